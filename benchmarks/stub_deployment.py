@@ -1,0 +1,115 @@
+"""A whole deployment in front of engines that cost nothing: what is measured then is ours alone.
+
+Real frontend process, real plane over loopback, real registry; a prefill and a decode StubEngine, each in a process of
+its own (`python -m benchmarks.stub_deployment PREFILL|DECODE STEP_MS`), as engine hosts are.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from disagg.cluster.free_port import free_port
+from disagg.cluster.frontend_process import FrontendProcess, FrontendSpec
+from disagg.coordinator.coordinator import Limits
+from disagg.engine.spec import SECRET_VARIABLE
+from disagg.engine.stub import StubEngine
+from disagg.plane.server import PlaneServer
+from disagg.registry.memory import MemoryRegistry
+from disagg.registry.records import EngineRecord, Role, State
+from disagg.registry.served import RegistryServer
+
+
+@dataclass(frozen=True)
+class StubDeployment:
+    url: str
+    secret: bytes
+    planes: dict[str, str]  # role -> host:port
+    pids: dict[str, int]  # frontend, prefill, decode
+
+
+@asynccontextmanager
+async def stub_deployment(model_path: Path, step_ms: float = 0.0) -> AsyncIterator[StubDeployment]:
+    secret = secrets.token_bytes(32)
+    environment = os.environ | {SECRET_VARIABLE: secret.hex()}
+    registry = MemoryRegistry()
+    server = RegistryServer(registry, secret, _no_log)
+    address = f"127.0.0.1:{await server.start('127.0.0.1')}"
+    spec = FrontendSpec(
+        registry=address,
+        host="127.0.0.1",
+        port=free_port(),
+        body_limit_bytes=8 << 20,
+        model_path=str(model_path),
+        model_name="stub",
+        number=0,
+        stop_s=1.0,
+        limits=asdict(Limits()),
+    )
+    frontend = FrontendProcess(spec, environment)
+    hosts = [await _host(role, step_ms, environment) for role in (Role.PREFILL, Role.DECODE)]
+    try:
+        planes, pids = {}, {}
+        for role, (process, plane) in zip((Role.PREFILL, Role.DECODE), hosts, strict=True):
+            planes[str(role)], pids[str(role)] = plane, process.pid
+            is_prefill = role is Role.PREFILL
+            await registry.put(
+                EngineRecord(
+                    id=f"{role}-0",
+                    role=role,
+                    state=State.READY,
+                    incarnation=1,
+                    plane=plane,
+                    bootstrap="127.0.0.1:9" if is_prefill else "",
+                    peers=frozenset() if is_prefill else frozenset({"prefill-0#1"}),
+                )
+            )
+        await frontend.start()
+        pids["frontend"] = frontend.pid
+        yield StubDeployment(f"http://127.0.0.1:{spec.port}", secret, planes, pids)
+    finally:
+        await frontend.stop()
+        await server.close()
+        for process, _ in hosts:
+            process.kill()
+            await process.wait()
+
+
+async def _host(role: Role, step_ms: float, environment: dict[str, str]) -> tuple[asyncio.subprocess.Process, str]:
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-m",
+        "benchmarks.stub_deployment",
+        role,
+        str(step_ms),
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        env=environment,
+    )
+    assert process.stdout is not None
+    port = int(await asyncio.wait_for(process.stdout.readline(), 20))
+    return process, f"127.0.0.1:{port}"
+
+
+async def _no_log(_engine_id: str, _lines: int) -> str | None:
+    return None
+
+
+async def _serve(step_ms: float) -> None:
+    server = PlaneServer(StubEngine(step_s=step_ms / 1e3), 1, bytes.fromhex(os.environ[SECRET_VARIABLE]))
+    print(await server.start("127.0.0.1"), flush=True)
+    over = asyncio.Event()
+    asyncio.get_running_loop().add_reader(0, lambda: None if os.read(0, 4096) else over.set())
+    await over.wait()
+
+
+if __name__ == "__main__":
+    import uvloop
+
+    uvloop.run(_serve(float(sys.argv[2])))

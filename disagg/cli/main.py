@@ -1,0 +1,77 @@
+"""`disagg`: the command line. Each command imports what it needs, so that `--help` and `check`-like ones stay quick.
+
+Exit status: 0 done, 1 a deployment could not start or a request failed, 2 the configuration or the command is wrong
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sys
+from typing import Annotated
+
+import typer
+
+from disagg.cli import model, observe
+from disagg.cli.setup import setup
+from disagg.errors import ConfigError, DisaggError
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
+app.add_typer(model.app, name="model", help="Models: fetch, list, make tiny ones for tests.")
+app.command()(setup)
+app.command()(observe.status)
+app.command()(observe.logs)
+
+
+@app.command()
+def serve(
+    config: Annotated[str, typer.Argument(help="A YAML file, or the name of a shipped one (local-cpu).")],
+    sets: Annotated[list[str] | None, typer.Option("--set", help="path.to.key=value, over the YAML.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the resolved plan and stop.")] = False,
+) -> None:
+    """Serve a deployment until Ctrl-C or SIGTERM."""
+    from disagg.config.load import load_config
+    from disagg.config.shipped import find_config
+
+    deployment = load_config(find_config(config), sets or ())
+    if dry_run:
+        from disagg.config.plan import device_of, render, resolve_plan
+
+        sys.stdout.write(render(resolve_plan(deployment, device_of(deployment, cluster_gpus=0))) + "\n")
+        return
+    import uvloop
+
+    from disagg.cluster.serve import serve as run
+
+    logging.basicConfig(level=logging.INFO, format="[%(asctime)s] %(message)s", stream=sys.stderr)
+    uvloop.run(run(deployment))
+
+
+def main() -> None:
+    try:
+        app(standalone_mode=False)
+    except typer.Exit as end:
+        raise SystemExit(end.exit_code) from None
+    except typer.Abort:
+        raise SystemExit(130) from None
+    except ConfigError as error:
+        for problem in error.problems:
+            sys.stderr.write(f"{problem}\n")
+        sys.stderr.write(f"{error.where}: {len(error.problems)} problem(s); nothing was started\n")
+        raise SystemExit(2) from None
+    except DisaggError as error:
+        sys.stderr.write(f"{error.where}: {error.message}\n")
+        raise SystemExit(1) from None
+    except asyncio.CancelledError:
+        raise SystemExit(130) from None
+    except Exception as error:
+        import click
+
+        if isinstance(error, click.ClickException):
+            error.show()
+            raise SystemExit(error.exit_code) from None
+        raise
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,84 @@
+"""`disagg status` and `disagg logs`: what a running deployment says of itself. Any frontend answers."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from typing import Annotated, Any
+
+import typer
+
+from disagg.errors import StartError
+
+DEFAULT_URL = "http://127.0.0.1:8000"
+ANSWER_S = 10.0
+PIPE_WIDTH = 200
+
+Url = Annotated[str | None, typer.Option(help=f"A frontend; else $DISAGG_URL, else {DEFAULT_URL}.")]
+
+
+def ask(url: str | None, path: str, **parameters: Any) -> Any:
+    """The JSON (or text) that a frontend answers; StartError where none does or it says no."""
+    import httpx
+
+    base = (url or os.environ.get("DISAGG_URL") or DEFAULT_URL).rstrip("/")
+    try:
+        answer = httpx.get(base + path, params=parameters, timeout=ANSWER_S, trust_env=False)
+    except httpx.HTTPError as error:
+        raise StartError(
+            base, f"no frontend answers: {error}", "is it serving? name it with --url or DISAGG_URL"
+        ) from None
+    if answer.status_code != 200:
+        message = answer.json()["error"]["message"] if "json" in answer.headers["content-type"] else answer.text
+        raise StartError(base + path, f"{answer.status_code}: {message}")
+    return answer.json() if "json" in answer.headers["content-type"] else answer.text
+
+
+def status(
+    url: Url = None,
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
+    request: Annotated[str | None, typer.Option(help="The timeline of one request: its x-request-id.")] = None,
+) -> None:
+    """Engines with their states, or one request's timeline."""
+    found = ask(url, f"/disagg/requests/{request}" if request else "/disagg/status")
+    if as_json:
+        sys.stdout.write(json.dumps(found, indent=1) + "\n")
+    elif request:
+        _print_timeline(found)
+    else:
+        _print_engines(found)
+
+
+def logs(
+    engine: Annotated[str | None, typer.Argument(help="An engine's id; without one, all of them.")] = None,
+    lines: Annotated[int, typer.Option("--lines", "-n", min=1, max=100_000)] = 200,
+    url: Url = None,
+) -> None:
+    """The last lines of an engine's log."""
+    engines = [engine] if engine else [e["id"] for e in ask(url, "/disagg/status")["engines"]]
+    for name in engines:
+        text = ask(url, f"/disagg/logs/{name}", lines=lines)
+        prefix = "" if engine else f"{name} | "
+        sys.stdout.writelines(f"{prefix}{line}\n" for line in text.splitlines())
+
+
+def _print_engines(found: dict[str, Any]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("engine", "role", "state", "life", "node", "ranks", "in flight", "lane", "since", "detail", box=None)
+    for e in found["engines"]:
+        age = f"{time.time() - e['since']:.0f} s"
+        cells = (e["role"], e["state"], e["incarnation"], e["node"], e["ranks"], e["in_flight"], e["lane"], age)
+        table.add_row(e["id"], *map(str, cells), (e["detail"].splitlines() or [""])[0])
+    width = None if sys.stdout.isatty() else PIPE_WIDTH  # rich would cut the columns to 80
+    Console(width=width).print(f"{found['model']}: {'ready' if found['ready'] else 'not ready'}", table, sep="\n")
+
+
+def _print_timeline(found: dict[str, Any]) -> None:
+    for event, at_ms in found.pop("timeline_ms").items():
+        sys.stdout.write(f"{at_ms:12.3f} ms  {event}\n")
+    for name, value in found.items():
+        sys.stdout.write(f"{name:>15}  {value}\n")

@@ -1,0 +1,205 @@
+"""The Ray actors: one Nursery a node, one EngineActor an engine node. They start, watch and end; no token passes here.
+
+Way:   controller =Ray calls=> [Nursery, EngineActor] -> zygote, warden -> host
+Owns:  the nursery its zygote, its node's port numbers and log folder; the engine actor the pipe of one warden
+Fails: an actor that dies, however it dies, closes its pipe: its warden then leaves nothing of the engine behind
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import random
+import socket
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from disagg.engine.logfile import last_lines
+from disagg.engine.spec import DEPLOYMENT_VARIABLE, SECRET_VARIABLE, HostSpec, decode_spec, encode_spec
+from disagg.errors import StartError
+
+PORT_RANGE = range(20000, 32000)  # below the kernel's ephemeral ports: nothing is given out twice behind our back
+PORT_BLOCK = 10  # SGLang derives further ports from an engine's first ones
+PIPE_LINE_MAX_BYTES = 1 << 20
+
+
+def run_folder(deployment: str) -> Path:
+    """Sockets and scratch of a deployment on this node; short, because a Unix socket's path may have 107 bytes."""
+    return Path(tempfile.gettempdir()) / f"disagg-{deployment}"
+
+
+def log_folder(deployment: str) -> Path:
+    cache = os.environ.get("DISAGG_CACHE", "~/.cache/disagg")
+    return Path(cache).expanduser() / "logs" / deployment
+
+
+class Nursery:
+    """One a node. Where engines can be forked, its zygote forks them."""
+
+    def __init__(self, deployment: str, secret: str, environment: dict[str, str], python_path: list[str]) -> None:
+        self._deployment = deployment
+        self._folder = run_folder(deployment)
+        self._folder.mkdir(mode=0o700, exist_ok=True)
+        path = [*python_path, *filter(None, [os.environ.get("PYTHONPATH")])]
+        self._environment = (
+            os.environ
+            | environment
+            | {
+                DEPLOYMENT_VARIABLE: deployment,
+                SECRET_VARIABLE: secret,
+                "PYTHONPATH": os.pathsep.join(path),
+            }
+        )
+        self._zygote: subprocess.Popen[bytes] | None = None
+        self._zygote_socket = self._folder / "zygote.sock"
+        block_count = len(PORT_RANGE) // PORT_BLOCK
+        self._blocks = iter(random.sample(range(block_count), block_count))
+
+    async def warm_up(self) -> str:
+        """Starts the zygote and returns the path of its socket; raises StartError with its last lines."""
+        log = log_folder(self._deployment) / "zygote.log"
+        log.parent.mkdir(parents=True, exist_ok=True)
+        with log.open("wb") as output:
+            self._zygote = subprocess.Popen(  # noqa: ASYNC220 - returns at once
+                [sys.executable, "-m", "disagg.engine.zygote", str(self._zygote_socket)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=output,
+                env=self._environment,
+                start_new_session=True,
+            )
+        assert self._zygote.stdout is not None
+        while line := await asyncio.to_thread(self._zygote.stdout.readline):
+            if line == b"ready\n":
+                return str(self._zygote_socket)
+        tail = "\n".join(last_lines(log, 20))
+        raise StartError("engine preload", f"SGLang could not be imported:\n{tail}", "see `disagg setup`")
+
+    def environment(self) -> dict[str, str]:
+        return self._environment
+
+    def ports(self) -> int:
+        """The first of PORT_BLOCK ports that nobody listens on now; never the same again in this nursery's life."""
+        for block in self._blocks:
+            first = PORT_RANGE.start + block * PORT_BLOCK
+            if all(_is_free(port) for port in range(first, first + PORT_BLOCK)):
+                return first
+        raise StartError("ports", f"no free block of {PORT_BLOCK} in {PORT_RANGE}", "restart the deployment")
+
+    def log(self, engine_id: str, lines: int) -> str:
+        return "\n".join(last_lines(log_folder(self._deployment) / f"{engine_id}.log", lines))
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("", port))
+        except OSError:
+            return False
+        return True
+
+
+class EngineActor:
+    """Supervises one engine node, incarnation after incarnation."""
+
+    def __init__(self) -> None:
+        self._exit: asyncio.Future[dict[str, Any]] | None = None
+        self._writer: asyncio.StreamWriter | None = None
+        self._lane = ""
+        self._pids: dict[str, Any] = {"actor": os.getpid()}
+
+    async def start(self, spec_json: bytes, zygote: str | None, environment: dict[str, str]) -> dict[str, Any]:
+        """Starts the incarnation; returns what its host says when ready, or raises StartError with its last lines.
+
+        `zygote`: the socket of the process that forks it; None spawns it with `environment`.
+        """
+        spec = decode_spec(spec_json)
+        ready: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
+        self._exit = asyncio.get_running_loop().create_future()
+        self._lane = ""
+        pipe = await _pipe_from_zygote(zygote) if zygote else _pipe_to_spawned(environment)
+        reader, self._writer = await asyncio.open_unix_connection(sock=pipe, limit=PIPE_LINE_MAX_BYTES)
+        self._writer.write(encode_spec(self._with_devices(spec)) + b"\n")
+        self._reading = asyncio.get_running_loop().create_task(self._read(reader, ready, self._exit))
+        answer = await ready
+        if answer["event"] != "ready":
+            tail = "\n".join(answer.get("tail", []))
+            raise StartError(spec.life, f"it died while starting ({answer['status']}); its last lines:\n{tail}")
+        return answer | {"pids": self._pids, "devices": self.devices()}
+
+    async def exited(self) -> dict[str, Any]:
+        """Returns once nothing of the incarnation is left: {"status", "tail"}."""
+        assert self._exit is not None
+        return await asyncio.shield(self._exit)
+
+    async def end(self) -> None:
+        """Kills the incarnation's whole tree and returns once it is gone."""
+        if self._writer is not None and self._exit is not None and not self._exit.done():
+            self._writer.write_eof()
+            await self._exit
+
+    def devices(self) -> str:
+        """The GPUs that Ray gave this actor."""
+        return os.environ.get("CUDA_VISIBLE_DEVICES", "")
+
+    def node_id(self) -> str:
+        import ray
+
+        return str(ray.get_runtime_context().get_node_id())
+
+    def lane(self) -> str:
+        return self._lane
+
+    def _with_devices(self, spec: HostSpec) -> HostSpec:
+        import msgspec
+
+        devices = os.environ.get("CUDA_VISIBLE_DEVICES")
+        more = {"CUDA_VISIBLE_DEVICES": devices} if devices is not None else {}
+        return msgspec.structs.replace(spec, environment=spec.environment | more)
+
+    async def _read(
+        self,
+        reader: asyncio.StreamReader,
+        ready: asyncio.Future[dict[str, Any]],
+        gone: asyncio.Future[dict[str, Any]],
+    ) -> None:
+        answer: dict[str, Any] = {"event": "exit", "status": "its warden vanished", "tail": []}
+        try:
+            while line := await reader.readline():
+                message = json.loads(line)
+                match message["event"]:
+                    case "started":
+                        self._pids |= {"warden": message["warden"], "host": message["host"]}
+                    case "ready":
+                        self._pids |= message["pids"]
+                        ready.set_result(message)
+                    case "lane":
+                        self._lane = message["lane"]
+                    case "exit":
+                        answer = message
+        except ConnectionError:
+            pass
+        if not ready.done():
+            ready.set_result(answer)
+        gone.set_result(answer)
+
+
+async def _pipe_from_zygote(path: str) -> socket.socket:
+    pipe = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    pipe.setblocking(False)
+    await asyncio.get_running_loop().sock_connect(pipe, path)
+    return pipe
+
+
+def _pipe_to_spawned(environment: dict[str, str]) -> socket.socket:
+    ours, theirs = socket.socketpair()
+    command = [sys.executable, "-m", "disagg.engine.warden", str(theirs.fileno())]
+    with theirs:
+        subprocess.Popen(command, env=environment, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL)
+    ours.setblocking(False)
+    return ours

@@ -1,0 +1,178 @@
+"""The deployment's driver side: placement groups, nurseries, one supervisor an engine, the registry.
+
+Way:   `disagg serve` -> [Controller] =Ray=> actors; frontends read the registry it serves
+Owns:  everything it started: `stop` ends it, whatever state it is in
+Fails: StartError when the cluster has too little, or the first start of an engine fails
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Any
+
+import ray
+from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from disagg.cluster.actors import Nursery
+from disagg.cluster.proving import Prover
+from disagg.cluster.supervisor import EngineSupervisor, Setting
+from disagg.config.plan import Plan
+from disagg.engine.arguments import engine_environment
+from disagg.errors import StartError
+from disagg.registry.memory import MemoryRegistry
+from disagg.registry.records import Role, State
+from disagg.registry.served import RegistryServer
+
+log = logging.getLogger(__name__)
+
+PLACEMENT_S = 20.0
+
+
+class Controller:
+    def __init__(self, plan: Plan, setting: Setting) -> None:
+        self._plan, self._setting = plan, setting
+        secret = bytes.fromhex(setting.secret)
+        self.registry = MemoryRegistry()
+        self._served = RegistryServer(self.registry, secret, self._read_log)
+        self._prover = Prover(secret, self._on_proven, self._on_failed)
+        self._nurseries = _Nurseries(setting)
+        self._groups: list[PlacementGroup] = []
+        self.supervisors: dict[str, EngineSupervisor] = {}
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def start(self, host: str) -> str:
+        """Places and starts everything, without waiting for READY; returns the registry's address."""
+        port = await self._served.start(host)
+        await self.place()
+        self._tasks = [
+            asyncio.create_task(supervisor.run(), name=f"supervise {supervisor.plan.id}")
+            for supervisor in self.supervisors.values()
+        ]
+        return f"{host}:{port}"
+
+    async def place(self) -> None:
+        """A placement group and a supervisor an engine; raises StartError when the cluster has no room for all."""
+        for engine in self._plan.engines:
+            bundle = {"CPU": engine.cpus, "GPU": engine.gpus}
+            group = placement_group([{kind: n for kind, n in bundle.items() if n}], strategy="STRICT_PACK")
+            self._groups.append(group)
+            supervisor = EngineSupervisor(engine, self._setting, group, self._nurseries, self.registry, self._prover)
+            self.supervisors[engine.id] = supervisor
+            await self.registry.put(supervisor.record)
+        await self._wait_for_places()
+
+    async def until_ready(self) -> None:
+        """Returns when every engine is READY; raises StartError when one fails to start, or `start_s` is over."""
+        watching = asyncio.create_task(self._all_ready())
+        try:
+            async with asyncio.timeout(self._setting.deadlines.start_s):
+                await asyncio.wait([watching, *self._tasks], return_when=asyncio.FIRST_COMPLETED)
+        except TimeoutError:
+            waiting = [
+                f"{s.record.id} ({s.record.detail or s.record.state})"
+                for s in self.supervisors.values()
+                if s.record.state is not State.READY
+            ]
+            raise StartError(
+                "deployment",
+                f"not ready within {self._setting.deadlines.start_s:g} s: {'; '.join(waiting)}",
+                "see its logs",
+            ) from None
+        finally:
+            watching.cancel()
+        self.check()
+
+    def check(self) -> None:
+        """Raises what ended a supervisor."""
+        for task in self._tasks:
+            if task.done() and not task.cancelled() and (error := task.exception()) is not None:
+                raise error
+
+    async def failed(self) -> None:
+        """Returns when a supervisor has ended, which it does only by an error."""
+        await asyncio.wait(self._tasks, return_when=asyncio.FIRST_COMPLETED)
+
+    async def stop(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._prover.close()
+        await asyncio.gather(*(s.end() for s in self.supervisors.values()), return_exceptions=True)
+        await self._served.close()
+        self._nurseries.close()
+        for group in self._groups:
+            remove_placement_group(group)
+
+    async def _wait_for_places(self) -> None:
+        needs = ", ".join(f"{e.id}: {e.cpus:g} CPU {e.gpus:g} GPU" for e in self._plan.engines)
+        try:
+            async with asyncio.timeout(PLACEMENT_S):
+                await asyncio.gather(*(asyncio.wrap_future(group.ready().future()) for group in self._groups))
+        except TimeoutError:
+            total, free = ray.cluster_resources(), ray.available_resources()
+            has = ", ".join(f"{free.get(kind, 0):g} of {total.get(kind, 0):g} {kind} free" for kind in ("CPU", "GPU"))
+            raise StartError(
+                "placement",
+                f"the Ray cluster has no room for the engines: they need {needs}; it has {has}",
+                "lower resources or replicas, or add nodes",
+            ) from None
+
+    async def _all_ready(self) -> None:
+        async for records in self.registry.watch():
+            if all(record.state is State.READY for record in records.values()):
+                return
+
+    async def _on_proven(self, life: str, peer: str) -> None:
+        supervisor = self._of(life)
+        if supervisor is not None:
+            await supervisor.proven(peer)
+
+    async def _on_failed(self, life: str, why: str) -> None:
+        supervisor = self._of(life)
+        if supervisor is not None:
+            await supervisor.failed(why)
+
+    def _of(self, life: str) -> EngineSupervisor | None:
+        supervisor = self.supervisors[life.rpartition("#")[0]]
+        return supervisor if supervisor.record.life == life else None
+
+    async def _read_log(self, engine_id: str, lines: int) -> str | None:
+        supervisor = self.supervisors.get(engine_id)
+        return await supervisor.read_log(lines) if supervisor else None
+
+
+class _Nurseries:
+    """One Nursery actor on each node that hosts an engine, made when its first engine comes."""
+
+    def __init__(self, setting: Setting) -> None:
+        self._setting = setting
+        self._by_node: dict[str, asyncio.Task[tuple[Any, str | None]]] = {}
+
+    async def on(self, node_id: str) -> tuple[Any, str | None]:
+        if node_id not in self._by_node:
+            self._by_node[node_id] = asyncio.create_task(self._make(node_id))
+        try:
+            return await asyncio.shield(self._by_node[node_id])
+        except BaseException:
+            self._by_node.pop(node_id, None)
+            raise
+
+    def close(self) -> None:
+        for task in self._by_node.values():
+            if task.done() and not task.cancelled() and task.exception() is None:
+                ray.kill(task.result()[0])
+
+    async def _make(self, node_id: str) -> tuple[Any, str | None]:
+        setting = self._setting
+        environment = engine_environment(Role.PREFILL, device=setting.device, deadlines=setting.deadlines)
+        strategy = NodeAffinitySchedulingStrategy(node_id, soft=False)
+        nursery = (
+            ray.remote(Nursery)
+            .options(num_cpus=0, scheduling_strategy=strategy)
+            .remote(setting.deployment, setting.secret, environment, setting.python_path)
+        )
+        # On a GPU the imports initialise CUDA, and a CUDA process cannot be forked: there engines are spawned.
+        zygote = await nursery.warm_up.remote() if setting.device == "cpu" else None
+        return nursery, zygote

@@ -1,0 +1,95 @@
+"""The frontend as a process of its own, kept alive by the driver.
+
+Way:   serve -> [FrontendProcess] -> python -m disagg.frontend.main
+In:    a FrontendSpec on its standard input, which stays open: the frontend ends when it closes
+Out:   one line on its standard output when it listens; its log lines on ours
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sys
+
+import msgspec
+
+from disagg.errors import StartError
+
+log = logging.getLogger(__name__)
+
+LISTENING = b"listening\n"
+START_S = 30.0
+RESTART_PAUSE_S = 1.0
+
+
+class FrontendSpec(msgspec.Struct, frozen=True, kw_only=True):
+    registry: str  # host:port
+    host: str
+    port: int
+    body_limit_bytes: int
+    model_path: str
+    model_name: str
+    number: int
+    stop_s: float
+    limits: dict[str, float]  # of coordinator.Limits
+
+
+class FrontendProcess:
+    def __init__(self, spec: FrontendSpec, environment: dict[str, str]) -> None:
+        self._spec, self._environment = spec, environment
+        self._process: asyncio.subprocess.Process | None = None
+
+    async def start(self) -> None:
+        """Returns when it listens; raises StartError with what it said."""
+        self._process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-m",
+            "disagg.frontend.main",
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            env=self._environment,
+            start_new_session=True,  # a Ctrl-C is the driver's: it ends the frontend in its order
+        )
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(msgspec.json.encode(self._spec) + b"\n")
+        try:
+            async with asyncio.timeout(START_S):
+                said = await self._process.stdout.readline()
+        except TimeoutError:
+            said = b"it did not listen in time"
+        if said != LISTENING:
+            await self.stop()
+            where, _, what = said.decode(errors="replace").strip().partition(": ")
+            raise StartError(where or "frontend", what or "it ended without a word; see the log above")
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
+    async def keep_alive(self) -> None:
+        """Starts it again whenever it ends, until this is cancelled."""
+        while True:
+            assert self._process is not None
+            status = await self._process.wait()
+            log.error("the frontend ended with status %d; starting it again", status)
+            await asyncio.sleep(RESTART_PAUSE_S)
+            try:
+                await self.start()
+            except StartError as error:
+                log.error("%s", error)
+
+    async def stop(self) -> None:
+        """It stops listening, ends what runs within stop_s, and is killed after that."""
+        process = self._process
+        if process is None or process.returncode is not None:
+            return
+        try:
+            process.terminate()
+            await asyncio.wait_for(process.wait(), self._spec.stop_s + 1.0)
+        except TimeoutError:
+            process.kill()
+            await process.wait()
+        except ProcessLookupError:
+            pass

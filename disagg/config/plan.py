@@ -1,0 +1,171 @@
+"""A deployment resolved to engines: which there are, what each is given, and how it will be started.
+
+Way:   Deployment + device -> [Plan] -> cluster starts it; `--dry-run` prints it
+Out:   engine ids that stay the same from start to start: prefill-0, prefill-1, decode-0, aggregated-0, counted
+       a role
+Fails: ConfigError when the device and the resources asked for exclude each other
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from disagg.config.rules import PoolText, gpus_fit
+from disagg.config.schema import Deadlines, Deployment, Frontend, Model, Pool, Ray
+from disagg.config.server_args import installed_server_args
+from disagg.config.sglang_arguments import check_arguments
+from disagg.engine.arguments import Ports, engine_arguments, engine_environment
+from disagg.errors import ConfigError
+from disagg.registry.records import Role
+
+Device = Literal["cpu", "cuda"]
+DECIDED_AT_START = ("host", "port", "nccl_port", "disaggregation_bootstrap_port")
+
+
+@dataclass(frozen=True, slots=True)
+class EnginePlan:
+    """One engine, whatever its incarnation. `engine` is what its pool says; `engine_arguments` completes it."""
+
+    id: str
+    role: Role
+    pool: str  # its pool's name, or role and index: prefill.0
+    pool_index: int
+    cpus: float
+    gpus: float
+    ranks: int  # tp_size * pp_size
+    dp_ranks: int  # attention-data-parallel schedulers
+    engine: dict[str, Any]
+    env: dict[str, str]  # what the pool says
+
+    def arguments(self, *, device: str, model_path: str, host: str, ports: Ports) -> dict[str, Any]:
+        """Keyword arguments of `sglang.Engine` for one incarnation."""
+        return engine_arguments(self.role, self.engine, device=device, model_path=model_path, host=host, ports=ports)
+
+    def environment(self, *, device: str, deadlines: Deadlines, cpu_count: int | None = None) -> dict[str, str]:
+        """The pool's own variables over ours."""
+        ours = engine_environment(self.role, device=device, deadlines=deadlines, ranks=self.ranks, cpu_count=cpu_count)
+        return ours | self.env
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    deployment: Deployment
+    device: Device
+    engines: tuple[EnginePlan, ...]
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def model(self) -> Model:
+        return self.deployment.model
+
+    @property
+    def ray(self) -> Ray:
+        return self.deployment.ray
+
+    @property
+    def frontend(self) -> Frontend:
+        return self.deployment.frontend
+
+    @property
+    def deadlines(self) -> Deadlines:
+        return self.deployment.deadlines
+
+    def of_role(self, role: Role) -> tuple[EnginePlan, ...]:
+        return tuple(engine for engine in self.engines if engine.role is role)
+
+
+def device_of(deployment: Deployment, cluster_gpus: float) -> Device:
+    """cpu or cuda: what the YAML says, or, for auto, whether the cluster has a GPU."""
+    return ("cuda" if cluster_gpus > 0 else "cpu") if deployment.device == "auto" else deployment.device
+
+
+def resolve(deployment: Deployment, device: Device) -> Plan:
+    engines: list[EnginePlan] = []
+    counts = dict.fromkeys(Role, 0)
+    for role, index, pool in deployment.pools():
+        for _ in range(pool.replicas):
+            engines.append(_engine(f"{role.value}-{counts[role]}", role, index, pool, device))
+            counts[role] += 1
+    texts = [
+        PoolText(role.value, f"{role.value}.{index}", pool.model_dump(), pool.engine)
+        for role, index, pool in deployment.pools()
+    ]
+    if problems := tuple(problem for text in texts for problem in gpus_fit(text, device)):
+        raise ConfigError("plan", problems)
+    return Plan(
+        deployment=deployment,
+        device=device,
+        engines=tuple(engines),
+        warnings=tuple(check_arguments(texts, installed_server_args())[1]),
+    )
+
+
+resolve_plan = resolve  # the name that disagg/cli and disagg/cluster import
+
+
+def render(plan: Plan) -> str:
+    """What `disagg serve --dry-run` prints: every engine with the arguments SGLang would get."""
+    revision = f"@{plan.model.revision}" if plan.model.revision else ""
+    plan_lines = [
+        f"model     {plan.model.path}{revision}, served as {plan.model.name}",
+        f"device    {plan.device}",
+        f"ray       {plan.ray.address}",
+        f"frontend  http://{plan.frontend.host}:{plan.frontend.port}/v1",
+    ]
+    for engine in plan.engines:
+        share = f"{engine.cpus:g} CPU" + (f", {engine.gpus:g} GPU" if engine.gpus else "")
+        plan_lines += ["", f"{engine.id}  ({engine.role.value}, pool {engine.pool}: {share})"]
+        plan_lines += [f"  {name}: {_text(value)}" for name, value in shown_arguments(plan, engine).items()]
+        plan_lines += [f"  {name}={value}" for name, value in _shown_environment(plan, engine).items()]
+    return "\n".join([*plan_lines, *(f"\nwarning: {warning}" for warning in plan.warnings)])
+
+
+def to_json(plan: Plan) -> str:
+    """The same, for programs."""
+    engines = [
+        {
+            "id": engine.id,
+            "role": engine.role.value,
+            "pool": engine.pool,
+            "resources": {"cpus": engine.cpus, "gpus": engine.gpus},
+            "arguments": shown_arguments(plan, engine),
+            "environment": _shown_environment(plan, engine),
+        }
+        for engine in plan.engines
+    ]
+    sections = {name: getattr(plan, name).model_dump() for name in ("model", "ray", "frontend", "deadlines")}
+    whole = {"device": plan.device, **sections, "engines": engines, "warnings": plan.warnings}
+    return json.dumps(whole, indent=2, default=str)
+
+
+def shown_arguments(plan: Plan, engine: EnginePlan) -> dict[str, Any]:
+    """In order of name; what is only known when an incarnation starts is `auto`."""
+    arguments = engine.arguments(device=plan.device, model_path=plan.model.path, host="", ports=Ports(0, 0, 0))
+    return {name: "auto" if name in DECIDED_AT_START else arguments[name] for name in sorted(arguments)}
+
+
+def _shown_environment(plan: Plan, engine: EnginePlan) -> dict[str, str]:
+    return dict(sorted(engine.environment(device=plan.device, deadlines=plan.deadlines).items()))
+
+
+def _engine(engine_id: str, role: Role, index: int, pool: Pool, device: str) -> EnginePlan:
+    ranks = pool.gpus_of_engine
+    default_gpus = ranks if device == "cuda" else 0
+    return EnginePlan(
+        id=engine_id,
+        role=role,
+        pool=pool.name or f"{role.value}.{index}",
+        pool_index=index,
+        cpus=pool.resources.cpus,
+        gpus=default_gpus if pool.resources.gpus is None else pool.resources.gpus,
+        ranks=ranks,
+        dp_ranks=int(pool.engine.get("dp_size", 1)),
+        engine=pool.engine,
+        env=pool.env,
+    )
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, default=str)

@@ -1,0 +1,128 @@
+"""Pydantic's errors as Problems: the path as the YAML has it, what is wrong, what would do.
+
+Way:   Deployment.from_tree -> ValidationError -> [problems] -> ConfigError
+"""
+
+from __future__ import annotations
+
+import difflib
+import reprlib
+from collections.abc import Iterable, Iterator
+from typing import Any, get_args
+
+from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
+from pydantic_core import ErrorDetails
+
+from disagg.config.schema import Deployment
+from disagg.errors import Problem
+
+NOUNS = {
+    "int_type": "a whole number",
+    "int_from_float": "a whole number",
+    "float_type": "a number",
+    "string_type": "text",
+    "dict_type": "a mapping of names to values",
+    "model_type": "a mapping of names to values",
+    "model_attributes_type": "a mapping of names to values",
+    "tuple_type": "a pool or a list of pools",
+    "bool_type": "true or false",
+    "finite_number": "a finite number",
+}
+BOUNDS = {"greater_than": "above", "greater_than_equal": "at least", "less_than": "below", "less_than_equal": "at most"}
+
+
+def problems_of(error: ValidationError, tree: Any) -> list[Problem]:
+    """`tree` is what was validated: it tells whether a role was written as one pool or as a list."""
+    return [_problem(details, tree) for details in error.errors(include_url=False)]
+
+
+def near_miss(word: str, words: Iterable[str]) -> str:
+    """`did you mean X?`, or nothing when no word is near."""
+    words = sorted(words)
+    same_letters = [known for known in words if _squash(known) == _squash(word)]  # pagesize, PageSize, page.size
+    abbreviated = [known for known in words if known == f"{word}_size"]  # tp, dp: as SGLang's command line takes them
+    close = same_letters or abbreviated or difflib.get_close_matches(word, words, n=1, cutoff=0.75)
+    return f"did you mean {close[0]}?" if close else ""
+
+
+def shown(given: Any) -> str:
+    """A value in a message: short, however large or self-containing it is."""
+    return "empty" if given is None else f"the text {given!r:.80}" if isinstance(given, str) else reprlib.repr(given)
+
+
+def _squash(word: str) -> str:
+    return "".join(filter(str.isalnum, word.lower()))
+
+
+def _problem(details: ErrorDetails, tree: Any) -> Problem:
+    location, kind, given = details["loc"], details["type"], details["input"]
+    path, context = _yaml_path(location, tree), details.get("ctx", {})
+    field = _field_at(location)
+    if kind == "missing":
+        example = "version: 1" if path == "version" else f"{location[-1]}: …"
+        return Problem(path, "is missing", f"add `{example}`")
+    if kind == "extra_forbidden":
+        known = _keys_at(location[:-1])
+        would_do = near_miss(str(location[-1]), known) or f"here go {', '.join(known)}"
+        return Problem(path, "is not a known key", would_do)
+    if kind == "invalid_key":
+        return Problem(path, f"the key {given!r} is not text", "quote it")
+    if kind == "value_error":
+        what, _, would_do = str(context["error"]).partition("; ")
+        return Problem(path, what, would_do)
+    would_do = (field.description or "") if field else ""
+    if kind in BOUNDS:
+        (bound,) = (context[name] for name in ("gt", "ge", "lt", "le") if name in context)
+        return Problem(path, f"must be {BOUNDS[kind]} {bound:g}, is {shown(given)}", would_do)
+    if kind == "literal_error":
+        would_do = near_miss(str(given), _choices(field)) if isinstance(given, str) else ""
+        return Problem(path, f"must be {context['expected']}, is {shown(given)}", would_do)
+    if kind in ("string_too_short", "string_pattern_mismatch"):
+        wanted = "letters, digits, - and _, 63 at most" if "pattern" in context else "some text"
+        return Problem(path, f"must be {wanted}, is {shown(given)}", would_do)
+    if kind in NOUNS:
+        return Problem(path, f"must be {NOUNS[kind]}, is {shown(given)}", would_do)
+    return Problem(path, f"{details['msg']}, is {shown(given)}", would_do)
+
+
+def _yaml_path(location: tuple[int | str, ...], tree: Any) -> str:
+    """As it is written: a single pool has no index, though inside it is the first of a list."""
+    parts = [str(part) for part in location if part != "[key]"]
+    if len(location) > 1 and isinstance(location[1], int) and not isinstance(tree.get(location[0]), list):
+        del parts[1]
+    return ".".join(parts) or "configuration"
+
+
+def _field_at(location: tuple[int | str, ...]) -> FieldInfo | None:
+    *_, field = _fields_along(location)
+    return field
+
+
+def _fields_along(location: tuple[int | str, ...]) -> Iterator[FieldInfo | None]:
+    model: type[BaseModel] | None = Deployment
+    yield None
+    for part in location:
+        if isinstance(part, int):
+            continue
+        field = model.model_fields.get(part) if model else None
+        yield field
+        model = next(_models_in(field.annotation), None) if field else None
+
+
+def _keys_at(location: tuple[int | str, ...]) -> list[str]:
+    field = _field_at(location)
+    model = Deployment if field is None else next(_models_in(field.annotation), Deployment)
+    return list(model.model_fields)
+
+
+def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:
+    """The sections a field's type speaks of: Frontend, tuple[Pool, ...], Frontend | None."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for part in get_args(annotation):
+        yield from _models_in(part)
+
+
+def _choices(field: FieldInfo | None) -> list[str]:
+    return [str(choice) for choice in get_args(field.annotation)] if field else []

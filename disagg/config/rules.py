@@ -1,0 +1,185 @@
+"""What must hold between keys, and which SGLang arguments are not the user's to set.
+
+Way:   tree -> Deployment + [rules] + SGLang's arguments -> ConfigError with all problems, or none
+In:    the tree, not the Deployment: a rule is told although another part of the file is wrong
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+from disagg.config.schema import spelled
+from disagg.errors import Problem
+
+ROLES = ("prefill", "decode", "aggregated")
+
+# SGLang argument -> (who decides it, what would do)
+_NODES = ("an engine over several nodes is not built yet", "leave it out")
+_ADDRESS = ("disagg picks a new one for each life of an engine", "leave it out")
+_TOKENS = ("the frontend tokenises and detokenises", "leave it out")
+_GPUS = ("Ray gives an engine its GPUs", "say resources.gpus")
+OWNED_ARGUMENTS: dict[str, tuple[str, str]] = {
+    "disaggregation_mode": ("the pool's role decides it", "put the pool under prefill, decode or aggregated"),
+    "disaggregation_transfer_backend": ("KV always moves over NIXL", "leave it out"),
+    "disaggregation_bootstrap_port": _ADDRESS,
+    "host": _ADDRESS,
+    "port": _ADDRESS,
+    "nccl_port": _ADDRESS,
+    "dist_init_addr": _ADDRESS,
+    "nnodes": _NODES,
+    "node_rank": _NODES,
+    "model_path": ("one deployment serves one model", "say model.path"),
+    "tokenizer_path": ("the tokenizer comes with the model", "say model.path"),
+    "revision": ("one deployment serves one model", "say model.revision"),
+    "served_model_name": ("the frontend names the model", "say model.name"),
+    "device": ("one deployment runs on one kind of device", "say device, at the top"),
+    "base_gpu_id": _GPUS,
+    "gpu_id_step": _GPUS,
+    "use_ray": ("Ray hosts whole engines here, not single ranks", "leave it out"),
+    "skip_tokenizer_init": _TOKENS,
+    "incremental_streaming_output": _TOKENS,
+    "api_key": ("engines serve no HTTP", "leave it out"),
+    "admin_api_key": ("engines serve no HTTP", "leave it out"),
+}
+SIZES = ("tp_size", "pp_size", "dp_size")  # the plan counts with them, whether sglang is there to check or not
+# Decode's scheduler dies on the first request when these differ (SGLang: try_ensure_parallel_info).
+EQUAL_ARGUMENTS = ("page_size", "kv_cache_dtype")
+
+
+class PoolText(NamedTuple):
+    """One pool as it is written; `path` as the YAML has it. `pool` and `engine` are mappings, whatever was there."""
+
+    role: str
+    path: str
+    pool: dict[str, Any]
+    engine: dict[str, Any]
+
+
+def pool_texts(tree: dict[str, Any]) -> list[PoolText]:
+    """Every pool that is at least a mapping; what is not is the schema's to refuse."""
+    found = []
+    for role in ROLES:
+        pools = tree.get(role)
+        for index, pool in enumerate(pools if isinstance(pools, list) else [pools]):
+            if isinstance(pool, dict):
+                engine = pool.get("engine")
+                arguments = {spelled(name): value for name, value in engine.items()} if isinstance(engine, dict) else {}
+                found.append(PoolText(role, f"{role}.{index}" if isinstance(pools, list) else role, pool, arguments))
+    return found
+
+
+def check_rules(tree: dict[str, Any]) -> list[Problem]:
+    pools = pool_texts(tree)
+    return [
+        *_roles_make_a_deployment(tree),
+        *_names_differ(pools),
+        *_one_kv_layout(pools),
+        *(problem for pool in pools for problem in gpus_fit(pool, tree.get("device"))),
+        *(problem for pool in pools for rule in POOL_RULES for problem in rule(pool)),
+    ]
+
+
+def gpus_fit(pool: PoolText, device: Any) -> Iterator[Problem]:
+    """Asked here with what the file says, and by the plan once `auto` is decided."""
+    path, gpus = f"{pool.path}.resources.gpus", _gpus(pool)
+    if device == "cpu" and gpus:
+        yield Problem(path, f"is {gpus:g}, but the deployment runs on cpu", "leave it out, or say device: cuda")
+    if device == "cuda" and gpus == 0:
+        yield Problem(path, "is 0, but the deployment runs on cuda", "leave it out, or say device: cpu")
+
+
+def _gpus(pool: PoolText) -> float | None:
+    resources = pool.pool.get("resources")
+    gpus = resources.get("gpus") if isinstance(resources, dict) else None
+    return gpus if isinstance(gpus, int | float) and not isinstance(gpus, bool) and gpus >= 0 else None
+
+
+def _roles_make_a_deployment(tree: dict[str, Any]) -> Iterator[Problem]:
+    said = {role for role in ROLES if tree.get(role) not in (None, [])}
+    split = said & {"prefill", "decode"}
+    if "aggregated" in said and split:
+        what = f"aggregated engines beside {' and '.join(sorted(split, reverse=True))} engines are not built yet"
+        yield Problem("aggregated", what, "keep either aggregated, or prefill and decode")
+    elif not said:
+        yield Problem("configuration", "has no engines", "add prefill and decode, or aggregated")
+    elif len(split) == 1:
+        (there,) = split
+        missing = "decode" if there == "prefill" else "prefill"
+        why = "each request needs one engine of both" if missing == "decode" else "a decode engine cannot read prompts"
+        yield Problem(missing, f"is missing: {why}", f"add {missing}, or say aggregated in place of {there}")
+
+
+def _names_differ(pools: list[PoolText]) -> Iterator[Problem]:
+    first: dict[str, str] = {}
+    for pool in pools:
+        name = pool.pool.get("name")
+        if isinstance(name, str) and first.setdefault(name, pool.path) != pool.path:
+            yield Problem(f"{pool.path}.name", f"{name!r} is the name of {first[name]} too", "give each pool its own")
+
+
+def _one_kv_layout(pools: list[PoolText]) -> Iterator[Problem]:
+    split = [pool for pool in pools if pool.role != "aggregated"]
+    for argument in EQUAL_ARGUMENTS:
+        for pool in split[1:]:
+            ours, first = pool.engine.get(argument), split[0].engine.get(argument)
+            if ours != first:
+                what = f"is {_shown(ours)} but {split[0].path}.engine.{argument} is {_shown(first)}"
+                would_do = "say the same on every prefill and decode pool: KV pages are copied as they are"
+                yield Problem(f"{pool.path}.engine.{argument}", what, would_do)
+
+
+def _shown(value: Any) -> str:
+    return "SGLang's default" if value is None else str(value)
+
+
+def _not_the_users(pool: PoolText) -> Iterator[Problem]:
+    for argument in pool.engine:
+        if argument in OWNED_ARGUMENTS:
+            why, would_do = OWNED_ARGUMENTS[argument]
+            yield Problem(f"{pool.path}.engine.{argument}", f"is not set here: {why}", would_do)
+
+
+def _said_once(pool: PoolText) -> Iterator[Problem]:
+    written = pool.pool.get("engine")
+    if isinstance(written, dict) and len(written) != len(pool.engine):
+        for argument in pool.engine:
+            spellings = [str(name) for name in written if spelled(name) == argument]
+            if len(spellings) > 1:
+                what = f"said {len(spellings)} times, as {' and '.join(spellings)}"
+                yield Problem(f"{pool.path}.engine.{argument}", what, "keep one")
+
+
+def _sizes_are_counts(pool: PoolText) -> Iterator[Problem]:
+    for argument in SIZES:
+        size = pool.engine.get(argument, 1)
+        if not isinstance(size, int) or isinstance(size, bool) or size < 1:
+            yield Problem(f"{pool.path}.engine.{argument}", f"must be a whole number from 1, is {size!r:.80}", "say 1")
+
+
+def _gpus_of_all_ranks(pool: PoolText) -> Iterator[Problem]:
+    gpus, tp, pp = _gpus(pool), _size(pool, "tp_size"), _size(pool, "pp_size")
+    if gpus and tp * pp > 1 and gpus != tp * pp:
+        what = f"is {gpus:g}, but tp_size {tp} * pp_size {pp} ranks need a GPU each"
+        yield Problem(f"{pool.path}.resources.gpus", what, f"say {tp * pp}, or leave it out")
+
+
+def _data_parallel_by_attention(pool: PoolText) -> Iterator[Problem]:
+    """Without DP attention the sender takes every rank for rank 0 and refuses the others' rooms (sglang #29725)."""
+    if _size(pool, "dp_size") > 1 and not pool.engine.get("enable_dp_attention"):
+        what = f"is {_size(pool, 'dp_size')} without enable_dp_attention: SGLang would refuse most transfers"
+        yield Problem(f"{pool.path}.engine.dp_size", what, "say enable_dp_attention: true, or use replicas")
+
+
+def _size(pool: PoolText, argument: str) -> int:
+    size = pool.engine.get(argument)
+    return size if isinstance(size, int) and not isinstance(size, bool) and size > 0 else 1
+
+
+POOL_RULES: tuple[Callable[[PoolText], Iterator[Problem]], ...] = (
+    _not_the_users,
+    _said_once,
+    _sizes_are_counts,
+    _gpus_of_all_ranks,
+    _data_parallel_by_attention,
+)

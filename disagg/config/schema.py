@@ -1,0 +1,248 @@
+"""The deployment's YAML as types: what may be said, its default, its bounds.
+
+Way:   YAML -> tree -> [Deployment] -> rules -> plan
+In:    a plain tree (yaml_text, overrides); `load_config` is the door
+Out:   a frozen Deployment; every role is a tuple of pools, however it was written
+Fails: pydantic's ValidationError, which `problems.py` turns into Problems with YAML paths. A validator's message
+       is "what is wrong; what would do"
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+
+from disagg.registry.records import Role
+
+# SGLang's bootstrap and transfer timeouts are 300 s by default, and parts of it keep that number when ours are set.
+SGLANG_TIMEOUT_S = 300.0
+FIRST_TOKEN_LIMIT = "stay below 300: SGLang ends a leg after 300 s by itself, and tells only one side"
+POOL_NAME = r"^[A-Za-z0-9]([A-Za-z0-9_-]{0,61}[A-Za-z0-9])?$"
+
+# The environment of an engine that the orchestrator decides, and where to say it instead.
+OWNED_ENVIRONMENT = {
+    "CUDA_VISIBLE_DEVICES": "resources.gpus",
+    "SGLANG_USE_CPU_ENGINE": "device",
+    "SGLANG_DISAGGREGATION_BOOTSTRAP_TIMEOUT": "deadlines.first_token_s",
+    "SGLANG_DISAGGREGATION_WAITING_TIMEOUT": "deadlines.first_token_s",
+}
+
+
+class _Section(BaseModel):
+    # strict: `port: "8000"` is a mistake to point at, not one to guess around
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+class Model(_Section):
+    """`path` is a folder, a name of `disagg model` (smollm2), or a hub id. Clients say `name`."""
+
+    path: Annotated[str, Field(min_length=1)]
+    revision: str | None = None
+    name: str = ""  # default: the folder's name
+
+    @field_validator("revision")
+    @classmethod
+    def _only_of_a_hub_id(cls, revision: str | None, info: ValidationInfo) -> str | None:
+        path = info.data.get("path", "")
+        if revision is not None and path.startswith(("/", ".", "~")):
+            raise ValueError(f"a folder has no revision, and model.path is {path}; leave it out")
+        return revision
+
+    @model_validator(mode="before")
+    @classmethod
+    def _name_from_path(cls, tree: Any) -> Any:
+        if isinstance(tree, dict) and tree.get("name") in (None, "") and isinstance(tree.get("path"), str):
+            path = Path(tree["path"]).expanduser()
+            return {**tree, "name": path.name or path.resolve().name or "model"}
+        return tree
+
+
+class Ray(_Section):
+    """Where the engines run.
+
+    auto       the cluster RAY_ADDRESS names (`ray job submit` sets it), else one running on this machine, else a
+               private local one, started and stopped with the deployment
+    local      always a private local one
+    HOST:PORT  the cluster whose head listens there
+
+    `cpus` and `gpus` are what a private local cluster offers (Ray's logical units); default: what Ray finds.
+    """
+
+    address: str = "auto"
+    cpus: Annotated[int, Field(ge=1, le=100_000)] | None = None
+    gpus: Annotated[int, Field(ge=0, le=10_000)] | None = None
+
+    @field_validator("address")
+    @classmethod
+    def _known_form(cls, address: str) -> str:
+        if address.startswith("ray://"):
+            raise ValueError(
+                "Ray Client is not supported; run `disagg serve` on a node, or with `ray job submit`, and say auto"
+            )
+        port = re.fullmatch(r"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]):(\d{1,5})", address)
+        if address not in ("auto", "local") and not (port and 0 < int(port[1]) < 65536):
+            raise ValueError(f"{address!r} is no address of a Ray cluster; say auto, local or HOST:PORT")
+        return address
+
+    @field_validator("cpus", "gpus")
+    @classmethod
+    def _only_of_a_local_one(cls, count: int | None, info: ValidationInfo) -> int | None:
+        address = info.data.get("address", "auto")
+        if count is not None and address not in ("auto", "local"):
+            raise ValueError(f"the cluster at {address} has what it has; leave it out, or say address: local")
+        return count
+
+
+class Frontend(_Section):
+    host: Annotated[str, Field(min_length=1)] = "127.0.0.1"
+    port: Annotated[int, Field(ge=1, le=65535)] = 8000
+    body_limit_mib: Annotated[int, Field(ge=1, le=1024)] = 8
+
+
+class Resources(_Section):
+    """Of one engine. `gpus`: by default tp_size * pp_size of the engine on cuda, 0 on cpu. A fraction shares a GPU."""
+
+    cpus: Annotated[float, Field(ge=0, le=1024)] = 1.0
+    gpus: Annotated[float, Field(ge=0, le=1024)] | None = None
+
+    @field_validator("gpus")
+    @classmethod
+    def _whole_above_one(cls, gpus: float | None) -> float | None:
+        if gpus is not None and gpus > 1 and not gpus.is_integer():
+            raise ValueError(f"Ray gives a part of one GPU or whole ones, and this is {gpus}; say {int(gpus) + 1}")
+        return gpus
+
+
+def _environment_text(value: Any) -> Any:
+    """A number in YAML is meant as its text; a bare true or no could be meant as several."""
+    if isinstance(value, bool):
+        raise ValueError(f"YAML reads this as {value}, and what a program makes of it differs; quote the text you mean")
+    return str(value) if isinstance(value, int | float) else value
+
+
+class Pool(_Section):
+    """`replicas` engines of one shape. `engine` holds SGLang's own arguments (checked in `sglang_arguments.py`)."""
+
+    name: Annotated[str, Field(pattern=POOL_NAME)] | None = None
+    replicas: Annotated[int, Field(ge=1, le=1000)] = 1
+    resources: Resources = Resources()
+    engine: dict[str, Any] = {}
+    env: dict[str, Annotated[str, BeforeValidator(_environment_text)]] = {}
+
+    @field_validator("engine", mode="before")
+    @classmethod
+    def _spelled_as_python(cls, engine: Any) -> Any:
+        """`page-size`, as on SGLang's command line, is page_size."""
+        return {spelled(name): value for name, value in engine.items()} if isinstance(engine, dict) else engine
+
+    @field_validator("env")
+    @classmethod
+    def _not_ours(cls, env: dict[str, str]) -> dict[str, str]:
+        for name in env:
+            if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
+                raise ValueError(f"{name!r} is no name of an environment variable; use letters, digits and _")
+            if name.startswith("DISAGG_"):
+                raise ValueError(f"{name} is disagg's own, and set by it; leave it out")
+            if name in OWNED_ENVIRONMENT:
+                raise ValueError(f"{name} is set by disagg; say {OWNED_ENVIRONMENT[name]} instead")
+        return env
+
+    @property
+    def gpus_of_engine(self) -> int:
+        """The GPUs that SGLang will use, one a rank."""
+        return int(self.engine.get("tp_size", 1)) * int(self.engine.get("pp_size", 1))
+
+
+def spelled(name: Any) -> Any:
+    return name.removeprefix("--").replace("-", "_") if isinstance(name, str) else name
+
+
+class Deadlines(_Section):
+    """Seconds. Each ends a wait with a typed error; none can be switched off.
+
+    A field's description says what would do when its bounds are missed.
+    """
+
+    start_s: Annotated[float, Field(gt=0, le=7200)] = 600.0  # an engine becomes READY
+    first_token_s: Annotated[float, Field(gt=0, lt=SGLANG_TIMEOUT_S, description=FIRST_TOKEN_LIMIT)] = (
+        120.0  # from dispatch
+    )
+    next_token_s: Annotated[float, Field(gt=0, le=3600)] = 60.0  # one token -> the next
+    request_s: Annotated[float, Field(gt=0, le=86_400)] = 1800.0  # received -> finished
+    no_pair_s: Annotated[float, Field(ge=0, le=SGLANG_TIMEOUT_S)] = 10.0  # waits for a READY pair
+    stop_s: Annotated[float, Field(gt=0, le=600)] = 10.0  # asked to stop -> made to stop
+
+    @field_validator("request_s")
+    @classmethod
+    def _holds_the_first_token(cls, request_s: float, info: ValidationInfo) -> float:
+        first_token_s = info.data.get("first_token_s", 0)
+        if request_s < first_token_s:
+            raise ValueError(
+                f"{request_s:g} is below first_token_s, which is {first_token_s:g}; raise it or lower that"
+            )
+        return request_s
+
+
+def _one_or_many(pools: Any) -> Any:
+    """One pool or a list of pools; absent and `null` mean none."""
+    if isinstance(pools, dict):
+        return (pools,)
+    if isinstance(pools, list):
+        return tuple({} if pool is None else pool for pool in pools)
+    return () if pools is None else pools
+
+
+def _nothing_yet(section: Any) -> None:
+    if section not in (None, {}):
+        raise ValueError("reserved, not built yet; leave it out")
+
+
+Pools = Annotated[tuple[Pool, ...], BeforeValidator(_one_or_many)]
+Reserved = Annotated[None, BeforeValidator(_nothing_yet)]
+
+
+class Deployment(_Section):
+    """One model served by prefill and decode engines, or by aggregated ones."""
+
+    version: Literal[1]
+    device: Literal["auto", "cpu", "cuda"] = "auto"  # auto: cuda when the cluster has a GPU, else cpu
+    model: Model
+    ray: Ray = Ray()
+    frontend: Frontend = Frontend()
+    prefill: Pools = ()
+    decode: Pools = ()
+    aggregated: Pools = ()
+    deadlines: Deadlines = Deadlines()
+    routing: Reserved = None
+    security: Reserved = None
+    transfer: Reserved = None
+    registry: Reserved = None
+    telemetry: Reserved = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _empty_is_absent(cls, tree: Any) -> Any:
+        """`frontend:` with nothing below it is an empty section."""
+        if not isinstance(tree, dict):
+            return tree
+        sections = {"ray", "frontend", "deadlines"}
+        return {key: {} if key in sections and value is None else value for key, value in tree.items()}
+
+    def pools(self) -> Iterator[tuple[Role, int, Pool]]:
+        """Every pool as (role, index in its role, pool), in the order engines are numbered."""
+        for role in (Role.PREFILL, Role.DECODE, Role.AGGREGATED):
+            pools: tuple[Pool, ...] = getattr(self, role.value)
+            for index, pool in enumerate(pools):
+                yield role, index, pool
+
+    def of_role(self, role: Role) -> tuple[Pool, ...]:
+        pools: tuple[Pool, ...] = getattr(self, role.value)
+        return pools
+
+    @classmethod
+    def from_tree(cls, tree: Any) -> Self:
+        return cls.model_validate(tree)

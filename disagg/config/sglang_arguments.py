@@ -1,0 +1,84 @@
+"""Checks what pools say under `engine` against the arguments of the installed SGLang.
+
+Way:   tree -> rules + [SGLang's arguments] -> ConfigError, or warnings in the plan
+Fails: never by itself; where SGLang is not installed it warns that nothing was checked
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from disagg.config.problems import near_miss, shown
+from disagg.config.rules import OWNED_ARGUMENTS, SIZES, PoolText
+from disagg.config.server_args import Argument, ServerArgs
+from disagg.errors import Problem
+
+UNCHECKED = "sglang is not installed here: the arguments under `engine` were not checked"
+CHOICES_LISTED_MAX = 20
+NOUN = {
+    "int": "a whole number",
+    "float": "a number",
+    "bool": "true or false",
+    "str": "text",
+    "list": "a list",
+    "dict": "a mapping",
+    "None": "null",
+}
+
+
+def check_arguments(pools: list[PoolText], sglang: ServerArgs | None) -> tuple[list[Problem], list[str]]:
+    """(problems, warnings). A choice unknown in a list that SGLang's plugins may add to is a warning."""
+    if sglang is None:
+        return [], [UNCHECKED] if any(pool.engine for pool in pools) else []
+    problems: list[Problem] = []
+    warnings: list[str] = []
+    for pool in pools:
+        for name, value in pool.engine.items():
+            path = f"{pool.path}.engine.{name}"
+            if name in OWNED_ARGUMENTS:
+                continue
+            if name not in sglang.arguments:
+                problems.append(_unknown(path, str(name), sglang))
+                continue
+            argument = sglang.arguments[name]
+            if name not in SIZES:  # counts: rules.py
+                problems += _mistyped(path, value, argument)
+            if argument.choices and isinstance(value, str) and value not in argument.choices:
+                problem = _not_a_choice(path, value, argument, sglang.version)
+                if argument.choices_open:
+                    warnings.append(str(problem))
+                else:
+                    problems.append(problem)
+    return problems, warnings
+
+
+def _unknown(path: str, name: str, sglang: ServerArgs) -> Problem:
+    for known, argument in sglang.arguments.items():
+        if name in argument.aliases:
+            return Problem(path, f"{name!r} is a command-line alias in sglang {sglang.version}", f"say {known}")
+    what = f"sglang {sglang.version} has no argument {name!r}"
+    return Problem(path, what, near_miss(name, sglang.arguments) or "see `python -m sglang.launch_server --help`")
+
+
+def _mistyped(path: str, value: Any, argument: Argument) -> Iterator[Problem]:
+    if argument.types is None:
+        return
+    given = "None" if value is None else type(value).__name__
+    fits = argument.types | ({"int"} if "float" in argument.types else set())
+    if given not in fits:
+        wanted = " or ".join(NOUN[name] for name in sorted(argument.types - {"None"}, key=list(NOUN).index))
+        yield Problem(
+            path, f"must be {wanted or 'null'}, is {shown(value)}", "take the quotes off" if _quoted(value) else ""
+        )
+
+
+def _quoted(value: Any) -> bool:
+    return isinstance(value, str) and (value.isdecimal() or value in ("true", "false"))
+
+
+def _not_a_choice(path: str, value: str, argument: Argument, version: str) -> Problem:
+    choices = [str(choice) for choice in argument.choices or () if choice is not None]
+    what = f"{value!r} is not among the choices of sglang {version}"
+    few = len(choices) <= CHOICES_LISTED_MAX
+    return Problem(path, what, f"they are {', '.join(choices)}" if few else near_miss(value, choices))

@@ -1,0 +1,40 @@
+"""Finds the configuration that a command line names.
+
+Way:   command line -> [shipped] -> load -> Deployment
+In:    a path, or the name of a config that ships: local-cpu, local-cpu.yaml, configs/local-cpu.yaml
+Fails: ConfigError, with the names that ship
+"""
+
+from __future__ import annotations
+
+from difflib import get_close_matches
+from pathlib import Path
+
+from disagg.errors import ConfigError, Problem
+
+_PACKAGE = Path(__file__).absolute().parents[1]
+
+
+def find_config(name: str) -> Path:
+    """The path as given; else that name among the configs of this checkout, or of the installed wheel."""
+    given = Path(name).expanduser()
+    if given.is_file():
+        return given
+    if given.parent in (Path(), Path("configs")):
+        folder = shipped_folder()
+        for candidate in (folder / given.name, folder / f"{given.name}.yaml"):
+            if candidate.is_file():
+                return candidate
+    shipped = shipped_names()
+    near = get_close_matches(given.name.removesuffix(".yaml"), [each.removesuffix(".yaml") for each in shipped], 1)
+    would_do = f"did you mean {near[0]}.yaml?" if near else f"give a file, or one that ships: {', '.join(shipped)}"
+    raise ConfigError(name, (Problem(name, "is not a file", would_do),))
+
+
+def shipped_folder() -> Path:
+    in_wheel = _PACKAGE / "_configs"
+    return in_wheel if in_wheel.is_dir() else _PACKAGE.parent / "configs"
+
+
+def shipped_names() -> list[str]:
+    return sorted(path.name for path in shipped_folder().glob("*.yaml"))

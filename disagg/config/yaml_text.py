@@ -1,0 +1,60 @@
+"""YAML text to a plain tree, and nothing lost on the way: duplicate keys are named, errors have lines.
+
+Way:   file -> [tree] -> overrides -> Deployment
+Fails: raises nothing for bad text; problems come back beside whatever could be read
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import yaml
+
+from disagg.errors import Problem
+
+
+def read_tree(text: str, source: str) -> tuple[Any, list[Problem]]:
+    """The tree (None when there is none) and what is wrong with the text. `source` names it in paths: FILE:LINE."""
+    try:
+        root = yaml.compose(text, Loader=yaml.SafeLoader)
+        problems = [] if root is None else list(_duplicates(root, "", source, set()))
+        return yaml.safe_load(text), problems
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        at = f"{source}:{mark.line + 1}:{mark.column + 1}" if mark else source
+        what = ", ".join(filter(None, (error.context, error.problem)))
+        return None, [Problem(at, f"not YAML: {what}", "check quotes, colons and indentation around that place")]
+    except (yaml.YAMLError, RecursionError, ValueError) as error:  # ValueError: a timestamp such as 2026-13-45
+        return None, [Problem(source, f"not YAML: {' '.join(str(error).split())}", "save it as plain UTF-8 YAML")]
+
+
+def read_value(text: str) -> Any:
+    """The value of `--set key=TEXT`, read as YAML; raises yaml.YAMLError or ValueError."""
+    return yaml.safe_load(text)
+
+
+NotYaml = (yaml.YAMLError, RecursionError, ValueError)  # what read_value raises
+
+
+def _duplicates(node: yaml.Node, path: str, source: str, seen: set[int]) -> Iterator[Problem]:
+    if id(node) in seen:  # an alias: its anchor was looked at
+        return
+    seen.add(id(node))
+    if isinstance(node, yaml.SequenceNode):
+        for index, item in enumerate(node.value):
+            yield from _duplicates(item, _below(path, index), source, seen)
+    elif isinstance(node, yaml.MappingNode):
+        lines: dict[str, int] = {}
+        for key, value in node.value:
+            line, here = key.start_mark.line + 1, _below(path, key.value)
+            if isinstance(key, yaml.ScalarNode) and key.value in lines:
+                what = f"said twice, in lines {lines[key.value]} and {line} of {source}"
+                yield Problem(here, what, "YAML would silently take the last; keep one")
+            if isinstance(key, yaml.ScalarNode):
+                lines[key.value] = line
+            yield from _duplicates(value, here, source, seen)
+
+
+def _below(path: str, key: object) -> str:
+    return f"{path}.{key}" if path else str(key)

@@ -1,0 +1,63 @@
+"""One request, from its receipt to its end: what outlives a leg.
+
+In:    the frontend makes it: prompt ids, sampling, the text side (detokeniser and stop strings)
+Owns:  prompt ids, emitted ids, text, usage, timeline, phase. Legs, rooms and engines come and go beneath it
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+from disagg.coordinator.phases import Phase
+
+FinishReason = Literal["stop", "length"]
+
+
+class TextSide(Protocol):
+    """Turns token ids into text that may be shown (disagg/frontend/text.py)."""
+
+    stopped: bool  # a stop string has been met: what `push` returned ends before it, and no more may be pushed
+
+    def push(self, token_ids: list[int]) -> str:
+        """The text these ids release; never half a character, never a part of a stop string."""
+
+    def flush(self) -> str:
+        """What was held back, at the end of the output."""
+
+
+@dataclass(slots=True)
+class Piece:
+    """What one engine step adds to a request's output. The last one carries the finish reason."""
+
+    text: str
+    token_ids: list[int]
+    finish_reason: FinishReason | None = None
+
+
+@dataclass(slots=True)
+class Request:
+    id: str  # 32 hex digits; the first four name the frontend
+    prompt_ids: list[int]
+    sampling: dict[str, Any]  # SGLang's names, without max_new_tokens, stop and seed mapping is done
+    max_tokens: int  # output tokens
+    text: TextSide
+    received_at_s: float  # monotonic clock of this frontend, as every time in `timeline`
+    phase: Phase = Phase.QUEUED
+    emitted_ids: list[int] = field(default_factory=list)
+    timeline: dict[str, float] = field(default_factory=dict)  # event -> monotonic seconds
+    facts: dict[str, Any] = field(default_factory=dict)  # room, engines, kv_bytes, lane, error, ...
+
+    def mark(self, name: str, at_s: float) -> None:
+        self.timeline.setdefault(name, at_s)
+
+    @property
+    def usage(self) -> dict[str, Any]:
+        """OpenAI's usage object."""
+        prompt, completion = len(self.prompt_ids), len(self.emitted_ids)
+        return {
+            "prompt_tokens": prompt,
+            "completion_tokens": completion,
+            "total_tokens": prompt + completion,
+            "prompt_tokens_details": {"cached_tokens": int(self.facts.get("cached_tokens", 0))},
+        }

@@ -1,0 +1,1 @@
+"""Engines: what an actor hosts, forks, watches and asks for tokens."""

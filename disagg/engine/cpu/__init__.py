@@ -1,0 +1,1 @@
+"""What lets an engine run where there is no GPU; loaded nowhere else."""

@@ -1,0 +1,69 @@
+"""What a host drives: SGLang, the simulated engine, or a stub; and what an engine tells back.
+
+Way:   plane server -> [Engine.submit] -> scheduler ranks; tokens come back through a LegSink
+Owns:  the meaning of one leg on one engine. An engine knows nothing of pairs, retries or clients
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
+
+from disagg.plane.messages import RankLoad
+
+
+class BootstrapPoint(NamedTuple):
+    host: str
+    port: int
+    room: int
+    prefill_dp_rank: int
+
+
+@dataclass(frozen=True, slots=True)
+class Leg:
+    """One engine's half of a request."""
+
+    request_id: str
+    prompt_ids: list[int]
+    sampling: dict[str, Any]  # SGLang's sampling parameters, max_new_tokens among them
+    dp_rank: int
+    bootstrap: BootstrapPoint | None  # None on an aggregated engine
+
+
+class LegSink(Protocol):
+    """Called on the host's event loop. `on_end` comes exactly once and nothing follows it."""
+
+    def on_tokens(self, token_ids: list[int]) -> None: ...
+
+    def on_end(self, reason: str, detail: str, cached_tokens: int, stats: dict[str, float]) -> None:
+        """`reason`: stop, length, abort or error. `stats`: event -> monotonic seconds here, kv_bytes, kv_transfer_s."""
+
+
+@dataclass(frozen=True, slots=True)
+class EngineFacts:
+    """Known once an engine has started."""
+
+    ranks: int
+    context_length: int  # tokens
+    kv_tokens: int  # capacity of each rank
+    request_tokens_max: int  # the longest prompt + output one request may have
+    pids: dict[str, int | list[int]]
+
+
+class Engine(Protocol):
+    def start(self) -> EngineFacts:
+        """Blocks until the engine can take legs; raises what the engine raised."""
+
+    def submit(self, leg: Leg, sink: LegSink) -> object:
+        """Begins a leg and returns its handle; must run on the host's event loop."""
+
+    def abort(self, handle: object) -> None:
+        """Ends the leg; `on_end` still comes, with reason abort unless it had ended. May be called twice."""
+
+    def loads(self) -> list[RankLoad]:
+        """The newest load of each rank."""
+
+    def drop_peer(self, life: str) -> None:
+        """The engine incarnation `life` is dead: forget its transfer agents."""
+
+    def stop(self) -> None: ...

@@ -1,0 +1,33 @@
+"""What one engine host needs to know to start; crosses from the actor to the warden as one JSON line."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+
+class HostSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """The plane's secret is not in here: it travels in the environment (SECRET_VARIABLE)."""
+
+    engine_id: str
+    incarnation: int
+    role: str
+    arguments: dict[str, Any]  # of sglang.Engine
+    environment: dict[str, str]
+    plane_host: str
+    log_path: str
+    scratch: str  # a folder of this incarnation alone; removed at its end
+    fork: bool  # SGLang's children are forked (the host was forked from a zygote), not spawned
+
+    @property
+    def life(self) -> str:
+        return f"{self.engine_id}#{self.incarnation}"
+
+
+SECRET_VARIABLE = "DISAGG_PLANE_SECRET"
+LIFE_VARIABLE = "DISAGG_ENGINE_LIFE"  # set in every process of an engine; the plugins act only where it is
+DEPLOYMENT_VARIABLE = "DISAGG_DEPLOYMENT"  # set in every process of a deployment: what the janitor looks for
+
+encode_spec = msgspec.json.encode
+decode_spec = msgspec.json.Decoder(HostSpec).decode

@@ -1,0 +1,217 @@
+"""The process above an engine host: it outlives the host's death and leaves nothing of the engine behind.
+
+Way:   actor =pipe= [warden] -> host -> scheduler, detokenizer
+In:    the actor's pipe; the output of every process of the engine; the host's death
+Out:   on the pipe, JSON lines: {"event": "started"}, the host's own "ready", {"event": "lane"}, {"event": "exit"}
+Owns:  the engine's whole process tree (it is their subreaper: an orphan becomes its child, so none can get away),
+       their log, their scratch folder, their shared memory segments
+Fails: the pipe closes when the actor dies, however it dies: then the tree is killed, and so it is when the host dies.
+       Should the warden itself be killed, the kernel kills the host, and SGLang's processes follow theirs
+
+Usage where nothing can be forked: python -m disagg.engine.warden PIPE_FD   (the spec is the pipe's first line)
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import json
+import os
+import selectors
+import shutil
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import NoReturn
+
+from disagg.engine.lane import LaneReader
+from disagg.engine.logfile import RotatingLog
+from disagg.engine.spec import HostSpec, decode_spec, encode_spec
+
+SHARED_MEMORY = Path("/dev/shm")
+LOOK_S = 2.0  # how often the engine's shared memory segments are noted down
+_PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
+_libc = ctypes.CDLL(None, use_errno=True)
+
+StartHost = Callable[[HostSpec, socket.socket], None]  # runs in the child; does not return
+
+
+def fork_host(spec: HostSpec, pipe: socket.socket) -> None:
+    from disagg.engine import host
+
+    host.run(spec, pipe)
+
+
+def exec_host(spec: HostSpec, pipe: socket.socket) -> NoReturn:
+    path = Path(spec.scratch) / "spec.json"
+    path.write_bytes(encode_spec(spec))
+    pipe.set_inheritable(True)
+    environment = os.environ | spec.environment  # before the interpreter starts: imports read it
+    os.execve(sys.executable, [sys.executable, "-m", "disagg.engine.host", str(path), str(pipe.fileno())], environment)
+
+
+def watch(spec: HostSpec, pipe: socket.socket, start_host: StartHost) -> None:
+    """Starts the host and returns once nothing of the engine is left."""
+    os.setsid()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)  # `ray job stop` may send it here; the end comes through the pipe
+    _libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    Path(spec.scratch).mkdir(parents=True, exist_ok=True)
+    log = RotatingLog(Path(spec.log_path))
+    out, out_of_host = os.pipe()
+    host_pid = os.fork()
+    if host_pid == 0:
+        _become_host(spec, pipe, out_of_host, start_host)
+    os.close(out_of_host)
+    _say(pipe, event="started", warden=os.getpid(), host=host_pid)
+
+    segments: set[str] = set()
+    status = _tend(host_pid, pipe, out, log, segments)
+    segments |= _segments_of(_tree(os.getpid()))
+    _end_tree()
+    os.set_blocking(out, False)
+    while data := _read(out):
+        log.write(data)
+    _say(pipe, event="exit", status=status, tail=list(log.tail))
+    log.close()
+    shutil.rmtree(spec.scratch, ignore_errors=True)
+    for name in segments & _existing_segments():
+        if not _is_mapped(name):
+            (SHARED_MEMORY / name).unlink(missing_ok=True)
+
+
+def _become_host(spec: HostSpec, pipe: socket.socket, out: int, start_host: StartHost) -> NoReturn:
+    status = 1
+    try:
+        _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, signal.SIG_DFL)
+        os.dup2(out, 1)
+        os.dup2(out, 2)
+        start_host(spec, pipe)
+        status = 0
+    except BaseException:  # noqa: BLE001 - the last line of defence of a forked process: say why and end
+        import traceback
+
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+
+
+def _tend(host_pid: int, pipe: socket.socket, out: int, log: RotatingLog, segments: set[str]) -> str:
+    """Copies the engine's output to its log until the host or the actor is gone; returns what happened."""
+    lanes = LaneReader()
+    host = os.pidfd_open(host_pid)
+    selector = selectors.DefaultSelector()
+    for source in (pipe, out, host):
+        selector.register(source, selectors.EVENT_READ)
+    look_at = 0.0
+    while True:
+        for key, _ in selector.select(LOOK_S):
+            if key.fileobj == out:
+                data = _read(out)
+                if not data:
+                    selector.unregister(out)
+                for line in log.write(data):
+                    if lane := lanes.read(line):
+                        _say(pipe, event="lane", lane=lane)
+            elif key.fileobj == host:
+                _, raw = os.waitpid(host_pid, 0)
+                return _describe(raw)
+            elif not _read_pipe(pipe):
+                return "its actor is gone"
+        if time.monotonic() >= look_at:
+            look_at = time.monotonic() + LOOK_S
+            segments |= _segments_of(_tree(os.getpid()))
+
+
+def _read_pipe(pipe: socket.socket) -> bytes:
+    try:
+        return pipe.recv(4096)
+    except OSError:
+        return b""
+
+
+def _read(fd: int) -> bytes:
+    try:
+        return os.read(fd, 1 << 16)
+    except OSError:
+        return b""
+
+
+def _say(pipe: socket.socket, **message: object) -> None:
+    with contextlib.suppress(OSError):  # the actor is gone: `_tend` sees the closed pipe
+        pipe.sendall(json.dumps(message).encode() + b"\n")
+
+
+def _describe(raw_status: int) -> str:
+    code = os.waitstatus_to_exitcode(raw_status)
+    return f"exit status {code}" if code >= 0 else f"killed by {signal.Signals(-code).name}"
+
+
+def _tree(pid: int) -> list[int]:
+    """All descendants of `pid`."""
+    try:
+        children = [int(c) for c in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    except OSError:
+        return []
+    return [p for child in children for p in (child, *_tree(child))]
+
+
+def _end_tree() -> None:
+    """Kills until no child is left; a killed process's children become ours and are killed in the next turn."""
+    while True:
+        for pid in _tree(os.getpid()):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        try:
+            os.waitpid(-1, 0)
+        except ChildProcessError:
+            return
+
+
+def _existing_segments() -> set[str]:
+    try:
+        return set(os.listdir(SHARED_MEMORY))
+    except OSError:
+        return set()
+
+
+def _segments_of(pids: list[int]) -> set[str]:
+    """Names under /dev/shm that these processes map or hold open."""
+    if not _existing_segments():
+        return set()
+    return {name for pid in pids for name in _segments_in_use(pid)}
+
+
+def _segments_in_use(pid: int) -> set[str]:
+    prefix, found = str(SHARED_MEMORY) + "/", set()
+    try:
+        for line in Path(f"/proc/{pid}/maps").read_text().splitlines():
+            if prefix in line:
+                found.add(line.split(prefix, 1)[1].removesuffix(" (deleted)"))
+        for fd in os.listdir(f"/proc/{pid}/fd"):
+            target = os.readlink(f"/proc/{pid}/fd/{fd}")
+            if target.startswith(prefix):
+                found.add(target.removeprefix(prefix).removesuffix(" (deleted)"))
+    except OSError:
+        pass  # it ended while we looked
+    return {name for name in found if "/" not in name}
+
+
+def _is_mapped(name: str) -> bool:
+    """Whether any process still uses the segment: a peer engine may have attached it."""
+    pids = [int(entry) for entry in os.listdir("/proc") if entry.isdigit()]
+    return any(name in _segments_in_use(pid) for pid in pids)
+
+
+if __name__ == "__main__":
+    actor_pipe = socket.socket(fileno=int(sys.argv[1]))
+    with actor_pipe.makefile("rb") as reader:
+        first_line = reader.readline()
+    watch(decode_spec(first_line), actor_pipe, exec_host)

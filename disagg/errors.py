@@ -1,0 +1,93 @@
+"""Every error a user or a client can meet: where it happened, what is wrong, what would do.
+
+DisaggError
+├─ ConfigError          the YAML or the command line; exit 2, nothing was started
+├─ StartError           a deployment that cannot become ready; exit 1, everything is taken down
+└─ RequestError         becomes an OpenAI error object (see `http_status`)
+   ├─ BadRequest        400, 404, 413: the client's to mend; names the parameter
+   ├─ Overloaded        429: no room now; it is not a failure of any engine
+   ├─ NoReadyPair       503: no prefill and decode engine that have met are READY
+   ├─ LegLost           502: an engine died or refused its leg under the request
+   ├─ DeadlineExceeded  504: a phase outlived its deadline
+   └─ Cancelled         499: the client went away (nobody reads it but logs and timelines)
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+class DisaggError(Exception):
+    """`where` names hosts, rooms, files: for logs and operators. `what` and `would_do` may be shown to clients."""
+
+    def __init__(self, where: str, what: str, would_do: str = "") -> None:
+        super().__init__(where, what, would_do)  # positional: crossing Ray, an error is rebuilt as cls(*args)
+        self.where, self.what, self.would_do = where, what, would_do
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.message}"
+
+    @property
+    def message(self) -> str:
+        return f"{self.what}; {self.would_do}" if self.would_do else self.what
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One thing wrong in a configuration: the YAML path, what is wrong, what would do."""
+
+    path: str
+    what: str
+    would_do: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.what}" + (f"; {self.would_do}" if self.would_do else "")
+
+
+class ConfigError(DisaggError):
+    """All problems of a configuration at once."""
+
+    def __init__(self, source: str, problems: tuple[Problem, ...]) -> None:
+        super().__init__(source, "\n".join(map(str, problems)))
+        self.args = (source, problems)
+        self.problems = problems
+
+
+class StartError(DisaggError):
+    """The deployment cannot become ready."""
+
+
+class RequestError(DisaggError):
+    http_status = 500
+    code = "internal_error"
+    kind = "server_error"
+
+
+class BadRequest(RequestError):
+    http_status = 400
+    kind = "invalid_request_error"
+
+    def __init__(self, param: str | None, code: str, message: str, http_status: int = 400) -> None:
+        super().__init__(param or "request", message)
+        self.args = (param, code, message, http_status)
+        self.param, self.code, self.http_status = param, code, http_status
+
+
+class Overloaded(RequestError):
+    http_status, code, kind = 429, "overloaded", "overloaded_error"
+
+
+class NoReadyPair(RequestError):
+    http_status, code = 503, "no_ready_pair"
+
+
+class LegLost(RequestError):
+    http_status, code = 502, "leg_lost"
+
+
+class DeadlineExceeded(RequestError):
+    http_status, code = 504, "deadline_exceeded"
+
+
+class Cancelled(RequestError):
+    http_status, code = 499, "cancelled"

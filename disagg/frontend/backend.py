@@ -1,0 +1,40 @@
+"""What the HTTP layer asks of all that stands behind it (`Service` is the real one, tests script their own)."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from typing import Any, Protocol
+
+from disagg.coordinator.request import Piece, Request
+
+
+class Backend(Protocol):
+    model_name: str  # what clients say
+    created_s: int  # wall clock
+    context_length: int  # tokens, prompt + output
+
+    @property
+    def request_tokens_max(self) -> int:
+        """Largest prompt + output the engines can hold; 0 while that is not known."""
+
+    def generate(self, request: Request) -> AsyncGenerator[Piece, None]:
+        """Raises RequestError, before or after the first piece. Closing it cancels both legs.
+
+        It is asked for the next piece only when the last one is written: what comes meanwhile it merges into one.
+        """
+
+    def ready(self) -> tuple[bool, str]:
+        """And why not."""
+
+    def status(self) -> dict[str, Any]: ...
+
+    def timeline(self, request_id: str) -> dict[str, Any] | None: ...
+
+    def cancel(self, request_id: str) -> bool: ...
+
+    async def engine_log(self, engine_id: str, lines: int) -> str | None: ...
+
+    def new_request_id(self) -> str: ...
+
+    def metrics(self) -> bytes:
+        """In Prometheus' text format."""

@@ -1,0 +1,99 @@
+"""Reads one field of a JSON body: its type, its range, and a 400 that names it when it is wrong.
+
+Way:   JSON body -> [fields] -> parameters -> Request
+In:    a decoded body without its nulls: for OpenAI a null is an absent field
+Fails: BadRequest with the field's name and a code of its own for each way to be wrong
+"""
+
+from __future__ import annotations
+
+from typing import Any, NoReturn
+
+from disagg.errors import BadRequest
+
+Body = dict[str, Any]
+
+
+def refuse(param: str, code: str, message: str) -> NoReturn:
+    raise BadRequest(param, code, message)
+
+
+def required(body: Body, name: str) -> Any:
+    if name not in body:
+        refuse(name, "missing_required_parameter", f"'{name}' is missing")
+    return body[name]
+
+
+def integer(body: Body, name: str, least: int, most: int) -> int | None:
+    value = body.get(name)
+    if value is None:
+        return None
+    if type(value) is not int:  # a bool is an int to isinstance
+        wrong_type(name, "an integer", value)
+    if value < least:
+        refuse(name, "integer_below_min_value", f"'{name}' is {value}; it must be at least {least}")
+    if value > most:
+        refuse(name, "integer_above_max_value", f"'{name}' is {value}; it must be at most {most}")
+    return value
+
+
+def decimal(body: Body, name: str, least: float, most: float, *, above_least: bool = False) -> float | None:
+    """In [least, most], or in (least, most]."""
+    value = body.get(name)
+    if value is None:
+        return None
+    if type(value) not in (int, float):
+        wrong_type(name, "a number", value)
+    if value < least or (above_least and value == least):
+        bound = "above" if above_least else "at least"
+        refuse(name, "decimal_below_min_value", f"'{name}' is {value}; it must be {bound} {least:g}")
+    if value > most:
+        refuse(name, "decimal_above_max_value", f"'{name}' is {value}; it must be at most {most:g}")
+    return float(value)
+
+
+def boolean(body: Body, name: str) -> bool:
+    """Absent is false."""
+    value = body.get(name, False)
+    if type(value) is not bool:
+        wrong_type(name, "true or false", value)
+    return bool(value)
+
+
+def strings(body: Body, name: str, most: int, longest: int) -> tuple[str, ...]:
+    """A string or a list of strings; absent is none."""
+    value = body.get(name, [])
+    each_name = f"{name}[{{}}]"
+    if isinstance(value, str):
+        value, each_name = [value], name
+    if not isinstance(value, list):
+        wrong_type(name, "a string or a list of strings", value)
+    if len(value) > most:
+        refuse(name, "array_above_max_length", f"'{name}' has {len(value)} entries; at most {most} are allowed")
+    for index, each in enumerate(value):
+        here = each_name.format(index)
+        if not isinstance(each, str):
+            wrong_type(here, "a string", each)
+        if not each:
+            refuse(here, "empty_string", f"'{here}' is empty")
+        if len(each) > longest:
+            refuse(
+                here, "string_above_max_length", f"'{here}' has {len(each)} characters; at most {longest} are allowed"
+            )
+    return tuple(value)
+
+
+def wrong_type(name: str, wanted: str, value: Any) -> NoReturn:
+    refuse(name, "invalid_type", f"'{name}' must be {wanted}, not {_json_type(value)}")
+
+
+def _json_type(value: Any) -> str:
+    kinds = {
+        bool: "a boolean",
+        int: "an integer",
+        float: "a number",
+        str: "a string",
+        list: "a list",
+        dict: "an object",
+    }
+    return kinds.get(type(value), "null")

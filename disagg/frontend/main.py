@@ -1,0 +1,85 @@
+"""One frontend process: HTTP on one side, engines on the other.
+
+Way:   client -> [HTTP app -> Service -> Coordinator] -> engine hosts
+In:    a FrontendSpec as the first line of standard input; the plane's secret in the environment
+Fails: it ends when its standard input closes or the registry is gone: the deployment is over then
+
+Usage: python -m disagg.frontend.main   (started by disagg.cluster.frontend_process)
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import sys
+from pathlib import Path
+
+import msgspec
+import uvloop
+
+from disagg.cluster.frontend_process import LISTENING, FrontendSpec
+from disagg.coordinator.coordinator import Coordinator, Limits
+from disagg.engine.spec import SECRET_VARIABLE
+from disagg.errors import StartError
+from disagg.frontend.app import Frontend
+from disagg.frontend.service import Service
+from disagg.frontend.tokenizer import load_codec
+from disagg.registry.served import RemoteRegistry
+from disagg.routing.table import EngineTable
+
+
+async def serve(spec: FrontendSpec) -> None:
+    loop = asyncio.get_running_loop()
+    over = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, over.set)
+    loop.add_reader(0, lambda: None if os.read(0, 4096) else over.set())
+
+    secret = bytes.fromhex(os.environ[SECRET_VARIABLE])
+    registry = RemoteRegistry(spec.registry, secret)
+    await registry.connect()
+    table = EngineTable(secret)
+    codec = load_codec(Path(spec.model_path))
+    service = Service(
+        model_name=spec.model_name,
+        context_length=codec.context_length,
+        vocabulary=codec.vocabulary,
+        table=table,
+        coordinator=Coordinator(table, Limits(**spec.limits)),
+        registry=registry,
+        number=spec.number,
+    )
+    frontend = Frontend(service, codec, body_limit_bytes=spec.body_limit_bytes)
+    await frontend.start(spec.host, spec.port)
+    sys.stdout.buffer.write(LISTENING)
+    sys.stdout.flush()
+    following = asyncio.create_task(table.follow(registry.watch()), name="follow the registry")
+    ending = asyncio.create_task(over.wait(), name="wait for the end")
+    await asyncio.wait([following, ending], return_when=asyncio.FIRST_COMPLETED)
+    await frontend.stop(spec.stop_s)
+    for task in (following, ending):
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+
+
+def main() -> None:
+    logging.basicConfig(level=logging.INFO, format="[%(asctime)s] %(name)s: %(message)s", stream=sys.stderr)
+    line = b""
+    while not line.endswith(b"\n"):  # unbuffered: what follows is watched for its end
+        data = os.read(0, 1 << 16)
+        if not data:
+            raise SystemExit("no specification on standard input")
+        line += data
+    try:
+        uvloop.run(serve(msgspec.json.decode(line, type=FrontendSpec)))
+    except StartError as error:
+        sys.stdout.write(f"{error.where}: {error.message}\n".replace("\n", " ").strip() + "\n")
+        raise SystemExit(1) from None
+
+
+if __name__ == "__main__":
+    main()

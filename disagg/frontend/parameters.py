@@ -1,0 +1,162 @@
+"""Which parameters a request may carry: those that we honour, those that change nothing, those that we refuse.
+
+Way:   JSON body -> [check_names, sampling_of] -> Request.sampling
+Out:   SGLang's names and ranges (SamplingParams.verify of 0.5.16 to 0.5.23): what passes here no engine refuses
+Fails: BadRequest: unknown_parameter, unsupported_parameter (not built yet: never silence), forbidden_parameter
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from disagg.frontend.fields import Body, boolean, decimal, integer, refuse
+
+INT64_MAX = 2**63 - 1
+TOP_K_MAX = 1 << 30  # SGLang's word for the whole vocabulary; its batch holds 32 bits
+TEMPERATURE_MAX = 2.0
+
+SAMPLING = frozenset({"temperature", "top_p", "top_k", "min_p", "seed", "ignore_eos"}) | {
+    "frequency_penalty",
+    "presence_penalty",
+    "repetition_penalty",
+}
+SHARED = SAMPLING | {"model", "stream", "stream_options", "max_tokens", "stop", "return_token_ids"}
+CHAT = SHARED | {"messages", "max_completion_tokens", "chat_template_kwargs"}
+COMPLETION = SHARED | {"prompt"}
+HARMLESS = frozenset({"user", "metadata", "prompt_cache_key", "safety_identifier"})  # labels: they ask for nothing
+
+_ANY = object()
+# Not built yet. A value that asks for nothing passes, as clients send their defaults.
+UNBUILT: Mapping[str, tuple[Any, ...]] = {
+    "n": (1,),
+    "best_of": (1,),
+    "echo": (False,),
+    "suffix": ("",),
+    "logprobs": (False,),
+    "top_logprobs": (0,),
+    "prompt_logprobs": (),
+    "logit_bias": ({},),
+    "tools": ([],),
+    "tool_choice": ("none", "auto"),
+    "parallel_tool_calls": (_ANY,),  # says how tools are called; there are none
+    "functions": ([],),
+    "function_call": ("none", "auto"),
+    "response_format": ({"type": "text"},),
+    "modalities": (["text"],),
+    "audio": (),
+    "prediction": (),
+    "reasoning_effort": (),
+    "verbosity": (),
+    "web_search_options": (),
+    "store": (False,),
+    "service_tier": ("auto", "default"),
+    "prompt_cache_retention": (),
+    # of SGLang and vLLM
+    "min_tokens": (0,),
+    "stop_token_ids": ([],),
+    "stop_regex": ([],),
+    "no_stop_trim": (False,),
+    "include_stop_str_in_output": (False,),
+    "skip_special_tokens": (True,),
+    "spaces_between_special_tokens": (True,),
+    "add_generation_prompt": (True,),
+    "continue_final_message": (False,),
+    "add_special_tokens": (),
+    "chat_template": (),
+    "documents": ([],),
+    "regex": (),
+    "ebnf": (),
+    "json_schema": (),
+    "structural_tag": (),
+    "structured_outputs": (),
+    "guided_json": (),
+    "guided_regex": (),
+    "guided_choice": (),
+    "guided_grammar": (),
+    "separate_reasoning": (),
+    "stream_reasoning": (),
+    "lora_path": (),
+    "session_params": (),
+    "return_hidden_states": (False,),
+    "use_beam_search": (False,),
+    "length_penalty": (1.0,),
+    "truncate_prompt_tokens": (),
+    "priority": (0,),
+    "custom_params": (),
+    "custom_logit_processor": (),
+    "prompt_embeds": (),
+    "input_embeds": (),
+}
+
+# Rooms, hosts and ranks are ours to give: a client that chose them would reach another client's KV.
+FORBIDDEN = frozenset(
+    {"rid", "room", "data_parallel_rank", "data_parallel_rank_decode", "kv_transfer_params", "extra_key"}
+)
+FORBIDDEN_PREFIXES = ("bootstrap_", "disagg_")
+FORBIDDEN_SUFFIXES = ("_dp_rank",)
+FORBIDDEN_HEADERS = (b"x-data-parallel-rank", b"x-routed-dp-rank", b"x-disagg-", b"x-bootstrap-")
+
+TEMPLATE_NAMES = frozenset({"messages", "tools", "documents", "add_generation_prompt"})  # ours to give
+
+
+def check_headers(headers: Iterable[tuple[bytes, bytes]]) -> None:
+    for name, _ in headers:
+        if name.startswith(FORBIDDEN_HEADERS):
+            text = name.decode("latin-1")
+            refuse(text, "forbidden_parameter", f"header '{text}' is not for clients: this deployment picks engines")
+
+
+def check_names(body: Body, honoured: frozenset[str]) -> Body:
+    """The body without nulls and without what asks for nothing."""
+    kept = {}
+    for name, value in body.items():
+        if name in FORBIDDEN or name.startswith(FORBIDDEN_PREFIXES) or name.endswith(FORBIDDEN_SUFFIXES):
+            refuse(name, "forbidden_parameter", f"'{name}' is not for clients: this deployment picks rooms and engines")
+        if value is None or name in HARMLESS:
+            continue
+        if name in honoured:
+            kept[name] = value
+        elif name not in UNBUILT:
+            refuse(name[:100], "unknown_parameter", f"'{name[:100]}' is not a parameter of this endpoint")
+        elif not any(neutral is _ANY or _same(neutral, value) for neutral in UNBUILT[name]):
+            refuse(name, "unsupported_parameter", f"'{name}' is not supported here yet; leave it out")
+    return kept
+
+
+def sampling_of(body: Body, defaults: Mapping[str, float]) -> dict[str, Any]:
+    """In SGLang's words. Limits on length and stop strings belong to the request, not here."""
+    given: dict[str, Any] = {
+        "temperature": decimal(body, "temperature", 0.0, TEMPERATURE_MAX),
+        "top_p": decimal(body, "top_p", 0.0, 1.0, above_least=True),
+        "top_k": _top_k(body),
+        "min_p": decimal(body, "min_p", 0.0, 1.0),
+        "frequency_penalty": decimal(body, "frequency_penalty", -2.0, 2.0),
+        "presence_penalty": decimal(body, "presence_penalty", -2.0, 2.0),
+        "repetition_penalty": decimal(body, "repetition_penalty", 0.0, 2.0, above_least=True),
+        "sampling_seed": integer(body, "seed", -INT64_MAX - 1, INT64_MAX),
+        "ignore_eos": boolean(body, "ignore_eos") or None,
+    }
+    return {**defaults, **{name: value for name, value in given.items() if value is not None}}
+
+
+def template_variables(body: Body) -> dict[str, Any]:
+    variables = body.get("chat_template_kwargs", {})
+    if not isinstance(variables, dict):
+        refuse("chat_template_kwargs", "invalid_type", "'chat_template_kwargs' must be an object")
+    taken = sorted(TEMPLATE_NAMES & variables.keys())
+    if taken:
+        here = f"chat_template_kwargs.{taken[0]}"
+        refuse(here, "invalid_value", f"'{here}' would overrule what this frontend gives the template")
+    return variables
+
+
+def _top_k(body: Body) -> int | None:
+    value = integer(body, "top_k", -1, INT64_MAX)
+    return -1 if value == 0 else value if value is None else min(value, TOP_K_MAX)  # 0: vLLM's way to say off
+
+
+def _same(neutral: Any, value: Any) -> bool:
+    if isinstance(neutral, float):
+        return isinstance(value, int | float) and value == neutral
+    return type(neutral) is type(value) and neutral == value

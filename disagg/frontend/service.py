@@ -1,0 +1,128 @@
+"""What stands behind the HTTP layer of one frontend process: coordinator, engine table, registry, counters.
+
+Way:   HTTP handlers -> [Service] -> coordinator; engines come to it through the registry alone
+Owns:  this frontend's number, which every request id begins with
+"""
+
+from __future__ import annotations
+
+import os
+import time
+import uuid
+from collections.abc import AsyncGenerator
+from typing import Any
+
+import msgspec
+
+from disagg.coordinator.coordinator import Coordinator
+from disagg.coordinator.request import Piece, Request
+from disagg.registry.records import State
+from disagg.registry.served import RemoteRegistry
+from disagg.routing.table import EngineTable
+from disagg.telemetry.metrics import FrontendMetrics
+
+FRONTEND_DIGITS = 4
+
+
+class Service:
+    """Implements disagg.frontend.backend.Backend."""
+
+    def __init__(
+        self,
+        *,
+        model_name: str,
+        context_length: int,
+        vocabulary: int,
+        table: EngineTable,
+        coordinator: Coordinator,
+        registry: RemoteRegistry | None,
+        number: int = 0,
+    ) -> None:
+        self.model_name, self.context_length, self.vocabulary = model_name, context_length, vocabulary
+        self.created_s = int(time.time())
+        self._table, self._coordinator, self._registry = table, coordinator, registry
+        self._prefix = f"{number:0{FRONTEND_DIGITS}x}"
+        self._metrics = FrontendMetrics()
+
+    @property
+    def request_tokens_max(self) -> int:
+        """Prompt + output that every READY engine can hold; 0 while none is known."""
+        known = [r.request_tokens_max for r in self._table.records.values() if r.request_tokens_max]
+        return min(known, default=0)
+
+    async def generate(self, request: Request) -> AsyncGenerator[Piece, None]:
+        with self._metrics.request(request):
+            pieces = self._coordinator.generate(request)
+            try:
+                async for piece in pieces:
+                    yield piece
+            finally:
+                await pieces.aclose()
+
+    def ready(self) -> tuple[bool, str]:
+        if self._table.is_ready():
+            return True, ""
+        waiting = [f"{r.id} is {r.state}" + (f": {r.detail}" if r.detail else "") for r in self._table.records.values()]
+        return False, "; ".join(waiting) or "no engine is registered"
+
+    def status(self) -> dict[str, Any]:
+        """Engines as the registry has them, with this frontend's own count of what runs on each."""
+        engines = []
+        for record in sorted(self._table.records.values(), key=lambda r: r.id):
+            engine = msgspec.to_builtins(record)
+            engine["since"] = engine.pop("since_s")
+            engine["peers"] = sorted(engine["peers"])
+            engine["in_flight"] = self._table.in_flight(record.life)
+            engines.append(engine)
+        return {
+            "model": self.model_name,
+            "ready": self._table.is_ready(),
+            "engines": engines,
+            "frontend": {
+                "pid": os.getpid(),
+                "requests": len(self._coordinator.live),
+                "rooms": len(self._coordinator.rooms),
+                "places": self._table.places_taken,
+            },
+        }
+
+    def timeline(self, request_id: str) -> dict[str, Any] | None:
+        """Events in milliseconds since the request was received, and the facts known so far."""
+        request = self._coordinator.find(request_id)
+        if request is None:
+            return None
+        events = sorted(request.timeline.items(), key=lambda event: event[1])
+        facts = request.facts
+        lane = next((r.lane for r in self._table.records.values() if r.life == _life(facts.get("prefill"))), "")
+        return {
+            "id": request.id,
+            "phase": request.phase.name.lower(),
+            "timeline_ms": {"received": 0.0}
+            | {name: round((at_s - request.received_at_s) * 1e3, 3) for name, at_s in events},
+            "lane": lane or None,
+            "usage": request.usage,
+            **facts,
+        }
+
+    def cancel(self, request_id: str) -> bool:
+        return self._coordinator.cancel(request_id)
+
+    async def engine_log(self, engine_id: str, lines: int) -> str | None:
+        return await self._registry.log_lines(engine_id, lines) if self._registry else None
+
+    def new_request_id(self) -> str:
+        return self._prefix + uuid.uuid4().hex[FRONTEND_DIGITS:]
+
+    def metrics(self) -> bytes:
+        states = [r.state for r in self._table.records.values()]
+        return self._metrics.render(
+            live=len(self._coordinator.live),
+            rooms=len(self._coordinator.rooms),
+            places=self._table.places_taken,
+            engines_ready=states.count(State.READY),
+            engines=len(states),
+        )
+
+
+def _life(place_name: str | None) -> str:
+    return place_name.rpartition("/")[0] if place_name else ""

@@ -1,0 +1,106 @@
+"""From token ids to text that may be shown, a few ids at a time.
+
+Way:   engine host -> coordinator -> [TextStream] -> SSE
+In:    the ids of each step, in any grouping; the request's stop strings
+Out:   text whose concatenation is the decoded output, cut where the first stop string to be completed begins
+Owns:  what is held back: bytes of an unfinished character, and the longest suffix that may begin a stop string
+Fails: never; bytes that form no character are shown as U+FFFD, as `decode` would
+"""
+
+from __future__ import annotations
+
+from tokenizers import Tokenizer
+from tokenizers.decoders import DecodeStream
+
+UNFINISHED_IDS_MAX = 64  # a character has at most four bytes: more ids than this without text are no character
+
+
+class TextStream:
+    """Implements `disagg.coordinator.request.TextSide`."""
+
+    def __init__(self, tokenizer: Tokenizer, stop: tuple[str, ...] = ()) -> None:
+        self.stopped = False
+        self._characters = _Characters(tokenizer)
+        self._stop = _StopStrings(stop) if stop else None
+
+    def push(self, token_ids: list[int]) -> str:
+        assert not self.stopped, "no ids may follow a stop string"
+        text = self._characters.push(token_ids)
+        if self._stop is None or not text:
+            return text
+        shown, self.stopped = self._stop.push(text)
+        return shown
+
+    def flush(self) -> str:
+        if self.stopped:
+            return ""
+        text = self._characters.flush()
+        if self._stop is None:
+            return text
+        shown, self.stopped = self._stop.push(text)
+        return shown if self.stopped else shown + self._stop.held
+
+
+class _Characters:
+    """Whole characters out of token ids; special tokens leave no text."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+        self._stream = DecodeStream(skip_special_tokens=True)
+        self._unfinished: list[int] = []
+
+    def push(self, token_ids: list[int]) -> str:
+        shown = []
+        for token_id in token_ids:
+            self._unfinished.append(token_id)
+            if (text := self._step(token_id)) is not None:
+                self._unfinished.clear()
+                shown.append(text)
+        return "".join(shown)
+
+    def flush(self) -> str:
+        text: str = self._tokenizer.decode(self._unfinished, skip_special_tokens=True)
+        self._unfinished.clear()
+        return text
+
+    def _step(self, token_id: int) -> str | None:
+        try:
+            text: str | None = self._stream.step(self._tokenizer, token_id)
+        except Exception as error:
+            # A byte-fallback decoder takes a shown character back when a byte follows that fits nothing.
+            if "prefix" not in str(error):
+                raise
+        else:
+            if text is not None or len(self._unfinished) <= UNFINISHED_IDS_MAX:
+                return text
+        self._stream = DecodeStream(skip_special_tokens=True)
+        return self.flush()
+
+
+class _StopStrings:
+    """Finds the stop string that is completed first; the answer is the same however the text is cut into pieces."""
+
+    def __init__(self, stop: tuple[str, ...]) -> None:
+        self._stop = stop
+        self._longest = max(map(len, stop))
+        self._first_characters = frozenset(each[0] for each in stop)
+        self.held = ""
+
+    def push(self, text: str) -> tuple[str, bool]:
+        """The text that may be shown, and whether a stop string ends it."""
+        text = self.held + text
+        found = [(start + len(each), start) for each in self._stop if (start := text.find(each)) >= 0]
+        if found:
+            self.held = ""
+            return text[: min(found)[1]], True
+        cut = self._begin_of_a_stop(text)
+        self.held = text[cut:]
+        return text[:cut], False
+
+    def _begin_of_a_stop(self, text: str) -> int:
+        for start in range(max(0, len(text) - self._longest + 1), len(text)):
+            if text[start] in self._first_characters:
+                suffix = text[start:]
+                if any(each.startswith(suffix) for each in self._stop):
+                    return start
+        return len(text)

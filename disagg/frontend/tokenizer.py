@@ -1,0 +1,118 @@
+"""What a model's folder says about text: tokenizer, chat template, context length, sampling defaults.
+
+Way:   parsed request -> [Codec] -> prompt ids; and back, a TextStream for each request
+In:    tokenizer.json, tokenizer_config.json, chat_template.jinja, config.json, generation_config.json
+Owns:  two threads for long prompts, so that a book does not stop every stream of this process
+Fails: StartError for a folder without tokenizer.json; BadRequest from the template
+
+transformers is not imported: that takes seconds, and a frontend restarts in one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tokenizers import Tokenizer
+
+from disagg.errors import BadRequest, StartError
+from disagg.frontend.template import ChatTemplate, load_template
+from disagg.frontend.text import TextStream
+
+LONG_CHARACTERS = 8_192  # some 4 ms of tokenising: about what one engine step takes
+# The keys under which a config.json tells its context length, and their order, are SGLang's (its get_context_length).
+CONTEXT_KEYS = ("max_sequence_length", "seq_length", "max_seq_len", "model_max_length", "max_position_embeddings")
+SAMPLING_DEFAULTS = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
+
+
+@dataclass(frozen=True, slots=True)
+class Codec:
+    tokenizer: Tokenizer
+    template: ChatTemplate | None
+    context_length: int
+    vocabulary: int  # ids the model knows; the tokenizer may name fewer
+    sampling_defaults: Mapping[str, float] = field(default_factory=dict)
+    threads: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(2, thread_name_prefix="tokenise"))
+
+    async def text_ids(self, text: str) -> list[int]:
+        """As `tokenizer(text)`: with the special tokens this tokenizer puts around a text."""
+        return await self._run(len(text), lambda: self._encode(text, special_tokens=True))
+
+    async def chat_ids(self, messages: list[dict[str, Any]], variables: Mapping[str, Any]) -> list[int]:
+        """As `apply_chat_template(messages, add_generation_prompt=True)`."""
+        template = self.template
+        if template is None:
+            what = "this model has no chat template; use /v1/completions"
+            raise BadRequest("messages", "no_chat_template", what)
+        length = sum(len(message.get("content", "")) for message in messages)
+        return await self._run(length, lambda: self._encode(template.render(messages, variables), special_tokens=False))
+
+    def text_stream(self, stop: tuple[str, ...]) -> TextStream:
+        return TextStream(self.tokenizer, stop)
+
+    def _encode(self, text: str, *, special_tokens: bool) -> list[int]:
+        ids: list[int] = self.tokenizer.encode(text, add_special_tokens=special_tokens).ids
+        return ids
+
+    async def _run(self, length: int, encode: Callable[[], list[int]]) -> list[int]:
+        if length < LONG_CHARACTERS:
+            return encode()
+        return await asyncio.get_running_loop().run_in_executor(self.threads, encode)
+
+
+def load_codec(folder: Path) -> Codec:
+    file = folder / "tokenizer.json"
+    if not file.exists():
+        would_do = (
+            "convert the tokenizer with transformers: AutoTokenizer.from_pretrained(folder).save_pretrained(folder)"
+        )
+        raise StartError(str(folder), "the model's folder has no tokenizer.json", would_do)
+    tokenizer = Tokenizer.from_file(str(file))
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    config = _read(folder / "config.json")
+    config = config.get("text_config") or config
+    return Codec(
+        tokenizer=tokenizer,
+        template=load_template(folder, _read(folder / "tokenizer_config.json")),
+        context_length=_context_length(folder, config),
+        vocabulary=int(config.get("vocab_size") or tokenizer.get_vocab_size()),
+        sampling_defaults=_sampling_defaults(_read(folder / "generation_config.json")),
+    )
+
+
+def _read(file: Path) -> dict[str, Any]:
+    if not file.exists():
+        return {}
+    try:
+        content = json.loads(file.read_bytes())
+    except ValueError as error:
+        raise StartError(str(file), f"is not JSON: {error}", "get the model again") from error
+    assert isinstance(content, dict), file
+    return content
+
+
+def _context_length(folder: Path, config: Mapping[str, Any]) -> int:
+    scaling = config.get("rope_scaling") or config.get("rope_parameters") or {}
+    factor = scaling.get("factor", 1)
+    if "original_max_position_embeddings" in scaling or scaling.get("rope_type") == "llama3":
+        factor = 1  # the scaled length is already the one told
+    for key in CONTEXT_KEYS:
+        if config.get(key):
+            return int(factor * config[key])
+    raise StartError(
+        str(folder / "config.json"), "tells no context length", f"give it one of {', '.join(CONTEXT_KEYS)}"
+    )
+
+
+def _sampling_defaults(generation_config: Mapping[str, Any]) -> dict[str, float]:
+    """What the model's makers advise, in SGLang's words."""
+    defaults = {key: generation_config[key] for key in SAMPLING_DEFAULTS if generation_config.get(key) is not None}
+    if defaults.get("top_k") == 0:  # transformers' way to say: off
+        defaults["top_k"] = -1
+    return defaults

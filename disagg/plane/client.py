@@ -1,0 +1,170 @@
+"""The request plane's end in a frontend: one connection to one incarnation of one engine.
+
+Way:   coordinator -> [PlaneClient] -> host; each Step that comes back is handed to the legs it speaks of
+Owns:  the numbers of its legs, and the offset between the host's monotonic clock and ours
+Fails: a connection that ends gives each of its legs one LegEnd with reason LOST, at once
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+import time
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import msgspec
+
+from disagg.errors import LegLost
+from disagg.plane import messages as m
+from disagg.plane.framing import Connection
+
+log = logging.getLogger(__name__)
+
+LOST = "lost"
+CONNECT_S = 5.0
+
+
+class LegReceiver(Protocol):
+    def on_tokens(self, offset: int, token_ids: list[int]) -> None: ...
+
+    def on_end(self, end: m.LegEnd) -> None:
+        """Exactly once, and nothing follows."""
+
+
+class PlaneClient:
+    """`on_lost(why)` is called once if the connection ends without `close`."""
+
+    def __init__(self, address: str, incarnation: int, secret: bytes, on_lost: Callable[[str], None]) -> None:
+        self.address, self.incarnation = address, incarnation
+        self._secret, self._on_lost = secret, on_lost
+        self._numbers = itertools.count(1)
+        self._legs: dict[int, LegReceiver] = {}
+        self._connection: Connection | None = None
+        self._opened: asyncio.Future[None] | None = None
+        self._loads: asyncio.Future[list[m.RankLoad]] | None = None
+        self._best_round_trip_s = float("inf")
+        self.clock_offset_s = 0.0  # host's monotonic clock minus ours
+        self.frames_received = 0
+
+    async def connect(self, limit_s: float = CONNECT_S) -> None:
+        """Returns once the host has proven that it knows the secret; raises LegLost."""
+        loop = asyncio.get_running_loop()
+        self._opened = loop.create_future()
+        host, port = self.address.rsplit(":", 1)
+
+        def make() -> Connection:
+            return Connection(
+                self._secret, is_server=False, on_open=self._on_open, on_frame=self._received, on_lost=self._lost
+            )
+
+        try:
+            async with asyncio.timeout(limit_s):
+                await loop.create_connection(make, host, int(port))
+                await self._opened
+        except (TimeoutError, OSError) as error:
+            raise LegLost(self.address, f"no connection to the engine host: {error or 'timeout'}") from error
+        self.ping()
+
+    @property
+    def is_open(self) -> bool:
+        return self._connection is not None
+
+    def submit(
+        self,
+        receiver: LegReceiver,
+        *,
+        request_id: str,
+        prompt: bytes,
+        sampling: dict[str, Any],
+        dp_rank: int,
+        bootstrap: m.Bootstrap | None,
+    ) -> int:
+        """Sends the leg and returns its number. On a lost connection the receiver has its end before this returns."""
+        leg = next(self._numbers)
+        if self._connection is None:
+            receiver.on_end(m.LegEnd(leg, LOST, "no connection"))
+            return leg
+        self._legs[leg] = receiver
+        self._connection.send(m.encode(m.Submit(leg, request_id, prompt, sampling, dp_rank, bootstrap)))
+        return leg
+
+    def abort(self, leg: int) -> None:
+        if leg in self._legs and self._connection is not None:
+            self._connection.send(m.encode(m.Abort(leg)))
+
+    def tell_peer_gone(self, life: str) -> None:
+        if self._connection is not None:
+            self._connection.send(m.encode(m.PeerGone(life)))
+
+    async def loads(self, limit_s: float = CONNECT_S) -> list[m.RankLoad]:
+        """The engine's own newest load snapshot of each rank."""
+        if self._connection is None:
+            raise LegLost(self.address, "no connection")
+        if self._loads is None or self._loads.done():
+            self._loads = asyncio.get_running_loop().create_future()
+            self._connection.send(m.encode(m.LoadsWanted()))
+        async with asyncio.timeout(limit_s):
+            return await asyncio.shield(self._loads)
+
+    def ping(self) -> None:
+        """Measures the clocks' offset; the measurement with the shortest round trip is kept."""
+        if self._connection is not None:
+            self._connection.send(m.encode(m.Ping(time.monotonic())))
+
+    def close(self) -> None:
+        self._on_lost = lambda _why: None
+        if self._connection is not None:
+            self._connection.close("closed here")
+
+    def _on_open(self, connection: Connection) -> None:
+        self._connection = connection
+        assert self._opened is not None
+        if not self._opened.done():
+            self._opened.set_result(None)
+
+    def _received(self, body: bytes) -> None:
+        self.frames_received += 1
+        try:
+            message = m.decode_to_frontend(body)
+        except (msgspec.DecodeError, msgspec.ValidationError) as error:
+            assert self._connection is not None
+            self._connection.close(f"a frame that cannot be read: {error}")
+            return
+        match message:
+            case m.Step():
+                self._step(message)
+            case m.Pong():
+                now_s = time.monotonic()
+                round_trip_s = now_s - message.sent_at_s
+                if round_trip_s < self._best_round_trip_s:
+                    self._best_round_trip_s = round_trip_s
+                    self.clock_offset_s = message.here_at_s - (message.sent_at_s + now_s) / 2
+            case m.Loads():
+                if self._loads is not None and not self._loads.done():
+                    self._loads.set_result(message.ranks)
+
+    def _step(self, step: m.Step) -> None:
+        if step.incarnation != self.incarnation:
+            log.warning("%s: a frame of incarnation %d dropped", self.address, step.incarnation)
+            return
+        for delta in step.deltas:
+            receiver = self._legs.get(delta.leg)
+            if receiver is not None:
+                receiver.on_tokens(delta.offset, m.unpack_ids(delta.tokens))
+        for end in step.ends:
+            receiver = self._legs.pop(end.leg, None)
+            if receiver is not None:
+                receiver.on_end(end)
+
+    def _lost(self, why: str) -> None:
+        self._connection = None
+        if self._opened is not None and not self._opened.done():
+            self._opened.set_exception(LegLost(self.address, why))
+        if self._loads is not None and not self._loads.done():
+            self._loads.set_exception(LegLost(self.address, why))
+        legs, self._legs = self._legs, {}
+        for number, receiver in legs.items():
+            receiver.on_end(m.LegEnd(number, LOST, f"the connection to the engine ended: {why}"))
+        self._on_lost(why)

@@ -1,0 +1,126 @@
+"""What a frontend and an engine host say to each other; the body of one frame each (see framing.py).
+
+Way:   coordinator -> client.py -> [Submit, Abort] -> host -> engine; back come Steps
+In/out: msgpack arrays, decoded straight into these structs; token ids travel as little-endian uint32 bytes
+Owns:  the wire format. A leg is named by a number that its frontend connection chose and never uses twice
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Iterable
+from typing import Any
+
+import msgspec
+
+MAX_FRAME_BYTES = 64 << 20  # a 16M-token prompt; anything larger is a broken or hostile peer
+
+
+class Wire(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    pass
+
+
+class Bootstrap(Wire, frozen=True):
+    """Where both legs of a request meet. `room` is congruent to `prefill_dp_rank` modulo the prefill's dp size."""
+
+    host: str
+    port: int
+    room: int
+    prefill_dp_rank: int
+
+
+# frontend -> host
+
+
+class Submit(Wire, frozen=True, tag="submit"):
+    leg: int
+    request_id: str  # fixed length: SGLang aborts by prefix
+    prompt: bytes  # uint32 little-endian token ids
+    sampling: dict[str, Any]  # SGLang's own names; max_new_tokens is already this leg's
+    dp_rank: int
+    bootstrap: Bootstrap | None = None  # None: an aggregated engine
+
+
+class Abort(Wire, frozen=True, tag="abort"):
+    leg: int
+
+
+class Ping(Wire, frozen=True, tag="ping"):
+    sent_at_s: float  # the sender's monotonic clock
+
+
+class LoadsWanted(Wire, frozen=True, tag="loads?"):
+    pass
+
+
+class PeerGone(Wire, frozen=True, tag="peer gone"):
+    """The controller's word that an engine incarnation is dead."""
+
+    life: str
+
+
+ToHost = Submit | Abort | LoadsWanted | PeerGone | Ping
+
+# host -> frontend
+
+
+class Delta(Wire, frozen=True):
+    leg: int
+    offset: int  # index of the first of these tokens among all that this leg emitted
+    tokens: bytes  # uint32 little-endian
+
+
+class LegEnd(Wire, frozen=True):
+    """The last word on a leg. `reason`: stop, length, abort (asked for) or error."""
+
+    leg: int
+    reason: str
+    detail: str = ""
+    cached_tokens: int = 0
+    stats: dict[str, float] = {}  # name -> host's monotonic seconds, and "kv_bytes", "kv_transfer_s"
+
+
+class Step(Wire, frozen=True, tag="step"):
+    """What one engine step yielded for all legs of this connection."""
+
+    incarnation: int  # frames of a dead incarnation are dropped
+    deltas: list[Delta]
+    ends: list[LegEnd]
+
+
+class Pong(Wire, frozen=True, tag="pong"):
+    sent_at_s: float  # echoed
+    here_at_s: float  # the host's monotonic clock
+
+
+class RankLoad(Wire, frozen=True):
+    dp_rank: int
+    running: int
+    waiting: int
+    kv_tokens_used: int
+    kv_tokens_total: int
+    reported_at_s: float  # the engine's own stamp, wall clock
+
+
+class Loads(Wire, frozen=True, tag="loads"):
+    """Per dp rank: running and waiting requests, used and total KV tokens."""
+
+    incarnation: int
+    ranks: list[RankLoad]
+
+
+ToFrontend = Step | Pong | Loads
+
+encode = msgspec.msgpack.Encoder().encode
+decode_to_host = msgspec.msgpack.Decoder(ToHost).decode
+decode_to_frontend = msgspec.msgpack.Decoder(ToFrontend).decode
+
+
+def pack_ids(token_ids: Iterable[int]) -> bytes:
+    return array("I", token_ids).tobytes()
+
+
+def unpack_ids(packed: bytes) -> list[int]:
+    ids = array("I")
+    ids.frombytes(packed)
+    return ids.tolist()

@@ -1,0 +1,53 @@
+"""What the registry holds: one record an engine, replaced whole at each change.
+
+In:    the controller writes; every frontend watches
+Owns:  the words for an engine's state. The unit everywhere is (engine id, incarnation, dp rank), even when dp is 1
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+import msgspec
+
+
+class State(StrEnum):
+    STARTING = "starting"
+    READY = "ready"
+    QUARANTINED = "quarantined"  # alive or not, gets no request until it is proven back
+    DRAINING = "draining"
+    DEAD = "dead"
+
+
+class Role(StrEnum):
+    PREFILL = "prefill"
+    DECODE = "decode"
+    AGGREGATED = "aggregated"
+
+
+class EngineRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """One engine, as the controller knows it. `id` outlives incarnations; addresses never do."""
+
+    id: str
+    role: Role
+    state: State
+    incarnation: int = 0
+    node: str = ""  # IP address of its first node
+    ranks: int = 1  # attention-data-parallel schedulers: dp ranks are 0 .. ranks-1
+    plane: str = ""  # host:port of its request plane
+    bootstrap: str = ""  # host:port of a prefill's bootstrap server
+    pids: dict[str, int | list[int]] = {}  # actor, warden, host, schedulers, detokenizers
+    devices: str = ""  # CUDA_VISIBLE_DEVICES as its actor got it
+    since_s: float = 0.0  # wall clock of the last change of state
+    restarts: int = 0
+    detail: str = ""  # why it is not ready
+    lane: str = ""  # the UCX transports that carried its last checked transfer
+    peers: frozenset[str] = frozenset()  # lives (below) a real transfer with which has succeeded
+    context_length: int = 0  # tokens; 0: not known yet
+    kv_tokens: int = 0  # capacity of each rank
+    request_tokens_max: int = 0  # longest prompt + output a rank can hold
+
+    @property
+    def life(self) -> str:
+        """Names this incarnation."""
+        return f"{self.id}#{self.incarnation}"

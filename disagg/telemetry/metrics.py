@@ -1,0 +1,62 @@
+"""Prometheus metrics of one frontend process."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+from disagg.coordinator.request import Request
+
+SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
+
+
+class FrontendMetrics:
+    def __init__(self) -> None:
+        self._registry = CollectorRegistry()
+
+        def gauge(name: str, text: str) -> Gauge:
+            return Gauge(name, text, registry=self._registry)
+
+        self._requests = Counter(
+            "disagg_requests", "Requests by the phase they ended in", ["phase"], registry=self._registry
+        )
+        self._tokens = Counter("disagg_tokens", "Tokens by kind", ["kind"], registry=self._registry)
+        self._kv_bytes = Counter("disagg_kv_transfer_bytes", "KV bytes, SGLang's own count", registry=self._registry)
+        self._ttft = Histogram(
+            "disagg_ttft_seconds", "Received to first token", buckets=SECONDS, registry=self._registry
+        )
+        self._latency = Histogram(
+            "disagg_request_seconds", "Received to the last token", buckets=SECONDS, registry=self._registry
+        )
+        self._live = gauge("disagg_requests_live", "Requests that have not ended")
+        self._rooms = gauge("disagg_rooms_live", "Bootstrap rooms not given back yet")
+        self._places = gauge("disagg_places_taken", "Requests counted on an engine's dp rank, over all ranks")
+        self._ready = gauge("disagg_engines_ready", "Engines that are READY")
+        self._engines = gauge("disagg_engines", "Engines of the deployment")
+
+    @contextmanager
+    def request(self, request: Request) -> Iterator[None]:
+        """Counts a request when it ends, however it ends."""
+        try:
+            yield
+        finally:
+            self._requests.labels(request.phase.name.lower()).inc()
+            self._tokens.labels("prompt").inc(len(request.prompt_ids))
+            self._tokens.labels("output").inc(len(request.emitted_ids))
+            self._kv_bytes.inc(request.facts.get("kv_bytes", 0))
+            first = request.timeline.get("first_token")
+            if first is not None:
+                self._ttft.observe(first - request.received_at_s)
+                self._latency.observe(time.monotonic() - request.received_at_s)
+
+    def render(self, *, live: int, rooms: int, places: int, engines_ready: int, engines: int) -> bytes:
+        """Prometheus' text format."""
+        self._live.set(live)
+        self._rooms.set(rooms)
+        self._places.set(places)
+        self._ready.set(engines_ready)
+        self._engines.set(engines)
+        return generate_latest(self._registry)

@@ -1,0 +1,238 @@
+"""Each mistake in a YAML is told with its path and what would do, all of them at once."""
+
+import textwrap
+import time
+from pathlib import Path
+
+import pytest
+
+from disagg.config import load_config, parse_config
+from disagg.config.rules import OWNED_ARGUMENTS
+from disagg.errors import ConfigError, Problem
+
+MODEL = "version: 1\nmodel: {path: smollm2}\n"
+PAIR = MODEL + "prefill: {}\ndecode: {}\n"
+
+
+def problems_in(text: str) -> tuple[Problem, ...]:
+    with pytest.raises(ConfigError) as caught:
+        parse_config(textwrap.dedent(text), source="x.yaml")
+    return caught.value.problems
+
+
+# text, the path told, a part of the message
+MISTAKES = {
+    "empty": ("", "x.yaml", "is empty"),
+    "a list": ("- 1", "x.yaml", "is a list"),
+    "syntax": (PAIR + "ray: {address: [}", "x.yaml:5:17", "not YAML"),
+    "tab": (PAIR + "ray:\n\taddress: auto", "x.yaml:6:1", "not YAML"),
+    "two documents": (PAIR + "---\nversion: 1", "x.yaml:5:1", "not YAML"),
+    "control character": (PAIR + "ray: '\x01'", "x.yaml", "not YAML"),
+    "impossible date": (PAIR + "ray: 2026-13-45", "x.yaml", "not YAML"),
+    "python tag": (PAIR + "ray: !!python/object/apply:os.getcwd []", "x.yaml:5:6", "not YAML"),
+    "duplicate key": (PAIR + "frontend:\n  port: 1\n  port: 2", "frontend.port", "said twice, in lines 6 and 7"),
+    "duplicate role": (PAIR + "decode: {}", "decode", "said twice, in lines 4 and 5"),
+    "duplicate in a list": (
+        MODEL + "prefill: [{replicas: 1, replicas: 2}]\ndecode: {}",
+        "prefill.0.replicas",
+        "said twice",
+    ),
+    "no version": ("model: {path: a}\naggregated: {}", "version", "is missing; add `version: 1`"),
+    "later version": (PAIR.replace("version: 1", "version: 2"), "version", "must be 1, is 2"),
+    "version as text": (PAIR.replace("version: 1", "version: '1'"), "version", "must be 1, is the text '1'"),
+    "no model": ("version: 1\naggregated: {}", "model", "is missing"),
+    "no model path": ("version: 1\nmodel: {name: a}\naggregated: {}", "model.path", "is missing"),
+    "empty model path": ("version: 1\nmodel: {path: ''}\naggregated: {}", "model.path", "must be some text"),
+    "revision of a folder": (
+        "version: 1\nmodel: {path: /m, revision: main}\naggregated: {}",
+        "model.revision",
+        "a folder has no revision",
+    ),
+    "unknown key": (PAIR + "frontned: {}", "frontned", "is not a known key; did you mean frontend?"),
+    "unknown key below": (PAIR + "frontend: {prot: 1}", "frontend.prot", "did you mean port?"),
+    "unknown key in a pool": (MODEL + "prefill: {replica: 2}\ndecode: {}", "prefill.replica", "mean replicas?"),
+    "unknown key in resources": (
+        MODEL + "prefill: [{}, {resources: {gpu: 1}}]\ndecode: {}",
+        "prefill.1.resources.gpu",
+        "did you mean gpus?",
+    ),
+    "nothing near": (PAIR + "frontend: {xyz: 1}", "frontend.xyz", "here go host, port, body_limit_mib"),
+    "key that is no text": (PAIR + "1: 2", "1", "is not text"),
+    "device": (PAIR + "device: gpu", "device", "must be 'auto', 'cpu' or 'cuda'"),
+    "port as text": (PAIR + "frontend: {port: '8000'}", "frontend.port", "must be a whole number, is the text '8000'"),
+    "port out of range": (PAIR + "frontend: {port: 65536}", "frontend.port", "must be at most 65535"),
+    "section as a number": (PAIR + "frontend: 3", "frontend", "must be a mapping"),
+    "pool as text": (MODEL + "prefill: two\ndecode: {}", "prefill", "a pool or a list of pools"),
+    "pool in a list as text": (MODEL + "prefill: [two]\ndecode: {}", "prefill.0", "must be a mapping"),
+    "no replicas": (MODEL + "prefill: {replicas: 0}\ndecode: {}", "prefill.replicas", "must be at least 1, is 0"),
+    "true for a count": (MODEL + "prefill: {replicas: true}\ndecode: {}", "prefill.replicas", "must be a whole number"),
+    "negative cpus": (MODEL + "prefill: {resources: {cpus: -1}}\ndecode: {}", "prefill.resources.cpus", "at least 0"),
+    "part above one GPU": (
+        MODEL + "prefill: {resources: {gpus: 1.5}}\ndecode: {}",
+        "prefill.resources.gpus",
+        "say 2",
+    ),
+    "pool name": (MODEL + "prefill: {name: a/b}\ndecode: {}", "prefill.name", "must be letters"),
+    "same pool name": (
+        MODEL + "prefill: [{name: a}, {name: b}]\ndecode: {name: a}",
+        "decode.name",
+        "'a' is the name of prefill.0 too",
+    ),
+    "ambiguous environment": (MODEL + "prefill: {env: {A: yes}}\ndecode: {}", "prefill.env.A", "quote the text"),
+    "our environment": (
+        MODEL + "prefill: {env: {CUDA_VISIBLE_DEVICES: 1}}\ndecode: {}",
+        "prefill.env",
+        "say resources.gpus instead",
+    ),
+    "our secret": (MODEL + "prefill: {env: {DISAGG_PLANE_SECRET: x}}\ndecode: {}", "prefill.env", "disagg's own"),
+    "environment name": (MODEL + "prefill: {env: {A=B: x}}\ndecode: {}", "prefill.env", "no name of an environment"),
+    "ray address": (PAIR + "ray: {address: here}", "ray.address", "say auto, local or HOST:PORT"),
+    "ray port": (PAIR + "ray: {address: 'head:99999'}", "ray.address", "say auto, local or HOST:PORT"),
+    "ray client": (PAIR + "ray: {address: 'ray://head:10001'}", "ray.address", "Ray Client is not supported"),
+    "cpus of a foreign cluster": (
+        PAIR + "ray: {address: 'head:6379', cpus: 2}",
+        "ray.cpus",
+        "the cluster at head:6379 has what it has",
+    ),
+    "deadline of zero": (PAIR + "deadlines: {stop_s: 0}", "deadlines.stop_s", "must be above 0"),
+    "no deadline": (PAIR + "deadlines: {next_token_s: .inf}", "deadlines.next_token_s", "must be a finite number"),
+    "past SGLang's timeout": (
+        PAIR + "deadlines: {first_token_s: 300}",
+        "deadlines.first_token_s",
+        "must be below 300, is 300; stay below 300: SGLang ends a leg after 300 s by itself",
+    ),
+    "request shorter than its start": (
+        PAIR + "deadlines: {request_s: 60}",
+        "deadlines.request_s",
+        "is below first_token_s, which is 120",
+    ),
+    "no engines": (MODEL, "configuration", "has no engines"),
+    "empty lists": (MODEL + "prefill: []\ndecode: []", "configuration", "has no engines"),
+    "no decode": (MODEL + "prefill: {}", "decode", "is missing"),
+    "no prefill": (MODEL + "decode: {}", "prefill", "a decode engine cannot read prompts"),
+    "mixed": (PAIR + "aggregated: {}", "aggregated", "beside prefill and decode engines are not built yet"),
+    "page size differs": (
+        MODEL + "prefill: {engine: {page_size: 16}}\ndecode: {engine: {page_size: 32}}",
+        "decode.engine.page_size",
+        "is 32 but prefill.engine.page_size is 16",
+    ),
+    "page size on one side": (
+        MODEL + "prefill: {engine: {page_size: 16}}\ndecode: {}",
+        "decode.engine.page_size",
+        "is SGLang's default but prefill.engine.page_size is 16",
+    ),
+    "KV type differs in one pool": (
+        MODEL + "prefill: [{}, {engine: {kv_cache_dtype: fp8_e5m2}}]\ndecode: {}",
+        "prefill.1.engine.kv_cache_dtype",
+        "is fp8_e5m2 but prefill.0.engine.kv_cache_dtype is SGLang's default",
+    ),
+    "said in two spellings": (
+        MODEL + "prefill: {engine: {stream-interval: 1, stream_interval: 2}}\ndecode: {}",
+        "prefill.engine.stream_interval",
+        "said 2 times, as stream-interval and stream_interval",
+    ),
+    "fewer GPUs than ranks": (
+        MODEL + "prefill: {resources: {gpus: 1}, engine: {tp_size: 2}}\ndecode: {}",
+        "prefill.resources.gpus",
+        "is 1, but tp_size 2 * pp_size 1 ranks need a GPU each; say 2",
+    ),
+    "GPUs on cpu": (
+        MODEL + "device: cpu\nprefill: {}\ndecode: {resources: {gpus: 0.5}}",
+        "decode.resources.gpus",
+        "is 0.5, but the deployment runs on cpu",
+    ),
+    "no GPU on cuda": (
+        MODEL + "device: cuda\nprefill: [{resources: {gpus: 0}}]\ndecode: {}",
+        "prefill.0.resources.gpus",
+        "is 0, but the deployment runs on cuda",
+    ),
+    "plain data parallel": (
+        MODEL + "prefill: {engine: {dp_size: 2}}\ndecode: {}",
+        "prefill.engine.dp_size",
+        "without enable_dp_attention",
+    ),
+    "no ranks": (MODEL + "prefill: {engine: {tp_size: 0}}\ndecode: {}", "prefill.engine.tp_size", "number from 1"),
+    "ranks as text": (MODEL + "prefill: {engine: {tp_size: two}}\ndecode: {}", "prefill.engine.tp_size", "is 'two'"),
+    "engine as a list": (MODEL + "prefill: {engine: [a]}\ndecode: {}", "prefill.engine", "must be a mapping"),
+}
+for _section in ("routing", "security", "transfer", "registry", "telemetry"):
+    MISTAKES[f"reserved {_section}"] = (PAIR + f"{_section}: {{a: 1}}", _section, "reserved, not built yet")
+
+
+@pytest.mark.parametrize(("text", "path", "message"), MISTAKES.values(), ids=MISTAKES)
+def test_a_mistake_is_told_with_its_path_and_nothing_else_is(text: str, path: str, message: str) -> None:
+    (problem,) = problems_in(text)
+    assert problem.path == path
+    assert message in str(problem)
+
+
+def test_all_mistakes_are_told_at_once() -> None:
+    problems = problems_in(
+        """
+        version: 1
+        model: {}
+        frontend: {port: 0, prot: 1}
+        frontend: {port: 0, prot: 1}
+        prefill:
+        - {replicas: 0, engine: {host: a}}
+        - {name: b}
+        decode: {name: b, engine: {page_size: 1}}
+        deadlines: {first_token_s: 400}
+        routing: {a: 1}
+        """
+    )
+    assert {problem.path for problem in problems} == {
+        "frontend",
+        "model.path",
+        "frontend.port",
+        "frontend.prot",
+        "prefill.0.replicas",
+        "prefill.0.engine.host",
+        "decode.name",
+        "decode.engine.page_size",
+        "deadlines.first_token_s",
+        "routing",
+    }
+
+
+@pytest.mark.parametrize("argument", OWNED_ARGUMENTS)
+def test_an_argument_of_the_orchestrator_is_refused_with_the_place_to_say_it(argument: str) -> None:
+    (problem,) = problems_in(PAIR.replace("decode: {}", f"decode: {{engine: {{{argument.replace('_', '-')}: 1}}}}"))
+    assert problem.path == f"decode.engine.{argument}"
+    assert problem.would_do.startswith(("say ", "leave it out", "put the pool"))
+
+
+def test_a_huge_or_self_containing_value_makes_a_short_message() -> None:
+    bomb = "\n".join(["b0: &b0 [x, x]", *(f"b{i}: &b{i} [*b{i - 1}, *b{i - 1}]" for i in range(1, 40))])
+    started_s = time.monotonic()
+    problems = problems_in(PAIR + "frontend: &f {host: *f}\nray: {address: " + "x" * 5000 + "}\n" + bomb)
+    assert max(len(problem.what) for problem in problems) < 6000
+    assert time.monotonic() - started_s < 2
+
+
+def test_unreadable_files_are_problems_too(tmp_path: Path) -> None:
+    (tmp_path / "latin.yaml").write_bytes(b"version: 1 # \xe9")
+    (tmp_path / "big.yaml").write_bytes(b"#" * (2 << 20))
+    for name, message in (
+        ("absent.yaml", "cannot be read: No such file"),
+        (".", "cannot be read: Is a directory"),
+        ("latin.yaml", "is not UTF-8 (byte 13)"),
+        ("big.yaml", "is over 1 MiB"),
+    ):
+        with pytest.raises(ConfigError) as caught:
+            load_config(tmp_path / name)
+        assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [("smollm2", "smollm2"), ("/models/Qwen3-8B/", "Qwen3-8B"), ("Qwen/Qwen3-0.6B", "Qwen3-0.6B"), ("~/x", "x")],
+)
+def test_the_model_is_named_after_its_folder(path: str, name: str) -> None:
+    assert parse_config(f"version: 1\nmodel: {{path: {path}}}\naggregated: {{}}").model.name == name
+
+
+def test_what_may_be_left_empty_is_absent() -> None:
+    deployment = parse_config(PAIR + "frontend:\ndeadlines:\nray:\nrouting:\nsecurity: {}\naggregated:")
+    assert deployment == parse_config(PAIR)
+    assert parse_config(MODEL + "prefill: [null]\ndecode: {}") == deployment

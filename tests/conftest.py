@@ -1,0 +1,37 @@
+"""The house rule of the whole suite: a run of everything is not green unless the real engines were really run."""
+
+from __future__ import annotations
+
+import pytest
+
+REAL_ENGINE_TESTS_MIN = 40
+
+
+class _Counter:
+    def __init__(self) -> None:
+        self.passed = 0
+        self.skipped: list[str] = []
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if "engine" in report.keywords:
+            self.passed += report.when == "call" and report.passed
+            if report.skipped:
+                self.skipped.append(report.nodeid)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.pluginmanager.register(_Counter(), "real-engine-counter")
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    config = session.config
+    is_whole = config.args == ["tests"] and not config.option.markexpr and not config.option.keyword
+    counter = config.pluginmanager.get_plugin("real-engine-counter")
+    assert isinstance(counter, _Counter)
+    if is_whole and session.exitstatus == 0 and (counter.skipped or counter.passed < REAL_ENGINE_TESTS_MIN):
+        print(
+            f"\n{counter.passed} real-engine tests passed, {len(counter.skipped)} were skipped: "
+            f"at least {REAL_ENGINE_TESTS_MIN} must pass and none may be skipped"
+        )
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED

@@ -1,0 +1,152 @@
+"""Nothing of an engine outlives its actor or its host: processes, shared memory, scratch folder."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from disagg.engine.spec import HostSpec, encode_spec
+
+# A host that acts like an engine's: children in sessions of their own, a shared memory file, chatter, then waits.
+HOST = """
+import json, mmap, os, socket, subprocess, sys, time
+from pathlib import Path
+from disagg.engine import host, warden
+def run(spec, pipe):
+    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=True)
+    name = "disagg-test-" + str(os.getpid())
+    file = open("/dev/shm/" + name, "w+b"); file.truncate(4096)
+    memory = mmap.mmap(file.fileno(), 4096)
+    print("host speaks", flush=True)
+    pipe.sendall(json.dumps({"event": "ready", "child": child.pid, "segment": name}).encode() + b"\\n")
+    if spec.role == "dies": raise RuntimeError("no such model")
+    time.sleep(600)
+host.run = run
+from disagg.engine.spec import decode_spec
+pipe = socket.socket(fileno=int(sys.argv[1]))
+with pipe.makefile("rb") as reader: line = reader.readline()
+warden.watch(decode_spec(line), pipe, warden.fork_host)
+"""
+
+
+class Warden:
+    def __init__(self, folder: Path, role: str) -> None:
+        self.scratch, self.log = folder / "scratch", folder / "engine.log"
+        spec = HostSpec(
+            engine_id="decode-0",
+            incarnation=1,
+            role=role,
+            arguments={},
+            environment={},
+            plane_host="127.0.0.1",
+            log_path=str(self.log),
+            scratch=str(self.scratch),
+            fork=True,
+        )
+        self.pipe, theirs = socket.socketpair()
+        with theirs:
+            self.process = subprocess.Popen(
+                [sys.executable, "-c", HOST, str(theirs.fileno())], pass_fds=[theirs.fileno()]
+            )
+        self.pipe.sendall(encode_spec(spec) + b"\n")
+        self.pipe.settimeout(60)
+        self._lines = self.pipe.makefile("rb")
+
+    def says(self, event: str) -> dict[str, object]:
+        while line := self._lines.readline():
+            message: dict[str, object] = json.loads(line)
+            if message["event"] == event:
+                return message
+        raise AssertionError(f"the pipe closed before {event!r}")
+
+    def hang_up(self) -> None:
+        self._lines.close()
+        self.pipe.close()
+
+
+@pytest.fixture
+def warden(tmp_path: Path) -> Iterator[Warden]:
+    started = Warden(tmp_path, "prefill")
+    yield started
+    started.hang_up()
+    started.process.wait(30)
+
+
+def _gone(*pids: object) -> bool:
+    """Dead, or dead and not yet collected by whoever inherited it."""
+    return not any(_lives(int(str(pid))) for pid in pids)
+
+
+def _lives(pid: int) -> bool:
+    try:
+        return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
+
+
+def _wait(condition: object, limit_s: float = 30.0) -> None:
+    until = time.monotonic() + limit_s
+    while not condition():  # type: ignore[operator]
+        assert time.monotonic() < until
+        time.sleep(0.02)
+
+
+def test_the_actor_is_gone(warden: Warden) -> None:
+    host, ready = warden.says("started")["host"], warden.says("ready")
+    assert Path(f"/dev/shm/{ready['segment']}").exists()
+    assert warden.scratch.is_dir()
+    warden.hang_up()
+    warden.process.wait(30)
+    assert _gone(host, ready["child"])
+    assert not Path(f"/dev/shm/{ready['segment']}").exists()
+    assert not warden.scratch.exists()
+
+
+def test_the_host_is_killed(warden: Warden) -> None:
+    host, ready = warden.says("started")["host"], warden.says("ready")
+    time.sleep(2.2)  # the segment of a host that is killed can only be known from an earlier look
+    os.kill(int(str(host)), signal.SIGKILL)
+    exit_ = warden.says("exit")
+    assert exit_["status"] == "killed by SIGKILL"
+    assert exit_["tail"] == ["host speaks"]
+    warden.process.wait(30)
+    assert _gone(host, ready["child"])
+    assert not Path(f"/dev/shm/{ready['segment']}").exists()
+
+
+def test_the_warden_itself_is_killed(warden: Warden) -> None:
+    host, ready = warden.says("started")["host"], warden.says("ready")
+    warden.process.kill()
+    _wait(lambda: _gone(host))
+    Path(f"/dev/shm/{ready['segment']}").unlink()  # nobody is left who could; the janitor has no list of names
+    os.kill(int(str(ready["child"])), signal.SIGKILL)  # SGLang's children end by themselves, this one does not
+
+
+def test_a_host_that_fails_says_why(tmp_path: Path) -> None:
+    failing = Warden(tmp_path, "dies")
+    exit_ = failing.says("exit")
+    assert exit_["status"] == "exit status 1"
+    assert "no such model" in str(exit_["tail"])
+    assert "no such model" in failing.log.read_text()
+    failing.hang_up()
+    failing.process.wait(30)
+
+
+def test_sigterm_from_a_stopped_job_does_not_cut_the_clean_up_short(warden: Warden) -> None:
+    ready = warden.says("ready")
+    warden.process.terminate()
+    time.sleep(0.3)
+    assert warden.process.poll() is None
+    warden.hang_up()
+    warden.process.wait(30)
+    assert _gone(ready["child"])

@@ -1,0 +1,29 @@
+"""Places the engines of two-gpus.yaml on a private Ray with two logical GPUs; prints what each may see, as JSON."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import secrets
+from pathlib import Path
+
+from disagg.cluster.controller import Controller
+from disagg.cluster.serve import ray_and_janitor
+from disagg.cluster.supervisor import Setting
+from disagg.config.load import load_config
+
+
+async def main() -> None:
+    deployment = load_config(Path("configs/two-gpus.yaml"), ["ray.address=local", "ray.gpus=2", "ray.cpus=8"])
+    name = secrets.token_hex(4)
+    async with ray_and_janitor(deployment, name) as (plan, _):
+        setting = Setting(name, plan.device, "", secrets.token_hex(32), plan.deadlines, [], "127.0.0.1")
+        controller = Controller(plan, setting)
+        try:
+            await controller.place()
+            print(json.dumps({name: await s.devices() for name, s in controller.supervisors.items()}))
+        finally:
+            await controller.stop()
+
+
+asyncio.run(main())

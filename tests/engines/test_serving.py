@@ -1,0 +1,140 @@
+"""The main job: one endpoint over a prefill and a decode engine, as clients and operators see it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import httpx
+import openai
+import pytest
+from deployment import Deployment
+
+QUESTION = "Explain why Roger Federer is considered one of the greatest tennis players of all time"
+ANSWER = "Roger Federer is considered one of the greatest tennis players of all time. He is a legendary"
+ASK = {"model": "smollm2", "messages": [{"role": "user", "content": QUESTION}], "temperature": 0, "max_tokens": 30}
+
+
+@pytest.fixture(scope="module")
+def client(pair: Deployment) -> Iterator[openai.OpenAI]:
+    http = httpx.Client(trust_env=False)
+    with openai.OpenAI(base_url=f"{pair.url}/v1", api_key="none", http_client=http, max_retries=0) as client:
+        yield client
+
+
+def test_curl_streams_the_answer(pair: Deployment) -> None:
+    body = json.dumps({**ASK, "stream": True})
+    command = ["curl", "-sN", "--noproxy", "*", f"{pair.url}/v1/chat/completions", "-d", body]
+    out = subprocess.run([*command, "-H", "Content-Type: application/json"], capture_output=True, check=True).stdout
+    events = [line.removeprefix("data: ") for line in out.decode().splitlines() if line.startswith("data: ")]
+    assert events[-1] == "[DONE]"
+    chunks = [json.loads(event) for event in events[:-1]]
+    text = "".join(c["choices"][0]["delta"].get("content") or "" for c in chunks if c["choices"])
+    assert text.startswith(ANSWER)
+    assert chunks[-1]["choices"][0]["finish_reason"] == "length"
+
+
+def test_openai_client_chat(pair: Deployment, client: openai.OpenAI) -> None:
+    raw = client.chat.completions.with_raw_response.create(**ASK)  # type: ignore[call-overload]
+    whole = raw.parse()
+    assert whole.choices[0].message.content.startswith(ANSWER)
+    assert (whole.choices[0].finish_reason, whole.usage.completion_tokens) == ("length", 30)
+    assert pair.timeline(raw.headers["x-request-id"])["kv_bytes"] > 0
+
+    options = {"include_usage": True}
+    chunks = list(client.chat.completions.create(**ASK, stream=True, stream_options=options))  # type: ignore[call-overload]
+    assert "".join(c.choices[0].delta.content or "" for c in chunks if c.choices) == whole.choices[0].message.content
+    assert chunks[-1].usage.total_tokens == whole.usage.total_tokens
+
+
+def test_openai_client_completions(client: openai.OpenAI) -> None:
+    ask = {"model": "smollm2", "prompt": "The capital of France is", "temperature": 0, "max_tokens": 8}
+    whole = client.completions.create(**ask)  # type: ignore[call-overload]
+    assert "Paris" in whole.choices[0].text
+    parts = client.completions.create(**ask, stream=True)  # type: ignore[call-overload]
+    assert "".join(part.choices[0].text for part in parts) == whole.choices[0].text
+
+
+def test_models_are_listed(client: openai.OpenAI) -> None:
+    assert [model.id for model in client.models.list()] == ["smollm2"]
+
+
+def test_a_stop_string_ends_both_legs(pair: Deployment) -> None:
+    answer = pair.complete("The capital of France is", max_tokens=200, stop=["Paris"])
+    assert "Paris" not in answer["choices"][0]["text"]
+    assert answer["choices"][0]["finish_reason"] == "stop"
+    pair.wait_until(lambda: pair.get("/disagg/status")["frontend"]["rooms"] == 0, 3)
+
+
+def test_a_seed_gives_the_same_sample_again(pair: Deployment) -> None:
+    def sample(seed: int) -> str:
+        answer = pair.complete("Tell me a story about", max_tokens=16, temperature=1.0, min_p=0.02, seed=seed)
+        return str(answer["choices"][0]["text"])
+
+    assert sample(7) == sample(7)
+    assert len({sample(seed) for seed in (1, 2, 3)}) > 1
+
+
+def test_the_timeline_tells_every_step(pair: Deployment) -> None:
+    request_id = pair.complete("A prompt of a few tokens", max_tokens=4)["request_id"]
+    way = pair.timeline(request_id)
+    steps = way["timeline_ms"]
+    order = ["received", "admitted", "dispatched", "prefill_start", "prefill_end", "transfer_end", "finish"]
+    times = [steps[name] for name in order]
+    assert times == sorted(times), steps
+    assert {"tokenised", "transfer_start", "first_token"} <= steps.keys()
+    assert (way["phase"], way["prefill"], way["decode"]) == ("finished", "prefill-0#1/0", "decode-0#1/0")
+    assert way["room"] > 0
+    assert way["lane"] not in (None, "tcp"), "engines of one machine share memory"
+
+
+def test_status_and_logs_commands(pair: Deployment) -> None:
+    def disagg(*words: str) -> str:
+        command = [sys.executable, "-m", "disagg.cli.main", *words, "--url", pair.url]
+        return subprocess.run(command, capture_output=True, check=True, text=True, timeout=60).stdout
+
+    request_id = pair.complete("Hello", max_tokens=2)["request_id"]
+    engines = {e["id"]: e for e in json.loads(disagg("status", "--json"))["engines"]}
+    assert {e["state"] for e in engines.values()} == {"ready"}
+    for engine in engines.values():
+        for pid in (engine["pids"]["actor"], engine["pids"]["host"], *engine["pids"]["schedulers"]):
+            os.kill(pid, 0)
+    assert "prefill-0" in disagg("status")
+    assert "first_token" in disagg("status", "--request", request_id)
+    assert request_id in disagg("logs", "decode-0")
+
+
+def test_health_ready_metrics(pair: Deployment) -> None:
+    assert httpx.get(f"{pair.url}/health", trust_env=False).status_code == 200
+    assert httpx.get(f"{pair.url}/ready", trust_env=False).status_code == 200
+    metrics = httpx.get(f"{pair.url}/metrics", trust_env=False).text
+    assert "disagg_kv_transfer_bytes_total" in metrics
+
+
+BAD = [
+    ({"messages": []}, 400, "messages"),
+    ({"model": "no-such-model"}, 404, "model"),
+    ({"max_tokens": 0}, 400, "max_tokens"),
+    ({"max_tokens": -5}, 400, "max_tokens"),
+    ({"max_tokens": 100_000}, 400, "max_tokens"),
+    ({"temperature": "hot"}, 400, "temperature"),
+    ({"n": 2}, 400, "n"),
+    ({"tools": [{"type": "function", "function": {"name": "f"}}]}, 400, "tools"),
+    ({"bootstrap_room": 5}, 400, "bootstrap_room"),
+    ({"bootstrap_host": "example.invalid"}, 400, "bootstrap_host"),
+    ({"routed_dp_rank": 0}, 400, "routed_dp_rank"),
+]
+
+
+@pytest.mark.parametrize(("change", "status", "param"), BAD, ids=[json.dumps(change)[:40] for change, _, _ in BAD])
+def test_bad_input_is_refused_and_the_server_goes_on(
+    pair: Deployment, change: dict[str, object], status: int, param: str
+) -> None:
+    answer = httpx.post(f"{pair.url}/v1/chat/completions", json={**ASK, **change}, timeout=10, trust_env=False)
+    assert answer.status_code == status
+    assert answer.json()["error"]["param"] == param
+    assert answer.json()["error"]["code"]
+    assert pair.is_ready()

@@ -1,0 +1,196 @@
+"""A backend that plays a script, a client that reads bytes, and a model folder small enough to make in a test."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+
+from disagg.coordinator.request import Piece, Request
+from disagg.frontend.app import Frontend
+from disagg.frontend.tokenizer import Codec
+
+MODEL = "scripted"
+CONTEXT = 512
+TEMPLATE = (
+    "{% for message in messages %}{% if message.role == 'assistant' and loop.first %}"
+    "{{ raise_exception('the user speaks first') }}{% endif %}"
+    "<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+Script = Callable[[Request], AsyncGenerator[Piece, None]]
+
+
+def make_model_folder(folder: Path) -> Path:
+    """A byte-level tokenizer without merges: token ids 0 to 255 are bytes, three special tokens follow."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokenizer = Tokenizer(models.BPE({character: index for index, character in enumerate(alphabet)}, []))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens(
+        [AddedToken(name, special=True) for name in ("<|endoftext|>", "<|im_start|>", "<|im_end|>")]
+    )
+    tokenizer.save(str(folder / "tokenizer.json"))
+    files: dict[str, Any] = {
+        "config.json": {"vocab_size": 259, "max_position_embeddings": CONTEXT},
+        "tokenizer_config.json": {"bos_token": "<|endoftext|>", "chat_template": TEMPLATE},
+        "generation_config.json": {"temperature": 0.6, "top_k": 0},
+    }
+    for name, content in files.items():
+        (folder / name).write_text(json.dumps(content))
+    return folder
+
+
+@dataclass
+class ScriptedBackend:
+    """Plays `script`; remembers requests and how their generators ended."""
+
+    script: Script
+    model_name: str = MODEL
+    created_s: int = 1_764_000_000
+    context_length: int = CONTEXT
+    request_tokens_max: int = 0
+    not_ready: str = ""
+    requests: list[Request] = field(default_factory=list)
+    closed: list[str] = field(default_factory=list)
+    ended: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def generate(self, request: Request) -> AsyncGenerator[Piece, None]:
+        self.requests.append(request)
+        ending = "cancelled"
+        try:
+            async with aclosing(self.script(request)) as pieces:
+                async for piece in pieces:
+                    request.emitted_ids += piece.token_ids
+                    yield piece
+            ending = "finished"
+        finally:
+            self.closed.append(ending)
+            self.ended.set()
+
+    def ready(self) -> tuple[bool, str]:
+        return not self.not_ready, self.not_ready
+
+    def status(self) -> dict[str, Any]:
+        return {"engines": []}
+
+    def timeline(self, request_id: str) -> dict[str, Any] | None:
+        found = next((each for each in self.requests if each.id == request_id), None)
+        return None if found is None else {"id": found.id, "facts": found.facts}
+
+    def cancel(self, request_id: str) -> bool:
+        return any(each.id == request_id for each in self.requests)
+
+    async def engine_log(self, engine_id: str, lines: int) -> str | None:
+        return f"{engine_id} {lines}\n" if engine_id == "prefill-0" else None
+
+    def new_request_id(self) -> str:
+        return f"0001{len(self.requests):028x}"
+
+    def metrics(self) -> bytes:
+        return b"disagg_requests_live 0\n"
+
+
+def says(*texts: str, reason: Any = "stop", gap_s: float = 0.0) -> Script:
+    """A piece of one token for each text; the last one carries the reason."""
+
+    async def script(request: Request) -> AsyncGenerator[Piece, None]:
+        for index, text in enumerate(texts):
+            await asyncio.sleep(gap_s)
+            yield Piece(text, [index], reason if index == len(texts) - 1 else None)
+
+    return script
+
+
+def fails(error: Exception, *texts: str) -> Script:
+    async def script(request: Request) -> AsyncGenerator[Piece, None]:
+        for index, text in enumerate(texts):
+            yield Piece(text, [index])
+            await asyncio.sleep(0.02)  # a step later, so that the client has seen what came before
+        raise error
+
+    return script
+
+
+def hangs(*texts: str) -> Script:
+    async def script(request: Request) -> AsyncGenerator[Piece, None]:
+        for index, text in enumerate(texts):
+            yield Piece(text, [index])
+        await asyncio.Event().wait()
+
+    return script
+
+
+@asynccontextmanager
+async def serving(backend: ScriptedBackend, codec: Codec, **options: Any) -> AsyncIterator[Frontend]:
+    frontend = Frontend(backend, codec, **options)
+    await frontend.start("127.0.0.1", 0)
+    try:
+        yield frontend
+    finally:
+        await frontend.stop(0.2)
+
+
+def http_request(method: str, path: str, body: bytes = b"", headers: Iterable[str] = ()) -> bytes:
+    lines = [f"{method} {path} HTTP/1.1", "host: test", f"content-length: {len(body)}", *headers, "", ""]
+    return "\r\n".join(lines).encode() + body
+
+
+def ask(path: str = "/v1/chat/completions", **changes: Any) -> bytes:
+    """A good request, with changes; a value of `...` leaves the field out."""
+    start: dict[str, Any] = {"model": MODEL}
+    if path.endswith("chat/completions"):
+        start["messages"] = [{"role": "user", "content": "Hi"}]
+    else:
+        start["prompt"] = "Hi"
+    body = {name: value for name, value in (start | changes).items() if value is not ...}
+    return http_request("POST", path, json.dumps(body).encode())
+
+
+@dataclass
+class Answer:
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+
+async def exchange(port: int, request: bytes) -> Answer:
+    """One request on a connection of its own, its answer read to the end."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    try:
+        writer.write(request)
+        return await asyncio.wait_for(read_answer(reader), 10)
+    finally:
+        writer.close()
+
+
+async def read_answer(reader: asyncio.StreamReader) -> Answer:
+    head = (await reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")
+    headers = dict(line.lower().split(": ", 1) for line in head[1:] if line)
+    body = b""
+    if headers.get("transfer-encoding") == "chunked":
+        while size := int((await reader.readuntil(b"\r\n"))[:-2], 16):
+            body += (await reader.readexactly(size + 2))[:-2]
+        await reader.readexactly(2)
+    else:
+        body = await reader.readexactly(int(headers["content-length"]))
+    return Answer(int(head[0].split()[1]), headers, body)
+
+
+async def until(condition: Callable[[], bool], limit_s: float = 2.0) -> None:
+    deadline_s = time.monotonic() + limit_s
+    while not condition():
+        assert time.monotonic() < deadline_s, "it did not happen in time"
+        await asyncio.sleep(0.005)

@@ -1,0 +1,128 @@
+"""A client that goes away, or does not read, ends its request in every phase; nobody else notices."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+import time
+from collections.abc import AsyncGenerator
+
+import pytest
+from scripted import MODEL, ScriptedBackend, ask, exchange, hangs, http_request, serving, until
+
+from disagg.coordinator.request import Piece, Request
+from disagg.frontend.tokenizer import Codec
+
+
+@pytest.mark.parametrize("stream", [True, False], ids=["stream", "whole"])
+@pytest.mark.parametrize("texts", [(), ("one",)], ids=["before the first token", "after it"])
+async def test_leaving_closes_the_generator(codec: Codec, stream: bool, texts: tuple[str, ...]) -> None:
+    backend = ScriptedBackend(hangs(*texts))
+    async with serving(backend, codec) as frontend:
+        reader, writer = await asyncio.open_connection("127.0.0.1", frontend.port)
+        writer.write(ask(stream=stream))
+        await until(lambda: len(backend.requests) == 1)
+        if stream and texts:
+            await reader.readuntil(b"one")
+        left_at_s = time.monotonic()
+        writer.close()
+        await asyncio.wait_for(backend.ended.wait(), 1)
+        assert backend.closed == ["cancelled"]
+        assert time.monotonic() - left_at_s < 0.2
+
+
+async def test_leaving_while_the_prompt_is_tokenised_starts_nothing(codec: Codec) -> None:
+    release = asyncio.Event()
+
+    class SlowCodec(Codec):
+        async def text_ids(self, text: str) -> list[int]:
+            await release.wait()
+            return [1]
+
+    backend = ScriptedBackend(hangs())
+    slow = SlowCodec(codec.tokenizer, codec.template, codec.context_length, codec.vocabulary)
+    async with serving(backend, slow) as frontend:
+        _, writer = await asyncio.open_connection("127.0.0.1", frontend.port)
+        writer.write(ask("/v1/completions"))
+        await asyncio.sleep(0.05)
+        writer.close()
+        await asyncio.sleep(0.05)
+        release.set()
+        await asyncio.sleep(0.05)
+        assert backend.requests == []
+
+
+async def test_leaving_in_the_midst_of_a_body(codec: Codec) -> None:
+    backend = ScriptedBackend(hangs())
+    async with serving(backend, codec) as frontend:
+        _, writer = await asyncio.open_connection("127.0.0.1", frontend.port)
+        writer.write(ask()[:-5])
+        await asyncio.sleep(0.05)
+        writer.close()
+        await asyncio.sleep(0.05)
+        assert backend.requests == []
+        assert (await exchange(frontend.port, http_request("GET", "/health"))).status == 200
+
+
+async def test_a_client_that_does_not_read_holds_little_and_is_given_up(codec: Codec) -> None:
+    asked_for = 0
+
+    async def torrent(request: Request) -> AsyncGenerator[Piece, None]:
+        nonlocal asked_for
+        while True:
+            asked_for += 1
+            yield Piece("x" * 1000, [1])
+
+    backend = ScriptedBackend(torrent)
+    async with serving(backend, codec, write_limit_s=0.3) as frontend:
+        peer = socket.socket()
+        peer.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        peer.setblocking(False)
+        await asyncio.get_running_loop().sock_connect(peer, ("127.0.0.1", frontend.port))
+        await asyncio.get_running_loop().sock_sendall(peer, ask(stream=True))
+        await asyncio.sleep(0.15)
+        taken = asked_for
+        await asyncio.sleep(0.1)
+        assert asked_for == taken  # no piece is asked for that cannot be written
+        assert taken < 8000  # kilobytes: what the kernel's buffers and one high-water mark hold
+        await asyncio.wait_for(backend.ended.wait(), 2)
+        assert backend.closed == ["cancelled"]
+        await until(lambda: frontend._server._server.server_state.connections == set())
+        peer.close()
+
+
+async def test_a_client_that_reads_slowly_gets_everything(codec: Codec) -> None:
+    async def script(request: Request) -> AsyncGenerator[Piece, None]:
+        for index in range(3000):
+            yield Piece(f"{index:04d}" * 250, [1], "length" if index == 2999 else None)
+
+    async with serving(ScriptedBackend(script), codec, write_limit_s=0.3) as frontend:
+        reader, writer = await asyncio.open_connection("127.0.0.1", frontend.port, limit=2048)
+        writer.write(ask("/v1/completions", stream=True))
+        data = b""
+        for _ in range(10):  # longer than the limit in all, never without a byte for so long
+            await asyncio.sleep(0.05)
+            data += await reader.read(1 << 20)
+        while not data.endswith(b"0\r\n\r\n"):
+            data += await reader.read(1 << 20)
+        writer.close()
+        assert b"[DONE]" in data
+        assert data.count(b'"finish_reason":null') == 3000
+
+
+async def test_two_requests_on_one_connection_do_not_meet(codec: Codec) -> None:
+    """The watch for the client's leaving ends with the first answer and does not touch the second."""
+
+    async def script(request: Request) -> AsyncGenerator[Piece, None]:
+        await asyncio.sleep(0.01)
+        yield Piece(str(len(request.prompt_ids)), [1], "stop")
+
+    async with serving(ScriptedBackend(script), codec) as frontend:
+        reader, writer = await asyncio.open_connection("127.0.0.1", frontend.port)
+        for count in range(1, 30):
+            body = json.dumps({"model": MODEL, "prompt": "x" * count}).encode()
+            writer.write(http_request("POST", "/v1/completions", body))
+            answer = await asyncio.wait_for(reader.readuntil(b"}}}"), 2)
+            assert f'"text":"{count}"'.encode() in answer
+        writer.close()

@@ -1,0 +1,94 @@
+"""What a stream looks like on the wire, to the byte and to the segment."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import socket
+import threading
+from pathlib import Path
+
+import pytest
+import uvloop
+from scripted import Answer, ScriptedBackend, ask, exchange, fails, http_request, says, serving
+
+from disagg.errors import LegLost, NoReadyPair
+from disagg.frontend.tokenizer import Codec
+
+GOLDEN = Path(__file__).parent / "golden"
+CREATED = re.compile(rb'"created":\d+')
+
+
+async def answered(codec: Codec, backend: ScriptedBackend, request: bytes) -> Answer:
+    async with serving(backend, codec) as frontend:
+        return await exchange(frontend.port, request)
+
+
+@pytest.mark.parametrize(
+    ("name", "path", "include_usage"),
+    [
+        ("chat", "/v1/chat/completions", False),
+        ("chat_usage", "/v1/chat/completions", True),
+        ("text", "/v1/completions", False),
+        ("text_usage", "/v1/completions", True),
+    ],
+)
+async def test_golden_streams(codec: Codec, name: str, path: str, include_usage: bool) -> None:
+    options = {"stream": True, "stream_options": {"include_usage": include_usage}}
+    answer = await answered(codec, ScriptedBackend(says('He"l\n', "", "lo 🎾", reason="stop")), ask(path, **options))
+    assert answer.headers["content-type"] == "text/event-stream; charset=utf-8"
+    assert CREATED.sub(b'"created":0', answer.body) == (GOLDEN / f"{name}.sse").read_bytes()
+
+
+async def test_an_error_in_the_midst_ends_the_stream_without_done(codec: Codec) -> None:
+    error = LegLost("10.0.0.7 room 5", "the decode engine died", "try again")
+    answer = await answered(codec, ScriptedBackend(fails(error, "one")), ask(stream=True))
+    events = answer.body.split(b"\n\n")
+    assert answer.status == 200
+    assert b'"content":"one"' in events[1]
+    assert events[2:] == [
+        b'data: {"error":{"message":"the decode engine died; try again","type":"server_error",'
+        b'"param":null,"code":"leg_lost"}}',
+        b"",
+    ]
+
+
+@pytest.mark.parametrize("stream", [True, False])
+async def test_an_error_before_the_first_token_has_its_status(codec: Codec, stream: bool) -> None:
+    answer = await answered(codec, ScriptedBackend(fails(NoReadyPair("f", "no engine"))), ask(stream=stream))
+    assert (answer.status, answer.headers["retry-after"]) == (503, "1")
+    assert answer.json["error"]["code"] == "no_ready_pair"
+
+
+async def test_an_unforeseen_error_tells_the_client_nothing(codec: Codec) -> None:
+    answer = await answered(codec, ScriptedBackend(fails(KeyError("secret"))), ask())
+    assert (answer.status, answer.json["error"]["code"]) == (500, "internal_error")
+    assert b"secret" not in answer.body
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/completions"])
+def test_headers_and_first_token_arrive_in_one_segment(codec: Codec, path: str) -> None:
+    """Also on a kept-alive connection, on the loop that serves: uvloop sends two writes as two segments."""
+    first: list[bytes] = []
+
+    def client(port: int) -> None:
+        with socket.create_connection(("127.0.0.1", port), timeout=5) as peer:
+            for _ in range(50):
+                peer.sendall(ask(path, stream=True))
+                data = peer.recv(65536)
+                first.append(data)
+                while not data.endswith(b"0\r\n\r\n"):
+                    data += peer.recv(65536)
+            peer.sendall(http_request("HEAD", "/health"))
+            assert peer.recv(65536).startswith(b"HTTP/1.1 405 ")  # a head without a body is not held back
+
+    async def serve() -> None:
+        async with serving(ScriptedBackend(says("first", "second", gap_s=0.001)), codec) as frontend:
+            thread = threading.Thread(target=client, args=(frontend.port,))
+            thread.start()
+            while thread.is_alive():
+                await asyncio.sleep(0.01)
+
+    uvloop.run(serve())
+    assert len(first) == 50
+    assert all(data.startswith(b"HTTP/1.1 200 ") and b"first" in data for data in first)

@@ -1,0 +1,84 @@
+"""Who does not know the secret is dropped before its frames are parsed."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from disagg.engine.stub import StubEngine
+from disagg.errors import LegLost
+from disagg.plane import framing
+from disagg.plane import messages as m
+from disagg.plane.client import PlaneClient
+from disagg.plane.server import PlaneServer
+
+SECRET = b"right" * 8
+
+
+def _client(port: int, secret: bytes) -> PlaneClient:
+    return PlaneClient(f"127.0.0.1:{port}", 1, secret, lambda _why: None)
+
+
+async def test_the_right_secret_opens() -> None:
+    server = PlaneServer(StubEngine(), 1, SECRET)
+    client = _client(await server.start("127.0.0.1"), SECRET)
+    await client.connect()
+    assert (await client.loads())[0].running == 0
+    assert abs(client.clock_offset_s) < 0.05
+    client.close()
+    await server.close()
+
+
+async def test_a_client_with_a_wrong_secret_is_dropped() -> None:
+    engine = StubEngine()
+    server = PlaneServer(engine, 1, SECRET)
+    with pytest.raises(LegLost):
+        await _client(await server.start("127.0.0.1"), b"wrong" * 8).connect(2)
+    assert not engine.legs
+    await server.close()
+
+
+async def test_a_server_with_a_wrong_secret_is_not_trusted() -> None:
+    server = PlaneServer(StubEngine(), 1, b"wrong" * 8)
+    with pytest.raises(LegLost):
+        await _client(await server.start("127.0.0.1"), SECRET).connect(2)
+    await server.close()
+
+
+async def test_frames_before_the_proof_are_never_parsed(monkeypatch: pytest.MonkeyPatch) -> None:
+    parsed: list[bytes] = []
+    monkeypatch.setattr(m, "decode_to_host", parsed.append)
+    server = PlaneServer(StubEngine(), 1, SECRET)
+    port = await server.start("127.0.0.1")
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    assert len(await reader.readexactly(framing.NONCE_BYTES)) == framing.NONCE_BYTES
+    frame = m.encode(m.Abort(1))
+    writer.write((len(frame).to_bytes(4, "little") + frame) * 20)
+    assert await asyncio.wait_for(reader.read(), 2) == b""
+    assert parsed == []
+    writer.close()
+    await server.close()
+
+
+async def test_a_silent_peer_is_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(framing, "HANDSHAKE_S", 0.1)
+    server = PlaneServer(StubEngine(), 1, SECRET)
+    port = await server.start("127.0.0.1")
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    await reader.readexactly(framing.NONCE_BYTES)
+    assert await asyncio.wait_for(reader.read(), 2) == b""
+    writer.close()
+    await server.close()
+
+
+async def test_an_oversized_frame_ends_the_connection() -> None:
+    server = PlaneServer(StubEngine(), 1, SECRET)
+    client = _client(await server.start("127.0.0.1"), SECRET)
+    await client.connect()
+    assert client._connection is not None
+    client._connection._transport.write((1 << 31).to_bytes(4, "little"))  # type: ignore[union-attr]
+    async with asyncio.timeout(2):
+        while client.is_open:
+            await asyncio.sleep(0.01)
+    await server.close()

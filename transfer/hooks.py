@@ -1,0 +1,157 @@
+"""SGLang plugin of every engine: what we need of its KV transfers that it does not give by itself.
+
+Way:   entry point of the group `sglang.srt.plugins`; SGLang runs it in the host and in every scheduler
+Out:   per request, to SGLangEngine: when its phases were, and SGLang's own count of KV bytes
+Owns:  the NIXL agents' names (they carry the engine's life, so a dead peer can be found) and their progress thread
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import os
+import sys
+from typing import Any
+
+from disagg.engine.spec import LIFE_VARIABLE
+
+log = logging.getLogger(__name__)
+
+PROGRESS_WAKE_US = 1000  # NIXL's Python API fixes 0, and its progress thread then burns a core
+MIB = 1024 * 1024
+
+# SchedulerReqTimeStats attribute -> name in a request's timeline. All are time.perf_counter() of the scheduler,
+# which on Linux is the clock of time.monotonic(), shared by all processes of a node.
+_MOMENTS = {
+    "prefill_bootstrap_queue_entry_time": "bootstrap_start",
+    "bootstrap_done_time": "bootstrap_end",
+    "forward_entry_time": "forward_start",
+    "prefill_finished_time": "forward_end",
+    "prefill_transfer_queue_entry_time": "transfer_queued",
+    "prefill_kv_transfer_finish_time": "transfer_end",
+    "decode_prealloc_queue_entry_time": "prealloc_start",
+    "decode_transfer_queue_entry_time": "transfer_wait_start",
+    "wait_queue_entry_time": "queued",
+}
+_STATE_KEY = "disagg"
+
+
+def activate() -> None:
+    if LIFE_VARIABLE not in os.environ:
+        return
+    _patient_agents(os.environ[LIFE_VARIABLE])
+    _request_times()
+    _hand_over_request_times()
+    if "sglang.srt.managers.scheduler" in sys.modules:
+        _dead_peers()
+
+
+def _patient_agents(life: str) -> None:
+    from nixl._api import nixl_agent
+
+    bindings = sys.modules[nixl_agent.__module__].nixlBind
+    real = bindings.nixlAgentConfig
+    if not isinstance(real.__dict__.get("pthrDelay"), property):
+        log.warning("this NIXL has no pthrDelay: its progress thread may use a whole core when idle")
+        return
+
+    class PatientConfig(real):  # type: ignore[misc, valid-type]
+        pthrDelay = property(
+            lambda self: real.pthrDelay.fget(self), lambda self, _us: real.pthrDelay.fset(self, PROGRESS_WAKE_US)
+        )
+
+    bindings.nixlAgentConfig = PatientConfig
+    init = nixl_agent.__init__
+
+    @functools.wraps(init)
+    def __init__(self: Any, name: str, *args: Any, **kwargs: Any) -> None:
+        init(self, f"{life}/{name}", *args, **kwargs)
+
+    nixl_agent.__init__ = __init__
+
+
+def _request_times() -> None:
+    """SGLang's schedulers keep these times and bytes per request but send only two of them on, and those not always."""
+    from sglang.srt.observability.req_time_stats import SchedulerReqTimeStats as Stats
+
+    getstate, setstate = Stats.__getstate__, Stats.__setstate__
+
+    def __getstate__(self: Any) -> Any:
+        state = getstate(self)
+        if getattr(self, "_disagg_sent", False):
+            return state  # a decode step pickles this for each request: tell it once
+        moments = {name: at for attribute, name in _MOMENTS.items() if (at := getattr(self, attribute, 0.0)) > 0}
+        transferred_mib = self.transfer_total_mb
+        if transferred_mib:
+            moments["kv_bytes"] = round(transferred_mib * MIB)
+            moments["kv_transfer_s"] = transferred_mib / 1024 / self.transfer_speed_gb_s
+        if "forward_end" in moments or "transfer_end" in moments or "transfer_wait_start" in moments:
+            self._disagg_sent = self.disagg_mode.value != "prefill"
+        return {**state, _STATE_KEY: moments}
+
+    def __setstate__(self: Any, state: Any) -> None:
+        if isinstance(state, dict) and _STATE_KEY in state:
+            state = dict(state)
+            self.disagg_moments = state.pop(_STATE_KEY)
+        setstate(self, state)
+
+    Stats.__getstate__, Stats.__setstate__ = __getstate__, __setstate__
+
+
+def _hand_over_request_times() -> None:
+    """In the host: `TokenizerManager.disagg_moments[request id]`, until SGLangEngine takes it. SGLang itself looks at
+    these objects only with its Prometheus metrics on."""
+    from sglang.srt.managers.io_struct import unwrap_from_pickle
+    from sglang.srt.managers.tokenizer_manager import TokenizerManager
+
+    handle = TokenizerManager._handle_batch_output
+
+    @functools.wraps(handle)
+    def _handle_batch_output(self: Any, batch: Any) -> Any:
+        batch.time_stats = unwrap_from_pickle(batch.time_stats)  # once: SGLang's own call finds plain objects
+        kept = self.__dict__.setdefault("disagg_moments", {})
+        for request_id, stats in zip(batch.rids, batch.time_stats or (), strict=False):
+            moments = getattr(stats, "disagg_moments", None)
+            if moments and request_id in self.rid_to_state:
+                kept[request_id] = moments
+        return handle(self, batch)
+
+    TokenizerManager._handle_batch_output = _handle_batch_output
+
+
+def _dead_peers() -> None:
+    """Adds Scheduler.disagg_drop_peer (called through SGLang's RPC), and drops what NIXL reports disconnected."""
+    from sglang.srt.disaggregation.nixl import conn
+    from sglang.srt.managers.scheduler import Scheduler
+
+    def disagg_drop_peer(self: Any, life: str) -> None:
+        queue = self.disagg_prefill_bootstrap_queue
+        if queue is not None:
+            manager = queue.kv_manager
+            for agent in [name for name in manager.decode_kv_args_table if name.startswith(f"{life}/")]:
+                drop_agent(manager, agent)
+
+    def drop_agent(manager: Any, agent: str) -> None:
+        if manager.decode_kv_args_table.pop(agent, None) is None:
+            return
+        try:
+            manager.agent.remove_remote_agent(agent)
+        except Exception as error:  # noqa: BLE001 - NIXL's own error types; the peer is forgotten either way
+            log.warning("NIXL could not remove the dead agent %s: %s", agent, error)
+        log.info("dropped the dead peer %s", agent)
+
+    def after_failure(method: Any) -> Any:
+        @functools.wraps(method)
+        def call(self: Any, bootstrap_room: int, *args: Any, **kwargs: Any) -> Any:
+            agents = list(self.transfer_infos.get(bootstrap_room, ())) if hasattr(self, "transfer_infos") else []
+            result = method(self, bootstrap_room, *args, **kwargs)
+            error = getattr(self, "exceptions", {}).get(bootstrap_room)
+            if type(error).__name__ == "nixlRemoteDisconnectError":
+                for agent in agents:
+                    drop_agent(self, agent)
+            return result
+
+        return call
+
+    Scheduler.disagg_drop_peer = disagg_drop_peer
+    conn.NixlKVManager.record_failure = after_failure(conn.NixlKVManager.record_failure)
