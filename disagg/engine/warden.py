@@ -32,8 +32,9 @@ from disagg.engine.logfile import RotatingLog
 from disagg.engine.spec import HostSpec, decode_spec, encode_spec
 
 SHARED_MEMORY = Path("/dev/shm")
-LOOK_S = 2.0  # how often the engine's shared memory segments are noted down
+LOOK_S = 2.0  # how often the engine's shared memory segments are noted down, beside each time that one appears
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
+_IN_CREATE = 0x100
 _libc = ctypes.CDLL(None, use_errno=True)
 
 StartHost = Callable[[HostSpec, socket.socket], None]  # runs in the child; does not return
@@ -62,6 +63,7 @@ def watch(spec: HostSpec, pipe: socket.socket, start_host: StartHost) -> None:
     Path(spec.scratch).mkdir(parents=True, exist_ok=True)
     log = RotatingLog(Path(spec.log_path))
     out, out_of_host = os.pipe()
+    news = _watch_for_segments()
     host_pid = os.fork()
     if host_pid == 0:
         _become_host(spec, pipe, out_of_host, start_host)
@@ -69,7 +71,7 @@ def watch(spec: HostSpec, pipe: socket.socket, start_host: StartHost) -> None:
     _say(pipe, event="started", warden=os.getpid(), host=host_pid)
 
     segments: set[str] = set()
-    status = _tend(host_pid, pipe, out, log, segments)
+    status = _tend(host_pid, pipe, out, news, log, segments)
     segments |= _segments_of(_tree(os.getpid()))
     _end_tree()
     os.set_blocking(out, False)
@@ -103,13 +105,14 @@ def _become_host(spec: HostSpec, pipe: socket.socket, out: int, start_host: Star
         os._exit(status)
 
 
-def _tend(host_pid: int, pipe: socket.socket, out: int, log: RotatingLog, segments: set[str]) -> str:
+def _tend(host_pid: int, pipe: socket.socket, out: int, news: int | None, log: RotatingLog, segments: set[str]) -> str:
     """Copies the engine's output to its log until the host or the actor is gone; returns what happened."""
     lanes = LaneReader()
     host = os.pidfd_open(host_pid)
     selector = selectors.DefaultSelector()
-    for source in (pipe, out, host):
-        selector.register(source, selectors.EVENT_READ)
+    for source in (pipe, out, host, news):
+        if source is not None:
+            selector.register(source, selectors.EVENT_READ)
     look_at = 0.0
     while True:
         for key, _ in selector.select(LOOK_S):
@@ -120,6 +123,9 @@ def _tend(host_pid: int, pipe: socket.socket, out: int, log: RotatingLog, segmen
                 for line in log.write(data):
                     if lane := lanes.read(line):
                         _say(pipe, event="lane", lane=lane)
+            elif key.fileobj == news:
+                _read(key.fd)
+                look_at = 0.0  # an engine that dies at once would be gone at the next regular look
             elif key.fileobj == host:
                 _, raw = os.waitpid(host_pid, 0)
                 return _describe(raw)
@@ -173,6 +179,17 @@ def _end_tree() -> None:
             os.waitpid(-1, 0)
         except ChildProcessError:
             return
+
+
+def _watch_for_segments() -> int | None:
+    """An inotify descriptor that can be read when a name appears under /dev/shm; None where the kernel gives none."""
+    news: int = _libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC)
+    if news < 0:
+        return None
+    if _libc.inotify_add_watch(news, os.fsencode(SHARED_MEMORY), _IN_CREATE) < 0:
+        os.close(news)
+        return None
+    return news
 
 
 def _existing_segments() -> set[str]:

@@ -24,12 +24,13 @@ from pathlib import Path
 from disagg.engine import host, warden
 def run(spec, pipe):
     child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=True)
+    print("host speaks", flush=True)
+    time.sleep(0.3)
     name = "disagg-test-" + str(os.getpid())
     file = open("/dev/shm/" + name, "w+b"); file.truncate(4096)
     memory = mmap.mmap(file.fileno(), 4096)
-    print("host speaks", flush=True)
     pipe.sendall(json.dumps({"event": "ready", "child": child.pid, "segment": name}).encode() + b"\\n")
-    if spec.role == "dies": raise RuntimeError("no such model")
+    if spec.role == "dies": time.sleep(0.05); raise RuntimeError("no such model")
     time.sleep(600)
 host.run = run
 from disagg.engine.spec import decode_spec
@@ -114,7 +115,7 @@ def test_the_actor_is_gone(warden: Warden) -> None:
 
 def test_the_host_is_killed(warden: Warden) -> None:
     host, ready = warden.says("started")["host"], warden.says("ready")
-    time.sleep(2.2)  # the segment of a host that is killed can only be known from an earlier look
+    time.sleep(0.05)  # the segment of a host that is killed can only be known from an earlier look
     os.kill(int(str(host)), signal.SIGKILL)
     exit_ = warden.says("exit")
     assert exit_["status"] == "killed by SIGKILL"
@@ -134,12 +135,14 @@ def test_the_warden_itself_is_killed(warden: Warden) -> None:
 
 def test_a_host_that_fails_says_why(tmp_path: Path) -> None:
     failing = Warden(tmp_path, "dies")
+    segment = failing.says("ready")["segment"]
     exit_ = failing.says("exit")
     assert exit_["status"] == "exit status 1"
     assert "no such model" in str(exit_["tail"])
     assert "no such model" in failing.log.read_text()
     failing.hang_up()
     failing.process.wait(30)
+    assert not Path(f"/dev/shm/{segment}").exists(), "it was there for 50 ms only"
 
 
 def test_sigterm_from_a_stopped_job_does_not_cut_the_clean_up_short(warden: Warden) -> None:
