@@ -33,6 +33,9 @@ class _First:
         if not self.came.done():
             self.came.set_result(time.perf_counter())
 
+    def on_stage(self, _name: str) -> None:
+        pass
+
     def on_end(self, _end: m.LegEnd) -> None:
         pass
 
@@ -73,7 +76,7 @@ async def _over_the_plane(deployment: StubDeployment) -> list[float]:
         began, receivers = time.perf_counter(), [_First(), _First()]
         for client, receiver in zip(clients, receivers, strict=True):
             client.submit(
-                receiver, request_id="0" * 32, prompt=prompt, sampling={"max_new_tokens": 4}, dp_rank=0, bootstrap=None
+                receiver, leg_id="0" * 32, prompt=prompt, sampling={"max_new_tokens": 4}, dp_rank=0, bootstrap=None
             )
         times_ms.append((await receivers[1].came - began) * 1e3)
         await asyncio.sleep(0.001)

@@ -19,7 +19,7 @@ from disagg.cluster.free_port import free_port
 from disagg.cluster.frontend_process import FrontendProcess, FrontendSpec
 from disagg.coordinator.coordinator import Limits
 from disagg.engine.spec import SECRET_VARIABLE
-from disagg.engine.stub import StubEngine
+from disagg.engine.stub import FACTS, StubEngine
 from disagg.plane.server import PlaneServer
 from disagg.registry.memory import MemoryRegistry
 from disagg.registry.records import EngineRecord, Role, State
@@ -102,7 +102,7 @@ async def _no_log(_engine_id: str, _lines: int) -> str | None:
 
 
 async def _serve(step_ms: float) -> None:
-    server = PlaneServer(StubEngine(step_s=step_ms / 1e3), 1, bytes.fromhex(os.environ[SECRET_VARIABLE]))
+    server = PlaneServer(StubEngine(step_s=step_ms / 1e3), FACTS, 1, bytes.fromhex(os.environ[SECRET_VARIABLE]))
     print(await server.start("127.0.0.1"), flush=True)
     over = asyncio.Event()
     asyncio.get_running_loop().add_reader(0, lambda: None if os.read(0, 4096) else over.set())

@@ -158,6 +158,8 @@ class EngineSupervisor:
             context_length=facts["context_length"],
             kv_tokens=facts["kv_tokens"],
             request_tokens_max=facts["request_tokens_max"],
+            requests_max=facts["requests_max"],
+            page_size=facts["page_size"],
             detail="waiting for a peer" if self.plan.role is not Role.AGGREGATED else "",
         )
         proving = asyncio.create_task(self._prover.add(self.record), name=f"prove {self.record.life}")

@@ -52,6 +52,9 @@ class _LegState:
         if self.name == "decode":
             self.attempt.tokens_came(token_ids)
 
+    def on_stage(self, name: str) -> None:
+        pass
+
     def on_end(self, end: m.LegEnd) -> None:
         self.end = end
         self.attempt.leg_ended(self)
@@ -86,7 +89,7 @@ class Attempt:
             tokens = 1 if leg is self._prefill else request.max_tokens - len(request.emitted_ids)
             leg.number = leg.place.client.submit(
                 leg,
-                request_id=request.id,
+                leg_id=request.id,
                 prompt=prompt,
                 sampling=request.sampling | {"max_new_tokens": tokens},
                 dp_rank=leg.place.dp_rank,

@@ -36,7 +36,7 @@ def run(spec: HostSpec, pipe: socket.socket) -> None:
 
 
 async def _serve(engine: Engine, facts: EngineFacts, spec: HostSpec, pipe: socket.socket) -> None:
-    server = PlaneServer(engine, spec.incarnation, bytes.fromhex(os.environ[SECRET_VARIABLE]))
+    server = PlaneServer(engine, facts, spec.incarnation, bytes.fromhex(os.environ[SECRET_VARIABLE]))
     port = await server.start(spec.plane_host)
     ready = {
         "event": "ready",
@@ -45,6 +45,8 @@ async def _serve(engine: Engine, facts: EngineFacts, spec: HostSpec, pipe: socke
         "context_length": facts.context_length,
         "kv_tokens": facts.kv_tokens,
         "request_tokens_max": facts.request_tokens_max,
+        "requests_max": facts.requests_max,
+        "page_size": facts.page_size,
         "pids": facts.pids,
     }
     pipe.sendall(json.dumps(ready).encode() + b"\n")

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
-from disagg.plane.messages import RankLoad
+from disagg.plane.messages import RankHealth, RankLoad
 
 
 class BootstrapPoint(NamedTuple):
@@ -23,7 +23,7 @@ class BootstrapPoint(NamedTuple):
 class Leg:
     """One engine's half of a request."""
 
-    request_id: str
+    id: str  # unique in the deployment; a request's next try is another leg
     prompt_ids: list[int]
     sampling: dict[str, Any]  # SGLang's sampling parameters, max_new_tokens among them
     dp_rank: int
@@ -35,8 +35,14 @@ class LegSink(Protocol):
 
     def on_tokens(self, token_ids: list[int]) -> None: ...
 
+    def on_stage(self, name: str) -> None:
+        """The leg has come to bootstrapping, prefilling or transferring."""
+
     def on_end(self, reason: str, detail: str, cached_tokens: int, stats: dict[str, float]) -> None:
-        """`reason`: stop, length, abort or error. `stats`: event -> monotonic seconds here, kv_bytes, kv_transfer_s."""
+        """The engine holds nothing for this leg any more.
+
+        `reason`: stop, length, abort or error. `stats`: event -> monotonic seconds here, kv_bytes, kv_transfer_s.
+        """
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +53,8 @@ class EngineFacts:
     context_length: int  # tokens
     kv_tokens: int  # capacity of each rank
     request_tokens_max: int  # the longest prompt + output one request may have
+    requests_max: int  # that run at once on each rank
+    page_size: int  # tokens; KV is allocated in these
     pids: dict[str, int | list[int]]
 
 
@@ -58,10 +66,16 @@ class Engine(Protocol):
         """Begins a leg and returns its handle; must run on the host's event loop."""
 
     def abort(self, handle: object) -> None:
-        """Ends the leg; `on_end` still comes, with reason abort unless it had ended. May be called twice."""
+        """Ends the leg; `on_end` still comes once its KV is free, with reason abort unless it had ended.
+
+        May be called twice, and before the engine has seen the leg.
+        """
 
     def loads(self) -> list[RankLoad]:
         """The newest load of each rank."""
+
+    def health(self) -> list[RankHealth]:
+        """Whether each rank makes progress; looked up, not asked for: a rank that hangs could not answer."""
 
     def drop_peer(self, life: str) -> None:
         """The engine incarnation `life` is dead: forget its transfer agents."""

@@ -16,7 +16,7 @@ import threading
 from typing import Any
 
 from disagg.engine.interface import EngineFacts, Leg, LegSink
-from disagg.plane.messages import RankLoad
+from disagg.plane.messages import RankHealth, RankLoad
 
 log = logging.getLogger(__name__)
 
@@ -45,6 +45,8 @@ class SGLangEngine:
             kv_tokens=int(info["max_total_num_tokens"]),
             # One more than the prompt must fit, and SGLang refuses prompts longer than max_req_input_len.
             request_tokens_max=int(info["max_req_input_len"]) + 1,
+            requests_max=int(info.get("max_running_requests") or engine.server_args.max_running_requests or 1),
+            page_size=int(engine.server_args.page_size or 1),
             pids={"host": os.getpid(), **_children(engine)},
         )
 
@@ -56,7 +58,7 @@ class SGLangEngine:
 
     def submit(self, leg: Leg, sink: LegSink) -> object:
         handle = _SGLangLeg(leg, sink, self._engine.tokenizer_manager)
-        handle.task = asyncio.get_running_loop().create_task(handle.run(self._engine), name=f"leg {leg.request_id}")
+        handle.task = asyncio.get_running_loop().create_task(handle.run(self._engine), name=f"leg {leg.id}")
         return handle
 
     def abort(self, handle: object) -> None:
@@ -76,6 +78,9 @@ class SGLangEngine:
             )
             for s in snapshots
         ]
+
+    def health(self) -> list[RankHealth]:
+        return []
 
     def drop_peer(self, life: str) -> None:
         self._dead_peers.put(life)
@@ -122,13 +127,13 @@ class _SGLangLeg:
         if self._abort_asked and reason == "error":
             reason = "abort"
         moments = getattr(self._manager, "disagg_moments", {})  # kept by transfer/hooks.py
-        self._sink.on_end(reason, detail, cached, moments.pop(self.leg.request_id, {}))
+        self._sink.on_end(reason, detail, cached, moments.pop(self.leg.id, {}))
 
     def abort(self) -> None:
         """Cancelling the consumer makes SGLang drop a request it has not dispatched, or abort one it has."""
         if self.task is not None and not self.task.done() and not self._abort_asked:
             self._abort_asked = True
-            self._manager.abort_request(rid=self.leg.request_id)
+            self._manager.abort_request(rid=self.leg.id)
             self.task.cancel()
 
 
@@ -136,7 +141,7 @@ def _generate_arguments(leg: Leg) -> dict[str, Any]:
     arguments: dict[str, Any] = {
         "input_ids": leg.prompt_ids,
         "sampling_params": leg.sampling,
-        "rid": leg.request_id,
+        "rid": leg.id,
         "stream": True,
         "routed_dp_rank": leg.dp_rank,
     }

@@ -11,9 +11,18 @@ import time
 from dataclasses import dataclass
 
 from disagg.engine.interface import EngineFacts, Leg, LegSink
-from disagg.plane.messages import RankLoad
+from disagg.plane.messages import RankHealth, RankLoad
 
 KV_TOKENS = 1 << 20
+FACTS = EngineFacts(
+    ranks=1,
+    context_length=8192,
+    kv_tokens=KV_TOKENS,
+    request_tokens_max=8192,
+    requests_max=4096,
+    page_size=1,
+    pids={},
+)
 
 
 @dataclass(slots=True, eq=False)
@@ -37,7 +46,7 @@ class StubEngine:
             self._free.set()
 
     def start(self) -> EngineFacts:
-        return EngineFacts(ranks=1, context_length=8192, kv_tokens=KV_TOKENS, request_tokens_max=8192, pids={})
+        return FACTS
 
     def submit(self, leg: Leg, sink: LegSink) -> object:
         handle = _StubLeg(leg, sink)
@@ -54,8 +63,8 @@ class StubEngine:
             handle.sink.on_end("abort", "", 0, {})
 
     def fail(self, request_id: str, detail: str) -> None:
-        """Ends a running leg with an error, as an engine does that refuses it."""
-        for handle in [h for h in self._running if h.leg.request_id == request_id]:
+        """Ends the running legs of a request with an error."""
+        for handle in [h for h in self._running if h.leg.id.startswith(request_id)]:
             self._running.discard(handle)
             handle.sink.on_end("error", detail, 0, {})
 
@@ -64,6 +73,9 @@ class StubEngine:
 
     def loads(self) -> list[RankLoad]:
         return [RankLoad(0, len(self._running), 0, 0, KV_TOKENS, time.time())]
+
+    def health(self) -> list[RankHealth]:
+        return [RankHealth(0, "", 0.0, 0.0)]
 
     def drop_peer(self, life: str) -> None:
         self.dropped_peers.append(life)

@@ -2,7 +2,8 @@
 
 Way:   coordinator -> [PlaneClient] -> host; each Step that comes back is handed to the legs it speaks of
 Owns:  the numbers of its legs, and the offset between the host's monotonic clock and ours
-Fails: a connection that ends gives each of its legs one LegEnd with reason LOST, at once
+Fails: a connection that ends, or a host that is silent for SILENT_S, gives each of its legs one LegEnd with reason
+       LOST, at once. (TCP alone would notice a host that hangs, or a cable that was pulled, minutes later)
 """
 
 from __future__ import annotations
@@ -19,15 +20,20 @@ import msgspec
 from disagg.errors import LegLost
 from disagg.plane import messages as m
 from disagg.plane.framing import Connection
+from disagg.plane.network import TCP, Network
 
 log = logging.getLogger(__name__)
 
 LOST = "lost"
 CONNECT_S = 5.0
+PING_S = 1.0
+SILENT_S = 4.0
 
 
 class LegReceiver(Protocol):
     def on_tokens(self, offset: int, token_ids: list[int]) -> None: ...
+
+    def on_stage(self, name: str) -> None: ...
 
     def on_end(self, end: m.LegEnd) -> None:
         """Exactly once, and nothing follows."""
@@ -36,14 +42,28 @@ class LegReceiver(Protocol):
 class PlaneClient:
     """`on_lost(why)` is called once if the connection ends without `close`."""
 
-    def __init__(self, address: str, incarnation: int, secret: bytes, on_lost: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        address: str,
+        incarnation: int,
+        secret: bytes,
+        on_lost: Callable[[str], None],
+        *,
+        on_taken: Callable[[list[m.RankTaken]], None] = lambda _ranks: None,
+        network: Network = TCP,
+        now_s: Callable[[], float] = time.monotonic,
+    ) -> None:
         self.address, self.incarnation = address, incarnation
-        self._secret, self._on_lost = secret, on_lost
+        self._secret, self._on_lost, self._on_taken = secret, on_lost, on_taken
+        self._network, self._now_s = network, now_s
         self._numbers = itertools.count(1)
         self._legs: dict[int, LegReceiver] = {}
         self._connection: Connection | None = None
         self._opened: asyncio.Future[None] | None = None
         self._loads: asyncio.Future[list[m.RankLoad]] | None = None
+        self._health: asyncio.Future[list[m.RankHealth]] | None = None
+        self._keeping: asyncio.TimerHandle | None = None
+        self._heard_at_s = 0.0
         self._best_round_trip_s = float("inf")
         self.clock_offset_s = 0.0  # host's monotonic clock minus ours
         self.frames_received = 0
@@ -61,11 +81,12 @@ class PlaneClient:
 
         try:
             async with asyncio.timeout(limit_s):
-                await loop.create_connection(make, host, int(port))
+                await self._network.connect(make, host, int(port))
                 await self._opened
         except (TimeoutError, OSError) as error:
             raise LegLost(self.address, f"no connection to the engine host: {error or 'timeout'}") from error
-        self.ping()
+        self._heard_at_s = self._now_s()
+        self._keep()
 
     @property
     def is_open(self) -> bool:
@@ -75,7 +96,7 @@ class PlaneClient:
         self,
         receiver: LegReceiver,
         *,
-        request_id: str,
+        leg_id: str,
         prompt: bytes,
         sampling: dict[str, Any],
         dp_rank: int,
@@ -87,7 +108,7 @@ class PlaneClient:
             receiver.on_end(m.LegEnd(leg, LOST, "no connection"))
             return leg
         self._legs[leg] = receiver
-        self._connection.send(m.encode(m.Submit(leg, request_id, prompt, sampling, dp_rank, bootstrap)))
+        self._connection.send(m.encode(m.Submit(leg, leg_id, prompt, sampling, dp_rank, bootstrap)))
         return leg
 
     def abort(self, leg: int) -> None:
@@ -100,23 +121,43 @@ class PlaneClient:
 
     async def loads(self, limit_s: float = CONNECT_S) -> list[m.RankLoad]:
         """The engine's own newest load snapshot of each rank."""
-        if self._connection is None:
-            raise LegLost(self.address, "no connection")
         if self._loads is None or self._loads.done():
-            self._loads = asyncio.get_running_loop().create_future()
-            self._connection.send(m.encode(m.LoadsWanted()))
+            self._loads = self._ask(m.LoadsWanted())
         async with asyncio.timeout(limit_s):
             return await asyncio.shield(self._loads)
+
+    async def health(self, limit_s: float = CONNECT_S) -> list[m.RankHealth]:
+        if self._health is None or self._health.done():
+            self._health = self._ask(m.HealthWanted())
+        async with asyncio.timeout(limit_s):
+            return await asyncio.shield(self._health)
 
     def ping(self) -> None:
         """Measures the clocks' offset; the measurement with the shortest round trip is kept."""
         if self._connection is not None:
-            self._connection.send(m.encode(m.Ping(time.monotonic())))
+            self._connection.send(m.encode(m.Ping(self._now_s())))
 
     def close(self) -> None:
         self._on_lost = lambda _why: None
         if self._connection is not None:
             self._connection.close("closed here")
+
+    def _ask(self, question: m.LoadsWanted | m.HealthWanted) -> asyncio.Future[Any]:
+        if self._connection is None:
+            raise LegLost(self.address, "no connection")
+        answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self._connection.send(m.encode(question))
+        return answer
+
+    def _keep(self) -> None:
+        """Every PING_S: is the host still there?"""
+        if self._connection is None:
+            return
+        if self._now_s() - self._heard_at_s > SILENT_S:
+            self._connection.close(f"the host said nothing for {SILENT_S:g} s")
+            return
+        self.ping()
+        self._keeping = asyncio.get_running_loop().call_later(PING_S, self._keep)
 
     def _on_open(self, connection: Connection) -> None:
         self._connection = connection
@@ -126,6 +167,7 @@ class PlaneClient:
 
     def _received(self, body: bytes) -> None:
         self.frames_received += 1
+        self._heard_at_s = self._now_s()
         try:
             message = m.decode_to_frontend(body)
         except (msgspec.DecodeError, msgspec.ValidationError) as error:
@@ -136,19 +178,26 @@ class PlaneClient:
             case m.Step():
                 self._step(message)
             case m.Pong():
-                now_s = time.monotonic()
+                now_s = self._heard_at_s
                 round_trip_s = now_s - message.sent_at_s
                 if round_trip_s < self._best_round_trip_s:
                     self._best_round_trip_s = round_trip_s
                     self.clock_offset_s = message.here_at_s - (message.sent_at_s + now_s) / 2
             case m.Loads():
-                if self._loads is not None and not self._loads.done():
-                    self._loads.set_result(message.ranks)
+                _answered(self._loads, message.ranks)
+            case m.Health():
+                _answered(self._health, message.ranks)
+            case m.Taken(incarnation, ranks) if incarnation == self.incarnation:
+                self._on_taken(ranks)
 
     def _step(self, step: m.Step) -> None:
         if step.incarnation != self.incarnation:
             log.warning("%s: a frame of incarnation %d dropped", self.address, step.incarnation)
             return
+        for stage in step.stages:
+            receiver = self._legs.get(stage.leg)
+            if receiver is not None:
+                receiver.on_stage(stage.name)
         for delta in step.deltas:
             receiver = self._legs.get(delta.leg)
             if receiver is not None:
@@ -160,11 +209,18 @@ class PlaneClient:
 
     def _lost(self, why: str) -> None:
         self._connection = None
-        if self._opened is not None and not self._opened.done():
-            self._opened.set_exception(LegLost(self.address, why))
-        if self._loads is not None and not self._loads.done():
-            self._loads.set_exception(LegLost(self.address, why))
+        if self._keeping is not None:
+            self._keeping.cancel()
+        for waiting in (self._opened, self._loads, self._health):
+            if waiting is not None and not waiting.done():
+                waiting.set_exception(LegLost(self.address, why))
+                waiting.exception()  # whoever asked may have given up: nobody need read it
         legs, self._legs = self._legs, {}
         for number, receiver in legs.items():
             receiver.on_end(m.LegEnd(number, LOST, f"the connection to the engine ended: {why}"))
         self._on_lost(why)
+
+
+def _answered(question: asyncio.Future[Any] | None, answer: Any) -> None:
+    if question is not None and not question.done():
+        question.set_result(answer)

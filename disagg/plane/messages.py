@@ -1,6 +1,6 @@
 """What a frontend and an engine host say to each other; the body of one frame each (see framing.py).
 
-Way:   coordinator -> client.py -> [Submit, Abort] -> host -> engine; back come Steps
+Way:   coordinator -> client.py -> [Submit, Abort] -> host -> engine; back come Steps, and reports nobody asked for
 In/out: msgpack arrays, decoded straight into these structs; token ids travel as little-endian uint32 bytes
 Owns:  the wire format. A leg is named by a number that its frontend connection chose and never uses twice
 """
@@ -34,7 +34,7 @@ class Bootstrap(Wire, frozen=True):
 
 class Submit(Wire, frozen=True, tag="submit"):
     leg: int
-    request_id: str  # fixed length: SGLang aborts by prefix
+    leg_id: str  # unique among all legs of all frontends, of one length: SGLang aborts by prefix
     prompt: bytes  # uint32 little-endian token ids
     sampling: dict[str, Any]  # SGLang's own names; max_new_tokens is already this leg's
     dp_rank: int
@@ -53,13 +53,17 @@ class LoadsWanted(Wire, frozen=True, tag="loads?"):
     pass
 
 
+class HealthWanted(Wire, frozen=True, tag="health?"):
+    pass
+
+
 class PeerGone(Wire, frozen=True, tag="peer gone"):
     """The controller's word that an engine incarnation is dead."""
 
     life: str
 
 
-ToHost = Submit | Abort | LoadsWanted | PeerGone | Ping
+ToHost = Submit | Abort | LoadsWanted | HealthWanted | PeerGone | Ping
 
 # host -> frontend
 
@@ -70,8 +74,15 @@ class Delta(Wire, frozen=True):
     tokens: bytes  # uint32 little-endian
 
 
+class Stage(Wire, frozen=True):
+    """A leg has come to `name`: bootstrapping, prefilling or transferring (see coordinator/phases.py)."""
+
+    leg: int
+    name: str
+
+
 class LegEnd(Wire, frozen=True):
-    """The last word on a leg. `reason`: stop, length, abort (asked for) or error."""
+    """The last word on a leg. `reason`: stop, length, abort (asked for), error, or refused (it never began)."""
 
     leg: int
     reason: str
@@ -86,6 +97,7 @@ class Step(Wire, frozen=True, tag="step"):
     incarnation: int  # frames of a dead incarnation are dropped
     deltas: list[Delta]
     ends: list[LegEnd]
+    stages: list[Stage] = []
 
 
 class Pong(Wire, frozen=True, tag="pong"):
@@ -94,22 +106,50 @@ class Pong(Wire, frozen=True, tag="pong"):
 
 
 class RankLoad(Wire, frozen=True):
+    """What the engine itself says of one dp rank."""
+
     dp_rank: int
     running: int
     waiting: int
-    kv_tokens_used: int
+    kv_tokens_used: int  # pages that the prefix cache could give up count as free
     kv_tokens_total: int
     reported_at_s: float  # the engine's own stamp, wall clock
 
 
 class Loads(Wire, frozen=True, tag="loads"):
-    """Per dp rank: running and waiting requests, used and total KV tokens."""
-
     incarnation: int
     ranks: list[RankLoad]
 
 
-ToFrontend = Step | Pong | Loads
+class RankHealth(Wire, frozen=True):
+    """Whether one dp rank makes progress. `sick` says what is wrong; empty while nothing is."""
+
+    dp_rank: int
+    sick: str
+    beat_age_s: float  # since the scheduler's loop last came round
+    step_longest_s: float  # its longest step so far
+
+
+class Health(Wire, frozen=True, tag="health"):
+    incarnation: int
+    ranks: list[RankHealth]
+
+
+class RankTaken(Wire, frozen=True):
+    """What a host has granted on one dp rank, to all frontends together."""
+
+    requests: int
+    kv_tokens: int
+
+
+class Taken(Wire, frozen=True, tag="taken"):
+    """Sent after each change of the host's ledger, a few times a second at most. One entry a dp rank, in order."""
+
+    incarnation: int
+    ranks: list[RankTaken]
+
+
+ToFrontend = Step | Pong | Loads | Health | Taken
 
 encode = msgspec.msgpack.Encoder().encode
 decode_to_host = msgspec.msgpack.Decoder(ToHost).decode

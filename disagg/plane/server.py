@@ -1,7 +1,8 @@
 """The request plane's end in an engine host: frames from frontends become legs, an engine step becomes one frame.
 
 Way:   frontend -> [PlaneServer] -> Engine; the tokens of one engine step, for all legs of a connection, go back at once
-Owns:  each connection's legs: a connection that ends takes all its legs with it
+Owns:  each connection's legs: a connection that ends takes all its legs with it; the ledger of what is granted
+Fails: a leg there is no room for is refused at once; the engine never sees it
 """
 
 from __future__ import annotations
@@ -13,37 +14,69 @@ from collections.abc import Callable
 
 import msgspec
 
-from disagg.engine.interface import BootstrapPoint, Engine, Leg
+from disagg.engine.interface import BootstrapPoint, Engine, EngineFacts, Leg
 from disagg.plane import messages as m
 from disagg.plane.framing import Connection
+from disagg.plane.ledger import Capacity, Grant, Ledger
+from disagg.plane.network import TCP, Listener, Network
 
 log = logging.getLogger(__name__)
+
+REPORT_S = 0.05  # least time between two reports of what is taken
+REFUSED = "refused"
 
 
 class PlaneServer:
     """Serves one incarnation of one engine to any number of frontends."""
 
-    def __init__(self, engine: Engine, incarnation: int, secret: bytes) -> None:
-        self._engine, self._incarnation, self._secret = engine, incarnation, secret
-        self._server: asyncio.Server | None = None
+    def __init__(
+        self,
+        engine: Engine,
+        facts: EngineFacts,
+        incarnation: int,
+        secret: bytes,
+        network: Network = TCP,
+        now_s: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.engine, self.incarnation, self.now_s = engine, incarnation, now_s
+        self.ranks = facts.ranks
+        self.ledger = Ledger(facts.ranks, Capacity(facts.requests_max, facts.kv_tokens, facts.page_size))
+        self._secret, self._network = secret, network
+        self._listener: Listener | None = None
+        self._report_is_due = False
         self.sessions: set[_Session] = set()
 
     async def start(self, host: str, port: int = 0) -> int:
         """Listens and returns the port."""
-        loop = asyncio.get_running_loop()
-        self._server = await loop.create_server(self._accept, host, port)
-        return int(self._server.sockets[0].getsockname()[1])
+        self._listener = await self._network.listen(self._accept, host, port)
+        return self._listener.port
+
+    def report_soon(self) -> None:
+        """The ledger has changed: all frontends hear of it within REPORT_S."""
+        if not self._report_is_due:
+            self._report_is_due = True
+            asyncio.get_running_loop().call_later(REPORT_S, self._report)
+
+    def taken(self) -> m.Taken:
+        ranks = zip(self.ledger.requests, self.ledger.kv_tokens, strict=True)
+        return m.Taken(self.incarnation, [m.RankTaken(requests, tokens) for requests, tokens in ranks])
+
+    def _report(self) -> None:
+        self._report_is_due = False
+        taken = self.taken()
+        for session in self.sessions:
+            session.send(taken)
 
     def _accept(self) -> Connection:
-        session = _Session(self._engine, self._incarnation, on_closed=self.sessions.discard)
+        session = _Session(self)
         self.sessions.add(session)
         return Connection(
             self._secret, is_server=True, on_open=session.opened, on_frame=session.received, on_lost=session.lost
         )
 
     async def close(self) -> None:
-        if self._server is not None:
-            self._server.close()
+        if self._listener is not None:
+            self._listener.close()
         for session in list(self.sessions):
             if session.connection is not None:
                 session.connection.close("the host stops")
@@ -52,23 +85,25 @@ class PlaneServer:
 class _Session:
     """One frontend's connection: its legs, and the step that is being gathered for it."""
 
-    def __init__(self, engine: Engine, incarnation: int, on_closed: Callable[[_Session], None]) -> None:
-        self._engine, self._incarnation, self._on_closed = engine, incarnation, on_closed
+    def __init__(self, server: PlaneServer) -> None:
+        self.server = server
         self.connection: Connection | None = None
         self._legs: dict[int, _LiveLeg] = {}
         self._deltas: list[m.Delta] = []
         self._ends: list[m.LegEnd] = []
+        self._stages: list[m.Stage] = []
         self._flush_is_due = False
 
     def opened(self, connection: Connection) -> None:
         self.connection = connection
+        self.send(self.server.taken())
 
     def received(self, body: bytes) -> None:
+        server = self.server
         try:
             message = m.decode_to_host(body)
         except (msgspec.DecodeError, msgspec.ValidationError) as error:
-            assert self.connection is not None
-            self.connection.close(f"a frame this host cannot read: {error}")
+            self._drop(f"a frame this host cannot read: {error}")
             return
         match message:
             case m.Submit():
@@ -76,47 +111,57 @@ class _Session:
             case m.Abort():
                 live = self._legs.get(message.leg)
                 if live is not None:
-                    self._engine.abort(live.handle)
+                    server.engine.abort(live.handle)
             case m.LoadsWanted():
-                self._send(m.Loads(self._incarnation, self._engine.loads()))
+                self.send(m.Loads(server.incarnation, server.engine.loads()))
+            case m.HealthWanted():
+                self.send(m.Health(server.incarnation, server.engine.health()))
             case m.PeerGone():
-                self._engine.drop_peer(message.life)
+                server.engine.drop_peer(message.life)
             case m.Ping():
-                self._send(m.Pong(message.sent_at_s, time.monotonic()))
+                self.send(m.Pong(message.sent_at_s, server.now_s()))
 
     def lost(self, why: str) -> None:
         if self._legs:
             log.info("a frontend is gone (%s): aborting its %d legs", why, len(self._legs))
-        legs, self._legs, self.connection = self._legs, {}, None
-        for live in legs.values():
-            self._engine.abort(live.handle)
-        self._on_closed(self)
+        self.connection = None
+        for live in list(self._legs.values()):
+            self.server.engine.abort(live.handle)
+        self.server.sessions.discard(self)
 
     def _submit(self, message: m.Submit) -> None:
-        if message.leg in self._legs:
-            assert self.connection is not None
-            self.connection.close(f"leg {message.leg} exists already")
+        if message.leg in self._legs or not 0 <= message.dp_rank < self.server.ranks:
+            self._drop(f"leg {message.leg} exists already, or there is no rank {message.dp_rank}")
             return
-        at = message.bootstrap
-        leg = Leg(
-            message.request_id,
-            m.unpack_ids(message.prompt),
-            message.sampling,
-            message.dp_rank,
-            BootstrapPoint(at.host, at.port, at.room, at.prefill_dp_rank) if at else None,
-        )
-        log.info("leg %s begins: %d prompt tokens, room %s", leg.request_id, len(leg.prompt_ids), at.room if at else 0)
-        live = self._legs[message.leg] = _LiveLeg(self, message.leg, leg.request_id)
-        live.handle = self._engine.submit(leg, live)
+        prompt_ids, at = m.unpack_ids(message.prompt), message.bootstrap
+        grant = self.server.ledger.take(message.dp_rank, len(prompt_ids), message.sampling["max_new_tokens"])
+        if grant is None:
+            self._ends.append(m.LegEnd(message.leg, REFUSED, "no room for it now"))
+            self._flush_soon()
+            return
+        self.server.report_soon()
+        log.info("leg %s begins: %d prompt tokens, room %s", message.leg_id, len(prompt_ids), at.room if at else 0)
+        point = BootstrapPoint(at.host, at.port, at.room, at.prefill_dp_rank) if at else None
+        leg = Leg(message.leg_id, prompt_ids, message.sampling, message.dp_rank, point)
+        live = self._legs[message.leg] = _LiveLeg(self, message.leg, leg.id, grant)
+        live.handle = self.server.engine.submit(leg, live)
 
     def add_delta(self, delta: m.Delta) -> None:
         self._deltas.append(delta)
         self._flush_soon()
 
+    def add_stage(self, stage: m.Stage) -> None:
+        self._stages.append(stage)
+        self._flush_soon()
+
     def add_end(self, end: m.LegEnd) -> None:
-        if self._legs.pop(end.leg, None) is not None:
-            self._ends.append(end)
-            self._flush_soon()
+        del self._legs[end.leg]  # KeyError: a second last word, which is a bug
+        self._ends.append(end)
+        self._flush_soon()
+
+    def send(self, message: m.ToFrontend) -> None:
+        if self.connection is not None:
+            self.connection.send(m.encode(message))
 
     def _flush_soon(self) -> None:
         # The tasks that one engine step woke are in the ready queue already, so this runs after all of them.
@@ -126,22 +171,22 @@ class _Session:
 
     def _flush(self) -> None:
         self._flush_is_due = False
-        step = m.Step(self._incarnation, self._deltas, self._ends)
-        self._deltas, self._ends = [], []
-        self._send(step)
+        step = m.Step(self.server.incarnation, self._deltas, self._ends, self._stages)
+        self._deltas, self._ends, self._stages = [], [], []
+        self.send(step)
 
-    def _send(self, message: m.ToFrontend) -> None:
-        if self.connection is not None:
-            self.connection.send(m.encode(message))
+    def _drop(self, why: str) -> None:
+        assert self.connection is not None
+        self.connection.close(why)
 
 
 class _LiveLeg:
     """The sink of one leg: counts the tokens it sent, so that the frontend can see a gap or a repeat."""
 
-    __slots__ = ("_number", "_offset", "_request_id", "_session", "handle")
+    __slots__ = ("_grant", "_id", "_number", "_offset", "_session", "handle")
 
-    def __init__(self, session: _Session, number: int, request_id: str) -> None:
-        self._session, self._number, self._request_id = session, number, request_id
+    def __init__(self, session: _Session, number: int, leg_id: str, grant: Grant) -> None:
+        self._session, self._number, self._id, self._grant = session, number, leg_id, grant
         self._offset = 0
         self.handle: object = None
 
@@ -149,6 +194,12 @@ class _LiveLeg:
         self._session.add_delta(m.Delta(self._number, self._offset, m.pack_ids(token_ids)))
         self._offset += len(token_ids)
 
+    def on_stage(self, name: str) -> None:
+        self._session.add_stage(m.Stage(self._number, name))
+
     def on_end(self, reason: str, detail: str, cached_tokens: int, stats: dict[str, float]) -> None:
-        log.info("leg %s ends: %s, %d tokens %s", self._request_id, reason, self._offset, detail)
+        log.info("leg %s ends: %s, %d tokens %s", self._id, reason, self._offset, detail)
+        server = self._session.server
+        server.ledger.give_back(self._grant)
+        server.report_soon()
         self._session.add_end(m.LegEnd(self._number, reason, detail, cached_tokens, stats))

@@ -46,6 +46,8 @@ class EngineRecord(msgspec.Struct, frozen=True, kw_only=True):
     context_length: int = 0  # tokens; 0: not known yet
     kv_tokens: int = 0  # capacity of each rank
     request_tokens_max: int = 0  # longest prompt + output a rank can hold
+    requests_max: int = 0  # that run at once on each rank; 0: not known yet
+    page_size: int = 1  # tokens
 
     @property
     def life(self) -> str:

@@ -76,7 +76,7 @@ async def bench(
     engines = {"prefill-0": prefill or StubEngine(), "decode-0": decode or StubEngine()}
     servers, records = {}, {}
     for name, engine in engines.items():
-        servers[name] = PlaneServer(engine, 1, SECRET)
+        servers[name] = PlaneServer(engine, engine.start(), 1, SECRET)
         port = await servers[name].start("127.0.0.1")
         is_prefill = name == "prefill-0"
         records[name] = EngineRecord(
@@ -200,8 +200,7 @@ async def test_a_request_waits_for_a_pair_that_comes_in_time() -> None:
 
 async def test_frames_of_another_incarnation_are_dropped() -> None:
     async with bench(limits=QUICK) as b:
-        for session in b.servers["decode-0"].sessions:
-            session._incarnation = 0
+        b.servers["decode-0"].incarnation = 0
         with pytest.raises(DeadlineExceeded):
             await b.answer(request())
 

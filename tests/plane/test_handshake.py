@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from disagg.engine.stub import StubEngine
+from disagg.engine.stub import FACTS, StubEngine
 from disagg.errors import LegLost
 from disagg.plane import framing
 from disagg.plane import messages as m
@@ -21,7 +21,7 @@ def _client(port: int, secret: bytes) -> PlaneClient:
 
 
 async def test_the_right_secret_opens() -> None:
-    server = PlaneServer(StubEngine(), 1, SECRET)
+    server = PlaneServer(StubEngine(), FACTS, 1, SECRET)
     client = _client(await server.start("127.0.0.1"), SECRET)
     await client.connect()
     assert (await client.loads())[0].running == 0
@@ -32,7 +32,7 @@ async def test_the_right_secret_opens() -> None:
 
 async def test_a_client_with_a_wrong_secret_is_dropped() -> None:
     engine = StubEngine()
-    server = PlaneServer(engine, 1, SECRET)
+    server = PlaneServer(engine, FACTS, 1, SECRET)
     with pytest.raises(LegLost):
         await _client(await server.start("127.0.0.1"), b"wrong" * 8).connect(2)
     assert not engine.legs
@@ -40,7 +40,7 @@ async def test_a_client_with_a_wrong_secret_is_dropped() -> None:
 
 
 async def test_a_server_with_a_wrong_secret_is_not_trusted() -> None:
-    server = PlaneServer(StubEngine(), 1, b"wrong" * 8)
+    server = PlaneServer(StubEngine(), FACTS, 1, b"wrong" * 8)
     with pytest.raises(LegLost):
         await _client(await server.start("127.0.0.1"), SECRET).connect(2)
     await server.close()
@@ -49,7 +49,7 @@ async def test_a_server_with_a_wrong_secret_is_not_trusted() -> None:
 async def test_frames_before_the_proof_are_never_parsed(monkeypatch: pytest.MonkeyPatch) -> None:
     parsed: list[bytes] = []
     monkeypatch.setattr(m, "decode_to_host", parsed.append)
-    server = PlaneServer(StubEngine(), 1, SECRET)
+    server = PlaneServer(StubEngine(), FACTS, 1, SECRET)
     port = await server.start("127.0.0.1")
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     assert len(await reader.readexactly(framing.NONCE_BYTES)) == framing.NONCE_BYTES
@@ -63,7 +63,7 @@ async def test_frames_before_the_proof_are_never_parsed(monkeypatch: pytest.Monk
 
 async def test_a_silent_peer_is_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(framing, "HANDSHAKE_S", 0.1)
-    server = PlaneServer(StubEngine(), 1, SECRET)
+    server = PlaneServer(StubEngine(), FACTS, 1, SECRET)
     port = await server.start("127.0.0.1")
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     await reader.readexactly(framing.NONCE_BYTES)
@@ -73,7 +73,7 @@ async def test_a_silent_peer_is_dropped(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 async def test_an_oversized_frame_ends_the_connection() -> None:
-    server = PlaneServer(StubEngine(), 1, SECRET)
+    server = PlaneServer(StubEngine(), FACTS, 1, SECRET)
     client = _client(await server.start("127.0.0.1"), SECRET)
     await client.connect()
     assert client._connection is not None

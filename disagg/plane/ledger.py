@@ -1,0 +1,63 @@
+"""What an engine host has granted: requests and KV tokens on each dp rank, over all its frontends.
+
+Way:   Submit -> PlaneServer -> [Ledger]: granted at once, or refused at once; given back when the engine lets go
+Owns:  the count. Each grant is given back exactly once (an assertion, not a hope)
+Why:   frontends choose from reports that are a moment old; only the host knows what is really taken
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+# Of a long answer only so much is set aside at first, as SGLang's decode does (num_reserved_decode_tokens): most
+# answers end early, and where they do not, SGLang retracts.
+OUTPUT_RESERVED_TOKENS = 512
+
+
+def kv_tokens_needed(prompt_tokens: int, new_tokens: int, page_size: int) -> int:
+    """KV tokens to set aside for one leg, in whole pages."""
+    tokens = prompt_tokens + min(new_tokens, OUTPUT_RESERVED_TOKENS)
+    return -(-tokens // page_size) * page_size
+
+
+@dataclass(frozen=True, slots=True)
+class Capacity:
+    """Of each dp rank of one engine."""
+
+    requests: int
+    kv_tokens: int
+    page_size: int
+
+
+@dataclass(slots=True, eq=False)
+class Grant:
+    dp_rank: int
+    kv_tokens: int
+    is_open: bool = True
+
+
+class Ledger:
+    def __init__(self, ranks: int, capacity: Capacity) -> None:
+        self._capacity = capacity
+        self.requests = [0] * ranks
+        self.kv_tokens = [0] * ranks
+
+    def take(self, dp_rank: int, prompt_tokens: int, new_tokens: int) -> Grant | None:
+        """None: there is no room now."""
+        needed = kv_tokens_needed(prompt_tokens, new_tokens, self._capacity.page_size)
+        if not fits(self.requests[dp_rank], self.kv_tokens[dp_rank], needed, self._capacity):
+            return None
+        self.requests[dp_rank] += 1
+        self.kv_tokens[dp_rank] += needed
+        return Grant(dp_rank, needed)
+
+    def give_back(self, grant: Grant) -> None:
+        assert grant.is_open, "given back twice"
+        grant.is_open = False
+        self.requests[grant.dp_rank] -= 1
+        self.kv_tokens[grant.dp_rank] -= grant.kv_tokens
+
+
+def fits(requests: int, kv_tokens: int, needed: int, capacity: Capacity) -> bool:
+    """A rank that holds nothing takes whatever one request may need: its estimate may be above what it really holds."""
+    return requests == 0 or (requests < capacity.requests and kv_tokens + needed <= capacity.kv_tokens)
