@@ -9,13 +9,13 @@ Fails: every refusal is an OpenAI error object, also for a path nobody serves
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from disagg.errors import BadRequest, NoReadyPair, RequestError
 from disagg.frontend.answers import encode, model_body
 from disagg.frontend.backend import Backend
-from disagg.frontend.exchange import ClientGone, Exchange
+from disagg.frontend.exchange import ClientGone, Exchange, Header
 from disagg.frontend.generation import Generations
 from disagg.frontend.server import HttpServer, Message
 from disagg.frontend.tokenizer import Codec
@@ -37,8 +37,10 @@ class Frontend:
         *,
         body_limit_bytes: int = BODY_LIMIT_BYTES,
         write_limit_s: float = WRITE_LIMIT_S,
+        headers: Sequence[Header] = (),
     ) -> None:
-        self._backend, self._write_limit_s = backend, write_limit_s
+        """`headers` go with every response."""
+        self._backend, self._write_limit_s, self._headers = backend, write_limit_s, headers
         self._generations = Generations(backend, codec, body_limit_bytes)
         self._server = HttpServer(self)
         self._exact: dict[str, tuple[str, Handler]] = {
@@ -76,6 +78,7 @@ class Frontend:
         send: Callable[[Message], Awaitable[None]],
     ) -> None:
         exchange = Exchange(scope, receive, send, self._write_limit_s)
+        exchange.answer_headers += self._headers
         try:
             handler, name = self._route(exchange)
             await handler(exchange, name)
