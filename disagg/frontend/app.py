@@ -51,6 +51,7 @@ class Frontend:
             "/ready": ("GET", self._ready),
             "/metrics": ("GET", self._metrics),
             "/disagg/status": ("GET", self._status),
+            "/disagg/loads": ("GET", self._loads),
         }
         self._with_a_name: dict[str, tuple[str, Handler]] = {  # the rest of the path is the name
             "/v1/models/": ("GET", self._model),
@@ -133,6 +134,9 @@ class Frontend:
 
     async def _status(self, exchange: Exchange, _: str) -> None:
         await _json(exchange, self._backend.status())
+
+    async def _loads(self, exchange: Exchange, _: str) -> None:
+        await _json(exchange, await self._backend.loads())
 
     async def _timeline(self, exchange: Exchange, name: str) -> None:
         timeline = self._backend.timeline(_request_id(name))
