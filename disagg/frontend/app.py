@@ -9,13 +9,13 @@ Fails: every refusal is an OpenAI error object, also for a path nobody serves
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from disagg.errors import BadRequest, NoReadyPair, RequestError
 from disagg.frontend.answers import encode, model_body
 from disagg.frontend.backend import Backend
-from disagg.frontend.exchange import ClientGone, Exchange
+from disagg.frontend.exchange import ClientGone, Exchange, Header
 from disagg.frontend.generation import Generations
 from disagg.frontend.server import HttpServer, Message
 from disagg.frontend.tokenizer import Codec
@@ -37,8 +37,10 @@ class Frontend:
         *,
         body_limit_bytes: int = BODY_LIMIT_BYTES,
         write_limit_s: float = WRITE_LIMIT_S,
+        headers: Sequence[Header] = (),
     ) -> None:
-        self._backend, self._write_limit_s = backend, write_limit_s
+        """`headers` go with every response."""
+        self._backend, self._write_limit_s, self._headers = backend, write_limit_s, headers
         self._generations = Generations(backend, codec, body_limit_bytes)
         self._server = HttpServer(self)
         self._exact: dict[str, tuple[str, Handler]] = {
@@ -49,12 +51,14 @@ class Frontend:
             "/ready": ("GET", self._ready),
             "/metrics": ("GET", self._metrics),
             "/disagg/status": ("GET", self._status),
+            "/disagg/loads": ("GET", self._loads),
         }
         self._with_a_name: dict[str, tuple[str, Handler]] = {  # the rest of the path is the name
             "/v1/models/": ("GET", self._model),
             "/v1/requests/": ("DELETE", self._cancel),
             "/disagg/requests/": ("GET", self._timeline),
             "/disagg/logs/": ("GET", self._engine_log),
+            "/disagg/engines/": ("POST", self._drain),
         }
 
     async def start(self, host: str, port: int, *, reuse_port: bool = False) -> None:
@@ -75,6 +79,7 @@ class Frontend:
         send: Callable[[Message], Awaitable[None]],
     ) -> None:
         exchange = Exchange(scope, receive, send, self._write_limit_s)
+        exchange.answer_headers += self._headers
         try:
             handler, name = self._route(exchange)
             await handler(exchange, name)
@@ -130,6 +135,9 @@ class Frontend:
     async def _status(self, exchange: Exchange, _: str) -> None:
         await _json(exchange, self._backend.status())
 
+    async def _loads(self, exchange: Exchange, _: str) -> None:
+        await _json(exchange, await self._backend.loads())
+
     async def _timeline(self, exchange: Exchange, name: str) -> None:
         timeline = self._backend.timeline(_request_id(name))
         if timeline is None:
@@ -141,6 +149,19 @@ class Frontend:
         if text is None:
             raise BadRequest("engine", "engine_not_found", f"there is no engine '{name[:100]}' here", http_status=404)
         await exchange.answer(200, text.encode(errors="replace"), TEXT)
+
+    async def _drain(self, exchange: Exchange, name: str) -> None:
+        """POST /disagg/engines/ENGINE/drain[?restart=1]"""
+        engine_id, _, action = name.rpartition("/")
+        if action != "drain" or not engine_id:
+            raise BadRequest(None, "unknown_url", f"there is no {exchange.path[:100]} here", http_status=404)
+        if not exchange.is_from_this_machine:
+            what = "engines are drained from the frontend's own machine only"
+            raise BadRequest(None, "forbidden", what, http_status=403)
+        why_not = await self._backend.drain(engine_id, restart=exchange.query("restart") == "1")
+        if why_not is not None:
+            raise BadRequest("engine", "cannot_drain", why_not, http_status=409)
+        await _json(exchange, {"id": engine_id, "draining": True})
 
     async def _cancel(self, exchange: Exchange, name: str) -> None:
         request_id = _request_id(name)

@@ -28,11 +28,17 @@ class Backend(Protocol):
 
     def status(self) -> dict[str, Any]: ...
 
+    async def loads(self) -> dict[str, Any]:
+        """What each connected engine itself says of the load of its ranks."""
+
     def timeline(self, request_id: str) -> dict[str, Any] | None: ...
 
     def cancel(self, request_id: str) -> bool: ...
 
     async def engine_log(self, engine_id: str, lines: int) -> str | None: ...
+
+    async def drain(self, engine_id: str, restart: bool) -> str | None:
+        """Begins to drain an engine; why it cannot be, or None."""
 
     def new_request_id(self) -> str: ...
 

@@ -6,6 +6,7 @@ Owns:  this frontend's number, which every request id begins with
 
 from __future__ import annotations
 
+import asyncio
 import os
 import time
 import uuid
@@ -16,12 +17,14 @@ import msgspec
 
 from disagg.coordinator.coordinator import Coordinator
 from disagg.coordinator.request import Piece, Request
+from disagg.plane.messages import RankLoad
 from disagg.registry.records import State
 from disagg.registry.served import RemoteRegistry
 from disagg.routing.table import EngineTable
 from disagg.telemetry.metrics import FrontendMetrics
 
 FRONTEND_DIGITS = 4
+LOADS_S = 2.0
 
 
 class Service:
@@ -81,9 +84,20 @@ class Service:
             "frontend": {
                 "pid": os.getpid(),
                 "requests": len(self._coordinator.live),
+                "queued": len(self._coordinator.admission),
+                "attempts": len(self._coordinator.attempts),
                 "rooms": len(self._coordinator.rooms),
                 "places": self._table.places_taken,
             },
+        }
+
+    async def loads(self) -> dict[str, Any]:
+        """Engine life -> its ranks' own newest snapshots; an engine that does not answer in time has none."""
+        clients = self._table.clients
+        answers = await asyncio.gather(*(client.loads(LOADS_S) for client in clients.values()), return_exceptions=True)
+        return {
+            life: [] if isinstance(ranks, BaseException) else [_as_dict(rank) for rank in ranks]
+            for life, ranks in zip(clients, answers, strict=True)
         }
 
     def timeline(self, request_id: str) -> dict[str, Any] | None:
@@ -110,6 +124,9 @@ class Service:
     async def engine_log(self, engine_id: str, lines: int) -> str | None:
         return await self._registry.log_lines(engine_id, lines) if self._registry else None
 
+    async def drain(self, engine_id: str, restart: bool) -> str | None:
+        return await self._registry.drain(engine_id, restart) if self._registry else "there is no controller"
+
     def new_request_id(self) -> str:
         return self._prefix + uuid.uuid4().hex[FRONTEND_DIGITS:]
 
@@ -117,11 +134,17 @@ class Service:
         states = [r.state for r in self._table.records.values()]
         return self._metrics.render(
             live=len(self._coordinator.live),
+            queued=len(self._coordinator.admission),
+            attempts=len(self._coordinator.attempts),
             rooms=len(self._coordinator.rooms),
             places=self._table.places_taken,
             engines_ready=states.count(State.READY),
             engines=len(states),
         )
+
+
+def _as_dict(rank: RankLoad) -> dict[str, Any]:
+    return {name: getattr(rank, name) for name in rank.__struct_fields__}
 
 
 def _life(place_name: str | None) -> str:

@@ -77,6 +77,7 @@ async def test_what_operators_ask(codec: Codec) -> None:
         assert (await get("/ready"))[0] == 200
         assert await get("/metrics") == (200, "disagg_requests_live 0\n")
         assert await get("/disagg/status") == (200, '{"engines":[]}')
+        assert await get("/disagg/loads") == (200, '{"prefill-0#1":[]}')
         assert await get("/disagg/logs/prefill-0?lines=7") == (200, "prefill-0 7\n")
         assert (await get("/disagg/logs/nobody"))[0] == 404
         assert (await get("/disagg/logs/prefill-0?lines=many"))[0] == 400
@@ -88,6 +89,17 @@ async def test_what_operators_ask(codec: Codec) -> None:
         assert (await get("/disagg/requests/unknown"))[0] == 404
         assert (await get(f"/v1/requests/{request_id}", "DELETE"))[0] == 200
         assert (await get("/v1/requests/unknown", "DELETE"))[0] == 404
+
+
+async def test_draining_an_engine(codec: Codec) -> None:
+    async with serving(backend := ScriptedBackend(says("Hi")), codec) as frontend:
+        begun = await exchange(frontend.port, http_request("POST", "/disagg/engines/prefill-0/drain?restart=1"))
+        assert (begun.status, json.loads(begun.body)) == (200, {"id": "prefill-0", "draining": True})
+        refused = await exchange(frontend.port, http_request("POST", "/disagg/engines/no-such/drain"))
+        assert (refused.status, json.loads(refused.body)["error"]["code"]) == (409, "cannot_drain")
+        unknown = await exchange(frontend.port, http_request("POST", "/disagg/engines/prefill-0/polish"))
+        assert unknown.status == 404
+    assert backend.drained == [("prefill-0", True), ("no-such", False)]
 
 
 def test_a_folder_without_a_tokenizer_is_told(tmp_path: Path) -> None:
