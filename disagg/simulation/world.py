@@ -16,6 +16,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from disagg.coordinator.coordinator import Coordinator, Limits
+from disagg.coordinator.phases import Phase
 from disagg.coordinator.request import FinishReason, Request
 from disagg.errors import RequestError
 from disagg.registry.records import Role
@@ -47,11 +48,13 @@ class WatchedRequest(Request):
 
     history: list[tuple[str, float]] = field(default_factory=list)
     on_phase: Callable[[WatchedRequest], None] | None = None
+    told: Phase = Phase.QUEUED
 
     def mark(self, name: str, at_s: float) -> None:
         self.timeline.setdefault(name, at_s)
         self.history.append((name, at_s))
-        if self.on_phase is not None:
+        if self.phase is not self.told and self.on_phase is not None:
+            self.told = self.phase  # what an engine's stats say of the past comes here too
             self.on_phase(self)
 
 
