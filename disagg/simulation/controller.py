@@ -34,7 +34,7 @@ log = logging.getLogger(__name__)
 HOST = "controller"
 # A canary takes its time of receipt from the machine's own clock: its whole length cannot be bounded here.
 CANARY_LIMITS = Limits(
-    bootstrap_s=5.0, first_token_s=5.0, transfer_s=5.0, next_token_s=5.0, request_s=1e12, retry_limit=0
+    bootstrap_s=3.0, first_token_s=3.0, transfer_s=3.0, next_token_s=3.0, request_s=1e12, retry_limit=0
 )
 
 
@@ -59,11 +59,10 @@ class SimulatedController:
         self.hosts: dict[str, SimulatedHost] = {}  # by engine id: the current incarnation
         self._up: dict[str, PlaneClient] = {}  # by life
         self._proven: set[tuple[str, str]] = set()
-        self._one_at_a_time = asyncio.Lock()
+        self._singing: set[tuple[str, str]] = set()
         table = EngineTable(secret, network=self._here, now_s=self._now_s)
         self._coordinator = Coordinator(table, CANARY_LIMITS, Random(seed), self._now_s)
         self._supervising: list[asyncio.Task[None]] = []
-        self.is_draining: set[str] = set()
 
     def start(self) -> None:
         loop = asyncio.get_running_loop()
@@ -168,25 +167,30 @@ class SimulatedController:
         """A real transfer with every engine of the other role that is up now; those that come later prove this one."""
         if record.role is Role.AGGREGATED:
             await self._until_it_sings(record, record)
-        for other in list(self.registry.records.values()):
-            if other.life in self._up and {record.role, other.role} == {Role.PREFILL, Role.DECODE}:
-                prefill, decode = (record, other) if record.role is Role.PREFILL else (other, record)
-                await self._until_it_sings(prefill, decode)
+        pairs = [
+            (record, other) if record.role is Role.PREFILL else (other, record)
+            for other in self.registry.records.values()
+            if other.life in self._up and {record.role, other.role} == {Role.PREFILL, Role.DECODE}
+        ]
+        # All at once: a peer that is out of order must not hold up the others.
+        await asyncio.gather(*(self._until_it_sings(*pair) for pair in pairs))
 
     async def _until_it_sings(self, prefill: EngineRecord, decode: EngineRecord) -> None:
-        while prefill.life in self._up and decode.life in self._up:
-            async with self._one_at_a_time:
-                if (prefill.life, decode.life) in self._proven:
-                    return
+        pair = prefill.life, decode.life
+        while prefill.life in self._up and decode.life in self._up and pair not in self._proven:
+            if pair not in self._singing:
+                self._singing.add(pair)
                 try:
                     await self._sing_on_all_ranks(prefill, decode)
+                    self._proven.add(pair)
                 except (CanaryFailed, KeyError) as error:
                     log.info("%s", error)
-                else:
-                    self._proven.add((prefill.life, decode.life))
-                    await self._met(prefill, decode)
-                    await self._met(decode, prefill)
-                    return
+                finally:
+                    self._singing.discard(pair)
+            if pair in self._proven:
+                await self._met(prefill, decode)
+                await self._met(decode, prefill)
+                return
             await asyncio.sleep(self._habits.retry_s)
 
     async def _sing_on_all_ranks(self, prefill: EngineRecord, decode: EngineRecord) -> None:

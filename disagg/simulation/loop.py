@@ -1,7 +1,7 @@
 """An asyncio loop whose time is a number: when every task waits, it jumps to the next timer.
 
 Way:   asyncio.Runner(loop_factory=VirtualLoop) -> [VirtualLoop] -> everything that a simulation runs
-Out:   `time()` in virtual seconds, from 0; the same program with the same seeds takes the same steps
+Out:   `time()` in virtual seconds, from 0; the same program with the same seeds takes the same steps, in the same order
 Fails: Stuck when every task waits and no timer is set: nothing could ever happen again
 Owns:  no thread and no socket that anything is read from: whatever would need one does not belong in a simulation
 """
@@ -9,6 +9,7 @@ Owns:  no thread and no socket that anything is read from: whatever would need o
 from __future__ import annotations
 
 import asyncio
+import heapq
 import selectors
 from typing import Any
 
@@ -30,6 +31,21 @@ class _JumpSelector(selectors.SelectSelector):
         return []
 
 
+class _Timer(asyncio.TimerHandle):
+    """Two timers due at the same moment run in the order they were set, whatever else the heap holds."""
+
+    __slots__ = ("_number",)
+    _count = 0
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        _Timer._count = self._number = _Timer._count + 1
+
+    def __lt__(self, other: object) -> bool:
+        assert isinstance(other, _Timer)
+        return (self._when, self._number) < (other._when, other._number)  # type: ignore[attr-defined]
+
+
 class VirtualLoop(asyncio.SelectorEventLoop):
     def __init__(self) -> None:
         self._clock = _JumpSelector()
@@ -37,6 +53,14 @@ class VirtualLoop(asyncio.SelectorEventLoop):
 
     def time(self) -> float:
         return self._clock.now_s
+
+    def call_at(  # type: ignore[override]
+        self, when: float, callback: Any, *args: Any, context: Any = None
+    ) -> asyncio.TimerHandle:
+        timer = _Timer(when, callback, args, self, context)
+        heapq.heappush(self._scheduled, timer)  # type: ignore[attr-defined]
+        timer._scheduled = True  # type: ignore[attr-defined]
+        return timer
 
     def run_in_executor(self, executor: Any, func: Any, *args: Any) -> Any:  # type: ignore[override]
         raise RuntimeError("a thread would end at a moment that no seed decides")

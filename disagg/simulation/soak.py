@@ -1,244 +1,103 @@
-"""`python -m disagg.simulation.soak`: a long time of a service's life, with everything going wrong, in a short one.
+"""`python -m disagg.simulation.soak --requests N --seed S [--processes 2] [--shrink]`
 
-Way:   workload -> [Soak] -> SimulatedDeployment; faults aimed at requests in each phase; the referee looks on
-In:    how many requests, and a seed: it decides everything
-Out:   strikes, outcomes, an event hash; a violation with the timeline of its request, when something did not hold
+Way:   `make soak`, CI -> [soak] -> a campaign in each process -> one report
+In:    how many requests, and a seed: process k takes an equal share and seed S + k
+Out:   a fault x phase table, outcomes, an event hash for each seed, time; exit 1 with the seed and the timeline when
+       something did not hold, and with `--shrink` the fewest requests and faults that still show it
 """
 
 from __future__ import annotations
 
-import asyncio
-import gc
-import logging
-from collections import Counter, deque
-from dataclasses import dataclass, field
-from functools import partial
-from random import Random
+import argparse
+import os
+import subprocess
+import sys
+import time
+from collections import Counter
 
-from disagg.coordinator.coordinator import Limits
+import msgspec
+
 from disagg.coordinator.phases import Phase
-from disagg.simulation.faults import CELLS, KILLERS, OF_CLIENTS, PHASES, Fault, Faults
-from disagg.simulation.loop import VirtualLoop
-from disagg.simulation.referee import Entry, Referee, Violation
-from disagg.simulation.workload import Workload
-from disagg.simulation.world import SimulatedDeployment, Stream, WatchedRequest
+from disagg.simulation.campaign import GAP_REQUESTS, Outcome, run_campaign
+from disagg.simulation.faults import PHASES, SENSELESS, Fault
+from disagg.simulation.shrink import shrink
 
-LIMITS = Limits(
-    no_pair_s=10.0,
-    queue_s=15.0,
-    bootstrap_s=6.0,
-    first_token_s=12.0,
-    transfer_s=4.0,
-    next_token_s=6.0,
-    request_s=90.0,
-    queue_max=512,
-    retry_limit=5,
-    migration_limit=5,
-)
-SHARED = {"requests_max": 32, "tokens_per_step": 4, "cache_block_tokens": 32, "chunk_tokens": 256}
-PREFILL = {"prefill_token_s": 0.0001, "step_s": 0.005, "transfer_bytes_per_s": 1e8}
-DECODE = {"step_s": 0.15}
-ENGINES = 4  # of each role
-FRONTENDS = 2
-SICK_MAX = 2  # engines that may be out of order at a time
-GAP_REQUESTS = 40  # between two faults
-SWEEP_S = 0.25
+EVENTS_MIN = 20  # a request, on average
 
 
-@dataclass(frozen=True, slots=True)
-class Strike:
-    """One fault on one request, when it came to `phase` for the `nth` time."""
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m disagg.simulation.soak")
+    parser.add_argument("--requests", type=int, default=10_000)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--processes", type=int, default=1)
+    parser.add_argument("--gap", type=int, default=GAP_REQUESTS, help="requests between two faults")
+    parser.add_argument("--shrink", action="store_true", help="after a violation: what is the least that shows it?")
+    parser.add_argument("--whole-table", action="store_true", help="an empty cell of the table is a failure")
+    parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
+    asked = parser.parse_args()
+    if asked.child:
+        outcome = run_campaign(asked.seed, asked.requests, gap_requests=asked.gap)
+        sys.stdout.buffer.write(msgspec.json.encode(outcome))
+        return 0
+    began_s = time.monotonic()
+    outcomes = _run(asked)
+    say = sys.stdout.write
+    say(report(outcomes) + f"\n{time.monotonic() - began_s:.0f} s on {asked.processes} processes\n")
+    failed = [outcome for outcome in outcomes if outcome.violation]
+    for outcome in failed:
+        say(f"\nVIOLATION with seed {outcome.seed}: {outcome.violation}\n")
+        if asked.shrink:
+            least = shrink(outcome, lambda seed, requests, strikes: run_campaign(seed, requests, strikes))
+            strikes = ", ".join(f"{s.fault.value} in {s.phase.name} on {s.index}" for s in least.strikes)
+            say(f"the least that shows it: seed {least.seed}, {least.requests} requests, struck by [{strikes}]\n")
+            say(f"{least.violation}\n")
+    too_few = sum(o.event_count for o in outcomes) < EVENTS_MIN * asked.requests
+    has_holes = asked.whole_table and bool(empty_cells(outcomes))
+    return 1 if failed or too_few or has_holes else 0
 
-    index: int
-    fault: Fault
-    phase: Phase
-    nth: int
+
+def _run(asked: argparse.Namespace) -> list[Outcome]:
+    """Each in a process of its own, where the order of sets of strings is fixed too."""
+    share, rest = divmod(asked.requests, asked.processes)
+    children = []
+    for number in range(asked.processes):
+        arguments = ["--requests", share + (number < rest), "--seed", asked.seed + number, "--gap", asked.gap]
+        command = [sys.executable, "-m", "disagg.simulation.soak", "--child", *map(str, arguments)]
+        children.append(subprocess.Popen(command, stdout=subprocess.PIPE, env=os.environ | {"PYTHONHASHSEED": "0"}))
+    outcomes = []
+    for child in children:
+        answer, _ = child.communicate()
+        if child.returncode:
+            raise SystemExit(f"a soak process ended with status {child.returncode}")
+        outcomes.append(msgspec.json.decode(answer, type=Outcome))
+    return outcomes
 
 
-@dataclass(slots=True)
-class Outcome:
-    seed: int
-    requests: int
-    violation: Violation | None
-    strikes: list[Strike]
-    event_count: int
-    event_hash: int
-    outcomes: dict[str, int]
-    virtual_s: float
-    live_max: int
-    cells: Counter[tuple[Fault, Phase]] = field(default_factory=Counter)
+def empty_cells(outcomes: list[Outcome]) -> list[tuple[Fault, Phase]]:
+    cells = sum((outcome.cells for outcome in outcomes), Counter[tuple[Fault, Phase]]())
+    return [(f, p) for f in Fault for p in PHASES if (f, p) not in SENSELESS and not cells[f, p]]
 
 
-class Soak:
-    """`plan`: exactly these strikes; without one, faults are dealt from a shuffled deck of all cells."""
-
-    def __init__(
-        self, seed: int, requests: int, plan: list[Strike] | None = None, gap_requests: int = GAP_REQUESTS
-    ) -> None:
-        self.seed, self.requests, self._gap = seed, requests, gap_requests
-        self._plan = None if plan is None else {(s.index, s.phase, s.nth): s.fault for s in plan}
-        self._struck_phases = {(s.index, s.phase) for s in plan or []}
-        self._open: dict[Phase, deque[Fault]] = {phase: deque() for phase in PHASES}
-        self._deck: list[tuple[Fault, Phase]] = []
-        self._random = Random(seed)
-        self.strikes: list[Strike] = []
-        self._live_max = 0
-
-    async def run(self) -> Outcome:
-        loop = asyncio.get_running_loop()
-        workload = Workload()
-        async with SimulatedDeployment(
-            ENGINES,
-            ENGINES,
-            seed=self.seed,
-            frontends=FRONTENDS,
-            limits=LIMITS,
-            model=SHARED,
-            prefill_model=PREFILL,
-            decode_model=DECODE,
-        ) as world:
-            self._world, self._referee = world, Referee(world)
-            self._faults = Faults(world, self._referee.disturbed)
-            referee = self._referee
-            tasks_before, began_s = len(asyncio.all_tasks()) + 1, loop.time()  # one more: the sweeper's
-            sweeper = loop.create_task(self._sweep())
-            for index in range(self.requests):
-                asked = workload[index]
-                wait_s = began_s + asked.at_s - loop.time()
-                if wait_s > 0:
-                    await asyncio.sleep(wait_s)
-                if referee.violation is not None:
-                    break
-                self._deal(index)
-                request = world.request(asked.prompt, asked.max_tokens, ignore_eos=asked.ignore_eos)
-                request.on_phase = self._on_phase
-                self._begin(index, request)
-            if referee.violation is None:
-                await self._rest(tasks_before)
-            sweeper.cancel()
-            virtual_s = loop.time() - began_s
-            for entry in list(referee.entries.values()):
-                entry.stream.task.cancel()
-            await asyncio.sleep(0.1)
-        return Outcome(
-            self.seed,
-            self.requests,
-            referee.violation,
-            self.strikes,
-            referee.event_count,
-            referee.event_hash,
-            referee.outcomes,
-            virtual_s,
-            self._live_max,
-            Counter((strike.fault, strike.phase) for strike in self.strikes),
+def report(outcomes: list[Outcome]) -> str:
+    cells = sum((outcome.cells for outcome in outcomes), Counter[tuple[Fault, Phase]]())
+    width = max(len(fault.value) for fault in Fault) + 1
+    lines = [" " * width + "".join(f"{phase.name.lower():>14}" for phase in PHASES)]
+    for fault in Fault:
+        counts = ["-" if (fault, phase) in SENSELESS else str(cells[fault, phase]) for phase in PHASES]
+        lines.append(f"{fault.value:<{width}}" + "".join(f"{count:>14}" for count in counts))
+    whys: dict[str, list[str]] = {}
+    for (fault, phase), why in SENSELESS.items():
+        whys.setdefault(why, []).append(f"{fault.value} x {phase.name.lower()}")
+    lines += ["", *(f"- {', '.join(where)}: {why}" for why, where in whys.items()), ""]
+    for o in outcomes:
+        ends = ", ".join(f"{name} {count}" for name, count in sorted(o.outcomes.items()))
+        lines.append(
+            f"seed {o.seed}: {o.requests} requests ({ends}), at most {o.live_max} at once, {len(o.strikes)} faults, "
+            f"{o.event_count / max(1, o.requests):.1f} events a request, {o.virtual_s:.0f} virtual s, "
+            f"event hash {o.event_hash:016x}"
         )
-
-    def _begin(self, index: int, request: WatchedRequest) -> None:
-        referee, frontends = self._referee, self._world.frontends
-        stream = Stream(frontends[index % len(frontends)], request)
-        entry = referee.entries[request.id] = Entry(index, stream)
-        stream.task.add_done_callback(partial(self._ended, entry))
-        self._live_max = max(self._live_max, len(referee.entries))
-        if self._open[Phase.QUEUED] or (index, Phase.QUEUED) in self._struck_phases:
-            # Once its task has run: does it really wait?
-            asyncio.get_running_loop().call_soon(self._consider, entry, Phase.QUEUED)
-
-    def _ended(self, entry: Entry, _task: asyncio.Task[None]) -> None:
-        self._referee.ended(entry)
-
-    async def _sweep(self) -> None:
-        while self._referee.violation is None:
-            self._referee.sweep()
-            await asyncio.sleep(SWEEP_S)
-
-    async def _rest(self, tasks_before: int) -> None:
-        """All requests end; then all engines come back, and nobody holds anything."""
-        referee, loop = self._referee, asyncio.get_running_loop()
-        until_s = loop.time() + LIMITS.request_s + 1
-        while referee.entries and loop.time() < until_s and referee.violation is None:  # noqa: ASYNC110
-            await asyncio.sleep(0.1)
-        try:
-            await self._world.settle()
-        except TimeoutError:
-            referee.violate(f"nothing has come to rest: {self._world.gauges()}, whole: {self._world.is_whole}")
-        await asyncio.sleep(5.0)  # what is late may still come, and must change nothing
-        if referee.violation is None:
-            referee.at_rest(tasks_before)
-
-    # faults
-
-    def _deal(self, index: int) -> None:
-        if self._plan is None and index % self._gap == self._gap - 1:
-            if not self._deck:
-                self._deck = list(CELLS)
-                self._random.shuffle(self._deck)
-            fault, phase = self._deck.pop()
-            self._open[phase].append(fault)
-
-    def _on_phase(self, request: WatchedRequest) -> None:
-        self._referee.phase(request)
-        phase = request.phase
-        if phase not in self._open:
-            return
-        entry = self._referee.entries.get(request.id)
-        if entry is None or not (self._open[phase] or (entry.index, phase) in self._struck_phases):
-            return
-        if phase in (Phase.RESERVED, Phase.MIGRATING):
-            self._consider(entry, phase)  # over before anything else could be scheduled: now or never
-        if phase is not Phase.RESERVED:
-            asyncio.get_running_loop().call_soon(self._consider, entry, phase, True)
-
-    def _consider(self, entry: Entry, phase: Phase, is_later: bool = False) -> None:
-        """Strikes, if the request is still there and something is meant for it."""
-        request = entry.stream.request
-        if request.phase is not phase or request.id not in self._referee.entries:
-            return
-        now_only = phase is Phase.MIGRATING and not is_later
-        nth = sum(name == _entering(phase) for name, _ in request.history)
-        if self._plan is not None:
-            fault = self._plan.get((entry.index, phase, nth))
-            if fault is not None and not (now_only and fault in OF_CLIENTS):
-                del self._plan[entry.index, phase, nth]
-                self._strike(entry, Strike(entry.index, fault, phase, nth))
-            return
-        waiting = self._open[phase]
-        for _ in range(len(waiting)):
-            fault = waiting.popleft()
-            is_too_much = fault in KILLERS and self._referee.disturbed_count >= SICK_MAX
-            if is_too_much or (now_only and fault in OF_CLIENTS):
-                waiting.append(fault)
-                continue
-            self._strike(entry, Strike(entry.index, fault, phase, nth))
-            return
-
-    def _strike(self, entry: Entry, strike: Strike) -> None:
-        self.strikes.append(strike)
-        entry.strikes.append(f"{strike.fault.value} in {strike.phase.name}")
-        self._referee.event(strike.index << 8 ^ strike.phase.value)
-        random = Random((self.seed << 32 | strike.index) << 4 | strike.phase.value)
-        try:
-            self._faults.strike(strike.fault, entry.stream, random)
-        except AssertionError as error:
-            self._referee.violate(str(error), entry)
+    return "\n".join(lines)
 
 
-def _entering(phase: Phase) -> str:
-    """The event that leads into a phase, as a request's history names it."""
-    return {
-        Phase.QUEUED: "retry",
-        Phase.RESERVED: "paired",
-        Phase.DISPATCHED: "dispatch",
-        Phase.BOOTSTRAPPING: "bootstrap",
-        Phase.PREFILLING: "prefill",
-        Phase.TRANSFERRING: "transfer",
-        Phase.DECODING: "first_token",
-        Phase.MIGRATING: "migrate",
-    }[phase]
-
-
-def soak(seed: int, requests: int, plan: list[Strike] | None = None, gap_requests: int = GAP_REQUESTS) -> Outcome:
-    logging.getLogger("disagg").setLevel(logging.CRITICAL)  # every fault is a warning to somebody
-    with asyncio.Runner(loop_factory=VirtualLoop) as runner:
-        outcome = runner.run(Soak(seed, requests, plan, gap_requests).run())
-    gc.collect()
-    return outcome
+if __name__ == "__main__":
+    raise SystemExit(main())

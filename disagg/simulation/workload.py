@@ -34,7 +34,7 @@ class Asked:
 
 
 class Workload:
-    def __init__(self, *, shorter_prompts: int = 64, shorter_answers: int = 16, faster: float = 25.0) -> None:
+    def __init__(self, *, shorter_prompts: int = 64, shorter_answers: int = 16, faster: float = 18.0) -> None:
         decode = msgspec.json.Decoder(_Row).decode
         with gzip.open(TRACE) as lines:
             self._rows = [decode(line) for line in lines]
