@@ -82,7 +82,8 @@ async def _run(deployment: Deployment) -> None:
             progress.cancel()
             if keeping is not None:
                 keeping.cancel()
-            if frontend is not None:
+                await asyncio.wait([keeping])
+            if frontend is not None:  # engines serve on until its requests have ended
                 await frontend.stop()
             await controller.stop()
 
