@@ -12,7 +12,7 @@ import secrets
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 from disagg.cluster.free_port import free_port
@@ -50,7 +50,7 @@ async def stub_deployment(model_path: Path, step_ms: float = 0.0) -> AsyncIterat
         model_name="stub",
         number=0,
         stop_s=1.0,
-        limits=asdict(Limits()),
+        limits=Limits(),
     )
     frontend = FrontendProcess(spec, environment)
     hosts = [await _host(role, step_ms, environment) for role in (Role.PREFILL, Role.DECODE)]

@@ -7,7 +7,8 @@ DisaggError
    ├─ BadRequest        400, 404, 413: the client's to mend; names the parameter
    ├─ Overloaded        429: no room now; it is not a failure of any engine
    ├─ NoReadyPair       503: no prefill and decode engine that have met are READY
-   ├─ LegLost           502: an engine died or refused its leg under the request
+   ├─ LegLost           502: an engine died, or ended its leg, under the request
+   ├─ Refused           429: a live engine had no room after all; the request waits again (nobody else sees it)
    ├─ DeadlineExceeded  504: a phase outlived its deadline
    └─ Cancelled         499: the client went away (nobody reads it but logs and timelines)
 """
@@ -83,6 +84,10 @@ class NoReadyPair(RequestError):
 
 class LegLost(RequestError):
     http_status, code = 502, "leg_lost"
+
+
+class Refused(RequestError):
+    http_status, code, kind = 429, "overloaded", "overloaded_error"
 
 
 class DeadlineExceeded(RequestError):

@@ -13,6 +13,7 @@ import sys
 
 import msgspec
 
+from disagg.coordinator.coordinator import Limits
 from disagg.errors import StartError
 
 log = logging.getLogger(__name__)
@@ -32,7 +33,7 @@ class FrontendSpec(msgspec.Struct, frozen=True, kw_only=True):
     model_name: str
     number: int
     stop_s: float
-    limits: dict[str, float]  # of coordinator.Limits
+    limits: Limits
 
 
 class FrontendProcess:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import logging
 import os
 import secrets
@@ -25,6 +26,7 @@ from disagg.cluster.frontend_process import FrontendProcess, FrontendSpec
 from disagg.cluster.supervisor import Setting
 from disagg.config.plan import Plan, device_of, resolve_plan
 from disagg.config.schema import Deployment
+from disagg.coordinator.coordinator import Limits
 from disagg.engine.spec import DEPLOYMENT_VARIABLE, SECRET_VARIABLE
 from disagg.errors import StartError
 from disagg.models.resolve import resolve_model
@@ -131,7 +133,8 @@ async def _report(watch: AsyncIterator[dict[str, EngineRecord]], began_s: float)
 
 def _frontend_spec(plan: Plan, registry: str, model_path: Path) -> FrontendSpec:
     deadlines = plan.deadlines
-    limits = {name: getattr(deadlines, name) for name in ("no_pair_s", "first_token_s", "next_token_s", "request_s")}
+    said = deadlines.model_dump() | plan.deployment.routing.model_dump()
+    limits = Limits(**{each.name: said[each.name] for each in dataclasses.fields(Limits)})
     return FrontendSpec(
         registry=registry,
         host=plan.frontend.host,

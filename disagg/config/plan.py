@@ -135,7 +135,10 @@ def to_json(plan: Plan) -> str:
         }
         for engine in plan.engines
     ]
-    sections = {name: getattr(plan, name).model_dump() for name in ("model", "ray", "frontend", "deadlines")}
+    sections = {
+        name: getattr(plan.deployment, name).model_dump()
+        for name in ("model", "ray", "frontend", "deadlines", "routing", "health")
+    }
     whole = {"device": plan.device, **sections, "engines": engines, "warnings": plan.warnings}
     return json.dumps(whole, indent=2, default=str)
 

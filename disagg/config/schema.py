@@ -171,9 +171,17 @@ class Deadlines(_Section):
     first_token_s: Annotated[float, Field(gt=0, lt=SGLANG_TIMEOUT_S, description=FIRST_TOKEN_LIMIT)] = (
         120.0  # from dispatch
     )
+    queue_s: Annotated[float, Field(gt=0, le=3600)] = 30.0  # waits for room on READY engines
+    bootstrap_s: Annotated[float, Field(gt=0, lt=SGLANG_TIMEOUT_S, description=FIRST_TOKEN_LIMIT)] = (
+        60.0  # dispatch -> the prompt's turn in its prefill engine
+    )
+    transfer_s: Annotated[float, Field(gt=0, lt=SGLANG_TIMEOUT_S, description=FIRST_TOKEN_LIMIT)] = (
+        30.0  # prompt read -> first token
+    )
     next_token_s: Annotated[float, Field(gt=0, le=3600)] = 60.0  # one token -> the next
     request_s: Annotated[float, Field(gt=0, le=86_400)] = 1800.0  # received -> finished
     no_pair_s: Annotated[float, Field(ge=0, le=SGLANG_TIMEOUT_S)] = 10.0  # waits for a READY pair
+    drain_s: Annotated[float, Field(gt=0, le=3600)] = 30.0  # asked to drain -> what still runs migrates
     stop_s: Annotated[float, Field(gt=0, le=600)] = 10.0  # asked to stop -> made to stop
 
     @field_validator("request_s")
@@ -185,6 +193,21 @@ class Deadlines(_Section):
                 f"{request_s:g} is below first_token_s, which is {first_token_s:g}; raise it or lower that"
             )
         return request_s
+
+
+class Routing(_Section):
+    """Where requests go, how many wait, and how often one is tried again."""
+
+    queue_max: Annotated[int, Field(ge=0, le=1_000_000)] = 1024  # a frontend; the next one gets 429 at once
+    retry_limit: Annotated[int, Field(ge=0, le=100)] = 3  # tries after the first, before the first token
+    migration_limit: Annotated[int, Field(ge=0, le=100)] = 3  # moves to another pair after it
+    migration_tokens_max: Annotated[int, Field(ge=1)] = 1 << 30  # a longer request (prompt and output) does not move
+
+
+class Health(_Section):
+    """How engines are watched. Progress under load is watched always."""
+
+    canary_s: Annotated[float, Field(ge=1, le=3600)] = 10.0  # between two canaries of an idle engine
 
 
 def _one_or_many(pools: Any) -> Any:
@@ -217,7 +240,8 @@ class Deployment(_Section):
     decode: Pools = ()
     aggregated: Pools = ()
     deadlines: Deadlines = Deadlines()
-    routing: Reserved = None
+    routing: Routing = Routing()
+    health: Health = Health()
     security: Reserved = None
     transfer: Reserved = None
     registry: Reserved = None
@@ -229,7 +253,7 @@ class Deployment(_Section):
         """`frontend:` with nothing below it is an empty section."""
         if not isinstance(tree, dict):
             return tree
-        sections = {"ray", "frontend", "deadlines"}
+        sections = {"ray", "frontend", "deadlines", "routing", "health"}
         return {key: {} if key in sections and value is None else value for key, value in tree.items()}
 
     def pools(self) -> Iterator[tuple[Role, int, Pool]]:

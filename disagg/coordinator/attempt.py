@@ -1,8 +1,9 @@
-"""One try of one request on one pair (or one aggregated engine): both legs, one owner.
+"""One try of one request on one pair (or one aggregated engine): both legs, one owner, one deadline at a time.
 
 Way:   coordinator -> [Attempt] -> the two plane clients; decode's tokens come back, whichever leg fails first ends both
 Owns:  the room and the places on both engines, from `start` until both legs have said their last word
-Fails: `next_tokens` raises LegLost (a leg failed) or DeadlineExceeded; `close` then aborts what still runs
+Fails: `next_tokens` raises LegLost (a leg failed), Refused (a host has no room), DeadlineExceeded or Cancelled, after
+       every token that came before; `close` then aborts what still runs
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from disagg.coordinator.request import Request
-from disagg.errors import DeadlineExceeded, LegLost, RequestError
+from disagg.errors import DeadlineExceeded, LegLost, Refused, RequestError
 from disagg.plane import messages as m
 
 if TYPE_CHECKING:
@@ -23,6 +24,10 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 LAST_WORD_S = 5.0  # after an abort or a normal end a leg has this long to say its last word
+TIMER_SLACK_S = 1e-3  # a loop's timers are as coarse as this
+WELL = ("stop", "length")
+
+Deadline = tuple[float, str, str]  # when (seconds), what must have come until then, the key of `deadlines` that says so
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +36,14 @@ class Pair:
 
     prefill: Place | None
     decode: Place
+
+    @property
+    def places(self) -> tuple[Place, ...]:
+        return (self.decode,) if self.prefill is None else (self.prefill, self.decode)
+
+    @property
+    def name(self) -> str:
+        return " + ".join(place.name for place in self.places)
 
 
 class _LegState:
@@ -46,14 +59,15 @@ class _LegState:
 
     def on_tokens(self, offset: int, token_ids: list[int]) -> None:
         if offset != self.received:
-            self.attempt.fail(f"{self.name} sent token {offset} after {self.received} tokens")
+            self.attempt.fail(LegLost, f"{self.name} sent token {offset} after {self.received} tokens", self.place.life)
             return
         self.received += len(token_ids)
         if self.name == "decode":
             self.attempt.tokens_came(token_ids)
 
     def on_stage(self, name: str) -> None:
-        pass
+        if self.name == "prefill" or not self.attempt.pair.prefill or name == "bootstrapping":
+            self.attempt.on_stage(name)  # what a decode engine calls transferring is its wait for prefill, too
 
     def on_end(self, end: m.LegEnd) -> None:
         self.end = end
@@ -61,106 +75,150 @@ class _LegState:
 
 
 class Attempt:
-    """`on_over` is called once, when both legs have ended (or did not answer an abort in time)."""
+    """`on_stage(name)` is called as engines tell of their progress; `on_over` once, when both legs have ended (or did
+    not answer an abort in time)."""
 
     def __init__(
-        self, request: Request, pair: Pair, room: int, now_s: Callable[[], float], on_over: Callable[[], None]
+        self,
+        request: Request,
+        pair: Pair,
+        room: int,
+        now_s: Callable[[], float],
+        on_stage: Callable[[str], None],
+        on_over: Callable[[], None],
     ) -> None:
         self.request, self.pair, self.room = request, pair, room
+        self.on_stage = on_stage
         self._now_s, self._on_over = now_s, on_over
         self._decode = _LegState(self, "decode", pair.decode)
         self._prefill = _LegState(self, "prefill", pair.prefill) if pair.prefill else None
         self._legs = [leg for leg in (self._prefill, self._decode) if leg is not None]
         self._new_ids: list[int] = []
         self._failure: RequestError | None = None
-        self._woken = asyncio.Event()
+        self._waiting: asyncio.Future[None] | None = None
+        self._deadline: Deadline = (float("inf"), "", "")
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_at_s = float("inf")
         self._closing: asyncio.TimerHandle | None = None
         self._is_over = False
 
     def start(self) -> None:
         """Dispatches both legs at once: decode allocates while prefill queues."""
         request, prefill, decode = self.request, self.pair.prefill, self.pair.decode
-        prompt = m.pack_ids(request.prompt_ids)
+        prompt = m.pack_ids(request.prompt_ids) + m.pack_ids(request.emitted_ids)
         bootstrap = None
         if prefill is not None:
             host, port = prefill.bootstrap.rsplit(":", 1)
             bootstrap = m.Bootstrap(host, int(port), self.room, prefill.dp_rank)
-        for leg in self._legs:
-            tokens = 1 if leg is self._prefill else request.max_tokens - len(request.emitted_ids)
-            leg.number = leg.place.client.submit(
-                leg,
-                leg_id=request.id,
-                prompt=prompt,
-                sampling=request.sampling | {"max_new_tokens": tokens},
-                dp_rank=leg.place.dp_rank,
-                bootstrap=bootstrap,
-            )
         request.facts |= {
             "room": self.room,
             "prefill": prefill.name if prefill else None,
             "decode": decode.name,
         }
+        for leg in self._legs:
+            tokens = 1 if leg is self._prefill else request.tokens_left
+            leg.number = leg.place.client.submit(
+                leg,
+                leg_id=f"{request.id}{request.tries:02x}",
+                prompt=prompt,
+                sampling=request.sampling | {"max_new_tokens": tokens},
+                dp_rank=leg.place.dp_rank,
+                bootstrap=bootstrap,
+                is_canary=request.is_canary,
+            )
 
-    async def next_tokens(self, limit_s: float, waiting_for: str) -> tuple[list[int], str | None]:
+    def set_deadline(self, deadline: Deadline) -> None:
+        """Replaces the one before. The timer is set anew only where it would come too late."""
+        self._deadline = deadline
+        if self._timer is None or deadline[0] < self._timer_at_s:
+            self._arm()
+
+    async def next_tokens(self) -> tuple[list[int], str | None]:
         """New token ids in order, and the reason (stop or length) once decode has ended."""
         while not self._new_ids and self._decode.end is None and self._failure is None:
-            self._woken.clear()
-            try:
-                async with asyncio.timeout(limit_s):
-                    await self._woken.wait()
-            except TimeoutError:
-                where = f"request {self.request.id} on {self._names()}"
-                raise DeadlineExceeded(where, f"no {waiting_for} within {limit_s:g} s", "try again") from None
+            self._waiting = asyncio.get_running_loop().create_future()
+            await self._waiting
         ids, self._new_ids = self._new_ids, []
-        if self._failure is not None:
-            raise self._failure
         end = self._decode.end
-        return ids, end.reason if end is not None else None
+        if end is not None and end.reason in WELL:
+            return ids, end.reason
+        if ids or self._failure is None:
+            return ids, None
+        raise self._failure
 
     def close(self) -> None:
-        """Aborts what still runs, unless decode ended well: then prefill, which has sent its KV, may end by itself."""
-        ended_well = self._decode.end is not None and self._failure is None
-        if not ended_well:
-            self._abort()
+        """Aborts what still runs. A prefill that has sent its KV ends by itself, and tells what it sent."""
+        if self._timer is not None:
+            self._timer.cancel()
+        self._abort(*(leg for leg in self._legs if leg is self._decode or not self._has_kv))
         if not self._is_over and self._closing is None:
             self._closing = asyncio.get_running_loop().call_later(LAST_WORD_S, self._last_word_is_late)
 
-    # called by the legs
+    # called by the legs, the deadline, and whoever cancels
 
     def tokens_came(self, token_ids: list[int]) -> None:
         self._new_ids += token_ids
-        self._woken.set()
+        self._wake()
 
-    def fail(self, what: str, as_error: type[RequestError] = LegLost) -> None:
-        """The first failure counts; `next_tokens` raises it."""
+    def fail(self, as_error: type[RequestError], what: str, *lives: str) -> None:
+        """The first failure counts; `next_tokens` raises it. `lives`: the engines that may be to blame."""
         if self._failure is None:
-            self._failure = as_error(f"request {self.request.id} on {self._names()}", what, "try again")
-        self._woken.set()
+            self.request.failed_on.update(lives)
+            self._failure = as_error(f"request {self.request.id} on {self.pair.name}", what, "try again")
+            self._wake()
 
     def leg_ended(self, leg: _LegState) -> None:
         assert leg.end is not None
+        reason = leg.end.reason
         self._note(leg, leg.end)
-        if leg.end.reason not in ("stop", "length"):
-            self.fail(f"the {leg.name} engine ended its leg: {leg.end.detail or leg.end.reason}")
-            self._abort()  # SGLang tells neither side of the other's failure
-        self._woken.set()
+        if reason not in WELL and (leg is self._decode or not self._has_kv):
+            what = f"the {leg.name} engine ended its leg: {leg.end.detail or reason}"
+            if reason == m.REFUSED:
+                self.fail(Refused, what)
+                leg.place.on_refused()
+            else:
+                self.fail(LegLost, what, leg.place.life)
+            self._abort(*self._legs)  # SGLang tells neither side of the other's failure
+        self._wake()
         if all(each.end is not None for each in self._legs):
             self._over()
 
     # inner
 
-    def _names(self) -> str:
-        return " + ".join(leg.place.name for leg in self._legs)
+    def _wake(self) -> None:
+        if self._waiting is not None and not self._waiting.done():
+            self._waiting.set_result(None)
 
-    def _abort(self) -> None:
-        for leg in self._legs:
+    def _arm(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer_at_s = self._deadline[0]
+        wait_s = max(0.0, self._timer_at_s - self._now_s())
+        self._timer = asyncio.get_running_loop().call_later(wait_s, self._timer_came)
+
+    def _timer_came(self) -> None:
+        """A deadline that moved on meanwhile is waited for again: moving it costs no timer."""
+        at_s, awaited, name = self._deadline
+        if self._now_s() < at_s - TIMER_SLACK_S:
+            self._arm()
+        else:
+            lives = (place.life for place in self.pair.places)
+            self.fail(DeadlineExceeded, f"no {awaited} within deadlines.{name}", *lives)
+
+    @property
+    def _has_kv(self) -> bool:
+        """Decode needs nothing more of its prefill."""
+        return self._decode.received > 0
+
+    def _abort(self, *legs: _LegState) -> None:
+        for leg in legs:
             if leg.end is None:
                 leg.place.client.abort(leg.number)
 
     def _last_word_is_late(self) -> None:
         silent = [leg.place.name for leg in self._legs if leg.end is None]
         log.warning("request %s: no last word from %s", self.request.id, silent)
-        self._abort()
+        self._abort(*self._legs)
         self._over()
 
     def _over(self) -> None:

@@ -1,8 +1,9 @@
-"""The life of a request in a frontend: a pair, a room, two legs, a stream of pieces, one end.
+"""The life of a request in a frontend: a pair, a room, two legs, a stream of pieces, one end; more than one try of it.
 
-Way:   HTTP handler -> [Coordinator.generate] -> admission -> Attempt -> pieces back to the handler
+Way:   HTTP handler -> [Coordinator.generate] -> Admission -> Attempt -> pieces back to the handler
 Owns:  live requests, live rooms, and a bounded memory of ended requests for timelines
-Fails: NoReadyPair, LegLost, DeadlineExceeded, each marked in the timeline; closing the generator is a cancellation
+Fails: Overloaded, NoReadyPair, LegLost, DeadlineExceeded, Cancelled, each marked in the timeline; closing the generator
+       is a cancellation. A lost leg is retried on another pair before the first token, and migrates after it
 """
 
 from __future__ import annotations
@@ -16,11 +17,12 @@ from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass
 from random import Random
 
+from disagg.coordinator.admission import Admission
 from disagg.coordinator.attempt import Attempt, Pair
-from disagg.coordinator.phases import LIVE, Event, Phase, advance
+from disagg.coordinator.phases import LIVE, Event, Phase, advance, advance_to_stage
 from disagg.coordinator.request import FinishReason, Piece, Request
 from disagg.coordinator.rooms import Rooms
-from disagg.errors import Cancelled, NoReadyPair, RequestError
+from disagg.errors import Cancelled, DeadlineExceeded, LegLost, Refused, RequestError
 from disagg.routing.table import EngineTable
 
 log = logging.getLogger(__name__)
@@ -30,12 +32,19 @@ REMEMBERED = 10_000  # ended requests whose timeline can still be asked for
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Seconds; see `deadlines` in the YAML."""
+    """See `deadlines` (seconds) and `routing` in the YAML."""
 
     no_pair_s: float = 10.0
+    queue_s: float = 30.0
+    bootstrap_s: float = 60.0
     first_token_s: float = 120.0
+    transfer_s: float = 30.0
     next_token_s: float = 60.0
     request_s: float = 1800.0
+    queue_max: int = 1024
+    retry_limit: int = 3
+    migration_limit: int = 3
+    migration_tokens_max: int = 1 << 30
 
 
 class Coordinator:
@@ -47,24 +56,34 @@ class Coordinator:
         now_s: Callable[[], float] = time.monotonic,
     ) -> None:
         self._table, self._limits, self._now_s = table, limits, now_s
+        self.admission = Admission(
+            table, queue_max=limits.queue_max, queue_s=limits.queue_s, no_pair_s=limits.no_pair_s, now_s=now_s
+        )
         self.rooms = Rooms(random or Random())
         self.live: dict[str, Request] = {}
-        self._attempts: dict[str, Attempt] = {}
+        self.attempts: dict[str, Attempt] = {}  # the running try of each live request
         self._ended: OrderedDict[str, Request] = OrderedDict()
+        table.on_evict = self._evict
 
     async def generate(self, request: Request) -> AsyncGenerator[Piece, None]:
         """Yields pieces; the last one has a finish reason. Closing it early aborts both legs."""
         self.live[request.id] = request
+        request.phase_since_s = self._now_s()
         try:
-            pair = await self._pair(request)
-            async with contextlib.aclosing(self.run(request, pair, lambda: self._table.release(pair))) as pieces:
-                async for piece in pieces:
-                    yield piece
+            while request.phase is not Phase.FINISHED:
+                pair = await self.admission.reserve(request, request.received_at_s + self._limits.request_s)
+                try:
+                    async with contextlib.aclosing(self.run(request, pair, self._table.release)) as pieces:
+                        async for piece in pieces:
+                            yield piece
+                except (LegLost, Refused, DeadlineExceeded) as error:
+                    self._try_again(request, pair, error)
         except RequestError as error:
             request.facts["error"] = {"type": type(error).__name__, "message": error.message, "where": error.where}
             log.warning("request %s failed: %s", request.id, error)
             if request.phase in LIVE:
-                advance(request, Event.FAILURE, self._now_s())
+                event = Event.CLIENT_GONE if isinstance(error, Cancelled) else Event.FAILURE
+                advance(request, event, self._now_s())
             raise
         except (GeneratorExit, asyncio.CancelledError):
             if request.phase in LIVE:
@@ -77,63 +96,106 @@ class Coordinator:
                 self._ended.popitem(last=False)
 
     async def run(
-        self, request: Request, pair: Pair, release: Callable[[], None] = lambda: None
+        self, request: Request, pair: Pair, release: Callable[[Pair], None] = lambda _pair: None
     ) -> AsyncGenerator[Piece, None]:
-        """One attempt on a given pair, from the room to the last piece. `release` gives the pair's places back."""
+        """One try on a given pair, from the room to the last piece. `release` gives the pair's places back."""
         prefill = pair.prefill
         room = self.rooms.take(prefill.dp_size, prefill.dp_rank) if prefill else self.rooms.take(1, 0)
 
         def over() -> None:
             self.rooms.give_back(room)
-            release()
+            release(pair)
 
-        attempt = self._attempts[request.id] = Attempt(request, pair, room, self._now_s, over)
+        def stage(name: str) -> None:
+            if advance_to_stage(request, name, self._now_s()):
+                self._set_deadline(attempt)
+
+        attempt = self.attempts[request.id] = Attempt(request, pair, room, self._now_s, stage, over)
+        request.tries += 1
         try:
-            advance(request, Event.ADMITTED, self._now_s())
-            advance(request, Event.DISPATCHED, self._now_s())  # before: an engine on a busy machine may be quicker
+            advance(request, Event.PAIRED, self._now_s())
+            advance(request, Event.DISPATCH, self._now_s())  # before: an engine on a busy machine may be quicker
+            request.try_since_s = request.phase_since_s
             attempt.start()
-            limit_s, waiting_for = self._limits.first_token_s, "first token"
+            self._set_deadline(attempt)
             while True:
-                ids, reason = await attempt.next_tokens(self._within(request, limit_s), waiting_for)
-                if request.phase is Phase.PREFILL:  # the first token, or an end without any
+                ids, reason = await attempt.next_tokens()
+                if request.phase is not Phase.DECODING:  # the first token of this try, or an end without any
                     advance(request, Event.FIRST_TOKEN, self._now_s())
+                    if request.token_at_s:  # a migration: how long the client's stream stood still
+                        pause_ms = round((request.phase_since_s - request.token_at_s) * 1e3, 3)
+                        request.facts.setdefault("pauses_ms", []).append(pause_ms)
+                request.token_at_s = self._now_s()
+                self._set_deadline(attempt)
                 piece = _emit(request, ids, reason)
                 if piece.finish_reason is not None:
                     advance(request, Event.FINISH, self._now_s())
                 yield piece
                 if piece.finish_reason is not None:
                     return
-                limit_s, waiting_for = self._limits.next_token_s, "next token"
         finally:
-            del self._attempts[request.id]
+            del self.attempts[request.id]
             attempt.close()
 
     def cancel(self, request_id: str) -> bool:
-        """Ends a live request with `Cancelled`; False if there is none (in a phase that can be told yet)."""
-        attempt = self._attempts.get(request_id)
-        if attempt is None:
-            return False
-        attempt.fail("cancelled on request", Cancelled)
-        return True
+        """Ends a live request, in whatever phase, with `Cancelled`; False if there is none."""
+        request, attempt = self.live.get(request_id), self.attempts.get(request_id)
+        if attempt is not None:
+            attempt.fail(Cancelled, "cancelled on request")
+            return True
+        where = f"request {request_id}"
+        return request is not None and self.admission.fail(request, Cancelled(where, "cancelled on request"))
 
     def find(self, request_id: str) -> Request | None:
         return self.live.get(request_id) or self._ended.get(request_id)
 
-    async def _pair(self, request: Request) -> Pair:
-        """Waits for a pair of READY engines that have met, at most `no_pair_s`."""
-        try:
-            async with asyncio.timeout(self._limits.no_pair_s):
-                while (pair := self._table.pick()) is None:
-                    await self._table.wait_for_change()
-        except TimeoutError:
-            raise NoReadyPair(
-                f"request {request.id}", "no engines are ready to serve this", "try again shortly; see /disagg/status"
-            ) from None
-        return pair
+    def _try_again(self, request: Request, pair: Pair, error: LegLost | Refused | DeadlineExceeded) -> None:
+        """Sends the request back to wait for another pair, or raises the error."""
+        limits, emitted = self._limits, len(request.emitted_ids)
+        again = Event.MIGRATE if emitted else Event.RETRY
+        if isinstance(error, Refused):  # by a live engine that is full: no failure, and not counted as one
+            advance(request, again, self._now_s())
+            return
+        lost = request.facts.setdefault("lost_tries", [])
+        lost.append({"on": pair.name, "after_tokens": emitted, "why": error.what})
+        if emitted:
+            is_allowed = (
+                sum(1 for each in lost if each["after_tokens"]) <= limits.migration_limit
+                and len(request.prompt_ids) + emitted <= limits.migration_tokens_max
+            )
+            if is_allowed and not request.can_migrate:
+                error.what += " (its penalties count the tokens so far: another engine cannot go on)"
+                is_allowed = False
+        else:
+            is_allowed = len(lost) <= limits.retry_limit
+        if not is_allowed:
+            raise error
+        advance(request, again, self._now_s())
+        log.warning("request %s: %s; another try", request.id, error)
 
-    def _within(self, request: Request, limit_s: float) -> float:
-        """The phase's limit, or what is left of the request's."""
-        return min(limit_s, max(0.0, request.received_at_s + self._limits.request_s - self._now_s()))
+    def _set_deadline(self, attempt: Attempt) -> None:
+        """The phase's, the try's or the request's: whichever comes first."""
+        request, limits = attempt.request, self._limits
+        whole = (request.received_at_s + limits.request_s, "end of the answer", "request_s")
+        if request.phase is Phase.DECODING:
+            attempt.set_deadline(min(whole, (request.token_at_s + limits.next_token_s, "next token", "next_token_s")))
+            return
+        first_token = (request.try_since_s + limits.first_token_s, "first token", "first_token_s")
+        if request.phase is Phase.TRANSFERRING:
+            phase = (request.phase_since_s + limits.transfer_s, "end of the KV transfer", "transfer_s")
+        elif request.phase is Phase.PREFILLING:
+            phase = first_token
+        else:
+            phase = (request.try_since_s + limits.bootstrap_s, "start of its prefill", "bootstrap_s")
+        attempt.set_deadline(min(whole, first_token, phase))
+
+    def _evict(self, life: str) -> None:
+        """An engine that drains has waited long enough: what can migrate leaves it."""
+        for attempt in list(self.attempts.values()):
+            request = attempt.request
+            is_there = any(place.life == life for place in attempt.pair.places)
+            if is_there and (request.can_migrate or not request.emitted_ids):
+                attempt.fail(LegLost, "the engine is being drained", life)
 
 
 def _emit(request: Request, ids: list[int], reason: str | None) -> Piece:

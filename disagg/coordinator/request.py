@@ -35,6 +35,9 @@ class Piece:
     finish_reason: FinishReason | None = None
 
 
+_PENALTIES = {"frequency_penalty": 0.0, "presence_penalty": 0.0, "repetition_penalty": 1.0}
+
+
 @dataclass(slots=True)
 class Request:
     id: str  # 32 hex digits; the first four name the frontend
@@ -43,10 +46,29 @@ class Request:
     max_tokens: int  # output tokens
     text: TextSide
     received_at_s: float  # monotonic clock of this frontend, as every time in `timeline`
+    is_canary: bool = False
     phase: Phase = Phase.QUEUED
+    phase_since_s: float = 0.0
+    tries: int = 0  # attempts so far, the running one included
+    try_since_s: float = 0.0
+    token_at_s: float = 0.0  # when the newest token came; 0 before the first
+    failed_on: set[str] = field(default_factory=set)  # engine lives that lost it: another try rather avoids them
     emitted_ids: list[int] = field(default_factory=list)
     timeline: dict[str, float] = field(default_factory=dict)  # event -> monotonic seconds
     facts: dict[str, Any] = field(default_factory=dict)  # room, engines, kv_bytes, lane, error, ...
+
+    @property
+    def tokens_left(self) -> int:
+        return self.max_tokens - len(self.emitted_ids)
+
+    @property
+    def can_migrate(self) -> bool:
+        """Whether another engine would go on as this one did.
+
+        Penalties count what was put out; given as a prompt, the tokens so far would not count. A seed is no obstacle:
+        its noise depends on the position in the whole sequence (disagg/engine/seeds.py).
+        """
+        return all(self.sampling.get(name, neutral) == neutral for name, neutral in _PENALTIES.items())
 
     def mark(self, name: str, at_s: float) -> None:
         self.timeline.setdefault(name, at_s)

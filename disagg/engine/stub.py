@@ -33,10 +33,21 @@ class _StubLeg:
 
 
 class StubEngine:
-    """`step_s`: 0 answers as fast as it can. `token`: the id it emits. `hold`: legs wait until `release`."""
+    """`step_s`: 0 answers as fast as it can. `hold`: legs wait until `release`.
 
-    def __init__(self, *, step_s: float = 0.0, per_step: int = 1, token: int = 260, hold: bool = False) -> None:
-        self._step_s, self._per_step, self._token = step_s, per_step, token
+    `token`: the id it emits; None: each token's position in its sequence, so that a gap or a repeat shows.
+    """
+
+    def __init__(
+        self,
+        *,
+        step_s: float = 0.0,
+        per_step: int = 1,
+        token: int | None = 260,
+        hold: bool = False,
+        facts: EngineFacts = FACTS,
+    ) -> None:
+        self._step_s, self._per_step, self._token, self._facts = step_s, per_step, token, facts
         self._running: set[_StubLeg] = set()
         self._stepping: asyncio.Task[None] | None = None
         self.dropped_peers: list[str] = []
@@ -46,7 +57,7 @@ class StubEngine:
             self._free.set()
 
     def start(self) -> EngineFacts:
-        return FACTS
+        return self._facts
 
     def submit(self, leg: Leg, sink: LegSink) -> object:
         handle = _StubLeg(leg, sink)
@@ -71,6 +82,14 @@ class StubEngine:
     def release(self) -> None:
         self._free.set()
 
+    def freeze(self) -> None:
+        """No leg goes on, and nobody is told."""
+        if self._stepping is not None:
+            self._stepping.cancel()
+
+    def running(self, request_id: str) -> list[Leg]:
+        return [handle.leg for handle in self._running if handle.leg.id.startswith(request_id)]
+
     def loads(self) -> list[RankLoad]:
         return [RankLoad(0, len(self._running), 0, 0, KV_TOKENS, time.time())]
 
@@ -88,7 +107,8 @@ class StubEngine:
         while self._running:
             for handle in list(self._running):
                 count = min(self._per_step, handle.leg.sampling["max_new_tokens"] - handle.sent)
-                handle.sink.on_tokens([self._token] * count)
+                first = len(handle.leg.prompt_ids) + handle.sent
+                handle.sink.on_tokens([*range(first, first + count)] if self._token is None else [self._token] * count)
                 handle.sent += count
                 if handle.sent >= handle.leg.sampling["max_new_tokens"]:
                     self._running.discard(handle)

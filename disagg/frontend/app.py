@@ -55,6 +55,7 @@ class Frontend:
             "/v1/requests/": ("DELETE", self._cancel),
             "/disagg/requests/": ("GET", self._timeline),
             "/disagg/logs/": ("GET", self._engine_log),
+            "/disagg/engines/": ("POST", self._drain),
         }
 
     async def start(self, host: str, port: int, *, reuse_port: bool = False) -> None:
@@ -141,6 +142,19 @@ class Frontend:
         if text is None:
             raise BadRequest("engine", "engine_not_found", f"there is no engine '{name[:100]}' here", http_status=404)
         await exchange.answer(200, text.encode(errors="replace"), TEXT)
+
+    async def _drain(self, exchange: Exchange, name: str) -> None:
+        """POST /disagg/engines/ENGINE/drain[?restart=1]"""
+        engine_id, _, action = name.rpartition("/")
+        if action != "drain" or not engine_id:
+            raise BadRequest(None, "unknown_url", f"there is no {exchange.path[:100]} here", http_status=404)
+        if not exchange.is_from_this_machine:
+            what = "engines are drained from the frontend's own machine only"
+            raise BadRequest(None, "forbidden", what, http_status=403)
+        why_not = await self._backend.drain(engine_id, restart=exchange.query("restart") == "1")
+        if why_not is not None:
+            raise BadRequest("engine", "cannot_drain", why_not, http_status=409)
+        await _json(exchange, {"id": engine_id, "draining": True})
 
     async def _cancel(self, exchange: Exchange, name: str) -> None:
         request_id = _request_id(name)

@@ -34,6 +34,9 @@ class Backend(Protocol):
 
     async def engine_log(self, engine_id: str, lines: int) -> str | None: ...
 
+    async def drain(self, engine_id: str, restart: bool) -> str | None:
+        """Begins to drain an engine; why it cannot be, or None."""
+
     def new_request_id(self) -> str: ...
 
     def metrics(self) -> bytes:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
+from ipaddress import ip_address
 from urllib.parse import parse_qsl
 
 from disagg.errors import BadRequest, NoReadyPair, Overloaded, RequestError
@@ -49,6 +50,11 @@ class Exchange:
 
     def request_header(self, name: bytes) -> bytes | None:
         return next((value for key, value in self.request_headers if key == name), None)
+
+    @property
+    def is_from_this_machine(self) -> bool:
+        client = self._scope.get("client")
+        return client is not None and ip_address(client[0]).is_loopback
 
     def query(self, name: str) -> str | None:
         return dict(parse_qsl(self._scope["query_string"].decode("latin-1"))).get(name)

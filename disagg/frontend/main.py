@@ -21,7 +21,7 @@ import msgspec
 import uvloop
 
 from disagg.cluster.frontend_process import LISTENING, FrontendSpec
-from disagg.coordinator.coordinator import Coordinator, Limits
+from disagg.coordinator.coordinator import Coordinator
 from disagg.engine.spec import SECRET_VARIABLE
 from disagg.errors import StartError
 from disagg.frontend.app import Frontend
@@ -48,7 +48,7 @@ async def serve(spec: FrontendSpec) -> None:
         context_length=codec.context_length,
         vocabulary=codec.vocabulary,
         table=table,
-        coordinator=Coordinator(table, Limits(**spec.limits)),
+        coordinator=Coordinator(table, spec.limits),
         registry=registry,
         number=spec.number,
     )

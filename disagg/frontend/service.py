@@ -81,6 +81,8 @@ class Service:
             "frontend": {
                 "pid": os.getpid(),
                 "requests": len(self._coordinator.live),
+                "queued": len(self._coordinator.admission),
+                "attempts": len(self._coordinator.attempts),
                 "rooms": len(self._coordinator.rooms),
                 "places": self._table.places_taken,
             },
@@ -110,6 +112,9 @@ class Service:
     async def engine_log(self, engine_id: str, lines: int) -> str | None:
         return await self._registry.log_lines(engine_id, lines) if self._registry else None
 
+    async def drain(self, engine_id: str, restart: bool) -> str | None:
+        return await self._registry.drain(engine_id, restart) if self._registry else "there is no controller"
+
     def new_request_id(self) -> str:
         return self._prefix + uuid.uuid4().hex[FRONTEND_DIGITS:]
 
@@ -117,6 +122,8 @@ class Service:
         states = [r.state for r in self._table.records.values()]
         return self._metrics.render(
             live=len(self._coordinator.live),
+            queued=len(self._coordinator.admission),
+            attempts=len(self._coordinator.attempts),
             rooms=len(self._coordinator.rooms),
             places=self._table.places_taken,
             engines_ready=states.count(State.READY),

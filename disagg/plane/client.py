@@ -101,6 +101,7 @@ class PlaneClient:
         sampling: dict[str, Any],
         dp_rank: int,
         bootstrap: m.Bootstrap | None,
+        is_canary: bool = False,
     ) -> int:
         """Sends the leg and returns its number. On a lost connection the receiver has its end before this returns."""
         leg = next(self._numbers)
@@ -108,7 +109,7 @@ class PlaneClient:
             receiver.on_end(m.LegEnd(leg, LOST, "no connection"))
             return leg
         self._legs[leg] = receiver
-        self._connection.send(m.encode(m.Submit(leg, leg_id, prompt, sampling, dp_rank, bootstrap)))
+        self._connection.send(m.encode(m.Submit(leg, leg_id, prompt, sampling, dp_rank, bootstrap, is_canary)))
         return leg
 
     def abort(self, leg: int) -> None:

@@ -42,10 +42,10 @@ class Ledger:
         self.requests = [0] * ranks
         self.kv_tokens = [0] * ranks
 
-    def take(self, dp_rank: int, prompt_tokens: int, new_tokens: int) -> Grant | None:
+    def take(self, dp_rank: int, prompt_tokens: int, new_tokens: int, *, in_any_case: bool = False) -> Grant | None:
         """None: there is no room now."""
         needed = kv_tokens_needed(prompt_tokens, new_tokens, self._capacity.page_size)
-        if not fits(self.requests[dp_rank], self.kv_tokens[dp_rank], needed, self._capacity):
+        if not in_any_case and not fits(self.requests[dp_rank], self.kv_tokens[dp_rank], needed, self._capacity):
             return None
         self.requests[dp_rank] += 1
         self.kv_tokens[dp_rank] += needed

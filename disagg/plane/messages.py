@@ -13,6 +13,7 @@ from typing import Any
 
 import msgspec
 
+REFUSED = "refused"  # a LegEnd's reason
 MAX_FRAME_BYTES = 64 << 20  # a 16M-token prompt; anything larger is a broken or hostile peer
 
 
@@ -39,6 +40,7 @@ class Submit(Wire, frozen=True, tag="submit"):
     sampling: dict[str, Any]  # SGLang's own names; max_new_tokens is already this leg's
     dp_rank: int
     bootstrap: Bootstrap | None = None  # None: an aggregated engine
+    is_canary: bool = False  # granted beyond capacity: a full engine must still be able to prove that it lives
 
 
 class Abort(Wire, frozen=True, tag="abort"):

@@ -23,7 +23,6 @@ from disagg.plane.network import TCP, Listener, Network
 log = logging.getLogger(__name__)
 
 REPORT_S = 0.05  # least time between two reports of what is taken
-REFUSED = "refused"
 
 
 class PlaneServer:
@@ -134,9 +133,10 @@ class _Session:
             self._drop(f"leg {message.leg} exists already, or there is no rank {message.dp_rank}")
             return
         prompt_ids, at = m.unpack_ids(message.prompt), message.bootstrap
-        grant = self.server.ledger.take(message.dp_rank, len(prompt_ids), message.sampling["max_new_tokens"])
+        new_tokens = message.sampling["max_new_tokens"]
+        grant = self.server.ledger.take(message.dp_rank, len(prompt_ids), new_tokens, in_any_case=message.is_canary)
         if grant is None:
-            self._ends.append(m.LegEnd(message.leg, REFUSED, "no room for it now"))
+            self._ends.append(m.LegEnd(message.leg, m.REFUSED, "no room for it now"))
             self._flush_soon()
             return
         self.server.report_soon()

@@ -41,6 +41,7 @@ class EngineRecord(msgspec.Struct, frozen=True, kw_only=True):
     since_s: float = 0.0  # wall clock of the last change of state
     restarts: int = 0
     detail: str = ""  # why it is not ready
+    evict: bool = False  # it drains, and has waited long enough: what can migrate should leave
     lane: str = ""  # the UCX transports that carried its last checked transfer
     peers: frozenset[str] = frozenset()  # lives (below) a real transfer with which has succeeded
     context_length: int = 0  # tokens; 0: not known yet

@@ -1,30 +1,40 @@
 """Which engines this process may use now, and where the next request goes.
 
 Way:   admission -> [EngineTable.pick] -> Attempt
-In:    the registry's records; out: a Pair of places, or None while there is none
-Owns:  a plane connection to each READY incarnation, and the count of requests this process has on each dp rank
+In:    the registry's records, and what hosts report as taken; out: a Pair of places, or None while none has room
+Owns:  a plane connection to each READY incarnation (made again when it breaks under a READY engine), and the count of
+       what this process has on each dp rank
+Fails: an engine that is no longer READY or DRAINING loses its connection here at once, and with it all legs on it
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections import Counter
-from collections.abc import AsyncIterator
-from dataclasses import dataclass
+import time
+from collections.abc import AsyncIterator, Callable, Iterator, Set
+from dataclasses import dataclass, field
 from functools import partial
 
 from disagg.coordinator.attempt import Pair
 from disagg.errors import LegLost
 from disagg.plane.client import PlaneClient
+from disagg.plane.ledger import Capacity, fits, kv_tokens_needed
+from disagg.plane.messages import RankTaken
+from disagg.plane.network import TCP, Network
 from disagg.registry.records import EngineRecord, Role, State
 
 log = logging.getLogger(__name__)
 
+RECONNECT_S = (0.1, 0.3, 1.0, 2.0)  # pauses; the last one repeats
+UNBOUNDED = 1 << 40
+NOTHING = RankTaken(0, 0)
+LIMITLESS = Capacity(UNBOUNDED, UNBOUNDED, 1)  # for canaries, which clients' requests must not hold up
 
-@dataclass(frozen=True, slots=True)
+
+@dataclass(slots=True, eq=False)
 class Place:
-    """One dp rank of one incarnation."""
+    """One dp rank of one incarnation. Counts what this process has there; `reported` is what its host said last."""
 
     engine_id: str
     life: str
@@ -32,19 +42,52 @@ class Place:
     dp_size: int
     bootstrap: str  # host:port; empty unless prefill
     client: PlaneClient
+    capacity: Capacity = LIMITLESS
+    requests: int = 0
+    kv_tokens: int = 0
+    reported: RankTaken = NOTHING
 
     @property
     def name(self) -> str:
         return f"{self.life}/{self.dp_rank}"
 
+    @property
+    def load(self) -> tuple[int, int]:
+        """Requests and KV tokens there, all frontends' together as far as is known."""
+        return max(self.requests, self.reported.requests), max(self.kv_tokens, self.reported.kv_tokens)
+
+    def has_room(self, needed: int) -> bool:
+        return fits(*self.load, needed, self.capacity)
+
+    def needed(self, prompt_tokens: int, new_tokens: int) -> int:
+        return kv_tokens_needed(prompt_tokens, new_tokens, self.capacity.page_size)
+
+    def on_refused(self) -> None:
+        """Its host knows better than we: full, until it reports again."""
+        self.reported = RankTaken(max(1, self.capacity.requests), self.capacity.kv_tokens)
+
+
+@dataclass(slots=True, eq=False)
+class _Life:
+    """What this process holds of one incarnation."""
+
+    record: EngineRecord
+    client: PlaneClient | None = None
+    places: list[Place] = field(default_factory=list)
+    reconnecting: asyncio.Task[None] | None = None
+    is_evicted: bool = False
+
 
 class EngineTable:
-    def __init__(self, secret: bytes) -> None:
-        self._secret = secret
+    """`on_change` is called when a pair may have become free; `on_evict(life)` when requests should leave an engine."""
+
+    def __init__(self, secret: bytes, network: Network = TCP, now_s: Callable[[], float] = time.monotonic) -> None:
+        self._secret, self._network, self._now_s = secret, network, now_s
         self.records: dict[str, EngineRecord] = {}
-        self._clients: dict[str, PlaneClient] = {}  # by life
-        self._in_flight: Counter[tuple[str, int]] = Counter()  # (life, dp rank)
-        self._changed = asyncio.Event()
+        self._lives: dict[str, _Life] = {}
+        self._pairs_taken: dict[int, tuple[Pair, list[int]]] = {}  # id of a Pair -> it, KV tokens on each of its places
+        self.on_change: Callable[[], None] = lambda: None
+        self.on_evict: Callable[[str], None] = lambda _life: None
 
     async def follow(self, watch: AsyncIterator[dict[str, EngineRecord]]) -> None:
         """Runs until the registry is gone."""
@@ -52,80 +95,142 @@ class EngineTable:
             await self.update(records)
 
     async def update(self, records: dict[str, EngineRecord]) -> None:
-        """Connects to newly READY incarnations and lets go of those that no record names any more."""
+        """Connects to newly READY incarnations, and lets go at once of those that may not be used any more."""
         self.records = records
         wanted = {r.life: r for r in records.values() if r.plane and r.state in (State.READY, State.DRAINING)}
-        for life in self._clients.keys() - wanted.keys():
-            self._clients.pop(life).close()
+        for life in self._lives.keys() - wanted.keys():
+            self._let_go(self._lives.pop(life))
+        new = []
         for life, record in wanted.items():
-            if life not in self._clients and record.state is State.READY:
-                client = PlaneClient(record.plane, record.incarnation, self._secret, partial(self._lost, life))
-                try:
-                    await client.connect()
-                except LegLost as error:
-                    log.warning("%s: %s", life, error)
-                    continue
-                self._clients[life] = client
-        self._changed.set()
-        self._changed = asyncio.Event()
-
-    async def wait_for_change(self) -> None:
-        await self._changed.wait()
+            known = self._lives.get(life)
+            if known is not None:
+                known.record = record
+            elif record.state is State.READY:
+                self._lives[life] = known = _Life(record)
+                new.append(self._connect(known))
+            if known is not None and record.evict and not known.is_evicted:
+                known.is_evicted = True
+                self.on_evict(life)
+        await asyncio.gather(*new)
+        self.on_change()
 
     def is_ready(self) -> bool:
-        return self._best_pair() is not None
+        """Some pair could serve, were it free."""
+        return next(self._pairs(), None) is not None
 
-    def pick(self) -> Pair | None:
-        """The least loaded pair that has met, counted as taken until `release`."""
-        pair = self._best_pair()
-        if pair is not None:
-            for place in (pair.prefill, pair.decode):
-                if place is not None:
-                    self._in_flight[place.life, place.dp_rank] += 1
+    def pick(self, prompt_tokens: int, new_tokens: int, avoid: Set[str] = frozenset()) -> Pair | None:
+        """The least loaded pair that has met and has room on both sides, counted as taken until `release`.
+
+        `avoid`: engine lives to take only where nothing else has room.
+        """
+        best: tuple[tuple[int, int, int], Pair] | None = None
+        for pair in self._pairs():
+            if all(p.has_room(p.needed(prompt_tokens, self._new_tokens(pair, p, new_tokens))) for p in pair.places):
+                loads = [place.load for place in pair.places]
+                avoided = sum(place.life in avoid for place in pair.places)
+                score = (avoided, sum(requests for requests, _ in loads), sum(tokens for _, tokens in loads))
+                if best is None or score < best[0]:
+                    best = score, pair
+        if best is None:
+            return None
+        pair = best[1]
+        taken = [place.needed(prompt_tokens, self._new_tokens(pair, place, new_tokens)) for place in pair.places]
+        for place, tokens in zip(pair.places, taken, strict=True):
+            place.requests += 1
+            place.kv_tokens += tokens
+        self._pairs_taken[id(pair)] = pair, taken
         return pair
 
     def release(self, pair: Pair) -> None:
-        for place in (pair.prefill, pair.decode):
-            if place is not None:
-                self._in_flight[place.life, place.dp_rank] -= 1
-                if self._in_flight[place.life, place.dp_rank] == 0:
-                    del self._in_flight[place.life, place.dp_rank]
+        _, taken = self._pairs_taken.pop(id(pair))  # KeyError: released twice, which is a bug
+        for place, tokens in zip(pair.places, taken, strict=True):
+            place.requests -= 1
+            place.kv_tokens -= tokens
+        self.on_change()
 
     def in_flight(self, life: str) -> int:
-        return sum(count for (of, _), count in self._in_flight.items() if of == life)
+        return sum(place.life == life for pair, _ in self._pairs_taken.values() for place in pair.places)
 
     @property
     def places_taken(self) -> int:
-        return self._in_flight.total()
+        return sum(len(pair.places) for pair, _ in self._pairs_taken.values())
 
-    def _best_pair(self) -> Pair | None:
-        usable = [r for r in self.records.values() if r.state is State.READY and r.life in self._clients]
-        together = [r for r in usable if r.role is Role.AGGREGATED]
-        if together:
-            return Pair(None, min((p for r in together for p in self._places(r)), key=self._load))
-        prefills = [r for r in usable if r.role is Role.PREFILL]
-        best: tuple[int, Pair] | None = None
-        for decode in (r for r in usable if r.role is Role.DECODE):
+    def _pairs(self) -> Iterator[Pair]:
+        """All that may be used now: of READY engines, connected, between which a transfer has succeeded."""
+        usable = [life for life in self._lives.values() if life.client and life.record.state is State.READY]
+        together = [life for life in usable if life.record.role is Role.AGGREGATED]
+        for life in together:
+            yield from (Pair(None, place) for place in life.places)
+        prefills = [] if together else [life for life in usable if life.record.role is Role.PREFILL]
+        decodes = [] if together else [life for life in usable if life.record.role is Role.DECODE]
+        for decode in decodes:
             for prefill in prefills:
-                if prefill.life not in decode.peers:
-                    continue  # no transfer between these two incarnations has succeeded yet
-                p = min(self._places(prefill), key=self._load)
-                d = min(self._places(decode), key=self._load)
-                load = self._load(p) + self._load(d)
-                if best is None or load < best[0]:
-                    best = load, Pair(p, d)
-        return best[1] if best else None
+                if prefill.record.life in decode.record.peers:
+                    yield from (Pair(p, d) for p in prefill.places for d in decode.places)
 
-    def _places(self, record: EngineRecord) -> list[Place]:
-        client = self._clients[record.life]
-        return [
-            Place(record.id, record.life, rank, record.ranks, record.bootstrap, client) for rank in range(record.ranks)
+    @staticmethod
+    def _new_tokens(pair: Pair, place: Place, new_tokens: int) -> int:
+        return 1 if place is pair.prefill else new_tokens
+
+    async def _connect(self, life: _Life) -> None:
+        record = life.record
+        client = PlaneClient(
+            record.plane,
+            record.incarnation,
+            self._secret,
+            partial(self._lost, life),
+            on_taken=partial(self._taken, life),
+            network=self._network,
+            now_s=self._now_s,
+        )
+        try:
+            await client.connect()
+        except LegLost as error:
+            log.warning("%s: %s", record.life, error)
+            self._reconnect_later(life)
+            return
+        if self._lives.get(record.life) is not life:  # let go of while we connected
+            client.close()
+            return
+        capacity = Capacity(record.requests_max or UNBOUNDED, record.kv_tokens or UNBOUNDED, record.page_size)
+        life.client = client
+        life.places = [
+            Place(record.id, record.life, rank, record.ranks, record.bootstrap, client, capacity)
+            for rank in range(record.ranks)
         ]
 
-    def _load(self, place: Place) -> int:
-        return self._in_flight[place.life, place.dp_rank]
+    def _lost(self, life: _Life, why: str) -> None:
+        """The host is gone before the registry says so: no request goes there until it answers again."""
+        log.warning("%s: connection lost: %s", life.record.life, why)
+        life.client = None
+        self._reconnect_later(life)
+        self.on_change()
 
-    def _lost(self, life: str, why: str) -> None:
-        """The host is gone before the registry says so: no request goes there any more."""
-        log.warning("%s: connection lost: %s", life, why)
-        self._clients.pop(life, None)
+    def _reconnect_later(self, life: _Life) -> None:
+        if life.reconnecting is None and self._lives.get(life.record.life) is life:
+            life.reconnecting = asyncio.get_running_loop().create_task(
+                self._reconnect(life), name=f"reconnect {life.record.life}"
+            )
+
+    async def _reconnect(self, life: _Life) -> None:
+        try:
+            for number in range(1 << 30):
+                await asyncio.sleep(RECONNECT_S[min(number, len(RECONNECT_S) - 1)])
+                await self._connect(life)
+                if life.client is not None:
+                    self.on_change()
+                    return
+        finally:
+            life.reconnecting = None
+
+    def _let_go(self, life: _Life) -> None:
+        if life.reconnecting is not None:
+            life.reconnecting.cancel()
+        client, life.client = life.client, None
+        if client is not None:
+            client.close()
+
+    def _taken(self, life: _Life, ranks: list[RankTaken]) -> None:
+        for place, taken in zip(life.places, ranks, strict=False):
+            place.reported = taken
+        self.on_change()

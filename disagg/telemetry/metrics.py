@@ -31,7 +31,18 @@ class FrontendMetrics:
         self._latency = Histogram(
             "disagg_request_seconds", "Received to the last token", buckets=SECONDS, registry=self._registry
         )
+        self._lost_tries = Counter(
+            "disagg_lost_tries", "Tries that a leg was lost in, or a deadline", ["when"], registry=self._registry
+        )
+        self._pause = Histogram(
+            "disagg_migration_pause_seconds",
+            "How long a client's stream stood still while its request moved to another pair",
+            buckets=SECONDS,
+            registry=self._registry,
+        )
         self._live = gauge("disagg_requests_live", "Requests that have not ended")
+        self._queued = gauge("disagg_requests_queued", "Requests that wait for a pair, or for room on one")
+        self._attempts = gauge("disagg_attempts_live", "Tries that run: two legs each, one on an aggregated engine")
         self._rooms = gauge("disagg_rooms_live", "Bootstrap rooms not given back yet")
         self._places = gauge("disagg_places_taken", "Requests counted on an engine's dp rank, over all ranks")
         self._ready = gauge("disagg_engines_ready", "Engines that are READY")
@@ -47,14 +58,22 @@ class FrontendMetrics:
             self._tokens.labels("prompt").inc(len(request.prompt_ids))
             self._tokens.labels("output").inc(len(request.emitted_ids))
             self._kv_bytes.inc(request.facts.get("kv_bytes", 0))
+            for lost in request.facts.get("lost_tries", ()):
+                self._lost_tries.labels("after_first_token" if lost["after_tokens"] else "before_first_token").inc()
+            for pause_ms in request.facts.get("pauses_ms", ()):
+                self._pause.observe(pause_ms / 1e3)
             first = request.timeline.get("first_token")
             if first is not None:
                 self._ttft.observe(first - request.received_at_s)
                 self._latency.observe(time.monotonic() - request.received_at_s)
 
-    def render(self, *, live: int, rooms: int, places: int, engines_ready: int, engines: int) -> bytes:
+    def render(
+        self, *, live: int, queued: int, attempts: int, rooms: int, places: int, engines_ready: int, engines: int
+    ) -> bytes:
         """Prometheus' text format."""
         self._live.set(live)
+        self._queued.set(queued)
+        self._attempts.set(attempts)
         self._rooms.set(rooms)
         self._places.set(places)
         self._ready.set(engines_ready)

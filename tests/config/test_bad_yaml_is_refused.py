@@ -155,7 +155,7 @@ MISTAKES = {
     "ranks as text": (MODEL + "prefill: {engine: {tp_size: two}}\ndecode: {}", "prefill.engine.tp_size", "is 'two'"),
     "engine as a list": (MODEL + "prefill: {engine: [a]}\ndecode: {}", "prefill.engine", "must be a mapping"),
 }
-for _section in ("routing", "security", "transfer", "registry", "telemetry"):
+for _section in ("security", "transfer", "registry", "telemetry"):
     MISTAKES[f"reserved {_section}"] = (PAIR + f"{_section}: {{a: 1}}", _section, "reserved, not built yet")
 
 
@@ -178,7 +178,7 @@ def test_all_mistakes_are_told_at_once() -> None:
         - {name: b}
         decode: {name: b, engine: {page_size: 1}}
         deadlines: {first_token_s: 400}
-        routing: {a: 1}
+        security: {a: 1}
         """
     )
     assert {problem.path for problem in problems} == {
@@ -191,7 +191,7 @@ def test_all_mistakes_are_told_at_once() -> None:
         "decode.name",
         "decode.engine.page_size",
         "deadlines.first_token_s",
-        "routing",
+        "security",
     }
 
 

@@ -21,7 +21,8 @@ ROUNDS = 5
 
 @pytest.fixture(scope="module")
 def pair() -> Iterator[Deployment]:
-    with serving("configs/local-cpu.yaml", "ray.address=local") as deployment:
+    once = ("routing.retry_limit=0", "routing.migration_limit=0")  # what a lost leg means, without another try
+    with serving("configs/local-cpu.yaml", "ray.address=local", *once) as deployment:
         yield deployment
 
 

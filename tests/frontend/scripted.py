@@ -61,6 +61,7 @@ class ScriptedBackend:
     not_ready: str = ""
     requests: list[Request] = field(default_factory=list)
     closed: list[str] = field(default_factory=list)
+    drained: list[tuple[str, bool]] = field(default_factory=list)
     ended: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def generate(self, request: Request) -> AsyncGenerator[Piece, None]:
@@ -91,6 +92,10 @@ class ScriptedBackend:
 
     async def engine_log(self, engine_id: str, lines: int) -> str | None:
         return f"{engine_id} {lines}\n" if engine_id == "prefill-0" else None
+
+    async def drain(self, engine_id: str, restart: bool) -> str | None:
+        self.drained.append((engine_id, restart))
+        return None if engine_id == "prefill-0" else f"there is no engine {engine_id}"
 
     def new_request_id(self) -> str:
         return f"0001{len(self.requests):028x}"

@@ -90,6 +90,17 @@ async def test_what_operators_ask(codec: Codec) -> None:
         assert (await get("/v1/requests/unknown", "DELETE"))[0] == 404
 
 
+async def test_draining_an_engine(codec: Codec) -> None:
+    async with serving(backend := ScriptedBackend(says("Hi")), codec) as frontend:
+        begun = await exchange(frontend.port, http_request("POST", "/disagg/engines/prefill-0/drain?restart=1"))
+        assert (begun.status, json.loads(begun.body)) == (200, {"id": "prefill-0", "draining": True})
+        refused = await exchange(frontend.port, http_request("POST", "/disagg/engines/no-such/drain"))
+        assert (refused.status, json.loads(refused.body)["error"]["code"]) == (409, "cannot_drain")
+        unknown = await exchange(frontend.port, http_request("POST", "/disagg/engines/prefill-0/polish"))
+        assert unknown.status == 404
+    assert backend.drained == [("prefill-0", True), ("no-such", False)]
+
+
 def test_a_folder_without_a_tokenizer_is_told(tmp_path: Path) -> None:
     with pytest.raises(StartError, match=r"no tokenizer\.json.*AutoTokenizer"):
         load_codec(tmp_path)

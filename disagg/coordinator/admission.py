@@ -1,0 +1,136 @@
+"""Who gets a pair now, who waits, and how long: a bounded queue in front of the engines.
+
+Way:   coordinator -> [Admission.reserve] -> a Pair counted as taken in the engine table
+In:    what a request needs; each change of the table (an engine is ready, a place is free) serves the queue again
+Out:   a Pair. First come, first served; requests that lost their pair midway go before those that had none yet
+Owns:  the waiting requests
+Fails: Overloaded (429) when the queue is full, or the wait for room is over; NoReadyPair (503) when for `no_pair_s`
+       there was no READY pair at all. Overload and failure are told apart by the table alone, never by an error of an
+       engine
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from disagg.coordinator.attempt import Pair
+from disagg.coordinator.request import Request
+from disagg.errors import NoReadyPair, Overloaded
+from disagg.routing.table import EngineTable
+
+
+@dataclass(slots=True, eq=False)
+class _Waiter:
+    request: Request
+    since_s: float
+    until_s: float
+    pair: asyncio.Future[Pair]
+    timer: asyncio.TimerHandle | None = field(default=None)
+
+
+class Admission:
+    def __init__(
+        self, table: EngineTable, *, queue_max: int, queue_s: float, no_pair_s: float, now_s: Callable[[], float]
+    ) -> None:
+        self._table, self._now_s = table, now_s
+        self._queue_max, self._queue_s, self._no_pair_s = queue_max, queue_s, no_pair_s
+        self._first: deque[_Waiter] = deque()  # had a pair
+        self._then: deque[_Waiter] = deque()
+        self._unready_since_s: float | None = None
+        table.on_change = self.serve
+
+    def __len__(self) -> int:
+        return len(self._first) + len(self._then)
+
+    async def reserve(self, request: Request, until_s: float) -> Pair:
+        """Waits for a pair with room, at most until `until_s`."""
+        is_first = request.tries > 0
+        if not (self._first or (self._then and not is_first)):
+            pair = self._pick(request)
+            if pair is not None:
+                return pair
+        if not is_first and len(self._then) >= self._queue_max:
+            raise Overloaded(f"request {request.id}", f"{len(self)} requests wait already", "retry later")
+        waiter = _Waiter(request, self._now_s(), until_s, asyncio.get_running_loop().create_future())
+        (self._first if is_first else self._then).append(waiter)
+        self._note_readiness()
+        self._set_timer(waiter)
+        try:
+            return await waiter.pair
+        except asyncio.CancelledError:
+            if waiter.pair.done() and not waiter.pair.cancelled() and waiter.pair.exception() is None:
+                self._table.release(waiter.pair.result())  # it was served in the same turn of the loop
+            raise
+        finally:
+            self._forget(waiter)
+
+    def serve(self) -> None:
+        """Something changed: whoever is first in line may have a pair now."""
+        self._note_readiness()
+        for line in (self._first, self._then):
+            while line:
+                waiter = line[0]
+                if not waiter.pair.done():
+                    pair = self._pick(waiter.request)
+                    if pair is None:
+                        return  # those behind it need not be tried: none may overtake
+                    waiter.pair.set_result(pair)
+                line.popleft()
+
+    def fail(self, request: Request, error: Exception) -> bool:
+        """Ends a request's wait; False if it does not wait here."""
+        for waiter in (*self._first, *self._then):
+            if waiter.request is request and not waiter.pair.done():
+                waiter.pair.set_exception(error)
+                return True
+        return False
+
+    def _pick(self, request: Request) -> Pair | None:
+        prompt_tokens = len(request.prompt_ids) + len(request.emitted_ids)
+        return self._table.pick(prompt_tokens, request.tokens_left, request.failed_on)
+
+    def _note_readiness(self) -> None:
+        was_ready, is_ready = self._unready_since_s is None, self._table.is_ready()
+        if was_ready != is_ready:
+            self._unready_since_s = None if is_ready else self._now_s()
+            for waiter in (*self._first, *self._then):
+                self._set_timer(waiter)
+
+    def _set_timer(self, waiter: _Waiter) -> None:
+        if waiter.timer is not None:
+            waiter.timer.cancel()
+        wait_s = min(self._ends_at_s(waiter)) - self._now_s()
+        waiter.timer = asyncio.get_running_loop().call_later(max(0.0, wait_s), self._time_is_up, waiter)
+
+    def _ends_at_s(self, waiter: _Waiter) -> tuple[float, float]:
+        """When the wait ends for want of room, and for want of a pair."""
+        unready = self._unready_since_s
+        no_pair_at_s = max(unready, waiter.since_s) + self._no_pair_s if unready is not None else float("inf")
+        return min(waiter.since_s + self._queue_s, waiter.until_s), no_pair_at_s
+
+    def _time_is_up(self, waiter: _Waiter) -> None:
+        if waiter.pair.done():
+            return
+        self._note_readiness()
+        no_room_at_s, no_pair_at_s = self._ends_at_s(waiter)
+        now_s, where = self._now_s() + 1e-3, f"request {waiter.request.id}"
+        if now_s >= no_pair_at_s or (now_s >= no_room_at_s and self._unready_since_s is not None):
+            waiter.pair.set_exception(
+                NoReadyPair(where, "no engines are ready to serve this", "try again shortly; see /disagg/status")
+            )
+        elif now_s >= no_room_at_s:
+            waited_s = self._now_s() - waiter.since_s
+            waiter.pair.set_exception(Overloaded(where, f"no room for it within {waited_s:.1f} s", "retry later"))
+        else:
+            self._set_timer(waiter)
+
+    def _forget(self, waiter: _Waiter) -> None:
+        if waiter.timer is not None:
+            waiter.timer.cancel()
+        for line in (self._first, self._then):
+            if waiter in line:
+                line.remove(waiter)
+                self.serve()  # it may have held up who is next

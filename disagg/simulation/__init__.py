@@ -1,0 +1,1 @@
+"""A whole deployment without machines: virtual time, a network in memory, engines that only pretend to compute."""

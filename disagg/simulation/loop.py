@@ -1,0 +1,42 @@
+"""An asyncio loop whose time is a number: when every task waits, it jumps to the next timer.
+
+Way:   asyncio.Runner(loop_factory=VirtualLoop) -> [VirtualLoop] -> everything that a simulation runs
+Out:   `time()` in virtual seconds, from 0; the same program with the same seeds takes the same steps
+Fails: Stuck when every task waits and no timer is set: nothing could ever happen again
+Owns:  no thread and no socket that anything is read from: whatever would need one does not belong in a simulation
+"""
+
+from __future__ import annotations
+
+import asyncio
+import selectors
+from typing import Any
+
+
+class Stuck(RuntimeError):
+    """Every task waits, and none has a deadline."""
+
+
+class _JumpSelector(selectors.SelectSelector):
+    """Asked for what is ready within `timeout`, it says "nothing" and moves the clock by as much."""
+
+    now_s = 0.0
+
+    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        if timeout is None:
+            raise Stuck("every task waits and none has a deadline")
+        if timeout > 0:
+            self.now_s += timeout
+        return []
+
+
+class VirtualLoop(asyncio.SelectorEventLoop):
+    def __init__(self) -> None:
+        self._clock = _JumpSelector()
+        super().__init__(self._clock)
+
+    def time(self) -> float:
+        return self._clock.now_s
+
+    def run_in_executor(self, executor: Any, func: Any, *args: Any) -> Any:  # type: ignore[override]
+        raise RuntimeError("a thread would end at a moment that no seed decides")

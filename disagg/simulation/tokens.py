@@ -1,0 +1,42 @@
+"""What a simulated engine says: each token follows from all ids before it, whoever computes it.
+
+In:    prompt and output ids so far, folded into one number; out: the next ids
+Why:   a stream that moved to another engine must go on with exactly the same tokens, and a token that was lost or
+       doubled on the way changes every token after it, so that one comparison finds it
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from zlib import crc32
+
+from disagg.plane.messages import pack_ids
+
+EOS = 2
+FIRST_ID, ID_COUNT = 300, 30_000  # above special tokens, inside any vocabulary that we serve
+EOS_EVERY = 200  # one token in so many ends an answer that may end early
+
+
+def fold(ids: Iterable[int], state: int = 0) -> int:
+    """fold(a + b) == fold(b, fold(a))."""
+    return crc32(pack_ids(ids), state)
+
+
+def following(state: int, count: int, ignore_eos: bool) -> tuple[list[int], int]:
+    """At most `count` ids after a prefix, EOS being the last there is, and the new state."""
+    ids = []
+    for _ in range(count):
+        mixed = (state * 0x9E3779B1 >> 8) & 0xFFFFFF
+        token = FIRST_ID + mixed % ID_COUNT
+        if not ignore_eos and mixed % EOS_EVERY == 0:
+            token = EOS
+        ids.append(token)
+        state = crc32(token.to_bytes(4, "little"), state)
+        if token == EOS:
+            break
+    return ids, state
+
+
+def answer(prompt_ids: list[int], max_tokens: int, ignore_eos: bool = False) -> list[int]:
+    """The whole greedy answer that any engine gives to this prompt."""
+    return following(fold(prompt_ids), max_tokens, ignore_eos)[0]

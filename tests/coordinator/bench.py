@@ -1,0 +1,132 @@
+"""A coordinator before stub engines over real sockets, for the tests of this folder."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+import uuid
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import msgspec
+
+from disagg.coordinator.coordinator import Coordinator, Limits
+from disagg.coordinator.request import Request
+from disagg.engine.stub import StubEngine
+from disagg.plane.server import PlaneServer
+from disagg.registry.records import EngineRecord, Role, State
+from disagg.routing.table import EngineTable
+
+SECRET = b"s" * 32
+ONCE = Limits(retry_limit=0, migration_limit=0)
+QUICK = replace(ONCE, no_pair_s=0.2, first_token_s=0.3, next_token_s=0.3, request_s=5)
+
+
+class Plain:
+    """A text side that writes one letter a token and stops at `stop_after` tokens."""
+
+    def __init__(self, stop_after: int = 1 << 30) -> None:
+        self._left = stop_after
+        self.stopped = False
+
+    def push(self, token_ids: list[int]) -> str:
+        shown = min(len(token_ids), self._left)
+        self._left -= shown
+        self.stopped = self._left == 0
+        return "x" * shown
+
+    def flush(self) -> str:
+        return ""
+
+
+def request(max_tokens: int = 8, text: Plain | None = None, **sampling: Any) -> Request:
+    return Request(uuid.uuid4().hex, [1, 2, 3], sampling, max_tokens, text or Plain(), time.monotonic())
+
+
+@dataclass
+class Bench:
+    coordinator: Coordinator
+    table: EngineTable
+    engines: dict[str, StubEngine]
+    servers: dict[str, PlaneServer]
+    records: dict[str, EngineRecord]
+
+    @property
+    def prefill(self) -> StubEngine:
+        return self.engines["prefill-0"]
+
+    @property
+    def decode(self) -> StubEngine:
+        return self.engines["decode-0"]
+
+    async def answer(self, of: Request) -> tuple[str, str | None]:
+        text, finish = "", None
+        async with contextlib.aclosing(self.coordinator.generate(of)) as pieces:
+            async for piece in pieces:
+                text, finish = text + piece.text, piece.finish_reason
+        return text, finish
+
+    def start(self, of: Request) -> asyncio.Task[tuple[str, str | None]]:
+        return asyncio.create_task(self.answer(of))
+
+    async def change(self, name: str, **changes: Any) -> None:
+        """What the controller would write into the registry."""
+        self.records = self.records | {name: msgspec.structs.replace(self.records[name], **changes)}
+        await self.table.update(self.records)
+
+    async def settle(self) -> None:
+        """Everything is given back."""
+        async with asyncio.timeout(2):
+            while self.held():
+                await asyncio.sleep(0.01)
+        assert all(not any(server.ledger.requests) for server in self.servers.values())
+        assert all(not any(server.ledger.kv_tokens) for server in self.servers.values())
+
+    def held(self) -> int:
+        coordinator = self.coordinator
+        granted = sum(sum(server.ledger.requests) for server in self.servers.values() if server.sessions)
+        waiting = len(coordinator.live) + len(coordinator.attempts) + len(coordinator.admission)
+        return len(coordinator.rooms) + self.table.places_taken + waiting + granted
+
+
+async def until(condition: Any, limit_s: float = 2.0) -> None:
+    async with asyncio.timeout(limit_s):
+        while not condition():
+            await asyncio.sleep(0.005)
+
+
+@asynccontextmanager
+async def bench(limits: Limits = QUICK, met: bool = True, **engines: StubEngine) -> AsyncIterator[Bench]:
+    """Engines by name, with _ for the dash (prefill_0); a bare role is its first engine. All have met, if any has."""
+    named = {"prefill-0": StubEngine(), "decode-0": StubEngine()}
+    named |= {(n.replace("_", "-") if "_" in n else f"{n}-0"): engine for n, engine in engines.items()}
+    servers, records = {}, {}
+    peers = frozenset(f"{name}#1" for name in named if name.startswith("prefill")) if met else frozenset()
+    for name, engine in named.items():
+        facts = engine.start()
+        servers[name] = PlaneServer(engine, facts, 1, SECRET)
+        port = await servers[name].start("127.0.0.1")
+        is_prefill = name.startswith("prefill")
+        records[name] = EngineRecord(
+            id=name,
+            role=Role.PREFILL if is_prefill else Role.DECODE,
+            state=State.READY,
+            incarnation=1,
+            plane=f"127.0.0.1:{port}",
+            bootstrap="127.0.0.1:9" if is_prefill else "",
+            peers=frozenset() if is_prefill else peers,
+            kv_tokens=facts.kv_tokens,
+            requests_max=facts.requests_max,
+            page_size=facts.page_size,
+        )
+    table = EngineTable(SECRET)
+    await table.update(records)
+    try:
+        yield Bench(Coordinator(table, limits), table, named, servers, records)
+    finally:
+        await table.update({})
+        for server in servers.values():
+            await server.close()

@@ -1,0 +1,179 @@
+"""Overload is not failure: requests wait in a bounded queue, and are told when it is too long."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))  # tests share bench.py; they are not a package
+
+from bench import bench, request, until
+
+from disagg.coordinator.coordinator import Coordinator, Limits
+from disagg.coordinator.phases import Phase
+from disagg.engine.interface import EngineFacts
+from disagg.engine.stub import StubEngine
+from disagg.errors import Cancelled, NoReadyPair, Overloaded
+from disagg.registry.records import State
+from disagg.routing.table import EngineTable
+
+
+def _small(requests_max: int = 2, kv_tokens: int = 1 << 20, **more: object) -> StubEngine:
+    facts = EngineFacts(
+        ranks=1,
+        context_length=8192,
+        kv_tokens=kv_tokens,
+        request_tokens_max=8192,
+        requests_max=requests_max,
+        page_size=16,
+        pids={},
+    )
+    return StubEngine(facts=facts, **more)  # type: ignore[arg-type]
+
+
+async def test_a_full_queue_refuses_at_once() -> None:
+    async with bench(limits=Limits(queue_max=1), decode=_small(hold=True)) as b:
+        running = [b.start(request()) for _ in range(3)]
+        await until(lambda: len(b.decode.legs) == 2 and len(b.coordinator.admission) == 1)
+        began = time.monotonic()
+        with pytest.raises(Overloaded, match="wait already"):
+            await b.answer(request())
+        assert time.monotonic() - began < 0.05
+        b.decode.release()
+        assert await asyncio.gather(*running) == [("x" * 8, "length")] * 3
+        await b.settle()
+
+
+async def test_the_queue_has_a_deadline() -> None:
+    async with bench(limits=Limits(queue_s=0.2), decode=_small(hold=True)) as b:
+        running = [b.start(request()) for _ in range(2)]
+        await until(lambda: len(b.decode.legs) == 2)
+        with pytest.raises(Overloaded, match="no room"):
+            await b.answer(request())
+        b.decode.release()
+        await asyncio.gather(*running)
+
+
+async def test_first_come_first_served() -> None:
+    async with bench(limits=Limits(), decode=_small(requests_max=1, hold=True)) as b:
+        requests = [request() for _ in range(5)]
+        answering = []
+        for each in requests:
+            answering.append(b.start(each))
+            await asyncio.sleep(0.01)
+        b.decode.release()
+        await asyncio.gather(*answering)
+        assert [leg.id[:32] for leg in b.decode.legs] == [each.id for each in requests]
+
+
+async def test_kv_is_counted_before_it_is_used() -> None:
+    """Room for two requests of 3 + 8 tokens in pages of 16, although many more might run at once."""
+    async with bench(limits=Limits(), decode=_small(requests_max=64, kv_tokens=32, hold=True)) as b:
+        answering = [b.start(request()) for _ in range(3)]
+        await until(lambda: len(b.decode.legs) == 2)
+        await asyncio.sleep(0.05)
+        assert len(b.decode.legs) == 2
+        b.decode.release()
+        await asyncio.gather(*answering)
+        await b.settle()
+
+
+async def test_what_one_frontend_took_another_sees() -> None:
+    async with bench(limits=Limits(), decode=_small(hold=True)) as b:
+        other = EngineTable(b"s" * 32)
+        await other.update(b.records)
+        answering = [b.start(request()) for _ in range(2)]
+        await until(lambda: len(b.decode.legs) == 2)
+
+        def has_room() -> bool:
+            if (pair := other.pick(3, 8)) is None:
+                return False
+            other.release(pair)
+            return True
+
+        await until(lambda: not has_room())
+        b.decode.release()
+        await asyncio.gather(*answering)
+        await until(has_room)
+        await other.update({})
+
+
+async def test_a_refusal_sends_the_request_back_to_the_queue_and_blames_nobody() -> None:
+    async with bench(limits=Limits(), decode=_small(hold=True)) as b:
+        unaware = EngineTable(b"s" * 32)
+        await unaware.update(b.records)
+        second = Coordinator(unaware, Limits())
+        answering = [b.start(request()) for _ in range(2)]
+        await until(lambda: len(b.decode.legs) == 2)
+        for life in unaware._lives.values():
+            for place in life.places:
+                place.reported = type(place.reported)(0, 0)  # as if the report were still on its way
+        r = request()
+
+        async def through_the_second() -> str:
+            return "".join([piece.text async for piece in second.generate(r)])
+
+        refused = asyncio.create_task(through_the_second())
+        await until(lambda: r.tries == 1 and r.phase is Phase.QUEUED)
+        assert "lost_tries" not in r.facts
+        assert not r.failed_on
+        b.decode.release()
+        assert await refused == "x" * 8
+        await asyncio.gather(*answering)
+        await b.settle()
+        await unaware.update({})
+
+
+async def test_cancelled_in_the_queue() -> None:
+    async with bench(limits=Limits(), decode=_small(requests_max=1, hold=True)) as b:
+        running, waits = b.start(request()), request()
+        await until(lambda: b.decode.legs)
+        waiting = b.start(waits)
+        await until(lambda: len(b.coordinator.admission) == 1)
+        assert b.coordinator.cancel(waits.id)
+        with pytest.raises(Cancelled):
+            await asyncio.wait_for(waiting, 1)
+        assert waits.phase is Phase.CANCELLED
+        b.decode.release()
+        await running
+        await b.settle()
+
+
+async def test_a_client_that_leaves_the_queue_does_not_hold_up_the_next() -> None:
+    async with bench(limits=Limits(), decode=_small(requests_max=1, hold=True)) as b:
+        running = b.start(request())
+        await until(lambda: b.decode.legs)
+        leaving, staying = b.start(request()), b.start(request())
+        await until(lambda: len(b.coordinator.admission) == 2)
+        leaving.cancel()
+        b.decode.release()
+        assert await asyncio.gather(running, staying) == [("x" * 8, "length")] * 2
+        await b.settle()
+
+
+async def test_engines_that_vanish_while_one_waits_for_room_are_a_503_not_a_429() -> None:
+    limits = replace(Limits(), queue_s=5, no_pair_s=0.2, retry_limit=0)
+    async with bench(limits=limits, decode=_small(requests_max=1, hold=True)) as b:
+        running = b.start(request())
+        await until(lambda: b.decode.legs)
+        waiting = b.start(request())
+        await until(lambda: len(b.coordinator.admission) == 1)
+        await b.change("decode-0", state=State.DEAD)
+        with pytest.raises(NoReadyPair):
+            await asyncio.wait_for(waiting, 1)
+        with pytest.raises(Exception, match="ended its leg"):
+            await running
+
+
+async def test_a_connection_that_broke_under_a_ready_engine_is_made_again() -> None:
+    async with bench(limits=Limits(no_pair_s=3)) as b:
+        assert await b.answer(request()) == ("x" * 8, "length")
+        for session in list(b.servers["decode-0"].sessions):
+            session.connection.close("a cable was pulled")  # type: ignore[union-attr]
+        await until(lambda: not b.table.is_ready())
+        assert await b.answer(request()) == ("x" * 8, "length")
