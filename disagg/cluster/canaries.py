@@ -21,7 +21,6 @@ from transfer.canary import CanaryFailed, CanaryRefused, hum
 
 log = logging.getLogger(__name__)
 
-CANARY_S = 10.0  # `health.canary_s`: an idle engine's ranks are tried this often
 LIMIT_S = 5.0  # one canary
 FAILURES_MAX = 2  # in a row
 AGAIN_S = 1.0  # after a failure
@@ -67,11 +66,11 @@ class Canaries:
         self,
         prover: Prover,
         on_sick: Callable[[str, str], None],
-        *,
-        canary_s: float = CANARY_S,
+        canary_s: float,
         limit_s: float = LIMIT_S,
         now_s: Callable[[], float] = time.monotonic,
     ) -> None:
+        """`canary_s`: an idle engine's ranks are tried this often."""
         self._prover, self._on_sick = prover, on_sick
         self._canary_s, self._limit_s, self._now_s = canary_s, limit_s, now_s
         self._turns: dict[str, Turns] = {}

@@ -40,7 +40,7 @@ class Controller:
         self.registry = MemoryRegistry()
         self._served = RegistryServer(self.registry, secret, self._read_log, self._drain)
         self._prover = Prover(self._on_proven, self._on_failed)
-        self._canaries = Canaries(self._prover, self._on_sick)
+        self._canaries = Canaries(self._prover, self._on_sick, plan.deployment.health.canary_s)
         self._nurseries = _Nurseries(setting)
         self._groups: list[PlacementGroup] = []
         self._nodes: dict[str, RayNode] = {}

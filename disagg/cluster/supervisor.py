@@ -39,8 +39,7 @@ STEADY_S = 60.0  # an engine that lived this long starts the next time without a
 POLL_S = 0.1
 LAST_LINES = 12
 EXIT_S = 1.0  # after a lost connection the exit status usually follows
-DRAIN_S = 30.0  # `deadlines.drain_s`: running requests may end
-EVICT_S = 5.0  # then they may move to other engines
+EVICT_S = 5.0  # after `deadlines.drain_s` what still runs may move to other engines
 QUIET_S = 0.5  # of an empty ledger: a request that was on its way when draining began would show by then
 DRAINED = "drained"
 
@@ -244,7 +243,7 @@ class EngineSupervisor:
         await self._drain_asked.wait()
         live.is_retiring = True
         await asyncio.sleep(QUIET_S)
-        limit_s = float(getattr(self._setting.deadlines, "drain_s", DRAIN_S))
+        limit_s = self._setting.deadlines.drain_s
         if not await _is_empty_within(live, limit_s):
             await self._put(evict=True, detail=f"not empty after {limit_s:g} s; what runs moves to other engines")
             await _is_empty_within(live, EVICT_S)

@@ -49,7 +49,6 @@ class EngineRecord(msgspec.Struct, frozen=True, kw_only=True):
     request_tokens_max: int = 0  # longest prompt + output a rank can hold
     requests_max: int = 0  # that run at once on each rank; 0: not known yet
     page_size: int = 1  # tokens
-    evict: bool = False  # while DRAINING: what can migrate leaves now
 
     @property
     def life(self) -> str:

@@ -25,7 +25,7 @@ from disagg.registry.memory import MemoryRegistry
 from disagg.registry.records import EngineRecord, Role, State
 
 SECRET = b"s" * 32
-SETTING = Setting("test", "cpu", "", SECRET.hex(), Deadlines(start_s=5.0), [], "127.0.0.1")
+SETTING = Setting("test", "cpu", "", SECRET.hex(), Deadlines(start_s=5.0, drain_s=1.0), [], "127.0.0.1")
 
 
 class Engine(StubEngine):

@@ -6,7 +6,7 @@ import asyncio
 import time
 
 import pytest
-from scene import scene
+from scene import SETTING, scene
 
 from disagg.errors import StartError
 from disagg.registry.records import Role, State
@@ -78,10 +78,10 @@ async def test_a_lost_actor_is_no_end_of_the_deployment() -> None:
 
 
 async def test_what_dies_before_it_was_ready_fails_the_deployment() -> None:
-    with pytest.raises(StartError, match="the actor died"):
-        async with scene(*PAIR) as s:
-            s.add(Role.DECODE, s.supervisors["decode-0"]._setting)
-            s.nodes["decode-1"].lost = True
+    async with scene(*PAIR) as s:
+        s.add(Role.DECODE, SETTING)
+        s.nodes["decode-1"].lost = True
+        with pytest.raises(StartError, match="the actor died"):
             await s.until_ready("decode-1")
 
 

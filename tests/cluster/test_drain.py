@@ -16,7 +16,6 @@ ALONE = "aggregated-0"
 
 @pytest.fixture(autouse=True)
 def _short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(supervisor, "DRAIN_S", 1.0)
     monkeypatch.setattr(supervisor, "EVICT_S", 1.0)
     monkeypatch.setattr(supervisor, "QUIET_S", 0.15)
 
