@@ -34,6 +34,7 @@ class FrontendSpec(msgspec.Struct, frozen=True, kw_only=True):
     number: int
     stop_s: float
     limits: Limits
+    simulated: bool = False  # its engines are: every response says so
 
 
 class FrontendProcess:

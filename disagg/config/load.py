@@ -20,6 +20,7 @@ from disagg.config.server_args import installed_server_args
 from disagg.config.sglang_arguments import check_arguments
 from disagg.config.yaml_text import read_tree
 from disagg.errors import ConfigError, Problem
+from disagg.simulation.arguments import check_simulated
 
 TEXT_BYTES_MAX = 1 << 20
 
@@ -43,7 +44,10 @@ def parse_config(text: str, sets: Sequence[str] = (), source: str = "configurati
     deployment, of_schema = _deployment(tree)
     problems += of_schema
     problems += check_rules(tree)
-    problems += check_arguments(pool_texts(tree), installed_server_args())[0]
+    if tree.get("device") == "simulated":
+        problems += check_simulated(pool_texts(tree))
+    else:
+        problems += check_arguments(pool_texts(tree), installed_server_args())[0]
     if problems or deployment is None:
         raise ConfigError(source, tuple(dict.fromkeys(problems)))
     return deployment

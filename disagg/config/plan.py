@@ -19,9 +19,10 @@ from disagg.config.sglang_arguments import check_arguments
 from disagg.engine.arguments import Ports, engine_arguments, engine_environment
 from disagg.errors import ConfigError
 from disagg.registry.records import Role
+from disagg.simulation.arguments import simulated_arguments
 
-Device = Literal["cpu", "cuda"]
-DECIDED_AT_START = ("host", "port", "nccl_port", "disaggregation_bootstrap_port")
+Device = Literal["cpu", "cuda", "simulated"]
+DECIDED_AT_START = ("host", "port", "nccl_port", "disaggregation_bootstrap_port", "bootstrap_host", "bootstrap_port")
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,11 +41,15 @@ class EnginePlan:
     env: dict[str, str]  # what the pool says
 
     def arguments(self, *, device: str, model_path: str, host: str, ports: Ports) -> dict[str, Any]:
-        """Keyword arguments of `sglang.Engine` for one incarnation."""
+        """Keyword arguments of `sglang.Engine`, or of the simulated one, for one incarnation."""
+        if device == "simulated":
+            return simulated_arguments(self.role, self.engine, host=host, bootstrap_port=ports.bootstrap)
         return engine_arguments(self.role, self.engine, device=device, model_path=model_path, host=host, ports=ports)
 
     def environment(self, *, device: str, deadlines: Deadlines, cpu_count: int | None = None) -> dict[str, str]:
         """The pool's own variables over ours."""
+        if device == "simulated":
+            return self.env
         ours = engine_environment(self.role, device=device, deadlines=deadlines, ranks=self.ranks, cpu_count=cpu_count)
         return ours | self.env
 
@@ -77,7 +82,7 @@ class Plan:
 
 
 def device_of(deployment: Deployment, cluster_gpus: float) -> Device:
-    """cpu or cuda: what the YAML says, or, for auto, whether the cluster has a GPU."""
+    """What the YAML says, or, for auto, cpu or cuda by whether the cluster has a GPU."""
     return ("cuda" if cluster_gpus > 0 else "cpu") if deployment.device == "auto" else deployment.device
 
 
@@ -98,7 +103,7 @@ def resolve(deployment: Deployment, device: Device) -> Plan:
         deployment=deployment,
         device=device,
         engines=tuple(engines),
-        warnings=tuple(check_arguments(texts, installed_server_args())[1]),
+        warnings=() if device == "simulated" else tuple(check_arguments(texts, installed_server_args())[1]),
     )
 
 

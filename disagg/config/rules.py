@@ -83,8 +83,8 @@ def check_rules(tree: dict[str, Any]) -> list[Problem]:
 def gpus_fit(pool: PoolText, device: Any) -> Iterator[Problem]:
     """Asked here with what the file says, and by the plan once `auto` is decided."""
     path, gpus = f"{pool.path}.resources.gpus", _gpus(pool)
-    if device == "cpu" and gpus:
-        yield Problem(path, f"is {gpus:g}, but the deployment runs on cpu", "leave it out, or say device: cuda")
+    if device in ("cpu", "simulated") and gpus:
+        yield Problem(path, f"is {gpus:g}, but the deployment runs on {device}", "leave it out, or say device: cuda")
     if device == "cuda" and gpus == 0:
         yield Problem(path, "is 0, but the deployment runs on cuda", "leave it out, or say device: cpu")
 

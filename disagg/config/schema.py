@@ -232,7 +232,8 @@ class Deployment(_Section):
     """One model served by prefill and decode engines, or by aggregated ones."""
 
     version: Literal[1]
-    device: Literal["auto", "cpu", "cuda"] = "auto"  # auto: cuda when the cluster has a GPU, else cpu
+    # auto: cuda when the cluster has a GPU, else cpu. simulated: engines without a model, for trials and tests
+    device: Literal["auto", "cpu", "cuda", "simulated"] = "auto"
     model: Model
     ray: Ray = Ray()
     frontend: Frontend = Frontend()

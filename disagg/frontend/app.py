@@ -9,13 +9,13 @@ Fails: every refusal is an OpenAI error object, also for a path nobody serves
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from disagg.errors import BadRequest, NoReadyPair, RequestError
 from disagg.frontend.answers import encode, model_body
 from disagg.frontend.backend import Backend
-from disagg.frontend.exchange import ClientGone, Exchange
+from disagg.frontend.exchange import ClientGone, Exchange, Header
 from disagg.frontend.generation import Generations
 from disagg.frontend.server import HttpServer, Message
 from disagg.frontend.tokenizer import Codec
@@ -37,8 +37,10 @@ class Frontend:
         *,
         body_limit_bytes: int = BODY_LIMIT_BYTES,
         write_limit_s: float = WRITE_LIMIT_S,
+        headers: Sequence[Header] = (),
     ) -> None:
-        self._backend, self._write_limit_s = backend, write_limit_s
+        """`headers` go with every response."""
+        self._backend, self._write_limit_s, self._headers = backend, write_limit_s, headers
         self._generations = Generations(backend, codec, body_limit_bytes)
         self._server = HttpServer(self)
         self._exact: dict[str, tuple[str, Handler]] = {
@@ -49,6 +51,7 @@ class Frontend:
             "/ready": ("GET", self._ready),
             "/metrics": ("GET", self._metrics),
             "/disagg/status": ("GET", self._status),
+            "/disagg/loads": ("GET", self._loads),
         }
         self._with_a_name: dict[str, tuple[str, Handler]] = {  # the rest of the path is the name
             "/v1/models/": ("GET", self._model),
@@ -76,6 +79,7 @@ class Frontend:
         send: Callable[[Message], Awaitable[None]],
     ) -> None:
         exchange = Exchange(scope, receive, send, self._write_limit_s)
+        exchange.answer_headers += self._headers
         try:
             handler, name = self._route(exchange)
             await handler(exchange, name)
@@ -130,6 +134,9 @@ class Frontend:
 
     async def _status(self, exchange: Exchange, _: str) -> None:
         await _json(exchange, self._backend.status())
+
+    async def _loads(self, exchange: Exchange, _: str) -> None:
+        await _json(exchange, await self._backend.loads())
 
     async def _timeline(self, exchange: Exchange, name: str) -> None:
         timeline = self._backend.timeline(_request_id(name))

@@ -28,6 +28,9 @@ class Backend(Protocol):
 
     def status(self) -> dict[str, Any]: ...
 
+    async def loads(self) -> dict[str, Any]:
+        """What each connected engine itself says of the load of its ranks."""
+
     def timeline(self, request_id: str) -> dict[str, Any] | None: ...
 
     def cancel(self, request_id: str) -> bool: ...

@@ -52,7 +52,8 @@ async def serve(spec: FrontendSpec) -> None:
         registry=registry,
         number=spec.number,
     )
-    frontend = Frontend(service, codec, body_limit_bytes=spec.body_limit_bytes)
+    headers = [(b"x-disagg-simulated", b"true")] if spec.simulated else []
+    frontend = Frontend(service, codec, body_limit_bytes=spec.body_limit_bytes, headers=headers)
     await frontend.start(spec.host, spec.port)
     sys.stdout.buffer.write(LISTENING)
     sys.stdout.flush()

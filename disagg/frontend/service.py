@@ -6,6 +6,7 @@ Owns:  this frontend's number, which every request id begins with
 
 from __future__ import annotations
 
+import asyncio
 import os
 import time
 import uuid
@@ -16,12 +17,14 @@ import msgspec
 
 from disagg.coordinator.coordinator import Coordinator
 from disagg.coordinator.request import Piece, Request
+from disagg.plane.messages import RankLoad
 from disagg.registry.records import State
 from disagg.registry.served import RemoteRegistry
 from disagg.routing.table import EngineTable
 from disagg.telemetry.metrics import FrontendMetrics
 
 FRONTEND_DIGITS = 4
+LOADS_S = 2.0
 
 
 class Service:
@@ -88,6 +91,15 @@ class Service:
             },
         }
 
+    async def loads(self) -> dict[str, Any]:
+        """Engine life -> its ranks' own newest snapshots; an engine that does not answer in time has none."""
+        clients = self._table.clients
+        answers = await asyncio.gather(*(client.loads(LOADS_S) for client in clients.values()), return_exceptions=True)
+        return {
+            life: [] if isinstance(ranks, BaseException) else [_as_dict(rank) for rank in ranks]
+            for life, ranks in zip(clients, answers, strict=True)
+        }
+
     def timeline(self, request_id: str) -> dict[str, Any] | None:
         """Events in milliseconds since the request was received, and the facts known so far."""
         request = self._coordinator.find(request_id)
@@ -129,6 +141,10 @@ class Service:
             engines_ready=states.count(State.READY),
             engines=len(states),
         )
+
+
+def _as_dict(rank: RankLoad) -> dict[str, Any]:
+    return {name: getattr(rank, name) for name in rank.__struct_fields__}
 
 
 def _life(place_name: str | None) -> str:

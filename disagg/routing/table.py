@@ -148,6 +148,11 @@ class EngineTable:
             place.kv_tokens -= tokens
         self.on_change()
 
+    @property
+    def clients(self) -> dict[str, PlaneClient]:
+        """Of the connected engines, by life."""
+        return {name: life.client for name, life in self._lives.items() if life.client is not None}
+
     def in_flight(self, life: str) -> int:
         return sum(place.life == life for pair, _ in self._pairs_taken.values() for place in pair.places)
 

@@ -58,7 +58,7 @@ MISTAKES = {
     ),
     "nothing near": (PAIR + "frontend: {xyz: 1}", "frontend.xyz", "here go host, port, body_limit_mib"),
     "key that is no text": (PAIR + "1: 2", "1", "is not text"),
-    "device": (PAIR + "device: gpu", "device", "must be 'auto', 'cpu' or 'cuda'"),
+    "device": (PAIR + "device: gpu", "device", "must be 'auto', 'cpu', 'cuda' or 'simulated'"),
     "port as text": (PAIR + "frontend: {port: '8000'}", "frontend.port", "must be a whole number, is the text '8000'"),
     "port out of range": (PAIR + "frontend: {port: 65536}", "frontend.port", "must be at most 65535"),
     "section as a number": (PAIR + "frontend: 3", "frontend", "must be a mapping"),
@@ -154,6 +154,25 @@ MISTAKES = {
     "no ranks": (MODEL + "prefill: {engine: {tp_size: 0}}\ndecode: {}", "prefill.engine.tp_size", "number from 1"),
     "ranks as text": (MODEL + "prefill: {engine: {tp_size: two}}\ndecode: {}", "prefill.engine.tp_size", "is 'two'"),
     "engine as a list": (MODEL + "prefill: {engine: [a]}\ndecode: {}", "prefill.engine", "must be a mapping"),
+}
+SIMULATED = "version: 1\ndevice: simulated\nmodel: {path: smollm2}\ndecode: {}\n"
+MISTAKES |= {
+    "simulated unknown": (
+        SIMULATED + "prefill: {engine: {sped: 2}}",
+        "prefill.engine.sped",
+        "the simulated engine has no argument 'sped'; did you mean speed?",
+    ),
+    "simulated type": (SIMULATED + "prefill: {engine: {speed: fast}}", "prefill.engine.speed", "must be a number"),
+    "simulated range": (
+        SIMULATED + "prefill: {engine: {requests_max: 0}}",
+        "prefill.engine.requests_max",
+        "must be a whole number from 1, is 0",
+    ),
+    "simulated gpus": (
+        SIMULATED + "prefill: {resources: {gpus: 1}}",
+        "prefill.resources.gpus",
+        "the deployment runs on simulated",
+    ),
 }
 for _section in ("security", "transfer", "registry", "telemetry"):
     MISTAKES[f"reserved {_section}"] = (PAIR + f"{_section}: {{a: 1}}", _section, "reserved, not built yet")

@@ -83,6 +83,9 @@ class ScriptedBackend:
     def status(self) -> dict[str, Any]:
         return {"engines": []}
 
+    async def loads(self) -> dict[str, Any]:
+        return {"prefill-0#1": []}
+
     def timeline(self, request_id: str) -> dict[str, Any] | None:
         found = next((each for each in self.requests if each.id == request_id), None)
         return None if found is None else {"id": found.id, "facts": found.facts}

@@ -77,6 +77,7 @@ async def test_what_operators_ask(codec: Codec) -> None:
         assert (await get("/ready"))[0] == 200
         assert await get("/metrics") == (200, "disagg_requests_live 0\n")
         assert await get("/disagg/status") == (200, '{"engines":[]}')
+        assert await get("/disagg/loads") == (200, '{"prefill-0#1":[]}')
         assert await get("/disagg/logs/prefill-0?lines=7") == (200, "prefill-0 7\n")
         assert (await get("/disagg/logs/nobody"))[0] == 404
         assert (await get("/disagg/logs/prefill-0?lines=many"))[0] == 400
