@@ -65,7 +65,6 @@ class Node:
         self.client_count = 0
         self.ports: list[int] = []
         self.log_of_calls: list[str] = []
-        self.is_hung = False  # the actor takes no calls: `end` gives it up
         self.lost = False
         self._exit: asyncio.Future[dict[str, Any]] | None = None
 
