@@ -34,6 +34,7 @@ class SGLangEngine:
         self._engine: Any = None
         self._legs: dict[str, SGLangLeg] = {}
         self._watch = Watch(scratch)
+        self._stages: StageListener | None = None
         # Only an engine that reads prompts has steps of many seconds.
         self._abort_longest_s = ABORT_S if arguments.get("disaggregation_mode") == "decode" else ABORT_LONGEST_S
         self._dead_peers: queue.SimpleQueue[str] = queue.SimpleQueue()
@@ -41,7 +42,7 @@ class SGLangEngine:
     def start(self) -> EngineFacts:
         if self._fork:
             _fork_children()
-        stages = StageListener(self._scratch)
+        stages = self._stages = StageListener(self._scratch)
         from sglang.srt.entrypoints.engine import Engine
 
         engine = self._engine = Engine(**self._arguments)
@@ -105,6 +106,8 @@ class SGLangEngine:
         self._dead_peers.put(life)
 
     def stop(self) -> None:
+        if self._stages is not None:
+            self._stages.close()
         self._engine.shutdown()
 
     def _on_stage(self, leg_id: str, stage: str) -> None:

@@ -37,6 +37,7 @@ class StageListener:
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._socket.setblocking(False)
         self._socket.bind(str(folder / _NAME))
+        self._loop: asyncio.AbstractEventLoop | None = None
 
     def listen(self, loop: asyncio.AbstractEventLoop, on_stage: Callable[[str, str], None]) -> None:
         """`on_stage(leg id, stage)` runs on the loop."""
@@ -47,4 +48,10 @@ class StageListener:
                     stage, _, leg_id = self._socket.recv(_MESSAGE_BYTES).decode().partition(" ")
                     on_stage(leg_id, stage)
 
+        self._loop = loop
         loop.add_reader(self._socket.fileno(), readable)
+
+    def close(self) -> None:
+        if self._loop is not None:
+            self._loop.remove_reader(self._socket.fileno())
+        self._socket.close()
