@@ -21,6 +21,7 @@ from disagg.engine.interface import EngineFacts, Leg, LegSink
 from disagg.engine.sglang_leg import ABORT_LONGEST_S, ABORT_S, SGLangLeg
 from disagg.engine.stages import StageListener
 from disagg.engine.watch import LOOK_S, Watch
+from disagg.errors import StartError
 from disagg.plane.messages import RankHealth, RankLoad
 
 log = logging.getLogger(__name__)
@@ -48,6 +49,8 @@ class SGLangEngine:
         engine = self._engine = Engine(**self._arguments)
         info = engine._scheduler_init_result.scheduler_infos[0]
         beats = read_beats(self._scratch)  # SGLang's init info says less, and under dp only the first rank's
+        if not beats:
+            raise StartError("sglang plugins", "SGLang did not load ours", "see its log above, and reinstall disagg")
         stages.listen(engine.loop, self._on_stage)
         engine.loop.call_soon(self._look)
         threading.Thread(target=self._tell_schedulers, name="dead peers", daemon=True).start()

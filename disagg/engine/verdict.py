@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from disagg.plane.messages import RankHealth
 
+GONE = ("", "Z", "X")
 STOPPED_S = 1.0
 # A loop that does not come round and uses no CPU. An idle one comes round every second (SGLang's IdleSleeper).
 ASLEEP_S, ASLEEP_CPU_SHARE = 3.0, 0.05
@@ -38,8 +39,8 @@ class Sighting(NamedTuple):
 
 
 def judge(sightings: Iterable[Sighting]) -> list[RankHealth]:
-    """One a dp rank, in order. A rank is as sick as the first sick one of its processes."""
-    seen = sorted(sightings)
+    """One a dp rank, in order. A rank is as sick as any of its processes; one that is gone or stopped says why best."""
+    seen = sorted(sightings, key=lambda one: (one.dp_rank, one.state not in GONE, -one.stopped_s))
     ranks: dict[int, list[Sighting]] = {}
     for one in seen:
         ranks.setdefault(one.dp_rank, []).append(one)
@@ -55,7 +56,7 @@ def judge(sightings: Iterable[Sighting]) -> list[RankHealth]:
 
 
 def _sickness(one: Sighting, group: list[Sighting]) -> str:
-    if one.state in ("", "Z", "X"):
+    if one.state in GONE:
         return "its scheduler process is gone"
     if one.stopped_s > STOPPED_S:
         return f"its scheduler process has been stopped for {one.stopped_s:.1f} s"

@@ -88,3 +88,9 @@ def test_dp_ranks_of_their_own_are_judged_alone() -> None:
 def test_a_rank_is_as_sick_as_any_of_its_processes() -> None:
     ranks = judge([WELL, WELL._replace(state="T", stopped_s=2.0, beat_age_s=2.0), WELL._replace(dp_rank=1, group=1)])
     assert [(rank.dp_rank, bool(rank.sick), rank.beat_age_s) for rank in ranks] == [(0, True, 2.0), (1, False, 0.1)]
+
+
+def test_a_stopped_process_explains_the_others_that_wait_for_it() -> None:
+    waits = WELL._replace(beat_age_s=4.0, watched_s=4.0)
+    (rank,) = judge([waits, waits._replace(state="T", stopped_s=4.0)])
+    assert "stopped" in rank.sick
