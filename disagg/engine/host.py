@@ -30,7 +30,7 @@ def run(spec: HostSpec, pipe: socket.socket) -> None:
     os.environ["TMPDIR"] = tempfile.tempdir = spec.scratch
     random.seed()  # a fork has its zygote's state
     logging.basicConfig(level=logging.INFO, format="[%(asctime)s] %(name)s: %(message)s")
-    engine = SGLangEngine(spec.arguments, fork=spec.fork)
+    engine = SGLangEngine(spec.arguments, fork=spec.fork, scratch=Path(spec.scratch))
     facts = engine.start()
     engine.loop.run_until_complete(_serve(engine, facts, spec, pipe))
 
