@@ -125,6 +125,7 @@ class _Leg:
             sampling=sampling,
             dp_rank=self.voice.dp_rank,
             bootstrap=meet,
+            is_canary=True,
         )
 
     def abort(self) -> None:

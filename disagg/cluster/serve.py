@@ -151,6 +151,7 @@ def _frontend_spec(plan: Plan, registry: str, model_path: Path) -> FrontendSpec:
         number=0,
         stop_s=deadlines.stop_s,
         limits=limits,
+        simulated=plan.device == "simulated",
     )
 
 

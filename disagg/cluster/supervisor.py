@@ -35,6 +35,7 @@ from prefill.bootstrap import ranks_are_registered
 log = logging.getLogger(__name__)
 
 BACKOFF_S = (0.0, 0.5, 1.0, 2.0, 5.0, 10.0)
+BACKOFF_READY_S = 2.0  # at most, after a life that was READY: what killed it was not its start
 STEADY_S = 60.0  # an engine that lived this long starts the next time without a pause
 POLL_S = 0.1
 LAST_LINES = 12
@@ -84,7 +85,7 @@ class EngineSupervisor:
         self.plan, self.node = plan, node
         self._setting, self._registry, self._prover, self._is_registered = setting, registry, prover, is_registered
         self.record = EngineRecord(id=plan.id, role=plan.role, state=State.STARTING, since_s=time.time())
-        self._was_ready = False
+        self._was_ready = self._life_was_ready = False
         self._ending: asyncio.Future[Ending] | None = None  # while an incarnation serves
         self._exit_text = ""
         self._drain_asked = asyncio.Event()
@@ -115,6 +116,8 @@ class EngineSupervisor:
                 raise StartError(f"engine {self.plan.id}", ending.why, f"its whole log: disagg logs {self.plan.id}")
             failures = 0 if time.monotonic() - began_s > STEADY_S else failures + 1
             pause_s = BACKOFF_S[min(failures, len(BACKOFF_S)) - 1] if failures else 0.0
+            if self._life_was_ready:
+                pause_s = min(pause_s, BACKOFF_READY_S)
             what = "was sick" if ending.kind is Kind.SICK else "is dead"
             why = ending.why.splitlines()[0]
             log.warning("%s %s: %s; starting it again in %g s", self.record.life, what, why, pause_s)
@@ -131,7 +134,7 @@ class EngineSupervisor:
         peers = self.record.peers | ({peer} if peer != life else set())
         if self.record.state is not State.READY:
             log.info("%s is ready", life)
-        self._was_ready = True
+        self._was_ready = self._life_was_ready = True
         await self._put(state=State.READY, peers=peers, lane=lane or self.record.lane, detail="")
 
     async def failed(self, why: str) -> None:
@@ -161,6 +164,7 @@ class EngineSupervisor:
         """One incarnation, from its start to the end of its service."""
         self._drain_asked.clear()
         self._start_asked.clear()
+        self._life_was_ready = False
         incarnation = self.record.incarnation + 1
         await self._put(state=State.STARTING, incarnation=incarnation, plane="", bootstrap="", pids={}, detail="")
         limit_s = self._setting.deadlines.start_s
@@ -274,6 +278,7 @@ class EngineSupervisor:
             log_path=str(log_folder(setting.deployment) / f"{plan.id}.log"),
             scratch=str(run_folder(setting.deployment) / f"{plan.id}-{incarnation}"),
             fork=ground.fork,
+            is_simulated=setting.device == "simulated",
         )
         return spec, f"{address}:{ports.bootstrap}" if plan.role is Role.PREFILL else ""
 
