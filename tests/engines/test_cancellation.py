@@ -24,8 +24,8 @@ def slow_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def pair(slow_file: Path) -> Iterator[Deployment]:
-    slow = f"prefill.env.DISAGG_TEST_SLOW_TRANSFER={slow_file}"
-    with serving("configs/local-cpu.yaml", "ray.address=local", slow) as deployment:
+    faults = {"DISAGG_TEST_SLOW_TRANSFER": str(slow_file)}
+    with serving("configs/local-cpu.yaml", "ray.address=local", environment=faults) as deployment:
         yield deployment
 
 

@@ -28,10 +28,9 @@ def hang_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def four(hang_file: Path) -> Iterator[Deployment]:
-    hang = f"env.DISAGG_TEST_HANG={hang_file}"
-    with serving(
-        "configs/local-cpu-2p2d.yaml", "ray.address=local", f"decode.{hang}", "deadlines.no_pair_s=60"
-    ) as deployment:
+    faults = {"DISAGG_TEST_HANG": str(hang_file)}
+    sets = ("ray.address=local", "deadlines.no_pair_s=60")
+    with serving("configs/local-cpu-2p2d.yaml", *sets, environment=faults) as deployment:
         yield deployment
 
 
