@@ -10,17 +10,15 @@ import time
 from collections.abc import Callable
 
 from disagg.plane.client import PlaneClient
-from disagg.plane.messages import RankTaken
+from disagg.plane.messages import RankHealth, RankTaken
 from disagg.registry.records import EngineRecord
 from transfer.canary import Voice
 
 
 class LiveEngine:
     def __init__(self, record: EngineRecord, secret: bytes, now_s: Callable[[], float] = time.monotonic) -> None:
-        self.record, self._now_s = record, now_s
-        self.client = PlaneClient(
-            record.plane, record.incarnation, secret, lambda _why: None, on_taken=self._taken, now_s=now_s
-        )
+        self.record, self._secret, self._now_s = record, secret, now_s
+        self.client = self._make_client()
         self.canary_legs: set[object] = set()  # begun by us and not ended in the engine
         self.others_requests = 0  # granted to frontends, as the host reported last
         self.quiet_since_s = now_s()
@@ -33,6 +31,16 @@ class LiveEngine:
     async def connect(self) -> None:
         """Raises LegLost."""
         await self.client.connect()
+
+    async def reconnect(self, limit_s: float) -> None:
+        """Raises LegLost."""
+        self.client.close()
+        self.client = self._make_client()
+        await self.client.connect(limit_s)
+
+    async def health(self, limit_s: float) -> list[RankHealth]:
+        """Raises LegLost, and TimeoutError."""
+        return await self.client.health(limit_s)
 
     def close(self) -> None:
         self.client.close()
@@ -47,6 +55,17 @@ class LiveEngine:
             Voice(record.life, record.role, rank, record.ranks, record.bootstrap, self.client, self.canary_legs)
             for rank in range(record.ranks)
         ]
+
+    def _make_client(self) -> PlaneClient:
+        record = self.record
+        return PlaneClient(
+            record.plane,
+            record.incarnation,
+            self._secret,
+            lambda _why: None,
+            on_taken=self._taken,
+            now_s=self._now_s,
+        )
 
     def _taken(self, ranks: list[RankTaken]) -> None:
         # A leg of ours is in `canary_legs` from before its grant until after its end was reported, so this may take

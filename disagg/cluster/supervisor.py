@@ -240,7 +240,7 @@ class EngineSupervisor:
         self._end(Ending(Kind.DIED, self._exit_text))
 
     async def _watch(self, live: LiveEngine) -> None:
-        self.sick(await Watcher(live.client, self.record.bootstrap, is_registered=self._is_registered).run())
+        self.sick(await Watcher(live, self.record.bootstrap, is_registered=self._is_registered).run())
 
     async def _drain(self, live: LiveEngine) -> None:
         """Once asked: waits until the host has granted nothing (a grant lives until the engine let go of its KV)."""

@@ -19,6 +19,7 @@ from disagg.plane.messages import RankHealth
 from prefill.bootstrap import ranks_are_registered
 
 LOOK_S = 0.5
+RECONNECT_S = 1.0
 SILENT_S = 3.0  # a host that has not answered for so long
 ROUTE_S = 1.0  # between two looks at the bootstrap server, and the time one may take
 ROUTES_MISSED_MAX = 3
@@ -51,13 +52,12 @@ def why_sick(signs: Signs, now_s: float) -> str:
     return ""
 
 
-class Asked(Protocol):
-    """The part of a PlaneClient that is needed here."""
-
-    @property
-    def is_open(self) -> bool: ...
+class Host(Protocol):
+    """The part of a LiveEngine that is needed here."""
 
     async def health(self, limit_s: float) -> list[RankHealth]: ...
+
+    async def reconnect(self, limit_s: float) -> None: ...
 
 
 class Watcher:
@@ -65,12 +65,12 @@ class Watcher:
 
     def __init__(
         self,
-        client: Asked,
+        host: Host,
         bootstrap: str,
         now_s: Callable[[], float] = time.monotonic,
         is_registered: IsRegistered = ranks_are_registered,
     ) -> None:
-        self._client, self._bootstrap = client, bootstrap
+        self._host, self._bootstrap = host, bootstrap
         self._now_s, self._is_registered = now_s, is_registered
         self.signs = Signs(heard_at_s=now_s())
 
@@ -96,16 +96,20 @@ class Watcher:
             await asyncio.gather(*asking, return_exceptions=True)
 
     async def _ask_host(self) -> None:
-        """Ends when the connection has ended."""
+        """Ends when the connection has ended, and the host takes no other."""
         while True:
             try:
-                self.signs.ranks = await self._client.health(SILENT_S)
-                self.signs.heard_at_s = self._now_s()
+                self.signs.ranks = await self._host.health(SILENT_S)
             except TimeoutError:
                 continue
             except LegLost as error:
-                self.signs.lost = error.what
-                return
+                # A machine that stood still for a moment loses all its connections, and no engine is sick for that.
+                try:
+                    await self._host.reconnect(RECONNECT_S)
+                except LegLost:
+                    self.signs.lost = error.what
+                    return
+            self.signs.heard_at_s = self._now_s()
             await asyncio.sleep(LOOK_S)
 
     async def _ask_bootstrap(self) -> None:

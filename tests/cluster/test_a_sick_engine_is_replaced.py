@@ -6,7 +6,7 @@ import asyncio
 import time
 
 import pytest
-from scene import SETTING, scene
+from scene import SETTING, begin_request, scene
 
 from disagg.errors import StartError
 from disagg.registry.records import Role, State
@@ -68,6 +68,23 @@ async def test_of_a_dead_host_the_exit_status_is_told() -> None:
             await s.until_seen("aggregated-0", State.DEAD)
         ).detail == "killed by SIGKILL\nIts last lines:\nthe last line"
         await s.until_ready("aggregated-0", 2)
+
+
+async def test_a_cut_connection_to_a_host_that_lives_costs_nothing() -> None:
+    async with scene(*PAIR) as s:
+        live, server = s.live("decode-0"), s.nodes["decode-0"].server
+        assert server is not None
+        cut = live.client
+        for session in list(server.sessions):
+            assert session.connection is not None
+            session.connection.close("cut")
+        await s.until(lambda: live.client is not cut and live.client.is_open)
+        assert s.record("decode-0").state is State.READY
+        client = await s.client("decode-0")
+        s.nodes["decode-0"].engine._free.clear()
+        begin_request(client)
+        await s.until(lambda: live.others_requests == 1)
+        client.close()
 
 
 async def test_a_lost_actor_is_no_end_of_the_deployment() -> None:

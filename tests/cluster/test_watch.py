@@ -34,11 +34,11 @@ def test_why_sick(signs: Signs, why: str) -> None:
 
 
 class Host:
-    is_open = True
-
     def __init__(self) -> None:
         self.answers = True
         self.lost = ""
+        self.takes_connections = False
+        self.reconnects = 0
 
     async def health(self, limit_s: float) -> list[RankHealth]:
         if self.lost:
@@ -47,6 +47,12 @@ class Host:
             async with asyncio.timeout(limit_s):
                 await asyncio.Event().wait()
         return [WELL]
+
+    async def reconnect(self, limit_s: float) -> None:
+        self.reconnects += 1
+        if not self.takes_connections:
+            raise LegLost("host", "refused")
+        self.lost = ""
 
 
 async def _yes(_address: str) -> bool:
@@ -73,6 +79,19 @@ async def test_a_lost_connection_is_found_within_a_second() -> None:
     running = asyncio.create_task(Watcher(host, "").run())
     await asyncio.sleep(0.1)
     host.lost = "reset by peer"
+    assert "reset by peer" in await asyncio.wait_for(running, 1)
+
+
+async def test_a_connection_that_comes_back_at_once_is_no_sickness() -> None:
+    host = Host()
+    host.takes_connections = True
+    running = asyncio.create_task(Watcher(host, "").run())
+    await asyncio.sleep(0.1)
+    host.lost = "the host said nothing for 4 s"  # this machine stood still
+    await asyncio.sleep(1.2)
+    assert not running.done()
+    assert host.reconnects == 1
+    host.takes_connections, host.lost = False, "reset by peer"
     assert "reset by peer" in await asyncio.wait_for(running, 1)
 
 
