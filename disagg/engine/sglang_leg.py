@@ -42,7 +42,7 @@ class SGLangLeg:
         self._came_round_at_s, self._abort_longest_s = came_round_at_s, abort_longest_s
         self._task: asyncio.Task[None] | None = None
         self._stage_index = -1
-        self._began = self._ended = False
+        self._ended = False
         self._abort_asked_at_s: float | None = None
         self._abort_seen_at_s: float | None = None  # the scheduler's loop came round after the abort
         self._again: asyncio.TimerHandle | None = None
@@ -62,11 +62,11 @@ class SGLangLeg:
         if self._abort_asked_at_s is not None or self._ended or self._task is None:
             return
         self._abort_asked_at_s = time.monotonic()
-        if not self._began:
-            return  # `_run` sees it before it gives anything to SGLang. (Cancelled now, it would not run at all)
         state = self._manager.rid_to_state.get(self.leg.id)
         if state is None:
-            return  # its last chunk is here and about to be read
+            # SGLang has ended it, and its last chunk is about to be read; or does not know of it yet, and `_run` will
+            # see the abort first. (A task that is cancelled before it has begun would not run at all.)
+            return
         if not getattr(state, "dispatched", True):
             self._task.cancel()  # SGLang drops a request that it has not dispatched
             return
@@ -74,7 +74,6 @@ class SGLangLeg:
         self._again = asyncio.get_running_loop().call_later(ABORT_AGAIN_S, self._abort_again)
 
     async def _run(self, engine: Any, on_end: Callable[[], object]) -> None:
-        self._began = True
         reason, detail, cached = "error", "the stream ended without a reason", 0
         try:
             if self._abort_asked_at_s is not None:
