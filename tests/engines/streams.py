@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import http.client
 import json
+import socket
 import threading
 import time
 from collections.abc import Callable
 from typing import Any
 
-import httpx
 from deployment import Deployment
 
 
@@ -17,7 +18,7 @@ class Stream(threading.Thread):
 
     def __init__(self, deployment: Deployment, prompt: list[int] | str, max_tokens: int, **more: Any) -> None:
         super().__init__(daemon=True)
-        self._url = f"{deployment.url}/v1/completions"
+        self._connection = http.client.HTTPConnection(deployment.url.removeprefix("http://"), timeout=120)
         self._body = {
             "model": "smollm2",
             "prompt": prompt,
@@ -32,29 +33,27 @@ class Stream(threading.Thread):
         self.status = 0
         self.request_id = ""
         self.failure = ""
-        self._leaving = threading.Event()
         self.start()
 
     def run(self) -> None:
         try:
-            timeout = httpx.Timeout(120, read=120)
-            with httpx.Client(timeout=timeout, trust_env=False) as client:
-                self._client = client
-                with client.stream("POST", self._url, json=self._body) as answer:
-                    self.status, self.request_id = answer.status_code, answer.headers.get("x-request-id", "")
-                    if self.status != 200:
-                        self.events.append((time.monotonic(), json.loads(answer.read())))
-                    for line in answer.iter_lines():
-                        if self._leaving.is_set():
-                            return
-                        if line.startswith("data: {"):
-                            self.events.append((time.monotonic(), json.loads(line.removeprefix("data: "))))
-        except httpx.HTTPError as error:
+            self._connection.request(
+                "POST", "/v1/completions", json.dumps(self._body), {"Content-Type": "application/json"}
+            )
+            answer = self._connection.getresponse()
+            self.status, self.request_id = answer.status, answer.headers.get("x-request-id", "")
+            if self.status != 200:
+                self.events.append((time.monotonic(), json.loads(answer.read())))
+            while line := answer.readline():
+                if line.startswith(b"data: {"):
+                    self.events.append((time.monotonic(), json.loads(line.removeprefix(b"data: "))))
+        except (OSError, http.client.HTTPException) as error:
             self.failure = repr(error)
+        finally:
+            self._connection.close()
 
     def leave(self) -> None:
-        self._leaving.set()
-        self._client.close()
+        self._connection.sock.shutdown(socket.SHUT_RDWR)
 
     @property
     def text(self) -> str:
