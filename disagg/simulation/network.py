@@ -59,15 +59,14 @@ class SimNetwork:
         return bool(self._silent_hosts) and not self._silent_hosts.isdisjoint(hosts)
 
     async def connect(self, make: Callable[[], asyncio.Protocol], source: str, host: str, port: int) -> None:
-        self._link_count += 1
-        random = Random(self._seed << 32 | self._link_count)
+        self._link_count = number = self._link_count + 1
+        random = Random(self._seed << 32 | number)
         await asyncio.sleep(random.uniform(*self.latency_s) * 2)
         if self.is_silent((source, host)):
             await asyncio.get_running_loop().create_future()  # for ever: a connect without a deadline is a bug
         accept = self._listeners.get((host, port))
         if accept is None:
             raise ConnectionRefusedError(f"nobody listens on {host}:{port}")
-        number = self._link_count
         link = self.links[number] = Link(self, number, (source, host), port, random)
         link.join(make(), accept())
 

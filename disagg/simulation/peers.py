@@ -46,7 +46,8 @@ class Bootstrap:
 
     @property
     def rooms_open(self) -> int:
-        return len(self._rooms) + len(self._early)
+        """Of live legs. As in SGLang (sglang #39428), what decode tells of a room that is over stays in `_early`."""
+        return len(self._rooms)
 
     def meet(self, leg: SimulatedLeg) -> None:
         """A prefill leg has reached its scheduler."""

@@ -1,0 +1,225 @@
+"""What must hold in a soak, looked at after every event that matters.
+
+Way:   requests' phases, their ends, deliveries on the network -> [Referee] -> nothing, or one Violation
+Owns:  the count and the hash of all events: the same seed gives the same hash
+Checks: each request ends once; a finished answer is the whole chain of its tokens, a broken one a beginning of it; no
+       phase outlives its deadline; rooms, places and ledgers agree; nobody fails before its first token while a pair is
+       in order; in the end nobody holds anything
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+from typing import Any
+
+from disagg.coordinator.phases import LIVE, Phase
+from disagg.errors import DeadlineExceeded, LegLost, NoReadyPair, RequestError
+from disagg.registry.records import Role, State
+from disagg.simulation.faults import FOR_EVER
+from disagg.simulation.network import Link
+from disagg.simulation.tokens import EOS, answer
+from disagg.simulation.world import SimulatedDeployment, Stream, WatchedRequest
+
+SLACK_S = 0.05
+MASK = (1 << 64) - 1
+AFTER_READY_S = 1.0  # frontends have connected to an engine that is READY again
+
+
+@dataclass(slots=True)
+class Violation:
+    what: str
+    at_s: float
+    index: int = -1  # of the request it was seen on
+    timeline: list[str] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        of = f" (request {self.index})" if self.index >= 0 else ""
+        return "\n  ".join([f"{self.what}{of}, at {self.at_s:.3f} s", *self.timeline])
+
+
+@dataclass(slots=True, eq=False)
+class Entry:
+    """One live request, as the soak knows it."""
+
+    index: int
+    stream: Stream
+    strikes: list[str] = field(default_factory=list)
+
+
+class Referee:
+    def __init__(self, world: SimulatedDeployment) -> None:
+        self._world = world
+        self._loop = asyncio.get_running_loop()
+        self.entries: dict[str, Entry] = {}
+        self.violation: Violation | None = None
+        self.violated = asyncio.Event()
+        self.event_count = 0
+        self.event_hash = 0
+        self.outcomes: dict[str, int] = {}
+        self._disturbed_until_s: dict[str, float] = dict.fromkeys(world.models, 0.0)
+        self._disturbed_life: dict[str, str] = {}
+        self._calm_since_s: dict[str, float] = dict.fromkeys(world.models, 0.0)
+        self._loop.set_exception_handler(self._exception)
+        world.network.on_delivery = self._delivered
+
+    # events
+
+    def event(self, value: int) -> None:
+        self.event_count += 1
+        self.event_hash = (self.event_hash * 1_000_003 ^ value ^ int(self._loop.time() * 1e6)) & MASK
+
+    def _delivered(self, link: Link, direction: int, size: int) -> None:
+        self.event_count += 1
+        value = link.number << 24 ^ size << 1 ^ direction ^ int(self._loop.time() * 1e6)
+        self.event_hash = (self.event_hash * 1_000_003 ^ value) & MASK
+
+    def phase(self, request: WatchedRequest) -> None:
+        entry = self.entries.get(request.id)
+        if entry is None:
+            self.violate("an event after its end", None, request)
+            return
+        self.event(entry.index << 5 ^ request.phase.value)
+
+    def ended(self, entry: Entry) -> None:
+        """The client has its last word."""
+        stream = entry.stream
+        request = stream.request
+        del self.entries[request.id]
+        outcome = (
+            "cancelled" if stream.task.cancelled() else type(stream.error).__name__ if stream.error else "finished"
+        )
+        self.outcomes[outcome] = self.outcomes.get(outcome, 0) + 1
+        ignore_eos = bool(request.sampling["ignore_eos"])
+        whole = answer(request.prompt_ids, request.max_tokens, ignore_eos)
+        if request.phase in LIVE:
+            self.violate(f"it ended in {request.phase.name}", entry)
+        elif stream.ids != whole[: len(stream.ids)]:
+            self.violate(f"wrong tokens: {stream.ids} instead of {whole}", entry)
+        elif outcome == "finished":
+            reason = "stop" if whole[-1] == EOS and not ignore_eos else "length"
+            if len(stream.ids) != len(whole) or stream.finish_reason != reason:
+                self.violate(f"{len(stream.ids)} of {len(whole)} tokens, {stream.finish_reason}, not {reason}", entry)
+        elif isinstance(stream.error, LegLost | DeadlineExceeded | NoReadyPair) and not stream.ids:
+            self._may_fail(stream.error, entry)
+
+    def _may_fail(self, error: RequestError, entry: Entry) -> None:
+        pair = self._healthy_pair(entry.stream.request.received_at_s)
+        if pair:
+            self.violate(f"lost before its first token ({error.what}) while {pair} was in order", entry)
+
+    # engines
+
+    def disturbed(self, engine_id: str, for_s: float) -> None:
+        until_s = self._loop.time() + for_s
+        self._disturbed_until_s[engine_id] = max(self._disturbed_until_s[engine_id], until_s)
+        self._disturbed_life[engine_id] = self._world.hosts[engine_id].life
+
+    @property
+    def disturbed_count(self) -> int:
+        now_s = self._loop.time()
+        return sum(until_s > now_s for until_s in self._disturbed_until_s.values())
+
+    def watch_engines(self) -> None:
+        """An engine is in order again when it is READY in a new life, or when the fault is over."""
+        now_s, records = self._loop.time(), self._world.controller.registry.records
+        for engine_id in self._world.models:
+            record, until_s = records[engine_id], self._disturbed_until_s[engine_id]
+            lives_anew = until_s == FOR_EVER and self._disturbed_life[engine_id] != record.life
+            if record.state is not State.READY or lives_anew:
+                self._disturbed_until_s[engine_id] = now_s + AFTER_READY_S
+            if self._disturbed_until_s[engine_id] > now_s:
+                self._calm_since_s[engine_id] = float("inf")
+            elif self._calm_since_s[engine_id] == float("inf"):
+                self._calm_since_s[engine_id] = now_s
+
+    def _healthy_pair(self, since_s: float) -> str:
+        now_s, records = self._loop.time(), self._world.controller.registry.records
+        calm = [
+            records[engine_id]
+            for engine_id in self._world.models
+            if self._calm_since_s[engine_id] <= since_s and self._disturbed_until_s[engine_id] <= now_s
+        ]
+        for decode in (record for record in calm if record.role is Role.DECODE):
+            for prefill in (record for record in calm if record.role is Role.PREFILL):
+                if prefill.life in decode.peers:
+                    return f"{prefill.life} + {decode.life}"
+        return ""
+
+    # what must hold at any time
+
+    def sweep(self) -> None:
+        self.watch_engines()
+        now_s = self._loop.time()
+        for entry in self.entries.values():
+            late = self._late(entry.stream.request, now_s)
+            if late:
+                self.violate(late, entry)
+                return
+        for frontend in self._world.frontends:
+            rooms, places = len(frontend.coordinator.rooms), frontend.table.places_taken
+            if places != 2 * rooms:
+                self.violate(f"{frontend.name}: {rooms} rooms but {places} places")
+        for host in self._world.hosts.values():
+            if host.is_alive:
+                self._check_host(host)
+
+    def _late(self, request: WatchedRequest, now_s: float) -> str:
+        limits, phase = self._world.limits, request.phase
+        since_s = max(request.phase_since_s, request.received_at_s)  # its task may not have run yet
+        first_token_s = request.try_since_s + limits.first_token_s
+        until_s = {
+            Phase.QUEUED: since_s + max(limits.queue_s, limits.no_pair_s),
+            Phase.MIGRATING: since_s + max(limits.queue_s, limits.no_pair_s),
+            Phase.DISPATCHED: request.try_since_s + min(limits.bootstrap_s, limits.first_token_s),
+            Phase.BOOTSTRAPPING: request.try_since_s + min(limits.bootstrap_s, limits.first_token_s),
+            Phase.PREFILLING: first_token_s,
+            Phase.TRANSFERRING: min(first_token_s, request.phase_since_s + limits.transfer_s),
+            Phase.DECODING: request.token_at_s + limits.next_token_s,
+        }.get(phase, now_s)
+        over_s = now_s - min(until_s, request.received_at_s + limits.request_s)
+        return f"{over_s:.3f} s past its deadline in {phase.name}" if over_s > SLACK_S else ""
+
+    def _check_host(self, host: Any) -> None:
+        ledger = host.server.ledger
+        for rank, engine_rank in enumerate(host.engine.ranks):
+            requests, tokens = ledger.requests[rank], ledger.kv_tokens[rank]
+            if requests < 0 or tokens < 0 or (requests == 0) != (tokens == 0):
+                self.violate(f"{host.life}/{rank}: the ledger says {requests} requests, {tokens} tokens")
+            if len(engine_rank.legs) > requests:
+                self.violate(f"{host.life}/{rank}: {len(engine_rank.legs)} legs, but {requests} granted")
+            if not 0 <= engine_rank.pool.tokens_used <= engine_rank.pool.tokens_total:
+                self.violate(f"{host.life}/{rank}: {engine_rank.pool.tokens_used} KV tokens used")
+
+    def at_rest(self, tasks_before: int) -> None:
+        """Everybody has gone home."""
+        held = {name: count for name, count in self._world.gauges().items() if count}
+        if held:
+            self.violate(f"nobody runs, and yet: {held}")
+        pairs = [link.hosts for link in self._world.network.links.values()]
+        if len(pairs) != len(set(pairs)):
+            doubled = sorted({hosts for hosts in pairs if pairs.count(hosts) > 1})
+            self.violate(f"more than one connection between {doubled}")
+        tasks = len(asyncio.all_tasks())
+        if tasks > tasks_before:
+            self.violate(f"{tasks} tasks, {tasks_before} before")
+
+    # violations
+
+    def violate(self, what: str, entry: Entry | None = None, request: WatchedRequest | None = None) -> None:
+        if self.violation is not None:
+            return
+        self.violation = Violation(what, self._loop.time(), entry.index if entry else -1)
+        request = request or (entry.stream.request if entry else None)
+        if request is not None:
+            moments = [f"{name} {at_s:.4f}" for name, at_s in request.history]
+            self.violation.timeline = [
+                f"received {request.received_at_s:.4f}, {', '.join(moments)}",
+                f"facts {request.facts}",
+                f"struck by {entry.strikes if entry else []}",
+            ]
+        self.violated.set()
+
+    def _exception(self, _loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        error = context.get("exception")
+        self.violate(f"{context['message']}: {type(error).__name__}: {error}")

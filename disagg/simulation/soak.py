@@ -1,0 +1,244 @@
+"""`python -m disagg.simulation.soak`: a long time of a service's life, with everything going wrong, in a short one.
+
+Way:   workload -> [Soak] -> SimulatedDeployment; faults aimed at requests in each phase; the referee looks on
+In:    how many requests, and a seed: it decides everything
+Out:   strikes, outcomes, an event hash; a violation with the timeline of its request, when something did not hold
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+from collections import Counter, deque
+from dataclasses import dataclass, field
+from functools import partial
+from random import Random
+
+from disagg.coordinator.coordinator import Limits
+from disagg.coordinator.phases import Phase
+from disagg.simulation.faults import CELLS, KILLERS, OF_CLIENTS, PHASES, Fault, Faults
+from disagg.simulation.loop import VirtualLoop
+from disagg.simulation.referee import Entry, Referee, Violation
+from disagg.simulation.workload import Workload
+from disagg.simulation.world import SimulatedDeployment, Stream, WatchedRequest
+
+LIMITS = Limits(
+    no_pair_s=10.0,
+    queue_s=15.0,
+    bootstrap_s=6.0,
+    first_token_s=12.0,
+    transfer_s=4.0,
+    next_token_s=6.0,
+    request_s=90.0,
+    queue_max=512,
+    retry_limit=5,
+    migration_limit=5,
+)
+SHARED = {"requests_max": 32, "tokens_per_step": 4, "cache_block_tokens": 32, "chunk_tokens": 256}
+PREFILL = {"prefill_token_s": 0.0001, "step_s": 0.005, "transfer_bytes_per_s": 1e8}
+DECODE = {"step_s": 0.15}
+ENGINES = 4  # of each role
+FRONTENDS = 2
+SICK_MAX = 2  # engines that may be out of order at a time
+GAP_REQUESTS = 40  # between two faults
+SWEEP_S = 0.25
+
+
+@dataclass(frozen=True, slots=True)
+class Strike:
+    """One fault on one request, when it came to `phase` for the `nth` time."""
+
+    index: int
+    fault: Fault
+    phase: Phase
+    nth: int
+
+
+@dataclass(slots=True)
+class Outcome:
+    seed: int
+    requests: int
+    violation: Violation | None
+    strikes: list[Strike]
+    event_count: int
+    event_hash: int
+    outcomes: dict[str, int]
+    virtual_s: float
+    live_max: int
+    cells: Counter[tuple[Fault, Phase]] = field(default_factory=Counter)
+
+
+class Soak:
+    """`plan`: exactly these strikes; without one, faults are dealt from a shuffled deck of all cells."""
+
+    def __init__(
+        self, seed: int, requests: int, plan: list[Strike] | None = None, gap_requests: int = GAP_REQUESTS
+    ) -> None:
+        self.seed, self.requests, self._gap = seed, requests, gap_requests
+        self._plan = None if plan is None else {(s.index, s.phase, s.nth): s.fault for s in plan}
+        self._struck_phases = {(s.index, s.phase) for s in plan or []}
+        self._open: dict[Phase, deque[Fault]] = {phase: deque() for phase in PHASES}
+        self._deck: list[tuple[Fault, Phase]] = []
+        self._random = Random(seed)
+        self.strikes: list[Strike] = []
+        self._live_max = 0
+
+    async def run(self) -> Outcome:
+        loop = asyncio.get_running_loop()
+        workload = Workload()
+        async with SimulatedDeployment(
+            ENGINES,
+            ENGINES,
+            seed=self.seed,
+            frontends=FRONTENDS,
+            limits=LIMITS,
+            model=SHARED,
+            prefill_model=PREFILL,
+            decode_model=DECODE,
+        ) as world:
+            self._world, self._referee = world, Referee(world)
+            self._faults = Faults(world, self._referee.disturbed)
+            referee = self._referee
+            tasks_before, began_s = len(asyncio.all_tasks()) + 1, loop.time()  # one more: the sweeper's
+            sweeper = loop.create_task(self._sweep())
+            for index in range(self.requests):
+                asked = workload[index]
+                wait_s = began_s + asked.at_s - loop.time()
+                if wait_s > 0:
+                    await asyncio.sleep(wait_s)
+                if referee.violation is not None:
+                    break
+                self._deal(index)
+                request = world.request(asked.prompt, asked.max_tokens, ignore_eos=asked.ignore_eos)
+                request.on_phase = self._on_phase
+                self._begin(index, request)
+            if referee.violation is None:
+                await self._rest(tasks_before)
+            sweeper.cancel()
+            virtual_s = loop.time() - began_s
+            for entry in list(referee.entries.values()):
+                entry.stream.task.cancel()
+            await asyncio.sleep(0.1)
+        return Outcome(
+            self.seed,
+            self.requests,
+            referee.violation,
+            self.strikes,
+            referee.event_count,
+            referee.event_hash,
+            referee.outcomes,
+            virtual_s,
+            self._live_max,
+            Counter((strike.fault, strike.phase) for strike in self.strikes),
+        )
+
+    def _begin(self, index: int, request: WatchedRequest) -> None:
+        referee, frontends = self._referee, self._world.frontends
+        stream = Stream(frontends[index % len(frontends)], request)
+        entry = referee.entries[request.id] = Entry(index, stream)
+        stream.task.add_done_callback(partial(self._ended, entry))
+        self._live_max = max(self._live_max, len(referee.entries))
+        if self._open[Phase.QUEUED] or (index, Phase.QUEUED) in self._struck_phases:
+            # Once its task has run: does it really wait?
+            asyncio.get_running_loop().call_soon(self._consider, entry, Phase.QUEUED)
+
+    def _ended(self, entry: Entry, _task: asyncio.Task[None]) -> None:
+        self._referee.ended(entry)
+
+    async def _sweep(self) -> None:
+        while self._referee.violation is None:
+            self._referee.sweep()
+            await asyncio.sleep(SWEEP_S)
+
+    async def _rest(self, tasks_before: int) -> None:
+        """All requests end; then all engines come back, and nobody holds anything."""
+        referee, loop = self._referee, asyncio.get_running_loop()
+        until_s = loop.time() + LIMITS.request_s + 1
+        while referee.entries and loop.time() < until_s and referee.violation is None:  # noqa: ASYNC110
+            await asyncio.sleep(0.1)
+        try:
+            await self._world.settle()
+        except TimeoutError:
+            referee.violate(f"nothing has come to rest: {self._world.gauges()}, whole: {self._world.is_whole}")
+        await asyncio.sleep(5.0)  # what is late may still come, and must change nothing
+        if referee.violation is None:
+            referee.at_rest(tasks_before)
+
+    # faults
+
+    def _deal(self, index: int) -> None:
+        if self._plan is None and index % self._gap == self._gap - 1:
+            if not self._deck:
+                self._deck = list(CELLS)
+                self._random.shuffle(self._deck)
+            fault, phase = self._deck.pop()
+            self._open[phase].append(fault)
+
+    def _on_phase(self, request: WatchedRequest) -> None:
+        self._referee.phase(request)
+        phase = request.phase
+        if phase not in self._open:
+            return
+        entry = self._referee.entries.get(request.id)
+        if entry is None or not (self._open[phase] or (entry.index, phase) in self._struck_phases):
+            return
+        if phase in (Phase.RESERVED, Phase.MIGRATING):
+            self._consider(entry, phase)  # over before anything else could be scheduled: now or never
+        if phase is not Phase.RESERVED:
+            asyncio.get_running_loop().call_soon(self._consider, entry, phase, True)
+
+    def _consider(self, entry: Entry, phase: Phase, is_later: bool = False) -> None:
+        """Strikes, if the request is still there and something is meant for it."""
+        request = entry.stream.request
+        if request.phase is not phase or request.id not in self._referee.entries:
+            return
+        now_only = phase is Phase.MIGRATING and not is_later
+        nth = sum(name == _entering(phase) for name, _ in request.history)
+        if self._plan is not None:
+            fault = self._plan.get((entry.index, phase, nth))
+            if fault is not None and not (now_only and fault in OF_CLIENTS):
+                del self._plan[entry.index, phase, nth]
+                self._strike(entry, Strike(entry.index, fault, phase, nth))
+            return
+        waiting = self._open[phase]
+        for _ in range(len(waiting)):
+            fault = waiting.popleft()
+            is_too_much = fault in KILLERS and self._referee.disturbed_count >= SICK_MAX
+            if is_too_much or (now_only and fault in OF_CLIENTS):
+                waiting.append(fault)
+                continue
+            self._strike(entry, Strike(entry.index, fault, phase, nth))
+            return
+
+    def _strike(self, entry: Entry, strike: Strike) -> None:
+        self.strikes.append(strike)
+        entry.strikes.append(f"{strike.fault.value} in {strike.phase.name}")
+        self._referee.event(strike.index << 8 ^ strike.phase.value)
+        random = Random((self.seed << 32 | strike.index) << 4 | strike.phase.value)
+        try:
+            self._faults.strike(strike.fault, entry.stream, random)
+        except AssertionError as error:
+            self._referee.violate(str(error), entry)
+
+
+def _entering(phase: Phase) -> str:
+    """The event that leads into a phase, as a request's history names it."""
+    return {
+        Phase.QUEUED: "retry",
+        Phase.RESERVED: "paired",
+        Phase.DISPATCHED: "dispatch",
+        Phase.BOOTSTRAPPING: "bootstrap",
+        Phase.PREFILLING: "prefill",
+        Phase.TRANSFERRING: "transfer",
+        Phase.DECODING: "first_token",
+        Phase.MIGRATING: "migrate",
+    }[phase]
+
+
+def soak(seed: int, requests: int, plan: list[Strike] | None = None, gap_requests: int = GAP_REQUESTS) -> Outcome:
+    logging.getLogger("disagg").setLevel(logging.CRITICAL)  # every fault is a warning to somebody
+    with asyncio.Runner(loop_factory=VirtualLoop) as runner:
+        outcome = runner.run(Soak(seed, requests, plan, gap_requests).run())
+    gc.collect()
+    return outcome

@@ -1,0 +1,58 @@
+"""Who asks for what, and when: a real service's trace, made smaller.
+
+In:    benchmarks/data's trace (arrival, lengths, and which 512-token blocks of prompts are equal)
+Out:   request after request: the same index is always the same request, whatever else is asked
+Why:   prompts and answers are divided by constants and arrivals brought nearer, so that a million requests can be
+       simulated; bursts, long tails and shared prefixes stay as they are
+"""
+
+from __future__ import annotations
+
+import gzip
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+TRACE = Path(__file__).parents[2] / "benchmarks" / "data" / "mooncake-conversation-first-half.jsonl.gz"
+TRACE_BLOCK_TOKENS = 512
+
+
+class _Row(msgspec.Struct):
+    timestamp: float  # ms
+    input_length: int
+    output_length: int
+    hash_ids: list[int]
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    at_s: float
+    prompt: list[int]
+    max_tokens: int
+    ignore_eos: bool
+
+
+class Workload:
+    def __init__(self, *, shorter_prompts: int = 64, shorter_answers: int = 16, faster: float = 25.0) -> None:
+        decode = msgspec.json.Decoder(_Row).decode
+        with gzip.open(TRACE) as lines:
+            self._rows = [decode(line) for line in lines]
+        self._shorter_prompts, self._shorter_answers, self._faster = shorter_prompts, shorter_answers, faster
+        self._block_tokens = TRACE_BLOCK_TOKENS // shorter_prompts
+        self._lap_ms = self._rows[-1].timestamp + 1000
+
+    def __getitem__(self, index: int) -> Asked:
+        lap, at = divmod(index, len(self._rows))
+        row, block = self._rows[at], self._block_tokens
+        prompt = [lap % 200 + 1]  # another lap's prompts are not cached
+        for hash_id in row.hash_ids:
+            first = 300 + hash_id * block % 30_000
+            prompt += range(first, first + block)
+        del prompt[max(1, row.input_length // self._shorter_prompts) :]
+        return Asked(
+            at_s=(lap * self._lap_ms + row.timestamp) / 1e3 / self._faster,
+            prompt=prompt,
+            max_tokens=max(1, row.output_length // self._shorter_answers),
+            ignore_eos=index % 3 != 0,
+        )

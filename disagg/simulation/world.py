@@ -1,0 +1,224 @@
+"""A whole deployment on one virtual loop: engines, frontends, a controller, a network that can fail.
+
+Way:   a test or a soak -> [SimulatedDeployment] -> the same coordinator, router and plane that serve in earnest
+In:    how many engines of which model, and a seed; out: streams of tokens, and gauges of everything that is held
+Owns:  all of it; leaving the `async with` block ends it
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from random import Random
+from types import TracebackType
+from typing import Any, Self
+
+from disagg.coordinator.coordinator import Coordinator, Limits
+from disagg.coordinator.phases import Phase
+from disagg.coordinator.request import FinishReason, Request
+from disagg.errors import RequestError
+from disagg.registry.records import Role
+from disagg.routing.table import EngineTable
+from disagg.simulation.controller import Habits, SimulatedController
+from disagg.simulation.engine import Model
+from disagg.simulation.hosts import SimulatedHost
+from disagg.simulation.network import SimNetwork
+
+SECRET = b"simulated deployment's secret..."
+READY_S = 60.0
+
+
+class NoText:
+    """A text side for those who only look at tokens."""
+
+    stopped = False
+
+    def push(self, _token_ids: list[int]) -> str:
+        return ""
+
+    def flush(self) -> str:
+        return ""
+
+
+@dataclass(slots=True)
+class WatchedRequest(Request):
+    """Keeps its whole history, and tells of each change of phase."""
+
+    history: list[tuple[str, float]] = field(default_factory=list)
+    on_phase: Callable[[WatchedRequest], None] | None = None
+    told: Phase = Phase.QUEUED
+
+    def mark(self, name: str, at_s: float) -> None:
+        self.timeline.setdefault(name, at_s)
+        self.history.append((name, at_s))
+        if self.phase is not self.told and self.on_phase is not None:
+            self.told = self.phase  # what an engine's stats say of the past comes here too
+            self.on_phase(self)
+
+
+class Frontend:
+    def __init__(self, network: SimNetwork, number: int, limits: Limits, seed: int) -> None:
+        self.name, self.number = f"front-{number}", number
+        now_s = asyncio.get_running_loop().time
+        self.table = EngineTable(SECRET, network=network.at(self.name), now_s=now_s)
+        self.coordinator = Coordinator(self.table, limits, Random(seed << 8 | number), now_s)
+        self.following: asyncio.Task[None] | None = None
+
+
+class Stream:
+    """A client that reads its answer as it comes."""
+
+    def __init__(self, frontend: Frontend, request: WatchedRequest) -> None:
+        self.frontend, self.request = frontend, request
+        self.ids: list[int] = []
+        self.finish_reason: FinishReason | None = None
+        self.error: RequestError | None = None
+        self._changed = asyncio.Event()
+        self.task = asyncio.get_running_loop().create_task(self._read(), name=request.id)
+
+    async def until_tokens(self, count: int) -> None:
+        while len(self.ids) < count and not self.task.done():
+            self._changed.clear()
+            await self._changed.wait()
+
+    async def rest(self) -> list[int]:
+        """The whole answer, or the error that ended it."""
+        await self.task
+        if self.error is not None:
+            raise self.error
+        return self.ids
+
+    async def leave(self) -> None:
+        """The client closes its connection."""
+        self.task.cancel()
+        await asyncio.wait([self.task])
+
+    async def _read(self) -> None:
+        try:
+            async for piece in self.frontend.coordinator.generate(self.request):
+                self.ids += piece.token_ids
+                self.finish_reason = piece.finish_reason
+                self._changed.set()
+        except RequestError as error:
+            self.error = error
+        finally:
+            self._changed.set()
+
+
+class SimulatedDeployment:
+    def __init__(
+        self,
+        prefill: int = 1,
+        decode: int = 1,
+        *,
+        seed: int,
+        frontends: int = 1,
+        limits: Limits | None = None,
+        habits: Habits | None = None,
+        model: dict[str, Any] | None = None,  # of both roles
+        prefill_model: dict[str, Any] | None = None,
+        decode_model: dict[str, Any] | None = None,
+    ) -> None:
+        self.seed, self.random = seed, Random(seed)
+        self.limits = limits or Limits()
+        self._habits = habits or Habits()
+        shared = model or {}
+        self.models = {
+            f"prefill-{n}": Model(role=Role.PREFILL, **shared | (prefill_model or {})) for n in range(prefill)
+        } | {f"decode-{n}": Model(role=Role.DECODE, **shared | (decode_model or {})) for n in range(decode)}
+        self.network = SimNetwork(seed)
+        self._frontend_count = frontends
+        self.frontends: list[Frontend] = []
+        self.request_count = 0
+
+    async def __aenter__(self) -> Self:
+        loop = asyncio.get_running_loop()
+        self.controller = SimulatedController(self.network, self.models, SECRET, self.seed, self._habits)
+        self.frontends = [Frontend(self.network, n, self.limits, self.seed) for n in range(self._frontend_count)]
+        for frontend in self.frontends:
+            watch = self.controller.registry.watch()
+            frontend.following = loop.create_task(frontend.table.follow(watch), name=f"{frontend.name} follows")
+        self.controller.start()
+        async with asyncio.timeout(READY_S):
+            while not self.is_whole:  # noqa: ASYNC110 - on a virtual clock a poll costs nothing
+                await asyncio.sleep(0.05)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for frontend in self.frontends:
+            assert frontend.following is not None
+            frontend.following.cancel()
+            await asyncio.wait([frontend.following])
+            await frontend.table.update({})
+        await self.controller.stop()
+        await asyncio.sleep(0.1)
+
+    # clients
+
+    def request(self, prompt: list[int], max_tokens: int, *, ignore_eos: bool = True) -> WatchedRequest:
+        self.request_count += 1
+        name = hashlib.blake2b(b"%d %d" % (self.seed, self.request_count), digest_size=16).hexdigest()
+        now_s = asyncio.get_running_loop().time()
+        return WatchedRequest(name, prompt, {"temperature": 0.0, "ignore_eos": ignore_eos}, max_tokens, NoText(), now_s)
+
+    def open(self, prompt: list[int], max_tokens: int, *, frontend: int = 0, ignore_eos: bool = True) -> Stream:
+        return Stream(self.frontends[frontend], self.request(prompt, max_tokens, ignore_eos=ignore_eos))
+
+    async def generate(self, prompt: list[int], max_tokens: int, *, ignore_eos: bool = True) -> list[int]:
+        return await self.open(prompt, max_tokens, ignore_eos=ignore_eos).rest()
+
+    # engines
+
+    @property
+    def hosts(self) -> dict[str, SimulatedHost]:
+        return self.controller.hosts
+
+    def host_of(self, stream: Stream, role: Role) -> SimulatedHost:
+        """Where the stream runs now, or ran last."""
+        life = str(stream.request.facts[role.value]).rsplit("/", 1)[0]
+        return self.hosts[life.split("#")[0]]
+
+    def kill(self, host: SimulatedHost) -> None:
+        host.kill()
+
+    @property
+    def is_whole(self) -> bool:
+        """Every engine is READY, has met every other one, and every frontend is connected to it."""
+        records = self.controller.registry.records
+        prefills = {r.life for r in records.values() if r.role is Role.PREFILL}
+        return len(records) == len(self.models) and all(
+            self.controller.is_ready(r.id) and (r.role is Role.PREFILL or prefills <= r.peers) for r in records.values()
+        )
+
+    async def settle(self, limit_s: float = 120.0) -> None:
+        """Until every engine is READY again and nobody holds anything."""
+        async with asyncio.timeout(limit_s):
+            while not self.is_whole or any(self.gauges().values()):  # noqa: ASYNC110
+                await asyncio.sleep(0.1)
+
+    # gauges
+
+    def gauges(self) -> dict[str, int]:
+        """Everything that requests hold; all 0 when none runs."""
+        coordinators = [frontend.coordinator for frontend in self.frontends]
+        hosts = [host for host in self.hosts.values() if host.is_alive]
+        return {
+            "requests": sum(len(c.live) for c in coordinators),
+            "waiting": sum(len(c.admission) for c in coordinators),
+            "attempts": sum(len(c.attempts) for c in coordinators),
+            "rooms": sum(len(c.rooms) for c in coordinators) + self.controller.rooms,
+            "places": sum(frontend.table.places_taken for frontend in self.frontends),
+            "granted requests": sum(sum(host.server.ledger.requests) for host in hosts),
+            "granted kv tokens": sum(sum(host.server.ledger.kv_tokens) for host in hosts),
+            "legs": sum(host.engine.legs_live for host in hosts),
+            "kv tokens": sum(host.engine.kv_tokens_used for host in hosts),
+            "engine rooms": sum(host.engine.bootstrap.rooms_open for host in hosts),
+        }
+
+
+def with_limits(**changes: Any) -> Limits:
+    return replace(Limits(), **changes)
