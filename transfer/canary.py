@@ -54,8 +54,7 @@ class Voice:
 
 async def sing(prefill: Voice | None, decode: Voice, room: int, limit_s: float) -> None:
     """One greedy request through the pair; without a prefill, through the aggregated engine `decode` alone."""
-    salt = uuid.uuid4().int % 251 + 1
-    prompt = [salt, *range(10, 9 + SONG_TOKENS)]  # a first token of its own: less is cached
+    prompt = [room % 251 + 1, *range(10, 9 + SONG_TOKENS)]  # a first token of its own: less is cached
     if prefill is None:
         await _complete([(decode, SONG_NEW_TOKENS)], prompt, None, limit_s)
         return
