@@ -1,50 +1,143 @@
-"""A request with a known shape through one real pair: the proof that KV moves between these two incarnations.
+"""Small requests with a known shape: does KV move between these two incarnations, does this rank make steps?
 
-Way:   controller -> Coordinator.run on the pair -> both engines; aggregated engines answer it alone
-Fails: CanaryFailed with the first reason; nothing of the canary is left in the engines
+Way:   controller -> [sing: both engines of a pair, a real transfer; hum: one rank alone] -> plane clients
+Fails: CanaryFailed with the first reason (CanaryRefused: the engine is full, which is no sickness). Legs that still
+       run are aborted then; each stays in its Voice's `legs` until the engine has let go of it
 """
 
 from __future__ import annotations
 
-import contextlib
-import time
+import asyncio
 import uuid
+from dataclasses import dataclass
+from typing import Any
 
-from disagg.coordinator.attempt import Pair
-from disagg.coordinator.coordinator import Coordinator
-from disagg.coordinator.request import Request
-from disagg.errors import DisaggError, RequestError
+from disagg.errors import DisaggError
+from disagg.plane import messages as m
+from disagg.plane.client import PlaneClient
+from disagg.registry.records import Role
 
-PROMPT_TOKENS = 32
-NEW_TOKENS = 2  # the first is prefill's, the second decode's own, made from the KV that came
+SONG_TOKENS = 32
+SONG_NEW_TOKENS = 2  # the first is prefill's, the second decode's own, made from the KV that came
+HUM_IDS = [10, 11, 12, 13]
+# SGLang answers a leg with this bootstrap host without any peer: a fake transfer, and decode goes on from whatever its
+# KV memory holds. Its own warm-up does it, with the dp rank as the room.
+FAKE_HOST, FAKE_PORT = "2.2.2.2", 0
 GREEDY = {"temperature": 0.0, "ignore_eos": True}
+WELL = ("stop", "length")
 
 
 class CanaryFailed(DisaggError):
     pass
 
 
-class _NoText:
-    stopped = False
-
-    def push(self, _token_ids: list[int]) -> str:
-        return ""
-
-    def flush(self) -> str:
-        return ""
+class CanaryRefused(CanaryFailed):
+    pass
 
 
-async def sing(coordinator: Coordinator, pair: Pair) -> None:
-    """One greedy request through `pair`, on its ranks."""
-    salt = uuid.uuid4()
-    prompt = [salt.int % 251 + 1, *range(10, 9 + PROMPT_TOKENS)]  # a first token of its own: less is cached
-    request = Request(salt.hex, prompt, GREEDY, NEW_TOKENS, _NoText(), time.monotonic())
-    names = f"{pair.prefill.name} -> {pair.decode.name}" if pair.prefill else pair.decode.name
+@dataclass(frozen=True, slots=True)
+class Voice:
+    """One dp rank of one incarnation. `legs`: its engine's canary legs that have not ended."""
+
+    life: str
+    role: Role
+    dp_rank: int
+    dp_size: int
+    bootstrap: str  # host:port; empty unless prefill
+    client: PlaneClient
+    legs: set[object]
+
+    @property
+    def name(self) -> str:
+        return f"{self.life}/{self.dp_rank}"
+
+
+async def sing(prefill: Voice | None, decode: Voice, room: int, limit_s: float) -> None:
+    """One greedy request through the pair; without a prefill, through the aggregated engine `decode` alone."""
+    prompt = [room % 251 + 1, *range(10, 9 + SONG_TOKENS)]  # a first token of its own: less is cached
+    if prefill is None:
+        await _complete([(decode, SONG_NEW_TOKENS)], prompt, None, limit_s)
+        return
+    host, port = prefill.bootstrap.rsplit(":", 1)
+    meet = m.Bootstrap(host, int(port), room, prefill.dp_rank)
+    await _complete([(prefill, 1), (decode, SONG_NEW_TOKENS)], prompt, meet, limit_s)
+
+
+async def hum(voice: Voice, limit_s: float) -> None:
+    """Liveness of one rank, alone: a few steps of its scheduler and its model."""
+    fake = m.Bootstrap(FAKE_HOST, FAKE_PORT, voice.dp_rank, voice.dp_rank)
+    match voice.role:
+        case Role.AGGREGATED:
+            await _complete([(voice, 1)], HUM_IDS, None, limit_s)
+        case Role.PREFILL:
+            await _complete([(voice, 1)], HUM_IDS, fake, limit_s)
+        case Role.DECODE:  # SGLang makes up the first token, as if it were prefill's
+            await _complete([(voice, 2)], HUM_IDS, fake, limit_s)
+
+
+async def _complete(
+    parts: list[tuple[Voice, int]], prompt: list[int], meet: m.Bootstrap | None, limit_s: float
+) -> None:
+    """All parts at once, each with its count of new tokens; returns when all have ended well."""
+    names = " -> ".join(voice.name for voice, _ in parts)
+    legs = [_Leg(voice, new_tokens) for voice, new_tokens in parts]
     try:
-        async with contextlib.aclosing(coordinator.run(request, pair)) as pieces:
-            async for _ in pieces:
-                pass
-    except RequestError as error:
-        raise CanaryFailed(f"canary {names}", error.what) from error
-    if len(request.emitted_ids) != NEW_TOKENS:
-        raise CanaryFailed(f"canary {names}", f"{len(request.emitted_ids)} tokens came instead of {NEW_TOKENS}")
+        for leg in legs:
+            leg.begin(prompt, meet)
+        async with asyncio.timeout(limit_s):
+            for ending in asyncio.as_completed([leg.ended for leg in legs]):
+                _check(names, await ending)
+    except TimeoutError:
+        silent = [leg.voice.name for leg in legs if not leg.ended.done()]
+        raise CanaryFailed(f"canary {names}", f"no end within {limit_s:g} s from {', '.join(silent)}") from None
+    finally:
+        for leg in legs:
+            leg.abort()
+    for leg in legs:
+        if leg.received != leg.new_tokens:
+            what = f"{leg.received} tokens came from {leg.voice.name} instead of {leg.new_tokens}"
+            raise CanaryFailed(f"canary {names}", what)
+
+
+def _check(names: str, end: m.LegEnd) -> None:
+    if end.reason not in WELL:
+        kind = CanaryRefused if end.reason == "refused" else CanaryFailed
+        raise kind(f"canary {names}", end.detail or end.reason)
+
+
+class _Leg:
+    """The receiver of one leg's frames."""
+
+    def __init__(self, voice: Voice, new_tokens: int) -> None:
+        self.voice, self.new_tokens = voice, new_tokens
+        self.received = 0
+        self.ended: asyncio.Future[m.LegEnd] = asyncio.get_running_loop().create_future()
+        self._number = 0
+
+    def begin(self, prompt: list[int], meet: m.Bootstrap | None) -> None:
+        sampling: dict[str, Any] = GREEDY | {"max_new_tokens": self.new_tokens}
+        self.voice.legs.add(self)
+        self._number = self.voice.client.submit(
+            self,
+            leg_id=f"{uuid.uuid4().hex}00",  # as long as a request's legs'
+            prompt=m.pack_ids(prompt),
+            sampling=sampling,
+            dp_rank=self.voice.dp_rank,
+            bootstrap=meet,
+            is_canary=True,
+        )
+
+    def abort(self) -> None:
+        if not self.ended.done():
+            self.voice.client.abort(self._number)
+
+    def on_tokens(self, _offset: int, token_ids: list[int]) -> None:
+        self.received += len(token_ids)
+
+    def on_stage(self, name: str) -> None:
+        pass
+
+    def on_end(self, end: m.LegEnd) -> None:
+        self.voice.legs.discard(self)
+        if not self.ended.done():  # a wait that was given up has cancelled it
+            self.ended.set_result(end)

@@ -1,7 +1,8 @@
 """SGLang plugin of every engine: what we need of its KV transfers that it does not give by itself.
 
 Way:   entry point of the group `sglang.srt.plugins`; SGLang runs it in the host and in every scheduler
-Out:   per request, to SGLangEngine: when its phases were, and SGLang's own count of KV bytes
+Out:   per request, to SGLangEngine: when its phases were, and SGLang's own count of KV bytes; its stages as they come
+       (stages.py); each scheduler's beats (pulse.py)
 Owns:  the NIXL agents' names (they carry the engine's life, so a dead peer can be found) and their progress thread
 """
 
@@ -11,9 +12,11 @@ import functools
 import logging
 import os
 import sys
+from pathlib import Path
 from typing import Any
 
 from disagg.engine.spec import LIFE_VARIABLE
+from transfer import faults, pulse, stages
 
 log = logging.getLogger(__name__)
 
@@ -44,6 +47,26 @@ def activate() -> None:
     _hand_over_request_times()
     if "sglang.srt.managers.scheduler" in sys.modules:
         _dead_peers()
+        stages.activate()
+        faults.activate()
+        _once_a_scheduler_has_started()
+
+
+def _once_a_scheduler_has_started() -> None:
+    """SGLang asks a scheduler for its init info between its start and its loop."""
+    from sglang.srt.managers.scheduler import Scheduler
+
+    get_init_info = Scheduler.get_init_info
+
+    @functools.wraps(get_init_info)
+    def begin(self: Any) -> Any:
+        folder, ranks = Path(os.environ["TMPDIR"]), getattr(self, "ps", self)
+        pulse.begin(self, ranks, folder)
+        if (ranks.pp_rank, ranks.attn_tp_rank, ranks.attn_cp_rank) == (0, 0, 0):
+            stages.begin(folder)
+        return get_init_info(self)
+
+    Scheduler.get_init_info = begin
 
 
 def _patient_agents(life: str) -> None:

@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from disagg.cli import model, observe
+from disagg.cli import act, model, observe
 from disagg.cli.setup import setup
 from disagg.errors import ConfigError, DisaggError
 
@@ -21,6 +21,8 @@ app.add_typer(model.app, name="model", help="Models: fetch, list, make tiny ones
 app.command()(setup)
 app.command()(observe.status)
 app.command()(observe.logs)
+app.command()(act.drain)
+app.command()(act.cancel)
 
 
 @app.command()

@@ -13,19 +13,19 @@ import typer
 from disagg.errors import StartError
 
 DEFAULT_URL = "http://127.0.0.1:8000"
-ANSWER_S = 10.0
+ANSWER_S = 15.0  # more than a frontend waits for the controller
 PIPE_WIDTH = 200
 
 Url = Annotated[str | None, typer.Option(help=f"A frontend; else $DISAGG_URL, else {DEFAULT_URL}.")]
 
 
-def ask(url: str | None, path: str, **parameters: Any) -> Any:
+def ask(url: str | None, path: str, method: str = "GET", **parameters: Any) -> Any:
     """The JSON (or text) that a frontend answers; StartError where none does or it says no."""
     import httpx
 
     base = (url or os.environ.get("DISAGG_URL") or DEFAULT_URL).rstrip("/")
     try:
-        answer = httpx.get(base + path, params=parameters, timeout=ANSWER_S, trust_env=False)
+        answer = httpx.request(method, base + path, params=parameters, timeout=ANSWER_S, trust_env=False)
     except httpx.HTTPError as error:
         raise StartError(
             base, f"no frontend answers: {error}", "is it serving? name it with --url or DISAGG_URL"

@@ -15,6 +15,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+from collections import deque
 from pathlib import Path
 from typing import Any
 
@@ -56,8 +57,7 @@ class Nursery:
         )
         self._zygote: subprocess.Popen[bytes] | None = None
         self._zygote_socket = self._folder / "zygote.sock"
-        block_count = len(PORT_RANGE) // PORT_BLOCK
-        self._blocks = iter(random.sample(range(block_count), block_count))
+        self._blocks = PortBlocks()
 
     async def warm_up(self) -> str:
         """Starts the zygote and returns the path of its socket; raises StartError with its last lines."""
@@ -82,16 +82,39 @@ class Nursery:
     def environment(self) -> dict[str, str]:
         return self._environment
 
-    def ports(self) -> int:
-        """The first of PORT_BLOCK ports that nobody listens on now; never the same again in this nursery's life."""
-        for block in self._blocks:
-            first = PORT_RANGE.start + block * PORT_BLOCK
-            if all(_is_free(port) for port in range(first, first + PORT_BLOCK)):
-                return first
-        raise StartError("ports", f"no free block of {PORT_BLOCK} in {PORT_RANGE}", "restart the deployment")
+    def ports(self, engine_id: str) -> int:
+        """The first of PORT_BLOCK ports for the engine's next incarnation; its last one's may be given out again."""
+        return self._blocks.take(engine_id)
 
     def log(self, engine_id: str, lines: int) -> str:
         return "\n".join(last_lines(log_folder(self._deployment) / f"{engine_id}.log", lines))
+
+
+class PortBlocks:
+    """A node's port numbers, in blocks. A block that comes back is the last in line: SGLang's decode engines remember
+    bootstrap addresses, and one is not to meet another prefill behind an address while it may still know the old one.
+    """
+
+    def __init__(self, port_range: range = PORT_RANGE) -> None:
+        firsts = list(port_range[::PORT_BLOCK][: len(port_range) // PORT_BLOCK])
+        self._free = deque(random.sample(firsts, len(firsts)))
+        self._held: dict[str, int] = {}  # by engine; one incarnation of an engine lives at a time
+
+    def take(self, engine_id: str) -> int:
+        """The first port of a block that nobody listens on now."""
+        held = self._held.pop(engine_id, None)
+        for _ in range(len(self._free)):
+            first = self._free.popleft()
+            if all(_is_free(port) for port in range(first, first + PORT_BLOCK)):
+                self._held[engine_id] = first
+                break
+            self._free.append(first)
+        if held is not None:
+            self._free.append(held)
+        if engine_id not in self._held:
+            what = f"no free block of {PORT_BLOCK} ports among {len(self._free)}"
+            raise StartError("ports", what, "end what else uses ports from 20000 to 32000 on this node")
+        return self._held[engine_id]
 
 
 def _is_free(port: int) -> bool:
@@ -123,9 +146,10 @@ class EngineActor:
         self._exit = asyncio.get_running_loop().create_future()
         self._lane = ""
         pipe = await _pipe_from_zygote(zygote) if zygote else _pipe_to_spawned(environment)
-        reader, self._writer = await asyncio.open_unix_connection(sock=pipe, limit=PIPE_LINE_MAX_BYTES)
+        reader, writer = await asyncio.open_unix_connection(sock=pipe, limit=PIPE_LINE_MAX_BYTES)
+        self._writer = writer
         self._writer.write(encode_spec(self._with_devices(spec)) + b"\n")
-        self._reading = asyncio.get_running_loop().create_task(self._read(reader, ready, self._exit))
+        self._reading = asyncio.get_running_loop().create_task(self._read(reader, writer, ready, self._exit))
         answer = await ready
         if answer["event"] != "ready":
             tail = "\n".join(answer.get("tail", []))
@@ -140,7 +164,7 @@ class EngineActor:
     async def end(self) -> None:
         """Kills the incarnation's whole tree and returns once it is gone."""
         if self._writer is not None and self._exit is not None and not self._exit.done():
-            self._writer.write_eof()
+            self._writer.write_eof()  # its warden kills them all: SIGKILL ends stopped processes, too
             await self._exit
 
     def devices(self) -> str:
@@ -165,6 +189,7 @@ class EngineActor:
     async def _read(
         self,
         reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
         ready: asyncio.Future[dict[str, Any]],
         gone: asyncio.Future[dict[str, Any]],
     ) -> None:
@@ -184,6 +209,8 @@ class EngineActor:
                         answer = message
         except ConnectionError:
             pass
+        finally:
+            writer.close()  # at the peer's end of file asyncio keeps our half open
         if not ready.done():
             ready.set_result(answer)
         gone.set_result(answer)

@@ -1,6 +1,7 @@
 """The deployment's driver side: placement groups, nurseries, one supervisor an engine, the registry.
 
-Way:   `disagg serve` -> [Controller] =Ray=> actors; frontends read the registry it serves
+Way:   `disagg serve` -> [Controller] =Ray=> actors; frontends read the registry it serves, and hand on what
+       operators ask (an engine's log lines, its drain)
 Owns:  everything it started: `stop` ends it, whatever state it is in
 Fails: StartError when the cluster has too little, or the first start of an engine fails
 """
@@ -16,6 +17,8 @@ from ray.util.placement_group import PlacementGroup, placement_group, remove_pla
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from disagg.cluster.actors import Nursery
+from disagg.cluster.canaries import Canaries
+from disagg.cluster.engine_node import NodeLost, RayNode
 from disagg.cluster.proving import Prover
 from disagg.cluster.supervisor import EngineSupervisor, Setting
 from disagg.config.plan import Plan
@@ -35,10 +38,12 @@ class Controller:
         self._plan, self._setting = plan, setting
         secret = bytes.fromhex(setting.secret)
         self.registry = MemoryRegistry()
-        self._served = RegistryServer(self.registry, secret, self._read_log)
-        self._prover = Prover(secret, self._on_proven, self._on_failed)
+        self._served = RegistryServer(self.registry, secret, self._read_log, self._drain)
+        self._prover = Prover(self._on_proven, self._on_failed)
+        self._canaries = Canaries(self._prover, self._on_sick, plan.deployment.health.canary_s)
         self._nurseries = _Nurseries(setting)
         self._groups: list[PlacementGroup] = []
+        self._nodes: dict[str, RayNode] = {}
         self.supervisors: dict[str, EngineSupervisor] = {}
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -50,6 +55,7 @@ class Controller:
             asyncio.create_task(supervisor.run(), name=f"supervise {supervisor.plan.id}")
             for supervisor in self.supervisors.values()
         ]
+        self._tasks.append(asyncio.create_task(self._canaries.run(), name="idle canaries"))
         return f"{host}:{port}"
 
     async def place(self) -> None:
@@ -58,7 +64,8 @@ class Controller:
             bundle = {"CPU": engine.cpus, "GPU": engine.gpus}
             group = placement_group([{kind: n for kind, n in bundle.items() if n}], strategy="STRICT_PACK")
             self._groups.append(group)
-            supervisor = EngineSupervisor(engine, self._setting, group, self._nurseries, self.registry, self._prover)
+            node = self._nodes[engine.id] = RayNode(engine, group, self._nurseries, self._setting.address)
+            supervisor = EngineSupervisor(engine, self._setting, node, self.registry, self._prover)
             self.supervisors[engine.id] = supervisor
             await self.registry.put(supervisor.record)
         await self._wait_for_places()
@@ -84,6 +91,10 @@ class Controller:
             watching.cancel()
         self.check()
 
+    async def devices(self) -> dict[str, str]:
+        """CUDA_VISIBLE_DEVICES of each engine's actor."""
+        return {engine_id: await node.devices() for engine_id, node in self._nodes.items()}
+
     def check(self) -> None:
         """Raises what ended a supervisor."""
         for task in self._tasks:
@@ -91,15 +102,16 @@ class Controller:
                 raise error
 
     async def failed(self) -> None:
-        """Returns when a supervisor has ended, which it does only by an error."""
+        """Returns when a supervisor, or the canaries, have ended, which they do only by an error."""
         await asyncio.wait(self._tasks, return_when=asyncio.FIRST_COMPLETED)
 
     async def stop(self) -> None:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        self._prover.close()
-        await asyncio.gather(*(s.end() for s in self.supervisors.values()), return_exceptions=True)
+        await asyncio.gather(*(node.end() for node in self._nodes.values()))
+        for node in self._nodes.values():
+            node.close()
         await self._served.close()
         self._nurseries.close()
         for group in self._groups:
@@ -134,13 +146,29 @@ class Controller:
         if supervisor is not None:
             await supervisor.failed(why)
 
+    def _on_sick(self, life: str, why: str) -> None:
+        supervisor = self._of(life)
+        if supervisor is not None:
+            supervisor.sick(why)
+
     def _of(self, life: str) -> EngineSupervisor | None:
         supervisor = self.supervisors[life.rpartition("#")[0]]
         return supervisor if supervisor.record.life == life else None
 
     async def _read_log(self, engine_id: str, lines: int) -> str | None:
         supervisor = self.supervisors.get(engine_id)
-        return await supervisor.read_log(lines) if supervisor else None
+        if supervisor is None:
+            return None
+        try:
+            return await supervisor.node.log(lines)
+        except NodeLost as error:
+            return f"its log cannot be read now: {error.message}"
+
+    async def _drain(self, engine_id: str, restart: bool) -> str | None:
+        supervisor = self.supervisors.get(engine_id)
+        if supervisor is None:
+            return f"there is no engine '{engine_id[:100]}' here; there are {', '.join(sorted(self.supervisors))}"
+        return await supervisor.drain(restart)
 
 
 class _Nurseries:
@@ -159,10 +187,18 @@ class _Nurseries:
             self._by_node.pop(node_id, None)
             raise
 
+    def forget(self, node_id: str, nursery: Any) -> None:
+        task = self._by_node.get(node_id)
+        if task is not None and task.done() and task.result()[0] is nursery:
+            self._end(self._by_node.pop(node_id))
+
     def close(self) -> None:
         for task in self._by_node.values():
-            if task.done() and not task.cancelled() and task.exception() is None:
-                ray.kill(task.result()[0])
+            self._end(task)
+
+    def _end(self, task: asyncio.Task[tuple[Any, str | None]]) -> None:
+        if task.done() and not task.cancelled() and task.exception() is None:
+            ray.kill(task.result()[0])
 
     async def _make(self, node_id: str) -> tuple[Any, str | None]:
         setting = self._setting

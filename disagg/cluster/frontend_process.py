@@ -21,6 +21,7 @@ log = logging.getLogger(__name__)
 LISTENING = b"listening\n"
 START_S = 30.0
 RESTART_PAUSE_S = 1.0
+STOP_MORE_S = 4.0  # beyond `stop_s` a frontend takes some 2 s to cancel what still runs, and to tell its clients
 
 
 class FrontendSpec(msgspec.Struct, frozen=True, kw_only=True):
@@ -83,13 +84,13 @@ class FrontendProcess:
                 log.error("%s", error)
 
     async def stop(self) -> None:
-        """It stops listening, ends what runs within stop_s, and is killed after that."""
+        """It stops listening, lets what runs end within stop_s, cancels the rest, and is killed if it stays."""
         process = self._process
         if process is None or process.returncode is not None:
             return
         try:
             process.terminate()
-            await asyncio.wait_for(process.wait(), self._spec.stop_s + 1.0)
+            await asyncio.wait_for(process.wait(), self._spec.stop_s + STOP_MORE_S)
         except TimeoutError:
             process.kill()
             await process.wait()

@@ -38,9 +38,8 @@ log = logging.getLogger(__name__)
 async def serve(deployment: Deployment) -> None:
     """Runs until SIGTERM or SIGINT."""
     asked_to_stop = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, asked_to_stop.set)
-    running = asyncio.create_task(_run(deployment), name="deployment")
+    _heed_signals(asked_to_stop)
+    running = asyncio.create_task(_run(deployment, asked_to_stop), name="deployment")
     stopping = asyncio.create_task(asked_to_stop.wait(), name="wait for a signal")
     await asyncio.wait([running, stopping], return_when=asyncio.FIRST_COMPLETED)
     if not running.done():
@@ -51,12 +50,19 @@ async def serve(deployment: Deployment) -> None:
         await running
 
 
-async def _run(deployment: Deployment) -> None:
+def _heed_signals(asked_to_stop: asyncio.Event) -> None:
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, asked_to_stop.set)
+
+
+async def _run(deployment: Deployment, asked_to_stop: asyncio.Event) -> None:
     began_s = time.monotonic()
     model_path = resolve_model(deployment.model.path, deployment.model.revision)
     _refuse_a_taken_port(deployment.frontend.host, deployment.frontend.port)
     name = secrets.token_hex(4)
     async with ray_and_janitor(deployment, name) as (plan, private):
+        # Again: connecting put Ray's own handler of SIGTERM before ours, and 3 s after the signal that one aborts.
+        _heed_signals(asked_to_stop)
         setting = Setting(
             deployment=name,
             device=plan.device,
@@ -84,7 +90,8 @@ async def _run(deployment: Deployment) -> None:
             progress.cancel()
             if keeping is not None:
                 keeping.cancel()
-            if frontend is not None:
+                await asyncio.wait([keeping])
+            if frontend is not None:  # engines serve on until its requests have ended
                 await frontend.stop()
             await controller.stop()
 
@@ -144,6 +151,7 @@ def _frontend_spec(plan: Plan, registry: str, model_path: Path) -> FrontendSpec:
         number=0,
         stop_s=deadlines.stop_s,
         limits=limits,
+        simulated=plan.device == "simulated",
     )
 
 

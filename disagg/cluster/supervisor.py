@@ -1,33 +1,33 @@
-"""One engine, incarnation after incarnation: start it, have it proven, wait for its death, start it again.
+"""One engine, incarnation after incarnation: start it, have it proven, watch it, end it, start it again.
 
-Way:   controller -> [EngineSupervisor] =Ray=> EngineActor -> warden -> host
+Way:   controller -> [EngineSupervisor] -> EngineNode (Ray) -> host; LiveEngine, Watcher and Prover beside it
 Out:   the engine's record in the registry, at each change
-Fails: before it was READY for the first time, a failure is the deployment's (StartError); after that the engine is
-       started again with growing pauses, each time as a new incarnation on new ports
+Fails: a death before it was READY for the first time is the deployment's (StartError); after that the engine is
+       started again with growing pauses, each time as a new incarnation on new ports. A sick engine is QUARANTINED
+       at once, then ended and started again. A drained one ends and stays so, unless it is to come back
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import dataclasses
 import logging
 import time
-from typing import Any, Protocol
+from dataclasses import dataclass
+from enum import Enum, auto
+from typing import Any
 
 import msgspec
-import ray
-from ray.exceptions import RayActorError, RayTaskError
-from ray.util.placement_group import PlacementGroup
-from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from disagg.cluster.actors import EngineActor, log_folder, run_folder
+from disagg.cluster.actors import log_folder, run_folder
+from disagg.cluster.engine_node import EngineNode, Ground, NodeLost
+from disagg.cluster.live import LiveEngine
 from disagg.cluster.proving import Prover
+from disagg.cluster.watch import IsRegistered, Watcher
 from disagg.config.plan import EnginePlan
 from disagg.config.schema import Deadlines
 from disagg.engine.arguments import Ports
-from disagg.engine.spec import HostSpec, encode_spec
-from disagg.errors import DisaggError, LegLost, StartError
+from disagg.engine.spec import HostSpec
+from disagg.errors import LegLost, StartError
 from disagg.registry.memory import MemoryRegistry
 from disagg.registry.records import EngineRecord, Role, State
 from prefill.bootstrap import ranks_are_registered
@@ -35,12 +35,17 @@ from prefill.bootstrap import ranks_are_registered
 log = logging.getLogger(__name__)
 
 BACKOFF_S = (0.0, 0.5, 1.0, 2.0, 5.0, 10.0)
+BACKOFF_READY_S = 2.0  # at most, after a life that was READY: what killed it was not its start
 STEADY_S = 60.0  # an engine that lived this long starts the next time without a pause
 POLL_S = 0.1
 LAST_LINES = 12
+EXIT_S = 1.0  # after a lost connection the exit status usually follows
+EVICT_S = 5.0  # after `deadlines.drain_s` what still runs may move to other engines
+QUIET_S = 0.5  # of an empty ledger: a request that was on its way when draining began would show by then
+DRAINED = "drained"
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
 class Setting:
     """What all engines of a deployment share."""
 
@@ -53,9 +58,18 @@ class Setting:
     address: str  # what engines listen on; empty: their node's address in the Ray cluster
 
 
-class Nurseries(Protocol):
-    async def on(self, node_id: str) -> tuple[Any, str | None]:
-        """The nursery actor of a node, and its zygote's socket where engines are forked."""
+class Kind(Enum):
+    DIED = auto()  # by itself, or it could not start
+    SICK = auto()
+    DRAINED = auto()
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """Of an incarnation's service."""
+
+    kind: Kind
+    why: str
 
 
 class EngineSupervisor:
@@ -63,18 +77,19 @@ class EngineSupervisor:
         self,
         plan: EnginePlan,
         setting: Setting,
-        group: PlacementGroup,
-        nurseries: Nurseries,
+        node: EngineNode,
         registry: MemoryRegistry,
         prover: Prover,
+        is_registered: IsRegistered = ranks_are_registered,
     ) -> None:
-        self.plan, self._setting, self._group = plan, setting, group
-        self._nurseries, self._registry, self._prover = nurseries, registry, prover
+        self.plan, self.node = plan, node
+        self._setting, self._registry, self._prover, self._is_registered = setting, registry, prover, is_registered
         self.record = EngineRecord(id=plan.id, role=plan.role, state=State.STARTING, since_s=time.time())
-        self._actor: Any = None
-        self._nursery: Any = None
-        self._was_ready = asyncio.Event()
-        self._start_failure: StartError | None = None
+        self._was_ready = self._life_was_ready = False
+        self._ending: asyncio.Future[Ending] | None = None  # while an incarnation serves
+        self._exit_text = ""
+        self._drain_asked = asyncio.Event()
+        self._start_asked = asyncio.Event()  # after a drain
 
     async def run(self) -> None:
         """Runs until it is cancelled, or until the first start has failed (StartError)."""
@@ -82,74 +97,99 @@ class EngineSupervisor:
         while True:
             began_s = time.monotonic()
             try:
-                why = await self._live()
-            except (RayActorError, RayTaskError, StartError, LegLost) as error:
-                why = _reason(error)
+                ending = await self._live()
+            except (NodeLost, StartError, LegLost) as error:
+                ending = Ending(Kind.DIED, error.message)
+            if self._drain_asked.is_set() and ending.kind is not Kind.DRAINED:
+                ending = Ending(Kind.DRAINED, f"{DRAINED}; it ended before it was empty: {ending.why}")
+            if ending.kind is Kind.DIED:
+                await self._put(state=State.DEAD, detail=ending.why, peers=frozenset())
+            await self.node.end()
             self._prover.remove(self.record.life)
-            if not self._was_ready.is_set():
-                await self._put(state=State.DEAD, detail=why)
-                raise StartError(f"engine {self.plan.id}", why, f"its whole log: disagg logs {self.plan.id}")
+            if ending.kind is Kind.DRAINED:
+                log.info("%s is %s", self.record.life, ending.why)
+                await self._put(state=State.DEAD, detail=ending.why, peers=frozenset(), evict=False)
+                await self._start_asked.wait()
+                failures = 0
+                continue
+            if ending.kind is Kind.DIED and not self._was_ready:
+                raise StartError(f"engine {self.plan.id}", ending.why, f"its whole log: disagg logs {self.plan.id}")
             failures = 0 if time.monotonic() - began_s > STEADY_S else failures + 1
             pause_s = BACKOFF_S[min(failures, len(BACKOFF_S)) - 1] if failures else 0.0
-            log.warning("%s is dead: %s; starting it again in %g s", self.record.life, why.splitlines()[0], pause_s)
-            await self._put(state=State.DEAD, detail=why, restarts=self.record.restarts + 1, peers=frozenset())
+            if self._life_was_ready:
+                pause_s = min(pause_s, BACKOFF_READY_S)
+            what = "was sick" if ending.kind is Kind.SICK else "is dead"
+            why = ending.why.splitlines()[0]
+            log.warning("%s %s: %s; starting it again in %g s", self.record.life, what, why, pause_s)
+            restarts = self.record.restarts + 1
+            await self._put(state=State.DEAD, detail=ending.why, restarts=restarts)
             await asyncio.sleep(pause_s)
 
     async def proven(self, peer: str) -> None:
         """A transfer with `peer` (a life) has succeeded."""
-        lane = await self._actor.lane.remote()
-        peers = self.record.peers | ({peer} if peer != self.record.life else set())
+        life = self.record.life
+        lane = await self.node.lane()
+        if self.record.life != life or self.record.state not in (State.STARTING, State.READY):
+            return
+        peers = self.record.peers | ({peer} if peer != life else set())
         if self.record.state is not State.READY:
-            log.info("%s is ready", self.record.life)
+            log.info("%s is ready", life)
+        self._was_ready = self._life_was_ready = True
         await self._put(state=State.READY, peers=peers, lane=lane or self.record.lane, detail="")
-        self._was_ready.set()
 
     async def failed(self, why: str) -> None:
-        if self.record.state is not State.READY:
+        if self.record.state is State.STARTING:
             await self._put(detail=why)
 
-    async def devices(self) -> str:
-        """CUDA_VISIBLE_DEVICES as Ray gave it to this engine's actor."""
-        self._actor = self._actor or self._make_actor()
-        devices: str = await self._actor.devices.remote()
-        return devices
+    def sick(self, why: str) -> None:
+        """The incarnation that serves now is not to serve any longer."""
+        self._end(Ending(Kind.SICK, why))
 
-    async def read_log(self, lines: int) -> str:
-        if self._nursery is None:
-            return ""
-        text: str = await self._nursery.log.remote(self.plan.id, lines)
-        return text
+    async def drain(self, restart: bool) -> str | None:
+        """Begins to drain it; returns why it cannot. `restart`: it comes back then, also from an earlier drain."""
+        state, detail = self.record.state, self.record.detail
+        if state is State.DEAD and detail.startswith(DRAINED) and restart:
+            self._start_asked.set()
+            return None
+        if state is not State.READY or self._ending is None:
+            said = f" ({detail.splitlines()[0]})" if detail else ""
+            return f"engine {self.plan.id} is {state}{said}; only a ready engine can be drained"
+        self._drain_asked.set()
+        if restart:
+            self._start_asked.set()
+        await self._put(state=State.DRAINING, detail="takes no new work; what runs may end")
+        return None
 
-    async def end(self) -> None:
-        if self._actor is not None:
-            with contextlib.suppress(RayActorError, TimeoutError):
-                await asyncio.wait_for(self._actor.end.remote(), 5.0)
-            ray.kill(self._actor)
-            self._actor = None
-
-    async def _live(self) -> str:
-        """One incarnation, from its start to its death; returns the reason."""
+    async def _live(self) -> Ending:
+        """One incarnation, from its start to the end of its service."""
+        self._drain_asked.clear()
+        self._start_asked.clear()
+        self._life_was_ready = False
         incarnation = self.record.incarnation + 1
         await self._put(state=State.STARTING, incarnation=incarnation, plane="", bootstrap="", pids={}, detail="")
-        if self._actor is None or not await self._actor_answers():
-            self._actor = self._make_actor()
-        node_id = await self._actor.node_id.remote()
-        self._nursery, zygote = await self._nurseries.on(node_id)
-        first_port, environment = await asyncio.gather(self._nursery.ports.remote(), self._nursery.environment.remote())
-        address = self._setting.address or _address_of(node_id)
-        spec, bootstrap = self._spec(incarnation, address, Ports(first_port, first_port + 9, first_port + 7), zygote)
+        limit_s = self._setting.deadlines.start_s
         try:
-            async with asyncio.timeout(self._setting.deadlines.start_s):
-                facts = await self._actor.start.remote(encode_spec(spec), zygote, environment)
-                # Polled: the event is in another process.
-                while bootstrap and not await ranks_are_registered(bootstrap):  # noqa: ASYNC110
-                    await asyncio.sleep(POLL_S)
+            async with asyncio.timeout(limit_s):
+                await self._start(incarnation)
         except TimeoutError:
-            raise StartError(
-                spec.life, f"not started within {self._setting.deadlines.start_s:g} s", "raise deadlines.start_s"
-            ) from None
+            what = f"not started within {limit_s:g} s"
+            raise StartError(self.record.life, what, "raise deadlines.start_s") from None
+        live = LiveEngine(self.record, bytes.fromhex(self._setting.secret))
+        await live.connect()
+        try:
+            return await self._serve(live)
+        finally:
+            live.close()
+
+    async def _start(self, incarnation: int) -> None:
+        ground = await self.node.prepare()
+        spec, bootstrap = self._spec(incarnation, ground)
+        facts = await self.node.start(spec)
+        # Polled: the event is in another process.
+        while bootstrap and not await self._is_registered(bootstrap):  # noqa: ASYNC110
+            await asyncio.sleep(POLL_S)
         await self._put(
-            node=address,
+            node=ground.address,
             plane=facts["plane"],
             bootstrap=bootstrap,
             ranks=facts["ranks"],
@@ -162,15 +202,70 @@ class EngineSupervisor:
             page_size=facts["page_size"],
             detail="waiting for a peer" if self.plan.role is not Role.AGGREGATED else "",
         )
-        proving = asyncio.create_task(self._prover.add(self.record), name=f"prove {self.record.life}")
-        try:
-            exit_ = await self._actor.exited.remote()
-        finally:
-            proving.cancel()
-        return f"{exit_['status']}\nIts last lines:\n" + "\n".join(exit_["tail"][-LAST_LINES:])
 
-    def _spec(self, incarnation: int, address: str, ports: Ports, zygote: str | None) -> tuple[HostSpec, str]:
-        plan, setting = self.plan, self._setting
+    async def _serve(self, live: LiveEngine) -> Ending:
+        """From up to the end of its service, whatever ends it. The processes may still be there."""
+        ending: asyncio.Future[Ending] = asyncio.get_running_loop().create_future()
+        self._ending = ending
+        exiting = asyncio.create_task(self._wait_for_exit(), name=f"exit of {live.life}")
+        works = {"prove": self._prover.add(live), "watch": self._watch(live), "drain": self._drain(live)}
+        tasks = [exiting, *(asyncio.create_task(work, name=f"{what} {live.life}") for what, work in works.items())]
+        for task in tasks:
+            task.add_done_callback(self._raise_from)
+        try:
+            found = await ending
+            live.is_retiring = True
+            if found.kind is Kind.SICK:
+                await self._put(state=State.QUARANTINED, detail=found.why, peers=frozenset())
+                log.warning("%s is quarantined: %s", live.life, found.why)
+                if not live.client.is_open and (exit_ := await self._exit_soon(exiting)) is not None:
+                    found = exit_
+            return found
+        finally:
+            self._ending = None
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _exit_soon(self, exiting: asyncio.Task[None]) -> Ending | None:
+        """Of an engine whose connection is lost: what is known is better told than that."""
+        await asyncio.wait([exiting], timeout=EXIT_S)
+        if not exiting.done() or exiting.exception() is not None:
+            return None
+        return Ending(Kind.DIED, self._exit_text)
+
+    async def _wait_for_exit(self) -> None:
+        exit_ = await self.node.exited()
+        self._exit_text = f"{exit_['status']}\nIts last lines:\n" + "\n".join(exit_["tail"][-LAST_LINES:])
+        self._end(Ending(Kind.DIED, self._exit_text))
+
+    async def _watch(self, live: LiveEngine) -> None:
+        self.sick(await Watcher(live, self.record.bootstrap, is_registered=self._is_registered).run())
+
+    async def _drain(self, live: LiveEngine) -> None:
+        """Once asked: waits until the host has granted nothing (a grant lives until the engine let go of its KV)."""
+        await self._drain_asked.wait()
+        live.is_retiring = True
+        await asyncio.sleep(QUIET_S)
+        limit_s = self._setting.deadlines.drain_s
+        if not await _is_empty_within(live, limit_s):
+            await self._put(evict=True, detail=f"not empty after {limit_s:g} s; what runs moves to other engines")
+            await _is_empty_within(live, EVICT_S)
+        self._end(Ending(Kind.DRAINED, DRAINED))
+
+    def _end(self, ending: Ending) -> None:
+        if self._ending is not None and not self._ending.done():
+            self._ending.set_result(ending)
+
+    def _raise_from(self, task: asyncio.Task[None]) -> None:
+        if task.cancelled() or (error := task.exception()) is None:
+            return
+        if self._ending is not None and not self._ending.done():
+            self._ending.set_exception(error)
+
+    def _spec(self, incarnation: int, ground: Ground) -> tuple[HostSpec, str]:
+        plan, setting, address = self.plan, self._setting, ground.address
+        ports = Ports(ground.first_port, ground.first_port + 9, ground.first_port + 7)
         arguments = plan.arguments(device=setting.device, model_path=setting.model_path, host=address, ports=ports)
         environment = plan.environment(device=setting.device, deadlines=setting.deadlines)
         spec = HostSpec(
@@ -182,21 +277,10 @@ class EngineSupervisor:
             plane_host=address,
             log_path=str(log_folder(setting.deployment) / f"{plan.id}.log"),
             scratch=str(run_folder(setting.deployment) / f"{plan.id}-{incarnation}"),
-            fork=zygote is not None,
+            fork=ground.fork,
+            is_simulated=setting.device == "simulated",
         )
         return spec, f"{address}:{ports.bootstrap}" if plan.role is Role.PREFILL else ""
-
-    def _make_actor(self) -> Any:
-        strategy = PlacementGroupSchedulingStrategy(self._group, placement_group_bundle_index=0)
-        options = {"num_cpus": self.plan.cpus, "num_gpus": self.plan.gpus, "scheduling_strategy": strategy}
-        return ray.remote(EngineActor).options(**options).remote()
-
-    async def _actor_answers(self) -> bool:
-        try:
-            await self._actor.lane.remote()
-        except RayActorError:
-            return False
-        return True
 
     async def _put(self, **changes: Any) -> None:
         if changes.get("state", self.record.state) is not self.record.state:
@@ -205,11 +289,11 @@ class EngineSupervisor:
         await self._registry.put(self.record)
 
 
-def _address_of(node_id: str) -> str:
-    """The address that Ray's own processes of that node use."""
-    return next(str(node["NodeManagerAddress"]) for node in ray.nodes() if node["NodeID"] == node_id)
-
-
-def _reason(error: Exception) -> str:
-    cause = error.cause if isinstance(error, RayTaskError) else error
-    return cause.message if isinstance(cause, DisaggError) else str(cause).strip() or type(cause).__name__
+async def _is_empty_within(live: LiveEngine, limit_s: float) -> bool:
+    try:
+        async with asyncio.timeout(limit_s):
+            while live.quiet_s() < QUIET_S:  # noqa: ASYNC110 - it has to last
+                await asyncio.sleep(POLL_S)
+    except TimeoutError:
+        return False
+    return True

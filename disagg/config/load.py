@@ -18,9 +18,9 @@ from disagg.config.rules import check_rules, pool_texts
 from disagg.config.schema import Deployment
 from disagg.config.server_args import installed_server_args
 from disagg.config.sglang_arguments import check_arguments
+from disagg.config.simulated import check_simulated
 from disagg.config.yaml_text import read_tree
 from disagg.errors import ConfigError, Problem
-from disagg.simulation.arguments import check_simulated
 
 TEXT_BYTES_MAX = 1 << 20
 

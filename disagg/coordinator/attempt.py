@@ -124,7 +124,6 @@ class Attempt:
                 sampling=request.sampling | {"max_new_tokens": tokens},
                 dp_rank=leg.place.dp_rank,
                 bootstrap=bootstrap,
-                is_canary=request.is_canary,
             )
 
     def set_deadline(self, deadline: Deadline) -> None:

@@ -73,7 +73,7 @@ class Coordinator:
             while request.phase is not Phase.FINISHED:
                 pair = await self.admission.reserve(request, request.received_at_s + self._limits.request_s)
                 try:
-                    async with contextlib.aclosing(self.run(request, pair, self._table.release)) as pieces:
+                    async with contextlib.aclosing(self._try(request, pair)) as pieces:
                         async for piece in pieces:
                             yield piece
                 except (LegLost, Refused, DeadlineExceeded) as error:
@@ -95,16 +95,26 @@ class Coordinator:
             while len(self._ended) > REMEMBERED:
                 self._ended.popitem(last=False)
 
-    async def run(
-        self, request: Request, pair: Pair, release: Callable[[Pair], None] = lambda _pair: None
-    ) -> AsyncGenerator[Piece, None]:
-        """One try on a given pair, from the room to the last piece. `release` gives the pair's places back."""
+    def cancel(self, request_id: str) -> bool:
+        """Ends a live request, in whatever phase, with `Cancelled`; False if there is none."""
+        request, attempt = self.live.get(request_id), self.attempts.get(request_id)
+        if attempt is not None:
+            attempt.fail(Cancelled, "cancelled on request")
+            return True
+        where = f"request {request_id}"
+        return request is not None and self.admission.fail(request, Cancelled(where, "cancelled on request"))
+
+    def find(self, request_id: str) -> Request | None:
+        return self.live.get(request_id) or self._ended.get(request_id)
+
+    async def _try(self, request: Request, pair: Pair) -> AsyncGenerator[Piece, None]:
+        """One try on a pair that is reserved, from the room to the last piece."""
         prefill = pair.prefill
         room = self.rooms.take(prefill.dp_size, prefill.dp_rank) if prefill else self.rooms.take(1, 0)
 
         def over() -> None:
             self.rooms.give_back(room)
-            release(pair)
+            self._table.release(pair)
 
         def stage(name: str) -> None:
             if advance_to_stage(request, name, self._now_s()):
@@ -136,18 +146,6 @@ class Coordinator:
         finally:
             del self.attempts[request.id]
             attempt.close()
-
-    def cancel(self, request_id: str) -> bool:
-        """Ends a live request, in whatever phase, with `Cancelled`; False if there is none."""
-        request, attempt = self.live.get(request_id), self.attempts.get(request_id)
-        if attempt is not None:
-            attempt.fail(Cancelled, "cancelled on request")
-            return True
-        where = f"request {request_id}"
-        return request is not None and self.admission.fail(request, Cancelled(where, "cancelled on request"))
-
-    def find(self, request_id: str) -> Request | None:
-        return self.live.get(request_id) or self._ended.get(request_id)
 
     def _try_again(self, request: Request, pair: Pair, error: LegLost | Refused | DeadlineExceeded) -> None:
         """Sends the request back to wait for another pair, or raises the error."""

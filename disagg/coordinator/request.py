@@ -46,7 +46,6 @@ class Request:
     max_tokens: int  # output tokens
     text: TextSide
     received_at_s: float  # monotonic clock of this frontend, as every time in `timeline`
-    is_canary: bool = False
     phase: Phase = Phase.QUEUED
     phase_since_s: float = 0.0
     tries: int = 0  # attempts so far, the running one included

@@ -30,9 +30,21 @@ def run(spec: HostSpec, pipe: socket.socket) -> None:
     os.environ["TMPDIR"] = tempfile.tempdir = spec.scratch
     random.seed()  # a fork has its zygote's state
     logging.basicConfig(level=logging.INFO, format="[%(asctime)s] %(name)s: %(message)s")
-    engine = SGLangEngine(spec.arguments, fork=spec.fork)
+    if spec.is_simulated:
+        asyncio.run(_simulate(spec, pipe))
+        return
+    engine = SGLangEngine(spec.arguments, fork=spec.fork, scratch=Path(spec.scratch))
     facts = engine.start()
     engine.loop.run_until_complete(_serve(engine, facts, spec, pipe))
+
+
+async def _simulate(spec: HostSpec, pipe: socket.socket) -> None:
+    from disagg.simulation.arguments import simulated_engine
+
+    engine = simulated_engine(spec)
+    facts = engine.start()
+    await engine.open()
+    await _serve(engine, facts, spec, pipe)
 
 
 async def _serve(engine: Engine, facts: EngineFacts, spec: HostSpec, pipe: socket.socket) -> None:
@@ -47,7 +59,7 @@ async def _serve(engine: Engine, facts: EngineFacts, spec: HostSpec, pipe: socke
         "request_tokens_max": facts.request_tokens_max,
         "requests_max": facts.requests_max,
         "page_size": facts.page_size,
-        "pids": facts.pids,
+        "pids": {"host": os.getpid()} | facts.pids,
     }
     pipe.sendall(json.dumps(ready).encode() + b"\n")
     await asyncio.Event().wait()

@@ -13,40 +13,55 @@ import multiprocessing
 import os
 import queue
 import threading
+from pathlib import Path
 from typing import Any
 
+from disagg.engine.beats import read_beats
 from disagg.engine.interface import EngineFacts, Leg, LegSink
+from disagg.engine.sglang_leg import ABORT_LONGEST_S, ABORT_S, SGLangLeg
+from disagg.engine.stages import StageListener
+from disagg.engine.watch import LOOK_S, Watch
+from disagg.errors import StartError
 from disagg.plane.messages import RankHealth, RankLoad
 
 log = logging.getLogger(__name__)
 
-REASONS = {"stop": "stop", "length": "length"}  # SGLang's finish types that are not failures
-
 
 class SGLangEngine:
-    """One `sglang.Engine` in this process's main thread."""
+    """One `sglang.Engine` in this process's main thread. `scratch`: the folder of this incarnation alone (TMPDIR)."""
 
-    def __init__(self, arguments: dict[str, Any], *, fork: bool) -> None:
-        self._arguments, self._fork = arguments, fork
+    def __init__(self, arguments: dict[str, Any], *, fork: bool, scratch: Path) -> None:
+        self._arguments, self._fork, self._scratch = arguments, fork, scratch
         self._engine: Any = None
+        self._legs: dict[str, SGLangLeg] = {}
+        self._watch = Watch(scratch)
+        self._stages: StageListener | None = None
+        # Only an engine that reads prompts has steps of many seconds.
+        self._abort_longest_s = ABORT_S if arguments.get("disaggregation_mode") == "decode" else ABORT_LONGEST_S
         self._dead_peers: queue.SimpleQueue[str] = queue.SimpleQueue()
 
     def start(self) -> EngineFacts:
         if self._fork:
             _fork_children()
+        stages = self._stages = StageListener(self._scratch)
         from sglang.srt.entrypoints.engine import Engine
 
         engine = self._engine = Engine(**self._arguments)
         info = engine._scheduler_init_result.scheduler_infos[0]
+        beats = read_beats(self._scratch)  # SGLang's init info says less, and under dp only the first rank's
+        if not beats:
+            raise StartError("sglang plugins", "SGLang did not load ours", "see its log above, and reinstall disagg")
+        stages.listen(engine.loop, self._on_stage)
+        engine.loop.call_soon(self._look)
         threading.Thread(target=self._tell_schedulers, name="dead peers", daemon=True).start()
         return EngineFacts(
             ranks=_dp_ranks(engine.server_args),
             context_length=int(engine.tokenizer_manager.model_config.context_len),
-            kv_tokens=int(info["max_total_num_tokens"]),
+            kv_tokens=int(min(beat.kv_tokens for beat in beats)),
             # One more than the prompt must fit, and SGLang refuses prompts longer than max_req_input_len.
             request_tokens_max=int(info["max_req_input_len"]) + 1,
-            requests_max=int(info.get("max_running_requests") or engine.server_args.max_running_requests or 1),
-            page_size=int(engine.server_args.page_size or 1),
+            requests_max=int(min(beat.requests_max for beat in beats)),
+            page_size=int(max(beat.page_size for beat in beats)),
             pids={"host": os.getpid(), **_children(engine)},
         )
 
@@ -57,15 +72,23 @@ class SGLangEngine:
         return loop
 
     def submit(self, leg: Leg, sink: LegSink) -> object:
-        handle = _SGLangLeg(leg, sink, self._engine.tokenizer_manager)
-        handle.task = asyncio.get_running_loop().create_task(handle.run(self._engine), name=f"leg {leg.id}")
+        handle = self._legs[leg.id] = SGLangLeg(
+            leg,
+            sink,
+            self._engine.tokenizer_manager,
+            came_round_at_s=lambda: self._watch.came_round_at_s(leg.dp_rank),
+            abort_longest_s=self._abort_longest_s,
+        )
+        handle.begin(self._engine, on_end=lambda: self._legs.pop(leg.id, None))
         return handle
 
     def abort(self, handle: object) -> None:
-        assert isinstance(handle, _SGLangLeg)
+        assert isinstance(handle, SGLangLeg)
         handle.abort()
 
     def loads(self) -> list[RankLoad]:
+        """SGLang's num_used_tokens is what is neither free nor evictable, in all three modes: a cached prefix that no
+        request holds counts as free."""
         snapshots = self._engine.tokenizer_manager.load_snapshot_reader.read_all()
         return [
             RankLoad(
@@ -80,13 +103,23 @@ class SGLangEngine:
         ]
 
     def health(self) -> list[RankHealth]:
-        return []
+        return self._watch.health
 
     def drop_peer(self, life: str) -> None:
         self._dead_peers.put(life)
 
     def stop(self) -> None:
+        if self._stages is not None:
+            self._stages.close()
         self._engine.shutdown()
+
+    def _on_stage(self, leg_id: str, stage: str) -> None:
+        if leg_id in self._legs:
+            self._legs[leg_id].on_stage(stage)
+
+    def _look(self) -> None:
+        self._watch.look()
+        self._engine.loop.call_later(LOOK_S, self._look)
 
     def _tell_schedulers(self) -> None:
         """SGLang's RPC blocks until the scheduler has answered, which may be a whole prefill chunk later."""
@@ -96,63 +129,6 @@ class SGLangEngine:
                 self._engine.collective_rpc("disagg_drop_peer", life=life)
             except Exception:
                 log.exception("the schedulers could not be told that %s is dead", life)
-
-
-class _SGLangLeg:
-    """One request inside SGLang, from submit to its last chunk."""
-
-    def __init__(self, leg: Leg, sink: LegSink, tokenizer_manager: Any) -> None:
-        self.leg, self._sink, self._manager = leg, sink, tokenizer_manager
-        self.task: asyncio.Task[None] | None = None
-        self._abort_asked = False
-
-    async def run(self, engine: Any) -> None:
-        reason, detail, cached = "error", "the stream ended without a reason", 0
-        try:
-            stream = await engine.async_generate(**_generate_arguments(self.leg))
-            async with contextlib.aclosing(stream):
-                async for chunk in stream:
-                    meta = chunk["meta_info"]
-                    finish = meta.get("finish_reason")
-                    failed = finish is not None and finish["type"] not in REASONS
-                    if chunk.get("output_ids") and not failed:
-                        self._sink.on_tokens(chunk["output_ids"])
-                    if finish is not None:
-                        cached = int(meta.get("cached_tokens") or 0)
-                        reason, detail = REASONS.get(finish["type"], "error"), str(finish.get("message") or "")
-        except asyncio.CancelledError:
-            reason, detail = "abort", ""  # only `abort` cancels this task, and it has told SGLang
-        except Exception as error:  # noqa: BLE001 - SGLang refused this leg (ValueError, HTTPException, …)
-            reason, detail = "error", str(getattr(error, "detail", None) or error)
-        if self._abort_asked and reason == "error":
-            reason = "abort"
-        moments = getattr(self._manager, "disagg_moments", {})  # kept by transfer/hooks.py
-        self._sink.on_end(reason, detail, cached, moments.pop(self.leg.id, {}))
-
-    def abort(self) -> None:
-        """Cancelling the consumer makes SGLang drop a request it has not dispatched, or abort one it has."""
-        if self.task is not None and not self.task.done() and not self._abort_asked:
-            self._abort_asked = True
-            self._manager.abort_request(rid=self.leg.id)
-            self.task.cancel()
-
-
-def _generate_arguments(leg: Leg) -> dict[str, Any]:
-    arguments: dict[str, Any] = {
-        "input_ids": leg.prompt_ids,
-        "sampling_params": leg.sampling,
-        "rid": leg.id,
-        "stream": True,
-        "routed_dp_rank": leg.dp_rank,
-    }
-    if leg.bootstrap is not None:
-        arguments |= {
-            "bootstrap_host": leg.bootstrap.host,
-            "bootstrap_port": leg.bootstrap.port,
-            "bootstrap_room": leg.bootstrap.room,
-            "disagg_prefill_dp_rank": leg.bootstrap.prefill_dp_rank,
-        }
-    return arguments
 
 
 def _fork_children() -> None:

@@ -19,6 +19,7 @@ class HostSpec(msgspec.Struct, frozen=True, kw_only=True):
     log_path: str
     scratch: str  # a folder of this incarnation alone; removed at its end
     fork: bool  # SGLang's children are forked (the host was forked from a zygote), not spawned
+    is_simulated: bool = False  # `arguments` are then those of disagg/simulation/arguments.py
 
     @property
     def life(self) -> str:

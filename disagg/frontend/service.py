@@ -11,6 +11,7 @@ import os
 import time
 import uuid
 from collections.abc import AsyncGenerator
+from itertools import islice
 from typing import Any
 
 import msgspec
@@ -25,6 +26,7 @@ from disagg.telemetry.metrics import FrontendMetrics
 
 FRONTEND_DIGITS = 4
 LOADS_S = 2.0
+LIVE_SHOWN = 100  # requests in a status
 
 
 class Service:
@@ -84,6 +86,10 @@ class Service:
             "frontend": {
                 "pid": os.getpid(),
                 "requests": len(self._coordinator.live),
+                "live": [
+                    {"id": r.id, "phase": r.phase.name.lower(), "tokens": len(r.emitted_ids)}
+                    for r in islice(self._coordinator.live.values(), LIVE_SHOWN)
+                ],
                 "queued": len(self._coordinator.admission),
                 "attempts": len(self._coordinator.attempts),
                 "rooms": len(self._coordinator.rooms),

@@ -28,6 +28,7 @@ LOST = "lost"
 CONNECT_S = 5.0
 PING_S = 1.0
 SILENT_S = 4.0
+LATE_S = 0.5  # a timer that comes so late tells of this process, not of the host
 
 
 class LegReceiver(Protocol):
@@ -63,7 +64,7 @@ class PlaneClient:
         self._loads: asyncio.Future[list[m.RankLoad]] | None = None
         self._health: asyncio.Future[list[m.RankHealth]] | None = None
         self._keeping: asyncio.TimerHandle | None = None
-        self._heard_at_s = 0.0
+        self._heard_at_s = self._kept_at_s = 0.0
         self._best_round_trip_s = float("inf")
         self.clock_offset_s = 0.0  # host's monotonic clock minus ours
         self.frames_received = 0
@@ -85,7 +86,7 @@ class PlaneClient:
                 await self._opened
         except (TimeoutError, OSError) as error:
             raise LegLost(self.address, f"no connection to the engine host: {error or 'timeout'}") from error
-        self._heard_at_s = self._now_s()
+        self._heard_at_s = self._kept_at_s = self._now_s()
         self._keep()
 
     @property
@@ -154,7 +155,11 @@ class PlaneClient:
         """Every PING_S: is the host still there?"""
         if self._connection is None:
             return
-        if self._now_s() - self._heard_at_s > SILENT_S:
+        now_s = self._now_s()
+        if now_s - self._kept_at_s > PING_S + LATE_S:
+            self._heard_at_s = now_s  # we were held up ourselves: its answers may lie unread in our socket
+        self._kept_at_s = now_s
+        if now_s - self._heard_at_s > SILENT_S:
             self._connection.close(f"the host said nothing for {SILENT_S:g} s")
             return
         self.ping()

@@ -2,7 +2,8 @@
 
 Way:   controller's MemoryRegistry -> [RegistryServer] =frames=> [RemoteRegistry] -> a frontend's EngineTable
 Fails: when the connection ends, `watch` ends: the deployment's driver is gone, and so is the deployment
-Also:  a frontend asks here for an engine's log lines, which lie on the engine's node (the controller knows the way)
+Also:  a frontend asks here for an engine's log lines, which lie on the engine's node (the controller knows the way),
+       and hands on an operator's wish to drain an engine
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ from disagg.registry.memory import MemoryRegistry
 from disagg.registry.records import EngineRecord
 
 LogReader = Callable[[str, int], Awaitable[str | None]]  # (engine id, lines) -> text; None: no such engine
-LOG_S = 10.0
+Drainer = Callable[[str, bool], Awaitable[str | None]]  # (engine id, start it again?) -> why not; None: it has begun
+ANSWER_S = 10.0
 
 
 class Table(msgspec.Struct, frozen=True, tag="table"):
@@ -31,18 +33,26 @@ class LogWanted(msgspec.Struct, frozen=True, tag="log?"):
     lines: int
 
 
-class LogLines(msgspec.Struct, frozen=True, tag="log"):
+class DrainWanted(msgspec.Struct, frozen=True, tag="drain?"):
+    number: int
+    engine_id: str
+    restart: bool
+
+
+class Answer(msgspec.Struct, frozen=True, tag="answer"):
+    """To the question of that number: log lines, or why an engine cannot be drained."""
+
     number: int
     text: str | None
 
 
 _encode = msgspec.msgpack.Encoder().encode
-_decode = msgspec.msgpack.Decoder(Table | LogWanted | LogLines).decode
+_decode = msgspec.msgpack.Decoder(Table | LogWanted | DrainWanted | Answer).decode
 
 
 class RegistryServer:
-    def __init__(self, registry: MemoryRegistry, secret: bytes, read_log: LogReader) -> None:
-        self._registry, self._secret, self._read_log = registry, secret, read_log
+    def __init__(self, registry: MemoryRegistry, secret: bytes, read_log: LogReader, drain: Drainer) -> None:
+        self._registry, self._secret, self._read_log, self._drain = registry, secret, read_log, drain
         self._connections: set[Connection] = set()
         self._server: asyncio.Server | None = None
         self._tasks: set[asyncio.Task[None]] = set()
@@ -76,12 +86,14 @@ class RegistryServer:
         connection.send(self._table())
 
     def _received(self, connection: Connection, body: bytes) -> None:
-        message = _decode(body)
-        if isinstance(message, LogWanted):
-            self._hold(self._answer_log(connection, message))
+        match _decode(body):
+            case LogWanted(number, engine_id, lines):
+                self._hold(self._answer(connection, number, self._read_log(engine_id, lines)))
+            case DrainWanted(number, engine_id, restart):
+                self._hold(self._answer(connection, number, self._drain(engine_id, restart)))
 
-    async def _answer_log(self, connection: Connection, wanted: LogWanted) -> None:
-        connection.send(_encode(LogLines(wanted.number, await self._read_log(wanted.engine_id, wanted.lines))))
+    async def _answer(self, connection: Connection, number: int, text: Awaitable[str | None]) -> None:
+        connection.send(_encode(Answer(number, await text)))
 
     async def _publish(self) -> None:
         async for _ in self._registry.watch():
@@ -104,7 +116,7 @@ class RemoteRegistry:
         self._address, self._secret = address, secret
         self._tables: asyncio.Queue[dict[str, EngineRecord] | None] = asyncio.Queue()
         self._numbers = itertools.count()
-        self._logs: dict[int, asyncio.Future[str | None]] = {}
+        self._answers: dict[int, asyncio.Future[str | None]] = {}
         self._connection: Connection | None = None
 
     async def connect(self) -> None:
@@ -121,16 +133,24 @@ class RemoteRegistry:
             yield table
 
     async def log_lines(self, engine_id: str, lines: int) -> str | None:
+        """None: there is no such engine."""
+        return await self._ask(lambda number: LogWanted(number, engine_id, lines))
+
+    async def drain(self, engine_id: str, restart: bool) -> str | None:
+        """Returns when draining has begun: None, or why it cannot."""
+        return await self._ask(lambda number: DrainWanted(number, engine_id, restart))
+
+    async def _ask(self, question: Callable[[int], LogWanted | DrainWanted]) -> str | None:
         assert self._connection is not None
         number = next(self._numbers)
         answer: asyncio.Future[str | None] = asyncio.get_running_loop().create_future()
-        self._logs[number] = answer
-        self._connection.send(_encode(LogWanted(number, engine_id, lines)))
+        self._answers[number] = answer
+        self._connection.send(_encode(question(number)))
         try:
-            async with asyncio.timeout(LOG_S):
+            async with asyncio.timeout(ANSWER_S):
                 return await answer
         finally:
-            del self._logs[number]
+            del self._answers[number]
 
     def _make(self) -> Connection:
         return Connection(
@@ -145,5 +165,5 @@ class RemoteRegistry:
         match _decode(body):
             case Table(records):
                 self._tables.put_nowait({record.id: record for record in records})
-            case LogLines(number, text) if number in self._logs:
-                self._logs[number].set_result(text)
+            case Answer(number, text) if number in self._answers:
+                self._answers[number].set_result(text)

@@ -17,25 +17,19 @@ from typing import Any
 
 import msgspec
 
-from disagg.coordinator.attempt import Pair
-from disagg.coordinator.coordinator import Coordinator, Limits
+from disagg.coordinator.rooms import Rooms
 from disagg.errors import LegLost
 from disagg.plane.client import PlaneClient
 from disagg.registry.memory import MemoryRegistry
 from disagg.registry.records import EngineRecord, Role, State
-from disagg.routing.table import EngineTable, Place
 from disagg.simulation.engine import Model
 from disagg.simulation.hosts import SimulatedHost
 from disagg.simulation.network import SimNetwork
-from transfer.canary import CanaryFailed, sing
+from transfer.canary import CanaryFailed, Voice, sing
 
 log = logging.getLogger(__name__)
 
 HOST = "controller"
-# A canary takes its time of receipt from the machine's own clock: its whole length cannot be bounded here.
-CANARY_LIMITS = Limits(
-    bootstrap_s=3.0, first_token_s=3.0, transfer_s=3.0, next_token_s=3.0, request_s=1e12, retry_limit=0
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +41,7 @@ class Habits:
     poll_s: float = 0.5  # between two questions for an engine's health
     answer_s: float = 1.0  # for the answer
     silences_max: int = 2  # unanswered questions before it counts as sick
+    canary_s: float = 3.0  # for a canary
     retry_s: float = 0.5  # between two canaries of a pair
 
 
@@ -60,8 +55,7 @@ class SimulatedController:
         self._up: dict[str, PlaneClient] = {}  # by life
         self._proven: set[tuple[str, str]] = set()
         self._singing: set[tuple[str, str]] = set()
-        table = EngineTable(secret, network=self._here, now_s=self._now_s)
-        self._coordinator = Coordinator(table, CANARY_LIMITS, Random(seed), self._now_s)
+        self._rooms = Rooms(Random(seed))
         self._supervising: list[asyncio.Task[None]] = []
 
     def start(self) -> None:
@@ -82,7 +76,7 @@ class SimulatedController:
 
     @property
     def rooms(self) -> int:
-        return len(self._coordinator.rooms)
+        return len(self._rooms)
 
     def is_ready(self, engine_id: str) -> bool:
         record = self.registry.records.get(engine_id)
@@ -194,13 +188,17 @@ class SimulatedController:
             await asyncio.sleep(self._habits.retry_s)
 
     async def _sing_on_all_ranks(self, prefill: EngineRecord, decode: EngineRecord) -> None:
-        def place(record: EngineRecord, rank: int) -> Place:
+        def voice(record: EngineRecord, rank: int) -> Voice:
             client = self._up[record.life]
-            return Place(record.id, record.life, rank % record.ranks, record.ranks, record.bootstrap, client)
+            return Voice(record.life, record.role, rank % record.ranks, record.ranks, record.bootstrap, client, set())
 
         for rank in range(max(prefill.ranks, decode.ranks)):
-            one = None if prefill is decode else place(prefill, rank)
-            await sing(self._coordinator, Pair(one, place(decode, rank)))
+            one = None if prefill is decode else voice(prefill, rank)
+            room = self._rooms.take(one.dp_size, one.dp_rank) if one else self._rooms.take(1, 0)
+            try:
+                await sing(one, voice(decode, rank), room, self._habits.canary_s)
+            finally:
+                self._rooms.give_back(room)
 
     async def _met(self, record: EngineRecord, peer: EngineRecord) -> None:
         current = self.registry.records[record.id]

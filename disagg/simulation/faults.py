@@ -148,8 +148,8 @@ class Faults:
                 link.cut("Connection reset by peer")
             case Fault.HALF_OPEN:
                 direction = random.randrange(2)
-                link.mute[direction] = True
-                self._loop.call_later(HALF_OPEN_S, link.mute.__setitem__, direction, False)
+                link.mute(direction)
+                self._loop.call_later(HALF_OPEN_S, link.mute, direction, False)
                 return HALF_OPEN_S + SETTLE_S
             case Fault.DELAY:
                 link.delay_s = DELAY_S

@@ -52,8 +52,10 @@ class SimNetwork:
         self._silent_hosts.add(host)
 
     def heal(self, host: str) -> None:
-        """What was lost stays lost."""
+        """What could not be delivered is sent again, as TCP does, unless its connection was given up meanwhile."""
         self._silent_hosts.discard(host)
+        for link in self.links_of(host):
+            link.go_on()
 
     def is_silent(self, hosts: tuple[str, str]) -> bool:
         return bool(self._silent_hosts) and not self._silent_hosts.isdisjoint(hosts)
@@ -108,13 +110,13 @@ class Link:
 
     def __init__(self, network: SimNetwork, number: int, hosts: tuple[str, str], port: int, random: Random) -> None:
         self.network, self.number, self.hosts, self.port, self._random = network, number, hosts, port, random
-        self.mute = [False, False]  # bytes of this direction vanish: a half-open connection
+        self._mute = [False, False]
         self.delay_s = 0.0
         self._loop = asyncio.get_running_loop()
         self._ends = (_End(self, 0), _End(self, 1))
         self._on_the_way: tuple[deque[_Parcel], deque[_Parcel]] = (deque(), deque())
         self._last_due_s = [0.0, 0.0]
-        self._timers: list[asyncio.TimerHandle | None] = [None, None]
+        self._timers: list[asyncio.Handle | None] = [None, None]
         self._frames: tuple[deque[bytes], deque[bytes]] = (deque(maxlen=KEPT_FRAMES), deque(maxlen=KEPT_FRAMES))
 
     def join(self, connecting: asyncio.Protocol, accepting: asyncio.Protocol) -> None:
@@ -136,6 +138,16 @@ class Link:
         if self._ends[side].is_open:
             self._lose(side, None)
             self._send(side, None)
+
+    def mute(self, direction: int, is_mute: bool = True) -> None:
+        """Bytes of this direction do not arrive, and nobody is told: a half-open connection."""
+        self._mute[direction] = is_mute
+        self.go_on()
+
+    def go_on(self) -> None:
+        for direction in (0, 1):
+            if self._on_the_way[direction] and self._timers[direction] is None:
+                self._timers[direction] = self._loop.call_soon(self._deliver, direction)
 
     def frames(self, direction: int) -> list[bytes]:
         """The last frames that went this way, each with its length in front."""
@@ -161,18 +173,19 @@ class Link:
     def _deliver(self, direction: int) -> None:
         queue, side = self._on_the_way[direction], 1 - direction
         end, now_s = self._ends[side], self._loop.time() + 1e-9
+        self._timers[direction] = None
         while queue and queue[0][0] <= now_s and end.is_open:
+            if self._mute[direction] or self.network.is_silent(self.hosts):
+                return  # until it heals
             _, parcel = queue.popleft()
-            if self.mute[direction] or self.network.is_silent(self.hosts):
-                continue
             if parcel is None:
                 self._lose(side, None)
                 return
             if self.network.on_delivery is not None:
                 self.network.on_delivery(self, direction, len(parcel))
             end.protocol.data_received(parcel)
-        if end.is_open:
-            self._timers[direction] = self._loop.call_at(queue[0][0], self._deliver, direction) if queue else None
+        if end.is_open and queue and self._timers[direction] is None:
+            self._timers[direction] = self._loop.call_at(queue[0][0], self._deliver, direction)
 
     def _lose(self, side: int, error: Exception | None) -> None:
         end = self._ends[side]

@@ -15,8 +15,8 @@ Run = Callable[[int, int, list[Strike]], Outcome]  # seed, requests, strikes
 RUNS_MAX = 60
 
 
-def shrink(failed: Outcome, run: Run) -> Outcome:
-    runs_left = RUNS_MAX
+def shrink(failed: Outcome, run: Run, runs_max: int = RUNS_MAX) -> Outcome:
+    runs_left = runs_max
 
     def fails(requests: int, strikes: list[Strike]) -> Outcome | None:
         nonlocal runs_left

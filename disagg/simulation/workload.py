@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import gzip
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import msgspec
@@ -35,9 +36,7 @@ class Asked:
 
 class Workload:
     def __init__(self, *, shorter_prompts: int = 64, shorter_answers: int = 16, faster: float = 18.0) -> None:
-        decode = msgspec.json.Decoder(_Row).decode
-        with gzip.open(TRACE) as lines:
-            self._rows = [decode(line) for line in lines]
+        self._rows = _rows()
         self._shorter_prompts, self._shorter_answers, self._faster = shorter_prompts, shorter_answers, faster
         self._block_tokens = TRACE_BLOCK_TOKENS // shorter_prompts
         self._lap_ms = self._rows[-1].timestamp + 1000
@@ -56,3 +55,10 @@ class Workload:
             max_tokens=max(1, row.output_length // self._shorter_answers),
             ignore_eos=index % 3 != 0,
         )
+
+
+@cache
+def _rows() -> list[_Row]:
+    decode = msgspec.json.Decoder(_Row).decode
+    with gzip.open(TRACE) as lines:
+        return [decode(line) for line in lines]

@@ -21,7 +21,7 @@ async def main() -> None:
         controller = Controller(plan, setting)
         try:
             await controller.place()
-            print(json.dumps({name: await s.devices() for name, s in controller.supervisors.items()}))
+            print(json.dumps(await controller.devices()))
         finally:
             await controller.stop()
 

@@ -1,0 +1,185 @@
+"""Canaries for engines that rest: does each rank still make steps, does each pair still move KV?
+
+Way:   controller -> [Canaries.run] -> transfer/canary.py on one engine or pair at a time
+Out:   `on_sick(life, why)` after FAILURES_MAX failures in a row
+Why:   an engine without requests shows no progress to judge by, and the first client would meet its hang. An engine
+       with requests gets none: its progress is watched in its host, and a canary would cost its clients time
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from disagg.cluster.live import LiveEngine
+from disagg.cluster.proving import Prover
+from disagg.registry.records import Role
+from transfer.canary import CanaryFailed, CanaryRefused, hum
+
+log = logging.getLogger(__name__)
+
+LIMIT_S = 5.0  # one canary
+FAILURES_MAX = 2  # in a row
+AGAIN_S = 1.0  # after a failure
+LOOK_S = 0.5
+PAIRS_EVERY = 3  # of a decode engine's turns, one is for its pairs, too
+PAIRS_A_TURN = 4  # prefills each of its ranks meets in such a turn; the next turn goes on where this one ended
+BUSY_NODE_FACTOR = 6  # an idle engine whose node has others at work is tried so much more rarely: they share cores
+
+Pair = tuple[str, str]  # lives of a prefill and a decode; an aggregated engine is both
+
+
+@dataclass(slots=True)
+class Turns:
+    """What the canaries of one incarnation have come to."""
+
+    last_at_s: float
+    count: int = 0
+    failures: int = 0  # in a row
+
+
+def is_due(quiet_s: float, since_last_s: float, failures: int, node_is_busy: bool, canary_s: float) -> bool:
+    if quiet_s <= 0.0:
+        return False
+    wait_s = canary_s * (BUSY_NODE_FACTOR if node_is_busy else 1)
+    return since_last_s >= AGAIN_S if failures else min(quiet_s, since_last_s) >= wait_s
+
+
+def blame(pair: Pair, sung: Mapping[Pair, bool]) -> set[str]:
+    """Whose fault is it that this pair fails, given how others of the two sang just now?
+
+    Who works with another peer is not to blame; where both do, it is the decode side, which a restart costs least.
+    """
+    prefill, decode = pair
+    prefill_works = any(well for (p, _), well in sung.items() if p == prefill)
+    decode_works = any(well for (_, d), well in sung.items() if d == decode)
+    if prefill_works:
+        return {decode}
+    return {prefill} if decode_works else {prefill, decode}
+
+
+class Canaries:
+    def __init__(
+        self,
+        prover: Prover,
+        on_sick: Callable[[str, str], None],
+        canary_s: float,
+        limit_s: float = LIMIT_S,
+        now_s: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """`canary_s`: an idle engine's ranks are tried this often."""
+        self._prover, self._on_sick = prover, on_sick
+        self._canary_s, self._limit_s, self._now_s = canary_s, limit_s, now_s
+        self._turns: dict[str, Turns] = {}
+        self._pair_failures: dict[Pair, int] = {}
+        self._next_pair = 0
+
+    async def run(self) -> None:
+        """Until it is cancelled."""
+        while True:
+            await asyncio.sleep(min(LOOK_S, self._canary_s))
+            await self.look()
+
+    async def look(self) -> None:
+        """One turn of each engine that is due."""
+        up = self._prover.up
+        self._turns = {life: self._turns.get(life) or Turns(self._now_s()) for life in up}
+        self._pair_failures = {pair: n for pair, n in self._pair_failures.items() if pair in self._prover.proven}
+        for live in list(up.values()):
+            if self._is_due(live):
+                await self._turn(live)
+
+    def _is_due(self, live: LiveEngine) -> bool:
+        if live.is_retiring or live.life not in self._prover.up or not self._prover.has_met(live.life):
+            return False
+        turns, node = self._turns[live.life], live.record.node
+        failures = turns.failures + sum(n for pair, n in self._pair_failures.items() if pair[1] == live.life)
+        node_is_busy = any(o.others_requests for o in self._prover.up.values() if o.record.node == node)
+        return is_due(live.quiet_s(), self._now_s() - turns.last_at_s, failures, node_is_busy, self._canary_s)
+
+    async def _turn(self, live: LiveEngine) -> None:
+        turns = self._turns[live.life]
+        why = await self._hum_on_all_ranks(live)
+        turns.count, turns.last_at_s = turns.count + 1, self._now_s()
+        if why is None:  # a client came, nothing is known
+            return
+        turns.failures = turns.failures + 1 if why else 0
+        if turns.failures >= FAILURES_MAX:
+            self._on_sick(live.life, why)
+        elif live.record.role is Role.DECODE and not why and self._is_for_pairs(live.life, turns):
+            await self._pairs(live)
+            turns.last_at_s = self._now_s()
+
+    def _is_for_pairs(self, decode: str, turns: Turns) -> bool:
+        return turns.count % PAIRS_EVERY == 0 or any(d == decode for _, d in self._pair_failures)
+
+    async def _hum_on_all_ranks(self, live: LiveEngine) -> str | None:
+        """Empty: all ranks are well. None: the engine got a request or ended meanwhile, so nothing is known."""
+        for voice in live.voices():
+            async with self._prover.one_at_a_time:
+                if not _is_idle(live):
+                    return None
+                try:
+                    await hum(voice, self._limit_s)
+                except CanaryRefused:
+                    return None
+                except CanaryFailed as error:
+                    if not _is_idle(live):
+                        return None
+                    log.warning("%s", error)
+                    return f"rank {voice.dp_rank}: canary: {error.what}"
+        return ""
+
+    async def _pairs(self, decode: LiveEngine) -> None:
+        """Real transfers with some of the prefills that this decode has met; with those that failed first."""
+        known = sorted(p for p, d in self._prover.proven if d == decode.life)
+        failed = [p for p in known if (p, decode.life) in self._pair_failures]
+        count = len(known)
+        chosen = [known[(self._next_pair + i) % count] for i in range(min(PAIRS_A_TURN, count))]
+        self._next_pair += len(chosen)
+        for prefill in dict.fromkeys([*failed, *chosen]):
+            pair = (prefill, decode.life)
+            why = await self._sing(pair)
+            if not why:  # it sang, or a client came
+                self._pair_failures.pop(pair, None)
+                continue
+            failures = self._pair_failures[pair] = self._pair_failures.get(pair, 0) + 1
+            if failures >= FAILURES_MAX:
+                for life in blame(pair, await self._witnesses(pair)):
+                    self._on_sick(life, f"transfer {prefill} -> {decode.life}: {why}")
+                self._pair_failures.pop(pair, None)
+
+    async def _witnesses(self, pair: Pair) -> dict[Pair, bool]:
+        """One other pair of each of the two, sung now."""
+        others = [other for other in sorted(self._prover.proven) if other != pair]
+        sung: dict[Pair, bool] = {}
+        for side in (0, 1):
+            for other in others:
+                if other[side] == pair[side] and (why := await self._sing(other)) is not None:
+                    sung[other] = not why
+                    break
+        return sung
+
+    async def _sing(self, pair: Pair) -> str | None:
+        """As `_hum_on_all_ranks`."""
+        both = [self._prover.up.get(life) for life in pair]
+        async with self._prover.one_at_a_time:
+            if not all(live is not None and _is_idle(live) for live in both):
+                return None
+            try:
+                await self._prover.sing_on_all_ranks(pair, self._limit_s)
+            except CanaryRefused:
+                return None
+            except CanaryFailed as error:
+                if not all(live is not None and _is_idle(live) for live in both):
+                    return None
+                log.warning("%s", error)
+                return error.what
+        return ""
+
+
+def _is_idle(live: LiveEngine) -> bool:
+    return not live.others_requests and not live.is_retiring and live.client.is_open

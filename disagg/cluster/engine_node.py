@@ -1,0 +1,167 @@
+"""Where one engine runs, incarnation after incarnation; the only code that talks to its actor and its node's nursery.
+
+Way:   supervisor -> [EngineNode] =Ray=> EngineActor, Nursery
+Fails: NodeLost when the actor or the nursery is gone (the next `prepare` makes new ones), StartError as the actor says.
+       An actor that does not answer is killed, and with it, through its warden, the incarnation
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar
+
+import ray
+from ray.exceptions import RayError, RayTaskError
+from ray.util.placement_group import PlacementGroup
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+from disagg.cluster.actors import EngineActor
+from disagg.config.plan import EnginePlan
+from disagg.engine.spec import HostSpec, encode_spec
+from disagg.errors import DisaggError
+
+T = TypeVar("T")
+
+ANSWER_S = 10.0  # an actor's answer to a question that costs it nothing
+END_S = 8.0  # killing an incarnation's processes; their warden does it
+
+
+class NodeLost(DisaggError):
+    """The actor, its nursery or their node is gone."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ground:
+    """What the next incarnation starts from."""
+
+    address: str
+    first_port: int
+    fork: bool
+
+
+class EngineNode(Protocol):
+    async def prepare(self) -> Ground:
+        """Makes sure of an actor that answers, and sets ports aside."""
+
+    async def start(self, spec: HostSpec) -> dict[str, Any]:
+        """Returns what the host says when it is up."""
+
+    async def exited(self) -> dict[str, Any]:
+        """Returns once nothing of the incarnation is left: {"status", "tail"}."""
+
+    async def end(self) -> None:
+        """Returns once nothing of the incarnation is left, or its actor is being killed; bounded, never raises."""
+
+    async def lane(self) -> str:
+        """The transports of its last checked transfer; empty if that is not known."""
+
+    async def log(self, lines: int) -> str: ...
+
+    def close(self) -> None:
+        """Kills the actor."""
+
+
+class Nurseries(Protocol):
+    async def on(self, node_id: str) -> tuple[Any, str | None]:
+        """The nursery actor of a node, and its zygote's socket where engines are forked."""
+
+    def forget(self, node_id: str, nursery: Any) -> None:
+        """It is gone, or does not answer: the next `on` makes another."""
+
+
+class RayNode:
+    """`address`: what the engine listens on; empty: its node's address in the Ray cluster."""
+
+    def __init__(self, plan: EnginePlan, group: PlacementGroup, nurseries: Nurseries, address: str) -> None:
+        self._plan, self._group, self._nurseries, self._address = plan, group, nurseries, address
+        self._actor: Any = None
+        self._nursery: Any = None
+        self._zygote: str | None = None
+        self._environment: dict[str, str] = {}
+
+    async def prepare(self) -> Ground:
+        if self._actor is not None and not await self._answers():
+            self.close()
+        actor = self._made()
+        node_id = await self._answer(actor.node_id.remote())
+        self._nursery, self._zygote = await self._answer(self._nurseries.on(node_id))
+        try:
+            async with asyncio.timeout(ANSWER_S):
+                first_port = await self._answer(self._nursery.ports.remote(self._plan.id))
+                self._environment = await self._answer(self._nursery.environment.remote())
+        except (NodeLost, TimeoutError) as error:
+            self._nurseries.forget(node_id, self._nursery)
+            raise NodeLost(self._plan.id, f"its node's nursery is gone: {error or 'no answer'}") from error
+        return Ground(self._address or _address_of(node_id), first_port, self._zygote is not None)
+
+    async def start(self, spec: HostSpec) -> dict[str, Any]:
+        facts: dict[str, Any] = await self._answer(
+            self._made().start.remote(encode_spec(spec), self._zygote, self._environment)
+        )
+        return facts
+
+    async def exited(self) -> dict[str, Any]:
+        exit_: dict[str, Any] = await self._answer(self._made().exited.remote())
+        return exit_
+
+    async def end(self) -> None:
+        if self._actor is None:
+            return
+        try:
+            async with asyncio.timeout(END_S):
+                await self._answer(self._actor.end.remote())
+        except (NodeLost, TimeoutError):
+            self.close()
+
+    async def lane(self) -> str:
+        try:
+            async with asyncio.timeout(ANSWER_S):
+                return str(await self._answer(self._made().lane.remote()))
+        except (NodeLost, TimeoutError):
+            return ""
+
+    async def devices(self) -> str:
+        """CUDA_VISIBLE_DEVICES as Ray gave it to this engine's actor."""
+        return str(await self._answer(self._made().devices.remote()))
+
+    async def log(self, lines: int) -> str:
+        if self._nursery is None:
+            return ""
+        return str(await self._answer(self._nursery.log.remote(self._plan.id, lines)))
+
+    def close(self) -> None:
+        if self._actor is not None:
+            ray.kill(self._actor)
+            self._actor = None
+
+    def _made(self) -> Any:
+        if self._actor is None:
+            strategy = PlacementGroupSchedulingStrategy(self._group, placement_group_bundle_index=0)
+            options = {"num_cpus": self._plan.cpus, "num_gpus": self._plan.gpus, "scheduling_strategy": strategy}
+            self._actor = ray.remote(EngineActor).options(**options).remote()
+        return self._actor
+
+    async def _answers(self) -> bool:
+        try:
+            async with asyncio.timeout(ANSWER_S):
+                await self._answer(self._actor.node_id.remote())
+        except (NodeLost, TimeoutError):
+            return False
+        return True
+
+    async def _answer(self, question: Awaitable[T]) -> T:
+        try:
+            return await question
+        except RayTaskError as error:
+            if isinstance(error.cause, DisaggError):
+                raise error.cause from None
+            raise NodeLost(self._plan.id, str(error).strip()) from error
+        except RayError as error:
+            raise NodeLost(self._plan.id, str(error).strip() or type(error).__name__) from error
+
+
+def _address_of(node_id: str) -> str:
+    """The address that Ray's own processes of that node use."""
+    return next(str(node["NodeManagerAddress"]) for node in ray.nodes() if node["NodeID"] == node_id)

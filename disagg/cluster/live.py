@@ -1,0 +1,76 @@
+"""One incarnation that is up, as the controller sees it: its record, a plane connection, who uses it.
+
+Way:   supervisor (an engine has started) -> [LiveEngine] -> watch, prover, canaries, drain
+Owns:  the controller's plane connection to it, and the set of our own canary legs in it
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from disagg.plane.client import PlaneClient
+from disagg.plane.messages import RankHealth, RankTaken
+from disagg.registry.records import EngineRecord
+from transfer.canary import Voice
+
+
+class LiveEngine:
+    def __init__(self, record: EngineRecord, secret: bytes, now_s: Callable[[], float] = time.monotonic) -> None:
+        self.record, self._secret, self._now_s = record, secret, now_s
+        self.client = self._make_client()
+        self.canary_legs: set[object] = set()  # begun by us and not ended in the engine
+        self.others_requests = 0  # granted to frontends, as the host reported last
+        self.quiet_since_s = now_s()
+        self.is_retiring = False  # gets no canary any more
+
+    @property
+    def life(self) -> str:
+        return self.record.life
+
+    async def connect(self) -> None:
+        """Raises LegLost."""
+        await self.client.connect()
+
+    async def reconnect(self, limit_s: float) -> None:
+        """Raises LegLost."""
+        self.client.close()
+        self.client = self._make_client()
+        await self.client.connect(limit_s)
+
+    async def health(self, limit_s: float) -> list[RankHealth]:
+        """Raises LegLost, and TimeoutError."""
+        return await self.client.health(limit_s)
+
+    def close(self) -> None:
+        self.client.close()
+
+    def quiet_s(self) -> float:
+        """For how long nobody but us has had a request here; 0 while somebody has."""
+        return 0.0 if self.others_requests else self._now_s() - self.quiet_since_s
+
+    def voices(self) -> list[Voice]:
+        record = self.record
+        return [
+            Voice(record.life, record.role, rank, record.ranks, record.bootstrap, self.client, self.canary_legs)
+            for rank in range(record.ranks)
+        ]
+
+    def _make_client(self) -> PlaneClient:
+        record = self.record
+        return PlaneClient(
+            record.plane,
+            record.incarnation,
+            self._secret,
+            lambda _why: None,
+            on_taken=self._taken,
+            now_s=self._now_s,
+        )
+
+    def _taken(self, ranks: list[RankTaken]) -> None:
+        # A leg of ours is in `canary_legs` from before its grant until after its end was reported, so this may take
+        # a client's request for a canary for a moment, but never a canary for a client's request.
+        others = max(0, sum(rank.requests for rank in ranks) - len(self.canary_legs))
+        if others or self.others_requests:
+            self.quiet_since_s = self._now_s()
+        self.others_requests = others

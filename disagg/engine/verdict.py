@@ -1,0 +1,80 @@
+"""Is a dp rank well? Decided from what was seen of its scheduler processes.
+
+Way:   beats and /proc -> watch.py -> [judge] -> RankHealth -> frontends
+In:    one Sighting a scheduler process; out: one RankHealth a dp rank. Nothing here looks, waits or remembers
+Why:   a prefill chunk that computes for 10 s is well; a process that sleeps, is stopped or spins for ever is not.
+       Computing shows as CPU time (of a GPU's chunk too: the scheduler spins while it waits for the device)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from disagg.plane.messages import RankHealth
+
+GONE = ("", "Z", "X")
+STOPPED_S = 1.0
+# A loop that does not come round and uses no CPU. An idle one comes round every second (SGLang's IdleSleeper).
+ASLEEP_S, ASLEEP_CPU_SHARE = 3.0, 0.05
+# A loop that computes: three times the longest step so far, in proportion to the tokens, and never below this.
+SLOW_S, SLOW_STEPS = 5.0, 3.0
+# Before a first step there is nothing to compare with, and on a GPU it may compile kernels in another process.
+FIRST_STEP_S = 60.0
+
+
+class Sighting(NamedTuple):
+    """One scheduler process at one moment."""
+
+    dp_rank: int
+    group: int  # processes of one group step together: each waits for the others
+    beat_age_s: float  # since its loop last came round
+    batch_tokens: int  # of the batch it is in; 0: in none
+    step_longest_s: float  # 0: it has made none
+    step_longest_tokens: int
+    state: str  # of its main thread, as /proc says it: R, S, D, T, Z, …; "" when there is no such process
+    stopped_s: float  # how long it has been seen stopped
+    watched_s: float  # how long it has been watched since its loop last came round, and
+    cpu_s: float  # the CPU time of its main thread meanwhile
+
+
+def judge(sightings: Iterable[Sighting]) -> list[RankHealth]:
+    """One a dp rank, in order. A rank is as sick as any of its processes; one that is gone or stopped says why best."""
+    seen = sorted(sightings, key=lambda one: (one.dp_rank, one.state not in GONE, -one.stopped_s))
+    ranks: dict[int, list[Sighting]] = {}
+    for one in seen:
+        ranks.setdefault(one.dp_rank, []).append(one)
+    return [
+        RankHealth(
+            dp_rank,
+            next(filter(None, (_sickness(p, [o for o in seen if o.group == p.group]) for p in processes)), ""),
+            max(p.beat_age_s for p in processes),
+            max(p.step_longest_s for p in processes),
+        )
+        for dp_rank, processes in ranks.items()
+    ]
+
+
+def _sickness(one: Sighting, group: list[Sighting]) -> str:
+    if one.state in GONE:
+        return "its scheduler process is gone"
+    if one.stopped_s > STOPPED_S:
+        return f"its scheduler process has been stopped for {one.stopped_s:.1f} s"
+    patience_s = max(map(_patience_s, group))
+    if one.beat_age_s > patience_s:
+        return f"its loop has not come round for {one.beat_age_s:.1f} s, and {patience_s:.1f} s would be long"
+    if one.beat_age_s > ASLEEP_S and one.step_longest_s and not any(map(_computes, group)):
+        return f"its loop has not come round for {one.beat_age_s:.1f} s, and it computes nothing"
+    return ""
+
+
+def _patience_s(one: Sighting) -> float:
+    if not one.step_longest_s:
+        return FIRST_STEP_S
+    ratio = max(1.0, one.batch_tokens / max(1, one.step_longest_tokens))
+    return max(SLOW_S, SLOW_STEPS * one.step_longest_s * ratio)
+
+
+def _computes(one: Sighting) -> bool:
+    """A process that waits for a core or for a disk is not asleep either."""
+    return one.state in ("R", "D") or one.cpu_s >= ASLEEP_CPU_SHARE * one.watched_s

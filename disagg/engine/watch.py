@@ -1,0 +1,98 @@
+"""Watches an engine's scheduler processes from the host, twice a second, and keeps the newest verdict.
+
+Way:   beats of the schedulers, /proc -> [Watch.look] -> verdict -> SGLangEngine.health
+Owns:  what was seen before: since when a process is stopped, its CPU time when its loop last came round
+Fails: never because a scheduler does; what cannot be read counts as gone
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from disagg.engine.beats import Beat, read_beats
+from disagg.engine.verdict import Sighting, judge
+from disagg.plane.messages import RankHealth
+
+LOOK_S = 0.5
+BLIND_S = 2.0  # looked so late, this process was stopped too, or had no core: others get that time again
+_TICK_S = 1 / os.sysconf("SC_CLK_TCK")
+
+
+class ProcessLook(NamedTuple):
+    state: str  # "" when there is no such process
+    cpu_s: float  # of the main thread: NIXL's progress thread wakes for ever, whatever the scheduler does
+
+
+@dataclass(slots=True)
+class _Watched:
+    beat_at_s: float
+    since_s: float  # first look since that beat, and
+    cpu_s: float  # the CPU time then
+    stopped_since_s: float | None = None
+
+
+class Watch:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        now_s: Callable[[], float] = time.monotonic,
+        process: Callable[[int], ProcessLook] | None = None,
+    ) -> None:
+        self._folder, self._now_s, self._process = folder, now_s, process or look_at_process
+        self._watched: dict[int, _Watched] = {}
+        self._looked_at_s = self._awake_since_s = now_s()
+        self._rounds_at_s: dict[int, float] = {}
+        self.health: list[RankHealth] = []
+
+    def look(self) -> None:
+        now_s = self._now_s()
+        if now_s - self._looked_at_s > BLIND_S:
+            self._awake_since_s = now_s
+            self._watched.clear()
+        self._looked_at_s = now_s
+        beats = read_beats(self._folder)
+        self._rounds_at_s = {int(beat.dp_rank): beat.at_s for beat in beats}
+        self.health = judge(self._sight(beat, now_s) for beat in beats)
+
+    def came_round_at_s(self, dp_rank: int) -> float:
+        """When the rank's loop came round, at the newest look."""
+        return self._rounds_at_s.get(dp_rank, 0.0)
+
+    def _sight(self, beat: Beat, now_s: float) -> Sighting:
+        pid = int(beat.pid)
+        state, cpu_s = self._process(pid)
+        kept = self._watched.get(pid)
+        if kept is None or kept.beat_at_s != beat.at_s:
+            stopped_since_s = kept.stopped_since_s if kept else None
+            kept = self._watched[pid] = _Watched(beat.at_s, now_s, cpu_s, stopped_since_s)
+        if state not in ("T", "t"):
+            kept.stopped_since_s = None
+        elif kept.stopped_since_s is None:
+            kept.stopped_since_s = now_s
+        return Sighting(
+            dp_rank=int(beat.dp_rank),
+            group=int(beat.group),
+            beat_age_s=max(0.0, now_s - max(beat.at_s, self._awake_since_s)),
+            batch_tokens=int(beat.batch_tokens),
+            step_longest_s=beat.step_longest_s,
+            step_longest_tokens=int(beat.step_longest_tokens),
+            state=state,
+            stopped_s=0.0 if kept.stopped_since_s is None else now_s - kept.stopped_since_s,
+            watched_s=now_s - kept.since_s,
+            cpu_s=cpu_s - kept.cpu_s,
+        )
+
+
+def look_at_process(pid: int) -> ProcessLook:
+    try:
+        text = Path(f"/proc/{pid}/task/{pid}/stat").read_text()
+    except OSError:
+        return ProcessLook("", 0.0)
+    state, *fields = text.rpartition(")")[2].split()  # its name, in brackets, may hold anything
+    return ProcessLook(state, (int(fields[10]) + int(fields[11])) * _TICK_S)

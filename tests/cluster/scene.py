@@ -1,0 +1,244 @@
+"""Supervisors, prover and canaries as the controller has them, over stub engines behind real plane servers: no Ray."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+from disagg.cluster.canaries import Canaries
+from disagg.cluster.engine_node import Ground, NodeLost
+from disagg.cluster.live import LiveEngine
+from disagg.cluster.proving import Prover
+from disagg.cluster.supervisor import EngineSupervisor, Setting
+from disagg.config.plan import EnginePlan
+from disagg.config.schema import Deadlines
+from disagg.engine.interface import Leg, LegSink
+from disagg.engine.spec import HostSpec
+from disagg.engine.stub import FACTS, StubEngine
+from disagg.plane import messages as m
+from disagg.plane.client import PlaneClient
+from disagg.plane.server import PlaneServer
+from disagg.registry.memory import MemoryRegistry
+from disagg.registry.records import EngineRecord, Role, State
+
+SECRET = b"s" * 32
+SETTING = Setting("test", "cpu", "", SECRET.hex(), Deadlines(start_s=5.0, drain_s=1.0), [], "127.0.0.1")
+
+
+class Engine(StubEngine):
+    """A stub whose health and hangs are set from outside."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sick = ""
+        self.hangs = False  # takes legs, and nothing comes of them; an abort does not help either
+        self.no_transfer_with: set[int] = set()  # bootstrap ports of prefills whose KV does not come
+        self.sinks: list[LegSink] = []
+
+    def submit(self, leg: Leg, sink: LegSink) -> object:
+        if self.hangs or (leg.bootstrap is not None and leg.bootstrap.port in self.no_transfer_with):
+            self.legs.append(leg)
+            self.sinks.append(sink)
+            return sink
+        return super().submit(leg, sink)
+
+    def abort(self, handle: object) -> None:
+        if handle not in self.sinks:
+            super().abort(handle)
+        elif not self.hangs:
+            self.sinks.remove(handle)  # type: ignore[arg-type]
+            handle.on_end("abort", "", 0, {})  # type: ignore[attr-defined]
+
+    def health(self) -> list[m.RankHealth]:
+        return [m.RankHealth(0, self.sick, 0.0, 0.0)]
+
+
+class Node:
+    """An EngineNode without Ray: each incarnation is a stub engine behind a plane server of its own."""
+
+    def __init__(self) -> None:
+        self.engine = Engine()
+        self.server: PlaneServer | None = None
+        self.client_count = 0
+        self.ports: list[int] = []
+        self.log_of_calls: list[str] = []
+        self.lost = False
+        self._exit: asyncio.Future[dict[str, Any]] | None = None
+
+    async def prepare(self) -> Ground:
+        if self.lost:
+            self.lost = False
+            raise NodeLost("node", "the actor died")
+        self.ports.append(20000 + 10 * len(self.ports))
+        return Ground("127.0.0.1", self.ports[-1], True)
+
+    async def start(self, spec: HostSpec) -> dict[str, Any]:
+        assert self.server is None, "the last incarnation was not ended"
+        self.log_of_calls.append(f"start {spec.life}")
+        self.engine = Engine()
+        self.server = PlaneServer(self.engine, FACTS, spec.incarnation, SECRET)
+        port = await self.server.start("127.0.0.1")
+        self._exit = asyncio.get_running_loop().create_future()
+        facts = {f.name: getattr(FACTS, f.name) for f in dataclasses.fields(FACTS)}
+        return facts | {"plane": f"127.0.0.1:{port}", "devices": ""}
+
+    async def exited(self) -> dict[str, Any]:
+        assert self._exit is not None
+        return await asyncio.shield(self._exit)
+
+    async def end(self) -> None:
+        self.log_of_calls.append("end")
+        await self.die("its actor is gone")
+
+    async def die(self, status: str) -> None:
+        if self.server is not None:
+            await self.server.close()
+            self.server = None
+        if self._exit is not None and not self._exit.done():
+            self._exit.set_result({"status": status, "tail": ["the last line"]})
+
+    async def lane(self) -> str:
+        return "tcp"
+
+    async def log(self, lines: int) -> str:
+        return ""
+
+    def close(self) -> None:
+        pass
+
+
+class Scene:
+    def __init__(self) -> None:
+        self.registry = MemoryRegistry()
+        self.prover = Prover(self._on_proven, self._on_failed)
+        self.canaries = Canaries(self.prover, self._on_sick, canary_s=0.05, limit_s=0.1)
+        self.nodes: dict[str, Node] = {}
+        self.supervisors: dict[str, EngineSupervisor] = {}
+        self.tasks: list[asyncio.Task[None]] = []
+        self.seen: list[EngineRecord] = []
+        self.bootstraps_dead: set[str] = set()
+
+    async def is_registered(self, bootstrap: str) -> bool:
+        return bootstrap not in self.bootstraps_dead
+
+    def add(self, role: Role, setting: Setting) -> None:
+        engine_id = f"{role}-{sum(s.plan.role is role for s in self.supervisors.values())}"
+        plan = EnginePlan(engine_id, role, "", 0, 1.0, 0.0, 1, 1, {}, {})
+        node = self.nodes[engine_id] = Node()
+        supervisor = EngineSupervisor(plan, setting, node, self.registry, self.prover, self.is_registered)
+        self.supervisors[engine_id] = supervisor
+        self.tasks.append(asyncio.create_task(supervisor.run()))
+
+    def record(self, engine_id: str) -> EngineRecord:
+        return self.supervisors[engine_id].record
+
+    def live(self, engine_id: str) -> LiveEngine:
+        return self.prover.up[self.record(engine_id).life]
+
+    def states(self, engine_id: str) -> list[tuple[int, str]]:
+        """(incarnation, state), each change once."""
+        found: list[tuple[int, str]] = []
+        for record in self.seen:
+            now = (record.incarnation, record.state.value)
+            if record.id == engine_id and found[-1:] != [now]:
+                found.append(now)
+        return found
+
+    async def until_seen(self, engine_id: str, state: State) -> EngineRecord:
+        """The first record of that state, however short it stood."""
+
+        def found() -> EngineRecord | None:
+            return next((r for r in self.seen if r.id == engine_id and r.state is state), None)
+
+        await self.until(lambda: found() is not None)
+        record = found()
+        assert record is not None
+        return record
+
+    async def until(self, what: Callable[[], bool], limit_s: float = 5.0) -> None:
+        try:
+            async with asyncio.timeout(limit_s):
+                while not what():
+                    for task in self.tasks:
+                        if task.done():
+                            task.result()
+                    await asyncio.sleep(0.01)
+        except TimeoutError:
+            raise AssertionError([(r.life, r.state, r.detail) for r in self.registry.records.values()]) from None
+
+    async def until_ready(self, engine_id: str, incarnation: int = 1) -> EngineRecord:
+        await self.until(
+            lambda: self.record(engine_id).state is State.READY and self.record(engine_id).incarnation == incarnation
+        )
+        return self.record(engine_id)
+
+    async def client(self, engine_id: str) -> PlaneClient:
+        """A frontend's connection."""
+        record = self.record(engine_id)
+        client = PlaneClient(record.plane, record.incarnation, SECRET, lambda _why: None)
+        await client.connect()
+        return client
+
+    async def _on_proven(self, life: str, peer: str) -> None:
+        await self.supervisors[life.split("#")[0]].proven(peer)
+
+    async def _on_failed(self, life: str, why: str) -> None:
+        await self.supervisors[life.split("#")[0]].failed(why)
+
+    def _on_sick(self, life: str, why: str) -> None:
+        self.supervisors[life.split("#")[0]].sick(why)
+
+
+class Receiver:
+    def __init__(self) -> None:
+        self.end: m.LegEnd | None = None
+
+    def on_tokens(self, offset: int, token_ids: list[int]) -> None:
+        pass
+
+    def on_stage(self, name: str) -> None:
+        pass
+
+    def on_end(self, end: m.LegEnd) -> None:
+        self.end = end
+
+
+def begin_request(client: PlaneClient) -> Receiver:
+    receiver = Receiver()
+    client.submit(
+        receiver, leg_id="0" * 34, prompt=m.pack_ids([1]), sampling={"max_new_tokens": 4}, dp_rank=0, bootstrap=None
+    )
+    return receiver
+
+
+@asynccontextmanager
+async def scene(*roles: Role, setting: Setting = SETTING) -> AsyncIterator[Scene]:
+    it = Scene()
+    following = asyncio.create_task(_follow(it))
+    await asyncio.sleep(0)
+    for role in roles:
+        it.add(role, setting)
+    try:
+        for engine_id in it.supervisors:
+            await it.until_ready(engine_id)
+        yield it
+    finally:
+        for task in [*it.tasks, following]:
+            task.cancel()
+        await asyncio.gather(*it.tasks, following, return_exceptions=True)
+        for node in it.nodes.values():
+            await node.end()
+
+
+async def _follow(it: Scene) -> None:
+    put = it.registry.put
+
+    def noting(record: EngineRecord) -> Awaitable[None]:
+        it.seen.append(record)
+        return put(record)
+
+    it.registry.put = noting  # type: ignore[method-assign, assignment]
+    await asyncio.Event().wait()

@@ -1,0 +1,119 @@
+"""Sick or dead: quarantined at once, ended, started again as a new incarnation on new ports, READY once proven."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+import pytest
+from scene import SETTING, begin_request, scene
+
+from disagg.errors import StartError
+from disagg.registry.records import Role, State
+
+PAIR = (Role.PREFILL, Role.DECODE)
+
+
+async def test_a_sick_rank_costs_the_incarnation_and_the_next_one_serves() -> None:
+    async with scene(*PAIR) as s:
+        before, node = s.record("decode-0"), s.nodes["decode-0"]
+        node.engine.sick = "no step for 6 s"
+        began_s = time.monotonic()
+        quarantined = await s.until_seen("decode-0", State.QUARANTINED)
+        assert time.monotonic() - began_s < 2
+        assert "no step for 6 s" in quarantined.detail
+        assert quarantined.peers == frozenset()
+        after = await s.until_ready("decode-0", 2)
+        assert s.states("decode-0")[-5:] == [
+            (1, "ready"),
+            (1, "quarantined"),
+            (1, "dead"),
+            (2, "starting"),
+            (2, "ready"),
+        ]
+        assert node.log_of_calls == ["start decode-0#1", "end", "start decode-0#2"]
+        assert after.plane != before.plane
+        assert len(set(node.ports)) == 2
+        assert after.peers == {"prefill-0#1"}
+        assert after.restarts == 1
+        await s.until(lambda: s.nodes["prefill-0"].engine.dropped_peers == ["decode-0#1"])
+
+
+async def test_a_restarted_prefill_has_another_bootstrap_address() -> None:
+    async with scene(*PAIR) as s:
+        before = s.record("prefill-0")
+        s.bootstraps_dead.add(before.bootstrap)
+        assert "bootstrap" in (await s.until_seen("prefill-0", State.QUARANTINED)).detail
+        after = await s.until_ready("prefill-0", 2)
+        assert after.bootstrap != before.bootstrap
+        assert (await s.until_ready("decode-0")).peers >= {"prefill-0#2"}
+
+
+async def test_it_is_not_ready_before_a_transfer_with_the_new_incarnation() -> None:
+    async with scene(*PAIR) as s:
+        s.nodes["prefill-0"].engine.hangs = True
+        await s.nodes["decode-0"].die("killed by SIGKILL")
+        await s.until(lambda: s.record("decode-0").incarnation == 2 and bool(s.record("decode-0").plane))
+        await asyncio.sleep(0.3)
+        assert s.record("decode-0").state is State.STARTING
+        s.nodes["prefill-0"].engine.sick = "hangs"
+        await s.until_ready("prefill-0", 2)
+        assert (await s.until_ready("decode-0", 2)).peers == {"prefill-0#2"}
+
+
+async def test_of_a_dead_host_the_exit_status_is_told() -> None:
+    async with scene(Role.AGGREGATED) as s:
+        await s.nodes["aggregated-0"].die("killed by SIGKILL")
+        assert (
+            await s.until_seen("aggregated-0", State.DEAD)
+        ).detail == "killed by SIGKILL\nIts last lines:\nthe last line"
+        await s.until_ready("aggregated-0", 2)
+
+
+async def test_a_cut_connection_to_a_host_that_lives_costs_nothing() -> None:
+    async with scene(*PAIR) as s:
+        live, server = s.live("decode-0"), s.nodes["decode-0"].server
+        assert server is not None
+        cut = live.client
+        for session in list(server.sessions):
+            assert session.connection is not None
+            session.connection.close("cut")
+        await s.until(lambda: live.client is not cut and live.client.is_open)
+        assert s.record("decode-0").state is State.READY
+        client = await s.client("decode-0")
+        s.nodes["decode-0"].engine._free.clear()
+        begin_request(client)
+        await s.until(lambda: live.others_requests == 1)
+        client.close()
+
+
+async def test_a_lost_actor_is_no_end_of_the_deployment() -> None:
+    async with scene(Role.AGGREGATED) as s:
+        s.nodes["aggregated-0"].lost = True
+        await s.nodes["aggregated-0"].die("its warden vanished")
+        await s.until_ready("aggregated-0", 3)
+
+
+async def test_what_dies_before_it_was_ready_fails_the_deployment() -> None:
+    async with scene(*PAIR) as s:
+        s.add(Role.DECODE, SETTING)
+        s.nodes["decode-1"].lost = True
+        with pytest.raises(StartError, match="the actor died"):
+            await s.until_ready("decode-1")
+
+
+async def test_rounds_of_death_leave_no_tasks_connections_or_proofs() -> None:
+    async with scene(*PAIR) as s:
+
+        def held() -> tuple[int, int, int]:
+            return len(asyncio.all_tasks()), len(s.prover.up), len(s.prover.proven)
+
+        before = held()
+        for number in range(2, 5):
+            await s.nodes["decode-0"].die("killed by SIGKILL")
+            await s.until_ready("decode-0", number)
+        await s.until(lambda: held() == before, 2)
+        server = s.nodes["prefill-0"].server
+        assert server is not None
+        assert len(server.sessions) == 1
+        assert len(s.prover._rooms) == 0

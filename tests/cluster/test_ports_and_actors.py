@@ -1,0 +1,135 @@
+"""Port blocks go round before one comes again; an actor that does not answer is killed, not waited for."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Any
+
+import pytest
+
+import disagg.cluster.engine_node as engine_node
+from disagg.cluster import actors
+from disagg.cluster.actors import PORT_BLOCK, PortBlocks
+from disagg.cluster.engine_node import NodeLost, RayNode
+from disagg.config.plan import EnginePlan
+from disagg.errors import StartError
+from disagg.registry.records import Role
+
+TEN_BLOCKS = range(20000, 20000 + 10 * PORT_BLOCK)
+PLAN = EnginePlan("decode-0", Role.DECODE, "", 0, 1.0, 0.0, 1, 1, {}, {})
+
+
+@pytest.fixture(autouse=True)
+def _all_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(actors, "_is_free", lambda _port: True)
+
+
+def test_a_block_comes_again_only_after_all_others() -> None:
+    blocks = PortBlocks(TEN_BLOCKS)
+    taken = [blocks.take("prefill-0") for _ in range(100)]
+    for at, first in enumerate(taken):
+        assert first not in taken[max(0, at - 9) : at]
+    assert set(taken) == set(TEN_BLOCKS[::PORT_BLOCK])
+
+
+def test_engines_that_live_at_once_share_no_block() -> None:
+    blocks = PortBlocks(TEN_BLOCKS)
+    for _ in range(20):
+        assert len({blocks.take(f"decode-{number}") for number in range(9)}) == 9
+
+
+def test_ports_that_others_use_are_passed_over_and_tried_again_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    blocks = PortBlocks(TEN_BLOCKS)
+    monkeypatch.setattr(actors, "_is_free", lambda port: 20030 <= port < 20040)
+    assert blocks.take("prefill-0") == 20030
+    with pytest.raises(StartError, match="no free block"):
+        blocks.take("decode-0")
+    monkeypatch.setattr(actors, "_is_free", lambda _port: True)
+    assert blocks.take("decode-0") != 20030
+
+
+class _Method:
+    def __init__(self, answer: Any) -> None:
+        self._answer = answer
+
+    async def remote(self, *_arguments: Any) -> Any:
+        if self._answer is None:
+            await asyncio.Event().wait()
+        if isinstance(self._answer, Exception):
+            raise self._answer
+        return self._answer
+
+
+class _Actor:
+    def __init__(self, answers: bool, port: int | Exception = 20000) -> None:
+        self.node_id = _Method("node" if answers else None)
+        self.end = _Method(True if answers else None)
+        self.lane = _Method("tcp" if answers else None)
+        self.ports = _Method(port)
+        self.environment = _Method({"A": "b"})
+
+
+class _Nurseries:
+    def __init__(self, nursery: _Actor) -> None:
+        self.nursery = nursery
+        self.forgotten: list[Any] = []
+
+    async def on(self, node_id: str) -> tuple[Any, str | None]:
+        return self.nursery, None
+
+    def forget(self, node_id: str, nursery: Any) -> None:
+        self.forgotten.append(nursery)
+
+
+class _Node(RayNode):
+    def _made(self) -> Any:
+        self._actor = self._actor or _Actor(answers=True)
+        return self._actor
+
+
+def _node(actor: _Actor | None, nursery: _Actor | None = None) -> tuple[_Node, _Nurseries]:
+    nurseries = _Nurseries(nursery or _Actor(answers=True))
+    node = _Node(PLAN, None, nurseries, "127.0.0.1")  # type: ignore[arg-type]
+    node._actor = actor
+    return node, nurseries
+
+
+@pytest.fixture
+def killed(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    found: list[Any] = []
+    monkeypatch.setattr(engine_node.ray, "kill", found.append)
+    monkeypatch.setattr(engine_node, "ANSWER_S", 0.1)
+    monkeypatch.setattr(engine_node, "END_S", 0.1)
+    return found
+
+
+async def test_an_actor_that_hangs_is_killed_and_the_next_incarnation_gets_a_new_one(killed: list[Any]) -> None:
+    hung = _Actor(answers=False)
+    node, _ = _node(hung)
+    began_s = time.monotonic()
+    await node.end()
+    assert killed == [hung]
+    assert time.monotonic() - began_s < 1
+    ground = await node.prepare()
+    assert (ground.address, ground.first_port, ground.fork) == ("127.0.0.1", 20000, False)
+    await node.end()
+    assert killed == [hung], "one that answers is kept"
+
+
+async def test_an_actor_that_hung_between_incarnations_is_replaced(killed: list[Any]) -> None:
+    hung = _Actor(answers=False)
+    node, _ = _node(hung)
+    assert await node.lane() == ""
+    await node.prepare()
+    assert killed == [hung]
+    assert await node.lane() == "tcp"
+
+
+@pytest.mark.parametrize("port", [None, engine_node.RayError("the actor died")])
+async def test_a_nursery_that_is_gone_is_forgotten(killed: list[Any], port: Any) -> None:
+    nursery = _Actor(answers=True, port=port)
+    node, nurseries = _node(None, nursery)
+    with pytest.raises(NodeLost, match="nursery"):
+        await node.prepare()
+    assert nurseries.forgotten == [nursery]

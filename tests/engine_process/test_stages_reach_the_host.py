@@ -1,0 +1,36 @@
+"""A scheduler's word about a leg's stage reaches the host's loop, and never holds the scheduler up."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from pathlib import Path
+
+from disagg.engine.stages import StageListener, say, voice
+
+
+async def test_stages_arrive_in_order(tmp_path: Path) -> None:
+    heard: list[tuple[str, str]] = []
+    listener = StageListener(tmp_path)
+    ours = voice(tmp_path)
+    listener.listen(asyncio.get_running_loop(), lambda leg_id, stage: heard.append((leg_id, stage)))
+    say(ours, "a" * 34, "bootstrapping")
+    say(ours, "a" * 34, "prefilling")
+    async with asyncio.timeout(5):
+        while len(heard) < 2:
+            await asyncio.sleep(0)
+    assert heard == [("a" * 34, "bootstrapping"), ("a" * 34, "prefilling")]
+    ours.close()
+    listener.close()
+
+
+def test_a_host_that_does_not_listen_costs_a_scheduler_nothing(tmp_path: Path) -> None:
+    listener = StageListener(tmp_path)
+    ours = voice(tmp_path)
+    began = time.monotonic()
+    for _ in range(10_000):
+        say(ours, "a" * 34, "prefilling")
+    assert time.monotonic() - began < 1
+    listener.close()
+    say(ours, "a" * 34, "transferring")
+    ours.close()

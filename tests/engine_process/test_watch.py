@@ -1,0 +1,167 @@
+"""What the host sees of scheduler processes: their beats, their state, and how long they have been so."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from disagg.engine.beats import Beat, BeatWriter, read_beats
+from disagg.engine.watch import ProcessLook, Watch, look_at_process
+
+ROUND_S_MAX = 5e-6
+
+
+def beat(**changes: float) -> Beat:
+    values = dict.fromkeys(Beat._fields, 0.0) | {"pid": os.getpid(), "step_longest_s": 0.1} | changes
+    return Beat(**values)
+
+
+@pytest.fixture
+def child() -> Iterator[subprocess.Popen[bytes]]:
+    process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    yield process
+    process.kill()
+    process.wait()
+
+
+def _wait_for_state(pid: int, states: str) -> None:
+    until = time.monotonic() + 5
+    while look_at_process(pid).state not in states:
+        assert time.monotonic() < until
+        time.sleep(0.01)
+
+
+def test_the_state_of_a_process(child: subprocess.Popen[bytes]) -> None:
+    _wait_for_state(child.pid, "S")
+    child.send_signal(signal.SIGSTOP)
+    _wait_for_state(child.pid, "T")
+    child.kill()
+    _wait_for_state(child.pid, "Z")
+    child.wait()
+    assert look_at_process(child.pid).state == ""
+
+
+def test_the_cpu_time_of_a_process() -> None:
+    before, until = look_at_process(os.getpid()), time.monotonic() + 0.3
+    while time.monotonic() < until:
+        pass
+    assert 0.05 < look_at_process(os.getpid()).cpu_s - before.cpu_s < 0.5
+
+
+def test_a_step_is_measured_from_round_to_round_and_the_longest_kept(tmp_path: Path) -> None:
+    writer = BeatWriter(tmp_path, beat(at_s=time.monotonic(), step_longest_s=0.0), overlaps=False)
+    for tokens, pause_s in ((8, 0.03), (256, 0.06), (0, 0.09), (4, 0.01)):
+        writer.came_round()
+        if tokens:
+            writer.batch_begins(tokens)
+        time.sleep(pause_s)
+    (seen,) = read_beats(tmp_path)
+    assert (seen.batch_tokens, seen.step_longest_tokens) == (4, 256)
+    assert 0.06 <= seen.step_longest_s < 0.09, "a round without a batch is no step"
+    writer.came_round()
+    (seen,) = read_beats(tmp_path)
+    assert seen.batch_tokens == 0
+    assert time.monotonic() - seen.at_s < 0.5
+
+
+def test_an_overlapping_scheduler_waits_for_the_batch_before(tmp_path: Path) -> None:
+    writer = BeatWriter(tmp_path, beat(), overlaps=True)
+    for tokens in (8192, 4):
+        writer.came_round()
+        writer.batch_begins(tokens)
+    assert read_beats(tmp_path)[0].batch_tokens == 8192
+    writer.came_round()
+    writer.batch_begins(4)
+    assert read_beats(tmp_path)[0].batch_tokens == 4
+
+
+def test_a_round_costs_well_under_five_microseconds(tmp_path: Path) -> None:
+    writer = BeatWriter(tmp_path, beat(), overlaps=False)
+    best_s = float("inf")
+    for _ in range(5):
+        began = time.perf_counter()
+        for _ in range(10_000):
+            writer.came_round()
+            writer.batch_begins(16)
+        best_s = min(best_s, (time.perf_counter() - began) / 10_000)
+    assert best_s < ROUND_S_MAX
+
+
+class Scene:
+    """A watch on one process that does what a test says, on a clock that a test moves."""
+
+    def __init__(self, folder: Path) -> None:
+        self.now_s, self.looks = 1000.0, ProcessLook("S", 7.0)
+        self.folder = folder
+        self.watch = Watch(folder, now_s=lambda: self.now_s, process=lambda _pid: self.looks)
+        self.beats()
+
+    def beats(self) -> None:
+        BeatWriter(self.folder, beat(at_s=self.now_s), overlaps=False)
+
+    def passes(self, seconds: float, *, cpu_share: float = 0.0) -> str:
+        until_s = self.now_s + seconds
+        while self.now_s < until_s:
+            self.now_s += 0.5
+            self.looks = ProcessLook(self.looks.state, self.looks.cpu_s + 0.5 * cpu_share)
+            self.watch.look()
+        return self.watch.health[0].sick
+
+
+def test_a_loop_that_sleeps_is_found_within_four_seconds_and_is_well_at_its_next_round(tmp_path: Path) -> None:
+    scene = Scene(tmp_path)
+    assert scene.passes(3.0) == ""
+    assert "computes nothing" in scene.passes(0.5)
+    scene.beats()
+    assert scene.passes(0.5) == ""
+
+
+def test_cpu_time_from_before_the_last_round_does_not_count(tmp_path: Path) -> None:
+    scene = Scene(tmp_path)
+    scene.passes(2.0, cpu_share=1.0)
+    scene.beats()
+    assert scene.passes(3.0) == ""
+    assert "computes nothing" in scene.passes(1.0)
+
+
+def test_stopped_for_more_than_a_second(tmp_path: Path) -> None:
+    scene = Scene(tmp_path)
+    scene.looks = ProcessLook("T", 7.0)
+    assert scene.passes(1.5) == ""
+    assert "stopped" in scene.passes(0.5)
+    scene.looks = ProcessLook("R", 7.0)
+    assert scene.passes(0.5) == ""
+
+
+def test_a_process_stopped_while_its_beat_is_new_counts_from_when_it_stopped(tmp_path: Path) -> None:
+    scene = Scene(tmp_path)
+    scene.looks = ProcessLook("T", 7.0)
+    scene.passes(1.0)
+    scene.beats()  # the last one it wrote, seen late
+    assert "stopped" in scene.passes(1.0)
+
+
+def test_time_that_the_host_itself_did_not_see_is_not_held_against_a_scheduler(tmp_path: Path) -> None:
+    scene = Scene(tmp_path)
+    scene.passes(0.5)
+    scene.now_s += 60  # this process was stopped, as the scheduler was
+    assert scene.passes(2.0) == ""
+    assert scene.passes(3.0) != ""
+
+
+def test_a_scheduler_that_was_killed(tmp_path: Path, child: subprocess.Popen[bytes]) -> None:
+    BeatWriter(tmp_path, beat(pid=child.pid, at_s=time.monotonic()), overlaps=False)
+    watch = Watch(tmp_path)
+    watch.look()
+    assert watch.health[0].sick == ""
+    child.kill()
+    _wait_for_state(child.pid, "Z")
+    watch.look()
+    assert watch.health[0].sick == "its scheduler process is gone"

@@ -1,0 +1,210 @@
+"""Engine hosts without Ray: a zygote forks them, and a test talks to them over the plane, as a frontend does."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import json
+import os
+import random
+import secrets
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from disagg.cluster.free_port import free_port
+from disagg.config.schema import Deadlines
+from disagg.engine.arguments import Ports, engine_arguments, engine_environment
+from disagg.engine.cpu.paths import standin_environment
+from disagg.engine.spec import DEPLOYMENT_VARIABLE, SECRET_VARIABLE, HostSpec, encode_spec
+from disagg.models.resolve import resolve_model
+from disagg.plane import messages as m
+from disagg.plane.client import PlaneClient
+from disagg.registry.records import Role
+from transfer.faults import HANG_VARIABLE, SLOW_VARIABLE
+
+ADDRESS = "127.0.0.1"
+START_S = 90.0
+GREEDY = {"temperature": 0.0, "ignore_eos": True}
+_numbers = itertools.count(1)
+
+
+class Host:
+    """One engine host, its warden above it; gone with everything when its pipe closes."""
+
+    def __init__(self, nursery: Nursery, role: Role, **engine: Any) -> None:
+        self.name = f"{role.value}-{next(_numbers)}"
+        ports = Ports(free_port(), free_port(), free_port())
+        self.bootstrap_port = ports.bootstrap
+        self.log = nursery.folder / f"{self.name}.log"
+        spec = HostSpec(
+            engine_id=self.name,
+            incarnation=1,
+            role=role,
+            arguments=engine_arguments(
+                role, engine, device="cpu", model_path=str(resolve_model("smollm2")), host=ADDRESS, ports=ports
+            ),
+            environment=engine_environment(role, device="cpu", deadlines=Deadlines()),
+            plane_host=ADDRESS,
+            log_path=str(self.log),
+            scratch=str(nursery.folder / self.name),
+            fork=True,
+        )
+        self._secret = nursery.secret
+        self._pipe = socket.socket(socket.AF_UNIX)
+        self._pipe.settimeout(START_S)
+        self._pipe.connect(str(nursery.path))
+        self._pipe.sendall(encode_spec(spec) + b"\n")
+        self._lines = self._pipe.makefile("rb")
+        self.facts: dict[str, Any] = {}
+
+    def wait_until_ready(self) -> Host:
+        while line := self._lines.readline():
+            said = json.loads(line)
+            if said["event"] == "exit":
+                break
+            if said["event"] == "ready":
+                self.facts = said
+                return self
+        raise AssertionError(f"{self.name} did not start:\n{self.log.read_text()[-4000:]}")
+
+    @property
+    def scheduler(self) -> psutil.Process:
+        return psutil.Process(self.facts["pids"]["schedulers"][0])
+
+    @contextlib.asynccontextmanager
+    async def client(self) -> AsyncIterator[PlaneClient]:
+        client = PlaneClient(self.facts["plane"], 1, bytes.fromhex(self._secret), lambda _why: None)
+        await client.connect()
+        try:
+            yield client
+        finally:
+            client.close()
+
+    def close(self) -> None:
+        """Returns once nothing of it is left."""
+        with contextlib.suppress(OSError):
+            self._pipe.shutdown(socket.SHUT_WR)
+            while self._lines.readline():
+                pass
+        self._lines.close()
+        self._pipe.close()
+
+
+class Nursery:
+    """A zygote, and the folder of everything it forks."""
+
+    def __init__(self) -> None:
+        self.folder = Path(tempfile.mkdtemp(prefix="dh-"))
+        self.path, self.secret = self.folder / "z.sock", secrets.token_hex(32)
+        self.hang, self.slow_transfer = self.folder / "hang", self.folder / "slow"
+        environment = standin_environment(os.environ) | {
+            **engine_environment(Role.PREFILL, device="cpu", deadlines=Deadlines()),  # imports read it
+            DEPLOYMENT_VARIABLE: self.folder.name,
+            SECRET_VARIABLE: self.secret,
+            HANG_VARIABLE: str(self.hang),
+            SLOW_VARIABLE: str(self.slow_transfer),
+        }
+        self._log = (self.folder / "zygote.log").open("wb")
+        self._zygote = subprocess.Popen(
+            [sys.executable, "-m", "disagg.engine.zygote", str(self.path)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._log,
+            env=environment,
+            start_new_session=True,
+        )
+        assert self._zygote.stdout is not None
+        line = self._zygote.stdout.readline()
+        assert line == b"ready\n", (self.folder / "zygote.log").read_text()[-4000:]
+
+    def close(self) -> None:
+        self._zygote.kill()
+        self._zygote.communicate()
+        self._log.close()
+        shutil.rmtree(self.folder)
+
+
+@contextlib.contextmanager
+def nursery() -> Iterator[Nursery]:
+    made = Nursery()
+    try:
+        yield made
+    finally:
+        made.close()
+
+
+class LegLog:
+    """What one leg told, and when."""
+
+    def __init__(self, client: PlaneClient, **submit: Any) -> None:
+        self.stages: list[str] = []
+        self.token_ids: list[int] = []
+        self.end: m.LegEnd | None = None
+        self._client, self._news = client, asyncio.Event()
+        self._number = client.submit(self, **submit)
+
+    def on_stage(self, name: str) -> None:
+        self.stages.append(name)
+        self._news.set()
+
+    def on_tokens(self, offset: int, token_ids: list[int]) -> None:
+        assert offset == len(self.token_ids)
+        self.token_ids += token_ids
+        self._news.set()
+
+    def on_end(self, end: m.LegEnd) -> None:
+        assert self.end is None
+        self.end = end
+        self._news.set()
+
+    def abort(self) -> None:
+        self._client.abort(self._number)
+
+    async def until(self, condition: Callable[[LegLog], object], limit_s: float = 30.0) -> float:
+        """Seconds until `condition(self)`."""
+        began = time.monotonic()
+        async with asyncio.timeout(limit_s):
+            while not condition(self):
+                self._news.clear()
+                await self._news.wait()
+        return time.monotonic() - began
+
+    async def until_end(self, limit_s: float = 30.0) -> m.LegEnd:
+        await self.until(lambda leg: leg.end, limit_s)
+        assert self.end is not None
+        return self.end
+
+
+def leg(client: PlaneClient, prompt_ids: list[int], new_tokens: int, bootstrap: m.Bootstrap | None = None) -> LegLog:
+    return LegLog(
+        client,
+        leg_id=secrets.token_hex(16),
+        prompt=m.pack_ids(prompt_ids),
+        sampling={**GREEDY, "max_new_tokens": new_tokens},
+        dp_rank=0,
+        bootstrap=bootstrap,
+    )
+
+
+def fresh_prompt(tokens: int) -> list[int]:
+    """Nothing of it is cached."""
+    return [random.randrange(1000, 40_000) for _ in range(tokens)]
+
+
+async def wait_until(condition: Callable[[], Any], limit_s: float) -> float:
+    """Seconds until the coroutine function's answer is true."""
+    began = time.monotonic()
+    while not await condition():
+        assert time.monotonic() - began < limit_s, f"not within {limit_s} s"
+        await asyncio.sleep(0.05)
+    return time.monotonic() - began

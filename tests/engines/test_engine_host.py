@@ -1,0 +1,246 @@
+"""Beside real schedulers, without Ray: stages as they come, exact aborts, KV that is free afterwards, health."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+import signal
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
+
+import pytest
+from hosts import ADDRESS, Host, LegLog, Nursery, fresh_prompt, leg, nursery, wait_until
+
+from disagg.errors import LegLost
+from disagg.plane import messages as m
+from disagg.plane.client import PlaneClient
+from disagg.registry.records import Role
+
+FREE_S = 1.0  # from a leg's end to the engine's own word that its KV is free
+FOUND_S = 5.0
+LONG_PROMPT = 3000  # tokens; over 20 s of prefill in chunks of 256
+PAIR = {"page_size": 16, "chunked_prefill_size": 256}
+
+
+@pytest.fixture(scope="module")
+def zygote() -> Iterator[Nursery]:
+    with nursery() as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def hosts(zygote: Nursery) -> Iterator[tuple[Host, Host]]:
+    with (
+        contextlib.closing(Host(zygote, Role.PREFILL, **PAIR)) as prefill,
+        contextlib.closing(Host(zygote, Role.DECODE, page_size=16)) as decode,
+    ):
+        yield prefill.wait_until_ready(), decode.wait_until_ready()
+
+
+@pytest.fixture(scope="module")
+def large_chunks(zygote: Nursery) -> Iterator[Host]:
+    """An aggregated engine that computes a whole prompt in one chunk."""
+    with contextlib.closing(Host(zygote, Role.AGGREGATED, page_size=16, chunked_prefill_size=8192)) as host:
+        yield host.wait_until_ready()
+
+
+@dataclass
+class Pair:
+    prefill: PlaneClient
+    decode: PlaneClient
+    bootstrap_port: int
+
+    def legs(self, prompt_ids: list[int], new_tokens: int) -> tuple[LegLog, LegLog]:
+        bootstrap = m.Bootstrap(ADDRESS, self.bootstrap_port, random.getrandbits(62) + 1, 0)
+        return leg(self.prefill, prompt_ids, 1, bootstrap), leg(self.decode, prompt_ids, new_tokens, bootstrap)
+
+    async def assert_free(self) -> None:
+        """Both engines say that nothing is held and nothing waits."""
+
+        async def is_free() -> bool:
+            loads = [(await client.loads())[0] for client in (self.prefill, self.decode)]
+            return all((load.kv_tokens_used, load.running, load.waiting) == (0, 0, 0) for load in loads)
+
+        await wait_until(is_free, FREE_S)
+
+
+@pytest.fixture
+async def pair(hosts: tuple[Host, Host]) -> AsyncIterator[Pair]:
+    """Warm: both schedulers have made a step, and met."""
+    prefill, decode = hosts
+    async with prefill.client() as to_prefill, decode.client() as to_decode:
+        met = Pair(to_prefill, to_decode, prefill.bootstrap_port)
+        _, answer = met.legs(fresh_prompt(20), 2)
+        assert (await answer.until_end()).reason == "length"
+        yield met
+        await met.assert_free()
+
+
+def _abort(*legs: LegLog) -> None:
+    for each in legs:
+        each.abort()
+
+
+def test_facts_are_the_schedulers_own(hosts: tuple[Host, Host]) -> None:
+    for host in hosts:
+        assert (host.facts["requests_max"], host.facts["page_size"], host.facts["kv_tokens"]) == (16, 16, 16384)
+
+
+async def test_stages_come_in_order_on_both_legs(pair: Pair) -> None:
+    prefill, decode = pair.legs(fresh_prompt(300), 4)
+    assert (await decode.until_end()).reason == (await prefill.until_end()).reason == "length"
+    assert prefill.stages == ["bootstrapping", "prefilling", "transferring"]
+    assert decode.stages == ["bootstrapping", "transferring"]
+    assert len(decode.token_ids) == 4
+
+
+async def test_a_stage_is_told_while_it_lasts(pair: Pair) -> None:
+    prefill, decode = pair.legs(fresh_prompt(LONG_PROMPT), 4)
+    assert await prefill.until(lambda p: "prefilling" in p.stages, 2) < 2
+    assert "transferring" not in prefill.stages
+    assert not prefill.end
+    _abort(prefill, decode)
+    await prefill.until_end(6)
+    await decode.until_end(6)
+
+
+async def test_abort_during_a_long_prefill_ends_it_within_its_chunk(pair: Pair) -> None:
+    prefill, decode = pair.legs(fresh_prompt(LONG_PROMPT), 4)
+    await prefill.until(lambda p: "prefilling" in p.stages)
+    await asyncio.sleep(1.5)
+    assert (await pair.prefill.loads())[0].kv_tokens_used > 0
+    _abort(prefill, decode)
+    assert (await decode.until_end(1)).reason == "abort"
+    assert (await prefill.until_end(6)).reason == "abort"
+    await pair.assert_free()
+
+
+async def test_abort_right_after_submit_leaves_nothing(pair: Pair) -> None:
+    for pause_s in (None, 0.0, 0.001, 0.005):  # before and after SGLang has dispatched it
+        prefill, decode = pair.legs(fresh_prompt(LONG_PROMPT), 4)
+        if pause_s is not None:
+            await asyncio.sleep(pause_s)
+        _abort(prefill, decode)
+        assert (await decode.until_end(3)).reason == (await prefill.until_end(3)).reason == "abort"
+        await pair.assert_free()
+
+
+async def test_abort_in_the_middle_of_decode(pair: Pair) -> None:
+    prefill, decode = pair.legs(fresh_prompt(40), 500)
+    await decode.until(lambda d: len(d.token_ids) >= 5)
+    assert (await pair.decode.loads())[0].kv_tokens_used > 0
+    _abort(prefill, decode)
+    assert (await decode.until_end(2)).reason == "abort"
+    assert (await prefill.until_end(2)).reason == "length", "it had ended"
+    assert len(decode.token_ids) < 100
+    await pair.assert_free()
+
+
+async def test_abort_during_a_slow_transfer(pair: Pair, zygote: Nursery) -> None:
+    zygote.slow_transfer.write_text("4")
+    prefill, decode = pair.legs(fresh_prompt(100), 4)
+    await prefill.until(lambda p: "transferring" in p.stages)
+    zygote.slow_transfer.unlink()
+    assert not decode.token_ids
+    _abort(prefill, decode)
+    assert (await decode.until_end(2)).reason == (await prefill.until_end(2)).reason == "abort"
+    await pair.assert_free()
+    await asyncio.sleep(4)  # the sender wakes and must find that there is nothing to send
+    _, answer = pair.legs(fresh_prompt(20), 2)
+    assert (await answer.until_end(5)).reason == "length"
+
+
+async def test_a_prompt_cancelled_early_costs_little(pair: Pair, hosts: tuple[Host, Host]) -> None:
+    def cpu_s() -> float:
+        times = hosts[0].scheduler.cpu_times()
+        return float(times.user + times.system)
+
+    before = cpu_s()
+    prefill, decode = pair.legs(fresh_prompt(2000), 1)
+    await prefill.until_end(60)
+    await decode.until_end(5)
+    whole_s, before = cpu_s() - before, cpu_s()
+    prefill, decode = pair.legs(fresh_prompt(2000), 1)
+    await prefill.until(lambda p: "prefilling" in p.stages)
+    _abort(prefill, decode)
+    await prefill.until_end(6)
+    await decode.until_end(6)
+    await pair.assert_free()
+    assert cpu_s() - before < 0.2 * whole_s
+
+
+async def _sick(client: PlaneClient) -> str:
+    return (await client.health())[0].sick
+
+
+async def test_a_stopped_scheduler_is_found_and_well_again_when_it_goes_on(
+    pair: Pair, hosts: tuple[Host, Host]
+) -> None:
+    prefill, decode = pair.legs(fresh_prompt(40), 60)
+    await decode.until(lambda d: len(d.token_ids) >= 3)
+    assert not await _sick(pair.decode)
+    hosts[1].scheduler.send_signal(signal.SIGSTOP)
+    try:
+        await wait_until(lambda: _sick(pair.decode), FOUND_S)
+        assert "stopped" in await _sick(pair.decode)
+        assert not await _sick(pair.prefill)
+    finally:
+        hosts[1].scheduler.send_signal(signal.SIGCONT)
+
+    async def is_well() -> bool:
+        return not await _sick(pair.decode)
+
+    await wait_until(is_well, 2)
+    assert (await decode.until_end()).reason == "length"
+    await prefill.until_end()
+
+
+@pytest.mark.parametrize("busy", [True, False])
+async def test_a_scheduler_that_sleeps_is_found(
+    pair: Pair, hosts: tuple[Host, Host], zygote: Nursery, busy: bool
+) -> None:
+    if busy:
+        prefill, decode = pair.legs(fresh_prompt(40), 30)
+        await decode.until(lambda d: len(d.token_ids) >= 3)
+    zygote.hang.write_text(f"6 {hosts[1].name}")
+    await wait_until(lambda: _sick(pair.decode), FOUND_S)
+    assert "computes nothing" in await _sick(pair.decode)
+    assert not await _sick(pair.prefill)
+
+    async def is_well() -> bool:
+        return not await _sick(pair.decode)
+
+    await wait_until(is_well, 6)
+    if busy:
+        assert (await decode.until_end()).reason == "length"
+        await prefill.until_end()
+
+
+async def test_one_long_chunk_is_not_taken_for_a_hang(large_chunks: Host) -> None:
+    async with large_chunks.client() as client:
+        await leg(client, fresh_prompt(100), 2).until_end()
+        long = leg(client, fresh_prompt(LONG_PROMPT), 1)
+        oldest_s = 0.0
+        while not long.end:
+            health = (await client.health())[0]
+            assert not health.sick
+            oldest_s = max(oldest_s, health.beat_age_s)
+            await asyncio.sleep(0.2)
+        print(f"the loop did not come round for {oldest_s:.1f} s")
+        assert oldest_s > 5, "the chunk is too short for this test"
+        assert long.end.reason == "length"
+        assert long.stages == ["prefilling"]
+
+
+async def test_a_killed_scheduler_is_seen(large_chunks: Host) -> None:
+    """SGLang's host follows its scheduler, so either may be what a frontend sees."""
+    async with large_chunks.client() as client:
+        large_chunks.scheduler.kill()
+
+        async def is_seen() -> bool:
+            with contextlib.suppress(LegLost):
+                return bool(await _sick(client))
+            return True
+
+        await wait_until(is_seen, FOUND_S)

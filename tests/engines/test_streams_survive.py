@@ -1,0 +1,144 @@
+"""Two engines a role: one of them dies or hangs under eight streams, and no client sees more than a pause.
+
+Every disturbed run is compared with an undisturbed one of the same prompts: same text, same number of tokens.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from deployment import Deployment, serving
+from streams import Stream, wait_until
+
+STREAMS, TOKENS = 8, 48
+FOUND_S = 5.0
+BACK_S = 45.0
+WHOLE_S = 150.0
+
+
+@pytest.fixture(scope="module")
+def hang_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("hang") / "seconds"
+
+
+@pytest.fixture(scope="module")
+def four(hang_file: Path) -> Iterator[Deployment]:
+    faults = {"DISAGG_TEST_HANG": str(hang_file)}
+    sets = ("ray.address=local", "deadlines.no_pair_s=60")
+    with serving("configs/local-cpu-2p2d.yaml", *sets, environment=faults) as deployment:
+        yield deployment
+
+
+def _open(deployment: Deployment, tokens: int = TOKENS) -> list[Stream]:
+    return [Stream(deployment, [1000 + 7 * number, *range(2000, 2040)], tokens) for number in range(STREAMS)]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(four: Deployment) -> list[str]:
+    return [stream.whole(WHOLE_S) for stream in _open(four)]
+
+
+def _busiest(deployment: Deployment, role: str) -> dict[str, object]:
+    engines = [e for e in deployment.get("/disagg/status")["engines"] if e["role"] == role]
+    return max(engines, key=lambda e: e["in_flight"])
+
+
+def _assert_same(deployment: Deployment, streams: list[Stream], want: list[str], record: object) -> None:
+    texts = [stream.whole(WHOLE_S) for stream in streams]
+    assert texts == want
+    assert [stream.usage["completion_tokens"] for stream in streams] == [TOKENS] * STREAMS
+    ways = [deployment.timeline(stream.request_id, until="usage") for stream in streams]
+    moved = [way for way in ways if way.get("lost_tries")]
+    assert moved, "nothing was lost: the fault came too late"
+    pauses = [pause for way in moved for pause in way.get("pauses_ms", ())]
+    record("pauses_ms", pauses)  # type: ignore[operator]
+    print(f"{len(moved)} of {STREAMS} lost a try; pauses {pauses} ms")
+
+
+def _until_back(deployment: Deployment, engine_id: str, incarnation: object) -> None:
+    def is_back() -> bool:
+        engine = deployment.engine(engine_id)
+        return bool(engine["incarnation"] > incarnation and engine["state"] == "ready")
+
+    wait_until(is_back, BACK_S, deployment.said)
+
+
+def test_a_decode_engine_is_killed(four: Deployment, undisturbed: list[str], record_property: object) -> None:
+    streams = _open(four)
+    wait_until(lambda: all(len(stream.events) >= 3 for stream in streams), 60)
+    victim = _busiest(four, "decode")
+    os.kill(victim["pids"]["host"], signal.SIGKILL)  # type: ignore[index]
+    _assert_same(four, streams, undisturbed, record_property)
+    _until_back(four, str(victim["id"]), victim["incarnation"])
+
+
+def test_a_prefill_engine_is_killed_during_a_long_prefill(four: Deployment) -> None:
+    prompt = [int(time.time()) % 999 + 1, *range(1000, 2500)]
+    want = Stream(four, prompt, 8).whole(WHOLE_S)
+    prompt[0] += 1000  # a prefix that nobody has cached
+    long = Stream(four, prompt, 8)
+    wait_until(lambda: _busiest(four, "prefill")["in_flight"], 5)
+    time.sleep(1.5)
+    assert not long.events, "the prompt is too short for this test"
+    victim = _busiest(four, "prefill")
+    os.kill(victim["pids"]["host"], signal.SIGKILL)  # type: ignore[index]
+    text = long.whole(WHOLE_S)
+    assert len(text) > 0
+    assert want
+    way = four.timeline(long.request_id, until="usage")
+    assert way["lost_tries"][0]["after_tokens"] == 0
+    assert Stream(four, prompt, 8).whole(WHOLE_S) == text
+    _until_back(four, str(victim["id"]), victim["incarnation"])
+
+
+def _assert_found(deployment: Deployment, victim: dict[str, object], since: float) -> None:
+    """The engine is not READY any more, or another incarnation already."""
+
+    def is_found() -> bool:
+        engine = deployment.engine(str(victim["id"]))
+        return engine["state"] != "ready" or engine["incarnation"] != victim["incarnation"]
+
+    wait_until(is_found, FOUND_S - (time.monotonic() - since), deployment.said)
+
+
+def test_a_decode_scheduler_is_stopped(four: Deployment, undisturbed: list[str], record_property: object) -> None:
+    streams = _open(four)
+    wait_until(lambda: all(len(stream.events) >= 3 for stream in streams), 60)
+    victim = _busiest(four, "decode")
+    (scheduler,) = victim["pids"]["schedulers"]  # type: ignore[index]
+    os.kill(scheduler, signal.SIGSTOP)
+    _assert_found(four, victim, time.monotonic())
+    _assert_same(four, streams, undisturbed, record_property)
+    _until_back(four, str(victim["id"]), victim["incarnation"])
+
+
+def test_a_decode_scheduler_sleeps(
+    four: Deployment, undisturbed: list[str], hang_file: Path, record_property: object
+) -> None:
+    streams = _open(four)
+    wait_until(lambda: all(len(stream.events) >= 3 for stream in streams), 60)
+    victim = _busiest(four, "decode")
+    hang_file.write_text(f"60 {victim['id']}")
+    wait_until(lambda: not hang_file.exists(), 5)  # the scheduler that takes it removes it
+    _assert_found(four, victim, time.monotonic())
+    _assert_same(four, streams, undisturbed, record_property)
+    _until_back(four, str(victim["id"]), victim["incarnation"])
+
+
+def test_a_prefill_scheduler_is_stopped_behind_a_bootstrap_server_that_answers(
+    four: Deployment, undisturbed: list[str]
+) -> None:
+    """The bootstrap server runs in the host, and says OK over a scheduler that does nothing."""
+    victim = _busiest(four, "prefill")
+    (scheduler,) = victim["pids"]["schedulers"]  # type: ignore[index]
+    os.kill(scheduler, signal.SIGSTOP)
+    since = time.monotonic()
+    streams = _open(four)
+    _assert_found(four, victim, since)
+    assert [stream.whole(WHOLE_S) for stream in streams] == undisturbed
+    _until_back(four, str(victim["id"]), victim["incarnation"])

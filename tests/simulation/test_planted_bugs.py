@@ -1,0 +1,89 @@
+"""Three bugs, each planted in a program that is otherwise right: a short soak finds each, and shrinks it to a seed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import msgspec
+import pytest
+
+from disagg.coordinator.attempt import Attempt, Deadline
+from disagg.coordinator.phases import Phase
+from disagg.plane import messages as m
+from disagg.plane.client import PlaneClient
+from disagg.simulation.campaign import Outcome, run_campaign
+from disagg.simulation.shrink import shrink
+
+REQUESTS, GAP, SEEDS = 500, 4, range(1, 9)
+
+
+def double_release_on_an_abort_during_migration(patch: pytest.MonkeyPatch) -> None:
+    close = Attempt.close
+
+    def close_and_release_again(self: Attempt) -> None:
+        close(self)
+        if self.request.emitted_ids and self._failure is not None:  # a request with tokens has lost its pair
+            self._on_over()
+
+    patch.setattr(Attempt, "close", close_and_release_again)
+
+
+def a_stale_incarnations_frame_is_accepted(patch: pytest.MonkeyPatch) -> None:
+    step = PlaneClient._step
+
+    def take_any(self: PlaneClient, frame: m.Step) -> None:
+        step(self, msgspec.structs.replace(frame, incarnation=self.incarnation))
+
+    patch.setattr(PlaneClient, "_step", take_any)
+
+
+def no_deadline_while_bootstrapping(patch: pytest.MonkeyPatch) -> None:
+    set_deadline = Attempt.set_deadline
+
+    def set_some(self: Attempt, deadline: Deadline) -> None:
+        if self.request.phase not in (Phase.DISPATCHED, Phase.BOOTSTRAPPING):
+            set_deadline(self, deadline)
+
+    patch.setattr(Attempt, "set_deadline", set_some)
+
+
+def first_violation() -> Outcome:
+    for seed in SEEDS:
+        outcome = run_campaign(seed, REQUESTS, gap_requests=GAP)
+        if outcome.violation:
+            return outcome
+    pytest.fail(f"not found with seeds {SEEDS}")
+
+
+@pytest.mark.parametrize(
+    ("plant", "seen_as"),
+    [
+        (double_release_on_an_abort_during_migration, "KeyError"),
+        (a_stale_incarnations_frame_is_accepted, "wrong tokens"),
+        (no_deadline_while_bootstrapping, "past its deadline in"),
+    ],
+)
+def test_a_planted_bug_is_found_and_shrunk_to_a_seed(
+    plant: Callable[[pytest.MonkeyPatch], None], seen_as: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        plant(patch)
+        found = first_violation()
+        assert seen_as in str(found.violation)
+        least = shrink(found, run_campaign, runs_max=20)
+        print(f"seed {least.seed}, {least.requests} requests, {least.strikes}: {least.violation}")
+        assert least.requests <= found.requests
+        assert len(least.strikes) <= 3
+        again = run_campaign(least.seed, least.requests, least.strikes)
+        assert (again.violation is not None, again.event_hash) == (True, least.event_hash)
+    assert run_campaign(least.seed, least.requests, least.strikes).violation is None  # without the bug
+
+
+def test_the_same_seed_takes_the_same_steps() -> None:
+    first, second, other = (run_campaign(seed, 300, gap_requests=5) for seed in (3, 3, 4))
+    assert (first.event_hash, first.event_count, first.strikes) == (
+        second.event_hash,
+        second.event_count,
+        second.strikes,
+    )
+    assert first.event_hash != other.event_hash

@@ -1,0 +1,67 @@
+"""Faults for tests of ours, in a scheduler; nothing of this is there unless an environment variable asks for it.
+
+DISAGG_TEST_HANG=PATH           when the file PATH exists the scheduler's loop removes it and sleeps, once
+DISAGG_TEST_SLOW_TRANSFER=PATH  while the file PATH exists a prefill engine waits before it sends the last of its KV
+In such a file: seconds (60 at most), and after a space an engine's id if only that engine is meant.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from disagg.engine.spec import LIFE_VARIABLE
+
+HANG_VARIABLE, SLOW_VARIABLE = "DISAGG_TEST_HANG", "DISAGG_TEST_SLOW_TRANSFER"
+LONGEST_S = 60.0
+
+
+def activate() -> None:
+    if path := os.environ.get(HANG_VARIABLE):
+        _hang(Path(path))
+    if path := os.environ.get(SLOW_VARIABLE):
+        _slow_transfer(Path(path))
+
+
+def _seconds(path: Path) -> float:
+    """0: this engine is not meant, or nobody."""
+    try:
+        seconds, *engine_ids = path.read_text().split()
+    except (OSError, ValueError):
+        return 0.0
+    ours = os.environ[LIFE_VARIABLE].partition("#")[0]
+    return min(float(seconds), LONGEST_S) if not engine_ids or ours in engine_ids else 0.0
+
+
+def _hang(path: Path) -> None:
+    from sglang.srt.managers.scheduler import Scheduler
+
+    process = Scheduler.process_input_requests
+
+    @functools.wraps(process)
+    def process_input_requests(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if path.exists() and (seconds := _seconds(path)):
+            path.unlink(missing_ok=True)
+            sys.stderr.write(f"{HANG_VARIABLE}: this scheduler sleeps for {seconds:g} s\n")
+            time.sleep(seconds)
+        return process(self, *args, **kwargs)
+
+    Scheduler.process_input_requests = process_input_requests
+
+
+def _slow_transfer(path: Path) -> None:
+    from sglang.srt.disaggregation.nixl import conn
+
+    class SlowQueue(conn.FastQueue):  # type: ignore[misc]
+        def get(self) -> Any:
+            """Called by the thread that sends: the scheduler goes on meanwhile."""
+            chunk = super().get()
+            if chunk.is_last_chunk:
+                time.sleep(_seconds(path))
+            return chunk
+
+    conn.FastQueue = SlowQueue
