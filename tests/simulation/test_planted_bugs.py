@@ -80,7 +80,7 @@ def test_a_planted_bug_is_found_and_shrunk_to_a_seed(
 
 
 def test_the_same_seed_takes_the_same_steps() -> None:
-    first, second, other = (run_campaign(seed, 300, gap_requests=5) for seed in (3, 3, 4))
+    first, second, other = (run_campaign(seed, 200, gap_requests=10) for seed in (3, 3, 4))
     assert (first.event_hash, first.event_count, first.strikes) == (
         second.event_hash,
         second.event_count,
