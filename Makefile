@@ -1,6 +1,6 @@
 # setup: .venv with the CPU engine profile and the model; the others need it, and a second run of it does nothing.
 .DELETE_ON_ERROR:
-.PHONY: setup demo test check fmt bench
+.PHONY: setup demo test check fmt bench soak
 
 PYTHON ?= python3
 VENV := .venv
@@ -28,11 +28,17 @@ check: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest tests -q -m "not engine"
+	$(BIN)/python -m pytest tests -q -m "not engine and not slow"
 
 fmt: $(STAMP)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+# A million requests, some 40 minutes on 2 cores. `make soak REQUESTS=20000 SEED=7` for less, or for another one.
+REQUESTS ?= 1000000
+SEED ?= 1
+soak: $(STAMP)
+	$(BIN)/python -m disagg.simulation.soak --requests $(REQUESTS) --seed $(SEED) --processes 2 --whole-table --shrink
 
 bench: setup
 	$(BIN)/python -m benchmarks

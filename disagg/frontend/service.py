@@ -144,6 +144,8 @@ class Service:
             attempts=len(self._coordinator.attempts),
             rooms=len(self._coordinator.rooms),
             places=self._table.places_taken,
+            granted=self._table.granted,
+            tasks=len(asyncio.all_tasks()),
             engines_ready=states.count(State.READY),
             engines=len(states),
         )

@@ -153,6 +153,12 @@ class EngineTable:
         """Of the connected engines, by life."""
         return {name: life.client for name, life in self._lives.items() if life.client is not None}
 
+    @property
+    def granted(self) -> dict[tuple[str, int], tuple[int, int]]:
+        """(engine id, dp rank) -> requests and KV tokens, as its host reported last."""
+        places = (place for life in self._lives.values() for place in life.places)
+        return {(p.engine_id, p.dp_rank): (p.reported.requests, p.reported.kv_tokens) for p in places}
+
     def in_flight(self, life: str) -> int:
         return sum(place.life == life for pair, _ in self._pairs_taken.values() for place in pair.places)
 

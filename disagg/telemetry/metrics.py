@@ -45,6 +45,14 @@ class FrontendMetrics:
         self._attempts = gauge("disagg_attempts_live", "Tries that run: two legs each, one on an aggregated engine")
         self._rooms = gauge("disagg_rooms_live", "Bootstrap rooms not given back yet")
         self._places = gauge("disagg_places_taken", "Requests counted on an engine's dp rank, over all ranks")
+        self._tasks = gauge("disagg_tasks", "Tasks of this process's event loop")
+        self._granted = {
+            kind: Gauge(name, text, ["engine", "dp_rank"], registry=self._registry)
+            for kind, name, text in (
+                ("requests", "disagg_granted_requests", "Legs that a host has granted, all frontends' together"),
+                ("kv_tokens", "disagg_granted_kv_tokens", "KV tokens that a host has set aside for them"),
+            )
+        }
         self._ready = gauge("disagg_engines_ready", "Engines that are READY")
         self._engines = gauge("disagg_engines", "Engines of the deployment")
 
@@ -68,9 +76,25 @@ class FrontendMetrics:
                 self._latency.observe(time.monotonic() - request.received_at_s)
 
     def render(
-        self, *, live: int, queued: int, attempts: int, rooms: int, places: int, engines_ready: int, engines: int
+        self,
+        *,
+        live: int,
+        queued: int,
+        attempts: int,
+        rooms: int,
+        places: int,
+        granted: dict[tuple[str, int], tuple[int, int]],
+        tasks: int,
+        engines_ready: int,
+        engines: int,
     ) -> bytes:
-        """Prometheus' text format."""
+        """Prometheus' text format. `granted`: (engine id, dp rank) -> (requests, KV tokens)."""
+        for gauge in self._granted.values():
+            gauge.clear()
+        for (engine, rank), (requests, kv_tokens) in granted.items():
+            self._granted["requests"].labels(engine, rank).set(requests)
+            self._granted["kv_tokens"].labels(engine, rank).set(kv_tokens)
+        self._tasks.set(tasks)
         self._live.set(live)
         self._queued.set(queued)
         self._attempts.set(attempts)

@@ -17,6 +17,7 @@ from deployment import Deployment, Traces, serving
 TOLD_S = 2.0
 BACK_S = 15.0
 ROUNDS = 5
+GROWTH_MIB = 25.0
 
 
 @pytest.fixture(scope="module")
@@ -112,6 +113,11 @@ def test_five_rounds_leave_nothing(pair: Deployment) -> None:
     def processes() -> int:
         return len(psutil.Process(pair.process.pid).children(recursive=True)) + len(Traces.now().processes)
 
+    def memory_mib() -> float:
+        """Of what outlives engines: driver and frontend."""
+        frontend = psutil.Process(pair.get("/disagg/status")["frontend"]["pid"])
+        return float(sum(p.memory_info().rss for p in (frontend, psutil.Process(pair.process.pid))) / 2**20)
+
     def one_round(number: int) -> None:
         engine_id = ("decode-0", "prefill-0")[number % 2]
         before = pair.engine(engine_id)
@@ -122,13 +128,15 @@ def test_five_rounds_leave_nothing(pair: Deployment) -> None:
 
     one_round(0)
     one_round(1)
-    count, ports = processes(), len(Traces.now().ports)
+    count, ports, before_mib = processes(), len(Traces.now().ports), memory_mib()
     for number in range(ROUNDS):
         one_round(number)
     pair.wait_until(lambda: processes() <= count, 10)
     pair.wait_until(lambda: len(Traces.now().ports) <= ports, 10)
     frontend = pair.get("/disagg/status")["frontend"]
-    assert (frontend["requests"], frontend["rooms"], frontend["places"]) == (0, 0, 0)
+    held = {name: frontend[name] for name in ("requests", "queued", "attempts", "rooms", "places")}
+    assert not any(held.values()), held
+    assert memory_mib() - before_mib < GROWTH_MIB
 
 
 def _assert_told_or_done(stream: _Stream, killed_at: float) -> None:

@@ -112,6 +112,7 @@ def test_health_ready_metrics(pair: Deployment) -> None:
     assert httpx.get(f"{pair.url}/ready", trust_env=False).status_code == 200
     metrics = httpx.get(f"{pair.url}/metrics", trust_env=False).text
     assert "disagg_kv_transfer_bytes_total" in metrics
+    assert 'disagg_granted_kv_tokens{dp_rank="0",engine="decode-0"} 0.0' in metrics, "an idle engine holds nothing"
 
 
 BAD = [

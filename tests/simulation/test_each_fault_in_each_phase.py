@@ -81,6 +81,7 @@ async def _struck(fault: Fault, phase: Phase, seed: int) -> tuple[Stream, float]
         return stream, cost_s
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("fault", "phase"), CELLS, ids=[f"{fault.value}-{phase.name}" for fault, phase in CELLS])
 def test_one(fault: Fault, phase: Phase) -> None:
     for seed in SEEDS:

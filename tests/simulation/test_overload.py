@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 
+import pytest
+
 from disagg.errors import Overloaded
 from disagg.registry.records import State
 from disagg.simulation.loop import VirtualLoop
@@ -33,6 +35,7 @@ async def _load(requests_a_second: float) -> tuple[list[Stream], list[tuple[str,
         return streams, unwell, tokens
 
 
+@pytest.mark.slow
 def test_five_times_the_capacity() -> None:
     async def scenario() -> None:
         step_s = 0.0105  # of a decode step, its jitter included

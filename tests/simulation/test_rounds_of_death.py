@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import gc
 
+import pytest
+
 from disagg.registry.records import Role
 from disagg.simulation.loop import VirtualLoop
 from disagg.simulation.tokens import answer
@@ -13,6 +15,7 @@ from disagg.simulation.world import SimulatedDeployment
 ROUNDS = 50
 
 
+@pytest.mark.slow
 def test_fifty_rounds_of_kill_and_rejoin_leave_nothing() -> None:
     async def scenario() -> None:
         async with SimulatedDeployment(prefill=2, decode=2, seed=11) as sim:
