@@ -14,6 +14,8 @@ from disagg.plane.client import PlaneClient
 from disagg.simulation.campaign import Outcome, run_campaign
 from disagg.simulation.shrink import shrink
 
+pytestmark = pytest.mark.slow
+
 REQUESTS, GAP, SEEDS = 500, 4, range(1, 9)
 
 
