@@ -39,7 +39,7 @@ async def stub_deployment(model_path: Path, step_ms: float = 0.0) -> AsyncIterat
     secret = secrets.token_bytes(32)
     environment = os.environ | {SECRET_VARIABLE: secret.hex()}
     registry = MemoryRegistry()
-    server = RegistryServer(registry, secret, _no_log)
+    server = RegistryServer(registry, secret, _no_log, _no_drain)
     address = f"127.0.0.1:{await server.start('127.0.0.1')}"
     spec = FrontendSpec(
         registry=address,
@@ -99,6 +99,10 @@ async def _host(role: Role, step_ms: float, environment: dict[str, str]) -> tupl
 
 async def _no_log(_engine_id: str, _lines: int) -> str | None:
     return None
+
+
+async def _no_drain(_engine_id: str, _restart: bool) -> str | None:
+    return "nobody drains a stub"
 
 
 async def _serve(step_ms: float) -> None:

@@ -238,9 +238,9 @@ class Attempt:
         here = {name: at_s - leg.place.client.clock_offset_s for name, at_s in stats.items()}
         if leg is self._decode and self._prefill is not None:
             return
-        for name, moment in (("forward_start", "prefill_start"), ("forward_end", "prefill_end")):
-            if name in here:
-                request.mark(moment, here[name])
+        # What the engine measured takes the place of when we heard of it.
+        moments = {"prefill_start": here.get("forward_start"), "prefill_end": here.get("forward_end")}
         if "transfer_end" in here:
-            request.mark("transfer_start", here["transfer_end"] - facts.get("kv_transfer_s", 0.0))
-            request.mark("transfer_end", here["transfer_end"])
+            moments["transfer_start"] = here["transfer_end"] - facts.get("kv_transfer_s", 0.0)
+            moments["transfer_end"] = here["transfer_end"]
+        request.timeline |= {name: at_s for name, at_s in moments.items() if at_s is not None}

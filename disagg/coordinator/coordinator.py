@@ -123,8 +123,8 @@ class Coordinator:
         attempt = self.attempts[request.id] = Attempt(request, pair, room, self._now_s, stage, over)
         request.tries += 1
         try:
-            advance(request, Event.PAIRED, self._now_s())
-            advance(request, Event.DISPATCH, self._now_s())  # before: an engine on a busy machine may be quicker
+            advance(request, Event.ADMITTED, self._now_s())
+            advance(request, Event.DISPATCHED, self._now_s())  # before: an engine on a busy machine may be quicker
             request.try_since_s = request.phase_since_s
             attempt.start()
             self._set_deadline(attempt)

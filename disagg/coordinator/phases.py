@@ -31,17 +31,19 @@ class Phase(Enum):
 
 
 class Event(Enum):
-    PAIRED = auto()
-    DISPATCH = auto()
-    BOOTSTRAP = auto()
-    PREFILL = auto()
-    TRANSFER = auto()
-    FIRST_TOKEN = auto()  # of this try
-    FINISH = auto()
-    RETRY = auto()  # refused, or lost before the first token
-    MIGRATE = auto()  # refused, or lost after it
-    CLIENT_GONE = auto()
-    FAILURE = auto()
+    """The value is its name in a request's timeline."""
+
+    ADMITTED = "admitted"  # to a pair
+    DISPATCHED = "dispatched"
+    BOOTSTRAP = "bootstrap_start"
+    PREFILL = "prefill_start"
+    TRANSFER = "transfer_start"
+    FIRST_TOKEN = "first_token"  # of this try
+    FINISH = "finish"
+    RETRY = "retry"  # refused, or lost before the first token
+    MIGRATE = "migrate"  # refused, or lost after it
+    CLIENT_GONE = "client_gone"
+    FAILURE = "failure"
 
 
 _P, _E = Phase, Event
@@ -49,9 +51,9 @@ _TRY = (_P.RESERVED, _P.DISPATCHED, _P.BOOTSTRAPPING, _P.PREFILLING, _P.TRANSFER
 STAGES = {"bootstrapping": _E.BOOTSTRAP, "prefilling": _E.PREFILL, "transferring": _E.TRANSFER}  # as engines tell them
 
 NEXT: dict[tuple[Phase, Event], Phase] = {
-    (_P.QUEUED, _E.PAIRED): _P.RESERVED,
-    (_P.MIGRATING, _E.PAIRED): _P.RESERVED,
-    (_P.RESERVED, _E.DISPATCH): _P.DISPATCHED,
+    (_P.QUEUED, _E.ADMITTED): _P.RESERVED,
+    (_P.MIGRATING, _E.ADMITTED): _P.RESERVED,
+    (_P.RESERVED, _E.DISPATCHED): _P.DISPATCHED,
     (_P.DECODING, _E.FINISH): _P.FINISHED,
 }
 # Engines tell of stages over two connections, and may leave one out: each leads on from any earlier one.
@@ -85,7 +87,7 @@ def advance(request: HasPhase, event: Event, now_s: float) -> None:
     if following is None:
         raise IllegalTransition(f"request {request.id}", f"{event.name} in {request.phase.name}", "report this bug")
     request.phase, request.phase_since_s = following, now_s
-    request.mark(event.name.lower(), now_s)
+    request.mark(event.value, now_s)
 
 
 def advance_to_stage(request: HasPhase, stage: str, now_s: float) -> bool:

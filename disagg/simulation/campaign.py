@@ -16,7 +16,7 @@ from functools import partial
 from random import Random
 
 from disagg.coordinator.coordinator import Limits
-from disagg.coordinator.phases import Phase
+from disagg.coordinator.phases import Event, Phase
 from disagg.simulation.faults import CELLS, KILLERS, OF_CLIENTS, PHASES, Fault, Faults
 from disagg.simulation.loop import VirtualLoop
 from disagg.simulation.referee import Entry, Referee, Violation
@@ -196,7 +196,7 @@ class Campaign:
         if request.phase is not phase or request.id not in self._referee.entries:
             return
         now_only = phase is Phase.MIGRATING and not is_later
-        nth = sum(name == _entering(phase) for name, _ in request.history)
+        nth = sum(name == ENTERING[phase].value for name, _ in request.history)
         if self._plan is not None:
             fault = self._plan.get((entry.index, phase, nth))
             if fault is not None and not (now_only and fault in OF_CLIENTS):
@@ -224,18 +224,16 @@ class Campaign:
             self._referee.violate(str(error), entry)
 
 
-def _entering(phase: Phase) -> str:
-    """The event that leads into a phase, as a request's history names it."""
-    return {
-        Phase.QUEUED: "retry",
-        Phase.RESERVED: "paired",
-        Phase.DISPATCHED: "dispatch",
-        Phase.BOOTSTRAPPING: "bootstrap",
-        Phase.PREFILLING: "prefill",
-        Phase.TRANSFERRING: "transfer",
-        Phase.DECODING: "first_token",
-        Phase.MIGRATING: "migrate",
-    }[phase]
+ENTERING = {
+    Phase.QUEUED: Event.RETRY,
+    Phase.RESERVED: Event.ADMITTED,
+    Phase.DISPATCHED: Event.DISPATCHED,
+    Phase.BOOTSTRAPPING: Event.BOOTSTRAP,
+    Phase.PREFILLING: Event.PREFILL,
+    Phase.TRANSFERRING: Event.TRANSFER,
+    Phase.DECODING: Event.FIRST_TOKEN,
+    Phase.MIGRATING: Event.MIGRATE,
+}
 
 
 def run_campaign(

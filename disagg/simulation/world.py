@@ -54,7 +54,7 @@ class WatchedRequest(Request):
         self.timeline.setdefault(name, at_s)
         self.history.append((name, at_s))
         if self.phase is not self.told and self.on_phase is not None:
-            self.told = self.phase  # what an engine's stats say of the past comes here too
+            self.told = self.phase
             self.on_phase(self)
 
 

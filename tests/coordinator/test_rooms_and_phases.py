@@ -59,7 +59,7 @@ def test_phases(phase: Phase, event: Event) -> None:
     if (phase, event) in NEXT:
         advance(thing, event, 1.5)
         assert thing.phase is NEXT[phase, event]
-        assert thing.marks == {event.name.lower(): 1.5}
+        assert thing.marks == {event.value: 1.5}
     else:
         with pytest.raises(IllegalTransition):
             advance(thing, event, 1.5)
