@@ -77,6 +77,10 @@ class Coordinator:
                         async for piece in pieces:
                             yield piece
                 except (LegLost, Refused, DeadlineExceeded) as error:
+                    if not request.tokens_left:  # every token has come, only the engine's last word has not
+                        advance(request, Event.FINISH, self._now_s())
+                        yield _emit(request, [], "length")
+                        return
                     self._try_again(request, pair, error)
         except RequestError as error:
             request.facts["error"] = {"type": type(error).__name__, "message": error.message, "where": error.where}

@@ -10,6 +10,7 @@ Fails: an engine that is no longer READY or DRAINING loses its connection here a
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Set
@@ -26,7 +27,7 @@ from disagg.registry.records import EngineRecord, Role, State
 
 log = logging.getLogger(__name__)
 
-RECONNECT_S = (0.1, 0.3, 1.0, 2.0)  # pauses; the last one repeats
+RECONNECT_S = (0.1, 0.3, 1.0, 2.0)  # pauses between tries; the last one repeats
 UNBOUNDED = 1 << 40
 NOTHING = RankTaken(0, 0)
 LIMITLESS = Capacity(UNBOUNDED, UNBOUNDED, 1)  # for canaries, which clients' requests must not hold up
@@ -72,9 +73,10 @@ class _Life:
     """What this process holds of one incarnation."""
 
     record: EngineRecord
+    first_try: asyncio.Future[None]  # done when the first connection is made, or was refused
     client: PlaneClient | None = None
     places: list[Place] = field(default_factory=list)
-    reconnecting: asyncio.Task[None] | None = None
+    connecting: asyncio.Task[None] | None = None
     is_evicted: bool = False
 
 
@@ -90,29 +92,34 @@ class EngineTable:
         self.on_evict: Callable[[str], None] = lambda _life: None
 
     async def follow(self, watch: AsyncIterator[dict[str, EngineRecord]]) -> None:
-        """Runs until the registry is gone."""
+        """Runs until the registry is gone. Waits for no connection: the next record may tell of a dead engine."""
         async for records in watch:
-            await self.update(records)
+            self._apply(records)
 
     async def update(self, records: dict[str, EngineRecord]) -> None:
-        """Connects to newly READY incarnations, and lets go at once of those that may not be used any more."""
+        """As one step of `follow`; returns when each newly READY engine is connected, or did not answer once."""
+        await asyncio.gather(*(life.first_try for life in self._apply(records)))
+
+    def _apply(self, records: dict[str, EngineRecord]) -> list[_Life]:
+        """Begins to connect to newly READY incarnations (returned), lets go of those that may not be used any more."""
         self.records = records
         wanted = {r.life: r for r in records.values() if r.plane and r.state in (State.READY, State.DRAINING)}
         for life in self._lives.keys() - wanted.keys():
             self._let_go(self._lives.pop(life))
-        new = []
+        new: list[_Life] = []
         for life, record in wanted.items():
             known = self._lives.get(life)
             if known is not None:
                 known.record = record
             elif record.state is State.READY:
-                self._lives[life] = known = _Life(record)
-                new.append(self._connect(known))
+                self._lives[life] = known = _Life(record, asyncio.get_running_loop().create_future())
+                new.append(known)
+                self._connect_soon(known)
             if known is not None and record.evict and not known.is_evicted:
                 known.is_evicted = True
                 self.on_evict(life)
-        await asyncio.gather(*new)
         self.on_change()
+        return new
 
     def is_ready(self) -> bool:
         """Some pair could serve, were it free."""
@@ -183,7 +190,31 @@ class EngineTable:
     def _new_tokens(pair: Pair, place: Place, new_tokens: int) -> int:
         return 1 if place is pair.prefill else new_tokens
 
+    def _connect_soon(self, life: _Life) -> None:
+        if life.connecting is None and self._lives.get(life.record.life) is life:
+            life.connecting = asyncio.get_running_loop().create_task(
+                self._connect(life), name=f"connect to {life.record.life}"
+            )
+
     async def _connect(self, life: _Life) -> None:
+        """Until it is connected, or let go of (which cancels this)."""
+        try:
+            for pause_s in itertools.chain(RECONNECT_S, itertools.repeat(RECONNECT_S[-1])):
+                try:
+                    await self._try_to_connect(life)
+                    self.on_change()
+                    return
+                except LegLost as error:
+                    log.warning("%s: %s", life.record.life, error)
+                if not life.first_try.done():
+                    life.first_try.set_result(None)
+                await asyncio.sleep(pause_s)
+        finally:
+            life.connecting = None
+            if not life.first_try.done():
+                life.first_try.set_result(None)
+
+    async def _try_to_connect(self, life: _Life) -> None:
         record = life.record
         client = PlaneClient(
             record.plane,
@@ -194,15 +225,7 @@ class EngineTable:
             network=self._network,
             now_s=self._now_s,
         )
-        try:
-            await client.connect()
-        except LegLost as error:
-            log.warning("%s: %s", record.life, error)
-            self._reconnect_later(life)
-            return
-        if self._lives.get(record.life) is not life:  # let go of while we connected
-            client.close()
-            return
+        await client.connect()
         capacity = Capacity(record.requests_max or UNBOUNDED, record.kv_tokens or UNBOUNDED, record.page_size)
         life.client = client
         life.places = [
@@ -212,31 +235,16 @@ class EngineTable:
 
     def _lost(self, life: _Life, why: str) -> None:
         """The host is gone before the registry says so: no request goes there until it answers again."""
+        if life.client is None:
+            return  # it never was connected: `_connect` tries again
         log.warning("%s: connection lost: %s", life.record.life, why)
         life.client = None
-        self._reconnect_later(life)
+        self._connect_soon(life)
         self.on_change()
 
-    def _reconnect_later(self, life: _Life) -> None:
-        if life.reconnecting is None and self._lives.get(life.record.life) is life:
-            life.reconnecting = asyncio.get_running_loop().create_task(
-                self._reconnect(life), name=f"reconnect {life.record.life}"
-            )
-
-    async def _reconnect(self, life: _Life) -> None:
-        try:
-            for number in range(1 << 30):
-                await asyncio.sleep(RECONNECT_S[min(number, len(RECONNECT_S) - 1)])
-                await self._connect(life)
-                if life.client is not None:
-                    self.on_change()
-                    return
-        finally:
-            life.reconnecting = None
-
     def _let_go(self, life: _Life) -> None:
-        if life.reconnecting is not None:
-            life.reconnecting.cancel()
+        if life.connecting is not None:
+            life.connecting.cancel()
         client, life.client = life.client, None
         if client is not None:
             client.close()

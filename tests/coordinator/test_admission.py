@@ -8,6 +8,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))  # tests share bench.py; they are not a package
@@ -177,3 +178,24 @@ async def test_a_connection_that_broke_under_a_ready_engine_is_made_again() -> N
             session.connection.close("a cable was pulled")  # type: ignore[union-attr]
         await until(lambda: not b.table.is_ready())
         assert await b.answer(request()) == ("x" * 8, "length")
+
+
+async def test_an_engine_that_does_not_answer_holds_up_no_news_of_others() -> None:
+    """A new record may name a host that is silent; the next one that another engine is dead."""
+    silent = await asyncio.start_server(lambda _reader, _writer: asyncio.sleep(60), "127.0.0.1", 0)
+    async with silent, bench(limits=Limits(no_pair_s=3)) as b:
+        news: asyncio.Queue[dict[str, object]] = asyncio.Queue()
+
+        async def watch():  # type: ignore[no-untyped-def]
+            while True:
+                yield await news.get()
+
+        following = asyncio.create_task(b.table.follow(watch()))
+        port = silent.sockets[0].getsockname()[1]
+        late = msgspec.structs.replace(b.records["decode-0"], id="decode-1", plane=f"127.0.0.1:{port}")
+        news.put_nowait(b.records | {"decode-1": late})
+        dead = msgspec.structs.replace(b.records["decode-0"], state=State.DEAD)
+        await asyncio.sleep(0.05)
+        news.put_nowait(b.records | {"decode-0": dead, "decode-1": late})
+        await until(lambda: not b.table.is_ready(), limit_s=0.5)
+        following.cancel()

@@ -6,6 +6,7 @@ import asyncio
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,6 +16,7 @@ from bench import Bench, Plain, bench, request, until
 
 from disagg.coordinator.coordinator import Limits
 from disagg.coordinator.phases import Phase
+from disagg.engine.interface import Leg, LegSink
 from disagg.engine.stub import StubEngine
 from disagg.errors import Cancelled, DeadlineExceeded, LegLost, NoReadyPair
 from disagg.registry.records import State
@@ -96,6 +98,32 @@ async def test_a_prefill_that_dies_after_the_first_token_is_none_of_the_streams_
         await b.servers["prefill-0"].close()
         assert await asyncio.wait_for(answering, 3) == ("x" * 40, "length")
         assert r.tries == 1
+
+
+class _NoLastWord(StubEngine):
+    """All tokens come, the end does not."""
+
+    def submit(self, leg: Leg, sink: LegSink) -> object:
+        class Mute:
+            on_tokens = staticmethod(sink.on_tokens)
+            on_stage = staticmethod(sink.on_stage)
+
+            @staticmethod
+            def on_end(reason: str, *rest: Any) -> None:
+                if reason != "length":
+                    sink.on_end(reason, *rest)
+
+        return super().submit(leg, Mute())
+
+
+async def test_an_engine_lost_after_the_last_token_costs_nothing() -> None:
+    async with bench(limits=Limits(), decode=_NoLastWord(step_s=0.01, token=None)) as b:
+        r = request(max_tokens=10)
+        answering = b.start(r)
+        await until(lambda: len(r.emitted_ids) == 10)
+        await b.servers["decode-0"].close()
+        assert await asyncio.wait_for(answering, 1) == ("x" * 10, "length")
+        assert (r.tries, r.emitted_ids) == (1, [*range(3, 13)])
 
 
 async def test_tries_are_bounded() -> None:
