@@ -1,7 +1,8 @@
 """From a violation in a long soak to the fewest requests and faults that still show one.
 
 In:    a failed outcome; out: another failed outcome, smaller, that its seed, request count and strikes bring back
-Way:   requests after the one it was seen on go first; then faults, half of them, a quarter, ... one by one
+Way:   requests that came after it go first; then all faults but the last one, two, four, ...; then halves of what is
+       left, quarters, ... one by one
 """
 
 from __future__ import annotations
@@ -16,32 +17,32 @@ RUNS_MAX = 60
 
 
 def shrink(failed: Outcome, run: Run, runs_max: int = RUNS_MAX) -> Outcome:
-    runs_left = runs_max
+    best, runs_left = failed, runs_max
 
-    def fails(requests: int, strikes: list[Strike]) -> Outcome | None:
-        nonlocal runs_left
+    def fails(requests: int, strikes: list[Strike]) -> bool:
+        nonlocal best, runs_left
         if not runs_left:
-            return None
+            return False
         runs_left -= 1
         outcome = run(failed.seed, requests, strikes)
-        return outcome if outcome.violation else None
+        if outcome.violation:
+            best = outcome
+        return outcome.violation is not None
 
-    best = failed
-    last = max([best.violation.index if best.violation else 0, *(strike.index for strike in best.strikes)])
-    if best.violation and best.violation.index >= 0:
-        last = best.violation.index
-    best = fails(last + 1, [strike for strike in best.strikes if strike.index <= last]) or best
+    fails(_begun(best), best.strikes)
+    last_count, strikes = 1, best.strikes
+    while last_count < len(strikes) and not fails(_begun(best), strikes[-last_count:]):
+        last_count *= 2
     share = max(1, len(best.strikes) // 2)
-    while True:
+    while share:
         at = 0
-        while at < len(best.strikes):
-            fewer = fails(best.requests, best.strikes[:at] + best.strikes[at + share :])
-            if fewer is not None:
-                best = fewer
-            else:
+        while at < len(best.strikes) and runs_left:
+            if not fails(_begun(best), best.strikes[:at] + best.strikes[at + share :]):
                 at += share
-        if share == 1:
-            break
-        share = max(1, share // 2)
-    last = max([best.violation.index if best.violation else 0, *(strike.index for strike in best.strikes)])
-    return fails(last + 1, best.strikes) or best
+        share //= 2
+    return best
+
+
+def _begun(outcome: Outcome) -> int:
+    """A soak stops at its first violation: later requests never began."""
+    return min(outcome.requests, sum(outcome.outcomes.values()))
