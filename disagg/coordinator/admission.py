@@ -5,8 +5,8 @@ In:    what a request needs; each change of the table (an engine is ready, a pla
 Out:   a Pair. First come, first served; requests that lost their pair midway go before those that had none yet
 Owns:  the waiting requests
 Fails: Overloaded (429) when the queue is full, or the wait for room is over; NoReadyPair (503) when for `no_pair_s`
-       there was no READY pair at all. Overload and failure are told apart by the table alone, never by an error of an
-       engine
+       there was no READY pair at all; DeadlineExceeded (504) at the request's own deadline. Overload and failure are
+       told apart by the table alone, never by an error of an engine
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 
 from disagg.coordinator.attempt import Pair
 from disagg.coordinator.request import Request
-from disagg.errors import NoReadyPair, Overloaded
+from disagg.errors import DeadlineExceeded, NoReadyPair, Overloaded
 from disagg.routing.table import EngineTable
 
 
@@ -54,7 +54,7 @@ class Admission:
                 return pair
         if not is_first and len(self._then) >= self._queue_max:
             raise Overloaded(f"request {request.id}", f"{len(self)} requests wait already", "retry later")
-        waiter = _Waiter(request, self._now_s(), until_s, asyncio.get_running_loop().create_future())
+        waiter = _Waiter(request, request.waiting_since_s, until_s, asyncio.get_running_loop().create_future())
         (self._first if is_first else self._then).append(waiter)
         self._note_readiness()
         self._set_timer(waiter)
@@ -80,13 +80,11 @@ class Admission:
                     waiter.pair.set_result(pair)
                 line.popleft()
 
-    def fail(self, request: Request, error: Exception) -> bool:
-        """Ends a request's wait; False if it does not wait here."""
+    def fail(self, request: Request, error: Exception) -> None:
+        """Ends a request's wait, if it waits here."""
         for waiter in (*self._first, *self._then):
             if waiter.request is request and not waiter.pair.done():
                 waiter.pair.set_exception(error)
-                return True
-        return False
 
     def _pick(self, request: Request) -> Pair | None:
         prompt_tokens = len(request.prompt_ids) + len(request.emitted_ids)
@@ -117,7 +115,9 @@ class Admission:
         self._note_readiness()
         no_room_at_s, no_pair_at_s = self._ends_at_s(waiter)
         now_s, where = self._now_s() + 1e-3, f"request {waiter.request.id}"
-        if now_s >= no_pair_at_s or (now_s >= no_room_at_s and self._unready_since_s is not None):
+        if now_s >= waiter.until_s:
+            waiter.pair.set_exception(DeadlineExceeded(where, "no end of the answer within deadlines.request_s"))
+        elif now_s >= no_pair_at_s or (now_s >= no_room_at_s and self._unready_since_s is not None):
             waiter.pair.set_exception(
                 NoReadyPair(where, "no engines are ready to serve this", "try again shortly; see /disagg/status")
             )

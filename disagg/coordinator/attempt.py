@@ -14,8 +14,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from disagg.coordinator.request import Request
-from disagg.errors import DeadlineExceeded, LegLost, Refused, RequestError
+from disagg.errors import Cancelled, DeadlineExceeded, LegLost, Refused, RequestError
 from disagg.plane import messages as m
 
 if TYPE_CHECKING:
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 LAST_WORD_S = 5.0  # after an abort or a normal end a leg has this long to say its last word
+UNREAD_S = 1.0  # between two looks whether the client takes what is there
 TIMER_SLACK_S = 1e-3  # a loop's timers are as coarse as this
 WELL = ("stop", "length")
 
@@ -49,16 +52,18 @@ class Pair:
 class _LegState:
     """The receiver of one leg's frames."""
 
-    __slots__ = ("attempt", "end", "name", "number", "place", "received")
+    __slots__ = ("attempt", "end", "is_broken", "name", "number", "place", "received")
 
     def __init__(self, attempt: Attempt, name: str, place: Place) -> None:
         self.attempt, self.name, self.place = attempt, name, place
         self.number = 0
         self.received = 0
+        self.is_broken = False
         self.end: m.LegEnd | None = None
 
     def on_tokens(self, offset: int, token_ids: list[int]) -> None:
         if offset != self.received:
+            self.is_broken = True
             self.attempt.fail(LegLost, f"{self.name} sent token {offset} after {self.received} tokens", self.place.life)
             return
         self.received += len(token_ids)
@@ -70,13 +75,16 @@ class _LegState:
             self.attempt.on_stage(name)  # what a decode engine calls transferring is its wait for prefill, too
 
     def on_end(self, end: m.LegEnd) -> None:
+        if self.is_broken:  # a good end does not make up for lost tokens
+            end = msgspec.structs.replace(end, reason="error", detail="tokens were lost on the way")
         self.end = end
         self.attempt.leg_ended(self)
 
 
 class Attempt:
-    """`on_stage(name)` is called as engines tell of their progress; `on_over` once, when both legs have ended (or did
-    not answer an abort in time)."""
+    """`on_stage(name)` is called as engines tell of their progress, until `close`; `on_leg_over(place)` once a leg,
+    when it holds nothing on its engine (or did not answer an abort in time); `on_over` after the last of them.
+    """
 
     def __init__(
         self,
@@ -85,11 +93,13 @@ class Attempt:
         room: int,
         now_s: Callable[[], float],
         on_stage: Callable[[str], None],
+        on_leg_over: Callable[[Place], None],
         on_over: Callable[[], None],
     ) -> None:
         self.request, self.pair, self.room = request, pair, room
         self.on_stage = on_stage
-        self._now_s, self._on_over = now_s, on_over
+        self._now_s, self._on_leg_over, self._on_over = now_s, on_leg_over, on_over
+        self._try = request.tries
         self._decode = _LegState(self, "decode", pair.decode)
         self._prefill = _LegState(self, "prefill", pair.prefill) if pair.prefill else None
         self._legs = [leg for leg in (self._prefill, self._decode) if leg is not None]
@@ -99,6 +109,7 @@ class Attempt:
         self._deadline: Deadline = (float("inf"), "", "")
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at_s = float("inf")
+        self._is_closed = False
         self._closing: asyncio.TimerHandle | None = None
         self._is_over = False
 
@@ -119,7 +130,7 @@ class Attempt:
             tokens = 1 if leg is self._prefill else request.tokens_left
             leg.number = leg.place.client.submit(
                 leg,
-                leg_id=f"{request.id}{request.tries:02x}",
+                leg_id=f"{request.id}{self._try:02x}",
                 prompt=prompt,
                 sampling=request.sampling | {"max_new_tokens": tokens},
                 dp_rank=leg.place.dp_rank,
@@ -146,7 +157,12 @@ class Attempt:
         raise self._failure
 
     def close(self) -> None:
-        """Aborts what still runs. A prefill that has sent its KV ends by itself, and tells what it sent."""
+        """Aborts what still runs. A prefill that has sent its KV ends by itself, and tells what it sent.
+
+        From now on nothing that a leg says moves the request: it may have begun another try.
+        """
+        self._is_closed = True
+        self.on_stage = lambda _name: None
         if self._timer is not None:
             self._timer.cancel()
         self._abort(*(leg for leg in self._legs if leg is self._decode or not self._has_kv))
@@ -161,7 +177,9 @@ class Attempt:
 
     def fail(self, as_error: type[RequestError], what: str, *lives: str) -> None:
         """The first failure counts; `next_tokens` raises it. `lives`: the engines that may be to blame."""
-        if self._failure is None:
+        if self._is_closed:
+            return
+        if self._failure is None or as_error is Cancelled:  # a cancelled request gets no other try
             self.request.failed_on.update(lives)
             self._failure = as_error(f"request {self.request.id} on {self.pair.name}", what, "try again")
             self._wake()
@@ -179,6 +197,9 @@ class Attempt:
                 self.fail(LegLost, what, leg.place.life)
             self._abort(*self._legs)  # SGLang tells neither side of the other's failure
         self._wake()
+        if self._is_over:
+            return
+        self._on_leg_over(leg.place)
         if all(each.end is not None for each in self._legs):
             self._over()
 
@@ -198,7 +219,10 @@ class Attempt:
     def _timer_came(self) -> None:
         """A deadline that moved on meanwhile is waited for again: moving it costs no timer."""
         at_s, awaited, name = self._deadline
-        if self._now_s() < at_s - TIMER_SLACK_S:
+        if self._new_ids or self._decode.end is not None:
+            self._deadline = (self._now_s() + UNREAD_S, awaited, name)  # the client is slow, not the engine
+            self._arm()
+        elif self._now_s() < at_s - TIMER_SLACK_S:
             self._arm()
         else:
             lives = (place.life for place in self.pair.places)
@@ -225,10 +249,15 @@ class Attempt:
             self._is_over = True
             if self._closing is not None:
                 self._closing.cancel()
+            for leg in self._legs:
+                if leg.end is None:
+                    self._on_leg_over(leg.place)
             self._on_over()
 
     def _note(self, leg: _LegState, end: m.LegEnd) -> None:
         """Brings a leg's times, in its host's clock, into the request's timeline, in ours."""
+        if self._try != self.request.tries:
+            return  # a late word on an earlier try
         request, stats = self.request, dict(end.stats)
         facts = request.facts
         if leg is not self._decode or self._prefill is None:

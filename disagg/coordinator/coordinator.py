@@ -23,7 +23,7 @@ from disagg.coordinator.phases import LIVE, Event, Phase, advance, advance_to_st
 from disagg.coordinator.request import FinishReason, Piece, Request
 from disagg.coordinator.rooms import Rooms
 from disagg.errors import Cancelled, DeadlineExceeded, LegLost, Refused, RequestError
-from disagg.routing.table import EngineTable
+from disagg.routing.table import EngineTable, Place
 
 log = logging.getLogger(__name__)
 
@@ -68,10 +68,13 @@ class Coordinator:
     async def generate(self, request: Request) -> AsyncGenerator[Piece, None]:
         """Yields pieces; the last one has a finish reason. Closing it early aborts both legs."""
         self.live[request.id] = request
-        request.phase_since_s = self._now_s()
+        request.phase_since_s = request.waiting_since_s = self._now_s()
         try:
             while request.phase is not Phase.FINISHED:
                 pair = await self.admission.reserve(request, request.received_at_s + self._limits.request_s)
+                if request.is_cancelled:
+                    self._table.release(pair)
+                    raise Cancelled(f"request {request.id}", "cancelled on request")
                 try:
                     async with contextlib.aclosing(self._try(request, pair)) as pieces:
                         async for piece in pieces:
@@ -93,6 +96,10 @@ class Coordinator:
             if request.phase in LIVE:
                 advance(request, Event.CLIENT_GONE, self._now_s())
             raise
+        except Exception:
+            if request.phase in LIVE:
+                advance(request, Event.FAILURE, self._now_s())
+            raise
         finally:
             del self.live[request.id]
             self._ended[request.id] = request
@@ -102,11 +109,14 @@ class Coordinator:
     def cancel(self, request_id: str) -> bool:
         """Ends a live request, in whatever phase, with `Cancelled`; False if there is none."""
         request, attempt = self.live.get(request_id), self.attempts.get(request_id)
+        if request is None:
+            return False
+        request.is_cancelled = True
         if attempt is not None:
             attempt.fail(Cancelled, "cancelled on request")
-            return True
-        where = f"request {request_id}"
-        return request is not None and self.admission.fail(request, Cancelled(where, "cancelled on request"))
+        else:
+            self.admission.fail(request, Cancelled(f"request {request_id}", "cancelled on request"))
+        return True
 
     def find(self, request_id: str) -> Request | None:
         return self.live.get(request_id) or self._ended.get(request_id)
@@ -116,16 +126,18 @@ class Coordinator:
         prefill = pair.prefill
         room = self.rooms.take(prefill.dp_size, prefill.dp_rank) if prefill else self.rooms.take(1, 0)
 
+        def leg_over(place: Place) -> None:
+            self._table.release_place(pair, place)
+
         def over() -> None:
             self.rooms.give_back(room)
-            self._table.release(pair)
 
         def stage(name: str) -> None:
             if advance_to_stage(request, name, self._now_s()):
                 self._set_deadline(attempt)
 
-        attempt = self.attempts[request.id] = Attempt(request, pair, room, self._now_s, stage, over)
         request.tries += 1
+        attempt = self.attempts[request.id] = Attempt(request, pair, room, self._now_s, stage, leg_over, over)
         try:
             advance(request, Event.ADMITTED, self._now_s())
             advance(request, Event.DISPATCHED, self._now_s())  # before: an engine on a busy machine may be quicker
@@ -158,6 +170,7 @@ class Coordinator:
         if isinstance(error, Refused):  # by a live engine that is full: no failure, and not counted as one
             advance(request, again, self._now_s())
             return
+        request.waiting_since_s = self._now_s()
         lost = request.facts.setdefault("lost_tries", [])
         lost.append({"on": pair.name, "after_tokens": emitted, "why": error.what})
         if emitted:

@@ -48,6 +48,8 @@ class Request:
     received_at_s: float  # monotonic clock of this frontend, as every time in `timeline`
     phase: Phase = Phase.QUEUED
     phase_since_s: float = 0.0
+    waiting_since_s: float = 0.0  # for a pair; a refusal does not begin the wait anew
+    is_cancelled: bool = False
     tries: int = 0  # attempts so far, the running one included
     try_since_s: float = 0.0
     token_at_s: float = 0.0  # when the newest token came; 0 before the first

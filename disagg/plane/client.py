@@ -75,17 +75,28 @@ class PlaneClient:
         self._opened = loop.create_future()
         host, port = self.address.rsplit(":", 1)
 
+        made: list[Connection] = []
+
         def make() -> Connection:
-            return Connection(
-                self._secret, is_server=False, on_open=self._on_open, on_frame=self._received, on_lost=self._lost
+            made.append(
+                Connection(
+                    self._secret, is_server=False, on_open=self._on_open, on_frame=self._received, on_lost=self._lost
+                )
             )
+            return made[0]
 
         try:
             async with asyncio.timeout(limit_s):
                 await self._network.connect(make, host, int(port))
                 await self._opened
-        except (TimeoutError, OSError) as error:
-            raise LegLost(self.address, f"no connection to the engine host: {error or 'timeout'}") from error
+        except BaseException as error:  # also a cancellation: no half-made connection stays behind
+            self._on_lost = lambda _why: None
+            for connection in made:
+                connection.close("given up")
+            if isinstance(error, TimeoutError | OSError):
+                why = str(error) or "no answer in time"
+                raise LegLost(self.address, f"no connection to the engine host: {why}") from error
+            raise
         self._heard_at_s = self._kept_at_s = self._now_s()
         self._keep()
 

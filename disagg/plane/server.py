@@ -23,6 +23,8 @@ from disagg.plane.network import TCP, Listener, Network
 log = logging.getLogger(__name__)
 
 REPORT_S = 0.05  # least time between two reports of what is taken
+LOOK_S = 2.0  # how often silent frontends are looked for
+SILENT_S = 10.0  # a frontend pings every second; one so silent is gone, though its connection may not know it
 
 
 class PlaneServer:
@@ -43,11 +45,14 @@ class PlaneServer:
         self._secret, self._network = secret, network
         self._listener: Listener | None = None
         self._report_is_due = False
+        self._looking: asyncio.TimerHandle | None = None
+        self._looked_at_s = now_s()
         self.sessions: set[_Session] = set()
 
     async def start(self, host: str, port: int = 0) -> int:
         """Listens and returns the port."""
         self._listener = await self._network.listen(self._accept, host, port)
+        self._look_soon()
         return self._listener.port
 
     def report_soon(self) -> None:
@@ -59,6 +64,19 @@ class PlaneServer:
     def taken(self) -> m.Taken:
         ranks = zip(self.ledger.requests, self.ledger.kv_tokens, strict=True)
         return m.Taken(self.incarnation, [m.RankTaken(requests, tokens) for requests, tokens in ranks])
+
+    def _look_soon(self) -> None:
+        self._looked_at_s = self.now_s()
+        self._looking = asyncio.get_running_loop().call_later(LOOK_S, self._look)
+
+    def _look(self) -> None:
+        was_held_up = self.now_s() - self._looked_at_s > 2 * LOOK_S  # pings may lie unread in our sockets
+        for session in list(self.sessions):
+            if was_held_up:
+                session.heard_at_s = self.now_s()
+            elif session.connection is not None and self.now_s() - session.heard_at_s > SILENT_S:
+                session.connection.close(f"the frontend said nothing for {SILENT_S:g} s")
+        self._look_soon()
 
     def _report(self) -> None:
         self._report_is_due = False
@@ -74,6 +92,8 @@ class PlaneServer:
         )
 
     async def close(self) -> None:
+        if self._looking is not None:
+            self._looking.cancel()
         if self._listener is not None:
             self._listener.close()
         for session in list(self.sessions):
@@ -86,6 +106,7 @@ class _Session:
 
     def __init__(self, server: PlaneServer) -> None:
         self.server = server
+        self.heard_at_s = server.now_s()
         self.connection: Connection | None = None
         self._legs: dict[int, _LiveLeg] = {}
         self._deltas: list[m.Delta] = []
@@ -99,6 +120,7 @@ class _Session:
 
     def received(self, body: bytes) -> None:
         server = self.server
+        self.heard_at_s = server.now_s()
         try:
             message = m.decode_to_host(body)
         except (msgspec.DecodeError, msgspec.ValidationError) as error:
@@ -124,9 +146,9 @@ class _Session:
         if self._legs:
             log.info("a frontend is gone (%s): aborting its %d legs", why, len(self._legs))
         self.connection = None
+        self.server.sessions.discard(self)
         for live in list(self._legs.values()):
             self.server.engine.abort(live.handle)
-        self.server.sessions.discard(self)
 
     def _submit(self, message: m.Submit) -> None:
         if message.leg in self._legs or not 0 <= message.dp_rank < self.server.ranks:

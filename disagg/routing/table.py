@@ -13,7 +13,7 @@ import asyncio
 import itertools
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Set
+from collections.abc import AsyncIterator, Callable, Set
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -87,7 +87,8 @@ class EngineTable:
         self._secret, self._network, self._now_s = secret, network, now_s
         self.records: dict[str, EngineRecord] = {}
         self._lives: dict[str, _Life] = {}
-        self._pairs_taken: dict[int, tuple[Pair, list[int]]] = {}  # id of a Pair -> it, KV tokens on each of its places
+        self._taken_places: dict[int, tuple[Pair, dict[Place, int]]] = {}  # id of a Pair -> it, KV tokens by place
+        self._report_is_due = False
         self.on_change: Callable[[], None] = lambda: None
         self.on_evict: Callable[[str], None] = lambda _life: None
 
@@ -122,37 +123,66 @@ class EngineTable:
         return new
 
     def is_ready(self) -> bool:
-        """Some pair could serve, were it free."""
-        return next(self._pairs(), None) is not None
+        """Some pair could serve, were it free: READY, connected, and a transfer between them has succeeded."""
+        decodes, prefills = self._usable()
+        lives = {life.record.life for life in prefills}
+        return any(life.record.role is Role.AGGREGATED or lives & life.record.peers for life in decodes)
 
     def pick(self, prompt_tokens: int, new_tokens: int, avoid: Set[str] = frozenset()) -> Pair | None:
-        """The least loaded pair that has met and has room on both sides, counted as taken until `release`.
+        """The least loaded pair that has met and has room on both sides, counted as taken until it is released.
 
         `avoid`: engine lives to take only where nothing else has room.
         """
-        best: tuple[tuple[int, int, int], Pair] | None = None
-        for pair in self._pairs():
-            if all(p.has_room(p.needed(prompt_tokens, self._new_tokens(pair, p, new_tokens))) for p in pair.places):
-                loads = [place.load for place in pair.places]
-                avoided = sum(place.life in avoid for place in pair.places)
-                score = (avoided, sum(requests for requests, _ in loads), sum(tokens for _, tokens in loads))
-                if best is None or score < best[0]:
-                    best = score, pair
-        if best is None:
+
+        def best_of(life: _Life, tokens: int) -> tuple[_Score, Place] | None:
+            """Of an engine's ranks: each is looked at once, not once a pair."""
+            scored = [
+                ((life.record.life in avoid, *place.load), number, place)
+                for number, place in enumerate(life.places)
+                if place.has_room(place.needed(prompt_tokens, tokens))
+            ]
+            if not scored:
+                return None
+            score, _, place = min(scored)
+            return score, place
+
+        decodes, prefills = self._usable()
+        found_prefills = [(life.record.life, best) for life in prefills if (best := best_of(life, 1))]
+        chosen: tuple[_Score, Pair] | None = None
+        for decode in decodes:
+            best = best_of(decode, new_tokens)
+            if best is None:
+                continue
+            if decode.record.role is Role.AGGREGATED:
+                candidates = [(best[0], Pair(None, best[1]))]
+            else:
+                met = [found for life, found in found_prefills if life in decode.record.peers]
+                candidates = [(_sum(best[0], score), Pair(place, best[1])) for score, place in met]
+            for score, pair in candidates:
+                if chosen is None or score < chosen[0]:
+                    chosen = score, pair
+        if chosen is None:
             return None
-        pair = best[1]
-        taken = [place.needed(prompt_tokens, self._new_tokens(pair, place, new_tokens)) for place in pair.places]
-        for place, tokens in zip(pair.places, taken, strict=True):
+        pair = chosen[1]
+        taken = {p: p.needed(prompt_tokens, 1 if p is pair.prefill else new_tokens) for p in pair.places}
+        for place, tokens in taken.items():
             place.requests += 1
             place.kv_tokens += tokens
-        self._pairs_taken[id(pair)] = pair, taken
+        self._taken_places[id(pair)] = pair, taken
         return pair
 
     def release(self, pair: Pair) -> None:
-        _, taken = self._pairs_taken.pop(id(pair))  # KeyError: released twice, which is a bug
-        for place, tokens in zip(pair.places, taken, strict=True):
-            place.requests -= 1
-            place.kv_tokens -= tokens
+        for place in pair.places:
+            self.release_place(pair, place)
+
+    def release_place(self, pair: Pair, place: Place) -> None:
+        """A prefill engine is free again long before its decode engine is."""
+        _, taken = self._taken_places[id(pair)]
+        tokens = taken.pop(place)  # KeyError, here or above: released twice, which is a bug
+        if not taken:
+            del self._taken_places[id(pair)]
+        place.requests -= 1
+        place.kv_tokens -= tokens
         self.on_change()
 
     @property
@@ -167,28 +197,22 @@ class EngineTable:
         return {(p.engine_id, p.dp_rank): (p.reported.requests, p.reported.kv_tokens) for p in places}
 
     def in_flight(self, life: str) -> int:
-        return sum(place.life == life for pair, _ in self._pairs_taken.values() for place in pair.places)
+        return sum(place.life == life for _, taken in self._taken_places.values() for place in taken)
 
     @property
     def places_taken(self) -> int:
-        return sum(len(pair.places) for pair, _ in self._pairs_taken.values())
+        return sum(len(taken) for _, taken in self._taken_places.values())
 
-    def _pairs(self) -> Iterator[Pair]:
-        """All that may be used now: of READY engines, connected, between which a transfer has succeeded."""
-        usable = [life for life in self._lives.values() if life.client and life.record.state is State.READY]
+    def _usable(self) -> tuple[list[_Life], list[_Life]]:
+        """READY engines that are connected: those that make tokens, and prefill engines."""
+        usable = [
+            life
+            for life in self._lives.values()
+            if life.record.state is State.READY and life.client is not None and life.client.is_open
+        ]
         together = [life for life in usable if life.record.role is Role.AGGREGATED]
-        for life in together:
-            yield from (Pair(None, place) for place in life.places)
-        prefills = [] if together else [life for life in usable if life.record.role is Role.PREFILL]
-        decodes = [] if together else [life for life in usable if life.record.role is Role.DECODE]
-        for decode in decodes:
-            for prefill in prefills:
-                if prefill.record.life in decode.record.peers:
-                    yield from (Pair(p, d) for p in prefill.places for d in decode.places)
-
-    @staticmethod
-    def _new_tokens(pair: Pair, place: Place, new_tokens: int) -> int:
-        return 1 if place is pair.prefill else new_tokens
+        decodes = together or [life for life in usable if life.record.role is Role.DECODE]
+        return decodes, [] if together else [life for life in usable if life.record.role is Role.PREFILL]
 
     def _connect_soon(self, life: _Life) -> None:
         if life.connecting is None and self._lives.get(life.record.life) is life:
@@ -225,13 +249,13 @@ class EngineTable:
             network=self._network,
             now_s=self._now_s,
         )
-        await client.connect()
         capacity = Capacity(record.requests_max or UNBOUNDED, record.kv_tokens or UNBOUNDED, record.page_size)
-        life.client = client
-        life.places = [
+        life.places = [  # before: the host's first report comes with its proof
             Place(record.id, record.life, rank, record.ranks, record.bootstrap, client, capacity)
             for rank in range(record.ranks)
         ]
+        await client.connect()
+        life.client = client
 
     def _lost(self, life: _Life, why: str) -> None:
         """The host is gone before the registry says so: no request goes there until it answers again."""
@@ -252,4 +276,17 @@ class EngineTable:
     def _taken(self, life: _Life, ranks: list[RankTaken]) -> None:
         for place, taken in zip(life.places, ranks, strict=False):
             place.reported = taken
+        if not self._report_is_due:  # reports of many hosts in one turn of the loop are looked at once
+            self._report_is_due = True
+            asyncio.get_running_loop().call_soon(self._look_at_reports)
+
+    def _look_at_reports(self) -> None:
+        self._report_is_due = False
         self.on_change()
+
+
+_Score = tuple[int, int, int]  # to be avoided, requests, KV tokens: less is better
+
+
+def _sum(one: _Score, other: _Score) -> _Score:
+    return one[0] + other[0], one[1] + other[1], one[2] + other[2]

@@ -163,7 +163,7 @@ class Referee:
                 return
         for frontend in self._world.frontends:
             rooms, places = len(frontend.coordinator.rooms), frontend.table.places_taken
-            if places < 2 * rooms:  # a pair that was just given has no room before its request's next turn
+            if places < rooms:  # a leg that has ended has given its place back; a room is given back after both
                 self.violate(f"{frontend.name}: {rooms} rooms but {places} places")
         for host in self._world.hosts.values():
             if host.is_alive:

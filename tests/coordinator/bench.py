@@ -130,3 +130,4 @@ async def bench(limits: Limits = QUICK, met: bool = True, **engines: StubEngine)
         await table.update({})
         for server in servers.values():
             await server.close()
+        await asyncio.sleep(0.02)  # what was being connected is closed on both sides then

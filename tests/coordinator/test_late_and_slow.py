@@ -1,0 +1,160 @@
+"""What comes late, or is taken slowly, moves nothing that it should not."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))  # tests share bench.py; they are not a package
+
+from bench import ONCE, bench, request, until
+
+from disagg.coordinator.coordinator import Limits
+from disagg.coordinator.phases import Phase
+from disagg.engine.stub import FACTS, StubEngine
+from disagg.errors import Cancelled, LegLost
+from disagg.plane import messages as m
+from disagg.plane.client import PlaneClient
+from disagg.routing.table import EngineTable
+
+
+class _NoAborts(StubEngine):
+    """Its legs go on for a while after an abort, as a running chunk does."""
+
+    def abort(self, _handle: object) -> None:
+        pass
+
+
+async def test_a_prefill_place_is_free_again_while_decode_goes_on() -> None:
+    small = replace(FACTS, requests_max=2)
+    async with bench(limits=ONCE, prefill=StubEngine(facts=small), decode=StubEngine(step_s=0.01)) as b:
+        answering = [b.start(request(max_tokens=50)) for _ in range(6)]
+        await until(lambda: len(b.decode.legs) == 6)
+        assert b.coordinator.live, "they have not ended"
+        assert await asyncio.gather(*answering) == [("x" * 50, "length")] * 6
+        await b.settle()
+
+
+async def test_an_earlier_try_that_still_runs_does_not_move_the_next_one() -> None:
+    old_prefill = _NoAborts(hold=True)
+    prefills = {"prefill_0": old_prefill, "prefill_1": StubEngine(hold=True)}
+    async with bench(limits=Limits(), decode=StubEngine(hold=True), **prefills) as b:
+        r = request()
+        answering = b.start(r)
+        await until(lambda: old_prefill.legs and b.decode.legs)
+        old = next(iter(old_prefill._running))
+        b.decode.fail(r.id, "out of memory")
+        await until(lambda: b.engines["prefill-1"].legs)
+        assert r.phase is Phase.DISPATCHED
+        old.sink.on_stage("transferring")
+        await asyncio.sleep(0.05)
+        assert r.phase is Phase.DISPATCHED
+        old.sink.on_end("stop", "", 99, {"kv_bytes": 5.0})
+        for engine in (b.engines["prefill-1"], b.decode):
+            engine.release()
+        assert await asyncio.wait_for(answering, 1) == ("x" * 8, "length")
+        assert "kv_bytes" not in r.facts
+        assert r.usage["prompt_tokens_details"]["cached_tokens"] == 0
+
+
+async def test_a_cancel_that_comes_after_a_lost_leg_is_not_lost() -> None:
+    async with bench(limits=Limits(), decode_0=StubEngine(step_s=0.01), decode_1=StubEngine(step_s=0.01)) as b:
+        r = request(max_tokens=100)
+        pieces = b.coordinator.generate(r)
+        await anext(pieces)  # and now the client takes its time
+        next(e for n, e in b.engines.items() if n.startswith("decode") and e.legs).fail(r.id, "no luck")
+        await asyncio.sleep(0.05)
+        assert b.coordinator.cancel(r.id)
+        with pytest.raises(Cancelled):
+            async for _ in pieces:
+                pass
+        assert r.phase is Phase.CANCELLED
+        await b.settle()
+
+
+async def test_a_slow_client_is_no_stalled_engine() -> None:
+    async with bench(limits=replace(Limits(), next_token_s=0.1), decode=StubEngine(step_s=0.01)) as b:
+        r = request(max_tokens=10)
+        pieces = b.coordinator.generate(r)
+        await anext(pieces)
+        await asyncio.sleep(0.3)
+        async for _ in pieces:
+            pass
+        assert (r.tries, len(r.emitted_ids), r.failed_on) == (1, 10, set())
+
+
+async def test_a_good_end_does_not_make_up_for_lost_tokens() -> None:
+    async with bench(limits=ONCE, decode=StubEngine(hold=True)) as b:
+        answering = b.start(request())
+        await until(lambda: b.decode.legs)
+        session = next(s for s in b.servers["decode-0"].sessions if s._legs)
+        (number,) = session._legs
+        session.send(m.Step(1, [m.Delta(number, 3, m.pack_ids([7]))], [m.LegEnd(number, "length")]))
+        with pytest.raises(LegLost, match="sent token 3 after 0"):
+            await asyncio.wait_for(answering, 1)
+
+
+async def test_a_request_that_waits_does_not_get_the_engine_whose_connection_has_just_ended() -> None:
+    small = replace(FACTS, requests_max=1)
+    decodes = {f"decode_{n}": StubEngine(hold=True, facts=small) for n in (0, 1)}
+    async with bench(limits=ONCE, **decodes) as b:
+        running = [b.start(request()), b.start(request())]
+        await until(lambda: all(b.engines[f"decode-{n}"].legs for n in (0, 1)))
+        r = request()
+        waiting = b.start(r)
+        await until(lambda: len(b.coordinator.admission) == 1)
+        await b.servers["decode-0"].close()
+        await asyncio.sleep(0.05)
+        b.engines["decode-1"].release()
+        assert await asyncio.wait_for(waiting, 2) == ("x" * 8, "length")
+        assert r.tries == 1
+        await asyncio.gather(*running, return_exceptions=True)
+
+
+async def test_a_hosts_first_report_counts() -> None:
+    small = replace(FACTS, requests_max=1)
+    async with bench(limits=ONCE, decode=StubEngine(hold=True, facts=small)) as b:
+        running = b.start(request())
+        await until(lambda: b.decode.legs)
+        late = EngineTable(b"s" * 32)
+        await late.update(b.records)
+        assert late.is_ready()
+        assert late.pick(3, 8) is None
+        await late.update({})
+        b.decode.release()
+        await running
+
+
+async def test_a_connection_that_is_given_up_is_closed() -> None:
+    closed = asyncio.Event()
+
+    async def never_answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read()
+        closed.set()
+        writer.close()
+
+    silent = await asyncio.start_server(never_answer, "127.0.0.1", 0)
+    async with silent:
+        lost: list[str] = []
+        port = silent.sockets[0].getsockname()[1]
+        client = PlaneClient(f"127.0.0.1:{port}", 1, b"s" * 32, lost.append)
+        with pytest.raises(LegLost, match="no answer in time"):
+            await client.connect(0.1)
+        await asyncio.wait_for(closed.wait(), 1)
+        assert not lost
+
+
+async def test_a_silent_frontend_is_dropped_with_its_legs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("disagg.plane.server.LOOK_S", 0.05)
+    monkeypatch.setattr("disagg.plane.server.SILENT_S", 0.2)
+    monkeypatch.setattr("disagg.plane.client.PING_S", 30.0)
+    async with bench(limits=ONCE, decode=StubEngine(hold=True)) as b:
+        answering = b.start(request())
+        await until(lambda: b.decode.legs)
+        with pytest.raises(LegLost):
+            await asyncio.wait_for(answering, 2)
+        assert b.decode.loads()[0].running == 0
