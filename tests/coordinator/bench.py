@@ -128,6 +128,6 @@ async def bench(limits: Limits = QUICK, met: bool = True, **engines: StubEngine)
         yield Bench(Coordinator(table, limits), table, named, servers, records)
     finally:
         await table.update({})
+        await asyncio.sleep(0.02)  # asyncio forgets a socket that it accepts while its server is being closed
         for server in servers.values():
             await server.close()
-        await asyncio.sleep(0.02)  # what was being connected is closed on both sides then
