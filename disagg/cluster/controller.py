@@ -179,12 +179,14 @@ class _Nurseries:
         self._by_node: dict[str, asyncio.Task[tuple[Any, str | None]]] = {}
 
     async def on(self, node_id: str) -> tuple[Any, str | None]:
-        if node_id not in self._by_node:
-            self._by_node[node_id] = asyncio.create_task(self._make(node_id))
+        making = self._by_node.get(node_id)
+        if making is None:
+            making = self._by_node[node_id] = asyncio.create_task(self._make(node_id))
         try:
-            return await asyncio.shield(self._by_node[node_id])
+            return await asyncio.shield(making)
         except BaseException:
-            self._by_node.pop(node_id, None)
+            if making.done() and self._by_node.get(node_id) is making:  # else one of those who wait gave up
+                del self._by_node[node_id]
             raise
 
     def forget(self, node_id: str, nursery: Any) -> None:

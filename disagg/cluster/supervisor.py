@@ -85,7 +85,7 @@ class EngineSupervisor:
         self.plan, self.node = plan, node
         self._setting, self._registry, self._prover, self._is_registered = setting, registry, prover, is_registered
         self.record = EngineRecord(id=plan.id, role=plan.role, state=State.STARTING, since_s=time.time())
-        self._was_ready = self._life_was_ready = False
+        self._was_ready = self._life_was_ready = self._meeting_failed = False
         self._ending: asyncio.Future[Ending] | None = None  # while an incarnation serves
         self._exit_text = ""
         self._drain_asked = asyncio.Event()
@@ -131,7 +131,8 @@ class EngineSupervisor:
         lane = await self.node.lane()
         if self.record.life != life or self.record.state not in (State.STARTING, State.READY):
             return
-        peers = self.record.peers | ({peer} if peer != life else set())
+        lives = {record.life for record in self._registry.records.values()}
+        peers = (self.record.peers & lives) | ({peer} if peer != life else set())
         if self.record.state is not State.READY:
             log.info("%s is ready", life)
         self._was_ready = self._life_was_ready = True
@@ -139,6 +140,7 @@ class EngineSupervisor:
 
     async def failed(self, why: str) -> None:
         if self.record.state is State.STARTING:
+            self._meeting_failed = True
             await self._put(detail=why)
 
     def sick(self, why: str) -> None:
@@ -164,7 +166,7 @@ class EngineSupervisor:
         """One incarnation, from its start to the end of its service."""
         self._drain_asked.clear()
         self._start_asked.clear()
-        self._life_was_ready = False
+        self._life_was_ready = self._meeting_failed = False
         incarnation = self.record.incarnation + 1
         await self._put(state=State.STARTING, incarnation=incarnation, plane="", bootstrap="", pids={}, detail="")
         limit_s = self._setting.deadlines.start_s
@@ -208,7 +210,12 @@ class EngineSupervisor:
         ending: asyncio.Future[Ending] = asyncio.get_running_loop().create_future()
         self._ending = ending
         exiting = asyncio.create_task(self._wait_for_exit(), name=f"exit of {live.life}")
-        works = {"prove": self._prover.add(live), "watch": self._watch(live), "drain": self._drain(live)}
+        works = {
+            "prove": self._prover.add(live),
+            "meet": self._must_meet(live),
+            "watch": self._watch(live),
+            "drain": self._drain(live),
+        }
         tasks = [exiting, *(asyncio.create_task(work, name=f"{what} {live.life}") for what, work in works.items())]
         for task in tasks:
             task.add_done_callback(self._raise_from)
@@ -238,6 +245,15 @@ class EngineSupervisor:
         exit_ = await self.node.exited()
         self._exit_text = f"{exit_['status']}\nIts last lines:\n" + "\n".join(exit_["tail"][-LAST_LINES:])
         self._end(Ending(Kind.DIED, self._exit_text))
+
+    async def _must_meet(self, live: LiveEngine) -> None:
+        """An engine whose real transfers fail for as long as a start may take is sick, though it lives."""
+        limit_s = self._setting.deadlines.start_s
+        while self.record.state is State.STARTING:
+            await asyncio.sleep(limit_s)
+            if self.record.state is State.STARTING and self._was_ready and self._meeting_failed:
+                self.sick(f"no transfer has succeeded within {limit_s:g} s: {self.record.detail}")
+            self._meeting_failed = False
 
     async def _watch(self, live: LiveEngine) -> None:
         self.sick(await Watcher(live, self.record.bootstrap, is_registered=self._is_registered).run())

@@ -118,8 +118,8 @@ class SGLangEngine:
             self._legs[leg_id].on_stage(stage)
 
     def _look(self) -> None:
+        self._engine.loop.call_later(LOOK_S, self._look)  # first: a look that fails must not be the last
         self._watch.look()
-        self._engine.loop.call_later(LOOK_S, self._look)
 
     def _tell_schedulers(self) -> None:
         """SGLang's RPC blocks until the scheduler has answered, which may be a whole prefill chunk later."""

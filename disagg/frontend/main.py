@@ -36,7 +36,13 @@ async def serve(spec: FrontendSpec) -> None:
     over = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, over.set)
-    loop.add_reader(0, lambda: None if os.read(0, 4096) else over.set())
+
+    def read_input() -> None:
+        if not os.read(0, 4096):
+            loop.remove_reader(0)  # it would be readable for ever
+            over.set()
+
+    loop.add_reader(0, read_input)
 
     secret = bytes.fromhex(os.environ[SECRET_VARIABLE])
     registry = RemoteRegistry(spec.registry, secret)

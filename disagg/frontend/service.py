@@ -52,8 +52,9 @@ class Service:
     @property
     def request_tokens_max(self) -> int:
         """Prompt + output that every READY engine can hold; 0 while none is known."""
-        known = [r.request_tokens_max for r in self._table.records.values() if r.request_tokens_max]
-        return min(known, default=0)
+        known = [r for r in self._table.records.values() if r.request_tokens_max]
+        ready = [r for r in known if r.state is State.READY] or known
+        return min((r.request_tokens_max for r in ready), default=0)
 
     async def generate(self, request: Request) -> AsyncGenerator[Piece, None]:
         with self._metrics.request(request):

@@ -14,6 +14,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 
 import msgspec
 
+from disagg.errors import DeadlineExceeded
 from disagg.plane.framing import Connection
 from disagg.registry.memory import MemoryRegistry
 from disagg.registry.records import EngineRecord
@@ -121,7 +122,8 @@ class RemoteRegistry:
 
     async def connect(self) -> None:
         host, port = self._address.rsplit(":", 1)
-        _, protocol = await asyncio.get_running_loop().create_connection(self._make, host, int(port))
+        async with asyncio.timeout(ANSWER_S):
+            _, protocol = await asyncio.get_running_loop().create_connection(self._make, host, int(port))
         self._connection = protocol
 
     async def watch(self) -> AsyncIterator[dict[str, EngineRecord]]:
@@ -149,6 +151,9 @@ class RemoteRegistry:
         try:
             async with asyncio.timeout(ANSWER_S):
                 return await answer
+        except TimeoutError:
+            what = f"the controller did not answer within {ANSWER_S:g} s"
+            raise DeadlineExceeded("registry", what, "try again") from None
         finally:
             del self._answers[number]
 
@@ -165,5 +170,5 @@ class RemoteRegistry:
         match _decode(body):
             case Table(records):
                 self._tables.put_nowait({record.id: record for record in records})
-            case Answer(number, text) if number in self._answers:
+            case Answer(number, text) if number in self._answers and not self._answers[number].done():
                 self._answers[number].set_result(text)
