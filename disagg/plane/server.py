@@ -91,7 +91,7 @@ class PlaneServer:
             self._secret, is_server=True, on_open=session.opened, on_frame=session.received, on_lost=session.lost
         )
 
-    async def close(self) -> None:
+    def close(self) -> None:
         if self._looking is not None:
             self._looking.cancel()
         if self._listener is not None:

@@ -70,3 +70,4 @@ class SimulatedHost:
         self._network.heal(self.name)
         self.engine.stop()
         self._network.take_away(self.name)
+        self.server.close()  # with its process its timers end, too

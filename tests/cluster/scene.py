@@ -95,7 +95,7 @@ class Node:
 
     async def die(self, status: str) -> None:
         if self.server is not None:
-            await self.server.close()
+            self.server.close()
             self.server = None
         if self._exit is not None and not self._exit.done():
             self._exit.set_result({"status": status, "tail": ["the last line"]})

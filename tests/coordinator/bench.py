@@ -130,4 +130,4 @@ async def bench(limits: Limits = QUICK, met: bool = True, **engines: StubEngine)
         await table.update({})
         await asyncio.sleep(0.02)  # asyncio forgets a socket that it accepts while its server is being closed
         for server in servers.values():
-            await server.close()
+            server.close()

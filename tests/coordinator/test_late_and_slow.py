@@ -107,7 +107,7 @@ async def test_a_request_that_waits_does_not_get_the_engine_whose_connection_has
         r = request()
         waiting = b.start(r)
         await until(lambda: len(b.coordinator.admission) == 1)
-        await b.servers["decode-0"].close()
+        b.servers["decode-0"].close()
         await asyncio.sleep(0.05)
         b.engines["decode-1"].release()
         assert await asyncio.wait_for(waiting, 2) == ("x" * 8, "length")

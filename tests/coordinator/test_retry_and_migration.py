@@ -41,7 +41,7 @@ async def test_a_stream_moves_to_another_decode_engine_and_no_token_is_lost_or_d
         answering = b.start(r)
         await until(lambda: len(r.emitted_ids) >= 10)
         victim = _serving(b, r.id)
-        await b.servers[victim].close()
+        b.servers[victim].close()
         assert await asyncio.wait_for(answering, 3) == ("x" * 60, "length")
         assert r.emitted_ids == [*range(3, 63)]
         assert r.usage["completion_tokens"] == 60
@@ -66,7 +66,7 @@ async def test_a_stop_string_counts_over_a_migration() -> None:
         r = request(max_tokens=1000, text=Plain(stop_after=30))
         answering = b.start(r)
         await until(lambda: len(r.emitted_ids) >= 10)
-        await b.servers[_serving(b, r.id)].close()
+        b.servers[_serving(b, r.id)].close()
         assert await asyncio.wait_for(answering, 3) == ("x" * 30, "stop")
 
 
@@ -95,7 +95,7 @@ async def test_a_prefill_that_dies_after_the_first_token_is_none_of_the_streams_
         r = request(max_tokens=40)
         answering = b.start(r)
         await until(lambda: r.emitted_ids)
-        await b.servers["prefill-0"].close()
+        b.servers["prefill-0"].close()
         assert await asyncio.wait_for(answering, 3) == ("x" * 40, "length")
         assert r.tries == 1
 
@@ -121,7 +121,7 @@ async def test_an_engine_lost_after_the_last_token_costs_nothing() -> None:
         r = request(max_tokens=10)
         answering = b.start(r)
         await until(lambda: len(r.emitted_ids) == 10)
-        await b.servers["decode-0"].close()
+        b.servers["decode-0"].close()
         assert await asyncio.wait_for(answering, 1) == ("x" * 10, "length")
         assert (r.tries, r.emitted_ids) == (1, [*range(3, 13)])
 

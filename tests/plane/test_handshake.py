@@ -27,7 +27,7 @@ async def test_the_right_secret_opens() -> None:
     assert (await client.loads())[0].running == 0
     assert abs(client.clock_offset_s) < 0.05
     client.close()
-    await server.close()
+    server.close()
 
 
 async def test_a_client_with_a_wrong_secret_is_dropped() -> None:
@@ -36,14 +36,14 @@ async def test_a_client_with_a_wrong_secret_is_dropped() -> None:
     with pytest.raises(LegLost):
         await _client(await server.start("127.0.0.1"), b"wrong" * 8).connect(2)
     assert not engine.legs
-    await server.close()
+    server.close()
 
 
 async def test_a_server_with_a_wrong_secret_is_not_trusted() -> None:
     server = PlaneServer(StubEngine(), FACTS, 1, b"wrong" * 8)
     with pytest.raises(LegLost):
         await _client(await server.start("127.0.0.1"), SECRET).connect(2)
-    await server.close()
+    server.close()
 
 
 async def test_frames_before_the_proof_are_never_parsed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -58,7 +58,7 @@ async def test_frames_before_the_proof_are_never_parsed(monkeypatch: pytest.Monk
     assert await asyncio.wait_for(reader.read(), 2) == b""
     assert parsed == []
     writer.close()
-    await server.close()
+    server.close()
 
 
 async def test_a_silent_peer_is_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -69,7 +69,7 @@ async def test_a_silent_peer_is_dropped(monkeypatch: pytest.MonkeyPatch) -> None
     await reader.readexactly(framing.NONCE_BYTES)
     assert await asyncio.wait_for(reader.read(), 2) == b""
     writer.close()
-    await server.close()
+    server.close()
 
 
 async def test_an_oversized_frame_ends_the_connection() -> None:
@@ -81,4 +81,4 @@ async def test_an_oversized_frame_ends_the_connection() -> None:
     async with asyncio.timeout(2):
         while client.is_open:
             await asyncio.sleep(0.01)
-    await server.close()
+    server.close()
