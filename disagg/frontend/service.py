@@ -122,6 +122,7 @@ class Service:
             | {name: round((at_s - request.received_at_s) * 1e3, 3) for name, at_s in events},
             "lane": lane or None,
             "usage": request.usage,
+            "tries": request.tries,
             **facts,
         }
 

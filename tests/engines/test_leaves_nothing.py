@@ -47,7 +47,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]
     """`ray start --head` with token authentication; its environment for clients."""
     home = tmp_path_factory.mktemp("home")
     folder = Path("/tmp") / f"disagg-test-ray-{os.getpid()}"
-    dashboard, gcs = free_port(), free_port()
+    dashboard, gcs, agent = free_port(), free_port(), free_port()
     environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     cache = os.environ.get("DISAGG_CACHE", str(Path("~/.cache/disagg").expanduser()))
     environment |= {
@@ -61,7 +61,8 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]
     _run(["ray", "get-auth-token", "--generate"], environment)
     start = ["ray", "start", "--head", "--node-ip-address=127.0.0.1", f"--port={gcs}", "--num-cpus=2"]
     start += [f"--dashboard-port={dashboard}", f"--temp-dir={folder}", "--object-store-memory=100000000"]
-    _run([*start, "--disable-usage-stats"], environment)
+    # Its agent's usual port may still be held by that of a private cluster which is just ending.
+    _run([*start, f"--dashboard-agent-listen-port={agent}", "--disable-usage-stats"], environment)
     environment |= {"RAY_API_SERVER_ADDRESS": f"http://127.0.0.1:{dashboard}"}
     try:
         _submit(["ray", "job", "submit", "--", "true"], environment)  # the cluster's own late starters are up then

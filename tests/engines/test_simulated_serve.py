@@ -1,0 +1,30 @@
+"""`disagg serve configs/simulated.yaml`: the same processes as in earnest, but for the engine."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+import httpx
+from deployment import serving
+from streams import Stream, wait_until
+
+from disagg.simulation.tokens import answer
+
+
+def test_it_serves_survives_and_says_that_it_is_simulated() -> None:
+    with serving("configs/simulated.yaml", "ray.address=local") as deployment:
+        ask = {"model": "smollm2", "prompt": [5, 6, 7], "max_tokens": 20, "ignore_eos": True, "return_token_ids": True}
+        said = httpx.post(f"{deployment.url}/v1/completions", json=ask, timeout=30, trust_env=False)
+        assert said.headers["x-disagg-simulated"] == "true"
+        assert said.json()["choices"][0]["token_ids"] == answer([5, 6, 7], 20, ignore_eos=True)
+        assert httpx.get(f"{deployment.url}/health", timeout=5, trust_env=False).headers["x-disagg-simulated"] == "true"
+
+        undisturbed = Stream(deployment, [5, 6, 8], 300).whole(30)
+        stream = Stream(deployment, [5, 6, 8], 300)
+        wait_until(lambda: len(stream.events) > 5, 10)
+        engines = {engine["id"]: engine for engine in deployment.get("/disagg/status")["engines"]}
+        serving_now = deployment.get(f"/disagg/requests/{stream.request_id}")["decode"].partition("#")[0]
+        os.kill(engines[serving_now]["pids"]["host"], signal.SIGKILL)
+        assert stream.whole(30) == undisturbed
+        assert deployment.timeline(stream.request_id, until="pauses_ms")["tries"] == 2
