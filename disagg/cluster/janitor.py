@@ -45,7 +45,8 @@ def sweep(deployment: str, ray_folder: str, patience_s: float = PATIENCE_S) -> N
 
 
 def _processes(deployment: str, ray_folder: str) -> list[int]:
-    """Other processes with the deployment's mark in their environment, or its private Ray's folder in their command."""
+    """Other processes with the deployment's mark in their environment, or its private Ray's folder in their command or
+    among their open files: some of Ray's own write a title over the first two."""
     mark = f"{DEPLOYMENT_VARIABLE}={deployment}".encode()
     found = []
     for entry in os.listdir("/proc"):
@@ -57,9 +58,23 @@ def _processes(deployment: str, ray_folder: str) -> list[int]:
         except OSError:
             continue
         is_janitor = b"disagg.cluster.janitor" in command
-        if not is_janitor and (mark in environment.split(b"\0") or (ray_folder and ray_folder.encode() in command)):
+        is_ours = mark in environment.split(b"\0") or (
+            ray_folder and (ray_folder.encode() in command or _has_open(entry, ray_folder))
+        )
+        if is_ours and not is_janitor:
             found.append(int(entry))
     return found
+
+
+def _has_open(pid: str, folder: str) -> bool:
+    """Whether the process has a file of that folder open, its logs for one."""
+    try:
+        for fd in os.listdir(f"/proc/{pid}/fd"):
+            if os.readlink(f"/proc/{pid}/fd/{fd}").startswith(folder + "/"):
+                return True
+    except OSError:
+        pass  # it ended while we looked
+    return False
 
 
 def main() -> None:
