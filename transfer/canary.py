@@ -1,8 +1,8 @@
 """Small requests with a known shape: does KV move between these two incarnations, does this rank make steps?
 
 Way:   controller -> [sing: both engines of a pair, a real transfer; hum: one rank alone] -> plane clients
-Fails: CanaryFailed with the first reason (CanaryRefused: the engine is full, which is no sickness). Legs that still
-       run are aborted then; each stays in its Voice's `legs` until the engine has let go of it
+Fails: CanaryFailed with the first reason (never that the engine is full: hosts grant canaries in any case). Legs that
+       still run are aborted then; each stays in its Voice's `legs` until the engine has let go of it
 """
 
 from __future__ import annotations
@@ -24,14 +24,9 @@ HUM_IDS = [10, 11, 12, 13]
 # KV memory holds. Its own warm-up does it, with the dp rank as the room.
 FAKE_HOST, FAKE_PORT = "2.2.2.2", 0
 GREEDY = {"temperature": 0.0, "ignore_eos": True}
-WELL = ("stop", "length")
 
 
 class CanaryFailed(DisaggError):
-    pass
-
-
-class CanaryRefused(CanaryFailed):
     pass
 
 
@@ -100,9 +95,8 @@ async def _complete(
 
 
 def _check(names: str, end: m.LegEnd) -> None:
-    if end.reason not in WELL:
-        kind = CanaryRefused if end.reason == "refused" else CanaryFailed
-        raise kind(f"canary {names}", end.detail or end.reason)
+    if end.reason not in m.WELL:
+        raise CanaryFailed(f"canary {names}", end.detail or end.reason)
 
 
 class _Leg:

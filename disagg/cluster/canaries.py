@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from disagg.cluster.live import LiveEngine
 from disagg.cluster.proving import Prover
 from disagg.registry.records import Role
-from transfer.canary import CanaryFailed, CanaryRefused, hum
+from transfer.canary import CanaryFailed, hum
 
 log = logging.getLogger(__name__)
 
@@ -124,8 +124,6 @@ class Canaries:
                     return None
                 try:
                     await hum(voice, self._limit_s)
-                except CanaryRefused:
-                    return None
                 except CanaryFailed as error:
                     if not _is_idle(live):
                         return None
@@ -171,8 +169,6 @@ class Canaries:
                 return None
             try:
                 await self._prover.sing_on_all_ranks(pair, self._limit_s)
-            except CanaryRefused:
-                return None
             except CanaryFailed as error:
                 if not all(live is not None and _is_idle(live) for live in both):
                     return None

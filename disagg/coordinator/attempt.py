@@ -28,7 +28,6 @@ log = logging.getLogger(__name__)
 LAST_WORD_S = 5.0  # after an abort or a normal end a leg has this long to say its last word
 UNREAD_S = 1.0  # between two looks whether the client takes what is there
 TIMER_SLACK_S = 1e-3  # a loop's timers are as coarse as this
-WELL = ("stop", "length")
 
 Deadline = tuple[float, str, str]  # when (seconds), what must have come until then, the key of `deadlines` that says so
 
@@ -150,7 +149,7 @@ class Attempt:
             await self._waiting
         ids, self._new_ids = self._new_ids, []
         end = self._decode.end
-        if end is not None and end.reason in WELL:
+        if end is not None and end.reason in m.WELL:
             return ids, end.reason
         if ids or self._failure is None:
             return ids, None
@@ -188,7 +187,7 @@ class Attempt:
         assert leg.end is not None
         reason = leg.end.reason
         self._note(leg, leg.end)
-        if reason not in WELL and (leg is self._decode or not self._has_kv):
+        if reason not in m.WELL and (leg is self._decode or not self._has_kv):
             what = f"the {leg.name} engine ended its leg: {leg.end.detail or reason}"
             if reason == m.REFUSED:
                 self.fail(Refused, what)

@@ -13,7 +13,8 @@ from typing import Any
 
 import msgspec
 
-REFUSED = "refused"  # a LegEnd's reason
+WELL = ("stop", "length")  # a LegEnd's reason when nothing went wrong
+REFUSED = "refused"
 MAX_FRAME_BYTES = 64 << 20  # a 16M-token prompt; anything larger is a broken or hostile peer
 
 
