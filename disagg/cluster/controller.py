@@ -61,6 +61,8 @@ class Controller:
     async def place(self) -> None:
         """A placement group and a supervisor an engine; raises StartError when the cluster has no room for all."""
         for engine in self._plan.engines:
+            if engine.nodes > 1:
+                raise StartError(engine.id, "an engine over several nodes is not built yet", "say nodes: 1")
             bundle = {"CPU": engine.cpus, "GPU": engine.gpus}
             group = placement_group([{kind: n for kind, n in bundle.items() if n}], strategy="STRICT_PACK")
             self._groups.append(group)

@@ -33,9 +33,10 @@ class EnginePlan:
     role: Role
     pool: str  # its pool's name, or role and index: prefill.0
     pool_index: int
-    cpus: float
+    cpus: float  # on each node
     gpus: float
-    ranks: int  # tp_size * pp_size
+    nodes: int
+    ranks: int  # tp_size * pp_size, over all nodes
     dp_ranks: int  # attention-data-parallel schedulers
     engine: dict[str, Any]
     env: dict[str, str]  # what the pool says
@@ -159,8 +160,8 @@ def _shown_environment(plan: Plan, engine: EnginePlan) -> dict[str, str]:
 
 
 def _engine(engine_id: str, role: Role, index: int, pool: Pool, device: str) -> EnginePlan:
-    ranks = pool.gpus_of_engine
-    default_gpus = ranks if device == "cuda" else 0
+    ranks = pool.ranks_of_engine
+    default_gpus = ranks // pool.nodes if device == "cuda" else 0
     return EnginePlan(
         id=engine_id,
         role=role,
@@ -168,6 +169,7 @@ def _engine(engine_id: str, role: Role, index: int, pool: Pool, device: str) -> 
         pool_index=index,
         cpus=pool.resources.cpus,
         gpus=default_gpus if pool.resources.gpus is None else pool.resources.gpus,
+        nodes=pool.nodes,
         ranks=ranks,
         dp_ranks=int(pool.engine.get("dp_size", 1)),
         engine=pool.engine,

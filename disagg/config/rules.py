@@ -15,7 +15,7 @@ from disagg.errors import Problem
 ROLES = ("prefill", "decode", "aggregated")
 
 # SGLang argument -> (who decides it, what would do)
-_NODES = ("an engine over several nodes is not built yet", "leave it out")
+_NODES = ("disagg numbers an engine's nodes", "say how many in the pool's nodes")
 _ADDRESS = ("disagg picks a new one for each life of an engine", "leave it out")
 _TOKENS = ("the frontend tokenises and detokenises", "leave it out")
 _GPUS = ("Ray gives an engine its GPUs", "say resources.gpus")
@@ -157,11 +157,25 @@ def _sizes_are_counts(pool: PoolText) -> Iterator[Problem]:
             yield Problem(f"{pool.path}.engine.{argument}", f"must be a whole number from 1, is {size!r:.80}", "say 1")
 
 
+def _nodes_share_the_ranks(pool: PoolText) -> Iterator[Problem]:
+    nodes, tp, pp = _nodes(pool), _size(pool, "tp_size"), _size(pool, "pp_size")
+    if tp * pp % nodes:
+        what = f"is {nodes}, and tp_size {tp} * pp_size {pp} ranks cannot be shared out evenly among them"
+        yield Problem(f"{pool.path}.nodes", what, f"make tp_size * pp_size a multiple of {nodes}")
+
+
 def _gpus_of_all_ranks(pool: PoolText) -> Iterator[Problem]:
-    gpus, tp, pp = _gpus(pool), _size(pool, "tp_size"), _size(pool, "pp_size")
-    if gpus and tp * pp > 1 and gpus != tp * pp:
-        what = f"is {gpus:g}, but tp_size {tp} * pp_size {pp} ranks need a GPU each"
-        yield Problem(f"{pool.path}.resources.gpus", what, f"say {tp * pp}, or leave it out")
+    gpus, tp, pp, nodes = _gpus(pool), _size(pool, "tp_size"), _size(pool, "pp_size"), _nodes(pool)
+    here = tp * pp // nodes
+    if gpus and tp * pp > 1 and tp * pp % nodes == 0 and gpus != here:
+        among = f" on {nodes} nodes" if nodes > 1 else ""
+        what = f"is {gpus:g}, but tp_size {tp} * pp_size {pp} ranks{among} need a GPU each"
+        yield Problem(f"{pool.path}.resources.gpus", what, f"say {here}, or leave it out")
+
+
+def _nodes(pool: PoolText) -> int:
+    nodes = pool.pool.get("nodes")
+    return nodes if isinstance(nodes, int) and not isinstance(nodes, bool) and nodes > 0 else 1
 
 
 def _data_parallel_by_attention(pool: PoolText) -> Iterator[Problem]:
@@ -180,6 +194,7 @@ POOL_RULES: tuple[Callable[[PoolText], Iterator[Problem]], ...] = (
     _not_the_users,
     _said_once,
     _sizes_are_counts,
+    _nodes_share_the_ranks,
     _gpus_of_all_ranks,
     _data_parallel_by_attention,
 )

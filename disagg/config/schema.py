@@ -104,7 +104,8 @@ class Frontend(_Section):
 
 
 class Resources(_Section):
-    """Of one engine. `gpus`: by default tp_size * pp_size of the engine on cuda, 0 on cpu. A fraction shares a GPU."""
+    """Of an engine on each of its nodes. `gpus`: by default a GPU for each rank there on cuda, 0 on cpu. A fraction
+    shares a GPU."""
 
     cpus: Annotated[float, Field(ge=0, le=1024)] = 1.0
     gpus: Annotated[float, Field(ge=0, le=1024)] | None = None
@@ -125,10 +126,12 @@ def _environment_text(value: Any) -> Any:
 
 
 class Pool(_Section):
-    """`replicas` engines of one shape. `engine` holds SGLang's own arguments (checked in `sglang_arguments.py`)."""
+    """`replicas` engines of one shape, each over `nodes` nodes. `engine` holds SGLang's own arguments (checked in
+    `sglang_arguments.py`)."""
 
     name: Annotated[str, Field(pattern=POOL_NAME)] | None = None
     replicas: Annotated[int, Field(ge=1, le=1000)] = 1
+    nodes: Annotated[int, Field(ge=1, le=256)] = 1
     resources: Resources = Resources()
     engine: dict[str, Any] = {}
     env: dict[str, Annotated[str, BeforeValidator(_environment_text)]] = {}
@@ -152,8 +155,8 @@ class Pool(_Section):
         return env
 
     @property
-    def gpus_of_engine(self) -> int:
-        """The GPUs that SGLang will use, one a rank."""
+    def ranks_of_engine(self) -> int:
+        """Over all its nodes; each uses a GPU of its own."""
         return int(self.engine.get("tp_size", 1)) * int(self.engine.get("pp_size", 1))
 
 
