@@ -19,12 +19,12 @@ from collections import deque
 from pathlib import Path
 from typing import Any
 
+from disagg.engine.arguments import PORT_BLOCK
 from disagg.engine.logfile import last_lines
 from disagg.engine.spec import DEPLOYMENT_VARIABLE, SECRET_VARIABLE, HostSpec, decode_spec, encode_spec
 from disagg.errors import StartError
 
 PORT_RANGE = range(20000, 32000)  # below the kernel's ephemeral ports: nothing is given out twice behind our back
-PORT_BLOCK = 10  # SGLang derives further ports from an engine's first ones
 PIPE_LINE_MAX_BYTES = 1 << 20
 
 
@@ -56,12 +56,14 @@ class Nursery:
             }
         )
         self._zygote: subprocess.Popen[bytes] | None = None
-        self._zygote_socket = self._folder / "zygote.sock"
+        # Two nodes may share a file system. Eight characters: see run_folder.
+        self._node = _node_id()[:8]
+        self._zygote_socket = self._folder / f"zygote-{self._node}.sock"
         self._blocks = PortBlocks()
 
     async def warm_up(self) -> str:
         """Starts the zygote and returns the path of its socket; raises StartError with its last lines."""
-        log = log_folder(self._deployment) / "zygote.log"
+        log = log_folder(self._deployment) / f"zygote-{self._node}.log"
         log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("wb") as output:
             self._zygote = subprocess.Popen(  # noqa: ASYNC220 - returns at once
@@ -82,12 +84,13 @@ class Nursery:
     def environment(self) -> dict[str, str]:
         return self._environment
 
-    def ports(self, engine_id: str) -> int:
-        """The first of PORT_BLOCK ports for the engine's next incarnation; its last one's may be given out again."""
-        return self._blocks.take(engine_id)
+    def ports(self, name: str) -> int:
+        """The first of PORT_BLOCK ports for the next incarnation of an engine's part here; its last one's may be given
+        out again."""
+        return self._blocks.take(name)
 
-    def log(self, engine_id: str, lines: int) -> str:
-        return "\n".join(last_lines(log_folder(self._deployment) / f"{engine_id}.log", lines))
+    def log(self, name: str, lines: int) -> str:
+        return "\n".join(last_lines(log_folder(self._deployment) / f"{name}.log", lines))
 
 
 class PortBlocks:
@@ -148,12 +151,12 @@ class EngineActor:
         pipe = await _pipe_from_zygote(zygote) if zygote else _pipe_to_spawned(environment)
         reader, writer = await asyncio.open_unix_connection(sock=pipe, limit=PIPE_LINE_MAX_BYTES)
         self._writer = writer
-        self._writer.write(encode_spec(self._with_devices(spec)) + b"\n")
+        self._writer.write(encode_spec(_on_this_node(spec)) + b"\n")
         self._reading = asyncio.get_running_loop().create_task(self._read(reader, writer, ready, self._exit))
         answer = await ready
         if answer["event"] != "ready":
             tail = "\n".join(answer.get("tail", []))
-            raise StartError(spec.life, f"it died while starting ({answer['status']}); its last lines:\n{tail}")
+            raise StartError(spec.place, f"it died while starting ({answer['status']}); its last lines:\n{tail}")
         return answer | {"pids": self._pids, "devices": self.devices()}
 
     async def exited(self) -> dict[str, Any]:
@@ -172,19 +175,10 @@ class EngineActor:
         return os.environ.get("CUDA_VISIBLE_DEVICES", "")
 
     def node_id(self) -> str:
-        import ray
-
-        return str(ray.get_runtime_context().get_node_id())
+        return _node_id()
 
     def lane(self) -> str:
         return self._lane
-
-    def _with_devices(self, spec: HostSpec) -> HostSpec:
-        import msgspec
-
-        devices = os.environ.get("CUDA_VISIBLE_DEVICES")
-        more = {"CUDA_VISIBLE_DEVICES": devices} if devices is not None else {}
-        return msgspec.structs.replace(spec, environment=spec.environment | more)
 
     async def _read(
         self,
@@ -214,6 +208,46 @@ class EngineActor:
         if not ready.done():
             ready.set_result(answer)
         gone.set_result(answer)
+
+
+def _node_id() -> str:
+    import ray
+
+    return str(ray.get_runtime_context().get_node_id())
+
+
+def _on_this_node(spec: HostSpec) -> HostSpec:
+    """The spec with what only this node knows."""
+    import msgspec
+
+    environment = dict(spec.environment)
+    if spec.members > 1:
+        environment = between_nodes(spec) | environment
+    devices = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if devices is not None:
+        environment["CUDA_VISIBLE_DEVICES"] = devices
+    return msgspec.structs.replace(spec, environment=environment)
+
+
+def between_nodes(spec: HostSpec) -> dict[str, str]:
+    """How the hosts of an engine over several nodes find each other: by the addresses that Ray's nodes have."""
+    network = interface_of(spec.plane_host)
+    ours = {"SGLANG_HOST_IP": spec.plane_host, "HOST_IP": spec.plane_host}
+    if network:  # else Gloo and NCCL choose, and not all of a node's networks lead to the others
+        ours |= {"GLOO_SOCKET_IFNAME": network, "NCCL_SOCKET_IFNAME": network}
+    if spec.member:
+        ours["SGLANG_BLOCK_NONZERO_RANK_CHILDREN"] = "0"  # Engine() returns there, too
+    return ours
+
+
+def interface_of(address: str) -> str:
+    """The network interface that has this address; empty if none has."""
+    import psutil
+
+    for name, addresses in psutil.net_if_addrs().items():
+        if any(each.address == address for each in addresses):
+            return str(name)
+    return ""
 
 
 async def _pipe_from_zygote(path: str) -> socket.socket:

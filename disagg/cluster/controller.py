@@ -18,10 +18,11 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from disagg.cluster.actors import Nursery
 from disagg.cluster.canaries import Canaries
-from disagg.cluster.engine_node import NodeLost, RayNode
+from disagg.cluster.engine_node import EngineNode, NodeLost, RayNode
+from disagg.cluster.gang import Gang
 from disagg.cluster.proving import Prover
 from disagg.cluster.supervisor import EngineSupervisor, Setting
-from disagg.config.plan import Plan
+from disagg.config.plan import EnginePlan, Plan
 from disagg.engine.arguments import engine_environment
 from disagg.errors import StartError
 from disagg.registry.memory import MemoryRegistry
@@ -43,7 +44,7 @@ class Controller:
         self._canaries = Canaries(self._prover, self._on_sick, plan.deployment.health.canary_s)
         self._nurseries = _Nurseries(setting)
         self._groups: list[PlacementGroup] = []
-        self._nodes: dict[str, RayNode] = {}
+        self._nodes: dict[str, EngineNode] = {}
         self.supervisors: dict[str, EngineSupervisor] = {}
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -61,16 +62,21 @@ class Controller:
     async def place(self) -> None:
         """A placement group and a supervisor an engine; raises StartError when the cluster has no room for all."""
         for engine in self._plan.engines:
-            if engine.nodes > 1:
-                raise StartError(engine.id, "an engine over several nodes is not built yet", "say nodes: 1")
-            bundle = {"CPU": engine.cpus, "GPU": engine.gpus}
-            group = placement_group([{kind: n for kind, n in bundle.items() if n}], strategy="STRICT_PACK")
+            bundle = {kind: n for kind, n in {"CPU": engine.cpus, "GPU": engine.gpus}.items() if n}
+            spread = "STRICT_SPREAD" if engine.nodes > 1 else "STRICT_PACK"
+            group = placement_group([bundle] * engine.nodes, strategy=spread)
             self._groups.append(group)
-            node = self._nodes[engine.id] = RayNode(engine, group, self._nurseries, self._setting.address)
+            node = self._nodes[engine.id] = self._node(engine, group)
             supervisor = EngineSupervisor(engine, self._setting, node, self.registry, self._prover)
             self.supervisors[engine.id] = supervisor
             await self.registry.put(supervisor.record)
         await self._wait_for_places()
+
+    def _node(self, engine: EnginePlan, group: PlacementGroup) -> EngineNode:
+        members = [
+            RayNode(engine, group, self._nurseries, self._setting.address, member) for member in range(engine.nodes)
+        ]
+        return Gang(members) if engine.nodes > 1 else members[0]
 
     async def until_ready(self) -> None:
         """Returns when every engine is READY; raises StartError when one fails to start, or `start_s` is over."""
@@ -120,16 +126,20 @@ class Controller:
             remove_placement_group(group)
 
     async def _wait_for_places(self) -> None:
-        needs = ", ".join(f"{e.id}: {e.cpus:g} CPU {e.gpus:g} GPU" for e in self._plan.engines)
+        needs = ", ".join(
+            f"{e.id}: {e.cpus:g} CPU {e.gpus:g} GPU" + (f" on each of {e.nodes} nodes" if e.nodes > 1 else "")
+            for e in self._plan.engines
+        )
         try:
             async with asyncio.timeout(PLACEMENT_S):
                 await asyncio.gather(*(asyncio.wrap_future(group.ready().future()) for group in self._groups))
         except TimeoutError:
             total, free = ray.cluster_resources(), ray.available_resources()
+            alive = sum(node["Alive"] for node in ray.nodes())
             has = ", ".join(f"{free.get(kind, 0):g} of {total.get(kind, 0):g} {kind} free" for kind in ("CPU", "GPU"))
             raise StartError(
                 "placement",
-                f"the Ray cluster has no room for the engines: they need {needs}; it has {has}",
+                f"the Ray cluster has no room for the engines: they need {needs}; it has {has} on {alive} nodes",
                 "lower resources or replicas, or add nodes",
             ) from None
 

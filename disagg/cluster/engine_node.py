@@ -1,6 +1,6 @@
 """Where one engine runs, incarnation after incarnation; the only code that talks to its actor and its node's nursery.
 
-Way:   supervisor -> [EngineNode] =Ray=> EngineActor, Nursery
+Way:   supervisor -> [EngineNode] =Ray=> EngineActor, Nursery. An engine over several nodes has one for each (gang.py)
 Fails: NodeLost when the actor or the nursery is gone (the next `prepare` makes new ones), StartError as the actor says.
        An actor that does not answer is killed, and with it, through its warden, the incarnation
 """
@@ -59,8 +59,16 @@ class EngineNode(Protocol):
 
     async def log(self, lines: int) -> str: ...
 
+    async def devices(self) -> str:
+        """CUDA_VISIBLE_DEVICES as Ray gave it to its actors."""
+
     def close(self) -> None:
         """Kills the actor."""
+
+
+def member_name(engine_id: str, member: int) -> str:
+    """Of an engine's part on one of its nodes: in its log's name, and in `disagg logs`."""
+    return f"{engine_id}.{member}" if member else engine_id
 
 
 class Nurseries(Protocol):
@@ -72,10 +80,14 @@ class Nurseries(Protocol):
 
 
 class RayNode:
-    """`address`: what the engine listens on; empty: its node's address in the Ray cluster."""
+    """`address`: what the engine listens on; empty: its node's address in the Ray cluster. `member`: which of the
+    engine's nodes this is, and its bundle in the placement group."""
 
-    def __init__(self, plan: EnginePlan, group: PlacementGroup, nurseries: Nurseries, address: str) -> None:
+    def __init__(
+        self, plan: EnginePlan, group: PlacementGroup, nurseries: Nurseries, address: str, member: int = 0
+    ) -> None:
         self._plan, self._group, self._nurseries, self._address = plan, group, nurseries, address
+        self._member, self._name = member, member_name(plan.id, member)
         self._actor: Any = None
         self._nursery: Any = None
         self._zygote: str | None = None
@@ -89,11 +101,11 @@ class RayNode:
         self._nursery, self._zygote = await self._answer(self._nurseries.on(node_id))
         try:
             async with asyncio.timeout(ANSWER_S):
-                first_port = await self._answer(self._nursery.ports.remote(self._plan.id))
+                first_port = await self._answer(self._nursery.ports.remote(self._name))
                 self._environment = await self._answer(self._nursery.environment.remote())
         except (NodeLost, TimeoutError) as error:
             self._nurseries.forget(node_id, self._nursery)
-            raise NodeLost(self._plan.id, f"its node's nursery is gone: {error or 'no answer'}") from error
+            raise NodeLost(self._name, f"its node's nursery is gone: {error or 'no answer'}") from error
         return Ground(self._address or _address_of(node_id), first_port, self._zygote is not None)
 
     async def start(self, spec: HostSpec) -> dict[str, Any]:
@@ -123,13 +135,12 @@ class RayNode:
             return ""
 
     async def devices(self) -> str:
-        """CUDA_VISIBLE_DEVICES as Ray gave it to this engine's actor."""
         return str(await self._answer(self._made().devices.remote()))
 
     async def log(self, lines: int) -> str:
         if self._nursery is None:
             return ""
-        return str(await self._answer(self._nursery.log.remote(self._plan.id, lines)))
+        return str(await self._answer(self._nursery.log.remote(self._name, lines)))
 
     def close(self) -> None:
         if self._actor is not None:
@@ -138,7 +149,7 @@ class RayNode:
 
     def _made(self) -> Any:
         if self._actor is None:
-            strategy = PlacementGroupSchedulingStrategy(self._group, placement_group_bundle_index=0)
+            strategy = PlacementGroupSchedulingStrategy(self._group, placement_group_bundle_index=self._member)
             options = {"num_cpus": self._plan.cpus, "num_gpus": self._plan.gpus, "scheduling_strategy": strategy}
             self._actor = ray.remote(EngineActor).options(**options).remote()
         return self._actor
@@ -157,9 +168,9 @@ class RayNode:
         except RayTaskError as error:
             if isinstance(error.cause, DisaggError):
                 raise error.cause from None
-            raise NodeLost(self._plan.id, str(error).strip()) from error
+            raise NodeLost(self._name, str(error).strip()) from error
         except RayError as error:
-            raise NodeLost(self._plan.id, str(error).strip() or type(error).__name__) from error
+            raise NodeLost(self._name, str(error).strip() or type(error).__name__) from error
 
 
 def _address_of(node_id: str) -> str:

@@ -29,7 +29,7 @@ from disagg.engine.arguments import Ports
 from disagg.engine.spec import HostSpec
 from disagg.errors import LegLost, StartError
 from disagg.registry.memory import MemoryRegistry
-from disagg.registry.records import EngineRecord, Role, State
+from disagg.registry.records import EngineRecord, Member, Role, State
 from prefill.bootstrap import ranks_are_registered
 
 log = logging.getLogger(__name__)
@@ -197,6 +197,7 @@ class EngineSupervisor:
             ranks=facts["ranks"],
             pids=facts["pids"],
             devices=facts["devices"],
+            members=msgspec.convert(facts.get("members", []), tuple[Member, ...]),
             context_length=facts["context_length"],
             kv_tokens=facts["kv_tokens"],
             request_tokens_max=facts["request_tokens_max"],
@@ -281,7 +282,7 @@ class EngineSupervisor:
 
     def _spec(self, incarnation: int, ground: Ground) -> tuple[HostSpec, str]:
         plan, setting, address = self.plan, self._setting, ground.address
-        ports = Ports(ground.first_port, ground.first_port + 9, ground.first_port + 7)
+        ports = Ports.from_first(ground.first_port)
         arguments = plan.arguments(device=setting.device, model_path=setting.model_path, host=address, ports=ports)
         environment = plan.environment(device=setting.device, deadlines=setting.deadlines)
         spec = HostSpec(
@@ -291,6 +292,7 @@ class EngineSupervisor:
             arguments=arguments,
             environment=environment,
             plane_host=address,
+            plane_port=ports.plane,
             log_path=str(log_folder(setting.deployment) / f"{plan.id}.log"),
             scratch=str(run_folder(setting.deployment) / f"{plan.id}-{incarnation}"),
             fork=ground.fork,

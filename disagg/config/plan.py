@@ -22,7 +22,15 @@ from disagg.registry.records import Role
 from disagg.simulation.arguments import simulated_arguments
 
 Device = Literal["cpu", "cuda", "simulated"]
-DECIDED_AT_START = ("host", "port", "nccl_port", "disaggregation_bootstrap_port", "bootstrap_host", "bootstrap_port")
+DECIDED_AT_START = (
+    "host",
+    "port",
+    "nccl_port",
+    "dist_init_addr",
+    "disaggregation_bootstrap_port",
+    "bootstrap_host",
+    "bootstrap_port",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +159,7 @@ def to_json(plan: Plan) -> str:
 
 def shown_arguments(plan: Plan, engine: EnginePlan) -> dict[str, Any]:
     """In order of name; what is only known when an incarnation starts is `auto`."""
-    arguments = engine.arguments(device=plan.device, model_path=plan.model.path, host="", ports=Ports(0, 0, 0))
+    arguments = engine.arguments(device=plan.device, model_path=plan.model.path, host="", ports=Ports.from_first(0))
     return {name: "auto" if name in DECIDED_AT_START else arguments[name] for name in sorted(arguments)}
 
 

@@ -18,11 +18,21 @@ from prefill.arguments import prefill_arguments
 
 
 class Ports(NamedTuple):
-    """Of one incarnation; never used again by a later one. `server` is not listened on, but SGLang derives from it."""
+    """Of one incarnation; never used again by a later one."""
 
-    server: int
-    nccl: int
+    rendezvous: int  # with DP attention SGLang takes the next six, too
     bootstrap: int
+    server: int  # nobody listens here
+    nccl: int
+    plane: int
+
+    @classmethod
+    def from_first(cls, first: int) -> Ports:
+        """A block of PORT_BLOCK numbers."""
+        return cls(first, first + 7, first + 8, first + 9, first + 10)
+
+
+PORT_BLOCK = 11
 
 
 class EngineDeadlines(Protocol):
@@ -71,9 +81,17 @@ def engine_arguments(
         "host": host,
         "port": ports.server,
         "nccl_port": ports.nccl,
+        # Said always: SGLang's own choice for DP attention is 233 above `port`, which may be another engine's.
+        "dist_init_addr": f"{host}:{ports.rendezvous}",
         "skip_tokenizer_init": True,  # token ids in, token ids out
         "incremental_streaming_output": True,  # a chunk holds the new ids only
     }
+
+
+def member_arguments(first: Mapping[str, Any], *, member: int, members: int, host: str, ports: Ports) -> dict[str, Any]:
+    """Of one of the hosts of an engine over several nodes; `first` are those of its first."""
+    own = {"host": host, "port": ports.server, "nccl_port": ports.nccl} if member else {}
+    return {**first, "nnodes": members, "node_rank": member, **own}
 
 
 def engine_environment(

@@ -1,4 +1,4 @@
-"""The engine host: one process that holds one engine incarnation and serves the request plane.
+"""The engine host: one process that holds one engine incarnation, or a part of one, and serves the request plane.
 
 Way:   warden -> [host] -> engine; frontends connect to its plane server
 In:    a HostSpec; out: one JSON line {"event": "ready", …} on the actor's pipe, then service until it is killed
@@ -8,6 +8,7 @@ Fails: whatever stops it ends up in the engine's log; the warden tells the actor
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import json
 import logging
 import os
@@ -15,12 +16,18 @@ import random
 import socket
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, NoReturn
 
 from disagg.engine.interface import Engine, EngineFacts
-from disagg.engine.sglang_engine import SGLangEngine
+from disagg.engine.members import Members, Report
+from disagg.engine.sglang_engine import SGLangEngine, SGLangMember
 from disagg.engine.spec import LIFE_VARIABLE, SECRET_VARIABLE, HostSpec, decode_spec
+from disagg.plane.messages import Sighting
 from disagg.plane.server import PlaneServer
+
+log = logging.getLogger(__name__)
 
 
 def run(spec: HostSpec, pipe: socket.socket) -> None:
@@ -32,37 +39,73 @@ def run(spec: HostSpec, pipe: socket.socket) -> None:
     logging.basicConfig(level=logging.INFO, format="[%(asctime)s] %(name)s: %(message)s")
     if spec.is_simulated:
         asyncio.run(_simulate(spec, pipe))
-        return
-    engine = SGLangEngine(spec.arguments, fork=spec.fork, scratch=Path(spec.scratch))
+    elif spec.member:
+        _run_member(spec, pipe)
+    else:
+        _run_first(spec, pipe)
+
+
+def _run_first(spec: HostSpec, pipe: socket.socket) -> None:
+    members = Members(spec.members, lambda leg_id, stage: engine.on_stage(leg_id, stage), _end)
+    scratch = Path(spec.scratch)
+    engine = SGLangEngine(spec.arguments, fork=spec.fork, scratch=scratch, other_sights=members.sights)
     facts = engine.start()
-    engine.loop.run_until_complete(_serve(engine, facts, spec, pipe))
+    engine.loop.run_until_complete(_serve(engine, facts, spec, pipe, members))
+
+
+def _run_member(spec: HostSpec, pipe: socket.socket) -> None:
+    member = SGLangMember(spec.arguments, fork=spec.fork, scratch=Path(spec.scratch))
+    facts = member.start()
+    member.loop.run_until_complete(_report(spec, pipe, facts, member.sights, member.listen))
 
 
 async def _simulate(spec: HostSpec, pipe: socket.socket) -> None:
     from disagg.simulation.arguments import simulated_engine
 
+    if spec.member:
+        await _report(spec, pipe, {"pids": {"host": os.getpid()}}, list, lambda _on_stage: None)
     engine = simulated_engine(spec)
     facts = engine.start()
     await engine.open()
-    await _serve(engine, facts, spec, pipe)
+    await _serve(engine, facts, spec, pipe, Members(spec.members, lambda _leg_id, _stage: None, _end))
 
 
-async def _serve(engine: Engine, facts: EngineFacts, spec: HostSpec, pipe: socket.socket) -> None:
-    server = PlaneServer(engine, facts, spec.incarnation, bytes.fromhex(os.environ[SECRET_VARIABLE]))
-    port = await server.start(spec.plane_host)
-    ready = {
-        "event": "ready",
-        "plane": f"{spec.plane_host}:{port}",
-        "ranks": facts.ranks,
-        "context_length": facts.context_length,
-        "kv_tokens": facts.kv_tokens,
-        "request_tokens_max": facts.request_tokens_max,
-        "requests_max": facts.requests_max,
-        "page_size": facts.page_size,
-        "pids": {"host": os.getpid()} | facts.pids,
-    }
-    pipe.sendall(json.dumps(ready).encode() + b"\n")
+async def _serve(engine: Engine, facts: EngineFacts, spec: HostSpec, pipe: socket.socket, members: Members) -> None:
+    others = members if spec.members > 1 else None
+    server = PlaneServer(engine, facts, spec.incarnation, bytes.fromhex(os.environ[SECRET_VARIABLE]), others=others)
+    port = await server.start(spec.plane_host, spec.plane_port)
+    if others is not None:
+        await others.joined()
+    said = dataclasses.asdict(facts)
+    said["pids"] = {"host": os.getpid()} | facts.pids
+    _say_ready(pipe, {"plane": f"{spec.plane_host}:{port}"} | said)
     await asyncio.Event().wait()
+
+
+async def _report(
+    spec: HostSpec,
+    pipe: socket.socket,
+    facts: dict[str, Any],
+    sights: Callable[[], list[Sighting]],
+    listen: Callable[[Callable[[str, str], None]], None],
+) -> NoReturn:
+    secret = bytes.fromhex(os.environ[SECRET_VARIABLE])
+    report = await Report.begin(spec.member, spec.first_plane, spec.incarnation, secret, sights, _end)
+    listen(report.stage)
+    _say_ready(pipe, facts)
+    await asyncio.Event().wait()
+    raise AssertionError("unreachable")
+
+
+def _say_ready(pipe: socket.socket, facts: dict[str, Any]) -> None:
+    pipe.sendall(json.dumps({"event": "ready"} | facts).encode() + b"\n")
+
+
+def _end(why: str) -> NoReturn:
+    """Half an engine is none. The warden ends what is left of it here."""
+    log.error("%s", why)
+    sys.stderr.flush()
+    os._exit(1)
 
 
 if __name__ == "__main__":  # spawned, not forked: its arguments are the spec's path and the pipe's number

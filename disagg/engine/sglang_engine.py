@@ -1,5 +1,8 @@
 """SGLang behind our engine interface: the only file that drives `sglang.Engine`.
 
+An engine over several nodes is one `Engine` on each: that of the first node takes the legs (SGLangEngine), the others
+hold schedulers and nothing else (SGLangMember).
+
 Way:   plane server -> [SGLangEngine] -> TokenizerManager -> scheduler ranks, and back chunk by chunk
 Fails: a leg's failure is its `on_end("error", …)`; a dead scheduler ends this whole process (SGLang's SIGQUIT)
 """
@@ -13,6 +16,7 @@ import multiprocessing
 import os
 import queue
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,19 +26,27 @@ from disagg.engine.sglang_leg import ABORT_LONGEST_S, ABORT_S, SGLangLeg
 from disagg.engine.stages import StageListener
 from disagg.engine.watch import LOOK_S, Watch
 from disagg.errors import StartError
-from disagg.plane.messages import RankHealth, RankLoad
+from disagg.plane.messages import RankHealth, RankLoad, Sighting
 
 log = logging.getLogger(__name__)
 
 
 class SGLangEngine:
-    """One `sglang.Engine` in this process's main thread. `scratch`: the folder of this incarnation alone (TMPDIR)."""
+    """One `sglang.Engine` in this process's main thread. `scratch`: the folder of this incarnation alone (TMPDIR).
+    `other_sights`: of its schedulers on other nodes."""
 
-    def __init__(self, arguments: dict[str, Any], *, fork: bool, scratch: Path) -> None:
+    def __init__(
+        self,
+        arguments: dict[str, Any],
+        *,
+        fork: bool,
+        scratch: Path,
+        other_sights: Callable[[], list[Sighting]] = list,
+    ) -> None:
         self._arguments, self._fork, self._scratch = arguments, fork, scratch
         self._engine: Any = None
         self._legs: dict[str, SGLangLeg] = {}
-        self._watch = Watch(scratch)
+        self._watch = Watch(scratch, others=other_sights)
         self._stages: StageListener | None = None
         # Only an engine that reads prompts has steps of many seconds.
         self._abort_longest_s = ABORT_S if arguments.get("disaggregation_mode") == "decode" else ABORT_LONGEST_S
@@ -48,21 +60,16 @@ class SGLangEngine:
 
         engine = self._engine = Engine(**self._arguments)
         info = engine._scheduler_init_result.scheduler_infos[0]
-        beats = read_beats(self._scratch)  # SGLang's init info says less, and under dp only the first rank's
-        if not beats:
-            raise StartError("sglang plugins", "SGLang did not load ours", "see its log above, and reinstall disagg")
-        stages.listen(engine.loop, self._on_stage)
+        stages.listen(engine.loop, self.on_stage)
         engine.loop.call_soon(self._look)
         threading.Thread(target=self._tell_schedulers, name="dead peers", daemon=True).start()
         return EngineFacts(
             ranks=_dp_ranks(engine.server_args),
             context_length=int(engine.tokenizer_manager.model_config.context_len),
-            kv_tokens=int(min(beat.kv_tokens for beat in beats)),
             # One more than the prompt must fit, and SGLang refuses prompts longer than max_req_input_len.
             request_tokens_max=int(info["max_req_input_len"]) + 1,
-            requests_max=int(min(beat.requests_max for beat in beats)),
-            page_size=int(max(beat.page_size for beat in beats)),
             pids={"host": os.getpid(), **_children(engine)},
+            **_capacity(self._scratch),
         )
 
     @property
@@ -113,7 +120,8 @@ class SGLangEngine:
             self._stages.close()
         self._engine.shutdown()
 
-    def _on_stage(self, leg_id: str, stage: str) -> None:
+    def on_stage(self, leg_id: str, stage: str) -> None:
+        """A scheduler of any of the engine's nodes says so."""
         if leg_id in self._legs:
             self._legs[leg_id].on_stage(stage)
 
@@ -129,6 +137,51 @@ class SGLangEngine:
                 self._engine.collective_rpc("disagg_drop_peer", life=life)
             except Exception:
                 log.exception("the schedulers could not be told that %s is dead", life)
+
+
+class SGLangMember:
+    """The part of an engine over several nodes that is on one of its further nodes."""
+
+    def __init__(self, arguments: dict[str, Any], *, fork: bool, scratch: Path) -> None:
+        self._arguments, self._fork, self._scratch = arguments, fork, scratch
+        self._watch = Watch(scratch)
+        self._stages: StageListener | None = None
+        self.loop: asyncio.AbstractEventLoop
+
+    def start(self) -> dict[str, Any]:
+        """Blocks until its schedulers are up; returns their part of EngineFacts."""
+        if self._fork:
+            _fork_children()
+        self._stages = StageListener(self._scratch)
+        from sglang.srt.entrypoints.engine import Engine
+
+        engine = Engine(**self._arguments)
+        self.loop = engine.loop
+        self._look()
+        return {"pids": {"host": os.getpid(), **_children(engine)}, **_capacity(self._scratch)}
+
+    def sights(self) -> list[Sighting]:
+        return self._watch.sights
+
+    def listen(self, on_stage: Callable[[str, str], None]) -> None:
+        assert self._stages is not None
+        self._stages.listen(self.loop, on_stage)
+
+    def _look(self) -> None:
+        self.loop.call_later(LOOK_S, self._look)
+        self._watch.look()
+
+
+def _capacity(scratch: Path) -> dict[str, int]:
+    """Of each rank, from the schedulers' beats: SGLang's init info says less, and under dp only the first rank's."""
+    beats = read_beats(scratch)
+    if not beats:
+        raise StartError("sglang plugins", "SGLang did not load ours", "see its log above, and reinstall disagg")
+    return {
+        "kv_tokens": int(min(beat.kv_tokens for beat in beats)),
+        "requests_max": int(min(beat.requests_max for beat in beats)),
+        "page_size": int(max(beat.page_size for beat in beats)),
+    }
 
 
 def _fork_children() -> None:

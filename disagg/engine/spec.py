@@ -20,10 +20,20 @@ class HostSpec(msgspec.Struct, frozen=True, kw_only=True):
     scratch: str  # a folder of this incarnation alone; removed at its end
     fork: bool  # SGLang's children are forked (the host was forked from a zygote), not spawned
     is_simulated: bool = False  # `arguments` are then those of disagg/simulation/arguments.py
+    plane_port: int = 0  # 0: any that is free
+    # An engine over several nodes has a host on each. The first serves the plane; the others report to it.
+    member: int = 0
+    members: int = 1
+    first_plane: str = ""  # host:port of the first member's plane, for the others
 
     @property
     def life(self) -> str:
         return f"{self.engine_id}#{self.incarnation}"
+
+    @property
+    def place(self) -> str:
+        """The life, and for an engine over several nodes which of its hosts this is."""
+        return f"{self.life}, node {self.member} of {self.members}" if self.members > 1 else self.life
 
 
 SECRET_VARIABLE = "DISAGG_PLANE_SECRET"

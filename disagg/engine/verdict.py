@@ -9,9 +9,8 @@ Why:   a prefill chunk that computes for 10 s is well; a process that sleeps, is
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import NamedTuple
 
-from disagg.plane.messages import RankHealth
+from disagg.plane.messages import RankHealth, Sighting
 
 GONE = ("", "Z", "X")
 STOPPED_S = 1.0
@@ -21,21 +20,6 @@ ASLEEP_S, ASLEEP_CPU_SHARE = 3.0, 0.05
 SLOW_S, SLOW_STEPS = 5.0, 3.0
 # Before a first step there is nothing to compare with, and on a GPU it may compile kernels in another process.
 FIRST_STEP_S = 60.0
-
-
-class Sighting(NamedTuple):
-    """One scheduler process at one moment."""
-
-    dp_rank: int
-    group: int  # processes of one group step together: each waits for the others
-    beat_age_s: float  # since its loop last came round
-    batch_tokens: int  # of the batch it is in; 0: in none
-    step_longest_s: float  # 0: it has made none
-    step_longest_tokens: int
-    state: str  # of its main thread, as /proc says it: R, S, D, T, Z, …; "" when there is no such process
-    stopped_s: float  # how long it has been seen stopped
-    watched_s: float  # how long it has been watched since its loop last came round, and
-    cpu_s: float  # the CPU time of its main thread meanwhile
 
 
 def judge(sightings: Iterable[Sighting]) -> list[RankHealth]:

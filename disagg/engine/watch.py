@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from disagg.engine.beats import Beat, read_beats
-from disagg.engine.verdict import Sighting, judge
-from disagg.plane.messages import RankHealth
+from disagg.engine.verdict import judge
+from disagg.plane.messages import RankHealth, Sighting
 
 LOOK_S = 0.5
 BLIND_S = 2.0  # looked so late, this process was stopped too, or had no core: others get that time again
@@ -37,17 +37,22 @@ class _Watched:
 
 
 class Watch:
+    """`others`: what is known of the engine's schedulers on other nodes."""
+
     def __init__(
         self,
         folder: Path,
         *,
         now_s: Callable[[], float] = time.monotonic,
         process: Callable[[int], ProcessLook] | None = None,
+        others: Callable[[], list[Sighting]] = list,
     ) -> None:
         self._folder, self._now_s, self._process = folder, now_s, process or look_at_process
+        self._others = others
         self._watched: dict[int, _Watched] = {}
         self._looked_at_s = self._awake_since_s = now_s()
         self._rounds_at_s: dict[int, float] = {}
+        self.sights: list[Sighting] = []  # of this node
         self.health: list[RankHealth] = []
 
     def look(self) -> None:
@@ -57,8 +62,11 @@ class Watch:
             self._watched.clear()
         self._looked_at_s = now_s
         beats = read_beats(self._folder)
-        self._rounds_at_s = {int(beat.dp_rank): beat.at_s for beat in beats}
-        self.health = judge(self._sight(beat, now_s) for beat in beats)
+        self.sights = [self._sight(beat, now_s) for beat in beats]
+        others = self._others()
+        self._rounds_at_s = {one.dp_rank: now_s - one.beat_age_s for one in others}
+        self._rounds_at_s |= {int(beat.dp_rank): beat.at_s for beat in beats}
+        self.health = judge([*self.sights, *others])
 
     def came_round_at_s(self, dp_rank: int) -> float:
         """When the rank's loop came round, at the newest look."""

@@ -2,7 +2,7 @@
 
 Way:   coordinator -> [PlaneClient] -> host; each Step that comes back is handed to the legs it speaks of
 Owns:  the numbers of its legs, and the offset between the host's monotonic clock and ours
-Fails: a connection that ends, or a host that is silent for SILENT_S, gives each of its legs one LegEnd with reason
+Fails: a connection that ends, or a host that is silent for `silent_s`, gives each of its legs one LegEnd with reason
        LOST, at once. (TCP alone would notice a host that hangs, or a cable that was pulled, minutes later)
 """
 
@@ -51,12 +51,13 @@ class PlaneClient:
         on_lost: Callable[[str], None],
         *,
         on_taken: Callable[[list[m.RankTaken]], None] = lambda _ranks: None,
+        silent_s: float = SILENT_S,
         network: Network = TCP,
         now_s: Callable[[], float] = time.monotonic,
     ) -> None:
         self.address, self.incarnation = address, incarnation
         self._secret, self._on_lost, self._on_taken = secret, on_lost, on_taken
-        self._network, self._now_s = network, now_s
+        self._silent_s, self._network, self._now_s = silent_s, network, now_s
         self._numbers = itertools.count(1)
         self._legs: dict[int, LegReceiver] = {}
         self._connection: Connection | None = None
@@ -128,9 +129,13 @@ class PlaneClient:
         if leg in self._legs and self._connection is not None:
             self._connection.send(m.encode(m.Abort(leg)))
 
-    def tell_peer_gone(self, life: str) -> None:
+    def tell(self, word: m.PeerGone | m.MemberSights | m.MemberStage) -> None:
+        """A word that has no answer; lost with the connection."""
         if self._connection is not None:
-            self._connection.send(m.encode(m.PeerGone(life)))
+            self._connection.send(m.encode(word))
+
+    def tell_peer_gone(self, life: str) -> None:
+        self.tell(m.PeerGone(life))
 
     async def loads(self, limit_s: float = CONNECT_S) -> list[m.RankLoad]:
         """The engine's own newest load snapshot of each rank."""
@@ -170,8 +175,8 @@ class PlaneClient:
         if now_s - self._kept_at_s > PING_S + LATE_S:
             self._heard_at_s = now_s  # we were held up ourselves: its answers may lie unread in our socket
         self._kept_at_s = now_s
-        if now_s - self._heard_at_s > SILENT_S:
-            self._connection.close(f"the host said nothing for {SILENT_S:g} s")
+        if now_s - self._heard_at_s > self._silent_s:
+            self._connection.close(f"the host said nothing for {self._silent_s:g} s")
             return
         self.ping()
         self._keeping = asyncio.get_running_loop().call_later(PING_S, self._keep)

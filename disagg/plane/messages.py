@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -66,7 +66,37 @@ class PeerGone(Wire, frozen=True, tag="peer gone"):
     life: str
 
 
-ToHost = Submit | Abort | LoadsWanted | HealthWanted | PeerGone | Ping
+# another host of the same engine -> the first one's (disagg/engine/members.py)
+
+
+class Sighting(NamedTuple):
+    """One scheduler process at one moment."""
+
+    dp_rank: int
+    group: int  # processes of one group step together: each waits for the others
+    beat_age_s: float  # since its loop last came round
+    batch_tokens: int  # of the batch it is in; 0: in none
+    step_longest_s: float  # 0: it has made none
+    step_longest_tokens: int
+    state: str  # of its main thread, as /proc says it: R, S, D, T, Z, …; "" when there is no such process
+    stopped_s: float  # how long it has been seen stopped
+    watched_s: float  # how long it has been watched since its loop last came round, and
+    cpu_s: float  # the CPU time of its main thread meanwhile
+
+
+class MemberSights(Wire, frozen=True, tag="sights"):
+    """Twice a second, and first of all: what member `member` sees of its own schedulers."""
+
+    member: int
+    sights: list[Sighting]
+
+
+class MemberStage(Wire, frozen=True, tag="member stage"):
+    leg_id: str
+    name: str  # as in Stage
+
+
+ToHost = Submit | Abort | LoadsWanted | HealthWanted | PeerGone | Ping | MemberSights | MemberStage
 
 # host -> frontend
 

@@ -11,6 +11,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
+from typing import Protocol
 
 import msgspec
 
@@ -27,8 +28,18 @@ LOOK_S = 2.0  # how often silent frontends are looked for
 SILENT_S = 10.0  # a frontend pings every second; one so silent is gone, though its connection may not know it
 
 
+class OtherHosts(Protocol):
+    """Of an engine over several nodes, whose first host this is."""
+
+    def saw(self, report: m.MemberSights) -> None: ...
+
+    def came_to(self, stage: m.MemberStage) -> None: ...
+
+    def left(self, member: int, why: str) -> None: ...
+
+
 class PlaneServer:
-    """Serves one incarnation of one engine to any number of frontends."""
+    """Serves one incarnation of one engine to any number of frontends. `others`: None for an engine on one node."""
 
     def __init__(
         self,
@@ -38,8 +49,9 @@ class PlaneServer:
         secret: bytes,
         network: Network = TCP,
         now_s: Callable[[], float] = time.monotonic,
+        others: OtherHosts | None = None,
     ) -> None:
-        self.engine, self.incarnation, self.now_s = engine, incarnation, now_s
+        self.engine, self.incarnation, self.now_s, self.others = engine, incarnation, now_s, others
         self.ranks = facts.ranks
         self.ledger = Ledger(facts.ranks, Capacity(facts.requests_max, facts.kv_tokens, facts.page_size))
         self._secret, self._network = secret, network
@@ -108,6 +120,7 @@ class _Session:
         self.server = server
         self.heard_at_s = server.now_s()
         self.connection: Connection | None = None
+        self._member: int | None = None  # the peer is a host of the same engine
         self._legs: dict[int, _LiveLeg] = {}
         self._deltas: list[m.Delta] = []
         self._ends: list[m.LegEnd] = []
@@ -139,6 +152,11 @@ class _Session:
                 self.send(m.Health(server.incarnation, server.engine.health()))
             case m.PeerGone():
                 server.engine.drop_peer(message.life)
+            case m.MemberSights() if server.others is not None:
+                self._member = message.member
+                server.others.saw(message)
+            case m.MemberStage() if server.others is not None:
+                server.others.came_to(message)
             case m.Ping():
                 self.send(m.Pong(message.sent_at_s, server.now_s()))
 
@@ -149,6 +167,8 @@ class _Session:
         self.server.sessions.discard(self)
         for live in list(self._legs.values()):
             self.server.engine.abort(live.handle)
+        if self._member is not None and self.server.others is not None:
+            self.server.others.left(self._member, why)
 
     def _submit(self, message: m.Submit) -> None:
         if message.leg in self._legs or not 0 <= message.dp_rank < self.server.ranks:

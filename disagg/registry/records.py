@@ -25,6 +25,14 @@ class Role(StrEnum):
     AGGREGATED = "aggregated"
 
 
+class Member(msgspec.Struct, frozen=True, kw_only=True):
+    """One node's part of an engine that goes over several."""
+
+    node: str  # IP address
+    pids: dict[str, int | list[int]]
+    devices: str
+
+
 class EngineRecord(msgspec.Struct, frozen=True, kw_only=True):
     """One engine, as the controller knows it. `id` outlives incarnations; addresses never do."""
 
@@ -38,6 +46,7 @@ class EngineRecord(msgspec.Struct, frozen=True, kw_only=True):
     bootstrap: str = ""  # host:port of a prefill's bootstrap server
     pids: dict[str, int | list[int]] = {}  # actor, warden, host, schedulers, detokenizers
     devices: str = ""  # CUDA_VISIBLE_DEVICES as its actor got it
+    members: tuple[Member, ...] = ()  # of an engine over several nodes: all of them, the first one too
     since_s: float = 0.0  # wall clock of the last change of state
     restarts: int = 0
     detail: str = ""  # why it is not ready

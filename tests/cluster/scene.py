@@ -106,6 +106,9 @@ class Node:
     async def log(self, lines: int) -> str:
         return ""
 
+    async def devices(self) -> str:
+        return ""
+
     def close(self) -> None:
         pass
 
@@ -126,7 +129,7 @@ class Scene:
 
     def add(self, role: Role, setting: Setting) -> None:
         engine_id = f"{role}-{sum(s.plan.role is role for s in self.supervisors.values())}"
-        plan = EnginePlan(engine_id, role, "", 0, 1.0, 0.0, 1, 1, {}, {})
+        plan = EnginePlan(engine_id, role, "", 0, 1.0, 0.0, 1, 1, 1, {}, {})
         node = self.nodes[engine_id] = Node()
         supervisor = EngineSupervisor(plan, setting, node, self.registry, self.prover, self.is_registered)
         self.supervisors[engine_id] = supervisor

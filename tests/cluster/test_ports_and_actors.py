@@ -17,7 +17,7 @@ from disagg.errors import StartError
 from disagg.registry.records import Role
 
 TEN_BLOCKS = range(20000, 20000 + 10 * PORT_BLOCK)
-PLAN = EnginePlan("decode-0", Role.DECODE, "", 0, 1.0, 0.0, 1, 1, {}, {})
+PLAN = EnginePlan("decode-0", Role.DECODE, "", 0, 1.0, 0.0, 1, 1, 1, {}, {})
 
 
 @pytest.fixture(autouse=True)
@@ -41,12 +41,12 @@ def test_engines_that_live_at_once_share_no_block() -> None:
 
 def test_ports_that_others_use_are_passed_over_and_tried_again_later(monkeypatch: pytest.MonkeyPatch) -> None:
     blocks = PortBlocks(TEN_BLOCKS)
-    monkeypatch.setattr(actors, "_is_free", lambda port: 20030 <= port < 20040)
-    assert blocks.take("prefill-0") == 20030
+    monkeypatch.setattr(actors, "_is_free", lambda port: 20033 <= port < 20033 + PORT_BLOCK)
+    assert blocks.take("prefill-0") == 20033
     with pytest.raises(StartError, match="no free block"):
         blocks.take("decode-0")
     monkeypatch.setattr(actors, "_is_free", lambda _port: True)
-    assert blocks.take("decode-0") != 20030
+    assert blocks.take("decode-0") != 20033
 
 
 class _Method:

@@ -8,12 +8,13 @@ from disagg.config.server_args import installed_server_args
 from disagg.engine.arguments import Ports, engine_arguments, engine_environment
 from disagg.registry.records import Role
 
-PORTS = Ports(server=30000, nccl=30009, bootstrap=30007)
+PORTS = Ports.from_first(30000)
 
 ALWAYS = {
     "model_path": "/m",
     "host": "10.0.0.1",
-    "port": 30000,
+    "dist_init_addr": "10.0.0.1:30000",
+    "port": 30008,
     "nccl_port": 30009,
     "skip_tokenizer_init": True,
     "incremental_streaming_output": True,

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from disagg.engine.verdict import Sighting, judge
+from disagg.engine.verdict import judge
+from disagg.plane.messages import Sighting
 
 WELL = Sighting(
     dp_rank=0,

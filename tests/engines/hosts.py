@@ -43,7 +43,7 @@ class Host:
 
     def __init__(self, nursery: Nursery, role: Role, **engine: Any) -> None:
         self.name = f"{role.value}-{next(_numbers)}"
-        ports = Ports(free_port(), free_port(), free_port())
+        ports = Ports(*(free_port() for _ in Ports._fields))
         self.bootstrap_port = ports.bootstrap
         self.log = nursery.folder / f"{self.name}.log"
         spec = HostSpec(

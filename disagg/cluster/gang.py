@@ -1,0 +1,107 @@
+"""An engine over several nodes: started together, failing together, started again together.
+
+Way:   supervisor -> [Gang] -> one EngineNode a node
+In:    the spec of the engine's first host; the others' follow from it
+Fails: as an EngineNode does; whatever happens to one of its nodes has happened to the engine
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from disagg.cluster.engine_node import EngineNode, Ground, NodeLost, member_name
+from disagg.engine.arguments import Ports, member_arguments
+from disagg.engine.spec import HostSpec
+from disagg.errors import StartError
+
+LEAST = ("kv_tokens", "requests_max")  # an engine has of these what its poorest node has
+
+
+class Gang:
+    def __init__(self, nodes: Sequence[EngineNode]) -> None:
+        self._nodes = nodes
+        self._grounds: list[Ground] = []
+
+    async def prepare(self) -> Ground:
+        self._grounds = await asyncio.gather(*(node.prepare() for node in self._nodes))
+        addresses = [ground.address for ground in self._grounds]
+        if len(set(addresses)) < len(addresses):  # Ray allows several of its nodes on one machine
+            what = f"its nodes have the addresses {', '.join(addresses)}, and each needs its own"
+            raise StartError("placement", what, "give each Ray node its own --node-ip-address")
+        return self._grounds[0]
+
+    async def start(self, spec: HostSpec) -> dict[str, Any]:
+        """What the first host says, with `members`, one entry a node."""
+        specs = [member_spec(spec, member, ground, len(self._nodes)) for member, ground in enumerate(self._grounds)]
+        said = await asyncio.gather(*(node.start(each) for node, each in zip(self._nodes, specs, strict=True)))
+        facts = {name: min(one[name] for one in said if name in one) for name in LEAST}
+        members = [
+            {"node": ground.address, "pids": one["pids"], "devices": one["devices"]}
+            for ground, one in zip(self._grounds, said, strict=True)
+        ]
+        return said[0] | facts | {"members": members}
+
+    async def exited(self) -> dict[str, Any]:
+        """Returns when the first of its hosts has exited."""
+        waiting = {
+            asyncio.create_task(node.exited(), name=f"exit of node {member}"): member
+            for member, node in enumerate(self._nodes)
+        }
+        try:
+            done, _ = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in waiting:
+                task.cancel()
+            await asyncio.gather(*waiting, return_exceptions=True)
+        first = done.pop()
+        where = f"node {waiting[first]} of {len(self._nodes)}"
+        try:
+            exit_ = first.result()
+        except NodeLost as error:
+            raise NodeLost(error.where, f"{where}: {error.what}") from error
+        return exit_ | {"status": f"{where}: {exit_['status']}"}
+
+    async def end(self) -> None:
+        await asyncio.gather(*(node.end() for node in self._nodes))
+
+    async def lane(self) -> str:
+        lanes = await asyncio.gather(*(node.lane() for node in self._nodes))
+        return ", ".join(sorted(set(filter(None, lanes))))
+
+    async def log(self, lines: int) -> str:
+        """One part a node; SGLang begins its lines with the rank."""
+        logs = await asyncio.gather(*(node.log(lines) for node in self._nodes))
+        heads = [f"==> node {member} of {len(self._nodes)} <==" for member in range(len(self._nodes))]
+        return "\n\n".join(f"{head}\n{text}" for head, text in zip(heads, logs, strict=True))
+
+    async def devices(self) -> str:
+        return " ".join(await asyncio.gather(*(node.devices() for node in self._nodes)))
+
+    def close(self) -> None:
+        for node in self._nodes:
+            node.close()
+
+
+def member_spec(first: HostSpec, member: int, ground: Ground, members: int) -> HostSpec:
+    """`first`: of the engine's first host."""
+    arguments = first.arguments
+    ports = Ports.from_first(ground.first_port)
+    if not first.is_simulated:
+        arguments = member_arguments(arguments, member=member, members=members, host=ground.address, ports=ports)
+    name = member_name(first.engine_id, member)
+    return msgspec.structs.replace(
+        first,
+        arguments=arguments,
+        plane_host=ground.address,
+        log_path=str(Path(first.log_path).with_name(f"{name}.log")),
+        scratch=str(Path(first.scratch).with_name(f"{name}-{first.incarnation}")),
+        fork=ground.fork,
+        member=member,
+        members=members,
+        first_plane=f"{first.plane_host}:{first.plane_port}",
+    )

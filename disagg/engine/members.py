@@ -1,0 +1,140 @@
+"""The hosts of one engine over several nodes hold together: all of them live, or none.
+
+Way:   another host [Report] =request plane=> the first host [Members] -> its watch and its legs
+In:    what the other hosts see of their own schedulers, and the stages those tell
+Out:   the first host speaks for the whole engine; nobody else has to talk to the others
+Fails: a host that goes, or says nothing for SILENT_S, is the end of every other: `on_gone` is called once, and the host
+       ends itself. So a cable that was pulled leaves no half of an engine on either side of it
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from disagg.errors import LegLost
+from disagg.plane import messages as m
+from disagg.plane.client import PlaneClient
+
+log = logging.getLogger(__name__)
+
+REPORT_S = 0.5
+SILENT_S = 3.0
+LATE_S = 0.5  # a timer that comes so late tells of this process, not of the others
+CONNECT_AGAIN_S = 0.2  # the first host listens once its own schedulers are up
+
+
+@dataclass(slots=True)
+class _Other:
+    sights: list[m.Sighting]
+    heard_at_s: float
+
+
+class Members:
+    """In the first host. `count`: hosts of the engine, itself included."""
+
+    def __init__(
+        self,
+        count: int,
+        on_stage: Callable[[str, str], None],
+        on_gone: Callable[[str], None],
+        now_s: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._count, self._on_stage, self._on_gone, self._now_s = count, on_stage, on_gone, now_s
+        self._others: dict[int, _Other] = {}
+        self._complete = asyncio.Event()
+        self._watching: asyncio.Task[None] | None = None
+
+    async def joined(self) -> None:
+        """Returns once every host has reported; from then on each must go on reporting."""
+        await self._complete.wait()
+        self._watching = asyncio.get_running_loop().create_task(self._watch(), name="the other hosts")
+
+    def saw(self, report: m.MemberSights) -> None:
+        self._others[report.member] = _Other(report.sights, self._now_s())
+        if len(self._others) == self._count - 1:
+            self._complete.set()
+
+    def came_to(self, stage: m.MemberStage) -> None:
+        self._on_stage(stage.leg_id, stage.name)
+
+    def left(self, member: int, why: str) -> None:
+        self._on_gone(f"node {member} of this engine is gone: {why}")
+
+    def sights(self) -> list[m.Sighting]:
+        """Of all other hosts, as old as they are by now."""
+        now_s = self._now_s()
+        return [
+            one._replace(beat_age_s=one.beat_age_s + now_s - other.heard_at_s)
+            for other in self._others.values()
+            for one in other.sights
+        ]
+
+    async def _watch(self) -> None:
+        while True:
+            slept_at_s = self._now_s()
+            await asyncio.sleep(REPORT_S)
+            now_s = self._now_s()
+            was_late = now_s - slept_at_s - REPORT_S > LATE_S  # reports may lie unread in our sockets
+            for member, other in self._others.items():
+                if was_late:
+                    other.heard_at_s = now_s
+                elif now_s - other.heard_at_s > SILENT_S:
+                    self.left(member, f"it has said nothing for {SILENT_S:g} s")
+                    return
+
+
+class Report:
+    """In every other host: keeps the first one informed until one of the two is gone."""
+
+    def __init__(self, member: int, first: PlaneClient, sights: Callable[[], list[m.Sighting]]) -> None:
+        self._member, self._first, self._sights = member, first, sights
+        self._telling: asyncio.TimerHandle | None = None
+
+    @classmethod
+    async def begin(
+        cls,
+        member: int,
+        address: str,
+        incarnation: int,
+        secret: bytes,
+        sights: Callable[[], list[m.Sighting]],
+        on_gone: Callable[[str], None],
+    ) -> Report:
+        """Tries until the first host listens; whoever starts the engine limits the time."""
+        while True:
+            first = PlaneClient(
+                address,
+                incarnation,
+                secret,
+                lambda why: on_gone(f"the first node of this engine is gone: {why}"),
+                silent_s=SILENT_S,
+            )
+            try:
+                await first.connect()
+            except LegLost as error:
+                log.info("%s", error)
+                await asyncio.sleep(CONNECT_AGAIN_S)
+            else:
+                report = cls(member, first, sights)
+                report._tell()
+                return report
+
+    def stage(self, leg_id: str, name: str) -> None:
+        self._first.tell(m.MemberStage(leg_id, name))
+
+    def hush(self) -> None:
+        """Says nothing more."""
+        if self._telling is not None:
+            self._telling.cancel()
+
+    def close(self) -> None:
+        self.hush()
+        self._first.close()
+
+    def _tell(self) -> None:
+        self._telling = asyncio.get_running_loop().call_later(REPORT_S, self._tell)
+        self._first.tell(m.MemberSights(self._member, self._sights()))

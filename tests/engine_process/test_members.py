@@ -1,0 +1,129 @@
+"""The hosts of one engine over several nodes: the first speaks for all, and none lives without the others."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+
+import pytest
+
+from disagg.engine import members
+from disagg.engine.interface import EngineFacts
+from disagg.engine.members import Members, Report
+from disagg.engine.stub import StubEngine
+from disagg.plane import messages as m
+from disagg.plane.server import PlaneServer
+
+SECRET = b"s" * 32
+FACTS = EngineFacts(
+    ranks=2,
+    context_length=100,
+    kv_tokens=100,
+    request_tokens_max=100,
+    requests_max=4,
+    page_size=1,
+    pids={},
+)
+SIGHT = m.Sighting(1, 0, 0.1, 0, 0.2, 16, "S", 0.0, 0.1, 0.0)
+
+
+class Scene:
+    """The first host of an engine over three nodes, and reports from the others."""
+
+    def __init__(self) -> None:
+        self.gone: list[str] = []
+        self.stages: list[tuple[str, str]] = []
+        self.members = Members(3, lambda leg, stage: self.stages.append((leg, stage)), self.gone.append)
+        self.server = PlaneServer(StubEngine(), FACTS, 1, SECRET, others=self.members)
+        self.address = ""
+        self.reports: list[Report] = []
+        self.lost: list[str] = []
+
+    async def report(self, member: int) -> Report:
+        report = await Report.begin(member, self.address, 1, SECRET, lambda: [SIGHT], self.lost.append)
+        self.reports.append(report)
+        return report
+
+    async def until(self, what: list[str], limit_s: float = 3.0) -> str:
+        async with asyncio.timeout(limit_s):
+            while not what:
+                await asyncio.sleep(0.01)
+        return what[0]
+
+
+@pytest.fixture
+async def scene(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Scene]:
+    monkeypatch.setattr(members, "REPORT_S", 0.02)
+    monkeypatch.setattr(members, "SILENT_S", 0.3)
+    made = Scene()
+    made.address = f"127.0.0.1:{await made.server.start('127.0.0.1')}"
+    yield made
+    made.server.close()
+    for report in made.reports:
+        report.close()
+
+
+async def test_the_first_host_is_complete_once_all_others_have_reported(scene: Scene) -> None:
+    await scene.report(1)
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(0.1):
+            await scene.members.joined()
+            raise AssertionError("one is missing")
+    await scene.report(2)
+    async with asyncio.timeout(1):
+        await scene.members.joined()
+    assert [one.dp_rank for one in scene.members.sights()] == [1, 1]
+
+
+async def test_stages_of_other_nodes_reach_the_first(scene: Scene) -> None:
+    report = await scene.report(1)
+    report.stage("leg-1", "prefilling")
+    async with asyncio.timeout(1):
+        while scene.stages != [("leg-1", "prefilling")]:
+            await asyncio.sleep(0.01)
+
+
+async def test_a_host_that_goes_is_the_end_of_the_first(scene: Scene) -> None:
+    gone = await scene.report(1)
+    await scene.report(2)
+    await scene.members.joined()
+    gone.close()
+    assert "node 1 of this engine is gone" in await scene.until(scene.gone)
+
+
+async def test_a_host_that_says_nothing_is_the_end_of_the_first(scene: Scene) -> None:
+    await scene.report(1)
+    silent = await scene.report(2)
+    await scene.members.joined()
+    silent.hush()
+    assert "node 2" in await scene.until(scene.gone)
+    assert "said nothing" in scene.gone[0]
+
+
+async def test_the_first_host_going_is_the_end_of_the_others(scene: Scene) -> None:
+    await scene.report(1)
+    await scene.report(2)
+    scene.server.close()
+    await scene.until(scene.lost)
+    assert "the first node of this engine is gone" in scene.lost[0]
+
+
+async def test_what_was_seen_grows_old(scene: Scene) -> None:
+    now_s = 100.0
+    seen = Members(2, lambda _leg, _stage: None, scene.gone.append, now_s=lambda: now_s)
+    seen.saw(m.MemberSights(1, [SIGHT]))
+    now_s += 2.0
+    assert [one.beat_age_s for one in seen.sights()] == [pytest.approx(2.1)]
+
+
+async def test_a_stranger_among_the_frontends_cannot_report(scene: Scene) -> None:
+    """An engine on one node has no other hosts: the words are dropped."""
+    server = PlaneServer(StubEngine(), FACTS, 1, SECRET)
+    address = f"127.0.0.1:{await server.start('127.0.0.1')}"
+    report = await Report.begin(1, address, 1, SECRET, lambda: [SIGHT], scene.lost.append)
+    report.stage("leg-1", "prefilling")
+    await asyncio.sleep(0.1)
+    assert scene.lost == []
+    report.close()
+    server.close()
