@@ -223,6 +223,7 @@ class _Nurseries:
             .options(num_cpus=0, scheduling_strategy=strategy)
             .remote(setting.deployment, setting.secret, environment, setting.python_path)
         )
+        await nursery.environment.remote()  # a new actor takes its time; one that answers late afterwards is gone
         # On a GPU the imports initialise CUDA, and a CUDA process cannot be forked: there engines are spawned.
         zygote = await nursery.warm_up.remote() if setting.device == "cpu" else None
         return nursery, zygote

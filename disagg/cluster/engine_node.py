@@ -105,7 +105,7 @@ class RayNode:
                 self._environment = await self._answer(self._nursery.environment.remote())
         except (NodeLost, TimeoutError) as error:
             self._nurseries.forget(node_id, self._nursery)
-            raise NodeLost(self._name, f"its node's nursery is gone: {error or 'no answer'}") from error
+            raise NodeLost(self._name, f"its node's nursery is gone: {str(error) or 'no answer'}") from error
         return Ground(self._address or _address_of(node_id), first_port, self._zygote is not None)
 
     async def start(self, spec: HostSpec) -> dict[str, Any]:

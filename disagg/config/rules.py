@@ -159,7 +159,8 @@ def _sizes_are_counts(pool: PoolText) -> Iterator[Problem]:
 
 def _nodes_share_the_ranks(pool: PoolText) -> Iterator[Problem]:
     nodes, tp, pp = _nodes(pool), _size(pool, "tp_size"), _size(pool, "pp_size")
-    if tp * pp % nodes:
+    simulated = _size(pool, "ranks")
+    if tp * pp * simulated % nodes:
         what = f"is {nodes}, and tp_size {tp} * pp_size {pp} ranks cannot be shared out evenly among them"
         yield Problem(f"{pool.path}.nodes", what, f"make tp_size * pp_size a multiple of {nodes}")
 

@@ -64,9 +64,13 @@ class Node:
                 start_new_session=True,
             )
 
+    @property
+    def namespace(self) -> str:
+        return f"/proc/{self._holder.pid}/ns/net"
+
     def pids(self) -> list[int]:
         """Of everything that runs in the node, but what keeps it."""
-        network = os.readlink(f"/proc/{self._holder.pid}/ns/net")
+        network = os.readlink(self.namespace)
         found = []
         for entry in filter(str.isdigit, os.listdir("/proc")):
             with contextlib.suppress(OSError):
@@ -85,6 +89,8 @@ class Node:
         for pid in self.pids():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
+        assert self._holder.stdout is not None
+        self._holder.stdout.close()
         self._holder.kill()
         self._holder.wait()
 
@@ -116,9 +122,11 @@ def nodes(count: int) -> Iterator[list[Node]]:
             _ip("link", "del", tag, may_fail=True)
 
 
-def ray_start(nodes: Sequence[Node], cpus: float, gpus: float = 0) -> dict[str, str]:
-    """A Ray cluster over the nodes, the first one its head; returns the environment of whoever is to use it."""
+def ray_start(nodes: Sequence[Node], cpus: float, gpus: float = 0, more: Mapping[str, str] = {}) -> dict[str, str]:
+    """A Ray cluster over the nodes, the first one its head; returns the environment of whoever is to use it. `more`:
+    for all that runs in it."""
     environment = {
+        **more,
         "RAY_ADDRESS": f"{nodes[0].address}:6379",
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN": secrets.token_hex(32),
