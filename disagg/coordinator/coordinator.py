@@ -80,9 +80,9 @@ class Coordinator:
                         async for piece in pieces:
                             yield piece
                 except (LegLost, Refused, DeadlineExceeded) as error:
-                    if not request.tokens_left:  # every token has come, only the engine's last word has not
+                    if reason := request.came_whole:
                         advance(request, Event.FINISH, self._now_s())
-                        yield _emit(request, [], "length")
+                        yield _emit(request, [], reason)
                         return
                     self._try_again(request, pair, error)
         except RequestError as error:

@@ -49,6 +49,7 @@ class Request:
     phase: Phase = Phase.QUEUED
     phase_since_s: float = 0.0
     waiting_since_s: float = 0.0  # for a pair; a refusal does not begin the wait anew
+    end_ids: frozenset[int] = frozenset()  # of these one ends the output, and is its last
     is_cancelled: bool = False
     tries: int = 0  # attempts so far, the running one included
     try_since_s: float = 0.0
@@ -61,6 +62,13 @@ class Request:
     @property
     def tokens_left(self) -> int:
         return self.max_tokens - len(self.emitted_ids)
+
+    @property
+    def came_whole(self) -> FinishReason | None:
+        """How it ends, if every token has come; the engine's word on that may be lost with the engine."""
+        if self.emitted_ids and self.emitted_ids[-1] in self.end_ids:
+            return "stop"
+        return None if self.tokens_left else "length"
 
     @property
     def can_migrate(self) -> bool:

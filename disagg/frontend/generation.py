@@ -88,6 +88,7 @@ class Generations:
             max_tokens=_output_tokens(asked, len(prompt_ids), self._backend),
             text=self._codec.text_stream(asked.stop),
             received_at_s=received_at_s,
+            end_ids=frozenset() if asked.sampling.get("ignore_eos") else self._codec.end_ids,
         )
         request.mark("tokenised", time.monotonic())
         return request

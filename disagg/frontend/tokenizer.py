@@ -36,6 +36,7 @@ class Codec:
     template: ChatTemplate | None
     context_length: int
     vocabulary: int  # ids the model knows; the tokenizer may name fewer
+    end_ids: frozenset[int] = frozenset()  # of these one ends an answer
     sampling_defaults: Mapping[str, float] = field(default_factory=dict)
     threads: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(2, thread_name_prefix="tokenise"))
 
@@ -75,14 +76,16 @@ def load_codec(folder: Path) -> Codec:
     tokenizer = Tokenizer.from_file(str(file))
     tokenizer.no_truncation()
     tokenizer.no_padding()
-    config = _read(folder / "config.json")
-    config = config.get("text_config") or config
+    whole_config = _read(folder / "config.json")
+    config = whole_config.get("text_config") or whole_config
+    generation_config = _read(folder / "generation_config.json")
     return Codec(
         tokenizer=tokenizer,
         template=load_template(folder, _read(folder / "tokenizer_config.json")),
         context_length=_context_length(folder, config),
         vocabulary=int(config.get("vocab_size") or tokenizer.get_vocab_size()),
-        sampling_defaults=_sampling_defaults(_read(folder / "generation_config.json")),
+        end_ids=_end_ids(whole_config) | _end_ids(config) | _end_ids(generation_config),
+        sampling_defaults=_sampling_defaults(generation_config),
     )
 
 
@@ -108,6 +111,12 @@ def _context_length(folder: Path, config: Mapping[str, Any]) -> int:
     raise StartError(
         str(folder / "config.json"), "tells no context length", f"give it one of {', '.join(CONTEXT_KEYS)}"
     )
+
+
+def _end_ids(config: Mapping[str, Any]) -> frozenset[int]:
+    """The engine takes both files' ids, too."""
+    said = config.get("eos_token_id")
+    return frozenset(said if isinstance(said, list) else [] if said is None else [said])
 
 
 def _sampling_defaults(generation_config: Mapping[str, Any]) -> dict[str, float]:

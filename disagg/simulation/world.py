@@ -25,6 +25,7 @@ from disagg.simulation.controller import Habits, SimulatedController
 from disagg.simulation.engine import Model
 from disagg.simulation.hosts import SimulatedHost
 from disagg.simulation.network import SimNetwork
+from disagg.simulation.tokens import EOS
 
 SECRET = b"simulated deployment's secret..."
 READY_S = 60.0
@@ -163,7 +164,10 @@ class SimulatedDeployment:
         self.request_count += 1
         name = hashlib.blake2b(b"%d %d" % (self.seed, self.request_count), digest_size=16).hexdigest()
         now_s = asyncio.get_running_loop().time()
-        return WatchedRequest(name, prompt, {"temperature": 0.0, "ignore_eos": ignore_eos}, max_tokens, NoText(), now_s)
+        sampling = {"temperature": 0.0, "ignore_eos": ignore_eos}
+        request = WatchedRequest(name, prompt, sampling, max_tokens, NoText(), now_s)
+        request.end_ids = frozenset() if ignore_eos else frozenset({EOS})
+        return request
 
     def open(self, prompt: list[int], max_tokens: int, *, frontend: int = 0, ignore_eos: bool = True) -> Stream:
         return Stream(self.frontends[frontend], self.request(prompt, max_tokens, ignore_eos=ignore_eos))

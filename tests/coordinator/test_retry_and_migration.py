@@ -126,6 +126,17 @@ async def test_an_engine_lost_after_the_last_token_costs_nothing() -> None:
         assert (r.tries, r.emitted_ids) == (1, [*range(3, 13)])
 
 
+async def test_an_engine_lost_after_an_ending_token_costs_nothing() -> None:
+    async with bench(limits=Limits(), decode=_NoLastWord(step_s=0.03, token=None)) as b:
+        r = request(max_tokens=1000)
+        r.end_ids = frozenset({7})
+        answering = b.start(r)
+        await until(lambda: r.emitted_ids[-1:] == [7])
+        b.servers["decode-0"].close()
+        assert await asyncio.wait_for(answering, 1) == ("x" * 5, "stop")
+        assert (r.tries, r.emitted_ids) == (1, [3, 4, 5, 6, 7])
+
+
 async def test_tries_are_bounded() -> None:
     async with bench(limits=Limits(retry_limit=2), decode=StubEngine(hold=True)) as b:
         r = request()

@@ -112,3 +112,11 @@ def test_a_folder_without_a_tokenizer_is_told(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(StartError, match="not JSON"):
         load_codec(tmp_path)
+
+
+def test_the_ids_that_end_an_answer_are_those_of_both_files(tmp_path: Path) -> None:
+    make_model_folder(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {"eos_token_id": 2}))
+    (tmp_path / "generation_config.json").write_text(json.dumps({"eos_token_id": [2, 7]}))
+    assert load_codec(tmp_path).end_ids == {2, 7}
