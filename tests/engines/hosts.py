@@ -41,7 +41,7 @@ _numbers = itertools.count(1)
 class Host:
     """One engine host, its warden above it; gone with everything when its pipe closes."""
 
-    def __init__(self, nursery: Nursery, role: Role, **engine: Any) -> None:
+    def __init__(self, nursery: Nursery, role: Role, model: str = "smollm2", **engine: Any) -> None:
         self.name = f"{role.value}-{next(_numbers)}"
         ports = Ports(*(free_port() for _ in Ports._fields))
         self.bootstrap_port = ports.bootstrap
@@ -51,9 +51,9 @@ class Host:
             incarnation=1,
             role=role,
             arguments=engine_arguments(
-                role, engine, device="cpu", model_path=str(resolve_model("smollm2")), host=ADDRESS, ports=ports
+                role, engine, device="cpu", model_path=str(resolve_model(model)), host=ADDRESS, ports=ports
             ),
-            environment=engine_environment(role, device="cpu", deadlines=Deadlines()),
+            environment=engine_environment(role, device="cpu", deadlines=Deadlines(), ranks=engine.get("tp_size", 1)),
             plane_host=ADDRESS,
             log_path=str(self.log),
             scratch=str(nursery.folder / self.name),
@@ -185,13 +185,19 @@ class LegLog:
         return self.end
 
 
-def leg(client: PlaneClient, prompt_ids: list[int], new_tokens: int, bootstrap: m.Bootstrap | None = None) -> LegLog:
+def leg(
+    client: PlaneClient,
+    prompt_ids: list[int],
+    new_tokens: int,
+    bootstrap: m.Bootstrap | None = None,
+    dp_rank: int = 0,
+) -> LegLog:
     return LegLog(
         client,
         leg_id=secrets.token_hex(16),
         prompt=m.pack_ids(prompt_ids),
         sampling={**GREEDY, "max_new_tokens": new_tokens},
-        dp_rank=0,
+        dp_rank=dp_rank,
         bootstrap=bootstrap,
     )
 

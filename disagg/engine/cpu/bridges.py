@@ -130,12 +130,15 @@ def _experts_of_other_ranks() -> None:
 
 
 def _dp_attention() -> None:
-    """The padding value torch_native lacks, and idle ranks that wake in time for the others' steps."""
+    """The padding value torch_native lacks, the exchange of logits between ranks whose batches are of one size (SGLang
+    registers it for CUDA alone), and idle ranks that wake in time for the others' steps."""
+    from sglang.srt.distributed.parallel_state import GroupCoordinator
     from sglang.srt.layers.attention.torch_native_backend import TorchNativeAttnBackend
     from sglang.srt.managers.scheduler_components.idle_sleeper import IdleSleeper
     from sglang.srt.runtime_context import get_parallel
 
     TorchNativeAttnBackend.get_cpu_graph_seq_len_fill_value = lambda self: 1
+    GroupCoordinator.all_to_all_single = GroupCoordinator._all_to_all_single
     sleep = IdleSleeper.maybe_sleep
 
     def maybe_sleep(self: Any) -> None:

@@ -1,0 +1,147 @@
+"""MoE over two ranks an engine: experts apart or attention apart, prefill + transfer + decode gives one engine's tokens.
+
+With DP attention every (prefill rank, decode rank) pair serves, and the engines themselves say who holds what.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import httpx
+import pytest
+from deployment import Deployment, serving
+from moe import ATTENTION_APART, EXPERTS_APART, KINDS, PAGE, Asked, aggregated_answers, prompt
+from streams import wait_until
+
+from disagg.models.tiny import make_tiny
+
+NEW_TOKENS = 16
+PLACED_S = 10.0
+WHOLE_S = 120.0
+HELD_S = 8.0  # each transfer, while they are all held
+
+# One token, whole and broken pages, two chunks of prefill.
+SIZED: list[Asked] = [(prompt(tokens, 100 + tokens), NEW_TOKENS) for tokens in (1, 16, 33, 300)]
+# Opened one after the other and held, these come to all four pairs of ranks: the second has the shorter prompt and the
+# longer answer, so the third finds room sooner beside it on prefill and beside the first on decode.
+FOUR_PAIRS: list[Asked] = [
+    (prompt(128, 1), NEW_TOKENS),
+    (prompt(32, 2), 160),
+    (prompt(48, 3), NEW_TOKENS),
+    (prompt(64, 4), NEW_TOKENS),
+]
+
+
+class Way(NamedTuple):
+    """Where one request ran: an engine's incarnation and a dp rank of it, for both legs."""
+
+    prefill: tuple[str, int]
+    decode: tuple[str, int]
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def kind(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture(scope="module")
+def aggregated(kind: str) -> list[list[int]]:
+    """Of SIZED and FOUR_PAIRS, in this order."""
+    return aggregated_answers(str(make_tiny(kind)), SIZED + FOUR_PAIRS)
+
+
+@pytest.fixture(scope="module")
+def slow_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("slow") / "seconds"
+
+
+def _sets(kind: str, engine: dict[str, Any]) -> list[str]:
+    on_both = engine | {"load_snapshot_publish_interval": 1}
+    values = [
+        f"{role}.engine.{name}={str(value).lower()}"
+        for role in ("prefill", "decode")
+        for name, value in on_both.items()
+    ]
+    # No canary may take a place while requests are counted.
+    return ["ray.address=local", f"model.path={make_tiny(kind)}", "model.name=tiny", "health.canary_s=3600", *values]
+
+
+@pytest.fixture(scope="module")
+def experts_apart(kind: str) -> Iterator[Deployment]:
+    with serving("configs/local-cpu.yaml", *_sets(kind, EXPERTS_APART)) as deployment:
+        yield deployment
+
+
+@pytest.fixture(scope="module")
+def attention_apart(kind: str, slow_file: Path) -> Iterator[Deployment]:
+    faults = {"DISAGG_TEST_SLOW_TRANSFER": str(slow_file)}
+    with serving("configs/local-cpu.yaml", *_sets(kind, ATTENTION_APART), environment=faults) as deployment:
+        yield deployment
+
+
+def _answer(deployment: Deployment, asked: Asked) -> list[int]:
+    prompt_ids, new_tokens = asked
+    answer = deployment.complete(
+        prompt_ids, model="tiny", max_tokens=new_tokens, ignore_eos=True, return_token_ids=True
+    )
+    ids: list[int] = answer["choices"][0]["token_ids"]
+    return ids
+
+
+def test_experts_on_two_ranks_give_the_aggregated_engines_tokens(
+    experts_apart: Deployment, aggregated: list[list[int]]
+) -> None:
+    with ThreadPoolExecutor(len(SIZED)) as pool:
+        assert list(pool.map(lambda asked: _answer(experts_apart, asked), SIZED)) == aggregated[: len(SIZED)]
+
+
+def test_all_four_pairs_of_ranks_serve_and_the_engines_own_loads_show_each_request_there(
+    attention_apart: Deployment, slow_file: Path, aggregated: list[list[int]]
+) -> None:
+    slow_file.write_text(str(HELD_S))
+    with ThreadPoolExecutor(len(FOUR_PAIRS)) as pool:
+        answers: list[Future[list[int]]] = []
+        ways: list[Way] = []
+        for asked in FOUR_PAIRS:
+            answers.append(pool.submit(_answer, attention_apart, asked))
+            ways.append(_way_of(attention_apart, len(asked[0])))
+        assert {(way.prefill[1], way.decode[1]) for way in ways} == {(0, 0), (0, 1), (1, 0), (1, 1)}
+        held: Counter[tuple[str, int]] = Counter()
+        for (prompt_ids, _), way in zip(FOUR_PAIRS, ways, strict=True):
+            held.update({place: len(prompt_ids) for place in way})
+        wait_until(lambda: _held(attention_apart) == held, HELD_S, lambda: f"{_held(attention_apart)}, not {held}")
+        slow_file.unlink()
+        assert [answer.result(WHOLE_S) for answer in answers] == aggregated[len(SIZED) :]
+    wait_until(lambda: not +_held(attention_apart), 5, lambda: _held(attention_apart))
+
+
+def _way_of(deployment: Deployment, prompt_tokens: int) -> Way:
+    """Of the live request with a prompt of so many tokens, once it has been dispatched."""
+    found: list[dict[str, Any]] = []
+
+    def is_placed() -> bool:
+        live = [
+            deployment.get(f"/disagg/requests/{r['id']}") for r in deployment.get("/disagg/status")["frontend"]["live"]
+        ]
+        found[:] = [r for r in live if r["usage"]["prompt_tokens"] == prompt_tokens and "decode" in r]
+        return bool(found)
+
+    wait_until(is_placed, PLACED_S)
+    places = [found[0][leg].rsplit("/", 1) for leg in ("prefill", "decode")]
+    prefill, decode = ((life, int(rank)) for life, rank in places)
+    return Way(prefill, decode)
+
+
+def _held(deployment: Deployment) -> Counter[tuple[str, int]]:
+    """KV tokens used, by (life, dp rank), as the engines' own snapshots have it."""
+    return Counter(
+        {
+            (life, rank["dp_rank"]): rank["kv_tokens_used"]
+            for life, ranks in deployment.get("/disagg/loads").items()
+            for rank in ranks
+        }
+    )
