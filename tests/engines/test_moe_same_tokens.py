@@ -1,4 +1,4 @@
-"""MoE over two ranks an engine: experts apart or attention apart, prefill + transfer + decode gives one engine's tokens.
+"""MoE on two ranks an engine, experts apart or attention apart: prefill + transfer + decode gives one engine's tokens.
 
 With DP attention every (prefill rank, decode rank) pair serves, and the engines themselves say who holds what.
 """
@@ -11,10 +11,9 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import httpx
 import pytest
 from deployment import Deployment, serving
-from moe import ATTENTION_APART, EXPERTS_APART, KINDS, PAGE, Asked, aggregated_answers, prompt
+from moe import ATTENTION_APART, EXPERTS_APART, KINDS, Asked, aggregated_answers, prompt
 from streams import wait_until
 
 from disagg.models.tiny import make_tiny
