@@ -22,8 +22,8 @@ def prompt(tokens: int, first: int) -> list[int]:
     return [first, *(1000 + (7919 * (first + at)) % 40_000 for at in range(1, tokens))]
 
 
-def aggregated_answers(model: str, asked: list[Asked]) -> list[list[int]]:
-    """Greedy tokens of one engine with one rank."""
+def aggregated_answers(models: list[str], asked: list[Asked]) -> dict[str, list[list[int]]]:
+    """Greedy tokens of one engine with one rank, by model."""
 
     async def ask(host: Host) -> list[list[int]]:
         async with host.client() as client:
@@ -32,8 +32,11 @@ def aggregated_answers(model: str, asked: list[Asked]) -> list[list[int]]:
                 assert (await each.until_end(60)).reason == "length"
             return [each.token_ids for each in legs]
 
-    with (
-        nursery() as zygote,
-        contextlib.closing(Host(zygote, Role.AGGREGATED, model, page_size=PAGE)) as host,
-    ):
-        return asyncio.run(ask(host.wait_until_ready()))
+    with nursery() as zygote, contextlib.ExitStack() as until_closed:
+        hosts = {
+            model: until_closed.enter_context(
+                contextlib.closing(Host(zygote, Role.AGGREGATED, model, page_size=PAGE, max_total_tokens=4096))
+            )
+            for model in models
+        }
+        return {model: asyncio.run(ask(host.wait_until_ready())) for model, host in hosts.items()}

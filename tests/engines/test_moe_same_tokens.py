@@ -11,13 +11,16 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import httpx
 import pytest
 from deployment import Deployment, serving
 from moe import ATTENTION_APART, EXPERTS_APART, KINDS, Asked, aggregated_answers, prompt
 from streams import wait_until
 
 from disagg.models.tiny import make_tiny
+from transfer.faults import SLOW_VARIABLE
 
+NAME = "tiny"
 NEW_TOKENS = 16
 PLACED_S = 10.0
 WHOLE_S = 120.0
@@ -42,64 +45,43 @@ class Way(NamedTuple):
     decode: tuple[str, int]
 
 
-@pytest.fixture(scope="module", params=KINDS)
-def kind(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
-
-
 @pytest.fixture(scope="module")
-def aggregated(kind: str) -> list[list[int]]:
-    """Of SIZED and FOUR_PAIRS, in this order."""
-    return aggregated_answers(str(make_tiny(kind)), SIZED + FOUR_PAIRS)
+def aggregated() -> dict[str, list[list[int]]]:
+    """Of SIZED and FOUR_PAIRS, in this order, by model."""
+    return aggregated_answers([str(make_tiny(kind)) for kind in KINDS], SIZED + FOUR_PAIRS)
 
 
-@pytest.fixture(scope="module")
-def slow_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("slow") / "seconds"
+@pytest.fixture(params=KINDS)
+def model(request: pytest.FixtureRequest) -> str:
+    return str(make_tiny(request.param))
 
 
-def _sets(kind: str, engine: dict[str, Any]) -> list[str]:
-    on_both = engine | {"load_snapshot_publish_interval": 1}
-    values = [
-        f"{role}.engine.{name}={str(value).lower()}"
-        for role in ("prefill", "decode")
-        for name, value in on_both.items()
-    ]
-    # No canary may take a place while requests are counted.
-    return ["ray.address=local", f"model.path={make_tiny(kind)}", "model.name=tiny", "health.canary_s=3600", *values]
-
-
-@pytest.fixture(scope="module")
-def experts_apart(kind: str) -> Iterator[Deployment]:
-    with serving("configs/local-cpu.yaml", *_sets(kind, EXPERTS_APART)) as deployment:
+@pytest.fixture
+def experts_apart(model: str) -> Iterator[Deployment]:
+    with serving("configs/local-cpu.yaml", *_sets(model, EXPERTS_APART)) as deployment:
         yield deployment
 
 
-@pytest.fixture(scope="module")
-def attention_apart(kind: str, slow_file: Path) -> Iterator[Deployment]:
-    faults = {"DISAGG_TEST_SLOW_TRANSFER": str(slow_file)}
-    with serving("configs/local-cpu.yaml", *_sets(kind, ATTENTION_APART), environment=faults) as deployment:
+@pytest.fixture
+def slow_file(tmp_path: Path) -> Path:
+    return tmp_path / "seconds"
+
+
+@pytest.fixture
+def attention_apart(model: str, slow_file: Path) -> Iterator[Deployment]:
+    faults = {SLOW_VARIABLE: str(slow_file)}
+    with serving("configs/local-cpu.yaml", *_sets(model, ATTENTION_APART), environment=faults) as deployment:
         yield deployment
-
-
-def _answer(deployment: Deployment, asked: Asked) -> list[int]:
-    prompt_ids, new_tokens = asked
-    answer = deployment.complete(
-        prompt_ids, model="tiny", max_tokens=new_tokens, ignore_eos=True, return_token_ids=True
-    )
-    ids: list[int] = answer["choices"][0]["token_ids"]
-    return ids
 
 
 def test_experts_on_two_ranks_give_the_aggregated_engines_tokens(
-    experts_apart: Deployment, aggregated: list[list[int]]
+    experts_apart: Deployment, model: str, aggregated: dict[str, list[list[int]]]
 ) -> None:
-    with ThreadPoolExecutor(len(SIZED)) as pool:
-        assert list(pool.map(lambda asked: _answer(experts_apart, asked), SIZED)) == aggregated[: len(SIZED)]
+    assert _answers(experts_apart, SIZED) == aggregated[model][: len(SIZED)]
 
 
 def test_all_four_pairs_of_ranks_serve_and_the_engines_own_loads_show_each_request_there(
-    attention_apart: Deployment, slow_file: Path, aggregated: list[list[int]]
+    attention_apart: Deployment, slow_file: Path, model: str, aggregated: dict[str, list[list[int]]]
 ) -> None:
     slow_file.write_text(str(HELD_S))
     with ThreadPoolExecutor(len(FOUR_PAIRS)) as pool:
@@ -113,9 +95,48 @@ def test_all_four_pairs_of_ranks_serve_and_the_engines_own_loads_show_each_reque
         for (prompt_ids, _), way in zip(FOUR_PAIRS, ways, strict=True):
             held.update({place: len(prompt_ids) for place in way})
         wait_until(lambda: _held(attention_apart) == held, HELD_S, lambda: f"{_held(attention_apart)}, not {held}")
+        _assert_told_by_rank(attention_apart, ways)
         slow_file.unlink()
-        assert [answer.result(WHOLE_S) for answer in answers] == aggregated[len(SIZED) :]
+        assert [answer.result(WHOLE_S) for answer in answers] == aggregated[model][len(SIZED) :]
+    assert _answers(attention_apart, SIZED) == aggregated[model][: len(SIZED)]
     wait_until(lambda: not +_held(attention_apart), 5, lambda: _held(attention_apart))
+
+
+def _sets(model: str, engine: dict[str, Any]) -> list[str]:
+    """Every decode step tells its load. No canary may take a place while requests are counted."""
+    on_both = engine | {"load_snapshot_publish_interval": 1}
+    return [
+        "ray.address=local",
+        f"model.path={model}",
+        f"model.name={NAME}",
+        "health.canary_s=3600",
+        *(
+            f"{role}.engine.{key}={str(value).lower()}"
+            for role in ("prefill", "decode")
+            for key, value in on_both.items()
+        ),
+    ]
+
+
+def _answer(deployment: Deployment, asked: Asked) -> list[int]:
+    prompt_ids, new_tokens = asked
+    answer = deployment.complete(prompt_ids, model=NAME, max_tokens=new_tokens, ignore_eos=True, return_token_ids=True)
+    ids: list[int] = answer["choices"][0]["token_ids"]
+    return ids
+
+
+def _answers(deployment: Deployment, asked: list[Asked]) -> list[list[int]]:
+    with ThreadPoolExecutor(len(asked)) as pool:
+        return list(pool.map(lambda each: _answer(deployment, each), asked))
+
+
+def _assert_told_by_rank(deployment: Deployment, ways: list[Way]) -> None:
+    """Status and metrics speak of the same ranks, two requests on each."""
+    metrics = httpx.get(f"{deployment.url}/metrics", trust_env=False).text
+    for life, rank in {place for way in ways for place in way}:
+        engine = deployment.engine(life.partition("#")[0])
+        assert engine["in_flight_by_rank"][rank] == 2
+        assert f'disagg_granted_requests{{dp_rank="{rank}",engine="{engine["id"]}"}} 2.0' in metrics
 
 
 def _way_of(deployment: Deployment, prompt_tokens: int) -> Way:
