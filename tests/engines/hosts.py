@@ -21,7 +21,7 @@ from typing import Any
 
 import psutil
 
-from disagg.cluster.free_port import free_port
+from disagg.cluster.actors import PortBlocks
 from disagg.config.schema import Deadlines
 from disagg.engine.arguments import Ports, engine_arguments, engine_environment
 from disagg.engine.cpu.paths import standin_environment
@@ -36,6 +36,7 @@ ADDRESS = "127.0.0.1"
 START_S = 90.0
 GREEDY = {"temperature": 0.0, "ignore_eos": True}
 _numbers = itertools.count(1)
+_blocks = PortBlocks()
 
 
 class Host:
@@ -43,7 +44,7 @@ class Host:
 
     def __init__(self, nursery: Nursery, role: Role, model: str = "smollm2", **engine: Any) -> None:
         self.name = f"{role.value}-{next(_numbers)}"
-        ports = Ports(*(free_port() for _ in Ports._fields))
+        ports = Ports.from_first(_blocks.take(self.name))
         self.bootstrap_port = ports.bootstrap
         self.log = nursery.folder / f"{self.name}.log"
         spec = HostSpec(
