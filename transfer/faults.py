@@ -2,7 +2,8 @@
 
 DISAGG_TEST_HANG=PATH           when the file PATH exists the scheduler's loop removes it and sleeps, once
 DISAGG_TEST_SLOW_TRANSFER=PATH  while the file PATH exists a prefill engine waits before it sends the last of its KV
-In such a file: seconds (60 at most), and after a space an engine's id if only that engine is meant.
+In such a file: seconds (60 at most), and after a space an engine's id if only that engine is meant. In place of the
+seconds of a slow transfer `held`: until the file is gone.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from disagg.engine.spec import LIFE_VARIABLE
 
 HANG_VARIABLE, SLOW_VARIABLE = "DISAGG_TEST_HANG", "DISAGG_TEST_SLOW_TRANSFER"
 LONGEST_S = 60.0
+HELD, LOOK_S = "held", 0.05
 
 
 def activate() -> None:
@@ -27,14 +29,18 @@ def activate() -> None:
         _slow_transfer(Path(path))
 
 
-def _seconds(path: Path) -> float:
-    """0: this engine is not meant, or nobody."""
+def _asked(path: Path) -> str:
+    """The first word of the file, or 0 where this engine is not meant, or nobody."""
     try:
-        seconds, *engine_ids = path.read_text().split()
+        asked, *engine_ids = path.read_text().split()
     except (OSError, ValueError):
-        return 0.0
+        return "0"
     ours = os.environ[LIFE_VARIABLE].partition("#")[0]
-    return min(float(seconds), LONGEST_S) if not engine_ids or ours in engine_ids else 0.0
+    return asked if not engine_ids or ours in engine_ids else "0"
+
+
+def _seconds(asked: str) -> float:
+    return min(float(asked), LONGEST_S)
 
 
 def _hang(path: Path) -> None:
@@ -44,7 +50,7 @@ def _hang(path: Path) -> None:
 
     @functools.wraps(process)
     def process_input_requests(self: Any, *args: Any, **kwargs: Any) -> Any:
-        if path.exists() and (seconds := _seconds(path)):
+        if path.exists() and (seconds := _seconds(_asked(path))):
             path.unlink(missing_ok=True)
             sys.stderr.write(f"{HANG_VARIABLE}: this scheduler sleeps for {seconds:g} s\n")
             time.sleep(seconds)
@@ -61,7 +67,17 @@ def _slow_transfer(path: Path) -> None:
             """Called by the thread that sends: the scheduler goes on meanwhile."""
             chunk = super().get()
             if chunk.is_last_chunk:
-                time.sleep(_seconds(path))
+                _wait(path)
             return chunk
 
     conn.FastQueue = SlowQueue
+
+
+def _wait(path: Path) -> None:
+    asked = _asked(path)
+    if asked != HELD:
+        time.sleep(_seconds(asked))
+        return
+    end_s = time.monotonic() + LONGEST_S
+    while path.exists() and time.monotonic() < end_s:
+        time.sleep(LOOK_S)

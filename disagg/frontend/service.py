@@ -78,7 +78,8 @@ class Service:
             engine = msgspec.to_builtins(record)
             engine["since"] = engine.pop("since_s")
             engine["peers"] = sorted(engine["peers"])
-            engine["in_flight"] = self._table.in_flight(record.life)
+            engine["in_flight_by_rank"] = self._table.in_flight(record.life)
+            engine["in_flight"] = sum(engine["in_flight_by_rank"])
             engines.append(engine)
         return {
             "model": self.model_name,

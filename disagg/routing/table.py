@@ -13,6 +13,7 @@ import asyncio
 import itertools
 import logging
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Set
 from dataclasses import dataclass, field
 from functools import partial
@@ -196,8 +197,10 @@ class EngineTable:
         places = (place for life in self._lives.values() for place in life.places)
         return {(p.engine_id, p.dp_rank): (p.reported.requests, p.reported.kv_tokens) for p in places}
 
-    def in_flight(self, life: str) -> int:
-        return sum(place.life == life for _, taken in self._taken_places.values() for place in taken)
+    def in_flight(self, life: str) -> list[int]:
+        """What this process has there, by dp rank."""
+        counts = Counter(p.dp_rank for _, taken in self._taken_places.values() for p in taken if p.life == life)
+        return [counts[rank] for rank in range(self._lives[life].record.ranks)] if life in self._lives else []
 
     @property
     def places_taken(self) -> int:

@@ -24,7 +24,18 @@ class FrontendMetrics:
             "disagg_requests", "Requests by the phase they ended in", ["phase"], registry=self._registry
         )
         self._tokens = Counter("disagg_tokens", "Tokens by kind", ["kind"], registry=self._registry)
-        self._kv_bytes = Counter("disagg_kv_transfer_bytes", "KV bytes, SGLang's own count", registry=self._registry)
+        self._served = Counter(
+            "disagg_requests_served",
+            "Requests by the ranks they ended on: one each on prefill and on decode",
+            ["engine", "dp_rank"],
+            registry=self._registry,
+        )
+        self._kv_bytes = Counter(
+            "disagg_kv_transfer_bytes",
+            "KV bytes by the rank that sent them, SGLang's own count",
+            ["engine", "dp_rank"],
+            registry=self._registry,
+        )
         self._ttft = Histogram(
             "disagg_ttft_seconds", "Received to first token", buckets=SECONDS, registry=self._registry
         )
@@ -65,7 +76,11 @@ class FrontendMetrics:
             self._requests.labels(request.phase.name.lower()).inc()
             self._tokens.labels("prompt").inc(len(request.prompt_ids))
             self._tokens.labels("output").inc(len(request.emitted_ids))
-            self._kv_bytes.inc(request.facts.get("kv_bytes", 0))
+            prefill, decode = (_rank(request.facts.get(leg)) for leg in ("prefill", "decode"))
+            for rank in filter(None, (prefill, decode)):
+                self._served.labels(*rank).inc()
+            if prefill:
+                self._kv_bytes.labels(*prefill).inc(request.facts.get("kv_bytes", 0))
             for lost in request.facts.get("lost_tries", ()):
                 self._lost_tries.labels("after_first_token" if lost["after_tokens"] else "before_first_token").inc()
             for pause_ms in request.facts.get("pauses_ms", ()):
@@ -103,3 +118,11 @@ class FrontendMetrics:
         self._ready.set(engines_ready)
         self._engines.set(engines)
         return generate_latest(self._registry)
+
+
+def _rank(place: str | None) -> tuple[str, str] | None:
+    """Engine id and dp rank of a place's name, as facts have it: decode-0#1/0."""
+    if place is None:
+        return None
+    life, _, dp_rank = place.rpartition("/")
+    return life.partition("#")[0], dp_rank

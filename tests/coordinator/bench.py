@@ -115,6 +115,7 @@ async def bench(limits: Limits = QUICK, met: bool = True, **engines: StubEngine)
             role=Role.PREFILL if is_prefill else Role.DECODE,
             state=State.READY,
             incarnation=1,
+            ranks=facts.ranks,
             plane=f"127.0.0.1:{port}",
             bootstrap="127.0.0.1:9" if is_prefill else "",
             peers=frozenset() if is_prefill else peers,

@@ -21,7 +21,7 @@ from typing import Any
 
 import psutil
 
-from disagg.cluster.free_port import free_port
+from disagg.cluster.actors import PortBlocks
 from disagg.config.schema import Deadlines
 from disagg.engine.arguments import Ports, engine_arguments, engine_environment
 from disagg.engine.cpu.paths import standin_environment
@@ -36,14 +36,15 @@ ADDRESS = "127.0.0.1"
 START_S = 90.0
 GREEDY = {"temperature": 0.0, "ignore_eos": True}
 _numbers = itertools.count(1)
+_blocks = PortBlocks()
 
 
 class Host:
     """One engine host, its warden above it; gone with everything when its pipe closes."""
 
-    def __init__(self, nursery: Nursery, role: Role, **engine: Any) -> None:
+    def __init__(self, nursery: Nursery, role: Role, model: str = "smollm2", **engine: Any) -> None:
         self.name = f"{role.value}-{next(_numbers)}"
-        ports = Ports(*(free_port() for _ in Ports._fields))
+        ports = Ports.from_first(_blocks.take(self.name))
         self.bootstrap_port = ports.bootstrap
         self.log = nursery.folder / f"{self.name}.log"
         spec = HostSpec(
@@ -51,9 +52,9 @@ class Host:
             incarnation=1,
             role=role,
             arguments=engine_arguments(
-                role, engine, device="cpu", model_path=str(resolve_model("smollm2")), host=ADDRESS, ports=ports
+                role, engine, device="cpu", model_path=str(resolve_model(model)), host=ADDRESS, ports=ports
             ),
-            environment=engine_environment(role, device="cpu", deadlines=Deadlines()),
+            environment=engine_environment(role, device="cpu", deadlines=Deadlines(), ranks=engine.get("tp_size", 1)),
             plane_host=ADDRESS,
             log_path=str(self.log),
             scratch=str(nursery.folder / self.name),
@@ -185,13 +186,19 @@ class LegLog:
         return self.end
 
 
-def leg(client: PlaneClient, prompt_ids: list[int], new_tokens: int, bootstrap: m.Bootstrap | None = None) -> LegLog:
+def leg(
+    client: PlaneClient,
+    prompt_ids: list[int],
+    new_tokens: int,
+    bootstrap: m.Bootstrap | None = None,
+    dp_rank: int = 0,
+) -> LegLog:
     return LegLog(
         client,
         leg_id=secrets.token_hex(16),
         prompt=m.pack_ids(prompt_ids),
         sampling={**GREEDY, "max_new_tokens": new_tokens},
-        dp_rank=0,
+        dp_rank=dp_rank,
         bootstrap=bootstrap,
     )
 

@@ -14,6 +14,7 @@ from typing import Any
 
 from disagg.engine.spec import LIFE_VARIABLE
 
+CONTROLLER_WAIT_MS = 1000  # a request ends the wait
 IDLE_POLL_MS = 5  # DP attention: a rank that sleeps longer makes every step of the others wait
 
 
@@ -22,6 +23,7 @@ def activate() -> None:
         return
     _kv_pool_in_host_memory()
     _no_pinned_memory()
+    _patient_dp_controller()
     if "sglang.srt.managers.scheduler" in sys.modules:
         _mla_on_torch_native()
         _paged_allocator_in_torch()
@@ -57,6 +59,19 @@ def _no_pinned_memory() -> None:
     for name in ("tensor", "empty", "zeros", "ones", "full", "empty_like", "zeros_like"):
         setattr(torch, name, unpinned(getattr(torch, name)))
     torch.Tensor.pin_memory = lambda self, *args, **kwargs: self
+
+
+def _patient_dp_controller() -> None:
+    """It asks for requests without a pause, on a whole core. Forked from the host, it has what is set here."""
+    from sglang.srt.managers import data_parallel_controller as controller
+
+    sock_recv = controller.sock_recv
+
+    def wait_and_recv(socket: Any, flags: int = 0) -> Any:
+        socket.poll(CONTROLLER_WAIT_MS)
+        return sock_recv(socket, flags=flags)
+
+    controller.sock_recv = wait_and_recv
 
 
 def _mla_on_torch_native() -> None:
@@ -130,12 +145,15 @@ def _experts_of_other_ranks() -> None:
 
 
 def _dp_attention() -> None:
-    """The padding value torch_native lacks, and idle ranks that wake in time for the others' steps."""
+    """The padding value torch_native lacks, the exchange of logits between ranks whose batches are of one size (SGLang
+    registers it for CUDA alone), and idle ranks that wake in time for the others' steps."""
+    from sglang.srt.distributed.parallel_state import GroupCoordinator
     from sglang.srt.layers.attention.torch_native_backend import TorchNativeAttnBackend
     from sglang.srt.managers.scheduler_components.idle_sleeper import IdleSleeper
     from sglang.srt.runtime_context import get_parallel
 
     TorchNativeAttnBackend.get_cpu_graph_seq_len_fill_value = lambda self: 1
+    GroupCoordinator.all_to_all_single = GroupCoordinator._all_to_all_single
     sleep = IdleSleeper.maybe_sleep
 
     def maybe_sleep(self: Any) -> None:

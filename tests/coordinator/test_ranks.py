@@ -1,0 +1,71 @@
+"""The dp rank is the unit: of routing, of what is in flight, and of the metrics."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))  # tests share bench.py; they are not a package
+
+from bench import bench, request, until
+
+from disagg.engine.stub import FACTS, StubEngine
+from disagg.telemetry.metrics import FrontendMetrics
+
+
+def _two_ranks() -> StubEngine:
+    return StubEngine(hold=True, facts=replace(FACTS, ranks=2))
+
+
+async def test_requests_go_to_all_ranks_and_are_counted_on_them() -> None:
+    async with bench(prefill=_two_ranks(), decode=_two_ranks()) as b:
+        answering = [b.start(request()) for _ in range(3)]
+        await until(lambda: len(b.decode.legs) == len(b.prefill.legs) == 3)
+        assert b.table.in_flight("prefill-0#1") == b.table.in_flight("decode-0#1") == [2, 1]
+        assert Counter(leg.dp_rank for leg in b.decode.legs) == {0: 2, 1: 1}
+        for leg in b.prefill.legs + b.decode.legs:
+            assert leg.bootstrap is not None
+            assert leg.bootstrap.room % 2 == leg.bootstrap.prefill_dp_rank
+        assert [leg.bootstrap.prefill_dp_rank for leg in b.prefill.legs if leg.bootstrap] == [
+            leg.dp_rank for leg in b.prefill.legs
+        ]
+        b.prefill.release()
+        b.decode.release()
+        await asyncio.gather(*answering)
+        assert b.table.in_flight("prefill-0#1") == b.table.in_flight("decode-0#1") == [0, 0]
+
+
+async def test_an_engine_that_is_gone_has_nothing_in_flight() -> None:
+    async with bench() as b:
+        assert b.table.in_flight("decode-0#7") == []
+
+
+def test_metrics_tell_which_ranks_served_a_request_and_which_sent_its_kv() -> None:
+    metrics, of = FrontendMetrics(), request()
+    of.facts |= {"prefill": "prefill-0#2/1", "decode": "decode-3#1/0", "kv_bytes": 4096}
+    with metrics.request(of), metrics.request(request()):  # the second never came to an engine
+        pass
+    text = metrics.render(
+        live=0, queued=0, attempts=0, rooms=0, places=0, granted={}, tasks=0, engines_ready=0, engines=0
+    ).decode()
+    served = [line for line in text.splitlines() if line.startswith("disagg_requests_served_total")]
+    assert served == [
+        'disagg_requests_served_total{dp_rank="1",engine="prefill-0"} 1.0',
+        'disagg_requests_served_total{dp_rank="0",engine="decode-3"} 1.0',
+    ]
+    assert 'disagg_kv_transfer_bytes_total{dp_rank="1",engine="prefill-0"} 4096.0' in text
+
+
+def test_an_aggregated_engine_counts_once() -> None:
+    metrics, of = FrontendMetrics(), request()
+    of.facts |= {"prefill": None, "decode": "aggregated-0#1/0"}
+    with metrics.request(of):
+        pass
+    text = metrics.render(
+        live=0, queued=0, attempts=0, rooms=0, places=0, granted={}, tasks=0, engines_ready=0, engines=0
+    ).decode()
+    assert text.count("\ndisagg_requests_served_total{") == 1
+    assert "\ndisagg_kv_transfer_bytes_total{" not in text
