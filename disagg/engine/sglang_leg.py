@@ -63,13 +63,13 @@ class SGLangLeg:
             return
         self._abort_asked_at_s = time.monotonic()
         state = self._manager.rid_to_state.get(self.leg.id)
-        if state is None:
-            # SGLang has ended it, and its last chunk is about to be read; or does not know of it yet, and `_run` will
-            # see the abort first. (A task that is cancelled before it has begun would not run at all.)
-            return
-        if not getattr(state, "dispatched", True):
+        if state is not None and not getattr(state, "dispatched", True):
             self._task.cancel()  # SGLang drops a request that it has not dispatched
             return
+        # Without a state SGLang has ended it, and its last chunk is about to be read; or does not know of it yet, and
+        # `_run` will see the abort first (a task that is cancelled before it has begun would not run at all). Between
+        # the two there is no gap: 0.5.16 to 0.5.23 make the state before they first wait. One that did not would ignore
+        # this abort, and take the next.
         self._manager.abort_request(rid=self.leg.id)
         self._again = asyncio.get_running_loop().call_later(ABORT_AGAIN_S, self._abort_again)
 

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from disagg.coordinator.request import FinishReason
+from disagg.coordinator.request import FinishReason, Piece, Request
 from disagg.errors import BadRequest, RequestError
 
 Kind = Literal["chat", "text"]
@@ -39,7 +39,8 @@ class Chunks:
         self._head = b"data: " + head + b',"choices":'
         self._before = self._head + b'[{"index":0,' + field
         self._tail = usage + b"\n\n"
-        self._after = (b"}" if kind == "chat" else b"") + b',"logprobs":null,"finish_reason":null}]' + self._tail
+        self._unfinished = (b"}" if self._is_chat else b"") + b',"logprobs":null,"finish_reason":null'
+        self._after = self._unfinished + b"}]" + self._tail
 
     def opening(self) -> bytes:
         """The chunk that names the role; a text completion has none."""
@@ -48,44 +49,67 @@ class Chunks:
         choice = b'[{"index":0,"delta":{"role":"assistant","content":""},"logprobs":null,"finish_reason":null}]'
         return self._head + choice + self._tail
 
-    def text(self, text: str) -> bytes:
-        return self._before + encode(text) + self._after
+    def piece(self, piece: Piece) -> bytes:
+        """Empty when it has nothing to show."""
+        return self._before + encode(piece.text) + self._after if piece.text else b""
 
     def finish(self, reason: FinishReason) -> bytes:
-        field = b'"delta":{}' if self._is_chat else b'"text":""'
-        ending = b',"logprobs":null,"finish_reason":' + encode(reason) + b"}]"
-        return self._head + b'[{"index":0,' + field + ending + self._tail
+        return self._head + b"[" + self._finished_choice(reason) + b"}]" + self._tail
 
     def usage(self, usage: dict[str, Any]) -> bytes:
         return self._head + b'[],"usage":' + encode(usage) + b"}\n\n"
 
+    def _finished_choice(self, reason: FinishReason) -> bytes:
+        """Without its last bracket."""
+        field = b'"delta":{}' if self._is_chat else b'"text":""'
+        return b'{"index":0,' + field + b',"logprobs":null,"finish_reason":' + encode(reason)
+
+
+class ChunksWithIds(Chunks):
+    """With `return_token_ids`, where vLLM has them: each choice holds the ids that came with it, also those whose text
+    is still held back or is none; the prompt's stand once, in the first event of a chat, in the first choice of a text.
+    """
+
+    def __init__(
+        self, kind: Kind, request_id: str, created_s: int, model: str, include_usage: bool, prompt_ids: list[int]
+    ) -> None:
+        super().__init__(kind, request_id, created_s, model, include_usage)
+        self._prompt = b',"prompt_token_ids":' + encode(prompt_ids)
+
+    def opening(self) -> bytes:
+        chunk = super().opening()
+        return chunk.removesuffix(self._tail) + self._take_prompt() + self._tail if chunk else b""
+
+    def piece(self, piece: Piece) -> bytes:
+        if not piece.token_ids and not piece.text:
+            return b""
+        return self._before + encode(piece.text) + self._unfinished + self._ids(piece.token_ids)
+
+    def finish(self, reason: FinishReason) -> bytes:
+        return self._head + b"[" + self._finished_choice(reason) + self._ids([])
+
+    def _ids(self, token_ids: list[int]) -> bytes:
+        return self._take_prompt() + b',"token_ids":' + encode(token_ids) + b"}]" + self._tail
+
+    def _take_prompt(self) -> bytes:
+        prompt, self._prompt = self._prompt, b""
+        return prompt
+
 
 def whole(
-    kind: Kind,
-    request_id: str,
-    created_s: int,
-    model: str,
-    text: str,
-    reason: FinishReason,
-    usage: dict[str, Any],
-    token_ids: list[int] | None = None,
+    kind: Kind, request: Request, created_s: int, model: str, text: str, reason: FinishReason, with_token_ids: bool
 ) -> bytes:
+    """`with_token_ids`: for `return_token_ids`, where vLLM has them."""
     prefix, name, _ = _WORDS[kind]
     said: dict[str, Any] = (
         {"message": {"role": "assistant", "content": text, "refusal": None}} if kind == "chat" else {"text": text}
     )
-    if token_ids is not None:
-        said["token_ids"] = token_ids
-    return encode(
-        {
-            "id": prefix + request_id,
-            "object": name,
-            "created": created_s,
-            "model": model,
-            "choices": [{"index": 0, **said, "logprobs": None, "finish_reason": reason}],
-            "usage": usage,
-        }
-    )
+    choice = {"index": 0, **said, "logprobs": None, "finish_reason": reason}
+    answer = {"id": prefix + request.id, "object": name, "created": created_s, "model": model, "choices": [choice]}
+    if with_token_ids:
+        (answer if kind == "chat" else choice)["prompt_token_ids"] = request.prompt_ids
+        choice["token_ids"] = request.emitted_ids
+    return encode({**answer, "usage": request.usage})
 
 
 def error_body(error: RequestError) -> bytes:

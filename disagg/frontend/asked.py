@@ -36,7 +36,7 @@ class Asked:
     prompt: str | list[int] = ""
     stream: bool
     include_usage: bool
-    return_token_ids: bool  # vLLM's addition: the choice's token ids beside its text
+    return_token_ids: bool  # vLLM's addition: the prompt's and the answer's token ids beside the text
     max_tokens: int | None  # output; None: as many as the context leaves
     max_tokens_name: str
     stop: tuple[str, ...]
@@ -89,7 +89,7 @@ def _shared(body: Body, defaults: Mapping[str, float]) -> dict[str, Any]:
     return {
         "stream": stream,
         "include_usage": _include_usage(body, stream),
-        "return_token_ids": _return_token_ids(body, stream),
+        "return_token_ids": boolean(body, "return_token_ids"),
         "max_tokens": max_tokens,
         "max_tokens_name": max_tokens_name,
         "stop": strings(body, "stop", STOP_STRINGS_MAX, STOP_CHARACTERS_MAX),
@@ -103,13 +103,6 @@ def _max_tokens(body: Body) -> tuple[int | None, str]:
     if old is not None and new is not None and old != new:
         refuse("max_tokens", "invalid_value", "'max_tokens' and 'max_completion_tokens' differ; give one of them")
     return (old, "max_tokens") if new is None else (new, "max_completion_tokens")
-
-
-def _return_token_ids(body: Body, stream: bool) -> bool:
-    wanted = boolean(body, "return_token_ids")
-    if wanted and stream:
-        refuse("return_token_ids", "unsupported_parameter", "'return_token_ids' is not supported with 'stream': true")
-    return wanted
 
 
 def _include_usage(body: Body, stream: bool) -> bool:

@@ -16,7 +16,7 @@ from contextlib import aclosing
 
 from disagg.coordinator.request import FinishReason, Piece, Request
 from disagg.errors import RequestError
-from disagg.frontend.answers import DONE, Chunks, Kind, whole
+from disagg.frontend.answers import DONE, Chunks, ChunksWithIds, Kind, whole
 from disagg.frontend.asked import Asked, parse_chat, parse_completion
 from disagg.frontend.backend import Backend
 from disagg.frontend.exchange import Exchange
@@ -63,7 +63,8 @@ class Generations:
         model = self._backend.model_name
         async with aclosing(self._backend.generate(request)) as pieces:
             if asked.stream:
-                chunks = Chunks(kind, request_id, int(time.time()), model, asked.include_usage)
+                stream = kind, request_id, int(time.time()), model, asked.include_usage
+                chunks = ChunksWithIds(*stream, request.prompt_ids) if asked.return_token_ids else Chunks(*stream)
                 await _stream(exchange, request, pieces, chunks)
             else:
                 await _collect(exchange, request, pieces, kind, model, asked.return_token_ids)
@@ -107,8 +108,7 @@ async def _collect(
         texts.append(piece.text)
         reason = piece.finish_reason
     reason = _must_have_ended(request, reason)
-    ids = request.emitted_ids if with_token_ids else None
-    body = whole(kind, request.id, int(time.time()), model, "".join(texts), reason, request.usage, ids)
+    body = whole(kind, request, int(time.time()), model, "".join(texts), reason, with_token_ids)
     await exchange.answer(200, body)
 
 
@@ -116,8 +116,7 @@ async def _stream(exchange: Exchange, request: Request, pieces: AsyncGenerator[P
     """One write for each piece; the role goes with the first text, the end with the last."""
     unsent, reason = chunks.opening(), None
     async for piece in pieces:
-        if piece.text:
-            unsent += chunks.text(piece.text)
+        unsent += chunks.piece(piece)
         reason = piece.finish_reason
         if unsent and reason is None:
             await exchange.write_events(unsent)

@@ -1,4 +1,7 @@
-"""Supervisors, prover and canaries as the controller has them, over stub engines behind real plane servers: no Ray."""
+"""Supervisors, prover and canaries as the controller has them, over stub engines behind real plane servers: no Ray.
+
+Time is real, as sockets need it; tests that wait here use the fixture `quick`, so that nobody waits for long.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +28,7 @@ from disagg.registry.memory import MemoryRegistry
 from disagg.registry.records import EngineRecord, Role, State
 
 SECRET = b"s" * 32
-SETTING = Setting("test", "cpu", "", SECRET.hex(), Deadlines(start_s=5.0, drain_s=1.0), [], "127.0.0.1")
+SETTING = Setting("test", "cpu", "", SECRET.hex(), Deadlines(start_s=5.0, drain_s=5.0), [], "127.0.0.1")
 
 
 class Engine(StubEngine):

@@ -11,6 +11,8 @@ from scene import SETTING, begin_request, scene
 from disagg.errors import StartError
 from disagg.registry.records import Role, State
 
+pytestmark = pytest.mark.usefixtures("quick")
+
 PAIR = (Role.PREFILL, Role.DECODE)
 
 
@@ -54,7 +56,7 @@ async def test_it_is_not_ready_before_a_transfer_with_the_new_incarnation() -> N
         s.nodes["prefill-0"].engine.hangs = True
         await s.nodes["decode-0"].die("killed by SIGKILL")
         await s.until(lambda: s.record("decode-0").incarnation == 2 and bool(s.record("decode-0").plane))
-        await asyncio.sleep(0.3)
+        await asyncio.sleep(0.2)
         assert s.record("decode-0").state is State.STARTING
         s.nodes["prefill-0"].engine.sick = "hangs"
         await s.until_ready("prefill-0", 2)

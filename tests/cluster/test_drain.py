@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 
 import pytest
 from scene import SECRET, SETTING, Scene, begin_request, scene
 
-import disagg.cluster.supervisor as supervisor
+from disagg.cluster import supervisor
+from disagg.config.schema import Deadlines
 from disagg.registry.records import EngineRecord, Role, State
 from disagg.registry.served import RegistryServer, RemoteRegistry
 
+pytestmark = pytest.mark.usefixtures("quick")
+
 ALONE = "aggregated-0"
-
-
-@pytest.fixture(autouse=True)
-def _short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(supervisor, "EVICT_S", 1.0)
-    monkeypatch.setattr(supervisor, "QUIET_S", 0.15)
+IMPATIENT = dataclasses.replace(SETTING, deadlines=Deadlines(start_s=5.0, drain_s=0.1))
 
 
 async def _until_drained(s: Scene) -> EngineRecord:
@@ -33,7 +32,7 @@ async def test_it_waits_for_what_runs_then_ends_and_stays_so() -> None:
         await s.until(lambda: s.live(ALONE).others_requests == 1)
         assert await s.supervisors[ALONE].drain(restart=False) is None
         assert s.record(ALONE).state is State.DRAINING
-        await asyncio.sleep(0.5)
+        await asyncio.sleep(0.2)
         assert node.log_of_calls == ["start aggregated-0#1"]
         node.engine.release()
         record = await _until_drained(s)
@@ -41,13 +40,13 @@ async def test_it_waits_for_what_runs_then_ends_and_stays_so() -> None:
         assert receiver.end.reason == "length"
         assert (record.detail, record.evict) == ("drained", False)
         assert not any(r.evict for r in s.seen)
-        await asyncio.sleep(0.3)
+        await asyncio.sleep(0.1)
         assert node.log_of_calls == ["start aggregated-0#1", "end"]
         client.close()
 
 
 async def test_what_does_not_end_is_evicted_and_then_cut() -> None:
-    async with scene(Role.AGGREGATED) as s:
+    async with scene(Role.AGGREGATED, setting=IMPATIENT) as s:
         client = await s.client(ALONE)
         s.nodes[ALONE].engine._free.clear()
         receiver = begin_request(client)
@@ -62,7 +61,7 @@ async def test_what_does_not_end_is_evicted_and_then_cut() -> None:
 
 async def test_evicted_requests_that_leave_let_it_end_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(supervisor, "EVICT_S", 60.0)
-    async with scene(Role.AGGREGATED) as s:
+    async with scene(Role.AGGREGATED, setting=IMPATIENT) as s:
         client = await s.client(ALONE)
         s.nodes[ALONE].engine._free.clear()
         begin_request(client)
@@ -113,7 +112,7 @@ async def test_an_engine_that_dies_while_it_drains_stays_down() -> None:
 
 
 async def test_a_drain_travels_from_a_frontend_to_the_controller() -> None:
-    async with scene(Role.AGGREGATED, setting=SETTING) as s:
+    async with scene(Role.AGGREGATED) as s:
 
         async def no_log(_engine_id: str, _lines: int) -> str | None:
             return None

@@ -11,6 +11,8 @@ from disagg.cluster.canaries import blame, is_due
 from disagg.registry.records import Role, State
 from transfer.canary import FAKE_HOST
 
+pytestmark = pytest.mark.usefixtures("quick")
+
 PAIR = (Role.PREFILL, Role.DECODE)
 
 

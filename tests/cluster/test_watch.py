@@ -1,15 +1,17 @@
-"""What counts as sick, on plain data; and a host that stops answering is found in time."""
+"""What counts as sick, on plain data; and a host that stops answering is found in time, on a virtual clock."""
 
 from __future__ import annotations
 
 import asyncio
-import time
+import functools
+from collections.abc import Awaitable, Callable
 
 import pytest
 
 from disagg.cluster.watch import Signs, Watcher, why_sick
 from disagg.errors import LegLost
 from disagg.plane.messages import RankHealth
+from disagg.simulation.loop import VirtualLoop
 
 WELL = RankHealth(0, "", 0.1, 0.2)
 
@@ -55,6 +57,19 @@ class Host:
         self.lost = ""
 
 
+def on_virtual_time(test: Callable[[], Awaitable[None]]) -> Callable[[], None]:
+    @functools.wraps(test)
+    def run() -> None:
+        with asyncio.Runner(loop_factory=VirtualLoop) as runner:
+            runner.run(test())  # type: ignore[arg-type]
+
+    return run
+
+
+def _now_s() -> float:
+    return asyncio.get_running_loop().time()
+
+
 async def _yes(_address: str) -> bool:
     return True
 
@@ -64,28 +79,31 @@ async def _hangs(_address: str) -> bool:
     return True
 
 
+@on_virtual_time
 async def test_a_silent_host_is_found_within_five_seconds() -> None:
     host = Host()
-    running = asyncio.create_task(Watcher(host, "", is_registered=_yes).run())
+    running = asyncio.create_task(Watcher(host, "", now_s=_now_s, is_registered=_yes).run())
     await asyncio.sleep(0.6)
     assert not running.done()
-    host.answers, began_s = False, time.monotonic()
+    host.answers, began_s = False, _now_s()
     assert "not answered" in await asyncio.wait_for(running, 5)
-    assert time.monotonic() - began_s > 2
+    assert _now_s() - began_s > 2
 
 
+@on_virtual_time
 async def test_a_lost_connection_is_found_within_a_second() -> None:
     host = Host()
-    running = asyncio.create_task(Watcher(host, "").run())
+    running = asyncio.create_task(Watcher(host, "", now_s=_now_s).run())
     await asyncio.sleep(0.1)
     host.lost = "reset by peer"
     assert "reset by peer" in await asyncio.wait_for(running, 1)
 
 
+@on_virtual_time
 async def test_a_connection_that_comes_back_at_once_is_no_sickness() -> None:
     host = Host()
     host.takes_connections = True
-    running = asyncio.create_task(Watcher(host, "").run())
+    running = asyncio.create_task(Watcher(host, "", now_s=_now_s).run())
     await asyncio.sleep(0.1)
     host.lost = "the host said nothing for 4 s"  # this machine stood still
     await asyncio.sleep(1.2)
@@ -95,14 +113,18 @@ async def test_a_connection_that_comes_back_at_once_is_no_sickness() -> None:
     assert "reset by peer" in await asyncio.wait_for(running, 1)
 
 
+@on_virtual_time
 async def test_a_bootstrap_server_that_hangs_is_found_within_five_seconds() -> None:
-    assert "bootstrap" in await asyncio.wait_for(Watcher(Host(), "127.0.0.1:9", is_registered=_hangs).run(), 5)
+    assert "bootstrap" in await asyncio.wait_for(
+        Watcher(Host(), "127.0.0.1:9", now_s=_now_s, is_registered=_hangs).run(), 5
+    )
 
 
+@on_virtual_time
 async def test_being_held_up_ourselves_is_no_silence_of_the_host() -> None:
     jump_s = 0.0
     host = Host()
-    watcher = Watcher(host, "", now_s=lambda: time.monotonic() + jump_s)
+    watcher = Watcher(host, "", now_s=lambda: _now_s() + jump_s)
     running = asyncio.create_task(watcher.run())
     await asyncio.sleep(0.2)
     host.answers = False

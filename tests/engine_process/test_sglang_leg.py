@@ -27,12 +27,15 @@ class State:
 
 
 class FakeSGLang:
-    """TokenizerManager and Engine in one, with 0.5.20's manners. `free`: the request may be dispatched."""
+    """TokenizerManager and Engine in one, with 0.5.20's manners. `free`: the request may be dispatched; `known`: its
+    state is made (SGLang does so before it first waits)."""
 
     def __init__(self) -> None:
         self.rid_to_state: dict[str, State] = {}
         self.free = asyncio.Event()
         self.free.set()
+        self.known = asyncio.Event()
+        self.known.set()
         self.aborts = 0  # that reached the scheduler
         self.was_asked = False
 
@@ -41,6 +44,8 @@ class FakeSGLang:
         return self._stream(arguments["rid"])
 
     async def _stream(self, rid: str) -> AsyncIterator[dict[str, Any]]:
+        if not self.known.is_set():
+            await self.known.wait()
         state = self.rid_to_state[rid] = State()
         try:
             await self.free.wait()
@@ -150,6 +155,29 @@ async def test_a_lost_abort_is_sent_again(quick: None) -> None:
     assert scene.sglang.aborts >= 2
     scene.sglang.says(finish="abort")
     assert (await scene.end())[0] == "abort"
+
+
+async def test_an_abort_before_sglang_knows_of_the_request_is_sent_once_it_does(quick: None) -> None:
+    scene = Scene()
+    scene.sglang.known.clear()
+    await scene.begun()
+    scene.leg.abort()
+    assert scene.sglang.aborts == 0
+    scene.sglang.known.set()
+    await asyncio.sleep(AGAIN_S * 2)
+    assert scene.sglang.aborts >= 1
+    scene.sglang.says(finish="abort")
+    assert (await scene.end())[0] == "abort"
+
+
+async def test_an_aborted_leg_whose_last_chunk_never_comes_ends_all_the_same(quick: None) -> None:
+    scene = await Scene().begun()
+    del scene.sglang.rid_to_state[LEG.id]
+    scene.leg.abort()
+    scene.came_round_at_s = time.monotonic() + 1
+    reason, detail = await scene.end()
+    assert reason == "abort"
+    assert "has not confirmed" in detail
 
 
 async def test_a_scheduler_that_answers_no_abort_is_given_up(quick: None) -> None:

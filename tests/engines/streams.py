@@ -27,6 +27,7 @@ class Stream(threading.Thread):
             "stream_options": {"include_usage": True},
             "temperature": 0,
             "ignore_eos": True,
+            "return_token_ids": True,
             **more,
         }
         self.events: list[tuple[float, dict[str, Any]]] = []
@@ -60,6 +61,10 @@ class Stream(threading.Thread):
         return "".join(c["text"] for _, e in self.events for c in e.get("choices") or ())
 
     @property
+    def token_ids(self) -> list[int]:
+        return [each for _, e in self.events for c in e.get("choices") or () for each in c["token_ids"]]
+
+    @property
     def error(self) -> dict[str, Any] | None:
         return next((e["error"] for _, e in self.events if "error" in e), None)
 
@@ -67,12 +72,13 @@ class Stream(threading.Thread):
     def usage(self) -> dict[str, Any] | None:
         return next((e["usage"] for _, e in self.events if e.get("usage")), None)
 
-    def whole(self, limit_s: float) -> str:
-        """The text of a stream that ended well."""
+    def whole(self, limit_s: float) -> tuple[list[int], str]:
+        """Token ids and text of a stream that ended well, with every token that was asked for."""
         self.join(limit_s)
         assert not self.is_alive(), f"the stream hangs after {len(self.events)} events"
         assert self.usage, f"it did not end well: {self.status} {self.failure} {self.events[-1:]}"
-        return self.text
+        assert len(self.token_ids) == self.usage["completion_tokens"] == self._body["max_tokens"]
+        return self.token_ids, self.text
 
 
 def kv_tokens_used(deployment: Deployment) -> dict[str, int]:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import httpx
@@ -14,7 +15,11 @@ import pytest
 from deployment import Deployment, serving
 from streams import Stream, kv_tokens_used, wait_until
 
-FREE_S = 3.0  # the running chunk (under 0.5 s alone, more beside decode on two cores), and a second
+from disagg.engine.beats import Beat, read_beats
+
+FREE_S = 1.0  # after the end of the chunk or step that ran when the client left
+CHUNK_TOKENS = 256  # in configs/local-cpu.yaml
+STEP_S = 10.0  # more than any of them takes, on whatever machine
 
 
 @pytest.fixture(scope="module")
@@ -41,8 +46,33 @@ def _phase(deployment: Deployment, stream: Stream) -> str:
     return ""
 
 
-def _assert_free(deployment: Deployment, before: dict[str, int]) -> None:
-    wait_until(lambda: kv_tokens_used(deployment) == before, FREE_S, lambda: kv_tokens_used(deployment))
+def _beat(deployment: Deployment, engine_id: str) -> Callable[[], Beat]:
+    """Reads the newest beat of an engine's scheduler."""
+    engine = deployment.engine(engine_id)
+    (pid,) = engine["pids"]["schedulers"]
+    folders = Path(tempfile.gettempdir()).glob(f"disagg-*/{engine_id}-{engine['incarnation']}")
+    (folder,) = (folder for folder in folders if any(beat.pid == pid for beat in read_beats(folder)))
+    return lambda: next(beat for beat in read_beats(folder) if beat.pid == pid)
+
+
+def _assert_free(deployment: Deployment, before: dict[str, int], since_s: float, busy: str, other: str = "") -> None:
+    """Both engines are as before soon after the end of the step that the busy one was in at `since_s`, when the request
+    was ended; of those that held KV of it then, by snapshots that SGLang has made since.
+    """
+    beat, since_wall_s = _beat(deployment, busy), time.time() - (time.monotonic() - since_s)
+    while (step_end_s := beat().at_s) < since_s:
+        assert time.monotonic() - since_s < STEP_S, "the step does not end"
+        time.sleep(0.002)
+
+    def is_free() -> bool:
+        ranks = [(life, rank) for life, ranks in deployment.get("/disagg/loads").items() for rank in ranks]
+        held = [rank for life, rank in ranks if life.partition("#")[0] in (busy, other)]
+        are_new = all(rank["reported_at_s"] > since_wall_s for rank in held)
+        return are_new and all(rank["kv_tokens_used"] == before[life] for life, rank in ranks)
+
+    limit_s = FREE_S - (time.monotonic() - step_end_s)
+    wait_until(is_free, limit_s, lambda: (before, since_wall_s, deployment.get("/disagg/loads")))
+    print(f"the step ended after {step_end_s - since_s:.3f} s, free {time.monotonic() - step_end_s:.3f} s later")
     wait_until(lambda: deployment.get("/disagg/status")["frontend"]["rooms"] == 0, FREE_S)
 
 
@@ -65,10 +95,22 @@ def test_during_a_long_prefill_it_costs_a_part_of_the_whole(pair: Deployment) ->
     before = cpu_s()
     stream = Stream(pair, _fresh_prompt(3000), 8)
     wait_until(lambda: _phase(pair, stream) == "prefilling", 10, pair.said)
+    left_at_s = time.monotonic()
     stream.leave()
-    _assert_free(pair, free)
+    _assert_free(pair, free, left_at_s, "prefill-0", "decode-0")
     time.sleep(2)
     assert cpu_s() - before < 0.2 * whole_s
+    _assert_serves_on(pair)
+
+
+def test_during_a_long_prefill_when_some_of_its_kv_is_there(pair: Deployment) -> None:
+    free = kv_tokens_used(pair)
+    (prefill,) = (life for life in free if life.startswith("prefill"))
+    stream = Stream(pair, _fresh_prompt(3000), 8)
+    wait_until(lambda: kv_tokens_used(pair)[prefill] >= free[prefill] + 2 * CHUNK_TOKENS, 30, pair.said)
+    left_at_s = time.monotonic()
+    stream.leave()
+    _assert_free(pair, free, left_at_s, "prefill-0", "decode-0")
     _assert_serves_on(pair)
 
 
@@ -92,8 +134,9 @@ def test_while_it_decodes(pair: Deployment) -> None:
     free = kv_tokens_used(pair)
     stream = Stream(pair, _fresh_prompt(40), 2000)
     wait_until(lambda: len(stream.events) >= 3, 20)
+    left_at_s = time.monotonic()
     stream.leave()
-    _assert_free(pair, free)
+    _assert_free(pair, free, left_at_s, "decode-0")
     _assert_serves_on(pair)
 
 
@@ -102,6 +145,7 @@ def test_cancelled_by_its_id(pair: Deployment, how: str) -> None:
     free = kv_tokens_used(pair)
     stream = Stream(pair, _fresh_prompt(40), 2000)
     wait_until(lambda: len(stream.events) >= 2, 20)
+
     if how == "DELETE":
         url = f"{pair.url}/v1/requests/{stream.request_id}"
         assert httpx.delete(url, timeout=10, trust_env=False).json()["cancelled"]
@@ -111,5 +155,5 @@ def test_cancelled_by_its_id(pair: Deployment, how: str) -> None:
     stream.join(5)
     assert stream.error
     assert stream.error["code"] == "cancelled"
-    _assert_free(pair, free)
+    _assert_free(pair, free, stream.events[-1][0], "decode-0")
     assert pair.timeline(stream.request_id, until="error")["phase"] == "cancelled"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import re
 import socket
 import threading
@@ -38,6 +39,30 @@ async def test_golden_streams(codec: Codec, name: str, path: str, include_usage:
     answer = await answered(codec, ScriptedBackend(says('He"l\n', "", "lo 🎾", reason="stop")), ask(path, **options))
     assert answer.headers["content-type"] == "text/event-stream; charset=utf-8"
     assert CREATED.sub(b'"created":0', answer.body) == (GOLDEN / f"{name}.sse").read_bytes()
+
+
+@pytest.mark.parametrize(("name", "path"), [("chat", "/v1/chat/completions"), ("text", "/v1/completions")])
+async def test_golden_streams_with_token_ids(codec: Codec, name: str, path: str) -> None:
+    """Every id is there, also of a step whose text is held back, and the prompt's are there once."""
+    backend = ScriptedBackend(says('He"l\n', "", "lo 🎾", reason="stop"))
+    answer = await answered(codec, backend, ask(path, stream=True, return_token_ids=True))
+    assert CREATED.sub(b'"created":0', answer.body) == (GOLDEN / f"{name}_ids.sse").read_bytes()
+    events = [json.loads(event.removeprefix(b"data: ")) for event in answer.body.split(b"\n\n")[:-2]]
+    choices = [event["choices"][0] for event in events]
+    prompts = [place["prompt_token_ids"] for place in (*events, *choices) if "prompt_token_ids" in place]
+    assert prompts == [backend.requests[0].prompt_ids]
+    assert [each for choice in choices for each in choice.get("token_ids", ())] == [0, 1, 2]
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/completions"])
+async def test_token_ids_of_a_whole_answer_only_if_asked_for(codec: Codec, path: str) -> None:
+    backend = ScriptedBackend(says("one", "two"))
+    asked = (await answered(codec, backend, ask(path, return_token_ids=True))).json
+    choice = asked["choices"][0]
+    holder = asked if "chat" in path else choice
+    assert (holder["prompt_token_ids"], choice["token_ids"]) == (backend.requests[0].prompt_ids, [0, 1])
+    plain = await answered(codec, backend, ask(path, return_token_ids=False))
+    assert b"token_ids" not in plain.body
 
 
 async def test_an_error_in_the_midst_ends_the_stream_without_done(codec: Codec) -> None:

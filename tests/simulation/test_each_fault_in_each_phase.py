@@ -6,20 +6,17 @@ nothing else; how much is asserted here, and told in the document.
 
 from __future__ import annotations
 
-import asyncio
-from random import Random
+import re
+from pathlib import Path
 
 import pytest
 
 from disagg.coordinator.phases import Phase
 from disagg.errors import Cancelled
-from disagg.simulation.faults import CELLS, OF_CLIENTS, Fault, Faults
-from disagg.simulation.loop import VirtualLoop
-from disagg.simulation.tokens import answer
-from disagg.simulation.world import SimulatedDeployment, Stream, WatchedRequest
+from disagg.simulation.faults import CELLS, OF_CLIENTS, PHASES, Fault
+from disagg.simulation.table import ROWS, SEEDS, strike_once
 
-PROMPT, OUTPUT = [*range(1000, 2500)], 100
-SEEDS = range(3)
+PAGE = Path(__file__).parents[2] / "docs" / "failures.md"
 
 # Seconds that a fault may cost a request, in whatever phase it strikes.
 COSTS_S = {
@@ -39,61 +36,36 @@ COSTS_S = {
 }
 
 
-async def _struck(fault: Fault, phase: Phase, seed: int) -> tuple[Stream, float]:
-    """The request's stream after its end, and what the fault cost it in seconds."""
-    async with SimulatedDeployment(prefill=2, decode=2, seed=seed, model={"requests_max": 1}) as sim:
-        loop, random, struck = asyncio.get_running_loop(), Random(seed), asyncio.Event()
-        undisturbed = sim.open([1, *PROMPT], OUTPUT)
-        began_s = loop.time()
-        await undisturbed.rest()
-        usual_s = loop.time() - began_s
-        faults = Faults(sim, lambda _engine, _seconds: None)
-        busy = {Phase.QUEUED: 2, Phase.MIGRATING: 1}.get(phase, 0)  # decode engines: so these phases last
-        others = [sim.open([2, number], 40 if phase is Phase.QUEUED else 150) for number in range(busy)]
-        await asyncio.sleep(0.02)
-
-        def strike() -> None:
-            if not struck.is_set() and stream.request.phase is phase:
-                struck.set()
-                faults.strike(fault, stream, random)
-
-        def on_phase(request: WatchedRequest) -> None:
-            if request.phase is phase is Phase.RESERVED:
-                strike()  # a moment later both legs are dispatched
-            elif request.phase is phase:
-                loop.call_soon(strike)
-            elif phase is Phase.MIGRATING and request.phase is Phase.DECODING and request.tries == 1:
-                loop.call_later(0.05, sim.kill, sim.host_of(stream, sim.models["decode-0"].role))
-
-        began_s = loop.time()
-        stream = sim.open([3, *PROMPT], OUTPUT)
-        stream.request.on_phase = on_phase
-        if phase is Phase.QUEUED:
-            loop.call_later(0.01, strike)
-        await asyncio.wait([stream.task], timeout=120)
-        assert stream.task.done(), stream.request.history
-        assert struck.is_set(), f"it never was {phase.name}: {stream.request.history}"
-        cost_s = loop.time() - began_s - usual_s
-        for other in others:
-            await other.rest()
-        await asyncio.sleep(45)  # longer than any deadline of an engine
-        await sim.settle()
-        return stream, cost_s
+def _bound_s(fault: Fault, phase: Phase) -> float:
+    waits_s = {Phase.QUEUED: 1.0, Phase.MIGRATING: 3.0}  # for an engine that others keep busy
+    return COSTS_S[fault] + waits_s.get(phase, 0.0)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("fault", "phase"), CELLS, ids=[f"{fault.value}-{phase.name}" for fault, phase in CELLS])
 def test_one(fault: Fault, phase: Phase) -> None:
     for seed in SEEDS:
-        with asyncio.Runner(loop_factory=VirtualLoop) as runner:
-            stream, cost_s = runner.run(_struck(fault, phase, seed))
-        where = f"seed {seed}: {stream.request.history} {stream.request.facts}"
-        want = answer(stream.request.prompt_ids, OUTPUT, ignore_eos=True)
+        struck = strike_once(fault, phase, seed)
+        where = f"seed {seed}: {struck.request.history} {struck.request.facts}"
         if fault in OF_CLIENTS:
-            assert stream.request.phase is Phase.CANCELLED, where
-            assert stream.error is None or isinstance(stream.error, Cancelled), where
-            assert stream.ids == want[: len(stream.ids)], where
+            assert struck.request.phase is Phase.CANCELLED, where
+            assert struck.error is None or isinstance(struck.error, Cancelled), where
+            assert struck.token_ids == struck.wanted_ids[: len(struck.token_ids)], where
         else:
-            assert (stream.error, stream.ids) == (None, want), where
-            waited_s = 1.0 if phase is Phase.QUEUED else 3.0 if phase is Phase.MIGRATING else 0.0
-            assert cost_s < COSTS_S[fault] + waited_s, f"{cost_s:.2f} s, {where}"
+            assert (struck.error, struck.token_ids) == (None, struck.wanted_ids), where
+            assert struck.cost_s < _bound_s(fault, phase), f"{struck.cost_s:.2f} s, {where}"
+
+
+def test_the_page_tells_every_cell_and_nothing_beyond_its_bound() -> None:
+    """`python -m disagg.simulation.table` prints what the page has."""
+    lines = PAGE.read_text().splitlines()
+    assert f"| fault | {' | '.join(phase.name.lower() for phase in PHASES)} |" in lines
+    assert set(ROWS) == set(Fault) - OF_CLIENTS
+    for fault, row in ROWS.items():
+        (found,) = (line for line in lines if line.startswith(f"| {row} |"))
+        cells = re.split(r" *\| *", found.strip("| "))[1:]
+        for phase, cell in zip(PHASES, cells, strict=True):
+            if (fault, phase) in CELLS:
+                assert float(cell) < _bound_s(fault, phase), (row, phase)
+            else:
+                assert cell == "–", (row, phase)
