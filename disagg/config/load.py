@@ -19,15 +19,13 @@ from disagg.config.schema import Deployment
 from disagg.config.server_args import installed_server_args
 from disagg.config.sglang_arguments import check_arguments
 from disagg.config.simulated import check_simulated
-from disagg.config.yaml_text import read_tree
+from disagg.config.yaml_text import read_file, read_tree
 from disagg.errors import ConfigError, Problem
-
-TEXT_BYTES_MAX = 1 << 20
 
 
 def load_config(path: Path, sets: Sequence[str] = ()) -> Deployment:
     """The deployment that the YAML file at `path` describes, with `sets` (path.to.key=value) on top."""
-    return parse_config(_read(path), sets, source=str(path))
+    return parse_config(read_file(path), sets, source=str(path))
 
 
 def parse_config(text: str, sets: Sequence[str] = (), source: str = "configuration") -> Deployment:
@@ -58,18 +56,3 @@ def _deployment(tree: dict[str, Any]) -> tuple[Deployment | None, list[Problem]]
         return Deployment.from_tree(tree), []
     except ValidationError as error:
         return None, problems_of(error, tree)
-
-
-def _read(path: Path) -> str:
-    try:
-        with path.open("rb") as file:
-            raw = file.read(TEXT_BYTES_MAX + 1)
-        if len(raw) > TEXT_BYTES_MAX:
-            raise ConfigError(str(path), (Problem(str(path), "is over 1 MiB", "name a deployment's YAML file"),))
-        return raw.decode()
-    except OSError as error:
-        what = f"cannot be read: {error.strerror or error}"
-        raise ConfigError(str(path), (Problem(str(path), what, "name a YAML file"),)) from None
-    except UnicodeDecodeError as error:
-        what = f"is not UTF-8 (byte {error.start})"
-        raise ConfigError(str(path), (Problem(str(path), what, "save it as UTF-8 YAML"),)) from None

@@ -32,12 +32,12 @@ OWNED_ENVIRONMENT = {
 }
 
 
-class _Section(BaseModel):
+class Section(BaseModel):
     # strict: `port: "8000"` is a mistake to point at, not one to guess around
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
-class Model(_Section):
+class Model(Section):
     """`path` is a folder, a name of `disagg model` (smollm2), or a hub id. Clients say `name`."""
 
     path: Annotated[str, Field(min_length=1)]
@@ -61,7 +61,7 @@ class Model(_Section):
         return tree
 
 
-class Ray(_Section):
+class Ray(Section):
     """Where the engines run.
 
     auto       the cluster RAY_ADDRESS names (`ray job submit` sets it), else one running on this machine, else a
@@ -97,13 +97,13 @@ class Ray(_Section):
         return count
 
 
-class Frontend(_Section):
+class Frontend(Section):
     host: Annotated[str, Field(min_length=1)] = "127.0.0.1"
     port: Annotated[int, Field(ge=1, le=65535)] = 8000
     body_limit_mib: Annotated[int, Field(ge=1, le=1024)] = 8
 
 
-class Resources(_Section):
+class Resources(Section):
     """Of an engine on each of its nodes. `gpus`: by default a GPU for each rank there on cuda, 0 on cpu. A fraction
     shares a GPU."""
 
@@ -125,7 +125,7 @@ def _environment_text(value: Any) -> Any:
     return str(value) if isinstance(value, int | float) else value
 
 
-class Pool(_Section):
+class Pool(Section):
     """`replicas` engines of one shape, each over `nodes` nodes. `engine` holds SGLang's own arguments (checked in
     `sglang_arguments.py`)."""
 
@@ -164,7 +164,7 @@ def spelled(name: Any) -> Any:
     return name.removeprefix("--").replace("-", "_") if isinstance(name, str) else name
 
 
-class Deadlines(_Section):
+class Deadlines(Section):
     """Seconds. Each ends a wait with a typed error; none can be switched off.
 
     A field's description says what would do when its bounds are missed.
@@ -198,7 +198,7 @@ class Deadlines(_Section):
         return request_s
 
 
-class Routing(_Section):
+class Routing(Section):
     """Where requests go, how many wait, and how often one is tried again."""
 
     queue_max: Annotated[int, Field(ge=0, le=1_000_000)] = 1024  # a frontend; the next one gets 429 at once
@@ -207,7 +207,7 @@ class Routing(_Section):
     migration_tokens_max: Annotated[int, Field(ge=1)] = 1 << 30  # a longer request (prompt and output) does not move
 
 
-class Health(_Section):
+class Health(Section):
     """How engines are watched. Progress under load is watched always."""
 
     canary_s: Annotated[float, Field(ge=1, le=3600)] = 10.0  # between two canaries of an idle engine
@@ -231,7 +231,7 @@ Pools = Annotated[tuple[Pool, ...], BeforeValidator(_one_or_many)]
 Reserved = Annotated[None, BeforeValidator(_nothing_yet)]
 
 
-class Deployment(_Section):
+class Deployment(Section):
     """One model served by prefill and decode engines, or by aggregated ones."""
 
     version: Literal[1]
