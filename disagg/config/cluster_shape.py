@@ -12,13 +12,13 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 from pydantic import BeforeValidator, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from disagg.config.gpu_kinds import GPU_KINDS, GpuKind
 from disagg.config.problems import near_miss, problems_of
-from disagg.config.schema import Section
+from disagg.config.schema import POOL_NAME, Section, listed
 from disagg.config.yaml_text import read_file, read_tree
 from disagg.errors import ConfigError, Problem
 
@@ -94,12 +94,6 @@ def parse_shape(text: str, source: str = "cluster") -> ClusterShape:
     return ClusterShape(source, nodes)
 
 
-def _a_list(value: Any) -> Any:
-    if not isinstance(value, list):
-        raise ValueError("must be a list; begin each entry with `- `")
-    return tuple(value)
-
-
 class _Nics(Section):
     count: Annotated[int, Field(ge=1, le=64)] = 1
     kind: Literal["ib", "roce", "ethernet"]
@@ -108,7 +102,7 @@ class _Nics(Section):
 
 class _Group(Section):
     count: Annotated[int, Field(ge=1, le=1000)] = 1
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9]([A-Za-z0-9_-]{0,61}[A-Za-z0-9])?$")] = "node"
+    name: Annotated[str, Field(pattern=POOL_NAME)] = "node"
     address: str | None = None
     cpus: Annotated[float, Field(gt=0, le=4096)]
     memory_gib: Annotated[float, Field(gt=0, le=1_000_000)] | None = None
@@ -117,7 +111,7 @@ class _Group(Section):
     gpus: Annotated[int, Field(ge=0, le=64)] = 0
     gpu_kind: str | None = None
     nvlink: str | None = None  # none, node, rack:ID; default: node, for a kind that has NVLink
-    nics: Annotated[tuple[_Nics, ...], BeforeValidator(_a_list)] = ()
+    nics: Annotated[tuple[_Nics, ...], BeforeValidator(listed)] = ()
     sglang: str | None = None
     nixl: str | None = None
     model: bool | None = None  # whether model.path is there
@@ -178,7 +172,7 @@ class _Group(Section):
 class _Cluster(Section):
     """What a described cluster's file holds."""
 
-    nodes: Annotated[tuple[_Group, ...], BeforeValidator(_a_list), Field(min_length=1)]
+    nodes: Annotated[tuple[_Group, ...], BeforeValidator(listed), Field(min_length=1)]
 
 
 def _bytes(gib: float | str | None) -> int | None:

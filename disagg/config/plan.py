@@ -100,7 +100,7 @@ def resolve(deployment: Deployment, device: Device) -> Plan:
     counts = dict.fromkeys(Role, 0)
     for role, index, pool in deployment.pools():
         for _ in range(pool.replicas):
-            engines.append(_engine(f"{role.value}-{counts[role]}", role, index, pool, device))
+            engines.append(_engine(f"{role.value}-{counts[role]}", role, index, pool, deployment.model, device))
             counts[role] += 1
     texts = [
         PoolText(role.value, f"{role.value}.{index}", pool.model_dump(), pool.engine)
@@ -151,7 +151,7 @@ def to_json(plan: Plan) -> str:
     ]
     sections = {
         name: getattr(plan.deployment, name).model_dump()
-        for name in ("model", "ray", "frontend", "deadlines", "routing", "health")
+        for name in ("model", "ray", "frontend", "deadlines", "routing", "health", "transfer", "registry")
     }
     whole = {"device": plan.device, **sections, "engines": engines, "warnings": plan.warnings}
     return json.dumps(whole, indent=2, default=str)
@@ -167,7 +167,8 @@ def _shown_environment(plan: Plan, engine: EnginePlan) -> dict[str, str]:
     return dict(sorted(engine.environment(device=plan.device, deadlines=plan.deadlines).items()))
 
 
-def _engine(engine_id: str, role: Role, index: int, pool: Pool, device: str) -> EnginePlan:
+def _engine(engine_id: str, role: Role, index: int, pool: Pool, model: Model, device: str) -> EnginePlan:
+    of_model = {"trust_remote_code": True} if model.trust_remote_code and device != "simulated" else {}
     ranks = pool.ranks_of_engine
     default_gpus = ranks // pool.nodes if device == "cuda" else 0
     return EnginePlan(
@@ -180,7 +181,7 @@ def _engine(engine_id: str, role: Role, index: int, pool: Pool, device: str) -> 
         nodes=pool.nodes,
         ranks=ranks,
         dp_ranks=int(pool.engine.get("dp_size", 1)),
-        engine=pool.engine,
+        engine=pool.engine | of_model,
         env=pool.env,
     )
 

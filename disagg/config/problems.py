@@ -8,13 +8,13 @@ from __future__ import annotations
 import difflib
 import reprlib
 from collections.abc import Iterable, Iterator
-from typing import Any, get_args
+from typing import Any, Literal, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
-from disagg.config.schema import Deployment
+from disagg.config.schema import DNS_LABEL, POOL_NAME, Deployment, Remedy
 from disagg.errors import Problem
 
 NOUNS = {
@@ -28,6 +28,10 @@ NOUNS = {
     "tuple_type": "a pool or a list of pools",
     "bool_type": "true or false",
     "finite_number": "a finite number",
+}
+PATTERNS = {
+    POOL_NAME: "letters, digits, - and _, 63 at most",
+    DNS_LABEL: "small letters, digits and -, 63 at most",
 }
 BOUNDS = {"greater_than": "above", "greater_than_equal": "at least", "less_than": "below", "less_than_equal": "at most"}
 
@@ -71,15 +75,15 @@ def _problem(details: ErrorDetails, tree: Any, root: type[BaseModel]) -> Problem
     if kind == "value_error":
         what, _, would_do = str(context["error"]).partition("; ")
         return Problem(path, what, would_do)
-    would_do = (field.description or "") if field else ""
+    would_do = next((mark.text for mark in field.metadata if isinstance(mark, Remedy)), "") if field else ""
     if kind in BOUNDS:
         (bound,) = (context[name] for name in ("gt", "ge", "lt", "le") if name in context)
         return Problem(path, f"must be {BOUNDS[kind]} {bound:g}, is {shown(given)}", would_do)
     if kind == "literal_error":
-        would_do = near_miss(str(given), _choices(field)) if isinstance(given, str) else ""
+        would_do = near_miss(str(given), _choices(field.annotation)) if field and isinstance(given, str) else ""
         return Problem(path, f"must be {context['expected']}, is {shown(given)}", would_do)
     if kind in ("string_too_short", "string_pattern_mismatch"):
-        wanted = "letters, digits, - and _, 63 at most" if "pattern" in context else "some text"
+        wanted = PATTERNS[context["pattern"]] if "pattern" in context else "some text"
         return Problem(path, f"must be {wanted}, is {shown(given)}", would_do)
     if kind == "too_short":
         return Problem(path, f"must have at least {context['min_length']}, has {context['actual_length']}", would_do)
@@ -126,5 +130,7 @@ def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:
         yield from _models_in(part)
 
 
-def _choices(field: FieldInfo | None) -> list[str]:
-    return [str(choice) for choice in get_args(field.annotation)] if field else []
+def _choices(annotation: Any) -> Iterator[str]:
+    """Of the Literals in a field's type: Literal[…], tuple[Literal[…], ...]."""
+    for part in get_args(annotation):
+        yield from [str(part)] if get_origin(annotation) is Literal else _choices(part)
