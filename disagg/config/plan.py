@@ -1,6 +1,6 @@
 """A deployment resolved to engines: which there are, what each is given, and how it will be started.
 
-Way:   Deployment + device -> [Plan] -> cluster starts it; `--dry-run` prints it
+Way:   Deployment + device -> [Plan] -> cluster starts it; `disagg check` examines it
 Out:   engine ids that stay the same from start to start: prefill-0, prefill-1, decode-0, aggregated-0, counted
        a role
 Fails: ConfigError when the device and the resources asked for exclude each other
@@ -8,7 +8,6 @@ Fails: ConfigError when the device and the resources asked for exclude each othe
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -119,51 +118,13 @@ def resolve(deployment: Deployment, device: Device) -> Plan:
 resolve_plan = resolve  # the name that disagg/cli and disagg/cluster import
 
 
-def render(plan: Plan) -> str:
-    """What `disagg serve --dry-run` prints: every engine with the arguments SGLang would get."""
-    revision = f"@{plan.model.revision}" if plan.model.revision else ""
-    plan_lines = [
-        f"model     {plan.model.path}{revision}, served as {plan.model.name}",
-        f"device    {plan.device}",
-        f"ray       {plan.ray.address}",
-        f"frontend  http://{plan.frontend.host}:{plan.frontend.port}/v1",
-    ]
-    for engine in plan.engines:
-        share = f"{engine.cpus:g} CPU" + (f", {engine.gpus:g} GPU" if engine.gpus else "")
-        plan_lines += ["", f"{engine.id}  ({engine.role.value}, pool {engine.pool}: {share})"]
-        plan_lines += [f"  {name}: {_text(value)}" for name, value in shown_arguments(plan, engine).items()]
-        plan_lines += [f"  {name}={value}" for name, value in _shown_environment(plan, engine).items()]
-    return "\n".join([*plan_lines, *(f"\nwarning: {warning}" for warning in plan.warnings)])
-
-
-def to_json(plan: Plan) -> str:
-    """The same, for programs."""
-    engines = [
-        {
-            "id": engine.id,
-            "role": engine.role.value,
-            "pool": engine.pool,
-            "resources": {"cpus": engine.cpus, "gpus": engine.gpus},
-            "arguments": shown_arguments(plan, engine),
-            "environment": _shown_environment(plan, engine),
-        }
-        for engine in plan.engines
-    ]
-    sections = {
-        name: getattr(plan.deployment, name).model_dump()
-        for name in ("model", "ray", "frontend", "deadlines", "routing", "health", "transfer", "registry")
-    }
-    whole = {"device": plan.device, **sections, "engines": engines, "warnings": plan.warnings}
-    return json.dumps(whole, indent=2, default=str)
-
-
 def shown_arguments(plan: Plan, engine: EnginePlan) -> dict[str, Any]:
     """In order of name; what is only known when an incarnation starts is `auto`."""
     arguments = engine.arguments(device=plan.device, model_path=plan.model.path, host="", ports=Ports.from_first(0))
     return {name: "auto" if name in DECIDED_AT_START else arguments[name] for name in sorted(arguments)}
 
 
-def _shown_environment(plan: Plan, engine: EnginePlan) -> dict[str, str]:
+def shown_environment(plan: Plan, engine: EnginePlan) -> dict[str, str]:
     return dict(sorted(engine.environment(device=plan.device, deadlines=plan.deadlines).items()))
 
 
@@ -184,7 +145,3 @@ def _engine(engine_id: str, role: Role, index: int, pool: Pool, model: Model, de
         engine=pool.engine | of_model,
         env=pool.env,
     )
-
-
-def _text(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value, default=str)
