@@ -46,6 +46,8 @@ def examine(plan: Plan, shape: ClusterShape | None = None) -> Examination:
     lanes = dict.fromkeys(usual_lanes(plan.device) if facts else (), 0)
     if shape is None:
         unknown.append("no cluster was looked at: no places, no GPUs' memory; say --assume-cluster FILE")
+        if plan.deployment.device == "auto":
+            unknown.append(f"device: auto is cuda on a cluster with GPUs; taken as {plan.device} here")
     else:
         placement, unplaced = place(plan, shape)
         problems += unplaced

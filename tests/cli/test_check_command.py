@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from disagg.cli import main as command_line
+from disagg.config.json_schema import json_schema
 from disagg.config.shipped import shipped_folder, shipped_names
 
 CLUSTER = (
@@ -56,6 +57,13 @@ def test_every_shipped_config_passes(disagg: Any) -> None:
         said = disagg("check", name)
         assert (said.status, said.err) == (0, ""), said.err
         assert "not checked: no cluster was looked at" in said.out
+
+
+def test_a_device_that_the_cluster_decides_is_a_guess_without_one(disagg: Any, gangs: tuple[str, str]) -> None:
+    said = disagg("check", gangs[0])
+    assert "device    cpu" in said.out
+    assert "not checked: device: auto is cuda on a cluster with GPUs" in said.out
+    assert "device: auto" not in disagg("check", gangs[0], "--assume-cluster", gangs[1]).out
 
 
 def test_places_memory_and_transfers_of_gangs_are_told(disagg: Any, gangs: tuple[str, str]) -> None:
@@ -133,9 +141,13 @@ def test_a_dry_run_prints_what_check_prints(disagg: Any) -> None:
     assert disagg("serve", "local-cpu", "--dry-run").out == disagg("check", "local-cpu").out
 
 
-@pytest.fixture
-def schema(disagg: Any) -> Any:
-    return json.loads(disagg("check", "--schema").out)
+@pytest.fixture(scope="module")
+def schema() -> Any:
+    return json_schema()
+
+
+def test_the_schema_is_printed(disagg: Any, schema: Any) -> None:
+    assert json.loads(disagg("check", "--schema").out) == schema
 
 
 def test_the_schema_is_valid_and_describes_every_key(schema: Any) -> None:
