@@ -14,7 +14,7 @@ from disagg.config.gpu_kinds import GpuKind
 from disagg.config.lanes import Lane, lanes_in_use, usual_lanes
 from disagg.config.memory import MemoryEstimate, estimate
 from disagg.config.placement import Placement, place
-from disagg.config.plan import EnginePlan, Plan, shown_arguments
+from disagg.config.plan import EnginePlan, Plan, complete_arguments
 from disagg.errors import Problem, StartError
 from disagg.models.facts import ModelFacts, find_facts
 
@@ -56,7 +56,7 @@ def examine(plan: Plan, shape: ClusterShape | None = None) -> Examination:
     if facts:
         for engine in plan.engines:
             gpu = _smallest_gpu(engine, placement, shape)
-            memory[engine.id] = estimate(shown_arguments(plan, engine), facts, gpu, engine.gpus or 1.0)
+            memory[engine.id] = estimate(complete_arguments(plan, engine), facts, gpu, engine.gpus or 1.0)
     return Examination(plan, shape, facts, placement, memory, lanes, tuple(problems), tuple(unknown))
 
 

@@ -118,10 +118,15 @@ def resolve(deployment: Deployment, device: Device) -> Plan:
 resolve_plan = resolve  # the name that disagg/cli and disagg/cluster import
 
 
-def shown_arguments(plan: Plan, engine: EnginePlan) -> dict[str, Any]:
-    """In order of name; what is only known when an incarnation starts is `auto`."""
+def complete_arguments(plan: Plan, engine: EnginePlan) -> dict[str, Any]:
+    """As the engine will get them, but for what is only known when an incarnation starts, which is `auto`."""
     arguments = engine.arguments(device=plan.device, model_path=plan.model.path, host="", ports=Ports.from_first(0))
-    return {name: "auto" if name in DECIDED_AT_START else arguments[name] for name in sorted(arguments)}
+    return arguments | {name: "auto" for name in DECIDED_AT_START if name in arguments}
+
+
+def shown_arguments(plan: Plan, engine: EnginePlan) -> dict[str, Any]:
+    """In order of name."""
+    return dict(sorted(complete_arguments(plan, engine).items()))
 
 
 def shown_environment(plan: Plan, engine: EnginePlan) -> dict[str, str]:

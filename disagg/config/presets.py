@@ -38,7 +38,7 @@ def layers_of(tree: dict[str, Any], source: str, file: Path | None) -> tuple[lis
         if not isinstance(named, str) or not named:
             return layers, [Problem("extends", f"is no name of a configuration{said_in}", "say a name or a path")]
         try:
-            path = _find(named, seen[-1].parent if seen else Path())
+            path = find_config(named, seen[-1].parent if seen else Path())
             if path.resolve() in seen:
                 what = f"comes back to {path}{said_in}"
                 return layers, [Problem("extends", what, "let the last file of the chain extend nothing")]
@@ -71,12 +71,6 @@ def said_where(problem: Problem, layers: Sequence[Layer]) -> Problem:
     keys = problem.path.split(".")
     nearest = max(layers, key=lambda layer: _known(layer.tree, keys))  # the first of equals
     return problem if nearest is layers[0] else replace(problem, what=f"{problem.what} (in {nearest.source})")
-
-
-def _find(named: str, folder: Path) -> Path:
-    """Beside the file that names it; else as the command line would find it."""
-    beside = folder / Path(named).expanduser()
-    return beside if beside.is_file() else find_config(named)
 
 
 Merged = dict[tuple[int, int], dict[str, Any]]

@@ -13,7 +13,7 @@ from typing import Any
 from disagg.config.examine import Examination
 from disagg.config.lanes import Lane, transfer_s
 from disagg.config.memory import MemoryEstimate
-from disagg.config.plan import EnginePlan, shown_arguments, shown_environment
+from disagg.config.plan import EnginePlan, complete_arguments, shown_arguments, shown_environment
 from disagg.registry.records import Role
 
 PROMPTS = (1024, 8192, 32_768)  # tokens
@@ -156,7 +156,7 @@ def _lanes(seen: Examination) -> Iterator[tuple[Lane, int, dict[str, Any]]]:
     sender = next(iter(seen.plan.of_role(Role.PREFILL)), None)
     if seen.facts and sender:
         for lane, pairs in sorted(seen.lanes.items(), key=lambda item: -item[0].gbyte_s):
-            yield lane, pairs, shown_arguments(seen.plan, sender)
+            yield lane, pairs, complete_arguments(seen.plan, sender)
 
 
 def _left_open(seen: Examination) -> list[str]:

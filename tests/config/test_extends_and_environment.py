@@ -69,6 +69,15 @@ def test_every_shipped_config_can_be_extended_by_its_name(name: str, tmp_path: P
     assert deployment.model.path
 
 
+def test_a_file_is_looked_for_beside_the_one_that_names_it_not_where_one_stands(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "here").mkdir()
+    write(tmp_path / "here", base=PAIR)
+    monkeypatch.chdir(tmp_path / "here")
+    assert problems_in(write(tmp_path, above="extends: base.yaml"))[0].path == "extends"
+
+
 def test_what_set_says_goes_over_the_whole_chain(tmp_path: Path) -> None:
     path = write(tmp_path, above="extends: base.yaml", base=PAIR)
     assert load_config(path, ["prefill.replicas=4"]).prefill[0].replicas == 4

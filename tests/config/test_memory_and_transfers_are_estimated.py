@@ -172,6 +172,6 @@ def test_lanes_are_those_between_the_places_of_both_roles() -> None:
 
 def test_what_could_not_be_looked_at_is_said() -> None:
     seen = examined("prefill: {}\ndecode: {}", None, model="somebody/unknown-model")
-    assert [what.partition(" ")[0] for what in seen.unknown] == ["model.path", "no"]
+    assert [what.partition(" ")[0] for what in seen.unknown] == ["model.path", "no", "device:"]
     assert seen.memory == {}
     assert not seen.problems
