@@ -11,7 +11,7 @@ from dataclasses import asdict
 from typing import Any
 
 from disagg.config.examine import Examination
-from disagg.config.lanes import Lane, transfer_s
+from disagg.config.lanes import DESCRIPTOR_S, Lane, transfer_s
 from disagg.config.memory import MemoryEstimate
 from disagg.config.plan import EnginePlan, complete_arguments, shown_arguments, shown_environment
 from disagg.registry.records import Role
@@ -38,7 +38,7 @@ def to_json(seen: Examination) -> str:
         "transfers": [
             {**lane._asdict(), "pairs": pairs, "tokens": tokens, "seconds": transfer_s(lane, arguments, facts, tokens)}
             for lane, pairs, arguments in _lanes(seen)
-            for tokens in PROMPTS
+            for tokens in _prompts(seen)
             if facts
         ],
         "problems": [asdict(problem) for problem in seen.problems],
@@ -141,14 +141,15 @@ def _transfers(seen: Examination) -> list[str]:
     rows = []
     for lane, pairs, arguments in _lanes(seen):
         assert seen.facts is not None
-        costs = [transfer_s(lane, arguments, seen.facts, tokens) for tokens in PROMPTS]
+        costs = [transfer_s(lane, arguments, seen.facts, tokens) for tokens in _prompts(seen)]
         shown = " | ".join(f"{_duration(best)} to {_duration(worst)}" for best, worst in costs)
         count = f", {pairs} pairs of nodes" if pairs else ""
         rows.append(f"  {lane.name}, {lane.gbyte_s:g} GB/s{count}: {shown}   ({lane.source})")
     if not rows:
         return []
-    prompts = " | ".join(f"{tokens:,}" for tokens in PROMPTS)
-    return [f"KV of a prompt of {prompts} tokens, pages side by side to scattered, estimated:", *rows]
+    prompts = " | ".join(f"{tokens:,}" for tokens in _prompts(seen))
+    scattered = f"scattered ({DESCRIPTOR_S * 1e6:g} µs a piece, as measured over cuda_ipc)"
+    return [f"KV of a prompt of {prompts} tokens, estimated, pages side by side to {scattered}:", *rows]
 
 
 def _lanes(seen: Examination) -> Iterator[tuple[Lane, int, dict[str, Any]]]:
@@ -157,6 +158,11 @@ def _lanes(seen: Examination) -> Iterator[tuple[Lane, int, dict[str, Any]]]:
     if seen.facts and sender:
         for lane, pairs in sorted(seen.lanes.items(), key=lambda item: -item[0].gbyte_s):
             yield lane, pairs, complete_arguments(seen.plan, sender)
+
+
+def _prompts(seen: Examination) -> list[int]:
+    longest = seen.facts.context_length if seen.facts else 0
+    return [tokens for tokens in PROMPTS if not longest or tokens <= longest]
 
 
 def _left_open(seen: Examination) -> list[str]:

@@ -82,6 +82,10 @@ def test_places_memory_and_transfers_of_gangs_are_told(disagg: Any, gangs: tuple
         assert line in said.out, said.out
 
 
+def test_no_prompt_is_longer_than_the_model_can_read(disagg: Any) -> None:
+    assert "KV of a prompt of 1,024 | 8,192 tokens, estimated" in disagg("check", "local-cpu").out
+
+
 def test_json_says_the_same(disagg: Any, gangs: tuple[str, str]) -> None:
     said = disagg("check", gangs[0], "--assume-cluster", gangs[1], "--json")
     tree = json.loads(said.out)
