@@ -94,23 +94,26 @@ def _as_loaded(arguments: Arguments, facts: ModelFacts) -> Parts:
 
 def _kept_back(arguments: Arguments, facts: ModelFacts, gpu: GpuKind) -> int:
     """SGLang's rule, in MiB: what its graphs and activations are expected to take."""
-    tp, mode = _count(arguments, "tp_size"), arguments.get("disaggregation_mode")
-    graphs = not arguments.get("disable_cuda_graph")
-    small, chunk = gpu.memory_mib < 60 * 1024, 16_384 if gpu.memory_mib >= 160 * 1024 else 8192
-    chunk = 4096 if small else chunk
-    largest = 512 if tp >= 4 or gpu.memory_mib >= 160 * 1024 else 256
-    batch = _count(arguments, "cuda_graph_max_bs_decode", (160 if tp >= 4 else 32) if small else largest)
+    tp, dp, mode = _count(arguments, "tp_size"), _count(arguments, "dp_size"), arguments.get("disaggregation_mode")
+    small, large = gpu.memory_mib < 60 * 1024, gpu.memory_mib >= 160 * 1024
+    chunk = 4096 if small else 16_384 if large else 8192
+    batch = (160 if tp >= 4 else 32) if small else 512 if tp >= 4 or large else 256
+    batch = _count(arguments, "cuda_graph_max_bs_decode", batch)
     tokens = _count(arguments, "chunked_prefill_size", chunk)
     if mode == "decode":
         tokens = _count(arguments, "max_running_requests", batch) * _count(arguments, "speculative_num_draft_tokens")
     kept = 512 + max(tokens, 2048) * 1.5 + tp * _count(arguments, "pp_size") / 8 * 1024
-    if mode != "prefill" and graphs:
-        kept += batch * 2
-    if mode != "prefill" and arguments.get("enable_dp_attention"):
-        kept += batch * _count(arguments, "dp_size") * (4.5 if batch > 300 else 3)
+    graphs = not arguments.get("disable_cuda_graph")
     if mode != "decode" and graphs and not arguments.get("disable_prefill_cuda_graph"):
         kept += 1536 if facts.is_mla else 400
-    return round(max(kept, 0 if small else 10 * 1024) * MIB)
+    if mode != "prefill" and arguments.get("enable_dp_attention"):
+        kept += batch * dp * (4.5 if batch > 300 else 3)
+    if mode != "prefill" and graphs:
+        kept += batch * 2
+    kept = max(kept, 0 if small else 10 * 1024)
+    if mode != "prefill" and graphs and arguments.get("moe_a2a_backend") == "deepep":
+        kept += 2 * 1024
+    return round(kept * MIB)
 
 
 def _count(arguments: Arguments, name: str, default: int = 1) -> int:

@@ -82,6 +82,15 @@ def test_what_is_not_said_follows_sglangs_rule() -> None:
     assert prefill.reserve == (512 + 12_288 + 128) << 20
     small = {"disaggregation_mode": "decode", "max_running_requests": 8, "cuda_graph_max_bs_decode": 8}
     assert estimate(small, llama, GPU_KINDS["h100-80g"]).reserve == 10 << 30
+    deepep = {
+        "disaggregation_mode": "decode",
+        "tp_size": 8,
+        "dp_size": 8,
+        "cuda_graph_max_bs_decode": 256,
+        **DP_ATTENTION,
+    }
+    in_mib = max(512 + 2048 * 1.5 + 1024 + 256 * 8 * 3 + 256 * 2, 10 * 1024) + 2048
+    assert estimate(deepep, facts_of(V3), GPU_KINDS["h200"]).reserve == round(in_mib) << 20
 
 
 def test_what_does_not_fit_is_below_zero() -> None:
