@@ -16,7 +16,10 @@ from typing import Any
 def published(model: str) -> dict[str, Any] | None:
     """By hub id (letters' case does not matter), or a name of the catalogue; None when it is not known."""
     entry = _table().get(model.lower())
-    return _table()[entry["same_as"].lower()] if entry and "same_as" in entry else entry
+    if entry is None or "same_as" not in entry:
+        return entry
+    base = _table()[entry["same_as"].lower()]
+    return {"source": entry.get("source", base["source"]), "config": base["config"] | entry.get("but", {})}
 
 
 @functools.cache

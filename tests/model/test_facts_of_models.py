@@ -51,6 +51,15 @@ def test_quantised_weights_have_the_published_bytes() -> None:
     assert of_table("Qwen/Qwen3-235B-A22B").weight_bytes / 1e9 == pytest.approx(470, rel=0.005)
 
 
+def test_a_quantised_copy_has_its_bases_shape_and_its_own_bytes() -> None:
+    llama = of_table("RedHatAI/Llama-3.3-70B-Instruct-FP8-dynamic")
+    assert llama.parameters == of_table("meta-llama/Llama-3.3-70B-Instruct").parameters
+    assert (llama.quantisation, llama.weight_bytes / 1e9) == ("fp8", pytest.approx(72.7, rel=0.01))
+    deepseek = of_table("nvidia/DeepSeek-V3.1-NVFP4")
+    assert (deepseek.quantisation, deepseek.weights.attention / deepseek.parameters.attention) == ("nvfp4", 2)
+    assert deepseek.weight_bytes / 1e9 == pytest.approx(396, rel=0.02)
+
+
 def test_a_smaller_kv_dtype_keeps_fewer_bytes() -> None:
     deepseek, v32 = of_table("deepseek-ai/DeepSeek-V3"), of_table("deepseek-ai/DeepSeek-V3.2")
     assert deepseek.kv_bytes_per_token("fp8_e4m3") == 61 * 576
