@@ -77,12 +77,13 @@ def transfer_s(lane: Lane, arguments: Arguments, facts: ModelFacts, tokens: int)
     `arguments` are the prefill engine's: its ranks send side by side, each its own share.
     """
     at_best = kv_bytes_of_rank(arguments, facts, tokens) / (lane.gbyte_s * 1e9)
-    pages = -(-tokens // _page_size(arguments))
+    pages = -(-tokens // page_size(arguments))
     layers = facts.layers - facts.linear_layers
     return at_best, at_best + pages * layers * (1 if facts.is_mla else 2) * DESCRIPTOR_S
 
 
-def _page_size(arguments: Arguments) -> int:
+def page_size(arguments: Arguments) -> int:
+    """1 where it is not said, though some of SGLang's attention backends then take a larger one."""
     size: Any = arguments.get("page_size")
     return size if isinstance(size, int) and size > 0 else 1
 

@@ -11,7 +11,7 @@ from dataclasses import asdict
 from typing import Any
 
 from disagg.config.examine import Examination
-from disagg.config.lanes import DESCRIPTOR_S, Lane, transfer_s
+from disagg.config.lanes import DESCRIPTOR_S, Lane, page_size, transfer_s
 from disagg.config.memory import MemoryEstimate
 from disagg.config.plan import EnginePlan, complete_arguments, shown_arguments, shown_environment
 from disagg.registry.records import Role
@@ -143,13 +143,14 @@ def _transfers(seen: Examination) -> list[str]:
         assert seen.facts is not None
         costs = [transfer_s(lane, arguments, seen.facts, tokens) for tokens in _prompts(seen)]
         shown = " | ".join(f"{_duration(best)} to {_duration(worst)}" for best, worst in costs)
-        count = f", {pairs} pairs of nodes" if pairs else ""
+        count = f", {pairs} pair{'s' if pairs > 1 else ''} of members" if pairs else ""
         rows.append(f"  {lane.name}, {lane.gbyte_s:g} GB/s{count}: {shown}   ({lane.source})")
     if not rows:
         return []
     prompts = " | ".join(f"{tokens:,}" for tokens in _prompts(seen))
+    size = next(f"pages of {page_size(arguments)}" for _, _, arguments in _lanes(seen))
     scattered = f"scattered ({DESCRIPTOR_S * 1e6:g} µs a piece, as measured over cuda_ipc)"
-    return [f"KV of a prompt of {prompts} tokens, estimated, pages side by side to {scattered}:", *rows]
+    return [f"KV of a prompt of {prompts} tokens, estimated, {size} side by side to {scattered}:", *rows]
 
 
 def _lanes(seen: Examination) -> Iterator[tuple[Lane, int, dict[str, Any]]]:

@@ -77,7 +77,7 @@ def test_places_memory_and_transfers_of_gangs_are_told(disagg: Any, gangs: tuple
         "  node h100-12, GPU 0-7: rank 64-71",
         "  disaggregation_bootstrap_port: auto",
         "  page_size: 64",
-        "RDMA, 400 Gb/s a rank, 50 GB/s, 36 pairs of nodes: 1.44 ms",
+        "RDMA, 400 Gb/s a rank, 50 GB/s, 36 pairs of members: 1.44 ms",
     ):
         assert line in said.out, said.out
 
