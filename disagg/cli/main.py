@@ -13,12 +13,14 @@ from typing import Annotated
 import typer
 
 from disagg.cli import act, model, observe
+from disagg.cli.check import check, look_at, show
 from disagg.cli.setup import setup
 from disagg.errors import ConfigError, DisaggError
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 app.add_typer(model.app, name="model", help="Models: fetch, list, make tiny ones for tests.")
 app.command()(setup)
+app.command()(check)
 app.command()(observe.status)
 app.command()(observe.logs)
 app.command()(act.drain)
@@ -32,15 +34,13 @@ def serve(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the resolved plan and stop.")] = False,
 ) -> None:
     """Serve a deployment until Ctrl-C or SIGTERM."""
+    if dry_run:
+        show(look_at(config, sets or ()), as_json=False)
+        return
     from disagg.config.load import load_config
     from disagg.config.shipped import find_config
 
     deployment = load_config(find_config(config), sets or ())
-    if dry_run:
-        from disagg.config.plan import device_of, render, resolve_plan
-
-        sys.stdout.write(render(resolve_plan(deployment, device_of(deployment, cluster_gpus=0))) + "\n")
-        return
     import uvloop
 
     from disagg.cluster.serve import serve as run
@@ -51,9 +51,7 @@ def serve(
 
 def main() -> None:
     try:
-        app(standalone_mode=False)
-    except typer.Exit as end:
-        raise SystemExit(end.exit_code) from None
+        raise SystemExit(app(standalone_mode=False))  # a typer.Exit comes back as its status
     except typer.Abort:
         raise SystemExit(130) from None
     except ConfigError as error:

@@ -1,7 +1,7 @@
 """The deployment's YAML: `load_config` reads and checks it, `resolve` says which engines it makes."""
 
 from disagg.config.load import load_config, parse_config
-from disagg.config.plan import EnginePlan, Plan, device_of, render, resolve, resolve_plan, to_json
+from disagg.config.plan import EnginePlan, Plan, device_of, resolve, resolve_plan
 from disagg.config.schema import Deadlines, Deployment, Frontend, Model, Pool, Ray, Resources
 
 __all__ = [
@@ -17,8 +17,6 @@ __all__ = [
     "device_of",
     "load_config",
     "parse_config",
-    "render",
     "resolve",
     "resolve_plan",
-    "to_json",
 ]

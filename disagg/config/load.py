@@ -1,36 +1,42 @@
 """The door of the configuration: a file and `--set`s in, a Deployment out, or every problem at once.
 
-Way:   [file -> tree -> overrides -> schema + rules + SGLang's arguments] -> Deployment -> plan
+Way:   [file -> tree -> what it extends -> overrides -> environment -> schema + rules + SGLang's arguments]
+       -> Deployment -> plan
 Fails: ConfigError. Nothing has been started, and SGLang and Ray are not imported
 """
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
+from disagg.config.environment_values import fill_environment
 from disagg.config.overrides import apply_sets
+from disagg.config.presets import layers_of, merged, said_where
 from disagg.config.problems import problems_of
 from disagg.config.rules import check_rules, pool_texts
-from disagg.config.schema import Deployment
+from disagg.config.schema import Deployment, spelled
 from disagg.config.server_args import installed_server_args
 from disagg.config.sglang_arguments import check_arguments
 from disagg.config.simulated import check_simulated
-from disagg.config.yaml_text import read_tree
+from disagg.config.yaml_text import read_file, read_tree
 from disagg.errors import ConfigError, Problem
-
-TEXT_BYTES_MAX = 1 << 20
 
 
 def load_config(path: Path, sets: Sequence[str] = ()) -> Deployment:
     """The deployment that the YAML file at `path` describes, with `sets` (path.to.key=value) on top."""
-    return parse_config(_read(path), sets, source=str(path))
+    return parse_config(read_file(path), sets, source=str(path), file=path)
 
 
-def parse_config(text: str, sets: Sequence[str] = (), source: str = "configuration") -> Deployment:
+def parse_config(
+    text: str, sets: Sequence[str] = (), source: str = "configuration", file: Path | None = None
+) -> Deployment:
+    """`file` is where `text` comes from: what it extends lies beside it, and it names the deployment."""
     tree, problems = read_tree(text, source)
     if tree is None and not problems:
         problems = [Problem(source, "is empty", "start from one of the shipped configs, such as local-cpu.yaml")]
@@ -39,8 +45,13 @@ def parse_config(text: str, sets: Sequence[str] = (), source: str = "configurati
         problems.append(Problem(source, what, "start with `version: 1`"))
     if not isinstance(tree, dict):
         raise ConfigError(source, tuple(problems))
-    tree, of_sets = apply_sets(tree, sets)
-    problems += of_sets
+    layers, of_chain = layers_of(tree, source, file)
+    tree, of_sets = apply_sets(merged(layers), sets)
+    tree, of_environment = fill_environment(tree, os.environ)
+    problems += [*of_chain, *of_sets, *of_environment]
+    if file is not None and tree.get("name") is None:
+        tree["name"] = _label(file.stem)
+    tree = _with_page_size(tree)
     deployment, of_schema = _deployment(tree)
     problems += of_schema
     problems += check_rules(tree)
@@ -49,7 +60,7 @@ def parse_config(text: str, sets: Sequence[str] = (), source: str = "configurati
     else:
         problems += check_arguments(pool_texts(tree), installed_server_args())[0]
     if problems or deployment is None:
-        raise ConfigError(source, tuple(dict.fromkeys(problems)))
+        raise ConfigError(source, tuple(dict.fromkeys(said_where(problem, layers) for problem in problems)))
     return deployment
 
 
@@ -60,16 +71,27 @@ def _deployment(tree: dict[str, Any]) -> tuple[Deployment | None, list[Problem]]
         return None, problems_of(error, tree)
 
 
-def _read(path: Path) -> str:
-    try:
-        with path.open("rb") as file:
-            raw = file.read(TEXT_BYTES_MAX + 1)
-        if len(raw) > TEXT_BYTES_MAX:
-            raise ConfigError(str(path), (Problem(str(path), "is over 1 MiB", "name a deployment's YAML file"),))
-        return raw.decode()
-    except OSError as error:
-        what = f"cannot be read: {error.strerror or error}"
-        raise ConfigError(str(path), (Problem(str(path), what, "name a YAML file"),)) from None
-    except UnicodeDecodeError as error:
-        what = f"is not UTF-8 (byte {error.start})"
-        raise ConfigError(str(path), (Problem(str(path), what, "save it as UTF-8 YAML"),)) from None
+def _label(stem: str) -> str:
+    """A file's name as a deployment's."""
+    return re.sub("[^a-z0-9]+", "-", stem.lower()).strip("-")[:63].strip("-") or "disagg"
+
+
+def _with_page_size(tree: dict[str, Any]) -> dict[str, Any]:
+    """transfer.page_size in each pool that hands KV over and does not say it itself."""
+    transfer = tree.get("transfer")
+    size = transfer.get("page_size") if isinstance(transfer, dict) else None
+    if not isinstance(size, int) or isinstance(size, bool) or size < 1:
+        return tree
+    pools = {role: _each(tree[role], size) for role in ("prefill", "decode") if tree.get(role) is not None}
+    return tree | pools
+
+
+def _each(pools: Any, size: int) -> Any:
+    if isinstance(pools, list):
+        return [_each({} if pool is None else pool, size) for pool in pools]
+    engine = pools.get("engine") if isinstance(pools, dict) else None
+    if not isinstance(pools, dict) or not isinstance(engine, dict | None):
+        return pools
+    if "page_size" in map(spelled, engine or {}):
+        return pools
+    return pools | {"engine": {"page_size": size, **(engine or {})}}

@@ -1,6 +1,6 @@
 """A deployment resolved to engines: which there are, what each is given, and how it will be started.
 
-Way:   Deployment + device -> [Plan] -> cluster starts it; `--dry-run` prints it
+Way:   Deployment + device -> [Plan] -> cluster starts it; `disagg check` examines it
 Out:   engine ids that stay the same from start to start: prefill-0, prefill-1, decode-0, aggregated-0, counted
        a role
 Fails: ConfigError when the device and the resources asked for exclude each other
@@ -8,7 +8,6 @@ Fails: ConfigError when the device and the resources asked for exclude each othe
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -100,7 +99,7 @@ def resolve(deployment: Deployment, device: Device) -> Plan:
     counts = dict.fromkeys(Role, 0)
     for role, index, pool in deployment.pools():
         for _ in range(pool.replicas):
-            engines.append(_engine(f"{role.value}-{counts[role]}", role, index, pool, device))
+            engines.append(_engine(f"{role.value}-{counts[role]}", role, index, pool, deployment.model, device))
             counts[role] += 1
     texts = [
         PoolText(role.value, f"{role.value}.{index}", pool.model_dump(), pool.engine)
@@ -119,55 +118,23 @@ def resolve(deployment: Deployment, device: Device) -> Plan:
 resolve_plan = resolve  # the name that disagg/cli and disagg/cluster import
 
 
-def render(plan: Plan) -> str:
-    """What `disagg serve --dry-run` prints: every engine with the arguments SGLang would get."""
-    revision = f"@{plan.model.revision}" if plan.model.revision else ""
-    plan_lines = [
-        f"model     {plan.model.path}{revision}, served as {plan.model.name}",
-        f"device    {plan.device}",
-        f"ray       {plan.ray.address}",
-        f"frontend  http://{plan.frontend.host}:{plan.frontend.port}/v1",
-    ]
-    for engine in plan.engines:
-        share = f"{engine.cpus:g} CPU" + (f", {engine.gpus:g} GPU" if engine.gpus else "")
-        plan_lines += ["", f"{engine.id}  ({engine.role.value}, pool {engine.pool}: {share})"]
-        plan_lines += [f"  {name}: {_text(value)}" for name, value in shown_arguments(plan, engine).items()]
-        plan_lines += [f"  {name}={value}" for name, value in _shown_environment(plan, engine).items()]
-    return "\n".join([*plan_lines, *(f"\nwarning: {warning}" for warning in plan.warnings)])
-
-
-def to_json(plan: Plan) -> str:
-    """The same, for programs."""
-    engines = [
-        {
-            "id": engine.id,
-            "role": engine.role.value,
-            "pool": engine.pool,
-            "resources": {"cpus": engine.cpus, "gpus": engine.gpus},
-            "arguments": shown_arguments(plan, engine),
-            "environment": _shown_environment(plan, engine),
-        }
-        for engine in plan.engines
-    ]
-    sections = {
-        name: getattr(plan.deployment, name).model_dump()
-        for name in ("model", "ray", "frontend", "deadlines", "routing", "health")
-    }
-    whole = {"device": plan.device, **sections, "engines": engines, "warnings": plan.warnings}
-    return json.dumps(whole, indent=2, default=str)
+def complete_arguments(plan: Plan, engine: EnginePlan) -> dict[str, Any]:
+    """As the engine will get them, but for what is only known when an incarnation starts, which is `auto`."""
+    arguments = engine.arguments(device=plan.device, model_path=plan.model.path, host="", ports=Ports.from_first(0))
+    return arguments | {name: "auto" for name in DECIDED_AT_START if name in arguments}
 
 
 def shown_arguments(plan: Plan, engine: EnginePlan) -> dict[str, Any]:
-    """In order of name; what is only known when an incarnation starts is `auto`."""
-    arguments = engine.arguments(device=plan.device, model_path=plan.model.path, host="", ports=Ports.from_first(0))
-    return {name: "auto" if name in DECIDED_AT_START else arguments[name] for name in sorted(arguments)}
+    """In order of name."""
+    return dict(sorted(complete_arguments(plan, engine).items()))
 
 
-def _shown_environment(plan: Plan, engine: EnginePlan) -> dict[str, str]:
+def shown_environment(plan: Plan, engine: EnginePlan) -> dict[str, str]:
     return dict(sorted(engine.environment(device=plan.device, deadlines=plan.deadlines).items()))
 
 
-def _engine(engine_id: str, role: Role, index: int, pool: Pool, device: str) -> EnginePlan:
+def _engine(engine_id: str, role: Role, index: int, pool: Pool, model: Model, device: str) -> EnginePlan:
+    of_model = {"trust_remote_code": True} if model.trust_remote_code and device != "simulated" else {}
     ranks = pool.ranks_of_engine
     default_gpus = ranks // pool.nodes if device == "cuda" else 0
     return EnginePlan(
@@ -180,10 +147,6 @@ def _engine(engine_id: str, role: Role, index: int, pool: Pool, device: str) -> 
         nodes=pool.nodes,
         ranks=ranks,
         dp_ranks=int(pool.engine.get("dp_size", 1)),
-        engine=pool.engine,
+        engine=pool.engine | of_model,
         env=pool.env,
     )
-
-
-def _text(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value, default=str)

@@ -8,13 +8,13 @@ from __future__ import annotations
 import difflib
 import reprlib
 from collections.abc import Iterable, Iterator
-from typing import Any, get_args
+from typing import Any, Literal, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
-from disagg.config.schema import Deployment
+from disagg.config.schema import DNS_LABEL, POOL_NAME, Deployment, Remedy
 from disagg.errors import Problem
 
 NOUNS = {
@@ -29,12 +29,16 @@ NOUNS = {
     "bool_type": "true or false",
     "finite_number": "a finite number",
 }
+PATTERNS = {
+    POOL_NAME: "letters, digits, - and _, 63 at most",
+    DNS_LABEL: "small letters, digits and -, 63 at most",
+}
 BOUNDS = {"greater_than": "above", "greater_than_equal": "at least", "less_than": "below", "less_than_equal": "at most"}
 
 
-def problems_of(error: ValidationError, tree: Any) -> list[Problem]:
+def problems_of(error: ValidationError, tree: Any, root: type[BaseModel] = Deployment) -> list[Problem]:
     """`tree` is what was validated: it tells whether a role was written as one pool or as a list."""
-    return [_problem(details, tree) for details in error.errors(include_url=False)]
+    return [_problem(details, tree, root) for details in error.errors(include_url=False)]
 
 
 def near_miss(word: str, words: Iterable[str]) -> str:
@@ -55,15 +59,15 @@ def _squash(word: str) -> str:
     return "".join(filter(str.isalnum, word.lower()))
 
 
-def _problem(details: ErrorDetails, tree: Any) -> Problem:
+def _problem(details: ErrorDetails, tree: Any, root: type[BaseModel]) -> Problem:
     location, kind, given = details["loc"], details["type"], details["input"]
     path, context = _yaml_path(location, tree), details.get("ctx", {})
-    field = _field_at(location)
+    field = _field_at(location, root)
     if kind == "missing":
         example = "version: 1" if path == "version" else f"{location[-1]}: …"
         return Problem(path, "is missing", f"add `{example}`")
     if kind == "extra_forbidden":
-        known = _keys_at(location[:-1])
+        known = _keys_at(location[:-1], root)
         would_do = near_miss(str(location[-1]), known) or f"here go {', '.join(known)}"
         return Problem(path, "is not a known key", would_do)
     if kind == "invalid_key":
@@ -71,16 +75,18 @@ def _problem(details: ErrorDetails, tree: Any) -> Problem:
     if kind == "value_error":
         what, _, would_do = str(context["error"]).partition("; ")
         return Problem(path, what, would_do)
-    would_do = (field.description or "") if field else ""
+    would_do = next((mark.text for mark in field.metadata if isinstance(mark, Remedy)), "") if field else ""
     if kind in BOUNDS:
         (bound,) = (context[name] for name in ("gt", "ge", "lt", "le") if name in context)
         return Problem(path, f"must be {BOUNDS[kind]} {bound:g}, is {shown(given)}", would_do)
     if kind == "literal_error":
-        would_do = near_miss(str(given), _choices(field)) if isinstance(given, str) else ""
+        would_do = near_miss(str(given), _choices(field.annotation)) if field and isinstance(given, str) else ""
         return Problem(path, f"must be {context['expected']}, is {shown(given)}", would_do)
     if kind in ("string_too_short", "string_pattern_mismatch"):
-        wanted = "letters, digits, - and _, 63 at most" if "pattern" in context else "some text"
+        wanted = PATTERNS[context["pattern"]] if "pattern" in context else "some text"
         return Problem(path, f"must be {wanted}, is {shown(given)}", would_do)
+    if kind == "too_short":
+        return Problem(path, f"must have at least {context['min_length']}, has {context['actual_length']}", would_do)
     if kind in NOUNS:
         return Problem(path, f"must be {NOUNS[kind]}, is {shown(given)}", would_do)
     return Problem(path, f"{details['msg']}, is {shown(given)}", would_do)
@@ -94,13 +100,13 @@ def _yaml_path(location: tuple[int | str, ...], tree: Any) -> str:
     return ".".join(parts) or "configuration"
 
 
-def _field_at(location: tuple[int | str, ...]) -> FieldInfo | None:
-    *_, field = _fields_along(location)
+def _field_at(location: tuple[int | str, ...], root: type[BaseModel]) -> FieldInfo | None:
+    *_, field = _fields_along(location, root)
     return field
 
 
-def _fields_along(location: tuple[int | str, ...]) -> Iterator[FieldInfo | None]:
-    model: type[BaseModel] | None = Deployment
+def _fields_along(location: tuple[int | str, ...], root: type[BaseModel]) -> Iterator[FieldInfo | None]:
+    model: type[BaseModel] | None = root
     yield None
     for part in location:
         if isinstance(part, int):
@@ -110,9 +116,9 @@ def _fields_along(location: tuple[int | str, ...]) -> Iterator[FieldInfo | None]
         model = next(_models_in(field.annotation), None) if field else None
 
 
-def _keys_at(location: tuple[int | str, ...]) -> list[str]:
-    field = _field_at(location)
-    model = Deployment if field is None else next(_models_in(field.annotation), Deployment)
+def _keys_at(location: tuple[int | str, ...], root: type[BaseModel]) -> list[str]:
+    field = _field_at(location, root)
+    model = root if field is None else next(_models_in(field.annotation), root)
     return list(model.model_fields)
 
 
@@ -124,5 +130,7 @@ def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:
         yield from _models_in(part)
 
 
-def _choices(field: FieldInfo | None) -> list[str]:
-    return [str(choice) for choice in get_args(field.annotation)] if field else []
+def _choices(annotation: Any) -> Iterator[str]:
+    """Of the Literals in a field's type: Literal[…], tuple[Literal[…], ...]."""
+    for part in get_args(annotation):
+        yield from [str(part)] if get_origin(annotation) is Literal else _choices(part)

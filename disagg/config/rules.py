@@ -32,6 +32,7 @@ OWNED_ARGUMENTS: dict[str, tuple[str, str]] = {
     "model_path": ("one deployment serves one model", "say model.path"),
     "tokenizer_path": ("the tokenizer comes with the model", "say model.path"),
     "revision": ("one deployment serves one model", "say model.revision"),
+    "trust_remote_code": ("one deployment serves one model", "say model.trust_remote_code"),
     "served_model_name": ("the frontend names the model", "say model.name"),
     "device": ("one deployment runs on one kind of device", "say device, at the top"),
     "base_gpu_id": _GPUS,

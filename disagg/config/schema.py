@@ -12,7 +12,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, NamedTuple, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
@@ -22,6 +22,7 @@ from disagg.registry.records import Role
 SGLANG_TIMEOUT_S = 300.0
 FIRST_TOKEN_LIMIT = "stay below 300: SGLang ends a leg after 300 s by itself, and tells only one side"
 POOL_NAME = r"^[A-Za-z0-9]([A-Za-z0-9_-]{0,61}[A-Za-z0-9])?$"
+DNS_LABEL = r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$"
 
 # The environment of an engine that the orchestrator decides, and where to say it instead.
 OWNED_ENVIRONMENT = {
@@ -32,17 +33,28 @@ OWNED_ENVIRONMENT = {
 }
 
 
-class _Section(BaseModel):
+class Remedy(NamedTuple):
+    """Beside a field's type: what would do when the value is not of it."""
+
+    text: str
+
+
+class Section(BaseModel):
     # strict: `port: "8000"` is a mistake to point at, not one to guess around
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
-class Model(_Section):
+class Model(Section):
     """`path` is a folder, a name of `disagg model` (smollm2), or a hub id. Clients say `name`."""
 
     path: Annotated[str, Field(min_length=1)]
+    """A folder, a name of `disagg model list`, or a hub id (owner/name)."""
     revision: str | None = None
-    name: str = ""  # default: the folder's name
+    """Of a hub id: a branch, a tag or a commit."""
+    name: str = ""
+    """What clients say; default: the last part of path."""
+    trust_remote_code: bool = False
+    """Engines run Python code that comes with the model. The frontend never does: it needs tokenizer.json."""
 
     @field_validator("revision")
     @classmethod
@@ -61,7 +73,7 @@ class Model(_Section):
         return tree
 
 
-class Ray(_Section):
+class Ray(Section):
     """Where the engines run.
 
     auto       the cluster RAY_ADDRESS names (`ray job submit` sets it), else one running on this machine, else a
@@ -73,8 +85,11 @@ class Ray(_Section):
     """
 
     address: str = "auto"
+    """auto, local, or HOST:PORT of the cluster's head."""
     cpus: Annotated[int, Field(ge=1, le=100_000)] | None = None
+    """Of a private local cluster; logical units."""
     gpus: Annotated[int, Field(ge=0, le=10_000)] | None = None
+    """Of a private local cluster."""
 
     @field_validator("address")
     @classmethod
@@ -97,18 +112,24 @@ class Ray(_Section):
         return count
 
 
-class Frontend(_Section):
+class Frontend(Section):
+    """The OpenAI-compatible HTTP endpoint."""
+
     host: Annotated[str, Field(min_length=1)] = "127.0.0.1"
+    """The address it listens on."""
     port: Annotated[int, Field(ge=1, le=65535)] = 8000
+    """The port it listens on."""
     body_limit_mib: Annotated[int, Field(ge=1, le=1024)] = 8
+    """Larger requests get 413."""
 
 
-class Resources(_Section):
-    """Of an engine on each of its nodes. `gpus`: by default a GPU for each rank there on cuda, 0 on cpu. A fraction
-    shares a GPU."""
+class Resources(Section):
+    """Of an engine on each of its nodes."""
 
     cpus: Annotated[float, Field(ge=0, le=1024)] = 1.0
+    """Ray's logical CPUs."""
     gpus: Annotated[float, Field(ge=0, le=1024)] | None = None
+    """Default: a GPU for each rank there on cuda, 0 on cpu. A fraction shares a GPU."""
 
     @field_validator("gpus")
     @classmethod
@@ -125,16 +146,25 @@ def _environment_text(value: Any) -> Any:
     return str(value) if isinstance(value, int | float) else value
 
 
-class Pool(_Section):
+EnvironmentText = Annotated[str, BeforeValidator(_environment_text, json_schema_input_type=str | int | float)]
+
+
+class Pool(Section):
     """`replicas` engines of one shape, each over `nodes` nodes. `engine` holds SGLang's own arguments (checked in
     `sglang_arguments.py`)."""
 
     name: Annotated[str, Field(pattern=POOL_NAME)] | None = None
+    """What messages call the pool; default: role and index."""
     replicas: Annotated[int, Field(ge=1, le=1000)] = 1
+    """How many engines."""
     nodes: Annotated[int, Field(ge=1, le=256)] = 1
+    """Over how many nodes each engine goes."""
     resources: Resources = Resources()
+    """Of an engine on each of its nodes."""
     engine: dict[str, Any] = {}
-    env: dict[str, Annotated[str, BeforeValidator(_environment_text)]] = {}
+    """SGLang's own arguments, as page_size or page-size."""
+    env: dict[str, EnvironmentText] = {}
+    """Environment variables of the engines."""
 
     @field_validator("engine", mode="before")
     @classmethod
@@ -164,28 +194,32 @@ def spelled(name: Any) -> Any:
     return name.removeprefix("--").replace("-", "_") if isinstance(name, str) else name
 
 
-class Deadlines(_Section):
-    """Seconds. Each ends a wait with a typed error; none can be switched off.
+BelowSglang = Annotated[float, Field(gt=0, lt=SGLANG_TIMEOUT_S), Remedy(FIRST_TOKEN_LIMIT)]
 
-    A field's description says what would do when its bounds are missed.
-    """
 
-    start_s: Annotated[float, Field(gt=0, le=7200)] = 600.0  # an engine becomes READY
-    first_token_s: Annotated[float, Field(gt=0, lt=SGLANG_TIMEOUT_S, description=FIRST_TOKEN_LIMIT)] = (
-        120.0  # from dispatch
-    )
-    queue_s: Annotated[float, Field(gt=0, le=3600)] = 30.0  # waits for room on READY engines
-    bootstrap_s: Annotated[float, Field(gt=0, lt=SGLANG_TIMEOUT_S, description=FIRST_TOKEN_LIMIT)] = (
-        60.0  # dispatch -> the prompt's turn in its prefill engine
-    )
-    transfer_s: Annotated[float, Field(gt=0, lt=SGLANG_TIMEOUT_S, description=FIRST_TOKEN_LIMIT)] = (
-        30.0  # prompt read -> first token
-    )
-    next_token_s: Annotated[float, Field(gt=0, le=3600)] = 60.0  # one token -> the next
-    request_s: Annotated[float, Field(gt=0, le=86_400)] = 1800.0  # received -> finished
-    no_pair_s: Annotated[float, Field(ge=0, le=SGLANG_TIMEOUT_S)] = 10.0  # waits for a READY pair
-    drain_s: Annotated[float, Field(gt=0, le=3600)] = 30.0  # asked to drain -> what still runs migrates
-    stop_s: Annotated[float, Field(gt=0, le=600)] = 10.0  # asked to stop -> made to stop
+class Deadlines(Section):
+    """Seconds. Each ends a wait with a typed error; none can be switched off."""
+
+    start_s: Annotated[float, Field(gt=0, le=7200)] = 600.0
+    """An engine becomes READY."""
+    first_token_s: BelowSglang = 120.0
+    """Dispatched -> the first token."""
+    queue_s: Annotated[float, Field(gt=0, le=3600)] = 30.0
+    """Waits for room on READY engines."""
+    bootstrap_s: BelowSglang = 60.0
+    """Dispatched -> the prompt's turn in its prefill engine."""
+    transfer_s: BelowSglang = 30.0
+    """The prompt is read -> the first token."""
+    next_token_s: Annotated[float, Field(gt=0, le=3600)] = 60.0
+    """One token -> the next."""
+    request_s: Annotated[float, Field(gt=0, le=86_400)] = 1800.0
+    """Received -> finished."""
+    no_pair_s: Annotated[float, Field(ge=0, le=SGLANG_TIMEOUT_S)] = 10.0
+    """Waits for a READY pair."""
+    drain_s: Annotated[float, Field(gt=0, le=3600)] = 30.0
+    """Asked to drain -> what still runs migrates."""
+    stop_s: Annotated[float, Field(gt=0, le=600)] = 10.0
+    """Asked to stop -> made to stop."""
 
     @field_validator("request_s")
     @classmethod
@@ -198,19 +232,62 @@ class Deadlines(_Section):
         return request_s
 
 
-class Routing(_Section):
+class Routing(Section):
     """Where requests go, how many wait, and how often one is tried again."""
 
-    queue_max: Annotated[int, Field(ge=0, le=1_000_000)] = 1024  # a frontend; the next one gets 429 at once
-    retry_limit: Annotated[int, Field(ge=0, le=100)] = 3  # tries after the first, before the first token
-    migration_limit: Annotated[int, Field(ge=0, le=100)] = 3  # moves to another pair after it
-    migration_tokens_max: Annotated[int, Field(ge=1)] = 1 << 30  # a longer request (prompt and output) does not move
+    queue_max: Annotated[int, Field(ge=0, le=1_000_000)] = 1024
+    """Requests that wait in a frontend; the next one gets 429 at once."""
+    retry_limit: Annotated[int, Field(ge=0, le=100)] = 3
+    """Tries after the first, before the first token."""
+    migration_limit: Annotated[int, Field(ge=0, le=100)] = 3
+    """Moves to another pair after it."""
+    migration_tokens_max: Annotated[int, Field(ge=1)] = 1 << 30
+    """A longer request (prompt and output) does not move."""
 
 
-class Health(_Section):
+class Health(Section):
     """How engines are watched. Progress under load is watched always."""
 
-    canary_s: Annotated[float, Field(ge=1, le=3600)] = 10.0  # between two canaries of an idle engine
+    canary_s: Annotated[float, Field(ge=1, le=3600)] = 10.0
+    """Seconds between two canaries of an idle engine."""
+
+
+def listed(value: Any) -> Any:
+    if not isinstance(value, list | tuple):
+        raise ValueError("must be a list; begin each entry with `- `, or write it as [a, b]")
+    return tuple(value)
+
+
+Lane = Literal["cuda_ipc", "rdma", "shm", "tcp"]
+Lanes = Annotated[tuple[Lane, ...], BeforeValidator(listed, json_schema_input_type=list[Lane])]
+
+
+class Transfer(Section):
+    """How KV travels from prefill to decode engines."""
+
+    page_size: Annotated[int, Field(ge=1, le=4096)] | None = None
+    """Tokens a page, of every prefill and decode engine whose pool does not say it itself."""
+    allow_tcp: bool = False
+    """KV of GPUs may go over TCP. Without it that is refused: it takes minutes where RDMA takes seconds."""
+    lanes: Lanes = ()
+    """What KV may travel on; default: whatever the nodes have, TCP excepted."""
+
+    @field_validator("lanes")
+    @classmethod
+    def _as_allow_tcp_says(cls, lanes: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        allowed = info.data.get("allow_tcp", False)
+        if "tcp" in lanes and not allowed:
+            raise ValueError("name tcp, which transfer.allow_tcp forbids; say allow_tcp: true, or take tcp out")
+        if lanes and "tcp" not in lanes and allowed:
+            raise ValueError("leave tcp out, which transfer.allow_tcp allows; add tcp, or say allow_tcp: false")
+        return lanes
+
+
+class Registry(Section):
+    """Where it is written who is alive."""
+
+    kind: Literal["memory"] = "memory"
+    """memory: in the deployment's own process. Others are not built yet."""
 
 
 def _one_or_many(pools: Any) -> Any:
@@ -222,34 +299,55 @@ def _one_or_many(pools: Any) -> Any:
     return () if pools is None else pools
 
 
-def _nothing_yet(section: Any) -> None:
+def _nothing_yet(section: Any, info: ValidationInfo) -> None:
     if section not in (None, {}):
-        raise ValueError("reserved, not built yet; leave it out")
+        raise ValueError(f"is reserved: {NOT_YET[str(info.field_name)]} not built yet; leave it out")
 
 
-Pools = Annotated[tuple[Pool, ...], BeforeValidator(_one_or_many)]
+NOT_YET = {"security": "API keys and TLS are", "telemetry": "settings of metrics and traces are"}
+Pools = Annotated[tuple[Pool, ...], BeforeValidator(_one_or_many, json_schema_input_type=Pool | list[Pool] | None)]
 Reserved = Annotated[None, BeforeValidator(_nothing_yet)]
 
 
-class Deployment(_Section):
+class Deployment(Section):
     """One model served by prefill and decode engines, or by aggregated ones."""
 
     version: Literal[1]
-    # auto: cuda when the cluster has a GPU, else cpu. simulated: engines without a model, for trials and tests
+    """Of this format."""
+    extends: str | None = None
+    """A shipped configuration by name, or a file beside this one: what is not said here is taken from there."""
+    name: Annotated[str, Field(pattern=DNS_LABEL)] = "disagg"
+    """Of this deployment; default: the file's name."""
+    namespace: Annotated[str, Field(pattern=DNS_LABEL)] = "disagg"
+    """Deployments of one namespace have different names."""
     device: Literal["auto", "cpu", "cuda", "simulated"] = "auto"
+    """auto: cuda when the cluster has a GPU, else cpu. simulated: engines without a model, for trials and tests."""
     model: Model
+    """The model that is served."""
     ray: Ray = Ray()
+    """Where the engines run."""
     frontend: Frontend = Frontend()
+    """The HTTP endpoint."""
     prefill: Pools = ()
+    """Engines that read prompts: a pool, or a list of pools."""
     decode: Pools = ()
+    """Engines that make tokens: a pool, or a list of pools."""
     aggregated: Pools = ()
+    """Engines that do both: a pool, or a list of pools."""
     deadlines: Deadlines = Deadlines()
+    """Seconds after which a wait ends."""
     routing: Routing = Routing()
+    """Where requests go."""
     health: Health = Health()
+    """How engines are watched."""
+    transfer: Transfer = Transfer()
+    """How KV travels."""
+    registry: Registry = Registry()
+    """Where it is written who is alive."""
     security: Reserved = None
-    transfer: Reserved = None
-    registry: Reserved = None
+    """Reserved."""
     telemetry: Reserved = None
+    """Reserved."""
 
     @model_validator(mode="before")
     @classmethod
@@ -257,7 +355,7 @@ class Deployment(_Section):
         """`frontend:` with nothing below it is an empty section."""
         if not isinstance(tree, dict):
             return tree
-        sections = {"ray", "frontend", "deadlines", "routing", "health"}
+        sections = {"ray", "frontend", "deadlines", "routing", "health", "transfer", "registry"}
         return {key: {} if key in sections and value is None else value for key, value in tree.items()}
 
     def pools(self) -> Iterator[tuple[Role, int, Pool]]:

@@ -15,11 +15,12 @@ from disagg.errors import ConfigError, Problem
 _PACKAGE = Path(__file__).absolute().parents[1]
 
 
-def find_config(name: str) -> Path:
-    """The path as given; else that name among the configs of this checkout, or of the installed wheel."""
+def find_config(name: str, folder: Path = Path()) -> Path:
+    """The path as given, from `folder` on; else that name among the configs of this checkout, or of the installed
+    wheel."""
     given = Path(name).expanduser()
-    if given.is_file():
-        return given
+    if (folder / given).is_file():
+        return folder / given
     if given.parent in (Path(), Path("configs")):
         folder = shipped_folder()
         for candidate in (folder / given.name, folder / f"{given.name}.yaml"):

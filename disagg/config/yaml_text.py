@@ -1,17 +1,21 @@
 """YAML text to a plain tree, and nothing lost on the way: duplicate keys are named, errors have lines.
 
 Way:   file -> [tree] -> overrides -> Deployment
-Fails: raises nothing for bad text; problems come back beside whatever could be read
+Fails: ConfigError for a file that cannot be read. Nothing for bad text: its problems come back beside what could
+       be read
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import yaml
 
-from disagg.errors import Problem
+from disagg.errors import ConfigError, Problem
+
+TEXT_BYTES_MAX = 1 << 20
 
 
 def read_tree(text: str, source: str) -> tuple[Any, list[Problem]]:
@@ -35,6 +39,21 @@ def read_value(text: str) -> Any:
 
 
 NotYaml = (yaml.YAMLError, RecursionError, ValueError)  # what read_value raises
+
+
+def read_file(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            raw = file.read(TEXT_BYTES_MAX + 1)
+        if len(raw) > TEXT_BYTES_MAX:
+            raise ConfigError(str(path), (Problem(str(path), "is over 1 MiB", "name a YAML file"),))
+        return raw.decode()
+    except OSError as error:
+        what = f"cannot be read: {error.strerror or error}"
+        raise ConfigError(str(path), (Problem(str(path), what, "name a YAML file"),)) from None
+    except UnicodeDecodeError as error:
+        what = f"is not UTF-8 (byte {error.start})"
+        raise ConfigError(str(path), (Problem(str(path), what, "save it as UTF-8 YAML"),)) from None
 
 
 def _duplicates(node: yaml.Node, path: str, source: str, seen: set[int]) -> Iterator[Problem]:

@@ -174,8 +174,28 @@ MISTAKES |= {
         "the deployment runs on simulated",
     ),
 }
-for _section in ("security", "transfer", "registry", "telemetry"):
-    MISTAKES[f"reserved {_section}"] = (PAIR + f"{_section}: {{a: 1}}", _section, "reserved, not built yet")
+for _section in ("security", "telemetry"):
+    MISTAKES[f"reserved {_section}"] = (PAIR + f"{_section}: {{a: 1}}", _section, "is reserved: ")
+MISTAKES |= {
+    "name with a dot": (PAIR + "name: a.b", "name", "must be small letters, digits and -, 63 at most"),
+    "namespace in capitals": (PAIR + "namespace: Prod", "namespace", "must be small letters"),
+    "unknown registry": (PAIR + "registry: {kind: etcd}", "registry.kind", "must be 'memory', is the text 'etcd'"),
+    "unknown lane": (PAIR + "transfer: {lanes: [cuda_ipc, rdme]}", "transfer.lanes.1", "did you mean rdma?"),
+    "one lane that is no list": (PAIR + "transfer: {lanes: shm}", "transfer.lanes", "must be a list"),
+    "tcp that is not allowed": (PAIR + "transfer: {lanes: [tcp]}", "transfer.lanes", "say allow_tcp: true"),
+    "tcp that is left out": (PAIR + "transfer: {allow_tcp: true, lanes: [shm]}", "transfer.lanes", "add tcp"),
+    "page size of nothing": (PAIR + "transfer: {page_size: 0}", "transfer.page_size", "must be at least 1"),
+    "two page sizes": (
+        MODEL + "transfer: {page_size: 16}\nprefill: {}\ndecode: {engine: {page-size: 32}}",
+        "decode.engine.page_size",
+        "is 32 but prefill.engine.page_size is 16",
+    ),
+    "remote code in a pool": (
+        MODEL + "prefill: {engine: {trust_remote_code: true}}\ndecode: {}",
+        "prefill.engine.trust_remote_code",
+        "say model.trust_remote_code",
+    ),
+}
 
 
 @pytest.mark.parametrize(("text", "path", "message"), MISTAKES.values(), ids=MISTAKES)

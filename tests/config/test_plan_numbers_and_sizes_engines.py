@@ -5,7 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from disagg.config import device_of, load_config, parse_config, render, resolve, to_json
+from disagg.config import device_of, load_config, parse_config, resolve
+from disagg.config.examine import examine
+from disagg.config.report import render, to_json
 from disagg.errors import ConfigError
 
 CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("*.yaml"))
@@ -62,7 +64,7 @@ def test_a_shipped_config_makes_a_plan_that_can_be_printed(path: Path) -> None:
     deployment = load_config(path)
     plan = resolve(deployment, device_of(deployment, 0))
     assert plan.warnings == ()
-    shown, data = render(plan), json.loads(to_json(plan))
+    shown, data = render(examine(plan)), json.loads(to_json(examine(plan)))
     for engine in plan.engines:
         assert f"\n{engine.id}  ({engine.role.value}, pool " in shown
     assert [engine["id"] for engine in data["engines"]] == [engine.id for engine in plan.engines]

@@ -192,9 +192,11 @@ def test_the_installed_sglang_is_understood() -> None:
 def test_a_check_imports_neither_sglang_nor_ray_nor_torch() -> None:
     program = """
         import sys
-        from disagg.config import device_of, parse_config, render, resolve
+        from disagg.config import device_of, parse_config, resolve
+        from disagg.config.examine import examine
+        from disagg.config.report import render
         deployment = parse_config("version: 1\\nmodel: {path: a}\\naggregated: {engine: {page_size: 1}}")
-        render(resolve(deployment, device_of(deployment, 0)))
+        render(examine(resolve(deployment, device_of(deployment, 0))))
         assert not {"sglang", "ray", "torch"} & set(sys.modules), sorted(sys.modules)
     """
     subprocess.run([sys.executable, "-c", textwrap.dedent(program)], check=True, timeout=30)

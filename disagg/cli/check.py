@@ -1,0 +1,83 @@
+"""`disagg check`: what a configuration would start, and everything that is wrong with it. Starts nothing."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import click
+import typer
+
+from disagg.errors import ConfigError, Problem
+
+if TYPE_CHECKING:
+    from disagg.config.examine import Examination
+
+Sets = Annotated[list[str] | None, typer.Option("--set", help="path.to.key=value, over the YAML.")]
+
+
+def check(
+    config: Annotated[str | None, typer.Argument(help="A YAML file, or the name of a shipped one (local-cpu).")] = None,
+    sets: Sets = None,
+    assume_cluster: Annotated[
+        Path | None, typer.Option("--assume-cluster", help="A YAML file that describes the nodes to plan for.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="For programs; problems are in it too.")] = False,
+    schema: Annotated[bool, typer.Option("--schema", help="Print the JSON Schema of configurations.")] = False,
+) -> None:
+    """Print the resolved plan: places, command lines, memory, cost of transfers. Exit status 2 when it would fail."""
+    if schema:
+        from disagg.config.json_schema import json_schema
+
+        print(json.dumps(json_schema(), indent=2))
+        return
+    if config is None:
+        raise click.UsageError("name a configuration, or say --schema")
+    try:
+        seen = look_at(config, sets or (), assume_cluster)
+    except ConfigError as error:
+        if not as_json:
+            raise
+        print(json.dumps({"problems": [asdict(problem) for problem in error.problems]}, indent=2))
+        raise typer.Exit(2) from None
+    show(seen, as_json=as_json)
+    if problems := problems_of(seen):
+        if as_json:
+            raise typer.Exit(2)
+        sys.stdout.flush()
+        raise ConfigError(config, tuple(problems))
+
+
+def look_at(config: str, sets: list[str] | tuple[str, ...], assume_cluster: Path | None = None) -> Examination:
+    from disagg.config.cluster_shape import load_shape
+    from disagg.config.examine import examine
+    from disagg.config.load import load_config
+    from disagg.config.plan import device_of, resolve
+    from disagg.config.shipped import find_config
+
+    problems: list[Problem] = []
+    try:
+        shape = load_shape(assume_cluster) if assume_cluster else None
+    except ConfigError as error:
+        problems += error.problems
+    try:
+        deployment = load_config(find_config(config), sets)
+    except ConfigError as error:
+        problems += error.problems
+    if problems:
+        raise ConfigError(config, tuple(problems))
+    return examine(resolve(deployment, device_of(deployment, shape.gpus if shape else 0)), shape)
+
+
+def show(seen: Examination, *, as_json: bool) -> None:
+    from disagg.config.report import render, to_json
+
+    print(to_json(seen) if as_json else render(seen))
+
+
+def problems_of(seen: Examination) -> list[Problem]:
+    """The one place where what refuses a plan comes together."""
+    return list(seen.problems)

@@ -1,0 +1,65 @@
+"""All that can be told of a plan before it starts: places, memory, lanes; and what could not be looked at.
+
+Way:   plan + described cluster + model facts -> [examine] -> report, for `disagg check` and `disagg serve --dry-run`
+Out:   an Examination: plain data, nothing is started and nothing connected to
+Fails: never; what does not fit are Problems in it
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from disagg.config.cluster_shape import ClusterShape
+from disagg.config.gpu_kinds import GpuKind
+from disagg.config.lanes import Lane, lanes_in_use, usual_lanes
+from disagg.config.memory import MemoryEstimate, estimate
+from disagg.config.placement import Placement, place
+from disagg.config.plan import EnginePlan, Plan, complete_arguments
+from disagg.errors import Problem, StartError
+from disagg.models.facts import ModelFacts, find_facts
+
+
+@dataclass(frozen=True, slots=True)
+class Examination:
+    plan: Plan
+    shape: ClusterShape | None
+    facts: ModelFacts | None
+    placement: Placement
+    memory: dict[str, MemoryEstimate]  # by engine, on the smallest of its GPUs
+    lanes: dict[Lane, int]  # -> pairs of members at its ends; 0 where no cluster is known
+    problems: tuple[Problem, ...]
+    unknown: tuple[str, ...]  # what was not checked, and why
+
+
+def examine(plan: Plan, shape: ClusterShape | None = None) -> Examination:
+    facts: ModelFacts | None = None
+    problems: list[Problem] = []
+    unknown: list[str] = []
+    if plan.device != "simulated":
+        try:
+            facts = find_facts(plan.model.path, plan.model.revision)
+        except StartError as error:
+            problems.append(Problem("model.path", f"{error.where} {error.what}", error.would_do))
+        if facts is None and not problems:
+            unknown.append(f"model.path {plan.model.path} is not here, and not in disagg's table: no sizes")
+    placement = Placement(())
+    lanes = dict.fromkeys(usual_lanes(plan.device) if facts else (), 0)
+    if shape is None:
+        unknown.append("no cluster was looked at: no places, no GPUs' memory; say --assume-cluster FILE")
+        if plan.deployment.device == "auto":
+            unknown.append(f"device: auto is cuda on a cluster with GPUs; taken as {plan.device} here")
+    else:
+        placement, unplaced = place(plan, shape)
+        problems += unplaced
+        lanes = lanes_in_use(placement, shape)
+    memory: dict[str, MemoryEstimate] = {}
+    if facts:
+        for engine in plan.engines:
+            gpu = _smallest_gpu(engine, placement, shape)
+            memory[engine.id] = estimate(complete_arguments(plan, engine), facts, gpu, engine.gpus or 1.0)
+    return Examination(plan, shape, facts, placement, memory, lanes, tuple(problems), tuple(unknown))
+
+
+def _smallest_gpu(engine: EnginePlan, placement: Placement, shape: ClusterShape | None) -> GpuKind | None:
+    nodes = [shape.node(member.node) for member in placement.of(engine.id) if member.gpus] if shape else []
+    return min((node.gpu for node in nodes if node.gpu), key=lambda gpu: gpu.memory_bytes, default=None)

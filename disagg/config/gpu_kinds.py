@@ -1,0 +1,40 @@
+"""What GPUs have: memory, NVLink. Figures for planning, not measurements of anybody's machine.
+
+Way:   a cluster's description -> [gpu kinds] -> memory estimate, lanes
+Owns:  the table. Memory as nvidia-smi reports the total; NVLink in one direction, from NVIDIA's data sheets
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+MIB = 1 << 20
+
+
+class GpuKind(NamedTuple):
+    name: str
+    memory_mib: int
+    nvlink_gbyte_s: float  # of one GPU, in one direction; 0: it has none
+
+    @property
+    def memory_bytes(self) -> int:
+        return self.memory_mib * MIB
+
+
+GPU_KINDS = {
+    kind.name: kind
+    for kind in (
+        GpuKind("a100-40g", 40_960, 300),
+        GpuKind("a100-80g", 81_920, 300),
+        GpuKind("l4", 23_034, 0),
+        GpuKind("l40s", 46_068, 0),
+        GpuKind("h20", 97_871, 450),
+        GpuKind("h100-80g", 81_559, 450),
+        GpuKind("h100-pcie", 81_559, 0),
+        GpuKind("h200", 143_771, 450),
+        GpuKind("b200", 183_359, 900),
+        GpuKind("b300", 275_040, 900),
+        GpuKind("gb200", 189_471, 900),
+        GpuKind("gb300", 284_208, 900),
+    )
+}

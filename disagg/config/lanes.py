@@ -1,0 +1,94 @@
+"""The ways KV can travel between two nodes, and what a prompt's KV costs on each.
+
+Way:   cluster shape + placement -> [lanes] -> `disagg check`, preflight
+Out:   rates for planning. What UCX really takes, and how fast, only a transfer tells (`disagg check` on the cluster)
+Owns:  the rates and where they come from
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from disagg.config.cluster_shape import RDMA, ClusterShape, NodeShape
+from disagg.config.gpu_kinds import GPU_KINDS
+from disagg.config.memory import Arguments, kv_bytes_of_rank
+from disagg.config.placement import Placement
+from disagg.models.facts import ModelFacts
+
+# NIXL posts neighbouring pages as one descriptor, others each for itself: 2.6 µs each over cuda_ipc (H200, NIXL 1.5).
+DESCRIPTOR_S = 2.6e-6
+
+
+class Lane(NamedTuple):
+    kind: str  # as in transfer.lanes: cuda_ipc, rdma, shm, tcp
+    name: str
+    gbyte_s: float  # of one rank's transfer
+    source: str
+
+
+SAME_GPU = Lane("cuda_ipc", "same GPU", 540, "measured on an H200: 540 to 1490 GB/s, adjacent pages")
+SHM = Lane("shm", "shared memory", 5, "a copy by one core; not measured")
+TCP = Lane("tcp", "TCP", 0.5, "measured with cuda_ipc taken away: 0.5 GB/s; 1.2 at best")
+NDR = Lane("rdma", "400 Gb/s InfiniBand or RoCE", 50, "line rate of one NIC a rank")
+GBIT_100 = Lane("rdma", "100 Gb/s RoCE", 12.5, "line rate")
+
+
+def nvlink(kind: str) -> Lane:
+    return Lane("cuda_ipc", f"NVLink of {kind}", GPU_KINDS[kind].nvlink_gbyte_s, "NVIDIA's data sheet, one direction")
+
+
+def usual_lanes(device: str) -> tuple[Lane, ...]:
+    """Where no cluster is known."""
+    return (SHM, TCP) if device == "cpu" else (SAME_GPU, nvlink("h200"), NDR, GBIT_100, TCP)
+
+
+def lane_between(source: NodeShape, target: NodeShape, *, same_gpu: bool = False) -> Lane:
+    """The best one that the hardware allows."""
+    near = source.name == target.name
+    if same_gpu:
+        return SAME_GPU
+    if source.gpu and target.gpu and source.nvlink and source.nvlink == target.nvlink:
+        return nvlink(min(source.gpu, target.gpu, key=lambda kind: kind.nvlink_gbyte_s).name)
+    if near and source.gpu:
+        return Lane("cuda_ipc", "PCIe", 25, "PCIe 4.0 x16, less its overhead")
+    if near:
+        return SHM
+    rdma = min(_nic_of_rank(source), _nic_of_rank(target))
+    return Lane("rdma", f"RDMA, {rdma * 8:g} Gb/s a rank", rdma, "line rate") if rdma else TCP
+
+
+def lanes_in_use(placement: Placement, shape: ClusterShape) -> dict[Lane, int]:
+    """Lane -> how many pairs of a prefill and a decode engine's member lie at its ends."""
+    prefill = [member for member in placement.members if member.engine.startswith("prefill-")]
+    decode = [member for member in placement.members if member.engine.startswith("decode-")]
+    nodes = {node.name: node for node in shape.nodes}
+    pairs: dict[Lane, int] = {}
+    for source in prefill:
+        for target in decode:
+            shared = source.node == target.node and bool(set(source.gpus) & set(target.gpus))
+            lane = lane_between(nodes[source.node], nodes[target.node], same_gpu=shared)
+            pairs[lane] = pairs.get(lane, 0) + 1
+    return pairs
+
+
+def transfer_s(lane: Lane, arguments: Arguments, facts: ModelFacts, tokens: int) -> tuple[float, float]:
+    """Of a prompt's KV, sent in one go: when its pages are neighbours, and when no two of them are.
+
+    `arguments` are the prefill engine's: its ranks send side by side, each its own share.
+    """
+    at_best = kv_bytes_of_rank(arguments, facts, tokens) / (lane.gbyte_s * 1e9)
+    pages = -(-tokens // page_size(arguments))
+    layers = facts.layers - facts.linear_layers
+    return at_best, at_best + pages * layers * (1 if facts.is_mla else 2) * DESCRIPTOR_S
+
+
+def page_size(arguments: Arguments) -> int:
+    """1 where it is not said, though some of SGLang's attention backends then take a larger one."""
+    size: Any = arguments.get("page_size")
+    return size if isinstance(size, int) and size > 0 else 1
+
+
+def _nic_of_rank(node: NodeShape) -> float:
+    """GB/s: a NIC of its own, or its share of the few there are. 0: no RDMA."""
+    rates = [nic.gbit / 8 for nic in node.nics if nic.kind in RDMA]
+    return min(max(rates), sum(rates) / max(1, node.gpus)) if rates else 0.0

@@ -1,0 +1,195 @@
+"""What `disagg check` and `disagg serve --dry-run` print of an examined plan, for people and for programs.
+
+Way:   plan -> examine -> [report] -> stdout
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict
+from typing import Any
+
+from disagg.config.examine import Examination
+from disagg.config.lanes import DESCRIPTOR_S, Lane, page_size, transfer_s
+from disagg.config.memory import MemoryEstimate
+from disagg.config.plan import EnginePlan, complete_arguments, shown_arguments, shown_environment
+from disagg.registry.records import Role
+
+PROMPTS = (1024, 8192, 32_768)  # tokens
+GIB = 1 << 30
+
+
+def render(seen: Examination) -> str:
+    blocks = [_head(seen), *_engines(seen), _transfers(seen), _left_open(seen)]
+    return "\n\n".join("\n".join(block) for block in blocks if block)
+
+
+def to_json(seen: Examination) -> str:
+    plan, facts = seen.plan, seen.facts
+    names = ("model", "ray", "frontend", "deadlines", "routing", "health", "transfer", "registry")
+    whole = {
+        "name": plan.deployment.name,
+        "namespace": plan.deployment.namespace,
+        "device": plan.device,
+        **{name: getattr(plan.deployment, name).model_dump() for name in names},
+        "facts": asdict(facts) | {"kv_bytes_per_token": facts.kv_bytes_per_token()} if facts else None,
+        "engines": [_engine_tree(seen, engine) for engine in plan.engines],
+        "transfers": [
+            {**lane._asdict(), "pairs": pairs, "tokens": tokens, "seconds": transfer_s(lane, arguments, facts, tokens)}
+            for lane, pairs, arguments in _lanes(seen)
+            for tokens in _prompts(seen)
+            if facts
+        ],
+        "problems": [asdict(problem) for problem in seen.problems],
+        "warnings": plan.warnings,
+        "not_checked": seen.unknown,
+    }
+    return json.dumps(whole, indent=2, default=str)
+
+
+def _engine_tree(seen: Examination, engine: EnginePlan) -> dict[str, Any]:
+    memory = seen.memory.get(engine.id)
+    return {
+        "id": engine.id,
+        "role": engine.role.value,
+        "pool": engine.pool,
+        "nodes": engine.nodes,
+        "ranks": engine.ranks,
+        "dp_ranks": engine.dp_ranks,
+        "resources": {"cpus": engine.cpus, "gpus": engine.gpus},
+        "members": [asdict(member) for member in seen.placement.of(engine.id)],
+        "memory": asdict(memory) | {"free": memory.free} if memory else None,
+        "arguments": shown_arguments(seen.plan, engine),
+        "environment": shown_environment(seen.plan, engine),
+    }
+
+
+def _head(seen: Examination) -> list[str]:
+    plan, facts = seen.plan, seen.facts
+    revision = f"@{plan.model.revision}" if plan.model.revision else ""
+    head = [
+        f"name      {plan.deployment.name} (namespace {plan.deployment.namespace})",
+        f"model     {plan.model.path}{revision}, served as {plan.model.name}",
+    ]
+    if facts:
+        measured = "" if facts.weights_measured else ", estimated"
+        kind = f"{facts.experts} experts, {facts.experts_per_token} a token" if facts.experts else "dense"
+        head += [
+            f"          {facts.architecture}: {facts.layers} layers, {kind}, context {facts.context_length:,} tokens",
+            f"          {facts.parameters.total / 1e9:,.1f}B parameters, weights {_gib(facts.weight_bytes)}"
+            f"{f' ({facts.quantisation})' if facts.quantisation else ''}{measured};"
+            f" KV {facts.kv_bytes_per_token():,} bytes a token in {facts.dtype}",
+        ]
+    head += [
+        f"device    {plan.device}",
+        f"ray       {plan.ray.address}",
+        f"frontend  http://{plan.frontend.host}:{plan.frontend.port}/v1",
+    ]
+    if seen.shape:
+        head.append(f"cluster   {seen.shape.source}: {len(seen.shape.nodes)} nodes, {seen.shape.gpus} GPUs, assumed")
+    return head
+
+
+def _engines(seen: Examination) -> Iterator[list[str]]:
+    """What is equal in all engines of a pool is said with the first one."""
+    said: dict[str, str] = {}
+    for engine in seen.plan.engines:
+        lines = [_title(engine)]
+        lines += [f"  {line}" for line in _members(seen, engine)]
+        alike = said.setdefault(f"{engine.role.value}.{engine.pool_index}", engine.id)
+        memory = seen.memory.get(engine.id)
+        if memory and (alike == engine.id or memory != seen.memory[alike]):
+            lines.append(f"  {_memory(memory, engine, cuda=seen.plan.device == 'cuda')}")
+        if alike == engine.id:
+            lines += [f"  {name}: {_text(value)}" for name, value in shown_arguments(seen.plan, engine).items()]
+            lines += [f"  {name}={value}" for name, value in shown_environment(seen.plan, engine).items()]
+        else:
+            lines.append(f"  arguments and environment as {alike}")
+        yield lines
+
+
+def _title(engine: EnginePlan) -> str:
+    share = f"{engine.cpus:g} CPU" + (f", {engine.gpus:g} GPU" if engine.gpus else "")
+    nodes = f" on each of {engine.nodes} nodes" if engine.nodes > 1 else ""
+    ranks = f", {engine.ranks} ranks" if engine.ranks > 1 else ""
+    groups = f" in {engine.dp_ranks} data-parallel groups" if engine.dp_ranks > 1 else ""
+    return f"{engine.id}  ({engine.role.value}, pool {engine.pool}: {share}{nodes}{ranks}{groups})"
+
+
+def _members(seen: Examination, engine: EnginePlan) -> Iterator[str]:
+    for member in seen.placement.of(engine.id):
+        gpus = f", GPU {_span(member.gpus)}" if member.gpus else ""
+        node = seen.shape.node(member.node) if seen.shape else None
+        address = f" ({node.address})" if node and node.address else ""
+        yield f"node {member.node}{address}{gpus}: rank {_span(member.ranks)}"
+
+
+def _memory(memory: MemoryEstimate, engine: EnginePlan, *, cuda: bool) -> str:
+    kv = f"{memory.kv_bytes_per_token:,} bytes a token"
+    if memory.kv is not None and memory.kv_tokens is not None:
+        group = " a data-parallel group" if engine.dp_ranks > 1 else ""
+        kv = f"{_gib(memory.kv)} for {memory.kv_tokens:,} tokens{group} ({kv})"
+    parts = [f"weights {_gib(memory.weights)}", f"KV {kv}"]
+    if memory.total is not None and memory.reserve is not None and memory.free is not None:
+        left = f"{_gib(memory.free)} free" if memory.free >= 0 else f"{_gib(-memory.free)} TOO LITTLE"
+        parts += [f"graphs and activations {_gib(memory.reserve)}", f"of {_gib(memory.total)}: {left}"]
+    return f"{'GPU memory' if cuda else 'memory'} of a rank, estimated: {', '.join(parts)}"
+
+
+def _transfers(seen: Examination) -> list[str]:
+    rows = []
+    for lane, pairs, arguments in _lanes(seen):
+        assert seen.facts is not None
+        costs = [transfer_s(lane, arguments, seen.facts, tokens) for tokens in _prompts(seen)]
+        shown = " | ".join(f"{_duration(best)} to {_duration(worst)}" for best, worst in costs)
+        count = f", {pairs} pair{'s' if pairs > 1 else ''} of members" if pairs else ""
+        rows.append(f"  {lane.name}, {lane.gbyte_s:g} GB/s{count}: {shown}   ({lane.source})")
+    if not rows:
+        return []
+    prompts = " | ".join(f"{tokens:,}" for tokens in _prompts(seen))
+    size = next(f"pages of {page_size(arguments)}" for _, _, arguments in _lanes(seen))
+    scattered = f"scattered ({DESCRIPTOR_S * 1e6:g} µs a piece, as measured over cuda_ipc)"
+    return [f"KV of a prompt of {prompts} tokens, estimated, {size} side by side to {scattered}:", *rows]
+
+
+def _lanes(seen: Examination) -> Iterator[tuple[Lane, int, dict[str, Any]]]:
+    """With the arguments of the engine that sends. Slowest last."""
+    sender = next(iter(seen.plan.of_role(Role.PREFILL)), None)
+    if seen.facts and sender:
+        for lane, pairs in sorted(seen.lanes.items(), key=lambda item: -item[0].gbyte_s):
+            yield lane, pairs, complete_arguments(seen.plan, sender)
+
+
+def _prompts(seen: Examination) -> list[int]:
+    longest = seen.facts.context_length if seen.facts else 0
+    return [tokens for tokens in PROMPTS if not longest or tokens <= longest]
+
+
+def _left_open(seen: Examination) -> list[str]:
+    ports = ["auto: decided when an engine starts, anew for each of its lives"]
+    return [
+        *ports,
+        *(f"not checked: {what}" for what in seen.unknown),
+        *(f"warning: {warning}" for warning in seen.plan.warnings),
+    ]
+
+
+def _span(numbers: tuple[int, ...]) -> str:
+    """0-7, or 0,2,5."""
+    first, last = numbers[0], numbers[-1]
+    if len(numbers) > 1 and numbers == tuple(range(first, last + 1)):
+        return f"{first}-{last}"
+    return ",".join(map(str, numbers))
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds:.3g} s" if seconds >= 1 else f"{seconds * 1e3:.3g} ms"
+
+
+def _gib(count: int) -> str:
+    return f"{count / GIB:,.1f} GiB"
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, default=str)

@@ -1,0 +1,87 @@
+"""A model's config.json, its keys spelled as one architecture or the other does, each number checked.
+
+Way:   config.json -> [hub_config] -> parameters, facts
+Fails: StartError for a key that is missing or no number; a key nobody knows is left alone
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from disagg.errors import StartError
+
+NO_MODEL_OF_TEXT = "give the folder of a language model in the hub's format"
+
+
+class LayerCounts(NamedTuple):
+    """By what a layer keeps of the tokens before."""
+
+    full: int  # all of them
+    sliding: int  # those in its window
+    linear: int  # a state of one size
+
+
+@dataclass(frozen=True, slots=True)
+class HubConfig:
+    where: str  # for messages: the file, or the hub id
+    keys: dict[str, Any]
+
+    @classmethod
+    def of(cls, where: str, tree: Any) -> HubConfig:
+        """A model that sees or hears has its language model's numbers in text_config."""
+        if not isinstance(tree, dict):
+            raise StartError(where, f"holds a {type(tree).__name__}, no mapping", NO_MODEL_OF_TEXT)
+        text = tree.get("text_config")
+        return cls(where, tree | text if isinstance(text, dict) else tree)
+
+    def number(self, *names: str, default: int | None = None) -> int:
+        """The first of `names` that is said and not null."""
+        for name in names:
+            value = self.keys.get(name)
+            if value is None:
+                continue
+            if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+                raise StartError(self.where, f"{name} is {value!r:.40}, no whole number", NO_MODEL_OF_TEXT)
+            return value
+        if default is None:
+            raise StartError(self.where, f"says no {names[0]}", NO_MODEL_OF_TEXT)
+        return default
+
+    def text(self, *names: str, default: str = "") -> str:
+        return next((value for name in names if isinstance(value := self.keys.get(name), str)), default)
+
+    @property
+    def architecture(self) -> str:
+        named = self.keys.get("architectures")
+        return str(named[0]) if isinstance(named, list) and named else self.text("model_type", default="unknown")
+
+    @property
+    def layers(self) -> LayerCounts:
+        total = self.number("num_hidden_layers")
+        kinds = self.keys.get("layer_types")
+        if isinstance(kinds, list) and len(kinds) == total:
+            linear = sum("linear" in str(kind) or "mamba" in str(kind) for kind in kinds)
+            sliding = sum("sliding" in str(kind) or "chunked" in str(kind) for kind in kinds)
+        elif interval := self.number("full_attention_interval", default=0):
+            linear, sliding = total - total // interval, 0
+        else:  # Qwen's dense models say a window and that it is not used
+            windowed = self.number("sliding_window", default=0) > 0 and self.keys.get("use_sliding_window") is not False
+            linear, sliding = 0, total if windowed else 0
+        return LayerCounts(total - linear - sliding, sliding, linear)
+
+    @property
+    def experts(self) -> int:
+        return self.number("n_routed_experts", "num_experts", "num_local_experts", default=0)
+
+    @property
+    def moe_layers(self) -> int:
+        """Layers with experts; the others are dense."""
+        if not self.experts:
+            return 0
+        first_dense = self.number("first_k_dense_replace", default=0)
+        every = max(1, self.number("decoder_sparse_step", "moe_layer_freq", default=1))
+        dense = self.keys.get("mlp_only_layers") or []
+        layers = range(first_dense, self.number("num_hidden_layers"))
+        offset = 1 if "decoder_sparse_step" in self.keys else 0  # Qwen counts layers from 1, DeepSeek from 0
+        return sum((layer + offset) % every == 0 and layer not in dense for layer in layers)
