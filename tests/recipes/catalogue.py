@@ -1,4 +1,4 @@
-"""The recipes as the tests see them: every shipped config whose header has a `# Check:` line, and its described cluster."""
+"""The recipes as the tests see them: the shipped configs whose header has a `# Check:` line, each with its cluster."""
 
 from __future__ import annotations
 
@@ -15,7 +15,9 @@ from disagg.config.shipped import shipped_folder
 
 CONFIGS = shipped_folder()
 PUBLISHED = Path(__file__).parent / "published"
-CHECK = re.compile(r"^# Check: +disagg check configs/(\S+)\.yaml --assume-cluster configs/clusters/(\S+)$", re.MULTILINE)
+CHECK = re.compile(
+    r"^# Check: +disagg check configs/(\S+)\.yaml --assume-cluster configs/clusters/(\S+)$", re.MULTILINE
+)
 
 
 def _cluster_names() -> dict[str, str]:

@@ -7,8 +7,8 @@ from collections import Counter
 import pytest
 
 from disagg.config.cluster_shape import ClusterShape
-from disagg.config.plan import Plan
 from disagg.config.placement import place
+from disagg.config.plan import Plan
 from disagg.config.server_args import installed_server_args
 from tests.recipes.catalogue import CLUSTERS, CONFIGS, RECIPES, cluster, cluster_of, plan_of
 
