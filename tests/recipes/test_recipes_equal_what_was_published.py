@@ -116,6 +116,12 @@ def test_an_engine_spans_the_published_number_of_nodes(recipe: str, role: str) -
     assert engine(recipe, role).nodes == published(recipe)[role]["arguments"].get("nnodes", 1)
 
 
+@pytest.mark.parametrize("recipe", WITH_PUBLISHED)
+def test_code_that_comes_with_the_model_is_run_where_the_source_runs_it(recipe: str) -> None:
+    source = {published(recipe)[role]["arguments"].get("trust-remote-code", False) for role in ("prefill", "decode")}
+    assert source == {plan_of(recipe).model.trust_remote_code}
+
+
 @pytest.mark.parametrize("recipe", ["qwen3-235b-2x8-h200", "llama-70b-8-h100"])
 def test_where_no_sglang_command_is_published_every_argument_is_marked(recipe: str) -> None:
     assert recipe in RECIPES
