@@ -6,6 +6,7 @@ from collections import Counter
 
 import pytest
 
+from disagg.cli.check import look_at, problems_of
 from disagg.config.cluster_shape import ClusterShape
 from disagg.config.placement import place
 from disagg.config.plan import Plan
@@ -77,6 +78,12 @@ def test_the_lmsys_shape_fits_its_12_nodes_with_prefill_on_three() -> None:
     shape = cluster("13x8-h100.yaml")
     members = members_of(plan_of("deepseek-96xh100", sets), ClusterShape(shape.source, shape.nodes[:12]))
     assert members == {"prefill-0": (3, 8), "decode-0": (9, 8)}
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_the_check_that_a_header_names_finds_nothing_wrong(recipe: str) -> None:
+    seen = look_at(str(CONFIGS / f"{recipe}.yaml"), (), CONFIGS / "clusters" / CLUSTERS[recipe])
+    assert problems_of(seen) == []
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
