@@ -45,7 +45,7 @@ ENV_LEFT_OUT = {
     "SGLANG_DISAGGREGATION_BOOTSTRAP_TIMEOUT": "disagg derives it from deadlines.first_token_s",
     "SGLANG_DISAGGREGATION_WAITING_TIMEOUT": "disagg derives it from deadlines.first_token_s",
     "SGLANG_HACK_SEQ_BOOTSTRAP_ROOM": "rooms are disagg's",
-    "SGLANG_MOONCAKE_CUSTOM_MEM_POOL": "Mooncake's; KV moves over NIXL",
+    "SGLANG_MOONCAKE_CUSTOM_MEM_POOL": "needs Mooncake installed; the header tells of it",
     "MC_TE_METRIC": "Mooncake's; KV moves over NIXL",
     "SGLANG_PER_TOKEN_GROUP_QUANT_8BIT_V2": "SGLang has dropped it",
     "SGL_JIT_DEEPGEMM_PRECOMPILE": "kernels are compiled before the first request, not in it",
