@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -62,6 +63,6 @@ def header_of(recipe: str) -> dict[str, str]:
     return {name: text.strip() for name, text in said.items()}
 
 
-def published(recipe: str) -> dict[str, dict[str, dict[str, object]]]:
-    tree: dict[str, dict[str, dict[str, object]]] = yaml.safe_load((PUBLISHED / f"{recipe}.yaml").read_text())
+def published(recipe: str) -> dict[str, dict[str, dict[str, Any]]]:
+    tree: dict[str, dict[str, dict[str, Any]]] = yaml.safe_load((PUBLISHED / f"{recipe}.yaml").read_text())
     return tree
