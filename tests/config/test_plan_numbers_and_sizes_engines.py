@@ -71,7 +71,7 @@ def test_a_shipped_config_makes_a_plan_that_can_be_printed(path: Path) -> None:
     for engine in data["engines"]:
         ports = {"bootstrap_port"} if plan.device == "simulated" else {"port", "nccl_port"}
         assert all(engine["arguments"].get(port, "auto") == "auto" for port in ports)
-        assert engine["arguments"]["page_size"] == 16
+    assert len({engine["arguments"].get("page_size") for engine in data["engines"]}) == 1
 
 
 def test_the_shipped_configs_are_the_ones_we_name() -> None:
