@@ -16,6 +16,7 @@ from disagg.config.rules import PoolText, gpus_fit
 from disagg.config.schema import Deadlines, Deployment, Frontend, Model, Pool, Ray
 from disagg.config.server_args import installed_server_args
 from disagg.config.sglang_arguments import check_arguments
+from disagg.config.sglang_versions import emit
 from disagg.engine.arguments import Ports, engine_arguments, engine_environment
 from disagg.errors import ConfigError
 from disagg.registry.records import Role
@@ -158,8 +159,12 @@ def to_json(plan: Plan) -> str:
 
 
 def shown_arguments(plan: Plan, engine: EnginePlan) -> dict[str, Any]:
-    """In order of name; what is only known when an incarnation starts is `auto`."""
+    """In order of name, spelled as the SGLang here spells them; what is only known when an incarnation starts is
+    `auto`."""
     arguments = engine.arguments(device=plan.device, model_path=plan.model.path, host="", ports=Ports.from_first(0))
+    sglang = installed_server_args()
+    if plan.device != "simulated" and sglang is not None:
+        arguments = emit(arguments, sglang.version)
     return {name: "auto" if name in DECIDED_AT_START else arguments[name] for name in sorted(arguments)}
 
 
