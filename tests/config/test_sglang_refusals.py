@@ -5,7 +5,9 @@ import pytest
 from disagg.config.owned_arguments import OWNED_ARGUMENTS
 from disagg.config.server_args import installed_server_args
 from disagg.config.sglang_releases import RELEASES, release
-from disagg.engine.arguments import DEVICE_DEFAULTS
+from disagg.config.sglang_versions import emit
+from disagg.engine.arguments import Ports, engine_arguments
+from disagg.registry.records import Role
 from tests.config.sglang_document import DOCUMENT, renewed
 from tests.config.sglang_values import passing_arguments
 
@@ -37,9 +39,11 @@ def test_what_has_no_place_on_the_command_line_is_refused(version: str) -> None:
 
 
 @pytest.mark.parametrize("version", RELEASES)
-def test_what_the_orchestrator_says_by_itself_every_release_has(version: str) -> None:
-    said = {name for defaults in DEVICE_DEFAULTS.values() for name in defaults}
-    assert said <= release(version).args.arguments.keys()
+@pytest.mark.parametrize("role", Role)
+def test_what_the_orchestrator_says_by_itself_every_release_has(role: Role, version: str) -> None:
+    ports = Ports.from_first(20000)
+    said = engine_arguments(role, {}, device="cuda", model_path="m", host="h", ports=ports)
+    assert emit(said, version).keys() <= release(version).args.arguments.keys()
 
 
 def test_the_document_lists_what_the_code_says() -> None:

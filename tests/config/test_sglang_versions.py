@@ -78,6 +78,7 @@ def test_a_pool_written_for_a_newer_release_plans_the_same_engine() -> None:
         ("{prefill_cp_mode: in-seq-split}", "one of 0.5.16 to 0.5.19; say cp_strategy: zigzag for in-seq-split"),
         ("{torchao_config: int8dq}", "it is one of 0.5.16 to 0.5.17; say quantization"),
         ("{enable_watermark: true}", "one of 0.5.22 to 0.5.23; leave it out, or install a release that has it"),
+        ("{fp8_gemm_backend: triton}", "is a command-line alias in sglang 0.5.20; say fp8_gemm_runner_backend"),
         ("{stream_output: true}", "incremental_streaming_output: is not set here"),
         ("{preferred_sampling_params: '{}'}", "engine.preferred_sampling_params: must be a mapping, is the text '{}'"),
     ],
@@ -90,6 +91,14 @@ def test_what_cannot_be_folded_is_told(engine: str, message: str) -> None:
     with pytest.raises(ConfigError) as failed:
         parse_config(text)
     assert message in str(failed.value)
+
+
+@pytest.mark.parametrize("role", ["prefill", "decode"])
+def test_a_memory_pool_that_only_mooncake_moves_is_refused_where_kv_moves(role: str) -> None:
+    text = "version: 1\nmodel: {path: a}\n"
+    with pytest.raises(ConfigError, match=f"{role}.engine.enable_unified_memory: SGLang moves a unified memory pool"):
+        parse_config(f"{text}prefill: {{}}\ndecode: {{}}", [f"{role}.engine.enable_unified_memory=true"])
+    parse_config(f"{text}aggregated: {{engine: {{enable_unified_memory: true}}}}")
 
 
 def test_a_pool_is_checked_against_the_names_of_the_release_that_runs() -> None:
