@@ -15,6 +15,7 @@ from disagg.config.rules import PoolText, gpus_fit
 from disagg.config.schema import Deadlines, Deployment, Frontend, Model, Pool, Ray
 from disagg.config.server_args import installed_server_args
 from disagg.config.sglang_arguments import check_arguments
+from disagg.config.sglang_versions import emit
 from disagg.engine.arguments import Ports, engine_arguments, engine_environment
 from disagg.errors import ConfigError
 from disagg.registry.records import Role
@@ -125,8 +126,11 @@ def complete_arguments(plan: Plan, engine: EnginePlan) -> dict[str, Any]:
 
 
 def shown_arguments(plan: Plan, engine: EnginePlan) -> dict[str, Any]:
-    """In order of name."""
-    return dict(sorted(complete_arguments(plan, engine).items()))
+    """In order of name, spelled as the SGLang here spells them."""
+    arguments, sglang = complete_arguments(plan, engine), installed_server_args()
+    if plan.device != "simulated" and sglang is not None:
+        arguments = emit(arguments, sglang.version)
+    return dict(sorted(arguments.items()))
 
 
 def shown_environment(plan: Plan, engine: EnginePlan) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""What must hold between keys, and which SGLang arguments are not the user's to set.
+"""What must hold between keys. (Which SGLang arguments are not the user's to set: owned_arguments.py.)
 
 Way:   tree -> Deployment + [rules] + SGLang's arguments -> ConfigError with all problems, or none
 In:    the tree, not the Deployment: a rule is told although another part of the file is wrong
@@ -9,40 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
+from disagg.config.owned_arguments import OWNED_ARGUMENTS
 from disagg.config.schema import spelled
+from disagg.config.sglang_versions import neutral, neutral_name
 from disagg.errors import Problem
 
 ROLES = ("prefill", "decode", "aggregated")
 
-# SGLang argument -> (who decides it, what would do)
-_NODES = ("disagg numbers an engine's nodes", "say how many in the pool's nodes")
-_ADDRESS = ("disagg picks a new one for each life of an engine", "leave it out")
-_TOKENS = ("the frontend tokenises and detokenises", "leave it out")
-_GPUS = ("Ray gives an engine its GPUs", "say resources.gpus")
-OWNED_ARGUMENTS: dict[str, tuple[str, str]] = {
-    "disaggregation_mode": ("the pool's role decides it", "put the pool under prefill, decode or aggregated"),
-    "disaggregation_transfer_backend": ("KV always moves over NIXL", "leave it out"),
-    "disaggregation_bootstrap_port": _ADDRESS,
-    "host": _ADDRESS,
-    "port": _ADDRESS,
-    "nccl_port": _ADDRESS,
-    "dist_init_addr": _ADDRESS,
-    "nnodes": _NODES,
-    "node_rank": _NODES,
-    "model_path": ("one deployment serves one model", "say model.path"),
-    "tokenizer_path": ("the tokenizer comes with the model", "say model.path"),
-    "revision": ("one deployment serves one model", "say model.revision"),
-    "trust_remote_code": ("one deployment serves one model", "say model.trust_remote_code"),
-    "served_model_name": ("the frontend names the model", "say model.name"),
-    "device": ("one deployment runs on one kind of device", "say device, at the top"),
-    "base_gpu_id": _GPUS,
-    "gpu_id_step": _GPUS,
-    "use_ray": ("Ray hosts whole engines here, not single ranks", "leave it out"),
-    "skip_tokenizer_init": _TOKENS,
-    "incremental_streaming_output": _TOKENS,
-    "api_key": ("engines serve no HTTP", "leave it out"),
-    "admin_api_key": ("engines serve no HTTP", "leave it out"),
-}
 SIZES = ("tp_size", "pp_size", "dp_size")  # the plan counts with them, whether sglang is there to check or not
 # Decode's scheduler dies on the first request when these differ (SGLang: try_ensure_parallel_info).
 EQUAL_ARGUMENTS = ("page_size", "kv_cache_dtype")
@@ -65,8 +38,9 @@ def pool_texts(tree: dict[str, Any]) -> list[PoolText]:
         for index, pool in enumerate(pools if isinstance(pools, list) else [pools]):
             if isinstance(pool, dict):
                 engine = pool.get("engine")
-                arguments = {spelled(name): value for name, value in engine.items()} if isinstance(engine, dict) else {}
-                found.append(PoolText(role, f"{role}.{index}" if isinstance(pools, list) else role, pool, arguments))
+                said = {spelled(name): value for name, value in engine.items()} if isinstance(engine, dict) else {}
+                path = f"{role}.{index}" if isinstance(pools, list) else role
+                found.append(PoolText(role, path, pool, neutral(said)))
     return found
 
 
@@ -143,9 +117,9 @@ def _not_the_users(pool: PoolText) -> Iterator[Problem]:
 
 def _said_once(pool: PoolText) -> Iterator[Problem]:
     written = pool.pool.get("engine")
-    if isinstance(written, dict) and len(written) != len(pool.engine):
+    if isinstance(written, dict):
         for argument in pool.engine:
-            spellings = [str(name) for name in written if spelled(name) == argument]
+            spellings = [str(name) for name in written if neutral_name(spelled(name)) == argument]
             if len(spellings) > 1:
                 what = f"said {len(spellings)} times, as {' and '.join(spellings)}"
                 yield Problem(f"{pool.path}.engine.{argument}", what, "keep one")
@@ -187,6 +161,25 @@ def _data_parallel_by_attention(pool: PoolText) -> Iterator[Problem]:
         yield Problem(f"{pool.path}.engine.dp_size", what, "say enable_dp_attention: true, or use replicas")
 
 
+def _kv_goes_over_nixl(pool: PoolText) -> Iterator[Problem]:
+    """SGLang asserts Mooncake for this one, after the model's configuration is read (arg_groups/kv_cache_hook.py)."""
+    if pool.role != "aggregated" and pool.engine.get("enable_unified_memory"):
+        what = "SGLang moves a unified memory pool over Mooncake only, and KV here goes over NIXL"
+        yield Problem(f"{pool.path}.engine.enable_unified_memory", what, "leave it out on prefill and decode pools")
+
+
+def _attention_groups_said_once(pool: PoolText) -> Iterator[Problem]:
+    """`neutral` has folded an attn_dp_size that stands alone."""
+    groups = pool.engine.get("attn_dp_size")
+    if "attn_dp_size" not in pool.engine:
+        return
+    if not isinstance(groups, int) or isinstance(groups, bool) or groups < 1:
+        yield Problem(f"{pool.path}.engine.attn_dp_size", f"must be a whole number from 1, is {groups!r:.80}", "say 1")
+    else:
+        what = f"is {groups} beside dp_size or enable_dp_attention: SGLang would multiply or refuse the two"
+        yield Problem(f"{pool.path}.engine.attn_dp_size", what, "say attn_dp_size alone, or the other two")
+
+
 def _size(pool: PoolText, argument: str) -> int:
     size = pool.engine.get(argument)
     return size if isinstance(size, int) and not isinstance(size, bool) and size > 0 else 1
@@ -199,4 +192,6 @@ POOL_RULES: tuple[Callable[[PoolText], Iterator[Problem]], ...] = (
     _nodes_share_the_ranks,
     _gpus_of_all_ranks,
     _data_parallel_by_attention,
+    _attention_groups_said_once,
+    _kv_goes_over_nixl,
 )

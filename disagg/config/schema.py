@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal, NamedTuple, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
+from disagg.config.sglang_versions import neutral
 from disagg.registry.records import Role
 
 # SGLang's bootstrap and transfer timeouts are 300 s by default, and parts of it keep that number when ours are set.
@@ -169,8 +170,8 @@ class Pool(Section):
     @field_validator("engine", mode="before")
     @classmethod
     def _spelled_as_python(cls, engine: Any) -> Any:
-        """`page-size`, as on SGLang's command line, is page_size."""
-        return {spelled(name): value for name, value in engine.items()} if isinstance(engine, dict) else engine
+        """`page-size`, as on SGLang's command line, is page_size; names of other releases become the neutral ones."""
+        return neutral({spelled(name): value for name, value in engine.items()}) if isinstance(engine, dict) else engine
 
     @field_validator("env")
     @classmethod

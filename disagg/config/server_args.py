@@ -168,8 +168,11 @@ def _argument(field: ast.AnnAssign, module: _Module, sources: _Sources) -> Argum
     if types is not None and isinstance(field.value, ast.Constant) and field.value.value is None:
         types |= {"None"}
     marks = {mark.arg: mark.value for note in notes if isinstance(note, ast.Call) for mark in note.keywords if mark.arg}
+    if types is not None and _is_json(marks.get("type_parser")):
+        # Its text is parsed, so a keyword argument is the mapping itself: preferred_sampling_params says str, and lies.
+        types = (types - {"str"}) | {"dict"}
     aliases = _literal_list(marks.get("aliases"), module, sources) or ()
-    shown = tuple(str(alias).lstrip("-").replace("-", "_") for alias in aliases)
+    shown = tuple(str(alias).lstrip("-").replace("-", "_") for alias in (*_constant(marks.get("cli_name")), *aliases))
     if literals:
         return Argument(types, literals, aliases=shown)
     given = marks.get("choices")
@@ -214,6 +217,14 @@ def _union(parts: list[ast.expr]) -> tuple[frozenset[str] | None, tuple[object, 
         else:
             bare |= part_types
     return frozenset(types), values if bare <= {"None"} else None
+
+
+def _is_json(parser: ast.expr | None) -> bool:
+    return isinstance(parser, ast.Attribute) and parser.attr == "loads"
+
+
+def _constant(node: ast.expr | None) -> tuple[object, ...]:
+    return (node.value,) if isinstance(node, ast.Constant) else ()
 
 
 def _head(annotation: ast.expr) -> str:

@@ -1,6 +1,7 @@
 """Checks what pools say under `engine` against the arguments of the installed SGLang.
 
 Way:   tree -> rules + [SGLang's arguments] -> ConfigError, or warnings in the plan
+In:    pools in neutral names; the arguments of the release that would run, read from its source or from our table
 Fails: never by itself; where SGLang is not installed it warns that nothing was checked
 """
 
@@ -9,9 +10,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from disagg.config.owned_arguments import OWNED_ARGUMENTS
 from disagg.config.problems import near_miss, shown
-from disagg.config.rules import OWNED_ARGUMENTS, SIZES, PoolText
+from disagg.config.rules import SIZES, PoolText
 from disagg.config.server_args import Argument, ServerArgs
+from disagg.config.sglang_releases import RELEASES, nearest, number_of, spans
+from disagg.config.sglang_versions import REPLACED, spelling
 from disagg.errors import Problem
 
 UNCHECKED = "sglang is not installed here: the arguments under `engine` were not checked"
@@ -32,16 +36,16 @@ def check_arguments(pools: list[PoolText], sglang: ServerArgs | None) -> tuple[l
     if sglang is None:
         return [], [UNCHECKED] if any(pool.engine for pool in pools) else []
     problems: list[Problem] = []
-    warnings: list[str] = []
+    warnings = list(_unknown_release(sglang.version)) if any(pool.engine for pool in pools) else []
     for pool in pools:
         for name, value in pool.engine.items():
             path = f"{pool.path}.engine.{name}"
-            if name in OWNED_ARGUMENTS:
+            if name in OWNED_ARGUMENTS or name == "attn_dp_size":  # rules.py
                 continue
-            if name not in sglang.arguments:
+            argument = sglang.arguments.get(spelling(str(name), sglang.version))
+            if argument is None:
                 problems.append(_unknown(path, str(name), sglang))
                 continue
-            argument = sglang.arguments[name]
             if name not in SIZES:  # counts: rules.py
                 problems += _mistyped(path, value, argument)
             if argument.choices and isinstance(value, str) and value not in argument.choices:
@@ -53,11 +57,22 @@ def check_arguments(pools: list[PoolText], sglang: ServerArgs | None) -> tuple[l
     return problems, warnings
 
 
+def _unknown_release(version: str) -> Iterator[str]:
+    if number_of(version) != number_of(nearest(version)):
+        supported = f"{RELEASES[0]} to {RELEASES[-1]}"
+        yield f"sglang {version} is not one of {supported}: its arguments are spelled as in {nearest(version)}"
+
+
 def _unknown(path: str, name: str, sglang: ServerArgs) -> Problem:
     for known, argument in sglang.arguments.items():
         if name in argument.aliases:
             return Problem(path, f"{name!r} is a command-line alias in sglang {sglang.version}", f"say {known}")
     what = f"sglang {sglang.version} has no argument {name!r}"
+    if had := spans(name):
+        in_which = " and ".join(first if first == last else f"{first} to {last}" for first, last in had)
+        what += f": it is one of {in_which}"
+    if name in REPLACED or had:
+        return Problem(path, what, REPLACED.get(name, "leave it out, or install a release that has it"))
     return Problem(path, what, near_miss(name, sglang.arguments) or "see `python -m sglang.launch_server --help`")
 
 

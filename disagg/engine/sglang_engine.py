@@ -17,9 +17,11 @@ import os
 import queue
 import threading
 from collections.abc import Callable
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from disagg.config.sglang_versions import emit
 from disagg.engine.beats import read_beats
 from disagg.engine.interface import EngineFacts, Leg, LegSink
 from disagg.engine.sglang_leg import ABORT_LONGEST_S, ABORT_S, SGLangLeg
@@ -56,9 +58,7 @@ class SGLangEngine:
         if self._fork:
             _fork_children()
         stages = self._stages = StageListener(self._scratch)
-        from sglang.srt.entrypoints.engine import Engine
-
-        engine = self._engine = Engine(**self._arguments)
+        engine = self._engine = _sglang(self._arguments)
         info = engine._scheduler_init_result.scheduler_infos[0]
         stages.listen(engine.loop, self.on_stage)
         engine.loop.call_soon(self._look)
@@ -153,9 +153,7 @@ class SGLangMember:
         if self._fork:
             _fork_children()
         self._stages = StageListener(self._scratch)
-        from sglang.srt.entrypoints.engine import Engine
-
-        engine = Engine(**self._arguments)
+        engine = _sglang(self._arguments)
         self.loop = engine.loop
         self._look()
         return {"pids": {"host": os.getpid(), **_children(engine)}, **_capacity(self._scratch)}
@@ -170,6 +168,13 @@ class SGLangMember:
     def _look(self) -> None:
         self.loop.call_later(LOOK_S, self._look)
         self._watch.look()
+
+
+def _sglang(arguments: dict[str, Any]) -> Any:
+    """An `sglang.Engine`, given its arguments as the installed release spells them."""
+    from sglang.srt.entrypoints.engine import Engine
+
+    return Engine(**emit(arguments, metadata.version("sglang")))
 
 
 def _capacity(scratch: Path) -> dict[str, int]:
@@ -195,7 +200,7 @@ def _fork_children() -> None:
 
 
 def _dp_ranks(server_args: Any) -> int:
-    """Dp ranks of an engine; SGLang 0.5.23 moved them from dp_size to attn_dp_size."""
+    """Dp ranks of an engine; SGLang 0.5.22 moved them from dp_size to attn_dp_size."""
     return max(int(getattr(server_args, "attn_dp_size", 1) or 1), int(server_args.dp_size or 1))
 
 

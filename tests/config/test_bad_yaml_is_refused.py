@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from disagg.config import load_config, parse_config
-from disagg.config.rules import OWNED_ARGUMENTS
+from disagg.config.owned_arguments import OWNED_ARGUMENTS
 from disagg.errors import ConfigError, Problem
 
 MODEL = "version: 1\nmodel: {path: smollm2}\n"

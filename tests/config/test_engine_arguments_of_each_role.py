@@ -3,7 +3,7 @@
 import pytest
 
 from disagg.config import Deadlines
-from disagg.config.rules import OWNED_ARGUMENTS
+from disagg.config.owned_arguments import OWNED_ARGUMENTS
 from disagg.config.server_args import installed_server_args
 from disagg.engine.arguments import Ports, engine_arguments, engine_environment
 from disagg.registry.records import Role

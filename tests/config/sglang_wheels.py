@@ -1,0 +1,92 @@
+"""Asks each supported SGLang release itself: downloads its wheel and runs its own parser, in a process of its own.
+
+    python -m tests.config.sglang_wheels [--wheels FOLDER] [--write]
+
+Way:   package index -> FOLDER/sglang-0.5.xx-*.whl -> its Python files -> [its ServerArgs, imported beside our torch]
+Out:   what every release says of its arguments, compared with disagg/config/sglang_releases.jsonl, and every command
+       line of sglang_engines.py read back by it. `--write` renews the table and the lists in docs/sglang-versions.md
+       instead: run it again without, then
+Fails: exit 1 and the difference. The 8 wheels are 210 MB; 10 s a release on an idle machine
+
+SGLang need not be installed for it, but what it imports must be: `make setup`'s environment will do.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import zipfile
+from pathlib import Path
+from typing import Any
+
+from disagg.config.sglang_releases import RELEASES, TABLE
+from disagg.engine.cpu.paths import standin_environment
+from tests.config.sglang_document import renew
+from tests.config.sglang_table import table
+
+ROOT = Path(__file__).parents[2]
+IMPORT_LIMIT_S = 240
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--wheels", type=Path, help="where the wheels are, or go; default: a folder that goes away")
+    parser.add_argument("--write", action="store_true", help="renew the table and the document")
+    given = parser.parse_args()
+    with tempfile.TemporaryDirectory() as scratch:
+        return _run(given.wheels or Path(scratch), Path(scratch), write=given.write)
+
+
+def _run(wheels: Path, scratch: Path, *, write: bool) -> int:
+    told, failed = {}, 0
+    for version in RELEASES:
+        answer = ask(_unpacked(version, wheels, scratch), version, *(["--table-only"] if write else []))
+        told[version] = answer["arguments"]
+        failed += len(answer["complaints"])
+        print(
+            f"{version}: {len(told[version])} arguments, {answer['lines']} command lines",
+            *answer["complaints"],
+            sep="\n  ",
+        )
+    text = table(told)
+    if write:
+        TABLE.write_text(text, encoding="utf-8")
+        renew()
+    elif text != TABLE.read_text(encoding="utf-8"):
+        print(f"{TABLE.relative_to(ROOT)} is not what the wheels say: run this with --write, and read the difference")
+        failed += 1
+    return 1 if failed else 0
+
+
+def ask(package_root: Path | None, version: str, *options: str) -> Any:
+    """What tests/config/sglang_asked.py finds out in a process that imports sglang from `package_root`, or as it is
+    installed."""
+    path = os.pathsep.join(str(root) for root in (package_root, ROOT) if root)
+    environment = standin_environment({**os.environ, "PYTHONPATH": path, "SGLANG_USE_CPU_ENGINE": "1"})
+    with tempfile.NamedTemporaryFile("r", suffix=".json") as answer:
+        command = [sys.executable, "-m", "tests.config.sglang_asked", version, answer.name, *options]
+        done = subprocess.run(
+            command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=IMPORT_LIMIT_S, check=False
+        )
+        if done.returncode:
+            raise RuntimeError(f"sglang {version} could not be asked:\n{done.stderr[-3000:]}")
+        return json.load(answer)
+
+
+def _unpacked(version: str, wheels: Path, scratch: Path) -> Path:
+    wheels.mkdir(parents=True, exist_ok=True)
+    if not list(wheels.glob(f"sglang-{version}-*.whl")):
+        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary", ":all:"]
+        subprocess.run([*command, f"sglang=={version}", "--dest", str(wheels)], check=True)
+    (wheel,) = wheels.glob(f"sglang-{version}-*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(scratch / version, [name for name in archive.namelist() if name.endswith(".py")])
+    return scratch / version
+
+
+if __name__ == "__main__":
+    sys.exit(main())
