@@ -19,7 +19,9 @@ SILENCE_S_MAX = 60.0
 DEFERRED_RELEASE = "SGLANG_DISAGGREGATION_DEFERRED_DECODE_KV_RELEASE"
 ALLOCATORS = ("PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ALLOC_CONF")
 # UCX: what a list of transports must hold for KV to go faster than TCP. `^` in front of a list excludes instead.
-FAST_TRANSPORTS = re.compile(r"\b(all|ib|rc|rc_\w+|rc_x|ud|ud_\w+|dc|dc_\w+|dc_x|cuda\w*|shm|sm|posix|sysv|cma|xpmem|knem)\b")
+FAST_TRANSPORTS = re.compile(
+    r"\b(all|ib|rc|rc_\w+|rc_x|ud|ud_\w+|dc|dc_\w+|dc_x|cuda\w*|shm|sm|posix|sysv|cma|xpmem|knem)\b"
+)
 
 
 def _heartbeat(subject: Subject) -> Iterator[Problem]:

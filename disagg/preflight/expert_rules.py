@@ -51,7 +51,9 @@ def _experts_divide(subject: Subject) -> Iterator[Problem]:
             more = f" + {redundant} redundant ones" if redundant else ""
             what = f"{subject.model.experts} experts{more} cannot be shared out evenly among {pool.ep} ranks"
             short = -subject.model.experts % pool.ep
-            yield Problem(pool.at("ep_num_redundant_experts"), what, f"say {short}, or {short} and a multiple of {pool.ep}")
+            yield Problem(
+                pool.at("ep_num_redundant_experts"), what, f"say {short}, or {short} and a multiple of {pool.ep}"
+            )
 
 
 def _eplb(subject: Subject) -> Iterator[Problem]:

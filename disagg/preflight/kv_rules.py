@@ -13,7 +13,10 @@ from disagg.preflight.rule import Rule
 from disagg.preflight.subject import PoolView, Subject
 
 # Attention backend -> (page sizes it can do, the one SGLang takes in place of any other, for which phases).
-_ANY, _DECODE = ("attention_backend", "prefill_attention_backend", "decode_attention_backend"), "decode_attention_backend"
+_ANY, _DECODE = (
+    ("attention_backend", "prefill_attention_backend", "decode_attention_backend"),
+    "decode_attention_backend",
+)
 PAGES_OF_BACKENDS: dict[str, tuple[tuple[int, ...], int, tuple[str, ...]]] = {
     "flashmla": ((64,), 64, ("attention_backend", _DECODE)),
     "trtllm_mla": ((32, 64), 64, ("attention_backend", _DECODE)),

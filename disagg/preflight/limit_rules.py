@@ -68,10 +68,10 @@ def _context_of_model(subject: Subject) -> Iterator[Problem]:
     model = subject.model
     for pool in subject.pools:
         said = pool.count("context_length", 0)
-        if model is not None and model.context_length and said > model.context_length:
-            if pool.env.get(LONGER_CONTEXT, "").lower() not in ("1", "true", "yes"):
-                what = f"is {said}, and {model.architecture} here was made for {model.context_length}"
-                yield Problem(pool.at("context_length"), what, f"say {model.context_length} at most")
+        forced = pool.env.get(LONGER_CONTEXT, "").lower() in ("1", "true", "yes")
+        if model is not None and 0 < model.context_length < said and not forced:
+            what = f"is {said}, and {model.architecture} here was made for {model.context_length}"
+            yield Problem(pool.at("context_length"), what, f"say {model.context_length} at most")
 
 
 def _memory_for_context(subject: Subject) -> Iterator[Problem]:
@@ -100,7 +100,9 @@ def _start_timeout(subject: Subject) -> Iterator[Problem]:
         seconds = pool.count("dist_timeout", 0)
         if isinstance(limit_s, int | float) and seconds > limit_s:
             what = f"is {seconds} s, and an engine that takes over deadlines.start_s ({limit_s:g} s) is stopped"
-            yield Problem(pool.at("dist_timeout"), what, f"say deadlines.start_s: {seconds + 60}, or a lower dist_timeout")
+            yield Problem(
+                pool.at("dist_timeout"), what, f"say deadlines.start_s: {seconds + 60}, or a lower dist_timeout"
+            )
 
 
 def _remote_code(subject: Subject) -> Iterator[Problem]:

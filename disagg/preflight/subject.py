@@ -6,16 +6,20 @@ Out:   plain data. A count that is no count reads as its default: other rules te
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import product
 from typing import TYPE_CHECKING, Any
 
 from disagg.config.rules import PoolText
 from disagg.engine.arguments import DEVICE_DEFAULTS
+from disagg.errors import Problem
+from disagg.preflight.nodes import MeasuredLane, NodeFacts
 
 if TYPE_CHECKING:
-    from disagg.config.cluster_shape import Node, Placement
+    from disagg.config.placement import Member
+    from disagg.config.plan import EnginePlan
     from disagg.models.facts import ModelFacts
 
 # All-to-all backends that make expert parallelism span the whole engine, whatever ep_size says (SGLang: _a2a_ep_size).
@@ -30,9 +34,9 @@ class PoolView:
     path: str
     arguments: Mapping[str, Any]
     env: Mapping[str, str] = field(default_factory=dict)
-    replicas: int = 1
     nodes: int = 1
     gpus: float | None = None  # of each node of an engine; None: one a rank
+    engines: tuple[str, ...] = ()  # their ids; empty before there is a plan
 
     def at(self, argument: str) -> str:
         return f"{self.path}.engine.{argument}"
@@ -85,8 +89,10 @@ class Subject:
     pools: tuple[PoolView, ...]
     device: str = "auto"
     model: ModelFacts | None = None
-    nodes: tuple[Node, ...] = ()
-    placements: tuple[Placement, ...] = ()
+    nodes: tuple[NodeFacts, ...] = ()
+    members: tuple[Member, ...] = ()  # empty: not known where engines will go
+    unplaced: tuple[Problem, ...] = ()
+    lanes: tuple[MeasuredLane, ...] = ()
     settings: Mapping[str, Any] = field(default_factory=dict)  # the rest of the configuration, as the tree has it
 
     def of_role(self, *roles: str) -> Iterator[PoolView]:
@@ -100,6 +106,21 @@ class Subject:
     def pairs(self) -> Iterator[tuple[PoolView, PoolView]]:
         return product(self.of_role("prefill"), self.of_role("decode"))
 
+    def placed(self, pool: PoolView) -> dict[str, list[tuple[NodeFacts, Member]]]:
+        """The nodes of each engine of this pool, with its member there. Where placement is not known, none."""
+        by_name = {node.name: node for node in self.nodes}
+        engines: dict[str, list[tuple[NodeFacts, Member]]] = {}
+        for member in self.members:
+            if member.engine in pool.engines:
+                engines.setdefault(member.engine, []).append((by_name[member.node], member))
+        return engines
+
+    @property
+    def used_nodes(self) -> list[NodeFacts]:
+        """Those that will hold an engine; all of them where placement is not known."""
+        used = {member.node for member in self.members}
+        return [node for node in self.nodes if not used or node.name in used]
+
     def setting(self, path: str, default: Any = None) -> Any:
         """`transfer.allow_tcp`, for example; the default where it, or a part of its path, is not there."""
         found: Any = self.settings
@@ -108,12 +129,20 @@ class Subject:
         return default if found is None else found
 
 
-def pool_views(texts: list[PoolText], device: str) -> tuple[PoolView, ...]:
+def pool_views(texts: Iterable[PoolText], device: str, engines: Iterable[EnginePlan] = ()) -> tuple[PoolView, ...]:
     defaults = DEVICE_DEFAULTS.get(device, {})
-    return tuple(_view(text, defaults) for text in texts)
+    ids: dict[tuple[str, int], list[str]] = {}
+    for engine in engines:
+        ids.setdefault((engine.role.value, engine.pool_index), []).append(engine.id)
+    counted: Counter[str] = Counter()
+    views = []
+    for text in texts:
+        views.append(_view(text, defaults, tuple(ids.get((text.role, counted[text.role]), ()))))
+        counted[text.role] += 1
+    return tuple(views)
 
 
-def _view(text: PoolText, defaults: Mapping[str, Any]) -> PoolView:
+def _view(text: PoolText, defaults: Mapping[str, Any], engines: tuple[str, ...]) -> PoolView:
     resources, env = text.pool.get("resources"), text.pool.get("env")
     gpus = resources.get("gpus") if isinstance(resources, dict) else None
     return PoolView(
@@ -121,9 +150,9 @@ def _view(text: PoolText, defaults: Mapping[str, Any]) -> PoolView:
         path=text.path,
         arguments={**defaults, **text.engine},
         env={str(name): str(value) for name, value in env.items()} if isinstance(env, dict) else {},
-        replicas=_count(text.pool.get("replicas"), 1),
         nodes=_count(text.pool.get("nodes"), 1),
         gpus=float(gpus) if isinstance(gpus, int | float) and not isinstance(gpus, bool) else None,
+        engines=engines,
     )
 
 
