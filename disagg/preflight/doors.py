@@ -7,26 +7,26 @@ Fails: never; problems come back, all at once
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from disagg.config.cluster_shape import ClusterShape
+from disagg.config.placement import place
 from disagg.config.rules import PoolText, pool_texts
 from disagg.preflight.nodes import MeasuredLane, NodeFacts, described
-from disagg.preflight.rule import Rule
 from disagg.preflight.rules import RULES, problems, warnings
 from disagg.preflight.subject import Subject, pool_views
 
 if TYPE_CHECKING:
-    from disagg.config.cluster_shape import ClusterShape
     from disagg.config.plan import Plan
     from disagg.errors import Problem
     from disagg.models.facts import ModelFacts
 
 
-def check_text(tree: dict[str, Any], rules: Iterable[Rule] = RULES) -> list[Problem]:
+def check_text(tree: dict[str, Any]) -> list[Problem]:
     """What a file's own text tells, whatever else is wrong with it."""
     device = str(tree.get("device", "auto"))
-    return problems(Subject(pool_views(pool_texts(tree), device), device, settings=tree), rules)
+    return problems(Subject(pool_views(pool_texts(tree), device), device, settings=tree), RULES)
 
 
 def check(
@@ -34,10 +34,9 @@ def check(
     cluster: ClusterShape | Sequence[NodeFacts] | None = None,
     facts: ModelFacts | None = None,
     lanes: Sequence[MeasuredLane] = (),
-    rules: Iterable[Rule] = RULES,
 ) -> list[Problem]:
     """`cluster`: described, or as probes saw it; None: not known, and its rules rest."""
-    return problems(subject_of(plan, cluster, facts, lanes), rules)
+    return problems(subject_of(plan, cluster, facts, lanes), RULES)
 
 
 def check_warnings(plan: Plan, facts: ModelFacts | None = None) -> list[str]:
@@ -50,9 +49,6 @@ def subject_of(
     facts: ModelFacts | None,
     lanes: Sequence[MeasuredLane] = (),
 ) -> Subject:
-    from disagg.config.cluster_shape import ClusterShape
-    from disagg.config.placement import place
-
     deployment = plan.deployment
     texts = [
         PoolText(role.value, _path(role.value, index, len(deployment.of_role(role))), pool.model_dump(), pool.engine)

@@ -133,12 +133,16 @@ def _ports(subject: Subject) -> Iterator[Problem]:
 
 
 def _shared_gpu(subject: Subject) -> Iterator[Problem]:
+    of_gpu: dict[tuple[str, int], list[str]] = {}
+    for member in subject.members:
+        for gpu in member.gpus:
+            of_gpu.setdefault((member.node, gpu), []).append(member.engine)
+    crowded = {engine: engines for engines in of_gpu.values() for engine in engines if len(engines) > 1}
     for pool in subject.pools:
-        if pool.gpus is None or not 0 < pool.gpus < 1 or subject.device in ("cpu", "simulated"):
-            continue
+        engines = next((crowded[engine] for engine in pool.engines if engine in crowded), [])
         for argument, say in (("max_total_tokens", "say how many"), ("mem_fraction_static", "say 0.85")):
-            if pool.get(argument) is None:
-                what = f"is not said, and resources.gpus {pool.gpus:g} puts neighbours on the same GPU"
+            if engines and pool.get(argument) is None:
+                what = f"is not said, and {' and '.join(engines)} share a GPU"
                 yield Problem(pool.at(argument), what, f"{say}: max_total_tokens is the bound, beside a high fraction")
 
 

@@ -15,6 +15,7 @@ from disagg.preflight import (
     kv_rules,
     lane_rules,
     limit_rules,
+    memory_rules,
     node_rules,
     parallel_rules,
 )
@@ -28,12 +29,13 @@ RULES: tuple[Rule, ...] = (
     *limit_rules.RULES,
     *environment_rules.RULES,
     *node_rules.RULES,
+    *memory_rules.RULES,
     *lane_rules.RULES,
     *file_rules.RULES,
 )
 
 
-def problems(subject: Subject, rules: Iterable[Rule] = RULES) -> list[Problem]:
+def problems(subject: Subject, rules: Iterable[Rule]) -> list[Problem]:
     found = (problem for rule in rules for problem in rule.problems(subject))
     return list(dict.fromkeys(found))
 

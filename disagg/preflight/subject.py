@@ -35,7 +35,6 @@ class PoolView:
     arguments: Mapping[str, Any]
     env: Mapping[str, str] = field(default_factory=dict)
     nodes: int = 1
-    gpus: float | None = None  # of each node of an engine; None: one a rank
     engines: tuple[str, ...] = ()  # their ids; empty before there is a plan
 
     def at(self, argument: str) -> str:
@@ -143,15 +142,13 @@ def pool_views(texts: Iterable[PoolText], device: str, engines: Iterable[EngineP
 
 
 def _view(text: PoolText, defaults: Mapping[str, Any], engines: tuple[str, ...]) -> PoolView:
-    resources, env = text.pool.get("resources"), text.pool.get("env")
-    gpus = resources.get("gpus") if isinstance(resources, dict) else None
+    env = text.pool.get("env")
     return PoolView(
         role=text.role,
         path=text.path,
         arguments={**defaults, **text.engine},
         env={str(name): str(value) for name, value in env.items()} if isinstance(env, dict) else {},
         nodes=_count(text.pool.get("nodes"), 1),
-        gpus=float(gpus) if isinstance(gpus, int | float) and not isinstance(gpus, bool) else None,
         engines=engines,
     )
 
