@@ -197,7 +197,7 @@ RULES = (
     Rule(
         "dp_lm_head",
         _dp_lm_head,
-        "SGLang stops on an assertion",
+        "SGLang leaves the head as it is without a word, or stops on an assertion where dp_size is above 1",
         "sglang arg_groups/overrides.py _dp_lm_head_validation",
         "say enable_dp_attention: true, or leave it out",
     ),
