@@ -6,7 +6,7 @@ Way:   Subject with nodes whose ModelFiles are known -> [these rules] -> Problem
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from disagg.errors import Problem
 from disagg.preflight.nodes import ModelFiles, NodeFacts
@@ -25,7 +25,7 @@ def _present(subject: Subject) -> Iterator[Problem]:
 
 
 def _whole(subject: Subject) -> Iterator[Problem]:
-    for node, files in _copies(subject):
+    for node, files in _copies(subject.used_nodes):
         for names, wrong in ((files.missing, "not there"), (files.truncated, "cut short")):
             if names:
                 more = f" and {len(names) - NAMED_MAX} more" if len(names) > NAMED_MAX else ""
@@ -35,27 +35,29 @@ def _whole(subject: Subject) -> Iterator[Problem]:
 
 def _same_weights(subject: Subject) -> Iterator[Problem]:
     for which in (lambda files: files.config, lambda files: files.sizes, lambda files: files.content):
-        problems = list(_same(subject, which, "other files than the others have"))
+        problems = list(_same(list(_copies(subject.used_nodes)), which, "other files than the others have"))
         if problems:
             yield from problems
             return
 
 
 def _same_tokenizer(subject: Subject) -> Iterator[Problem]:
-    return _same(subject, lambda files: files.tokenizer, "another tokenizer than the frontend's node has")
+    return _same(list(_copies(subject.nodes)), lambda files: files.tokenizer, "another tokenizer than the others have")
 
 
-def _same(subject: Subject, digest_of: Callable[[ModelFiles], str], what: str) -> Iterator[Problem]:
-    copies = [(node, files) for node, files in _copies(subject) if digest_of(files)]
-    if len({digest_of(files) for _, files in copies}) > 1:
-        (most, _), *_ = Counter(digest_of(files) for _, files in copies).most_common()
+def _same(
+    copies: list[tuple[NodeFacts, ModelFiles]], digest_of: Callable[[ModelFiles], str], what: str
+) -> Iterator[Problem]:
+    known = Counter(digest_of(files) for _, files in copies if digest_of(files))
+    if len(known) > 1:
+        (most, _), *_ = known.most_common()
         for node, files in copies:
-            if digest_of(files) != most:
+            if digest_of(files) not in ("", most):
                 yield Problem("model.path", f"{files.folder} on node {node.name} has {what}")
 
 
-def _copies(subject: Subject) -> Iterator[tuple[NodeFacts, ModelFiles]]:
-    return ((node, node.files) for node in subject.used_nodes if node.files is not None)
+def _copies(nodes: Iterable[NodeFacts]) -> Iterator[tuple[NodeFacts, ModelFiles]]:
+    return ((node, node.files) for node in nodes if node.files is not None)
 
 
 RULES = (

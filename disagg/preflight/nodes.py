@@ -33,10 +33,10 @@ class ModelFiles(NamedTuple):
     absent: str = ""
     missing: tuple[str, ...] = ()  # named by the index of the weights, and not there
     truncated: tuple[str, ...] = ()  # shorter than their own headers say
-    sizes: str = ""  # of every file's name and size
+    sizes: str = ""  # of the weight files' names and sizes
     config: str = ""  # of config.json
     tokenizer: str = ""  # of the tokenizer's files
-    content: str = ""  # of all bytes; only with --deep
+    content: str = ""  # of all that an engine reads; only with --deep
     model_type: str = ""
     needs_remote_code: bool = False
 
@@ -60,6 +60,7 @@ class NodeFacts:
     cuda: str = ""  # what its torch was built for: 12.9, 13.0
     busy_ports: tuple[int, ...] = ()
     files: ModelFiles | None = None
+    was_looked_at: bool = False  # what a probe has not seen is not there
 
     @property
     def name(self) -> str:
@@ -68,7 +69,8 @@ class NodeFacts:
     @property
     def has_rdma(self) -> bool | None:
         """None where nothing is said of its network."""
-        return any(nic.kind in RDMA for nic in self.shape.nics) if self.shape.nics else None
+        known = self.was_looked_at or self.shape.nics
+        return any(nic.kind in RDMA for nic in self.shape.nics) if known else None
 
 
 def described(shape: ClusterShape) -> tuple[NodeFacts, ...]:
