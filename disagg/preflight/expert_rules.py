@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from disagg.config.memory import SPANNING
 from disagg.errors import Problem
 from disagg.preflight.rule import Rule
-from disagg.preflight.subject import SPANNING, PoolView, Subject
+from disagg.preflight.subject import PoolView, Subject
 
 # Backend -> (the variable that bounds a rank's tokens in one dispatch, its default in SGLang 0.5.20).
 DISPATCH_LIMITS = {

@@ -1,8 +1,8 @@
 """Whether a rank's share of the weights, and the KV of one request, can be in its GPU's memory at all.
 
 Way:   Subject with a model and placed engines -> [these rules] -> Problems
-Out:   refusals that are certain: weights at their least, nothing for activations and graphs. What SGLang will really
-       have left is `disagg check`'s estimate
+Out:   refusals that are certain: nothing is counted for activations and graphs. What SGLang will really have left is
+       `disagg check`'s estimate (disagg/config/memory.py)
 """
 
 from __future__ import annotations
@@ -11,34 +11,18 @@ from collections.abc import Iterator
 
 from disagg.config.cluster_shape import GIB
 from disagg.config.gpu_kinds import GpuKind
+from disagg.config.memory import kv_bytes_of_rank, weight_bytes_of_rank
 from disagg.errors import Problem
-from disagg.models.facts import ModelFacts
 from disagg.preflight.rule import Rule
 from disagg.preflight.subject import PoolView, Subject
 
 STATIC_SHARE_MOST = 0.95  # of the memory, where mem_fraction_static is not said; SGLang takes less
 
 
-def weight_bytes_of_rank(pool: PoolView, model: ModelFacts) -> float:
-    """At least. Attention data parallelism copies what attention needs, expert parallelism shares experts out."""
-    parts, tp = model.weights, pool.tp
-    experts = parts.routed * (1 + pool.count("ep_num_redundant_experts", 0) / max(1, model.experts))
-    dense_tp = 1 if pool.get("moe_dense_tp_size") == 1 and pool.is_on("enable_dp_attention") else tp
-    whole = (parts.embedding + parts.attention) / pool.attention_tp + parts.dense / dense_tp
-    return (whole + (parts.shared + experts) / tp) / pool.pp
-
-
-def kv_bytes_of_rank(pool: PoolView, model: ModelFacts, tokens: int) -> float:
-    """MLA keeps its latent on every rank; heads are shared out until each rank has one."""
-    dtype = str(pool.get("kv_cache_dtype") or "auto")
-    share = 1.0 if model.is_mla else max(1, model.kv_heads // pool.attention_tp) / model.kv_heads
-    return model.kv_bytes(tokens, dtype) * share / (pool.pp * pool.cp)
-
-
 def _model_fits(subject: Subject) -> Iterator[Problem]:
     for pool, gpu, static in _gpus(subject):
         assert subject.model is not None
-        weights = weight_bytes_of_rank(pool, subject.model)
+        weights = weight_bytes_of_rank(pool.arguments, subject.model)
         if weights > static:
             what = f"is {pool.tp}: a rank needs {_gib(weights)} for weights, and {_static(pool, static)} of {gpu.name}"
             yield Problem(pool.at("tp_size"), what)
@@ -49,8 +33,8 @@ def _request_fits(subject: Subject) -> Iterator[Problem]:
         model = subject.model
         assert model is not None
         tokens = pool.count("context_length", model.context_length)
-        left = static - weight_bytes_of_rank(pool, model)
-        needed = kv_bytes_of_rank(pool, model, tokens)
+        left = static - weight_bytes_of_rank(pool.arguments, model)
+        needed = kv_bytes_of_rank(pool.arguments, model, tokens)
         if 0 <= left < needed:
             what = f"of {tokens} needs {_gib(needed)} of KV a rank, and the weights leave {_gib(left)} of {gpu.name}"
             yield Problem(pool.at("context_length"), what, f"say {int(tokens * left / needed)} at most, or more ranks")

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from itertools import product
 from typing import TYPE_CHECKING, Any
 
+from disagg.config.memory import SPANNING
 from disagg.config.rules import PoolText
 from disagg.engine.arguments import DEVICE_DEFAULTS
 from disagg.errors import Problem
@@ -21,9 +22,6 @@ if TYPE_CHECKING:
     from disagg.config.placement import Member
     from disagg.config.plan import EnginePlan
     from disagg.models.facts import ModelFacts
-
-# All-to-all backends that make expert parallelism span the whole engine, whatever ep_size says (SGLang: _a2a_ep_size).
-SPANNING = frozenset({"deepep", "deepep_v2", "flashinfer", "flashinfer_megamoe", "mooncake", "mori", "nixl", "pplx"})
 
 
 @dataclass(frozen=True, slots=True)
