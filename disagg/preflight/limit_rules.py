@@ -76,10 +76,18 @@ def _context_of_model(subject: Subject) -> Iterator[Problem]:
 
 def _memory_for_context(subject: Subject) -> Iterator[Problem]:
     for pool in subject.pools:
-        tokens, context = pool.count("max_total_tokens", 0), _context(pool, subject)
+        tokens, context = pool.count("max_total_tokens", 0), pool.count("context_length", 0)
         if tokens and context > tokens:
             what = f"holds {tokens} tokens, and one request may have {context}"
             yield Problem(pool.at("max_total_tokens"), what, f"say {context} at least, or context_length: {tokens}")
+
+
+def context_warnings(subject: Subject) -> Iterator[str]:
+    """Nobody asked for all of the model's context: told, not refused. The frontend answers 400 past what fits."""
+    for pool in subject.pools:
+        tokens, context = pool.count("max_total_tokens", 0), _context(pool, subject)
+        if tokens and context > tokens and not pool.count("context_length", 0):
+            yield f"{pool.at('max_total_tokens')}: requests are limited to {tokens} of the model's {context} tokens"
 
 
 def _contexts(subject: Subject) -> Iterator[Problem]:
@@ -161,7 +169,7 @@ RULES = (
     Rule(
         "memory_for_context",
         _memory_for_context,
-        "a request that never fits waits for ever in decode's queue for KV memory, or is cut and answered with garbage",
+        "the frontend refuses longer requests; in SGLang they wait for ever for memory, or are answered with garbage",
         "sglang #30233",
         "say more max_total_tokens, or a shorter context_length",
     ),

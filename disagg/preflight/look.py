@@ -27,33 +27,32 @@ from disagg.preflight.nodes import NodeFacts
 INFINIBAND = Path("/sys/class/infiniband")
 SMI_LIMIT_S = 20.0
 NIXL_PACKAGES = ("nixl", "nixl-cu12", "nixl-cu13")
-GPU_QUERY = "--query-gpu=name,memory.total,compute_cap,driver_version"
+GPU_QUERY, CSV = "--query-gpu=name,memory.total,compute_cap,driver_version", "--format=csv,noheader,nounits"
 
 
 def look(
     name: str, cpus: float, gpus: int, folder: str = "", ports: Iterable[int] = (), deep: bool = False
 ) -> NodeFacts:
     """`cpus` and `gpus` are what Ray gives out here, which may be less than there is."""
-    shown = [line.split(", ") for line in _smi(GPU_QUERY, "--format=csv,noheader,nounits")]
-    kinds = list(dict.fromkeys((row[0], int(row[1])) for row in shown if len(row) == 4))
-    details = "\n".join(_smi("-q")) if kinds else ""
+    rows = [row for row in (line.split(", ") for line in _smi(GPU_QUERY, CSV)) if len(row) == 4] if gpus else []
+    links_gbyte_s = _nvlink_of_a_gpu(_smi("nvlink", "--status")) if rows else 0.0
     shape = NodeShape(
         name=name,
         cpus=cpus,
         gpus=gpus,
-        gpu=_kind(kinds, "nvlink" in details.lower()) if gpus else None,
+        gpu=_kind([(row[0], int(row[1])) for row in rows], links_gbyte_s) if rows else None,
         memory_bytes=psutil.virtual_memory().total,
         shm_bytes=_shared_memory(),
         memlock_bytes=_lockable(),
-        nvlink=_nvlink_domain(name, details) if gpus else "",
+        nvlink=_nvlink_domain(name, "\n".join(_smi("-q"))) if links_gbyte_s else "",
         nics=tuple(_rdma_devices()),
         sglang=_version("sglang"),
         nixl=next(filter(None, map(_version, NIXL_PACKAGES)), None),
     )
     return NodeFacts(
         shape,
-        capability=min((float(row[2]) for row in shown if len(row) == 4), default=None),
-        driver=shown[0][3] if kinds else "",
+        capability=min((float(row[2]) for row in rows), default=None),
+        driver=rows[0][3] if rows else "",
         cuda=_cuda_of_torch(),
         busy_ports=tuple(port for port in ports if _is_taken(port)),
         files=read_model_files(Path(folder), deep) if folder else None,
@@ -69,22 +68,40 @@ def _smi(*arguments: str) -> list[str]:
     return done.stdout.splitlines() if done.returncode == 0 else []
 
 
-def _kind(kinds: list[tuple[str, int]], has_nvlink: bool) -> GpuKind | None:
-    if not kinds:
-        return None
-    name = MIXED.join(dict.fromkeys(name for name, _ in kinds))
-    rates = (kind.nvlink_gbyte_s for kind in GPU_KINDS.values() if kind.name.partition("-")[0] in name.lower())
-    return GpuKind(name, min(mib for _, mib in kinds), max(rates, default=0.0) if has_nvlink else 0.0)
+def _kind(gpus: list[tuple[str, int]], nvlink_gbyte_s: float) -> GpuKind:
+    """By the name the table has for it, where it has one."""
+    names = list(dict.fromkeys(_known_name(shown, mib) for shown, mib in gpus))
+    return GpuKind(MIXED.join(names), min(mib for _, mib in gpus), nvlink_gbyte_s)
+
+
+def _known_name(shown: str, memory_mib: int) -> str:
+    words = shown.lower().split()
+    for kind in GPU_KINDS.values():
+        model, _, rest = kind.name.partition("-")
+        is_same = model in words and ("pcie" in words) == (rest == "pcie")
+        if is_same and abs(kind.memory_mib - memory_mib) < 0.05 * memory_mib:
+            return kind.name
+    return shown
+
+
+def _nvlink_of_a_gpu(status: list[str]) -> float:
+    """The links of the first GPU, added up: `Link 0: 26.562 GB/s`."""
+    rates: list[float] = []
+    for line in status:
+        if line.startswith("GPU ") and rates:
+            break
+        found = re.match(r"\s*Link \d+: ([\d.]+) GB/s", line)
+        if found:
+            rates.append(float(found[1]))
+    return round(sum(rates), 1)
 
 
 def _nvlink_domain(name: str, details: str) -> str:
-    """A rack's, where GPUs of several nodes form one fabric; else the node's own, where it has NVLink at all."""
+    """The node's own; or a rack's, where GPUs of several nodes form one fabric."""
     cluster = re.search(r"ClusterUUID\s*:\s*([0-9a-fA-F-]{36})", details)
     clique = re.search(r"CliqueId\s*:\s*(\d+)", details)
-    if cluster and set(cluster[1]) - set("0-"):
-        return f"rack:{cluster[1]}-{clique[1] if clique else 0}"
-    has_links = any(line.strip().startswith("Link ") for line in _smi("nvlink", "--status"))
-    return f"node:{name}" if has_links else ""
+    is_shared = cluster is not None and set(cluster[1]) - set("0-")
+    return f"rack:{cluster[1]}-{clique[1] if clique else 0}" if cluster and is_shared else f"node:{name}"
 
 
 def _rdma_devices() -> Iterable[Nic]:

@@ -32,7 +32,7 @@ def _request_fits(subject: Subject) -> Iterator[Problem]:
     for pool, gpu, static in _gpus(subject):
         model = subject.model
         assert model is not None
-        tokens = pool.count("context_length", model.context_length)
+        tokens = pool.count("context_length", 0)
         left = static - weight_bytes_of_rank(pool.arguments, model)
         needed = kv_bytes_of_rank(pool.arguments, model, tokens)
         if 0 <= left < needed:
@@ -72,7 +72,7 @@ RULES = (
     Rule(
         "request_fits",
         _request_fits,
-        "the engine starts, and a request of that length can never run: decode waits for memory without end",
+        "the engine starts, and no request of that length can run: the frontend refuses it, or decode waits for ever",
         "sglang #30233, #1869",
         "say a shorter context_length, or more ranks",
     ),

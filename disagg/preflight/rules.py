@@ -41,4 +41,4 @@ def problems(subject: Subject, rules: Iterable[Rule]) -> list[Problem]:
 
 
 def warnings(subject: Subject) -> list[str]:
-    return list(parallel_rules.tp_warnings(subject))
+    return [*parallel_rules.tp_warnings(subject), *limit_rules.context_warnings(subject)]
