@@ -32,7 +32,7 @@ def _tp_ratio(subject: Subject) -> Iterator[Problem]:
     for prefill, decode in subject.pairs():
         ours, theirs = decode.attention_tp, prefill.attention_tp
         if max(ours, theirs) % min(ours, theirs):
-            what = f"makes heads over {_ranks(ours)}, and {prefill.path} over {_ranks(theirs)}"
+            what = f"cuts heads over {_ranks(ours)}, and {prefill.path} over {theirs}"
             yield Problem(decode.at("tp_size"), what)
 
 
@@ -43,8 +43,8 @@ def _hybrid_tp(subject: Subject) -> Iterator[Problem]:
     for prefill, decode in subject.pairs():
         ours, theirs = decode.attention_tp, prefill.attention_tp
         if ours != theirs and not max(ours, theirs) % min(ours, theirs):
-            what = f"gives {_ranks(ours)} an attention rank's state, {prefill.path} {_ranks(theirs)}, and "
-            what += f"{model.architecture} has layers with another kind of cache"
+            what = f"cuts heads over {_ranks(ours)}, {prefill.path} over {theirs}, and {model.architecture} has layers "
+            what += "with another kind of cache"
             yield Problem(decode.at("tp_size"), what, f"say tp_size (over dp_size) the same as {prefill.path}")
 
 

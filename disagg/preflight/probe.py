@@ -32,10 +32,14 @@ LANE_LIMIT_S = 120.0
 async def refuse(plan: Plan, model_folder: str, *, lanes: bool | None = None, deep: bool = False) -> list[str]:
     """Raises ConfigError with all that would fail later; returns warnings. Ray is connected.
 
-    `lanes`: measure them; None: where engines go to more than one node. `deep`: read all bytes of the model.
+    `lanes`: measure them; None: where there is more than one node. `deep`: read all bytes of the model.
     """
     is_real = plan.device != "simulated"
-    facts = find_facts(model_folder) if is_real else None
+    warnings: list[str] = []
+    try:
+        facts = find_facts(model_folder) if is_real else None
+    except StartError as error:  # SGLang may know better
+        facts, warnings = None, [f"nothing was checked against the model's shape: {error}"]
     nodes = await look_at_nodes(model_folder if is_real else "", ports=(plan.frontend.port,), deep=deep)
     problems = check(plan, nodes, facts)
     wanted = len(nodes) > 1 if lanes is None else lanes
@@ -43,7 +47,7 @@ async def refuse(plan: Plan, model_folder: str, *, lanes: bool | None = None, de
         problems = check(plan, nodes, facts, await measure_lanes(nodes, on_gpus=plan.device == "cuda"))
     if problems:
         raise ConfigError("preflight", tuple(problems))
-    return check_warnings(plan, facts)
+    return warnings + check_warnings(plan, facts)
 
 
 async def look_at_nodes(folder: str = "", *, ports: Iterable[int] = (), deep: bool = False) -> list[NodeFacts]:
