@@ -35,14 +35,16 @@ class DisaggError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One thing wrong in a configuration: the YAML path, what is wrong, what would do."""
+    """One thing wrong in a configuration: the YAML path, what is wrong, what would do, and why it would fail later."""
 
     path: str
     what: str
     would_do: str = ""
+    why: str = ""
 
     def __str__(self) -> str:
-        return f"{self.path}: {self.what}" + (f"; {self.would_do}" if self.would_do else "")
+        why = f" ({self.why})" if self.why else ""
+        return f"{self.path}: {self.what}{why}" + (f"; {self.would_do}" if self.would_do else "")
 
 
 class ConfigError(DisaggError):

@@ -80,4 +80,6 @@ def show(seen: Examination, *, as_json: bool) -> None:
 
 def problems_of(seen: Examination) -> list[Problem]:
     """The one place where what refuses a plan comes together."""
-    return list(seen.problems)
+    from disagg.preflight import check as preflight
+
+    return [*seen.problems, *preflight(seen.plan, seen.shape, seen.facts)]

@@ -49,8 +49,7 @@ def examine(plan: Plan, shape: ClusterShape | None = None) -> Examination:
         if plan.deployment.device == "auto":
             unknown.append(f"device: auto is cuda on a cluster with GPUs; taken as {plan.device} here")
     else:
-        placement, unplaced = place(plan, shape)
-        problems += unplaced
+        placement, _ = place(plan, shape)  # what has no room is told by the preflight
         lanes = lanes_in_use(placement, shape)
     memory: dict[str, MemoryEstimate] = {}
     if facts:

@@ -37,6 +37,8 @@ def parse_config(
     text: str, sets: Sequence[str] = (), source: str = "configuration", file: Path | None = None
 ) -> Deployment:
     """`file` is where `text` comes from: what it extends lies beside it, and it names the deployment."""
+    from disagg.preflight.doors import check_text  # here: the preflight is built on this package
+
     tree, problems = read_tree(text, source)
     if tree is None and not problems:
         problems = [Problem(source, "is empty", "start from one of the shipped configs, such as local-cpu.yaml")]
@@ -55,6 +57,7 @@ def parse_config(
     deployment, of_schema = _deployment(tree)
     problems += of_schema
     problems += check_rules(tree)
+    problems += check_text(tree)
     if tree.get("device") == "simulated":
         problems += check_simulated(pool_texts(tree))
     else:

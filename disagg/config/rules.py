@@ -17,8 +17,6 @@ from disagg.errors import Problem
 ROLES = ("prefill", "decode", "aggregated")
 
 SIZES = ("tp_size", "pp_size", "dp_size")  # the plan counts with them, whether sglang is there to check or not
-# Decode's scheduler dies on the first request when these differ (SGLang: try_ensure_parallel_info).
-EQUAL_ARGUMENTS = ("page_size", "kv_cache_dtype")
 
 
 class PoolText(NamedTuple):
@@ -49,7 +47,6 @@ def check_rules(tree: dict[str, Any]) -> list[Problem]:
     return [
         *_roles_make_a_deployment(tree),
         *_names_differ(pools),
-        *_one_kv_layout(pools),
         *(problem for pool in pools for problem in gpus_fit(pool, tree.get("device"))),
         *(problem for pool in pools for rule in POOL_RULES for problem in rule(pool)),
     ]
@@ -91,21 +88,6 @@ def _names_differ(pools: list[PoolText]) -> Iterator[Problem]:
         name = pool.pool.get("name")
         if isinstance(name, str) and first.setdefault(name, pool.path) != pool.path:
             yield Problem(f"{pool.path}.name", f"{name!r} is the name of {first[name]} too", "give each pool its own")
-
-
-def _one_kv_layout(pools: list[PoolText]) -> Iterator[Problem]:
-    split = [pool for pool in pools if pool.role != "aggregated"]
-    for argument in EQUAL_ARGUMENTS:
-        for pool in split[1:]:
-            ours, first = pool.engine.get(argument), split[0].engine.get(argument)
-            if ours != first:
-                what = f"is {_shown(ours)} but {split[0].path}.engine.{argument} is {_shown(first)}"
-                would_do = "say the same on every prefill and decode pool: KV pages are copied as they are"
-                yield Problem(f"{pool.path}.engine.{argument}", what, would_do)
-
-
-def _shown(value: Any) -> str:
-    return "SGLang's default" if value is None else str(value)
 
 
 def _not_the_users(pool: PoolText) -> Iterator[Problem]:
@@ -154,13 +136,6 @@ def _nodes(pool: PoolText) -> int:
     return nodes if isinstance(nodes, int) and not isinstance(nodes, bool) and nodes > 0 else 1
 
 
-def _data_parallel_by_attention(pool: PoolText) -> Iterator[Problem]:
-    """Without DP attention the sender takes every rank for rank 0 and refuses the others' rooms (sglang #29725)."""
-    if _size(pool, "dp_size") > 1 and not pool.engine.get("enable_dp_attention"):
-        what = f"is {_size(pool, 'dp_size')} without enable_dp_attention: SGLang would refuse most transfers"
-        yield Problem(f"{pool.path}.engine.dp_size", what, "say enable_dp_attention: true, or use replicas")
-
-
 def _kv_goes_over_nixl(pool: PoolText) -> Iterator[Problem]:
     """SGLang asserts Mooncake for this one, after the model's configuration is read (arg_groups/kv_cache_hook.py)."""
     if pool.role != "aggregated" and pool.engine.get("enable_unified_memory"):
@@ -191,7 +166,6 @@ POOL_RULES: tuple[Callable[[PoolText], Iterator[Problem]], ...] = (
     _sizes_are_counts,
     _nodes_share_the_ranks,
     _gpus_of_all_ranks,
-    _data_parallel_by_attention,
     _attention_groups_said_once,
     _kv_goes_over_nixl,
 )

@@ -1,0 +1,19 @@
+"""Refuses what would fail later: rules over a configuration, its model and the nodes it will run on."""
+
+from disagg.preflight.doors import check, check_text, check_warnings
+from disagg.preflight.nodes import MeasuredLane, ModelFiles, NodeFacts
+from disagg.preflight.rule import Rule
+from disagg.preflight.rules import RULES
+from disagg.preflight.subject import Subject
+
+__all__ = [
+    "RULES",
+    "MeasuredLane",
+    "ModelFiles",
+    "NodeFacts",
+    "Rule",
+    "Subject",
+    "check",
+    "check_text",
+    "check_warnings",
+]

@@ -1,0 +1,234 @@
+"""Mixture of experts: expert parallelism, the all-to-all backend that carries its tokens, and what the two roles need.
+
+Way:   Subject -> [these rules] -> Problems
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from disagg.config.memory import SPANNING
+from disagg.errors import Problem
+from disagg.preflight.rule import Rule
+from disagg.preflight.subject import PoolView, Subject
+
+# Backend -> (the variable that bounds a rank's tokens in one dispatch, its default in SGLang 0.5.20).
+DISPATCH_LIMITS = {
+    "deepep": ("SGLANG_DEEPEP_NUM_MAX_DISPATCH_TOKENS_PER_RANK", 128),
+    "mooncake": ("SGLANG_MOONCAKE_EP_NUM_MAX_DISPATCH_TOKENS_PER_RANK", 128),
+    "nixl": ("SGLANG_NIXL_EP_NUM_MAX_DISPATCH_TOKENS_PER_RANK", 128),
+    "pplx": ("SGLANG_PPLX_NUM_MAX_DISPATCH_TOKENS_PER_RANK", 128),
+}
+NEEDS_DP_ATTENTION = ("flashinfer", "flashinfer_megamoe", "pplx")
+GRAPHS_OFF = ("disable_cuda_graph", "disable_decode_cuda_graph")
+
+
+def _experts_are_there(subject: Subject) -> Iterator[Problem]:
+    if subject.model is None or subject.model.experts:
+        return
+    for pool in subject.pools:
+        for argument in ("moe_a2a_backend", "ep_size", "enable_eplb", "enable_two_batch_overlap"):
+            if pool.get(argument) not in (None, "none", 1, False):
+                what = f"is {pool.get(argument)}, and {subject.model.architecture} has no experts"
+                yield Problem(pool.at(argument), what)
+
+
+def _ep_divides_tp(subject: Subject) -> Iterator[Problem]:
+    for pool in subject.pools:
+        size = pool.count("ep_size")
+        if pool.a2a in SPANNING and size not in (1, pool.tp):
+            what = f"is {size}, and moe_a2a_backend {pool.a2a} makes it tp_size {pool.tp}"
+            yield Problem(pool.at("ep_size"), what, f"say {pool.tp}, or leave it out")
+        elif pool.a2a not in SPANNING and pool.tp % size:
+            yield Problem(pool.at("ep_size"), f"is {size}, which does not divide tp_size {pool.tp}")
+
+
+def _experts_divide(subject: Subject) -> Iterator[Problem]:
+    for pool in subject.pools:
+        if subject.model is None or not subject.model.experts or pool.ep == 1:
+            continue
+        redundant = pool.count("ep_num_redundant_experts", 0)
+        if (subject.model.experts + redundant) % pool.ep:
+            more = f" + {redundant} redundant ones" if redundant else ""
+            what = f"{subject.model.experts} experts{more} cannot be shared out evenly among {pool.ep} ranks"
+            short = -subject.model.experts % pool.ep
+            yield Problem(
+                pool.at("ep_num_redundant_experts"), what, f"say {short}, or {short} and a multiple of {pool.ep}"
+            )
+
+
+def _eplb(subject: Subject) -> Iterator[Problem]:
+    for pool in subject.pools:
+        if pool.is_on("enable_eplb") and pool.ep == 1:
+            yield Problem(pool.at("enable_eplb"), "is on, and ep_size is 1")
+
+
+def _dispatch_algorithm(subject: Subject) -> Iterator[Problem]:
+    for pool in subject.pools:
+        algorithm = pool.get("ep_dispatch_algorithm")
+        if algorithm in ("static", "lp") and pool.a2a == "none":
+            what = f"is {algorithm} without a moe_a2a_backend"
+            yield Problem(pool.at("ep_dispatch_algorithm"), what, "say dynamic, or a moe_a2a_backend")
+
+
+def _two_batch_overlap(subject: Subject) -> Iterator[Problem]:
+    for pool in subject.pools:
+        if not pool.is_on("enable_two_batch_overlap"):
+            continue
+        at = pool.at("enable_two_batch_overlap")
+        if pool.a2a == "none" and not pool.is_on("enable_dp_attention"):
+            yield Problem(at, "is on without a moe_a2a_backend", "say moe_a2a_backend: deepep, or leave it out")
+        elif pool.a2a == "deepep_v2":
+            yield Problem(at, "is on with moe_a2a_backend deepep_v2", "say moe_a2a_backend: deepep, or leave it out")
+
+
+def _a2a_needs_dp_attention(subject: Subject) -> Iterator[Problem]:
+    for pool in subject.pools:
+        if pool.a2a in NEEDS_DP_ATTENTION and not (pool.is_on("enable_dp_attention") and pool.dp > 1):
+            what = f"is {pool.a2a} without enable_dp_attention and a dp_size above 1"
+            yield Problem(pool.at("moe_a2a_backend"), what)
+
+
+def _normal_mode_on_decode(subject: Subject) -> Iterator[Problem]:
+    for pool in subject.of_role("decode"):
+        if pool.a2a == "deepep" and pool.get("deepep_mode") == "normal" and not any(map(pool.is_on, GRAPHS_OFF)):
+            yield Problem(pool.at("deepep_mode"), "is normal on a decode pool")
+
+
+def _low_latency_on_prefill(subject: Subject) -> Iterator[Problem]:
+    for pool in subject.of_role("prefill"):
+        limit = _dispatch_limit(pool)
+        chunk = pool.count("chunked_prefill_size", 0) // (pool.dp if pool.is_on("enable_dp_attention") else 1)
+        if limit and pool.get("deepep_mode") == "low_latency" and chunk > limit[1]:
+            what = f"is low_latency, and a rank's chunk of {chunk} tokens is over {limit[0]}={limit[1]}"
+            yield Problem(pool.at("deepep_mode"), what)
+
+
+def _dispatch_tokens(subject: Subject) -> Iterator[Problem]:
+    for pool in subject.of_role("decode", "aggregated"):
+        limit = _dispatch_limit(pool)
+        if limit is None or pool.get("deepep_mode") == "normal":
+            continue
+        name, tokens = limit
+        for argument, requests in _batches_of_a_rank(pool):
+            drafts = pool.count("speculative_num_draft_tokens") if pool.get("speculative_algorithm") else 1
+            if requests * drafts > tokens:
+                each = f" of {drafts} draft tokens each" if drafts > 1 else ""
+                what = f"lets a rank decode {requests} requests{each} at once, and {name} is {tokens}"
+                would_do = f"say {name}: {requests * drafts} in the pool's env, or lower {argument}"
+                yield Problem(pool.at(argument), what, would_do)
+
+
+def _dispatch_limit(pool: PoolView) -> tuple[str, int] | None:
+    if pool.a2a not in DISPATCH_LIMITS:
+        return None
+    name, default = DISPATCH_LIMITS[pool.a2a]
+    said = pool.env.get(name, "")
+    return name, int(said) if said.isdecimal() else default
+
+
+def _batches_of_a_rank(pool: PoolView) -> Iterator[tuple[str, int]]:
+    ranks = pool.dp if pool.is_on("enable_dp_attention") else 1
+    if pool.count("max_running_requests", 0):
+        yield "max_running_requests", -(-pool.count("max_running_requests") // ranks)
+    if not any(map(pool.is_on, GRAPHS_OFF)):
+        for argument in ("cuda_graph_max_bs_decode", "cuda_graph_max_bs"):
+            if pool.count(argument, 0):
+                yield argument, pool.count(argument)
+        for argument in ("cuda_graph_bs_decode", "cuda_graph_bs"):
+            sizes = pool.get(argument)
+            if isinstance(sizes, list) and all(isinstance(size, int) for size in sizes) and sizes:
+                yield argument, max(sizes)
+
+
+def _dense_tp(subject: Subject) -> Iterator[Problem]:
+    for pool in subject.pools:
+        size = pool.get("moe_dense_tp_size")
+        if size not in (None, 1, pool.tp):
+            what = f"is {size}; SGLang takes 1 or tp_size, which is {pool.tp}"
+            yield Problem(pool.at("moe_dense_tp_size"), what, f"say 1 or {pool.tp}")
+        elif size == 1 and pool.tp > 1 and not pool.is_on("enable_dp_attention"):
+            yield Problem(pool.at("moe_dense_tp_size"), "is 1 without enable_dp_attention, and SGLang ignores it")
+
+
+RULES = (
+    Rule(
+        "experts_are_there",
+        _experts_are_there,
+        "a dense model has nothing to share out; SGLang stops while it builds the model, or pays for nothing",
+        "sglang eplb/expert_location.py",
+        "leave it out",
+    ),
+    Rule(
+        "ep_divides_tp",
+        _ep_divides_tp,
+        "expert groups are cut from the ranks of tp_size; other sizes give ranks without experts, or are overridden",
+        "sglang #8590, #12012",
+        "take a divisor of tp_size",
+    ),
+    Rule(
+        "experts_divide",
+        _experts_divide,
+        "SGLang stops on an assertion once every node has loaded",
+        "sglang #6081; vllm #52435",
+        "add redundant experts until they divide",
+    ),
+    Rule(
+        "eplb",
+        _eplb,
+        "there is nothing to balance; SGLang stops on an assertion without a word",
+        "sglang #9652",
+        "say ep_size, or a moe_a2a_backend, or leave enable_eplb out",
+    ),
+    Rule(
+        "dispatch_algorithm",
+        _dispatch_algorithm,
+        "each rank would pick another replica of an expert, and partial sums of different experts are added",
+        "sglang arg_groups/parallel_hook.py handle_eplb_and_dispatch",
+        "say dynamic",
+    ),
+    Rule(
+        "two_batch_overlap",
+        _two_batch_overlap,
+        "there is no transfer for the second batch to hide behind; SGLang stops at start",
+        "sglang #5524",
+        "say moe_a2a_backend: deepep, or leave it out",
+    ),
+    Rule(
+        "a2a_needs_dp_attention",
+        _a2a_needs_dp_attention,
+        "its kernels take their groups from DP attention and fail while they are built",
+        "sglang arg_groups/moe_hook.py handle_a2a_moe",
+        "say enable_dp_attention: true and dp_size, or another moe_a2a_backend",
+    ),
+    Rule(
+        "normal_mode_on_decode",
+        _normal_mode_on_decode,
+        "DeepEP's normal dispatch cannot be captured: SGLang turns decode's CUDA graphs off, and each step takes "
+        "several times as long",
+        "sglang #5014",
+        "say low_latency or auto; if it is meant, say disable_cuda_graph: true too",
+    ),
+    Rule(
+        "low_latency_on_prefill",
+        _low_latency_on_prefill,
+        "the first long prompt stops the engine: 'x.size(0) <= num_max_dispatch_tokens_per_rank'",
+        "DeepEP #165",
+        "say normal or auto on prefill",
+    ),
+    Rule(
+        "dispatch_tokens",
+        _dispatch_tokens,
+        "the engine stops while it captures graphs, or weeks later in a full batch: "
+        "'x.size(0) <= num_max_dispatch_tokens_per_rank'",
+        "srt-slurm #44; sglang #29942, #14065; DeepEP #165",
+        "raise the limit, or lower the batch",
+    ),
+    Rule(
+        "dense_tp",
+        _dense_tp,
+        "SGLang stops on an assertion, or ignores it and stops at a dense layer too narrow for its quantisation",
+        "sglang #4836",
+        "say enable_dp_attention: true, or leave it out",
+    ),
+)

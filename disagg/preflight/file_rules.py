@@ -1,0 +1,92 @@
+"""The model's files: on every node that will load them, whole, and the same.
+
+Way:   Subject with nodes whose ModelFiles are known -> [these rules] -> Problems that name the node
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+
+from disagg.errors import Problem
+from disagg.preflight.nodes import ModelFiles, NodeFacts
+from disagg.preflight.rule import Rule
+from disagg.preflight.subject import Subject
+
+NAMED_MAX = 3
+
+
+def _present(subject: Subject) -> Iterator[Problem]:
+    for node in subject.used_nodes:
+        if node.files is not None and node.files.absent:
+            yield Problem("model.path", f"{node.files.folder} on node {node.name}: {node.files.absent}")
+        elif node.shape.has_model is False:
+            yield Problem("model.path", f"is not on node {node.name}")
+
+
+def _whole(subject: Subject) -> Iterator[Problem]:
+    for node, files in _copies(subject.used_nodes):
+        for names, wrong in ((files.missing, "not there"), (files.truncated, "cut short")):
+            if names:
+                more = f" and {len(names) - NAMED_MAX} more" if len(names) > NAMED_MAX else ""
+                what = f"{files.folder} on node {node.name}: {', '.join(names[:NAMED_MAX])}{more} {wrong}"
+                yield Problem("model.path", what)
+
+
+def _same_weights(subject: Subject) -> Iterator[Problem]:
+    for which in (lambda files: files.config, lambda files: files.sizes, lambda files: files.content):
+        problems = list(_same(list(_copies(subject.used_nodes)), which, "other files than the others have"))
+        if problems:
+            yield from problems
+            return
+
+
+def _same_tokenizer(subject: Subject) -> Iterator[Problem]:
+    return _same(list(_copies(subject.nodes)), lambda files: files.tokenizer, "another tokenizer than the others have")
+
+
+def _same(
+    copies: list[tuple[NodeFacts, ModelFiles]], digest_of: Callable[[ModelFiles], str], what: str
+) -> Iterator[Problem]:
+    known = Counter(digest_of(files) for _, files in copies if digest_of(files))
+    if len(known) > 1:
+        (most, _), *_ = known.most_common()
+        for node, files in copies:
+            if digest_of(files) not in ("", most):
+                yield Problem("model.path", f"{files.folder} on node {node.name} has {what}")
+
+
+def _copies(nodes: Iterable[NodeFacts]) -> Iterator[tuple[NodeFacts, ModelFiles]]:
+    return ((node, node.files) for node in nodes if node.files is not None)
+
+
+RULES = (
+    Rule(
+        "files_present",
+        _present,
+        "that node's ranks stop at once and the others wait for them in a barrier, for minutes",
+        "sglang #5457",
+        "copy the model to the same folder on every node, or mount it",
+    ),
+    Rule(
+        "files_whole",
+        _whole,
+        "older releases leave those weights uninitialised and answer garbage; others stop after loading the rest",
+        "sglang #32279",
+        "fetch the model again",
+    ),
+    Rule(
+        "same_weights",
+        _same_weights,
+        "ranks of two versions of a model make one garbage answer, or prefill's KV means nothing to decode",
+        "sglang #12157",
+        "copy one version to every node",
+    ),
+    Rule(
+        "same_tokenizer",
+        _same_tokenizer,
+        "the frontend's token ids would be other words to the engines",
+        "",
+        "copy one version to every node",
+    ),
+)

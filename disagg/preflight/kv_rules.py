@@ -1,0 +1,149 @@
+"""What a prefill and a decode engine must have alike, so that KV can be copied from one to the other as it is.
+
+Way:   Subject -> [these rules] -> Problems on the pool that differs from the first one
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from disagg.errors import Problem
+from disagg.preflight.rule import Rule
+from disagg.preflight.subject import PoolView, Subject
+
+# Attention backend -> (page sizes it can do, the one SGLang takes in place of any other, for which phases).
+_ANY, _DECODE = (
+    ("attention_backend", "prefill_attention_backend", "decode_attention_backend"),
+    "decode_attention_backend",
+)
+PAGES_OF_BACKENDS: dict[str, tuple[tuple[int, ...], int, tuple[str, ...]]] = {
+    "flashmla": ((64,), 64, ("attention_backend", _DECODE)),
+    "trtllm_mla": ((32, 64), 64, ("attention_backend", _DECODE)),
+    "tokenspeed_mla": ((32, 64), 64, ("attention_backend", _DECODE)),
+    "cutedsl_mla": ((32, 64), 64, _ANY),
+    "trtllm_mha": ((16, 32, 64, 128), 64, _ANY),
+    "hpc_ops": ((64,), 64, _ANY),
+}
+LAYOUT_ARGUMENTS = ("enable_page_major_kv_layout", "dsv4_attn_backend", "enable_hisparse")
+SPECULATIVE_ARGUMENTS = (
+    "speculative_algorithm",
+    "speculative_draft_model_path",
+    "speculative_draft_model_revision",
+    "speculative_draft_kv_cache_dtype",
+)
+LORA_ARGUMENTS = ("enable_lora", "lora_paths", "max_lora_rank", "lora_target_modules")
+SAME = "say the same on every prefill and decode pool: KV is copied as it is"
+
+
+def differences(pools: list[PoolView], arguments: Iterable[str]) -> Iterator[Problem]:
+    for argument in arguments:
+        for pool in pools[1:]:
+            ours, first = pool.get(argument), pools[0].get(argument)
+            if ours != first:
+                what = f"is {shown(ours)} but {pools[0].at(argument)} is {shown(first)}"
+                yield Problem(pool.at(argument), what)
+
+
+def shown(value: Any) -> str:
+    return "SGLang's default" if value is None else str(value)
+
+
+def _page_size(subject: Subject) -> Iterator[Problem]:
+    return differences(subject.split, ("page_size",))
+
+
+def _pages_of_attention_backends(subject: Subject) -> Iterator[Problem]:
+    pools = [pool for pool in subject.split if pool.get("page_size") == subject.split[0].get("page_size")]
+    for pool in pools[1:]:
+        (ours, backend), (first, _) = real_page_size(pool), real_page_size(pools[0])
+        if ours != first:
+            at = backend or real_page_size(pools[0])[1] or "attention_backend"
+            what = f"makes pages of {ours} tokens, and that of {pools[0].path} makes pages of {first}"
+            would_do = f"say page_size: {max(ours, first)} and the same attention backend on both"
+            yield Problem(pool.at(at), what, would_do)
+
+
+def real_page_size(pool: PoolView) -> tuple[int, str]:
+    """What SGLang makes of page_size, and the argument that made it so."""
+    size, because = pool.count("page_size"), ""
+    for backend, (sizes, instead, arguments) in PAGES_OF_BACKENDS.items():
+        for argument in arguments:
+            if pool.get(argument) == backend and size not in sizes:
+                size, because = instead, argument
+    return size, because
+
+
+def _kv_cache_dtype(subject: Subject) -> Iterator[Problem]:
+    return differences(subject.split, ("kv_cache_dtype",))
+
+
+def _dtype(subject: Subject) -> Iterator[Problem]:
+    follows = [pool for pool in subject.split if pool.get("kv_cache_dtype") in (None, "auto")]
+    return differences(follows, ("dtype",))
+
+
+def _kv_layout(subject: Subject) -> Iterator[Problem]:
+    return differences(subject.split, LAYOUT_ARGUMENTS)
+
+
+def _speculative(subject: Subject) -> Iterator[Problem]:
+    return differences(subject.split, SPECULATIVE_ARGUMENTS)
+
+
+def _lora(subject: Subject) -> Iterator[Problem]:
+    return differences(subject.split, LORA_ARGUMENTS)
+
+
+RULES = (
+    Rule(
+        "page_size",
+        _page_size,
+        "the decode scheduler dies on its first request, by 'Page size mismatch'",
+        "sglang #14439, #14474",
+        SAME,
+    ),
+    Rule(
+        "pages_of_attention_backends",
+        _pages_of_attention_backends,
+        "some attention backends set another page size by themselves, and decode then dies as with two page_size",
+        "sglang #14439",
+        SAME,
+    ),
+    Rule(
+        "kv_cache_dtype",
+        _kv_cache_dtype,
+        "the decode scheduler dies on its first request, by 'KV cache dtype mismatch'",
+        "sglang disaggregation/common/conn.py try_ensure_parallel_info",
+        SAME,
+    ),
+    Rule(
+        "dtype",
+        _dtype,
+        "KV follows dtype where kv_cache_dtype does not say otherwise; decode dies on its first request",
+        "sglang disaggregation/common/conn.py try_ensure_parallel_info",
+        "say the same dtype, or the same kv_cache_dtype",
+    ),
+    Rule(
+        "kv_layout",
+        _kv_layout,
+        "bytes land where the other layout reads something else; 0.5.20 does not compare layouts, answers are garbage",
+        "sglang #37838",
+        SAME,
+    ),
+    Rule(
+        "speculative",
+        _speculative,
+        "the draft model's KV and hidden states travel too; a side without them sizes its buffers differently, and "
+        "transfers fail or drafts are wrong",
+        "sglang #10059, #23918",
+        "say the same draft on every prefill and decode pool",
+    ),
+    Rule(
+        "lora",
+        _lora,
+        "a request names its adapter on both legs; the leg whose engine lacks it is refused, the other waits for KV",
+        "dynamo #4769, #8945",
+        "say the same adapters on every prefill and decode pool",
+    ),
+)

@@ -1,0 +1,197 @@
+"""Caches, chunks and contexts: sizes that must fit one another, and options that exclude one another.
+
+Way:   Subject -> [these rules] -> Problems
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from disagg.errors import Problem
+from disagg.preflight.kv_rules import real_page_size
+from disagg.preflight.rule import Rule
+from disagg.preflight.subject import PoolView, Subject
+
+LONGER_CONTEXT = "SGLANG_ALLOW_OVERWRITE_LONGER_CONTEXT_LEN"
+
+
+def _chunk_of_pages(subject: Subject) -> Iterator[Problem]:
+    for pool in subject.of_role("prefill", "aggregated"):
+        ranks = pool.dp if pool.is_on("enable_dp_attention") else 1
+        chunk, (page, _) = pool.count("chunked_prefill_size", 0), real_page_size(pool)
+        if chunk and (chunk // ranks % page or chunk < ranks):
+            shared = f" over dp_size {ranks} is {chunk // ranks} a rank, which" if ranks > 1 else ""
+            what = f"{chunk}{shared} is no multiple of page_size {page}"
+            yield Problem(pool.at("chunked_prefill_size"), what, f"say a multiple of {page * ranks}")
+
+
+def _hierarchical_cache(subject: Subject) -> Iterator[Problem]:
+    for pool in subject.pools:
+        if not pool.is_on("enable_hierarchical_cache"):
+            continue
+        if pool.is_on("disable_radix_cache"):
+            yield Problem(pool.at("enable_hierarchical_cache"), "is on beside disable_radix_cache")
+        elif pool.role == "decode" and not pool.is_on("disaggregation_decode_enable_radix_cache"):
+            what = "is on, and a decode engine has no radix cache by default"
+            would_do = "say disaggregation_decode_enable_radix_cache: true too, or leave it to the prefill pools"
+            yield Problem(pool.at("enable_hierarchical_cache"), what, would_do)
+
+
+def _decode_radix_cache(subject: Subject) -> Iterator[Problem]:
+    for pool in subject.pools:
+        at = pool.at("disaggregation_decode_enable_radix_cache")
+        if pool.is_on("disaggregation_decode_enable_radix_cache"):
+            if pool.role != "decode":
+                yield Problem(at, f"is on in a pool of {pool.role}", "leave it to the decode pools")
+            elif pool.get("speculative_algorithm"):
+                what = f"is on beside speculative_algorithm {pool.get('speculative_algorithm')}"
+                yield Problem(at, what, "take one of the two out")
+
+
+def _decode_offload(subject: Subject) -> Iterator[Problem]:
+    for pool in subject.pools:
+        at = pool.at("disaggregation_decode_enable_offload_kvcache")
+        if pool.is_on("disaggregation_decode_enable_offload_kvcache"):
+            if pool.role != "decode":
+                yield Problem(at, f"is on in a pool of {pool.role}", "leave it to the decode pools")
+            elif pool.get("hicache_storage_backend") is None:
+                yield Problem(at, "is on without hicache_storage_backend", "name one, or leave it out")
+
+
+def _multiplexing(subject: Subject) -> Iterator[Problem]:
+    for pool in subject.split:
+        if pool.is_on("enable_pdmux"):
+            yield Problem(pool.at("enable_pdmux"), f"is on in a pool of {pool.role}")
+
+
+def _context_of_model(subject: Subject) -> Iterator[Problem]:
+    model = subject.model
+    for pool in subject.pools:
+        said = pool.count("context_length", 0)
+        forced = pool.env.get(LONGER_CONTEXT, "").lower() in ("1", "true", "yes")
+        if model is not None and 0 < model.context_length < said and not forced:
+            what = f"is {said}, and {model.architecture} here was made for {model.context_length}"
+            yield Problem(pool.at("context_length"), what, f"say {model.context_length} at most")
+
+
+def _memory_for_context(subject: Subject) -> Iterator[Problem]:
+    for pool in subject.pools:
+        tokens, context = pool.count("max_total_tokens", 0), pool.count("context_length", 0)
+        if tokens and context > tokens:
+            what = f"holds {tokens} tokens, and one request may have {context}"
+            yield Problem(pool.at("max_total_tokens"), what, f"say {context} at least, or context_length: {tokens}")
+
+
+def context_warnings(subject: Subject) -> Iterator[str]:
+    """Nobody asked for all of the model's context: told, not refused. The frontend answers 400 past what fits."""
+    for pool in subject.pools:
+        tokens, context = pool.count("max_total_tokens", 0), _context(pool, subject)
+        if tokens and context > tokens and not pool.count("context_length", 0):
+            yield f"{pool.at('max_total_tokens')}: requests are limited to {tokens} of the model's {context} tokens"
+
+
+def _contexts(subject: Subject) -> Iterator[Problem]:
+    for prefill, decode in subject.pairs():
+        ours, theirs = _context(decode, subject), _context(prefill, subject)
+        if ours and theirs and ours < theirs:
+            what = f"is {ours}, and {prefill.path} takes prompts of up to {theirs}"
+            yield Problem(decode.at("context_length"), what, f"say {theirs} on both, or {ours} on both")
+
+
+def _context(pool: PoolView, subject: Subject) -> int:
+    return pool.count("context_length", subject.model.context_length if subject.model else 0)
+
+
+def _start_timeout(subject: Subject) -> Iterator[Problem]:
+    limit_s = subject.setting("deadlines.start_s", 600.0)
+    for pool in subject.pools:
+        seconds = pool.count("dist_timeout", 0)
+        if isinstance(limit_s, int | float) and seconds > limit_s:
+            what = f"is {seconds} s, and an engine that takes over deadlines.start_s ({limit_s:g} s) is stopped"
+            yield Problem(
+                pool.at("dist_timeout"), what, f"say deadlines.start_s: {seconds + 60}, or a lower dist_timeout"
+            )
+
+
+def _remote_code(subject: Subject) -> Iterator[Problem]:
+    if subject.setting("model.trust_remote_code") is True:
+        return
+    said = [pool for pool in subject.pools if pool.is_on("trust_remote_code")]
+    needs = next((node.files for node in subject.nodes if node.files and node.files.needs_remote_code), None)
+    if needs and len(said) < len(subject.pools):
+        what = f"is off, and {needs.folder} brings its own code for {needs.model_type}, which transformers has not"
+        yield Problem("model.trust_remote_code", what)
+
+
+RULES = (
+    Rule(
+        "chunk_of_pages",
+        _chunk_of_pages,
+        "SGLang stops on an assertion; with DP attention the chunk is divided by dp_size first",
+        "sglang #20018",
+        "say a multiple of page_size times dp_size",
+    ),
+    Rule(
+        "hierarchical_cache",
+        _hierarchical_cache,
+        "the host tier stands below the radix cache, and without one SGLang stops at start",
+        "sglang #12073, #19746",
+        "leave disable_radix_cache out, or enable_hierarchical_cache",
+    ),
+    Rule(
+        "decode_radix_cache",
+        _decode_radix_cache,
+        "SGLang stops at start",
+        "sglang #19746",
+        "leave it out",
+    ),
+    Rule(
+        "decode_offload",
+        _decode_offload,
+        "SGLang stops at start",
+        "sglang arg_groups/kv_cache_hook.py handle_cache_compatibility",
+        "leave it out",
+    ),
+    Rule(
+        "multiplexing",
+        _multiplexing,
+        "one engine cannot both share its steps between prefill and decode and do only one of them; SGLang stops",
+        "sglang arg_groups/validation_hook.py check_server_args",
+        "leave it out, or say it in an aggregated pool",
+    ),
+    Rule(
+        "context_of_model",
+        _context_of_model,
+        "SGLang stops while it reads the model; forced past that, positions beyond the model's give garbage",
+        "sglang configs/model_config.py _derive_context_length",
+        "say less, or nothing",
+    ),
+    Rule(
+        "memory_for_context",
+        _memory_for_context,
+        "the frontend refuses longer requests; in SGLang they wait for ever for memory, or are answered with garbage",
+        "sglang #30233",
+        "say more max_total_tokens, or a shorter context_length",
+    ),
+    Rule(
+        "contexts",
+        _contexts,
+        "decode refuses what prefill has begun; prefill keeps the KV until its timeout",
+        "sglang #30233",
+        "say one context_length on all pools",
+    ),
+    Rule(
+        "start_timeout",
+        _start_timeout,
+        "ranks that wait for a slow loader are stopped before SGLang would say which of them it was",
+        "sglang #3360, #39128",
+        "raise deadlines.start_s",
+    ),
+    Rule(
+        "remote_code",
+        _remote_code,
+        "every rank of every node asks whether to run it, and stops",
+        "vllm #595; verl #875",
+        "say model.trust_remote_code: true if you trust its author",
+    ),
+)

@@ -1,0 +1,79 @@
+"""Whether a rank's share of the weights, and the KV of one request, can be in its GPU's memory at all.
+
+Way:   Subject with a model and placed engines -> [these rules] -> Problems
+Out:   refusals that are certain: nothing is counted for activations and graphs. What SGLang will really have left is
+       `disagg check`'s estimate (disagg/config/memory.py)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from disagg.config.cluster_shape import GIB
+from disagg.config.gpu_kinds import GpuKind
+from disagg.config.memory import kv_bytes_of_rank, weight_bytes_of_rank
+from disagg.errors import Problem
+from disagg.preflight.rule import Rule
+from disagg.preflight.subject import PoolView, Subject
+
+STATIC_SHARE_MOST = 0.95  # of the memory, where mem_fraction_static is not said; SGLang takes less
+
+
+def _model_fits(subject: Subject) -> Iterator[Problem]:
+    for pool, gpu, static in _gpus(subject):
+        assert subject.model is not None
+        weights = weight_bytes_of_rank(pool.arguments, subject.model)
+        if weights > static:
+            what = f"is {pool.tp}: a rank needs {_gib(weights)} for weights, and {_static(pool, static)} of {gpu.name}"
+            yield Problem(pool.at("tp_size"), what)
+
+
+def _request_fits(subject: Subject) -> Iterator[Problem]:
+    for pool, gpu, static in _gpus(subject):
+        model = subject.model
+        assert model is not None
+        tokens = pool.count("context_length", 0)
+        left = static - weight_bytes_of_rank(pool.arguments, model)
+        needed = kv_bytes_of_rank(pool.arguments, model, tokens)
+        if 0 <= left < needed:
+            what = f"of {tokens} needs {_gib(needed)} of KV a rank, and the weights leave {_gib(left)} of {gpu.name}"
+            yield Problem(pool.at("context_length"), what, f"say {int(tokens * left / needed)} at most, or more ranks")
+
+
+def _gpus(subject: Subject) -> Iterator[tuple[PoolView, GpuKind, float]]:
+    """Each pool with the smallest GPU it gets, and the bytes there that weights and KV may have."""
+    for pool in subject.pools:
+        places = [place for places in subject.placed(pool).values() for place in places]
+        kinds = {node.shape.gpu for node, member in places if node.shape.gpu and member.gpus}
+        if subject.model is not None and kinds:
+            smallest = min(kinds, key=lambda kind: kind.memory_bytes)
+            said = pool.get("mem_fraction_static")
+            share = float(said) if isinstance(said, int | float) and 0 < said <= 1 else STATIC_SHARE_MOST
+            yield pool, smallest, smallest.memory_bytes * share
+
+
+def _static(pool: PoolView, static: float) -> str:
+    said = pool.get("mem_fraction_static")
+    return f"mem_fraction_static {said} leaves {_gib(static)}" if said else f"{_gib(static)} can be had"
+
+
+def _gib(count: float) -> str:
+    return f"{count / GIB:.1f} GiB"
+
+
+RULES = (
+    Rule(
+        "model_fits",
+        _model_fits,
+        "every rank loads for minutes and stops: 'Not enough memory. Please try to increase --mem-fraction-static'",
+        "sglang #322, #4895",
+        "take more ranks, larger GPUs, or a quantised version of the model",
+    ),
+    Rule(
+        "request_fits",
+        _request_fits,
+        "the engine starts, and no request of that length can run: the frontend refuses it, or decode waits for ever",
+        "sglang #30233, #1869",
+        "say a shorter context_length, or more ranks",
+    ),
+)

@@ -1,0 +1,92 @@
+"""Reads a model's folder as one node has it: whole or not, and digests to compare it with the other nodes'.
+
+Way:   probe on a node -> [read_model_files] -> ModelFiles -> rules
+Out:   seconds for a model of 163 files: indexes and headers are read, no weights. With `deep` everything is
+Fails: never; what cannot be read is told in `absent`
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from disagg.models.manifest import sha256_of
+from disagg.preflight.nodes import ModelFiles
+
+INDEX = "model.safetensors.index.json"
+TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "tiktoken.model", "vocab.json", "merges.txt")
+WEIGHTS = (".safetensors", ".bin", ".gguf", ".pt")
+HEADER_BYTES_MAX = 100 << 20  # safetensors' own limit
+
+
+def read_model_files(folder: Path, deep: bool = False) -> ModelFiles:
+    try:
+        config = _read_json(folder / "config.json")
+        files = sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
+        weights = [path for path in files if path.suffix in WEIGHTS]
+        read = [path for path in files if path in weights or path.name in (*TOKENIZER, "config.json", INDEX)]
+        missing = _named_by_index(folder) - {path.name for path in files}
+        return ModelFiles(
+            folder=str(folder),
+            missing=tuple(sorted(missing)),
+            truncated=tuple(path.name for path in weights if path.suffix == ".safetensors" and _is_short(path)),
+            sizes=_digest(f"{path.name} {path.stat().st_size}" for path in weights),
+            config=sha256_of(folder / "config.json"),
+            tokenizer=_digest(sha256_of(path) for path in files if path.name in TOKENIZER),
+            content=_digest(f"{path.name} {sha256_of(path)}" for path in read) if deep else "",
+            model_type=str(config.get("model_type", "")),
+            needs_remote_code="auto_map" in config and not _transformers_knows(str(config.get("model_type", ""))),
+        )
+    except FileNotFoundError as error:
+        return ModelFiles(str(folder), absent=f"{Path(str(error.filename)).name} is not there")
+    except OSError as error:
+        return ModelFiles(str(folder), absent=f"cannot be read: {error.strerror or error}")
+    except ValueError as error:
+        return ModelFiles(str(folder), absent=f"is damaged: {error}")
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    tree = json.loads(path.read_bytes())
+    if not isinstance(tree, dict):
+        raise ValueError(f"{path.name} holds no mapping")
+    return tree
+
+
+def _named_by_index(folder: Path) -> set[str]:
+    index = folder / INDEX
+    weights = _read_json(index).get("weight_map") if index.is_file() else None
+    return set(map(str, weights.values())) if isinstance(weights, dict) else set()
+
+
+def _is_short(path: Path) -> bool:
+    """A safetensors file begins with the length of its header, and the header says where the last tensor ends."""
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        if not 0 < length <= HEADER_BYTES_MAX:
+            return True
+        text = file.read(length)
+    try:
+        header = json.loads(text)
+    except ValueError:
+        return True
+    ends = (tensor["data_offsets"][1] for name, tensor in header.items() if name != "__metadata__")
+    return path.stat().st_size < 8 + length + max(ends, default=0)
+
+
+def _digest(lines: Iterable[str]) -> str:
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def _transformers_knows(model_type: str) -> bool:
+    """Looked up in its source: the import would take seconds."""
+    package = importlib.util.find_spec("transformers")
+    if package is None or package.origin is None:
+        return True  # not known, then
+    names = Path(package.origin).parent / "models" / "auto" / "configuration_auto.py"
+    mappings = names.with_name("auto_mappings.py")
+    known = "".join(path.read_text(encoding="utf-8") for path in (names, mappings) if path.is_file())
+    return f'"{model_type}"' in known

@@ -1,0 +1,81 @@
+"""What is known of a node, whether a file describes it or a probe looked.
+
+Way:   described cluster, or probes on the live one -> [NodeFacts] -> Subject -> rules
+Out:   plain data. None, or an empty text, is "not known": no rule refuses for that
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from disagg.config.cluster_shape import RDMA, ClusterShape, NodeShape
+
+# Compute capabilities, for described GPUs; a probe asks the driver. From NVIDIA's CUDA GPU list.
+CAPABILITIES = {
+    "a100": 8.0,
+    "l4": 8.9,
+    "l40s": 8.9,
+    "h20": 9.0,
+    "h100": 9.0,
+    "h200": 9.0,
+    "b200": 10.0,
+    "gb200": 10.0,
+    "b300": 10.3,
+    "gb300": 10.3,
+}
+
+
+class ModelFiles(NamedTuple):
+    """A node's copy of the model. Digests, empty where nothing was read; `absent` says why nothing is there."""
+
+    folder: str
+    absent: str = ""
+    missing: tuple[str, ...] = ()  # named by the index of the weights, and not there
+    truncated: tuple[str, ...] = ()  # shorter than their own headers say
+    sizes: str = ""  # of the weight files' names and sizes
+    config: str = ""  # of config.json
+    tokenizer: str = ""  # of the tokenizer's files
+    content: str = ""  # of all that an engine reads; only with --deep
+    model_type: str = ""
+    needs_remote_code: bool = False
+
+
+class MeasuredLane(NamedTuple):
+    """One NIXL transfer between two nodes: what UCX said carried it, and how fast it was."""
+
+    source: str  # nodes
+    target: str
+    transport: str
+    gbyte_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class NodeFacts:
+    """A node's shape, and what only a look at it tells."""
+
+    shape: NodeShape
+    capability: float | None = None  # of its GPUs
+    driver: str = ""
+    cuda: str = ""  # what its torch was built for: 12.9, 13.0
+    busy_ports: tuple[int, ...] = ()
+    files: ModelFiles | None = None
+    was_looked_at: bool = False  # what a probe has not seen is not there
+
+    @property
+    def name(self) -> str:
+        return self.shape.name
+
+    @property
+    def has_rdma(self) -> bool | None:
+        """None where nothing is said of its network."""
+        known = self.was_looked_at or self.shape.nics
+        return any(nic.kind in RDMA for nic in self.shape.nics) if known else None
+
+
+def described(shape: ClusterShape) -> tuple[NodeFacts, ...]:
+    return tuple(NodeFacts(node, capability=_capability(node)) for node in shape.nodes)
+
+
+def _capability(node: NodeShape) -> float | None:
+    return CAPABILITIES.get(node.gpu.name.partition("-")[0]) if node.gpu else None

@@ -1,0 +1,31 @@
+"""One rule of the preflight: a plain function over plain data, and what there is to say about it.
+
+Way:   Subject -> [Rule.problems] -> Problem(path, what, would do, why) -> ConfigError, before anything starts
+Fails: never; a rule that lacks a fact (no model folder, no nodes known) finds nothing
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+
+from disagg.errors import Problem
+from disagg.preflight.subject import Subject
+
+Check = Callable[[Subject], Iterator[Problem]]
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """`why` says what would happen later, `thread` who met it or where SGLang does it; both reach the operator."""
+
+    name: str
+    check: Check
+    why: str
+    thread: str
+    would_do: str  # where the problem itself has nothing better to propose
+
+    def problems(self, subject: Subject) -> Iterator[Problem]:
+        for problem in self.check(subject):
+            why = f"{self.why}: {self.thread}" if self.thread else self.why
+            yield replace(problem, why=why, would_do=problem.would_do or self.would_do)

@@ -1,0 +1,44 @@
+"""Every rule, in the order its problems are told, and the two doors: all problems, all warnings.
+
+Way:   Subject -> [problems, warnings] -> ConfigError and the log, before anything starts
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from disagg.errors import Problem
+from disagg.preflight import (
+    environment_rules,
+    expert_rules,
+    file_rules,
+    kv_rules,
+    lane_rules,
+    limit_rules,
+    memory_rules,
+    node_rules,
+    parallel_rules,
+)
+from disagg.preflight.rule import Rule
+from disagg.preflight.subject import Subject
+
+RULES: tuple[Rule, ...] = (
+    *kv_rules.RULES,
+    *parallel_rules.RULES,
+    *expert_rules.RULES,
+    *limit_rules.RULES,
+    *environment_rules.RULES,
+    *node_rules.RULES,
+    *memory_rules.RULES,
+    *lane_rules.RULES,
+    *file_rules.RULES,
+)
+
+
+def problems(subject: Subject, rules: Iterable[Rule]) -> list[Problem]:
+    found = (problem for rule in rules for problem in rule.problems(subject))
+    return list(dict.fromkeys(found))
+
+
+def warnings(subject: Subject) -> list[str]:
+    return [*parallel_rules.tp_warnings(subject), *limit_rules.context_warnings(subject)]

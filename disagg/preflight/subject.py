@@ -1,0 +1,155 @@
+"""What the preflight looks at: the pools as their engines will get them, the model, and the nodes.
+
+Way:   tree, or plan + model facts + nodes -> [Subject] -> rules
+Out:   plain data. A count that is no count reads as its default: other rules tell that (disagg/config/rules.py)
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from itertools import product
+from typing import TYPE_CHECKING, Any
+
+from disagg.config.memory import SPANNING
+from disagg.config.rules import PoolText
+from disagg.engine.arguments import DEVICE_DEFAULTS
+from disagg.errors import Problem
+from disagg.preflight.nodes import MeasuredLane, NodeFacts
+
+if TYPE_CHECKING:
+    from disagg.config.placement import Member
+    from disagg.config.plan import EnginePlan
+    from disagg.models.facts import ModelFacts
+
+
+@dataclass(frozen=True, slots=True)
+class PoolView:
+    """One pool. `arguments`: what it says, over the defaults of the device where that is known."""
+
+    role: str
+    path: str
+    arguments: Mapping[str, Any]
+    env: Mapping[str, str] = field(default_factory=dict)
+    nodes: int = 1
+    engines: tuple[str, ...] = ()  # their ids; empty before there is a plan
+
+    def at(self, argument: str) -> str:
+        return f"{self.path}.engine.{argument}"
+
+    def get(self, argument: str) -> Any:
+        return self.arguments.get(argument)
+
+    def count(self, argument: str, default: int = 1) -> int:
+        return _count(self.arguments.get(argument), default)
+
+    def is_on(self, argument: str) -> bool:
+        return self.arguments.get(argument) is True
+
+    @property
+    def tp(self) -> int:
+        return self.count("tp_size")
+
+    @property
+    def pp(self) -> int:
+        return self.count("pp_size")
+
+    @property
+    def dp(self) -> int:
+        return self.count("dp_size")
+
+    @property
+    def cp(self) -> int:
+        return self.count("attn_cp_size")
+
+    @property
+    def attention_tp(self) -> int:
+        """Over how many ranks the heads of one request are split: attention data parallelism takes from tp_size."""
+        split = self.tp // (self.dp * self.cp) if self.is_on("enable_dp_attention") else self.tp // self.cp
+        return max(1, split)
+
+    @property
+    def a2a(self) -> str:
+        backend = self.arguments.get("moe_a2a_backend")
+        return backend if isinstance(backend, str) else "none"
+
+    @property
+    def ep(self) -> int:
+        return self.tp if self.a2a in SPANNING else self.count("ep_size")
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """Everything a rule may look at. What is not known is None or empty, and rules that need it find nothing."""
+
+    pools: tuple[PoolView, ...]
+    device: str = "auto"
+    model: ModelFacts | None = None
+    nodes: tuple[NodeFacts, ...] = ()
+    members: tuple[Member, ...] = ()  # empty: not known where engines will go
+    unplaced: tuple[Problem, ...] = ()
+    lanes: tuple[MeasuredLane, ...] = ()
+    settings: Mapping[str, Any] = field(default_factory=dict)  # the rest of the configuration, as the tree has it
+
+    def of_role(self, *roles: str) -> Iterator[PoolView]:
+        return (pool for pool in self.pools if pool.role in roles)
+
+    @property
+    def split(self) -> list[PoolView]:
+        """The pools that hand KV to one another."""
+        return list(self.of_role("prefill", "decode"))
+
+    def pairs(self) -> Iterator[tuple[PoolView, PoolView]]:
+        return product(self.of_role("prefill"), self.of_role("decode"))
+
+    def placed(self, pool: PoolView) -> dict[str, list[tuple[NodeFacts, Member]]]:
+        """The nodes of each engine of this pool, with its member there. Where placement is not known, none."""
+        by_name = {node.name: node for node in self.nodes}
+        engines: dict[str, list[tuple[NodeFacts, Member]]] = {}
+        for member in self.members:
+            if member.engine in pool.engines:
+                engines.setdefault(member.engine, []).append((by_name[member.node], member))
+        return engines
+
+    @property
+    def used_nodes(self) -> list[NodeFacts]:
+        """Those that will hold an engine; all of them where placement is not known."""
+        used = {member.node for member in self.members}
+        return [node for node in self.nodes if not used or node.name in used]
+
+    def setting(self, path: str, default: Any = None) -> Any:
+        """`transfer.allow_tcp`, for example; the default where it, or a part of its path, is not there."""
+        found: Any = self.settings
+        for key in path.split("."):
+            found = found.get(key) if isinstance(found, Mapping) else None
+        return default if found is None else found
+
+
+def pool_views(texts: Iterable[PoolText], device: str, engines: Iterable[EnginePlan] = ()) -> tuple[PoolView, ...]:
+    defaults = DEVICE_DEFAULTS.get(device, {})
+    ids: dict[tuple[str, int], list[str]] = {}
+    for engine in engines:
+        ids.setdefault((engine.role.value, engine.pool_index), []).append(engine.id)
+    counted: Counter[str] = Counter()
+    views = []
+    for text in texts:
+        views.append(_view(text, defaults, tuple(ids.get((text.role, counted[text.role]), ()))))
+        counted[text.role] += 1
+    return tuple(views)
+
+
+def _view(text: PoolText, defaults: Mapping[str, Any], engines: tuple[str, ...]) -> PoolView:
+    env = text.pool.get("env")
+    return PoolView(
+        role=text.role,
+        path=text.path,
+        arguments={**defaults, **text.engine},
+        env={str(name): str(value) for name, value in env.items()} if isinstance(env, dict) else {},
+        nodes=_count(text.pool.get("nodes"), 1),
+        engines=engines,
+    )
+
+
+def _count(value: Any, default: int) -> int:
+    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else default

@@ -1,0 +1,27 @@
+"""Every configuration that ships passes the preflight, on its described cluster where it names one."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from disagg.config import load_config, resolve
+from disagg.config.cluster_shape import load_shape
+from disagg.config.shipped import shipped_folder, shipped_names
+from disagg.models.facts import find_facts
+from disagg.preflight import check
+
+CLUSTER = re.compile(r"--assume-cluster configs/clusters/(\S+)")
+
+
+@pytest.mark.parametrize("name", shipped_names())
+def test_it_passes(name: str) -> None:
+    path: Path = shipped_folder() / name
+    deployment = load_config(path)
+    device = "cuda" if deployment.device == "auto" else deployment.device
+    facts = find_facts(deployment.model.path, deployment.model.revision) if device != "simulated" else None
+    named = CLUSTER.search(path.read_text())
+    cluster = load_shape(shipped_folder() / "clusters" / named[1]) if named else None
+    assert check(resolve(deployment, device), cluster, facts) == []
