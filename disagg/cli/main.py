@@ -12,12 +12,13 @@ from typing import Annotated
 
 import typer
 
-from disagg.cli import act, model, observe
+from disagg.cli import act, deploy, model, observe
 from disagg.cli.setup import setup
 from disagg.errors import ConfigError, DisaggError
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 app.add_typer(model.app, name="model", help="Models: fetch, list, make tiny ones for tests.")
+app.add_typer(deploy.app, name="deploy", help="Render a configuration for SLURM, Kubernetes or Docker.")
 app.command()(setup)
 app.command()(observe.status)
 app.command()(observe.logs)
