@@ -7,7 +7,8 @@
 #   scancel JOB                           ends all of it at once
 # <<DIRECTIVES>>
 
-# shellcheck disable=SC2317 # functions run on other nodes and in traps, where it does not see them called
+# Functions run on other nodes and in traps, where shellcheck does not see them called; what --setup reads is not here.
+# shellcheck disable=SC2317,SC1091
 set -euo pipefail
 umask 077
 
@@ -15,7 +16,8 @@ umask 077
 
 interface=<<INTERFACE>>
 ray_port=6379
-ray_start=(--disable-usage-stats --temp-dir "/tmp/disagg-$SLURM_JOB_ID"<<RAY_START>>)
+ray_folder=/tmp/disagg-$SLURM_JOB_ID # short: sockets lie in it
+ray_start=(--disable-usage-stats --log-color=false --temp-dir "$ray_folder"<<RAY_START>>)
 
 say() { echo "$(date +%T) $(hostname -s): $*" >&2; }
 
@@ -42,10 +44,11 @@ node() {
     address=$(own_address)
     ulimit -l unlimited 2>/dev/null || say "locked memory stays limited to $(ulimit -l) KiB: RDMA may not register KV"
     ulimit -n "$(ulimit -Hn)"
-    unset RAY_ADDRESS # `ray start` makes nodes of the cluster it is told
+    unset RAY_ADDRESS # `ray start` is told in words
+    export RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S=0 # what serves has ended before; SLURM would kill it in its sleep
     local amounts=(--num-cpus "${SLURM_CPUS_ON_NODE%%(*}")
     [[ -z ${SLURM_GPUS_ON_NODE:-} ]] || amounts+=(--num-gpus "$SLURM_GPUS_ON_NODE")
-    trap 'kill "$ray" 2>/dev/null; wait "$ray"; rm -rf "/tmp/disagg-$SLURM_JOB_ID"; exit 0' TERM INT
+    trap 'kill "$ray" 2>/dev/null; wait "$ray"; rm -rf "$ray_folder"; exit 0' TERM INT
     while true; do
         ray start "$@" --node-ip-address "$address" "${amounts[@]}" "${ray_start[@]}" --block &
         ray=$!
@@ -56,31 +59,38 @@ node() {
     done
 }
 
-on_nodes() { # COUNT, --nodelist or --exclude, then what `ray start` is told
+# Becomes srun, so that a signal to it is one to the nodes: COUNT, --nodelist or --exclude, what `ray start` is told.
+on_nodes() {
     local count=$1 place=$2
     shift 2
-    srun --nodes="$count" --ntasks="$count" --ntasks-per-node=1 "$place" --overlap --cpu-bind=none --mem=0 --no-kill \
-        --kill-on-bad-exit=0 --unbuffered bash -c "$(declare -p interface ray_start); $(declare -f say own_address node)
+    exec srun --nodes="$count" --ntasks="$count" --ntasks-per-node=1 "$place" --overlap --cpu-bind=none --mem=0 --no-kill \
+        --kill-on-bad-exit=0 --unbuffered bash -c "$(declare -p interface ray_folder ray_start)
+        $(declare -f say own_address node)
         node $(printf '%q ' "$@")"
 }
 
 run=$(mktemp -d "${TMPDIR:-/tmp}/disagg-run-$SLURM_JOB_ID-XXXXXX")
 steps=()
-serve=
+serving=()
+end() {
+    if (($#)); then
+        kill "$@" 2>/dev/null || true
+        wait "$@" 2>/dev/null || true
+    fi
+}
 # Once, whatever ends this script: first what serves, then Ray, then what lies on this node's disk.
 clean_up() {
     local status=$?
     trap '' TERM INT
-    for pid in $serve "${steps[@]}"; do
-        kill "$pid" 2>/dev/null || true
-        wait "$pid" 2>/dev/null || true
-    done
+    end "${serving[@]}"
+    end "${steps[@]}"
     rm -rf "$run"
     exit "$status"
 }
 trap clean_up EXIT
-trap 'exit 143' TERM
-trap 'exit 130' INT
+stopping=0
+# What serves ends in order, and then this script with it.
+trap 'stopping=1; kill "${serving[@]}" 2>/dev/null || exit 143' TERM INT
 
 cat >"$run/config.yaml" <<'END_OF_DISAGG_CONFIG'
 <<CONFIG>>
@@ -104,12 +114,16 @@ if ((SLURM_JOB_NUM_NODES > 1)); then
 fi
 
 python3 -m disagg.deploy.wait_for_nodes "$SLURM_JOB_NUM_NODES" <<JOIN_S>> &
-serve=$!
-wait -n "$serve" "${steps[0]}" || { say "Ray is not up on all nodes"; exit 1; }
+serving=($!)
+wait -n "${serving[0]}" "${steps[0]}" || { say "Ray is not up on all nodes"; exit 1; }
 
 <<SERVE>> &
-serve=$!
+serving=($!)
 status=0
-wait "$serve" || status=$?
+wait "${serving[0]}" || status=$?
+if ((stopping)); then # the signal ended the wait
+    status=0
+    wait "${serving[0]}" || status=$?
+fi
 say "disagg serve has ended with $status"
 exit "$status"
