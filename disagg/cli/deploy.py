@@ -56,7 +56,11 @@ def slurm(
         gpus_per_node=gpus_per_node,
         cpus_per_node=cpus_per_node,
     )
-    _write({output: render_slurm(source, options)})
+    text = render_slurm(source, options)
+    if output is None:
+        sys.stdout.write(text)
+    else:
+        _write({output: text})
 
 
 @app.command()
@@ -107,7 +111,7 @@ def k8s(
     )
     texts = render_kubernetes(source, options)
     if output is None:
-        _write({None: "---\n".join(texts.values())})
+        sys.stdout.write("---\n".join(texts.values()))
     else:
         _write({output / file: text for file, text in texts.items()})
 
@@ -122,7 +126,7 @@ def docker(
     """A Dockerfile for the deployment's device, and its .dockerignore."""
     texts = render_docker(read_source(config, sets or ()), ray_version or _installed_ray())
     if output is None:
-        _write({None: texts["Dockerfile"]})
+        sys.stdout.write(texts["Dockerfile"])
     else:
         _write({output.with_name(file.replace("Dockerfile", output.name, 1)): text for file, text in texts.items()})
 
@@ -131,12 +135,8 @@ def _installed_ray() -> str:
     return importlib.metadata.version("ray")
 
 
-def _write(texts: Mapping[Path | None, str] | Mapping[Path, str]) -> None:
-    """To files, or, where no file is named, to standard output."""
+def _write(texts: Mapping[Path, str]) -> None:
     for path, text in texts.items():
-        if path is None:
-            sys.stdout.write(text)
-            continue
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(text, encoding="utf-8")

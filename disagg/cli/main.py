@@ -68,9 +68,7 @@ def main() -> None:
     except asyncio.CancelledError:
         raise SystemExit(130) from None
     except Exception as error:
-        import click
-
-        if isinstance(error, click.ClickException):
+        if hasattr(error, "show") and hasattr(error, "exit_code"):  # click's, or of the copy of click in newer typers
             error.show()
             raise SystemExit(error.exit_code) from None
         raise
