@@ -59,7 +59,7 @@ node() {
     done
 }
 
-# Becomes srun, so that a signal to it is one to the nodes: COUNT, --nodelist or --exclude, what `ray start` is told.
+# COUNT, --nodelist or --exclude, then what `ray start` is told. Becomes srun, so that its pid is srun's.
 on_nodes() {
     local count=$1 place=$2
     shift 2
@@ -72,18 +72,21 @@ on_nodes() {
 run=$(mktemp -d "${TMPDIR:-/tmp}/disagg-run-$SLURM_JOB_ID-XXXXXX")
 steps=()
 serving=()
-end() {
-    if (($#)); then
-        kill "$@" 2>/dev/null || true
-        wait "$@" 2>/dev/null || true
-    fi
-}
 # Once, whatever ends this script: first what serves, then Ray, then what lies on this node's disk.
 clean_up() {
     local status=$?
     trap '' TERM INT
-    end "${serving[@]}"
-    end "${steps[@]}"
+    for pid in "${serving[@]}"; do
+        kill "$pid" 2>/dev/null || true
+        wait "$pid" || true
+    done
+    if ((${#steps[@]})); then # a signal to srun would kill what it runs; this one reaches all steps, and not this script
+        scancel --signal=TERM "$SLURM_JOB_ID" || true
+    fi
+    for pid in "${steps[@]}"; do
+        timeout 20 tail --pid="$pid" -s 0.1 -f /dev/null || kill "$pid" || true
+        wait "$pid" || true
+    done
     rm -rf "$run"
     exit "$status"
 }

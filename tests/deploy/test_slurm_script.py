@@ -113,7 +113,10 @@ class Allocation:
         words = "$(basename $0) $* RAY_ADDRESS=${RAY_ADDRESS:-} TOKEN=${RAY_AUTH_TOKEN:-}"
         note = f'echo "{words}" >> {self.notes}\n'
         return {
-            "srun": 'while [[ $1 == --* ]]; do shift; done\nexec "$@"',
+            "srun": f'echo $$ >> {self.folder}/steps\nwhile [[ $1 == --* ]]; do shift; done\nexec "$@"',
+            "scancel": f"""[[ "$*" == "--signal=TERM $SLURM_JOB_ID" ]] || exit 1
+                until [[ $(wc -l < {self.folder}/steps) == 2 ]]; do /bin/sleep 0.02; done
+                kill $(< {self.folder}/steps)""",
             "scontrol": "echo '   NodeAddr=127.0.0.2 NodeHostName=n1'",
             "ray": f"{note}exec sleep 60",
             "python3": note,
