@@ -79,7 +79,9 @@ def k8s(
     shm_gib: Annotated[int, typer.Option(min=1, max=4096, help="/dev/shm of an engine pod.")] = 64,
     memory_gib: Annotated[int | None, typer.Option(min=1, help="Of an engine pod; else without a limit.")] = None,
     rdma: Annotated[str | None, typer.Option(help="The RDMA device plugin's resource: rdma/hca, rdma/hca:4")] = None,
-    host_network: Annotated[bool, typer.Option("--host-network", help="Pods use their hosts' interfaces.")] = False,
+    host_network: Annotated[
+        bool, typer.Option("--host-network", help="Engine pods use their hosts' interfaces.")
+    ] = False,
     model_pvc: Annotated[str | None, typer.Option(help="A claim with the models, readable by many pods.")] = None,
     model_host_path: Annotated[str | None, typer.Option(help="A folder with the models, on each host.")] = None,
     model_mount: Annotated[str, typer.Option(help="Where pods see it.")] = MODELS,

@@ -40,7 +40,7 @@ class KubernetesOptions:
     shm_gib: int = 64
     memory_gib: int | None = None
     rdma: str | None = None  # an extended resource: rdma/hca, or rdma/hca:4
-    host_network: bool = False
+    host_network: bool = False  # of engine pods
     model_claim: str | None = None
     model_host_path: str | None = None
     model_mount: str = MODELS
@@ -99,7 +99,8 @@ NOTES: Mapping[str, str] = {
     "- name: serve": "Ray Serve's proxy, for KubeRay to look at. Requests go to the frontend.",
     "- name: shared-memory": "/dev/shm of a pod is 64 MiB otherwise; what lies in it counts as memory of the pod.",
     "capabilities:": "RDMA locks what it registers. This lifts the limit for root, as whom the container runs.",
-    "hostNetwork:": "RDMA over the hosts' own interfaces. One pod a host: their ports are the host's.",
+    "hostNetwork:": "RDMA over the host's own interfaces.",
+    "- name: agent": "With hostNetwork also what keeps it at one engine pod a host: a port is there once.",
     "publishNotReadyAddresses:": "Nobody is sent to a frontend whose engines still load.",
     "import_path:": "Keeps `disagg serve` running; no request passes through it.",
 }
@@ -229,6 +230,7 @@ def _worker_group(name: str, group: NodeGroup, source: Source, options: Kubernet
         amounts[resource] = limits[resource] = count or "1"
     container = {
         "name": "ray-worker",
+        "ports": [{"name": "agent", "containerPort": RAY_PORT}],
         "resources": {"requests": amounts, **({"limits": limits} if limits else {})},
         "readinessProbe": {
             "httpGet": {"path": "/api/healthz", "port": RAY_PORT},
@@ -270,7 +272,8 @@ def _pod(source: Source, options: KubernetesOptions, part: str, container: Tree)
     }
     if part == "engines" and (source.has_gpus or options.rdma):
         container["securityContext"] = {"capabilities": {"add": ["IPC_LOCK"]}}
-    network = {"hostNetwork": True, "dnsPolicy": "ClusterFirstWithHostNet"} if options.host_network else {}
+    on_host = options.host_network and part == "engines"
+    network = {"hostNetwork": True, "dnsPolicy": "ClusterFirstWithHostNet"} if on_host else {}
     grace = {"terminationGracePeriodSeconds": int(STOP_S)} if part == "head" else {}
     return {
         "metadata": {"labels": _labels(source, part)},

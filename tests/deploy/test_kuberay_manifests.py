@@ -131,6 +131,8 @@ def test_shared_memory_memlock_rdma_and_host_network() -> None:
         assert container["securityContext"]["capabilities"]["add"] == ["IPC_LOCK"]
         assert container["resources"]["limits"]["rdma/hca"] == "8"
         assert (spec["hostNetwork"], spec["dnsPolicy"]) == (True, "ClusterFirstWithHostNet")
+        assert {"name": "agent", "containerPort": 52365} in container["ports"], "one pod a host"
+        assert "hostNetwork" not in cluster["headGroupSpec"]["template"]["spec"], "its ports would be an engine pod's"
         assert volumes["models"]["persistentVolumeClaim"]["claimName"] == mounts["models"].strip("/")
         assert cluster["authOptions"] == {"mode": "token", "secretName": "ray-token"}
 
