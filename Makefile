@@ -1,6 +1,6 @@
 # setup: .venv with the CPU engine profile and the model; the others need it, and a second run of it does nothing.
 .DELETE_ON_ERROR:
-.PHONY: setup demo test check fmt bench soak
+.PHONY: setup tools demo test check fmt bench soak
 
 PYTHON ?= python3
 VENV := .venv
@@ -18,13 +18,17 @@ $(STAMP): pyproject.toml $(PROFILE)
 	$(BIN)/python -m pip install --quiet --constraint $(PROFILE) --editable '.[dev]'
 	@touch $@
 
+# What tests run beside Python: shellcheck, SLURM. Asks for root only where something is missing.
+tools:
+	@.ci/tools
+
 demo: setup
 	@$(BIN)/python -m disagg.cli.demo
 
-test: setup
+test: setup tools
 	$(BIN)/python -m pytest tests -q
 
-check: $(STAMP)
+check: $(STAMP) tools
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy

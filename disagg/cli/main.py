@@ -12,13 +12,14 @@ from typing import Annotated
 
 import typer
 
-from disagg.cli import act, model, observe
+from disagg.cli import act, deploy, model, observe
 from disagg.cli.check import check, look_at, show
 from disagg.cli.setup import setup
 from disagg.errors import ConfigError, DisaggError
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 app.add_typer(model.app, name="model", help="Models: fetch, list, make tiny ones for tests.")
+app.add_typer(deploy.app, name="deploy", help="Render a configuration for SLURM, Kubernetes or Docker.")
 app.command()(setup)
 app.command()(check)
 app.command()(observe.status)
@@ -65,9 +66,7 @@ def main() -> None:
     except asyncio.CancelledError:
         raise SystemExit(130) from None
     except Exception as error:
-        import click
-
-        if isinstance(error, click.ClickException):
+        if hasattr(error, "show") and hasattr(error, "exit_code"):  # click's, or of the copy of click in newer typers
             error.show()
             raise SystemExit(error.exit_code) from None
         raise

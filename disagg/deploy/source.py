@@ -1,0 +1,110 @@
+"""What every rendering starts from: the YAML's text, its overrides, its plan, and the nodes that the plan needs.
+
+Way:   command line -> [Source] -> kubernetes | slurm | docker -> text
+In:    a configuration as `disagg serve` takes it; problems the command line's own options have already
+Fails: ConfigError with the problems of the YAML and of the options together; nothing has been written
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from disagg.config.load import load_config
+from disagg.config.plan import Plan, device_of, resolve_plan
+from disagg.config.schema import Deployment
+from disagg.config.shipped import find_config
+from disagg.deploy.nodes import NodeGroup, pack, unfit
+from disagg.errors import ConfigError, Problem
+
+GPUS_PER_NODE = 8  # of a cuda deployment, unless said
+DNS_LABEL = r"[a-z]([-a-z0-9]*[a-z0-9])?"
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    name: str  # of the deployment on its scheduler: letters, digits and dashes
+    file: str  # the configuration's own name, for comments
+    text: str  # of the YAML, as it is
+    sets: tuple[str, ...]
+    plan: Plan
+    groups: tuple[NodeGroup, ...]
+    has_gpus: bool
+
+    @property
+    def node_count(self) -> int:
+        return sum(group.count for group in self.groups)
+
+    def serve_command(self, config: str, *more_sets: str) -> list[str]:
+        """Later sets win, so ours come last."""
+        words = ["disagg", "serve", config]
+        for each in (*self.sets, *more_sets):
+            words += ["--set", each]
+        return words
+
+
+def read_source(
+    config: str,
+    sets: Sequence[str],
+    problems: Iterable[Problem] = (),
+    *,
+    name: str | None = None,
+    gpus_per_node: int | None = None,
+    cpus_per_node: int | None = None,
+) -> Source:
+    found = list(problems)
+    path: Path | None = None
+    deployment: Deployment | None = None
+    try:
+        path = find_config(config)
+        deployment = load_config(path, sets)
+    except ConfigError as error:
+        found += error.problems
+    name = name or _name_from(path or Path(config))
+    if not re.fullmatch(DNS_LABEL, name) or len(name) > NAME_MAX:
+        would_do = f"use a lower case letter, then letters, digits and dashes, {NAME_MAX} at most"
+        found.append(Problem("--name", f"{name!r} names nothing on a cluster", would_do))
+    plan, gpus = None, 0
+    if deployment is not None:
+        try:
+            gpus = _gpus_per_node(deployment, gpus_per_node)
+            plan = resolve_plan(deployment, device_of(deployment, gpus))
+            found += unfit(plan, gpus, cpus_per_node)
+        except ConfigError as error:
+            found += error.problems
+    if found or plan is None or path is None:
+        raise ConfigError(config, tuple(found))
+    return Source(
+        name=name,
+        file=path.name,
+        text=path.read_text(encoding="utf-8"),
+        sets=tuple(sets),
+        plan=plan,
+        groups=pack(plan, gpus, cpus_per_node),
+        has_gpus=plan.device == "cuda",
+    )
+
+
+NAME_MAX = 47  # KubeRay makes RayCluster names of it: 53, less its own suffix
+
+
+def quoted(words: Iterable[str]) -> str:
+    return shlex.join(words)
+
+
+def _name_from(path: Path) -> str:
+    stem = re.sub(r"[^a-z0-9]+", "-", path.stem.lower()).strip("-")
+    named = stem if re.match("[a-z]", stem) else f"disagg-{stem}"
+    return named[:NAME_MAX].rstrip("-")
+
+
+def _gpus_per_node(deployment: Deployment, said: int | None) -> int:
+    if said is not None:
+        return said
+    if deployment.device == "auto":
+        what = "the deployment runs on whatever it finds (device: auto), and what it will find is needed here"
+        raise ConfigError("options", (Problem("--gpus-per-node", what, "say it; 0 where there is none"),))
+    return GPUS_PER_NODE if deployment.device == "cuda" else 0
