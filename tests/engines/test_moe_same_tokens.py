@@ -9,40 +9,35 @@ from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import httpx
 import pytest
 from deployment import Deployment, serving
-from moe import ATTENTION_APART, EXPERTS_APART, KINDS, Asked, aggregated_answers, prompt
+from moe import (
+    ATTENTION_APART,
+    EXPERTS_APART,
+    FOUR_PAIRS,
+    KINDS,
+    NEW_TOKENS,
+    Asked,
+    Way,
+    aggregated_answers,
+    answer,
+    prompt,
+    way_of,
+)
 from streams import wait_until
 
 from disagg.models.tiny import make_tiny
 from transfer.faults import HELD, SLOW_VARIABLE
 
 NAME = "tiny"
-NEW_TOKENS = 16
-PLACED_S = 10.0
 WHOLE_S = 120.0
 SHOWN_S = 20.0  # until the engines' snapshots show what they hold
 
 # One token, whole and broken pages, two chunks of prefill.
 SIZED: list[Asked] = [(prompt(tokens, 100 + tokens), NEW_TOKENS) for tokens in (1, 16, 33, 300)]
-# Opened one after the other and held, these come to all four pairs of ranks: the second has the shorter prompt and the
-# longer answer, so the third finds room sooner beside it on prefill and beside the first on decode.
-FOUR_PAIRS: list[Asked] = [
-    (prompt(128, 1), NEW_TOKENS),
-    (prompt(32, 2), 160),
-    (prompt(48, 3), NEW_TOKENS),
-    (prompt(64, 4), NEW_TOKENS),
-]
-
-
-class Way(NamedTuple):
-    """Where one request ran: an engine's incarnation and a dp rank of it, for both legs."""
-
-    prefill: tuple[str, int]
-    decode: tuple[str, int]
 
 
 @pytest.fixture(scope="module")
@@ -88,8 +83,8 @@ def test_all_four_pairs_of_ranks_serve_and_the_engines_own_loads_show_each_reque
         answers: list[Future[list[int]]] = []
         ways: list[Way] = []
         for asked in FOUR_PAIRS:
-            answers.append(pool.submit(_answer, attention_apart, asked))
-            ways.append(_way_of(attention_apart, len(asked[0])))
+            answers.append(pool.submit(answer, attention_apart, NAME, asked))
+            ways.append(way_of(attention_apart, len(asked[0])))
         assert {(way.prefill[1], way.decode[1]) for way in ways} == {(0, 0), (0, 1), (1, 0), (1, 1)}
         held: Counter[tuple[str, int]] = Counter()
         for (prompt_ids, _), way in zip(FOUR_PAIRS, ways, strict=True):
@@ -97,7 +92,7 @@ def test_all_four_pairs_of_ranks_serve_and_the_engines_own_loads_show_each_reque
         wait_until(lambda: _held(attention_apart) == held, SHOWN_S, lambda: f"{_held(attention_apart)}, not {held}")
         _assert_told_by_rank(attention_apart, ways)
         slow_file.unlink()
-        assert [answer.result(WHOLE_S) for answer in answers] == aggregated[model][len(SIZED) :]
+        assert [each.result(WHOLE_S) for each in answers] == aggregated[model][len(SIZED) :]
     assert _answers(attention_apart, SIZED) == aggregated[model][: len(SIZED)]
     wait_until(lambda: not +_held(attention_apart), 5, lambda: _held(attention_apart))
 
@@ -119,16 +114,9 @@ def _sets(model: str, engine: dict[str, Any]) -> list[str]:
     ]
 
 
-def _answer(deployment: Deployment, asked: Asked) -> list[int]:
-    prompt_ids, new_tokens = asked
-    answer = deployment.complete(prompt_ids, model=NAME, max_tokens=new_tokens, ignore_eos=True, return_token_ids=True)
-    ids: list[int] = answer["choices"][0]["token_ids"]
-    return ids
-
-
 def _answers(deployment: Deployment, asked: list[Asked]) -> list[list[int]]:
     with ThreadPoolExecutor(len(asked)) as pool:
-        return list(pool.map(lambda each: _answer(deployment, each), asked))
+        return list(pool.map(lambda each: answer(deployment, NAME, each), asked))
 
 
 def _assert_told_by_rank(deployment: Deployment, ways: list[Way]) -> None:
@@ -138,23 +126,6 @@ def _assert_told_by_rank(deployment: Deployment, ways: list[Way]) -> None:
         engine = deployment.engine(life.partition("#")[0])
         assert engine["in_flight_by_rank"][rank] == 2
         assert f'disagg_granted_requests{{dp_rank="{rank}",engine="{engine["id"]}"}} 2.0' in metrics
-
-
-def _way_of(deployment: Deployment, prompt_tokens: int) -> Way:
-    """Of the live request with a prompt of so many tokens, once it has been dispatched."""
-    found: list[dict[str, Any]] = []
-
-    def is_placed() -> bool:
-        live = [
-            deployment.get(f"/disagg/requests/{r['id']}") for r in deployment.get("/disagg/status")["frontend"]["live"]
-        ]
-        found[:] = [r for r in live if r["usage"]["prompt_tokens"] == prompt_tokens and "decode" in r]
-        return bool(found)
-
-    wait_until(is_placed, PLACED_S)
-    places = [found[0][leg].rsplit("/", 1) for leg in ("prefill", "decode")]
-    prefill, decode = ((life, int(rank)) for life, rank in places)
-    return Way(prefill, decode)
 
 
 def _held(deployment: Deployment) -> Counter[tuple[str, int]]:

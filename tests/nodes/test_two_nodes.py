@@ -4,6 +4,8 @@ part of it dies or is cut off, all of the engine goes at once, and comes back wh
 
 from __future__ import annotations
 
+import os
+import signal
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -14,9 +16,10 @@ import httpx
 import pytest
 from cluster import Cluster, all_gone, cluster, job, processes, seconds_until
 from deployment import Deployment
-from moe import FOUR_PAIRS, Held, aggregated_answers, answer, way_of
+from moe import FOUR_PAIRS, aggregated_answers, answer, way_of
 
 from disagg.models.tiny import make_tiny
+from transfer.faults import HELD, SLOW_VARIABLE
 
 CONFIG = Path(__file__).parents[2] / "configs" / "deepseek-tiny-2nodes.yaml"
 DOWN_S = 5.0  # from what happened until nothing is left of the engine, on either node
@@ -27,23 +30,24 @@ NAME = "tiny-dsv3"
 
 @pytest.fixture(scope="module")
 def expected() -> list[list[int]]:
-    return aggregated_answers(str(make_tiny("dsv3")), FOUR_PAIRS)
+    model = str(make_tiny("dsv3"))
+    return aggregated_answers([model], FOUR_PAIRS)[model]
 
 
 @pytest.fixture(scope="module")
-def held(tmp_path_factory: pytest.TempPathFactory) -> Held:
-    return Held(tmp_path_factory.mktemp("slow") / "seconds")
+def slow_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("slow") / "seconds"
 
 
 @pytest.fixture(scope="module")
-def two(expected: list[list[int]], held: Held) -> Iterator[Cluster]:
-    with cluster(2, cpus=2, more=held.environment) as made:
+def two(expected: list[list[int]], slow_file: Path) -> Iterator[Cluster]:
+    with cluster(2, cpus=2, more={SLOW_VARIABLE: str(slow_file)}) as made:
         yield made
 
 
 @pytest.fixture(scope="module")
 def deployment(two: Cluster) -> Iterator[Deployment]:
-    with job(two, CONFIG, "health.canary_s=3600") as made:
+    with job(two, CONFIG, "health.canary_s=3600", "deadlines.transfer_s=120") as made:
         yield made
 
 
@@ -53,15 +57,16 @@ def test_each_engine_lies_on_both_nodes(deployment: Deployment, two: Cluster) ->
 
 
 def test_all_four_pairs_of_ranks_give_the_right_tokens(
-    deployment: Deployment, held: Held, expected: list[list[int]]
+    deployment: Deployment, slow_file: Path, expected: list[list[int]]
 ) -> None:
-    with held, ThreadPoolExecutor(len(FOUR_PAIRS)) as pool:
+    slow_file.write_text(HELD)
+    with ThreadPoolExecutor(len(FOUR_PAIRS)) as pool:
         answers, pairs = [], set()
         for asked in FOUR_PAIRS:
             answers.append(pool.submit(answer, deployment, NAME, asked))
             way = way_of(deployment, len(asked[0]))
             pairs.add((way.prefill[1], way.decode[1]))
-        held.release()
+        slow_file.unlink()
         assert [each.result(120) for each in answers] == expected
     assert pairs == {(0, 0), (0, 1), (1, 0), (1, 1)}
 
@@ -69,7 +74,7 @@ def test_all_four_pairs_of_ranks_give_the_right_tokens(
 def test_a_member_that_is_killed_takes_its_engine_with_it(deployment: Deployment, expected: list[list[int]]) -> None:
     before = deployment.engine("decode-0")
     whole, other = processes(before), processes(deployment.engine("prefill-0"))
-    _kill(before["members"][1]["pids"]["host"])
+    os.kill(before["members"][1]["pids"]["host"], signal.SIGKILL)
     took_s = seconds_until(lambda: all_gone(whole), DOWN_S)
     assert not all_gone(other), "the prefill engine serves on"
     print(f"a member killed: its engine was gone after {took_s:.1f} s")
@@ -138,10 +143,3 @@ def _comes_back(deployment: Deployment, expected: list[list[int]], **incarnation
 
 def _told(deployment: Deployment) -> list[Any]:
     return [(e["id"], e["state"], e["detail"]) for e in deployment.get("/disagg/status")["engines"]]
-
-
-def _kill(pid: int) -> None:
-    import os
-    import signal
-
-    os.kill(pid, signal.SIGKILL)
