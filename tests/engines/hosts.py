@@ -174,10 +174,14 @@ class LegLog:
     async def until(self, condition: Callable[[LegLog], object], limit_s: float = 30.0) -> float:
         """Seconds until `condition(self)`."""
         began = time.monotonic()
-        async with asyncio.timeout(limit_s):
-            while not condition(self):
-                self._news.clear()
-                await self._news.wait()
+        try:
+            async with asyncio.timeout(limit_s):
+                while not condition(self):
+                    self._news.clear()
+                    await self._news.wait()
+        except TimeoutError:
+            told = f"stages {self.stages}, {len(self.token_ids)} tokens, end {self.end}"
+            raise AssertionError(f"not within {limit_s:g} s: {told}") from None
         return time.monotonic() - began
 
     async def until_end(self, limit_s: float = 30.0) -> m.LegEnd:
