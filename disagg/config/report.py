@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from itertools import pairwise
 from typing import Any
@@ -19,6 +19,7 @@ from disagg.config.memory import MemoryEstimate
 from disagg.config.plan import EnginePlan, complete_arguments, shown_arguments, shown_environment
 from disagg.config.server_args import installed_server_args
 from disagg.config.sglang_releases import RELEASES
+from disagg.errors import Problem
 from disagg.registry.records import Role
 
 PROMPTS = (1024, 8192, 32_768)  # tokens
@@ -30,7 +31,8 @@ def render(seen: Examination) -> str:
     return "\n\n".join("\n".join(block) for block in blocks if block)
 
 
-def to_json(seen: Examination) -> str:
+def to_json(seen: Examination, problems: Sequence[Problem] = ()) -> str:
+    """`problems`: all that speaks against the plan."""
     plan, facts = seen.plan, seen.facts
     names = ("model", "ray", "frontend", "deadlines", "routing", "health", "transfer", "registry")
     whole = {
@@ -46,7 +48,7 @@ def to_json(seen: Examination) -> str:
             for tokens in _prompts(seen)
             if facts
         ],
-        "problems": [asdict(problem) for problem in seen.problems],
+        "problems": [asdict(problem) for problem in problems],
         "warnings": plan.warnings,
         "not_checked": seen.unknown,
     }

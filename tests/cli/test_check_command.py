@@ -59,6 +59,13 @@ def test_every_shipped_config_passes(disagg: Any) -> None:
         assert "not checked: no cluster was looked at" in said.out
 
 
+def test_a_described_cluster_that_ships_is_found_by_its_name(disagg: Any, gangs: tuple[str, str]) -> None:
+    assert "13 nodes, 104 GPUs" in disagg("check", gangs[0], "--assume-cluster", "13x8-h100").out
+    said = disagg("check", gangs[0], "--assume-cluster", "no-such-cluster")
+    assert said.status == 2
+    assert "no-such-cluster: cannot be read: No such file" in said.err
+
+
 def test_a_device_that_the_cluster_decides_is_a_guess_without_one(disagg: Any, gangs: tuple[str, str]) -> None:
     said = disagg("check", gangs[0])
     assert "device    cpu" in said.out
@@ -152,8 +159,12 @@ def test_without_a_config_it_says_how(disagg: Any) -> None:
     assert disagg("check").status == 2
 
 
-def test_a_dry_run_prints_what_check_prints(disagg: Any) -> None:
+def test_a_dry_run_prints_and_refuses_as_check_does(disagg: Any, tmp_path: Path) -> None:
     assert disagg("serve", "local-cpu", "--dry-run").out == disagg("check", "local-cpu").out
+    (tmp_path / "config.json").write_text("{")
+    said = disagg("serve", "local-cpu", "--dry-run", "--set", f"model.path={tmp_path}")
+    assert said.status == 2
+    assert "is not JSON" in said.err
 
 
 @pytest.fixture(scope="module")
