@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import sys
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import click
@@ -23,7 +21,8 @@ def check(
     config: Annotated[str | None, typer.Argument(help="A YAML file, or the name of a shipped one (local-cpu).")] = None,
     sets: Sets = None,
     assume_cluster: Annotated[
-        Path | None, typer.Option("--assume-cluster", help="A YAML file that describes the nodes to plan for.")
+        str | None,
+        typer.Option("--assume-cluster", help="A YAML file that describes the nodes, or the name of a shipped one."),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="For programs; problems are in it too.")] = False,
     schema: Annotated[bool, typer.Option("--schema", help="Print the JSON Schema of configurations.")] = False,
@@ -43,24 +42,19 @@ def check(
             raise
         print(json.dumps({"problems": [asdict(problem) for problem in error.problems]}, indent=2))
         raise typer.Exit(2) from None
-    show(seen, as_json=as_json)
-    if problems := problems_of(seen):
-        if as_json:
-            raise typer.Exit(2)
-        sys.stdout.flush()
-        raise ConfigError(config, tuple(problems))
+    show(config, seen, as_json=as_json)
 
 
-def look_at(config: str, sets: list[str] | tuple[str, ...], assume_cluster: Path | None = None) -> Examination:
+def look_at(config: str, sets: list[str] | tuple[str, ...], assume_cluster: str | None = None) -> Examination:
     from disagg.config.cluster_shape import load_shape
     from disagg.config.examine import examine
     from disagg.config.load import load_config
     from disagg.config.plan import device_of, resolve
-    from disagg.config.shipped import find_config
+    from disagg.config.shipped import find_cluster, find_config
 
     problems: list[Problem] = []
     try:
-        shape = load_shape(assume_cluster) if assume_cluster else None
+        shape = load_shape(find_cluster(assume_cluster)) if assume_cluster else None
     except ConfigError as error:
         problems += error.problems
     try:
@@ -72,10 +66,16 @@ def look_at(config: str, sets: list[str] | tuple[str, ...], assume_cluster: Path
     return examine(resolve(deployment, device_of(deployment, shape.gpus if shape else 0)), shape)
 
 
-def show(seen: Examination, *, as_json: bool) -> None:
+def show(config: str, seen: Examination, *, as_json: bool = False) -> None:
+    """Prints the plan; then refuses it, if anything speaks against it."""
     from disagg.config.report import render, to_json
 
-    print(to_json(seen) if as_json else render(seen))
+    problems = problems_of(seen)
+    print(to_json(seen, problems) if as_json else render(seen), flush=True)
+    if problems and as_json:
+        raise typer.Exit(2)
+    if problems:
+        raise ConfigError(config, tuple(problems))
 
 
 def problems_of(seen: Examination) -> list[Problem]:

@@ -36,7 +36,7 @@ def serve(
 ) -> None:
     """Serve a deployment until Ctrl-C or SIGTERM."""
     if dry_run:
-        show(look_at(config, sets or ()), as_json=False)
+        show(config, look_at(config, sets or ()))
         return
     from disagg.config.load import load_config
     from disagg.config.shipped import find_config

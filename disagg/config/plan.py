@@ -120,8 +120,11 @@ resolve_plan = resolve  # the name that disagg/cli and disagg/cluster import
 
 
 def complete_arguments(plan: Plan, engine: EnginePlan) -> dict[str, Any]:
-    """As the engine will get them, but for what is only known when an incarnation starts, which is `auto`."""
+    """As the engine will get them, but for what is only known when an incarnation starts, which is `auto`. In neutral
+    names; of an engine over several nodes, what its first member gets."""
     arguments = engine.arguments(device=plan.device, model_path=plan.model.path, host="", ports=Ports.from_first(0))
+    if engine.nodes > 1 and plan.device != "simulated":
+        arguments |= {"nnodes": engine.nodes, "node_rank": 0}
     return arguments | {name: "auto" for name in DECIDED_AT_START if name in arguments}
 
 

@@ -6,14 +6,20 @@ Way:   plan -> examine -> [report] -> stdout
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import shlex
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
+from itertools import pairwise
 from typing import Any
 
+from disagg.config.command_line import command_line
 from disagg.config.examine import Examination
 from disagg.config.lanes import DESCRIPTOR_S, Lane, page_size, transfer_s
 from disagg.config.memory import MemoryEstimate
 from disagg.config.plan import EnginePlan, complete_arguments, shown_arguments, shown_environment
+from disagg.config.server_args import installed_server_args
+from disagg.config.sglang_releases import RELEASES
+from disagg.errors import Problem
 from disagg.registry.records import Role
 
 PROMPTS = (1024, 8192, 32_768)  # tokens
@@ -25,7 +31,8 @@ def render(seen: Examination) -> str:
     return "\n\n".join("\n".join(block) for block in blocks if block)
 
 
-def to_json(seen: Examination) -> str:
+def to_json(seen: Examination, problems: Sequence[Problem] = ()) -> str:
+    """`problems`: all that speaks against the plan."""
     plan, facts = seen.plan, seen.facts
     names = ("model", "ray", "frontend", "deadlines", "routing", "health", "transfer", "registry")
     whole = {
@@ -41,7 +48,7 @@ def to_json(seen: Examination) -> str:
             for tokens in _prompts(seen)
             if facts
         ],
-        "problems": [asdict(problem) for problem in seen.problems],
+        "problems": [asdict(problem) for problem in problems],
         "warnings": plan.warnings,
         "not_checked": seen.unknown,
     }
@@ -61,6 +68,7 @@ def _engine_tree(seen: Examination, engine: EnginePlan) -> dict[str, Any]:
         "members": [asdict(member) for member in seen.placement.of(engine.id)],
         "memory": asdict(memory) | {"free": memory.free} if memory else None,
         "arguments": shown_arguments(seen.plan, engine),
+        "command_line": None if seen.plan.device == "simulated" else _words(seen, engine),
         "environment": shown_environment(seen.plan, engine),
     }
 
@@ -102,11 +110,34 @@ def _engines(seen: Examination) -> Iterator[list[str]]:
         if memory and (alike == engine.id or memory != seen.memory[alike]):
             lines.append(f"  {_memory(memory, engine, cuda=seen.plan.device == 'cuda')}")
         if alike == engine.id:
-            lines += [f"  {name}: {_text(value)}" for name, value in shown_arguments(seen.plan, engine).items()]
+            lines += [f"  {line}" for line in _command(seen, engine)]
             lines += [f"  {name}={value}" for name, value in shown_environment(seen.plan, engine).items()]
         else:
-            lines.append(f"  arguments and environment as {alike}")
+            lines.append(f"  command line and environment as {alike}")
         yield lines
+
+
+def _command(seen: Examination, engine: EnginePlan) -> list[str]:
+    """One option a line, as a shell takes it. A simulated engine has no command line."""
+    if seen.plan.device == "simulated":
+        return [f"{name}: {_text(value)}" for name, value in shown_arguments(seen.plan, engine).items()]
+    words = _words(seen, engine)
+    starts = [index for index, word in enumerate(words) if word.startswith("--")]
+    options = [shlex.join(words[start:end]) for start, end in pairwise([*starts, len(words)])]
+    lines = " \\\n  ".join([shlex.join(words[: starts[0]]), *options]).split("\n")
+    return [f"as sglang {_version(seen, engine)} would be started by hand:", *lines]
+
+
+def _words(seen: Examination, engine: EnginePlan) -> list[str]:
+    arguments = complete_arguments(seen.plan, engine)
+    return command_line(dict(sorted(arguments.items())), _version(seen, engine))
+
+
+def _version(seen: Examination, engine: EnginePlan) -> str:
+    """Of the engine's node where it is described, else what is installed here, else the latest we know."""
+    nodes = [seen.shape.node(member.node) for member in seen.placement.of(engine.id)] if seen.shape else []
+    installed = installed_server_args()
+    return next((node.sglang for node in nodes if node.sglang), installed.version if installed else RELEASES[-1])
 
 
 def _title(engine: EnginePlan) -> str:

@@ -32,6 +32,12 @@ def find_config(name: str, folder: Path = Path()) -> Path:
     raise ConfigError(name, (Problem(name, "is not a file", would_do),))
 
 
+def find_cluster(name: str) -> Path:
+    """The path as given, or a described cluster that ships. Reading it tells when it is neither."""
+    shipped = shipped_folder() / "clusters" / f"{name.removesuffix('.yaml')}.yaml"
+    return shipped if not Path(name).exists() and Path(name).name == name and shipped.is_file() else Path(name)
+
+
 def shipped_folder() -> Path:
     in_wheel = _PACKAGE / "_configs"
     return in_wheel if in_wheel.is_dir() else _PACKAGE.parent / "configs"

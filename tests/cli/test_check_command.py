@@ -59,6 +59,13 @@ def test_every_shipped_config_passes(disagg: Any) -> None:
         assert "not checked: no cluster was looked at" in said.out
 
 
+def test_a_described_cluster_that_ships_is_found_by_its_name(disagg: Any, gangs: tuple[str, str]) -> None:
+    assert "13 nodes, 104 GPUs" in disagg("check", gangs[0], "--assume-cluster", "13x8-h100").out
+    said = disagg("check", gangs[0], "--assume-cluster", "no-such-cluster")
+    assert said.status == 2
+    assert "no-such-cluster: cannot be read: No such file" in said.err
+
+
 def test_a_device_that_the_cluster_decides_is_a_guess_without_one(disagg: Any, gangs: tuple[str, str]) -> None:
     said = disagg("check", gangs[0])
     assert "device    cpu" in said.out
@@ -75,8 +82,10 @@ def test_places_memory_and_transfers_of_gangs_are_told(disagg: Any, gangs: tuple
         "prefill-0  (prefill, pool prefill.0: 1 CPU, 8 GPU on each of 4 nodes, 32 ranks in 32 data-parallel groups)",
         "  node h100-3, GPU 0-7: rank 24-31",
         "  node h100-12, GPU 0-7: rank 64-71",
-        "  disaggregation_bootstrap_port: auto",
-        "  page_size: 64",
+        "  python -m sglang.launch_server \\\n",
+        "    --disaggregation-bootstrap-port auto \\\n",
+        "    --nnodes 9 \\\n",
+        "    --page-size 64 \\\n",
         "RDMA, 400 Gb/s a rank, 50 GB/s, 36 pairs of members: 1.44 ms",
     ):
         assert line in said.out, said.out
@@ -86,6 +95,14 @@ def test_no_prompt_is_longer_than_the_model_can_read(disagg: Any) -> None:
     assert "KV of a prompt of 1,024 | 8,192 tokens, estimated" in disagg("check", "local-cpu").out
 
 
+def test_a_command_line_is_that_of_the_release_on_the_engines_nodes(disagg: Any, gangs: tuple[str, str]) -> None:
+    Path(gangs[1]).write_text(CLUSTER.replace("cpus:", "sglang: 0.5.23, cpus:"))
+    said = disagg("check", gangs[0], "--assume-cluster", gangs[1])
+    assert "as sglang 0.5.23 would be started by hand:" in said.out
+    assert "--attn-dp-size 72" in said.out
+    assert "--enable-dp-attention" not in said.out
+
+
 def test_json_says_the_same(disagg: Any, gangs: tuple[str, str]) -> None:
     said = disagg("check", gangs[0], "--assume-cluster", gangs[1], "--json")
     tree = json.loads(said.out)
@@ -93,6 +110,7 @@ def test_json_says_the_same(disagg: Any, gangs: tuple[str, str]) -> None:
     assert [member["node"] for member in prefill["members"]] == [f"h100-{index}" for index in range(4)]
     assert decode["members"][8]["ranks"] == list(range(64, 72))
     assert decode["memory"]["kv_bytes_per_token"] == 70_272
+    assert decode["command_line"][:3] == ["python", "-m", "sglang.launch_server"]
     assert [entry["tokens"] for entry in tree["transfers"]] == [1024, 8192, 32_768]
     assert (tree["problems"], tree["not_checked"]) == ([], [])
 
@@ -141,8 +159,12 @@ def test_without_a_config_it_says_how(disagg: Any) -> None:
     assert disagg("check").status == 2
 
 
-def test_a_dry_run_prints_what_check_prints(disagg: Any) -> None:
+def test_a_dry_run_prints_and_refuses_as_check_does(disagg: Any, tmp_path: Path) -> None:
     assert disagg("serve", "local-cpu", "--dry-run").out == disagg("check", "local-cpu").out
+    (tmp_path / "config.json").write_text("{")
+    said = disagg("serve", "local-cpu", "--dry-run", "--set", f"model.path={tmp_path}")
+    assert said.status == 2
+    assert "is not JSON" in said.err
 
 
 @pytest.fixture(scope="module")
