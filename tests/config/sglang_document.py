@@ -1,4 +1,4 @@
-"""The lists in docs/sglang-versions.md, made from the code: a test compares, sglang_wheels.py renews them."""
+"""The lists in docs/sglang-versions.md, made from the code; `python -m tests.config.sglang_document` renews them."""
 
 from __future__ import annotations
 
@@ -63,3 +63,7 @@ def _with_span(name: str) -> str:
 
 def _names(names: set[str]) -> str:
     return ", ".join(f"`{name}`" for name in sorted(names)) or "-"
+
+
+if __name__ == "__main__":
+    renew()

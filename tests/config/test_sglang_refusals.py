@@ -49,4 +49,4 @@ def test_what_the_orchestrator_says_by_itself_every_release_has(role: Role, vers
 def test_the_document_lists_what_the_code_says() -> None:
     text = DOCUMENT.read_text(encoding="utf-8")
     assert text.count("<!-- list: ") == 4
-    assert text == renewed(text), "python -m tests.config.sglang_wheels --write renews the lists"
+    assert text == renewed(text), "python -m tests.config.sglang_document renews the lists"
