@@ -1,6 +1,6 @@
 """Asks every node of the connected Ray cluster what it is and has, and how KV gets from one node to another.
 
-Way:   `disagg serve`, `disagg check` on a cluster -> [refuse: look_at_nodes, measure_lanes, check] -> refused, or not
+Way:   `disagg serve`, `disagg check` on a cluster -> [see: look_at_nodes, measure_lanes, check] -> refused, or not
 Out:   facts of every node that is alive, in order of its name
 Fails: ConfigError with every problem; StartError when a node does not answer within its limit
 """
@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from disagg.errors import ConfigError, StartError
+from disagg.errors import ConfigError, Problem, StartError
 from disagg.models.facts import find_facts
 from disagg.preflight.doors import check, check_warnings
 from disagg.preflight.lane_probe import LaneEnd
@@ -29,25 +30,41 @@ DEEP_LIMIT_S = 3600.0
 LANE_LIMIT_S = 120.0
 
 
-async def refuse(plan: Plan, model_folder: str, *, lanes: bool | None = None, deep: bool = False) -> list[str]:
-    """Raises ConfigError with all that would fail later; returns warnings. Ray is connected.
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What was found on the cluster, and what follows from it for a plan."""
 
-    `lanes`: measure them; None: where there is more than one node. `deep`: read all bytes of the model.
+    nodes: list[NodeFacts]
+    lanes: list[MeasuredLane]
+    problems: list[Problem]
+    warnings: list[str]
+
+
+async def refuse(plan: Plan, model_folder: str) -> list[str]:
+    """What `disagg serve` asks before it starts anything: ConfigError with all that would fail later, or warnings."""
+    seen = await see(plan, model_folder)
+    if seen.problems:
+        raise ConfigError("preflight", tuple(seen.problems))
+    return seen.warnings
+
+
+async def see(plan: Plan, model_folder: str, *, lanes: bool | None = None, deep: bool = False) -> Seen:
+    """Ray is connected. `lanes`: measure them; None: where there is more than one node, and nothing is wrong with them.
+
+    `deep`: every node reads all bytes of its copy of the model.
     """
     is_real = plan.device != "simulated"
-    warnings: list[str] = []
+    doubts: list[str] = []
     try:
         facts = find_facts(model_folder) if is_real else None
     except StartError as error:  # SGLang may know better
-        facts, warnings = None, [f"nothing was checked against the model's shape: {error}"]
+        facts, doubts = None, [f"nothing was checked against the model's shape: {error}"]
     nodes = await look_at_nodes(model_folder if is_real else "", ports=(plan.frontend.port,), deep=deep)
-    problems = check(plan, nodes, facts)
-    wanted = len(nodes) > 1 if lanes is None else lanes
-    if wanted and is_real and not problems:
-        problems = check(plan, nodes, facts, await measure_lanes(nodes, on_gpus=plan.device == "cuda"))
-    if problems:
-        raise ConfigError("preflight", tuple(problems))
-    return warnings + check_warnings(plan, facts)
+    problems, measured = check(plan, nodes, facts), []
+    if is_real and (len(nodes) > 1 and not problems if lanes is None else lanes):
+        measured = await measure_lanes(nodes, on_gpus=plan.device == "cuda")
+        problems = check(plan, nodes, facts, measured)
+    return Seen(nodes, measured, problems, doubts + check_warnings(plan, facts))
 
 
 async def look_at_nodes(folder: str = "", *, ports: Iterable[int] = (), deep: bool = False) -> list[NodeFacts]:
