@@ -24,6 +24,9 @@ def check(
         str | None,
         typer.Option("--assume-cluster", help="A YAML file that describes the nodes, or the name of a shipped one."),
     ] = None,
+    on_cluster: Annotated[bool, typer.Option("--on-cluster", help="Look at the nodes of ray.address, too.")] = False,
+    lanes: Annotated[bool, typer.Option("--lanes", help="With it: measure how KV gets from node to node.")] = False,
+    deep: Annotated[bool, typer.Option("--deep", help="With it: each node reads all bytes of the model.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="For programs; problems are in it too.")] = False,
     schema: Annotated[bool, typer.Option("--schema", help="Print the JSON Schema of configurations.")] = False,
 ) -> None:
@@ -35,6 +38,15 @@ def check(
         return
     if config is None:
         raise click.UsageError("name a configuration, or say --schema")
+    if on_cluster and assume_cluster:
+        raise click.UsageError("say --assume-cluster or --on-cluster, not both")
+    if (lanes or deep) and not on_cluster:
+        raise click.UsageError("--lanes and --deep look at nodes; add --on-cluster")
+    if on_cluster:
+        from disagg.cli.on_cluster import look_at_cluster
+
+        look_at_cluster(config, sets or (), lanes=lanes, deep=deep, as_json=as_json)
+        return
     try:
         seen = look_at(config, sets or (), assume_cluster)
     except ConfigError as error:

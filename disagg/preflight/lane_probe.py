@@ -1,7 +1,7 @@
 """Measures how KV gets from one process to another: a real NIXL transfer between two small processes.
 
 Way:   probe -> [LaneEnd, an actor on each of two nodes] -> lane_end.py -> transport as UCX names it, GB/s
-Owns:  its end's process; it ends with the actor
+Owns:  its end's process, which ends when its pipe does: with the actor
 Fails: StartError when an end does not come up, or the transfer fails
 """
 
@@ -51,10 +51,6 @@ class LaneEnd:
         """(transport in UCX's words, GB/s)."""
         gbyte_s = float(self._ask(offer))
         return self.transport, gbyte_s
-
-    def close(self) -> None:
-        self._process.kill()
-        self._process.wait()
 
     def _ask(self, question: Any) -> Any:
         assert self._process.stdin is not None

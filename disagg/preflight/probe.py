@@ -1,6 +1,6 @@
 """Asks every node of the connected Ray cluster what it is and has, and how KV gets from one node to another.
 
-Way:   `disagg serve`, `disagg check` on a cluster -> [refuse: look_at_nodes, measure_lanes, check] -> refused, or not
+Way:   `disagg serve`, `disagg check` on a cluster -> [see: look_at_nodes, measure_lanes, check] -> refused, or not
 Out:   facts of every node that is alive, in order of its name
 Fails: ConfigError with every problem; StartError when a node does not answer within its limit
 """
@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from disagg.errors import ConfigError, StartError
+from disagg.errors import ConfigError, Problem, StartError
 from disagg.models.facts import find_facts
 from disagg.preflight.doors import check, check_warnings
 from disagg.preflight.lane_probe import LaneEnd
@@ -29,25 +30,41 @@ DEEP_LIMIT_S = 3600.0
 LANE_LIMIT_S = 120.0
 
 
-async def refuse(plan: Plan, model_folder: str, *, lanes: bool | None = None, deep: bool = False) -> list[str]:
-    """Raises ConfigError with all that would fail later; returns warnings. Ray is connected.
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What was found on the cluster, and what follows from it for a plan."""
 
-    `lanes`: measure them; None: where there is more than one node. `deep`: read all bytes of the model.
+    nodes: list[NodeFacts]
+    lanes: list[MeasuredLane]
+    problems: list[Problem]
+    warnings: list[str]
+
+
+async def refuse(plan: Plan, model_folder: str) -> list[str]:
+    """What `disagg serve` asks before it starts anything: ConfigError with all that would fail later, or warnings."""
+    seen = await see(plan, model_folder)
+    if seen.problems:
+        raise ConfigError("preflight", tuple(seen.problems))
+    return seen.warnings
+
+
+async def see(plan: Plan, model_folder: str, *, lanes: bool | None = None, deep: bool = False) -> Seen:
+    """Ray is connected. `lanes`: measure them; None: where there is more than one node, and nothing is wrong with them.
+
+    `deep`: every node reads all bytes of its copy of the model.
     """
     is_real = plan.device != "simulated"
-    warnings: list[str] = []
+    doubts: list[str] = []
     try:
         facts = find_facts(model_folder) if is_real else None
     except StartError as error:  # SGLang may know better
-        facts, warnings = None, [f"nothing was checked against the model's shape: {error}"]
+        facts, doubts = None, [f"nothing was checked against the model's shape: {error}"]
     nodes = await look_at_nodes(model_folder if is_real else "", ports=(plan.frontend.port,), deep=deep)
-    problems = check(plan, nodes, facts)
-    wanted = len(nodes) > 1 if lanes is None else lanes
-    if wanted and is_real and not problems:
-        problems = check(plan, nodes, facts, await measure_lanes(nodes, on_gpus=plan.device == "cuda"))
-    if problems:
-        raise ConfigError("preflight", tuple(problems))
-    return warnings + check_warnings(plan, facts)
+    problems, measured = check(plan, nodes, facts), []
+    if is_real and (len(nodes) > 1 and not problems if lanes is None else lanes):
+        measured = await measure_lanes(nodes, on_gpus=plan.device == "cuda")
+        problems = check(plan, nodes, facts, measured)
+    return Seen(nodes, measured, problems, doubts + check_warnings(plan, facts))
 
 
 async def look_at_nodes(folder: str = "", *, ports: Iterable[int] = (), deep: bool = False) -> list[NodeFacts]:
@@ -64,30 +81,31 @@ async def look_at_nodes(folder: str = "", *, ports: Iterable[int] = (), deep: bo
 
 
 async def measure_lanes(nodes: Sequence[NodeFacts], *, on_gpus: bool) -> list[MeasuredLane]:
-    """Each node to the next, the last to the first, one after the other: N measurements and not N * N."""
+    """Each node to the next, the last to the first: N measurements, not N * N. The ends start all at once, which takes
+    seconds; then they are measured one after the other, which takes less."""
     ids = {name: node["NodeID"] for name, node in _alive().items()}
-    ends = [node for node in nodes if node.shape.gpus or not on_gpus]
-    lanes = []
-    for source, target in zip(ends, [*ends[1:], *ends[:1]], strict=True):
-        second = 1 if source is target else 0  # the other GPU of a node, where it has two
-        transport, gbyte_s = await _between(ids[source.name], ids[target.name], (0, second) if on_gpus else None)
-        lanes.append(MeasuredLane(source.name, target.name, transport, gbyte_s))
-    return lanes
-
-
-async def _between(source: str, target: str, gpus: tuple[int, int] | None) -> tuple[str, float]:
-    writes, takes = (
-        ray.remote(LaneEnd).options(num_cpus=0, scheduling_strategy=_on(node_id)).remote(gpus[index] if gpus else None)
-        for index, node_id in enumerate((source, target))
-    )
+    names = [node.name for node in nodes if node.shape.gpus or not on_gpus]
+    if not names:
+        return []
+    places = [*names, names[0]] if len(names) == 1 else names  # a node to itself: from its first GPU to its second
+    ends = [
+        ray.remote(LaneEnd)
+        .options(num_cpus=0, scheduling_strategy=_on(ids[name]))
+        .remote((index if len(names) == 1 else 0) if on_gpus else None)
+        for index, name in enumerate(places)
+    ]
     try:
-        offer = await _within(takes.offer.remote(), LANE_LIMIT_S, "a lane's target")
-        measured: tuple[str, float] = await _within(writes.write_to.remote(offer), LANE_LIMIT_S, "a lane's source")
-        return measured
+        offers = await _within(asyncio.gather(*(end.offer.remote() for end in ends)), LANE_LIMIT_S, "the lanes' ends")
+        lanes = []
+        for index, name in enumerate(names):
+            to = (index + 1) % len(places)
+            written = ends[index].write_to.remote(offers[to])
+            transport, gbyte_s = await _within(written, LANE_LIMIT_S, f"{name}, writing to {places[to]}")
+            lanes.append(MeasuredLane(name, places[to], transport, gbyte_s))
+        return lanes
     finally:
-        for end in (writes, takes):
-            end.close.remote()
-            ray.kill(end, no_restart=True)
+        for end in ends:
+            ray.kill(end, no_restart=True)  # its process ends with its pipe
 
 
 def _alive() -> dict[str, dict[str, Any]]:

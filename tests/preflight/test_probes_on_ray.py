@@ -49,7 +49,7 @@ def test_a_good_deployment_passes_and_the_lanes_between_its_nodes_are_measured()
 
     async def look() -> None:
         began = time.monotonic()
-        assert await probe.refuse(plan(), folder, lanes=False) == []
+        assert await probe.refuse(plan(), folder) == []
         print(f"looked in {time.monotonic() - began:.1f} s")
         nodes = await probe.look_at_nodes(folder)
         assert len({node.name for node in nodes}) == 2
@@ -72,7 +72,7 @@ def test_what_the_nodes_lack_is_refused(tmp_path: Path) -> None:
 
     async def look() -> None:
         with pytest.raises(ConfigError) as refused:
-            await probe.refuse(plan("prefill.resources.cpus=2"), str(tmp_path), lanes=False)
+            await probe.refuse(plan("prefill.resources.cpus=2"), str(tmp_path))
         told = {problem.path: problem for problem in refused.value.problems}
         assert set(told) == {"prefill", "model.path"}
         assert "has room" in told["prefill"].what

@@ -1,0 +1,70 @@
+"""What the preflight is for: with it off, real engines start well with these mistakes, or after a while do not.
+
+More of them are put to SGLang's code without engines: tests/preflight/test_sglang_fails_later.py.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+from collections.abc import Iterator
+
+import pytest
+from hosts import ADDRESS, Host, Nursery, fresh_prompt, leg, nursery, wait_until
+
+from disagg.plane import messages as m
+from disagg.registry.records import Role
+
+DEAD_S = 20.0
+HUNG_S = 3.0
+
+
+@pytest.fixture(scope="module")
+def zygote() -> Iterator[Nursery]:
+    with nursery() as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def prefill(zygote: Nursery) -> Iterator[Host]:
+    with contextlib.closing(Host(zygote, Role.PREFILL, page_size=16, chunked_prefill_size=256)) as host:
+        yield host.wait_until_ready()
+
+
+@pytest.mark.parametrize(
+    ("mistake", "said"),
+    [
+        ({"page_size": 32}, "Page size mismatch"),
+        ({"page_size": 16, "dtype": "bfloat16"}, "KV cache dtype mismatch"),
+    ],
+)
+def test_the_decode_engine_dies_on_its_first_request_and_prefill_waits(
+    zygote: Nursery, prefill: Host, mistake: dict[str, object], said: str
+) -> None:
+    async def scenario(decode: Host) -> None:
+        bootstrap = m.Bootstrap(ADDRESS, prefill.bootstrap_port, random.getrandbits(62) + 1, 0)
+
+        async def has_died() -> bool:
+            return said in decode.log.read_text(errors="replace") and not decode.scheduler.is_running()
+
+        async with prefill.client() as prefills, decode.client() as decodes:
+            prompt = fresh_prompt(64)
+            waits = leg(prefills, prompt, 1, bootstrap)
+            leg(decodes, prompt, 4, bootstrap)
+            await wait_until(has_died, DEAD_S)
+            await asyncio.sleep(HUNG_S)
+            assert waits.end is None, "prefill was told"
+            waits.abort()
+            await waits.until_end()
+
+    with contextlib.closing(Host(zygote, Role.DECODE, **mistake)) as decode:
+        decode.wait_until_ready()
+        asyncio.run(scenario(decode))
+
+
+def test_an_engine_whose_heads_cannot_be_shared_out_ends_while_it_builds_its_model(zygote: Nursery) -> None:
+    with contextlib.closing(Host(zygote, Role.PREFILL, page_size=16, tp_size=2)) as host:  # 9 heads
+        with pytest.raises(AssertionError, match="did not start"):
+            host.wait_until_ready()
+        assert "AssertionError" in host.log.read_text(errors="replace")
