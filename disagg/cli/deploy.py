@@ -122,11 +122,13 @@ def k8s(
 def docker(
     config: Config,
     sets: Sets = None,
+    gpus_per_node: Annotated[int | None, typer.Option(min=0, help="With device: auto; 0 makes the CPU image.")] = None,
     ray_version: Annotated[str | None, typer.Option(help="For the image; else the one installed here.")] = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="A file; else standard output.")] = None,
 ) -> None:
     """A Dockerfile for the deployment's device, and its .dockerignore."""
-    texts = render_docker(read_source(config, sets or ()), ray_version or _installed_ray())
+    source = read_source(config, sets or (), gpus_per_node=gpus_per_node)
+    texts = render_docker(source, ray_version or _installed_ray())
     if output is None:
         sys.stdout.write(texts["Dockerfile"])
     else:

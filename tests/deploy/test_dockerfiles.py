@@ -138,3 +138,11 @@ def test_a_bad_configuration_writes_nothing(tmp_path: Path) -> None:
         "frontend.port"
     }
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("gpus", "base"), [(0, "python:"), (8, "lmsysorg/sglang:")])
+def test_device_auto_gets_the_image_of_what_its_machines_have(gpus: int, base: str, tmp_path: Path) -> None:
+    path = tmp_path / "auto.yaml"
+    path.write_text("version: 1\nmodel: {path: smollm2}\naggregated: {}\n")
+    assert set(refused("docker", path)) == {"--gpus-per-node"}
+    assert of("FROM", deploy("docker", path, "--gpus-per-node", gpus))[0].startswith(base)
