@@ -132,13 +132,11 @@ def _batches_of_a_rank(pool: PoolView) -> Iterator[tuple[str, int]]:
     if pool.count("max_running_requests", 0):
         yield "max_running_requests", -(-pool.count("max_running_requests") // ranks)
     if not any(map(pool.is_on, GRAPHS_OFF)):
-        for argument in ("cuda_graph_max_bs_decode", "cuda_graph_max_bs"):
-            if pool.count(argument, 0):
-                yield argument, pool.count(argument)
-        for argument in ("cuda_graph_bs_decode", "cuda_graph_bs"):
-            sizes = pool.get(argument)
-            if isinstance(sizes, list) and all(isinstance(size, int) for size in sizes) and sizes:
-                yield argument, max(sizes)
+        if pool.count("cuda_graph_max_bs_decode", 0):
+            yield "cuda_graph_max_bs_decode", pool.count("cuda_graph_max_bs_decode")
+        sizes = pool.get("cuda_graph_bs_decode")
+        if isinstance(sizes, list) and sizes and all(isinstance(size, int) for size in sizes):
+            yield "cuda_graph_bs_decode", max(sizes)
 
 
 def _dense_tp(subject: Subject) -> Iterator[Problem]:

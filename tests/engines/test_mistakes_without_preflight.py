@@ -1,4 +1,4 @@
-"""What the preflight is for: with it off, real engines start well with these mistakes, or after a while do not.
+"""What the preflight is for: with it off, real engines start well with these mistakes, and die of the first request.
 
 More of them are put to SGLang's code without engines: tests/preflight/test_sglang_fails_later.py.
 """
@@ -11,12 +11,12 @@ import random
 from collections.abc import Iterator
 
 import pytest
-from hosts import ADDRESS, Host, Nursery, fresh_prompt, leg, nursery, wait_until
+from hosts import ADDRESS, Host, Nursery, fresh_prompt, leg, nursery
 
 from disagg.plane import messages as m
 from disagg.registry.records import Role
 
-DEAD_S = 20.0
+DEAD_S = 60.0
 HUNG_S = 3.0
 
 
@@ -45,14 +45,12 @@ def test_the_decode_engine_dies_on_its_first_request_and_prefill_waits(
     async def scenario(decode: Host) -> None:
         bootstrap = m.Bootstrap(ADDRESS, prefill.bootstrap_port, random.getrandbits(62) + 1, 0)
 
-        async def has_died() -> bool:
-            return said in decode.log.read_text(errors="replace") and not decode.scheduler.is_running()
-
         async with prefill.client() as prefills, decode.client() as decodes:
             prompt = fresh_prompt(64)
             waits = leg(prefills, prompt, 1, bootstrap)
-            leg(decodes, prompt, 4, bootstrap)
-            await wait_until(has_died, DEAD_S)
+            dies = leg(decodes, prompt, 4, bootstrap)
+            assert (await dies.until_end(DEAD_S)).reason == "lost"
+            assert said in decode.log.read_text(errors="replace")
             await asyncio.sleep(HUNG_S)
             assert waits.end is None, "prefill was told"
             waits.abort()
@@ -61,10 +59,3 @@ def test_the_decode_engine_dies_on_its_first_request_and_prefill_waits(
     with contextlib.closing(Host(zygote, Role.DECODE, **mistake)) as decode:
         decode.wait_until_ready()
         asyncio.run(scenario(decode))
-
-
-def test_an_engine_whose_heads_cannot_be_shared_out_ends_while_it_builds_its_model(zygote: Nursery) -> None:
-    with contextlib.closing(Host(zygote, Role.PREFILL, page_size=16, tp_size=2)) as host:  # 9 heads
-        with pytest.raises(AssertionError, match="did not start"):
-            host.wait_until_ready()
-        assert "AssertionError" in host.log.read_text(errors="replace")

@@ -135,7 +135,7 @@ def _questions(folder: Path) -> Any:
 def _arguments(plan: Plan, role: str, model: Path) -> dict[str, Any]:
     """What the engine would be given, on a CPU: SGLang's rules between arguments are the same there."""
     (engine,) = plan.of_role(Role(role))
-    return engine.arguments(device="cpu", model_path=str(model), host="127.0.0.1", ports=Ports(1, 2, 3))
+    return engine.arguments(device="cpu", model_path=str(model), host="127.0.0.1", ports=Ports.from_first(1))
 
 
 def _subject(mistake: Mistake) -> Any:
