@@ -16,8 +16,8 @@ umask 077
 
 interface=<<INTERFACE>>
 ray_port=6379
-ray_folder=/tmp/disagg-$SLURM_JOB_ID # short: sockets lie in it
-ray_start=(--disable-usage-stats --log-color=false --temp-dir "$ray_folder"<<RAY_START>>)
+folder=/tmp/disagg-$SLURM_JOB_ID # on each node, for all that the job leaves there; short: sockets lie in it
+ray_start=(--disable-usage-stats --log-color=false --temp-dir "$folder"<<RAY_START>>)
 
 say() { echo "$(date +%T) $(hostname -s): $*" >&2; }
 
@@ -42,13 +42,16 @@ own_address() {
 node() {
     local address ray pause=5
     address=$(own_address)
+    mkdir -p "$folder"
+    [[ -O $folder ]] || { say "$folder is somebody else's"; return 1; }
+    export TMPDIR=$folder
     ulimit -l unlimited 2>/dev/null || say "locked memory stays limited to $(ulimit -l) KiB: RDMA may not register KV"
     ulimit -n "$(ulimit -Hn)"
     unset RAY_ADDRESS # `ray start` is told in words
     export RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S=0 # what serves has ended before; SLURM would kill it in its sleep
     local amounts=(--num-cpus "${SLURM_CPUS_ON_NODE%%(*}")
     [[ -z ${SLURM_GPUS_ON_NODE:-} ]] || amounts+=(--num-gpus "$SLURM_GPUS_ON_NODE")
-    trap 'kill "$ray" 2>/dev/null; wait "$ray"; rm -rf "$ray_folder"; exit 0' TERM INT
+    trap 'kill "$ray" 2>/dev/null; wait "$ray"; rm -rf "$folder" || rm -rf "$folder"; exit 0' TERM INT
     while true; do
         ray start "$@" --node-ip-address "$address" "${amounts[@]}" "${ray_start[@]}" --block &
         ray=$!
@@ -64,12 +67,13 @@ on_nodes() {
     local count=$1 place=$2
     shift 2
     exec srun --nodes="$count" --ntasks="$count" --ntasks-per-node=1 "$place" --overlap --cpu-bind=none --mem=0 --no-kill \
-        --kill-on-bad-exit=0 --unbuffered bash -c "$(declare -p interface ray_folder ray_start)
+        --kill-on-bad-exit=0 --unbuffered bash -c "$(declare -p interface folder ray_start)
         $(declare -f say own_address node)
         node $(printf '%q ' "$@")"
 }
 
-run=$(mktemp -d "${TMPDIR:-/tmp}/disagg-run-$SLURM_JOB_ID-XXXXXX")
+mkdir "$folder"
+export TMPDIR=$folder
 steps=()
 serving=()
 # Once, whatever ends this script: first what serves, then Ray, then what lies on this node's disk.
@@ -87,7 +91,7 @@ clean_up() {
         timeout 20 tail --pid="$pid" -s 0.1 -f /dev/null || kill "$pid" || true
         wait "$pid" || true
     done
-    rm -rf "$run"
+    rm -rf "$folder"
     exit "$status"
 }
 trap clean_up EXIT
@@ -95,19 +99,19 @@ stopping=0
 # What serves ends in order, and then this script with it.
 trap 'stopping=1; kill "${serving[@]}" 2>/dev/null || exit 143' TERM INT
 
-cat >"$run/config.yaml" <<'END_OF_DISAGG_CONFIG'
+cat >"$folder/config.yaml" <<'END_OF_DISAGG_CONFIG'
 <<CONFIG>>
 END_OF_DISAGG_CONFIG
 
 # Nobody joins without it. The environment hands it on; the file is for you, on this node: RAY_AUTH_TOKEN_PATH.
 RAY_AUTH_TOKEN=$(od -An -vN32 -tx1 /dev/urandom | tr -d ' \n')
 export RAY_AUTH_MODE=token RAY_AUTH_TOKEN
-echo "$RAY_AUTH_TOKEN" >"$run/ray-auth-token"
+echo "$RAY_AUTH_TOKEN" >"$folder/ray-auth-token"
 
 head_name=$SLURMD_NODENAME # a batch script runs on the first node
 head_address=$(own_address)
 export RAY_ADDRESS=$head_address:$ray_port
-say "job $SLURM_JOB_ID on $SLURM_JOB_NODELIST, Ray's head at $RAY_ADDRESS, files in $run"
+say "job $SLURM_JOB_ID on $SLURM_JOB_NODELIST, Ray's head at $RAY_ADDRESS, files in $folder"
 
 on_nodes 1 "--nodelist=$head_name" --head --port "$ray_port" --include-dashboard=false &
 steps+=($!)

@@ -61,7 +61,9 @@ def render_slurm(source: Source, options: SlurmOptions) -> str:
         "INTERFACE": quoted([options.interface or ""]),
         "RAY_START": "".join(f" {quoted([each])}" for each in options.ray_start),
         "JOIN_S": str(options.join_s),
-        "SERVE": quoted(source.serve_command("CONFIG", "ray.address=auto")).replace("CONFIG", '"$run/config.yaml"', 1),
+        "SERVE": quoted(source.serve_command("CONFIG", "ray.address=auto")).replace(
+            "CONFIG", '"$folder/config.yaml"', 1
+        ),
     }
     template = files("disagg.deploy").joinpath("sbatch.sh").read_text(encoding="utf-8")
     return re.sub(r"^# <<(\w+)>>$|<<(\w+)>>", lambda found: filled[found[1] or found[2]], template, flags=re.MULTILINE)

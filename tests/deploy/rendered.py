@@ -15,8 +15,8 @@ THIRTEEN_NODES = """
 version: 1
 device: cuda
 model: {path: /models/big}
-prefill: {nodes: 4, engine: {tp_size: 32, page_size: 64}}
-decode: {nodes: 9, engine: {tp_size: 72, page_size: 64}}
+prefill: {nodes: 4, engine: {tp_size: 32, dp_size: 32, enable_dp_attention: true, page_size: 64}}
+decode: {nodes: 9, engine: {tp_size: 72, dp_size: 72, enable_dp_attention: true, page_size: 64}}
 """
 
 

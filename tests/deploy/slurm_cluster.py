@@ -77,14 +77,9 @@ class SlurmCluster:
     def is_over(self, job: str) -> bool:
         return self.run("squeue", "--noheader", f"--jobs={job}", check=False) == ""
 
-    def left_in_tmp(self, job: str) -> list[str]:
-        """On the nodes, each with its own /tmp: the job's folders, and any file of a deployment."""
-        left = []
-        for pid in self.nodes:
-            tmp = Path(f"/proc/{pid}/root/tmp")
-            left += [*tmp.glob(f"disagg-{job}"), *tmp.glob(f"disagg-run-{job}-*")]
-            left += [path for path in tmp.glob("disagg-*/**/*") if not path.is_dir()]
-        return [str(path) for path in left]
+    def left_in_tmp(self) -> list[str]:
+        """What jobs have left on the nodes, each with its own /tmp."""
+        return [str(path) for pid in self.nodes for path in Path(f"/proc/{pid}/root/tmp").glob("disagg-*")]
 
     def said(self) -> str:
         logs = [self.log, *sorted(self.folder.glob("*.log"))]

@@ -42,7 +42,7 @@ def test_a_job_over_two_nodes_answers_and_leaves_nothing(tmp_path: Path) -> None
         wait_until(lambda: cluster.is_over(job), END_S, cluster)
         assert "disagg serve has ended with 0" in cluster.log.read_text()
         assert of_job(job) == []
-        assert cluster.left_in_tmp(job) == []
+        assert cluster.left_in_tmp() == []
 
 
 def is_ready(url: str) -> bool:

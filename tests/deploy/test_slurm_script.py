@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import time
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -52,7 +53,7 @@ def test_shellcheck_has_nothing_to_say(options: list[str]) -> None:
 
 
 def test_shellcheck_would_say_so() -> None:
-    assert "SC2086" in shellcheck(deploy("slurm", "two-gpus").replace('rm -rf "$run"', "rm -rf $run"))
+    assert "SC2086" in shellcheck(deploy("slurm", "two-gpus").replace('rm -rf "$folder"\n', "rm -rf $folder\n"))
 
 
 def test_sbatch_is_asked_for_the_nodes_that_the_plan_needs(tmp_path: Path) -> None:
@@ -90,8 +91,9 @@ class Allocation:
     """
 
     def __init__(self, folder: Path, *words: str, **programs: str) -> None:
-        self.folder, self.notes, self.tmp = folder, folder / "notes", folder / "tmp"
-        self.tmp.mkdir()
+        self.folder, self.notes = folder, folder / "notes"
+        self.number = f"test-{uuid.uuid4().hex[:8]}"
+        self.on_node = Path(f"/tmp/disagg-{self.number}")
         self.log = folder / "log"
         programs_folder = folder / "bin"
         programs_folder.mkdir()
@@ -101,12 +103,11 @@ class Allocation:
         deploy("slurm", "local-cpu", "--cpus-per-node", 1, *words, "-o", folder / "job.sh")
         self.environment = {
             "PATH": f"{programs_folder}:{os.environ['PATH']}",
-            "SLURM_JOB_ID": f"test{os.getpid()}",
+            "SLURM_JOB_ID": self.number,
             "SLURM_JOB_NODELIST": "n[1-2]",
             "SLURM_JOB_NUM_NODES": "2",
             "SLURM_CPUS_ON_NODE": "4",
             "SLURMD_NODENAME": "n1",
-            "TMPDIR": str(self.tmp),
         }
 
     def usual(self) -> dict[str, str]:
@@ -135,10 +136,14 @@ class Allocation:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
+            shutil.rmtree(self.on_node, ignore_errors=True)
 
     def result(self) -> int:
+        """Its status; everything of it is gone, or this fails."""
         with self.running() as process:
-            return process.wait(LIMIT_S)
+            status = process.wait(LIMIT_S)
+            assert not self.on_node.exists()
+            return status
 
     def said(self, program: str) -> list[str]:
         lines = self.notes.read_text().splitlines() if self.notes.exists() else []
@@ -172,7 +177,7 @@ def test_the_token_is_a_file_for_its_owner_alone(tmp_path: Path) -> None:
     job = Allocation(tmp_path)
     with job.running():
         (serve,) = job.wait_for("disagg")
-        (file,) = job.tmp.glob("disagg-run-*/ray-auth-token")
+        file = job.on_node / "ray-auth-token"
         assert file.stat().st_mode & 0o777 == 0o600
         assert file.parent.stat().st_mode & 0o777 == 0o700
         assert file.read_text().strip() == serve.rpartition("TOKEN=")[2]
@@ -195,17 +200,16 @@ def test_a_signal_ends_what_serves_in_order_before_ray_and_its_status_is_the_job
         job.wait_for("ray", 2)
         process.send_signal(signal.SIGTERM)
         assert process.wait(LIMIT_S) == 7, job.log.read_text()
+        assert not job.on_node.exists()
     lines = notes.read_text().splitlines()
     assert lines.index("disagg is done") < lines.index("ray is told")
     assert lines.count("ray is done") == 2
-    assert list(job.tmp.iterdir()) == []
 
 
 def test_a_job_ends_when_what_serves_ends(tmp_path: Path) -> None:
     job = Allocation(tmp_path, disagg="exit 2")
     assert job.result() == 2
     assert "disagg serve has ended with 2" in job.log.read_text()
-    assert list(job.tmp.iterdir()) == []
 
 
 @pytest.mark.parametrize(
@@ -218,7 +222,6 @@ def test_nothing_is_served_unless_ray_is_up_on_every_node(tmp_path: Path, progra
     assert job.result() == 1
     assert "Ray is not up on all nodes" in job.log.read_text()
     assert job.said("disagg") == []
-    assert list(job.tmp.iterdir()) == []
 
 
 def test_a_node_without_the_interface_is_named(tmp_path: Path) -> None:
@@ -232,3 +235,12 @@ def test_another_nodes_ray_comes_again_when_it_dies(tmp_path: Path) -> None:
     job = Allocation(tmp_path, ray=ray, sleep="exec /bin/sleep $(($1 == 5 ? 0 : $1))")
     with job.running():
         job.wait_for("ray", 4)
+
+
+def test_a_folder_of_somebody_else_is_not_used(tmp_path: Path) -> None:
+    """Its name can be guessed, and the token would lie in it."""
+    job = Allocation(tmp_path)
+    job.on_node.mkdir()
+    with job.running() as process:
+        assert process.wait(LIMIT_S) != 0
+    assert job.said("disagg") == job.said("ray") == []
