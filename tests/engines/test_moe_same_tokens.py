@@ -78,20 +78,22 @@ def test_experts_on_two_ranks_give_the_aggregated_engines_tokens(
 def test_all_four_pairs_of_ranks_serve_and_the_engines_own_loads_show_each_request_there(
     attention_apart: Deployment, slow_file: Path, model: str, aggregated: dict[str, list[list[int]]]
 ) -> None:
-    slow_file.write_text(HELD)
     with ThreadPoolExecutor(len(FOUR_PAIRS)) as pool:
         answers: list[Future[list[int]]] = []
         ways: list[Way] = []
-        for asked in FOUR_PAIRS:
-            answers.append(pool.submit(answer, attention_apart, NAME, asked))
-            ways.append(way_of(attention_apart, len(asked[0])))
-        assert {(way.prefill[1], way.decode[1]) for way in ways} == {(0, 0), (0, 1), (1, 0), (1, 1)}
-        held: Counter[tuple[str, int]] = Counter()
-        for (prompt_ids, _), way in zip(FOUR_PAIRS, ways, strict=True):
-            held.update({place: len(prompt_ids) for place in way})
-        wait_until(lambda: _held(attention_apart) == held, SHOWN_S, lambda: f"{_held(attention_apart)}, not {held}")
-        _assert_told_by_rank(attention_apart, ways)
-        slow_file.unlink()
+        slow_file.write_text(HELD)
+        try:
+            for asked in FOUR_PAIRS:
+                answers.append(pool.submit(answer, attention_apart, NAME, asked))
+                ways.append(way_of(attention_apart, len(asked[0])))
+            assert {(way.prefill[1], way.decode[1]) for way in ways} == {(0, 0), (0, 1), (1, 0), (1, 1)}
+            held: Counter[tuple[str, int]] = Counter()
+            for (prompt_ids, _), way in zip(FOUR_PAIRS, ways, strict=True):
+                held.update({place: len(prompt_ids) for place in way})
+            wait_until(lambda: _held(attention_apart) == held, SHOWN_S, lambda: f"{_held(attention_apart)}, not {held}")
+            _assert_told_by_rank(attention_apart, ways)
+        finally:
+            slow_file.unlink()
         assert [each.result(WHOLE_S) for each in answers] == aggregated[model][len(SIZED) :]
     assert _answers(attention_apart, SIZED) == aggregated[model][: len(SIZED)]
     wait_until(lambda: not +_held(attention_apart), 5, lambda: _held(attention_apart))
