@@ -120,8 +120,9 @@ RULES = (
     Rule(
         "dtype",
         _dtype,
-        "KV follows dtype where kv_cache_dtype does not say otherwise; decode dies on its first request",
-        "sglang disaggregation/common/conn.py try_ensure_parallel_info",
+        "KV follows dtype, and SGLang compares only what kv_cache_dtype says: the decode leg hangs in its transfer, or "
+        "reads numbers of another kind",
+        "seen here with float32 and bfloat16, sglang 0.5.20",
         "say the same dtype, or the same kv_cache_dtype",
     ),
     Rule(

@@ -36,7 +36,7 @@ def prefill(zygote: Nursery) -> Iterator[Host]:
     ("mistake", "said"),
     [
         ({"page_size": 32}, "Page size mismatch"),
-        ({"page_size": 16, "dtype": "bfloat16"}, "KV cache dtype mismatch"),
+        ({"page_size": 16, "kv_cache_dtype": "bfloat16"}, "KV cache dtype mismatch"),
     ],
 )
 def test_the_decode_engine_dies_on_its_first_request_and_prefill_waits(
@@ -57,5 +57,25 @@ def test_the_decode_engine_dies_on_its_first_request_and_prefill_waits(
             await waits.until_end()
 
     with contextlib.closing(Host(zygote, Role.DECODE, **mistake)) as decode:
+        decode.wait_until_ready()
+        asyncio.run(scenario(decode))
+
+
+def test_with_another_dtype_the_decode_leg_hangs(zygote: Nursery, prefill: Host) -> None:
+    """SGLang compares what kv_cache_dtype says, which is `auto` on both sides."""
+
+    async def scenario(decode: Host) -> None:
+        bootstrap = m.Bootstrap(ADDRESS, prefill.bootstrap_port, random.getrandbits(62) + 1, 0)
+        async with prefill.client() as prefills, decode.client() as decodes:
+            prompt = fresh_prompt(64)
+            prefilled, hangs = leg(prefills, prompt, 1, bootstrap), leg(decodes, prompt, 4, bootstrap)
+            await hangs.until(lambda leg: "transferring" in leg.stages)
+            await asyncio.sleep(2 * HUNG_S)
+            assert (hangs.end, hangs.token_ids) == (None, [])
+            for each in (prefilled, hangs):
+                each.abort()
+                await each.until_end()
+
+    with contextlib.closing(Host(zygote, Role.DECODE, page_size=16, dtype="bfloat16")) as decode:
         decode.wait_until_ready()
         asyncio.run(scenario(decode))

@@ -69,7 +69,6 @@ AT_FIRST_REQUEST = {
     "page size of one token on one side": "Page size mismatch",
     "an attention backend that sets its own page size": "Page size mismatch",
     "KV in fp8 on decode only": "KV cache dtype mismatch",
-    "float16 on one side": "KV cache dtype mismatch",
     "six attention ranks on decode and four on prefill": "asks for prefill rank 4 of 4",
     "more pipeline stages on decode": "Decode pp size (2) should be equal to prefill pp size (1) or 1",
     "context parallelism on decode": "Decode cp size (2) should be equal to 1",
@@ -151,7 +150,7 @@ def _pair(mistake: Mistake) -> list[dict[str, Any]]:
             "dp_size": pool.dp,
             "pp_size": pool.pp,
             "page_size": real_page_size(pool)[0],
-            "kv_cache_dtype": pool.get("kv_cache_dtype") or pool.get("dtype") or "bfloat16",
+            "kv_cache_dtype": pool.get("kv_cache_dtype") or "auto",
         }
         | ({"is_mla": subject.model.is_mla, "dcp_size": pool.count("dcp_size")} if pool.role == "decode" else {})
         for pool in subject.pools
