@@ -1,7 +1,7 @@
 """`disagg serve`: from a checked configuration to a serving deployment, and back to nothing.
 
-Way:   cli -> [serve] -> janitor, Ray, controller, frontend
-Fails: StartError; whatever had been started is ended first. A SIGKILL is the janitor's and the pipes' affair
+Way:   cli -> [serve] -> janitor, Ray, preflight, controller, frontend
+Fails: ConfigError when the preflight refuses, StartError; whatever had been started is ended first. A SIGKILL is the janitor's and the pipes' affair
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from disagg.coordinator.coordinator import Limits
 from disagg.engine.spec import DEPLOYMENT_VARIABLE, SECRET_VARIABLE
 from disagg.errors import StartError
 from disagg.models.resolve import resolve_model
+from disagg.preflight import probe as preflight
 from disagg.registry.records import EngineRecord, State
 
 log = logging.getLogger(__name__)
@@ -63,6 +64,8 @@ async def _run(deployment: Deployment, asked_to_stop: asyncio.Event) -> None:
     async with ray_and_janitor(deployment, name) as (plan, private):
         # Again: connecting put Ray's own handler of SIGTERM before ours, and 3 s after the signal that one aborts.
         _heed_signals(asked_to_stop)
+        for warning in await preflight.refuse(plan, str(model_path)):
+            log.warning("%s", warning)
         setting = Setting(
             deployment=name,
             device=plan.device,

@@ -60,7 +60,8 @@ def watch(spec: HostSpec, pipe: socket.socket, start_host: StartHost) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)  # `ray job stop` may send it here; the end comes through the pipe
     _libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
-    Path(spec.scratch).mkdir(parents=True, exist_ok=True)
+    Path(spec.scratch).parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    Path(spec.scratch).mkdir(exist_ok=True)
     log = RotatingLog(Path(spec.log_path))
     out, out_of_host = os.pipe()
     news = _watch_for_segments()
@@ -80,6 +81,8 @@ def watch(spec: HostSpec, pipe: socket.socket, start_host: StartHost) -> None:
     _say(pipe, event="exit", status=status, tail=list(log.tail))
     log.close()
     shutil.rmtree(spec.scratch, ignore_errors=True)
+    with contextlib.suppress(OSError):  # the node's last: the deployment's janitor is on another node, perhaps
+        Path(spec.scratch).parent.rmdir()
     for name in segments & _existing_segments():
         if not _is_mapped(name):
             (SHARED_MEMORY / name).unlink(missing_ok=True)

@@ -11,6 +11,7 @@ Usage: python -m disagg.engine.zygote SOCKET_PATH   (prints one line when it is 
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
 import selectors
@@ -51,6 +52,8 @@ def main(socket_path: Path) -> None:
             if key.fileobj is sys.stdin:
                 if not os.read(0, 4096):
                     socket_path.unlink(missing_ok=True)
+                    with contextlib.suppress(OSError):  # engines still have theirs in it
+                        socket_path.parent.rmdir()
                     os._exit(0)  # an orderly end of everything SGLang imported takes a second and complains
             else:
                 _fork(listener, selector)
