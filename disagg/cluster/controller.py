@@ -61,7 +61,7 @@ class Controller:
 
     async def place(self) -> None:
         """A placement group and a supervisor an engine; raises StartError when the cluster has no room for all."""
-        for engine in self._plan.engines:
+        for engine in self._plan.largest_first():
             bundle = {kind: n for kind, n in {"CPU": engine.cpus, "GPU": engine.gpus}.items() if n}
             spread = "STRICT_SPREAD" if engine.nodes > 1 else "STRICT_PACK"
             group = placement_group([bundle] * engine.nodes, strategy=spread)

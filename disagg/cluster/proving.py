@@ -8,6 +8,7 @@ Owns:  the table of who is up and who has met; the lock that lets canaries sing 
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 from collections.abc import Awaitable, Callable
 from random import Random
@@ -21,6 +22,7 @@ log = logging.getLogger(__name__)
 
 SONG_S = 30.0  # a first transfer may set up its connections
 RETRY_S = 2.0
+ALL_RANKS_MAX = 16  # pairs of ranks; of larger engines each rank sings, but not with each of the other's
 
 
 class Prover:
@@ -59,9 +61,9 @@ class Prover:
     async def sing_on_all_ranks(self, pair: tuple[str, str], limit_s: float) -> None:
         """Raises CanaryFailed. The caller holds `one_at_a_time`."""
         prefills, decodes = (self.up[life].voices() for life in pair)
-        for rank in range(max(len(prefills), len(decodes))):
-            decode = decodes[rank % len(decodes)]
-            prefill = prefills[rank % len(prefills)] if pair[0] != pair[1] else None
+        is_alone = pair[0] == pair[1]
+        for prefill_rank, decode_rank in _rank_pairs(1 if is_alone else len(prefills), len(decodes)):
+            decode, prefill = decodes[decode_rank], None if is_alone else prefills[prefill_rank]
             room = self._rooms.take(prefill.dp_size, prefill.dp_rank) if prefill else self._rooms.take(1, 0)
             try:
                 await sing(prefill, decode, room, limit_s)
@@ -101,3 +103,9 @@ class Prover:
         if decode != prefill:
             await self._on_proven(decode, prefill)
         return True
+
+
+def _rank_pairs(prefills: int, decodes: int) -> list[tuple[int, int]]:
+    if prefills * decodes <= ALL_RANKS_MAX:
+        return list(itertools.product(range(prefills), range(decodes)))
+    return [(rank % prefills, rank % decodes) for rank in range(max(prefills, decodes))]

@@ -1,7 +1,8 @@
 """`disagg serve`: from a checked configuration to a serving deployment, and back to nothing.
 
 Way:   cli -> [serve] -> janitor, Ray, preflight, controller, frontend
-Fails: ConfigError when the preflight refuses, StartError; whatever had been started is ended first. A SIGKILL is the janitor's and the pipes' affair
+Fails: ConfigError when the preflight refuses, StartError; whatever had been started is ended first. A SIGKILL is the
+       janitor's and the pipes' affair
 """
 
 from __future__ import annotations

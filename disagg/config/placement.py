@@ -1,7 +1,7 @@
 """Which member of which engine comes to lie on which node, and on which of its GPUs.
 
 Way:   plan + cluster shape -> [place] -> `disagg check`, preflight
-Out:   the same answer for the same input. Ray's rule: a placement group an engine, in the plan's order; each member
+Out:   the same answer for the same input. Ray's rule: a placement group an engine, the largest first; each member
        is one bundle, on a node of its own; a bundle goes to the node with the largest free shares left over
 Fails: never; an engine without a place is a Problem, and the next ones are placed all the same
 
@@ -43,7 +43,7 @@ def place(plan: Plan, shape: ClusterShape) -> tuple[Placement, list[Problem]]:
     nodes = [_Free(node) for node in shape.nodes]
     members: list[Member] = []
     problems: list[Problem] = []
-    for engine in plan.engines:
+    for engine in plan.largest_first():
         chosen = _choose(engine, nodes)
         if chosen is None:
             problems.append(_no_place(plan, engine, nodes))

@@ -86,6 +86,10 @@ class Plan:
     def deadlines(self) -> Deadlines:
         return self.deployment.deadlines
 
+    def largest_first(self) -> list[EnginePlan]:
+        """The order in which engines are placed: small ones in front could leave a large one without a node."""
+        return sorted(self.engines, key=lambda engine: (-engine.gpus, -engine.nodes, -engine.cpus))
+
     def of_role(self, role: Role) -> tuple[EnginePlan, ...]:
         return tuple(engine for engine in self.engines if engine.role is role)
 

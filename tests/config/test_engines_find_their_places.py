@@ -55,8 +55,15 @@ def test_members_of_a_gang_go_to_nodes_of_their_own() -> None:
     """
     found, problems = places(pools, H200 % 13)
     assert not problems
-    assert found["prefill-0"] == [f"h-{i}:0,1,2,3,4,5,6,7 ranks {8 * i}-{8 * i + 7}" for i in range(4)]
-    assert [place.split(":")[0] for place in found["decode-0"]] == [f"h-{i}" for i in range(4, 13)]
+    assert found["decode-0"] == [f"h-{i}:0,1,2,3,4,5,6,7 ranks {8 * i}-{8 * i + 7}" for i in range(9)]
+    assert [place.split(":")[0] for place in found["prefill-0"]] == [f"h-{i}" for i in range(9, 13)]
+
+
+def test_small_engines_leave_a_large_one_its_node() -> None:
+    pools = "prefill: {replicas: 3, engine: {tp_size: 4}}\ndecode: {engine: {tp_size: 8}}"
+    found, problems = places(pools, H200 % 3)
+    assert not problems
+    assert len(found) == 4
 
 
 def test_what_does_not_fit_is_told_and_the_others_are_placed() -> None:
@@ -80,7 +87,7 @@ def test_gpus_that_are_shared_already_are_no_whole_ones() -> None:
         decode: {resources: {gpus: 1}}
     """
     _, problems = places(pools, "nodes: [{cpus: 8, gpus: 2, gpu_kind: h200}]")
-    assert [problem.path for problem in problems] == ["decode"]
+    assert [problem.path for problem in problems] == ["prefill.1"]
 
 
 def test_cpus_count_too() -> None:
