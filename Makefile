@@ -1,6 +1,6 @@
 # setup: .venv with the CPU engine profile and the model; the others need it, and a second run of it does nothing.
 .DELETE_ON_ERROR:
-.PHONY: setup tools demo test check fmt bench soak
+.PHONY: setup demo test test-nodes check fmt bench soak
 
 PYTHON ?= python3
 VENV := .venv
@@ -18,17 +18,18 @@ $(STAMP): pyproject.toml $(PROFILE)
 	$(BIN)/python -m pip install --quiet --constraint $(PROFILE) --editable '.[dev]'
 	@touch $@
 
-# What tests run beside Python: shellcheck, SLURM. Asks for root only where something is missing.
-tools:
-	@.ci/tools
-
 demo: setup
 	@$(BIN)/python -m disagg.cli.demo
 
-test: setup tools
-	$(BIN)/python -m pytest tests -q
+test: setup
+	$(BIN)/python -m pytest tests -q -m "not nodes"
 
-check: $(STAMP) tools
+# Several nodes on this machine, as network namespaces and SLURM's: needs root, and brings Debian's SLURM.
+test-nodes: setup
+	@.ci/tools
+	$(BIN)/python -m pytest tests -q -m nodes
+
+check: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy

@@ -15,7 +15,7 @@ from slurm_cluster import ROOT, SlurmCluster, slurm_cluster
 
 from disagg.cluster.free_port import free_port
 
-pytestmark = [pytest.mark.engine, pytest.mark.timeout(200)]
+pytestmark = [pytest.mark.engine, pytest.mark.nodes, pytest.mark.timeout(200)]
 READY_S = 120.0
 END_S = 40.0
 

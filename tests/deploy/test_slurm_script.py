@@ -8,6 +8,7 @@ import re
 import shutil
 import signal
 import subprocess
+import sys
 import time
 import uuid
 from collections.abc import Iterator
@@ -29,8 +30,14 @@ def directives(script: str) -> dict[str, str]:
 
 
 def shellcheck(script: str) -> str:
-    assert shutil.which("shellcheck"), "shellcheck not found: run .ci/tools (apt-get install shellcheck)"
-    done = subprocess.run(["shellcheck", "-"], input=script, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(
+        [Path(sys.executable).with_name("shellcheck"), "-"],
+        input=script,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
     return done.stdout
 
 

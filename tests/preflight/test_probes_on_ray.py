@@ -14,7 +14,7 @@ from disagg.config.plan import Plan
 from disagg.errors import ConfigError
 from disagg.models.resolve import resolve_model
 
-pytestmark = pytest.mark.engine
+pytestmark = [pytest.mark.engine, pytest.mark.nodes]
 YAML = """
 version: 1
 device: cpu
