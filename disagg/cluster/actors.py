@@ -220,9 +220,9 @@ def _on_this_node(spec: HostSpec) -> HostSpec:
     """The spec with what only this node knows."""
     import msgspec
 
-    environment = dict(spec.environment)
-    if spec.members > 1:
-        environment = between_nodes(spec) | environment
+    # SGLang would take the address of its own choice, and on a node of several networks another one.
+    environment = {"SGLANG_HOST_IP": spec.plane_host} | (between_nodes(spec) if spec.members > 1 else {})
+    environment |= spec.environment
     devices = os.environ.get("CUDA_VISIBLE_DEVICES")
     if devices is not None:
         environment["CUDA_VISIBLE_DEVICES"] = devices
@@ -230,11 +230,10 @@ def _on_this_node(spec: HostSpec) -> HostSpec:
 
 
 def between_nodes(spec: HostSpec) -> dict[str, str]:
-    """How the hosts of an engine over several nodes find each other: by the addresses that Ray's nodes have."""
+    """How the hosts of an engine over several nodes find each other: by the network of their addresses in Ray."""
     network = interface_of(spec.plane_host)
-    ours = {"SGLANG_HOST_IP": spec.plane_host, "HOST_IP": spec.plane_host}
-    if network:  # else Gloo and NCCL choose, and not all of a node's networks lead to the others
-        ours |= {"GLOO_SOCKET_IFNAME": network, "NCCL_SOCKET_IFNAME": network}
+    # Else Gloo and NCCL choose, and not all of a node's networks lead to the others.
+    ours = {"GLOO_SOCKET_IFNAME": network, "NCCL_SOCKET_IFNAME": network} if network else {}
     if spec.member:
         ours["SGLANG_BLOCK_NONZERO_RANK_CHILDREN"] = "0"  # Engine() returns there, too
     return ours

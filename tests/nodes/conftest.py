@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE), str(HERE.parent / "engines")]  # deployment.py, streams.py and moe.py are theirs
+
+from cluster import Cluster, cluster  # noqa: E402
+from moe import FOUR_PAIRS, aggregated_answers  # noqa: E402
+
+from disagg.models.tiny import make_tiny  # noqa: E402
+from transfer.faults import SLOW_VARIABLE  # noqa: E402
 
 LIMIT_S = 600
 
@@ -19,3 +26,20 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.engine)
             item.add_marker(pytest.mark.nodes)
             item.add_marker(pytest.mark.timeout(LIMIT_S))
+
+
+@pytest.fixture(scope="session")
+def expected() -> list[list[int]]:
+    model = str(make_tiny("dsv3"))
+    return aggregated_answers([model], FOUR_PAIRS)[model]
+
+
+@pytest.fixture(scope="session")
+def slow_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("slow") / "seconds"
+
+
+@pytest.fixture(scope="session")
+def two(expected: list[list[int]], slow_file: Path) -> Iterator[Cluster]:
+    with cluster(2, cpus=2, more={SLOW_VARIABLE: str(slow_file)}) as made:
+        yield made

@@ -14,35 +14,17 @@ from typing import Any
 
 import httpx
 import pytest
-from cluster import Cluster, all_gone, cluster, job, processes, seconds_until
+from cluster import Cluster, all_gone, job, processes, seconds_until
 from deployment import Deployment
-from moe import FOUR_PAIRS, aggregated_answers, answer, way_of
+from moe import FOUR_PAIRS, answer, way_of
 
-from disagg.models.tiny import make_tiny
-from transfer.faults import HELD, SLOW_VARIABLE
+from transfer.faults import HELD
 
 CONFIG = Path(__file__).parents[2] / "configs" / "deepseek-tiny-2nodes.yaml"
 DOWN_S = 5.0  # from what happened until nothing is left of the engine, on either node
 ERROR_S = 20.0  # deadlines.no_pair_s and a little
 BACK_S = 120.0
 NAME = "tiny-dsv3"
-
-
-@pytest.fixture(scope="module")
-def expected() -> list[list[int]]:
-    model = str(make_tiny("dsv3"))
-    return aggregated_answers([model], FOUR_PAIRS)[model]
-
-
-@pytest.fixture(scope="module")
-def slow_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("slow") / "seconds"
-
-
-@pytest.fixture(scope="module")
-def two(expected: list[list[int]], slow_file: Path) -> Iterator[Cluster]:
-    with cluster(2, cpus=2, more={SLOW_VARIABLE: str(slow_file)}) as made:
-        yield made
 
 
 @pytest.fixture(scope="module")
