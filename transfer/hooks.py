@@ -143,7 +143,8 @@ def _hand_over_request_times() -> None:
 
 
 def _dead_peers() -> None:
-    """Adds Scheduler.disagg_drop_peer (called through SGLang's RPC), and drops what NIXL reports disconnected."""
+    """Adds Scheduler.disagg_drop_peer, which the scheduler's loop calls (pulse.py), and drops what NIXL reports
+    disconnected."""
     from sglang.srt.disaggregation.nixl import conn
     from sglang.srt.managers.scheduler import Scheduler
 

@@ -86,7 +86,9 @@ class Nursery:
 
     def ports(self, name: str) -> int:
         """The first of PORT_BLOCK ports for the next incarnation of an engine's part here; its last one's may be given
-        out again."""
+        out again. Raises once the zygote is dead: then this nursery is of no use."""
+        if self._zygote is not None and self._zygote.poll() is not None:
+            raise RuntimeError(f"its zygote has ended with {self._zygote.returncode}")
         return self._blocks.take(name)
 
     def log(self, name: str, lines: int) -> str:
@@ -135,6 +137,7 @@ class EngineActor:
 
     def __init__(self) -> None:
         self._exit: asyncio.Future[dict[str, Any]] | None = None
+        self._beginning = asyncio.Lock()  # held until an incarnation that begins can be ended
         self._writer: asyncio.StreamWriter | None = None
         self._lane = ""
         self._pids: dict[str, Any] = {"actor": os.getpid()}
@@ -146,13 +149,14 @@ class EngineActor:
         """
         spec = decode_spec(spec_json)
         ready: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
-        self._exit = asyncio.get_running_loop().create_future()
-        self._lane = ""
-        pipe = await _pipe_from_zygote(zygote) if zygote else _pipe_to_spawned(environment)
-        reader, writer = await asyncio.open_unix_connection(sock=pipe, limit=PIPE_LINE_MAX_BYTES)
-        self._writer = writer
-        self._writer.write(encode_spec(_on_this_node(spec)) + b"\n")
-        self._reading = asyncio.get_running_loop().create_task(self._read(reader, writer, ready, self._exit))
+        async with self._beginning:
+            self._writer, self._lane = None, ""
+            self._exit = asyncio.get_running_loop().create_future()
+            pipe = await _pipe_from_zygote(zygote) if zygote else _pipe_to_spawned(environment)
+            reader, writer = await asyncio.open_unix_connection(sock=pipe, limit=PIPE_LINE_MAX_BYTES)
+            self._writer = writer
+            self._writer.write(encode_spec(_on_this_node(spec)) + b"\n")
+            self._reading = asyncio.get_running_loop().create_task(self._read(reader, writer, ready, self._exit))
         answer = await ready
         if answer["event"] != "ready":
             tail = "\n".join(answer.get("tail", []))
@@ -166,6 +170,8 @@ class EngineActor:
 
     async def end(self) -> None:
         """Kills the incarnation's whole tree and returns once it is gone."""
+        async with self._beginning:
+            pass
         if self._writer is not None and self._exit is not None and not self._exit.done():
             self._writer.write_eof()  # its warden kills them all: SIGKILL ends stopped processes, too
             await self._exit
@@ -232,8 +238,10 @@ def _on_this_node(spec: HostSpec) -> HostSpec:
 def between_nodes(spec: HostSpec) -> dict[str, str]:
     """How the hosts of an engine over several nodes find each other: by the network of their addresses in Ray."""
     network = interface_of(spec.plane_host)
-    # Else Gloo and NCCL choose, and not all of a node's networks lead to the others.
-    ours = {"GLOO_SOCKET_IFNAME": network, "NCCL_SOCKET_IFNAME": network} if network else {}
+    # Else Gloo and NCCL choose, and not all of a node's networks lead to the others. To NCCL a name without = is the
+    # beginning of one. What the node's Ray was started with stands.
+    said = {"GLOO_SOCKET_IFNAME": network, "NCCL_SOCKET_IFNAME": f"={network}"} if network else {}
+    ours = {name: value for name, value in said.items() if name not in os.environ}
     if spec.member:
         ours["SGLANG_BLOCK_NONZERO_RANK_CHILDREN"] = "0"  # Engine() returns there, too
     return ours
@@ -252,7 +260,11 @@ def interface_of(address: str) -> str:
 async def _pipe_from_zygote(path: str) -> socket.socket:
     pipe = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     pipe.setblocking(False)
-    await asyncio.get_running_loop().sock_connect(pipe, path)
+    try:
+        await asyncio.get_running_loop().sock_connect(pipe, path)
+    except BaseException:
+        pipe.close()
+        raise
     return pipe
 
 

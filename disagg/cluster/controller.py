@@ -32,6 +32,7 @@ from disagg.registry.served import RegistryServer
 log = logging.getLogger(__name__)
 
 PLACEMENT_S = 20.0
+NURSERY_S = 300.0  # SGLang's imports from a cold disk
 
 
 class Controller:
@@ -223,7 +224,11 @@ class _Nurseries:
             .options(num_cpus=0, scheduling_strategy=strategy)
             .remote(setting.deployment, setting.secret, environment, setting.python_path)
         )
-        await nursery.environment.remote()  # a new actor takes its time; one that answers late afterwards is gone
-        # On a GPU the imports initialise CUDA, and a CUDA process cannot be forked: there engines are spawned.
-        zygote = await nursery.warm_up.remote() if setting.device == "cpu" else None
-        return nursery, zygote
+        try:
+            async with asyncio.timeout(NURSERY_S):
+                await nursery.environment.remote()  # a new actor takes its time; one that is late afterwards is gone
+                # On a GPU the imports initialise CUDA, and a CUDA process cannot be forked: there engines are spawned.
+                return nursery, await nursery.warm_up.remote() if setting.device == "cpu" else None
+        except TimeoutError:
+            ray.kill(nursery)
+            raise NodeLost(f"node {node_id}", f"its nursery was not ready within {NURSERY_S:g} s") from None

@@ -67,7 +67,7 @@ class EngineNode(Protocol):
 
 
 def member_name(engine_id: str, member: int) -> str:
-    """Of an engine's part on one of its nodes: in its log's name, and in `disagg logs`."""
+    """Of an engine's part on one of its nodes; its log's name, too."""
     return f"{engine_id}.{member}" if member else engine_id
 
 
@@ -135,12 +135,12 @@ class RayNode:
             return ""
 
     async def devices(self) -> str:
-        return str(await self._answer(self._made().devices.remote()))
+        return str(await self._answer_soon(self._made().devices.remote()))
 
     async def log(self, lines: int) -> str:
         if self._nursery is None:
             return ""
-        return str(await self._answer(self._nursery.log.remote(self._name, lines)))
+        return str(await self._answer_soon(self._nursery.log.remote(self._name, lines)))
 
     def close(self) -> None:
         if self._actor is not None:
@@ -161,6 +161,13 @@ class RayNode:
         except (NodeLost, TimeoutError):
             return False
         return True
+
+    async def _answer_soon(self, question: Awaitable[T]) -> T:
+        try:
+            async with asyncio.timeout(ANSWER_S):
+                return await self._answer(question)
+        except TimeoutError:
+            raise NodeLost(self._name, f"no answer within {ANSWER_S:g} s") from None
 
     async def _answer(self, question: Awaitable[T]) -> T:
         try:

@@ -8,17 +8,19 @@ Fails: as an EngineNode does; whatever happens to one of its nodes has happened 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Coroutine, Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
 from disagg.cluster.engine_node import EngineNode, Ground, NodeLost, member_name
 from disagg.engine.arguments import Ports, member_arguments
-from disagg.engine.spec import HostSpec
+from disagg.engine.spec import FOLLOWED, HostSpec
 from disagg.errors import StartError
 
+T = TypeVar("T")
+CAUSE_S = 1.0  # a host that is gone takes the others with it, and their exits may be told before its own
 LEAST = ("kv_tokens", "requests_max")  # an engine has of these what its poorest node has
 
 
@@ -28,17 +30,17 @@ class Gang:
         self._grounds: list[Ground] = []
 
     async def prepare(self) -> Ground:
-        self._grounds = await asyncio.gather(*(node.prepare() for node in self._nodes))
+        self._grounds = await _all(node.prepare() for node in self._nodes)
         addresses = [ground.address for ground in self._grounds]
         if len(set(addresses)) < len(addresses):  # Ray allows several of its nodes on one machine
             what = f"its nodes have the addresses {', '.join(addresses)}, and each needs its own"
-            raise StartError("placement", what, "give each Ray node its own --node-ip-address")
+            raise StartError("placement", what, "give each Ray node its own --node-ip-address, and say ray.address")
         return self._grounds[0]
 
     async def start(self, spec: HostSpec) -> dict[str, Any]:
         """What the first host says, with `members`, one entry a node."""
         specs = [member_spec(spec, member, ground, len(self._nodes)) for member, ground in enumerate(self._grounds)]
-        said = await asyncio.gather(*(node.start(each) for node, each in zip(self._nodes, specs, strict=True)))
+        said = await _all(node.start(each) for node, each in zip(self._nodes, specs, strict=True))
         facts = {name: min(one[name] for one in said if name in one) for name in LEAST}
         members = [
             {"node": ground.address, "pids": one["pids"], "devices": one["devices"]}
@@ -47,19 +49,20 @@ class Gang:
         return said[0] | facts | {"members": members}
 
     async def exited(self) -> dict[str, Any]:
-        """Returns when the first of its hosts has exited."""
-        waiting = {
-            asyncio.create_task(node.exited(), name=f"exit of node {member}"): member
-            for member, node in enumerate(self._nodes)
-        }
+        """Returns when one of its hosts has exited: the one that began it, if that is told."""
+        waiting = [
+            asyncio.create_task(node.exited(), name=f"exit of node {member}") for member, node in enumerate(self._nodes)
+        ]
         try:
-            done, _ = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+            if all(map(_followed, filter(asyncio.Task.done, waiting))):
+                await asyncio.wait(waiting, timeout=CAUSE_S, return_when=asyncio.ALL_COMPLETED)
+            first = min(filter(asyncio.Task.done, waiting), key=_followed)
         finally:
             for task in waiting:
                 task.cancel()
             await asyncio.gather(*waiting, return_exceptions=True)
-        first = done.pop()
-        where = f"node {waiting[first]} of {len(self._nodes)}"
+        where = f"node {waiting.index(first)} of {len(self._nodes)}"
         try:
             exit_ = first.result()
         except NodeLost as error:
@@ -75,7 +78,7 @@ class Gang:
 
     async def log(self, lines: int) -> str:
         """One part a node; SGLang begins its lines with the rank."""
-        logs = await asyncio.gather(*(node.log(lines) for node in self._nodes))
+        logs = await asyncio.gather(*(_log_of(node, lines) for node in self._nodes))
         heads = [f"==> node {member} of {len(self._nodes)} <==" for member in range(len(self._nodes))]
         return "\n\n".join(f"{head}\n{text}" for head, text in zip(heads, logs, strict=True))
 
@@ -85,6 +88,29 @@ class Gang:
     def close(self) -> None:
         for node in self._nodes:
             node.close()
+
+
+async def _all(works: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
+    """The first failure ends the others, before it is raised: what they do must not meet the next incarnation."""
+    tasks = [asyncio.create_task(work) for work in works]
+    try:
+        return await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _followed(exit_: asyncio.Task[dict[str, Any]]) -> bool:
+    """That host ended because another had."""
+    return exit_.exception() is None and exit_.result()["status"] == f"exit status {FOLLOWED}"
+
+
+async def _log_of(node: EngineNode, lines: int) -> str:
+    try:
+        return await node.log(lines)
+    except NodeLost as error:
+        return f"its log cannot be read now: {error.message}"
 
 
 def member_spec(first: HostSpec, member: int, ground: Ground, members: int) -> HostSpec:

@@ -24,10 +24,17 @@ def private_folder(address: str) -> str:
     return tempfile.mkdtemp(prefix="disagg-ray-") if _is_private(address) else ""
 
 
-def connect(address: str, folder: str, cpus: int | None, gpus: int | None, deployment: str) -> None:
+def connect(
+    address: str, folder: str, cpus: int | None, gpus: int | None, deployment: str, namespace: str = "disagg"
+) -> None:
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    common = {"log_to_driver": False, "logging_level": logging.WARNING, "configure_logging": False}
+    common = {
+        "namespace": namespace,
+        "log_to_driver": False,
+        "logging_level": logging.WARNING,
+        "configure_logging": False,
+    }
     try:
         if folder:
             os.environ[DEPLOYMENT_VARIABLE] = deployment  # so that the janitor knows Ray's own processes, too

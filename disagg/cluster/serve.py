@@ -61,7 +61,8 @@ async def _run(deployment: Deployment, asked_to_stop: asyncio.Event) -> None:
     began_s = time.monotonic()
     model_path = resolve_model(deployment.model.path, deployment.model.revision)
     _refuse_a_taken_port(deployment.frontend.host, deployment.frontend.port)
-    name = secrets.token_hex(4)
+    name = secrets.token_hex(4)  # of this run: what the janitor looks for
+    log.info("deployment %s of namespace %s (%s)", deployment.name, deployment.namespace, name)
     async with ray_and_janitor(deployment, name) as (plan, private):
         # Again: connecting put Ray's own handler of SIGTERM before ours, and 3 s after the signal that one aborts.
         _heed_signals(asked_to_stop)
@@ -107,7 +108,15 @@ async def ray_and_janitor(deployment: Deployment, name: str) -> AsyncIterator[tu
     folder = ray_cluster.private_folder(settings.address)
     cleaner = janitor.start(name, folder)
     try:
-        await asyncio.to_thread(ray_cluster.connect, settings.address, folder, settings.cpus, settings.gpus, name)
+        await asyncio.to_thread(
+            ray_cluster.connect,
+            settings.address,
+            folder,
+            settings.cpus,
+            settings.gpus,
+            name,
+            deployment.namespace,
+        )
         plan = resolve_plan(deployment, device_of(deployment, ray.cluster_resources().get("GPU", 0.0)))
         for warning in plan.warnings:
             log.warning("%s", warning)

@@ -168,14 +168,17 @@ class EngineSupervisor:
         self._start_asked.clear()
         self._life_was_ready = self._meeting_failed = False
         incarnation = self.record.incarnation + 1
-        await self._put(state=State.STARTING, incarnation=incarnation, plane="", bootstrap="", pids={}, detail="")
+        nothing_yet = {"plane": "", "bootstrap": "", "pids": {}, "members": (), "devices": "", "node": ""}
+        await self._put(state=State.STARTING, incarnation=incarnation, detail="waits for its place", **nothing_yet)
         limit_s = self._setting.deadlines.start_s
         try:
             async with asyncio.timeout(limit_s):
                 await self._start(incarnation)
         except TimeoutError:
-            what = f"not started within {limit_s:g} s"
-            raise StartError(self.record.life, what, "raise deadlines.start_s") from None
+            what = f"not started within {limit_s:g} s" + (f": it {self.record.detail}" if self.record.detail else "")
+            raise StartError(
+                self.record.life, what, "see `ray status` and its log, or raise deadlines.start_s"
+            ) from None
         live = LiveEngine(self.record, bytes.fromhex(self._setting.secret))
         await live.connect()
         try:
@@ -185,6 +188,7 @@ class EngineSupervisor:
 
     async def _start(self, incarnation: int) -> None:
         ground = await self.node.prepare()
+        await self._put(detail="")
         spec, bootstrap = self._spec(incarnation, ground)
         facts = await self.node.start(spec)
         # Polled: the event is in another process.

@@ -18,9 +18,9 @@ from prefill.arguments import prefill_arguments
 
 
 class Ports(NamedTuple):
-    """Of one incarnation; never used again by a later one."""
+    """Of one incarnation. A later one gets others, and these come again only after all others (PortBlocks)."""
 
-    rendezvous: int  # with DP attention SGLang takes the next six, too
+    rendezvous: int  # with DP attention SGLang takes the next six, too, and the one 13 above
     bootstrap: int
     server: int  # nobody listens here
     nccl: int
@@ -32,7 +32,7 @@ class Ports(NamedTuple):
         return cls(first, first + 7, first + 8, first + 9, first + 10)
 
 
-PORT_BLOCK = 11
+PORT_BLOCK = 14  # SGLang's DP_ATTENTION_HANDSHAKE_PORT_DELTA is 13
 
 
 class EngineDeadlines(Protocol):

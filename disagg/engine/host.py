@@ -16,15 +16,13 @@ import random
 import socket
 import sys
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
 from disagg.engine.interface import Engine, EngineFacts
 from disagg.engine.members import Members, Report
 from disagg.engine.sglang_engine import SGLangEngine, SGLangMember
-from disagg.engine.spec import LIFE_VARIABLE, SECRET_VARIABLE, HostSpec, decode_spec
-from disagg.plane.messages import Sighting
+from disagg.engine.spec import FOLLOWED, LIFE_VARIABLE, SECRET_VARIABLE, HostSpec, decode_spec
 from disagg.plane.server import PlaneServer
 
 log = logging.getLogger(__name__)
@@ -56,14 +54,15 @@ def _run_first(spec: HostSpec, pipe: socket.socket) -> None:
 def _run_member(spec: HostSpec, pipe: socket.socket) -> None:
     member = SGLangMember(spec.arguments, fork=spec.fork, scratch=Path(spec.scratch))
     facts = member.start()
-    member.loop.run_until_complete(_report(spec, pipe, facts, member.sights, member.listen))
+    member.loop.run_until_complete(_report(spec, pipe, facts, member))
 
 
 async def _simulate(spec: HostSpec, pipe: socket.socket) -> None:
     from disagg.simulation.arguments import simulated_engine
 
     if spec.member:
-        await _report(spec, pipe, {"pids": {"host": os.getpid()}}, list, lambda _on_stage: None)
+        await _report(spec, pipe, {"pids": {"host": os.getpid()}}, None)
+        return
     engine = simulated_engine(spec)
     facts = engine.start()
     await engine.open()
@@ -82,19 +81,15 @@ async def _serve(engine: Engine, facts: EngineFacts, spec: HostSpec, pipe: socke
     await asyncio.Event().wait()
 
 
-async def _report(
-    spec: HostSpec,
-    pipe: socket.socket,
-    facts: dict[str, Any],
-    sights: Callable[[], list[Sighting]],
-    listen: Callable[[Callable[[str, str], None]], None],
-) -> NoReturn:
+async def _report(spec: HostSpec, pipe: socket.socket, facts: dict[str, Any], member: SGLangMember | None) -> None:
+    """`member`: None where it is simulated, and the first host does it all."""
     secret = bytes.fromhex(os.environ[SECRET_VARIABLE])
-    report = await Report.begin(spec.member, spec.first_plane, spec.incarnation, secret, sights, _end)
-    listen(report.stage)
+    sights, drop_peer = (member.sights, member.drop_peer) if member else (list, lambda _life: None)
+    report = await Report.begin(spec.member, spec.first_plane, spec.incarnation, secret, sights, _end, drop_peer)
+    if member:
+        member.listen(report.stage)
     _say_ready(pipe, facts)
     await asyncio.Event().wait()
-    raise AssertionError("unreachable")
 
 
 def _say_ready(pipe: socket.socket, facts: dict[str, Any]) -> None:
@@ -105,7 +100,7 @@ def _end(why: str) -> NoReturn:
     """Half an engine is none. The warden ends what is left of it here."""
     log.error("%s", why)
     sys.stderr.flush()
-    os._exit(1)
+    os._exit(FOLLOWED)
 
 
 if __name__ == "__main__":  # spawned, not forked: its arguments are the spec's path and the pipe's number

@@ -65,10 +65,10 @@ class Members:
         self._on_gone(f"node {member} of this engine is gone: {why}")
 
     def sights(self) -> list[m.Sighting]:
-        """Of all other hosts, as old as they are by now."""
+        """Of all other hosts, as old as they are by now. What a host has not told is not its schedulers' silence."""
         now_s = self._now_s()
         return [
-            one._replace(beat_age_s=one.beat_age_s + now_s - other.heard_at_s)
+            one._replace(beat_age_s=one.beat_age_s + min(now_s - other.heard_at_s, REPORT_S))
             for other in self._others.values()
             for one in other.sights
         ]
@@ -103,25 +103,26 @@ class Report:
         secret: bytes,
         sights: Callable[[], list[m.Sighting]],
         on_gone: Callable[[str], None],
+        on_peer_gone: Callable[[str], None],
     ) -> Report:
         """Tries until the first host listens; whoever starts the engine limits the time."""
+        reports: list[Report] = []
+
+        def lost(why: str) -> None:
+            if reports:  # else the next try may succeed
+                on_gone(f"the first node of this engine is gone: {why}")
+
         while True:
-            first = PlaneClient(
-                address,
-                incarnation,
-                secret,
-                lambda why: on_gone(f"the first node of this engine is gone: {why}"),
-                silent_s=SILENT_S,
-            )
+            first = PlaneClient(address, incarnation, secret, lost, on_peer_gone=on_peer_gone, silent_s=SILENT_S)
             try:
                 await first.connect()
             except LegLost as error:
                 log.info("%s", error)
                 await asyncio.sleep(CONNECT_AGAIN_S)
             else:
-                report = cls(member, first, sights)
-                report._tell()
-                return report
+                reports.append(cls(member, first, sights))
+                reports[0]._tell()
+                return reports[0]
 
     def stage(self, leg_id: str, name: str) -> None:
         self._first.tell(m.MemberStage(leg_id, name))

@@ -14,14 +14,13 @@ import contextlib
 import logging
 import multiprocessing
 import os
-import queue
-import threading
 from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from disagg.config.sglang_versions import emit
+from disagg.engine import dead_peers
 from disagg.engine.beats import read_beats
 from disagg.engine.interface import EngineFacts, Leg, LegSink
 from disagg.engine.sglang_leg import ABORT_LONGEST_S, ABORT_S, SGLangLeg
@@ -52,7 +51,6 @@ class SGLangEngine:
         self._stages: StageListener | None = None
         # Only an engine that reads prompts has steps of many seconds.
         self._abort_longest_s = ABORT_S if arguments.get("disaggregation_mode") == "decode" else ABORT_LONGEST_S
-        self._dead_peers: queue.SimpleQueue[str] = queue.SimpleQueue()
 
     def start(self) -> EngineFacts:
         if self._fork:
@@ -62,7 +60,6 @@ class SGLangEngine:
         info = engine._scheduler_init_result.scheduler_infos[0]
         stages.listen(engine.loop, self.on_stage)
         engine.loop.call_soon(self._look)
-        threading.Thread(target=self._tell_schedulers, name="dead peers", daemon=True).start()
         return EngineFacts(
             ranks=_dp_ranks(engine.server_args),
             context_length=int(engine.tokenizer_manager.model_config.context_len),
@@ -113,7 +110,7 @@ class SGLangEngine:
         return self._watch.health
 
     def drop_peer(self, life: str) -> None:
-        self._dead_peers.put(life)
+        dead_peers.tell(self._scratch, life)
 
     def stop(self) -> None:
         if self._stages is not None:
@@ -128,15 +125,6 @@ class SGLangEngine:
     def _look(self) -> None:
         self._engine.loop.call_later(LOOK_S, self._look)  # first: a look that fails must not be the last
         self._watch.look()
-
-    def _tell_schedulers(self) -> None:
-        """SGLang's RPC blocks until the scheduler has answered, which may be a whole prefill chunk later."""
-        while True:
-            life = self._dead_peers.get()
-            try:
-                self._engine.collective_rpc("disagg_drop_peer", life=life)
-            except Exception:
-                log.exception("the schedulers could not be told that %s is dead", life)
 
 
 class SGLangMember:
@@ -160,6 +148,9 @@ class SGLangMember:
 
     def sights(self) -> list[Sighting]:
         return self._watch.sights
+
+    def drop_peer(self, life: str) -> None:
+        dead_peers.tell(self._scratch, life)
 
     def listen(self, on_stage: Callable[[str, str], None]) -> None:
         assert self._stages is not None

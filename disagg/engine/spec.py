@@ -36,6 +36,7 @@ class HostSpec(msgspec.Struct, frozen=True, kw_only=True):
         return f"{self.life}, node {self.member} of {self.members}" if self.members > 1 else self.life
 
 
+FOLLOWED = 70  # exit status of a host that ends because another host of its engine has
 SECRET_VARIABLE = "DISAGG_PLANE_SECRET"
 LIFE_VARIABLE = "DISAGG_ENGINE_LIFE"  # set in every process of an engine; the plugins act only where it is
 DEPLOYMENT_VARIABLE = "DISAGG_DEPLOYMENT"  # set in every process of a deployment: what the janitor looks for

@@ -60,8 +60,7 @@ def watch(spec: HostSpec, pipe: socket.socket, start_host: StartHost) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)  # `ray job stop` may send it here; the end comes through the pipe
     _libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
-    Path(spec.scratch).parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    Path(spec.scratch).mkdir(exist_ok=True)
+    _make_scratch(Path(spec.scratch))
     log = RotatingLog(Path(spec.log_path))
     out, out_of_host = os.pipe()
     news = _watch_for_segments()
@@ -86,6 +85,14 @@ def watch(spec: HostSpec, pipe: socket.socket, start_host: StartHost) -> None:
     for name in segments & _existing_segments():
         if not _is_mapped(name):
             (SHARED_MEMORY / name).unlink(missing_ok=True)
+
+
+def _make_scratch(scratch: Path) -> None:
+    while True:
+        scratch.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with contextlib.suppress(FileNotFoundError):  # another engine's end has just taken the folder away
+            scratch.mkdir(exist_ok=True)
+            return
 
 
 def _become_host(spec: HostSpec, pipe: socket.socket, out: int, start_host: StartHost) -> NoReturn:

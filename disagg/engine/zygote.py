@@ -39,6 +39,7 @@ def main(socket_path: Path) -> None:
     gc.freeze()  # the heap stays shared: collections in the forks would write to every object's header
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    socket_path.parent.mkdir(mode=0o700, exist_ok=True)  # an engine's end may have taken it away meanwhile
     listener.bind(str(socket_path))
     listener.listen()
     sys.stdout.write("ready\n")

@@ -51,12 +51,14 @@ class PlaneClient:
         on_lost: Callable[[str], None],
         *,
         on_taken: Callable[[list[m.RankTaken]], None] = lambda _ranks: None,
+        on_peer_gone: Callable[[str], None] = lambda _life: None,
         silent_s: float = SILENT_S,
         network: Network = TCP,
         now_s: Callable[[], float] = time.monotonic,
     ) -> None:
         self.address, self.incarnation = address, incarnation
         self._secret, self._on_lost, self._on_taken = secret, on_lost, on_taken
+        self._on_peer_gone = on_peer_gone
         self._silent_s, self._network, self._now_s = silent_s, network, now_s
         self._numbers = itertools.count(1)
         self._legs: dict[int, LegReceiver] = {}
@@ -209,6 +211,8 @@ class PlaneClient:
                 _answered(self._loads, message.ranks)
             case m.Health():
                 _answered(self._health, message.ranks)
+            case m.PeerGone():
+                self._on_peer_gone(message.life)
             case m.Taken(incarnation, ranks) if incarnation == self.incarnation:
                 self._on_taken(ranks)
 

@@ -61,7 +61,7 @@ class HealthWanted(Wire, frozen=True, tag="health?"):
 
 
 class PeerGone(Wire, frozen=True, tag="peer gone"):
-    """The controller's word that an engine incarnation is dead."""
+    """The controller's word that an engine incarnation is dead; the first host hands it on to the engine's others."""
 
     life: str
 
@@ -182,7 +182,7 @@ class Taken(Wire, frozen=True, tag="taken"):
     ranks: list[RankTaken]
 
 
-ToFrontend = Step | Pong | Loads | Health | Taken
+ToFrontend = Step | Pong | Loads | Health | Taken | PeerGone
 
 encode = msgspec.msgpack.Encoder().encode
 decode_to_host = msgspec.msgpack.Decoder(ToHost).decode

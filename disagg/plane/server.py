@@ -127,6 +127,10 @@ class _Session:
         self._stages: list[m.Stage] = []
         self._flush_is_due = False
 
+    @property
+    def is_member(self) -> bool:
+        return self._member is not None
+
     def opened(self, connection: Connection) -> None:
         self.connection = connection
         self.send(self.server.taken())
@@ -152,6 +156,9 @@ class _Session:
                 self.send(m.Health(server.incarnation, server.engine.health()))
             case m.PeerGone():
                 server.engine.drop_peer(message.life)
+                for session in server.sessions:
+                    if session.is_member:
+                        session.send(message)
             case m.MemberSights() if server.others is not None:
                 self._member = message.member
                 server.others.saw(message)

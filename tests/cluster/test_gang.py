@@ -9,7 +9,7 @@ import pytest
 
 from disagg.cluster.engine_node import Ground, NodeLost
 from disagg.cluster.gang import Gang
-from disagg.engine.spec import HostSpec
+from disagg.engine.spec import FOLLOWED, HostSpec
 from disagg.errors import StartError
 
 SPEC = HostSpec(
@@ -110,6 +110,45 @@ async def test_the_exit_of_one_is_the_exit_of_all_and_says_which() -> None:
     await asyncio.sleep(0)
     nodes[3].exit.set_result({"status": "killed by SIGKILL", "tail": ["last"]})
     assert await waiting == {"status": "node 3 of 4: killed by SIGKILL", "tail": ["last"]}
+
+
+async def test_the_host_that_began_it_is_told_and_not_one_that_followed() -> None:
+    nodes = four()
+    gang = Gang(nodes)
+    await gang.prepare()
+    await gang.start(SPEC)
+    waiting = asyncio.create_task(gang.exited())
+    await asyncio.sleep(0)
+    nodes[0].exit.set_result({"status": f"exit status {FOLLOWED}", "tail": []})
+    await asyncio.sleep(0.05)
+    nodes[2].exit.set_result({"status": "killed by SIGKILL", "tail": ["out of memory"]})
+    for other in (nodes[1], nodes[3]):
+        other.exit.set_result({"status": f"exit status {FOLLOWED}", "tail": []})
+    assert await waiting == {"status": "node 2 of 4: killed by SIGKILL", "tail": ["out of memory"]}
+
+
+async def test_a_failed_start_leaves_no_other_going_on() -> None:
+    """What a slow node still does must not meet the next incarnation."""
+    nodes = four()
+    slow = nodes[3]
+    going_on = asyncio.Event()
+
+    async def prepare() -> Ground:
+        await asyncio.sleep(0.2)
+        going_on.set()
+        return slow.ground
+
+    slow.prepare = prepare  # type: ignore[method-assign]
+    nodes[1].exit.set_result({})
+
+    async def lost() -> Ground:
+        raise NodeLost("prefill-0.1", "the actor died")
+
+    nodes[1].prepare = lost  # type: ignore[method-assign]
+    with pytest.raises(NodeLost):
+        await Gang(nodes).prepare()
+    await asyncio.sleep(0.3)
+    assert not going_on.is_set()
 
 
 async def test_a_lost_node_is_told_by_its_number() -> None:

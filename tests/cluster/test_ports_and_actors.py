@@ -41,12 +41,12 @@ def test_engines_that_live_at_once_share_no_block() -> None:
 
 def test_ports_that_others_use_are_passed_over_and_tried_again_later(monkeypatch: pytest.MonkeyPatch) -> None:
     blocks = PortBlocks(TEN_BLOCKS)
-    monkeypatch.setattr(actors, "_is_free", lambda port: 20033 <= port < 20033 + PORT_BLOCK)
-    assert blocks.take("prefill-0") == 20033
+    monkeypatch.setattr(actors, "_is_free", lambda port: 20042 <= port < 20042 + PORT_BLOCK)
+    assert blocks.take("prefill-0") == 20042
     with pytest.raises(StartError, match="no free block"):
         blocks.take("decode-0")
     monkeypatch.setattr(actors, "_is_free", lambda _port: True)
-    assert blocks.take("decode-0") != 20033
+    assert blocks.take("decode-0") != 20042
 
 
 class _Method:

@@ -1,11 +1,15 @@
 """Golden: the whole of what an engine is given, by role and device."""
 
+import importlib.util
+import re
+from pathlib import Path
+
 import pytest
 
 from disagg.config import Deadlines
 from disagg.config.owned_arguments import OWNED_ARGUMENTS
 from disagg.config.server_args import installed_server_args
-from disagg.engine.arguments import Ports, engine_arguments, engine_environment
+from disagg.engine.arguments import PORT_BLOCK, Ports, engine_arguments, engine_environment
 from disagg.registry.records import Role
 
 PORTS = Ports.from_first(30000)
@@ -109,3 +113,15 @@ def test_environment(role: Role, device: str, golden: dict[str, str]) -> None:
 def test_ranks_on_cores_share_them() -> None:
     environment = engine_environment(Role.PREFILL, device="cpu", deadlines=Deadlines(), ranks=2, cpu_count=4)
     assert environment["SGLANG_CPU_OMP_THREADS_BIND"] == "0-3|0-3"
+
+
+def test_a_block_holds_every_port_that_sglang_takes() -> None:
+    spec = importlib.util.find_spec("sglang")
+    assert spec is not None
+    assert spec.submodule_search_locations
+    source = Path(spec.submodule_search_locations[0], "srt/server_args.py").read_text()
+    found = re.search(r"^DP_ATTENTION_HANDSHAKE_PORT_DELTA = (\d+)$", source, re.MULTILINE)
+    assert found
+    assert set(Ports.from_first(0)) < set(range(PORT_BLOCK))
+    assert int(found[1]) < PORT_BLOCK
+    assert int(found[1]) not in Ports.from_first(0)

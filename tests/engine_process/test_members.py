@@ -13,6 +13,7 @@ from disagg.engine.interface import EngineFacts
 from disagg.engine.members import Members, Report
 from disagg.engine.stub import StubEngine
 from disagg.plane import messages as m
+from disagg.plane.client import PlaneClient
 from disagg.plane.server import PlaneServer
 
 SECRET = b"s" * 32
@@ -39,9 +40,12 @@ class Scene:
         self.address = ""
         self.reports: list[Report] = []
         self.lost: list[str] = []
+        self.dead: list[str] = []
 
     async def report(self, member: int) -> Report:
-        report = await Report.begin(member, self.address, 1, SECRET, lambda: [SIGHT], self.lost.append)
+        report = await Report.begin(
+            member, self.address, 1, SECRET, lambda: [SIGHT], self.lost.append, self.dead.append
+        )
         self.reports.append(report)
         return report
 
@@ -113,15 +117,49 @@ async def test_what_was_seen_grows_old(scene: Scene) -> None:
     now_s = 100.0
     seen = Members(2, lambda _leg, _stage: None, scene.gone.append, now_s=lambda: now_s)
     seen.saw(m.MemberSights(1, [SIGHT]))
-    now_s += 2.0
-    assert [one.beat_age_s for one in seen.sights()] == [pytest.approx(2.1)]
+    now_s += members.REPORT_S / 2
+    assert [one.beat_age_s for one in seen.sights()] == [pytest.approx(0.1 + members.REPORT_S / 2)]
+    now_s += 2.5
+    assert [one.beat_age_s for one in seen.sights()] == [pytest.approx(0.1 + members.REPORT_S)], (
+        "a late report is not a scheduler that stands still"
+    )
+
+
+async def test_a_dead_peer_is_told_to_the_other_hosts_too(scene: Scene) -> None:
+    await scene.report(1)
+    await scene.report(2)
+    await scene.members.joined()
+    controller = PlaneClient(scene.address, 1, SECRET, lambda _why: None)
+    await controller.connect()
+    controller.tell_peer_gone("decode-0#4")
+    async with asyncio.timeout(1):
+        while scene.dead != ["decode-0#4"] * 2:
+            await asyncio.sleep(0.01)
+    controller.close()
+
+
+async def test_a_first_host_that_listens_late_is_waited_for(scene: Scene) -> None:
+    scene.server.close()
+    await asyncio.sleep(0)
+    waiting = asyncio.create_task(scene.report(1))
+    await asyncio.sleep(0.3)
+    assert not waiting.done()
+    late = PlaneServer(StubEngine(), FACTS, 1, SECRET, others=scene.members)
+    await late.start("127.0.0.1", int(scene.address.rpartition(":")[2]))
+    async with asyncio.timeout(2):
+        await waiting
+    assert scene.lost == []
+    scene.gone.clear()
+    for report in scene.reports:
+        report.close()
+    late.close()
 
 
 async def test_a_stranger_among_the_frontends_cannot_report(scene: Scene) -> None:
     """An engine on one node has no other hosts: the words are dropped."""
     server = PlaneServer(StubEngine(), FACTS, 1, SECRET)
     address = f"127.0.0.1:{await server.start('127.0.0.1')}"
-    report = await Report.begin(1, address, 1, SECRET, lambda: [SIGHT], scene.lost.append)
+    report = await Report.begin(1, address, 1, SECRET, lambda: [SIGHT], scene.lost.append, scene.dead.append)
     report.stage("leg-1", "prefilling")
     await asyncio.sleep(0.1)
     assert scene.lost == []
