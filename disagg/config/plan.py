@@ -88,7 +88,7 @@ class Plan:
 
     def largest_first(self) -> list[EnginePlan]:
         """The order in which engines are placed: small ones in front could leave a large one without a node."""
-        return sorted(self.engines, key=lambda engine: (-engine.gpus, -engine.nodes, -engine.cpus))
+        return sorted(self.engines, key=lambda engine: (-engine.gpus, -engine.cpus))
 
     def of_role(self, role: Role) -> tuple[EnginePlan, ...]:
         return tuple(engine for engine in self.engines if engine.role is role)

@@ -8,7 +8,7 @@
 # <<DIRECTIVES>>
 
 # Functions run on other nodes and in traps, where shellcheck does not see them called; what --setup reads is not here.
-# shellcheck disable=SC2317,SC1091
+# shellcheck disable=SC2317,SC2329,SC1091
 set -euo pipefail
 umask 077
 

@@ -55,8 +55,8 @@ def test_members_of_a_gang_go_to_nodes_of_their_own() -> None:
     """
     found, problems = places(pools, H200 % 13)
     assert not problems
-    assert found["decode-0"] == [f"h-{i}:0,1,2,3,4,5,6,7 ranks {8 * i}-{8 * i + 7}" for i in range(9)]
-    assert [place.split(":")[0] for place in found["prefill-0"]] == [f"h-{i}" for i in range(9, 13)]
+    assert found["prefill-0"] == [f"h-{i}:0,1,2,3,4,5,6,7 ranks {8 * i}-{8 * i + 7}" for i in range(4)]
+    assert [place.split(":")[0] for place in found["decode-0"]] == [f"h-{i}" for i in range(4, 13)]
 
 
 def test_small_engines_leave_a_large_one_its_node() -> None:
