@@ -49,7 +49,8 @@ node() {
     ulimit -n "$(ulimit -Hn)"
     unset RAY_ADDRESS # `ray start` is told in words
     export RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S=0 # what serves has ended before; SLURM would kill it in its sleep
-    local amounts=(--num-cpus "${SLURM_CPUS_ON_NODE%%(*}")
+    local cpus=${SLURM_CPUS_ON_NODE:-1}
+    local amounts=(--num-cpus "${cpus%%(*}")
     [[ -z ${SLURM_GPUS_ON_NODE:-} ]] || amounts+=(--num-gpus "$SLURM_GPUS_ON_NODE")
     trap 'kill "$ray" 2>/dev/null; wait "$ray"; rm -rf "$folder" || rm -rf "$folder"; exit 0' TERM INT
     while true; do
