@@ -21,7 +21,7 @@ app = typer.Typer(help="Render a configuration for SLURM, Kubernetes or Docker."
 
 Config = Annotated[str, typer.Argument(help="A YAML file, or the name of a shipped one.")]
 Sets = Annotated[list[str] | None, typer.Option("--set", help="path.to.key=value, over the YAML.")]
-Name = Annotated[str | None, typer.Option(help="Of the deployment on its scheduler; else the file's.")]
+Name = Annotated[str | None, typer.Option(help="Of the deployment on its scheduler; else its own.")]
 Gpus = Annotated[int | None, typer.Option(min=0, max=1024, help="What a node has: 8 with device: cuda, unless said.")]
 Cpus = Annotated[int | None, typer.Option(min=1, max=4096, help="What a node has; else as many as its engines want.")]
 
@@ -74,7 +74,7 @@ def k8s(
         f"disagg:{__version__}"
     ),
     kind: Annotated[str, typer.Option(help="rayjob, rayservice or both.")] = "both",
-    namespace: Annotated[str | None, typer.Option(help="Else the one kubectl applies to.")] = None,
+    namespace: Annotated[str | None, typer.Option(help="Else the one the YAML says, or kubectl applies to.")] = None,
     ray_version: Annotated[str | None, typer.Option(help="Of the image; else the one installed here.")] = None,
     shm_gib: Annotated[int, typer.Option(min=1, max=4096, help="/dev/shm of an engine pod.")] = 64,
     memory_gib: Annotated[int | None, typer.Option(min=1, help="Of an engine pod; else without a limit.")] = None,

@@ -13,11 +13,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import yaml
 from pydantic import ValidationError
 
 from disagg.config.environment_values import fill_environment
 from disagg.config.overrides import apply_sets
-from disagg.config.presets import layers_of, merged, said_where
+from disagg.config.presets import Layer, layers_of, merged, said_where
 from disagg.config.problems import problems_of
 from disagg.config.rules import check_rules, pool_texts
 from disagg.config.schema import Deployment, spelled
@@ -39,18 +40,7 @@ def parse_config(
     """`file` is where `text` comes from: what it extends lies beside it, and it names the deployment."""
     from disagg.preflight.doors import check_text  # here: the preflight is built on this package
 
-    tree, problems = read_tree(text, source)
-    if tree is None and not problems:
-        problems = [Problem(source, "is empty", "start from one of the shipped configs, such as local-cpu.yaml")]
-    elif tree is not None and not isinstance(tree, dict):
-        what = f"is a {type(tree).__name__}, not a mapping of keys"
-        problems.append(Problem(source, what, "start with `version: 1`"))
-    if not isinstance(tree, dict):
-        raise ConfigError(source, tuple(problems))
-    layers, of_chain = layers_of(tree, source, file)
-    tree, of_sets = apply_sets(merged(layers), sets)
-    tree, of_environment = fill_environment(tree, os.environ)
-    problems += [*of_chain, *of_sets, *of_environment]
+    tree, layers, problems = _whole(text, sets, source, file)
     if file is not None and tree.get("name") is None:
         tree["name"] = _label(file.stem)
     tree = _with_page_size(tree)
@@ -65,6 +55,34 @@ def parse_config(
     if problems or deployment is None:
         raise ConfigError(source, tuple(dict.fromkeys(said_where(problem, layers) for problem in problems)))
     return deployment
+
+
+def shipped_text(path: Path, sets: Sequence[str] = ()) -> tuple[str, tuple[str, ...]]:
+    """The file's text and `sets`, such that they mean elsewhere what they mean here. As they are, where they need
+    nothing of this machine; else one tree, with what the file extends, the sets and the environment in it. Call it
+    with what load_config takes."""
+    text = read_file(path)
+    whole, _, _ = _whole(text, sets, str(path), path)
+    alone, _ = apply_sets(read_tree(text, str(path))[0], sets)
+    return (text, tuple(sets)) if whole == alone else (yaml.safe_dump(whole, sort_keys=False), ())
+
+
+def _whole(
+    text: str, sets: Sequence[str], source: str, file: Path | None
+) -> tuple[dict[str, Any], list[Layer], list[Problem]]:
+    """What is said, wherever it is said; the files it is of; what is wrong with them."""
+    tree, problems = read_tree(text, source)
+    if tree is None and not problems:
+        problems = [Problem(source, "is empty", "start from one of the shipped configs, such as local-cpu.yaml")]
+    elif tree is not None and not isinstance(tree, dict):
+        what = f"is a {type(tree).__name__}, not a mapping of keys"
+        problems.append(Problem(source, what, "start with `version: 1`"))
+    if not isinstance(tree, dict):
+        raise ConfigError(source, tuple(problems))
+    layers, of_chain = layers_of(tree, source, file)
+    tree, of_sets = apply_sets(merged(layers), sets)
+    tree, of_environment = fill_environment(tree, os.environ)
+    return tree, layers, [*problems, *of_chain, *of_sets, *of_environment]
 
 
 def _deployment(tree: dict[str, Any]) -> tuple[Deployment | None, list[Problem]]:

@@ -18,7 +18,7 @@ from typing import Any, Literal
 from disagg.deploy.docker import CONFIG, MODELS
 from disagg.deploy.nodes import NodeGroup
 from disagg.deploy.probe import LIMIT_S, RAY_PORT
-from disagg.deploy.ray_service import HEAD_RESOURCE, STOP_S
+from disagg.deploy.ray_service import HEAD_RESOURCE
 from disagg.deploy.source import DNS_LABEL, Source, quoted
 from disagg.deploy.yaml_notes import with_notes
 from disagg.errors import Problem
@@ -151,7 +151,7 @@ def _ray_service(source: Source, options: KubernetesOptions) -> Tree:
         "name": "disagg",
         "import_path": "disagg.deploy.ray_service:application",
         "route_prefix": "/",
-        "args": {"command": _serve(source)},
+        "args": {"command": _serve(source), "stop_s": source.stop_s},
     }
     serve_config = {
         "proxy_location": "HeadOnly",
@@ -274,7 +274,7 @@ def _pod(source: Source, options: KubernetesOptions, part: str, container: Tree)
         container["securityContext"] = {"capabilities": {"add": ["IPC_LOCK"]}}
     on_host = options.host_network and part == "engines"
     network = {"hostNetwork": True, "dnsPolicy": "ClusterFirstWithHostNet"} if on_host else {}
-    grace = {"terminationGracePeriodSeconds": int(STOP_S)} if part == "head" else {}
+    grace = {"terminationGracePeriodSeconds": source.stop_s} if part == "head" else {}
     return {
         "metadata": {"labels": _labels(source, part)},
         "spec": {**network, **grace, "containers": [container], "volumes": volumes},
@@ -294,8 +294,9 @@ def _serve(source: Source) -> list[str]:
 
 
 def _metadata(name: str, source: Source, options: KubernetesOptions) -> Tree:
-    namespace = {"namespace": options.namespace} if options.namespace else {}
-    return {"name": name, **namespace, "labels": {"disagg/deployment": source.name}}
+    namespace = options.namespace or source.namespace
+    placed = {"namespace": namespace} if namespace else {}
+    return {"name": name, **placed, "labels": {"disagg/deployment": source.name}}
 
 
 def _labels(source: Source, part: str) -> Tree:

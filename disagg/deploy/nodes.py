@@ -2,16 +2,18 @@
 
 Way:   Plan -> [pack] -> groups of equal nodes -> KubeRay worker groups, sbatch's --nodes
 In:    what a node has at most. Members of one engine go to nodes of their own
-Out:   the least that holds the members, not what the nodes have
+Out:   the least that holds the members where Ray puts them, not what the nodes have
 Fails: problems by YAML path, for members that no node holds
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
+from disagg.config.cluster_shape import ClusterShape, NodeShape
+from disagg.config.placement import place
 from disagg.config.plan import EnginePlan, Plan
 from disagg.errors import Problem
 
@@ -38,20 +40,17 @@ class _Node:
 
 
 def pack(plan: Plan, gpus_per_node: int, cpus_per_node: int | None) -> tuple[NodeGroup, ...]:
-    """The largest members first, each where it fits first. Call it with a plan that `unfit` has nothing against."""
-    nodes: list[_Node] = []
-    for engine in sorted(plan.engines, key=lambda engine: (-engine.gpus, -engine.cpus)):
-        for _ in range(engine.nodes):
-            _place(engine, nodes, gpus_per_node, math.inf if cpus_per_node is None else cpus_per_node)
-    sizes: dict[tuple[int, int], list[_Node]] = {}
-    for node in nodes:
-        used = sum(free < WHOLE for free in node.gpus_free)
-        sizes.setdefault((used, max(1, math.ceil(node.cpus_used - ROUNDING))), []).append(node)
-    order = [engine.id for engine in plan.engines]
-    return tuple(
-        NodeGroup(gpus, cpus, len(equal), tuple(name for name in order if any(name in node.engines for node in equal)))
-        for (gpus, cpus), equal in sorted(sizes.items(), reverse=True)
-    )
+    """The largest members first, each where it fits first; more nodes, all alike, where Ray would not find room on
+    those. Call it with a plan that `unfit` has nothing against."""
+    groups = _packed(plan, gpus_per_node, cpus_per_node)
+    gpus, cpus = max(group.gpus for group in groups), max(group.cpus for group in groups)
+    count = sum(group.count for group in groups)
+    # A batch scheduler's nodes are all as the largest: places have to be found on such ones, too.
+    if _holds(groups, plan) and _holds([NodeGroup(gpus, cpus, count, ())], plan):
+        return groups
+    while not _holds([NodeGroup(gpus, cpus, count, ())], plan):
+        count += 1
+    return (NodeGroup(gpus, cpus, count, tuple(engine.id for engine in plan.engines)),)
 
 
 def unfit(plan: Plan, gpus_per_node: int, cpus_per_node: int | None) -> Iterator[Problem]:
@@ -65,6 +64,33 @@ def unfit(plan: Plan, gpus_per_node: int, cpus_per_node: int | None) -> Iterator
         if cpus_per_node is not None and engine.cpus > cpus_per_node:
             what = f"is {engine.cpus:g}, and a node has {cpus_per_node}"
             yield Problem(f"{path}.resources.cpus", what, "lower it, or say what a node has with --cpus-per-node")
+
+
+def _holds(groups: Iterable[NodeGroup], plan: Plan) -> bool:
+    """As Ray places: each member goes to the emptiest node."""
+    nodes = (
+        NodeShape(f"{group_index}-{index}", cpus=group.cpus, gpus=group.gpus)
+        for group_index, group in enumerate(groups)
+        for index in range(group.count)
+    )
+    _, problems = place(plan, ClusterShape("the packed nodes", tuple(nodes)))
+    return not problems
+
+
+def _packed(plan: Plan, gpus_per_node: int, cpus_per_node: int | None) -> tuple[NodeGroup, ...]:
+    nodes: list[_Node] = []
+    for engine in plan.largest_first():
+        for _ in range(engine.nodes):
+            _place(engine, nodes, gpus_per_node, math.inf if cpus_per_node is None else cpus_per_node)
+    sizes: dict[tuple[int, int], list[_Node]] = {}
+    for node in nodes:
+        used = sum(free < WHOLE for free in node.gpus_free)
+        sizes.setdefault((used, max(1, math.ceil(node.cpus_used - ROUNDING))), []).append(node)
+    order = [engine.id for engine in plan.engines]
+    return tuple(
+        NodeGroup(gpus, cpus, len(equal), tuple(name for name in order if any(name in node.engines for node in equal)))
+        for (gpus, cpus), equal in sorted(sizes.items(), reverse=True)
+    )
 
 
 def _place(engine: EnginePlan, nodes: list[_Node], gpus_per_node: int, cpus_per_node: float) -> None:

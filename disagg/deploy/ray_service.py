@@ -1,7 +1,7 @@
 """A Ray Serve application that keeps `disagg serve` running: what a RayService needs to have something to serve.
 
 Way:   RayService -> Ray Serve -> [replica on the head node] -> `disagg serve` -> engines
-In:    {"command": [words of `disagg serve`]}, from the RayService's serveConfigV2
+In:    {"command": [words of `disagg serve`], "stop_s": what it may take to end}, from the RayService's serveConfigV2
 Out:   the deployment lives as long as the application; its end is a failed health check, and Serve starts it anew
 Owns:  the process of `disagg serve`, which does not outlive the replica
 Fails: RuntimeError from the health check
@@ -17,7 +17,6 @@ import subprocess
 from collections.abc import Sequence
 from typing import Any
 
-STOP_S = 90.0  # more than deadlines.drain_s and deadlines.stop_s at their defaults
 ELSEWHERE = "requests go to the frontend's own Service, NAME-frontend; nothing is served here\n"
 
 
@@ -33,7 +32,7 @@ class ServeProcess:
         if status is not None:
             raise RuntimeError(f"disagg serve has ended with {status}; its log is this replica's")
 
-    def stop(self, limit_s: float = STOP_S) -> None:
+    def stop(self, limit_s: float) -> None:
         if self._process.poll() is None:
             self._process.send_signal(signal.SIGTERM)
             try:
@@ -49,8 +48,8 @@ def application(arguments: dict[str, Any]) -> Any:
     from starlette.responses import PlainTextResponse
 
     class DisaggDeployment:
-        def __init__(self, command: list[str]) -> None:
-            self._process = ServeProcess(command)
+        def __init__(self, command: list[str], stop_s: float) -> None:
+            self._process, self._stop_s = ServeProcess(command), stop_s
 
         def check_health(self) -> None:
             self._process.check()
@@ -59,16 +58,16 @@ def application(arguments: dict[str, Any]) -> Any:
             return PlainTextResponse(ELSEWHERE, status_code=421)
 
         def __del__(self) -> None:
-            self._process.stop()
+            self._process.stop(self._stop_s)
 
     deployment = serve.deployment(
         DisaggDeployment,
         num_replicas=1,
         health_check_period_s=5,
-        graceful_shutdown_timeout_s=STOP_S + 10,
+        graceful_shutdown_timeout_s=arguments["stop_s"] + 10,
         ray_actor_options={"num_cpus": 0, "resources": {HEAD_RESOURCE: 1}},
     )
-    return deployment.bind(list(arguments["command"]))
+    return deployment.bind(list(arguments["command"]), arguments["stop_s"])
 
 
 HEAD_RESOURCE = "disagg_head"  # only the head node has it, and one of it

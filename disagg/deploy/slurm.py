@@ -16,6 +16,7 @@ from disagg.deploy.source import Source, quoted
 from disagg.errors import Problem
 
 TIME = r"\d+|\d+:\d\d(:\d\d)?|\d+-\d+(:\d\d){0,2}"
+RAY_STOP_S = 30  # what sbatch.sh gives Ray on all nodes once nothing is served
 SAID_ONCE = ("--nodes", "--ntasks-per-node", "--signal", "--job-name", "--gpus-per-node", "-N", "-J")
 
 
@@ -76,7 +77,7 @@ def _directives(source: Source, options: SlurmOptions) -> Iterator[str]:
     yield "--exclusive"
     if source.has_gpus:
         yield f"--gpus-per-node={max(group.gpus for group in source.groups)}"
-    yield "--signal=B:TERM@120"  # before the time limit, so that streams end in order
+    yield f"--signal=B:TERM@{source.stop_s + RAY_STOP_S}"  # before the time limit, so that streams end in order
     yield "--no-kill"  # a node that dies takes its engines with it, not the job
     for name in ("partition", "time", "account"):
         if (value := getattr(options, name)) is not None:

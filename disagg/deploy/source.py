@@ -7,19 +7,21 @@ Fails: ConfigError with the problems of the YAML and of the options together; no
 
 from __future__ import annotations
 
+import math
 import re
 import shlex
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from disagg.config.load import load_config
+from disagg.config.load import load_config, shipped_text
 from disagg.config.plan import Plan, device_of, resolve_plan
 from disagg.config.schema import Deployment
 from disagg.config.shipped import find_config
 from disagg.deploy.nodes import NodeGroup, pack, unfit
 from disagg.errors import ConfigError, Problem
 
+STOP_MARGIN_S = 50  # engines are made to stop, their Ray workers end, the registry and Ray hear of it
 GPUS_PER_NODE = 8  # of a cuda deployment, unless said
 DNS_LABEL = r"[a-z]([-a-z0-9]*[a-z0-9])?"
 
@@ -27,8 +29,9 @@ DNS_LABEL = r"[a-z]([-a-z0-9]*[a-z0-9])?"
 @dataclass(frozen=True, slots=True)
 class Source:
     name: str  # of the deployment on its scheduler: letters, digits and dashes
+    namespace: str | None  # where the YAML says one
     file: str  # the configuration's own name, for comments
-    text: str  # of the YAML, as it is
+    text: str  # of the YAML: as it is, or as one tree where it needs what is only here
     sets: tuple[str, ...]
     plan: Plan
     groups: tuple[NodeGroup, ...]
@@ -38,10 +41,16 @@ class Source:
     def node_count(self) -> int:
         return sum(group.count for group in self.groups)
 
+    @property
+    def stop_s(self) -> int:
+        """What `disagg serve` may take to end in order: it drains, then engines stop."""
+        deadlines = self.plan.deadlines
+        return math.ceil(deadlines.drain_s + deadlines.stop_s) + STOP_MARGIN_S
+
     def serve_command(self, config: str, *more_sets: str) -> list[str]:
-        """Later sets win, so ours come last."""
+        """Later sets win, so ours come last. The name is said because the file has another one there."""
         words = ["disagg", "serve", config]
-        for each in (*self.sets, *more_sets):
+        for each in (f"name={self.plan.deployment.name}", *self.sets, *more_sets):
             words += ["--set", each]
         return words
 
@@ -63,8 +72,7 @@ def read_source(
         deployment = load_config(path, sets)
     except ConfigError as error:
         found += error.problems
-    name = name or _name_from(path or Path(config))
-    if not re.fullmatch(DNS_LABEL, name) or len(name) > NAME_MAX:
+    if name is not None and (not re.fullmatch(DNS_LABEL, name) or len(name) > NAME_MAX):
         would_do = f"use a lower case letter, then letters, digits and dashes, {NAME_MAX} at most"
         found.append(Problem("--name", f"{name!r} names nothing on a cluster", would_do))
     plan, gpus = None, 0
@@ -77,10 +85,12 @@ def read_source(
             found += error.problems
     if found or plan is None or path is None:
         raise ConfigError(config, tuple(found))
+    text, sets = shipped_text(path, sets)
     return Source(
-        name=name,
+        name=name or _scheduler_name(plan.deployment.name),
+        namespace=plan.deployment.namespace if "namespace" in plan.deployment.model_fields_set else None,
         file=path.name,
-        text=path.read_text(encoding="utf-8"),
+        text=text,
         sets=tuple(sets),
         plan=plan,
         groups=pack(plan, gpus, cpus_per_node),
@@ -95,9 +105,9 @@ def quoted(words: Iterable[str]) -> str:
     return shlex.join(words)
 
 
-def _name_from(path: Path) -> str:
-    stem = re.sub(r"[^a-z0-9]+", "-", path.stem.lower()).strip("-")
-    named = stem if re.match("[a-z]", stem) else f"disagg-{stem}"
+def _scheduler_name(name: str) -> str:
+    """The deployment's, which may be longer and begin with a digit."""
+    named = name if re.match("[a-z]", name) else f"disagg-{name}"
     return named[:NAME_MAX].rstrip("-")
 
 

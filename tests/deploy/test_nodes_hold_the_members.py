@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from disagg.config.cluster_shape import parse_shape
 from disagg.config.load import parse_config
+from disagg.config.placement import place
 from disagg.config.plan import Plan, resolve
 from disagg.deploy.nodes import NodeGroup, pack, unfit
 
@@ -50,6 +52,17 @@ def test_cpus_limit_a_node_too() -> None:
     on_cpu = plan("{replicas: 2}", "{replicas: 2}", device="cpu")
     assert sizes(pack(on_cpu, 0, None)) == [(0, 4, 1)]
     assert sizes(pack(on_cpu, 0, 3)) == [(0, 3, 1), (0, 1, 1)]
+
+
+def test_members_find_room_where_ray_puts_them() -> None:
+    """First fit takes two nodes of 8; Ray gives each of the large ones a node of its own, and leaves no room for 2."""
+    pools = "[" + ", ".join(f"{{resources: {{cpus: {cpus}}}}}" for cpus in (4, 4, 3, 3)) + "]"
+    several = plan(pools, "{resources: {cpus: 2}}", device="cpu")
+    found = pack(several, 0, 8)
+    assert sizes(found) == [(0, 8, 3)]
+    assert set(found[0].engines) == {engine.id for engine in several.engines}
+    shape = "\n".join(["nodes:", "- {count: 3, cpus: 8}"])
+    assert place(several, parse_shape(shape))[1] == []
 
 
 @pytest.mark.parametrize(

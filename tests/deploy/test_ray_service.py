@@ -38,7 +38,7 @@ def noting(folder: Path) -> list[str]:
 def test_its_end_fails_the_health_check_with_its_status(tmp_path: Path) -> None:
     process = ServeProcess(["bash", "-c", f"trap 'echo over > {tmp_path}/end' EXIT; exit 2"])
     wait_for(tmp_path / "end")
-    process.stop()
+    process.stop(LIMIT_S)
     with pytest.raises(RuntimeError, match="ended with 2"):
         process.check()
 
@@ -47,7 +47,7 @@ def test_stopping_it_is_in_order(tmp_path: Path) -> None:
     process = ServeProcess(noting(tmp_path))
     wait_for(tmp_path / "pid")
     process.check()
-    process.stop()
+    process.stop(LIMIT_S)
     assert wait_for(tmp_path / "told") == "told"
     with pytest.raises(RuntimeError):
         process.check()
