@@ -82,8 +82,8 @@ def show(config: str, seen: Examination, *, as_json: bool = False) -> None:
     """Prints the plan; then refuses it, if anything speaks against it."""
     from disagg.config.report import render, to_json
 
-    problems = problems_of(seen)
-    print(to_json(seen, problems) if as_json else render(seen), flush=True)
+    problems, warnings = problems_of(seen), warnings_of(seen)
+    print(to_json(seen, problems, warnings) if as_json else render(seen, warnings), flush=True)
     if problems and as_json:
         raise typer.Exit(2)
     if problems:
@@ -94,4 +94,11 @@ def problems_of(seen: Examination) -> list[Problem]:
     """The one place where what refuses a plan comes together."""
     from disagg.preflight import check as preflight
 
-    return [*seen.problems, *preflight(seen.plan, seen.shape, seen.facts)]
+    return preflight(seen.plan, seen.shape, seen.facts)
+
+
+def warnings_of(seen: Examination) -> list[str]:
+    """And of what only slows it down, or may surprise."""
+    from disagg.preflight import check_warnings
+
+    return [*seen.plan.warnings, *check_warnings(seen.plan, seen.facts)]

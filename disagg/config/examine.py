@@ -2,7 +2,7 @@
 
 Way:   plan + described cluster + model facts -> [examine] -> report, for `disagg check` and `disagg serve --dry-run`
 Out:   an Examination: plain data, nothing is started and nothing connected to
-Fails: never; what does not fit are Problems in it
+Fails: never; what does not fit is told by the preflight
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from disagg.config.lanes import Lane, lanes_in_use, usual_lanes
 from disagg.config.memory import MemoryEstimate, estimate
 from disagg.config.placement import Placement, place
 from disagg.config.plan import EnginePlan, Plan, complete_arguments
-from disagg.errors import Problem, StartError
+from disagg.errors import StartError
 from disagg.models.facts import ModelFacts, find_facts
 
 
@@ -27,21 +27,20 @@ class Examination:
     placement: Placement
     memory: dict[str, MemoryEstimate]  # by engine, on the smallest of its GPUs
     lanes: dict[Lane, int]  # -> pairs of members at its ends; 0 where no cluster is known
-    problems: tuple[Problem, ...]
     unknown: tuple[str, ...]  # what was not checked, and why
 
 
 def examine(plan: Plan, shape: ClusterShape | None = None) -> Examination:
     facts: ModelFacts | None = None
-    problems: list[Problem] = []
     unknown: list[str] = []
     if plan.device != "simulated":
         try:
             facts = find_facts(plan.model.path, plan.model.revision)
-        except StartError as error:
-            problems.append(Problem("model.path", f"{error.where} {error.what}", error.would_do))
-        if facts is None and not problems:
-            unknown.append(f"model.path {plan.model.path} is not here, and not in disagg's table: no sizes")
+        except StartError as error:  # SGLang may know better
+            unknown.append(f"the model's shape: {error}")
+        else:
+            if facts is None:
+                unknown.append(f"model.path {plan.model.path} is not here, and not in disagg's table: no sizes")
     placement = Placement(())
     lanes = dict.fromkeys(usual_lanes(plan.device) if facts else (), 0)
     if shape is None:
@@ -56,7 +55,7 @@ def examine(plan: Plan, shape: ClusterShape | None = None) -> Examination:
         for engine in plan.engines:
             gpu = _smallest_gpu(engine, placement, shape)
             memory[engine.id] = estimate(complete_arguments(plan, engine), facts, gpu, engine.gpus or 1.0)
-    return Examination(plan, shape, facts, placement, memory, lanes, tuple(problems), tuple(unknown))
+    return Examination(plan, shape, facts, placement, memory, lanes, tuple(unknown))
 
 
 def _smallest_gpu(engine: EnginePlan, placement: Placement, shape: ClusterShape | None) -> GpuKind | None:

@@ -14,7 +14,10 @@ from disagg.config import schema
 
 DRAFT = "https://json-schema.org/draft/2020-12/schema"
 REFERENCE = {"type": "string", "pattern": r"\$\{env:"}  # stands for a value of any type
-OF_OTHER_TYPES = ("integer", "number", "boolean")
+NULL = {"type": "null"}
+ABOUT = ("title", "description", "default")
+# What a file has to say unless it extends another.
+BY_ITSELF = {"required": ["version", "model"], "properties": {"model": {"required": ["path"]}}}
 
 
 def json_schema() -> dict[str, Any]:
@@ -24,20 +27,24 @@ def json_schema() -> dict[str, Any]:
         for field, about in section.get("properties", {}).items():
             if field in docs.get(name, {}):
                 about["description"] = docs[name][field]
-    return {"$schema": DRAFT, **_with_references(tree)}
+        section["properties"] = {field: _of_file(about) for field, about in section["properties"].items()}
+        section.pop("required", None)
+    for field in schema.MAY_BE_EMPTY:
+        tree["properties"][field]["anyOf"].append(NULL)
+    return {"$schema": DRAFT, **tree, "anyOf": [{"required": ["extends"]}, BY_ITSELF]}
 
 
-def _with_references(tree: Any) -> Any:
-    """A number may come from the environment."""
-    if isinstance(tree, list):
-        return [_with_references(item) for item in tree]
-    if not isinstance(tree, dict):
-        return tree
-    tree = {key: _with_references(value) for key, value in tree.items()}
-    if tree.get("type") not in OF_OTHER_TYPES:
-        return tree
-    about = {key: tree.pop(key) for key in ("title", "description", "default") if key in tree}
-    return {**about, "anyOf": [tree, REFERENCE]}
+def _of_file(about: dict[str, Any]) -> dict[str, Any]:
+    """A value as it may be written: any may come from the environment, in lists too."""
+    said = {key: about[key] for key in ABOUT if key in about}
+    options = [
+        _with_items(option) for option in about.get("anyOf", [{k: v for k, v in about.items() if k not in said}])
+    ]
+    return {**said, "anyOf": [*options, REFERENCE]}
+
+
+def _with_items(option: dict[str, Any]) -> dict[str, Any]:
+    return option | {"items": _of_file(option["items"])} if "items" in option else option
 
 
 def _field_docs() -> dict[str, dict[str, str]]:

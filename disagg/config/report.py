@@ -26,12 +26,12 @@ PROMPTS = (1024, 8192, 32_768)  # tokens
 GIB = 1 << 30
 
 
-def render(seen: Examination) -> str:
-    blocks = [_head(seen), *_engines(seen), _transfers(seen), _left_open(seen)]
+def render(seen: Examination, warnings: Sequence[str] = ()) -> str:
+    blocks = [_head(seen), *_engines(seen), _transfers(seen), _left_open(seen, warnings)]
     return "\n\n".join("\n".join(block) for block in blocks if block)
 
 
-def to_json(seen: Examination, problems: Sequence[Problem] = ()) -> str:
+def to_json(seen: Examination, problems: Sequence[Problem] = (), warnings: Sequence[str] = ()) -> str:
     """`problems`: all that speaks against the plan."""
     plan, facts = seen.plan, seen.facts
     names = ("model", "ray", "frontend", "deadlines", "routing", "health", "transfer", "registry")
@@ -49,7 +49,7 @@ def to_json(seen: Examination, problems: Sequence[Problem] = ()) -> str:
             if facts
         ],
         "problems": [asdict(problem) for problem in problems],
-        "warnings": plan.warnings,
+        "warnings": warnings,
         "not_checked": seen.unknown,
     }
     return json.dumps(whole, indent=2, default=str)
@@ -197,12 +197,12 @@ def _prompts(seen: Examination) -> list[int]:
     return [tokens for tokens in PROMPTS if not longest or tokens <= longest]
 
 
-def _left_open(seen: Examination) -> list[str]:
+def _left_open(seen: Examination, warnings: Sequence[str]) -> list[str]:
     ports = ["auto: decided when an engine starts, anew for each of its lives"]
     return [
         *ports,
         *(f"not checked: {what}" for what in seen.unknown),
-        *(f"warning: {warning}" for warning in seen.plan.warnings),
+        *(f"warning: {warning}" for warning in warnings),
     ]
 
 

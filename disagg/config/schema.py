@@ -69,7 +69,7 @@ class Model(Section):
     @classmethod
     def _name_from_path(cls, tree: Any) -> Any:
         if isinstance(tree, dict) and tree.get("name") in (None, "") and isinstance(tree.get("path"), str):
-            path = Path(tree["path"]).expanduser()
+            path = Path(tree["path"])
             return {**tree, "name": path.name or path.resolve().name or "model"}
         return tree
 
@@ -271,7 +271,8 @@ class Transfer(Section):
     allow_tcp: bool = False
     """KV of GPUs may go over TCP. Without it that is refused: it takes minutes where RDMA takes seconds."""
     lanes: Lanes = ()
-    """What KV may travel on; default: whatever the nodes have, TCP excepted."""
+    """What the preflight demands between nodes: one of these, or it refuses; default: whatever they have, TCP excepted.
+    It steers no transfer: NIXL takes the best that is there."""
 
     @field_validator("lanes")
     @classmethod
@@ -305,8 +306,11 @@ def _nothing_yet(section: Any, info: ValidationInfo) -> None:
         raise ValueError(f"is reserved: {NOT_YET[str(info.field_name)]} not built yet; leave it out")
 
 
+MAY_BE_EMPTY = ("ray", "frontend", "deadlines", "routing", "health", "transfer", "registry")
 NOT_YET = {"security": "API keys and TLS are", "telemetry": "settings of metrics and traces are"}
-Pools = Annotated[tuple[Pool, ...], BeforeValidator(_one_or_many, json_schema_input_type=Pool | list[Pool] | None)]
+Pools = Annotated[
+    tuple[Pool, ...], BeforeValidator(_one_or_many, json_schema_input_type=Pool | list[Pool | None] | None)
+]
 Reserved = Annotated[None, BeforeValidator(_nothing_yet)]
 
 
@@ -356,8 +360,7 @@ class Deployment(Section):
         """`frontend:` with nothing below it is an empty section."""
         if not isinstance(tree, dict):
             return tree
-        sections = {"ray", "frontend", "deadlines", "routing", "health", "transfer", "registry"}
-        return {key: {} if key in sections and value is None else value for key, value in tree.items()}
+        return {key: {} if key in MAY_BE_EMPTY and value is None else value for key, value in tree.items()}
 
     def pools(self) -> Iterator[tuple[Role, int, Pool]]:
         """Every pool as (role, index in its role, pool), in the order engines are numbered."""

@@ -80,8 +80,8 @@ def test_places_memory_and_transfers_of_gangs_are_told(disagg: Any, gangs: tuple
         "name      gangs (namespace disagg)",
         "671.0B parameters, weights 626.8 GiB (fp8), estimated; KV 70,272 bytes a token in bfloat16",
         "prefill-0  (prefill, pool prefill.0: 1 CPU, 8 GPU on each of 4 nodes, 32 ranks in 32 data-parallel groups)",
-        "  node h100-3, GPU 0-7: rank 24-31",
-        "  node h100-12, GPU 0-7: rank 64-71",
+        "  node h100-8, GPU 0-7: rank 64-71",
+        "  node h100-12, GPU 0-7: rank 24-31",
         "  python -m sglang.launch_server \\\n",
         "    --disaggregation-bootstrap-port auto \\\n",
         "    --nnodes 9 \\\n",
@@ -107,7 +107,7 @@ def test_json_says_the_same(disagg: Any, gangs: tuple[str, str]) -> None:
     said = disagg("check", gangs[0], "--assume-cluster", gangs[1], "--json")
     tree = json.loads(said.out)
     prefill, decode = tree["engines"]
-    assert [member["node"] for member in prefill["members"]] == [f"h100-{index}" for index in range(4)]
+    assert [member["node"] for member in prefill["members"]] == [f"h100-{index}" for index in range(9, 13)]
     assert decode["members"][8]["ranks"] == list(range(64, 72))
     assert decode["memory"]["kv_bytes_per_token"] == 70_272
     assert decode["command_line"][:3] == ["python", "-m", "sglang.launch_server"]
@@ -119,11 +119,11 @@ def test_what_does_not_fit_the_cluster_ends_with_2(disagg: Any, gangs: tuple[str
     Path(gangs[0]).write_text(GANGS % 2)
     said = disagg("check", gangs[0], "--assume-cluster", gangs[1])
     assert said.status == 2
-    assert "decode: decode-0 needs 8 GPU and 1 CPU on each of 9 nodes" in said.err
+    assert "prefill: prefill-1 needs 8 GPU and 1 CPU on each of 4 nodes" in said.err
     assert "1 problem(s); nothing was started" in said.err
     said = disagg("check", gangs[0], "--assume-cluster", gangs[1], "--json")
     assert said.status == 2
-    assert [problem["path"] for problem in json.loads(said.out)["problems"]] == ["decode"]
+    assert [problem["path"] for problem in json.loads(said.out)["problems"]] == ["prefill"]
 
 
 def test_problems_of_both_files_are_told_at_once(disagg: Any, tmp_path: Path) -> None:
@@ -147,12 +147,22 @@ def test_problems_of_both_files_are_told_at_once(disagg: Any, tmp_path: Path) ->
     }
 
 
-def test_a_model_that_cannot_be_understood_is_a_problem(disagg: Any, tmp_path: Path) -> None:
+def test_a_model_that_cannot_be_understood_is_not_checked(disagg: Any, tmp_path: Path) -> None:
+    """As in `serve`: SGLang may know better."""
     (tmp_path / "config.json").write_text("{")
     said = disagg("check", "local-cpu", "--set", f"model.path={tmp_path}")
-    assert said.status == 2
-    assert "model.path: " in said.err
-    assert "is not JSON" in said.err
+    assert said.status == 0
+    assert "not checked: the model's shape: " in said.out
+    assert "is not JSON" in said.out
+
+
+def test_warnings_of_the_preflight_are_told(disagg: Any, tmp_path: Path) -> None:
+    words = ("check", "two-gpus", "--set", "model.path=Qwen/Qwen3-32B", "--set", "prefill.engine.tp_size=2")
+    words = (*words, "--set", "prefill.resources.gpus=2")
+    said = disagg(*words)
+    assert (said.status, said.err) == (0, "")
+    assert "\nwarning: decode.engine.tp_size: 1 attention rank here and 2 in prefill" in said.out
+    assert len(json.loads(disagg(*words, "--json").out)["warnings"]) == 1
 
 
 def test_without_a_config_it_says_how(disagg: Any) -> None:
@@ -161,10 +171,10 @@ def test_without_a_config_it_says_how(disagg: Any) -> None:
 
 def test_a_dry_run_prints_and_refuses_as_check_does(disagg: Any, tmp_path: Path) -> None:
     assert disagg("serve", "local-cpu", "--dry-run").out == disagg("check", "local-cpu").out
-    (tmp_path / "config.json").write_text("{")
-    said = disagg("serve", "local-cpu", "--dry-run", "--set", f"model.path={tmp_path}")
+    refusing = ("--set", "decode.engine.page_size=99")
+    said = disagg("serve", "local-cpu", "--dry-run", *refusing)
     assert said.status == 2
-    assert "is not JSON" in said.err
+    assert said.err == disagg("check", "local-cpu", *refusing).err
 
 
 @pytest.fixture(scope="module")
@@ -196,6 +206,12 @@ def test_every_shipped_config_is_valid_by_the_schema(name: str, schema: Any) -> 
         ({"prefill": [{}, {"env": {"A": 1}}], "decode": {"engine": {"tp_size": 2}}}, True),
         ({"frontend": {"port": "${env:PORT}"}}, True),
         ({"extends": "local-cpu"}, True),
+        ({"device": "${env:DEVICE}", "name": "${env:NAME}", "prefill": "${env:POOLS}"}, True),
+        ({"transfer": {"lanes": ["${env:LANE}"], "page_size": "${env:PAGE}", "allow_tcp": "${env:TCP}"}}, True),
+        ({"frontend": None, "ray": None, "prefill": [None], "decode": None}, True),
+        ({"frontend": {"port": None}}, False),
+        ({"prefill": {"resources": None}}, False),
+        ({"model": {"name": "m"}}, False),
         ({"frontend": {"port": "8000"}}, False),
         ({"frontend": {"port": 0}}, False),
         ({"frontned": {}}, False),
@@ -207,3 +223,24 @@ def test_every_shipped_config_is_valid_by_the_schema(name: str, schema: Any) -> 
 def test_the_schema_takes_and_refuses_as_check_does(change: dict[str, Any], valid: bool, schema: Any) -> None:
     tree = {"version": 1, "model": {"path": "m"}, "prefill": {}, "decode": {}} | change
     assert jsonschema.Draft202012Validator(schema).is_valid(tree) is valid
+
+
+README = """
+extends: one-gpu
+model: {path: "${env:MODELS:-/models}/Qwen3-8B"}
+frontend: {port: 9000}
+"""
+
+
+@pytest.mark.parametrize(
+    ("text", "valid"),
+    [
+        (README, True),
+        ("extends: one-gpu\nmodel: {name: mine}", True),
+        ("extends: one-gpu\nmodel: {nam: mine}", False),
+        ("version: 1\nprefill: {}", False),
+        ("model: {path: m}\nprefill: {}", False),
+    ],
+)
+def test_by_the_schema_a_file_says_less_when_it_extends_another(text: str, valid: bool, schema: Any) -> None:
+    assert jsonschema.Draft202012Validator(schema).is_valid(yaml.safe_load(text)) is valid
