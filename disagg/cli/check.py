@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Annotated
 
 import click
@@ -68,7 +68,7 @@ def look_at(config: str, sets: list[str] | tuple[str, ...], assume_cluster: str 
     try:
         shape = load_shape(find_cluster(assume_cluster)) if assume_cluster else None
     except ConfigError as error:
-        problems += error.problems
+        problems += [replace(problem, what=f"{problem.what} (in {error.where})") for problem in error.problems]
     try:
         deployment = load_config(find_config(config), sets)
     except ConfigError as error:

@@ -131,6 +131,13 @@ class _Group(Section):
             raise ValueError(f"{kind!r} is not known; {near}")
         return kind
 
+    @field_validator("sglang", "nixl")
+    @classmethod
+    def _a_version(cls, version: str | None) -> str | None:
+        if version is not None and not re.match(r"\d+\.\d+", version):
+            raise ValueError(f"{version!r} is no version; say one as `pip show` prints it (0.5.20)")
+        return version
+
     @field_validator("nvlink")
     @classmethod
     def _a_domain(cls, nvlink: str | None) -> str | None:

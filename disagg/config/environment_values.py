@@ -2,7 +2,7 @@
 
 Way:   tree + overrides -> [environment values] -> Deployment
 Out:   a new tree. A value that is nothing but one reference is read as YAML, as --set's is, so that a port is a
-       number; inside a text, and below `env`, it is text
+       number; inside a text, below `env` and where the schema wants text, it is text
 Fails: never by itself: a variable that is not set is a Problem with the value's path
 """
 
@@ -12,7 +12,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from disagg.config.problems import shown
+from disagg.config.problems import is_text, shown
 from disagg.config.yaml_text import NotYaml, read_value
 from disagg.errors import Problem
 
@@ -56,9 +56,10 @@ class _Filling:
         if text or not REFERENCE.fullmatch(value):
             return left
         try:
-            return read_value(left)
+            read = read_value(left)
         except NotYaml:
             return left
+        return left if read is not None and is_text(path) else read
 
     def _looked_up(self, found: re.Match[str], path: str) -> str:
         name, default = found[1], found[2]

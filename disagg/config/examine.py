@@ -17,6 +17,7 @@ from disagg.config.placement import Placement, place
 from disagg.config.plan import EnginePlan, Plan, complete_arguments
 from disagg.errors import StartError
 from disagg.models.facts import ModelFacts, find_facts
+from disagg.registry.records import Role
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +27,7 @@ class Examination:
     facts: ModelFacts | None
     placement: Placement
     memory: dict[str, MemoryEstimate]  # by engine, on the smallest of its GPUs
-    lanes: dict[Lane, int]  # -> pairs of members at its ends; 0 where no cluster is known
+    lanes: dict[str, dict[Lane, int]]  # by prefill pool: -> pairs of members at its ends; 0: no cluster is known
     unknown: tuple[str, ...]  # what was not checked, and why
 
 
@@ -42,20 +43,27 @@ def examine(plan: Plan, shape: ClusterShape | None = None) -> Examination:
             if facts is None:
                 unknown.append(f"model.path {plan.model.path} is not here, and not in disagg's table: no sizes")
     placement = Placement(())
-    lanes = dict.fromkeys(usual_lanes(plan.device) if facts else (), 0)
+    usual = dict.fromkeys(usual_lanes(plan.device) if facts else (), 0)
+    lanes = {engine.pool: usual for engine in plan.of_role(Role.PREFILL)}
     if shape is None:
         unknown.append("no cluster was looked at: no places, no GPUs' memory; say --assume-cluster FILE")
         if plan.deployment.device == "auto":
             unknown.append(f"device: auto is cuda on a cluster with GPUs; taken as {plan.device} here")
     else:
         placement, _ = place(plan, shape)  # what has no room is told by the preflight
-        lanes = lanes_in_use(placement, shape)
+        lanes = {pool: lanes_in_use(_as_sent_by(pool, plan, placement), shape) for pool in lanes}
     memory: dict[str, MemoryEstimate] = {}
     if facts:
         for engine in plan.engines:
             gpu = _smallest_gpu(engine, placement, shape)
             memory[engine.id] = estimate(complete_arguments(plan, engine), facts, gpu, engine.gpus or 1.0)
     return Examination(plan, shape, facts, placement, memory, lanes, tuple(unknown))
+
+
+def _as_sent_by(pool: str, plan: Plan, placement: Placement) -> Placement:
+    """Without the prefill engines of other pools."""
+    others = {engine.id for engine in plan.of_role(Role.PREFILL) if engine.pool != pool}
+    return Placement(tuple(member for member in placement.members if member.engine not in others))
 
 
 def _smallest_gpu(engine: EnginePlan, placement: Placement, shape: ClusterShape | None) -> GpuKind | None:

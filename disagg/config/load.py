@@ -80,9 +80,11 @@ def _whole(
     if not isinstance(tree, dict):
         raise ConfigError(source, tuple(problems))
     layers, of_chain = layers_of(tree, source, file)
+    if of_chain:  # what the rest would have said cannot be told from what is missing
+        raise ConfigError(source, (*problems, *of_chain))
     tree, of_sets = apply_sets(merged(layers), sets)
     tree, of_environment = fill_environment(tree, os.environ)
-    return tree, layers, [*problems, *of_chain, *of_sets, *of_environment]
+    return tree, layers, [*problems, *of_sets, *of_environment]
 
 
 def _deployment(tree: dict[str, Any]) -> tuple[Deployment | None, list[Problem]]:

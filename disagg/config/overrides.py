@@ -14,7 +14,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from disagg.config.schema import spelled
-from disagg.config.yaml_text import NotYaml, read_value
+from disagg.config.yaml_text import QUOTE, NotYaml, misread, read_value
 from disagg.errors import Problem
 
 ROLES = ("prefill", "decode", "aggregated")
@@ -36,6 +36,9 @@ def apply_sets(tree: dict[str, Any], sets: Sequence[str]) -> tuple[dict[str, Any
         except NotYaml as error:
             reason = " ".join(str(error).split())
             problems.append(Problem(f"--set {path}", f"{value_text!r} is not YAML: {reason}", "quote the value"))
+            continue
+        if keys[-2:-1] == ["env"] and (what := misread(value_text, value)):
+            problems.append(Problem(f"--set {path}", what, QUOTE))
             continue
         problems += _set(tree, keys, value, f"--set {path}")
     return tree, problems

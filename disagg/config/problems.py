@@ -8,7 +8,8 @@ from __future__ import annotations
 import difflib
 import reprlib
 from collections.abc import Iterable, Iterator
-from typing import Any, Literal, get_args, get_origin
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
@@ -48,6 +49,12 @@ def near_miss(word: str, words: Iterable[str]) -> str:
     abbreviated = [known for known in words if known == f"{word}_size"]  # tp, dp: as SGLang's command line takes them
     close = same_letters or abbreviated or difflib.get_close_matches(word, words, n=1, cutoff=0.75)
     return f"did you mean {close[0]}?" if close else ""
+
+
+def is_text(path: str) -> bool:
+    """Whether the schema wants text at this YAML path, and nothing but text."""
+    field = _field_at(tuple(int(part) if part.isdecimal() else part for part in path.split(".")), Deployment)
+    return field is not None and set(_plain_types(field.annotation)) in ({str}, {str, NoneType})
 
 
 def shown(given: Any) -> str:
@@ -128,6 +135,17 @@ def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:
         yield annotation
     for part in get_args(annotation):
         yield from _models_in(part)
+
+
+def _plain_types(annotation: Any) -> Iterator[Any]:
+    """str and NoneType of Annotated[str, …] | None."""
+    if get_origin(annotation) is Annotated:
+        yield from _plain_types(get_args(annotation)[0])
+    elif get_origin(annotation) in (Union, UnionType):
+        for part in get_args(annotation):
+            yield from _plain_types(part)
+    else:
+        yield annotation
 
 
 def _choices(annotation: Any) -> Iterator[str]:

@@ -43,8 +43,14 @@ def to_json(seen: Examination, problems: Sequence[Problem] = (), warnings: Seque
         "facts": asdict(facts) | {"kv_bytes_per_token": facts.kv_bytes_per_token()} if facts else None,
         "engines": [_engine_tree(seen, engine) for engine in plan.engines],
         "transfers": [
-            {**lane._asdict(), "pairs": pairs, "tokens": tokens, "seconds": transfer_s(lane, arguments, facts, tokens)}
-            for lane, pairs, arguments in _lanes(seen)
+            {
+                "pool": pool,
+                **lane._asdict(),
+                "pairs": pairs,
+                "tokens": tokens,
+                "seconds": transfer_s(lane, arguments, facts, tokens),
+            }
+            for pool, lane, pairs, arguments in _lanes(seen)
             for tokens in _prompts(seen)
             if facts
         ],
@@ -170,26 +176,27 @@ def _memory(memory: MemoryEstimate, engine: EnginePlan, *, cuda: bool) -> str:
 
 def _transfers(seen: Examination) -> list[str]:
     rows = []
-    for lane, pairs, arguments in _lanes(seen):
+    for pool, lane, pairs, arguments in _lanes(seen):
         assert seen.facts is not None
         costs = [transfer_s(lane, arguments, seen.facts, tokens) for tokens in _prompts(seen)]
         shown = " | ".join(f"{_duration(best)} to {_duration(worst)}" for best, worst in costs)
         count = f", {pairs} pair{'s' if pairs > 1 else ''} of members" if pairs else ""
-        rows.append(f"  {lane.name}, {lane.gbyte_s:g} GB/s{count}: {shown}   ({lane.source})")
+        sender = f"from {pool} over " if len(seen.lanes) > 1 else ""
+        rows.append(f"  {sender}{lane.name}, {lane.gbyte_s:g} GB/s{count}: {shown}   ({lane.source})")
     if not rows:
         return []
     prompts = " | ".join(f"{tokens:,}" for tokens in _prompts(seen))
-    size = next(f"pages of {page_size(arguments)}" for _, _, arguments in _lanes(seen))
+    size = next(f"pages of {page_size(arguments)}" for *_, arguments in _lanes(seen))
     scattered = f"scattered ({DESCRIPTOR_S * 1e6:g} µs a piece, as measured over cuda_ipc)"
     return [f"KV of a prompt of {prompts} tokens, estimated, {size} side by side to {scattered}:", *rows]
 
 
-def _lanes(seen: Examination) -> Iterator[tuple[Lane, int, dict[str, Any]]]:
-    """With the arguments of the engine that sends. Slowest last."""
-    sender = next(iter(seen.plan.of_role(Role.PREFILL)), None)
-    if seen.facts and sender:
-        for lane, pairs in sorted(seen.lanes.items(), key=lambda item: -item[0].gbyte_s):
-            yield lane, pairs, complete_arguments(seen.plan, sender)
+def _lanes(seen: Examination) -> Iterator[tuple[str, Lane, int, dict[str, Any]]]:
+    """Of each prefill pool, with the arguments of its engines: they send. Slowest last."""
+    for pool, lanes in seen.lanes.items() if seen.facts else ():
+        sender = next(engine for engine in seen.plan.of_role(Role.PREFILL) if engine.pool == pool)
+        for lane, pairs in sorted(lanes.items(), key=lambda item: -item[0].gbyte_s):
+            yield pool, lane, pairs, complete_arguments(seen.plan, sender)
 
 
 def _prompts(seen: Examination) -> list[int]:

@@ -18,13 +18,13 @@ _PACKAGE = Path(__file__).absolute().parents[1]
 def find_config(name: str, folder: Path = Path()) -> Path:
     """The path as given, from `folder` on; else that name among the configs of this checkout, or of the installed
     wheel."""
-    given = Path(name).expanduser()
-    if (folder / given).is_file():
+    given = _at_home(name)
+    if _is_file(folder / given):
         return folder / given
     if given.parent in (Path(), Path("configs")):
         folder = shipped_folder()
         for candidate in (folder / given.name, folder / f"{given.name}.yaml"):
-            if candidate.is_file():
+            if _is_file(candidate):
                 return candidate
     shipped = shipped_names()
     near = get_close_matches(given.name.removesuffix(".yaml"), [each.removesuffix(".yaml") for each in shipped], 1)
@@ -34,8 +34,8 @@ def find_config(name: str, folder: Path = Path()) -> Path:
 
 def find_cluster(name: str) -> Path:
     """The path as given, or a described cluster that ships. Reading it tells when it is neither."""
-    shipped = shipped_folder() / "clusters" / f"{name.removesuffix('.yaml')}.yaml"
-    return shipped if not Path(name).exists() and Path(name).name == name and shipped.is_file() else Path(name)
+    given, shipped = _at_home(name), shipped_folder() / "clusters" / f"{name.removesuffix('.yaml')}.yaml"
+    return shipped if not _is_file(given) and given.name == name and _is_file(shipped) else given
 
 
 def shipped_folder() -> Path:
@@ -45,3 +45,17 @@ def shipped_folder() -> Path:
 
 def shipped_names() -> list[str]:
     return sorted(path.name for path in shipped_folder().glob("*.yaml"))
+
+
+def _at_home(name: str) -> Path:
+    try:
+        return Path(name).expanduser()
+    except RuntimeError:  # nobody's home
+        return Path(name)
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a name longer than any file's
+        return False

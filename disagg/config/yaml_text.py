@@ -16,13 +16,15 @@ import yaml
 from disagg.errors import ConfigError, Problem
 
 TEXT_BYTES_MAX = 1 << 20
+NUMBERS = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
+QUOTE = "quote the text you mean"
 
 
 def read_tree(text: str, source: str) -> tuple[Any, list[Problem]]:
     """The tree (None when there is none) and what is wrong with the text. `source` names it in paths: FILE:LINE."""
     try:
         root = yaml.compose(text, Loader=yaml.SafeLoader)
-        problems = [] if root is None else list(_duplicates(root, "", source, set()))
+        problems = [] if root is None else list(_lost(root, "", source, set()))
         return yaml.safe_load(text), problems
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
@@ -56,13 +58,20 @@ def read_file(path: Path) -> str:
         raise ConfigError(str(path), (Problem(str(path), what, "save it as UTF-8 YAML"),)) from None
 
 
-def _duplicates(node: yaml.Node, path: str, source: str, seen: set[int]) -> Iterator[Problem]:
+def misread(text: str, value: Any) -> str:
+    """What is wrong with `value` where its text is meant, as below `env`: 010 is 8 to YAML, 1.50 is 1.5. Else empty."""
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return f"YAML reads {text} as {value}" if is_number and str(value) != text else ""
+
+
+def _lost(node: yaml.Node, path: str, source: str, seen: set[int]) -> Iterator[Problem]:
+    """What the plain tree does not tell: keys said twice, and texts below `env` that are read as other numbers."""
     if id(node) in seen:  # an alias: its anchor was looked at
         return
     seen.add(id(node))
     if isinstance(node, yaml.SequenceNode):
         for index, item in enumerate(node.value):
-            yield from _duplicates(item, _below(path, index), source, seen)
+            yield from _lost(item, _below(path, index), source, seen)
     elif isinstance(node, yaml.MappingNode):
         lines: dict[str, int] = {}
         for key, value in node.value:
@@ -72,7 +81,10 @@ def _duplicates(node: yaml.Node, path: str, source: str, seen: set[int]) -> Iter
                 yield Problem(here, what, "YAML would silently take the last; keep one")
             if isinstance(key, yaml.ScalarNode):
                 lines[key.value] = line
-            yield from _duplicates(value, here, source, seen)
+            is_of_env = path.endswith(".env") and value.tag in NUMBERS and value.style is None
+            if is_of_env and (what := misread(value.value, read_value(value.value))):
+                yield Problem(here, what, QUOTE)
+            yield from _lost(value, here, source, seen)
 
 
 def _below(path: str, key: object) -> str:

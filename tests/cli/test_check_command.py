@@ -138,6 +138,7 @@ def test_problems_of_both_files_are_told_at_once(disagg: Any, tmp_path: Path) ->
         "version",
         "prefill.replica",
     ]
+    assert f"(in {tmp_path / 'c.yaml'})" in said.err.splitlines()[0]
     said = disagg(*words, "--json")
     assert said.status == 2
     assert {problem["path"] for problem in json.loads(said.out)["problems"]} == {

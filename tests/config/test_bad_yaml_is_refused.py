@@ -73,6 +73,8 @@ MISTAKES = {
         "say 2",
     ),
     "pool name": (MODEL + "prefill: {name: a/b}\ndecode: {}", "prefill.name", "must be letters"),
+    "octal to YAML": (MODEL + "prefill: {env: {A: 010}}\ndecode: {}", "prefill.env.A", "YAML reads 010 as 8; quote"),
+    "a shorter number": (MODEL + "prefill: [{env: {A: 1.50}}]\ndecode: {}", "prefill.0.env.A", "reads 1.50 as 1.5"),
     "same pool name": (
         MODEL + "prefill: [{name: a}, {name: b}]\ndecode: {name: a}",
         "decode.name",

@@ -160,6 +160,7 @@ MISTAKES = {
     "an address for two": ("nodes: [{count: 2, cpus: 1, address: 10.0.0.1}]", "nodes.0.address", "cannot share"),
     "two of one name": ("nodes: [{cpus: 1}, {cpus: 1}]", "nodes", "two have the name node"),
     "a version that YAML reads as a number": ("nodes: [{cpus: 1, sglang: 0.5}]", "nodes.0.sglang", "must be text"),
+    "a version that is none": ("nodes: [{cpus: 1, sglang: abc}]", "nodes.0.sglang", "'abc' is no version; say one"),
     "a network of no kind": ("nodes: [{cpus: 1, nics: [{kind: wifi, gbit: 1}]}]", "nodes.0.nics.0.kind", "'ib'"),
     "syntax": ("nodes: [", "cluster:1:9", "not YAML"),
 }

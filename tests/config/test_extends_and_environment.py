@@ -99,9 +99,9 @@ BAD_CHAINS = {
 @pytest.mark.parametrize("name", BAD_CHAINS)
 def test_a_chain_that_leads_nowhere_is_told(name: str, tmp_path: Path) -> None:
     files, message = BAD_CHAINS[name]
-    problems = [problem for problem in problems_in(write(tmp_path, **files)) if problem.path == "extends"]
-    assert len(problems) == 1
-    assert message in str(problems[0])
+    (problem,) = problems_in(write(tmp_path, **files))
+    assert problem.path == "extends"
+    assert message in str(problem)
 
 
 def test_a_problem_names_the_file_that_said_it(tmp_path: Path) -> None:
@@ -130,6 +130,15 @@ def test_the_environment_fills_values_in_their_own_type(monkeypatch: pytest.Monk
     assert (deployment.frontend.port, deployment.frontend.host) == (8123, "0.0.0.0")
     assert deployment.aggregated[0].engine["page_size"] == 16
     assert deployment.aggregated[0].env == {"A": "8123", "B": "x8123y"}
+
+
+def test_what_has_to_be_text_is_text_whatever_the_variable_holds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("P1", "123")
+    monkeypatch.setenv("DAY", "2026-01-02")
+    text = "version: 1\nmodel: {path: '${env:P1}', name: '${env:DAY}', revision: '${env:NO_REVISION:-}'}\n"
+    deployment = parse_config(text + "aggregated: [{name: '${env:P1}'}]")
+    assert (deployment.model.path, deployment.model.name, deployment.model.revision) == ("123", "2026-01-02", None)
+    assert deployment.aggregated[0].name == "123"
 
 
 def test_set_may_name_a_variable_too(monkeypatch: pytest.MonkeyPatch) -> None:

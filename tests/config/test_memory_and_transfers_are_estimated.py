@@ -1,5 +1,6 @@
 """What a rank needs of its GPU, and what moving a prompt's KV costs, by hand and as measured."""
 
+import json
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from disagg.config.examine import Examination, examine
 from disagg.config.gpu_kinds import GPU_KINDS
 from disagg.config.lanes import SAME_GPU, SHM, TCP, Lane, lane_between, nvlink, transfer_s
 from disagg.config.memory import estimate, kv_bytes_of_rank, weight_bytes_of_rank
+from disagg.config.report import render, to_json
 from disagg.models.facts import ModelFacts, find_facts
 
 GIB = 1 << 30
@@ -170,17 +172,28 @@ def examined(pools: str, cluster: str | None, device: str = "cuda", model: str =
 def test_lanes_are_those_between_the_places_of_both_roles() -> None:
     pools = "prefill: {resources: {gpus: 8}, engine: {tp_size: 8}}\ndecode: {replicas: 2, engine: {tp_size: 4}}"
     seen = examined(pools, "nodes: [{count: 2, name: h, cpus: 64, gpus: 8, gpu_kind: h200}]")
-    assert seen.lanes == {TCP: 2}
+    assert seen.lanes == {"prefill.0": {TCP: 2}}
     shared = examined("prefill: {resources: {gpus: 0.4}}\ndecode: {resources: {gpus: 0.4}}", CLUSTER)
-    assert sum(shared.lanes.values()) == 1
+    assert sum(shared.lanes["prefill.0"].values()) == 1
     one = "nodes: [{cpus: 64, gpus: %d, gpu_kind: h200}]"
-    assert examined("prefill: {}\ndecode: {}", one % 2).lanes == {nvlink("h200"): 1}
-    assert examined("prefill: {resources: {gpus: .4}}\ndecode: {resources: {gpus: .4}}", one % 1).lanes == {SAME_GPU: 1}
-    assert SHM in examined("prefill: {}\ndecode: {}", None, "cpu").lanes
+    assert examined("prefill: {}\ndecode: {}", one % 2).lanes == {"prefill.0": {nvlink("h200"): 1}}
+    parts = examined("prefill: {resources: {gpus: .4}}\ndecode: {resources: {gpus: .4}}", one % 1)
+    assert parts.lanes == {"prefill.0": {SAME_GPU: 1}}
+    assert SHM in examined("prefill: {}\ndecode: {}", None, "cpu").lanes["prefill.0"]
+
+
+def test_each_prefill_pool_sends_as_its_own_engines_do() -> None:
+    prefill = "prefill: [{name: wide, engine: {tp_size: 4}}, {name: narrow, replicas: 2}]\n"
+    seen = examined(prefill + "decode: {}", "nodes: [{cpus: 64, gpus: 8, gpu_kind: h200}]")
+    assert seen.lanes == {"wide": {nvlink("h200"): 1}, "narrow": {nvlink("h200"): 2}}
+    seconds = {
+        row["pool"]: row["seconds"][0] for row in json.loads(to_json(seen))["transfers"] if row["tokens"] == 1024
+    }
+    assert seconds["wide"] < seconds["narrow"]
+    assert "\n  from narrow over NVLink of h200, 450 GB/s, 2 pairs of members: " in render(seen)
 
 
 def test_what_could_not_be_looked_at_is_said() -> None:
     seen = examined("prefill: {}\ndecode: {}", None, model="somebody/unknown-model")
     assert [what.partition(" ")[0] for what in seen.unknown] == ["model.path", "no", "device:"]
     assert seen.memory == {}
-    assert not seen.problems

@@ -85,3 +85,9 @@ def test_nonsense_is_told(override: str, path: str, message: str) -> None:
     (problem,) = caught.value.problems
     assert problem.path == path
     assert message in str(problem)
+
+
+def test_a_number_that_yaml_reads_as_another_is_no_text() -> None:
+    with pytest.raises(ConfigError, match="YAML reads 010 as 8; quote the text you mean"):
+        parse_config(ONE, ["prefill.env.A=010"])
+    assert parse_config(ONE, ["prefill.env.A='010'", "prefill.env.B=10"]).prefill[0].env == {"A": "010", "B": "10"}
