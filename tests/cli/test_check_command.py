@@ -80,8 +80,8 @@ def test_places_memory_and_transfers_of_gangs_are_told(disagg: Any, gangs: tuple
         "name      gangs (namespace disagg)",
         "671.0B parameters, weights 626.8 GiB (fp8), estimated; KV 70,272 bytes a token in bfloat16",
         "prefill-0  (prefill, pool prefill.0: 1 CPU, 8 GPU on each of 4 nodes, 32 ranks in 32 data-parallel groups)",
-        "  node h100-8, GPU 0-7: rank 64-71",
-        "  node h100-12, GPU 0-7: rank 24-31",
+        "  node h100-3, GPU 0-7: rank 24-31",
+        "  node h100-12, GPU 0-7: rank 64-71",
         "  python -m sglang.launch_server \\\n",
         "    --disaggregation-bootstrap-port auto \\\n",
         "    --nnodes 9 \\\n",
@@ -107,7 +107,7 @@ def test_json_says_the_same(disagg: Any, gangs: tuple[str, str]) -> None:
     said = disagg("check", gangs[0], "--assume-cluster", gangs[1], "--json")
     tree = json.loads(said.out)
     prefill, decode = tree["engines"]
-    assert [member["node"] for member in prefill["members"]] == [f"h100-{index}" for index in range(9, 13)]
+    assert [member["node"] for member in prefill["members"]] == [f"h100-{index}" for index in range(4)]
     assert decode["members"][8]["ranks"] == list(range(64, 72))
     assert decode["memory"]["kv_bytes_per_token"] == 70_272
     assert decode["command_line"][:3] == ["python", "-m", "sglang.launch_server"]
@@ -119,11 +119,11 @@ def test_what_does_not_fit_the_cluster_ends_with_2(disagg: Any, gangs: tuple[str
     Path(gangs[0]).write_text(GANGS % 2)
     said = disagg("check", gangs[0], "--assume-cluster", gangs[1])
     assert said.status == 2
-    assert "prefill: prefill-1 needs 8 GPU and 1 CPU on each of 4 nodes" in said.err
+    assert "decode: decode-0 needs 8 GPU and 1 CPU on each of 9 nodes" in said.err
     assert "1 problem(s); nothing was started" in said.err
     said = disagg("check", gangs[0], "--assume-cluster", gangs[1], "--json")
     assert said.status == 2
-    assert [problem["path"] for problem in json.loads(said.out)["problems"]] == ["prefill"]
+    assert [problem["path"] for problem in json.loads(said.out)["problems"]] == ["decode"]
 
 
 def test_problems_of_both_files_are_told_at_once(disagg: Any, tmp_path: Path) -> None:
