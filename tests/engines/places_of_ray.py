@@ -1,5 +1,6 @@
-"""Makes the placement groups of each case on a Ray of three nodes with 8 logical GPUs each, in the plan's order, and
-prints which engine went where (null: it has no place), as JSON. Starts no engine."""
+"""Makes the placement groups of each case on a Ray of some nodes with 8 logical GPUs each, in the order they are given,
+and prints which engine went where (null: it has no place), as JSON. Starts no engine. Arguments: NODES CASES
+"""
 
 from __future__ import annotations
 
@@ -11,8 +12,9 @@ import ray
 from ray.cluster_utils import Cluster
 from ray.util.placement_group import placement_group, placement_group_table, remove_placement_group
 
-NODES, PLACE_S, FREE_S, SETTLED_S = 3, 5, 20, 1
-NODE = {"num_cpus": 8, "num_gpus": 8, "object_store_memory": 80 << 20}
+PLACE_S, FREE_S, SETTLED_S = 5, 20, 1
+NODES = int(sys.argv[1])
+NODE = {"num_cpus": 64, "num_gpus": 8, "object_store_memory": 80 << 20}
 
 
 def main(cases: list[list[tuple[str, int, dict[str, float]]]]) -> None:
@@ -49,4 +51,4 @@ def until_all_is_free() -> None:
     time.sleep(SETTLED_S)
 
 
-main(json.loads(sys.argv[1]))
+main(json.loads(sys.argv[2]))

@@ -14,9 +14,10 @@ from disagg.config import parse_config, resolve
 from disagg.config.cluster_shape import parse_shape
 from disagg.config.placement import place
 from disagg.config.plan import EnginePlan, Plan
+from tests.recipes.catalogue import plan_of
+from tests.recipes.test_recipes_find_their_places import FIT_32_GPUS
 
 pytestmark = pytest.mark.nodes
-CLUSTER = parse_shape("nodes: [{count: 3, cpus: 8, gpus: 8, gpu_kind: h200}]")
 # In the plan's order the last three have an engine without a place; the largest first, only the last has.
 CASES = (
     "prefill: {replicas: 2, engine: {tp_size: 4}}\ndecode: {replicas: 2, engine: {tp_size: 4}}",
@@ -29,16 +30,29 @@ CASES = (
 
 
 def test_the_same_engines_find_a_place_and_fill_the_nodes_alike() -> None:
-    plans = [resolve(parse_config(f"version: 1\ndevice: cuda\nmodel: {{path: m}}\n{text}"), "cuda") for text in CASES]
+    texts = [f"version: 1\ndevice: cuda\nmodel: {{path: m}}\n{text}" for text in CASES]
+    _assert_alike([resolve(parse_config(text), "cuda") for text in texts], nodes=3)
+
+
+def test_every_recipe_that_fits_four_nodes_of_8_gpus_has_its_place_there() -> None:
+    plans = [plan_of(recipe) for recipe in FIT_32_GPUS]
+    assert all(places for by_ray in _assert_alike(plans, nodes=4) for places in by_ray.values())
+
+
+def _assert_alike(plans: list[Plan], nodes: int) -> list[dict[str, list[str] | None]]:
+    """Returns what Ray did."""
+    shape = parse_shape(f"nodes: [{{count: {nodes}, cpus: 64, gpus: 8, gpu_kind: h200}}]")
     asked = [[(engine.id, engine.nodes, _bundle(engine)) for engine in plan.largest_first()] for plan in plans]
-    command = [sys.executable, str(Path(__file__).parent / "places_of_ray.py"), json.dumps(asked)]
+    command = [sys.executable, str(Path(__file__).parent / "places_of_ray.py"), str(nodes), json.dumps(asked)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
-    for plan, by_ray in zip(plans, json.loads(done.stdout.splitlines()[-1]), strict=True):
-        members = place(plan, CLUSTER)[0].members
+    answers: list[dict[str, list[str] | None]] = json.loads(done.stdout.splitlines()[-1])
+    for plan, by_ray in zip(plans, answers, strict=True):
+        members = place(plan, shape)[0].members
         ours = {engine.id: [m.node for m in members if m.engine == engine.id] or None for engine in plan.engines}
-        assert {name for name, nodes in ours.items() if nodes} == {name for name, nodes in by_ray.items() if nodes}
+        assert {name for name, there in ours.items() if there} == {name for name, there in by_ray.items() if there}
         assert _loads(plan, ours) == _loads(plan, by_ray)
+    return answers
 
 
 def _bundle(engine: EnginePlan) -> dict[str, float]:
