@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 import time
+from collections.abc import Iterable, Iterator
 from typing import Annotated, Any
 
 import typer
@@ -25,7 +27,9 @@ def ask(url: str | None, path: str, method: str = "GET", **parameters: Any) -> A
 
     base = (url or os.environ.get("DISAGG_URL") or DEFAULT_URL).rstrip("/")
     try:
-        answer = httpx.request(method, base + path, params=parameters, timeout=ANSWER_S, trust_env=False)
+        answer = httpx.request(
+            method, base + path, params=parameters, headers=_key(), timeout=ANSWER_S, trust_env=False
+        )
     except httpx.HTTPError as error:
         raise StartError(
             base, f"no frontend answers: {error}", "is it serving? name it with --url or DISAGG_URL"
@@ -34,6 +38,12 @@ def ask(url: str | None, path: str, method: str = "GET", **parameters: Any) -> A
         message = answer.json()["error"]["message"] if "json" in answer.headers["content-type"] else answer.text
         raise StartError(base + path, f"{answer.status_code}: {message}")
     return answer.json() if "json" in answer.headers["content-type"] else answer.text
+
+
+def _key() -> dict[str, str]:
+    """Of a deployment with `security.api_keys`; `disagg cancel` needs it."""
+    key = os.environ.get("DISAGG_API_KEY")
+    return {"authorization": f"Bearer {key}"} if key else {}
 
 
 def status(
@@ -54,14 +64,29 @@ def status(
 def logs(
     engine: Annotated[str | None, typer.Argument(help="An engine's id; without one, all of them.")] = None,
     lines: Annotated[int, typer.Option("--lines", "-n", min=1, max=100_000)] = 200,
+    rank: Annotated[int | None, typer.Option(min=0, help="Only what this dp rank says.")] = None,
     url: Url = None,
 ) -> None:
-    """The last lines of an engine's log."""
+    """The last lines of an engine's log; of one over several nodes, those of each node."""
     engines = [engine] if engine else [e["id"] for e in ask(url, "/disagg/status")["engines"]]
     for name in engines:
         text = ask(url, f"/disagg/logs/{name}", lines=lines)
         prefix = "" if engine else f"{name} | "
-        sys.stdout.writelines(f"{prefix}{line}\n" for line in text.splitlines())
+        shown = text.splitlines() if rank is None else of_rank(text.splitlines(), rank)
+        sys.stdout.writelines(f"{prefix}{line}\n" for line in shown)
+
+
+def of_rank(lines: Iterable[str], rank: int) -> Iterator[str]:
+    """SGLang begins its lines with `[time DP0 TP0]`; what follows without such a head belongs to the line before."""
+    is_meant = False
+    for line in lines:
+        head = re.match(r"\[[^\]]*\]", line)
+        if line.startswith("==> node "):
+            yield line
+        elif head is not None:
+            is_meant = re.search(rf"\bDP{rank}\b", head[0]) is not None
+        if is_meant and not line.startswith("==> node "):
+            yield line
 
 
 def _print_engines(found: dict[str, Any]) -> None:

@@ -35,6 +35,7 @@ class FrontendSpec(msgspec.Struct, frozen=True, kw_only=True):
     stop_s: float
     limits: Limits
     simulated: bool = False  # its engines are: every response says so
+    api_keys: tuple[str, ...] = ()  # this travels on standard input alone
 
 
 class FrontendProcess:

@@ -165,6 +165,7 @@ def _frontend_spec(plan: Plan, registry: str, model_path: Path) -> FrontendSpec:
         stop_s=deadlines.stop_s,
         limits=limits,
         simulated=plan.device == "simulated",
+        api_keys=tuple(key.get_secret_value() for key in plan.deployment.security.api_keys),
     )
 
 

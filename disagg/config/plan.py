@@ -104,7 +104,7 @@ def resolve(deployment: Deployment, device: Device) -> Plan:
     counts = dict.fromkeys(Role, 0)
     for role, index, pool in deployment.pools():
         for _ in range(pool.replicas):
-            engines.append(_engine(f"{role.value}-{counts[role]}", role, index, pool, deployment.model, device))
+            engines.append(_engine(f"{role.value}-{counts[role]}", role, index, pool, deployment, device))
             counts[role] += 1
     texts = [
         PoolText(role.value, f"{role.value}.{index}", pool.model_dump(), pool.engine)
@@ -144,8 +144,13 @@ def shown_environment(plan: Plan, engine: EnginePlan) -> dict[str, str]:
     return dict(sorted(engine.environment(device=plan.device, deadlines=plan.deadlines).items()))
 
 
-def _engine(engine_id: str, role: Role, index: int, pool: Pool, model: Model, device: str) -> EnginePlan:
-    of_model = {"trust_remote_code": True} if model.trust_remote_code and device != "simulated" else {}
+def _engine(engine_id: str, role: Role, index: int, pool: Pool, deployment: Deployment, device: str) -> EnginePlan:
+    of_all: dict[str, Any] = {}
+    if device != "simulated":
+        telemetry = deployment.telemetry
+        if "log_level" in telemetry.model_fields_set and "log_level" not in pool.engine:
+            of_all["log_level"] = telemetry.log_level
+        of_all |= {"trust_remote_code": True} if deployment.model.trust_remote_code else {}
     ranks = pool.ranks_of_engine
     default_gpus = ranks // pool.nodes if device == "cuda" else 0
     return EnginePlan(
@@ -158,6 +163,6 @@ def _engine(engine_id: str, role: Role, index: int, pool: Pool, model: Model, de
         nodes=pool.nodes,
         ranks=ranks,
         dp_ranks=int(pool.engine.get("dp_size", 1)),
-        engine=pool.engine | of_model,
+        engine=pool.engine | of_all,
         env=pool.env,
     )

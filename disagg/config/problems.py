@@ -62,6 +62,14 @@ def shown(given: Any) -> str:
     return "empty" if given is None else f"the text {given!r:.80}" if isinstance(given, str) else reprlib.repr(given)
 
 
+class _Hidden:
+    def __repr__(self) -> str:
+        return "(not shown)"
+
+
+_NOT_SHOWN = _Hidden()
+
+
 def _squash(word: str) -> str:
     return "".join(filter(str.isalnum, word.lower()))
 
@@ -69,6 +77,8 @@ def _squash(word: str) -> str:
 def _problem(details: ErrorDetails, tree: Any, root: type[BaseModel]) -> Problem:
     location, kind, given = details["loc"], details["type"], details["input"]
     path, context = _yaml_path(location, tree), details.get("ctx", {})
+    if location[:1] == ("security",):
+        given = _NOT_SHOWN
     field = _field_at(location, root)
     if kind == "missing":
         example = "version: 1" if path == "version" else f"{location[-1]}: …"

@@ -14,7 +14,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from disagg.config.sglang_versions import neutral
 from disagg.registry.records import Role
@@ -292,6 +301,25 @@ class Registry(Section):
     """memory: in the deployment's own process. Others are not built yet."""
 
 
+class Security(Section):
+    """Who may use the endpoint."""
+
+    api_keys: tuple[Annotated[SecretStr, Field(min_length=16, max_length=512)], ...] = ()
+    """Each opens /v1, as `Authorization: Bearer KEY`; none: everybody may. From the environment: "${env:NAME}"."""
+
+    @field_validator("api_keys", mode="before")
+    @classmethod
+    def _list_of_keys(cls, keys: Any) -> Any:
+        return tuple(keys) if isinstance(keys, list) else keys
+
+
+class Telemetry(Section):
+    """What the deployment tells of itself."""
+
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    """Of the engines' logs; a pool's own `engine.log_level` is stronger."""
+
+
 def _one_or_many(pools: Any) -> Any:
     """One pool or a list of pools; absent and `null` mean none."""
     if isinstance(pools, dict):
@@ -301,17 +329,20 @@ def _one_or_many(pools: Any) -> Any:
     return () if pools is None else pools
 
 
-def _nothing_yet(section: Any, info: ValidationInfo) -> None:
-    if section not in (None, {}):
-        raise ValueError(f"is reserved: {NOT_YET[str(info.field_name)]} not built yet; leave it out")
-
-
-MAY_BE_EMPTY = ("ray", "frontend", "deadlines", "routing", "health", "transfer", "registry")
-NOT_YET = {"security": "API keys and TLS are", "telemetry": "settings of metrics and traces are"}
+MAY_BE_EMPTY = (
+    "ray",
+    "frontend",
+    "deadlines",
+    "routing",
+    "health",
+    "transfer",
+    "registry",
+    "security",
+    "telemetry",
+)
 Pools = Annotated[
     tuple[Pool, ...], BeforeValidator(_one_or_many, json_schema_input_type=Pool | list[Pool | None] | None)
 ]
-Reserved = Annotated[None, BeforeValidator(_nothing_yet)]
 
 
 class Deployment(Section):
@@ -349,10 +380,10 @@ class Deployment(Section):
     """How KV travels."""
     registry: Registry = Registry()
     """Where it is written who is alive."""
-    security: Reserved = None
-    """Reserved."""
-    telemetry: Reserved = None
-    """Reserved."""
+    security: Security = Security()
+    """Who may use the endpoint."""
+    telemetry: Telemetry = Telemetry()
+    """What the deployment tells of itself."""
 
     @model_validator(mode="before")
     @classmethod

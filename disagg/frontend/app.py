@@ -17,6 +17,7 @@ from disagg.frontend.answers import encode, model_body
 from disagg.frontend.backend import Backend
 from disagg.frontend.exchange import ClientGone, Exchange, Header
 from disagg.frontend.generation import Generations
+from disagg.frontend.keys import Keys
 from disagg.frontend.server import HttpServer, Message
 from disagg.frontend.tokenizer import Codec
 
@@ -38,8 +39,10 @@ class Frontend:
         body_limit_bytes: int = BODY_LIMIT_BYTES,
         write_limit_s: float = WRITE_LIMIT_S,
         headers: Sequence[Header] = (),
+        keys: Keys = Keys(()),
     ) -> None:
         """`headers` go with every response."""
+        self._keys = keys
         self._backend, self._write_limit_s, self._headers = backend, write_limit_s, headers
         self._generations = Generations(backend, codec, body_limit_bytes)
         self._server = HttpServer(self)
@@ -81,6 +84,7 @@ class Frontend:
         exchange = Exchange(scope, receive, send, self._write_limit_s)
         exchange.answer_headers += self._headers
         try:
+            self._keys.check(exchange)
             handler, name = self._route(exchange)
             await handler(exchange, name)
         except ClientGone:

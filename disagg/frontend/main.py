@@ -25,6 +25,7 @@ from disagg.coordinator.coordinator import Coordinator
 from disagg.engine.spec import SECRET_VARIABLE
 from disagg.errors import StartError
 from disagg.frontend.app import Frontend
+from disagg.frontend.keys import Keys
 from disagg.frontend.service import Service
 from disagg.frontend.tokenizer import load_codec
 from disagg.registry.served import RemoteRegistry
@@ -59,7 +60,8 @@ async def serve(spec: FrontendSpec) -> None:
         number=spec.number,
     )
     headers = [(b"x-disagg-simulated", b"true")] if spec.simulated else []
-    frontend = Frontend(service, codec, body_limit_bytes=spec.body_limit_bytes, headers=headers)
+    keys = Keys(spec.api_keys)
+    frontend = Frontend(service, codec, body_limit_bytes=spec.body_limit_bytes, headers=headers, keys=keys)
     await frontend.start(spec.host, spec.port)
     sys.stdout.buffer.write(LISTENING)
     sys.stdout.flush()

@@ -177,7 +177,7 @@ MISTAKES |= {
     ),
 }
 for _section in ("security", "telemetry"):
-    MISTAKES[f"reserved {_section}"] = (PAIR + f"{_section}: {{a: 1}}", _section, "is reserved: ")
+    MISTAKES[f"unknown in {_section}"] = (PAIR + f"{_section}: {{a: 1}}", f"{_section}.a", "is not a known key")
 MISTAKES |= {
     "name with a dot": (PAIR + "name: a.b", "name", "must be small letters, digits and -, 63 at most"),
     "namespace in capitals": (PAIR + "namespace: Prod", "namespace", "must be small letters"),
@@ -232,7 +232,7 @@ def test_all_mistakes_are_told_at_once() -> None:
         "decode.name",
         "decode.engine.page_size",
         "deadlines.first_token_s",
-        "security",
+        "security.a",
     }
 
 

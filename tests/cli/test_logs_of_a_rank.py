@@ -1,0 +1,22 @@
+"""`disagg logs --rank`: what one dp rank says, on whatever node."""
+
+from __future__ import annotations
+
+from disagg.cli.observe import of_rank
+
+LOG = """==> node 0 of 2 <==
+[2026-11-25 04:31:28 DP0 TP0] Prefill batch
+[2026-11-25 04:31:28] the host says
+==> node 1 of 2 <==
+[2026-11-25 04:31:28 DP1 TP1] Traceback:
+  File "x"
+[2026-11-25 04:31:28 DP10 TP10] another"""
+
+
+def test_lines_of_a_rank_and_what_belongs_to_them() -> None:
+    assert list(of_rank(LOG.splitlines(), 1)) == [
+        "==> node 0 of 2 <==",
+        "==> node 1 of 2 <==",
+        "[2026-11-25 04:31:28 DP1 TP1] Traceback:",
+        '  File "x"',
+    ]
