@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import yaml
-from rendered import deploy, documents
+from rendered import deploy, documents, refused
 
 from disagg.config.load import load_config
 from disagg.config.schema import Deployment
@@ -85,3 +85,9 @@ def test_there_is_time_to_drain_and_to_stop_before_it_is_killed(drain_s: float, 
     (application,) = yaml.safe_load(found["RayService"]["spec"]["serveConfigV2"])["applications"]
     assert application["args"]["stop_s"] == limit_s
     assert f"#SBATCH --signal=B:TERM@{limit_s + 30}\n" in deploy("slurm", "local-cpu", *sets)
+
+
+def test_keys_are_not_rendered_where_others_read_them() -> None:
+    found = refused("slurm", "two-gpus", "--set", "security.api_keys=[a-secret-key-0123456789]")
+    assert set(found) == {"security.api_keys"}
+    assert "a-secret-key" not in found["security.api_keys"]
