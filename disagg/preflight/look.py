@@ -25,6 +25,8 @@ from disagg.preflight.node_rules import MIXED
 from disagg.preflight.nodes import NodeFacts
 
 INFINIBAND = Path("/sys/class/infiniband")
+OWN_STATUS = Path("/proc/self/status")
+CAP_IPC_LOCK = 14  # <linux/capability.h>
 SMI_LIMIT_S = 20.0
 NIXL_PACKAGES = ("nixl", "nixl-cu12", "nixl-cu13")
 GPU_QUERY, CSV = "--query-gpu=name,memory.total,compute_cap,driver_version", "--format=csv,noheader,nounits"
@@ -127,8 +129,11 @@ def _shared_memory() -> int | None:
 
 
 def _lockable() -> int:
+    """A process with CAP_IPC_LOCK is not held to the limit."""
     soft, _ = resource.getrlimit(resource.RLIMIT_MEMLOCK)
-    return UNLIMITED if soft == resource.RLIM_INFINITY else soft
+    capabilities = re.search(r"^CapEff:\s*([0-9a-f]+)$", _text(OWN_STATUS), re.MULTILINE)
+    is_exempt = capabilities is not None and bool(int(capabilities[1], 16) >> CAP_IPC_LOCK & 1)
+    return UNLIMITED if is_exempt or soft == resource.RLIM_INFINITY else soft
 
 
 def _version(package: str) -> str | None:

@@ -124,7 +124,8 @@ LANES = {
     ("h-0", "h-0"): ("cuda_ipc", 450),
     ("h-0", "h-1"): ("rdma", 50),
     ("h-0", "few-0"): ("rdma", 12.5),
-    ("rack-0", "rack-1"): ("cuda_ipc", 900),
+    ("rack-0", "rack-1"): ("tcp", 0.5),  # NVLink does not reach memory that was not allocated for it
+    ("rack-0", "rack-0"): ("cuda_ipc", 900),
     ("h-0", "rack-0"): ("tcp", 0.5),
     ("pcie", "pcie"): ("cuda_ipc", 25),
     ("pcie", "h-0"): ("tcp", 0.5),
@@ -139,6 +140,14 @@ def test_kv_takes_the_best_way_there_is(ends: tuple[str, str], lane: tuple[str, 
     for source, target in (ends, ends[::-1]):
         found = lane_between(shape.node(source), shape.node(target))
         assert (found.kind, found.gbyte_s) == lane
+
+
+def test_nvlink_between_nodes_takes_kv_that_both_roles_allocate_for_it() -> None:
+    pools = "prefill: {env: %s, engine: {tp_size: 4}}\ndecode: {env: %s, engine: {tp_size: 4}}"
+    rack = "nodes: [{count: 2, name: t, cpus: 64, gpus: 4, gpu_kind: gb200, nvlink: rack:0}]"
+    fabric = '{SGLANG_MOONCAKE_CUSTOM_MEM_POOL: "True"}'
+    assert examined(pools % (fabric, fabric), rack).lanes == {nvlink("gb200"): 1}
+    assert examined(pools % (fabric, "{}"), rack).lanes == {TCP: 1}
 
 
 def test_scattered_pages_cost_as_measured() -> None:

@@ -60,6 +60,16 @@ def test_gpus_of_two_kinds_are_told_as_mixed(tmp_path: Path, monkeypatch: pytest
     assert (node.capability, node.shape.nvlink) == (8.6, "")
 
 
+@pytest.mark.parametrize(("capabilities", "lockable"), [("0000000000004000", UNLIMITED), ("00000000a80425fb", 65536)])
+def test_a_process_with_ipc_lock_is_not_held_to_the_limit(
+    capabilities: str, lockable: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "status").write_text(f"Name:\tlook\nCapEff:\t{capabilities}\n")
+    monkeypatch.setattr("disagg.preflight.look.OWN_STATUS", tmp_path / "status")
+    monkeypatch.setattr("resource.getrlimit", lambda _: (65536, 65536))
+    assert look("a", 2, 0).shape.memlock_bytes == lockable
+
+
 def test_this_machine_without_a_gpu() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
