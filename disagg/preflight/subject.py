@@ -34,6 +34,7 @@ class PoolView:
     env: Mapping[str, str] = field(default_factory=dict)
     nodes: int = 1
     engines: tuple[str, ...] = ()  # their ids; empty before there is a plan
+    gpu_share: float = 1.0  # of the GPU that an engine shares with others
 
     def at(self, argument: str) -> str:
         return f"{self.path}.engine.{argument}"
@@ -148,7 +149,13 @@ def _view(text: PoolText, defaults: Mapping[str, Any], engines: tuple[str, ...])
         env={str(name): str(value) for name, value in env.items()} if isinstance(env, dict) else {},
         nodes=_count(text.pool.get("nodes"), 1),
         engines=engines,
+        gpu_share=_share(text.pool.get("resources")),
     )
+
+
+def _share(resources: Any) -> float:
+    gpus = resources.get("gpus") if isinstance(resources, dict) else None
+    return gpus if isinstance(gpus, int | float) and 0 < gpus < 1 else 1.0
 
 
 def _count(value: Any, default: int) -> int:

@@ -56,6 +56,16 @@ MISTAKES = {
         "prefill.1.resources.gpu",
         "did you mean gpus?",
     ),
+    "more ranks than GPUs in the world": (
+        PAIR.replace("prefill: {}", "prefill: {engine: {tp_size: 1000000000000}}"),
+        "prefill.engine.tp_size",
+        "more than 16384; say fewer",
+    ),
+    "more ranks than GPUs, in stages": (
+        PAIR.replace("prefill: {}", "prefill: {engine: {tp_size: 16384, pp_size: 16384}}"),
+        "prefill.engine.tp_size",
+        "an engine has 268435456 ranks",
+    ),
     "nothing near": (PAIR + "frontend: {xyz: 1}", "frontend.xyz", "here go host, port, body_limit_mib"),
     "key that is no text": (PAIR + "1: 2", "1", "is not text"),
     "device": (PAIR + "device: gpu", "device", "must be 'auto', 'cpu', 'cuda' or 'simulated'"),

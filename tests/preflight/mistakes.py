@@ -15,7 +15,7 @@ import yaml
 from disagg.config import parse_config, resolve
 from disagg.config.cluster_shape import ClusterShape, Nic, parse_shape
 from disagg.config.gpu_kinds import GPU_KINDS
-from disagg.config.plan import Plan
+from disagg.config.plan import Plan, device_of
 from disagg.models.facts import ModelFacts, find_facts
 from disagg.preflight import MeasuredLane, ModelFiles, NodeFacts
 from disagg.preflight.nodes import described
@@ -73,6 +73,13 @@ prefill: &pool
   engine: {page_size: 16, max_total_tokens: 131072, mem_fraction_static: 0.85}
 decode: *pool
 """,
+    "cpu": """
+version: 1
+device: cpu
+model: {path: meta-llama/Llama-3.1-8B-Instruct}
+prefill: {engine: {page_size: 16}}
+decode: {engine: {page_size: 16}}
+""",
 }
 CLUSTER = """
 nodes:
@@ -98,7 +105,8 @@ class Mistake:
 
     def plan(self) -> Plan:
         """Refused already when the file's own text tells it: ConfigError."""
-        return resolve(parse_config(BASES[self.base], self.sets), "cuda")
+        deployment = parse_config(BASES[self.base], self.sets)
+        return resolve(deployment, device_of(deployment, cluster_gpus=8))
 
     def model(self) -> ModelFacts:
         return model_of(self.base, **self.facts)
