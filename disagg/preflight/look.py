@@ -7,10 +7,10 @@ Fails: never; what cannot be found out is "not known"
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import resource
-import socket
 import subprocess
 from collections.abc import Iterable
 from importlib import metadata, util
@@ -20,6 +20,7 @@ import psutil
 
 from disagg.config.cluster_shape import UNLIMITED, Nic, NodeShape
 from disagg.config.gpu_kinds import GPU_KINDS, GpuKind
+from disagg.preflight.doorways import why_not_bound
 from disagg.preflight.model_files import read_model_files
 from disagg.preflight.node_rules import MIXED
 from disagg.preflight.nodes import NodeFacts
@@ -33,9 +34,9 @@ GPU_QUERY, CSV = "--query-gpu=name,memory.total,compute_cap,driver_version", "--
 
 
 def look(
-    name: str, cpus: float, gpus: int, folder: str = "", ports: Iterable[int] = (), deep: bool = False
+    name: str, cpus: float, gpus: int, folder: str = "", doors: Iterable[tuple[str, int]] = (), deep: bool = False
 ) -> NodeFacts:
-    """`cpus` and `gpus` are what Ray gives out here, which may be less than there is."""
+    """`cpus` and `gpus` are what Ray gives out here, which may be less than there is. `doors`: (host, port)."""
     rows = [row for row in (line.split(", ") for line in _smi(GPU_QUERY, CSV)) if len(row) == 4] if gpus else []
     links_gbyte_s = _nvlink_of_a_gpu(_smi("nvlink", "--status")) if rows else 0.0
     shape = NodeShape(
@@ -56,7 +57,7 @@ def look(
         capability=min((float(row[2]) for row in rows), default=None),
         driver=rows[0][3] if rows else "",
         cuda=_cuda_of_torch(),
-        busy_ports=tuple(port for port in ports if _is_taken(port)),
+        busy_ports=tuple(port for host, port in doors if _is_taken(host, port)),
         files=read_model_files(Path(folder), deep) if folder else None,
         was_looked_at=True,
     )
@@ -150,11 +151,7 @@ def _cuda_of_torch() -> str:
     return found[1] if found else ""
 
 
-def _is_taken(port: int) -> bool:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("", port))
-        except OSError:
-            return True
-    return False
+def _is_taken(host: str, port: int) -> bool:
+    """An address that is not this node's is not its to judge."""
+    error = why_not_bound(host, port)
+    return error is not None and error.errno == errno.EADDRINUSE

@@ -1,9 +1,9 @@
-"""Whether a rank's share of the weights, and the KV of one request, can be in its GPU's or node's memory at all.
+"""Whether a rank's weights, and the KV of one request, can be in the memory of its GPU, or of its node, at all.
 
 Way:   Subject with a model and placed engines -> [these rules] -> Problems
 Out:   refusals that are certain: nothing is counted for activations and graphs. An engine with a part of a GPU has
-       that part of its memory, so that what is let through also fits beside its neighbours. What SGLang will really have left is
-       `disagg check`'s estimate (disagg/config/memory.py)
+       that part of its memory, so that what is let through also fits beside its neighbours. What SGLang will really
+       have left is `disagg check`'s estimate (disagg/config/memory.py)
 """
 
 from __future__ import annotations
@@ -64,10 +64,8 @@ def _model_fits_host(subject: Subject) -> Iterator[Problem]:
 def _gpus(subject: Subject) -> Iterator[tuple[PoolView, GpuKind, float]]:
     """Each pool with the smallest GPU it gets, and the bytes there that a rank's weights and KV may have."""
     for pool in subject.pools:
-        places = [place for places in subject.placed(pool).values() for place in places]
-        kinds = {node.shape.gpu for node, member in places if node.shape.gpu and member.gpus}
-        if subject.model is not None and kinds:
-            smallest = min(kinds, key=lambda kind: kind.memory_bytes)
+        smallest = subject.smallest_gpu(pool)
+        if subject.model is not None and smallest:
             said = pool.get("mem_fraction_static")
             share = float(said) if isinstance(said, int | float) and 0 < said <= 1 else STATIC_SHARE_MOST
             yield pool, smallest, smallest.memory_bytes * pool.gpu_share * share

@@ -19,6 +19,7 @@ from disagg.errors import Problem
 from disagg.preflight.nodes import MeasuredLane, NodeFacts
 
 if TYPE_CHECKING:
+    from disagg.config.gpu_kinds import GpuKind
     from disagg.config.placement import Member
     from disagg.config.plan import EnginePlan
     from disagg.models.facts import ModelFacts
@@ -112,6 +113,11 @@ class Subject:
             if member.engine in pool.engines:
                 engines.setdefault(member.engine, []).append((by_name[member.node], member))
         return engines
+
+    def smallest_gpu(self, pool: PoolView) -> GpuKind | None:
+        places = [place for places in self.placed(pool).values() for place in places]
+        kinds = {node.shape.gpu for node, member in places if node.shape.gpu and member.gpus}
+        return min(kinds, key=lambda kind: kind.memory_bytes, default=None)
 
     @property
     def used_nodes(self) -> list[NodeFacts]:

@@ -57,6 +57,22 @@ decode:
     enable_eplb: true
     ep_num_redundant_experts: 32
 """,
+    "deepseek_whole": """
+version: 1
+device: cuda
+model: {path: deepseek-ai/DeepSeek-V3}
+aggregated:
+  nodes: 2
+  engine:
+    tp_size: 16
+    dp_size: 16
+    enable_dp_attention: true
+    moe_a2a_backend: deepep
+    deepep_mode: normal
+    disable_cuda_graph: true
+    page_size: 64
+    context_length: 65536
+""",
     "gpt_oss": """
 version: 1
 device: cuda

@@ -60,6 +60,15 @@ def test_gpus_of_two_kinds_are_told_as_mixed(tmp_path: Path, monkeypatch: pytest
     assert (node.capability, node.shape.nvlink) == (8.6, "")
 
 
+def test_a_port_that_another_address_has_is_free_on_ours() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.2", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        assert look("here", 2, 0, doors=(("127.0.0.1", port),)).busy_ports == ()
+        assert look("here", 2, 0, doors=(("0.0.0.0", port),)).busy_ports == (port,)
+
+
 @pytest.mark.parametrize(("capabilities", "lockable"), [("0000000000004000", UNLIMITED), ("00000000a80425fb", 65536)])
 def test_a_process_with_ipc_lock_is_not_held_to_the_limit(
     capabilities: str, lockable: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -75,7 +84,7 @@ def test_this_machine_without_a_gpu() -> None:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        node = look("here", 2, 0, ports=(port,))
+        node = look("here", 2, 0, doors=(("127.0.0.1", port),))
     assert (node.shape.gpu, node.capability, node.busy_ports, node.files) == (None, None, (port,), None)
     assert node.shape.memory_bytes
     assert node.shape.shm_bytes
