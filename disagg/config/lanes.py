@@ -8,11 +8,12 @@ Owns:  the rates and where they come from
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from disagg.config.cluster_shape import RDMA, ClusterShape, NodeShape
 from disagg.config.gpu_kinds import GPU_KINDS
 from disagg.config.memory import Arguments, kv_bytes_of_rank
+from disagg.config.pages import real_page_size
 from disagg.config.placement import Placement
 from disagg.config.plan import Plan
 from disagg.models.facts import ModelFacts
@@ -93,15 +94,9 @@ def transfer_s(lane: Lane, arguments: Arguments, facts: ModelFacts, tokens: int)
     `arguments` are the prefill engine's: its ranks send side by side, each its own share.
     """
     at_best = kv_bytes_of_rank(arguments, facts, tokens) / (lane.gbyte_s * 1e9)
-    pages = -(-tokens // page_size(arguments))
+    pages = -(-tokens // real_page_size(arguments)[0])
     layers = facts.layers - facts.linear_layers
     return at_best, at_best + pages * layers * (1 if facts.is_mla else 2) * DESCRIPTOR_S
-
-
-def page_size(arguments: Arguments) -> int:
-    """1 where it is not said, though some of SGLang's attention backends then take a larger one."""
-    size: Any = arguments.get("page_size")
-    return size if isinstance(size, int) and size > 0 else 1
 
 
 def _nic_of_rank(node: NodeShape) -> float:

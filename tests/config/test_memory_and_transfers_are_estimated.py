@@ -165,6 +165,12 @@ def test_scattered_pages_cost_as_measured() -> None:
     assert 0.017 < transfer_s(SAME_GPU, {"page_size": 16}, facts, 2000)[1] < 0.0195
 
 
+def test_pages_are_those_that_the_attention_backend_makes() -> None:
+    v3 = facts_of(V3)
+    of_backend = transfer_s(SAME_GPU, {"attention_backend": "flashmla", "page_size": 1}, v3, 8192)
+    assert of_backend == transfer_s(SAME_GPU, {"page_size": 64}, v3, 8192)
+
+
 def test_ranks_send_their_shares_side_by_side() -> None:
     lane = Lane("rdma", "", 50, "")
     llama, v3 = facts_of(LLAMA), facts_of(V3)

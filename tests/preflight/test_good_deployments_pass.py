@@ -6,8 +6,7 @@ import pytest
 
 from disagg.config import parse_config, resolve
 from disagg.preflight import check
-from disagg.preflight.nodes import described
-from tests.preflight.mistakes import Mistake, shape
+from tests.preflight.mistakes import Mistake
 
 SHORT = {"all": {"memlock_bytes": 8 << 20}}
 
@@ -49,4 +48,11 @@ def test_a_rack_whose_kv_is_allocated_for_its_nvlink() -> None:
 def test_lanes_that_are_as_said() -> None:
     lanes = (("h-0", "h-2", "rc_mlx5", 45.0), ("h-0", "h-2", "rc_mlx5+cuda_copy", 45.0))
     assert is_let_through(good("deepseek", "transfer.lanes=[rdma]", lanes=lanes))
-    assert described(shape(1))
+
+
+def test_a_longer_context_where_the_models_configuration_is_overridden() -> None:
+    said = "engine.json_model_override_args='{\"max_position_embeddings\": 262144}'"
+    length = "engine.context_length=262144"
+    assert is_let_through(
+        good("llama", *(f"{role}.{what}" for role in ("prefill", "decode") for what in (said, length)))
+    )
