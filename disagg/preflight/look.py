@@ -38,12 +38,13 @@ def look(
 ) -> NodeFacts:
     """`cpus` and `gpus` are what Ray gives out here, which may be less than there is. `doors`: (host, port)."""
     rows = [row for row in (line.split(", ") for line in _smi(GPU_QUERY, CSV)) if len(row) == 4] if gpus else []
+    sized = [(row[0], int(mib)) for row in rows if (mib := _number(row[1])) is not None]
     links_gbyte_s = _nvlink_of_a_gpu(_smi("nvlink", "--status")) if rows else 0.0
     shape = NodeShape(
         name=name,
         cpus=cpus,
         gpus=gpus,
-        gpu=_kind([(row[0], int(row[1])) for row in rows], links_gbyte_s) if rows else None,
+        gpu=_kind(sized, links_gbyte_s) if sized else None,
         memory_bytes=psutil.virtual_memory().total,
         shm_bytes=_shared_memory(),
         memlock_bytes=_lockable(),
@@ -54,7 +55,7 @@ def look(
     )
     return NodeFacts(
         shape,
-        capability=min((float(row[2]) for row in rows), default=None),
+        capability=min((number for row in rows if (number := _number(row[2])) is not None), default=None),
         driver=rows[0][3] if rows else "",
         cuda=_cuda_of_torch(),
         busy_ports=tuple(port for host, port in doors if _is_taken(host, port)),
@@ -69,6 +70,14 @@ def _smi(*arguments: str) -> list[str]:
     except (OSError, subprocess.TimeoutExpired):
         return []
     return done.stdout.splitlines() if done.returncode == 0 else []
+
+
+def _number(field: str) -> float | None:
+    """None: [N/A], as where GPU and host share one memory, or [Unknown Error]."""
+    try:
+        return float(field)
+    except ValueError:
+        return None
 
 
 def _kind(gpus: list[tuple[str, int]], nvlink_gbyte_s: float) -> GpuKind:

@@ -60,6 +60,15 @@ def test_gpus_of_two_kinds_are_told_as_mixed(tmp_path: Path, monkeypatch: pytest
     assert (node.capability, node.shape.nvlink) == (8.6, "")
 
 
+def test_what_nvidia_smi_cannot_tell_is_not_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    play_smi(tmp_path, monkeypatch, "NVIDIA GB10, [N/A], 12.1, 580.1", links="")
+    assert (look("a", 32, 1).shape.gpu, look("a", 32, 1).capability) == (None, 12.1)
+    play_smi(tmp_path, monkeypatch, "NVIDIA H100 80GB HBM3, 81559, [N/A], 580.1", links="")
+    node = look("a", 32, 1)
+    assert node.shape.gpu is not None
+    assert (node.shape.gpu.name, node.capability) == ("h100-80g", None)
+
+
 def test_a_port_that_another_address_has_is_free_on_ours() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.2", 0))
