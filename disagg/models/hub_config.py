@@ -72,6 +72,13 @@ class HubConfig:
             raise StartError(self.where, f"says no {names[0]}", NO_MODEL_OF_TEXT)
         return default
 
+    def width(self, *names: str) -> int:
+        """Of a feed-forward layer; the mean, where the first of `names` that is said has one for each layer."""
+        said = next((value for name in names if (value := self.keys.get(name)) is not None), None)
+        if isinstance(said, list) and said and all(isinstance(width, int) for width in said):
+            return round(sum(said) / len(said))
+        return self.number(*names)
+
     def text(self, *names: str, default: str = "") -> str:
         return next((value for name in names if isinstance(value := self.keys.get(name), str)), default)
 
@@ -118,6 +125,9 @@ class HubConfig:
         """Layers with experts; the others are dense."""
         if not self.experts:
             return 0
+        by_layer = self.keys.get("moe_layer_freq")
+        if isinstance(by_layer, list):  # MiMo-V2: 1 where a layer has experts
+            return sum(bool(has_experts) for has_experts in by_layer)
         first_dense = self.number("first_k_dense_replace", default=0)
         every = max(1, self.number("decoder_sparse_step", "moe_layer_freq", default=1))
         dense = self.keys.get("mlp_only_layers") or []

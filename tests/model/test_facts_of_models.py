@@ -162,6 +162,14 @@ def test_the_language_model_of_one_that_sees(tmp_path: Path) -> None:
     assert (facts_of_folder(folder).layers, facts_of_folder(folder).hidden) == (3, 32)
 
 
+def test_numbers_may_be_said_layer_by_layer(tmp_path: Path) -> None:
+    dense = facts_of_folder(a_folder(tmp_path / "dense", intermediate_size=[64, 192]))
+    assert dense.parameters == facts_of_folder(a_folder(tmp_path / "alike")).parameters
+    experts = {"n_routed_experts": 8, "moe_intermediate_size": [32, 32], "moe_layer_freq": [0, 1]}
+    mixed = facts_of_folder(a_folder(tmp_path / "mixed", **experts))
+    assert (mixed.moe_layers, mixed.parameters.routed, mixed.parameters.dense) == (1, 8 * 3 * 64 * 32, 3 * 64 * 128)
+
+
 QUANTISED: dict[str, tuple[dict[str, Any], str]] = {
     "awq": ({"quant_method": "awq", "bits": 4}, "int4"),
     "modelopt": ({"quant_method": "modelopt", "quant_algo": "NVFP4"}, "nvfp4"),
