@@ -18,7 +18,7 @@ from disagg.preflight.subject import Subject
 # A lane as transfer.lanes names it -> UCX's transports that are one. cuda_copy is a way to the host, no lane.
 TRANSPORTS = {
     "cuda_ipc": re.compile(r"cuda_ipc"),
-    "rdma": re.compile(r"ib|gga|(rc|dc|ud)(_\w+)?"),
+    "rdma": re.compile(r"ib|srd|gga(_\w+)?|(rc|dc|ud)(_\w+)?"),
     "shm": re.compile(r"shm|sm|posix|sysv|cma|knem|xpmem"),
     "tcp": re.compile(r"tcp"),
 }
@@ -72,8 +72,9 @@ def _measured(subject: Subject) -> Iterator[Problem]:
 
 
 def _measured_as_said(subject: Subject) -> Iterator[Problem]:
+    """Between nodes: within one, transfer.lanes demands nothing."""
     lanes = _said_lanes(subject)
-    for lane in subject.lanes:
+    for lane in (lane for lane in subject.lanes if lane.source != lane.target):
         kinds = {kind for kind, names in TRANSPORTS.items() if any(map(names.fullmatch, lane.transports))}
         if lanes and not kinds <= lanes:
             yield Problem("transfer.lanes", f"are {', '.join(sorted(lanes))}, and {_took(lane)}")

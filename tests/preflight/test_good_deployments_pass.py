@@ -46,7 +46,11 @@ def test_a_rack_whose_kv_is_allocated_for_its_nvlink() -> None:
 
 
 def test_lanes_that_are_as_said() -> None:
-    lanes = (("h-0", "h-2", "rc_mlx5", 45.0), ("h-0", "h-2", "rc_mlx5+cuda_copy", 45.0))
+    lanes = (
+        ("h-0", "h-2", "rc_mlx5", 45.0),
+        ("h-0", "h-2", "rc_mlx5+cuda_copy", 45.0),
+        ("h-0", "h-0", "cuda_ipc", 400.0),
+    )
     assert is_let_through(good("deepseek", "transfer.lanes=[rdma]", lanes=lanes))
 
 
