@@ -14,7 +14,6 @@ import logging
 import os
 import secrets
 import signal
-import socket
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -32,6 +31,7 @@ from disagg.engine.spec import DEPLOYMENT_VARIABLE, SECRET_VARIABLE
 from disagg.errors import StartError
 from disagg.models.resolve import resolve_model
 from disagg.preflight import probe as preflight
+from disagg.preflight.doorways import why_not_bound
 from disagg.registry.records import EngineRecord, State
 
 log = logging.getLogger(__name__)
@@ -184,10 +184,7 @@ def _python_path(device: str) -> list[str]:
 
 def _refuse_a_taken_port(host: str, port: int) -> None:
     """Before engines load for minutes; the frontend binds it for good."""
-    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError as error:
-            would_do = "choose another frontend.port, or end what listens there"
-            raise StartError("frontend.port", f"{host}:{port} cannot be bound: {error.strerror}", would_do) from None
+    error = why_not_bound(host, port)
+    if error is not None:
+        would_do = "choose another frontend.port, or end what listens there"
+        raise StartError("frontend.port", f"{host}:{port} cannot be bound: {error.strerror}", would_do)

@@ -51,7 +51,7 @@ def examine(plan: Plan, shape: ClusterShape | None = None) -> Examination:
             unknown.append(f"device: auto is cuda on a cluster with GPUs; taken as {plan.device} here")
     else:
         placement, _ = place(plan, shape)  # what has no room is told by the preflight
-        lanes = {pool: lanes_in_use(_as_sent_by(pool, plan, placement), shape) for pool in lanes}
+        lanes = {pool: lanes_in_use(plan, _as_sent_by(pool, plan, placement), shape) for pool in lanes}
     memory: dict[str, MemoryEstimate] = {}
     if facts:
         for engine in plan.engines:

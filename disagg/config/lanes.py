@@ -7,16 +7,21 @@ Owns:  the rates and where they come from
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from typing import NamedTuple
 
 from disagg.config.cluster_shape import RDMA, ClusterShape, NodeShape
 from disagg.config.gpu_kinds import GPU_KINDS
 from disagg.config.memory import Arguments, kv_bytes_of_rank
+from disagg.config.pages import real_page_size
 from disagg.config.placement import Placement
+from disagg.config.plan import Plan
 from disagg.models.facts import ModelFacts
 
 # NIXL posts neighbouring pages as one descriptor, others each for itself: 2.6 µs each over cuda_ipc (H200, NIXL 1.5).
 DESCRIPTOR_S = 2.6e-6
+# NVLink between nodes reaches only memory that was allocated for it: SGLang does that where this says so.
+FABRIC_MEMORY = "SGLANG_MOONCAKE_CUSTOM_MEM_POOL"
 
 
 class Lane(NamedTuple):
@@ -42,12 +47,22 @@ def usual_lanes(device: str) -> tuple[Lane, ...]:
     return (SHM, TCP) if device == "cpu" else (SAME_GPU, nvlink("h200"), NDR, GBIT_100, TCP)
 
 
-def lane_between(source: NodeShape, target: NodeShape, *, same_gpu: bool = False) -> Lane:
-    """The best one that the hardware allows."""
+def fabric_memory(*environments: Mapping[str, str]) -> bool:
+    """Whether engines with these environments, one for each end, have their KV where a rack's NVLink reaches it."""
+    return all(env.get(FABRIC_MEMORY, "").lower() not in ("", "0", "false", "no", "none") for env in environments)
+
+
+def nvlink_joins(source: NodeShape, target: NodeShape, *, fabric: bool) -> bool:
+    """`fabric`: the KV is in memory that NVLink between nodes reaches."""
+    return bool(source.nvlink) and source.nvlink == target.nvlink and (source.name == target.name or fabric)
+
+
+def lane_between(source: NodeShape, target: NodeShape, *, same_gpu: bool = False, fabric: bool = False) -> Lane:
+    """The best one that the hardware and, for NVLink between nodes, the KV's memory allow."""
     near = source.name == target.name
     if same_gpu:
         return SAME_GPU
-    if source.gpu and target.gpu and source.nvlink and source.nvlink == target.nvlink:
+    if source.gpu and target.gpu and nvlink_joins(source, target, fabric=fabric):
         return nvlink(min(source.gpu, target.gpu, key=lambda kind: kind.nvlink_gbyte_s).name)
     if near and source.gpu:
         return Lane("cuda_ipc", "PCIe", 25, "PCIe 4.0 x16, less its overhead")
@@ -57,16 +72,18 @@ def lane_between(source: NodeShape, target: NodeShape, *, same_gpu: bool = False
     return Lane("rdma", f"RDMA, {rdma * 8:g} Gb/s a rank", rdma, "line rate") if rdma else TCP
 
 
-def lanes_in_use(placement: Placement, shape: ClusterShape) -> dict[Lane, int]:
+def lanes_in_use(plan: Plan, placement: Placement, shape: ClusterShape) -> dict[Lane, int]:
     """Lane -> how many pairs of a prefill and a decode engine's member lie at its ends."""
     prefill = [member for member in placement.members if member.engine.startswith("prefill-")]
     decode = [member for member in placement.members if member.engine.startswith("decode-")]
     nodes = {node.name: node for node in shape.nodes}
+    env = {engine.id: engine.env for engine in plan.engines}
     pairs: dict[Lane, int] = {}
     for source in prefill:
         for target in decode:
             shared = source.node == target.node and bool(set(source.gpus) & set(target.gpus))
-            lane = lane_between(nodes[source.node], nodes[target.node], same_gpu=shared)
+            fabric = fabric_memory(env[source.engine], env[target.engine])
+            lane = lane_between(nodes[source.node], nodes[target.node], same_gpu=shared, fabric=fabric)
             pairs[lane] = pairs.get(lane, 0) + 1
     return pairs
 
@@ -77,15 +94,9 @@ def transfer_s(lane: Lane, arguments: Arguments, facts: ModelFacts, tokens: int)
     `arguments` are the prefill engine's: its ranks send side by side, each its own share.
     """
     at_best = kv_bytes_of_rank(arguments, facts, tokens) / (lane.gbyte_s * 1e9)
-    pages = -(-tokens // page_size(arguments))
+    pages = -(-tokens // real_page_size(arguments)[0])
     layers = facts.layers - facts.linear_layers
     return at_best, at_best + pages * layers * (1 if facts.is_mla else 2) * DESCRIPTOR_S
-
-
-def page_size(arguments: Arguments) -> int:
-    """1 where it is not said, though some of SGLang's attention backends then take a larger one."""
-    size: Any = arguments.get("page_size")
-    return size if isinstance(size, int) and size > 0 else 1
 
 
 def _nic_of_rank(node: NodeShape) -> float:

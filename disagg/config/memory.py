@@ -92,14 +92,18 @@ def _as_loaded(arguments: Arguments, facts: ModelFacts) -> Parts:
     return weight_bytes(facts.parameters, facts.dtype if dtype == "auto" else dtype, quantisation, "")
 
 
+def usual_chunk(gpu: GpuKind) -> int:
+    """SGLang's chunked_prefill_size where it is not said."""
+    return 4096 if gpu.memory_mib < 60 * 1024 else 16_384 if gpu.memory_mib >= 160 * 1024 else 8192
+
+
 def _kept_back(arguments: Arguments, facts: ModelFacts, gpu: GpuKind) -> int:
     """SGLang's rule, in MiB: what its graphs and activations are expected to take."""
     tp, dp, mode = _count(arguments, "tp_size"), _count(arguments, "dp_size"), arguments.get("disaggregation_mode")
     small, large = gpu.memory_mib < 60 * 1024, gpu.memory_mib >= 160 * 1024
-    chunk = 4096 if small else 16_384 if large else 8192
     batch = (160 if tp >= 4 else 32) if small else 512 if tp >= 4 or large else 256
     batch = _count(arguments, "cuda_graph_max_bs_decode", batch)
-    tokens = _count(arguments, "chunked_prefill_size", chunk)
+    tokens = _count(arguments, "chunked_prefill_size", usual_chunk(gpu))
     if mode == "decode":
         tokens = _count(arguments, "max_running_requests", batch) * _count(arguments, "speculative_num_draft_tokens")
     kept = 512 + max(tokens, 2048) * 1.5 + tp * _count(arguments, "pp_size") / 8 * 1024

@@ -14,8 +14,9 @@ from typing import Any
 
 from disagg.config.command_line import command_line
 from disagg.config.examine import Examination
-from disagg.config.lanes import DESCRIPTOR_S, Lane, page_size, transfer_s
+from disagg.config.lanes import DESCRIPTOR_S, Lane, transfer_s
 from disagg.config.memory import MemoryEstimate
+from disagg.config.pages import real_page_size
 from disagg.config.plan import EnginePlan, complete_arguments, shown_arguments, shown_environment
 from disagg.config.server_args import installed_server_args
 from disagg.config.sglang_releases import RELEASES
@@ -186,7 +187,7 @@ def _transfers(seen: Examination) -> list[str]:
     if not rows:
         return []
     prompts = " | ".join(f"{tokens:,}" for tokens in _prompts(seen))
-    size = next(f"pages of {page_size(arguments)}" for *_, arguments in _lanes(seen))
+    size = next(f"pages of {real_page_size(arguments)[0]}" for *_, arguments in _lanes(seen))
     scattered = f"scattered ({DESCRIPTOR_S * 1e6:g} µs a piece, as measured over cuda_ipc)"
     return [f"KV of a prompt of {prompts} tokens, estimated, {size} side by side to {scattered}:", *rows]
 

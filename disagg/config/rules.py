@@ -17,6 +17,7 @@ from disagg.errors import Problem
 ROLES = ("prefill", "decode", "aggregated")
 
 SIZES = ("tp_size", "pp_size", "dp_size")  # the plan counts with them, whether sglang is there to check or not
+RANKS_MAX = 16_384  # of an engine: 256 nodes of 64 GPUs, the most that `nodes` and a described cluster allow
 
 
 class PoolText(NamedTuple):
@@ -112,6 +113,12 @@ def _sizes_are_counts(pool: PoolText) -> Iterator[Problem]:
         size = pool.engine.get(argument, 1)
         if not isinstance(size, int) or isinstance(size, bool) or size < 1:
             yield Problem(f"{pool.path}.engine.{argument}", f"must be a whole number from 1, is {size!r:.80}", "say 1")
+        elif size > RANKS_MAX:
+            yield Problem(f"{pool.path}.engine.{argument}", f"is {size!r:.80}, more than {RANKS_MAX}", "say fewer")
+    tp, pp = _size(pool, "tp_size"), _size(pool, "pp_size")
+    if max(tp, pp) <= RANKS_MAX < tp * pp:
+        what = f"is {tp}, and with pp_size {pp} an engine has {tp * pp} ranks"
+        yield Problem(f"{pool.path}.engine.tp_size", what, f"stay below {RANKS_MAX} ranks an engine, and say replicas")
 
 
 def _nodes_share_the_ranks(pool: PoolText) -> Iterator[Problem]:

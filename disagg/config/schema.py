@@ -34,6 +34,8 @@ FIRST_TOKEN_LIMIT = "stay below 300: SGLang ends a leg after 300 s by itself, an
 POOL_NAME = r"^[A-Za-z0-9]([A-Za-z0-9_-]{0,61}[A-Za-z0-9])?$"
 DNS_LABEL = r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$"
 
+PATH_BYTES_MAX, NAME_BYTES_MAX = 4095, 255  # <linux/limits.h>
+
 # The environment of an engine that the orchestrator decides, and where to say it instead.
 OWNED_ENVIRONMENT = {
     "CUDA_VISIBLE_DEVICES": "resources.gpus",
@@ -65,6 +67,20 @@ class Model(Section):
     """What clients say; default: the last part of path."""
     trust_remote_code: bool = False
     """Engines run Python code that comes with the model. The frontend never does: it needs tokenizer.json."""
+
+    @field_validator("path")
+    @classmethod
+    def _can_be_a_path(cls, path: str) -> str:
+        if "\0" in path:
+            raise ValueError("holds a NUL, which no name can; take it out")
+        if len(path.encode()) > PATH_BYTES_MAX or any(len(part.encode()) > NAME_BYTES_MAX for part in path.split("/")):
+            raise ValueError(f"has {len(path)} letters, more than a file's name can have; say a folder or a hub id")
+        try:
+            Path(path).expanduser()
+        except RuntimeError:
+            said = f"begins with {path.split('/')[0]}, and that user is not known here; say the whole path"
+            raise ValueError(said) from None
+        return path
 
     @field_validator("revision")
     @classmethod

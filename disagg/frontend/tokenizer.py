@@ -23,10 +23,9 @@ from tokenizers import Tokenizer
 from disagg.errors import BadRequest, StartError
 from disagg.frontend.template import ChatTemplate, load_template
 from disagg.frontend.text import TextStream
+from disagg.models.context import CONTEXT_KEYS, context_length
 
 LONG_CHARACTERS = 8_192  # some 4 ms of tokenising: about what one engine step takes
-# The keys under which a config.json tells its context length, and their order, are SGLang's (its get_context_length).
-CONTEXT_KEYS = ("max_sequence_length", "seq_length", "max_seq_len", "model_max_length", "max_position_embeddings")
 SAMPLING_DEFAULTS = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
 
 
@@ -101,16 +100,11 @@ def _read(file: Path) -> dict[str, Any]:
 
 
 def _context_length(folder: Path, config: Mapping[str, Any]) -> int:
-    scaling = config.get("rope_scaling") or config.get("rope_parameters") or {}
-    factor = scaling.get("factor", 1)
-    if "original_max_position_embeddings" in scaling or scaling.get("rope_type") == "llama3":
-        factor = 1  # the scaled length is already the one told
-    for key in CONTEXT_KEYS:
-        if config.get(key):
-            return int(factor * config[key])
-    raise StartError(
-        str(folder / "config.json"), "tells no context length", f"give it one of {', '.join(CONTEXT_KEYS)}"
-    )
+    told = context_length(config)
+    if told is None:
+        what = "tells no context length"
+        raise StartError(str(folder / "config.json"), what, f"give it one of {', '.join(CONTEXT_KEYS)}")
+    return told
 
 
 def _end_ids(config: Mapping[str, Any]) -> frozenset[int]:

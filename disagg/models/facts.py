@@ -16,6 +16,7 @@ from typing import Any
 
 from disagg.errors import StartError
 from disagg.models.catalogue import CATALOGUE, model_folder
+from disagg.models.context import context_length
 from disagg.models.hub_config import HubConfig
 from disagg.models.parameters import (
     FLOAT_BYTES,
@@ -29,7 +30,18 @@ from disagg.models.parameters import (
 from disagg.models.published import published
 
 JSON_BYTES_MAX = 64 << 20  # an index of safetensors names 100,000 tensors
-KV_BYTES = {"fp8_e4m3": 1.0, "fp8_e5m2": 1.0, "fp4_e2m1": 0.5625, "bf16": 2.0, "bfloat16": 2.0, "float16": 2.0}
+# With their scales: a byte for 16 numbers of half a byte, or for 32 of a byte (mxfp8).
+KV_BYTES = {
+    "fp8_e4m3": 1.0,
+    "fp8_e5m2": 1.0,
+    "mxfp8": 1.03125,
+    "fp4_e2m1": 0.5625,
+    "fp4_mx_block16": 0.5625,
+    "nvfp4": 0.5625,
+    "bf16": 2.0,
+    "bfloat16": 2.0,
+    "float16": 2.0,
+}
 INDEX_SCALE_BYTES = 4  # DeepSeek-V3.2's indexer keeps a key of fp8 and its scale, whatever the cache's dtype
 
 
@@ -52,7 +64,7 @@ class ModelFacts:
     sliding_layers: int  # keep KV of the last `sliding_window` tokens only
     sliding_window: int
     linear_layers: int  # keep a state instead of KV
-    context_length: int
+    context_length: int  # 0: not known
     vocab: int
     dtype: str
     quantisation: str  # fp8, mxfp4, nvfp4, int4, …; empty: none
@@ -131,7 +143,7 @@ def facts_of_config(
         sliding_layers=config.layers.sliding,
         sliding_window=number("sliding_window", default=0) if config.layers.sliding else 0,
         linear_layers=config.layers.linear,
-        context_length=number("max_position_embeddings", default=0),
+        context_length=context_length(config.keys) or 0,
         vocab=number("vocab_size"),
         dtype=dtype,
         quantisation=quantisation,

@@ -41,14 +41,14 @@ def count_parameters(config: HubConfig) -> Parts:
     number = config.number
     hidden, layers, moe_layers = number("hidden_size"), number("num_hidden_layers"), config.moe_layers
     matrix = hidden * (2 if config.text("hidden_act") == "relu2" else 3)  # gate, up, down
-    expert = matrix * number("moe_intermediate_size", "intermediate_size") if moe_layers else 0
+    expert = matrix * config.width("moe_intermediate_size", "intermediate_size") if moe_layers else 0
     shared = number("n_shared_experts", default=0) * expert
     shared += matrix * number("shared_expert_intermediate_size", default=0)
     dense_layers = layers - moe_layers
     return Parts(
         embedding=number("vocab_size") * hidden * (1 if config.keys.get("tie_word_embeddings") else 2),
         attention=config.layers.linear * _linear(config) + (layers - config.layers.linear) * _attention(config),
-        dense=dense_layers * matrix * number("intermediate_size") if dense_layers else 0,
+        dense=dense_layers * matrix * config.width("intermediate_size") if dense_layers else 0,
         shared=moe_layers * shared,
         routed=moe_layers * config.experts * expert,
         router=moe_layers * config.experts * hidden,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from disagg.config.memory import SPANNING
+from disagg.config.memory import SPANNING, usual_chunk
 from disagg.errors import Problem
 from disagg.preflight.rule import Rule
 from disagg.preflight.subject import PoolView, Subject
@@ -20,6 +20,7 @@ DISPATCH_LIMITS = {
     "pplx": ("SGLANG_PPLX_NUM_MAX_DISPATCH_TOKENS_PER_RANK", 128),
 }
 NEEDS_DP_ATTENTION = ("flashinfer", "flashinfer_megamoe", "pplx")
+WHOLE_PROMPTS = 16_384  # SGLang's max_prefill_tokens: what bounds a step where chunked_prefill_size is -1
 GRAPHS_OFF = ("disable_cuda_graph", "disable_decode_cuda_graph")
 
 
@@ -96,12 +97,22 @@ def _normal_mode_on_decode(subject: Subject) -> Iterator[Problem]:
 
 
 def _low_latency_on_prefill(subject: Subject) -> Iterator[Problem]:
-    for pool in subject.of_role("prefill"):
+    """An aggregated pool reads prompts too."""
+    for pool in subject.of_role("prefill", "aggregated"):
         limit = _dispatch_limit(pool)
-        chunk = pool.count("chunked_prefill_size", 0) // (pool.dp if pool.is_on("enable_dp_attention") else 1)
+        chunk = _chunk(subject, pool) // (pool.dp if pool.is_on("enable_dp_attention") else 1)
         if limit and pool.get("deepep_mode") == "low_latency" and chunk > limit[1]:
             what = f"is low_latency, and a rank's chunk of {chunk} tokens is over {limit[0]}={limit[1]}"
             yield Problem(pool.at("deepep_mode"), what)
+
+
+def _chunk(subject: Subject, pool: PoolView) -> int:
+    """Of all ranks together. 0: not said, and not known what SGLang would take on these GPUs."""
+    said = pool.get("chunked_prefill_size")
+    if said is not None:
+        return pool.count("chunked_prefill_size", pool.count("max_prefill_tokens", WHOLE_PROMPTS))
+    gpu = subject.smallest_gpu(pool)
+    return usual_chunk(gpu) if gpu else 0
 
 
 def _dispatch_tokens(subject: Subject) -> Iterator[Problem]:

@@ -8,23 +8,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+from disagg.config.pages import real_page_size
 from disagg.errors import Problem
 from disagg.preflight.rule import Rule
 from disagg.preflight.subject import PoolView, Subject
 
-# Attention backend -> (page sizes it can do, the one SGLang takes in place of any other, for which phases).
-_ANY, _DECODE = (
-    ("attention_backend", "prefill_attention_backend", "decode_attention_backend"),
-    "decode_attention_backend",
-)
-PAGES_OF_BACKENDS: dict[str, tuple[tuple[int, ...], int, tuple[str, ...]]] = {
-    "flashmla": ((64,), 64, ("attention_backend", _DECODE)),
-    "trtllm_mla": ((32, 64), 64, ("attention_backend", _DECODE)),
-    "tokenspeed_mla": ((32, 64), 64, ("attention_backend", _DECODE)),
-    "cutedsl_mla": ((32, 64), 64, _ANY),
-    "trtllm_mha": ((16, 32, 64, 128), 64, _ANY),
-    "hpc_ops": ((64,), 64, _ANY),
-}
 LAYOUT_ARGUMENTS = ("enable_page_major_kv_layout", "dsv4_attn_backend", "enable_hisparse")
 SPECULATIVE_ARGUMENTS = (
     "speculative_algorithm",
@@ -56,22 +44,12 @@ def _page_size(subject: Subject) -> Iterator[Problem]:
 def _pages_of_attention_backends(subject: Subject) -> Iterator[Problem]:
     pools = [pool for pool in subject.split if pool.get("page_size") == subject.split[0].get("page_size")]
     for pool in pools[1:]:
-        (ours, backend), (first, _) = real_page_size(pool), real_page_size(pools[0])
+        (ours, backend), (first, because) = real_page_size(pool.arguments), real_page_size(pools[0].arguments)
         if ours != first:
-            at = backend or real_page_size(pools[0])[1] or "attention_backend"
+            at = backend or because or "attention_backend"
             what = f"makes pages of {ours} tokens, and that of {pools[0].path} makes pages of {first}"
             would_do = f"say page_size: {max(ours, first)} and the same attention backend on both"
             yield Problem(pool.at(at), what, would_do)
-
-
-def real_page_size(pool: PoolView) -> tuple[int, str]:
-    """What SGLang makes of page_size, and the argument that made it so."""
-    size, because = pool.count("page_size"), ""
-    for backend, (sizes, instead, arguments) in PAGES_OF_BACKENDS.items():
-        for argument in arguments:
-            if pool.get(argument) == backend and size not in sizes:
-                size, because = instead, argument
-    return size, because
 
 
 def _kv_cache_dtype(subject: Subject) -> Iterator[Problem]:

@@ -5,62 +5,83 @@ Way:   Subject with nodes, and measured lanes where a probe ran -> [these rules]
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterable, Iterator
 
+from disagg.config.lanes import FABRIC_MEMORY
 from disagg.errors import Problem
-from disagg.preflight.nodes import NodeFacts
+from disagg.preflight.far_pairs import FarPair, far_pairs
+from disagg.preflight.nodes import MeasuredLane
 from disagg.preflight.rule import Rule
-from disagg.preflight.subject import PoolView, Subject
+from disagg.preflight.subject import Subject
+
+# A lane as transfer.lanes names it -> UCX's transports that are one. cuda_copy is a way to the host, no lane.
+TRANSPORTS = {
+    "cuda_ipc": re.compile(r"cuda_ipc"),
+    "rdma": re.compile(r"ib|srd|gga(_\w+)?|(rc|dc|ud)(_\w+)?"),
+    "shm": re.compile(r"shm|sm|posix|sysv|cma|knem|xpmem"),
+    "tcp": re.compile(r"tcp"),
+}
 
 
 def _tcp_between_nodes(subject: Subject) -> Iterator[Problem]:
+    """Told once for two pools, not for each of 36 pairs of nodes."""
     if subject.device != "cuda" or subject.setting("transfer.allow_tcp") is True:
         return
-    for prefill, decode, source, target in _first_far_pairs(subject):
-        without = next((node for node in (source, target) if node.has_rdma is False), None)
-        if without is None:
-            continue
+    without = (pair for pair in far_pairs(subject) if False in (pair.source.has_rdma, pair.target.has_rdma))
+    for prefill, decode, source, target in _one_of_two_pools(without):
+        lacks = source if source.has_rdma is False else target
         what = f"{prefill.path} on {source.name} and {decode.path} on {target.name} have only TCP between them: "
-        what += f"{without.name} has no RDMA device"
+        what += f"{lacks.name} has no RDMA device"
+        if source.shape.nvlink and source.shape.nvlink == target.shape.nvlink:
+            what += f", and NVLink between nodes does not reach KV without {FABRIC_MEMORY} in both pools' env"
         yield Problem("transfer.allow_tcp", what)
 
 
 def _lanes_that_reach(subject: Subject) -> Iterator[Problem]:
-    """`transfer.lanes` names what the deployment may use; cuda_ipc alone does not leave an NVLink domain."""
-    lanes = subject.setting("transfer.lanes")
-    if not isinstance(lanes, list | tuple) or not lanes or {"rdma", "tcp"} & set(lanes):
+    """`transfer.lanes` names what the preflight demands; cuda_ipc alone does not leave an NVLink domain."""
+    lanes = _said_lanes(subject)
+    if not lanes or {"rdma", "tcp"} & lanes:
         return
-    for prefill, decode, source, target in _first_far_pairs(subject):
-        what = f"are {', '.join(map(str, lanes))}, and none leads from {source.name} ({prefill.path}) to "
+    for prefill, decode, source, target in _one_of_two_pools(far_pairs(subject)):
+        what = f"are {', '.join(sorted(lanes))}, and none leads from {source.name} ({prefill.path}) to "
         yield Problem("transfer.lanes", f"{what}{target.name} ({decode.path})")
 
 
-def _first_far_pairs(subject: Subject) -> Iterator[tuple[PoolView, PoolView, NodeFacts, NodeFacts]]:
-    """For each pair of pools, the first nodes that no NVLink joins: told once, not for each of 36 pairs."""
-    for prefill, decode in subject.pairs():
-        sources = [node for places in subject.placed(prefill).values() for node, _ in places]
-        targets = [node for places in subject.placed(decode).values() for node, _ in places]
-        far = ((source, target) for source in sources for target in targets if source.name != target.name)
-        for source, target in far:
-            if not _share_nvlink(source, target):
-                yield prefill, decode, source, target
-                break
+def _one_of_two_pools(pairs: Iterable[FarPair]) -> Iterator[FarPair]:
+    told: set[tuple[str, str]] = set()
+    for pair in pairs:
+        pools = (pair.prefill.path, pair.decode.path)
+        if pools not in told:
+            told.add(pools)
+            yield pair
 
 
-def _share_nvlink(source: NodeFacts, target: NodeFacts) -> bool:
-    return bool(source.shape.nvlink) and source.shape.nvlink == target.shape.nvlink
+def _said_lanes(subject: Subject) -> set[str]:
+    lanes = subject.setting("transfer.lanes")
+    return set(map(str, lanes)) if isinstance(lanes, list | tuple) else set()
 
 
 def _measured(subject: Subject) -> Iterator[Problem]:
-    if subject.setting("transfer.allow_tcp") is True:
+    """A transfer on which TCP has a part is as slow as TCP: cuda_copy+tcp brings KV to the host first."""
+    if subject.setting("transfer.allow_tcp") is True or subject.device != "cuda":
         return
-    on_gpus = {node.name for node in subject.nodes if node.shape.gpus}
     for lane in subject.lanes:
-        between = lane.source != lane.target or lane.source in on_gpus
-        if between and subject.device == "cuda" and set(lane.transport.split("+")) <= {"tcp"}:
-            what = f"UCX took {lane.transport or 'nothing known'} from {lane.source} to {lane.target}: "
-            what += f"{lane.gbyte_s:.2f} GB/s"
-            yield Problem("transfer.allow_tcp", what)
+        if not lane.transport or "tcp" in lane.transports:
+            yield Problem("transfer.allow_tcp", _took(lane))
+
+
+def _measured_as_said(subject: Subject) -> Iterator[Problem]:
+    """Between nodes: within one, transfer.lanes demands nothing."""
+    lanes = _said_lanes(subject)
+    for lane in (lane for lane in subject.lanes if lane.source != lane.target):
+        kinds = {kind for kind, names in TRANSPORTS.items() if any(map(names.fullmatch, lane.transports))}
+        if lanes and not kinds <= lanes:
+            yield Problem("transfer.lanes", f"are {', '.join(sorted(lanes))}, and {_took(lane)}")
+
+
+def _took(lane: MeasuredLane) -> str:
+    return f"UCX took {lane.transport or 'nothing known'} from {lane.source} to {lane.target}: {lane.gbyte_s:.2f} GB/s"
 
 
 RULES = (
@@ -84,5 +105,12 @@ RULES = (
         "UCX falls back to TCP without a word: a library, a device or a permission is missing",
         "nixl #366, #1754; dynamo #1314",
         "look at `ucx_info -d` there, or say transfer.allow_tcp: true",
+    ),
+    Rule(
+        "measured_as_said",
+        _measured_as_said,
+        "UCX takes what it finds, whatever transfer.lanes says: KV would go another way than was asked for",
+        "nixl #366; vllm #26382",
+        "look at `ucx_info -d` there, or name that lane in transfer.lanes",
     ),
 )

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from disagg.config.pages import real_page_size
 from disagg.errors import Problem
-from disagg.preflight.kv_rules import real_page_size
 from disagg.preflight.rule import Rule
 from disagg.preflight.subject import PoolView, Subject
 
@@ -18,7 +18,7 @@ LONGER_CONTEXT = "SGLANG_ALLOW_OVERWRITE_LONGER_CONTEXT_LEN"
 def _chunk_of_pages(subject: Subject) -> Iterator[Problem]:
     for pool in subject.of_role("prefill", "aggregated"):
         ranks = pool.dp if pool.is_on("enable_dp_attention") else 1
-        chunk, (page, _) = pool.count("chunked_prefill_size", 0), real_page_size(pool)
+        chunk, (page, _) = pool.count("chunked_prefill_size", 0), real_page_size(pool.arguments)
         if chunk and (chunk // ranks % page or chunk < ranks):
             shared = f" over dp_size {ranks} is {chunk // ranks} a rank, which" if ranks > 1 else ""
             what = f"{chunk}{shared} is no multiple of page_size {page}"
@@ -69,7 +69,7 @@ def _context_of_model(subject: Subject) -> Iterator[Problem]:
     for pool in subject.pools:
         said = pool.count("context_length", 0)
         forced = pool.env.get(LONGER_CONTEXT, "").lower() in ("1", "true", "yes")
-        if model is not None and 0 < model.context_length < said and not forced:
+        if model is not None and 0 < model.context_length < said and not forced and not _is_overridden(pool):
             what = f"is {said}, and {model.architecture} here was made for {model.context_length}"
             yield Problem(pool.at("context_length"), what, f"say {model.context_length} at most")
 
@@ -99,7 +99,14 @@ def _contexts(subject: Subject) -> Iterator[Problem]:
 
 
 def _context(pool: PoolView, subject: Subject) -> int:
-    return pool.count("context_length", subject.model.context_length if subject.model else 0)
+    """0: not known."""
+    of_model = subject.model.context_length if subject.model and not _is_overridden(pool) else 0
+    return pool.count("context_length", of_model)
+
+
+def _is_overridden(pool: PoolView) -> bool:
+    """The engine will not take the model's config.json as it is."""
+    return pool.get("json_model_override_args") not in (None, "", "{}", {})
 
 
 def _start_timeout(subject: Subject) -> Iterator[Problem]:

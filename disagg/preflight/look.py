@@ -7,10 +7,10 @@ Fails: never; what cannot be found out is "not known"
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import resource
-import socket
 import subprocess
 from collections.abc import Iterable
 from importlib import metadata, util
@@ -20,27 +20,31 @@ import psutil
 
 from disagg.config.cluster_shape import UNLIMITED, Nic, NodeShape
 from disagg.config.gpu_kinds import GPU_KINDS, GpuKind
+from disagg.preflight.doorways import why_not_bound
 from disagg.preflight.model_files import read_model_files
 from disagg.preflight.node_rules import MIXED
 from disagg.preflight.nodes import NodeFacts
 
 INFINIBAND = Path("/sys/class/infiniband")
+OWN_STATUS = Path("/proc/self/status")
+CAP_IPC_LOCK = 14  # <linux/capability.h>
 SMI_LIMIT_S = 20.0
 NIXL_PACKAGES = ("nixl", "nixl-cu12", "nixl-cu13")
 GPU_QUERY, CSV = "--query-gpu=name,memory.total,compute_cap,driver_version", "--format=csv,noheader,nounits"
 
 
 def look(
-    name: str, cpus: float, gpus: int, folder: str = "", ports: Iterable[int] = (), deep: bool = False
+    name: str, cpus: float, gpus: int, folder: str = "", doors: Iterable[tuple[str, int]] = (), deep: bool = False
 ) -> NodeFacts:
-    """`cpus` and `gpus` are what Ray gives out here, which may be less than there is."""
+    """`cpus` and `gpus` are what Ray gives out here, which may be less than there is. `doors`: (host, port)."""
     rows = [row for row in (line.split(", ") for line in _smi(GPU_QUERY, CSV)) if len(row) == 4] if gpus else []
+    sized = [(row[0], int(mib)) for row in rows if (mib := _number(row[1])) is not None]
     links_gbyte_s = _nvlink_of_a_gpu(_smi("nvlink", "--status")) if rows else 0.0
     shape = NodeShape(
         name=name,
         cpus=cpus,
         gpus=gpus,
-        gpu=_kind([(row[0], int(row[1])) for row in rows], links_gbyte_s) if rows else None,
+        gpu=_kind(sized, links_gbyte_s) if sized else None,
         memory_bytes=psutil.virtual_memory().total,
         shm_bytes=_shared_memory(),
         memlock_bytes=_lockable(),
@@ -51,10 +55,10 @@ def look(
     )
     return NodeFacts(
         shape,
-        capability=min((float(row[2]) for row in rows), default=None),
+        capability=min((number for row in rows if (number := _number(row[2])) is not None), default=None),
         driver=rows[0][3] if rows else "",
         cuda=_cuda_of_torch(),
-        busy_ports=tuple(port for port in ports if _is_taken(port)),
+        busy_ports=tuple(port for host, port in doors if _is_taken(host, port)),
         files=read_model_files(Path(folder), deep) if folder else None,
         was_looked_at=True,
     )
@@ -66,6 +70,14 @@ def _smi(*arguments: str) -> list[str]:
     except (OSError, subprocess.TimeoutExpired):
         return []
     return done.stdout.splitlines() if done.returncode == 0 else []
+
+
+def _number(field: str) -> float | None:
+    """None: [N/A], as where GPU and host share one memory, or [Unknown Error]."""
+    try:
+        return float(field)
+    except ValueError:
+        return None
 
 
 def _kind(gpus: list[tuple[str, int]], nvlink_gbyte_s: float) -> GpuKind:
@@ -127,8 +139,11 @@ def _shared_memory() -> int | None:
 
 
 def _lockable() -> int:
+    """A process with CAP_IPC_LOCK is not held to the limit."""
     soft, _ = resource.getrlimit(resource.RLIMIT_MEMLOCK)
-    return UNLIMITED if soft == resource.RLIM_INFINITY else soft
+    capabilities = re.search(r"^CapEff:\s*([0-9a-f]+)$", _text(OWN_STATUS), re.MULTILINE)
+    is_exempt = capabilities is not None and bool(int(capabilities[1], 16) >> CAP_IPC_LOCK & 1)
+    return UNLIMITED if is_exempt or soft == resource.RLIM_INFINITY else soft
 
 
 def _version(package: str) -> str | None:
@@ -145,11 +160,7 @@ def _cuda_of_torch() -> str:
     return found[1] if found else ""
 
 
-def _is_taken(port: int) -> bool:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("", port))
-        except OSError:
-            return True
-    return False
+def _is_taken(host: str, port: int) -> bool:
+    """An address that is not this node's is not its to judge."""
+    error = why_not_bound(host, port)
+    return error is not None and error.errno == errno.EADDRINUSE

@@ -1,8 +1,9 @@
-"""Whether a rank's share of the weights, and the KV of one request, can be in its GPU's memory at all.
+"""Whether a rank's weights, and the KV of one request, can be in the memory of its GPU, or of its node, at all.
 
 Way:   Subject with a model and placed engines -> [these rules] -> Problems
-Out:   refusals that are certain: nothing is counted for activations and graphs. What SGLang will really have left is
-       `disagg check`'s estimate (disagg/config/memory.py)
+Out:   refusals that are certain: nothing is counted for activations and graphs. An engine with a part of a GPU has
+       that part of its memory, so that what is let through also fits beside its neighbours. What SGLang will really
+       have left is `disagg check`'s estimate (disagg/config/memory.py)
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ def _model_fits(subject: Subject) -> Iterator[Problem]:
         assert subject.model is not None
         weights = weight_bytes_of_rank(pool.arguments, subject.model)
         if weights > static:
-            what = f"is {pool.tp}: a rank needs {_gib(weights)} for weights, and {_static(pool, static)} of {gpu.name}"
+            of_gpu = gpu.name if pool.gpu_share == 1 else f"{pool.gpu_share:g} of {gpu.name}"
+            what = f"is {pool.tp}: a rank needs {_gib(weights)} for weights, and {_static(pool, static)} of {of_gpu}"
             yield Problem(pool.at("tp_size"), what)
 
 
@@ -40,16 +42,33 @@ def _request_fits(subject: Subject) -> Iterator[Problem]:
             yield Problem(pool.at("context_length"), what, f"say {int(tokens * left / needed)} at most, or more ranks")
 
 
-def _gpus(subject: Subject) -> Iterator[tuple[PoolView, GpuKind, float]]:
-    """Each pool with the smallest GPU it gets, and the bytes there that weights and KV may have."""
+def _model_fits_host(subject: Subject) -> Iterator[Problem]:
+    """On a CPU the weights of every rank of a node are in its memory, each engine's for itself."""
+    if subject.device != "cpu" or subject.model is None:
+        return
+    needed: dict[str, int] = {}
+    engines: dict[str, list[str]] = {}
     for pool in subject.pools:
-        places = [place for places in subject.placed(pool).values() for place in places]
-        kinds = {node.shape.gpu for node, member in places if node.shape.gpu and member.gpus}
-        if subject.model is not None and kinds:
-            smallest = min(kinds, key=lambda kind: kind.memory_bytes)
+        weights = weight_bytes_of_rank(pool.arguments, subject.model)
+        for engine, places in subject.placed(pool).items():
+            for node, member in places:
+                needed[node.name] = needed.get(node.name, 0) + weights * len(member.ranks)
+                engines.setdefault(node.name, []).append(engine)
+    for node in subject.nodes:
+        there, count = node.shape.memory_bytes, needed.get(node.name, 0)
+        if there is not None and there < count:
+            what = f"has {_gib(there)} of memory, and the weights of {', '.join(engines[node.name])} need {_gib(count)}"
+            yield Problem(f"node {node.name}", what)
+
+
+def _gpus(subject: Subject) -> Iterator[tuple[PoolView, GpuKind, float]]:
+    """Each pool with the smallest GPU it gets, and the bytes there that a rank's weights and KV may have."""
+    for pool in subject.pools:
+        smallest = subject.smallest_gpu(pool)
+        if subject.model is not None and smallest:
             said = pool.get("mem_fraction_static")
             share = float(said) if isinstance(said, int | float) and 0 < said <= 1 else STATIC_SHARE_MOST
-            yield pool, smallest, smallest.memory_bytes * share
+            yield pool, smallest, smallest.memory_bytes * pool.gpu_share * share
 
 
 def _static(pool: PoolView, static: float) -> str:
@@ -68,6 +87,13 @@ RULES = (
         "every rank loads for minutes and stops: 'Not enough memory. Please try to increase --mem-fraction-static'",
         "sglang #322, #4895",
         "take more ranks, larger GPUs, or a quantised version of the model",
+    ),
+    Rule(
+        "model_fits_host",
+        _model_fits_host,
+        "the kernel ends the engines, or others there, while they load: killed, without a word of their own",
+        "",
+        "take a smaller model, fewer engines on that node, or a node with more memory",
     ),
     Rule(
         "request_fits",

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 
 from disagg.config.cluster_shape import GIB, UNLIMITED
 from disagg.errors import Problem
+from disagg.preflight.far_pairs import far_pairs
 from disagg.preflight.nodes import NodeFacts
 from disagg.preflight.rule import Rule
 from disagg.preflight.subject import PoolView, Subject
@@ -106,7 +107,12 @@ def _size(count: int) -> str:
 
 
 def _locked_memory(subject: Subject) -> Iterator[Problem]:
-    for node in subject.used_nodes:
+    """Where KV of GPUs leaves the node by RDMA: elsewhere nothing is pinned."""
+    lanes = subject.setting("transfer.lanes")
+    if subject.device != "cuda" or (lanes and "rdma" not in lanes):
+        return
+    far = {node.name for pair in far_pairs(subject) for node in (pair.source, pair.target)}
+    for node in (node for node in subject.nodes if node.name in far):
         limit = node.shape.memlock_bytes
         if node.has_rdma and limit is not None and limit < UNLIMITED:
             yield Problem(f"node {node.name}", f"lets a process lock {_size(limit)} of memory, and has RDMA devices")

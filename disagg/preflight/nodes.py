@@ -46,8 +46,12 @@ class MeasuredLane(NamedTuple):
 
     source: str  # nodes
     target: str
-    transport: str
+    transport: str  # several, joined with +; empty: not known
     gbyte_s: float
+
+    @property
+    def transports(self) -> list[str]:
+        return self.transport.split("+")
 
 
 @dataclass(frozen=True, slots=True)

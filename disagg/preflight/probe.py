@@ -8,7 +8,7 @@ Fails: ConfigError with every problem; StartError when a node does not answer wi
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -17,10 +17,11 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from disagg.errors import ConfigError, Problem, StartError
 from disagg.models.facts import find_facts
-from disagg.preflight.doors import check, check_warnings
+from disagg.preflight.doors import check, check_warnings, subject_of
 from disagg.preflight.lane_probe import LaneEnd
 from disagg.preflight.look import look
 from disagg.preflight.nodes import MeasuredLane, NodeFacts
+from disagg.preflight.routes import Place, Route, routes
 
 if TYPE_CHECKING:
     from disagg.config.plan import Plan
@@ -49,7 +50,7 @@ async def refuse(plan: Plan, model_folder: str) -> list[str]:
 
 
 async def see(plan: Plan, model_folder: str, *, lanes: bool | None = None, deep: bool = False) -> Seen:
-    """Ray is connected. `lanes`: measure them; None: where there is more than one node, and nothing is wrong with them.
+    """Ray is connected. `lanes`: measure them; None: where they lead from one place to another, and nothing is wrong.
 
     `deep`: every node reads all bytes of its copy of the model.
     """
@@ -59,53 +60,63 @@ async def see(plan: Plan, model_folder: str, *, lanes: bool | None = None, deep:
         facts = find_facts(model_folder) if is_real else None
     except StartError as error:  # SGLang may know better
         facts, doubts = None, [f"nothing was checked against the model's shape: {error}"]
-    nodes = await look_at_nodes(model_folder if is_real else "", ports=(plan.frontend.port,), deep=deep)
+    nodes = await look_at_nodes(
+        model_folder if is_real else "", door=(plan.frontend.host, plan.frontend.port), deep=deep
+    )
     problems, measured = check(plan, nodes, facts), []
-    if is_real and (len(nodes) > 1 and not problems if lanes is None else lanes):
-        measured = await measure_lanes(nodes, on_gpus=plan.device == "cuda")
+    if is_real and (lanes or (lanes is None and not problems)):
+        ways = routes(subject_of(plan, nodes, facts).members, on_gpus=plan.device == "cuda")
+        measured = await measure_lanes([way for way in ways if lanes or way.source != way.target])
         problems = check(plan, nodes, facts, measured)
     return Seen(nodes, measured, problems, doubts + check_warnings(plan, facts))
 
 
-async def look_at_nodes(folder: str = "", *, ports: Iterable[int] = (), deep: bool = False) -> list[NodeFacts]:
-    """`ports` are those of this process's own node."""
+async def look_at_nodes(
+    folder: str = "", *, door: tuple[str, int] | None = None, deep: bool = False
+) -> list[NodeFacts]:
+    """`door`: host and port of the frontend, which listens on this process's own node."""
     here = ray.get_runtime_context().get_node_id()
     looks = []
     for name, node in _alive().items():
         given, node_id = node["Resources"], node["NodeID"]
-        own = tuple(ports) if node_id == here else ()
+        own = (door,) if door and node_id == here else ()
         task = ray.remote(look).options(num_cpus=0, scheduling_strategy=_on(node_id))
         looks.append(task.remote(name, given.get("CPU", 0.0), int(given.get("GPU", 0)), folder, own, deep))
     facts: list[NodeFacts] = await _within(asyncio.gather(*looks), DEEP_LIMIT_S if deep else LOOK_LIMIT_S, "the nodes")
     return facts
 
 
-async def measure_lanes(nodes: Sequence[NodeFacts], *, on_gpus: bool) -> list[MeasuredLane]:
-    """Each node to the next, the last to the first: N measurements, not N * N. The ends start all at once, which takes
-    seconds; then they are measured one after the other, which takes less."""
-    ids = {name: node["NodeID"] for name, node in _alive().items()}
-    names = [node.name for node in nodes if node.shape.gpus or not on_gpus]
-    if not names:
+async def measure_lanes(ways: Sequence[Route]) -> list[MeasuredLane]:
+    """The ends start all at once, which takes seconds; then they are measured one after the other, which takes less.
+
+    Each way has a writer of its own: UCX tells a lane once in a process, and not again when it takes it anew.
+    """
+    if not ways:
         return []
-    places = [*names, names[0]] if len(names) == 1 else names  # a node to itself: from its first GPU to its second
-    ends = [
-        ray.remote(LaneEnd)
-        .options(num_cpus=0, scheduling_strategy=_on(ids[name]))
-        .remote((index if len(names) == 1 else 0) if on_gpus else None)
-        for index, name in enumerate(places)
-    ]
+    ids = {name: node["NodeID"] for name, node in _alive().items()}
+    targets = list(dict.fromkeys(way.target for way in ways))
+    writers = [_start_end(way.source, ids[way.source.node]) for way in ways]
+    readers = [_start_end(target, ids[target.node]) for target in targets]
     try:
-        offers = await _within(asyncio.gather(*(end.offer.remote() for end in ends)), LANE_LIMIT_S, "the lanes' ends")
+        asked = asyncio.gather(*(end.offer.remote() for end in (*readers, *writers)))
+        offered = await _within(asked, LANE_LIMIT_S, "the lanes' ends")
+        offers = dict(zip(targets, offered[: len(targets)], strict=True))
         lanes = []
-        for index, name in enumerate(names):
-            to = (index + 1) % len(places)
-            written = ends[index].write_to.remote(offers[to])
-            transport, gbyte_s = await _within(written, LANE_LIMIT_S, f"{name}, writing to {places[to]}")
-            lanes.append(MeasuredLane(name, places[to], transport, gbyte_s))
+        for way, writer in zip(ways, writers, strict=True):
+            written, who = (
+                writer.write_to.remote(offers[way.target]),
+                f"{way.source.node}, writing to {way.target.node}",
+            )
+            transport, gbyte_s = await _within(written, LANE_LIMIT_S, who)
+            lanes.append(MeasuredLane(way.source.node, way.target.node, transport, gbyte_s))
         return lanes
     finally:
-        for end in ends:
+        for end in (*writers, *readers):
             ray.kill(end, no_restart=True)  # its process ends with its pipe
+
+
+def _start_end(place: Place, node_id: str) -> Any:
+    return ray.remote(LaneEnd).options(num_cpus=0, scheduling_strategy=_on(node_id)).remote(place.gpu)
 
 
 def _alive() -> dict[str, dict[str, Any]]:

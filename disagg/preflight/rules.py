@@ -18,11 +18,13 @@ from disagg.preflight import (
     memory_rules,
     node_rules,
     parallel_rules,
+    range_rules,
 )
 from disagg.preflight.rule import Rule
 from disagg.preflight.subject import Subject
 
 RULES: tuple[Rule, ...] = (
+    *range_rules.RULES,
     *kv_rules.RULES,
     *parallel_rules.RULES,
     *expert_rules.RULES,

@@ -19,6 +19,7 @@ from disagg.errors import Problem
 from disagg.preflight.nodes import MeasuredLane, NodeFacts
 
 if TYPE_CHECKING:
+    from disagg.config.gpu_kinds import GpuKind
     from disagg.config.placement import Member
     from disagg.config.plan import EnginePlan
     from disagg.models.facts import ModelFacts
@@ -34,6 +35,7 @@ class PoolView:
     env: Mapping[str, str] = field(default_factory=dict)
     nodes: int = 1
     engines: tuple[str, ...] = ()  # their ids; empty before there is a plan
+    gpu_share: float = 1.0  # of the GPU that an engine shares with others
 
     def at(self, argument: str) -> str:
         return f"{self.path}.engine.{argument}"
@@ -112,6 +114,11 @@ class Subject:
                 engines.setdefault(member.engine, []).append((by_name[member.node], member))
         return engines
 
+    def smallest_gpu(self, pool: PoolView) -> GpuKind | None:
+        places = [place for places in self.placed(pool).values() for place in places]
+        kinds = {node.shape.gpu for node, member in places if node.shape.gpu and member.gpus}
+        return min(kinds, key=lambda kind: kind.memory_bytes, default=None)
+
     @property
     def used_nodes(self) -> list[NodeFacts]:
         """Those that will hold an engine; all of them where placement is not known."""
@@ -148,7 +155,13 @@ def _view(text: PoolText, defaults: Mapping[str, Any], engines: tuple[str, ...])
         env={str(name): str(value) for name, value in env.items()} if isinstance(env, dict) else {},
         nodes=_count(text.pool.get("nodes"), 1),
         engines=engines,
+        gpu_share=_share(text.pool.get("resources")),
     )
+
+
+def _share(resources: Any) -> float:
+    gpus = resources.get("gpus") if isinstance(resources, dict) else None
+    return gpus if isinstance(gpus, int | float) and 0 < gpus < 1 else 1.0
 
 
 def _count(value: Any, default: int) -> int:

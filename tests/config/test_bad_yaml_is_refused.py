@@ -43,6 +43,21 @@ MISTAKES = {
     "no model": ("version: 1\naggregated: {}", "model", "is missing"),
     "no model path": ("version: 1\nmodel: {name: a}\naggregated: {}", "model.path", "is missing"),
     "empty model path": ("version: 1\nmodel: {path: ''}\naggregated: {}", "model.path", "must be some text"),
+    "model path with a NUL": (
+        'version: 1\nmodel: {path: "a/\\0b"}\naggregated: {}',
+        "model.path",
+        "holds a NUL, which no name can; take it out",
+    ),
+    "model path of 5000 letters": (
+        f"version: 1\nmodel: {{path: {'a' * 5000}}}\naggregated: {{}}",
+        "model.path",
+        "has 5000 letters, more than",
+    ),
+    "model path of nobody's": (
+        "version: 1\nmodel: {path: ~nosuchuser/x}\naggregated: {}",
+        "model.path",
+        "begins with ~nosuchuser, and that user is not known here",
+    ),
     "revision of a folder": (
         "version: 1\nmodel: {path: /m, revision: main}\naggregated: {}",
         "model.revision",
@@ -55,6 +70,16 @@ MISTAKES = {
         MODEL + "prefill: [{}, {resources: {gpu: 1}}]\ndecode: {}",
         "prefill.1.resources.gpu",
         "did you mean gpus?",
+    ),
+    "more ranks than GPUs in the world": (
+        PAIR.replace("prefill: {}", "prefill: {engine: {tp_size: 1000000000000}}"),
+        "prefill.engine.tp_size",
+        "more than 16384; say fewer",
+    ),
+    "more ranks than GPUs, in stages": (
+        PAIR.replace("prefill: {}", "prefill: {engine: {tp_size: 16384, pp_size: 16384}}"),
+        "prefill.engine.tp_size",
+        "an engine has 268435456 ranks",
     ),
     "nothing near": (PAIR + "frontend: {xyz: 1}", "frontend.xyz", "here go host, port, body_limit_mib"),
     "key that is no text": (PAIR + "1: 2", "1", "is not text"),

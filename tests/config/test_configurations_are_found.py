@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from disagg.config.load import parse_config
 from disagg.config.shipped import find_cluster, find_config
 from disagg.errors import ConfigError
 
@@ -20,9 +19,3 @@ def test_a_name_that_no_file_can_have_is_told(name: str) -> None:
 @pytest.mark.parametrize("name", ["~nosuchuser/x", "a" * 5000])
 def test_a_cluster_that_no_file_can_be_is_left_to_the_reader_to_tell(name: str) -> None:
     assert find_cluster(name) == Path(name)
-
-
-@pytest.mark.parametrize("path", ["~nosuchuser/x", "a" * 5000, "a\0b"])
-def test_a_model_path_of_any_letters_gives_a_name(path: str) -> None:
-    text = f'version: 1\nmodel: {{path: "{path}"}}\naggregated: {{}}'.replace("\0", "\\0")
-    assert parse_config(text).model.name == Path(path).name

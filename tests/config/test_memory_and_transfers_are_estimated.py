@@ -124,7 +124,8 @@ LANES = {
     ("h-0", "h-0"): ("cuda_ipc", 450),
     ("h-0", "h-1"): ("rdma", 50),
     ("h-0", "few-0"): ("rdma", 12.5),
-    ("rack-0", "rack-1"): ("cuda_ipc", 900),
+    ("rack-0", "rack-1"): ("tcp", 0.5),  # NVLink does not reach memory that was not allocated for it
+    ("rack-0", "rack-0"): ("cuda_ipc", 900),
     ("h-0", "rack-0"): ("tcp", 0.5),
     ("pcie", "pcie"): ("cuda_ipc", 25),
     ("pcie", "h-0"): ("tcp", 0.5),
@@ -141,6 +142,14 @@ def test_kv_takes_the_best_way_there_is(ends: tuple[str, str], lane: tuple[str, 
         assert (found.kind, found.gbyte_s) == lane
 
 
+def test_nvlink_between_nodes_takes_kv_that_both_roles_allocate_for_it() -> None:
+    pools = "prefill: {env: %s, engine: {tp_size: 4}}\ndecode: {env: %s, engine: {tp_size: 4}}"
+    rack = "nodes: [{count: 2, name: t, cpus: 64, gpus: 4, gpu_kind: gb200, nvlink: rack:0}]"
+    fabric = '{SGLANG_MOONCAKE_CUSTOM_MEM_POOL: "True"}'
+    assert examined(pools % (fabric, fabric), rack).lanes["prefill.0"] == {nvlink("gb200"): 1}
+    assert examined(pools % (fabric, "{}"), rack).lanes["prefill.0"] == {TCP: 1}
+
+
 def test_scattered_pages_cost_as_measured() -> None:
     """An H200, 144 KiB a token in 28 layers, page 16: 8,000 tokens took 65 to 76 ms, 2,000 took 17 to 19."""
     config = {"num_hidden_layers": 28, "hidden_size": 8192, "num_attention_heads": 64, "num_key_value_heads": 8}
@@ -154,6 +163,12 @@ def test_scattered_pages_cost_as_measured() -> None:
     assert 0.065 < scattered < 0.076
     assert side_by_side < 0.005
     assert 0.017 < transfer_s(SAME_GPU, {"page_size": 16}, facts, 2000)[1] < 0.0195
+
+
+def test_pages_are_those_that_the_attention_backend_makes() -> None:
+    v3 = facts_of(V3)
+    of_backend = transfer_s(SAME_GPU, {"attention_backend": "flashmla", "page_size": 1}, v3, 8192)
+    assert of_backend == transfer_s(SAME_GPU, {"page_size": 64}, v3, 8192)
 
 
 def test_ranks_send_their_shares_side_by_side() -> None:

@@ -73,6 +73,49 @@ def test_layers_with_a_window_stop_growing() -> None:
     assert gpt.kv_bytes(10_000) == 18 * (10_000 + 128) * layer
 
 
+WINDOWED: dict[str, tuple[dict[str, Any], int]] = {
+    "Mistral says a window, and SGLang keeps all": ({"architectures": ["MistralForCausalLM"]}, 0),
+    "Gemma 3, too": ({"architectures": ["Gemma3ForCausalLM"], "sliding_window_pattern": 6}, 0),
+    "as do those that name their layers": (
+        {"architectures": ["Gemma3ForCausalLM"], "layer_types": ["sliding_attention"] * 11 + ["full_attention"]},
+        0,
+    ),
+    "every sixth layer is full": ({"architectures": ["Gemma4ForCausalLM"], "sliding_window_pattern": 6}, 10),
+    "every fourth of Llama 4": ({"architectures": ["Llama4ForConditionalGeneration"]}, 9),
+    "layer by layer": ({"architectures": ["MiMoV2FlashForCausalLM"], "hybrid_layer_pattern": [1, 1, 0] * 4}, 8),
+    "said by the model itself": ({"architectures": ["Mine"], "is_hybrid_swa": True, "sliding_window_pattern": 2}, 6),
+}
+
+
+@pytest.mark.parametrize("name", WINDOWED)
+def test_windows_count_where_sglang_heeds_them(name: str, tmp_path: Path) -> None:
+    changes, sliding = WINDOWED[name]
+    facts = facts_of_folder(a_folder(tmp_path, num_hidden_layers=12, sliding_window=128, **changes))
+    assert facts.sliding_layers == sliding
+    assert facts.kv_bytes(1000) == (sliding * 128 + (12 - sliding) * 1000) * facts.layer_kv_bytes()
+
+
+@pytest.mark.parametrize(
+    ("changes", "tokens"),
+    [
+        ({}, 512),
+        ({"rope_scaling": {"rope_type": "yarn", "factor": 4.0}}, 2048),
+        ({"rope_scaling": {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 128}}, 512),
+        ({"rope_scaling": {"rope_type": "llama3", "factor": 8.0}}, 512),
+        ({"model_max_length": 300}, 300),
+        ({"max_position_embeddings": None}, 0),
+    ],
+)
+def test_the_context_is_as_sglang_reads_it(changes: dict[str, Any], tokens: int, tmp_path: Path) -> None:
+    assert facts_of_folder(a_folder(tmp_path, **changes)).context_length == tokens
+
+
+@pytest.mark.parametrize(("dtype", "of_16_bits"), [("nvfp4", 9 / 32), ("fp4_mx_block16", 9 / 32), ("mxfp8", 33 / 64)])
+def test_every_kv_dtype_of_sglang_has_its_bytes(dtype: str, of_16_bits: float) -> None:
+    llama = of_table("meta-llama/Llama-3.1-8B-Instruct")
+    assert llama.kv_bytes_per_token(dtype) == llama.kv_bytes_per_token() * of_16_bits
+
+
 def test_a_hub_id_nobody_here_knows_has_no_facts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("HF_HOME", str(tmp_path))
     assert find_facts("somebody/some-model") is None
@@ -117,6 +160,14 @@ def test_the_language_model_of_one_that_sees(tmp_path: Path) -> None:
     text = {"num_hidden_layers": 3, "hidden_size": 32, "num_attention_heads": 2, "vocab_size": 10, "head_dim": 16}
     folder = a_folder(tmp_path, text_config=text)
     assert (facts_of_folder(folder).layers, facts_of_folder(folder).hidden) == (3, 32)
+
+
+def test_numbers_may_be_said_layer_by_layer(tmp_path: Path) -> None:
+    dense = facts_of_folder(a_folder(tmp_path / "dense", intermediate_size=[64, 192]))
+    assert dense.parameters == facts_of_folder(a_folder(tmp_path / "alike")).parameters
+    experts = {"n_routed_experts": 8, "moe_intermediate_size": [32, 32], "moe_layer_freq": [0, 1]}
+    mixed = facts_of_folder(a_folder(tmp_path / "mixed", **experts))
+    assert (mixed.moe_layers, mixed.parameters.routed, mixed.parameters.dense) == (1, 8 * 3 * 64 * 32, 3 * 64 * 128)
 
 
 QUANTISED: dict[str, tuple[dict[str, Any], str]] = {

@@ -15,7 +15,7 @@ import yaml
 from disagg.config import parse_config, resolve
 from disagg.config.cluster_shape import ClusterShape, Nic, parse_shape
 from disagg.config.gpu_kinds import GPU_KINDS
-from disagg.config.plan import Plan
+from disagg.config.plan import Plan, device_of
 from disagg.models.facts import ModelFacts, find_facts
 from disagg.preflight import MeasuredLane, ModelFiles, NodeFacts
 from disagg.preflight.nodes import described
@@ -57,6 +57,22 @@ decode:
     enable_eplb: true
     ep_num_redundant_experts: 32
 """,
+    "deepseek_whole": """
+version: 1
+device: cuda
+model: {path: deepseek-ai/DeepSeek-V3}
+aggregated:
+  nodes: 2
+  engine:
+    tp_size: 16
+    dp_size: 16
+    enable_dp_attention: true
+    moe_a2a_backend: deepep
+    deepep_mode: normal
+    disable_cuda_graph: true
+    page_size: 64
+    context_length: 65536
+""",
     "gpt_oss": """
 version: 1
 device: cuda
@@ -72,6 +88,13 @@ prefill: &pool
   resources: {gpus: 0.4}
   engine: {page_size: 16, max_total_tokens: 131072, mem_fraction_static: 0.85}
 decode: *pool
+""",
+    "cpu": """
+version: 1
+device: cpu
+model: {path: meta-llama/Llama-3.1-8B-Instruct}
+prefill: {engine: {page_size: 16}}
+decode: {engine: {page_size: 16}}
 """,
 }
 CLUSTER = """
@@ -98,7 +121,8 @@ class Mistake:
 
     def plan(self) -> Plan:
         """Refused already when the file's own text tells it: ConfigError."""
-        return resolve(parse_config(BASES[self.base], self.sets), "cuda")
+        deployment = parse_config(BASES[self.base], self.sets)
+        return resolve(deployment, device_of(deployment, cluster_gpus=8))
 
     def model(self) -> ModelFacts:
         return model_of(self.base, **self.facts)

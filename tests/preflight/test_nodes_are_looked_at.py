@@ -60,12 +60,40 @@ def test_gpus_of_two_kinds_are_told_as_mixed(tmp_path: Path, monkeypatch: pytest
     assert (node.capability, node.shape.nvlink) == (8.6, "")
 
 
+def test_what_nvidia_smi_cannot_tell_is_not_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    play_smi(tmp_path, monkeypatch, "NVIDIA GB10, [N/A], 12.1, 580.1", links="")
+    assert (look("a", 32, 1).shape.gpu, look("a", 32, 1).capability) == (None, 12.1)
+    play_smi(tmp_path, monkeypatch, "NVIDIA H100 80GB HBM3, 81559, [N/A], 580.1", links="")
+    node = look("a", 32, 1)
+    assert node.shape.gpu is not None
+    assert (node.shape.gpu.name, node.capability) == ("h100-80g", None)
+
+
+def test_a_port_that_another_address_has_is_free_on_ours() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.2", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        assert look("here", 2, 0, doors=(("127.0.0.1", port),)).busy_ports == ()
+        assert look("here", 2, 0, doors=(("0.0.0.0", port),)).busy_ports == (port,)
+
+
+@pytest.mark.parametrize(("capabilities", "lockable"), [("0000000000004000", UNLIMITED), ("00000000a80425fb", 65536)])
+def test_a_process_with_ipc_lock_is_not_held_to_the_limit(
+    capabilities: str, lockable: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "status").write_text(f"Name:\tlook\nCapEff:\t{capabilities}\n")
+    monkeypatch.setattr("disagg.preflight.look.OWN_STATUS", tmp_path / "status")
+    monkeypatch.setattr("resource.getrlimit", lambda _: (65536, 65536))
+    assert look("a", 2, 0).shape.memlock_bytes == lockable
+
+
 def test_this_machine_without_a_gpu() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        node = look("here", 2, 0, ports=(port,))
+        node = look("here", 2, 0, doors=(("127.0.0.1", port),))
     assert (node.shape.gpu, node.capability, node.busy_ports, node.files) == (None, None, (port,), None)
     assert node.shape.memory_bytes
     assert node.shape.shm_bytes

@@ -13,6 +13,7 @@ from disagg.config import parse_config, resolve
 from disagg.config.plan import Plan
 from disagg.errors import ConfigError
 from disagg.models.resolve import resolve_model
+from disagg.preflight.routes import Place, Route
 
 pytestmark = [pytest.mark.engine, pytest.mark.nodes]
 YAML = """
@@ -55,10 +56,12 @@ def test_a_good_deployment_passes_and_the_lanes_between_its_nodes_are_measured()
         assert len({node.name for node in nodes}) == 2
         assert [(node.shape.cpus, node.shape.gpus) for node in nodes] == [(1.0, 0)] * 2
         assert all(node.files and not node.files.absent and node.shape.sglang for node in nodes)
-        lanes = await probe.measure_lanes(nodes, on_gpus=False)
+        first, second = (Place(node.name, None) for node in nodes)
+        lanes = await probe.measure_lanes([Route(first, second), Route(second, first), Route(first, first)])
         assert [(lane.source, lane.target) for lane in lanes] == [
             (nodes[0].name, nodes[1].name),
             (nodes[1].name, nodes[0].name),
+            (nodes[0].name, nodes[0].name),
         ]
         print(lanes)
         assert all(lane.transport and lane.gbyte_s > 0.01 for lane in lanes)

@@ -14,11 +14,11 @@ from typing import Any
 
 import pytest
 
+from disagg.config.pages import PAGES_OF_BACKENDS, real_page_size
 from disagg.config.plan import Plan
 from disagg.engine.arguments import Ports
 from disagg.engine.cpu.paths import standin_environment
 from disagg.preflight.doors import subject_of
-from disagg.preflight.kv_rules import PAGES_OF_BACKENDS, real_page_size
 from disagg.registry.records import Role
 from tests.preflight.mistakes import BASES, Mistake, planted
 
@@ -149,7 +149,7 @@ def _pair(mistake: Mistake) -> list[dict[str, Any]]:
             "attn_cp_size": pool.cp,
             "dp_size": pool.dp,
             "pp_size": pool.pp,
-            "page_size": real_page_size(pool)[0],
+            "page_size": real_page_size(pool.arguments)[0],
             "kv_cache_dtype": pool.get("kv_cache_dtype") or "auto",
         }
         | ({"is_mla": subject.model.is_mla, "dcp_size": pool.count("dcp_size")} if pool.role == "decode" else {})

@@ -1,0 +1,34 @@
+"""The pages an engine keeps its KV in: what is said, and what some attention backends make of it.
+
+Way:   an engine's arguments -> [real_page_size] -> preflight, cost of a transfer
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+# Attention backend -> (page sizes it can do, the one SGLang takes in place of any other, for which phases).
+_ANY, _DECODE = (
+    ("attention_backend", "prefill_attention_backend", "decode_attention_backend"),
+    "decode_attention_backend",
+)
+PAGES_OF_BACKENDS: dict[str, tuple[tuple[int, ...], int, tuple[str, ...]]] = {
+    "flashmla": ((64,), 64, ("attention_backend", _DECODE)),
+    "trtllm_mla": ((32, 64), 64, ("attention_backend", _DECODE)),
+    "tokenspeed_mla": ((32, 64), 64, ("attention_backend", _DECODE)),
+    "cutedsl_mla": ((32, 64), 64, _ANY),
+    "trtllm_mha": ((16, 32, 64, 128), 64, _ANY),
+    "hpc_ops": ((64,), 64, _ANY),
+}
+
+
+def real_page_size(arguments: Mapping[str, Any]) -> tuple[int, str]:
+    """What SGLang makes of page_size, and the argument that made it so. A page_size that is none reads as 1."""
+    said, because = arguments.get("page_size"), ""
+    size = said if isinstance(said, int) and not isinstance(said, bool) and said > 0 else 1
+    for backend, (sizes, instead, names) in PAGES_OF_BACKENDS.items():
+        for name in names:
+            if arguments.get(name) == backend and size not in sizes:
+                size, because = instead, name
+    return size, because
