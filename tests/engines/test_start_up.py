@@ -23,14 +23,15 @@ def _fails(
     environment: dict[str, str] | None = None,
     limit_s: float = 120,
     config: str = "configs/local-cpu.yaml",
+    exit_status: int = 1,
 ) -> str:
-    """Serves, expects exit 1 and nothing left; returns what was said."""
+    """Serves, expects it to end so and nothing left; returns what was said."""
     before = Traces.now()
     deployment = launch(config, LOCAL, *sets, environment=environment)
     status = deployment.process.wait(limit_s)
     said = deployment.said()
     deployment.log.unlink()
-    assert status == 1, said
+    assert status == exit_status, said
     assert_nothing_left(before, 5)
     return said
 
@@ -78,7 +79,8 @@ def test_transfers_that_always_fail_never_become_ready() -> None:
 
 def test_without_shared_memory_the_lane_is_tcp() -> None:
     tcp = "env.UCX_TLS=tcp"
-    with serving("configs/local-cpu.yaml", LOCAL, f"prefill.{tcp}", f"decode.{tcp}") as deployment:
+    sets = (LOCAL, "transfer.allow_tcp=true", f"prefill.{tcp}", f"decode.{tcp}")
+    with serving("configs/local-cpu.yaml", *sets) as deployment:
         request_id = deployment.complete("The capital of France is", max_tokens=4)["request_id"]
         way = deployment.timeline(request_id)
         assert way["lane"] == "tcp"
@@ -101,9 +103,9 @@ def test_each_role_gets_a_gpu_of_its_own() -> None:
 
 
 def test_too_few_gpus_is_told_with_what_there_is() -> None:
-    said = _fails("ray.gpus=1", "ray.cpus=8", config="configs/two-gpus.yaml")
-    assert "no room" in said
-    assert "of 1 GPU free" in said
+    said = _fails("ray.gpus=1", "ray.cpus=8", config="configs/two-gpus.yaml", exit_status=2)
+    assert "decode-0 needs 1 GPU" in said
+    assert "none of 1 has room" in said
 
 
 def test_dry_run_starts_nothing() -> None:

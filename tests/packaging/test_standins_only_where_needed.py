@@ -1,7 +1,7 @@
 """The stand-ins for `sgl_kernel` and torchvision come first on the path only where the real ones cannot work."""
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -12,12 +12,19 @@ from disagg.engine.cpu import paths
 Install = Callable[..., None]
 
 
+@pytest.fixture(autouse=True)
+def _nothing_remembered() -> Iterator[None]:
+    """What is found here is not what is installed: later tests must not go by it."""
+    paths.torchvision_loads.cache_clear()
+    yield
+    paths.torchvision_loads.cache_clear()
+
+
 @pytest.fixture
 def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Install:
     """Puts files where torch and torchvision would be; nothing else is importable then."""
     monkeypatch.setattr(sys, "path", [str(tmp_path)])
     monkeypatch.setattr(paths, "_imports", lambda module: pytest.fail(f"{module} was tried, which takes seconds"))
-    paths.torchvision_loads.cache_clear()
 
     def write(
         torch_cuda: str | None, torchvision: str | None, needs: bytes = b"", torch_has_cuda: bool = False
@@ -67,7 +74,6 @@ def test_other_cuda_versions_are_settled_by_trying(
 
 def test_without_torchvision_there_is_nothing_to_bridge(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "path", [str(tmp_path)])
-    paths.torchvision_loads.cache_clear()
     assert paths.standin_paths("cuda") == []
 
 
