@@ -99,7 +99,8 @@ def slurm_cluster() -> Iterator[SlurmCluster]:
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "SLURM_"))}
     environment["SLURM_CONF"] = str(conf)
     cluster = SlurmCluster(folder, environment, [])
-    below_tmp = [str(ROOT)] if ROOT.is_relative_to("/tmp") else []
+    needed = (ROOT, Path(os.environ.get("DISAGG_CACHE", "/")).resolve())
+    below_tmp = [str(path) for path in needed if path.is_relative_to("/tmp")]
     daemons = []
 
     def start(*words: str, **more: str) -> None:
