@@ -15,13 +15,12 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from disagg.config.cluster_shape import GIB
 from disagg.errors import ConfigError
 
 if TYPE_CHECKING:
     from disagg.preflight.nodes import NodeFacts
     from disagg.preflight.probe import Seen
-
-GIB = 1 << 30
 
 
 def look_at_cluster(config: str, sets: Sequence[str], *, lanes: bool, deep: bool, as_json: bool) -> None:

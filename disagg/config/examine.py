@@ -51,19 +51,13 @@ def examine(plan: Plan, shape: ClusterShape | None = None) -> Examination:
             unknown.append(f"device: auto is cuda on a cluster with GPUs; taken as {plan.device} here")
     else:
         placement, _ = place(plan, shape)  # what has no room is told by the preflight
-        lanes = {pool: lanes_in_use(plan, _as_sent_by(pool, plan, placement), shape) for pool in lanes}
+        lanes = {pool: lanes_in_use(plan, pool, placement, shape) for pool in lanes}
     memory: dict[str, MemoryEstimate] = {}
     if facts:
         for engine in plan.engines:
             gpu = _smallest_gpu(engine, placement, shape)
             memory[engine.id] = estimate(complete_arguments(plan, engine), facts, gpu, engine.gpus or 1.0)
     return Examination(plan, shape, facts, placement, memory, lanes, tuple(unknown))
-
-
-def _as_sent_by(pool: str, plan: Plan, placement: Placement) -> Placement:
-    """Without the prefill engines of other pools."""
-    others = {engine.id for engine in plan.of_role(Role.PREFILL) if engine.pool != pool}
-    return Placement(tuple(member for member in placement.members if member.engine not in others))
 
 
 def _smallest_gpu(engine: EnginePlan, placement: Placement, shape: ClusterShape | None) -> GpuKind | None:

@@ -17,6 +17,7 @@ from disagg.config.pages import real_page_size
 from disagg.config.placement import Placement
 from disagg.config.plan import Plan
 from disagg.models.facts import ModelFacts
+from disagg.registry.records import Role
 
 # NIXL posts neighbouring pages as one descriptor, others each for itself: 2.6 µs each over cuda_ipc (H200, NIXL 1.5).
 DESCRIPTOR_S = 2.6e-6
@@ -72,10 +73,11 @@ def lane_between(source: NodeShape, target: NodeShape, *, same_gpu: bool = False
     return Lane("rdma", f"RDMA, {rdma * 8:g} Gb/s a rank", rdma, "line rate") if rdma else TCP
 
 
-def lanes_in_use(plan: Plan, placement: Placement, shape: ClusterShape) -> dict[Lane, int]:
-    """Lane -> how many pairs of a prefill and a decode engine's member lie at its ends."""
-    prefill = [member for member in placement.members if member.engine.startswith("prefill-")]
-    decode = [member for member in placement.members if member.engine.startswith("decode-")]
+def lanes_in_use(plan: Plan, pool: str, placement: Placement, shape: ClusterShape) -> dict[Lane, int]:
+    """Lane -> how many pairs of members, of a prefill engine of `pool` and of a decode engine, lie at its ends."""
+    senders = [engine for engine in plan.of_role(Role.PREFILL) if engine.pool == pool]
+    prefill = [member for engine in senders for member in placement.of(engine.id)]
+    decode = [member for member in placement.members if member.role is Role.DECODE]
     nodes = {node.name: node for node in shape.nodes}
     env = {engine.id: engine.env for engine in plan.engines}
     pairs: dict[Lane, int] = {}
@@ -101,5 +103,5 @@ def transfer_s(lane: Lane, arguments: Arguments, facts: ModelFacts, tokens: int)
 
 def _nic_of_rank(node: NodeShape) -> float:
     """GB/s: a NIC of its own, or its share of the few there are. 0: no RDMA."""
-    rates = [nic.gbit / 8 for nic in node.nics if nic.kind in RDMA]
-    return min(max(rates), sum(rates) / max(1, node.gpus)) if rates else 0.0
+    largest = max((nic.gbit / 8 for nic in node.nics if nic.kind in RDMA), default=0.0)
+    return min(largest, node.rdma_gbyte_s / max(1, node.gpus))

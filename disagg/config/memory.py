@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from disagg.config.counts import count
 from disagg.config.gpu_kinds import MIB, GpuKind
 from disagg.models.facts import ModelFacts
 from disagg.models.parameters import QUANTISED_BYTES, Parts, weight_bytes
@@ -121,5 +122,4 @@ def _kept_back(arguments: Arguments, facts: ModelFacts, gpu: GpuKind) -> int:
 
 
 def _count(arguments: Arguments, name: str, default: int = 1) -> int:
-    value = arguments.get(name)
-    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else default
+    return count(arguments.get(name), default)

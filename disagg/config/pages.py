@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from disagg.config.counts import count
+
 # Attention backend -> (page sizes it can do, the one SGLang takes in place of any other, for which phases).
 _ANY, _DECODE = (
     ("attention_backend", "prefill_attention_backend", "decode_attention_backend"),
@@ -25,8 +27,7 @@ PAGES_OF_BACKENDS: dict[str, tuple[tuple[int, ...], int, tuple[str, ...]]] = {
 
 def real_page_size(arguments: Mapping[str, Any]) -> tuple[int, str]:
     """What SGLang makes of page_size, and the argument that made it so. A page_size that is none reads as 1."""
-    said, because = arguments.get("page_size"), ""
-    size = said if isinstance(said, int) and not isinstance(said, bool) and said > 0 else 1
+    size, because = count(arguments.get("page_size")), ""
     for backend, (sizes, instead, names) in PAGES_OF_BACKENDS.items():
         for name in names:
             if arguments.get(name) == backend and size not in sizes:

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from disagg.config.cluster_shape import ClusterShape, NodeShape
 from disagg.config.plan import EnginePlan, Plan
 from disagg.errors import Problem
+from disagg.registry.records import Role
 
 ROUNDING = 1e-4  # Ray counts in ten-thousandths
 
@@ -29,6 +30,10 @@ class Member:
     node: str
     gpus: tuple[int, ...]  # indexes on the node
     ranks: tuple[int, ...]  # of the engine: pp_rank * tp_size + tp_rank
+
+    @property
+    def role(self) -> Role:
+        return Role(self.engine.rpartition("-")[0])
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ from dataclasses import asdict
 from itertools import pairwise
 from typing import Any
 
+from disagg.config.cluster_shape import GIB
 from disagg.config.command_line import command_line
 from disagg.config.examine import Examination
 from disagg.config.lanes import DESCRIPTOR_S, Lane, transfer_s
@@ -24,7 +25,6 @@ from disagg.errors import Problem
 from disagg.registry.records import Role
 
 PROMPTS = (1024, 8192, 32_768)  # tokens
-GIB = 1 << 30
 
 
 def render(seen: Examination, warnings: Sequence[str] = ()) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
+from disagg.config.counts import count
 from disagg.config.owned_arguments import OWNED_ARGUMENTS
 from disagg.config.schema import spelled
 from disagg.config.sglang_versions import neutral, neutral_name
@@ -122,7 +123,7 @@ def _sizes_are_counts(pool: PoolText) -> Iterator[Problem]:
 
 
 def _nodes_share_the_ranks(pool: PoolText) -> Iterator[Problem]:
-    nodes, tp, pp = _nodes(pool), _size(pool, "tp_size"), _size(pool, "pp_size")
+    nodes, tp, pp = count(pool.pool.get("nodes")), _size(pool, "tp_size"), _size(pool, "pp_size")
     simulated = _size(pool, "ranks")
     if tp * pp * simulated % nodes:
         what = f"is {nodes}, and tp_size {tp} * pp_size {pp} ranks cannot be shared out evenly among them"
@@ -130,17 +131,12 @@ def _nodes_share_the_ranks(pool: PoolText) -> Iterator[Problem]:
 
 
 def _gpus_of_all_ranks(pool: PoolText) -> Iterator[Problem]:
-    gpus, tp, pp, nodes = _gpus(pool), _size(pool, "tp_size"), _size(pool, "pp_size"), _nodes(pool)
+    gpus, tp, pp, nodes = _gpus(pool), _size(pool, "tp_size"), _size(pool, "pp_size"), count(pool.pool.get("nodes"))
     here = tp * pp // nodes
     if gpus and tp * pp > 1 and tp * pp % nodes == 0 and gpus != here:
         among = f" on {nodes} nodes" if nodes > 1 else ""
         what = f"is {gpus:g}, but tp_size {tp} * pp_size {pp} ranks{among} need a GPU each"
         yield Problem(f"{pool.path}.resources.gpus", what, f"say {here}, or leave it out")
-
-
-def _nodes(pool: PoolText) -> int:
-    nodes = pool.pool.get("nodes")
-    return nodes if isinstance(nodes, int) and not isinstance(nodes, bool) and nodes > 0 else 1
 
 
 def _kv_goes_over_nixl(pool: PoolText) -> Iterator[Problem]:
@@ -163,8 +159,7 @@ def _attention_groups_said_once(pool: PoolText) -> Iterator[Problem]:
 
 
 def _size(pool: PoolText, argument: str) -> int:
-    size = pool.engine.get(argument)
-    return size if isinstance(size, int) and not isinstance(size, bool) and size > 0 else 1
+    return count(pool.engine.get(argument))
 
 
 POOL_RULES: tuple[Callable[[PoolText], Iterator[Problem]], ...] = (

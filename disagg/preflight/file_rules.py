@@ -5,10 +5,10 @@ Way:   Subject with nodes whose ModelFiles are known -> [these rules] -> Problem
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 
 from disagg.errors import Problem
+from disagg.preflight.majority import outliers
 from disagg.preflight.nodes import ModelFiles, NodeFacts
 from disagg.preflight.rule import Rule
 from disagg.preflight.subject import Subject
@@ -48,12 +48,9 @@ def _same_tokenizer(subject: Subject) -> Iterator[Problem]:
 def _same(
     copies: list[tuple[NodeFacts, ModelFiles]], digest_of: Callable[[ModelFiles], str], what: str
 ) -> Iterator[Problem]:
-    known = Counter(digest_of(files) for _, files in copies if digest_of(files))
-    if len(known) > 1:
-        (most, _), *_ = known.most_common()
-        for node, files in copies:
-            if digest_of(files) not in ("", most):
-                yield Problem("model.path", f"{files.folder} on node {node.name} has {what}")
+    _, others = outliers(((node, files), digest_of(files)) for node, files in copies)
+    for node, files in others:
+        yield Problem("model.path", f"{files.folder} on node {node.name} has {what}")
 
 
 def _copies(nodes: Iterable[NodeFacts]) -> Iterator[tuple[NodeFacts, ModelFiles]]:

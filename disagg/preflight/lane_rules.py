@@ -40,7 +40,7 @@ def _tcp_between_nodes(subject: Subject) -> Iterator[Problem]:
 
 def _lanes_that_reach(subject: Subject) -> Iterator[Problem]:
     """`transfer.lanes` names what the preflight demands; cuda_ipc alone does not leave an NVLink domain."""
-    lanes = _said_lanes(subject)
+    lanes = subject.said_lanes
     if not lanes or {"rdma", "tcp"} & lanes:
         return
     for prefill, decode, source, target in _one_of_two_pools(far_pairs(subject)):
@@ -57,11 +57,6 @@ def _one_of_two_pools(pairs: Iterable[FarPair]) -> Iterator[FarPair]:
             yield pair
 
 
-def _said_lanes(subject: Subject) -> set[str]:
-    lanes = subject.setting("transfer.lanes")
-    return set(map(str, lanes)) if isinstance(lanes, list | tuple) else set()
-
-
 def _measured(subject: Subject) -> Iterator[Problem]:
     """A transfer on which TCP has a part is as slow as TCP: cuda_copy+tcp brings KV to the host first."""
     if subject.setting("transfer.allow_tcp") is True or subject.device != "cuda":
@@ -73,7 +68,7 @@ def _measured(subject: Subject) -> Iterator[Problem]:
 
 def _measured_as_said(subject: Subject) -> Iterator[Problem]:
     """Between nodes: within one, transfer.lanes demands nothing."""
-    lanes = _said_lanes(subject)
+    lanes = subject.said_lanes
     for lane in (lane for lane in subject.lanes if lane.source != lane.target):
         kinds = {kind for kind, names in TRANSPORTS.items() if any(map(names.fullmatch, lane.transports))}
         if lanes and not kinds <= lanes:

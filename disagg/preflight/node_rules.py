@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from disagg.config.cluster_shape import GIB, UNLIMITED
 from disagg.errors import Problem
 from disagg.preflight.far_pairs import far_pairs
+from disagg.preflight.majority import outliers
 from disagg.preflight.nodes import NodeFacts
 from disagg.preflight.rule import Rule
 from disagg.preflight.subject import PoolView, Subject
@@ -47,13 +48,10 @@ def _same_nixl(subject: Subject) -> Iterator[Problem]:
 
 
 def _same(subject: Subject, package: str, version_of: Callable[[NodeFacts], str | None]) -> Iterator[Problem]:
-    versions = Counter(version_of(node) for node in subject.used_nodes if version_of(node))
-    if len(versions) > 1:
-        (most, _), *_ = versions.most_common()
-        for node in subject.used_nodes:
-            if version_of(node) not in (None, most):
-                what = f"{package} is {version_of(node)}, and {most} on the other nodes"
-                yield Problem(f"node {node.name}", what, f"install {package} {most} there")
+    most, others = outliers((node, version_of(node)) for node in subject.used_nodes)
+    for node in others:
+        what = f"{package} is {version_of(node)}, and {most} on the other nodes"
+        yield Problem(f"node {node.name}", what, f"install {package} {most} there")
 
 
 def _room(subject: Subject) -> Iterator[Problem]:
@@ -108,7 +106,7 @@ def _size(count: int) -> str:
 
 def _locked_memory(subject: Subject) -> Iterator[Problem]:
     """Where KV of GPUs leaves the node by RDMA: elsewhere nothing is pinned."""
-    lanes = subject.setting("transfer.lanes")
+    lanes = subject.said_lanes
     if subject.device != "cuda" or (lanes and "rdma" not in lanes):
         return
     far = {node.name for pair in far_pairs(subject) for node in (pair.source, pair.target)}

@@ -11,6 +11,7 @@ from itertools import product
 from typing import NamedTuple
 
 from disagg.config.placement import Member
+from disagg.registry.records import Role
 
 ROUTES_MAX = 32  # a measurement takes a second or two
 
@@ -27,7 +28,7 @@ class Route(NamedTuple):
 
 def routes(members: Iterable[Member], *, on_gpus: bool) -> list[Route]:
     members = list(members)
-    sources, targets = (_places(members, role, on_gpus=on_gpus) for role in ("prefill-", "decode-"))
+    sources, targets = (_places(members, role, on_gpus=on_gpus) for role in (Role.PREFILL, Role.DECODE))
     if not sources or not targets:
         return []
     nodes, others = list(sources), list(targets)
@@ -36,10 +37,10 @@ def routes(members: Iterable[Member], *, on_gpus: bool) -> list[Route]:
     return [_apart(sources[source], targets[target]) for source, target in pairs]
 
 
-def _places(members: Iterable[Member], role: str, *, on_gpus: bool) -> dict[str, list[Place]]:
+def _places(members: Iterable[Member], role: Role, *, on_gpus: bool) -> dict[str, list[Place]]:
     places: dict[str, list[Place]] = {}
     for member in members:
-        if member.engine.startswith(role):
+        if member.role is role:
             gpus = member.gpus if on_gpus else (None,)
             places.setdefault(member.node, []).extend(Place(member.node, gpu) for gpu in gpus)
     return places

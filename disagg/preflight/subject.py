@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from itertools import product
 from typing import TYPE_CHECKING, Any
 
+from disagg.config.counts import count
 from disagg.config.memory import SPANNING
 from disagg.config.rules import PoolText
 from disagg.engine.arguments import DEVICE_DEFAULTS
@@ -44,7 +45,7 @@ class PoolView:
         return self.arguments.get(argument)
 
     def count(self, argument: str, default: int = 1) -> int:
-        return _count(self.arguments.get(argument), default)
+        return count(self.arguments.get(argument), default)
 
     def is_on(self, argument: str) -> bool:
         return self.arguments.get(argument) is True
@@ -125,6 +126,12 @@ class Subject:
         used = {member.node for member in self.members}
         return [node for node in self.nodes if not used or node.name in used]
 
+    @property
+    def said_lanes(self) -> set[str]:
+        """transfer.lanes; empty: any will do."""
+        lanes = self.setting("transfer.lanes")
+        return set(map(str, lanes)) if isinstance(lanes, list | tuple) else set()
+
     def setting(self, path: str, default: Any = None) -> Any:
         """`transfer.allow_tcp`, for example; the default where it, or a part of its path, is not there."""
         found: Any = self.settings
@@ -153,7 +160,7 @@ def _view(text: PoolText, defaults: Mapping[str, Any], engines: tuple[str, ...])
         path=text.path,
         arguments={**defaults, **text.engine},
         env={str(name): str(value) for name, value in env.items()} if isinstance(env, dict) else {},
-        nodes=_count(text.pool.get("nodes"), 1),
+        nodes=count(text.pool.get("nodes")),
         engines=engines,
         gpu_share=_share(text.pool.get("resources")),
     )
@@ -162,7 +169,3 @@ def _view(text: PoolText, defaults: Mapping[str, Any], engines: tuple[str, ...])
 def _share(resources: Any) -> float:
     gpus = resources.get("gpus") if isinstance(resources, dict) else None
     return gpus if isinstance(gpus, int | float) and 0 < gpus < 1 else 1.0
-
-
-def _count(value: Any, default: int) -> int:
-    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else default

@@ -69,6 +69,17 @@ def four() -> list[Node]:
     return [Node(number) for number in range(4)]
 
 
+async def started() -> tuple[list[Node], asyncio.Task[dict[str, Any]]]:
+    """A gang that serves, and what waits for its end."""
+    nodes = four()
+    gang = Gang(nodes)
+    await gang.prepare()
+    await gang.start(SPEC)
+    waiting = asyncio.create_task(gang.exited())
+    await asyncio.sleep(0)
+    return nodes, waiting
+
+
 async def test_every_node_gets_its_part_of_one_engine() -> None:
     nodes = four()
     gang = Gang(nodes)
@@ -102,23 +113,13 @@ async def test_one_that_dies_while_starting_fails_the_start_and_all_are_ended() 
 
 
 async def test_the_exit_of_one_is_the_exit_of_all_and_says_which() -> None:
-    nodes = four()
-    gang = Gang(nodes)
-    await gang.prepare()
-    await gang.start(SPEC)
-    waiting = asyncio.create_task(gang.exited())
-    await asyncio.sleep(0)
+    nodes, waiting = await started()
     nodes[3].exit.set_result({"status": "killed by SIGKILL", "tail": ["last"]})
     assert await waiting == {"status": "node 3 of 4: killed by SIGKILL", "tail": ["last"]}
 
 
 async def test_the_host_that_began_it_is_told_and_not_one_that_followed() -> None:
-    nodes = four()
-    gang = Gang(nodes)
-    await gang.prepare()
-    await gang.start(SPEC)
-    waiting = asyncio.create_task(gang.exited())
-    await asyncio.sleep(0)
+    nodes, waiting = await started()
     nodes[0].exit.set_result({"status": f"exit status {FOLLOWED}", "tail": []})
     await asyncio.sleep(0.05)
     nodes[2].exit.set_result({"status": "killed by SIGKILL", "tail": ["out of memory"]})

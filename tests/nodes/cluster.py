@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -116,11 +116,3 @@ def _is_alive(process: tuple[int, float]) -> bool:
         return found.create_time() == made_s and found.status() != psutil.STATUS_ZOMBIE
     except psutil.Error:
         return False
-
-
-def seconds_until(what: Callable[[], bool], limit_s: float, why: Callable[[], object] = lambda: "") -> float:
-    began = time.monotonic()
-    while not what():
-        assert time.monotonic() - began < limit_s, f"not within {limit_s:g} s: {why()}"
-        time.sleep(0.05)
-    return time.monotonic() - began

@@ -13,8 +13,9 @@ from pathlib import Path
 
 import httpx
 import pytest
-from cluster import Cluster, all_gone, cluster, job, processes, seconds_until
+from cluster import Cluster, all_gone, cluster, job, processes
 from deployment import Deployment
+from streams import wait_until
 
 CONFIG = Path(__file__).with_name("simulated-gang.yaml")
 GANG, BESIDE = "prefill-0", "prefill-1"
@@ -39,17 +40,17 @@ def test_one_dies_while_serving_and_one_while_starting(deployment: Deployment, f
     assert {member["node"] for member in gang["members"]} == {node.address for node in four.nodes}
     first = processes(gang)
     os.kill(gang["members"][2]["pids"]["host"], signal.SIGKILL)
-    seconds_until(lambda: all_gone(first), DOWN_S)
+    wait_until(lambda: all_gone(first), DOWN_S)
     _serves(deployment)
 
     # Its next life is starting: one of its hosts is killed before all are there.
     second = gang["incarnation"] + 1
-    seconds_until(lambda: bool(_hosts(second)), BACK_S)
+    wait_until(lambda: bool(_hosts(second)), BACK_S)
     os.kill(_hosts(second)[0], signal.SIGKILL)
-    seconds_until(lambda: not _hosts(second), BACK_S, lambda: _hosts(second))
+    wait_until(lambda: not _hosts(second), BACK_S, lambda: _hosts(second))
     _serves(deployment)
 
-    seconds_until(
+    wait_until(
         lambda: deployment.all_ready() and deployment.engine(GANG)["incarnation"] > second,
         BACK_S,
         lambda: deployment.engine(GANG),

@@ -8,10 +8,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from cluster import Cluster, job, seconds_until
+from cluster import Cluster, job
 from deployment import Deployment
 from moe import prompt
-from streams import Stream
+from streams import Stream, wait_until
 
 CONFIG = Path(__file__).with_name("gang-and-single.yaml")
 GANG = "decode-0"
@@ -29,7 +29,7 @@ def deployment(two: Cluster) -> Iterator[Deployment]:
 def test_streams_leave_a_gang_whose_member_is_killed(deployment: Deployment) -> None:
     undisturbed = [stream.whole(WHOLE_S) for stream in _open(deployment)]
     streams = _open(deployment)
-    seconds_until(lambda: all(len(stream.events) >= 4 for stream in streams), WHOLE_S)
+    wait_until(lambda: all(len(stream.events) >= 4 for stream in streams), WHOLE_S)
     gang = deployment.engine(GANG)
     os.kill(gang["members"][1]["pids"]["host"], signal.SIGKILL)
     assert [stream.whole(WHOLE_S) for stream in streams] == undisturbed
@@ -37,9 +37,7 @@ def test_streams_leave_a_gang_whose_member_is_killed(deployment: Deployment) -> 
     moved = [way for way in ways if way.get("lost_tries")]
     assert moved, "no stream was on the gang"
     print(f"{len(moved)} of {STREAMS} moved; pauses {[way['pauses_ms'] for way in moved]} ms")
-    seconds_until(
-        lambda: deployment.all_ready() and deployment.engine(GANG)["incarnation"] > gang["incarnation"], BACK_S
-    )
+    wait_until(lambda: deployment.all_ready() and deployment.engine(GANG)["incarnation"] > gang["incarnation"], BACK_S)
 
 
 def _open(deployment: Deployment) -> list[Stream]:

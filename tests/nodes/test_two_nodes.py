@@ -14,9 +14,10 @@ from typing import Any
 
 import httpx
 import pytest
-from cluster import Cluster, all_gone, job, processes, seconds_until
+from cluster import Cluster, all_gone, job, processes
 from deployment import Deployment
 from moe import FOUR_PAIRS, answer, way_of
+from streams import wait_until
 
 from transfer.faults import HELD
 
@@ -57,7 +58,7 @@ def test_a_member_that_is_killed_takes_its_engine_with_it(deployment: Deployment
     before = deployment.engine("decode-0")
     whole, other = processes(before), processes(deployment.engine("prefill-0"))
     os.kill(before["members"][1]["pids"]["host"], signal.SIGKILL)
-    took_s = seconds_until(lambda: all_gone(whole), DOWN_S)
+    took_s = wait_until(lambda: all_gone(whole), DOWN_S)
     assert not all_gone(other), "the prefill engine serves on"
     print(f"a member killed: its engine was gone after {took_s:.1f} s")
     _comes_back(deployment, expected, decode=before["incarnation"])
@@ -69,7 +70,7 @@ def test_a_raylet_that_is_killed(deployment: Deployment, two: Cluster, expected:
     raylet = two.raylet(two.nodes[1])
     assert raylet is not None
     raylet.kill()
-    took_s = seconds_until(lambda: all_gone(whole), DOWN_S)
+    took_s = wait_until(lambda: all_gone(whole), DOWN_S)
     print(f"a raylet killed: both engines were gone after {took_s:.1f} s")
     _is_refused_in_words(deployment)
     two.rejoin(two.nodes[1])
@@ -87,7 +88,7 @@ def test_a_network_partition(deployment: Deployment, two: Cluster, expected: lis
     away = two.nodes[1]
     away.cut()
     try:
-        took_s = seconds_until(lambda: all_gone(whole), DOWN_S)
+        took_s = wait_until(lambda: all_gone(whole), DOWN_S)
         print(f"a node cut off: both engines were gone, on both sides, after {took_s:.1f} s")
         _is_refused_in_words(deployment)
     finally:
@@ -117,7 +118,7 @@ def _comes_back(deployment: Deployment, expected: list[list[int]], **incarnation
         engines = {role: deployment.engine(f"{role}-0") for role in incarnations}
         return deployment.all_ready() and all(engines[role]["incarnation"] > n for role, n in incarnations.items())
 
-    took_s = seconds_until(is_back, BACK_S, lambda: _told(deployment))
+    took_s = wait_until(is_back, BACK_S, lambda: _told(deployment))
     print(f"back after {took_s:.1f} s")
     asked, right = FOUR_PAIRS[0], expected[0]
     assert answer(deployment, NAME, asked) == right
