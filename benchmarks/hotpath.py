@@ -33,8 +33,8 @@ PACES = {1: 2.0, 64: 10.0, 512: 50.0, 2048: 200.0}  # streams -> ms between toke
 PROMPTS = {16: 400, 500: 200, 8000: 40}  # tokens -> requests
 WORDS = (
     "time year people way day man thing woman life child world school state family student group country problem "
-    "hand part place case week company system program question work government number night point home water room mother "
-    "area money story fact month lot right study book eye job word business issue side kind head house "
+    "hand part place case week company system program question work government number night point home water room "
+    "mother area money story fact month lot right study book eye job word business issue side kind head house "
     "service friend"
 )
 
