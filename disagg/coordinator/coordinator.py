@@ -20,7 +20,7 @@ from random import Random
 from disagg.coordinator.admission import Admission
 from disagg.coordinator.attempt import Attempt, Deadline, Pair
 from disagg.coordinator.phases import LIVE, Event, Phase, advance, advance_to_stage
-from disagg.coordinator.request import FinishReason, Piece, Request
+from disagg.coordinator.request import FinishReason, Piece, Remembered, Request
 from disagg.coordinator.rooms import Rooms
 from disagg.errors import Cancelled, DeadlineExceeded, LegLost, Refused, RequestError
 from disagg.routing.table import EngineTable, Place
@@ -63,7 +63,7 @@ class Coordinator:
         self.live: dict[str, Request] = {}
         self.attempts: dict[str, Attempt] = {}  # the running try of each live request
         self._due: list[Attempt] = []  # with tokens to hand out
-        self._ended: OrderedDict[str, Request] = OrderedDict()
+        self._ended: OrderedDict[str, Remembered] = OrderedDict()
         table.on_evict = self._evict
 
     async def generate(self, request: Request) -> AsyncGenerator[Piece, None]:
@@ -103,7 +103,7 @@ class Coordinator:
             raise
         finally:
             del self.live[request.id]
-            self._ended[request.id] = request
+            self._ended[request.id] = request.remembered()
             while len(self._ended) > REMEMBERED:
                 self._ended.popitem(last=False)
 
@@ -119,7 +119,7 @@ class Coordinator:
             self.admission.fail(request, Cancelled(f"request {request_id}", "cancelled on request"))
         return True
 
-    def find(self, request_id: str) -> Request | None:
+    def find(self, request_id: str) -> Request | Remembered | None:
         return self.live.get(request_id) or self._ended.get(request_id)
 
     async def _try(self, request: Request, pair: Pair) -> AsyncGenerator[Piece, None]:

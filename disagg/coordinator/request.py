@@ -94,6 +94,9 @@ class Request:
     def mark(self, name: str, at_s: float) -> None:
         self.timeline.setdefault(name, at_s)
 
+    def remembered(self) -> Remembered:
+        return Remembered(self.id, self.phase, self.received_at_s, self.timeline, self.facts, self.tries, self.usage)
+
     @property
     def usage(self) -> dict[str, Any]:
         """OpenAI's usage object."""
@@ -104,3 +107,16 @@ class Request:
             "total_tokens": prompt + completion,
             "prompt_tokens_details": {"cached_tokens": int(self.facts.get("cached_tokens", 0))},
         }
+
+
+@dataclass(frozen=True, slots=True)
+class Remembered:
+    """What is kept of a request that has ended: all but its tokens, which would be gigabytes."""
+
+    id: str
+    phase: Phase
+    received_at_s: float
+    timeline: dict[str, float]
+    facts: dict[str, Any]
+    tries: int
+    usage: dict[str, Any]

@@ -13,7 +13,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 from bench import ONCE, Bench, Plain, bench, request
 
 from disagg.coordinator.coordinator import Limits
-from disagg.coordinator.request import Piece, Request
+from disagg.coordinator.phases import Phase
+from disagg.coordinator.request import Piece, Remembered, Request
 from disagg.engine.stub import StubEngine
 from disagg.errors import DeadlineExceeded, RequestError
 
@@ -102,3 +103,12 @@ async def test_the_deadline_of_the_next_token_moves_on_with_tokens_that_went_str
         engine.freeze()
         with pytest.raises(DeadlineExceeded, match="next_token_s"):
             await asyncio.wait_for(reading, 1)
+
+
+async def test_what_is_remembered_of_a_request_holds_none_of_its_tokens() -> None:
+    async with bench() as b:
+        r = request(max_tokens=5)
+        await b.answer(r)
+        kept = b.coordinator.find(r.id)
+        assert isinstance(kept, Remembered)
+        assert (kept.usage["completion_tokens"], kept.phase) == (5, Phase.FINISHED)
