@@ -1,11 +1,11 @@
 """Gives back a dead peer's GPU memory, while UCX's cache of CUDA IPC mappings stays on for the living.
 
-Way:   a peer is told dead -> hooks.py removes its agent -> [forget], QUIET_S later -> UCX closes what it had mapped of it
+Way:   a peer is told dead -> hooks.py removes its agent -> [forget], QUIET_S later -> UCX closes what it had mapped
 Why:   UCX keeps a peer's buffers mapped until its own process ends, dead peer or not, and CUDA keeps memory that is
        mapped. Without that cache (UCX_CUDA_IPC_CACHE=n) every transfer maps all its buffers anew.
 How:   UCX looks a peer's buffer up by (pid, pid namespace, device) and address. Found under another buffer's id, the
-       mapping is stale to it: it is closed and taken out of the cache, under UCX's own locks, and the new one opened. We
-       ask for exactly that, with an id that no buffer has and a kind of handle that cannot be opened.
+       mapping is stale to it: it is closed and taken out of the cache, under UCX's own locks, and the new one opened.
+       We ask for exactly that, with an id that no buffer has and a kind of handle that cannot be opened.
 Fails: is_known says whether this UCX is one whose key we know; `forget` of one that is not does nothing
 """
 
@@ -76,7 +76,7 @@ def is_known() -> bool:
 
 
 def forget(peer: Identity, addresses: Iterable[int]) -> bool:
-    """Nothing may be on its way to `peer`. `addresses`: one at least in each of its buffers. False: not possible here."""
+    """Nothing may be on its way to `peer`. `addresses`: one at least in each of its buffers. False: cannot be done."""
     library = _loaded_library()
     if library is None or not is_known():
         return False

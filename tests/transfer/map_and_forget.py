@@ -1,4 +1,4 @@
-"""A program for test_ipc_cache: the bundled UCX, over a fake libcuda, maps buffers of two peers and forgets one peer."""
+"""A program for test_ipc_cache: the bundled UCX, over a fake libcuda, maps buffers of two peers and forgets one."""
 
 from __future__ import annotations
 
