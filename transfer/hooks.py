@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from disagg.engine.spec import LIFE_VARIABLE
-from transfer import faults, ipc_cache, pulse, stages
+from transfer import faults, ipc_cache, pulse, runs, stages
 
 log = logging.getLogger(__name__)
 
@@ -50,6 +50,7 @@ def activate() -> None:
     _hand_over_request_times()
     if "sglang.srt.managers.scheduler" in sys.modules:
         _dead_peers()
+        runs.activate()
         stages.activate()
         faults.activate()
         _once_a_scheduler_has_started()
