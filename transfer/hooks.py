@@ -3,20 +3,23 @@
 Way:   entry point of the group `sglang.srt.plugins`; SGLang runs it in the host and in every scheduler
 Out:   per request, to SGLangEngine: when its phases were, and SGLang's own count of KV bytes; its stages as they come
        (stages.py); each scheduler's beats (pulse.py)
-Owns:  the NIXL agents' names (they carry the engine's life, so a dead peer can be found) and their progress thread
+Owns:  the NIXL agents' names (LIFE/PROCESS/NAME, so a dead peer can be found, and what is mapped of it) and their
+       progress thread
 """
 
 from __future__ import annotations
 
 import functools
+import itertools
 import logging
 import os
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
 from disagg.engine.spec import LIFE_VARIABLE
-from transfer import faults, pulse, stages
+from transfer import faults, ipc_cache, pulse, runs, stages
 
 log = logging.getLogger(__name__)
 
@@ -47,6 +50,7 @@ def activate() -> None:
     _hand_over_request_times()
     if "sglang.srt.managers.scheduler" in sys.modules:
         _dead_peers()
+        runs.activate()
         stages.activate()
         faults.activate()
         _once_a_scheduler_has_started()
@@ -88,7 +92,7 @@ def _patient_agents(life: str) -> None:
 
     @functools.wraps(init)
     def __init__(self: Any, name: str, *args: Any, **kwargs: Any) -> None:
-        init(self, f"{life}/{name}", *args, **kwargs)
+        init(self, f"{life}/{ipc_cache.identity()}/{name}", *args, **kwargs)
 
     nixl_agent.__init__ = __init__
 
@@ -142,6 +146,22 @@ def _hand_over_request_times() -> None:
     TokenizerManager._handle_batch_output = _handle_batch_output
 
 
+def _unmap_soon(agent: str, peer: Any) -> None:
+    """`peer`: what it registered. Its GPU memory is mapped only where UCX's cache is on."""
+    process = ipc_cache.identity_of(agent.split("/")[1])
+    if process is None or os.environ.get("UCX_CUDA_IPC_CACHE") == "n":
+        return
+    addresses = [*peer.dst_kv_ptrs, *itertools.chain.from_iterable(peer.dst_state_data_ptrs)]
+
+    def unmap() -> None:
+        if ipc_cache.forget(process, addresses):
+            log.info("unmapped the GPU memory of the dead peer %s", agent)
+
+    timer = threading.Timer(ipc_cache.QUIET_S, unmap)
+    timer.daemon = True
+    timer.start()
+
+
 def _dead_peers() -> None:
     """Adds Scheduler.disagg_drop_peer, which the scheduler's loop calls (pulse.py), and drops what NIXL reports
     disconnected."""
@@ -156,13 +176,16 @@ def _dead_peers() -> None:
                 drop_agent(manager, agent)
 
     def drop_agent(manager: Any, agent: str) -> None:
-        if manager.decode_kv_args_table.pop(agent, None) is None:
+        peer = manager.decode_kv_args_table.pop(agent, None)
+        if peer is None:
             return
+        getattr(manager, "prep_handles", {}).pop(agent, None)
         try:
             manager.agent.remove_remote_agent(agent)
         except Exception as error:  # noqa: BLE001 - NIXL's own error types; the peer is forgotten either way
             log.warning("NIXL could not remove the dead agent %s: %s", agent, error)
         log.info("dropped the dead peer %s", agent)
+        _unmap_soon(agent, peer)
 
     def after_failure(method: Any) -> Any:
         @functools.wraps(method)

@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from disagg.cli import act, deploy, model, observe
+from disagg.cli import act, bench, deploy, model, observe
 from disagg.cli.check import check, look_at, show
 from disagg.cli.setup import setup
 from disagg.errors import ConfigError, DisaggError
@@ -20,6 +20,7 @@ from disagg.errors import ConfigError, DisaggError
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 app.add_typer(model.app, name="model", help="Models: fetch, list, make tiny ones for tests.")
 app.add_typer(deploy.app, name="deploy", help="Render a configuration for SLURM, Kubernetes or Docker.")
+app.add_typer(bench.app, name="bench", help="Measure what a machine, or a cluster, can do.")
 app.command()(setup)
 app.command()(check)
 app.command()(observe.status)

@@ -8,20 +8,22 @@ Fails: ConfigError with every problem; StartError when a node does not answer wi
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from disagg.cluster import ray_cluster
 from disagg.errors import ConfigError, Problem, StartError
 from disagg.models.facts import find_facts
 from disagg.preflight.doors import check, check_warnings, subject_of
-from disagg.preflight.lane_probe import LaneEnd
 from disagg.preflight.look import look
 from disagg.preflight.nodes import MeasuredLane, NodeFacts
 from disagg.preflight.routes import Place, Route, routes
+from transfer.lane_end import LaneEnd
 
 if TYPE_CHECKING:
     from disagg.config.plan import Plan
@@ -115,8 +117,52 @@ async def measure_lanes(ways: Sequence[Route]) -> list[MeasuredLane]:
             ray.kill(end, no_restart=True)  # its process ends with its pipe
 
 
-def _start_end(place: Place, node_id: str) -> Any:
-    return ray.remote(LaneEnd).options(num_cpus=0, scheduling_strategy=_on(node_id)).remote(place.gpu)
+@contextlib.contextmanager
+def ends_on_cluster(
+    address: str, names: Sequence[str], gpus: Sequence[int | None], about: Mapping[str, Any]
+) -> Iterator[tuple[FarEnd, FarEnd]]:
+    """The writer and the reader of a measured transfer, each an actor on the node of its name."""
+    ray_cluster.connect(address, "", None, None, "")
+    ends: list[FarEnd] = []
+    try:
+        nodes = _alive()
+        if unknown := [name for name in names if name not in nodes]:
+            raise StartError("bench", f"the cluster has no node {unknown[0]!r}", f"say one of {', '.join(nodes)}")
+        for name, gpu in zip(names, gpus, strict=True):
+            ends.append(FarEnd(_start_end(Place(name, gpu), nodes[name]["NodeID"], **about)))
+        yield ends[0], ends[1]
+    finally:
+        for end in ends:
+            ray.kill(end.actor, no_restart=True)  # its process ends with its pipe
+        ray.shutdown()
+
+
+class FarEnd:
+    """A LaneEnd on another node; each call waits for its answer."""
+
+    def __init__(self, actor: Any) -> None:
+        self.actor = actor
+
+    def offer(self) -> dict[str, Any]:
+        answer: dict[str, Any] = self.ask("offer")
+        return answer
+
+    def ask(self, what: str, **arguments: Any) -> Any:
+        return self._got(self.actor.ask.remote(what, **arguments))
+
+    def transport(self) -> str:
+        return str(self._got(self.actor.transport.remote()))
+
+    def _got(self, asked: Any) -> Any:
+        try:
+            return ray.get(asked, timeout=LANE_LIMIT_S)
+        except ray.exceptions.RayError as error:
+            last = (str(error).strip().splitlines() or [type(error).__name__])[-1]
+            raise StartError("bench", last, "see Ray's logs there") from error
+
+
+def _start_end(place: Place, node_id: str, **about: Any) -> Any:
+    return ray.remote(LaneEnd).options(num_cpus=0, scheduling_strategy=_on(node_id)).remote(place.gpu, **about)
 
 
 def _alive() -> dict[str, dict[str, Any]]:
