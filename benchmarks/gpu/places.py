@@ -49,6 +49,7 @@ class Burst:
 class Profile:
     device: str
     config: str  # the shipped configuration with a prefill and a decode engine
+    sets: tuple[str, ...]  # of every deployment
     token_models: tuple[str, ...]
     prompt_tokens: tuple[int, ...]
     answer_tokens: int
@@ -64,6 +65,7 @@ class Profile:
 GPU = Profile(
     device="cuda",
     config="one-gpu.yaml",
+    sets=("ray.cpus=8", "ray.gpus=1"),  # Ray starts a worker for each CPU
     token_models=("smollm2", "tiny-dsv3"),
     prompt_tokens=(30, 46, 100, 257, 512, 777, 1024, 1500, 2048, 2500),
     answer_tokens=64,
@@ -98,6 +100,7 @@ GPU = Profile(
 CPU = Profile(
     device="cpu",
     config="local-cpu.yaml",
+    sets=(),
     token_models=("tiny-qwen3moe",),
     prompt_tokens=(30, 100),
     answer_tokens=8,

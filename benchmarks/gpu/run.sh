@@ -23,6 +23,7 @@ mkdir -p "$out" "$parts" "$kernels" "$BENCH_STATE"/{results,logs,plugins}
 
 if [ -d "$site" ]; then # a GPU machine; elsewhere the virtual environment has it all
     export DISAGG_CACHE=$BENCH_STATE/disagg
+    [ "$(df -k --output=size /dev/shm | tail -n 1)" -ge 8388608 ] || mount -o remount,size=16G /dev/shm
 fi
 PYTHONPATH=$project:$BENCH_STATE/plugins$([ -d "$site" ] && echo ":$site")${PYTHONPATH:+:$PYTHONPATH}
 export PYTHONPATH PYTHONUNBUFFERED=1 HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false

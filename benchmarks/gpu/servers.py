@@ -24,10 +24,12 @@ from typing import Any
 import httpx
 import psutil
 
-from benchmarks.gpu.places import LOGS, PROJECT, STATE, Profile
+from benchmarks.gpu.places import LOGS, PROJECT, STATE, Profile, profile
 from benchmarks.gpu.shape import ONE_LAYER_VARIABLE
+from decode.arguments import decode_arguments
 from disagg.cluster.free_port import free_port
 from disagg.config.command_line import command_line
+from prefill.arguments import prefill_arguments
 
 RUN = STATE / "run"
 STOP_S = 25.0
@@ -76,7 +78,14 @@ def ours(name: str, config: str, model: str, sets: Sequence[str] = (), *, one_la
     """A deployment; on a Ray of its own, or two of them would share one."""
     port = free_port()
     words = [sys.executable, "-m", "disagg.cli.main", "serve", config]
-    sets = [f"model.path={model}", "model.name=bench", f"frontend.port={port}", "ray.address=local", *sets]
+    sets = [
+        f"model.path={model}",
+        "model.name=bench",
+        f"frontend.port={port}",
+        "ray.address=local",
+        *profile().sets,
+        *sets,
+    ]
     if one_layer:
         roles = ("aggregated",) if "aggregated" in config else ("prefill", "decode")
         sets = [*sets, *(f'{role}.env.{ONE_LAYER_VARIABLE}="1"' for role in roles)]
@@ -84,26 +93,27 @@ def ours(name: str, config: str, model: str, sets: Sequence[str] = (), *, one_la
     return Wanted(name, tuple(words), port, "/ready", {})
 
 
-def bare(name: str, profile: Profile, model: str, mode: str = "", *, one_layer: bool = False) -> Wanted:
+def bare(name: str, it: Profile, model: str, mode: str = "", *, one_layer: bool = False) -> Wanted:
     """An SGLang server as it comes, with the engine arguments of the shape. `mode`: prefill, decode or neither."""
     port, bootstrap = free_port(), free_port()
-    arguments: dict[str, Any] = dict(profile.shape_engine) | {
+    arguments: dict[str, Any] = dict(it.shape_engine) | {
         "model_path": model,
         "served_model_name": "bench",
-        "device": profile.device,
+        "device": it.device,
         "host": "127.0.0.1",
         "port": port,
         "nccl_port": free_port(),
         "grammar_backend": "none",
     }
-    if mode:
-        arguments |= {"disaggregation_mode": mode, "disaggregation_transfer_backend": "nixl"}
-        arguments |= {"disaggregation_bootstrap_port": bootstrap}
+    if mode == "prefill":
+        arguments = prefill_arguments(arguments, bootstrap_port=bootstrap)
+    elif mode == "decode":
+        arguments = decode_arguments(arguments, device=it.device, bootstrap_port=bootstrap)
     words = [sys.executable, *command_line(arguments, metadata.version("sglang"))[1:]]
-    environment = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"} | profile.environment
+    environment = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"} | it.environment
     if one_layer:
         environment[ONE_LAYER_VARIABLE] = "1"
-    if profile.device == "cpu":
+    if it.device == "cpu":
         environment |= _cpu_stand_ins(name)
     return Wanted(name, tuple(words), port, "/health", environment, bootstrap if mode == "prefill" else 0)
 
@@ -116,7 +126,8 @@ def _cpu_stand_ins(name: str) -> dict[str, str]:
     scratch = STATE / "scratch" / name
     scratch.mkdir(parents=True, exist_ok=True)
     path = {"PYTHONPATH": os.environ.get("PYTHONPATH", "")}
-    return standin_environment(path) | {LIFE_VARIABLE: f"{name}#1", "TMPDIR": str(scratch)}
+    plugins = {"SGLANG_PLUGINS": "disagg_cpu,disagg_gpu_bench", LIFE_VARIABLE: f"{name}#1", "TMPDIR": str(scratch)}
+    return standin_environment(path) | plugins
 
 
 def only(wanted: Iterable[Wanted]) -> list[Server]:
