@@ -20,7 +20,7 @@ from pathlib import Path
 
 from disagg.models.catalogue import SMOLLM2
 
-PART_BYTES = 57 << 20  # a call carries 64 MiB, the checkout included
+PART_BYTES = 57 << 20  # a call carries 64 MiB, and the checkout has some 4
 PLATFORMS = ("2_34", "2_31", "2_28", "2_27", "2_26", "2_24", "2_17", "2014", "2_12", "2_5", "1")
 REQUIREMENTS = Path(__file__).with_name("bundle-requirements.txt")
 # Never imported there, and large: kernels of other cards, clients of object stores, web pages, tests.
@@ -67,9 +67,9 @@ def main() -> None:
     site = _site(work)
     archive = work / "site.tar.xz"
     # What is native code compresses by a tenth better with the filter for x86.
-    pack = f"tar -C {site} -cf - . | nice xz -T2 --x86 --lzma2=preset=9e,dict=64MiB > {archive}"
+    pack = f"tar -C {site} -cf - . | nice xz -T2 --x86 --lzma2=preset=6,dict=64MiB > {archive}"
     subprocess.run(pack, shell=True, check=True)
-    _cut([(archive, "site"), (_wheel(work), "wheel")], folder)
+    cut([(archive, "site"), (_wheel(work), "wheel")], folder)
     shutil.rmtree(work)
     for part in sorted(folder.glob("p*")):
         print(part, f"{sum(piece.stat().st_size for piece in part.iterdir()) / (1 << 20):.1f} MiB")
@@ -106,19 +106,16 @@ def _download(folder: Path, *pins: str) -> None:
         subprocess.run(command, check=True)
 
 
-def _cut(files: list[tuple[Path, str]], folder: Path) -> None:
-    """Pieces in order, as many in a part as fit, all parts about equally full."""
-    total = sum(path.stat().st_size for path, _ in files)
-    parts = -(-total // PART_BYTES)
-    room = size = -(-total // parts)
-    number = 0
+def cut(files: list[tuple[Path, str]], folder: Path, part_bytes: int = PART_BYTES) -> None:
+    """Pieces in order, as many in a part as fit: what comes first is whole after as few calls as can be."""
+    number, room = 0, part_bytes
     for path, name in files:
         data, piece = path.read_bytes(), 0
         while data:
             if not room:
-                number, room = number + 1, size
+                number, room = number + 1, part_bytes
             part = folder / f"p{number}"
-            part.mkdir(exist_ok=True)
+            part.mkdir(parents=True, exist_ok=True)
             (part / f"{name}.{piece:02d}").write_bytes(data[:room])
             data, room, piece = data[room:], max(0, room - len(data)), piece + 1
         (folder / "p0" / f"{name}.size").write_text(str(path.stat().st_size))

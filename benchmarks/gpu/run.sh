@@ -88,9 +88,16 @@ stage() {
         case $name in
         environment) set -- ;;
         compare) set -- --seconds $((seconds - 15)) ;; # it ends by itself, and leaves its servers up
-        *) [ "$BENCH_STATE" ] && set -- && until_models ;;
+        transfer | dead_peer) # what they measure with is their own
+            set --
+            until_models
+            "$python" -m benchmarks.gpu.servers
+            ;;
+        *)
+            set --
+            until_models
+            ;;
         esac
-        case $name in transfer | dead_peer) "$python" -m benchmarks.gpu.servers ;; esac
         timeout -k 10 "$seconds" "$python" -m "benchmarks.gpu.$name" "$@" 2>&1 | tee -a "$BENCH_STATE/logs/stage-$name.log"
         echo "=== $name: status ${PIPESTATUS[0]} after $((SECONDS - began)) s"
     done
