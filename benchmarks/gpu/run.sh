@@ -112,13 +112,18 @@ collect() {
     tar -C "$kernels" -czf "$out/kernels.tar.gz" . && ls -l "$out"
 }
 
-verb=${1:-}
-shift
-case $verb in
-load | unpack | collect) "$verb" ;;
-stage) stage "$@" ;;
-warm) background warm "$python" -c "import sglang.srt.managers.scheduler, sglang.srt.entrypoints.engine" ;;
-up) "$python" -m benchmarks.gpu.compare --up ;;
-stop) "$python" -m benchmarks.gpu.servers ;;
-*) sed -n '2,17p' "$0" && exit 2 ;;
-esac
+main() { # a function, so that all is read before any of it runs
+    local verb=${1:-}
+    shift
+    case $verb in
+    load | unpack | collect) "$verb" ;;
+    stage) stage "$@" ;;
+    warm) background warm "$python" -c "import sglang.srt.managers.scheduler, sglang.srt.entrypoints.engine" ;;
+    up) "$python" -m benchmarks.gpu.compare --up ;;
+    stop) "$python" -m benchmarks.gpu.servers ;;
+    *) sed -n '2,17p' "$project/benchmarks/gpu/run.sh" && return 2 ;;
+    esac
+}
+
+main "$@"
+exit
