@@ -16,7 +16,7 @@ from typing import Any
 from benchmarks.gpu.places import write_result
 
 PACKAGES = ("torch", "triton", "sglang", "sglang-kernel", "nixl", "nixl-cu13", "ray", "transformers", "tokenizers")
-COPY_BYTES, COPIES = 8 << 30, 20
+COPY_BYTES, COPIES = 2 << 30, 50
 
 
 def main() -> None:

@@ -116,7 +116,9 @@ main() { # a function, so that all is read before any of it runs
     local verb=${1:-}
     shift
     case $verb in
-    load | unpack | collect) "$verb" ;;
+    load) load ;;
+    unpack) unpack ;;
+    collect) collect ;;
     stage) stage "$@" ;;
     warm) background warm "$python" -c "import sglang.srt.managers.scheduler, sglang.srt.entrypoints.engine" ;;
     up) "$python" -m benchmarks.gpu.compare --up ;;
