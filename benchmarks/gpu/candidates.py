@@ -12,6 +12,7 @@ import sys
 import yaml
 
 from benchmarks.gpu.places import PROJECT
+from disagg.engine.arguments import DEVICE_DEFAULTS
 
 TOP = 5
 
@@ -26,7 +27,7 @@ def main() -> None:
         device=asked["device"],
         grammar_backend="none",
         skip_tokenizer_init=True,
-        **said["prefill"]["engine"],
+        **DEVICE_DEFAULTS[asked["device"]] | said["prefill"]["engine"],
     )
     answer = engine.generate(
         input_ids=asked["ids"],

@@ -89,7 +89,7 @@ stage() {
         environment) set -- ;;
         compare) set -- --seconds $((seconds - 15)) ;; # it ends by itself, and leaves its servers up
         transfer | dead_peer) # what they measure with is their own
-            set --
+            set -- --json "$BENCH_STATE/results/$name.json"
             until_models
             "$python" -m benchmarks.gpu.servers
             ;;

@@ -110,24 +110,22 @@ def bare(name: str, it: Profile, model: str, mode: str = "", *, one_layer: bool 
     elif mode == "decode":
         arguments = decode_arguments(arguments, device=it.device, bootstrap_port=bootstrap)
     words = [sys.executable, *command_line(arguments, metadata.version("sglang"))[1:]]
-    environment = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"} | it.environment
-    if one_layer:
-        environment[ONE_LAYER_VARIABLE] = "1"
-    if it.device == "cpu":
-        environment |= _cpu_stand_ins(name)
+    environment = bare_environment(name, it) | ({ONE_LAYER_VARIABLE: "1"} if one_layer else {})
     return Wanted(name, tuple(words), port, "/health", environment, bootstrap if mode == "prefill" else 0)
 
 
-def _cpu_stand_ins(name: str) -> dict[str, str]:
-    """Without a GPU SGLang needs our bridges, which act only in engines of ours."""
+def bare_environment(name: str, it: Profile) -> dict[str, str]:
+    """Of a bare SGLang. Without a GPU it needs our bridges, which act only in engines of ours."""
+    environment = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"} | it.environment
+    if it.device != "cpu":
+        return environment
     from disagg.engine.cpu.paths import standin_environment
     from disagg.engine.spec import LIFE_VARIABLE
 
     scratch = STATE / "scratch" / name
     scratch.mkdir(parents=True, exist_ok=True)
-    path = {"PYTHONPATH": os.environ.get("PYTHONPATH", "")}
     plugins = {"SGLANG_PLUGINS": "disagg_cpu,disagg_gpu_bench", LIFE_VARIABLE: f"{name}#1", "TMPDIR": str(scratch)}
-    return standin_environment(path) | plugins
+    return standin_environment({"PYTHONPATH": os.environ.get("PYTHONPATH", "")}) | environment | plugins
 
 
 def only(wanted: Iterable[Wanted]) -> list[Server]:

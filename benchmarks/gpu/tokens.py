@@ -23,8 +23,8 @@ from typing import Any
 from tokenizers import Tokenizer
 
 from benchmarks.gpu.asking import generate
-from benchmarks.gpu.places import PROJECT, STATE, Profile, aggregated_config, profile, write_result
-from benchmarks.gpu.servers import Server, only, ours, status, until_ready
+from benchmarks.gpu.places import PROJECT, Profile, aggregated_config, profile, write_result
+from benchmarks.gpu.servers import Server, bare_environment, only, ours, status, until_ready
 from disagg.models.resolve import resolve_model
 
 START_S, RESTART_S, AGAIN, CANDIDATES_S = 240.0, 150.0, 3, 120.0
@@ -118,7 +118,7 @@ def _candidates(it: Profile, model: str, ids: list[int]) -> Any:
     """The likeliest next tokens by a bare engine of the same arguments; or why they are not known."""
     asked = json.dumps({"model": str(resolve_model(model)), "config": it.config, "device": it.device, "ids": ids})
     command = [sys.executable, "-m", "benchmarks.gpu.candidates"]
-    environment = os.environ | {"BENCH_STATE": str(STATE)} | it.environment
+    environment = os.environ | bare_environment("candidates", it)
     try:
         done = subprocess.run(
             command, input=asked, env=environment, cwd=PROJECT, capture_output=True, text=True, timeout=CANDIDATES_S
