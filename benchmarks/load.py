@@ -44,6 +44,9 @@ class Answer:
     def ttft_s(self) -> float:
         return self.first_s - self.sent_s
 
+    def events_between(self, from_s: float, to_s: float) -> int:
+        return sum(count for at_s, count in zip(self.came_s, self.events, strict=True) if from_s < at_s <= to_s)
+
     @property
     def gaps_s(self) -> list[float]:
         """Between reads after the first text: inter-token latencies, where each token is an event."""
@@ -60,11 +63,17 @@ def post(url: str, path: str, body: dict[str, Any], headers: str = "") -> bytes:
 
 
 async def drive(
-    url: str, requests: Iterable[bytes], concurrency: int, *, keep: bool = False, limit_s: float = ANSWER_S
+    url: str,
+    requests: Iterable[bytes],
+    concurrency: int,
+    *,
+    keep: bool = False,
+    limit_s: float = ANSWER_S,
+    sink: list[Answer] | None = None,
 ) -> list[Answer]:
-    """Answers in the order of their ends."""
+    """Answers in the order of their requests. `sink`: where they are put as they begin, for who looks on."""
     left = iter(requests)
-    answers: list[Answer] = []
+    answers = [] if sink is None else sink
     async with asyncio.TaskGroup() as group:
         for _ in range(concurrency):
             group.create_task(_one_after_the_other(url, left, answers, keep, limit_s))
@@ -81,12 +90,12 @@ async def _one_after_the_other(
             loop = asyncio.get_running_loop()
             _, reader = await loop.create_connection(lambda: _Reader(keep), host, int(port))
         answer = reader.send(request)
+        answers.append(answer)
         try:
             await asyncio.wait_for(reader.ended, limit_s)
         except TimeoutError:
             answer.error = f"no end within {limit_s:g} s"
             reader.drop()
-        answers.append(answer)
     if reader is not None:
         reader.drop()
 

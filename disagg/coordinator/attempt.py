@@ -66,7 +66,7 @@ class _LegState:
             self.attempt.fail(LegLost, f"{self.name} sent token {offset} after {self.received} tokens", self.place.life)
             return
         self.received += len(token_ids)
-        if self.name == "decode":
+        if self is self.attempt.decode:
             self.attempt.tokens_came(token_ids)
 
     def on_stage(self, name: str) -> None:
@@ -81,8 +81,11 @@ class _LegState:
 
 
 class Attempt:
-    """`on_stage(name)` is called as engines tell of their progress, until `close`; `on_leg_over(place)` once a leg,
+    """`due(attempt)` has `hand_out` called when all that this turn of the event loop read has been taken in.
+    `on_tokens(ids)` may take ids while `next_tokens` is waited for, and says whether it did.
+    `on_stage(name)` is called as engines tell of their progress, until `close`; `on_leg_over(place)` once a leg,
     when it holds nothing on its engine (or did not answer an abort in time); `on_over` after the last of them.
+    `deadline()` is the one that holds now.
     """
 
     def __init__(
@@ -91,23 +94,27 @@ class Attempt:
         pair: Pair,
         room: int,
         now_s: Callable[[], float],
+        deadline: Callable[[], Deadline],
+        due: Callable[[Attempt], None],
+        on_tokens: Callable[[list[int]], bool],
         on_stage: Callable[[str], None],
         on_leg_over: Callable[[Place], None],
         on_over: Callable[[], None],
     ) -> None:
         self.request, self.pair, self.room = request, pair, room
         self.on_stage = on_stage
+        self._deadline, self._due, self._on_tokens = deadline, due, on_tokens
         self._now_s, self._on_leg_over, self._on_over = now_s, on_leg_over, on_over
         self._try = request.tries
-        self._decode = _LegState(self, "decode", pair.decode)
+        self.decode = _LegState(self, "decode", pair.decode)
         self._prefill = _LegState(self, "prefill", pair.prefill) if pair.prefill else None
-        self._legs = [leg for leg in (self._prefill, self._decode) if leg is not None]
+        self._legs = [leg for leg in (self._prefill, self.decode) if leg is not None]
         self._new_ids: list[int] = []
+        self._is_stopped = False
         self._failure: RequestError | None = None
         self._waiting: asyncio.Future[None] | None = None
-        self._deadline: Deadline = (float("inf"), "", "")
         self._timer: asyncio.TimerHandle | None = None
-        self._timer_at_s = float("inf")
+        self._timer_at_s = 0.0
         self._is_closed = False
         self._closing: asyncio.TimerHandle | None = None
         self._is_over = False
@@ -136,19 +143,19 @@ class Attempt:
                 bootstrap=bootstrap,
             )
 
-    def set_deadline(self, deadline: Deadline) -> None:
-        """Replaces the one before. The timer is set anew only where it would come too late."""
-        self._deadline = deadline
-        if self._timer is None or deadline[0] < self._timer_at_s:
-            self._arm()
+    def watch_deadline(self) -> None:
+        """To be called where the deadline may come earlier than the one before; the timer finds out a later one."""
+        at_s = self._deadline()[0]
+        if self._timer is None or at_s < self._timer_at_s:
+            self._arm(at_s)
 
     async def next_tokens(self) -> tuple[list[int], str | None]:
-        """New token ids in order, and the reason (stop or length) once decode has ended."""
-        while not self._new_ids and self._decode.end is None and self._failure is None:
+        """New token ids in order, and the reason (stop or length) once decode has ended. None of either: see `stop`."""
+        while not (self._new_ids or self._is_stopped) and self.decode.end is None and self._failure is None:
             self._waiting = asyncio.get_running_loop().create_future()
             await self._waiting
         ids, self._new_ids = self._new_ids, []
-        end = self._decode.end
+        end = self.decode.end
         if end is not None and end.reason in m.WELL:
             return ids, end.reason
         if ids or self._failure is None:
@@ -164,14 +171,35 @@ class Attempt:
         self.on_stage = lambda _name: None
         if self._timer is not None:
             self._timer.cancel()
-        self._abort(*(leg for leg in self._legs if leg is self._decode or not self._has_kv))
+        self._abort(*(leg for leg in self._legs if leg is self.decode or not self._has_kv))
         if not self._is_over and self._closing is None:
             self._closing = asyncio.get_running_loop().call_later(LAST_WORD_S, self._last_word_is_late)
 
     # called by the legs, the deadline, and whoever cancels
 
     def tokens_came(self, token_ids: list[int]) -> None:
+        if self.request.output is None:
+            self._wake()
+        elif not self._new_ids:
+            self._due(self)
         self._new_ids += token_ids
+
+    def hand_out(self) -> None:
+        """The new ids go where `on_tokens` takes them, else to `next_tokens`."""
+        if self._waiting is None or self._waiting.done():
+            return
+        try:
+            if self._on_tokens(self._new_ids):
+                self._new_ids = []
+                return
+        except Exception:  # its own request's alone: others are handed out in the same turn
+            log.exception("request %s: an error nobody foresaw", self.request.id)
+            self._failure = RequestError(f"request {self.request.id}", "internal error", "see the frontend's log")
+        self._wake()
+
+    def stop(self) -> None:
+        """What came is all that is wanted: `next_tokens` returns."""
+        self._is_stopped = True
         self._wake()
 
     def fail(self, as_error: type[RequestError], what: str, *lives: str) -> None:
@@ -187,7 +215,7 @@ class Attempt:
         assert leg.end is not None
         reason = leg.end.reason
         self._note(leg, leg.end)
-        if reason not in m.WELL and (leg is self._decode or not self._has_kv):
+        if reason not in m.WELL and (leg is self.decode or not self._has_kv):
             what = f"the {leg.name} engine ended its leg: {leg.end.detail or reason}"
             if reason == m.REFUSED:
                 self.fail(Refused, what)
@@ -208,21 +236,19 @@ class Attempt:
         if self._waiting is not None and not self._waiting.done():
             self._waiting.set_result(None)
 
-    def _arm(self) -> None:
+    def _arm(self, at_s: float) -> None:
         if self._timer is not None:
             self._timer.cancel()
-        self._timer_at_s = self._deadline[0]
-        wait_s = max(0.0, self._timer_at_s - self._now_s())
-        self._timer = asyncio.get_running_loop().call_later(wait_s, self._timer_came)
+        self._timer_at_s = at_s
+        self._timer = asyncio.get_running_loop().call_later(max(0.0, at_s - self._now_s()), self._timer_came)
 
     def _timer_came(self) -> None:
         """A deadline that moved on meanwhile is waited for again: moving it costs no timer."""
-        at_s, awaited, name = self._deadline
-        if self._new_ids or self._decode.end is not None:
-            self._deadline = (self._now_s() + UNREAD_S, awaited, name)  # the client is slow, not the engine
-            self._arm()
+        at_s, awaited, name = self._deadline()
+        if self._new_ids or self.decode.end is not None:
+            self._arm(self._now_s() + UNREAD_S)  # the client is slow, not the engine
         elif self._now_s() < at_s - TIMER_SLACK_S:
-            self._arm()
+            self._arm(at_s)
         else:
             lives = (place.life for place in self.pair.places)
             self.fail(DeadlineExceeded, f"no {awaited} within deadlines.{name}", *lives)
@@ -230,7 +256,7 @@ class Attempt:
     @property
     def _has_kv(self) -> bool:
         """Decode needs nothing more of its prefill."""
-        return self._decode.received > 0
+        return self.decode.received > 0
 
     def _abort(self, *legs: _LegState) -> None:
         for leg in legs:
@@ -259,12 +285,12 @@ class Attempt:
             return  # a late word on an earlier try
         request, stats = self.request, dict(end.stats)
         facts = request.facts
-        if leg is not self._decode or self._prefill is None:
+        if leg is not self.decode or self._prefill is None:
             facts["cached_tokens"] = end.cached_tokens
         if "kv_bytes" in stats:
             facts["kv_bytes"], facts["kv_transfer_s"] = int(stats.pop("kv_bytes")), stats.pop("kv_transfer_s", 0.0)
         here = {name: at_s - leg.place.client.clock_offset_s for name, at_s in stats.items()}
-        if leg is self._decode and self._prefill is not None:
+        if leg is self.decode and self._prefill is not None:
             return
         # What the engine measured takes the place of when we heard of it.
         moments = {"prefill_start": here.get("forward_start"), "prefill_end": here.get("forward_end")}

@@ -18,9 +18,9 @@ from dataclasses import dataclass
 from random import Random
 
 from disagg.coordinator.admission import Admission
-from disagg.coordinator.attempt import Attempt, Pair
+from disagg.coordinator.attempt import Attempt, Deadline, Pair
 from disagg.coordinator.phases import LIVE, Event, Phase, advance, advance_to_stage
-from disagg.coordinator.request import FinishReason, Piece, Request
+from disagg.coordinator.request import FinishReason, Piece, Remembered, Request
 from disagg.coordinator.rooms import Rooms
 from disagg.errors import Cancelled, DeadlineExceeded, LegLost, Refused, RequestError
 from disagg.routing.table import EngineTable, Place
@@ -62,7 +62,8 @@ class Coordinator:
         self.rooms = Rooms(random or Random())
         self.live: dict[str, Request] = {}
         self.attempts: dict[str, Attempt] = {}  # the running try of each live request
-        self._ended: OrderedDict[str, Request] = OrderedDict()
+        self._due: list[Attempt] = []  # with tokens to hand out
+        self._ended: OrderedDict[str, Remembered] = OrderedDict()
         table.on_evict = self._evict
 
     async def generate(self, request: Request) -> AsyncGenerator[Piece, None]:
@@ -102,7 +103,7 @@ class Coordinator:
             raise
         finally:
             del self.live[request.id]
-            self._ended[request.id] = request
+            self._ended[request.id] = request.remembered()
             while len(self._ended) > REMEMBERED:
                 self._ended.popitem(last=False)
 
@@ -118,7 +119,7 @@ class Coordinator:
             self.admission.fail(request, Cancelled(f"request {request_id}", "cancelled on request"))
         return True
 
-    def find(self, request_id: str) -> Request | None:
+    def find(self, request_id: str) -> Request | Remembered | None:
         return self.live.get(request_id) or self._ended.get(request_id)
 
     async def _try(self, request: Request, pair: Pair) -> AsyncGenerator[Piece, None]:
@@ -134,25 +135,41 @@ class Coordinator:
 
         def stage(name: str) -> None:
             if advance_to_stage(request, name, self._now_s()):
-                self._set_deadline(attempt)
+                attempt.watch_deadline()
+
+        def tokens(ids: list[int]) -> bool:
+            if request.phase is not Phase.DECODING or request.output is None or not request.output.is_open():
+                return False
+            request.token_at_s = self._now_s()
+            request.emitted_ids += ids
+            text = request.text.push(ids)
+            request.output.put(text, ids)
+            if request.text.stopped:
+                attempt.stop()
+            return True
+
+        def deadline() -> Deadline:
+            return self._deadline(request)
 
         request.tries += 1
-        attempt = self.attempts[request.id] = Attempt(request, pair, room, self._now_s, stage, leg_over, over)
+        attempt = self.attempts[request.id] = Attempt(
+            request, pair, room, self._now_s, deadline, self._hand_out_soon, tokens, stage, leg_over, over
+        )
         try:
             advance(request, Event.ADMITTED, self._now_s())
             advance(request, Event.DISPATCHED, self._now_s())  # before: an engine on a busy machine may be quicker
             request.try_since_s = request.phase_since_s
             attempt.start()
-            self._set_deadline(attempt)
+            attempt.watch_deadline()
             while True:
                 ids, reason = await attempt.next_tokens()
+                since_s, request.token_at_s = request.token_at_s, self._now_s()
                 if request.phase is not Phase.DECODING:  # the first token of this try, or an end without any
-                    advance(request, Event.FIRST_TOKEN, self._now_s())
-                    if request.token_at_s:  # a migration: how long the client's stream stood still
-                        pause_ms = round((request.phase_since_s - request.token_at_s) * 1e3, 3)
+                    advance(request, Event.FIRST_TOKEN, request.token_at_s)
+                    attempt.watch_deadline()
+                    if since_s:  # a migration: how long the client's stream stood still
+                        pause_ms = round((request.token_at_s - since_s) * 1e3, 3)
                         request.facts.setdefault("pauses_ms", []).append(pause_ms)
-                request.token_at_s = self._now_s()
-                self._set_deadline(attempt)
                 piece = _emit(request, ids, reason)
                 if piece.finish_reason is not None:
                     advance(request, Event.FINISH, self._now_s())
@@ -188,13 +205,23 @@ class Coordinator:
         advance(request, again, self._now_s())
         log.warning("request %s: %s; another try", request.id, error)
 
-    def _set_deadline(self, attempt: Attempt) -> None:
+    def _hand_out_soon(self, attempt: Attempt) -> None:
+        """All that one turn of the event loop brings a request, perhaps of many steps, is one piece and one write."""
+        if not self._due:
+            asyncio.get_running_loop().call_soon(self._hand_out)
+        self._due.append(attempt)
+
+    def _hand_out(self) -> None:
+        due, self._due = self._due, []
+        for attempt in due:
+            attempt.hand_out()
+
+    def _deadline(self, request: Request) -> Deadline:
         """The phase's, the try's or the request's: whichever comes first."""
-        request, limits = attempt.request, self._limits
+        limits = self._limits
         whole = (request.received_at_s + limits.request_s, "end of the answer", "request_s")
         if request.phase is Phase.DECODING:
-            attempt.set_deadline(min(whole, (request.token_at_s + limits.next_token_s, "next token", "next_token_s")))
-            return
+            return min(whole, (request.token_at_s + limits.next_token_s, "next token", "next_token_s"))
         first_token = (request.try_since_s + limits.first_token_s, "first token", "first_token_s")
         if request.phase is Phase.TRANSFERRING:
             phase = (request.phase_since_s + limits.transfer_s, "end of the KV transfer", "transfer_s")
@@ -202,7 +229,7 @@ class Coordinator:
             phase = first_token
         else:
             phase = (request.try_since_s + limits.bootstrap_s, "start of its prefill", "bootstrap_s")
-        attempt.set_deadline(min(whole, first_token, phase))
+        return min(whole, first_token, phase)
 
     def _evict(self, life: str) -> None:
         """An engine that drains has waited long enough: what can migrate leaves it."""
@@ -214,6 +241,8 @@ class Coordinator:
 
 
 def _emit(request: Request, ids: list[int], reason: str | None) -> Piece:
+    if request.text.stopped:
+        ids = []  # of the step after the one that completed a stop string
     request.emitted_ids += ids
     text = request.text.push(ids) if ids else ""
     if reason is not None and not request.text.stopped:

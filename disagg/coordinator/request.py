@@ -26,6 +26,17 @@ class TextSide(Protocol):
         """What was held back, at the end of the output."""
 
 
+class Output(Protocol):
+    """A shorter way to the client, past the generator of pieces and its task: for tokens that come while the generator
+    is waited for. Its owner gives it to the request once the first piece has come through the generator.
+    """
+
+    def is_open(self) -> bool:
+        """Whether it takes a piece now. Where it does not, the generator brings it."""
+
+    def put(self, text: str, token_ids: list[int]) -> None: ...
+
+
 @dataclass(slots=True)
 class Piece:
     """What one engine step adds to a request's output. The last one carries the finish reason."""
@@ -45,6 +56,7 @@ class Request:
     sampling: dict[str, Any]  # SGLang's names, without max_new_tokens, stop and seed mapping is done
     max_tokens: int  # output tokens
     text: TextSide
+    output: Output | None = field(default=None, kw_only=True)
     received_at_s: float  # monotonic clock of this frontend, as every time in `timeline`
     phase: Phase = Phase.QUEUED
     phase_since_s: float = 0.0
@@ -82,6 +94,9 @@ class Request:
     def mark(self, name: str, at_s: float) -> None:
         self.timeline.setdefault(name, at_s)
 
+    def remembered(self) -> Remembered:
+        return Remembered(self.id, self.phase, self.received_at_s, self.timeline, self.facts, self.tries, self.usage)
+
     @property
     def usage(self) -> dict[str, Any]:
         """OpenAI's usage object."""
@@ -92,3 +107,16 @@ class Request:
             "total_tokens": prompt + completion,
             "prompt_tokens_details": {"cached_tokens": int(self.facts.get("cached_tokens", 0))},
         }
+
+
+@dataclass(frozen=True, slots=True)
+class Remembered:
+    """What is kept of a request that has ended: all but its tokens, which would be gigabytes."""
+
+    id: str
+    phase: Phase
+    received_at_s: float
+    timeline: dict[str, float]
+    facts: dict[str, Any]
+    tries: int
+    usage: dict[str, Any]

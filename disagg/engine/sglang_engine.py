@@ -24,6 +24,7 @@ from disagg.engine import dead_peers
 from disagg.engine.beats import read_beats
 from disagg.engine.interface import EngineFacts, Leg, LegSink
 from disagg.engine.sglang_leg import ABORT_LONGEST_S, ABORT_S, SGLangLeg
+from disagg.engine.short_way import open_short_way
 from disagg.engine.stages import StageListener
 from disagg.engine.watch import LOOK_S, Watch
 from disagg.errors import StartError
@@ -59,6 +60,7 @@ class SGLangEngine:
         engine = self._engine = _sglang(self._arguments)
         info = engine._scheduler_init_result.scheduler_infos[0]
         stages.listen(engine.loop, self.on_stage)
+        open_short_way(engine.tokenizer_manager, self._legs)
         engine.loop.call_soon(self._look)
         return EngineFacts(
             ranks=_dp_ranks(engine.server_args),

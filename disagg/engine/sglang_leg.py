@@ -42,7 +42,7 @@ class SGLangLeg:
         self._came_round_at_s, self._abort_longest_s = came_round_at_s, abort_longest_s
         self._task: asyncio.Task[None] | None = None
         self._stage_index = -1
-        self._ended = False
+        self._has_begun = self._ended = False
         self._abort_asked_at_s: float | None = None
         self._abort_seen_at_s: float | None = None  # the scheduler's loop came round after the abort
         self._again: asyncio.TimerHandle | None = None
@@ -57,6 +57,15 @@ class SGLangLeg:
         if index > self._stage_index and not self._ended:
             self._stage_index = index
             self._sink.on_stage(name)
+
+    def takes(self, state: Any) -> bool:
+        """Not its first tokens, nor any while others are on SGLang's way; nor after its end."""
+        return (
+            self._has_begun and not self._ended and state is not None and not (state.out_list or state.event.is_set())
+        )
+
+    def take(self, token_ids: list[int]) -> None:
+        self._sink.on_tokens(token_ids)
 
     def abort(self) -> None:
         if self._abort_asked_at_s is not None or self._ended or self._task is None:
@@ -86,6 +95,7 @@ class SGLangLeg:
                     failed = finish is not None and finish["type"] not in REASONS
                     if chunk.get("output_ids") and not failed:
                         self._sink.on_tokens(chunk["output_ids"])
+                        self._has_begun = True
                     if finish is not None:
                         cached = int(meta.get("cached_tokens") or 0)
                         reason, detail = REASONS.get(finish["type"], "error"), str(finish.get("message") or "")

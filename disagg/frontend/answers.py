@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from disagg.coordinator.request import FinishReason, Piece, Request
+from disagg.coordinator.request import FinishReason, Request
 from disagg.errors import BadRequest, RequestError
 
 Kind = Literal["chat", "text"]
@@ -49,9 +49,9 @@ class Chunks:
         choice = b'[{"index":0,"delta":{"role":"assistant","content":""},"logprobs":null,"finish_reason":null}]'
         return self._head + choice + self._tail
 
-    def piece(self, piece: Piece) -> bytes:
+    def piece(self, text: str, token_ids: list[int]) -> bytes:
         """Empty when it has nothing to show."""
-        return self._before + encode(piece.text) + self._after if piece.text else b""
+        return self._before + encode(text) + self._after if text else b""
 
     def finish(self, reason: FinishReason) -> bytes:
         return self._head + b"[" + self._finished_choice(reason) + b"}]" + self._tail
@@ -80,10 +80,10 @@ class ChunksWithIds(Chunks):
         chunk = super().opening()
         return chunk.removesuffix(self._tail) + self._take_prompt() + self._tail if chunk else b""
 
-    def piece(self, piece: Piece) -> bytes:
-        if not piece.token_ids and not piece.text:
+    def piece(self, text: str, token_ids: list[int]) -> bytes:
+        if not token_ids and not text:
             return b""
-        return self._before + encode(piece.text) + self._unfinished + self._ids(piece.token_ids)
+        return self._before + encode(text) + self._unfinished + self._ids(token_ids)
 
     def finish(self, reason: FinishReason) -> bytes:
         return self._head + b"[" + self._finished_choice(reason) + self._ids([])

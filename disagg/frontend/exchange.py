@@ -16,7 +16,7 @@ from urllib.parse import parse_qsl
 
 from disagg.errors import BadRequest, NoReadyPair, Overloaded, RequestError
 from disagg.frontend.answers import error_body, error_event
-from disagg.frontend.server import ABORT, Message
+from disagg.frontend.server import ABORT, BODY_NOW, BodyNow, Message
 
 BODY_S = 60.0  # to receive a body
 REFUSED_BODY_S = 2.0  # to take in what a client goes on sending after a refusal, so that it can read the answer
@@ -46,6 +46,7 @@ class Exchange:
         self.path: str = scope["path"]
         self.request_headers: list[Header] = scope["headers"]
         self.answer_headers: list[Header] = []
+        self.body_now: BodyNow = scope[BODY_NOW]  # for events between the first and the last
         self.answered = False  # the head is out: what follows can only be more of the body
 
     def request_header(self, name: bytes) -> bytes | None:

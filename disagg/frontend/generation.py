@@ -116,15 +116,27 @@ async def _stream(exchange: Exchange, request: Request, pieces: AsyncGenerator[P
     """One write for each piece; the role goes with the first text, the end with the last."""
     unsent, reason = chunks.opening(), None
     async for piece in pieces:
-        unsent += chunks.piece(piece)
+        unsent += chunks.piece(piece.text, piece.token_ids)
         reason = piece.finish_reason
         if unsent and reason is None:
             await exchange.write_events(unsent)
             unsent = b""
+            request.output = _Straight(exchange, chunks)
     unsent += chunks.finish(_must_have_ended(request, reason))
     if chunks.include_usage:
         unsent += chunks.usage(request.usage)
     await exchange.write_events(unsent + DONE, last=True)
+
+
+class _Straight:
+    """From an engine's step to the client's socket, with no task in between."""
+
+    def __init__(self, exchange: Exchange, chunks: Chunks) -> None:
+        self.is_open, self._write, self._event = exchange.body_now.takes, exchange.body_now.write, chunks.piece
+
+    def put(self, text: str, token_ids: list[int]) -> None:
+        if event := self._event(text, token_ids):
+            self._write(event)
 
 
 def _must_have_ended(request: Request, reason: FinishReason | None) -> FinishReason:

@@ -15,7 +15,7 @@ import contextlib
 import errno
 import socket
 from collections.abc import Awaitable, Callable, MutableMapping
-from typing import Any
+from typing import Any, Protocol, cast
 
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
@@ -26,6 +26,7 @@ Message = MutableMapping[str, Any]
 App = Callable[[Message, Callable[[], Awaitable[Message]], Callable[[Message], Awaitable[None]]], Awaitable[None]]
 
 ABORT = "disagg.abort"  # in an ASGI scope: drops the connection with all that is unsent
+BODY_NOW = "disagg.body_now"  # in an ASGI scope: a BodyNow
 BACKLOG = 2048
 IDLE_S = 75.0  # a kept-alive connection; longer than what balancers in front of us keep (60 s is usual)
 CANCEL_S = 2.0  # what a cancelled request may take to give its engines back
@@ -98,13 +99,31 @@ def listen(host: str, port: int, *, reuse_port: bool = False) -> socket.socket:
     return listener
 
 
+class BodyNow(Protocol):
+    """The body of a running answer, chunked, for writes without a task: after ASGI has sent its first part, and before
+    it sends its last."""
+
+    def takes(self) -> bool:
+        """Whether the client is there, and reads."""
+
+    def write(self, part: bytes) -> None: ...
+
+
 class _Protocol(HttpToolsProtocol):  # type: ignore[misc] # uvicorn is not followed by mypy, so this base is Any
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(_HeadWithBody(transport))
+        self._straight = cast(asyncio.Transport, transport)
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
         self.scope[ABORT] = self.transport.abort
+        self.scope[BODY_NOW] = self
+
+    def takes(self) -> bool:
+        return not (self.flow.write_paused or self._straight.is_closing())
+
+    def write(self, part: bytes) -> None:
+        self._straight.write(b"%x\r\n%b\r\n" % (len(part), part))
 
 
 class _HeadWithBody:

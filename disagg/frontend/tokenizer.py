@@ -21,17 +21,20 @@ from typing import Any
 from tokenizers import Tokenizer
 
 from disagg.errors import BadRequest, StartError
+from disagg.frontend.encoder import Encoder
 from disagg.frontend.template import ChatTemplate, load_template
 from disagg.frontend.text import TextStream
 from disagg.models.context import CONTEXT_KEYS, context_length
 
 LONG_CHARACTERS = 8_192  # some 4 ms of tokenising: about what one engine step takes
+LONG_CHARACTERS_FAST = 64 * LONG_CHARACTERS
 SAMPLING_DEFAULTS = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
 
 
 @dataclass(frozen=True, slots=True)
 class Codec:
     tokenizer: Tokenizer
+    encoder: Encoder
     template: ChatTemplate | None
     context_length: int
     vocabulary: int  # ids the model knows; the tokenizer may name fewer
@@ -41,7 +44,7 @@ class Codec:
 
     async def text_ids(self, text: str) -> list[int]:
         """As `tokenizer(text)`: with the special tokens this tokenizer puts around a text."""
-        return await self._run(len(text), lambda: self._encode(text, special_tokens=True))
+        return await self._run(len(text), lambda: self.encoder.encode(text, special_tokens=True))
 
     async def chat_ids(self, messages: list[dict[str, Any]], variables: Mapping[str, Any]) -> list[int]:
         """As `apply_chat_template(messages, add_generation_prompt=True)`."""
@@ -50,17 +53,15 @@ class Codec:
             what = "this model has no chat template; use /v1/completions"
             raise BadRequest("messages", "no_chat_template", what)
         length = sum(len(message.get("content", "")) for message in messages)
-        return await self._run(length, lambda: self._encode(template.render(messages, variables), special_tokens=False))
+        return await self._run(
+            length, lambda: self.encoder.encode(template.render(messages, variables), special_tokens=False)
+        )
 
     def text_stream(self, stop: tuple[str, ...]) -> TextStream:
         return TextStream(self.tokenizer, stop)
 
-    def _encode(self, text: str, *, special_tokens: bool) -> list[int]:
-        ids: list[int] = self.tokenizer.encode(text, add_special_tokens=special_tokens).ids
-        return ids
-
     async def _run(self, length: int, encode: Callable[[], list[int]]) -> list[int]:
-        if length < LONG_CHARACTERS:
+        if length < (LONG_CHARACTERS_FAST if self.encoder.is_fast else LONG_CHARACTERS):
             return encode()
         return await asyncio.get_running_loop().run_in_executor(self.threads, encode)
 
@@ -80,6 +81,7 @@ def load_codec(folder: Path) -> Codec:
     generation_config = _read(folder / "generation_config.json")
     return Codec(
         tokenizer=tokenizer,
+        encoder=Encoder(tokenizer, file),
         template=load_template(folder, _read(folder / "tokenizer_config.json")),
         context_length=_context_length(folder, config),
         vocabulary=int(config.get("vocab_size") or tokenizer.get_vocab_size()),

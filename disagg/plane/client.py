@@ -227,7 +227,7 @@ class PlaneClient:
         for delta in step.deltas:
             receiver = self._legs.get(delta.leg)
             if receiver is not None:
-                receiver.on_tokens(delta.offset, m.unpack_ids(delta.tokens))
+                receiver.on_tokens(delta.offset, delta.tokens)
         for end in step.ends:
             receiver = self._legs.pop(end.leg, None)
             if receiver is not None:

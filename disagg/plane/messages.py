@@ -1,7 +1,7 @@
 """What a frontend and an engine host say to each other; the body of one frame each (see framing.py).
 
 Way:   coordinator -> client.py -> [Submit, Abort] -> host -> engine; back come Steps, and reports nobody asked for
-In/out: msgpack arrays, decoded straight into these structs; token ids travel as little-endian uint32 bytes
+In/out: msgpack arrays, decoded straight into these structs; a prompt's token ids travel as little-endian uint32 bytes
 Owns:  the wire format. A leg is named by a number that its frontend connection chose and never uses twice
 """
 
@@ -104,7 +104,7 @@ ToHost = Submit | Abort | LoadsWanted | HealthWanted | PeerGone | Ping | MemberS
 class Delta(Wire, frozen=True):
     leg: int
     offset: int  # index of the first of these tokens among all that this leg emitted
-    tokens: bytes  # uint32 little-endian
+    tokens: list[int]
 
 
 class Stage(Wire, frozen=True):

@@ -240,7 +240,7 @@ class _LiveLeg:
         self.handle: object = None
 
     def on_tokens(self, token_ids: list[int]) -> None:
-        self._session.add_delta(m.Delta(self._number, self._offset, m.pack_ids(token_ids)))
+        self._session.add_delta(m.Delta(self._number, self._offset, token_ids))
         self._offset += len(token_ids)
 
     def on_stage(self, name: str) -> None:

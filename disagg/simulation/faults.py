@@ -167,6 +167,6 @@ class Faults:
     def _send_stale(self, link: Link, stream: Stream, host: SimulatedHost) -> None:
         """What an earlier incarnation said of a leg with this number, at just the offset that would be believed."""
         attempt = stream.frontend.coordinator.attempts.get(stream.request.id)
-        number, offset = (attempt._decode.number, attempt._decode.received) if attempt else (1, 0)
-        body = m.encode(m.Step(host.incarnation - 1, [m.Delta(number, offset, m.pack_ids([7, 7]))], []))
+        number, offset = (attempt.decode.number, attempt.decode.received) if attempt else (1, 0)
+        body = m.encode(m.Step(host.incarnation - 1, [m.Delta(number, offset, [7, 7])], []))
         link.carry(1, len(body).to_bytes(4, "little") + body)

@@ -93,7 +93,7 @@ async def test_a_good_end_does_not_make_up_for_lost_tokens() -> None:
         await until(lambda: b.decode.legs)
         session = next(s for s in b.servers["decode-0"].sessions if s._legs)
         (number,) = session._legs
-        session.send(m.Step(1, [m.Delta(number, 3, m.pack_ids([7]))], [m.LegEnd(number, "length")]))
+        session.send(m.Step(1, [m.Delta(number, 3, [7])], [m.LegEnd(number, "length")]))
         with pytest.raises(LegLost, match="sent token 3 after 0"):
             await asyncio.wait_for(answering, 1)
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import msgspec
 import pytest
 
-from disagg.coordinator.attempt import Attempt, Deadline
+from disagg.coordinator.attempt import Attempt
 from disagg.coordinator.phases import Phase
 from disagg.plane import messages as m
 from disagg.plane.client import PlaneClient
@@ -40,13 +40,13 @@ def a_stale_incarnations_frame_is_accepted(patch: pytest.MonkeyPatch) -> None:
 
 
 def no_deadline_while_bootstrapping(patch: pytest.MonkeyPatch) -> None:
-    set_deadline = Attempt.set_deadline
+    watch_deadline = Attempt.watch_deadline
 
-    def set_some(self: Attempt, deadline: Deadline) -> None:
+    def watch_some(self: Attempt) -> None:
         if self.request.phase not in (Phase.DISPATCHED, Phase.BOOTSTRAPPING):
-            set_deadline(self, deadline)
+            watch_deadline(self)
 
-    patch.setattr(Attempt, "set_deadline", set_some)
+    patch.setattr(Attempt, "watch_deadline", watch_some)
 
 
 def first_violation() -> Outcome:

@@ -1,0 +1,85 @@
+"""A running leg's tokens, taken out of SGLang's batches before its TokenizerManager sees them.
+
+Way:   scheduler -> TokenizerManager's socket -> [ShortWay] -> LegSink; the rest of the batch goes on to SGLang
+In:    BatchTokenIDOutput, one an engine step
+Out:   ids, in the order and of the number that SGLang's own way would give; first and last chunks always go that way,
+       which keeps SGLang's books (times, states, finish reasons)
+Fails: where SGLang is not as expected here (another message type, its metrics on, a message that is not all lists of
+       one entry a request), everything goes SGLang's way. `DISAGG_SHORT_WAY=0` asks for that
+
+Why: SGLang makes of each token two dicts, a future with a timer, and a step of a task: figures in docs/performance.md.
+"""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import os
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, Protocol
+
+log = logging.getLogger(__name__)
+
+VARIABLE = "DISAGG_SHORT_WAY"
+_WRAPPED = ("customized_info", "time_stats")  # pickled whole, so they cannot be taken apart
+
+
+class RunningLeg(Protocol):
+    def takes(self, state: Any) -> bool:
+        """Whether every token so far has come to the sink. `state`: TokenizerManager's."""
+
+    def take(self, token_ids: list[int]) -> None: ...
+
+
+class ShortWay:
+    def __init__(self, manager: Any, legs: Mapping[str, RunningLeg]) -> None:
+        self._manager, self._legs = manager, legs
+        self._long_way: Callable[[Any], Awaitable[None]] = manager._handle_batch_output
+
+    async def handle(self, batch: Any) -> None:
+        """In place of TokenizerManager's method of this kind."""
+        if not _is_plain(batch):
+            await self._long_way(batch)
+            return
+        states, left = self._manager.rid_to_state, []
+        for index, rid in enumerate(batch.rids):
+            leg = self._legs.get(rid)
+            if leg is not None and batch.finished_reasons[index] is None and leg.takes(states.get(rid)):
+                leg.take(list(batch.output_ids[index]))
+            else:
+                left.append(index)
+        if left:
+            await self._long_way(batch if len(left) == len(batch.rids) else part_of(batch, left))
+
+
+def open_short_way(manager: Any, legs: Mapping[str, RunningLeg]) -> bool:
+    """Whether it could be."""
+    if os.environ.get(VARIABLE) == "0":
+        return False
+    handler = getattr(manager, "_handle_batch_output", None)
+    if not inspect.iscoroutinefunction(handler) or not hasattr(manager, "rid_to_state"):
+        log.warning("this SGLang hands its outputs on in a way that is not known here: tokens go its own, slower way")
+        return False
+    if getattr(manager, "enable_metrics", True):
+        return False  # SGLang counts each token
+    manager._handle_batch_output = ShortWay(manager, legs).handle
+    return True
+
+
+def part_of(batch: Any, indexes: list[int]) -> Any:
+    """The same message for some of its requests. What is a list of one entry a request is cut, the rest is kept."""
+    count = len(batch.rids)
+    fields = {name: getattr(batch, name) for name in batch.__struct_fields__}
+    for name, value in fields.items():
+        if isinstance(value, list) and len(value) == count:
+            fields[name] = [value[index] for index in indexes]
+    return type(batch)(**fields | dict.fromkeys(_WRAPPED))
+
+
+def _is_plain(batch: Any) -> bool:
+    return (
+        type(batch).__name__ == "BatchTokenIDOutput"
+        and batch.customized_info is None
+        and batch.output_ids is not None
+        and len(batch.output_ids) == len(batch.finished_reasons) == len(batch.rids)
+    )
