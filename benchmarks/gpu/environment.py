@@ -1,0 +1,75 @@
+"""What the machine is: card, driver, versions, and how fast the card copies within itself.
+
+Run:   python3 -m benchmarks.gpu.environment
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shutil
+import subprocess
+from importlib import metadata
+from typing import Any
+
+from benchmarks.gpu.places import write_result
+
+PACKAGES = ("torch", "triton", "sglang", "sglang-kernel", "nixl", "nixl-cu13", "ray", "transformers", "tokenizers")
+COPY_BYTES, COPIES = 2 << 30, 50
+
+
+def main() -> None:
+    found: dict[str, Any] = {
+        "python": platform.python_version(),
+        "kernel": platform.release(),
+        "cpus": os.cpu_count(),
+        "packages": {name: _version(name) for name in PACKAGES},
+        "gpu": _smi("name,memory.total,memory.used,driver_version,clocks.sm,clocks.mem"),
+    }
+    if found["gpu"]:
+        found["copy_gbyte_s"] = _copy_gbyte_s()
+    write_result("environment", found)
+    print(json.dumps(found, indent=1))
+
+
+def memory_used_mib() -> int | None:
+    """Of the first card, by all processes."""
+    row = _smi("memory.used")
+    return int(row[0]) if row else None
+
+
+def _smi(fields: str) -> list[str]:
+    if not shutil.which("nvidia-smi"):
+        return []
+    command = ["nvidia-smi", f"--query-gpu={fields}", "--format=csv,noheader,nounits"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    return done.stdout.splitlines()[0].split(", ") if done.returncode == 0 and done.stdout else []
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _copy_gbyte_s() -> float:
+    """Bytes copied a second within the card (each is read once and written once)."""
+    import torch
+
+    size = min(COPY_BYTES, torch.cuda.mem_get_info()[0] // 4)
+    source = torch.randint(0, 255, (size,), dtype=torch.uint8, device="cuda")
+    target = torch.empty_like(source)
+    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    target.copy_(source)
+    start.record()
+    for _ in range(COPIES):
+        target.copy_(source)
+    end.record()
+    torch.cuda.synchronize()
+    return float(round(size * COPIES / (start.elapsed_time(end) / 1e3) / 1e9, 1))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,151 @@
+"""Where the stages find and leave things, and what they run on: a GPU machine, or this one's cores for trying them.
+
+Owns:  the state folder ($BENCH_STATE): servers that outlive a call, results, logs, models
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+PROJECT = Path(__file__).absolute().parents[2]
+STATE = Path(os.environ.get("BENCH_STATE", "/tmp/disagg-gpu"))
+RESULTS = STATE / "results"
+LOGS = STATE / "logs"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """Requests at once; tokens in and out of each; how many requests a round, and how many rounds."""
+
+    concurrency: int
+    prompt: int
+    output: int
+    requests: int
+    rounds: int = 5
+
+    @property
+    def name(self) -> str:
+        return f"c{self.concurrency} {self.prompt}/{self.output}"
+
+
+@dataclass(frozen=True)
+class Burst:
+    streams: int
+    prompt: int
+    output: int
+    burst: int
+    burst_prompt: int
+    before_s: float  # the streams run alone
+
+
+@dataclass(frozen=True)
+class Profile:
+    device: str
+    config: str  # the shipped configuration with a prefill and a decode engine
+    sets: tuple[str, ...]  # of every deployment
+    token_models: tuple[str, ...]
+    prompt_tokens: tuple[int, ...]
+    answer_tokens: int
+    kill_tokens: int
+    kill_sets: tuple[str, ...]  # a second decode engine beside the first
+    shape: str
+    shape_engine: dict[str, Any]
+    cells: tuple[Cell, ...]
+    burst: Burst
+    environment: dict[str, str] = field(default_factory=dict)  # of bare SGLang servers
+
+
+GPU = Profile(
+    device="cuda",
+    config="one-gpu.yaml",
+    sets=("ray.cpus=8", "ray.gpus=1"),  # Ray starts a worker for each CPU
+    token_models=("smollm2", "tiny-dsv3"),
+    prompt_tokens=(30, 46, 100, 257, 512, 777, 1024, 1500, 2048, 2500),
+    answer_tokens=64,
+    kill_tokens=400,
+    kill_sets=("decode.replicas=2", "prefill.resources.gpus=0.3", "decode.resources.gpus=0.3"),
+    shape="qwen3-8b",
+    # As configs/one-gpu.yaml, but for: a pool that six engines can have on one card (15.7 GB), graphs for all batches,
+    # and a fraction so high that the neighbours' memory never refuses a start.
+    shape_engine={
+        "page_size": 16,
+        "dtype": "bfloat16",
+        "attention_backend": "triton",
+        "sampling_backend": "pytorch",
+        "mem_fraction_static": 0.95,
+        "max_total_tokens": 106496,
+        "max_running_requests": 64,
+        "chunked_prefill_size": 8192,
+        "disable_prefill_cuda_graph": True,
+        "cuda_graph_max_bs_decode": 64,
+        "load_format": "dummy",
+    },
+    cells=(
+        Cell(1, 2000, 128, 3),
+        Cell(1, 8000, 64, 3),
+        Cell(16, 2000, 128, 32),
+        Cell(16, 8000, 64, 16),
+        Cell(64, 2000, 128, 64),
+        Cell(64, 8000, 64, 64),
+    ),
+    burst=Burst(streams=8, prompt=500, output=600, burst=3, burst_prompt=16000, before_s=1.5),
+)
+CPU = Profile(
+    device="cpu",
+    config="local-cpu.yaml",
+    sets=(),
+    token_models=("tiny-qwen3moe",),
+    prompt_tokens=(30, 100),
+    answer_tokens=8,
+    kill_tokens=200,
+    kill_sets=("decode.replicas=2", "ray.cpus=3"),
+    shape="tiny",
+    shape_engine={
+        "page_size": 16,
+        "dtype": "float32",
+        "attention_backend": "torch_native",
+        "sampling_backend": "pytorch",
+        "disable_cuda_graph": True,
+        "disable_overlap_schedule": True,
+        "mem_fraction_static": 0.7,
+        "max_total_tokens": 16384,
+        "max_running_requests": 16,
+        "chunked_prefill_size": 256,
+        "sleep_on_idle": True,
+        "load_format": "dummy",
+    },
+    cells=(Cell(1, 64, 8, 2, 2), Cell(4, 64, 8, 8, 2)),
+    burst=Burst(streams=2, prompt=32, output=150, burst=2, burst_prompt=1000, before_s=0.3),
+    environment={"SGLANG_USE_CPU_ENGINE": "1", "OMP_NUM_THREADS": "1", "TORCHDYNAMO_DISABLE": "1"},
+)
+
+
+def profile() -> Profile:
+    said = os.environ.get("BENCH_DEVICE") or ("cuda" if shutil.which("nvidia-smi") else "cpu")
+    return {"cuda": GPU, "cpu": CPU}[said]
+
+
+def aggregated_config(split: str) -> str:
+    """A file beside the logs: the shipped configuration with its prefill engine's arguments on an aggregated one."""
+    tree = yaml.safe_load((PROJECT / "configs" / split).read_text(encoding="utf-8"))
+    tree["aggregated"] = tree.pop("prefill")
+    del tree["decode"]
+    LOGS.mkdir(parents=True, exist_ok=True)
+    path = LOGS / f"aggregated-{split}"
+    path.write_text(yaml.safe_dump(tree), encoding="utf-8")
+    return str(path)
+
+
+def write_result(name: str, data: Any) -> None:
+    """Whole or not at all: a stage that is stopped keeps what it wrote before."""
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    new = RESULTS / f".{name}.new"
+    new.write_text(json.dumps(data, indent=1), encoding="utf-8")
+    new.rename(RESULTS / f"{name}.json")

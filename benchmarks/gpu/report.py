@@ -1,0 +1,211 @@
+"""From results.json to what docs/performance.md shows: tables in Markdown, pictures as SVG.
+
+Way:   results.json of `run.sh collect` -> [report] -> tables on stdout; compare.svg, burst.svg in FOLDER
+
+Run:   python3 -m benchmarks.gpu.report results.json docs/pictures
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from benchmarks.gpu.svg import bars, points
+
+SETUPS = {"a": "bare, aggregated", "b": "bare, PD", "c": "ours, PD", "d": "ours, aggregated"}
+Row = dict[str, Any]
+Pick = Callable[[Row], float]
+CELL_COLUMNS: dict[str, Pick] = {
+    "TTFT p50, ms": lambda row: row["ttft_ms"]["p50"],
+    "TTFT p99, ms": lambda row: row["ttft_ms"]["p99"],
+    "ITL p50, ms": lambda row: row["itl_ms"]["p50"],
+    "ITL p99, ms": lambda row: row["itl_ms"]["p99"],
+    "output tok/s": lambda row: row["tok_s"],
+}
+BURST_COLUMNS: dict[str, Pick] = {
+    "ITL p50, ms": lambda row: row["itl_ms"]["p50"],
+    "ITL p99, ms": lambda row: row["itl_ms"]["p99"],
+    "ITL worst, ms": lambda row: row["itl_ms"]["max"],
+    "ITL p99 before it, ms": lambda row: row["itl_alone_ms"]["p99"],
+    "all long prompts read after, s": lambda row: row["burst_s"],
+}
+
+
+def main() -> None:
+    results = json.loads(Path(sys.argv[1]).read_bytes())
+    folder = Path(sys.argv[2])
+    folder.mkdir(parents=True, exist_ok=True)
+    for part in (_machine, _compared, _against_bare, _burst, _tokens, _kills, _startup):
+        lines = list(part(results))
+        if lines:
+            print("\n".join(lines), end="\n\n")
+    rows = good(results.get("compare", []))
+    if rows:
+        (folder / "compare.svg").write_text(_compare_picture(rows), encoding="utf-8")
+    if any(row.get("gaps_ms") for row in rows):
+        (folder / "burst.svg").write_text(_burst_picture(rows), encoding="utf-8")
+
+
+def good(rows: Iterable[Row]) -> list[Row]:
+    return [row for row in rows if not row["errors"] and row.get("itl_ms")]
+
+
+def of(rows: Sequence[Row], what: str, setup: str, pick: Pick) -> list[float]:
+    """One value a round, in order."""
+    return [pick(row) for row in sorted(rows, key=_round) if (row["what"], row["setup"]) == (what, setup)]
+
+
+def _round(row: Row) -> int:
+    return int(row["round"])
+
+
+def spread(values: Sequence[float]) -> str:
+    """The median over the rounds, and the least and most of them."""
+    if not values:
+        return "-"
+    digits = 0 if median(values) >= 100 else 1 if median(values) >= 10 else 2
+    return " ".join((f"{median(values):.{digits}f}", f"({min(values):.{digits}f}..{max(values):.{digits}f})"))
+
+
+def _cells(rows: Iterable[Row]) -> list[str]:
+    return list(dict.fromkeys(row["what"] for row in rows if row["what"] != "burst"))
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str]:
+    yield f"| {' | '.join(head)} |"
+    yield f"|{' --- |' * len(head)}"
+    for row in rows:
+        yield f"| {' | '.join(row)} |"
+
+
+def _machine(results: Row) -> Iterator[str]:
+    found = results.get("environment")
+    if found:
+        packages = ", ".join(f"{name} {version}" for name, version in found["packages"].items() if version)
+        card = f"{found['gpu'][0]} with {found['gpu'][1]} MiB, driver {found['gpu'][3]}" if found["gpu"] else "no GPU"
+        yield f"Machine: {card}, {found['cpus']} cores, Python {found['python']},"
+        yield f"{packages}; the card copies {found.get('copy_gbyte_s', '-')} GB/s within itself."
+
+
+def _compared(results: Row) -> Iterator[str]:
+    rows = good(results.get("compare", []))
+    cells = _cells(rows)
+    if not cells:
+        return
+    yield from _table(
+        ["concurrency, in/out", "setup", *CELL_COLUMNS, "rounds"],
+        (
+            [
+                cell,
+                f"{setup}: {what}",
+                *(spread(of(rows, cell, setup, pick)) for pick in CELL_COLUMNS.values()),
+                str(len(of(rows, cell, setup, CELL_COLUMNS["output tok/s"]))),
+            ]
+            for cell in cells
+            for setup, what in SETUPS.items()
+        ),
+    )
+
+
+def _against_bare(results: Row) -> Iterator[str]:
+    """c beside b, and d beside a, round by round."""
+    rows = good(results.get("compare", []))
+    cells = _cells(rows)
+    if not cells:
+        return
+    tok_s, ttft_ms = CELL_COLUMNS["output tok/s"], CELL_COLUMNS["TTFT p50, ms"]
+
+    def ratio(cell: str, ours: str, theirs: str) -> str:
+        pairs = zip(of(rows, cell, ours, tok_s), of(rows, cell, theirs, tok_s), strict=False)
+        return spread([a / b for a, b in pairs])
+
+    def added(cell: str, ours: str, theirs: str) -> str:
+        pairs = zip(of(rows, cell, ours, ttft_ms), of(rows, cell, theirs, ttft_ms), strict=False)
+        return spread([a - b for a, b in pairs])
+
+    head = ["concurrency, in/out", "c/b tok/s", "c - b TTFT p50, ms", "d/a tok/s", "d - a TTFT p50, ms"]
+    yield from _table(
+        head,
+        (
+            [cell, ratio(cell, "c", "b"), added(cell, "c", "b"), ratio(cell, "d", "a"), added(cell, "d", "a")]
+            for cell in cells
+        ),
+    )
+
+
+def _burst(results: Row) -> Iterator[str]:
+    rows = [row for row in good(results.get("compare", [])) if row["what"] == "burst"]
+    if rows:
+        yield from _table(
+            ["while long prompts arrive", *BURST_COLUMNS],
+            (
+                [f"{setup}: {what}", *(spread(of(rows, "burst", setup, pick)) for pick in BURST_COLUMNS.values())]
+                for setup, what in SETUPS.items()
+            ),
+        )
+
+
+def _tokens(results: Row) -> Iterator[str]:
+    for name, passes in results.items():
+        if name.startswith("tokens-"):
+            rows = ([each["pass"], f"{each['equal']} of {each['asked']}", str(each["restart_s"])] for each in passes)
+            yield from _table([f"{name.removeprefix('tokens-')}: pass", "equal", "restart, s"], rows)
+            yield ""
+
+
+def _kills(results: Row) -> Iterator[str]:
+    rows = results.get("kill", [])
+    head = ["round", "whole", "as undisturbed", "longest pause, ms", "ready again, s", "left behind", "card, MiB"]
+    if rows:
+        yield from _table(
+            head,
+            (
+                [
+                    str(row["round"]),
+                    f"{row['whole']} of {len(row['streams'])}",
+                    str(row["as_undisturbed"]),
+                    f"{row['longest_pause_ms']:.0f}",
+                    str(row.get("ready_again_s", "")),
+                    str(len(row.get("left_behind", []))),
+                    str(row["memory_used_mib"]),
+                ]
+                for row in rows
+            ),
+        )
+
+
+def _startup(results: Row) -> Iterator[str]:
+    found = results.get("startup")
+    if found:
+        marks = list(dict.fromkeys(mark for life in found["lives"] for mark in life["seconds_since_kill"]))
+        yield from _table(
+            ["seconds after the kill of", *marks],
+            (
+                [life["engine"], *(str(life["seconds_since_kill"].get(mark, "-")) for mark in marks)]
+                for life in found["lives"]
+            ),
+        )
+
+
+def _compare_picture(rows: list[Row]) -> str:
+    cells = _cells(rows)
+    panels = {
+        name: {cell: {setup: of(rows, cell, setup, pick) for setup in SETUPS} for cell in cells}
+        for name, pick in CELL_COLUMNS.items()
+        if name in ("output tok/s", "TTFT p50, ms", "ITL p99, ms")
+    }
+    return bars(panels, SETUPS)
+
+
+def _burst_picture(rows: list[Row]) -> str:
+    series = {row["setup"]: row["gaps_ms"] for row in rows if row.get("gaps_ms")}
+    title = "gap between two tokens of a stream (ms), over ms since the long prompts arrived"
+    return points({f"{setup}: {SETUPS[setup]}": series[setup] for setup in SETUPS if setup in series}, title)
+
+
+if __name__ == "__main__":
+    main()
