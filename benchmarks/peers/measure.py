@@ -117,7 +117,7 @@ async def _drive(deployment: Deployment, requests: Iterable[bytes], clients: int
     except ExceptionGroup as group:
         raise Failed(f"no connection: {group.exceptions[0]}") from group
     if errors := [answer.error for answer in answers if answer.error]:
-        raise Failed(f"{len(errors)} of {len(answers)} answers failed, first: {errors[0][:120]}")
+        raise Failed(f"{len(errors)} of {len(answers)} answers failed, first: {errors[0][:60]}")
     return answers
 
 

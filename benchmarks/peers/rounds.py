@@ -86,8 +86,9 @@ async def measure_all(pythons: dict[str, Path], model_path: Path, extent: Extent
                         await (one.paced(streams, step_ms, begin_s) if streams else one.at_full_speed())
                     results.others.append(others.share())
                 if not streams:
-                    for deployment in (each for each in up if each.name != FLOOR):
-                        results.put(deployment.name, "pss_after_mb", measure.memory_mb(deployment))
+                    for deployment in up:
+                        if used_mb := measure.memory_mb(deployment):
+                            results.put(deployment.name, "pss_after_mb", used_mb)
     return results
 
 
@@ -122,29 +123,35 @@ class _Round:
 
     async def paced(self, streams: int, step_ms: float, begin_s: float) -> None:
         tokens = int((begin_s + self.extent.paced_s) * 1e3 / step_ms)
-        got = await self._try(measure.paced(self.deployment, self.prompts.texts(streams, SHORT), step_ms, tokens))
+        got = await self._try(
+            f"{streams} streams", measure.paced(self.deployment, self.prompts.texts(streams, SHORT), step_ms, tokens)
+        )
         if got is not None:
             self._put(f"token_us_{streams}", got.cpu_us_a_token)
             self._put(f"pace_{streams}", got.pace)
 
     async def at_full_speed(self) -> None:
         name, extent, texts = self.deployment.name, self.extent, self.prompts.texts
-        await self._try(measure.saturated(self.deployment, texts(256, SHORT), 16, 16, 0.3))  # warms it up
-        for at in await self._try(measure.ttft(self.deployment, texts(extent.ttft_requests, SHORT))) or []:
+        await self._try("warming up", measure.saturated(self.deployment, texts(256, SHORT), 16, 16, 0.3))  # warms it up
+        for at in await self._try("TTFT", measure.ttft(self.deployment, texts(extent.ttft_requests, SHORT))) or []:
             self._put("ttft_1", at)
         if name != FLOOR:
             for tokens, count in ((MIDDLE, extent.middle_requests), (LONG, extent.long_requests)):
-                cost = await self._try(measure.per_request(self.deployment, texts(count, tokens)))
+                cost = await self._try(f"{tokens} tokens", measure.per_request(self.deployment, texts(count, tokens)))
                 if cost is not None:
                     self._put(f"request_us_{tokens}", cost)
         for clients in CLIENTS:
-            ones = await self._try(measure.saturated(self.deployment, texts(TEXTS, SHORT), clients, 1, extent.seconds))
+            ones = await self._try(
+                f"{clients} clients, 1 token",
+                measure.saturated(self.deployment, texts(TEXTS, SHORT), clients, 1, extent.seconds),
+            )
             if ones is not None:
                 self._put(f"req_s_{clients}", ones.requests_per_s)
                 for at in ones.ttft_ms if clients == CLIENTS[0] else []:
                     self._put(f"ttft_{clients}", at)
             streams = await self._try(
-                measure.saturated(self.deployment, texts(TEXTS, SHORT), clients, STREAM_TOKENS, extent.seconds)
+                f"{clients} clients",
+                measure.saturated(self.deployment, texts(TEXTS, SHORT), clients, STREAM_TOKENS, extent.seconds),
             )
             if streams is not None:
                 self._put(f"tok_s_{clients}", streams.tokens_per_s)
@@ -152,9 +159,9 @@ class _Round:
     def _put(self, metric: str, value: float) -> None:
         self.results.put(self.deployment.name, metric, value)
 
-    async def _try(self, measured: Awaitable[T]) -> T | None:
+    async def _try(self, what: str, measured: Awaitable[T]) -> T | None:
         try:
             return await measured
         except measure.Failed as error:
-            self.results.note(self.deployment.name, str(error))
+            self.results.note(self.deployment.name, f"{what}: {error}")
             return None
