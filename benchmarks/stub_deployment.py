@@ -1,6 +1,6 @@
 """A whole deployment in front of engines that cost nothing: what is measured then is ours alone.
 
-Real frontend process, real plane over loopback, real registry; a prefill and a decode StubEngine, each in a process of
+Real frontend process, real plane over loopback, real registry; prefill and decode StubEngines, each in a process of
 its own (`python -m benchmarks.stub_deployment PREFILL|DECODE STEP_MS`), as engine hosts are.
 """
 
@@ -10,6 +10,7 @@ import asyncio
 import os
 import secrets
 import sys
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -30,12 +31,15 @@ from disagg.registry.served import RegistryServer
 class StubDeployment:
     url: str
     secret: bytes
-    planes: dict[str, str]  # role -> host:port
-    pids: dict[str, int]  # frontend, prefill, decode
+    planes: dict[str, str]  # role -> host:port, of each role's first engine
+    pids: dict[str, int]  # frontend, prefill, decode; prefill-1, decode-1 and so on where there are more
+    began_s: float  # time.perf_counter() when the frontend was started
 
 
 @asynccontextmanager
-async def stub_deployment(model_path: Path, step_ms: float = 0.0) -> AsyncIterator[StubDeployment]:
+async def stub_deployment(
+    model_path: Path, step_ms: float = 0.0, engines_a_role: int = 1
+) -> AsyncIterator[StubDeployment]:
     secret = secrets.token_bytes(32)
     environment = os.environ | {SECRET_VARIABLE: secret.hex()}
     registry = MemoryRegistry()
@@ -53,26 +57,31 @@ async def stub_deployment(model_path: Path, step_ms: float = 0.0) -> AsyncIterat
         limits=Limits(),
     )
     frontend = FrontendProcess(spec, environment)
-    hosts = [await _host(role, step_ms, environment) for role in (Role.PREFILL, Role.DECODE)]
+    numbered = [(role, number) for role in (Role.PREFILL, Role.DECODE) for number in range(engines_a_role)]
+    hosts = [await _host(role, step_ms, environment) for role, _ in numbered]
     try:
-        planes, pids = {}, {}
-        for role, (process, plane) in zip((Role.PREFILL, Role.DECODE), hosts, strict=True):
-            planes[str(role)], pids[str(role)] = plane, process.pid
+        planes: dict[str, str] = {}
+        pids: dict[str, int] = {}
+        for (role, number), (process, plane) in zip(numbered, hosts, strict=True):
+            planes.setdefault(str(role), plane)
+            pids[f"{role}-{number}" if number else str(role)] = process.pid
             is_prefill = role is Role.PREFILL
+            met = frozenset() if is_prefill else frozenset(f"prefill-{other}#1" for other in range(engines_a_role))
             await registry.put(
                 EngineRecord(
-                    id=f"{role}-0",
+                    id=f"{role}-{number}",
                     role=role,
                     state=State.READY,
                     incarnation=1,
                     plane=plane,
-                    bootstrap="127.0.0.1:9" if is_prefill else "",
-                    peers=frozenset() if is_prefill else frozenset({"prefill-0#1"}),
+                    bootstrap=f"127.0.0.1:{9 + number}" if is_prefill else "",
+                    peers=met,
                 )
             )
+        began_s = time.perf_counter()
         await frontend.start()
         pids["frontend"] = frontend.pid
-        yield StubDeployment(f"http://127.0.0.1:{spec.port}", secret, planes, pids)
+        yield StubDeployment(f"http://127.0.0.1:{spec.port}", secret, planes, pids, began_s)
     finally:
         await frontend.stop()
         await server.close()
