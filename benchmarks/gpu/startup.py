@@ -21,7 +21,7 @@ from typing import Any
 from benchmarks.gpu.places import profile, write_result
 from benchmarks.gpu.servers import Server, engine_logs, only, ours, status, until_ready
 
-ROUNDS, START_S, BACK_S, LOOK_S = 2, 240.0, 150.0, 0.02
+ROUNDS, START_S, BACK_S, LOOK_S = 1, 240.0, 150.0, 0.02
 # Of SGLang's and NIXL's own words; the first line of each kind counts.
 MARKS = {
     "host imported SGLang": r"server_args=",

@@ -4,9 +4,10 @@ Way:   two deployments of one model, PD and aggregated -> the same prompts, one 
 In:    text of this project, cut to lengths; in each pass another one, so that no prefix is cached on either side
 Out:   results/tokens-MODEL.json. An answer that differs is asked again on both, and a bare engine tells the
        likeliest tokens where the two part (candidates.py)
-Passes: as started; after a drain and restart of each side; after a SIGKILL of each, and of both
+Passes: as started; after a drain and restart of each side; after a SIGKILL of each, and of both. Of further models
+       only the first and the last
 
-Run:   python3 -m benchmarks.gpu.tokens [MODEL…]
+Run:   python3 -m benchmarks.gpu.tokens [MODEL…]      (all of them at once, each on engines of its own)
 """
 
 from __future__ import annotations
@@ -28,7 +29,8 @@ from benchmarks.gpu.servers import Server, bare_environment, only, ours, status,
 from disagg.models.resolve import resolve_model
 
 START_S, RESTART_S, AGAIN, CANDIDATES_S = 240.0, 150.0, 3, 120.0
-PASSES: tuple[tuple[str, str, tuple[str, ...]], ...] = (
+Passes = tuple[tuple[str, str, tuple[str, ...]], ...]  # name, how, which engines
+PASSES: Passes = (
     ("as started", "", ()),
     ("prefill drained and restarted", "drain", ("prefill-0",)),
     ("decode drained and restarted", "drain", ("decode-0",)),
@@ -36,22 +38,33 @@ PASSES: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("decode killed", "kill", ("decode-0",)),
     ("both killed", "kill", ("prefill-0", "decode-0")),
 )
+FEW = (PASSES[0], PASSES[-1])
 
 
 def main() -> None:
     it = profile()
-    for model in sys.argv[1:] or it.token_models:
-        pd, aggregated = only(
-            [ours(f"pd-{model}", it.config, model), ours(f"agg-{model}", aggregated_config(it.config), model)]
-        )
-        until_ready([pd, aggregated], START_S)
-        asyncio.run(_compare(it, model, pd, aggregated))
+    models = sys.argv[1:] or list(it.token_models)
+    wanted = [
+        (ours(f"pd-{model}", it.config, model), ours(f"agg-{model}", aggregated_config(it.config), model))
+        for model in models
+    ]
+    servers = only(one for pair in wanted for one in pair)
+    asyncio.run(_all(it, [(model, servers[2 * i], servers[2 * i + 1]) for i, model in enumerate(models)]))
 
 
-async def _compare(it: Profile, model: str, pd: Server, aggregated: Server) -> None:
+async def _all(it: Profile, deployments: list[tuple[str, Server, Server]]) -> None:
+    """A model that fails is told, and stops no other."""
+    works = [_compare(it, *each, FEW if number else PASSES) for number, each in enumerate(deployments)]
+    for (model, _, _), ended in zip(deployments, await asyncio.gather(*works, return_exceptions=True), strict=True):
+        if isinstance(ended, BaseException):
+            print(f"{model}: {type(ended).__name__}: {ended}", flush=True)
+
+
+async def _compare(it: Profile, model: str, pd: Server, aggregated: Server, passes: Passes) -> None:
+    await asyncio.to_thread(until_ready, [pd, aggregated], START_S)
     text = text_ids(model)
     rows: list[dict[str, Any]] = []
-    for number, (name, how, engines) in enumerate(PASSES):
+    for number, (name, how, engines) in enumerate(passes):
         took_s = await _restart(pd, how, engines) if how else 0.0
         row: dict[str, Any] = {"pass": name, "restart_s": round(took_s, 1), "equal": 0, "asked": 0, "different": []}
         rows.append(row)
@@ -82,7 +95,8 @@ async def _restart(server: Server, how: str, engine_ids: tuple[str, ...]) -> flo
     for engine_id in engine_ids:
         if how == "drain":
             command = [sys.executable, "-m", "disagg.cli.main", "drain", engine_id, "--restart", "--wait"]
-            subprocess.run([*command, "--url", server.url], cwd=PROJECT, check=True, timeout=RESTART_S)
+            words = [*command, "--url", server.url]
+            await asyncio.to_thread(subprocess.run, words, cwd=PROJECT, check=True, timeout=RESTART_S)
         else:
             os.kill(before[engine_id]["pids"]["host"], signal.SIGKILL)
     await until_back(server, {engine_id: before[engine_id]["incarnation"] for engine_id in engine_ids}, RESTART_S)
@@ -110,7 +124,7 @@ async def _explained(
     }
     said: dict[str, Any] = {"prompt": prompt, "pd": ours_ids, "aggregated": theirs, "parts_at": at, "again": again}
     if at is not None:
-        said["candidates"] = _candidates(it, model, prompt + theirs[:at])
+        said["candidates"] = await asyncio.to_thread(_candidates, it, model, prompt + theirs[:at])
     return said
 
 
