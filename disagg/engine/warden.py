@@ -24,6 +24,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
@@ -54,30 +55,52 @@ def exec_host(spec: HostSpec, pipe: socket.socket) -> NoReturn:
     os.execve(sys.executable, [sys.executable, "-m", "disagg.engine.host", str(path), str(pipe.fileno())], environment)
 
 
+@dataclass(frozen=True, slots=True)
+class Host:
+    pid: int
+    out: int  # what it and its children print
+    news: int | None  # of segments, see _watch_for_segments
+
+
 def watch(spec: HostSpec, pipe: socket.socket, start_host: StartHost) -> None:
     """Starts the host and returns once nothing of the engine is left."""
+    lead()
+    make_scratch(spec)
+    follow(spec, pipe, start(lambda: start_host(spec, pipe)))
+
+
+def lead() -> None:
+    """Makes this process the one that nothing below it can get away from."""
     os.setsid()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)  # `ray job stop` may send it here; the end comes through the pipe
     _libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
-    _make_scratch(Path(spec.scratch))
-    log = RotatingLog(Path(spec.log_path))
+
+
+def start(run: Callable[[], None]) -> Host:
+    """`run` is the host's life: in the child, it does not return."""
     out, out_of_host = os.pipe()
     news = _watch_for_segments()
-    host_pid = os.fork()
-    if host_pid == 0:
-        _become_host(spec, pipe, out_of_host, start_host)
+    pid = os.fork()
+    if pid == 0:
+        _become_host(out_of_host, run)
     os.close(out_of_host)
-    _say(pipe, event="started", warden=os.getpid(), host=host_pid)
+    return Host(pid, out, news)
 
+
+def follow(spec: HostSpec, pipe: socket.socket, host: Host, printed: bytes = b"") -> None:
+    """Returns once nothing of the engine is left. `printed`: what came out of the host before it was this engine's."""
+    log = RotatingLog(Path(spec.log_path))
+    log.write(printed)
+    say(pipe, event="started", warden=os.getpid(), host=host.pid)
     segments: set[str] = set()
-    status = _tend(host_pid, pipe, out, news, log, segments)
-    segments |= _segments_of(_tree(os.getpid()))
-    _end_tree()
-    os.set_blocking(out, False)
-    while data := _read(out):
+    status = _tend(host.pid, pipe, host.out, host.news, log, segments)
+    segments |= _segments_of(tree(os.getpid()))
+    end_tree()
+    os.set_blocking(host.out, False)
+    while data := read(host.out):
         log.write(data)
-    _say(pipe, event="exit", status=status, tail=list(log.tail))
+    say(pipe, event="exit", status=status, tail=list(log.tail))
     log.close()
     shutil.rmtree(spec.scratch, ignore_errors=True)
     with contextlib.suppress(OSError):  # the node's last: the deployment's janitor is on another node, perhaps
@@ -87,7 +110,8 @@ def watch(spec: HostSpec, pipe: socket.socket, start_host: StartHost) -> None:
             (SHARED_MEMORY / name).unlink(missing_ok=True)
 
 
-def _make_scratch(scratch: Path) -> None:
+def make_scratch(spec: HostSpec) -> None:
+    scratch = Path(spec.scratch)
     while True:
         scratch.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         with contextlib.suppress(FileNotFoundError):  # another engine's end has just taken the folder away
@@ -95,7 +119,7 @@ def _make_scratch(scratch: Path) -> None:
             return
 
 
-def _become_host(spec: HostSpec, pipe: socket.socket, out: int, start_host: StartHost) -> NoReturn:
+def _become_host(out: int, run: Callable[[], None]) -> NoReturn:
     status = 1
     try:
         _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
@@ -103,7 +127,7 @@ def _become_host(spec: HostSpec, pipe: socket.socket, out: int, start_host: Star
             signal.signal(number, signal.SIG_DFL)
         os.dup2(out, 1)
         os.dup2(out, 2)
-        start_host(spec, pipe)
+        run()
         status = 0
     except BaseException:  # noqa: BLE001 - the last line of defence of a forked process: say why and end
         import traceback
@@ -127,62 +151,62 @@ def _tend(host_pid: int, pipe: socket.socket, out: int, news: int | None, log: R
     while True:
         for key, _ in selector.select(LOOK_S):
             if key.fileobj == out:
-                data = _read(out)
+                data = read(out)
                 if not data:
                     selector.unregister(out)
                 for line in log.write(data):
                     if lane := lanes.read(line):
-                        _say(pipe, event="lane", lane=lane)
+                        say(pipe, event="lane", lane=lane)
             elif key.fileobj == news:
-                _read(key.fd)
+                read(key.fd)
                 look_at = 0.0  # an engine that dies at once would be gone at the next regular look
             elif key.fileobj == host:
                 _, raw = os.waitpid(host_pid, 0)
-                return _describe(raw)
-            elif not _read_pipe(pipe):
+                return describe(raw)
+            elif not read_pipe(pipe):
                 return "its actor is gone"
         if time.monotonic() >= look_at:
             look_at = time.monotonic() + LOOK_S
-            segments |= _segments_of(_tree(os.getpid()))
+            segments |= _segments_of(tree(os.getpid()))
 
 
-def _read_pipe(pipe: socket.socket) -> bytes:
+def read_pipe(pipe: socket.socket) -> bytes:
     try:
         return pipe.recv(4096)
     except OSError:
         return b""
 
 
-def _read(fd: int) -> bytes:
+def read(fd: int) -> bytes:
     try:
         return os.read(fd, 1 << 16)
     except OSError:
         return b""
 
 
-def _say(pipe: socket.socket, **message: object) -> None:
+def say(pipe: socket.socket, **message: object) -> None:
     with contextlib.suppress(OSError):  # the actor is gone: `_tend` sees the closed pipe
         pipe.sendall(json.dumps(message).encode() + b"\n")
 
 
-def _describe(raw_status: int) -> str:
+def describe(raw_status: int) -> str:
     code = os.waitstatus_to_exitcode(raw_status)
     return f"exit status {code}" if code >= 0 else f"killed by {signal.Signals(-code).name}"
 
 
-def _tree(pid: int) -> list[int]:
+def tree(pid: int) -> list[int]:
     """All descendants of `pid`."""
     try:
         children = [int(c) for c in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
     except OSError:
         return []
-    return [p for child in children for p in (child, *_tree(child))]
+    return [p for child in children for p in (child, *tree(child))]
 
 
-def _end_tree() -> None:
+def end_tree() -> None:
     """Kills until no child is left; a killed process's children become ours and are killed in the next turn."""
     while True:
-        for pid in _tree(os.getpid()):
+        for pid in tree(os.getpid()):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         try:
