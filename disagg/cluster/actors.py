@@ -219,7 +219,7 @@ class EngineActor:
                     return await kit.take(spec)
                 except NoKit as error:
                     self._no_kit = str(error)
-            (pipe, _), way = spawn_with_pipe("disagg.engine.warden", environment), "spawned"
+            pipe, way = spawn_with_pipe("disagg.engine.warden", environment), "spawned"
             if self._no_kit:
                 way += f", for its spare is of no use: {self._no_kit}"
                 log.warning("%s is %s", spec.place, way)

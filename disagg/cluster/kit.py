@@ -35,10 +35,8 @@ class NoKit(Exception):
 class Kit:
     """`start` begins it; `take` gives it away."""
 
-    def __init__(
-        self, kit: KitSpec, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, warden: subprocess.Popen[bytes]
-    ) -> None:
-        self._kit, self._reader, self._writer, self._warden = kit, reader, writer, warden
+    def __init__(self, kit: KitSpec, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._kit, self._reader, self._writer = kit, reader, writer
         self._until_s = time.monotonic() + IMPORTS_S
         self._facts: dict[str, Any] = {}  # what it said when it was ready
         self._ended = ""
@@ -47,10 +45,10 @@ class Kit:
     @classmethod
     async def start(cls, kit: KitSpec, environment: Mapping[str, str]) -> Kit:
         """`environment`: of the warden, to which the kit's own is added."""
-        pipe, warden = spawn_with_pipe("disagg.engine.spare_warden", environment)
+        pipe = spawn_with_pipe("disagg.engine.spare_warden", environment)
         reader, writer = await asyncio.open_unix_connection(sock=pipe, limit=LINE_MAX_BYTES)
         writer.write(encode_kit(kit) + b"\n")
-        return cls(kit, reader, writer, warden)
+        return cls(kit, reader, writer)
 
     @property
     def pids(self) -> list[int]:
@@ -99,11 +97,11 @@ class Kit:
         log.warning("the spare kit has ended: %s", "\n".join([self._ended, *said.get("tail", [])]))
 
 
-def spawn_with_pipe(module: str, environment: Mapping[str, str]) -> tuple[socket.socket, subprocess.Popen[bytes]]:
+def spawn_with_pipe(module: str, environment: Mapping[str, str]) -> socket.socket:
     """Our end of the pipe to a warden in a process of its own."""
     ours, theirs = socket.socketpair()
     command = [sys.executable, "-m", module, str(theirs.fileno())]
     with theirs:
-        warden = subprocess.Popen(command, env=environment, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL)
+        subprocess.Popen(command, env=environment, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL)
     ours.setblocking(False)
-    return ours, warden
+    return ours

@@ -1,0 +1,158 @@
+"""Real engines that are not forked: the next incarnation comes from a spare kit, and is the same engine."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import secrets
+import shutil
+import signal
+import tempfile
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from hosts import ADDRESS, LegLog, fresh_prompt, leg, wait_until
+
+from disagg.cluster.actors import EngineActor, PortBlocks
+from disagg.cluster.janitor import _processes
+from disagg.config.schema import Deadlines
+from disagg.engine.arguments import Ports, engine_arguments, engine_environment
+from disagg.engine.cpu.paths import standin_environment
+from disagg.engine.spec import DEPLOYMENT_VARIABLE, SECRET_VARIABLE, HostSpec, encode_spec
+from disagg.models.resolve import resolve_model
+from disagg.plane.client import PlaneClient
+from disagg.registry.records import Role
+
+# An actor does not wait for its wardens: they end after it.
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+KIT_S = 240.0
+
+
+class Engine:
+    """An engine actor as Ray has it, but in this process."""
+
+    def __init__(self, folder: Path, **engine: Any) -> None:
+        self.folder, self.engine, self.secret = folder, engine, secrets.token_hex(32)
+        self.actor, self.blocks, self.incarnation = EngineActor(), PortBlocks(), 0
+        self.environment = standin_environment(os.environ) | {
+            DEPLOYMENT_VARIABLE: folder.name,
+            SECRET_VARIABLE: self.secret,
+        }
+        self.facts: dict[str, Any] = {}
+
+    async def start(self) -> float:
+        """Seconds until its host says that it is up."""
+        self.incarnation += 1
+        ports, ranks = Ports.from_first(self.blocks.take("a")), self.engine.get("tp_size", 1)
+        model = str(resolve_model("smollm2"))
+        arguments = engine_arguments(
+            Role.AGGREGATED, self.engine, device="cpu", model_path=model, host=ADDRESS, ports=ports
+        )
+        spec = HostSpec(
+            engine_id="a",
+            incarnation=self.incarnation,
+            role=Role.AGGREGATED,
+            arguments=arguments,
+            environment=engine_environment(Role.AGGREGATED, device="cpu", deadlines=Deadlines(), ranks=ranks),
+            plane_host=ADDRESS,
+            log_path=str(self.folder / "a.log"),
+            scratch=str(self.folder / f"a-{self.incarnation}"),
+            fork=False,
+        )
+        began_s = time.monotonic()
+        self.facts = await self.actor.start(encode_spec(spec), None, self.environment)
+        return time.monotonic() - began_s
+
+    async def keep_spare(self) -> list[int]:
+        """The kit's pids once it is ready."""
+        await self.actor.keep_spare()
+
+        async def is_ready() -> bool:
+            assert self.actor._kit is not None
+            return bool(self.actor._kit.pids)
+
+        await wait_until(is_ready, KIT_S)
+        assert self.actor._kit is not None
+        return self.actor._kit.pids
+
+    async def tokens(self, prompt: list[int]) -> list[int]:
+        client = PlaneClient(self.facts["plane"], self.incarnation, bytes.fromhex(self.secret), lambda _why: None)
+        await client.connect()
+        answer: LegLog = leg(client, prompt, 12)
+        assert (await answer.until_end()).reason == "length"
+        client.close()
+        return answer.token_ids
+
+    def processes(self) -> set[int]:
+        return set(_processes(self.folder.name, ""))
+
+    @property
+    def log(self) -> str:
+        return (self.folder / "a.log").read_text()
+
+
+@contextlib.asynccontextmanager
+async def engine(**arguments: Any) -> AsyncIterator[Engine]:
+    made = Engine(Path(tempfile.mkdtemp(prefix="ds-")), **arguments)
+    try:
+        yield made
+    finally:
+        await made.actor.end()
+        if made.actor._kit is not None:
+            made.actor._kit.close()
+
+        async def is_gone() -> bool:
+            return not made.processes()
+
+        try:
+            await wait_until(is_gone, 10)
+        finally:
+            shutil.rmtree(made.folder)
+
+
+async def test_an_engine_from_its_spare_kit_is_the_same_engine_sooner() -> None:
+    prompt, usual = fresh_prompt(40), os.getpriority(os.PRIO_PROCESS, 0)
+    async with engine() as a:
+        spawned_s = await a.start()
+        assert a.facts["way"] == "spawned"
+        first, of_first = await a.tokens(prompt), a.processes()
+        kit = await a.keep_spare()
+        assert len(kit) == 3, "a host, its scheduler, its detokenizer"
+        assert {os.getpriority(os.PRIO_PROCESS, pid) for pid in kit} <= {usual, 19}
+        before_s = _cpu_s(kit)
+        await asyncio.sleep(2)
+        assert _cpu_s(kit) - before_s < 0.1, "it only waits"
+
+        os.kill(a.facts["pids"]["schedulers"][0], signal.SIGKILL)
+        exit_ = await asyncio.wait_for(a.actor.exited(), 20)
+        assert "killed by" in exit_["status"] or "exit status" in exit_["status"]
+
+        async def first_is_gone() -> bool:
+            return not a.processes() & of_first
+
+        await wait_until(first_is_gone, 5)
+        print(f"\nspawned {spawned_s:.1f} s: {a.facts['start_s']}")
+        kit_s = await a.start()
+        print(f"from its kit {kit_s:.1f} s: {a.facts['start_s']}; PSS {_pss_mb(kit):.0f} MB")
+        assert a.facts["way"] == "spare"
+        assert {a.facts["pids"]["host"], *a.facts["pids"]["schedulers"], *a.facts["pids"]["detokenizers"]} == set(kit)
+        assert {os.getpriority(os.PRIO_PROCESS, pid) for pid in kit} == {usual}
+        assert "no spare process" not in a.log
+        assert await a.tokens(prompt) == first
+        assert kit_s < spawned_s
+        for pid in kit:
+            environment = psutil.Process(pid).environ()
+            assert environment[DEPLOYMENT_VARIABLE] == a.folder.name, "the janitor would find it"
+
+
+def _cpu_s(pids: list[int]) -> float:
+    return sum(sum(psutil.Process(pid).cpu_times()[:2]) for pid in pids)
+
+
+def _pss_mb(pids: list[int]) -> float:
+    return float(sum(psutil.Process(pid).memory_full_info().pss for pid in pids)) / 1e6
