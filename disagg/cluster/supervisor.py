@@ -140,7 +140,7 @@ class EngineSupervisor:
             self._phases.end("proving")
             log.info("%s is ready, %s, after %s", life, self._way, told(self._phases.seconds))
         self._was_ready = self._life_was_ready = True
-        start_s = self._phases.seconds
+        start_s = dict(self._phases.seconds)
         await self._put(state=State.READY, peers=peers, lane=lane or self.record.lane, detail="", start_s=start_s)
         if is_new:
             self.node.keep_spare()
@@ -216,7 +216,7 @@ class EngineSupervisor:
             await asyncio.sleep(POLL_S)
         self._phases.end("bootstrap")
         await self._put(
-            start_s=self._phases.seconds,
+            start_s=dict(self._phases.seconds),
             node=ground.address,
             plane=facts["plane"],
             bootstrap=bootstrap,

@@ -47,6 +47,7 @@ def keep(kit: KitSpec, pipe: socket.socket) -> None:
     _raise_tree(usual)
     spec = decode_spec(line)
     warden.make_scratch(spec)
+    warden.say_started(pipe, host)
     with order, suppress(OSError):  # it has just died: `follow` sees it
         order.sendall(line)
     warden.follow(spec, pipe, host, printed)

@@ -66,7 +66,9 @@ def watch(spec: HostSpec, pipe: socket.socket, start_host: StartHost) -> None:
     """Starts the host and returns once nothing of the engine is left."""
     lead()
     make_scratch(spec)
-    follow(spec, pipe, start(lambda: start_host(spec, pipe)))
+    host = start(lambda: start_host(spec, pipe))
+    say_started(pipe, host)
+    follow(spec, pipe, host)
 
 
 def lead() -> None:
@@ -88,11 +90,14 @@ def start(run: Callable[[], None]) -> Host:
     return Host(pid, out, news)
 
 
+def say_started(pipe: socket.socket, host: Host) -> None:
+    say(pipe, event="started", warden=os.getpid(), host=host.pid)
+
+
 def follow(spec: HostSpec, pipe: socket.socket, host: Host, printed: bytes = b"") -> None:
     """Returns once nothing of the engine is left. `printed`: what came out of the host before it was this engine's."""
     log = RotatingLog(Path(spec.log_path))
     log.write(printed)
-    say(pipe, event="started", warden=os.getpid(), host=host.pid)
     segments: set[str] = set()
     status = _tend(host.pid, pipe, host.out, host.news, log, segments)
     segments |= _segments_of(tree(os.getpid()))
