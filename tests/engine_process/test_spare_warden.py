@@ -101,12 +101,13 @@ def test_it_becomes_the_engine_and_its_early_words_are_in_the_engines_log(kit: K
     kit.take()
     assert kit.says("started")["host"] == pids[0]
     kit.says("ready")
-    assert kit.log.read_text() == "the spare imports 1\nit is decode-0#2 True\n"
     usual = os.getpriority(os.PRIO_PROCESS, 0)
     assert {os.getpriority(os.PRIO_PROCESS, pid) for pid in pids} == {usual}
     assert nice in ({19}, {usual}), "as low as it can be, where it can be raised again"
     os.kill(pids[0], signal.SIGKILL)
     exit_ = kit.says("exit")
+    kit.process.wait(30)
+    assert kit.log.read_text() == "the spare imports 1\nit is decode-0#2 True\n"
     assert (exit_["status"], exit_["tail"]) == ("killed by SIGKILL", ["the spare imports 1", "it is decode-0#2 True"])
     assert not _live(pids)
     assert not kit.scratch.exists()

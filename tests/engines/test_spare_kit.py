@@ -17,6 +17,7 @@ from typing import Any
 import psutil
 import pytest
 from hosts import ADDRESS, LegLog, fresh_prompt, leg, wait_until
+from moe import ATTENTION_APART, PAGE
 
 from disagg.cluster.actors import EngineActor, PortBlocks
 from disagg.cluster.janitor import _processes
@@ -25,6 +26,7 @@ from disagg.engine.arguments import Ports, engine_arguments, engine_environment
 from disagg.engine.cpu.paths import standin_environment
 from disagg.engine.spec import DEPLOYMENT_VARIABLE, SECRET_VARIABLE, HostSpec, encode_spec
 from disagg.models.resolve import resolve_model
+from disagg.models.tiny import make_tiny
 from disagg.plane.client import PlaneClient
 from disagg.registry.records import Role
 
@@ -36,8 +38,9 @@ KIT_S = 240.0
 class Engine:
     """An engine actor as Ray has it, but in this process."""
 
-    def __init__(self, folder: Path, **engine: Any) -> None:
+    def __init__(self, folder: Path, model: str, **engine: Any) -> None:
         self.folder, self.engine, self.secret = folder, engine, secrets.token_hex(32)
+        self.model = str(resolve_model(model))
         self.actor, self.blocks, self.incarnation = EngineActor(), PortBlocks(), 0
         self.environment = standin_environment(os.environ) | {
             DEPLOYMENT_VARIABLE: folder.name,
@@ -49,9 +52,8 @@ class Engine:
         """Seconds until its host says that it is up."""
         self.incarnation += 1
         ports, ranks = Ports.from_first(self.blocks.take("a")), self.engine.get("tp_size", 1)
-        model = str(resolve_model("smollm2"))
         arguments = engine_arguments(
-            Role.AGGREGATED, self.engine, device="cpu", model_path=model, host=ADDRESS, ports=ports
+            Role.AGGREGATED, self.engine, device="cpu", model_path=self.model, host=ADDRESS, ports=ports
         )
         spec = HostSpec(
             engine_id="a",
@@ -97,8 +99,8 @@ class Engine:
 
 
 @contextlib.asynccontextmanager
-async def engine(**arguments: Any) -> AsyncIterator[Engine]:
-    made = Engine(Path(tempfile.mkdtemp(prefix="ds-")), **arguments)
+async def engine(model: str = "smollm2", **arguments: Any) -> AsyncIterator[Engine]:
+    made = Engine(Path(tempfile.mkdtemp(prefix="ds-")), model, **arguments)
     try:
         yield made
     finally:
@@ -156,3 +158,38 @@ def _cpu_s(pids: list[int]) -> float:
 
 def _pss_mb(pids: list[int]) -> float:
     return float(sum(psutil.Process(pid).memory_full_info().pss for pid in pids)) / 1e6
+
+
+async def test_ranks_behind_a_controller_have_spares_too_and_a_dead_spare_is_replaced() -> None:
+    prompt = fresh_prompt(40)
+    tiny = {"page_size": PAGE, "max_total_tokens": 4096}
+    async with engine(str(make_tiny("qwen3moe")), **ATTENTION_APART, **tiny) as a:
+        spawned_s = await a.start()
+        first = await a.tokens(prompt)
+        kit = await a.keep_spare()
+        assert len(kit) == 3, "a host, the controller, its detokenizer"
+        family = {pid for each in kit for pid in (each, *(p.pid for p in psutil.Process(each).children(True)))}
+        assert len(family) == 5, "and two schedulers"
+        os.kill(_detokenizer(kit), signal.SIGKILL)
+        os.kill(a.facts["pids"]["host"], signal.SIGKILL)
+        await asyncio.wait_for(a.actor.exited(), 20)
+        kit_s = await a.start()
+        print(f"\ndp 2: spawned {spawned_s:.1f} s, from its kit {kit_s:.1f} s: {a.facts['start_s']}")
+        assert a.facts["way"] == "spare"
+        assert set(a.facts["pids"]["schedulers"]) <= family
+        assert a.log.count("no spare process for") == 1, "the detokenizer"
+        assert await a.tokens(prompt) == first
+
+
+async def test_a_kit_that_ended_costs_only_its_time() -> None:
+    async with engine() as a:
+        await a.start()
+        kit = await a.keep_spare()
+        os.kill(kit[0], signal.SIGKILL)
+        await a.actor.end()
+        await a.start()
+        assert a.facts["way"] == "spawned, for its spare is of no use: it has ended (killed by SIGKILL)"
+
+
+def _detokenizer(pids: list[int]) -> int:
+    return next(pid for pid in pids if "detokenizer" in " ".join(psutil.Process(pid).cmdline()))
