@@ -16,6 +16,7 @@ from typing import Any
 
 import psutil
 import pytest
+from deployment import Traces, assert_nothing_left, serving
 from hosts import ADDRESS, LegLog, fresh_prompt, leg, wait_until
 from moe import ATTENTION_APART, PAGE
 
@@ -126,6 +127,7 @@ async def test_an_engine_from_its_spare_kit_is_the_same_engine_sooner() -> None:
         kit = await a.keep_spare()
         assert len(kit) == 3, "a host, its scheduler, its detokenizer"
         assert {os.getpriority(os.PRIO_PROCESS, pid) for pid in kit} <= {usual, 19}
+        print(f"\nan idle kit: PSS {_pss_mb(kit):.0f} MB beside its engine")
         before_s = _cpu_s(kit)
         await asyncio.sleep(2)
         assert _cpu_s(kit) - before_s < 0.1, "it only waits"
@@ -140,7 +142,7 @@ async def test_an_engine_from_its_spare_kit_is_the_same_engine_sooner() -> None:
         await wait_until(first_is_gone, 5)
         print(f"\nspawned {spawned_s:.1f} s: {a.facts['start_s']}")
         kit_s = await a.start()
-        print(f"from its kit {kit_s:.1f} s: {a.facts['start_s']}; PSS {_pss_mb(kit):.0f} MB")
+        print(f"from its kit {kit_s:.1f} s: {a.facts['start_s']}")
         assert a.facts["way"] == "spare"
         assert {a.facts["pids"]["host"], *a.facts["pids"]["schedulers"], *a.facts["pids"]["detokenizers"]} == set(kit)
         assert {os.getpriority(os.PRIO_PROCESS, pid) for pid in kit} == {usual}
@@ -170,7 +172,7 @@ async def test_ranks_behind_a_controller_have_spares_too_and_a_dead_spare_is_rep
         assert len(kit) == 3, "a host, the controller, its detokenizer"
         family = {pid for each in kit for pid in (each, *(p.pid for p in psutil.Process(each).children(True)))}
         assert len(family) == 5, "and two schedulers"
-        os.kill(_detokenizer(kit), signal.SIGKILL)
+        os.kill(_detokenizer(kit[1:]), signal.SIGKILL)  # the host's own command names it, too
         os.kill(a.facts["pids"]["host"], signal.SIGKILL)
         await asyncio.wait_for(a.actor.exited(), 20)
         kit_s = await a.start()
@@ -189,6 +191,42 @@ async def test_a_kit_that_ended_costs_only_its_time() -> None:
         await a.actor.end()
         await a.start()
         assert a.facts["way"] == "spawned, for its spare is of no use: it has ended (killed by SIGKILL)"
+
+
+def test_a_deployments_engine_comes_back_from_its_kit() -> None:
+    before = Traces.now()
+    with serving("configs/local-cpu.yaml", "ray.address=local", "decode.spare=true") as deployment:
+
+        def kit() -> list[psutil.Process]:
+            actor = psutil.Process(deployment.engine("decode-0")["pids"]["actor"])
+            return [p for p in actor.children(True) if "disagg.engine.spare" in p.cmdline()]
+
+        first = deployment.complete("The capital of France is", max_tokens=4)["choices"][0]["text"]
+        deployment.wait_until(kit, 60)
+        spare = kit()[0]
+        deployment.wait_until(lambda: len(spare.children()) == 2 and _is_idle([spare, *spare.children()]), KIT_S)
+        engine = deployment.engine("decode-0")
+        os.kill(engine["pids"]["host"], signal.SIGKILL)
+        killed_s = time.monotonic()
+
+        def is_back() -> bool:
+            now = deployment.engine("decode-0")
+            return bool(now["incarnation"] > engine["incarnation"] and now["state"] == "ready")
+
+        deployment.wait_until(is_back, 60)
+        now = deployment.engine("decode-0")
+        print(f"\ndead to ready {time.monotonic() - killed_s:.1f} s: {now['start_s']}; at first {engine['start_s']}")
+        assert now["pids"]["host"] == spare.pid
+        assert "ready, spare, after" in deployment.said()
+        assert deployment.complete("The capital of France is", max_tokens=4)["choices"][0]["text"] == first
+        deployment.wait_until(lambda: [p for p in kit() if p.pid != spare.pid], 60)
+    assert_nothing_left(before)
+
+
+def _is_idle(processes: list[psutil.Process]) -> bool:
+    before_s = _cpu_s([p.pid for p in processes])
+    time.sleep(1)
+    return _cpu_s([p.pid for p in processes]) - before_s < 0.02
 
 
 def _detokenizer(pids: list[int]) -> int:
