@@ -40,7 +40,9 @@ def keep(kit: KitSpec, pipe: socket.socket) -> None:
         host = warden.start(lambda: _become_spare(kit, pipe, theirs))
     line, printed, why = _wait(pipe, host)
     if not line:
+        host.look()
         warden.end_tree()
+        warden.remove_segments(host)
         tail = printed.decode(errors="replace").splitlines()[-TAIL_LINES:]
         warden.say(pipe, event="exit", status=why, tail=tail)
         return
@@ -66,8 +68,9 @@ def _wait(pipe: socket.socket, host: warden.Host) -> tuple[bytes, bytes, str]:
     line = printed = b""
     died = os.pidfd_open(host.pid)
     with selectors.DefaultSelector() as selector:
-        for source in (pipe, host.out, died):
-            selector.register(source, selectors.EVENT_READ)
+        for source in (pipe, host.out, died, host.news):
+            if source is not None:
+                selector.register(source, selectors.EVENT_READ)
         while not line.endswith(b"\n"):
             for key, _ in selector.select():
                 if key.fileobj == host.out:
@@ -75,6 +78,9 @@ def _wait(pipe: socket.socket, host: warden.Host) -> tuple[bytes, bytes, str]:
                     if not data:
                         selector.unregister(host.out)
                     printed = (printed + data)[-PRINTED_MAX_BYTES:]
+                elif key.fileobj == host.news:
+                    warden.read(key.fd)
+                    host.look()
                 elif key.fileobj == died:
                     os.set_blocking(host.out, False)
                     printed += warden.read(host.out)

@@ -24,7 +24,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NoReturn
 
@@ -60,6 +60,11 @@ class Host:
     pid: int
     out: int  # what it and its children print
     news: int | None  # of segments, see _watch_for_segments
+    segments: set[str] = field(default_factory=set)  # that it, or a process below it, was seen to use
+
+    def look(self) -> None:
+        """Notes down the shared memory segments in use."""
+        self.segments.update(_segments_of(tree(os.getpid())))
 
 
 def watch(spec: HostSpec, pipe: socket.socket, start_host: StartHost) -> None:
@@ -98,9 +103,8 @@ def follow(spec: HostSpec, pipe: socket.socket, host: Host, printed: bytes = b""
     """Returns once nothing of the engine is left. `printed`: what came out of the host before it was this engine's."""
     log = RotatingLog(Path(spec.log_path))
     log.write(printed)
-    segments: set[str] = set()
-    status = _tend(host.pid, pipe, host.out, host.news, log, segments)
-    segments |= _segments_of(tree(os.getpid()))
+    status = _tend(host, pipe, log)
+    host.look()
     end_tree()
     os.set_blocking(host.out, False)
     while data := read(host.out):
@@ -110,7 +114,11 @@ def follow(spec: HostSpec, pipe: socket.socket, host: Host, printed: bytes = b""
     shutil.rmtree(spec.scratch, ignore_errors=True)
     with contextlib.suppress(OSError):  # the node's last: the deployment's janitor is on another node, perhaps
         Path(spec.scratch).parent.rmdir()
-    for name in segments & _existing_segments():
+    remove_segments(host)
+
+
+def remove_segments(host: Host) -> None:
+    for name in host.segments & _existing_segments():
         if not _is_mapped(name):
             (SHARED_MEMORY / name).unlink(missing_ok=True)
 
@@ -144,35 +152,35 @@ def _become_host(out: int, run: Callable[[], None]) -> NoReturn:
         os._exit(status)
 
 
-def _tend(host_pid: int, pipe: socket.socket, out: int, news: int | None, log: RotatingLog, segments: set[str]) -> str:
+def _tend(host: Host, pipe: socket.socket, log: RotatingLog) -> str:
     """Copies the engine's output to its log until the host or the actor is gone; returns what happened."""
     lanes = LaneReader()
-    host = os.pidfd_open(host_pid)
+    died = os.pidfd_open(host.pid)
     selector = selectors.DefaultSelector()
-    for source in (pipe, out, host, news):
+    for source in (pipe, host.out, died, host.news):
         if source is not None:
             selector.register(source, selectors.EVENT_READ)
     look_at = 0.0
     while True:
         for key, _ in selector.select(LOOK_S):
-            if key.fileobj == out:
-                data = read(out)
+            if key.fileobj == host.out:
+                data = read(host.out)
                 if not data:
-                    selector.unregister(out)
+                    selector.unregister(host.out)
                 for line in log.write(data):
                     if lane := lanes.read(line):
                         say(pipe, event="lane", lane=lane)
-            elif key.fileobj == news:
+            elif key.fileobj == host.news:
                 read(key.fd)
                 look_at = 0.0  # an engine that dies at once would be gone at the next regular look
-            elif key.fileobj == host:
-                _, raw = os.waitpid(host_pid, 0)
+            elif key.fileobj == died:
+                _, raw = os.waitpid(host.pid, 0)
                 return describe(raw)
             elif not read_pipe(pipe):
                 return "its actor is gone"
         if time.monotonic() >= look_at:
             look_at = time.monotonic() + LOOK_S
-            segments |= _segments_of(tree(os.getpid()))
+            host.look()
 
 
 def read_pipe(pipe: socket.socket) -> bytes:

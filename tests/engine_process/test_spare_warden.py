@@ -20,10 +20,12 @@ from disagg.engine.spec import HostSpec, KitSpec, encode_kit, encode_spec
 
 # A spare host that has nothing to import.
 WARDEN = """
-import json, os, socket, subprocess, sys, time
+import json, mmap, os, socket, subprocess, sys, time
 from disagg.engine import spare_warden
 from disagg.engine.spec import decode_kit, decode_spec
 def become_spare(kit, pipe, order):
+    file = open("/dev/shm/disagg-test-" + str(os.getpid()), "w+b"); file.truncate(4096)
+    memory = mmap.mmap(file.fileno(), 4096)
     child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
     print("the spare imports", kit.environment["A"], flush=True)
     if kit.environment["A"] == "broken": raise ImportError("no such library")
@@ -115,8 +117,11 @@ def test_it_becomes_the_engine_and_its_early_words_are_in_the_engines_log(kit: K
 
 def test_its_actor_is_gone_while_it_waits(kit: Kit) -> None:
     pids = kit.pids()
+    segment = Path(f"/dev/shm/disagg-test-{pids[0]}")
+    assert segment.exists()
     kit.close()
     assert not _live(pids)
+    assert not segment.exists()
 
 
 def test_a_spare_that_cannot_import_says_why(tmp_path: Path) -> None:
@@ -134,4 +139,5 @@ def test_its_warden_is_killed(kit: Kit) -> None:
     while _live(pids[:1]):
         assert time.monotonic() < until
         time.sleep(0.02)
+    Path(f"/dev/shm/disagg-test-{pids[0]}").unlink()  # nobody is left who could
     os.kill(pids[1], signal.SIGKILL)  # a real spare's children end by themselves, this one does not
