@@ -118,8 +118,9 @@ def follow(spec: HostSpec, pipe: socket.socket, host: Host, printed: bytes = b""
 
 
 def remove_segments(host: Host) -> None:
-    for name in host.segments & _existing_segments():
-        if not _is_mapped(name):
+    existing = _existing_segments()
+    for name in host.segments & set(existing.values()):
+        if not _is_mapped(name, existing):
             (SHARED_MEMORY / name).unlink(missing_ok=True)
 
 
@@ -239,39 +240,40 @@ def _watch_for_segments() -> int | None:
     return news
 
 
-def _existing_segments() -> set[str]:
-    try:
-        return set(os.listdir(SHARED_MEMORY))
-    except OSError:
-        return set()
+def _existing_segments() -> dict[int, str]:
+    """Names under /dev/shm by inode: a semaphore is mapped under another name than it has there."""
+    with contextlib.suppress(OSError):
+        return {entry.inode(): entry.name for entry in os.scandir(SHARED_MEMORY)}
+    return {}
 
 
 def _segments_of(pids: list[int]) -> set[str]:
     """Names under /dev/shm that these processes map or hold open."""
-    if not _existing_segments():
+    existing = _existing_segments()
+    if not existing:
         return set()
-    return {name for pid in pids for name in _segments_in_use(pid)}
+    return {name for pid in pids for name in _segments_in_use(pid, existing)}
 
 
-def _segments_in_use(pid: int) -> set[str]:
-    prefix, found = str(SHARED_MEMORY) + "/", set()
+def _segments_in_use(pid: int, existing: dict[int, str]) -> set[str]:
+    prefix, inodes = str(SHARED_MEMORY) + "/", set()
     try:
         for line in Path(f"/proc/{pid}/maps").read_text().splitlines():
             if prefix in line:
-                found.add(line.split(prefix, 1)[1].removesuffix(" (deleted)"))
+                inodes.add(int(line.split(maxsplit=5)[4]))
         for fd in os.listdir(f"/proc/{pid}/fd"):
-            target = os.readlink(f"/proc/{pid}/fd/{fd}")
-            if target.startswith(prefix):
-                found.add(target.removeprefix(prefix).removesuffix(" (deleted)"))
+            path = f"/proc/{pid}/fd/{fd}"
+            if os.readlink(path).startswith(prefix):
+                inodes.add(os.stat(path).st_ino)
     except OSError:
         pass  # it ended while we looked
-    return {name for name in found if "/" not in name}
+    return {existing[inode] for inode in inodes & existing.keys()}
 
 
-def _is_mapped(name: str) -> bool:
+def _is_mapped(name: str, existing: dict[int, str]) -> bool:
     """Whether any process still uses the segment: a peer engine may have attached it."""
     pids = [int(entry) for entry in os.listdir("/proc") if entry.isdigit()]
-    return any(name in _segments_in_use(pid) for pid in pids)
+    return any(name in _segments_in_use(pid, existing) for pid in pids)
 
 
 if __name__ == "__main__":

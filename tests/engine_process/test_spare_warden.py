@@ -20,16 +20,16 @@ from disagg.engine.spec import HostSpec, KitSpec, encode_kit, encode_spec
 
 # A spare host that has nothing to import.
 WARDEN = """
-import json, mmap, os, socket, subprocess, sys, time
+import json, multiprocessing, os, socket, subprocess, sys, time
 from disagg.engine import spare_warden
 from disagg.engine.spec import decode_kit, decode_spec
 def become_spare(kit, pipe, order):
-    file = open("/dev/shm/disagg-test-" + str(os.getpid()), "w+b"); file.truncate(4096)
-    memory = mmap.mmap(file.fileno(), 4096)
+    lock = multiprocessing.get_context("spawn").Lock()  # as SGLang's children have them
     child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
     print("the spare imports", kit.environment["A"], flush=True)
     if kit.environment["A"] == "broken": raise ImportError("no such library")
-    pipe.sendall(json.dumps({"event": "spare", "pids": [os.getpid(), child.pid]}).encode() + b"\\n")
+    said = {"event": "spare", "pids": [os.getpid(), child.pid], "lock": lock._semlock.name}
+    pipe.sendall(json.dumps(said).encode() + b"\\n")
     with order.makefile("rb") as reader: spec = decode_spec(reader.readline())
     print("it is", spec.life, os.path.isdir(spec.scratch), flush=True)
     pipe.sendall(b'{"event": "ready"}\\n')
@@ -75,7 +75,9 @@ class Kit:
         raise AssertionError(f"the pipe closed before {event!r}")
 
     def pids(self) -> list[int]:
-        pids = self.says("spare")["pids"]
+        said = self.says("spare")
+        self.lock = Path(f"/dev/shm/sem.{str(said['lock']).removeprefix('/')}")
+        pids = said["pids"]
         assert isinstance(pids, list)
         return pids
 
@@ -112,16 +114,16 @@ def test_it_becomes_the_engine_and_its_early_words_are_in_the_engines_log(kit: K
     assert kit.log.read_text() == "the spare imports 1\nit is decode-0#2 True\n"
     assert (exit_["status"], exit_["tail"]) == ("killed by SIGKILL", ["the spare imports 1", "it is decode-0#2 True"])
     assert not _live(pids)
+    assert not kit.lock.exists()
     assert not kit.scratch.exists()
 
 
 def test_its_actor_is_gone_while_it_waits(kit: Kit) -> None:
     pids = kit.pids()
-    segment = Path(f"/dev/shm/disagg-test-{pids[0]}")
-    assert segment.exists()
+    assert kit.lock.exists()
     kit.close()
     assert not _live(pids)
-    assert not segment.exists()
+    assert not kit.lock.exists()
 
 
 def test_a_spare_that_cannot_import_says_why(tmp_path: Path) -> None:
@@ -139,5 +141,4 @@ def test_its_warden_is_killed(kit: Kit) -> None:
     while _live(pids[:1]):
         assert time.monotonic() < until
         time.sleep(0.02)
-    Path(f"/dev/shm/disagg-test-{pids[0]}").unlink()  # nobody is left who could
     os.kill(pids[1], signal.SIGKILL)  # a real spare's children end by themselves, this one does not
