@@ -9,20 +9,28 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import os
 import random
 import socket
 import subprocess
 import sys
 import tempfile
+import time
 from collections import deque
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
+from disagg.cluster.kit import Kit, NoKit, spawn_with_pipe
 from disagg.engine.arguments import PORT_BLOCK
+from disagg.engine.handover import Spare
 from disagg.engine.logfile import last_lines
-from disagg.engine.spec import DEPLOYMENT_VARIABLE, SECRET_VARIABLE, HostSpec, decode_spec, encode_spec
+from disagg.engine.spec import DEPLOYMENT_VARIABLE, SECRET_VARIABLE, HostSpec, KitSpec, decode_spec, encode_spec
 from disagg.errors import StartError
+
+log = logging.getLogger(__name__)
 
 PORT_RANGE = range(20000, 32000)  # below the kernel's ephemeral ports: nothing is given out twice behind our back
 PIPE_LINE_MAX_BYTES = 1 << 20
@@ -141,27 +149,39 @@ class EngineActor:
         self._writer: asyncio.StreamWriter | None = None
         self._lane = ""
         self._pids: dict[str, Any] = {"actor": os.getpid()}
+        self._kit: Kit | None = None
+        self._no_kit = ""  # why the next incarnation has none
+        self._next: tuple[KitSpec, dict[str, str]] | None = None  # what a kit would be made from
 
     async def start(self, spec_json: bytes, zygote: str | None, environment: dict[str, str]) -> dict[str, Any]:
         """Starts the incarnation; returns what its host says when ready, or raises StartError with its last lines.
 
         `zygote`: the socket of the process that forks it; None spawns it with `environment`.
         """
-        spec = decode_spec(spec_json)
+        spec = _on_this_node(decode_spec(spec_json))
         ready: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
         async with self._beginning:
             self._writer, self._lane = None, ""
             self._exit = asyncio.get_running_loop().create_future()
-            pipe = await _pipe_from_zygote(zygote) if zygote else _pipe_to_spawned(environment)
-            reader, writer = await asyncio.open_unix_connection(sock=pipe, limit=PIPE_LINE_MAX_BYTES)
-            self._writer = writer
-            self._writer.write(encode_spec(_on_this_node(spec)) + b"\n")
-            self._reading = asyncio.get_running_loop().create_task(self._read(reader, writer, ready, self._exit))
+            reader, self._writer, way = await self._way_to_warden(spec, zygote, environment)
+            self._writer.write(encode_spec(spec) + b"\n")
+            self._reading = asyncio.get_running_loop().create_task(self._read(reader, self._writer, ready, self._exit))
         answer = await ready
         if answer["event"] != "ready":
             tail = "\n".join(answer.get("tail", []))
             raise StartError(spec.place, f"it died while starting ({answer['status']}); its last lines:\n{tail}")
-        return answer | {"pids": self._pids, "devices": self.devices()}
+        spares = msgspec.convert(answer.get("spares", []), tuple[Spare, ...])
+        self._no_kit = answer.get("unfit", "")
+        self._next = (KitSpec(environment=spec.environment, spares=spares), environment) if spares else None
+        return answer | {"pids": self._pids, "devices": self.devices(), "way": way}
+
+    async def keep_spare(self) -> None:
+        """Begins to prepare the next incarnation of the engine that runs."""
+        async with self._beginning:
+            if self._kit is None and self._next is not None:
+                self._kit = await Kit.start(*self._next)
+            elif self._no_kit:
+                log.warning("no spare kit can be kept: %s", self._no_kit)
 
     async def exited(self) -> dict[str, Any]:
         """Returns once nothing of the incarnation is left: {"status", "tail"}."""
@@ -185,6 +205,26 @@ class EngineActor:
 
     def lane(self) -> str:
         return self._lane
+
+    async def _way_to_warden(
+        self, spec: HostSpec, zygote: str | None, environment: dict[str, str]
+    ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter, str]:
+        """The pipe to a warden that waits for the spec, and where it came from, for people."""
+        if zygote:
+            pipe, way = await _pipe_from_zygote(zygote), "forked"
+        else:
+            kit, self._kit = self._kit, None
+            if kit is not None:
+                try:
+                    return await kit.take(spec)
+                except NoKit as error:
+                    self._no_kit = str(error)
+            pipe, way = spawn_with_pipe("disagg.engine.warden", environment), "spawned"
+            if self._no_kit:
+                way += f", for its spare is of no use: {self._no_kit}"
+                log.warning("%s is %s", spec.place, way)
+        reader, writer = await asyncio.open_unix_connection(sock=pipe, limit=PIPE_LINE_MAX_BYTES)
+        return reader, writer, way
 
     async def _read(
         self,
@@ -224,15 +264,13 @@ def _node_id() -> str:
 
 def _on_this_node(spec: HostSpec) -> HostSpec:
     """The spec with what only this node knows."""
-    import msgspec
-
     # SGLang would take the address of its own choice, and on a node of several networks another one.
     environment = {"SGLANG_HOST_IP": spec.plane_host} | (between_nodes(spec) if spec.members > 1 else {})
     environment |= spec.environment
     devices = os.environ.get("CUDA_VISIBLE_DEVICES")
     if devices is not None:
         environment["CUDA_VISIBLE_DEVICES"] = devices
-    return msgspec.structs.replace(spec, environment=environment)
+    return msgspec.structs.replace(spec, environment=environment, asked_s=time.monotonic())
 
 
 def between_nodes(spec: HostSpec) -> dict[str, str]:
@@ -266,12 +304,3 @@ async def _pipe_from_zygote(path: str) -> socket.socket:
         pipe.close()
         raise
     return pipe
-
-
-def _pipe_to_spawned(environment: dict[str, str]) -> socket.socket:
-    ours, theirs = socket.socketpair()
-    command = [sys.executable, "-m", "disagg.engine.warden", str(theirs.fileno())]
-    with theirs:
-        subprocess.Popen(command, env=environment, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL)
-    ours.setblocking(False)
-    return ours

@@ -48,6 +48,9 @@ class EngineNode(Protocol):
     async def start(self, spec: HostSpec) -> dict[str, Any]:
         """Returns what the host says when it is up."""
 
+    def keep_spare(self) -> None:
+        """The incarnation is READY: what its next one needs may be prepared. Nobody waits for that."""
+
     async def exited(self) -> dict[str, Any]:
         """Returns once nothing of the incarnation is left: {"status", "tail"}."""
 
@@ -98,7 +101,8 @@ class RayNode:
             self.close()
         actor = self._made()
         node_id = await self._answer(actor.node_id.remote())
-        self._nursery, self._zygote = await self._answer(self._nurseries.on(node_id))
+        self._nursery, zygote = await self._answer(self._nurseries.on(node_id))
+        self._zygote = None if self._plan.spare else zygote
         try:
             async with asyncio.timeout(ANSWER_S):
                 first_port = await self._answer(self._nursery.ports.remote(self._name))
@@ -113,6 +117,10 @@ class RayNode:
             self._made().start.remote(encode_spec(spec), self._zygote, self._environment)
         )
         return facts
+
+    def keep_spare(self) -> None:
+        if self._plan.spare and self._actor is not None:
+            self._actor.keep_spare.remote()
 
     async def exited(self) -> dict[str, Any]:
         exit_: dict[str, Any] = await self._answer(self._made().exited.remote())

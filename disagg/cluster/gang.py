@@ -48,6 +48,10 @@ class Gang:
         ]
         return said[0] | facts | {"members": members}
 
+    def keep_spare(self) -> None:
+        for node in self._nodes:
+            node.keep_spare()
+
     async def exited(self) -> dict[str, Any]:
         """Returns when one of its hosts has exited: the one that began it, if that is told."""
         waiting = [

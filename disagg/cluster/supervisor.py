@@ -27,6 +27,7 @@ from disagg.config.plan import EnginePlan
 from disagg.config.schema import Deadlines
 from disagg.engine.arguments import Ports
 from disagg.engine.spec import HostSpec
+from disagg.engine.start_phases import Phases, told
 from disagg.errors import LegLost, StartError
 from disagg.registry.memory import MemoryRegistry
 from disagg.registry.records import EngineRecord, Member, Role, State
@@ -88,6 +89,7 @@ class EngineSupervisor:
         self._was_ready = self._life_was_ready = self._meeting_failed = False
         self._ending: asyncio.Future[Ending] | None = None  # while an incarnation serves
         self._exit_text = ""
+        self._phases, self._way = Phases(), ""  # of the incarnation's start
         self._drain_asked = asyncio.Event()
         self._start_asked = asyncio.Event()  # after a drain
 
@@ -133,10 +135,15 @@ class EngineSupervisor:
             return
         lives = {record.life for record in self._registry.records.values()}
         peers = (self.record.peers & lives) | ({peer} if peer != life else set())
-        if self.record.state is not State.READY:
-            log.info("%s is ready", life)
+        is_new = self.record.state is not State.READY
+        if is_new:
+            self._phases.end("proving")
+            log.info("%s is ready, %s, after %s", life, self._way, told(self._phases.seconds))
         self._was_ready = self._life_was_ready = True
-        await self._put(state=State.READY, peers=peers, lane=lane or self.record.lane, detail="")
+        start_s = dict(self._phases.seconds)
+        await self._put(state=State.READY, peers=peers, lane=lane or self.record.lane, detail="", start_s=start_s)
+        if is_new:
+            self.node.keep_spare()
 
     async def failed(self, why: str) -> None:
         if self.record.state is State.STARTING:
@@ -168,7 +175,16 @@ class EngineSupervisor:
         self._start_asked.clear()
         self._life_was_ready = self._meeting_failed = False
         incarnation = self.record.incarnation + 1
-        nothing_yet = {"plane": "", "bootstrap": "", "pids": {}, "members": (), "devices": "", "node": ""}
+        nothing_yet = {
+            "plane": "",
+            "bootstrap": "",
+            "pids": {},
+            "members": (),
+            "devices": "",
+            "node": "",
+            "start_s": {},
+        }
+        self._phases = Phases()
         await self._put(state=State.STARTING, incarnation=incarnation, detail="waits for its place", **nothing_yet)
         limit_s = self._setting.deadlines.start_s
         try:
@@ -190,11 +206,17 @@ class EngineSupervisor:
         ground = await self.node.prepare()
         await self._put(detail="")
         spec, bootstrap = self._spec(incarnation, ground)
+        self._phases.end("place")
         facts = await self.node.start(spec)
+        self._way = facts.get("way", "started")
+        self._phases.end("rest")
+        self._phases.seconds |= _with_rest(facts.get("start_s", {}), self._phases.seconds.pop("rest"))
         # Polled: the event is in another process.
         while bootstrap and not await self._is_registered(bootstrap):  # noqa: ASYNC110
             await asyncio.sleep(POLL_S)
+        self._phases.end("bootstrap")
         await self._put(
+            start_s=dict(self._phases.seconds),
             node=ground.address,
             plane=facts["plane"],
             bootstrap=bootstrap,
@@ -309,6 +331,11 @@ class EngineSupervisor:
             changes["since_s"] = time.time()
         self.record = msgspec.structs.replace(self.record, **changes)
         await self._registry.put(self.record)
+
+
+def _with_rest(of_host: dict[str, float], whole_s: float) -> dict[str, float]:
+    """What its host tells, and what passed beside that: Ray's part."""
+    return {"ray": round(max(whole_s - sum(of_host.values()), 0.0), 2)} | of_host
 
 
 async def _is_empty_within(live: LiveEngine, limit_s: float) -> bool:

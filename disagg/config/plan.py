@@ -48,6 +48,7 @@ class EnginePlan:
     dp_ranks: int  # attention-data-parallel schedulers
     engine: dict[str, Any]
     env: dict[str, str]  # what the pool says
+    spare: bool = False  # processes are kept ready for its next incarnation
 
     def arguments(self, *, device: str, model_path: str, host: str, ports: Ports) -> dict[str, Any]:
         """Keyword arguments of `sglang.Engine`, or of the simulated one, for one incarnation."""
@@ -165,4 +166,5 @@ def _engine(engine_id: str, role: Role, index: int, pool: Pool, deployment: Depl
         dp_ranks=int(pool.engine.get("dp_size", 1)),
         engine=pool.engine | of_all,
         env=pool.env,
+        spare=device != "simulated" and (device == "cuda" if pool.spare is None else pool.spare),
     )

@@ -191,6 +191,9 @@ class Pool(Section):
     """SGLang's own arguments, as page_size or page-size."""
     env: dict[str, EnvironmentText] = {}
     """Environment variables of the engines."""
+    spare: bool | None = None
+    """Each engine keeps processes ready for its next start: quicker, for host memory. Default: on cuda. On cpu engines
+    are forked, which is as quick; with true they are not."""
 
     @field_validator("engine", mode="before")
     @classmethod

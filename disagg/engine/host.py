@@ -19,45 +19,71 @@ import tempfile
 from pathlib import Path
 from typing import Any, NoReturn
 
+import msgspec
+
+from disagg.engine.handover import Spare, Spares
 from disagg.engine.interface import Engine, EngineFacts
 from disagg.engine.members import Members, Report
 from disagg.engine.sglang_engine import SGLangEngine, SGLangMember
 from disagg.engine.spec import FOLLOWED, LIFE_VARIABLE, SECRET_VARIABLE, HostSpec, decode_spec
+from disagg.engine.start_phases import Phases, told
 from disagg.plane.server import PlaneServer
 
 log = logging.getLogger(__name__)
 
+SCHEDULER, CONTROLLER = "sglang.srt.managers.scheduler", "sglang.srt.managers.data_parallel_controller"
 
-def run(spec: HostSpec, pipe: socket.socket) -> None:
-    """Never returns while the engine lives."""
+
+def run(spec: HostSpec, pipe: socket.socket, spares: Spares | None = None) -> None:
+    """Never returns while the engine lives. `spares`: what this process has kept ready; None: it was no spare."""
+    phases = Phases(spec.asked_s)
+    phases.end("process")
     os.environ.update(spec.environment)
     os.environ[LIFE_VARIABLE] = spec.life
     os.environ["TMPDIR"] = tempfile.tempdir = spec.scratch
     random.seed()  # a fork has its zygote's state
     logging.basicConfig(level=logging.INFO, format="[%(asctime)s] %(name)s: %(message)s")
     if spec.is_simulated:
-        asyncio.run(_simulate(spec, pipe))
-    elif spec.member:
-        _run_member(spec, pipe)
-    else:
-        _run_first(spec, pipe)
+        asyncio.run(_simulate(spec, pipe, phases))
+        return
+    if spares is None:
+        spares = Spares(())
+        if not spec.fork:
+            spares.install()  # it notes which children there are: the next incarnation's spares
+    run_part = _run_member if spec.member else _run_first
+    run_part(spec, pipe, phases, spares)
 
 
-def _run_first(spec: HostSpec, pipe: socket.socket) -> None:
+def _run_first(spec: HostSpec, pipe: socket.socket, phases: Phases, spares: Spares) -> None:
     members = Members(spec.members, lambda leg_id, stage: engine.on_stage(leg_id, stage), _end)
     scratch = Path(spec.scratch)
-    engine = SGLangEngine(spec.arguments, fork=spec.fork, scratch=scratch, other_sights=members.sights)
+    engine = SGLangEngine(spec.arguments, fork=spec.fork, scratch=scratch, other_sights=members.sights, phases=phases)
     facts = engine.start()
-    engine.loop.run_until_complete(_serve(engine, facts, spec, pipe, members))
+    started = _started(spares, facts.pids)
+    engine.loop.run_until_complete(_serve(engine, facts, spec, pipe, members, phases, started))
 
 
-def _run_member(spec: HostSpec, pipe: socket.socket) -> None:
-    member = SGLangMember(spec.arguments, fork=spec.fork, scratch=Path(spec.scratch))
+def _run_member(spec: HostSpec, pipe: socket.socket, phases: Phases, spares: Spares) -> None:
+    member = SGLangMember(spec.arguments, fork=spec.fork, scratch=Path(spec.scratch), phases=phases)
     facts = member.start()
+    facts |= {"start_s": phases.seconds} | _started(spares, facts["pids"])
     member.loop.run_until_complete(_report(spec, pipe, facts, member))
 
 
-async def _simulate(spec: HostSpec, pipe: socket.socket) -> None:
+def _started(spares: Spares, pids: dict[str, int | list[int]]) -> dict[str, Any]:
+    """What spares for the processes that the engine has started would be, or why there can be none."""
+    if left := spares.dismiss():
+        log.warning("%d spare processes were not used", left)
+    if spares.unfit:
+        return {"spares": [], "unfit": spares.unfit}
+    schedulers = pids.get("schedulers", [])
+    ranks = tuple(Spare(SCHEDULER) for _ in schedulers) if isinstance(schedulers, list) else ()
+    # A data-parallel controller starts the schedulers itself.
+    wanted = [Spare(module, ranks if module == CONTROLLER else ()) for module in spares.started]
+    return {"spares": [msgspec.to_builtins(spare) for spare in wanted], "unfit": ""}
+
+
+async def _simulate(spec: HostSpec, pipe: socket.socket, phases: Phases) -> None:
     from disagg.simulation.arguments import simulated_engine
 
     if spec.member:
@@ -66,18 +92,30 @@ async def _simulate(spec: HostSpec, pipe: socket.socket) -> None:
     engine = simulated_engine(spec)
     facts = engine.start()
     await engine.open()
-    await _serve(engine, facts, spec, pipe, Members(spec.members, lambda _leg_id, _stage: None, _end))
+    phases.end("engine")
+    members = Members(spec.members, lambda _leg_id, _stage: None, _end)
+    await _serve(engine, facts, spec, pipe, members, phases, {})
 
 
-async def _serve(engine: Engine, facts: EngineFacts, spec: HostSpec, pipe: socket.socket, members: Members) -> None:
+async def _serve(
+    engine: Engine,
+    facts: EngineFacts,
+    spec: HostSpec,
+    pipe: socket.socket,
+    members: Members,
+    phases: Phases,
+    more: dict[str, Any],
+) -> None:
     others = members if spec.members > 1 else None
     server = PlaneServer(engine, facts, spec.incarnation, bytes.fromhex(os.environ[SECRET_VARIABLE]), others=others)
     port = await server.start(spec.plane_host, spec.plane_port)
     if others is not None:
         await others.joined()
+    phases.end("plane")
+    log.info("%s is up after %s", spec.place, told(phases.seconds))
     said = dataclasses.asdict(facts)
     said["pids"] = {"host": os.getpid()} | facts.pids
-    _say_ready(pipe, {"plane": f"{spec.plane_host}:{port}"} | said)
+    _say_ready(pipe, {"plane": f"{spec.plane_host}:{port}", "start_s": phases.seconds} | said | more)
     await asyncio.Event().wait()
 
 

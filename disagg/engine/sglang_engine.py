@@ -26,6 +26,7 @@ from disagg.engine.interface import EngineFacts, Leg, LegSink
 from disagg.engine.sglang_leg import ABORT_LONGEST_S, ABORT_S, SGLangLeg
 from disagg.engine.short_way import open_short_way
 from disagg.engine.stages import StageListener
+from disagg.engine.start_phases import Phases
 from disagg.engine.watch import LOOK_S, Watch
 from disagg.errors import StartError
 from disagg.plane.messages import RankHealth, RankLoad, Sighting
@@ -44,8 +45,10 @@ class SGLangEngine:
         fork: bool,
         scratch: Path,
         other_sights: Callable[[], list[Sighting]] = list,
+        phases: Phases | None = None,
     ) -> None:
         self._arguments, self._fork, self._scratch = arguments, fork, scratch
+        self._phases = phases or Phases()
         self._engine: Any = None
         self._legs: dict[str, SGLangLeg] = {}
         self._watch = Watch(scratch, others=other_sights)
@@ -57,7 +60,7 @@ class SGLangEngine:
         if self._fork:
             _fork_children()
         stages = self._stages = StageListener(self._scratch)
-        engine = self._engine = _sglang(self._arguments)
+        engine = self._engine = _sglang(self._arguments, self._phases)
         info = engine._scheduler_init_result.scheduler_infos[0]
         stages.listen(engine.loop, self.on_stage)
         open_short_way(engine.tokenizer_manager, self._legs)
@@ -132,8 +135,9 @@ class SGLangEngine:
 class SGLangMember:
     """The part of an engine over several nodes that is on one of its further nodes."""
 
-    def __init__(self, arguments: dict[str, Any], *, fork: bool, scratch: Path) -> None:
+    def __init__(self, arguments: dict[str, Any], *, fork: bool, scratch: Path, phases: Phases | None = None) -> None:
         self._arguments, self._fork, self._scratch = arguments, fork, scratch
+        self._phases = phases or Phases()
         self._watch = Watch(scratch)
         self._stages: StageListener | None = None
         self.loop: asyncio.AbstractEventLoop
@@ -143,7 +147,7 @@ class SGLangMember:
         if self._fork:
             _fork_children()
         self._stages = StageListener(self._scratch)
-        engine = _sglang(self._arguments)
+        engine = _sglang(self._arguments, self._phases)
         self.loop = engine.loop
         self._look()
         return {"pids": {"host": os.getpid(), **_children(engine)}, **_capacity(self._scratch)}
@@ -163,11 +167,16 @@ class SGLangMember:
         self._watch.look()
 
 
-def _sglang(arguments: dict[str, Any]) -> Any:
+def _sglang(arguments: dict[str, Any], phases: Phases) -> Any:
     """An `sglang.Engine`, given its arguments as the installed release spells them."""
     from sglang.srt.entrypoints.engine import Engine
 
-    return Engine(**emit(arguments, metadata.version("sglang")))
+    phases.end("imports")
+    engine = Engine(**emit(arguments, metadata.version("sglang")))
+    phases.end("engine")
+    infos = engine._scheduler_init_result.scheduler_infos
+    phases.split("engine", infos[0].get("startup_time") if infos else None)
+    return engine
 
 
 def _capacity(scratch: Path) -> dict[str, int]:

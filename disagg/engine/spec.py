@@ -6,6 +6,8 @@ from typing import Any
 
 import msgspec
 
+from disagg.engine.handover import Spare
+
 
 class HostSpec(msgspec.Struct, frozen=True, kw_only=True):
     """The plane's secret is not in here: it travels in the environment (SECRET_VARIABLE)."""
@@ -25,6 +27,7 @@ class HostSpec(msgspec.Struct, frozen=True, kw_only=True):
     member: int = 0
     members: int = 1
     first_plane: str = ""  # host:port of the first member's plane, for the others
+    asked_s: float = 0.0  # the node's monotonic clock when its actor was asked for this incarnation; 0: not told
 
     @property
     def life(self) -> str:
@@ -36,6 +39,13 @@ class HostSpec(msgspec.Struct, frozen=True, kw_only=True):
         return f"{self.life}, node {self.member} of {self.members}" if self.members > 1 else self.life
 
 
+class KitSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """What a spare kit is made of: a host and its children before they know their engine (spare_warden.py)."""
+
+    environment: dict[str, str]  # as its HostSpec will say it
+    spares: tuple[Spare, ...]  # the host's children
+
+
 FOLLOWED = 70  # exit status of a host that ends because another host of its engine has
 SECRET_VARIABLE = "DISAGG_PLANE_SECRET"
 LIFE_VARIABLE = "DISAGG_ENGINE_LIFE"  # set in every process of an engine; the plugins act only where it is
@@ -43,3 +53,5 @@ DEPLOYMENT_VARIABLE = "DISAGG_DEPLOYMENT"  # set in every process of a deploymen
 
 encode_spec = msgspec.json.encode
 decode_spec = msgspec.json.Decoder(HostSpec).decode
+encode_kit = msgspec.json.encode
+decode_kit = msgspec.json.Decoder(KitSpec).decode

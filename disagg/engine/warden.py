@@ -24,6 +24,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NoReturn
 
@@ -54,40 +55,77 @@ def exec_host(spec: HostSpec, pipe: socket.socket) -> NoReturn:
     os.execve(sys.executable, [sys.executable, "-m", "disagg.engine.host", str(path), str(pipe.fileno())], environment)
 
 
+@dataclass(frozen=True, slots=True)
+class Host:
+    pid: int
+    out: int  # what it and its children print
+    news: int | None  # of segments, see _watch_for_segments
+    segments: set[str] = field(default_factory=set)  # that it, or a process below it, was seen to use
+
+    def look(self) -> None:
+        """Notes down the shared memory segments in use."""
+        self.segments.update(_segments_of(tree(os.getpid())))
+
+
 def watch(spec: HostSpec, pipe: socket.socket, start_host: StartHost) -> None:
     """Starts the host and returns once nothing of the engine is left."""
+    lead()
+    make_scratch(spec)
+    host = start(lambda: start_host(spec, pipe))
+    say_started(pipe, host)
+    follow(spec, pipe, host)
+
+
+def lead() -> None:
+    """Makes this process the one that nothing below it can get away from."""
     os.setsid()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)  # `ray job stop` may send it here; the end comes through the pipe
     _libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
-    _make_scratch(Path(spec.scratch))
-    log = RotatingLog(Path(spec.log_path))
+
+
+def start(run: Callable[[], None]) -> Host:
+    """`run` is the host's life: in the child, it does not return."""
     out, out_of_host = os.pipe()
     news = _watch_for_segments()
-    host_pid = os.fork()
-    if host_pid == 0:
-        _become_host(spec, pipe, out_of_host, start_host)
+    pid = os.fork()
+    if pid == 0:
+        _become_host(out_of_host, run)
     os.close(out_of_host)
-    _say(pipe, event="started", warden=os.getpid(), host=host_pid)
+    return Host(pid, out, news)
 
-    segments: set[str] = set()
-    status = _tend(host_pid, pipe, out, news, log, segments)
-    segments |= _segments_of(_tree(os.getpid()))
-    _end_tree()
-    os.set_blocking(out, False)
-    while data := _read(out):
+
+def say_started(pipe: socket.socket, host: Host) -> None:
+    say(pipe, event="started", warden=os.getpid(), host=host.pid)
+
+
+def follow(spec: HostSpec, pipe: socket.socket, host: Host, printed: bytes = b"") -> None:
+    """Returns once nothing of the engine is left. `printed`: what came out of the host before it was this engine's."""
+    log = RotatingLog(Path(spec.log_path))
+    log.write(printed)
+    status = _tend(host, pipe, log)
+    host.look()
+    end_tree()
+    os.set_blocking(host.out, False)
+    while data := read(host.out):
         log.write(data)
-    _say(pipe, event="exit", status=status, tail=list(log.tail))
+    say(pipe, event="exit", status=status, tail=list(log.tail))
     log.close()
     shutil.rmtree(spec.scratch, ignore_errors=True)
     with contextlib.suppress(OSError):  # the node's last: the deployment's janitor is on another node, perhaps
         Path(spec.scratch).parent.rmdir()
-    for name in segments & _existing_segments():
-        if not _is_mapped(name):
+    remove_segments(host)
+
+
+def remove_segments(host: Host) -> None:
+    existing = _existing_segments()
+    for name in host.segments & set(existing.values()):
+        if not _is_mapped(name, existing):
             (SHARED_MEMORY / name).unlink(missing_ok=True)
 
 
-def _make_scratch(scratch: Path) -> None:
+def make_scratch(spec: HostSpec) -> None:
+    scratch = Path(spec.scratch)
     while True:
         scratch.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         with contextlib.suppress(FileNotFoundError):  # another engine's end has just taken the folder away
@@ -95,7 +133,7 @@ def _make_scratch(scratch: Path) -> None:
             return
 
 
-def _become_host(spec: HostSpec, pipe: socket.socket, out: int, start_host: StartHost) -> NoReturn:
+def _become_host(out: int, run: Callable[[], None]) -> NoReturn:
     status = 1
     try:
         _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
@@ -103,7 +141,7 @@ def _become_host(spec: HostSpec, pipe: socket.socket, out: int, start_host: Star
             signal.signal(number, signal.SIG_DFL)
         os.dup2(out, 1)
         os.dup2(out, 2)
-        start_host(spec, pipe)
+        run()
         status = 0
     except BaseException:  # noqa: BLE001 - the last line of defence of a forked process: say why and end
         import traceback
@@ -115,74 +153,74 @@ def _become_host(spec: HostSpec, pipe: socket.socket, out: int, start_host: Star
         os._exit(status)
 
 
-def _tend(host_pid: int, pipe: socket.socket, out: int, news: int | None, log: RotatingLog, segments: set[str]) -> str:
+def _tend(host: Host, pipe: socket.socket, log: RotatingLog) -> str:
     """Copies the engine's output to its log until the host or the actor is gone; returns what happened."""
     lanes = LaneReader()
-    host = os.pidfd_open(host_pid)
+    died = os.pidfd_open(host.pid)
     selector = selectors.DefaultSelector()
-    for source in (pipe, out, host, news):
+    for source in (pipe, host.out, died, host.news):
         if source is not None:
             selector.register(source, selectors.EVENT_READ)
     look_at = 0.0
     while True:
         for key, _ in selector.select(LOOK_S):
-            if key.fileobj == out:
-                data = _read(out)
+            if key.fileobj == host.out:
+                data = read(host.out)
                 if not data:
-                    selector.unregister(out)
+                    selector.unregister(host.out)
                 for line in log.write(data):
                     if lane := lanes.read(line):
-                        _say(pipe, event="lane", lane=lane)
-            elif key.fileobj == news:
-                _read(key.fd)
+                        say(pipe, event="lane", lane=lane)
+            elif key.fileobj == host.news:
+                read(key.fd)
                 look_at = 0.0  # an engine that dies at once would be gone at the next regular look
-            elif key.fileobj == host:
-                _, raw = os.waitpid(host_pid, 0)
-                return _describe(raw)
-            elif not _read_pipe(pipe):
+            elif key.fileobj == died:
+                _, raw = os.waitpid(host.pid, 0)
+                return describe(raw)
+            elif not read_pipe(pipe):
                 return "its actor is gone"
         if time.monotonic() >= look_at:
             look_at = time.monotonic() + LOOK_S
-            segments |= _segments_of(_tree(os.getpid()))
+            host.look()
 
 
-def _read_pipe(pipe: socket.socket) -> bytes:
+def read_pipe(pipe: socket.socket) -> bytes:
     try:
         return pipe.recv(4096)
     except OSError:
         return b""
 
 
-def _read(fd: int) -> bytes:
+def read(fd: int) -> bytes:
     try:
         return os.read(fd, 1 << 16)
     except OSError:
         return b""
 
 
-def _say(pipe: socket.socket, **message: object) -> None:
+def say(pipe: socket.socket, **message: object) -> None:
     with contextlib.suppress(OSError):  # the actor is gone: `_tend` sees the closed pipe
         pipe.sendall(json.dumps(message).encode() + b"\n")
 
 
-def _describe(raw_status: int) -> str:
+def describe(raw_status: int) -> str:
     code = os.waitstatus_to_exitcode(raw_status)
     return f"exit status {code}" if code >= 0 else f"killed by {signal.Signals(-code).name}"
 
 
-def _tree(pid: int) -> list[int]:
+def tree(pid: int) -> list[int]:
     """All descendants of `pid`."""
     try:
         children = [int(c) for c in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
     except OSError:
         return []
-    return [p for child in children for p in (child, *_tree(child))]
+    return [p for child in children for p in (child, *tree(child))]
 
 
-def _end_tree() -> None:
+def end_tree() -> None:
     """Kills until no child is left; a killed process's children become ours and are killed in the next turn."""
     while True:
-        for pid in _tree(os.getpid()):
+        for pid in tree(os.getpid()):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         try:
@@ -202,39 +240,40 @@ def _watch_for_segments() -> int | None:
     return news
 
 
-def _existing_segments() -> set[str]:
-    try:
-        return set(os.listdir(SHARED_MEMORY))
-    except OSError:
-        return set()
+def _existing_segments() -> dict[int, str]:
+    """Names under /dev/shm by inode: a semaphore is mapped under another name than it has there."""
+    with contextlib.suppress(OSError):
+        return {entry.inode(): entry.name for entry in os.scandir(SHARED_MEMORY)}
+    return {}
 
 
 def _segments_of(pids: list[int]) -> set[str]:
     """Names under /dev/shm that these processes map or hold open."""
-    if not _existing_segments():
+    existing = _existing_segments()
+    if not existing:
         return set()
-    return {name for pid in pids for name in _segments_in_use(pid)}
+    return {name for pid in pids for name in _segments_in_use(pid, existing)}
 
 
-def _segments_in_use(pid: int) -> set[str]:
-    prefix, found = str(SHARED_MEMORY) + "/", set()
+def _segments_in_use(pid: int, existing: dict[int, str]) -> set[str]:
+    prefix, inodes = str(SHARED_MEMORY) + "/", set()
     try:
         for line in Path(f"/proc/{pid}/maps").read_text().splitlines():
             if prefix in line:
-                found.add(line.split(prefix, 1)[1].removesuffix(" (deleted)"))
+                inodes.add(int(line.split(maxsplit=5)[4]))
         for fd in os.listdir(f"/proc/{pid}/fd"):
-            target = os.readlink(f"/proc/{pid}/fd/{fd}")
-            if target.startswith(prefix):
-                found.add(target.removeprefix(prefix).removesuffix(" (deleted)"))
+            path = f"/proc/{pid}/fd/{fd}"
+            if os.readlink(path).startswith(prefix):
+                inodes.add(os.stat(path).st_ino)
     except OSError:
         pass  # it ended while we looked
-    return {name for name in found if "/" not in name}
+    return {existing[inode] for inode in inodes & existing.keys()}
 
 
-def _is_mapped(name: str) -> bool:
+def _is_mapped(name: str, existing: dict[int, str]) -> bool:
     """Whether any process still uses the segment: a peer engine may have attached it."""
     pids = [int(entry) for entry in os.listdir("/proc") if entry.isdigit()]
-    return any(name in _segments_in_use(pid) for pid in pids)
+    return any(name in _segments_in_use(pid, existing) for pid in pids)
 
 
 if __name__ == "__main__":

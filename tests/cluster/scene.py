@@ -69,6 +69,7 @@ class Node:
         self.ports: list[int] = []
         self.log_of_calls: list[str] = []
         self.lost = False
+        self.spares = 0  # how often one was asked for
         self._exit: asyncio.Future[dict[str, Any]] | None = None
 
     async def prepare(self) -> Ground:
@@ -86,7 +87,7 @@ class Node:
         port = await self.server.start("127.0.0.1")
         self._exit = asyncio.get_running_loop().create_future()
         facts = {f.name: getattr(FACTS, f.name) for f in dataclasses.fields(FACTS)}
-        return facts | {"plane": f"127.0.0.1:{port}", "devices": ""}
+        return facts | {"plane": f"127.0.0.1:{port}", "devices": "", "start_s": {"engine": 1.5}, "way": "spawned"}
 
     async def exited(self) -> dict[str, Any]:
         assert self._exit is not None
@@ -102,6 +103,9 @@ class Node:
             self.server = None
         if self._exit is not None and not self._exit.done():
             self._exit.set_result({"status": status, "tail": ["the last line"]})
+
+    def keep_spare(self) -> None:
+        self.spares += 1
 
     async def lane(self) -> str:
         return "tcp"

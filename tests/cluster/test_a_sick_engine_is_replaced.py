@@ -38,6 +38,8 @@ async def test_a_sick_rank_costs_the_incarnation_and_the_next_one_serves() -> No
         assert len(set(node.ports)) == 2
         assert after.peers == {"prefill-0#1"}
         assert after.restarts == 1
+        assert node.spares == 2, "one for each incarnation that was READY"
+        assert list(after.start_s) == ["place", "ray", "engine", "bootstrap", "proving"]
         await s.until(lambda: s.nodes["prefill-0"].engine.dropped_peers == ["decode-0#1"])
 
 

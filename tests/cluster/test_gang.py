@@ -33,7 +33,7 @@ class Node:
         self.started: HostSpec | None = None
         self.fails: Exception | None = None
         self.exit: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
-        self.ends = 0
+        self.ends = self.spares = 0
 
     async def prepare(self) -> Ground:
         return self.ground
@@ -51,6 +51,9 @@ class Node:
 
     async def end(self) -> None:
         self.ends += 1
+
+    def keep_spare(self) -> None:
+        self.spares += 1
 
     async def lane(self) -> str:
         return ("tcp", "", "rc_mlx5", "tcp")[self.number]
@@ -98,6 +101,8 @@ async def test_every_node_gets_its_part_of_one_engine() -> None:
     assert [member["node"] for member in facts["members"]] == [f"10.0.0.{n}" for n in range(1, 5)]
     assert (facts["plane"], facts["pids"]) == ("10.0.0.1:20010", {"host": 100})
     assert await gang.lane() == "rc_mlx5, tcp"
+    gang.keep_spare()
+    assert [node.spares for node in nodes] == [1, 1, 1, 1]
     assert "==> node 2 of 4 <==\nline of 2" in await gang.log(5)
 
 

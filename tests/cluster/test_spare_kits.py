@@ -1,0 +1,167 @@
+"""An actor takes its kit for the next incarnation if it fits, and says why where it does not."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+from typing import Any
+
+import msgspec
+import pytest
+
+from disagg.cluster import actors, kit
+from disagg.cluster.actors import EngineActor
+from disagg.engine.handover import Spare
+from disagg.engine.spec import HostSpec, KitSpec, decode_kit, decode_spec, encode_spec
+
+SPARES = [{"module": "scheduler", "children": []}]
+SPEC = HostSpec(
+    engine_id="a",
+    incarnation=1,
+    role="aggregated",
+    arguments={},
+    environment={"A": "1"},
+    plane_host="127.0.0.1",
+    log_path="",
+    scratch="",
+    fork=False,
+)
+READY: dict[str, Any] = {"event": "ready", "pids": {"host": 1}, "spares": SPARES, "unfit": ""}
+
+
+class Warden:
+    """The other end of a pipe, in this process."""
+
+    def __init__(self, module: str, pipe: socket.socket) -> None:
+        self.module, self._pipe, self.kit, self.spec = module, pipe, None, None
+        self.kit: KitSpec | None
+        self.spec: HostSpec | None
+
+    async def hear(self) -> None:
+        reader, self.writer = await asyncio.open_unix_connection(sock=self._pipe)
+        if self.module.endswith("spare_warden"):
+            self.kit = decode_kit(await reader.readline())
+        if line := await reader.readline():
+            self.spec = decode_spec(line)
+            self.say(event="started", warden=2, host=1)
+            self.say(**READY)
+        await reader.read()
+        self.writer.close()
+
+    def say(self, **message: Any) -> None:
+        self.writer.write(json.dumps(message).encode() + b"\n")
+
+
+@pytest.fixture
+def wardens(monkeypatch: pytest.MonkeyPatch) -> list[Warden]:
+    made: list[Warden] = []
+    tasks = []
+
+    def spawn_with_pipe(module: str, _environment: dict[str, str]) -> socket.socket:
+        ours, theirs = socket.socketpair()
+        for end in (ours, theirs):
+            end.setblocking(False)
+        made.append(Warden(module, theirs))
+        tasks.append(asyncio.get_running_loop().create_task(made[-1].hear()))
+        return ours
+
+    monkeypatch.setattr(kit, "spawn_with_pipe", spawn_with_pipe)
+    monkeypatch.setattr(actors, "spawn_with_pipe", spawn_with_pipe)
+    monkeypatch.setattr(kit.metadata, "version", {"sglang": "0.5.20"}.__getitem__)
+    return made
+
+
+async def _next(actor: EngineActor, **changes: Any) -> dict[str, Any]:
+    return await actor.start(encode_spec(msgspec.structs.replace(SPEC, **changes)), None, {})
+
+
+async def _kit_is_ready(wardens: list[Warden], sglang: str = "0.5.20") -> None:
+    await asyncio.sleep(0.02)
+    wardens[-1].say(event="spare", pids=[7], seconds=1.0, contexts=0, sglang=sglang)
+    await asyncio.sleep(0.02)
+
+
+async def test_the_next_incarnation_is_the_kit(wardens: list[Warden]) -> None:
+    actor = EngineActor()
+    assert (await _next(actor))["way"] == "spawned"
+    await actor.keep_spare()
+    await actor.keep_spare()
+    await _kit_is_ready(wardens)
+    assert [warden.module.rpartition(".")[2] for warden in wardens] == ["warden", "spare_warden"]
+    made_from = wardens[1].kit
+    assert made_from is not None
+    assert made_from.spares == (Spare("scheduler"),)
+    assert made_from.environment["A"] == "1"
+    await actor.end()
+    assert (await _next(actor, incarnation=2))["way"] == "spare"
+    assert wardens[1].spec is not None
+    assert wardens[1].spec.life == "a#2"
+    await actor.end()
+    assert (await _next(actor, incarnation=3))["way"] == "spawned", "a kit is used once"
+    await actor.end()
+
+
+async def test_one_that_still_imports_is_taken(wardens: list[Warden]) -> None:
+    actor = EngineActor()
+    await _next(actor)
+    await actor.keep_spare()
+    await actor.end()
+    assert (await _next(actor, incarnation=2))["way"] == "spare, still importing"
+    await actor.end()
+
+
+@pytest.mark.parametrize(
+    ("sglang", "environment", "limit_s", "why"),
+    [
+        ("0.5.20", {"A": "2"}, 60.0, "other values of A"),
+        ("0.5.19", {"A": "1"}, 60.0, "imported SGLang 0.5.19"),
+        ("", {"A": "1"}, 0.0, "not imported everything within 0 s"),
+    ],
+)
+async def test_one_that_does_not_fit_is_ended(
+    wardens: list[Warden],
+    monkeypatch: pytest.MonkeyPatch,
+    sglang: str,
+    environment: dict[str, str],
+    limit_s: float,
+    why: str,
+) -> None:
+    monkeypatch.setattr(kit, "IMPORTS_S", limit_s)
+    actor = EngineActor()
+    await _next(actor)
+    await actor.keep_spare()
+    if sglang:
+        await _kit_is_ready(wardens, sglang)
+    await actor.end()
+    way = (await _next(actor, incarnation=2, environment=environment))["way"]
+    assert why in way
+    assert way.startswith("spawned, for its spare is of no use")
+    assert wardens[1].spec is None
+    await actor.end()
+
+
+async def test_one_that_has_ended_is_told(wardens: list[Warden], caplog: pytest.LogCaptureFixture) -> None:
+    actor = EngineActor()
+    await _next(actor)
+    await actor.keep_spare()
+    await asyncio.sleep(0.02)
+    wardens[1].say(event="exit", status="exit status 1", tail=["no such library"])
+    wardens[1].writer.close()
+    await asyncio.sleep(0.02)
+    assert "no such library" in caplog.text
+    await actor.end()
+    assert "it has ended (exit status 1)" in (await _next(actor, incarnation=2))["way"]
+    await actor.end()
+
+
+async def test_an_engine_that_no_spare_fits_has_none(wardens: list[Warden], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(READY, "spares", [])
+    monkeypatch.setitem(READY, "unfit", "SGLang starts it through numactl")
+    actor = EngineActor()
+    await _next(actor)
+    await actor.keep_spare()
+    assert len(wardens) == 1
+    await actor.end()
+    assert "numactl" in (await _next(actor, incarnation=2))["way"]
+    await actor.end()

@@ -1,0 +1,233 @@
+"""Real engines that are not forked: the next incarnation comes from a spare kit, and is the same engine."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import secrets
+import shutil
+import signal
+import tempfile
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from deployment import Traces, assert_nothing_left, serving
+from hosts import ADDRESS, LegLog, fresh_prompt, leg, wait_until
+from moe import ATTENTION_APART, PAGE
+
+from disagg.cluster.actors import EngineActor, PortBlocks
+from disagg.cluster.janitor import _processes
+from disagg.config.schema import Deadlines
+from disagg.engine.arguments import Ports, engine_arguments, engine_environment
+from disagg.engine.cpu.paths import standin_environment
+from disagg.engine.spec import DEPLOYMENT_VARIABLE, SECRET_VARIABLE, HostSpec, encode_spec
+from disagg.models.resolve import resolve_model
+from disagg.models.tiny import make_tiny
+from disagg.plane.client import PlaneClient
+from disagg.registry.records import Role
+
+# An actor does not wait for its wardens: they end after it.
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+KIT_S = 240.0
+
+
+class Engine:
+    """An engine actor as Ray has it, but in this process."""
+
+    def __init__(self, folder: Path, model: str, **engine: Any) -> None:
+        self.folder, self.engine, self.secret = folder, engine, secrets.token_hex(32)
+        self.model = str(resolve_model(model))
+        self.actor, self.blocks, self.incarnation = EngineActor(), PortBlocks(), 0
+        self.environment = standin_environment(os.environ) | {
+            DEPLOYMENT_VARIABLE: folder.name,
+            SECRET_VARIABLE: self.secret,
+        }
+        self.facts: dict[str, Any] = {}
+
+    async def start(self) -> float:
+        """Seconds until its host says that it is up."""
+        self.incarnation += 1
+        ports, ranks = Ports.from_first(self.blocks.take("a")), self.engine.get("tp_size", 1)
+        arguments = engine_arguments(
+            Role.AGGREGATED, self.engine, device="cpu", model_path=self.model, host=ADDRESS, ports=ports
+        )
+        spec = HostSpec(
+            engine_id="a",
+            incarnation=self.incarnation,
+            role=Role.AGGREGATED,
+            arguments=arguments,
+            environment=engine_environment(Role.AGGREGATED, device="cpu", deadlines=Deadlines(), ranks=ranks),
+            plane_host=ADDRESS,
+            log_path=str(self.folder / "a.log"),
+            scratch=str(self.folder / f"a-{self.incarnation}"),
+            fork=False,
+        )
+        began_s = time.monotonic()
+        self.facts = await self.actor.start(encode_spec(spec), None, self.environment)
+        return time.monotonic() - began_s
+
+    async def keep_spare(self) -> list[int]:
+        """The kit's pids once it is ready."""
+        await self.actor.keep_spare()
+
+        async def is_ready() -> bool:
+            assert self.actor._kit is not None
+            return bool(self.actor._kit.pids)
+
+        await wait_until(is_ready, KIT_S)
+        assert self.actor._kit is not None
+        return self.actor._kit.pids
+
+    async def tokens(self, prompt: list[int]) -> list[int]:
+        client = PlaneClient(self.facts["plane"], self.incarnation, bytes.fromhex(self.secret), lambda _why: None)
+        await client.connect()
+        answer: LegLog = leg(client, prompt, 12)
+        assert (await answer.until_end()).reason == "length"
+        client.close()
+        return answer.token_ids
+
+    def processes(self) -> set[int]:
+        return set(_processes(self.folder.name, ""))
+
+    @property
+    def log(self) -> str:
+        return (self.folder / "a.log").read_text()
+
+
+@contextlib.asynccontextmanager
+async def engine(model: str = "smollm2", **arguments: Any) -> AsyncIterator[Engine]:
+    made = Engine(Path(tempfile.mkdtemp(prefix="ds-")), model, **arguments)
+    try:
+        yield made
+    finally:
+        await made.actor.end()
+        if made.actor._kit is not None:
+            made.actor._kit.close()
+
+        async def is_gone() -> bool:
+            return not made.processes()
+
+        try:
+            await wait_until(is_gone, 10)
+        finally:
+            shutil.rmtree(made.folder)
+
+
+async def test_an_engine_from_its_spare_kit_is_the_same_engine_sooner() -> None:
+    prompt, usual = fresh_prompt(40), os.getpriority(os.PRIO_PROCESS, 0)
+    async with engine() as a:
+        spawned_s = await a.start()
+        assert a.facts["way"] == "spawned"
+        first, of_first = await a.tokens(prompt), a.processes()
+        kit = await a.keep_spare()
+        assert len(kit) == 3, "a host, its scheduler, its detokenizer"
+        assert {os.getpriority(os.PRIO_PROCESS, pid) for pid in kit} <= {usual, 19}
+        print(f"\nan idle kit: PSS {_pss_mb(kit):.0f} MB beside its engine")
+        before_s = _cpu_s(kit)
+        await asyncio.sleep(2)
+        assert _cpu_s(kit) - before_s < 0.1, "it only waits"
+
+        os.kill(a.facts["pids"]["schedulers"][0], signal.SIGKILL)
+        exit_ = await asyncio.wait_for(a.actor.exited(), 20)
+        assert "killed by" in exit_["status"] or "exit status" in exit_["status"]
+
+        async def first_is_gone() -> bool:
+            return not a.processes() & of_first
+
+        await wait_until(first_is_gone, 5)
+        print(f"\nspawned {spawned_s:.1f} s: {a.facts['start_s']}")
+        kit_s = await a.start()
+        print(f"from its kit {kit_s:.1f} s: {a.facts['start_s']}")
+        assert a.facts["way"] == "spare"
+        assert {a.facts["pids"]["host"], *a.facts["pids"]["schedulers"], *a.facts["pids"]["detokenizers"]} == set(kit)
+        assert {os.getpriority(os.PRIO_PROCESS, pid) for pid in kit} == {usual}
+        assert "no spare process" not in a.log
+        assert await a.tokens(prompt) == first
+        assert kit_s < spawned_s
+        for pid in kit:
+            environment = psutil.Process(pid).environ()
+            assert environment[DEPLOYMENT_VARIABLE] == a.folder.name, "the janitor would find it"
+
+
+def _cpu_s(pids: list[int]) -> float:
+    return sum(sum(psutil.Process(pid).cpu_times()[:2]) for pid in pids)
+
+
+def _pss_mb(pids: list[int]) -> float:
+    return float(sum(psutil.Process(pid).memory_full_info().pss for pid in pids)) / 1e6
+
+
+async def test_ranks_behind_a_controller_have_spares_too_and_a_dead_spare_is_replaced() -> None:
+    prompt = fresh_prompt(40)
+    tiny = {"page_size": PAGE, "max_total_tokens": 4096}
+    async with engine(str(make_tiny("qwen3moe")), **ATTENTION_APART, **tiny) as a:
+        spawned_s = await a.start()
+        first = await a.tokens(prompt)
+        kit = await a.keep_spare()
+        assert len(kit) == 3, "a host, the controller, its detokenizer"
+        family = {pid for each in kit for pid in (each, *(p.pid for p in psutil.Process(each).children(True)))}
+        assert len(family) == 5, "and two schedulers"
+        os.kill(_detokenizer(kit[1:]), signal.SIGKILL)  # the host's own command names it, too
+        os.kill(a.facts["pids"]["host"], signal.SIGKILL)
+        await asyncio.wait_for(a.actor.exited(), 20)
+        kit_s = await a.start()
+        print(f"\ndp 2: spawned {spawned_s:.1f} s, from its kit {kit_s:.1f} s: {a.facts['start_s']}")
+        assert a.facts["way"] == "spare"
+        assert set(a.facts["pids"]["schedulers"]) <= family
+        assert a.log.count("no spare process for") == 1, "the detokenizer"
+        assert await a.tokens(prompt) == first
+
+
+async def test_a_kit_that_ended_costs_only_its_time() -> None:
+    async with engine() as a:
+        await a.start()
+        kit = await a.keep_spare()
+        os.kill(kit[0], signal.SIGKILL)
+        await a.actor.end()
+        await a.start()
+        assert a.facts["way"] == "spawned, for its spare is of no use: it has ended (killed by SIGKILL)"
+
+
+def test_a_deployments_engine_comes_back_from_its_kit() -> None:
+    before = Traces.now()
+    with serving("configs/local-cpu.yaml", "ray.address=local", "decode.spare=true") as deployment:
+
+        def kit() -> list[psutil.Process]:
+            actor = psutil.Process(deployment.engine("decode-0")["pids"]["actor"])
+            return [p for p in actor.children(True) if "disagg.engine.spare" in p.cmdline()]
+
+        first = deployment.complete("The capital of France is", max_tokens=4)["choices"][0]["text"]
+        deployment.wait_until(kit, 60)
+        spare = kit()[0]
+        deployment.wait_until(lambda: len(spare.children()) == 2 and _is_idle([spare, *spare.children()]), KIT_S)
+        engine = deployment.engine("decode-0")
+        os.kill(engine["pids"]["host"], signal.SIGKILL)
+        killed_s = time.monotonic()
+
+        def is_back() -> bool:
+            now = deployment.engine("decode-0")
+            return bool(now["incarnation"] > engine["incarnation"] and now["state"] == "ready")
+
+        deployment.wait_until(is_back, 60)
+        now = deployment.engine("decode-0")
+        print(f"\ndead to ready {time.monotonic() - killed_s:.1f} s: {now['start_s']}; at first {engine['start_s']}")
+        assert now["pids"]["host"] == spare.pid
+        assert "ready, spare, after" in deployment.said()
+        assert deployment.complete("The capital of France is", max_tokens=4)["choices"][0]["text"] == first
+        deployment.wait_until(lambda: [p for p in kit() if p.pid != spare.pid], 60)
+    assert_nothing_left(before)
+
+
+def _is_idle(processes: list[psutil.Process]) -> bool:
+    before_s = _cpu_s([p.pid for p in processes])
+    time.sleep(1)
+    return _cpu_s([p.pid for p in processes]) - before_s < 0.02
+
+
+def _detokenizer(pids: list[int]) -> int:
+    return next(pid for pid in pids if "detokenizer" in " ".join(psutil.Process(pid).cmdline()))
