@@ -134,14 +134,14 @@ def _hand_over_request_times() -> None:
     handle = TokenizerManager._handle_batch_output
 
     @functools.wraps(handle)
-    def _handle_batch_output(self: Any, batch: Any) -> Any:
+    async def _handle_batch_output(self: Any, batch: Any) -> Any:
         batch.time_stats = unwrap_from_pickle(batch.time_stats)  # once: SGLang's own call finds plain objects
         kept = self.__dict__.setdefault("disagg_moments", {})
         for request_id, stats in zip(batch.rids, batch.time_stats or (), strict=False):
             moments = getattr(stats, "disagg_moments", None)
             if moments and request_id in self.rid_to_state:
                 kept[request_id] = moments
-        return handle(self, batch)
+        return await handle(self, batch)
 
     TokenizerManager._handle_batch_output = _handle_batch_output
 

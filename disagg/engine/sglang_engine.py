@@ -61,9 +61,11 @@ class SGLangEngine:
             _fork_children()
         stages = self._stages = StageListener(self._scratch)
         engine = self._engine = _sglang(self._arguments, self._phases)
+        from sglang.srt.managers.io_struct import unwrap_from_pickle
+
         info = engine._scheduler_init_result.scheduler_infos[0]
         stages.listen(engine.loop, self.on_stage)
-        open_short_way(engine.tokenizer_manager, self._legs)
+        open_short_way(engine.tokenizer_manager, self._legs, unwrap_from_pickle)
         engine.loop.call_soon(self._look)
         return EngineFacts(
             ranks=_dp_ranks(engine.server_args),

@@ -20,8 +20,9 @@ from typing import Any, Protocol
 
 log = logging.getLogger(__name__)
 
+Unwrap = Callable[[Any], Any]
+
 VARIABLE = "DISAGG_SHORT_WAY"
-_WRAPPED = ("customized_info", "time_stats")  # pickled whole, so they cannot be taken apart
 
 
 class RunningLeg(Protocol):
@@ -32,8 +33,8 @@ class RunningLeg(Protocol):
 
 
 class ShortWay:
-    def __init__(self, manager: Any, legs: Mapping[str, RunningLeg]) -> None:
-        self._manager, self._legs = manager, legs
+    def __init__(self, manager: Any, legs: Mapping[str, RunningLeg], unwrap: Unwrap) -> None:
+        self._manager, self._legs, self._unwrap = manager, legs, unwrap
         self._long_way: Callable[[Any], Awaitable[None]] = manager._handle_batch_output
 
     async def handle(self, batch: Any) -> None:
@@ -48,12 +49,16 @@ class ShortWay:
                 leg.take(list(batch.output_ids[index]))
             else:
                 left.append(index)
-        if left:
-            await self._long_way(batch if len(left) == len(batch.rids) else part_of(batch, left))
+        if not left:
+            return
+        if len(left) < len(batch.rids):
+            batch.time_stats = self._unwrap(batch.time_stats)  # pickled whole
+            batch = part_of(batch, left)
+        await self._long_way(batch)
 
 
-def open_short_way(manager: Any, legs: Mapping[str, RunningLeg]) -> bool:
-    """Whether it could be."""
+def open_short_way(manager: Any, legs: Mapping[str, RunningLeg], unwrap: Unwrap) -> bool:
+    """Whether it could be. `unwrap`: SGLang's own, of what it pickles within a message."""
     if os.environ.get(VARIABLE) == "0":
         return False
     handler = getattr(manager, "_handle_batch_output", None)
@@ -62,7 +67,7 @@ def open_short_way(manager: Any, legs: Mapping[str, RunningLeg]) -> bool:
         return False
     if getattr(manager, "enable_metrics", True):
         return False  # SGLang counts each token
-    manager._handle_batch_output = ShortWay(manager, legs).handle
+    manager._handle_batch_output = ShortWay(manager, legs, unwrap).handle
     return True
 
 
@@ -73,7 +78,7 @@ def part_of(batch: Any, indexes: list[int]) -> Any:
     for name, value in fields.items():
         if isinstance(value, list) and len(value) == count:
             fields[name] = [value[index] for index in indexes]
-    return type(batch)(**fields | dict.fromkeys(_WRAPPED))
+    return type(batch)(**fields)
 
 
 def _is_plain(batch: Any) -> bool:

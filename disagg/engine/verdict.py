@@ -3,7 +3,8 @@
 Way:   beats and /proc -> watch.py -> [judge] -> RankHealth -> frontends
 In:    one Sighting a scheduler process; out: one RankHealth a dp rank. Nothing here looks, waits or remembers
 Why:   a prefill chunk that computes for 10 s is well; a process that sleeps, is stopped or spins for ever is not.
-       Computing shows as CPU time (of a GPU's chunk too: the scheduler spins while it waits for the device)
+       Computing shows as CPU time (of a GPU's chunk too: the scheduler spins while it waits for the device; of kernels
+       that are compiled in a child process as that child's)
 """
 
 from __future__ import annotations

@@ -25,7 +25,9 @@ _TICK_S = 1 / os.sysconf("SC_CLK_TCK")
 
 class ProcessLook(NamedTuple):
     state: str  # "" when there is no such process
-    cpu_s: float  # of the main thread: NIXL's progress thread wakes for ever, whatever the scheduler does
+    # Of the main thread, as NIXL's progress thread wakes for ever, whatever the scheduler does; and of child processes:
+    # kernels are compiled in them (ptxas, nvcc) while the scheduler waits.
+    cpu_s: float
 
 
 @dataclass(slots=True)
@@ -99,8 +101,10 @@ class Watch:
 
 def look_at_process(pid: int) -> ProcessLook:
     try:
-        text = Path(f"/proc/{pid}/task/{pid}/stat").read_text()
+        thread = Path(f"/proc/{pid}/task/{pid}")
+        text, children = (thread / "stat").read_text(), (thread / "children").read_text().split()
     except OSError:
         return ProcessLook("", 0.0)
     state, *fields = text.rpartition(")")[2].split()  # its name, in brackets, may hold anything
-    return ProcessLook(state, (int(fields[10]) + int(fields[11])) * _TICK_S)
+    own_s = sum(map(int, fields[10:14])) * _TICK_S  # user, system, and both of children that have ended
+    return ProcessLook(state, own_s + sum(look_at_process(int(child)).cpu_s for child in children))

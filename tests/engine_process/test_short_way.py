@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from array import array
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
@@ -34,7 +35,7 @@ def batch(*of: tuple[str, int, str | None]) -> BatchTokenIDOutput:
         finished_reasons=[{"type": reason} if reason else None for _, _, reason in of],
         output_ids=[array("i", [token]) for _, token, _ in of],
         cached_tokens=[token * 10 for _, token, _ in of],
-        time_stats=b"pickled",
+        time_stats=json.dumps([f"times of {rid}" for rid, _, _ in of]),
     )
 
 
@@ -54,6 +55,8 @@ class Manager:
         self.long_way: list[str] = []
 
     async def _handle_batch_output(self, of: Any) -> None:
+        of.time_stats = json.loads(of.time_stats) if isinstance(of.time_stats, str) else of.time_stats
+        assert of.time_stats == [f"times of {rid}" for rid in of.rids]
         for index, rid in enumerate(of.rids):
             self.long_way.append(f"{rid} {of.output_ids[index][0]}")
             state, reason = self.rid_to_state[rid], of.finished_reasons[index]
@@ -108,7 +111,7 @@ async def settle() -> None:
 
 async def test_first_and_last_tokens_take_the_long_way_and_the_others_the_short_one() -> None:
     manager, legs = Manager(), dict[str, SGLangLeg]()
-    assert open_short_way(manager, legs)
+    assert open_short_way(manager, legs, json.loads)
     a, b = await start(manager, legs, "a"), await start(manager, legs, "b")
     for of in (
         batch(("a", 1, None)),
@@ -125,7 +128,7 @@ async def test_first_and_last_tokens_take_the_long_way_and_the_others_the_short_
 
 async def test_no_token_overtakes_one_that_waits_on_the_long_way() -> None:
     manager, legs = Manager(), dict[str, SGLangLeg]()
-    open_short_way(manager, legs)
+    open_short_way(manager, legs, json.loads)
     sink = await start(manager, legs, "a")
     for token in range(1, 6):  # steps quicker than the leg's task
         await manager._handle_batch_output(batch(("a", token, None)))
@@ -139,7 +142,7 @@ async def test_no_token_overtakes_one_that_waits_on_the_long_way() -> None:
 
 async def test_an_unknown_message_goes_the_long_way_whole() -> None:
     manager, legs = Manager(), dict[str, SGLangLeg]()
-    open_short_way(manager, legs)
+    open_short_way(manager, legs, json.loads)
     sink = await start(manager, legs, "a")
     for token in (1, 2, 3):
         of = batch(("a", token, None))
@@ -151,9 +154,11 @@ async def test_an_unknown_message_goes_the_long_way_whole() -> None:
 
 
 def test_a_part_of_a_batch_holds_its_requests_alone() -> None:
-    part = part_of(batch(("a", 1, None), ("b", 2, "stop"), ("c", 3, None)), [1])
+    whole = batch(("a", 1, None), ("b", 2, "stop"), ("c", 3, None))
+    whole.time_stats = ["a", "b", "c"]
+    part = part_of(whole, [1])
     assert (part.rids, part.finished_reasons, part.cached_tokens) == (["b"], [{"type": "stop"}], [20])
-    assert (part.logprobs, part.placeholder, part.time_stats) == ([], None, None)
+    assert (part.logprobs, part.placeholder, part.time_stats) == ([], None, ["b"])
 
 
 class Counting(Manager):
@@ -170,5 +175,5 @@ class Other:
 def test_it_stays_closed(manager: Any, says: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(VARIABLE, says)
     before = manager._handle_batch_output
-    assert not open_short_way(manager, {})
+    assert not open_short_way(manager, {}, json.loads)
     assert manager._handle_batch_output == before

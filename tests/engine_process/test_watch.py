@@ -165,3 +165,17 @@ def test_a_scheduler_that_was_killed(tmp_path: Path, child: subprocess.Popen[byt
     _wait_for_state(child.pid, "Z")
     watch.look()
     assert watch.health[0].sick == "its scheduler process is gone"
+
+
+def test_what_compiles_in_a_child_process_counts_as_computing() -> None:
+    burn = "import time; end = time.monotonic() + 30\nwhile time.monotonic() < end: pass"
+    wait = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {burn!r}])"
+    with subprocess.Popen([sys.executable, "-c", wait], start_new_session=True) as waiting:
+        try:
+            limit_s = time.monotonic() + 10
+            while (seen := look_at_process(waiting.pid)).cpu_s < 0.5:
+                assert time.monotonic() < limit_s, "its child's time is not counted"
+                time.sleep(0.05)
+            assert seen.state == "S"
+        finally:
+            os.killpg(waiting.pid, signal.SIGKILL)
