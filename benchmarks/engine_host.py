@@ -13,6 +13,7 @@ import asyncio
 import json
 import os
 import secrets
+import signal
 import sys
 import time
 from array import array
@@ -110,7 +111,7 @@ async def cost(way: str) -> float:
             "--host",
             scratch,
             stdout=asyncio.subprocess.PIPE,
-            stdin=asyncio.subprocess.PIPE,
+            start_new_session=True,
             env=standin_environment(os.environ) | ENVIRONMENT | {"DISAGG_SECRET": secret.hex(), VARIABLE: way},
         )
         try:
@@ -123,7 +124,7 @@ async def cost(way: str) -> float:
             return await _measure(process.pid, port, secret)
         finally:
             with suppress(ProcessLookupError):  # it has ended by itself
-                process.kill()
+                os.killpg(process.pid, signal.SIGKILL)
             await process.wait()
 
 
