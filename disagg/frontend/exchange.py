@@ -132,6 +132,7 @@ class Exchange:
 
     async def write_events(self, events: bytes, *, last: bool = False) -> None:
         """Part of an event stream; the first call sends the head with it. Waits while the client does not read."""
+        self.body_now.flush()
         self._writing_since_s = asyncio.get_running_loop().time()
         if not self.answered:
             await self._start(200, [(b"content-type", EVENT_STREAM), (b"cache-control", b"no-cache")])

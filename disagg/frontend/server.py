@@ -36,7 +36,7 @@ class HttpServer:
     def __init__(self, app: App) -> None:
         self._config = uvicorn.Config(
             app,
-            http=_Protocol,
+            http=type("_ProtocolOfOneServer", (_Protocol,), {"burst": _Burst()}),
             ws="none",
             lifespan="off",
             interface="asgi3",
@@ -106,10 +106,35 @@ class BodyNow(Protocol):
     def takes(self) -> bool:
         """Whether the client is there, and reads."""
 
-    def write(self, part: bytes) -> None: ...
+    def write(self, part: bytes) -> None:
+        """In the event loop's next turn, or at `flush`."""
+
+    def flush(self) -> None: ...
+
+
+class _Burst:
+    """Writes of one turn of the event loop, one close upon the other.
+
+    A client that shares our machine is then woken once for many of them; so is a proxy in front of us.
+    """
+
+    def __init__(self) -> None:
+        self._parts: list[tuple[asyncio.Transport, bytes]] = []
+
+    def put(self, transport: asyncio.Transport, part: bytes) -> None:
+        if not self._parts:
+            asyncio.get_running_loop().call_soon(self.write)
+        self._parts.append((transport, part))
+
+    def write(self) -> None:
+        parts, self._parts = self._parts, []
+        for transport, part in parts:
+            transport.write(part)
 
 
 class _Protocol(HttpToolsProtocol):  # type: ignore[misc] # uvicorn is not followed by mypy, so this base is Any
+    burst: _Burst  # its server's
+
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(_HeadWithBody(transport))
         self._straight = cast(asyncio.Transport, transport)
@@ -123,7 +148,10 @@ class _Protocol(HttpToolsProtocol):  # type: ignore[misc] # uvicorn is not follo
         return not (self.flow.write_paused or self._straight.is_closing())
 
     def write(self, part: bytes) -> None:
-        self._straight.write(b"%x\r\n%b\r\n" % (len(part), part))
+        self.burst.put(self._straight, b"%x\r\n%b\r\n" % (len(part), part))
+
+    def flush(self) -> None:
+        self.burst.write()
 
 
 class _HeadWithBody:

@@ -9,18 +9,21 @@ Fails: never; bytes that form no character are shown as U+FFFD, as `decode` woul
 
 from __future__ import annotations
 
-from tokenizers import Tokenizer
+import re
+
+from tokenizers import Tokenizer, pre_tokenizers
 from tokenizers.decoders import DecodeStream
 
+_BYTE = re.compile(r"<0x[0-9A-Fa-f]{2}>")
 UNFINISHED_IDS_MAX = 64  # a character has at most four bytes: more ids than this without text are no character
 
 
 class TextStream:
     """Implements `disagg.coordinator.request.TextSide`."""
 
-    def __init__(self, tokenizer: Tokenizer, stop: tuple[str, ...] = ()) -> None:
+    def __init__(self, texts: Texts, stop: tuple[str, ...] = ()) -> None:
         self.stopped = False
-        self._characters = _Characters(tokenizer)
+        self._characters = _Characters(texts)
         self._stop = _StopStrings(stop) if stop else None
 
     def push(self, token_ids: list[int]) -> str:
@@ -41,21 +44,58 @@ class TextStream:
         return shown if self.stopped else shown + self._stop.held
 
 
+class Texts:
+    """The text of each token by itself, where that is what it adds to any output: so it is where a token stands for
+    bytes (GPT-2's way, and that of Llama 3, Qwen, DeepSeek and SmolLM2), and those bytes are whole characters.
+    """
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self.tokenizer = tokenizer
+        self._is_bytes = _stand_for_bytes(tokenizer)
+        self._known: dict[int, str | None] = {}
+
+    def of(self, token_id: int) -> str | None:
+        """None: it depends on what comes before or after."""
+        try:
+            return self._known[token_id]
+        except KeyError:
+            text: str = self.tokenizer.decode([token_id], skip_special_tokens=True)
+            known = self._known[token_id] = text if self._is_bytes and "\ufffd" not in text else None
+            return known
+
+
+def _stand_for_bytes(tokenizer: Tokenizer) -> bool:
+    """Whether the decoder does nothing but put the bytes of each token after those of the one before."""
+    written = str(tokenizer.decoder)
+    if re.fullmatch(r"ByteLevel\([^()]*\)", written):
+        return True
+    # As transformers makes it of a GGUF file. It fuses the tokens first: then all must be written in the same alphabet,
+    # and what the other steps look for must be in none of them.
+    if not re.fullmatch(
+        r'Sequence\(decoders=\[ByteFallback\(\), Fuse\(\), Replace\(.*"▁".*\), ByteLevel\(.*\)\]\)', written
+    ):
+        return False
+    letters = frozenset(pre_tokenizers.ByteLevel.alphabet())
+    return all(letters.issuperset(token) and not _BYTE.fullmatch(token) for token in tokenizer.get_vocab())
+
+
 class _Characters:
     """Whole characters out of token ids; special tokens leave no text."""
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
-        self._tokenizer = tokenizer
+    def __init__(self, texts: Texts) -> None:
+        self._tokenizer, self._text_of = texts.tokenizer, texts.of
         self._stream = DecodeStream(skip_special_tokens=True)
         self._unfinished: list[int] = []
 
     def push(self, token_ids: list[int]) -> str:
         shown = []
         for token_id in token_ids:
-            self._unfinished.append(token_id)
-            if (text := self._step(token_id)) is not None:
+            if self._unfinished or (text := self._text_of(token_id)) is None:
+                self._unfinished.append(token_id)
+                if (text := self._step(token_id)) is None:
+                    continue
                 self._unfinished.clear()
-                shown.append(text)
+            shown.append(text)
         return "".join(shown)
 
     def flush(self) -> str:

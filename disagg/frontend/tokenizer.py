@@ -23,7 +23,7 @@ from tokenizers import Tokenizer
 from disagg.errors import BadRequest, StartError
 from disagg.frontend.encoder import Encoder
 from disagg.frontend.template import ChatTemplate, load_template
-from disagg.frontend.text import TextStream
+from disagg.frontend.text import Texts, TextStream
 from disagg.models.context import CONTEXT_KEYS, context_length
 
 LONG_CHARACTERS = 8_192  # some 4 ms of tokenising: about what one engine step takes
@@ -35,6 +35,7 @@ SAMPLING_DEFAULTS = ("temperature", "top_p", "top_k", "min_p", "repetition_penal
 class Codec:
     tokenizer: Tokenizer
     encoder: Encoder
+    texts: Texts
     template: ChatTemplate | None
     context_length: int
     vocabulary: int  # ids the model knows; the tokenizer may name fewer
@@ -58,7 +59,7 @@ class Codec:
         )
 
     def text_stream(self, stop: tuple[str, ...]) -> TextStream:
-        return TextStream(self.tokenizer, stop)
+        return TextStream(self.texts, stop)
 
     async def _run(self, length: int, encode: Callable[[], list[int]]) -> list[int]:
         if length < (LONG_CHARACTERS_FAST if self.encoder.is_fast else LONG_CHARACTERS):
@@ -82,6 +83,7 @@ def load_codec(folder: Path) -> Codec:
     return Codec(
         tokenizer=tokenizer,
         encoder=Encoder(tokenizer, file),
+        texts=Texts(tokenizer),
         template=load_template(folder, _read(folder / "tokenizer_config.json")),
         context_length=_context_length(folder, config),
         vocabulary=int(config.get("vocab_size") or tokenizer.get_vocab_size()),

@@ -41,7 +41,9 @@ async def test_leaving_while_the_prompt_is_tokenised_starts_nothing(codec: Codec
             return [1]
 
     backend = ScriptedBackend(hangs())
-    slow = SlowCodec(codec.tokenizer, codec.encoder, codec.template, codec.context_length, codec.vocabulary)
+    slow = SlowCodec(
+        codec.tokenizer, codec.encoder, codec.texts, codec.template, codec.context_length, codec.vocabulary
+    )
     async with serving(backend, slow) as frontend:
         _, writer = await asyncio.open_connection("127.0.0.1", frontend.port)
         writer.write(ask("/v1/completions"))

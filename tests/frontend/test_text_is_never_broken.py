@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 
 import pytest
@@ -10,8 +11,9 @@ from hypothesis import strategies as st
 from scripted import make_model_folder
 from tokenizers import Tokenizer, decoders, models
 
-from disagg.frontend.text import UNFINISHED_IDS_MAX, TextStream
+from disagg.frontend.text import UNFINISHED_IDS_MAX, Texts, TextStream
 from disagg.frontend.tokenizer import Codec, load_codec
+from disagg.models.catalogue import model_folder
 
 PROSE = st.text(st.sampled_from("ab \n\u00e9\u20ac\U0001f3be\U0001f468\u200d\U0001f469\ufffd"), max_size=40)
 
@@ -56,14 +58,14 @@ SIZES = st.lists(st.integers(1, 5), min_size=1, max_size=4)
 @settings(max_examples=300, deadline=None)
 @given(ids=st.lists(st.integers(0, 258), max_size=UNFINISHED_IDS_MAX), sizes=SIZES)
 def test_any_ids_in_any_groups_give_what_decode_gives(tokenizer: Tokenizer, ids: list[int], sizes: list[int]) -> None:
-    assert "".join(run(TextStream(tokenizer), steps(ids, sizes))) == tokenizer.decode(ids)
+    assert "".join(run(TextStream(Texts(tokenizer)), steps(ids, sizes))) == tokenizer.decode(ids)
 
 
 @settings(max_examples=300, deadline=None)
 @given(text=PROSE, sizes=SIZES)
 def test_no_character_is_shown_in_halves(tokenizer: Tokenizer, text: str, sizes: list[int]) -> None:
     text = text.replace("\ufffd", "")
-    shown = run(TextStream(tokenizer), steps(tokenizer.encode(text).ids, sizes))
+    shown = run(TextStream(Texts(tokenizer)), steps(tokenizer.encode(text).ids, sizes))
     assert "".join(shown) == text
     assert all("\ufffd" not in each for each in shown)
 
@@ -77,14 +79,14 @@ def test_no_character_is_shown_in_halves(tokenizer: Tokenizer, text: str, sizes:
 def test_stop_strings_are_met_across_any_borders(
     tokenizer: Tokenizer, text: str, stop: list[str], sizes: list[int]
 ) -> None:
-    stream = TextStream(tokenizer, tuple(stop))
+    stream = TextStream(Texts(tokenizer), tuple(stop))
     shown = "".join(run(stream, steps(tokenizer.encode(text).ids, sizes)))
     assert shown == cut_at_first_stop(text, stop)
     assert stream.stopped == any(each in text for each in stop)
 
 
 def test_what_may_begin_a_stop_string_is_held_and_let_go(tokenizer: Tokenizer) -> None:
-    stream = TextStream(tokenizer, ("###", "\n\nUser:"))
+    stream = TextStream(Texts(tokenizer), ("###", "\n\nUser:"))
 
     def push(text: str) -> str:
         return stream.push(tokenizer.encode(text).ids)
@@ -95,13 +97,13 @@ def test_what_may_begin_a_stop_string_is_held_and_let_go(tokenizer: Tokenizer) -
 
 def test_an_unfinished_character_at_the_end_is_shown_as_decode_would(tokenizer: Tokenizer) -> None:
     ids = tokenizer.encode("a\U0001f3be").ids[:-1]
-    stream = TextStream(tokenizer)
+    stream = TextStream(Texts(tokenizer))
     assert [stream.push(ids), stream.flush()] == ["a", "\ufffd"]
 
 
 def test_bytes_that_form_no_character_do_not_pile_up(codec: Codec) -> None:
     stray = codec.tokenizer.encode("\U0001f3be").ids[-1]  # a continuation byte
-    stream = TextStream(codec.tokenizer)
+    stream = TextStream(codec.texts)
     shown = [stream.push([stray]) for _ in range(10 * UNFINISHED_IDS_MAX)]
     assert "".join([*shown, stream.flush()]) == "\ufffd" * 10 * UNFINISHED_IDS_MAX
     assert max(map(len, shown)) <= UNFINISHED_IDS_MAX + 1
@@ -117,7 +119,42 @@ def test_a_byte_fallback_decoder_never_breaks_the_stream(ids: list[int]) -> None
     tokenizer.decoder = decoders.Sequence(
         [decoders.Replace("\u2581", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
     )
-    stream = TextStream(tokenizer)
+    stream = TextStream(Texts(tokenizer))
     shown = "".join(run(stream, [[each] for each in ids]))
     # A byte that would be "b" may stand beside a stray one: `decode` shows that run of bytes as U+FFFD, byte for byte.
     assert ids.count(257) <= shown.count("b") <= ids.count(257) + ids.count(ord("b"))
+
+
+@settings(max_examples=100, deadline=None)
+@given(data=st.data())
+def test_any_ids_of_a_real_vocabulary_give_what_decode_gives(data: st.DataObject) -> None:
+    file = model_folder("smollm2") / "tokenizer.json"
+    if not file.exists():
+        pytest.skip("run `make setup`")
+    codec = real_codec()
+    ids = data.draw(st.lists(st.integers(0, codec.tokenizer.get_vocab_size() - 1), max_size=UNFINISHED_IDS_MAX))
+    assert codec.texts.of(codec.tokenizer.encode("the").ids[0]) == "the", "the table of texts is used"
+    assert "".join(run(TextStream(codec.texts), steps(ids, data.draw(SIZES)))) == codec.tokenizer.decode(ids)
+
+
+@functools.cache
+def real_codec() -> Codec:
+    return load_codec(model_folder("smollm2"))
+
+
+@pytest.mark.parametrize(
+    "decoder",
+    [
+        decoders.Metaspace(),
+        decoders.WordPiece(),
+        decoders.Sequence([decoders.ByteLevel(), decoders.Strip(" ", 1, 0)]),
+        decoders.Sequence(
+            [decoders.ByteFallback(), decoders.Fuse(), decoders.Replace("\u2581", " "), decoders.ByteLevel()]
+        ),
+    ],
+)
+def test_no_text_is_kept_of_tokens_whose_text_depends_on_others(decoder: decoders.Decoder) -> None:
+    tokenizer = Tokenizer(models.BPE({"a": 0, "\u2581b": 1, "<0x41>": 2}, []))
+    tokenizer.decoder = decoder
+    texts = Texts(tokenizer)
+    assert [texts.of(each) for each in range(3)] == [None] * 3
