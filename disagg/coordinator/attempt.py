@@ -82,7 +82,7 @@ class _LegState:
 
 class Attempt:
     """`due(attempt)` has `hand_out` called when all that this turn of the event loop read has been taken in.
-    `on_tokens(ids)` may take ids while `next_tokens` is waited for, and says whether it did.
+    `on_tokens(ids, now)` may take ids while `next_tokens` is waited for, and says whether it did.
     `on_stage(name)` is called as engines tell of their progress, until `close`; `on_leg_over(place)` once a leg,
     when it holds nothing on its engine (or did not answer an abort in time); `on_over` after the last of them.
     `deadline()` is the one that holds now.
@@ -96,7 +96,7 @@ class Attempt:
         now_s: Callable[[], float],
         deadline: Callable[[], Deadline],
         due: Callable[[Attempt], None],
-        on_tokens: Callable[[list[int]], bool],
+        on_tokens: Callable[[list[int], float], bool],
         on_stage: Callable[[str], None],
         on_leg_over: Callable[[Place], None],
         on_over: Callable[[], None],
@@ -184,12 +184,12 @@ class Attempt:
             self._due(self)
         self._new_ids += token_ids
 
-    def hand_out(self) -> None:
+    def hand_out(self, now_s: float) -> None:
         """The new ids go where `on_tokens` takes them, else to `next_tokens`."""
         if self._waiting is None or self._waiting.done():
             return
         try:
-            if self._on_tokens(self._new_ids):
+            if self._on_tokens(self._new_ids, now_s):
                 self._new_ids = []
                 return
         except Exception:  # its own request's alone: others are handed out in the same turn

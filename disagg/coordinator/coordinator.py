@@ -137,14 +137,14 @@ class Coordinator:
             if advance_to_stage(request, name, self._now_s()):
                 attempt.watch_deadline()
 
-        def tokens(ids: list[int]) -> bool:
-            if request.phase is not Phase.DECODING or request.output is None or not request.output.is_open():
+        def tokens(ids: list[int], now_s: float) -> bool:
+            output, text = request.output, request.text
+            if output is None or request.phase is not Phase.DECODING or not output.is_open():
                 return False
-            request.token_at_s = self._now_s()
+            request.token_at_s = now_s
             request.emitted_ids += ids
-            text = request.text.push(ids)
-            request.output.put(text, ids)
-            if request.text.stopped:
+            output.put(text.push(ids), ids)
+            if text.stopped:
                 attempt.stop()
             return True
 
@@ -213,8 +213,9 @@ class Coordinator:
 
     def _hand_out(self) -> None:
         due, self._due = self._due, []
+        now_s = self._now_s()
         for attempt in due:
-            attempt.hand_out()
+            attempt.hand_out(now_s)
 
     def _deadline(self, request: Request) -> Deadline:
         """The phase's, the try's or the request's: whichever comes first."""

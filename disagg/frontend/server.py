@@ -122,9 +122,10 @@ class _Burst:
         self._parts: list[tuple[asyncio.Transport, bytes]] = []
 
     def put(self, transport: asyncio.Transport, part: bytes) -> None:
-        if not self._parts:
+        parts = self._parts
+        if not parts:
             asyncio.get_running_loop().call_soon(self.write)
-        self._parts.append((transport, part))
+        parts.append((transport, part))
 
     def write(self) -> None:
         parts, self._parts = self._parts, []

@@ -220,12 +220,13 @@ class PlaneClient:
         if step.incarnation != self.incarnation:
             log.warning("%s: a frame of incarnation %d dropped", self.address, step.incarnation)
             return
+        legs = self._legs
         for stage in step.stages:
-            receiver = self._legs.get(stage.leg)
+            receiver = legs.get(stage.leg)
             if receiver is not None:
                 receiver.on_stage(stage.name)
         for delta in step.deltas:
-            receiver = self._legs.get(delta.leg)
+            receiver = legs.get(delta.leg)
             if receiver is not None:
                 receiver.on_tokens(delta.offset, delta.tokens)
         for end in step.ends:
