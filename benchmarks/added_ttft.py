@@ -6,12 +6,15 @@ two legs sent by a bare PlaneClient. (a) is all we add; (a) - (b) is HTTP, parsi
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import json
 import platform
 import time
 from pathlib import Path
 from statistics import median, quantiles
+
+import uvloop
 
 from benchmarks.stub_deployment import StubDeployment, stub_deployment
 from disagg.models.resolve import resolve_model
@@ -85,7 +88,8 @@ async def _over_the_plane(deployment: StubDeployment) -> list[float]:
     return times_ms
 
 
-async def measure() -> str:
+async def measure() -> dict[str, float]:
+    """Milliseconds."""
     rows: list[tuple[float, float]] = []
     every: list[float] = []
     async with stub_deployment(Path(resolve_model("smollm2"))) as deployment:
@@ -98,17 +102,22 @@ async def measure() -> str:
             rows.append((median(got[_through_http]), median(got[_over_the_plane])))
     whole, plane = (median(column) for column in zip(*rows, strict=True))
     p99 = quantiles(every, n=100)[98]
-    spread = f"{min(row[0] for row in rows):.2f}..{max(row[0] for row in rows):.2f}"
-    return (
-        f"added TTFT, concurrency 1: p50 {whole:.2f} ms (rounds {spread}), p99 {p99:.2f} ms; of it plane and stub "
-        f"{plane:.2f} ms  [{ROUNDS} rounds x {REQUESTS}, {platform.machine()}, {platform.python_version()}]"
-    )
+    medians = [row[0] for row in rows]
+    return {"p50": whole, "p50_lowest": min(medians), "p50_highest": max(medians), "p99": p99, "plane_p50": plane}
 
 
 def main() -> None:
-    import uvloop
-
-    print(uvloop.run(measure()))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", type=Path, help="write the figures there")
+    arguments = parser.parse_args()
+    ms = uvloop.run(measure())
+    print(
+        f"added TTFT, concurrency 1: p50 {ms['p50']:.2f} ms (rounds {ms['p50_lowest']:.2f}..{ms['p50_highest']:.2f}), "
+        f"p99 {ms['p99']:.2f} ms; of it plane and stub {ms['plane_p50']:.2f} ms  [{ROUNDS} rounds x {REQUESTS}, "
+        f"{platform.machine()}, {platform.python_version()}]"
+    )
+    if arguments.json:
+        arguments.json.write_text(json.dumps(ms, indent=1) + "\n")
 
 
 if __name__ == "__main__":
