@@ -49,7 +49,7 @@ class LaneEnd:
             env={**os.environ, "UCX_PROTO_INFO": "y", "PYTHONPATH": path, **(env or {})},
             text=True,
         )
-        self._reader = LaneReader()
+        self._reader = LaneReader(gpu=gpu is not None)
         self._answers: queue.Queue[Any] = queue.Queue()
         self._last: list[str] = []
         self._transport = ""

@@ -8,21 +8,25 @@ from __future__ import annotations
 
 import re
 
-_HEAD = re.compile(r"\|\s*\S*.*\bremote memory write\b", re.IGNORECASE)
+_HEAD = re.compile(r"\|\s*\S*.*\bremote memory write\b(.*)", re.IGNORECASE)
 _ROW = re.compile(r"\|\s*(?P<range>\S+\.\.\S+)\s*\|(?P<how>[^|]*)\|(?P<where>[^|]*)\|")
 _TRANSPORT = re.compile(r"\b(?P<name>[a-z][a-z0-9_]*)/[a-z]")
 
 
 class LaneReader:
-    """Feed it every line; it answers once per table whose last row (the largest messages) is complete."""
+    """Feed it every line; it answers once per table whose last row (the largest messages) is complete.
 
-    def __init__(self) -> None:
+    `gpu`: the KV is in a GPU's memory, and how host memory would be written does not matter: UCX tells of both.
+    """
+
+    def __init__(self, *, gpu: bool) -> None:
+        self._source = "from cuda" if gpu else "from host"
         self._in_write_table = False
-        self._last = ""
 
     def read(self, line: str) -> str | None:
-        if _HEAD.search(line):
-            self._in_write_table, self._last = True, ""
+        if head := _HEAD.search(line):
+            # A UCX that does not say from where is taken at its word.
+            self._in_write_table = self._source in head[1] or "from " not in head[1]
             return None
         if not self._in_write_table:
             return None

@@ -103,7 +103,7 @@ def follow(spec: HostSpec, pipe: socket.socket, host: Host, printed: bytes = b""
     """Returns once nothing of the engine is left. `printed`: what came out of the host before it was this engine's."""
     log = RotatingLog(Path(spec.log_path))
     log.write(printed)
-    status = _tend(host, pipe, log)
+    status = _tend(host, pipe, log, LaneReader(gpu=spec.arguments.get("device") == "cuda"))
     host.look()
     end_tree()
     os.set_blocking(host.out, False)
@@ -153,9 +153,8 @@ def _become_host(out: int, run: Callable[[], None]) -> NoReturn:
         os._exit(status)
 
 
-def _tend(host: Host, pipe: socket.socket, log: RotatingLog) -> str:
+def _tend(host: Host, pipe: socket.socket, log: RotatingLog, lanes: LaneReader) -> str:
     """Copies the engine's output to its log until the host or the actor is gone; returns what happened."""
-    lanes = LaneReader()
     died = os.pidfd_open(host.pid)
     selector = selectors.DefaultSelector()
     for source in (pipe, host.out, died, host.news):

@@ -50,5 +50,25 @@ def table(*rows: tuple[str, str]) -> list[str]:
     ],
 )
 def test_lane(lines: list[str], lane: str | None) -> None:
-    reader = LaneReader()
+    reader = LaneReader(gpu=False)
     assert [found for line in lines if (found := reader.read(line))] == ([lane] if lane else [])
+
+
+def test_on_a_gpu_only_what_writes_its_memory_is_the_lane() -> None:
+    """As a prefill on an H200 said it, before and after its first transfer."""
+    host = [
+        "| remote memory write by ucp_put*(multi) from host memory to host |",
+        "| 0..inf | zero-copy | cma/memory |",
+    ]
+    to_gpu = [
+        "| remote memory write by ucp_put* from host memory to cuda |",
+        "| 0..4294967295 | short | cuda_copy/cuda |",
+        "| 4G..inf | (?) | tcp/lo |",
+    ]
+    between = [
+        "| remote memory write by ucp_put*(multi) from cuda/GPU0 to cuda/dev[1] |",
+        "| 0..inf | zero-copy | cuda_ipc/cuda |",
+    ]
+    reader = LaneReader(gpu=True)
+    assert [reader.read(line) for line in host + to_gpu] == [None] * 5
+    assert [found for line in between + host if (found := reader.read(line))] == ["cuda_ipc"]
