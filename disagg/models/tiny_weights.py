@@ -30,6 +30,11 @@ LATENT = {
     "num_attention_heads": 4, "num_key_value_heads": 4, "q_lora_rank": 32, "kv_lora_rank": 32,
     "qk_nope_head_dim": 32, "qk_rope_head_dim": 16, "v_head_dim": 32, "rope_parameters": YARN,
 }  # fmt: skip
+# Widths as published: SGLang's Triton kernels for a GPU are made for these.
+LATENT_AS_PUBLISHED = LATENT | {
+    "num_attention_heads": 16, "num_key_value_heads": 16, "q_lora_rank": 64, "kv_lora_rank": 512,
+    "qk_nope_head_dim": 128, "qk_rope_head_dim": 64, "v_head_dim": 128,
+}  # fmt: skip
 GROUPED_EXPERTS = {
     "n_routed_experts": 8, "n_shared_experts": 1, "num_experts_per_tok": 2, "moe_intermediate_size": 32,
     "first_k_dense_replace": 1, "routed_scaling_factor": 1.0, "n_group": 2, "topk_group": 1, "norm_topk_prob": True,
@@ -46,12 +51,13 @@ def make(kind: str, tokenizer_folder: str, folder: Path) -> None:
         "qwen3": lambda: Qwen3Config(**SHAPE, **GROUPED_QUERY),
         "qwen3moe": lambda: Qwen3MoeConfig(**SHAPE, **GROUPED_QUERY, **EXPERTS, norm_topk_prob=True),
         "dsv3": lambda: DeepseekV3Config(**SHAPE, **LATENT, **GROUPED_EXPERTS),
+        "dsv3gpu": lambda: DeepseekV3Config(**SHAPE, **LATENT_AS_PUBLISHED, **GROUPED_EXPERTS),
     }
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(configs[kind](), dtype=torch.float32)
     model.save_pretrained(str(folder))
     AutoTokenizer.from_pretrained(tokenizer_folder).save_pretrained(str(folder))
-    if kind == "dsv3":
+    if kind.startswith("dsv3"):
         config = folder / "config.json"
         config.write_text(json.dumps(json.loads(config.read_text()) | DSV3_KEYS, indent=2), encoding="utf-8")
 
