@@ -1,6 +1,6 @@
 """What a streamed token and a request cost in the frontend and in the host of an engine, in CPU time.
 
-Way:   `python -m benchmarks.hotpath [--quick] [--flame FOLDER]` -> load -> stub deployment -> table, JSON
+Way:   `python -m benchmarks.hotpath [--quick]` -> load -> stub deployment -> table, JSON
 Out:   a token's cost is what the process burns while all streams run, over the tokens that came meanwhile: no request
        begins or ends in that time. A request's cost is that of answers of one token, its prompt tokenised
 Fails: a pace that was not kept is told in the table: the cost there is that of merged tokens
