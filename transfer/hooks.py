@@ -179,7 +179,8 @@ def _dead_peers() -> None:
         peer = manager.decode_kv_args_table.pop(agent, None)
         if peer is None:
             return
-        getattr(manager, "prep_handles", {}).pop(agent, None)
+        for prepared in ("prep_handles", "prep_handles_slice_dst"):
+            getattr(manager, prepared, {}).pop(agent, None)
         try:
             manager.agent.remove_remote_agent(agent)
         except Exception as error:  # noqa: BLE001 - NIXL's own error types; the peer is forgotten either way

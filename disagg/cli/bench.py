@@ -61,9 +61,14 @@ def transfer(
     page = size_of(page_bytes)
     env = environment_of(ucx or ())
     # Scattered pages lie in twice their room, and a copy has its source and its target in one buffer.
-    about: dict[str, Any] = {"buffer_bytes": 2 * max(*wanted, page), "num_threads": num_threads, "env": env}
+    room = max(-(-size // page) * page for size in wanted)
+    about: dict[str, Any] = {"buffer_bytes": 2 * room, "num_threads": num_threads, "env": env}
     gpus = (gpu_from, gpu_to) if memory is Memory.vram else (None, None)
     layouts: dict[str, int | None] = {"contiguous": None, "scattered": page}
+    if layout is Layout.scattered and max(wanted) < page:
+        raise click.UsageError(
+            f"no size is as large as a page of {size_word(page)}; say --page-bytes, or larger --sizes"
+        )
     if layout is not Layout.both:
         layouts = {layout.value: layouts[layout.value]}
 

@@ -178,6 +178,9 @@ class EngineActor:
     async def keep_spare(self) -> None:
         """Begins to prepare the next incarnation of the engine that runs."""
         async with self._beginning:
+            if self._kit is not None and self._kit.has_ended:
+                self._kit.close()
+                self._kit = None
             if self._kit is None and self._next is not None:
                 self._kit = await Kit.start(*self._next)
             elif self._no_kit:
@@ -222,6 +225,7 @@ class EngineActor:
             pipe, way = spawn_with_pipe("disagg.engine.warden", environment), "spawned"
             if self._no_kit:
                 way += f", for its spare is of no use: {self._no_kit}"
+                self._no_kit = ""  # said
                 log.warning("%s is %s", spec.place, way)
         reader, writer = await asyncio.open_unix_connection(sock=pipe, limit=PIPE_LINE_MAX_BYTES)
         return reader, writer, way

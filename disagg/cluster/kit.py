@@ -51,6 +51,10 @@ class Kit:
         return cls(kit, reader, writer)
 
     @property
+    def has_ended(self) -> bool:
+        return bool(self._ended)
+
+    @property
     def pids(self) -> list[int]:
         """Of its host and the host's children; empty until it is ready."""
         return list(self._facts.get("pids", []))

@@ -158,7 +158,7 @@ class Attempt:
         end = self.decode.end
         if end is not None and end.reason in m.WELL:
             return ids, end.reason
-        if ids or self._failure is None:
+        if ids or self._is_stopped or self._failure is None:
             return ids, None
         raise self._failure
 
@@ -186,12 +186,13 @@ class Attempt:
 
     def hand_out(self, now_s: float) -> None:
         """The new ids go where `on_tokens` takes them, else to `next_tokens`."""
-        if self._waiting is None or self._waiting.done():
+        if self._waiting is None or self._waiting.done() or not self._new_ids:
             return
+        ids, self._new_ids = self._new_ids, []
         try:
-            if self._on_tokens(self._new_ids, now_s):
-                self._new_ids = []
+            if self._on_tokens(ids, now_s):
                 return
+            self._new_ids = ids
         except Exception:  # its own request's alone: others are handed out in the same turn
             log.exception("request %s: an error nobody foresaw", self.request.id)
             self._failure = RequestError(f"request {self.request.id}", "internal error", "see the frontend's log")

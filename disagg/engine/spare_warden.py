@@ -119,11 +119,18 @@ def _raise_tree(usual: int) -> None:
     while found:
         found = False
         for pid in (os.getpid(), *warden.tree(os.getpid())):
-            with suppress(OSError):  # it ended while we looked
-                for thread in map(int, os.listdir(f"/proc/{pid}/task")):
+            for thread in _threads(pid):
+                with suppress(OSError):  # it ended while we looked
                     if os.getpriority(os.PRIO_PROCESS, thread) != usual:
                         os.setpriority(os.PRIO_PROCESS, thread, usual)
                         found = True
+
+
+def _threads(pid: int) -> list[int]:
+    try:
+        return [int(thread) for thread in os.listdir(f"/proc/{pid}/task")]
+    except OSError:
+        return []
 
 
 if __name__ == "__main__":

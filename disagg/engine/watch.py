@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -101,10 +102,19 @@ class Watch:
 
 def look_at_process(pid: int) -> ProcessLook:
     try:
-        thread = Path(f"/proc/{pid}/task/{pid}")
-        text, children = (thread / "stat").read_text(), (thread / "children").read_text().split()
+        text = Path(f"/proc/{pid}/task/{pid}/stat").read_text()
     except OSError:
         return ProcessLook("", 0.0)
     state, *fields = text.rpartition(")")[2].split()  # its name, in brackets, may hold anything
     own_s = sum(map(int, fields[10:14])) * _TICK_S  # user, system, and both of children that have ended
-    return ProcessLook(state, own_s + sum(look_at_process(int(child)).cpu_s for child in children))
+    return ProcessLook(state, own_s + sum(look_at_process(child).cpu_s for child in _children(pid)))
+
+
+def _children(pid: int) -> list[int]:
+    """Of all its threads."""
+    children: list[int] = []
+    with suppress(OSError):  # it has ended
+        for thread in Path(f"/proc/{pid}/task").iterdir():
+            with suppress(OSError):  # the thread has
+                children += map(int, (thread / "children").read_text().split())
+    return children

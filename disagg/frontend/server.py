@@ -130,7 +130,8 @@ class _Burst:
     def write(self) -> None:
         parts, self._parts = self._parts, []
         for transport, part in parts:
-            transport.write(part)
+            if not transport.is_closing():
+                transport.write(part)
 
 
 class _Protocol(HttpToolsProtocol):  # type: ignore[misc] # uvicorn is not followed by mypy, so this base is Any

@@ -16,7 +16,7 @@ from disagg.coordinator.coordinator import Limits
 from disagg.coordinator.phases import Phase
 from disagg.coordinator.request import Piece, Remembered, Request
 from disagg.engine.stub import StubEngine
-from disagg.errors import DeadlineExceeded, RequestError
+from disagg.errors import DeadlineExceeded, LegLost, RequestError
 
 
 class Output:
@@ -112,3 +112,28 @@ async def test_what_is_remembered_of_a_request_holds_none_of_its_tokens() -> Non
         kept = b.coordinator.find(r.id)
         assert isinstance(kept, Remembered)
         assert (kept.usage["completion_tokens"], kept.phase) == (5, Phase.FINISHED)
+
+
+async def test_an_answer_that_a_stop_string_has_ended_is_not_lost_with_its_engine() -> None:
+    """Both in one turn of the loop: the stop string came first."""
+    async with bench(limits=ONCE, decode=StubEngine(step_s=0.01)) as b:
+        r, pieces = request(max_tokens=1000, text=Plain(stop_after=5)), list[Piece]()
+
+        class Ending(Output):
+            def put(self, text: str, token_ids: list[int]) -> None:
+                super().put(text, token_ids)
+                if r.text.stopped:
+                    asyncio.get_running_loop().call_soon(b.servers["decode-0"].close)
+                    b.coordinator.attempts[r.id].fail(LegLost, "the connection ended", "decode-0#1")
+
+        await asyncio.wait_for(read(b, r, Ending(), pieces), 2)
+        assert (pieces[-1].finish_reason, len(r.emitted_ids), r.tries) == ("stop", 5, 1)
+
+
+async def test_tokens_at_which_an_output_breaks_are_counted_once() -> None:
+    async with bench(limits=ONCE, decode=StubEngine(step_s=0.01, token=None)) as b:
+        r, output, pieces = request(max_tokens=30), Output(), list[Piece]()
+        output.raises = True
+        with pytest.raises(RequestError, match="internal error"):
+            await read(b, r, output, pieces)
+        assert r.emitted_ids == list(range(3, 3 + len(r.emitted_ids)))

@@ -167,9 +167,12 @@ def test_a_scheduler_that_was_killed(tmp_path: Path, child: subprocess.Popen[byt
     assert watch.health[0].sick == "its scheduler process is gone"
 
 
-def test_what_compiles_in_a_child_process_counts_as_computing() -> None:
+@pytest.mark.parametrize("thread", [False, True], ids=["of the main thread", "of another thread"])
+def test_what_compiles_in_a_child_process_counts_as_computing(thread: bool) -> None:
     burn = "import time; end = time.monotonic() + 30\nwhile time.monotonic() < end: pass"
-    wait = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {burn!r}])"
+    run = f"subprocess.run([sys.executable, '-c', {burn!r}])"
+    in_thread = f"thread = threading.Thread(target=lambda: {run}); thread.start(); thread.join()"
+    wait = f"import subprocess, sys, threading; {in_thread if thread else run}"
     with subprocess.Popen([sys.executable, "-c", wait], start_new_session=True) as waiting:
         try:
             limit_s = time.monotonic() + 10

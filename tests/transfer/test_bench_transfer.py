@@ -85,6 +85,7 @@ def test_sizes_are_read_and_written() -> None:
         (["--ucx", "UCX_TLS"], "say UCX_KEY=VALUE"),
         (["--rounds", "0"], "--rounds"),
         (["--memory", "disk"], "disk"),
+        (["--layout", "scattered", "--sizes", "4K"], "no size is as large as a page"),
     ],
 )
 def test_mistakes_are_refused_before_anything_starts(bench: Bench, arguments: list[str], word: str) -> None:
@@ -119,6 +120,12 @@ def test_a_real_transfer_between_two_processes(bench: Bench, tmp_path: Path) -> 
     assert not told["fell_back_to_tcp"]
     assert told["transport"] in said
     ElementTree.parse(to[1])
+
+
+@pytest.mark.engine
+def test_a_scattered_size_need_not_be_whole_pages(bench: Bench) -> None:
+    status, said = bench(["--layout", "scattered", "--sizes", "65K", "--page-bytes", "64K", "--rounds", "1"])
+    assert status == 0, said
 
 
 @pytest.mark.engine
