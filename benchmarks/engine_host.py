@@ -31,6 +31,7 @@ from disagg.plane.client import PlaneClient
 
 LEGS, STEP_S, WINDOW_S, ROUNDS = 512, 0.05, 4.0, 3
 TOKENS = 4096
+STOP_S = 15.0
 ENVIRONMENT = {"SGLANG_USE_CPU_ENGINE": "1", "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
 FACTS = {"max_req_input_len": 8000, "max_total_num_tokens": 1 << 22, "status": "ready"}
 
@@ -111,6 +112,7 @@ async def cost(way: str) -> float:
             "--host",
             scratch,
             stdout=asyncio.subprocess.PIPE,
+            stdin=asyncio.subprocess.PIPE,
             start_new_session=True,
             env=standin_environment(os.environ) | ENVIRONMENT | {"DISAGG_SECRET": secret.hex(), VARIABLE: way},
         )
@@ -123,9 +125,14 @@ async def cost(way: str) -> float:
                 assert line, "the host ended"
             return await _measure(process.pid, port, secret)
         finally:
-            with suppress(ProcessLookupError):  # it has ended by itself
-                os.killpg(process.pid, signal.SIGKILL)
-            await process.wait()
+            assert process.stdin is not None
+            process.stdin.close()  # SGLang then ends its processes, and takes away what it has in /dev/shm
+            try:
+                await asyncio.wait_for(process.wait(), STOP_S)
+            except TimeoutError:
+                with suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
+                await process.wait()
 
 
 async def _measure(pid: int, port: int, secret: bytes) -> float:
@@ -179,7 +186,10 @@ def host(scratch: str) -> None:
     async def serve() -> None:
         server = PlaneServer(engine, facts, 1, bytes.fromhex(os.environ["DISAGG_SECRET"]))
         print(f"port {await server.start('127.0.0.1')}", flush=True)
-        await asyncio.Event().wait()
+        over = asyncio.Event()
+        asyncio.get_running_loop().add_reader(0, lambda: None if os.read(0, 4096) else over.set())
+        await over.wait()
+        engine.stop()
 
     engine.loop.run_until_complete(serve())
 

@@ -12,7 +12,6 @@ import argparse
 import asyncio
 import json
 import platform
-import random
 import time
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
@@ -22,21 +21,15 @@ from statistics import median
 
 import uvloop
 
-from benchmarks.load import Answer, drive, post
+from benchmarks.load import Answer, chat, drive
 from benchmarks.processes import cpu_s, pss_mb
+from benchmarks.prompts import Prompts
 from benchmarks.stub_deployment import StubDeployment, stub_deployment
 from disagg.models.resolve import resolve_model
 
-CHAT = "/v1/chat/completions"
 WINDOW_S = 4.0
 PACES = {1: 2.0, 64: 10.0, 512: 50.0, 2048: 200.0}  # streams -> ms between tokens: some 10,000 tokens a second
 PROMPTS = {16: 400, 500: 200, 8000: 40}  # tokens -> requests
-WORDS = (
-    "time year people way day man thing woman life child world school state family student group country problem "
-    "hand part place case week company system program question work government number night point home water room "
-    "mother area money story fact month lot right study book eye job word business issue side kind head house "
-    "service friend"
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,22 +48,11 @@ class RequestCost:
     host_us: float
 
 
-def text_of(tokens: int, seed: int) -> str:
-    """A text of about so many tokens that no other seed begins alike; a common word is a token in most vocabularies."""
-    choose, words = random.Random(seed), WORDS.split()
-    return " ".join(choose.choice(words) for _ in range(max(1, tokens - 30)))
-
-
-def chat(url: str, text: str, max_tokens: int) -> bytes:
-    messages = [{"role": "user", "content": text}]
-    body = {"model": "stub", "messages": messages, "stream": True, "max_tokens": max_tokens}
-    return post(url, CHAT, body | {"stream_options": {"include_usage": True}, "ignore_eos": True})
-
-
 async def token_cost(model: Path, streams: int, pace_ms: float, window_s: float = WINDOW_S) -> TokenCost:
     async with stub_deployment(model, pace_ms) as deployment:
         tokens = int((window_s + 4 + streams / 200) * 1e3 / pace_ms)
-        request = chat(deployment.url, text_of(46, streams), tokens)
+        (text,) = Prompts(model, streams).texts(1, 46)
+        request = chat(deployment.url, "stub", text, tokens)
         answers: list[Answer] = []
         loading = asyncio.create_task(drive(deployment.url, [request] * streams, streams, sink=answers))
         while len(answers) < streams or not all(answer.first_s for answer in answers):
@@ -89,12 +71,12 @@ async def token_cost(model: Path, streams: int, pace_ms: float, window_s: float 
 
 
 async def request_costs(model: Path, prompts: dict[int, int]) -> list[RequestCost]:
-    costs = []
+    costs, texts = [], Prompts(model, seed=0)
     async with stub_deployment(model) as deployment:
         for tokens, count in prompts.items():
-            await _requests(deployment, tokens, 8, seed=-1)
+            await _requests(deployment, texts, tokens, 8)
             before = _cpu(deployment)
-            await _requests(deployment, tokens, count, seed=tokens)
+            await _requests(deployment, texts, tokens, count)
             frontend, host = ((b - a) * 1e6 / count for a, b in zip(before, _cpu(deployment), strict=True))
             costs.append(RequestCost(tokens, frontend, host))
     return costs
@@ -103,7 +85,8 @@ async def request_costs(model: Path, prompts: dict[int, int]) -> list[RequestCos
 async def max_speed(model: Path, streams: int, tokens: int) -> tuple[float, float]:
     """(tokens a second, MB of the frontend afterwards): frontend, engines and driver share this machine."""
     async with stub_deployment(model) as deployment:
-        request = chat(deployment.url, text_of(46, streams), tokens)
+        (text,) = Prompts(model, streams).texts(1, 46)
+        request = chat(deployment.url, "stub", text, tokens)
         began_s = time.perf_counter()
         answers = await drive(deployment.url, [request] * streams, streams)
         _all_well(answers)
@@ -111,8 +94,8 @@ async def max_speed(model: Path, streams: int, tokens: int) -> tuple[float, floa
         return rate, pss_mb([deployment.pids["frontend"]])
 
 
-async def _requests(deployment: StubDeployment, tokens: int, count: int, seed: int) -> None:
-    wanted = [chat(deployment.url, text_of(tokens, seed * 1_000_000 + number), 1) for number in range(count)]
+async def _requests(deployment: StubDeployment, prompts: Prompts, tokens: int, count: int) -> None:
+    wanted = [chat(deployment.url, "stub", text, 1) for text in prompts.texts(count, tokens)]
     _all_well(await drive(deployment.url, wanted, 4))
 
 

@@ -1,6 +1,7 @@
 """Load: N connections that each send one request after the other and read its answer, cheaply and exactly timed.
 
-Way:   a benchmark -> [drive] -> any OpenAI or SGLang endpoint; back comes an Answer a request
+Way:   a benchmark -> [drive] -> any OpenAI or SGLang endpoint; back comes an Answer a request. A request may have two
+       legs, to two servers at once: [drive_legs]
 In:    requests as bytes, so that nothing is encoded while time is taken
 Fails: an answer that is no 200, or ends early, is an Answer with `error`; the next request takes a fresh connection
 
@@ -15,7 +16,7 @@ import re
 import socket
 import time
 from array import array
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any, cast
@@ -48,10 +49,14 @@ class Answer:
         return sum(count for at_s, count in zip(self.came_s, self.events, strict=True) if from_s < at_s <= to_s)
 
     @property
+    def steps_s(self) -> list[tuple[float, float]]:
+        """Each read after the first text, with the one before it."""
+        return list(pairwise(at_s for at_s in self.came_s if at_s >= self.first_s))
+
+    @property
     def gaps_s(self) -> list[float]:
-        """Between reads after the first text: inter-token latencies, where each token is an event."""
-        came = [at_s for at_s in self.came_s if at_s >= self.first_s]
-        return [after - before for before, after in pairwise(came)]
+        """Inter-token latencies, where each token is an event."""
+        return [after_s - before_s for before_s, after_s in self.steps_s]
 
 
 def post(url: str, path: str, body: dict[str, Any], headers: str = "") -> bytes:
@@ -60,6 +65,19 @@ def post(url: str, path: str, body: dict[str, Any], headers: str = "") -> bytes:
     host = urlsplit(url).netloc
     head = f"POST {path} HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\n{headers}"
     return f"{head}Content-Length: {len(payload)}\r\n\r\n".encode() + payload
+
+
+def chat(url: str, model: str, text: str, tokens: int) -> bytes:
+    """A streamed chat of a known length, with usage."""
+    body = {
+        "model": model,
+        "messages": [{"role": "user", "content": text}],
+        "stream": True,
+        "stream_options": {"include_usage": True},
+        "max_tokens": tokens,
+        "ignore_eos": True,
+    }
+    return post(url, "/v1/chat/completions", body)
 
 
 async def drive(
@@ -72,32 +90,57 @@ async def drive(
     sink: list[Answer] | None = None,
 ) -> list[Answer]:
     """Answers in the order of their requests. `sink`: where they are put as they begin, for who looks on."""
+    legs = ((request,) for request in requests)
+    return await drive_legs((url,), legs, concurrency, keep=keep, limit_s=limit_s, sink=sink)
+
+
+async def drive_legs(
+    urls: Sequence[str],
+    requests: Iterable[Sequence[bytes]],
+    concurrency: int,
+    *,
+    keep: bool = False,
+    limit_s: float = ANSWER_S,
+    sink: list[Answer] | None = None,
+) -> list[Answer]:
+    """As `drive`, each request to several servers at once, a leg each; the answers are those of the last leg, sent when
+    the first was, and an error of any leg is theirs."""
     left = iter(requests)
     answers = [] if sink is None else sink
     async with asyncio.TaskGroup() as group:
         for _ in range(concurrency):
-            group.create_task(_one_after_the_other(url, left, answers, keep, limit_s))
+            group.create_task(_one_after_the_other(urls, left, answers, keep, limit_s))
     return answers
 
 
 async def _one_after_the_other(
-    url: str, left: Iterator[bytes], answers: list[Answer], keep: bool, limit_s: float
+    urls: Sequence[str], left: Iterator[Sequence[bytes]], answers: list[Answer], keep: bool, limit_s: float
 ) -> None:
-    reader = None
-    host, port = urlsplit(url).netloc.split(":")
+    readers: list[_Reader] = []
     for request in left:
-        if reader is None or reader.is_lost:
-            loop = asyncio.get_running_loop()
-            _, reader = await loop.create_connection(lambda: _Reader(keep), host, int(port))
-        answer = reader.send(request)
+        if not readers or any(reader.is_lost for reader in readers):
+            readers = [await _connect(url, keep) for url in urls]
+        sent = [reader.send(leg) for reader, leg in zip(readers, request, strict=True)]
+        answer = sent[-1]
+        answer.sent_s = sent[0].sent_s
         answers.append(answer)
         try:
-            await asyncio.wait_for(reader.ended, limit_s)
+            async with asyncio.timeout(limit_s):
+                for reader in readers:
+                    await reader.ended
         except TimeoutError:
             answer.error = f"no end within {limit_s:g} s"
-            reader.drop()
-    if reader is not None:
+            for reader in readers:
+                reader.drop()
+        answer.error = answer.error or next((leg.error for leg in sent if leg.error), "")
+    for reader in readers:
         reader.drop()
+
+
+async def _connect(url: str, keep: bool) -> _Reader:
+    host, port = urlsplit(url).netloc.split(":")
+    _, reader = await asyncio.get_running_loop().create_connection(lambda: _Reader(keep), host, int(port))
+    return reader
 
 
 class _Reader(asyncio.Protocol):

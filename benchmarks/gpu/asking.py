@@ -1,22 +1,20 @@
 """Requests as the stages send them: token ids in, token ids out; streams, and streams over a pair of bare servers.
 
-Way:   a stage -> [generate, drive_pairs] -> HTTP
+Way:   a stage -> [generate, follow, pair_requests] -> HTTP
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from random import Random
 from typing import Any
-from urllib.parse import urlsplit
 
 import httpx
 
-from benchmarks.load import ANSWER_S, Answer, _Reader, post
+from benchmarks.load import ANSWER_S, post
 
 ROOM_BITS = 62
 
@@ -98,46 +96,3 @@ def pair_requests(
         asked = body(prompt, tokens, **STREAMED, **meet, bootstrap_room=random.getrandbits(ROOM_BITS))
         prefill, decode = (post(url, "/v1/completions", asked) for url in urls)
         yield prefill, decode
-
-
-async def drive_pairs(
-    urls: tuple[str, str], requests: Iterable[tuple[bytes, bytes]], concurrency: int, limit_s: float = ANSWER_S
-) -> list[Answer]:
-    """As `drive`, each request to two servers at once; the answers are the decode server's."""
-    left, answers = iter(requests), list[Answer]()
-    async with asyncio.TaskGroup() as group:
-        for _ in range(concurrency):
-            group.create_task(_pairs_one_by_one(urls, left, answers, limit_s))
-    return answers
-
-
-async def _pairs_one_by_one(
-    urls: tuple[str, str], left: Iterator[tuple[bytes, bytes]], answers: list[Answer], limit_s: float
-) -> None:
-    readers: list[_Reader] = []
-    try:
-        for request in left:
-            if not readers or any(reader.is_lost for reader in readers):
-                readers = [await _connect(url) for url in urls]
-            sent = [reader.send(leg) for reader, leg in zip(readers, request, strict=True)]
-            answer = sent[1]
-            answer.sent_s = sent[0].sent_s
-            try:
-                async with asyncio.timeout(limit_s):
-                    await asyncio.gather(*(reader.ended for reader in readers))
-            except TimeoutError:
-                answer.error = f"no end within {limit_s:g} s"
-                for reader in readers:
-                    reader.drop()
-            answer.error = answer.error or sent[0].error
-            answers.append(answer)
-    finally:
-        for reader in readers:
-            with contextlib.suppress(AttributeError):
-                reader.drop()
-
-
-async def _connect(url: str) -> _Reader:
-    host, port = urlsplit(url).netloc.split(":")
-    _, reader = await asyncio.get_running_loop().create_connection(lambda: _Reader(False), host, int(port))
-    return reader

@@ -19,18 +19,17 @@ import json
 import time
 from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import asdict, dataclass
-from itertools import pairwise
 from typing import Any
 
 import httpx
 
-from benchmarks.gpu.asking import STREAMED, Stream, body, drive_pairs, follow, pair_requests, random_prompts
+from benchmarks.gpu.asking import STREAMED, Stream, body, follow, pair_requests, random_prompts
 from benchmarks.gpu.environment import memory_used_mib
 from benchmarks.gpu.places import RESULTS, STATE, Cell, aggregated_config, profile, write_result
 from benchmarks.gpu.servers import Server, Wanted, bare, only, ours, running, status, until_ready
 from benchmarks.gpu.shape import SHAPES, make_shape
 from benchmarks.gpu.statistics import latencies
-from benchmarks.load import Answer, drive, post
+from benchmarks.load import Answer, drive, drive_legs, post
 
 SETUPS = ("a", "b", "c", "d")
 BURST_ROUNDS = 3
@@ -148,7 +147,7 @@ def _load(setup: str, servers: dict[str, Server]) -> Load:
         prefill, decode = servers["b-prefill"], servers["b-decode"]
         urls = (prefill.url, decode.url)
         requests = list(pair_requests(urls, prefill.bootstrap_port, prompts, tokens, seed))
-        return await drive_pairs(urls, requests, concurrency, limit_s=REQUEST_S)
+        return await drive_legs(urls, requests, concurrency, limit_s=REQUEST_S)
 
     return pair if setup == "b" else plain
 
@@ -209,8 +208,7 @@ async def _burst(item: Item, load: Load) -> dict[str, Any]:
     answers = await decoding
     alone, meanwhile = list[float](), list[float]()
     for answer in answers:
-        came = [at_s for at_s in answer.came_s if at_s >= answer.first_s]
-        for before_s, after_s in pairwise(came):
+        for before_s, after_s in answer.steps_s:
             overlaps = after_s > arrived_s and before_s < read_s
             (meanwhile if overlaps else alone).append(after_s - before_s)
     errors = [answer.error for answer in (*answers, *late) if answer.error]
@@ -229,9 +227,7 @@ async def _burst(item: Item, load: Load) -> dict[str, Any]:
 def _timeline(answers: list[Answer], arrived_s: float) -> list[tuple[float, float]]:
     points = []
     for answer in answers:
-        came = [at_s for at_s in answer.came_s if at_s >= answer.first_s]
-        pairs = pairwise(came)
-        points += [(round((b - arrived_s) * 1e3, 1), round((b - a) * 1e3, 2)) for a, b in pairs]
+        points += [(round((b - arrived_s) * 1e3, 1), round((b - a) * 1e3, 2)) for a, b in answer.steps_s]
     return sorted(points)
 
 

@@ -14,6 +14,8 @@ from typing import Any
 
 import yaml
 
+from disagg.engine.arguments import DEVICE_DEFAULTS
+
 PROJECT = Path(__file__).absolute().parents[2]
 STATE = Path(os.environ.get("BENCH_STATE", "/tmp/disagg-gpu"))
 RESULTS = STATE / "results"
@@ -107,20 +109,7 @@ CPU = Profile(
     kill_tokens=200,
     kill_sets=("decode.replicas=2", "ray.cpus=3"),
     shape="tiny",
-    shape_engine={
-        "page_size": 16,
-        "dtype": "float32",
-        "attention_backend": "torch_native",
-        "sampling_backend": "pytorch",
-        "disable_cuda_graph": True,
-        "disable_overlap_schedule": True,
-        "mem_fraction_static": 0.7,
-        "max_total_tokens": 16384,
-        "max_running_requests": 16,
-        "chunked_prefill_size": 256,
-        "sleep_on_idle": True,
-        "load_format": "dummy",
-    },
+    shape_engine=DEVICE_DEFAULTS["cpu"] | {"page_size": 16, "load_format": "dummy"},
     cells=(Cell(1, 64, 8, 2, 2), Cell(4, 64, 8, 8, 2)),
     burst=Burst(streams=2, prompt=32, output=150, burst=2, burst_prompt=1000, before_s=0.3),
     environment={"SGLANG_USE_CPU_ENGINE": "1", "OMP_NUM_THREADS": "1", "TORCHDYNAMO_DISABLE": "1"},

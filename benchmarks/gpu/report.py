@@ -19,16 +19,18 @@ from benchmarks.gpu.svg import bars, points
 SETUPS = {"a": "bare, aggregated", "b": "bare, PD", "c": "ours, PD", "d": "ours, aggregated"}
 Row = dict[str, Any]
 Pick = Callable[[Row], float]
+ITL_COLUMNS: dict[str, Pick] = {
+    "ITL p50, ms": lambda row: row["itl_ms"]["p50"],
+    "ITL p99, ms": lambda row: row["itl_ms"]["p99"],
+}
 CELL_COLUMNS: dict[str, Pick] = {
     "TTFT p50, ms": lambda row: row["ttft_ms"]["p50"],
     "TTFT p99, ms": lambda row: row["ttft_ms"]["p99"],
-    "ITL p50, ms": lambda row: row["itl_ms"]["p50"],
-    "ITL p99, ms": lambda row: row["itl_ms"]["p99"],
+    **ITL_COLUMNS,
     "output tok/s": lambda row: row["tok_s"],
 }
 BURST_COLUMNS: dict[str, Pick] = {
-    "ITL p50, ms": lambda row: row["itl_ms"]["p50"],
-    "ITL p99, ms": lambda row: row["itl_ms"]["p99"],
+    **ITL_COLUMNS,
     "ITL worst, ms": lambda row: row["itl_ms"]["max"],
     "ITL p99 before it, ms": lambda row: row["itl_alone_ms"]["p99"],
     "all long prompts read after, s": lambda row: row["burst_s"],

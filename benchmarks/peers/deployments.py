@@ -18,7 +18,7 @@ from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.load import drive, post
+from benchmarks.load import chat, drive
 from benchmarks.peers.fake_worker import MODEL
 from benchmarks.stub_deployment import stub_deployment
 from disagg.cluster.free_port import free_port
@@ -64,19 +64,6 @@ class Deployment:
 
 class NotReady(Exception):
     """Its text is for the table."""
-
-
-def chat(url: str, model: str, text: str, tokens: int) -> bytes:
-    """What every measurement sends: a streamed chat with usage."""
-    body = {
-        "model": model,
-        "messages": [{"role": "user", "content": text}],
-        "stream": True,
-        "stream_options": {"include_usage": True},
-        "max_tokens": tokens,
-        "ignore_eos": True,
-    }
-    return post(url, "/v1/chat/completions", body)
 
 
 @asynccontextmanager

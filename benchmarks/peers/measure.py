@@ -47,7 +47,7 @@ async def paced(deployment: Deployment, texts: Sequence[str], step_ms: float, to
     answers = await _drive(deployment, [deployment.chat(text, tokens) for text in texts], len(texts))
     sampling.cancel()
     (from_s, cpu_from_s), (to_s, cpu_to_s) = window(samples, answers)
-    came = tokens_between(answers, from_s, to_s)
+    came = sum(answer.events_between(from_s, to_s) for answer in answers)  # each holds one token
     return Paced((cpu_to_s - cpu_from_s) / came * 1e6, came / len(texts) * step_ms / 1e3 / (to_s - from_s))
 
 
@@ -59,16 +59,6 @@ def window(samples: Sequence[tuple[float, float]], answers: Sequence[Answer]) ->
     if len(inside) < 2:
         raise Failed("the streams never ran all at once: longer ones are needed")
     return inside[0], inside[-1]
-
-
-def tokens_between(answers: Iterable[Answer], from_s: float, to_s: float) -> int:
-    """Each event in a window holds one token."""
-    return sum(
-        count
-        for answer in answers
-        for at_s, count in zip(answer.came_s, answer.events, strict=True)
-        if from_s < at_s <= to_s
-    )
 
 
 async def per_request(deployment: Deployment, texts: Sequence[str]) -> float:

@@ -19,7 +19,7 @@ from typing import TypeVar
 from benchmarks.peers import measure
 from benchmarks.peers.deployments import FLOOR, Deployment, NotReady, running
 from benchmarks.peers.others import Others
-from benchmarks.peers.prompts import Prompts
+from benchmarks.prompts import Prompts
 
 T = TypeVar("T")
 SHORT, MIDDLE, LONG = 46, 500, 8000  # tokens of a prompt

@@ -14,10 +14,10 @@ from benchmarks.peers.__main__ import _names
 from benchmarks.peers.deployments import OURS, chat
 from benchmarks.peers.fake_worker import Steps, Worker, take_request
 from benchmarks.peers.install import requirements, version
-from benchmarks.peers.measure import Failed, tokens_between, window
-from benchmarks.peers.prompts import Prompts
+from benchmarks.peers.measure import Failed, window
 from benchmarks.peers.rounds import Results
 from benchmarks.peers.table import METRICS, cell, table
+from benchmarks.prompts import Prompts
 
 HEAD = b"POST / HTTP/1.1\r\nHost: x\r\n"
 
@@ -54,7 +54,7 @@ def test_a_window_is_where_every_stream_runs_and_only_its_tokens_count() -> None
     answers = [_answer(1.0, (1.0, 1), (2.0, 1), (3.0, 2), (9.0, 1)), _answer(1.5, (1.5, 1), (2.5, 1), (4.0, 1))]
     samples = [(at_s, at_s * 10) for at_s in (0.5, 1.4, 1.6, 2.6, 3.5, 3.99, 8.0)]
     assert window(samples, answers) == ((1.6, 16.0), (3.5, 35.0))
-    assert tokens_between(answers, 1.6, 3.5) == 4
+    assert sum(answer.events_between(1.6, 3.5) for answer in answers) == 4
     with pytest.raises(Failed, match="longer ones are needed"):
         window(samples[:3], answers)
 
