@@ -12,12 +12,13 @@ Fails: is_known says whether this UCX is one whose key we know; `forget` of one 
 from __future__ import annotations
 
 import ctypes
-import importlib.metadata
 import os
 from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
+
+from disagg.installed import installed_version
 
 KNOWN_NIXL = ("1.5.1",)  # whose bundled UCX was read: _Key, and how its map function treats a stale buffer
 QUIET_S = 2.0  # copies to the peer that were under way are over by then: UCX must not find their mapping gone
@@ -66,12 +67,7 @@ def identity_of(text: str) -> Identity | None:
 @cache
 def is_known() -> bool:
     """Asked before anything is loaded: with it, UCX's cache may stay on."""
-    versions = set()
-    for package in _PACKAGES:
-        try:
-            versions.add(importlib.metadata.version(package))
-        except importlib.metadata.PackageNotFoundError:
-            continue
+    versions = set(filter(None, map(installed_version, _PACKAGES)))
     return bool(versions) and versions <= set(KNOWN_NIXL)
 
 

@@ -10,10 +10,10 @@ import os
 import platform
 import shutil
 import subprocess
-from importlib import metadata
 from typing import Any
 
 from benchmarks.gpu.places import write_result
+from disagg.installed import installed_version
 
 PACKAGES = ("torch", "triton", "sglang", "sglang-kernel", "nixl", "nixl-cu13", "ray", "transformers", "tokenizers")
 COPY_BYTES, COPIES = 2 << 30, 50
@@ -24,7 +24,7 @@ def main() -> None:
         "python": platform.python_version(),
         "kernel": platform.release(),
         "cpus": os.cpu_count(),
-        "packages": {name: _version(name) for name in PACKAGES},
+        "packages": {name: installed_version(name) for name in PACKAGES},
         "gpu": _smi("name,memory.total,memory.used,driver_version,clocks.sm,clocks.mem"),
     }
     if found["gpu"]:
@@ -45,13 +45,6 @@ def _smi(fields: str) -> list[str]:
     command = ["nvidia-smi", f"--query-gpu={fields}", "--format=csv,noheader,nounits"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
     return done.stdout.splitlines()[0].split(", ") if done.returncode == 0 and done.stdout else []
-
-
-def _version(package: str) -> str | None:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None
 
 
 def _copy_gbyte_s() -> float:

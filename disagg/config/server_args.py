@@ -13,8 +13,9 @@ import functools
 import importlib.util
 from collections.abc import Iterator
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
+
+from disagg.installed import installed_version
 
 ENTRY = "srt/server_args.py"
 PLAIN = {"int", "float", "bool", "str", "list", "dict"}
@@ -43,10 +44,7 @@ def installed_server_args() -> ServerArgs | None:
     spec = importlib.util.find_spec("sglang")
     if spec is None or not spec.submodule_search_locations:
         return None
-    try:
-        version = metadata.version("sglang")
-    except metadata.PackageNotFoundError:
-        version = "(of unknown version)"
+    version = installed_version("sglang") or "(of unknown version)"
     arguments = read_arguments(Path(next(iter(spec.submodule_search_locations))))
     return ServerArgs(version, arguments) if arguments else None
 

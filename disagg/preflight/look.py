@@ -13,13 +13,14 @@ import re
 import resource
 import subprocess
 from collections.abc import Iterable
-from importlib import metadata, util
+from importlib import util
 from pathlib import Path
 
 import psutil
 
 from disagg.config.cluster_shape import UNLIMITED, Nic, NodeShape
 from disagg.config.gpu_kinds import GPU_KINDS, GpuKind
+from disagg.installed import installed_version
 from disagg.preflight.doorways import why_not_bound
 from disagg.preflight.model_files import read_model_files
 from disagg.preflight.node_rules import MIXED
@@ -50,8 +51,8 @@ def look(
         memlock_bytes=_lockable(),
         nvlink=_nvlink_domain(name, "\n".join(_smi("-q"))) if links_gbyte_s else "",
         nics=tuple(_rdma_devices()),
-        sglang=_version("sglang"),
-        nixl=next(filter(None, map(_version, NIXL_PACKAGES)), None),
+        sglang=installed_version("sglang"),
+        nixl=next(filter(None, map(installed_version, NIXL_PACKAGES)), None),
     )
     return NodeFacts(
         shape,
@@ -144,13 +145,6 @@ def _lockable() -> int:
     capabilities = re.search(r"^CapEff:\s*([0-9a-f]+)$", _text(OWN_STATUS), re.MULTILINE)
     is_exempt = capabilities is not None and bool(int(capabilities[1], 16) >> CAP_IPC_LOCK & 1)
     return UNLIMITED if is_exempt or soft == resource.RLIM_INFINITY else soft
-
-
-def _version(package: str) -> str | None:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None
 
 
 def _cuda_of_torch() -> str:

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
-import socket
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -15,8 +12,12 @@ from pathlib import Path
 import psutil
 import pytest
 
+sys.path.insert(0, str(Path(__file__).parent))  # tests share warden_pipe.py; they are not a package
+
+from warden_pipe import WardenPipe, host_spec
+
 from disagg.engine.handover import Spare
-from disagg.engine.spec import HostSpec, KitSpec, encode_kit, encode_spec
+from disagg.engine.spec import KitSpec, encode_kit, encode_spec
 
 # A spare host that has nothing to import.
 WARDEN = """
@@ -41,38 +42,13 @@ spare_warden.keep(decode_kit(line), pipe)
 """
 
 
-class Kit:
+class Kit(WardenPipe):
     def __init__(self, folder: Path, environment: str = "1") -> None:
         self.log, self.scratch = folder / "engine.log", folder / "run" / "scratch"
-        self.pipe, theirs = socket.socketpair()
-        with theirs:
-            self.process = subprocess.Popen(
-                [sys.executable, "-c", WARDEN, str(theirs.fileno())], pass_fds=[theirs.fileno()]
-            )
-        self.pipe.settimeout(60)
-        self.pipe.sendall(encode_kit(KitSpec(environment={"A": environment}, spares=(Spare("json"),))) + b"\n")
-        self._lines = self.pipe.makefile("rb")
+        super().__init__(WARDEN, encode_kit(KitSpec(environment={"A": environment}, spares=(Spare("json"),))))
 
     def take(self) -> None:
-        spec = HostSpec(
-            engine_id="decode-0",
-            incarnation=2,
-            role="decode",
-            arguments={},
-            environment={},
-            plane_host="127.0.0.1",
-            log_path=str(self.log),
-            scratch=str(self.scratch),
-            fork=False,
-        )
-        self.pipe.sendall(encode_spec(spec) + b"\n")
-
-    def says(self, event: str) -> dict[str, object]:
-        while line := self._lines.readline():
-            message: dict[str, object] = json.loads(line)
-            if message["event"] == event:
-                return message
-        raise AssertionError(f"the pipe closed before {event!r}")
+        self.pipe.sendall(encode_spec(host_spec(self.log, self.scratch, incarnation=2, fork=False)) + b"\n")
 
     def pids(self) -> list[int]:
         said = self.says("spare")
@@ -82,8 +58,7 @@ class Kit:
         return pids
 
     def close(self) -> None:
-        self._lines.close()
-        self.pipe.close()
+        self.hang_up()
         self.process.wait(30)
 
 

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
-import socket
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -15,7 +12,11 @@ from pathlib import Path
 import psutil
 import pytest
 
-from disagg.engine.spec import HostSpec, encode_spec
+sys.path.insert(0, str(Path(__file__).parent))  # tests share warden_pipe.py; they are not a package
+
+from warden_pipe import WardenPipe, host_spec
+
+from disagg.engine.spec import encode_spec
 
 # A host that acts like an engine's: children in sessions of their own, a shared memory file, chatter, then waits.
 HOST = """
@@ -40,39 +41,10 @@ warden.watch(decode_spec(line), pipe, warden.fork_host)
 """
 
 
-class Warden:
+class Warden(WardenPipe):
     def __init__(self, folder: Path, role: str) -> None:
         self.scratch, self.log = folder / "scratch", folder / "engine.log"
-        spec = HostSpec(
-            engine_id="decode-0",
-            incarnation=1,
-            role=role,
-            arguments={},
-            environment={},
-            plane_host="127.0.0.1",
-            log_path=str(self.log),
-            scratch=str(self.scratch),
-            fork=True,
-        )
-        self.pipe, theirs = socket.socketpair()
-        with theirs:
-            self.process = subprocess.Popen(
-                [sys.executable, "-c", HOST, str(theirs.fileno())], pass_fds=[theirs.fileno()]
-            )
-        self.pipe.sendall(encode_spec(spec) + b"\n")
-        self.pipe.settimeout(60)
-        self._lines = self.pipe.makefile("rb")
-
-    def says(self, event: str) -> dict[str, object]:
-        while line := self._lines.readline():
-            message: dict[str, object] = json.loads(line)
-            if message["event"] == event:
-                return message
-        raise AssertionError(f"the pipe closed before {event!r}")
-
-    def hang_up(self) -> None:
-        self._lines.close()
-        self.pipe.close()
+        super().__init__(HOST, encode_spec(host_spec(self.log, self.scratch, role=role, fork=True)))
 
 
 @pytest.fixture

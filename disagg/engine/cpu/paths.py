@@ -15,8 +15,9 @@ import re
 import subprocess
 import sys
 from collections.abc import Mapping
-from importlib import metadata
 from pathlib import Path
+
+from disagg.installed import installed_version
 
 STANDINS = Path(__file__).resolve().parent / "standins"
 TORCHVISION_ROOT = STANDINS / "torchvision_loader"
@@ -67,11 +68,7 @@ def _has_cpu_kernels() -> bool:
 
 
 def _installed(package: str) -> bool:
-    try:
-        metadata.distribution(package)
-    except metadata.PackageNotFoundError:
-        return False
-    return True
+    return installed_version(package) is not None
 
 
 def _package_folder(name: str) -> Path | None:

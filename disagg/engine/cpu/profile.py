@@ -7,7 +7,6 @@ Fails: StartError with pip's last line; running it again goes on where it stoppe
 
 from __future__ import annotations
 
-import importlib.metadata
 import re
 import subprocess
 import sys
@@ -15,6 +14,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from disagg.errors import StartError
+from disagg.installed import installed_version
 
 REQUIREMENTS = Path(__file__).with_name("requirements.txt")
 PIN = re.compile(r"([A-Za-z0-9][\w.-]*)==([^\s;#]+)")
@@ -51,12 +51,9 @@ def install(tell: Callable[[str], None]) -> int:
     return len(missing)
 
 
-def _installed(name: str) -> str | None:
-    try:
-        version = importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        return None
-    return version.partition("+")[0]  # 2.13.0+cpu is a 2.13.0
+def _installed(name: str) -> str:
+    """ "" where it is not. 2.13.0+cpu is a 2.13.0."""
+    return (installed_version(name) or "").partition("+")[0]
 
 
 def _pip(*arguments: str) -> None:

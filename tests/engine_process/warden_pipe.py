@@ -1,0 +1,51 @@
+"""A warden in a process of its own and our end of its pipe, for the tests of this folder."""
+
+from __future__ import annotations
+
+import json
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+from disagg.engine.spec import HostSpec
+
+
+class WardenPipe:
+    """`program` gets the number of its end of the pipe; `first_line` is what is said to it first."""
+
+    def __init__(self, program: str, first_line: bytes) -> None:
+        self.pipe, theirs = socket.socketpair()
+        with theirs:
+            self.process = subprocess.Popen(
+                [sys.executable, "-c", program, str(theirs.fileno())], pass_fds=[theirs.fileno()]
+            )
+        self.pipe.settimeout(60)
+        self.pipe.sendall(first_line + b"\n")
+        self._lines = self.pipe.makefile("rb")
+
+    def says(self, event: str) -> dict[str, object]:
+        while line := self._lines.readline():
+            message: dict[str, object] = json.loads(line)
+            if message["event"] == event:
+                return message
+        raise AssertionError(f"the pipe closed before {event!r}")
+
+    def hang_up(self) -> None:
+        self._lines.close()
+        self.pipe.close()
+
+
+def host_spec(log: Path, scratch: Path, *, incarnation: int = 1, role: str = "decode", fork: bool) -> HostSpec:
+    """Of a host that has no SGLang."""
+    return HostSpec(
+        engine_id="decode-0",
+        incarnation=incarnation,
+        role=role,
+        arguments={},
+        environment={},
+        plane_host="127.0.0.1",
+        log_path=str(log),
+        scratch=str(scratch),
+        fork=fork,
+    )
