@@ -23,16 +23,11 @@ class TextStream:
 
     def __init__(self, texts: Texts, stop: tuple[str, ...] = ()) -> None:
         self.stopped = False
-        self._known = texts.known
         self._characters = _Characters(texts)
         self._stop = _StopStrings(stop) if stop else None
 
     def push(self, token_ids: list[int]) -> str:
         assert not self.stopped, "no ids may follow a stop string"
-        if self._stop is None and len(token_ids) == 1 and not self._characters.unfinished:  # nearly always
-            known = self._known.get(token_ids[0])
-            if known is not None:
-                return known
         text = self._characters.push(token_ids)
         if self._stop is None or not text:
             return text
@@ -57,15 +52,15 @@ class Texts:
     def __init__(self, tokenizer: Tokenizer) -> None:
         self.tokenizer = tokenizer
         self._is_bytes = _stand_for_bytes(tokenizer)
-        self.known: dict[int, str | None] = {}
+        self._known: dict[int, str | None] = {}
 
     def of(self, token_id: int) -> str | None:
         """None: it depends on what comes before or after."""
         try:
-            return self.known[token_id]
+            return self._known[token_id]
         except KeyError:
             text: str = self.tokenizer.decode([token_id], skip_special_tokens=True)
-            known = self.known[token_id] = text if self._is_bytes and "\ufffd" not in text else None
+            known = self._known[token_id] = text if self._is_bytes and "\ufffd" not in text else None
             return known
 
 
@@ -90,22 +85,22 @@ class _Characters:
     def __init__(self, texts: Texts) -> None:
         self._tokenizer, self._text_of = texts.tokenizer, texts.of
         self._stream = DecodeStream(skip_special_tokens=True)
-        self.unfinished: list[int] = []
+        self._unfinished: list[int] = []
 
     def push(self, token_ids: list[int]) -> str:
         shown = []
         for token_id in token_ids:
-            if self.unfinished or (text := self._text_of(token_id)) is None:
-                self.unfinished.append(token_id)
+            if self._unfinished or (text := self._text_of(token_id)) is None:
+                self._unfinished.append(token_id)
                 if (text := self._step(token_id)) is None:
                     continue
-                self.unfinished.clear()
+                self._unfinished.clear()
             shown.append(text)
         return "".join(shown)
 
     def flush(self) -> str:
-        text: str = self._tokenizer.decode(self.unfinished, skip_special_tokens=True)
-        self.unfinished.clear()
+        text: str = self._tokenizer.decode(self._unfinished, skip_special_tokens=True)
+        self._unfinished.clear()
         return text
 
     def _step(self, token_id: int) -> str | None:
@@ -116,7 +111,7 @@ class _Characters:
             if "prefix" not in str(error):
                 raise
         else:
-            if text is not None or len(self.unfinished) <= UNFINISHED_IDS_MAX:
+            if text is not None or len(self._unfinished) <= UNFINISHED_IDS_MAX:
                 return text
         self._stream = DecodeStream(skip_special_tokens=True)
         return self.flush()
