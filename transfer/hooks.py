@@ -18,6 +18,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
+from disagg.engine import dead_peers
 from disagg.engine.spec import LIFE_VARIABLE
 from transfer import faults, ipc_cache, pulse, runs, stages
 
@@ -66,6 +67,7 @@ def _once_a_scheduler_has_started() -> None:
     def begin(self: Any) -> Any:
         folder, ranks = Path(os.environ["TMPDIR"]), getattr(self, "ps", self)
         pulse.begin(self, ranks, folder)
+        dead_peers.follow(folder, self.disagg_drop_peer)
         if (ranks.pp_rank, ranks.attn_tp_rank, ranks.attn_cp_rank) == (0, 0, 0):
             stages.begin(folder)
         return get_init_info(self)
@@ -92,6 +94,7 @@ def _patient_agents(life: str) -> None:
 
     @functools.wraps(init)
     def __init__(self: Any, name: str, *args: Any, **kwargs: Any) -> None:
+        ipc_cache.settle()
         init(self, f"{life}/{ipc_cache.identity()}/{name}", *args, **kwargs)
 
     nixl_agent.__init__ = __init__
@@ -149,7 +152,7 @@ def _hand_over_request_times() -> None:
 def _unmap_soon(agent: str, peer: Any) -> None:
     """`peer`: what it registered. Its GPU memory is mapped only where UCX's cache is on."""
     process = ipc_cache.identity_of(agent.split("/")[1])
-    if process is None or os.environ.get("UCX_CUDA_IPC_CACHE") == "n":
+    if process is None or not ipc_cache.is_on():
         return
     addresses = [*peer.dst_kv_ptrs, *itertools.chain.from_iterable(peer.dst_state_data_ptrs)]
 
@@ -163,8 +166,8 @@ def _unmap_soon(agent: str, peer: Any) -> None:
 
 
 def _dead_peers() -> None:
-    """Adds Scheduler.disagg_drop_peer, which the scheduler's loop calls (pulse.py), and drops what NIXL reports
-    disconnected."""
+    """Adds Scheduler.disagg_drop_peer, which a thread calls (dead_peers.py), and drops what NIXL reports
+    disconnected. SGLang's own threads that write to such a peer find it gone, as after a lost connection."""
     from sglang.srt.disaggregation.nixl import conn
     from sglang.srt.managers.scheduler import Scheduler
 

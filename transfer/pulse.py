@@ -1,5 +1,4 @@
-"""In every scheduler: its loop leaves a beat each time it comes round, and the size of the batch it is in; and it drops
-the peers of which its host says that they are dead.
+"""In every scheduler: its loop leaves a beat each time it comes round, and the size of the batch it is in.
 
 Way:   SGLang's event loops (each calls process_input_requests once a round) -> [here] -> disagg/engine/beats.py
 Cost:  under a microsecond a round
@@ -13,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from disagg.engine.beats import Beat, BeatWriter
-from disagg.engine.dead_peers import DeadPeers
 
 
 def begin(scheduler: Any, ranks: Any, folder: Path) -> None:
@@ -33,11 +31,10 @@ def begin(scheduler: Any, ranks: Any, folder: Path) -> None:
         step_longest_tokens=0,
     )
     writer = BeatWriter(folder, beat, overlaps=bool(scheduler.enable_overlap))
-    dead_peers = DeadPeers(folder, scheduler.disagg_drop_peer)
     process, run = scheduler.process_input_requests, scheduler.run_batch
 
     def process_input_requests(*args: Any, **kwargs: Any) -> Any:
-        dead_peers.look(writer.came_round())
+        writer.came_round()
         return process(*args, **kwargs)
 
     def run_batch(batch: Any, *args: Any, **kwargs: Any) -> Any:

@@ -5,8 +5,9 @@
 #   run.sh unpack          unpacks what is complete: SGLang, NIXL and Ray; the models, in the background
 #   run.sh warm            reads SGLang's files once, in the background
 #   run.sh up              starts the servers of `compare`, in the background: they go on starting between calls
-#   run.sh stage NAME[:SECONDS] ...   environment, tokens, kill, startup, compare, transfer, dead_peer, or any other
-#                          module beside this file, each within its limit; one that fails loses nothing of the others
+#   run.sh stage NAME[:SECONDS[:WORD]] ...   environment, tokens, kill, startup, compare, transfer, dead_peer, or any other
+#                          module beside this file, each within its limit; one that fails loses nothing of the others.
+#                          WORD goes to the module: a model for tokens, rounds for kill
 #   run.sh stop            ends all servers
 #   run.sh collect         results.json, logs.tar.gz, kernels.tar.gz into $OUT (`stage` ends with it)
 #
@@ -81,10 +82,10 @@ until_models() {
 }
 
 stage() {
-    local named name seconds began
+    local named name seconds word began
     for named in "$@"; do
-        name=${named%%:*} seconds=300 began=$SECONDS
-        [ "$name" != "$named" ] && seconds=${named#*:}
+        IFS=: read -r name seconds word <<<"$named"
+        seconds=${seconds:-300} began=$SECONDS
         echo "=== $name (at most $seconds s)"
         case $name in
         environment) set -- ;;
@@ -99,7 +100,7 @@ stage() {
             until_models
             ;;
         esac
-        timeout -k 10 "$seconds" "$python" -m "benchmarks.gpu.$name" "$@" 2>&1 | tee -a "$BENCH_STATE/logs/stage-$name.log"
+        timeout -k 10 "$seconds" "$python" -m "benchmarks.gpu.$name" "$@" ${word:+"$word"} 2>&1 | tee -a "$BENCH_STATE/logs/stage-$name.log"
         echo "=== $name: status ${PIPESTATUS[0]} after $((SECONDS - began)) s"
     done
     collect
@@ -124,7 +125,7 @@ main() { # a function, so that all is read before any of it runs
     warm) background warm "$python" -c "import sglang.srt.managers.scheduler, sglang.srt.entrypoints.engine" ;;
     up) "$python" -m benchmarks.gpu.compare --up ;;
     stop) "$python" -m benchmarks.gpu.servers ;;
-    *) sed -n '2,17p' "$project/benchmarks/gpu/run.sh" && return 2 ;;
+    *) sed -n '2,18p' "$project/benchmarks/gpu/run.sh" && return 2 ;;
     esac
 }
 

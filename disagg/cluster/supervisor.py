@@ -39,6 +39,7 @@ BACKOFF_S = (0.0, 0.5, 1.0, 2.0, 5.0, 10.0)
 BACKOFF_READY_S = 2.0  # at most, after a life that was READY: what killed it was not its start
 STEADY_S = 60.0  # an engine that lived this long starts the next time without a pause
 POLL_S = 0.1
+MEMORY_BACK_S = 1.0  # after peers were told of a decode engine's end: dead_peers.LOOK_S, ipc_cache.QUIET_S, and room
 LAST_LINES = 12
 EXIT_S = 1.0  # after a lost connection the exit status usually follows
 EVICT_S = 5.0  # after `deadlines.drain_s` what still runs may move to other engines
@@ -89,6 +90,7 @@ class EngineSupervisor:
         self._was_ready = self._life_was_ready = self._meeting_failed = False
         self._ending: asyncio.Future[Ending] | None = None  # while an incarnation serves
         self._exit_text = ""
+        self._peers_told_s = 0.0
         self._phases, self._way = Phases(), ""  # of the incarnation's start
         self._drain_asked = asyncio.Event()
         self._start_asked = asyncio.Event()  # after a drain
@@ -108,6 +110,7 @@ class EngineSupervisor:
                 await self._put(state=State.DEAD, detail=ending.why, peers=frozenset())
             await self.node.end()
             self._prover.remove(self.record.life)
+            self._peers_told_s = time.monotonic()
             if ending.kind is Kind.DRAINED:
                 log.info("%s is %s", self.record.life, ending.why)
                 await self._put(state=State.DEAD, detail=ending.why, peers=frozenset(), evict=False)
@@ -184,6 +187,7 @@ class EngineSupervisor:
             "node": "",
             "start_s": {},
         }
+        await self._memory_is_back()
         self._phases = Phases()
         await self._put(state=State.STARTING, incarnation=incarnation, detail="waits for its place", **nothing_yet)
         limit_s = self._setting.deadlines.start_s
@@ -201,6 +205,12 @@ class EngineSupervisor:
             return await self._serve(live)
         finally:
             live.close()
+
+    async def _memory_is_back(self) -> None:
+        """A dead decode engine's KV pool is mapped by its prefills until they hear of it, and SGLang sizes the next
+        pool by what is free when it starts."""
+        if self._setting.device == "cuda" and self.plan.role is Role.DECODE and self.record.incarnation:
+            await asyncio.sleep(self._peers_told_s + MEMORY_BACK_S - time.monotonic())
 
     async def _start(self, incarnation: int) -> None:
         ground = await self.node.prepare()

@@ -125,8 +125,4 @@ def engine_environment(
         if ranks > 1:  # one entry a rank, else SGLang wants a NUMA node for each
             cores = f"0-{(cpu_count or os.cpu_count() or 1) - 1}"
             environment["SGLANG_CPU_OMP_THREADS_BIND"] = "|".join([cores] * ranks)
-    elif role is not Role.AGGREGATED:
-        # A prefill's mapping of a dead decode engine's KV would hold that GPU memory for as long as the prefill lives.
-        # The price, on an H200: 4.7 ms a transfer instead of 0.5 to 1.2.
-        environment["UCX_CUDA_IPC_CACHE"] = "n"
     return environment

@@ -1,23 +1,43 @@
 """How a host tells each scheduler on its node that a peer's incarnation is dead.
 
-Way:   plane server -> engine -> [tell] =a file in the scratch folder=> [DeadPeers.look] in each scheduler, every second
+Way:   plane server -> engine -> [tell] =a file in the scratch folder=> [follow], a thread in each scheduler
 Why:   SGLang's RPC socket deals its messages round among the schedulers that connect to it: with DP attention most
-       would hear of nothing, and whoever waits for an answer would wait for ever
+       would hear of nothing, and whoever waits for an answer would wait for ever. And a thread, because the loop of an
+       idle scheduler sleeps, and that of a busy one comes round only between steps
 """
 
 from __future__ import annotations
 
+import logging
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 
-LOOK_S = 1.0
+LOOK_S = 0.1
 _NAME = "dead-peers"
+
+log = logging.getLogger(__name__)
 
 
 def tell(folder: Path, life: str) -> None:
     with (folder / _NAME).open("a") as file:
         file.write(f"{life}\n")
+
+
+def follow(folder: Path, drop: Callable[[str], None]) -> None:
+    """`drop` is called from a thread of its own, for as long as this process lives."""
+    dead_peers = DeadPeers(folder, drop)
+
+    def run() -> None:
+        while True:
+            time.sleep(LOOK_S)
+            try:
+                dead_peers.look()
+            except Exception:
+                log.exception("a dead peer could not be dropped")
+
+    threading.Thread(target=run, name="dead peers", daemon=True).start()
 
 
 class DeadPeers:
@@ -26,14 +46,8 @@ class DeadPeers:
     def __init__(self, folder: Path, drop: Callable[[str], None]) -> None:
         self._path, self._drop = folder / _NAME, drop
         self._read_bytes = 0
-        self._look_at_s = 0.0
 
-    def look(self, now_s: float | None = None) -> None:
-        """Costs a comparison, but for once a second."""
-        now_s = time.monotonic() if now_s is None else now_s
-        if now_s < self._look_at_s:
-            return
-        self._look_at_s = now_s + LOOK_S
+    def look(self) -> None:
         try:
             size = self._path.stat().st_size
         except FileNotFoundError:

@@ -102,7 +102,7 @@ CORES = {
         (Role.PREFILL, "cpu", EVERYWHERE | TRANSFERS | CORES),
         (Role.DECODE, "cpu", EVERYWHERE | TRANSFERS | CORES),
         (Role.AGGREGATED, "cpu", EVERYWHERE | CORES),
-        (Role.DECODE, "cuda", EVERYWHERE | TRANSFERS | {"UCX_CUDA_IPC_CACHE": "n"}),
+        (Role.DECODE, "cuda", EVERYWHERE | TRANSFERS),
         (Role.AGGREGATED, "cuda", EVERYWHERE),
     ],
 )

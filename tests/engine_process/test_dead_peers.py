@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
-from disagg.engine.dead_peers import LOOK_S, DeadPeers, tell
+import pytest
+
+from disagg.engine import dead_peers
+from disagg.engine.dead_peers import DeadPeers, follow, tell
 
 
 def test_each_scheduler_drops_each_dead_life_once(tmp_path: Path) -> None:
     dropped: list[list[str]] = [[], []]
     schedulers = [DeadPeers(tmp_path, each.append) for each in dropped]
     for scheduler in schedulers:
-        scheduler.look(10.0)  # nothing has been told yet
+        scheduler.look()  # nothing has been told yet
     tell(tmp_path, "decode-0#1")
     tell(tmp_path, "decode-1#3")
-    for now_s in (10.0 + LOOK_S, 10.0 + 2 * LOOK_S):
+    for _ in range(2):
         for scheduler in schedulers:
-            scheduler.look(now_s)
+            scheduler.look()
     tell(tmp_path, "decode-0#2")
     for scheduler in schedulers:
-        scheduler.look(10.0 + 2.5 * LOOK_S)  # too soon
-        scheduler.look(10.0 + 3 * LOOK_S)
+        scheduler.look()
     assert dropped == [["decode-0#1", "decode-1#3", "decode-0#2"]] * 2
 
 
@@ -28,9 +31,27 @@ def test_a_half_written_line_is_read_when_it_is_whole(tmp_path: Path) -> None:
     dropped: list[str] = []
     scheduler = DeadPeers(tmp_path, dropped.append)
     (tmp_path / "dead-peers").write_text("decode-0#1\ndecode-")
-    scheduler.look(1.0)
+    scheduler.look()
     assert dropped == ["decode-0#1"]
     with (tmp_path / "dead-peers").open("a") as file:
         file.write("1#1\n")
-    scheduler.look(3.0)
+    scheduler.look()
+    assert dropped == ["decode-0#1", "decode-1#1"]
+
+
+def test_one_that_cannot_be_dropped_does_not_hide_the_next(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dead_peers, "LOOK_S", 0.01)
+    dropped: list[str] = []
+
+    def drop(life: str) -> None:
+        dropped.append(life)
+        if life == "decode-0#1":
+            raise RuntimeError("NIXL said no")
+
+    follow(tmp_path, drop)
+    for life in ("decode-0#1", "decode-1#1"):
+        tell(tmp_path, life)
+        until_s = time.monotonic() + 5.0
+        while life not in dropped and time.monotonic() < until_s:
+            time.sleep(0.005)
     assert dropped == ["decode-0#1", "decode-1#1"]

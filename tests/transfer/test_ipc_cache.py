@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from transfer.ipc_cache import Identity, identity, identity_of, is_known
+from transfer import ipc_cache
+from transfer.ipc_cache import Identity, identity, identity_of, is_known, settle
 
 HERE = Path(__file__).parent
 
@@ -22,6 +23,22 @@ def test_identity_goes_through_a_name() -> None:
     assert identity_of(str(identity())) == identity()
     assert identity_of("12.34") == Identity(12, 34)
     assert [identity_of(text) for text in ("", "12", "a.b", "2f6e1c1a-3d5b")] == [None] * 4
+
+
+@pytest.mark.parametrize(
+    ("known", "said", "settled"),
+    [
+        (True, {}, {}),
+        (False, {}, {"UCX_CUDA_IPC_CACHE": "n"}),
+        (False, {"UCX_CUDA_IPC_CACHE": "y"}, {"UCX_CUDA_IPC_CACHE": "y"}),
+    ],
+)
+def test_the_cache_is_on_where_ucx_can_be_made_to_forget(
+    known: bool, said: dict[str, str], settled: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ipc_cache, "is_known", lambda: known)
+    settle(said)
+    assert said == settled
 
 
 def _bundled_ucx() -> str | None:
