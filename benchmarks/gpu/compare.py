@@ -75,7 +75,7 @@ def _wanted(*, one_layer: bool) -> list[Wanted]:
 
     def sets(*roles: str) -> list[str]:
         said = [f"{role}.engine.{name}={json.dumps(value)}" for role in roles for name, value in engine]
-        return [*said, "routing.queue_max=4096"]
+        return [*said, "routing.queue_max=4096", "deadlines.queue_s=600"]
 
     return [
         bare("a", it, model, one_layer=one_layer),
