@@ -45,6 +45,7 @@ async def _rounds(it: Profile, server: Server, rounds: int) -> None:
     # One prompt for each stream, the same every round: answers can be compared.
     prompts = [text[i * 997 : i * 997 + PROMPT_TOKENS] for i in range(STREAMS)]
     await until_back(server, {engine: 0 for engine in status(server)}, BACK_S)  # one pair is enough to be served
+    await _streams(it, server, prompts)  # from now on the prompts are in the prefix cache, in every round alike
     undisturbed = await _streams(it, server, prompts)
     rows: list[dict[str, Any]] = [{"round": "undisturbed", **_judged(it, undisturbed, undisturbed), **_memory()}]
     write_result("kill", rows)

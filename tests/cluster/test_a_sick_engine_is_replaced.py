@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import time
 
 import pytest
@@ -121,3 +122,22 @@ async def test_rounds_of_death_leave_no_tasks_connections_or_proofs() -> None:
         assert server is not None
         assert len(server.sessions) == 1
         assert len(s.prover._rooms) == 0
+
+
+@pytest.mark.parametrize(("device", "waits"), [("cuda", True), ("cpu", False)])
+async def test_on_a_gpu_the_successor_of_a_decode_engine_waits_for_its_memory(
+    device: str, waits: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A prefill has it mapped until it was told, and a moment longer."""
+    monkeypatch.setattr("disagg.cluster.supervisor.MEMORY_BACK_S", 0.4)
+    async with scene(*PAIR, setting=dataclasses.replace(SETTING, device=device)) as s:
+        prefill, decode = s.nodes["prefill-0"], s.nodes["decode-0"]
+        await decode.die("killed by SIGKILL")
+        await s.until(lambda: prefill.engine.dropped_peers == ["decode-0#1"])
+        told_s = time.monotonic()
+        await s.until(lambda: "start decode-0#2" in decode.log_of_calls)
+        assert (time.monotonic() - told_s > 0.3) == waits
+        began_s = time.monotonic()
+        await prefill.die("killed by SIGKILL")  # nobody has its memory mapped
+        await s.until(lambda: "start prefill-0#2" in prefill.log_of_calls)
+        assert time.monotonic() - began_s < 0.3
