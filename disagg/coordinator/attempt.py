@@ -48,7 +48,7 @@ class Pair:
         return " + ".join(place.name for place in self.places)
 
 
-class _LegState:
+class _Leg:
     """The receiver of one leg's frames."""
 
     __slots__ = ("attempt", "end", "is_broken", "name", "number", "place", "received")
@@ -65,9 +65,11 @@ class _LegState:
             self.is_broken = True
             self.attempt.fail(LegLost, f"{self.name} sent token {offset} after {self.received} tokens", self.place.life)
             return
-        self.received += len(token_ids)
-        if self is self.attempt.decode:
-            self.attempt.tokens_came(token_ids)
+        self.received = offset + len(token_ids)
+        self.take(token_ids)
+
+    def take(self, token_ids: list[int]) -> None:
+        """A prefill's one token comes from its decode, too."""
 
     def on_stage(self, name: str) -> None:
         if self.name == "prefill" or not self.attempt.pair.prefill or name == "bootstrapping":
@@ -80,9 +82,68 @@ class _LegState:
         self.attempt.leg_ended(self)
 
 
+class _DecodeLeg(_Leg):
+    """With its request it is all that a token on its way touches here: at hundreds of streams each object that has to
+    be fetched from memory costs more than what is done with it."""
+
+    __slots__ = ("due", "is_waited", "new_ids", "request")
+
+    def __init__(self, attempt: Attempt, place: Place, due: Due) -> None:
+        super().__init__(attempt, "decode", place)
+        self.request, self.due = attempt.request, due
+        self.new_ids: list[int] | None = None
+        self.is_waited = False  # `next_tokens` waits for these ids: they may go past it
+
+    def take(self, token_ids: list[int]) -> None:
+        if self.new_ids:
+            self.new_ids += token_ids
+            return
+        self.new_ids = token_ids
+        if self.request.output is None:
+            self.attempt.wake()
+        else:
+            self.due.add(self)
+
+    def hand_out(self, now_s: float) -> None:
+        """The new ids go straight to the client where they can, else to `next_tokens`."""
+        ids = self.new_ids
+        if not self.is_waited or not ids:
+            return
+        self.new_ids = None
+        try:
+            if not self.request.put(ids, now_s):
+                self.new_ids = ids
+                self.attempt.wake()
+            elif self.request.text.stopped:
+                self.attempt.stop()
+        except Exception:  # its own request's alone: others are handed out in the same turn
+            log.exception("request %s: an error nobody foresaw", self.request.id)
+            self.attempt.break_off()
+
+
+class Due:
+    """Those that have tokens to hand out: all that one turn of the event loop brings a request, perhaps of many steps,
+    is one piece and one write."""
+
+    def __init__(self, now_s: Callable[[], float]) -> None:
+        self._now_s = now_s
+        self._legs: list[_DecodeLeg] = []
+
+    def add(self, leg: _DecodeLeg) -> None:
+        legs = self._legs
+        if not legs:
+            asyncio.get_running_loop().call_soon(self._hand_out)
+        legs.append(leg)
+
+    def _hand_out(self) -> None:
+        legs, self._legs = self._legs, []
+        now_s = self._now_s()
+        for leg in legs:
+            leg.hand_out(now_s)
+
+
 class Attempt:
-    """`due(attempt)` has `hand_out` called when all that this turn of the event loop read has been taken in.
-    `on_tokens(ids, now)` may take ids while `next_tokens` is waited for, and says whether it did.
+    """`due` collects its decode leg's tokens until all that this turn of the event loop read has been taken in.
     `on_stage(name)` is called as engines tell of their progress, until `close`; `on_leg_over(place)` once a leg,
     when it holds nothing on its engine (or did not answer an abort in time); `on_over` after the last of them.
     `deadline()` is the one that holds now.
@@ -95,21 +156,19 @@ class Attempt:
         room: int,
         now_s: Callable[[], float],
         deadline: Callable[[], Deadline],
-        due: Callable[[Attempt], None],
-        on_tokens: Callable[[list[int], float], bool],
+        due: Due,
         on_stage: Callable[[str], None],
         on_leg_over: Callable[[Place], None],
         on_over: Callable[[], None],
     ) -> None:
         self.request, self.pair, self.room = request, pair, room
         self.on_stage = on_stage
-        self._deadline, self._due, self._on_tokens = deadline, due, on_tokens
+        self._deadline = deadline
         self._now_s, self._on_leg_over, self._on_over = now_s, on_leg_over, on_over
         self._try = request.tries
-        self.decode = _LegState(self, "decode", pair.decode)
-        self._prefill = _LegState(self, "prefill", pair.prefill) if pair.prefill else None
+        self.decode = _DecodeLeg(self, pair.decode, due)
+        self._prefill = _Leg(self, "prefill", pair.prefill) if pair.prefill else None
         self._legs = [leg for leg in (self._prefill, self.decode) if leg is not None]
-        self._new_ids: list[int] = []
         self._is_stopped = False
         self._failure: RequestError | None = None
         self._waiting: asyncio.Future[None] | None = None
@@ -151,11 +210,16 @@ class Attempt:
 
     async def next_tokens(self) -> tuple[list[int], str | None]:
         """New token ids in order, and the reason (stop or length) once decode has ended. None of either: see `stop`."""
-        while not (self._new_ids or self._is_stopped) and self.decode.end is None and self._failure is None:
+        leg = self.decode
+        while not (leg.new_ids or self._is_stopped) and leg.end is None and self._failure is None:
             self._waiting = asyncio.get_running_loop().create_future()
-            await self._waiting
-        ids, self._new_ids = self._new_ids, []
-        end = self.decode.end
+            leg.is_waited = True
+            try:
+                await self._waiting
+            finally:
+                leg.is_waited = False
+        ids, leg.new_ids = leg.new_ids or [], None
+        end = leg.end
         if end is not None and end.reason in m.WELL:
             return ids, end.reason
         if ids or self._is_stopped or self._failure is None:
@@ -177,31 +241,21 @@ class Attempt:
 
     # called by the legs, the deadline, and whoever cancels
 
-    def tokens_came(self, token_ids: list[int]) -> None:
-        if self.request.output is None:
-            self._wake()
-        elif not self._new_ids:
-            self._due(self)
-        self._new_ids += token_ids
+    def wake(self) -> None:
+        """`next_tokens` looks again."""
+        self.decode.is_waited = False
+        if self._waiting is not None and not self._waiting.done():
+            self._waiting.set_result(None)
 
-    def hand_out(self, now_s: float) -> None:
-        """The new ids go where `on_tokens` takes them, else to `next_tokens`."""
-        if self._waiting is None or self._waiting.done() or not self._new_ids:
-            return
-        ids, self._new_ids = self._new_ids, []
-        try:
-            if self._on_tokens(ids, now_s):
-                return
-            self._new_ids = ids
-        except Exception:  # its own request's alone: others are handed out in the same turn
-            log.exception("request %s: an error nobody foresaw", self.request.id)
-            self._failure = RequestError(f"request {self.request.id}", "internal error", "see the frontend's log")
-        self._wake()
+    def break_off(self) -> None:
+        """For an error of ours that nobody foresaw."""
+        self._failure = RequestError(f"request {self.request.id}", "internal error", "see the frontend's log")
+        self.wake()
 
     def stop(self) -> None:
         """What came is all that is wanted: `next_tokens` returns."""
         self._is_stopped = True
-        self._wake()
+        self.wake()
 
     def fail(self, as_error: type[RequestError], what: str, *lives: str) -> None:
         """The first failure counts; `next_tokens` raises it. `lives`: the engines that may be to blame."""
@@ -210,9 +264,9 @@ class Attempt:
         if self._failure is None or as_error is Cancelled:  # a cancelled request gets no other try
             self.request.failed_on.update(lives)
             self._failure = as_error(f"request {self.request.id} on {self.pair.name}", what, "try again")
-            self._wake()
+            self.wake()
 
-    def leg_ended(self, leg: _LegState) -> None:
+    def leg_ended(self, leg: _Leg) -> None:
         assert leg.end is not None
         reason = leg.end.reason
         self._note(leg, leg.end)
@@ -224,7 +278,7 @@ class Attempt:
             else:
                 self.fail(LegLost, what, leg.place.life)
             self._abort(*self._legs)  # SGLang tells neither side of the other's failure
-        self._wake()
+        self.wake()
         if self._is_over:
             return
         self._on_leg_over(leg.place)
@@ -232,10 +286,6 @@ class Attempt:
             self._over()
 
     # inner
-
-    def _wake(self) -> None:
-        if self._waiting is not None and not self._waiting.done():
-            self._waiting.set_result(None)
 
     def _arm(self, at_s: float) -> None:
         if self._timer is not None:
@@ -246,7 +296,7 @@ class Attempt:
     def _timer_came(self) -> None:
         """A deadline that moved on meanwhile is waited for again: moving it costs no timer."""
         at_s, awaited, name = self._deadline()
-        if self._new_ids or self.decode.end is not None:
+        if self.decode.new_ids or self.decode.end is not None:
             self._arm(self._now_s() + UNREAD_S)  # the client is slow, not the engine
         elif self._now_s() < at_s - TIMER_SLACK_S:
             self._arm(at_s)
@@ -259,7 +309,7 @@ class Attempt:
         """Decode needs nothing more of its prefill."""
         return self.decode.received > 0
 
-    def _abort(self, *legs: _LegState) -> None:
+    def _abort(self, *legs: _Leg) -> None:
         for leg in legs:
             if leg.end is None:
                 leg.place.client.abort(leg.number)
@@ -280,7 +330,7 @@ class Attempt:
                     self._on_leg_over(leg.place)
             self._on_over()
 
-    def _note(self, leg: _LegState, end: m.LegEnd) -> None:
+    def _note(self, leg: _Leg, end: m.LegEnd) -> None:
         """Brings a leg's times, in its host's clock, into the request's timeline, in ours."""
         if self._try != self.request.tries:
             return  # a late word on an earlier try

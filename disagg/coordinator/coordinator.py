@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from random import Random
 
 from disagg.coordinator.admission import Admission
-from disagg.coordinator.attempt import Attempt, Deadline, Pair
+from disagg.coordinator.attempt import Attempt, Deadline, Due, Pair
 from disagg.coordinator.phases import LIVE, Event, Phase, advance, advance_to_stage
 from disagg.coordinator.request import FinishReason, Piece, Remembered, Request
 from disagg.coordinator.rooms import Rooms
@@ -62,7 +62,7 @@ class Coordinator:
         self.rooms = Rooms(random or Random())
         self.live: dict[str, Request] = {}
         self.attempts: dict[str, Attempt] = {}  # the running try of each live request
-        self._due: list[Attempt] = []  # with tokens to hand out
+        self._due = Due(now_s)
         self._ended: OrderedDict[str, Remembered] = OrderedDict()
         table.on_evict = self._evict
 
@@ -137,23 +137,12 @@ class Coordinator:
             if advance_to_stage(request, name, self._now_s()):
                 attempt.watch_deadline()
 
-        def tokens(ids: list[int], now_s: float) -> bool:
-            output, text = request.output, request.text
-            if output is None or request.phase is not Phase.DECODING or not output.is_open():
-                return False
-            request.token_at_s = now_s
-            request.emitted_ids += ids
-            output.put(text.push(ids), ids)
-            if text.stopped:
-                attempt.stop()
-            return True
-
         def deadline() -> Deadline:
             return self._deadline(request)
 
         request.tries += 1
         attempt = self.attempts[request.id] = Attempt(
-            request, pair, room, self._now_s, deadline, self._hand_out_soon, tokens, stage, leg_over, over
+            request, pair, room, self._now_s, deadline, self._due, stage, leg_over, over
         )
         try:
             advance(request, Event.ADMITTED, self._now_s())
@@ -204,18 +193,6 @@ class Coordinator:
             raise error
         advance(request, again, self._now_s())
         log.warning("request %s: %s; another try", request.id, error)
-
-    def _hand_out_soon(self, attempt: Attempt) -> None:
-        """All that one turn of the event loop brings a request, perhaps of many steps, is one piece and one write."""
-        if not self._due:
-            asyncio.get_running_loop().call_soon(self._hand_out)
-        self._due.append(attempt)
-
-    def _hand_out(self) -> None:
-        due, self._due = self._due, []
-        now_s = self._now_s()
-        for attempt in due:
-            attempt.hand_out(now_s)
 
     def _deadline(self, request: Request) -> Deadline:
         """The phase's, the try's or the request's: whichever comes first."""

@@ -71,6 +71,16 @@ class Request:
     timeline: dict[str, float] = field(default_factory=dict)  # event -> monotonic seconds
     facts: dict[str, Any] = field(default_factory=dict)  # room, engines, kv_bytes, lane, error, ...
 
+    def put(self, ids: list[int], now_s: float) -> bool:
+        """Straight to the client, in the midst of decoding; False where only the generator of pieces can bring them."""
+        output = self.output
+        if output is None or self.phase is not Phase.DECODING or not output.is_open():
+            return False
+        self.token_at_s = now_s
+        self.emitted_ids += ids
+        output.put(self.text.push(ids), ids)
+        return True
+
     @property
     def tokens_left(self) -> int:
         return self.max_tokens - len(self.emitted_ids)

@@ -8,12 +8,14 @@ All of a chunk that does not change over a stream is encoded once: a token costs
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any, Literal
 
 import msgspec
 
 from disagg.coordinator.request import FinishReason, Request
 from disagg.errors import BadRequest, RequestError
+from disagg.frontend.server import BodyNow
 
 Kind = Literal["chat", "text"]
 DONE = b"data: [DONE]\n\n"
@@ -27,20 +29,23 @@ _WORDS: dict[Kind, tuple[str, str, str]] = {
 
 
 class Chunks:
-    """The events of one stream."""
+    """The events of one stream. It implements disagg.coordinator.request.Output: from an engine's step to the client's
+    socket, with no task in between."""
 
-    def __init__(self, kind: Kind, request_id: str, created_s: int, model: str, include_usage: bool) -> None:
+    __slots__ = ("_after", "_before", "_body", "_head", "_is_chat", "_tail", "_unfinished", "include_usage")
+
+    def __init__(
+        self, body: BodyNow, kind: Kind, request_id: str, created_s: int, model: str, include_usage: bool
+    ) -> None:
+        self._body = body
         prefix, _, chunk = _WORDS[kind]
         head = encode({"id": prefix + request_id, "object": chunk, "created": created_s, "model": model})[:-1]
-        usage = b',"usage":null}' if include_usage else b"}"
         field = b'"delta":{"content":' if kind == "chat" else b'"text":'
         self.include_usage = include_usage
         self._is_chat = kind == "chat"
         self._head = b"data: " + head + b',"choices":'
         self._before = self._head + b'[{"index":0,' + field
-        self._tail = usage + b"\n\n"
-        self._unfinished = (b"}" if self._is_chat else b"") + b',"logprobs":null,"finish_reason":null'
-        self._after = self._unfinished + b"}]" + self._tail
+        self._tail, self._unfinished, self._after = _ends(kind, include_usage)
 
     def opening(self) -> bytes:
         """The chunk that names the role; a text completion has none."""
@@ -48,6 +53,13 @@ class Chunks:
             return b""
         choice = b'[{"index":0,"delta":{"role":"assistant","content":""},"logprobs":null,"finish_reason":null}]'
         return self._head + choice + self._tail
+
+    def is_open(self) -> bool:
+        return self._body.takes
+
+    def put(self, text: str, token_ids: list[int]) -> None:
+        if event := self.piece(text, token_ids):
+            self._body.write(event)
 
     def piece(self, text: str, token_ids: list[int]) -> bytes:
         """Empty when it has nothing to show."""
@@ -65,15 +77,32 @@ class Chunks:
         return b'{"index":0,' + field + b',"logprobs":null,"finish_reason":' + encode(reason)
 
 
+@cache
+def _ends(kind: Kind, include_usage: bool) -> tuple[bytes, bytes, bytes]:
+    """The same objects for all streams: what every token touches stays in the processor's cache."""
+    tail = (b',"usage":null}' if include_usage else b"}") + b"\n\n"
+    unfinished = (b"}" if kind == "chat" else b"") + b',"logprobs":null,"finish_reason":null'
+    return tail, unfinished, unfinished + b"}]" + tail
+
+
 class ChunksWithIds(Chunks):
     """With `return_token_ids`, where vLLM has them: each choice holds the ids that came with it, also those whose text
     is still held back or is none; the prompt's stand once, in the first event of a chat, in the first choice of a text.
     """
 
+    __slots__ = ("_prompt",)
+
     def __init__(
-        self, kind: Kind, request_id: str, created_s: int, model: str, include_usage: bool, prompt_ids: list[int]
+        self,
+        body: BodyNow,
+        kind: Kind,
+        request_id: str,
+        created_s: int,
+        model: str,
+        include_usage: bool,
+        prompt_ids: list[int],
     ) -> None:
-        super().__init__(kind, request_id, created_s, model, include_usage)
+        super().__init__(body, kind, request_id, created_s, model, include_usage)
         self._prompt = b',"prompt_token_ids":' + encode(prompt_ids)
 
     def opening(self) -> bytes:

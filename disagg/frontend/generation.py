@@ -63,7 +63,7 @@ class Generations:
         model = self._backend.model_name
         async with aclosing(self._backend.generate(request)) as pieces:
             if asked.stream:
-                stream = kind, request_id, int(time.time()), model, asked.include_usage
+                stream = exchange.body_now, kind, request_id, int(time.time()), model, asked.include_usage
                 chunks = ChunksWithIds(*stream, request.prompt_ids) if asked.return_token_ids else Chunks(*stream)
                 await _stream(exchange, request, pieces, chunks)
             else:
@@ -121,22 +121,11 @@ async def _stream(exchange: Exchange, request: Request, pieces: AsyncGenerator[P
         if unsent and reason is None:
             await exchange.write_events(unsent)
             unsent = b""
-            request.output = _Straight(exchange, chunks)
+            request.output = chunks
     unsent += chunks.finish(_must_have_ended(request, reason))
     if chunks.include_usage:
         unsent += chunks.usage(request.usage)
     await exchange.write_events(unsent + DONE, last=True)
-
-
-class _Straight:
-    """From an engine's step to the client's socket, with no task in between."""
-
-    def __init__(self, exchange: Exchange, chunks: Chunks) -> None:
-        self.is_open, self._write, self._event = exchange.body_now.takes, exchange.body_now.write, chunks.piece
-
-    def put(self, text: str, token_ids: list[int]) -> None:
-        if event := self._event(text, token_ids):
-            self._write(event)
 
 
 def _must_have_ended(request: Request, reason: FinishReason | None) -> FinishReason:

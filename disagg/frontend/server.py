@@ -15,7 +15,7 @@ import contextlib
 import errno
 import socket
 from collections.abc import Awaitable, Callable, MutableMapping
-from typing import Any, Protocol, cast
+from typing import Any, cast
 
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
@@ -99,17 +99,27 @@ def listen(host: str, port: int, *, reuse_port: bool = False) -> socket.socket:
     return listener
 
 
-class BodyNow(Protocol):
-    """The body of a running answer, chunked, for writes without a task: after ASGI has sent its first part, and before
-    it sends its last."""
+class BodyNow:
+    """The body of a connection's running answer, chunked, for writes without a task: after ASGI sent its first part,
+    and before it sends its last."""
 
-    def takes(self) -> bool:
-        """Whether the client is there, and reads."""
+    __slots__ = ("_burst", "_transport", "takes")
+
+    def __init__(self, transport: asyncio.Transport, burst: _Burst) -> None:
+        self._transport, self._burst = transport, burst
+        self.takes = True  # the client is there, and reads
 
     def write(self, part: bytes) -> None:
         """In the event loop's next turn, or at `flush`."""
+        self._burst.put(self, part)
 
-    def flush(self) -> None: ...
+    def flush(self) -> None:
+        self._burst.write()
+
+    def write_now(self, part: bytes) -> None:
+        transport = self._transport
+        if not transport.is_closing():
+            transport.write(b"%x\r\n%b\r\n" % (len(part), part))
 
 
 class _Burst:
@@ -119,19 +129,18 @@ class _Burst:
     """
 
     def __init__(self) -> None:
-        self._parts: list[tuple[asyncio.Transport, bytes]] = []
+        self._parts: list[tuple[BodyNow, bytes]] = []
 
-    def put(self, transport: asyncio.Transport, part: bytes) -> None:
+    def put(self, body: BodyNow, part: bytes) -> None:
         parts = self._parts
         if not parts:
             asyncio.get_running_loop().call_soon(self.write)
-        parts.append((transport, part))
+        parts.append((body, part))
 
     def write(self) -> None:
         parts, self._parts = self._parts, []
-        for transport, part in parts:
-            if not transport.is_closing():
-                transport.write(part)
+        for body, part in parts:
+            body.write_now(part)
 
 
 class _Protocol(HttpToolsProtocol):  # type: ignore[misc] # uvicorn is not followed by mypy, so this base is Any
@@ -139,21 +148,24 @@ class _Protocol(HttpToolsProtocol):  # type: ignore[misc] # uvicorn is not follo
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(_HeadWithBody(transport))
-        self._straight = cast(asyncio.Transport, transport)
+        self._body = BodyNow(cast(asyncio.Transport, transport), self.burst)
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
         self.scope[ABORT] = self.transport.abort
-        self.scope[BODY_NOW] = self
+        self.scope[BODY_NOW] = self._body
 
-    def takes(self) -> bool:
-        return not (self.flow.write_paused or self._straight.is_closing())
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._body.takes = False
 
-    def write(self, part: bytes) -> None:
-        self.burst.put(self._straight, b"%x\r\n%b\r\n" % (len(part), part))
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._body.takes = True
 
-    def flush(self) -> None:
-        self.burst.write()
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._body.takes = False
+        super().connection_lost(exc)
 
 
 class _HeadWithBody:

@@ -14,6 +14,7 @@ import re
 from tokenizers import Tokenizer, pre_tokenizers
 from tokenizers.decoders import DecodeStream
 
+_UNASKED = "\ufffd unasked"  # compared by identity
 _BYTE = re.compile(r"<0x[0-9A-Fa-f]{2}>")
 UNFINISHED_IDS_MAX = 64  # a character has at most four bytes: more ids than this without text are no character
 
@@ -21,14 +22,17 @@ UNFINISHED_IDS_MAX = 64  # a character has at most four bytes: more ids than thi
 class TextStream:
     """Implements `disagg.coordinator.request.TextSide`."""
 
+    __slots__ = ("_characters", "_stop", "_texts", "stopped")
+
     def __init__(self, texts: Texts, stop: tuple[str, ...] = ()) -> None:
         self.stopped = False
-        self._characters = _Characters(texts)
+        self._texts = texts
+        self._characters: _Characters | None = None  # once a token's text depends on others
         self._stop = _StopStrings(stop) if stop else None
 
     def push(self, token_ids: list[int]) -> str:
         assert not self.stopped, "no ids may follow a stop string"
-        text = self._characters.push(token_ids)
+        text = self._text(token_ids)
         if self._stop is None or not text:
             return text
         shown, self.stopped = self._stop.push(text)
@@ -37,11 +41,19 @@ class TextStream:
     def flush(self) -> str:
         if self.stopped:
             return ""
-        text = self._characters.flush()
+        text = self._characters.flush() if self._characters is not None else ""
         if self._stop is None:
             return text
         shown, self.stopped = self._stop.push(text)
         return shown if self.stopped else shown + self._stop.held
+
+    def _text(self, token_ids: list[int]) -> str:
+        if self._characters is None:
+            texts = [text for token_id in token_ids if (text := self._texts.of(token_id)) is not None]
+            if len(texts) == len(token_ids):
+                return "".join(texts)
+            self._characters = _Characters(self._texts)
+        return self._characters.push(token_ids)
 
 
 class Texts:
@@ -52,16 +64,19 @@ class Texts:
     def __init__(self, tokenizer: Tokenizer) -> None:
         self.tokenizer = tokenizer
         self._is_bytes = _stand_for_bytes(tokenizer)
-        self._known: dict[int, str | None] = {}
+        self._known: list[str | None] = [_UNASKED] * tokenizer.get_vocab_size()
 
     def of(self, token_id: int) -> str | None:
         """None: it depends on what comes before or after."""
-        try:
-            return self._known[token_id]
-        except KeyError:
-            text: str = self.tokenizer.decode([token_id], skip_special_tokens=True)
-            known = self._known[token_id] = text if self._is_bytes and "\ufffd" not in text else None
-            return known
+        known = self._known
+        text = known[token_id] if token_id < len(known) else _UNASKED
+        if text is _UNASKED:
+            text = self.tokenizer.decode([token_id], skip_special_tokens=True)
+            if not self._is_bytes or "\ufffd" in text:
+                text = None
+            if token_id < len(known):
+                known[token_id] = text
+        return text
 
 
 def _stand_for_bytes(tokenizer: Tokenizer) -> bool:
