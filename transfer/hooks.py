@@ -46,6 +46,7 @@ _STATE_KEY = "disagg"
 def activate() -> None:
     if LIFE_VARIABLE not in os.environ:
         return
+    ipc_cache.settle()
     _patient_agents(os.environ[LIFE_VARIABLE])
     _request_times()
     _hand_over_request_times()
@@ -94,7 +95,6 @@ def _patient_agents(life: str) -> None:
 
     @functools.wraps(init)
     def __init__(self: Any, name: str, *args: Any, **kwargs: Any) -> None:
-        ipc_cache.settle()
         init(self, f"{life}/{ipc_cache.identity()}/{name}", *args, **kwargs)
 
     nixl_agent.__init__ = __init__
@@ -167,7 +167,13 @@ def _unmap_soon(agent: str, peer: Any) -> None:
 
 def _dead_peers() -> None:
     """Adds Scheduler.disagg_drop_peer, which a thread calls (dead_peers.py), and drops what NIXL reports
-    disconnected. SGLang's own threads that write to such a peer find it gone, as after a lost connection."""
+    disconnected. What SGLang's own threads write to it then fails (an AssertionError, or NIXL's NOT_FOUND), and with it
+    that room alone.
+
+    One at a time with the registering of peers: SGLang's thread for that ends with the first error, and then no room is
+    bootstrapped any more.
+    """
+    registering = threading.Lock()
     from sglang.srt.disaggregation.nixl import conn
     from sglang.srt.managers.scheduler import Scheduler
 
@@ -175,21 +181,31 @@ def _dead_peers() -> None:
         queue = self.disagg_prefill_bootstrap_queue
         if queue is not None:
             manager = queue.kv_manager
-            for agent in [name for name in manager.decode_kv_args_table if name.startswith(f"{life}/")]:
+            for agent in [name for name in list(manager.decode_kv_args_table) if name.startswith(f"{life}/")]:
                 drop_agent(manager, agent)
 
     def drop_agent(manager: Any, agent: str) -> None:
+        with registering:
+            peer = forget_agent(manager, agent)
+        if peer is not None:
+            log.info("dropped the dead peer %s", agent)
+            _unmap_soon(agent, peer)
+
+    def forget_agent(manager: Any, agent: str) -> Any:
         peer = manager.decode_kv_args_table.pop(agent, None)
         if peer is None:
-            return
+            return None
         for prepared in ("prep_handles", "prep_handles_slice_dst"):
             getattr(manager, prepared, {}).pop(agent, None)
         try:
             manager.agent.remove_remote_agent(agent)
         except Exception as error:  # noqa: BLE001 - NIXL's own error types; the peer is forgotten either way
             log.warning("NIXL could not remove the dead agent %s: %s", agent, error)
-        log.info("dropped the dead peer %s", agent)
-        _unmap_soon(agent, peer)
+        return peer
+
+    def add_remote_peer(self: Any, *args: Any, **kwargs: Any) -> Any:
+        with registering:
+            return add(self, *args, **kwargs)
 
     def after_failure(method: Any) -> Any:
         @functools.wraps(method)
@@ -205,4 +221,6 @@ def _dead_peers() -> None:
         return call
 
     Scheduler.disagg_drop_peer = disagg_drop_peer
+    add = conn.NixlKVManager._add_remote_peer
+    conn.NixlKVManager._add_remote_peer = functools.wraps(add)(add_remote_peer)
     conn.NixlKVManager.record_failure = after_failure(conn.NixlKVManager.record_failure)

@@ -23,6 +23,7 @@ from disagg.installed import installed_version
 KNOWN_NIXL = ("1.5.1",)  # whose bundled UCX was read: _Key, and how its map function treats a stale buffer
 QUIET_S = 0.5  # copies to the peer that were under way are over by then: CUDA must not find their mapping gone
 VARIABLE = "UCX_CUDA_IPC_CACHE"
+_OFF = ("n", "no", "off", "0")  # as UCX reads it
 _PACKAGES = ("nixl-cu13", "nixl-cu12")
 _LIBRARY = "libuct_cuda.so"
 _DEVICES_MAX = 64
@@ -72,7 +73,7 @@ def settle(environment: MutableMapping[str, str] = os.environ) -> None:
 
 
 def is_on() -> bool:
-    return os.environ.get(VARIABLE) != "n"
+    return os.environ.get(VARIABLE, "").lower() not in _OFF
 
 
 @cache

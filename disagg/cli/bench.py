@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(no_args_is_help=True)
 UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
+NODE = "A node of the Ray cluster, by name or address; else this machine."
 SIZES = "64K,256K,1M,4M,16M,64M,256M,1G"
 
 
@@ -39,8 +40,8 @@ def bench() -> None:
 
 @app.command()
 def transfer(
-    source: Annotated[str | None, typer.Option("--from", help="A node of the Ray cluster; else this machine.")] = None,
-    target: Annotated[str | None, typer.Option("--to", help="A node of the Ray cluster; else this machine.")] = None,
+    source: Annotated[str | None, typer.Option("--from", help=NODE)] = None,
+    target: Annotated[str | None, typer.Option("--to", help=NODE)] = None,
     address: Annotated[str, typer.Option("--address", help="The Ray cluster's, with --from and --to.")] = "auto",
     memory: Annotated[Memory, typer.Option(help="Of the host, or of a GPU.")] = Memory.dram,
     gpu_from: Annotated[int, typer.Option("--gpu-from", help="With --memory vram: the writer's GPU.")] = 0,

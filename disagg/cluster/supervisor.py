@@ -174,6 +174,7 @@ class EngineSupervisor:
 
     async def _live(self) -> Ending:
         """One incarnation, from its start to the end of its service."""
+        await self._memory_is_back()
         self._drain_asked.clear()
         self._start_asked.clear()
         self._life_was_ready = self._meeting_failed = False
@@ -187,7 +188,6 @@ class EngineSupervisor:
             "node": "",
             "start_s": {},
         }
-        await self._memory_is_back()
         self._phases = Phases()
         await self._put(state=State.STARTING, incarnation=incarnation, detail="waits for its place", **nothing_yet)
         limit_s = self._setting.deadlines.start_s
@@ -210,7 +210,9 @@ class EngineSupervisor:
         """A dead decode engine's KV pool is mapped by its prefills until they hear of it, and SGLang sizes the next
         pool by what is free when it starts."""
         if self._setting.device == "cuda" and self.plan.role is Role.DECODE and self.record.incarnation:
-            await asyncio.sleep(self._peers_told_s + MEMORY_BACK_S - time.monotonic())
+            wait_s = self._peers_told_s + MEMORY_BACK_S - time.monotonic()
+            log.debug("%s: its GPU memory may be mapped by its peers for %.1f s", self.record.life, wait_s)
+            await asyncio.sleep(wait_s)
 
     async def _start(self, incarnation: int) -> None:
         ground = await self.node.prepare()

@@ -52,8 +52,7 @@ class BeatWriter:
         self._at_s, self._longest_s, self._overlaps = beat.at_s, 0.0, overlaps
         self._tokens = 0
 
-    def came_round(self) -> float:
-        """Returns the time, of the monotonic clock."""
+    def came_round(self) -> None:
         now_s, doubles = time.monotonic(), self._doubles
         if doubles[_TOKENS]:
             step_s = now_s - self._at_s
@@ -62,7 +61,6 @@ class BeatWriter:
                 doubles[_LONGEST_TOKENS] = doubles[_TOKENS]
             doubles[_TOKENS] = 0
         self._at_s = doubles[_AT] = now_s
-        return now_s
 
     def batch_begins(self, tokens: int) -> None:
         before, self._tokens = self._tokens if self._overlaps else 0, tokens

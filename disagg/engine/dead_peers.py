@@ -32,10 +32,7 @@ def follow(folder: Path, drop: Callable[[str], None]) -> None:
     def run() -> None:
         while True:
             time.sleep(LOOK_S)
-            try:
-                dead_peers.look()
-            except Exception:
-                log.exception("a dead peer could not be dropped")
+            dead_peers.look()
 
     threading.Thread(target=run, name="dead peers", daemon=True).start()
 
@@ -60,4 +57,7 @@ class DeadPeers:
         if whole:
             self._read_bytes += len(whole) + 1
             for life in whole.decode().splitlines():
-                self._drop(life)
+                try:
+                    self._drop(life)
+                except Exception:  # the next one is to be dropped nevertheless
+                    log.exception("the dead peer %s could not be dropped", life)

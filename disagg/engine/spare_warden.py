@@ -47,7 +47,7 @@ def keep(kit: KitSpec, pipe: socket.socket) -> None:
         warden.say(pipe, event="exit", status=why, tail=tail)
         return
     _raise_tree(usual)
-    host.look()  # the news of its last segment may have come with the order, and wait: an engine may die before it is read
+    host.look()  # the news of its last segment may have come with the order, and an engine may die before it is read
     spec = decode_spec(line)
     warden.make_scratch(spec)
     warden.say_started(pipe, host)

@@ -1,6 +1,6 @@
-"""OpenAI's answers as bytes: whole bodies, and the chunks of a stream.
+"""OpenAI's answers as bytes: whole bodies, and the chunks of a stream, which find their own way to the socket.
 
-Way:   pieces -> [Chunks, body_of] -> HTTP
+Way:   pieces -> [whole, Chunks] -> HTTP
 Out:   what the `openai` clients expect, field for field (golden bytes in the tests)
 
 All of a chunk that does not change over a stream is encoded once: a token costs one encoded string and one join.
@@ -9,13 +9,15 @@ All of a chunk that does not change over a stream is encoded once: a token costs
 from __future__ import annotations
 
 from functools import cache
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
 from disagg.coordinator.request import FinishReason, Request
 from disagg.errors import BadRequest, RequestError
-from disagg.frontend.server import BodyNow
+
+if TYPE_CHECKING:
+    from disagg.frontend.server import BodyNow
 
 Kind = Literal["chat", "text"]
 DONE = b"data: [DONE]\n\n"

@@ -69,12 +69,13 @@ class Texts:
     def of(self, token_id: int) -> str | None:
         """None: it depends on what comes before or after."""
         known = self._known
-        text = known[token_id] if token_id < len(known) else _UNASKED
+        is_in_vocabulary = 0 <= token_id < len(known)
+        text = known[token_id] if is_in_vocabulary else _UNASKED
         if text is _UNASKED:
             text = self.tokenizer.decode([token_id], skip_special_tokens=True)
             if not self._is_bytes or "\ufffd" in text:
                 text = None
-            if token_id < len(known):
+            if is_in_vocabulary:
                 known[token_id] = text
         return text
 

@@ -121,13 +121,17 @@ async def measure_lanes(ways: Sequence[Route]) -> list[MeasuredLane]:
 def ends_on_cluster(
     address: str, names: Sequence[str], gpus: Sequence[int | None], about: Mapping[str, Any]
 ) -> Iterator[tuple[FarEnd, FarEnd]]:
-    """The writer and the reader of a measured transfer, each an actor on the node of its name."""
+    """The writer and the reader of a measured transfer, each an actor on the node of its name, or of its address."""
     ray_cluster.connect(address, "", None, None, "")
     ends: list[FarEnd] = []
     try:
-        nodes = _alive()
+        found = _alive()
+        addresses = {name: str(node["NodeManagerAddress"]) for name, node in found.items()}
+        known = list(addresses.values())
+        nodes = {known[i]: node for i, node in enumerate(found.values()) if known.count(known[i]) == 1} | found
         if unknown := [name for name in names if name not in nodes]:
-            raise StartError("bench", f"the cluster has no node {unknown[0]!r}", f"say one of {', '.join(nodes)}")
+            there = ", ".join(f"{name} ({address})" for name, address in addresses.items())
+            raise StartError("bench", f"the cluster has no node {unknown[0]!r}", f"say one of {there}")
         for name, gpu in zip(names, gpus, strict=True):
             ends.append(FarEnd(_start_end(Place(name, gpu), nodes[name]["NodeID"], **about)))
         yield ends[0], ends[1]

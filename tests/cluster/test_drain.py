@@ -96,6 +96,22 @@ async def test_an_engine_drained_before_is_started_by_restart() -> None:
         assert s.record(ALONE).state is State.DEAD, "the earlier --restart is forgotten"
 
 
+async def test_a_restart_that_was_asked_for_twice_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second word comes while the successor waits for its GPU memory."""
+    monkeypatch.setattr("disagg.cluster.supervisor.MEMORY_BACK_S", 0.3)
+    async with scene(Role.PREFILL, Role.DECODE, setting=dataclasses.replace(SETTING, device="cuda")) as s:
+        decode = s.supervisors["decode-0"]
+        await decode.drain(restart=True)
+        await s.until(lambda: s.record("decode-0").state is State.DEAD)
+        await asyncio.sleep(0.05)
+        assert await decode.drain(restart=True) is None
+        await s.until_ready("decode-0", 2)
+        await decode.drain(restart=False)
+        await s.until(lambda: s.record("decode-0").state is State.DEAD)
+        await asyncio.sleep(0.5)
+        assert (s.record("decode-0").incarnation, s.record("decode-0").state) == (2, State.DEAD)
+
+
 async def test_an_engine_that_dies_while_it_drains_stays_down() -> None:
     async with scene(Role.AGGREGATED) as s:
         client = await s.client(ALONE)

@@ -48,10 +48,14 @@ def test_one_that_cannot_be_dropped_does_not_hide_the_next(tmp_path: Path, monke
         if life == "decode-0#1":
             raise RuntimeError("NIXL said no")
 
+    lives = ["decode-0#1", "decode-1#1", "decode-2#1"]
+    tell(tmp_path, lives[0])
+    tell(tmp_path, lives[1])  # a node's engines die together
     follow(tmp_path, drop)
-    for life in ("decode-0#1", "decode-1#1"):
-        tell(tmp_path, life)
+    for told in (2, 3):
         until_s = time.monotonic() + 5.0
-        while life not in dropped and time.monotonic() < until_s:
+        while len(dropped) < told and time.monotonic() < until_s:
             time.sleep(0.005)
-    assert dropped == ["decode-0#1", "decode-1#1"]
+        if told == 2:
+            tell(tmp_path, lives[2])
+    assert dropped == lives

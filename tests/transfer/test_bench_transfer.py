@@ -155,7 +155,8 @@ def test_between_two_nodes_of_a_cluster() -> None:
             ends_on_cluster(cluster.address, ("nowhere", "nowhere"), (None, None), {}),
         ):
             pass
-        names = refused.value.would_do.removeprefix("say one of ").split(", ")
+        shown = refused.value.would_do.removeprefix("say one of ").split(", ")
+        names = [each.split(" (")[0] for each in shown]
         about = {"buffer_bytes": 1 << 20, "num_threads": 0, "env": {}}
         with ends_on_cluster(cluster.address, (names[0], names[1]), (None, None), about) as (writer, reader):
             rows = measure(writer, reader, [1 << 16], page_bytes={"contiguous": None}, rounds=1)
