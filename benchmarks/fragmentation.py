@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from transfer.runs import in_order
@@ -55,7 +56,7 @@ class Pool:
         if self.policy in ("address", "runs"):
             self._merge()
         if self.policy == "runs":
-            self._free = in_order(self._free, count)
+            self._free = in_order(torch.from_numpy(self._free), count).numpy()
         return self._take(count)
 
     def grow(self, count: int) -> Pages:

@@ -4,42 +4,48 @@ Way:   hooks.py, in schedulers of disaggregated engines -> SGLang's alloc and al
        free pages -> [in_order] puts the best run there first
 Why:   NIXL posts a descriptor for each run of pages that is adjacent on both sides, at 2.6 µs on an H200. SGLang takes
        free pages in the order of their addresses, holes and all; benchmarks/fragmentation.py has the difference
-Cost:  a sort and a copy of the list to the host and back for each prompt, or chunk of one; none in decode steps
+Cost:  some twenty small kernels for a prompt, or a chunk of one; none in decode steps. The host waits for nothing: to
+       read the list it would have to wait for the GPU, which SGLang's scheduler avoids between two batches
 """
 
 from __future__ import annotations
 
 import functools
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-Pages = NDArray[np.int64]
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
-def in_order(free: Pages, count: int) -> Pages:
-    """`free` with the shortest run that holds `count` first; without one, the longest runs, until they do.
+def in_order(free: Tensor, count: int) -> Tensor:
+    """`free` (int64) with the shortest run that holds `count` first; without one, the longest runs, until they do.
 
     The other runs follow from the shortest on: single pages, as decode steps take them, then come out of scraps.
     """
-    if not len(free):
+    import torch
+
+    size = len(free)
+    if not size:
         return free
-    free = np.sort(free)
-    begins = np.concatenate(([0], np.flatnonzero(np.diff(free) != 1) + 1))
-    lengths = np.diff(np.append(begins, len(free)))
-    rising = np.argsort(lengths, kind="stable")
-    at = int(np.searchsorted(lengths[rising], count))
-    if at < len(rising):
-        order = np.concatenate((rising[at : at + 1], rising[:at], rising[at + 1 :]))
-    else:
-        falling = rising[::-1]
-        needed = int(np.searchsorted(np.cumsum(lengths[falling]), count)) + 1
-        order = np.concatenate((falling[:needed], falling[needed:][::-1]))
-    ends = np.cumsum(lengths[order])
-    within = np.arange(len(free)) - np.repeat(ends - lengths[order], lengths[order])
-    ordered: Pages = free[np.repeat(begins[order], lengths[order]) + within]
-    return ordered
+    free = free.sort().values
+    index = torch.arange(size, device=free.device)
+    begins = torch.ones(size, dtype=torch.bool, device=free.device)
+    torch.ne(free[1:] - free[:-1], 1, out=begins[1:])
+    run = begins.cumsum(0) - 1  # of each page, as all that follows
+    length = torch.zeros_like(run).scatter_add_(0, run, torch.ones_like(run))[run]
+
+    none = size + 1
+    shortest = torch.where(length >= count, length, none).amin()
+    chosen = torch.where(length == shortest, run, none).amin()  # the first of those as short
+    if_one_holds_it = torch.where(run == chosen, 0, length)
+
+    place = torch.empty_like(index)
+    place[(-length).argsort(stable=True)] = index  # if the longest came first
+    within = index - torch.where(begins, index, 0).cummax(0).values
+    if_none_does = torch.where(place - within < count, -length, length)
+
+    key = torch.where(shortest < none, if_one_holds_it, if_none_does)
+    return free[key.argsort(stable=True)]
 
 
 def activate() -> None:
@@ -67,8 +73,5 @@ def activate() -> None:
 def _prepare(allocator: Any, count: int) -> None:
     if not allocator.need_sort or count < 2:  # need_sort: SGLang's word for a disaggregated engine
         return
-    import torch
-
     allocator.merge_and_sort_free()
-    free = allocator.free_pages
-    allocator.free_pages = torch.from_numpy(in_order(free.cpu().numpy(), count)).to(free.device)
+    allocator.free_pages = in_order(allocator.free_pages, count)

@@ -10,11 +10,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks.fragmentation import Pool, asks, runs_of, wear
-from transfer.runs import in_order
+from benchmarks.fragmentation import Pages, Pool, asks, runs_of, wear
+from transfer.runs import in_order as in_order_of_torch
+
+
+def in_order(free: Pages, count: int) -> Pages:
+    return in_order_of_torch(torch.from_numpy(free), count).numpy()
 
 
 @pytest.mark.parametrize(
