@@ -86,7 +86,7 @@ class Exchange:
         gone = False
         timer: asyncio.TimerHandle
 
-        def leave(_: object = None) -> None:
+        def leave() -> None:
             nonlocal gone
             gone = True
             task.cancel("client gone")
@@ -100,8 +100,7 @@ class Exchange:
                 timer = loop.call_at((since_s or loop.time()) + self._write_limit_s, check_writing)
 
         timer = loop.call_later(self._write_limit_s, check_writing)
-        watching = asyncio.create_task(self._disconnected(), name="wait for the client to leave")
-        watching.add_done_callback(leave)
+        self.body_now.watch(leave)
         try:
             yield
         except asyncio.CancelledError:
@@ -110,8 +109,7 @@ class Exchange:
             raise
         finally:
             timer.cancel()
-            watching.remove_done_callback(leave)
-            watching.cancel()
+            self.body_now.watch(None)
 
     async def answer(self, status: int, body: bytes, content_type: bytes = JSON) -> None:
         length = (b"content-length", str(len(body)).encode())

@@ -101,12 +101,14 @@ def listen(host: str, port: int, *, reuse_port: bool = False) -> socket.socket:
 
 class BodyNow:
     """The body of a connection's running answer, chunked, for writes without a task: after ASGI sent its first part,
-    and before it sends its last."""
+    and before it sends its last. And its end, if the client leaves."""
 
-    __slots__ = ("_burst", "_transport", "takes")
+    __slots__ = ("_burst", "_is_lost", "_on_lost", "_transport", "takes")
 
     def __init__(self, transport: asyncio.Transport, burst: _Burst) -> None:
         self._transport, self._burst = transport, burst
+        self._is_lost = False
+        self._on_lost: Callable[[], None] | None = None
         self.takes = True  # the client is there, and reads
 
     def write(self, part: bytes) -> None:
@@ -115,6 +117,17 @@ class BodyNow:
 
     def flush(self) -> None:
         self._burst.write()
+
+    def watch(self, on_lost: Callable[[], None] | None) -> None:
+        """`on_lost` is called when the connection is lost; at once, if it is. One at a time: None ends it."""
+        self._on_lost = on_lost
+        if self._is_lost and on_lost is not None:
+            on_lost()
+
+    def lost(self) -> None:
+        self._is_lost, self.takes = True, False
+        if self._on_lost is not None:
+            self._on_lost()
 
     def write_now(self, part: bytes) -> None:
         transport = self._transport
@@ -164,8 +177,8 @@ class _Protocol(HttpToolsProtocol):  # type: ignore[misc] # uvicorn is not follo
         self._body.takes = True
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._body.takes = False
         super().connection_lost(exc)
+        self._body.lost()
 
 
 class _HeadWithBody:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-import uuid
 from collections.abc import AsyncGenerator
 from itertools import islice
 from typing import Any
@@ -25,6 +24,7 @@ from disagg.routing.table import EngineTable
 from disagg.telemetry.metrics import FrontendMetrics
 
 FRONTEND_DIGITS = 4
+RANDOM_BYTES = 14
 LOADS_S = 2.0
 LIVE_SHOWN = 100  # requests in a status
 
@@ -137,7 +137,7 @@ class Service:
         return await self._registry.drain(engine_id, restart) if self._registry else "there is no controller"
 
     def new_request_id(self) -> str:
-        return self._prefix + uuid.uuid4().hex[FRONTEND_DIGITS:]
+        return self._prefix + os.urandom(RANDOM_BYTES).hex()
 
     def metrics(self) -> bytes:
         states = [r.state for r in self._table.records.values()]

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
@@ -20,21 +21,18 @@ class FrontendMetrics:
         def gauge(name: str, text: str) -> Gauge:
             return Gauge(name, text, registry=self._registry)
 
-        self._requests = Counter(
-            "disagg_requests", "Requests by the phase they ended in", ["phase"], registry=self._registry
+        def counters(name: str, text: str, *labels: str) -> Callable[..., Counter]:
+            """The counter of each combination of labels; the library's own way to it costs more than counting."""
+            return cache(Counter(name, text, labels, registry=self._registry).labels)
+
+        self._requests = counters("disagg_requests", "Requests by the phase they ended in", "phase")
+        self._tokens = counters("disagg_tokens", "Tokens by kind", "kind")
+        of_rank = ("engine", "dp_rank")
+        self._served = counters(
+            "disagg_requests_served", "Requests by the ranks they ended on: one each on prefill and on decode", *of_rank
         )
-        self._tokens = Counter("disagg_tokens", "Tokens by kind", ["kind"], registry=self._registry)
-        self._served = Counter(
-            "disagg_requests_served",
-            "Requests by the ranks they ended on: one each on prefill and on decode",
-            ["engine", "dp_rank"],
-            registry=self._registry,
-        )
-        self._kv_bytes = Counter(
-            "disagg_kv_transfer_bytes",
-            "KV bytes by the rank that sent them, SGLang's own count",
-            ["engine", "dp_rank"],
-            registry=self._registry,
+        self._kv_bytes = counters(
+            "disagg_kv_transfer_bytes", "KV bytes by the rank that sent them, SGLang's own count", *of_rank
         )
         self._ttft = Histogram(
             "disagg_ttft_seconds", "Received to first token", buckets=SECONDS, registry=self._registry
@@ -73,14 +71,14 @@ class FrontendMetrics:
         try:
             yield
         finally:
-            self._requests.labels(request.phase.name.lower()).inc()
-            self._tokens.labels("prompt").inc(len(request.prompt_ids))
-            self._tokens.labels("output").inc(len(request.emitted_ids))
+            self._requests(request.phase.name.lower()).inc()
+            self._tokens("prompt").inc(len(request.prompt_ids))
+            self._tokens("output").inc(len(request.emitted_ids))
             prefill, decode = (_rank(request.facts.get(leg)) for leg in ("prefill", "decode"))
             for rank in filter(None, (prefill, decode)):
-                self._served.labels(*rank).inc()
+                self._served(*rank).inc()
             if prefill:
-                self._kv_bytes.labels(*prefill).inc(request.facts.get("kv_bytes", 0))
+                self._kv_bytes(*prefill).inc(request.facts.get("kv_bytes", 0))
             for lost in request.facts.get("lost_tries", ()):
                 self._lost_tries.labels("after_first_token" if lost["after_tokens"] else "before_first_token").inc()
             for pause_ms in request.facts.get("pauses_ms", ()):

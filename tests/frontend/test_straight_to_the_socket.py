@@ -45,10 +45,13 @@ async def test_a_client_that_does_not_read_or_leaves_closes_the_way(codec: Codec
     async def script(request: Request) -> AsyncGenerator[Piece, None]:
         yield Piece("a", [1])
         output = await output_of(request)
-        while output.is_open():
-            output.put("x" * 65536, [2])
-            await asyncio.sleep(0)
-        closed.set()
+        try:
+            while output.is_open():
+                output.put("x" * 65536, [2])
+                await asyncio.sleep(0)
+        finally:  # one that leaves cancels this, too
+            if not output.is_open():
+                closed.set()
         await asyncio.Event().wait()
         yield Piece("never", [3], "stop")
 
