@@ -40,7 +40,7 @@ class Variant:
     name: str
     env: dict[str, str] = field(default_factory=dict)
     removes: bool = True  # NIXL's remove_remote_agent, as SGLang's hook does for a dead peer
-    act: str = ""  # then: "unmap" (transfer/ipc_cache.py) or "interposed"
+    act: str = ""  # then: "unmap" (transfer/ipc_cache.py), "interposed", or "restart" of the writer
     mid_write: bool = False  # killed under a write, and what is done is done after ipc_cache's quiet time
 
 
@@ -50,6 +50,7 @@ VARIANTS = (
     Variant("the same, killed mid-write", act="unmap", mid_write=True),
     Variant("UCX_CUDA_IPC_CACHE=n", {"UCX_CUDA_IPC_CACHE": "n"}),
     Variant("interposed cuIpcCloseMemHandle", {"LD_PRELOAD": "?"}, act="interposed"),
+    Variant("the writer restarted", act="restart", removes=False),
     Variant("remove_remote_agent"),
     Variant("UCX_CUDA_IPC_CACHE_MAX_REGIONS=8", {"UCX_CUDA_IPC_CACHE_MAX_REGIONS": "8"}),
     Variant("UCX_CUDA_IPC_CACHE_MAX_SIZE=512M", {"UCX_CUDA_IPC_CACHE_MAX_SIZE": "512M"}),
@@ -140,6 +141,11 @@ def _measured(variant: Variant, arguments: argparse.Namespace, folder: Path, clo
         row["acted"] = writer.ask("unmap", peer=who, addresses=doomed_offer["memory"]["addresses"])
     elif variant.act == "interposed":
         row["acted"] = writer.ask("interposed", pid=who[0])
+    elif variant.act == "restart":
+        writer.close()
+        writer = start(env)
+        writer.offer()
+        row["acted"] = f"{time.monotonic() - killed_s:.1f} s"
     used_mb = {}
     for after_s in AFTER_S:
         time.sleep(max(0.0, killed_s + after_s - time.monotonic()))

@@ -95,7 +95,7 @@ GPU = Profile(
         Cell(16, 2000, 128, 16),
         Cell(16, 8000, 64, 16),
         Cell(64, 2000, 128, 64),
-        Cell(64, 8000, 64, 64, 3),
+        Cell(64, 8000, 64, 64),
     ),
     burst=Burst(streams=8, prompt=500, output=600, burst=3, burst_prompt=16000, before_s=1.5),
 )
