@@ -109,7 +109,7 @@ class Exchange:
             raise
         finally:
             timer.cancel()
-            self.body_now.watch(None)
+            self.body_now.unwatch(leave)
 
     async def answer(self, status: int, body: bytes, content_type: bytes = JSON) -> None:
         length = (b"content-length", str(len(body)).encode())

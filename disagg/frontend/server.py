@@ -118,11 +118,15 @@ class BodyNow:
     def flush(self) -> None:
         self._burst.write()
 
-    def watch(self, on_lost: Callable[[], None] | None) -> None:
-        """`on_lost` is called when the connection is lost; at once, if it is. One at a time: None ends it."""
+    def watch(self, on_lost: Callable[[], None]) -> None:
+        """`on_lost` is called when the connection is lost; at once, if it is. For one answer at a time."""
         self._on_lost = on_lost
-        if self._is_lost and on_lost is not None:
+        if self._is_lost:
             on_lost()
+
+    def unwatch(self, on_lost: Callable[[], None]) -> None:
+        if self._on_lost is on_lost:  # else the next answer has begun
+            self._on_lost = None
 
     def lost(self) -> None:
         self._is_lost, self.takes = True, False

@@ -32,6 +32,25 @@ async def test_leaving_closes_the_generator(codec: Codec, stream: bool, texts: t
         assert time.monotonic() - left_at_s < 0.2
 
 
+async def test_leaving_is_seen_by_each_request_of_a_connection(codec: Codec) -> None:
+    async def script(request: Request) -> AsyncGenerator[Piece, None]:
+        yield Piece("first", [1], "stop" if len(backend.requests) == 1 else None)
+        if len(backend.requests) == 2:
+            await asyncio.Event().wait()
+
+    backend = ScriptedBackend(script)
+    async with serving(backend, codec) as frontend:
+        reader, writer = await asyncio.open_connection("127.0.0.1", frontend.port)
+        writer.write(ask(stream=True) + ask(stream=True))  # the second waits for the first's answer
+        await reader.readuntil(b"[DONE]")
+        await reader.readuntil(b"first")
+        assert backend.closed == ["finished"]
+        backend.ended.clear()
+        writer.close()
+        await asyncio.wait_for(backend.ended.wait(), 1)
+        assert backend.closed == ["finished", "cancelled"]
+
+
 async def test_leaving_while_the_prompt_is_tokenised_starts_nothing(codec: Codec) -> None:
     release = asyncio.Event()
 
