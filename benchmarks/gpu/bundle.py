@@ -107,17 +107,15 @@ def _download(folder: Path, *pins: str) -> None:
 
 
 def cut(files: list[tuple[Path, str]], folder: Path, part_bytes: int = PART_BYTES) -> None:
-    """Pieces in order, as many in a part as fit: what comes first is whole after as few calls as can be."""
-    number, room = 0, part_bytes
+    """Pieces in order, each a part; a file's last leaves room for the kernels that an earlier session compiled."""
+    number = 0
     for path, name in files:
-        data, piece = path.read_bytes(), 0
-        while data:
-            if not room:
-                number, room = number + 1, part_bytes
+        data = path.read_bytes()
+        for piece, begin in enumerate(range(0, len(data), part_bytes)):
             part = folder / f"p{number}"
             part.mkdir(parents=True, exist_ok=True)
-            (part / f"{name}.{piece:02d}").write_bytes(data[:room])
-            data, room, piece = data[room:], max(0, room - len(data)), piece + 1
+            (part / f"{name}.{piece:02d}").write_bytes(data[begin : begin + part_bytes])
+            number += 1
         (folder / "p0" / f"{name}.size").write_text(str(path.stat().st_size))
 
 

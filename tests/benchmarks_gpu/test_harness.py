@@ -24,7 +24,7 @@ def test_pieces_give_the_files_back_and_the_first_file_comes_first(tmp_path: Pat
     (tmp_path / "b").write_bytes(b"x" * 333)
     cut([(tmp_path / "a", "site"), (tmp_path / "b", "wheel")], tmp_path / "out", part_bytes=100)
     parts = sorted((tmp_path / "out").iterdir())
-    assert [part.name for part in parts] == [f"p{i}" for i in range(6)]
+    assert [part.name for part in parts] == [f"p{i}" for i in range(7)]
     assert all(sum(p.stat().st_size for p in part.glob("*.[0-9]*")) <= 100 for part in parts)
     for name, source in (("site", "a"), ("wheel", "b")):
         pieces = sorted((tmp_path / "out").glob(f"*/{name}.[0-9]*"), key=lambda path: path.name)
