@@ -13,17 +13,15 @@ import asyncio
 import json
 import os
 import secrets
-import signal
 import sys
 import time
 from array import array
-from contextlib import suppress
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from benchmarks.processes import cpu_s
+from benchmarks.processes import cpu_s, end_within
 from disagg.engine.cpu.paths import standin_environment
 from disagg.engine.short_way import VARIABLE
 from disagg.plane import messages as m
@@ -127,12 +125,7 @@ async def cost(way: str) -> float:
         finally:
             assert process.stdin is not None
             process.stdin.close()  # SGLang then ends its processes, and takes away what it has in /dev/shm
-            try:
-                await asyncio.wait_for(process.wait(), STOP_S)
-            except TimeoutError:
-                with suppress(ProcessLookupError):
-                    os.killpg(process.pid, signal.SIGKILL)
-                await process.wait()
+            await end_within(process, STOP_S)
 
 
 async def _measure(pid: int, port: int, secret: bytes) -> float:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
+import signal
 import time
 from collections.abc import Iterable
 from contextlib import suppress
@@ -18,6 +21,16 @@ def tree(pid: int) -> list[int]:
         process = psutil.Process(pid)
         return [pid, *(child.pid for child in process.children(recursive=True))]
     return []
+
+
+async def end_within(process: asyncio.subprocess.Process, limit_s: float) -> None:
+    """Of one that leads a process group and has been asked to end: what is late is killed."""
+    try:
+        await asyncio.wait_for(process.wait(), limit_s)
+    except TimeoutError:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        await process.wait()
 
 
 def cpu_s(pids: Iterable[int]) -> float:

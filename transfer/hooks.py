@@ -173,9 +173,10 @@ def _dead_peers() -> None:
     One at a time with the registering of peers: SGLang's thread for that ends with the first error, and then no room is
     bootstrapped any more.
     """
-    registering = threading.Lock()
     from sglang.srt.disaggregation.nixl import conn
     from sglang.srt.managers.scheduler import Scheduler
+
+    registering = threading.Lock()
 
     def disagg_drop_peer(self: Any, life: str) -> None:
         queue = self.disagg_prefill_bootstrap_queue

@@ -20,6 +20,7 @@ from pathlib import Path
 
 from benchmarks.load import chat, drive
 from benchmarks.peers.fake_worker import MODEL
+from benchmarks.processes import end_within
 from benchmarks.stub_deployment import stub_deployment
 from disagg.cluster.free_port import free_port
 
@@ -137,12 +138,7 @@ class _Starter:
 async def _end(process: asyncio.subprocess.Process) -> None:
     with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGTERM)
-    try:
-        await asyncio.wait_for(process.wait(), STOP_S)
-    except TimeoutError:
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        await process.wait()
+    await end_within(process, STOP_S)
 
 
 async def _router(start: _Starter, name: str, python: Path, port: int, step_ms: float) -> list[str]:

@@ -24,7 +24,7 @@ from disagg.routing.table import EngineTable
 from disagg.telemetry.metrics import FrontendMetrics
 
 FRONTEND_DIGITS = 4
-RANDOM_BYTES = 14
+RANDOM_BYTES = (32 - FRONTEND_DIGITS) // 2
 LOADS_S = 2.0
 LIVE_SHOWN = 100  # requests in a status
 

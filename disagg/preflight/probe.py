@@ -128,7 +128,7 @@ def ends_on_cluster(
         found = _alive()
         addresses = {name: str(node["NodeManagerAddress"]) for name, node in found.items()}
         known = list(addresses.values())
-        nodes = {known[i]: node for i, node in enumerate(found.values()) if known.count(known[i]) == 1} | found
+        nodes = {address: found[name] for name, address in addresses.items() if known.count(address) == 1} | found
         if unknown := [name for name in names if name not in nodes]:
             there = ", ".join(f"{name} ({address})" for name, address in addresses.items())
             raise StartError("bench", f"the cluster has no node {unknown[0]!r}", f"say one of {there}")

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -13,6 +10,10 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+
+sys.path.insert(0, str(Path(__file__).parent))  # tests share engine_program.py; they are not a package
+
+from engine_program import last_line_of
 
 from benchmarks.fragmentation import Pages, Pool, asks, runs_of, wear
 from transfer.runs import in_order as in_order_of_torch
@@ -77,13 +78,6 @@ def test_a_pool_gives_back_what_it_took() -> None:
 
 @pytest.mark.engine
 def test_sglangs_allocator_gives_as_many_pages_with_it_and_none_twice() -> None:
-    from disagg.engine.cpu.paths import standin_environment
-
-    program = Path(__file__).with_name("allocate_both_ways.py")
-    path = os.pathsep.join(filter(None, sys.path))
-    environment = standin_environment({**os.environ, "PYTHONPATH": path, "SGLANG_USE_CPU_ENGINE": "1"})
-    ran = subprocess.run([sys.executable, program], env=environment, capture_output=True, text=True, check=False)
-    assert ran.returncode == 0, ran.stderr
-    plain, ordered = json.loads(ran.stdout.splitlines()[-1])
+    plain, ordered = last_line_of("allocate_both_ways.py")
     assert plain["answers"] == ordered["answers"]  # None, or how many tokens; and what is left after each step
     assert ordered["runs"] < plain["runs"]
