@@ -1,10 +1,14 @@
-"""Four setups side by side on one card, loaded one at a time: what disaggregating costs, what it gives, what we add.
+"""Four setups side by side, loaded one at a time: what disaggregating costs, what it gives, what we add.
 
 a  one bare SGLang server                            d  ours, aggregated
 b  two bare SGLang servers in PD mode, driven here   c  ours, prefill and decode
 
-Way:   six engines with one shape and the same arguments start together -> warmed -> items (a cell, a round, a setup)
-Out:   STATE/results/compare.jsonl, a row an item as soon as it is there: a later call goes on where one stopped
+On one card all six engines share it. On two (BENCH_DEVICE="cuda x 2") a role has a card of its own, d is two aggregated
+engines, and there is no a.
+
+Way:   engines with one shape and the same arguments start together -> warmed -> items (a cell, a round, a setup)
+Out:   STATE/results/compare.jsonl, a row an item as soon as it is there: a later call goes on where one stopped;
+       of two cards two-cards-compare.jsonl
 In:    the same prompts for all four in a round, new ones each round; the order of setups turns round each time
 Burst: streams that decode while long prompts arrive: their inter-token latency meanwhile
 
@@ -25,19 +29,19 @@ import httpx
 
 from benchmarks.gpu.asking import STREAMED, Stream, body, follow, pair_requests, random_prompts
 from benchmarks.gpu.environment import memory_used_mib
-from benchmarks.gpu.places import RESULTS, STATE, Cell, aggregated_config, profile, write_result
+from benchmarks.gpu.places import STATE, Cell, aggregated_config, profile, results_path, write_result
 from benchmarks.gpu.servers import Server, Wanted, bare, only, ours, running, status, until_ready
 from benchmarks.gpu.shape import SHAPES, make_shape
 from benchmarks.gpu.statistics import latencies
 from benchmarks.load import Answer, drive, drive_legs, post
 
-SETUPS = ("a", "b", "c", "d")
 BURST_ROUNDS = 3
 START_S = 400.0
 REQUEST_S = 120.0
 PREFILL_TOKENS_S, DECODE_STEPS_S = 15_000, 60  # for guesses of how long an item takes
 LANE_REQUESTS = 5
 WARM_REQUESTS = 8
+TOLD = ("took_s", "errors", "tok_s", "ttft_ms", "decoding")
 
 Load = Callable[[list[list[int]], int, int, str], Coroutine[Any, Any, list[Answer]]]
 
@@ -59,7 +63,8 @@ def main() -> None:
     parser.add_argument("--whole-weights", action="store_true", help="every layer its own")
     options = parser.parse_args()
     end_s = time.monotonic() + options.seconds
-    servers = {server.name: server for server in only(_wanted(one_layer=not options.whole_weights))}
+    started = only(_wanted(one_layer=not options.whole_weights))
+    servers = {server.name.removeprefix(profile().prefix): server for server in started}
     if options.up:
         print("started:", ", ".join(servers))
         return
@@ -77,20 +82,23 @@ def _wanted(*, one_layer: bool) -> list[Wanted]:
         said = [f"{role}.engine.{name}={json.dumps(value)}" for role in roles for name, value in engine]
         return [*said, "routing.queue_max=4096", "deadlines.queue_s=600"]
 
-    return [
+    aggregated = aggregated_config(it.config)
+    replicas = f"aggregated.replicas={it.cards}"
+    wanted = [
         bare("a", it, model, one_layer=one_layer),
         bare("b-prefill", it, model, "prefill", one_layer=one_layer),
         bare("b-decode", it, model, "decode", one_layer=one_layer),
         ours("c", it.config, model, sets("prefill", "decode"), one_layer=one_layer),
-        ours("d", aggregated_config(it.config), model, sets("aggregated"), one_layer=one_layer),
+        ours("d", aggregated, model, [*sets("aggregated"), replicas], one_layer=one_layer),
     ]
+    return [server for server in wanted if server.name.removeprefix(it.prefix)[0] in it.setups]
 
 
 async def _measure(servers: dict[str, Server], options: argparse.Namespace, end_s: float) -> None:
-    loads = {setup: _load(setup, servers) for setup in SETUPS}
+    loads = {setup: _load(setup, servers) for setup in profile().setups}
     await _warm(servers, loads)
     memory = memory_used_mib()
-    log = RESULTS / "compare.jsonl"
+    log = results_path("compare.jsonl")
     rows = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()] if log.exists() else []
     done = {(row["what"], row["round"], row["setup"]) for row in rows}
     took_s: dict[tuple[str, str], float] = {(row["what"], row["setup"]): row["took_s"] for row in rows}
@@ -109,7 +117,7 @@ async def _measure(servers: dict[str, Server], options: argparse.Namespace, end_
         took_s[item.what, item.setup] = row["took_s"]
         with log.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
-        print(*key, json.dumps({name: row[name] for name in ("took_s", "errors", "tok_s", "ttft_ms") if name in row}))
+        print(*key, json.dumps({name: row[name] for name in TOLD if name in row}))
     write_result("lane", await _lane(servers["c"]))
 
 
@@ -119,10 +127,10 @@ def _items(rounds: int | None) -> Iterator[Item]:
     *light, heavy = it.cells
     burst = Cell(it.burst.streams, it.burst.prompt, it.burst.output, it.burst.streams, BURST_ROUNDS)
     groups = [
-        ([(cell.name, cell) for cell in light], SETUPS),
-        ([("burst", burst)], SETUPS),
+        ([(cell.name, cell) for cell in light], it.setups),
+        ([("burst", burst)], it.setups),
         ([(heavy.name, heavy)], ("b", "c")),
-        ([(heavy.name, heavy)], ("a", "d")),
+        ([(heavy.name, heavy)], tuple(setup for setup in it.setups if setup in "ad")),
     ]
     for named, setups in groups:
         for number in range(max(rounds or cell.rounds for _, cell in named)):
@@ -192,7 +200,20 @@ async def _cell(item: Item, load: Load) -> dict[str, Any]:
         "tok_s": tokens / wall_s,
         "ttft_ms": latencies(answer.ttft_s for answer in good),
         "itl_ms": latencies(gap for answer in good for gap in answer.gaps_s),
+        "decoding": _decoding(good, wall_s),
     }
+
+
+def _decoding(answers: list[Answer], wall_s: float) -> dict[str, float]:
+    """Share of the time in which any answer is between its first token and its end; how many are, then."""
+    busy_s = end_s = 0.0
+    for answer in sorted(answers, key=lambda answer: answer.first_s):
+        busy_s += max(0.0, answer.ended_s - max(end_s, answer.first_s))
+        end_s = max(end_s, answer.ended_s)
+    if not busy_s:
+        return {}
+    at_once = sum(answer.ended_s - answer.first_s for answer in answers) / busy_s
+    return {"share": round(busy_s / wall_s, 3), "at_once": round(at_once, 2)}
 
 
 async def _burst(item: Item, load: Load) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +62,9 @@ class Profile:
     cells: tuple[Cell, ...]
     burst: Burst
     environment: dict[str, str] = field(default_factory=dict)  # of bare SGLang servers
+    cards: int = 1
+    setups: tuple[str, ...] = ("a", "b", "c", "d")  # of compare
+    prefix: str = ""  # of the names of servers and results
 
 
 GPU = Profile(
@@ -99,6 +102,25 @@ GPU = Profile(
     ),
     burst=Burst(streams=8, prompt=500, output=600, burst=3, burst_prompt=16000, before_s=1.5),
 )
+# A card for each role, and two aggregated engines beside that. A bare pair of those would need a router: there is none.
+TWO_GPUS = replace(
+    GPU,
+    config="two-gpus.yaml",
+    sets=("ray.cpus=14", "ray.gpus=2"),
+    kill_sets=(
+        *(f"{role}.engine.attention_backend=triton" for role in ("prefill", "decode")),  # the parts lack the default's
+        *(f"{role}.engine.sampling_backend=pytorch" for role in ("prefill", "decode")),
+        *(f"{role}.engine.max_total_tokens=262144" for role in ("prefill", "decode")),
+        "decode.engine.mem_fraction_static=0.85",
+        "decode.replicas=2",
+        "decode.resources.gpus=0.5",
+    ),
+    shape_engine=GPU.shape_engine | {"max_total_tokens": 229376},  # three engines a card
+    cells=tuple(replace(cell, rounds=3) for cell in GPU.cells),
+    cards=2,
+    setups=("b", "c", "d"),
+    prefix="two-cards-",
+)
 CPU = Profile(
     device="cpu",
     config="local-cpu.yaml",
@@ -118,7 +140,7 @@ CPU = Profile(
 
 def profile() -> Profile:
     said = os.environ.get("BENCH_DEVICE") or ("cuda" if shutil.which("nvidia-smi") else "cpu")
-    return {"cuda": GPU, "cpu": CPU}[said]
+    return {"cuda": GPU, "cuda x 2": TWO_GPUS, "cpu": CPU}[said]
 
 
 def aggregated_config(split: str) -> str:
@@ -132,9 +154,14 @@ def aggregated_config(split: str) -> str:
     return str(path)
 
 
+def results_path(name: str) -> Path:
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    return RESULTS / f"{profile().prefix}{name}"
+
+
 def write_result(name: str, data: Any) -> None:
     """Whole or not at all: a stage that is stopped keeps what it wrote before."""
-    RESULTS.mkdir(parents=True, exist_ok=True)
-    new = RESULTS / f".{name}.new"
+    path = results_path(f"{name}.json")
+    new = path.with_name(f".{path.name}.new")
     new.write_text(json.dumps(data, indent=1), encoding="utf-8")
-    new.rename(RESULTS / f"{name}.json")
+    new.rename(path)

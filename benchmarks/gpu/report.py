@@ -1,6 +1,7 @@
 """From results.json to what docs/performance.md shows: tables in Markdown, pictures as SVG.
 
-Way:   results.json of `run.sh collect` -> [report] -> tables on stdout; compare.svg, burst.svg in FOLDER
+Way:   results.json of `run.sh collect` -> [report] -> tables on stdout; compare.svg, burst.svg in FOLDER, and of two
+       cards two-cards-compare.svg, two-cards-burst.svg
 
 Run:   python3 -m benchmarks.gpu.report results.json docs/pictures
 """
@@ -14,6 +15,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from benchmarks.gpu.places import TWO_GPUS
 from benchmarks.gpu.svg import bars, points
 
 SETUPS = {"a": "bare, aggregated", "b": "bare, PD", "c": "ours, PD", "d": "ours, aggregated"}
@@ -28,6 +30,7 @@ CELL_COLUMNS: dict[str, Pick] = {
     "TTFT p99, ms": lambda row: row["ttft_ms"]["p99"],
     **ITL_COLUMNS,
     "output tok/s": lambda row: row["tok_s"],
+    "streams that decode at once": lambda row: row.get("decoding", {}).get("at_once", 0.0),
 }
 BURST_COLUMNS: dict[str, Pick] = {
     **ITL_COLUMNS,
@@ -41,15 +44,17 @@ def main() -> None:
     results = json.loads(Path(sys.argv[1]).read_bytes())
     folder = Path(sys.argv[2])
     folder.mkdir(parents=True, exist_ok=True)
-    for part in (_machine, _compared, _against_bare, _burst, _tokens, _kills, _startup):
-        lines = list(part(results))
-        if lines:
-            print("\n".join(lines), end="\n\n")
-    rows = good(results.get("compare", []))
-    if rows:
-        (folder / "compare.svg").write_text(_compare_picture(rows), encoding="utf-8")
-    if any(row.get("gaps_ms") for row in rows):
-        (folder / "burst.svg").write_text(_burst_picture(rows), encoding="utf-8")
+    for prefix in ("", TWO_GPUS.prefix):
+        own = {name.removeprefix(prefix): found for name, found in results.items() if name.startswith(prefix)}
+        for part in (_machine, _compared, _against_bare, _burst, _tokens, _kills, _startup):
+            lines = list(part(own))
+            if lines:
+                print("\n".join(lines), end="\n\n")
+        rows = good(own.get("compare", []))
+        if rows:
+            (folder / f"{prefix}compare.svg").write_text(_compare_picture(rows), encoding="utf-8")
+        if any(row.get("gaps_ms") for row in rows):
+            (folder / f"{prefix}burst.svg").write_text(_burst_picture(rows), encoding="utf-8")
 
 
 def good(rows: Iterable[Row]) -> list[Row]:

@@ -100,11 +100,14 @@ def ours(name: str, config: str, model: str, sets: Sequence[str] = (), *, one_la
         roles = ("aggregated",) if "aggregated" in config else ("prefill", "decode")
         sets = [*sets, *(f'{role}.env.{ONE_LAYER_VARIABLE}="1"' for role in roles)]
     words += [word for each in sets for word in ("--set", each)]
-    return Wanted(name, tuple(words), port, "/ready", {})
+    return Wanted(profile().prefix + name, tuple(words), port, "/ready", {})
 
 
 def bare(name: str, it: Profile, model: str, mode: str = "", *, one_layer: bool = False) -> Wanted:
-    """An SGLang server as it comes, with the engine arguments of the shape. `mode`: prefill, decode or neither."""
+    """An SGLang server as it comes, with the engine arguments of the shape. `mode`: prefill, decode or neither.
+
+    Of two cards a prefill has the first and a decode the second, each seeing only its own, as Ray's actors do.
+    """
     port, bootstrap = _port(), _port()
     arguments: dict[str, Any] = dict(it.shape_engine) | {
         "model_path": model,
@@ -121,7 +124,9 @@ def bare(name: str, it: Profile, model: str, mode: str = "", *, one_layer: bool 
         arguments = decode_arguments(arguments, device=it.device, bootstrap_port=bootstrap)
     words = [sys.executable, *command_line(arguments, metadata.version("sglang"))[1:]]
     environment = bare_environment(name, it) | ({ONE_LAYER_VARIABLE: "1"} if one_layer else {})
-    return Wanted(name, tuple(words), port, "/health", environment, bootstrap if mode == "prefill" else 0)
+    if it.cards > 1:
+        environment["CUDA_VISIBLE_DEVICES"] = "1" if mode == "decode" else "0"
+    return Wanted(it.prefix + name, tuple(words), port, "/health", environment, bootstrap if mode == "prefill" else 0)
 
 
 def bare_environment(name: str, it: Profile) -> dict[str, str]:

@@ -13,7 +13,7 @@ from benchmarks.gpu import report
 from benchmarks.gpu.asking import pair_requests, random_prompts
 from benchmarks.gpu.bundle import cut
 from benchmarks.gpu.metadata import write_metadata
-from benchmarks.gpu.places import CPU, GPU
+from benchmarks.gpu.places import CPU, GPU, TWO_GPUS
 from benchmarks.gpu.shape import SHAPES, make_shape
 from benchmarks.gpu.statistics import latencies, percentile
 from benchmarks.gpu.svg import DOTS_MAX, bars, points, thinned
@@ -64,7 +64,7 @@ def test_both_legs_of_a_pair_meet_in_one_room_and_pairs_in_different_ones() -> N
     assert bodies[0] != bodies[1]
 
 
-@pytest.mark.parametrize("profile", [GPU, CPU], ids=["gpu", "cpu"])
+@pytest.mark.parametrize("profile", [GPU, TWO_GPUS, CPU], ids=["gpu", "two gpus", "cpu"])
 def test_the_longest_prompt_fits_the_pool(profile: Any) -> None:
     longest = max(profile.burst.burst_prompt, *(cell.prompt + cell.output for cell in profile.cells))
     assert longest < profile.shape_engine["max_total_tokens"]
