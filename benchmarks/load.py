@@ -23,6 +23,7 @@ from typing import Any, cast
 from urllib.parse import urlsplit
 
 ANSWER_S = 300.0
+STREAMED: dict[str, Any] = {"stream": True, "stream_options": {"include_usage": True}}
 _CONTENT = re.compile(rb'"(?:content|text)":"[^"]')  # the first event may only name the role
 _COMPLETION = re.compile(rb'"completion_tokens":(\d+)')
 TAIL_BYTES = 2048
@@ -72,10 +73,9 @@ def chat(url: str, model: str, text: str, tokens: int) -> bytes:
     body = {
         "model": model,
         "messages": [{"role": "user", "content": text}],
-        "stream": True,
-        "stream_options": {"include_usage": True},
         "max_tokens": tokens,
         "ignore_eos": True,
+        **STREAMED,
     }
     return post(url, "/v1/chat/completions", body)
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import httpx
 
-from benchmarks.load import ANSWER_S, post
+from benchmarks.load import ANSWER_S, STREAMED, post
 
 ROOM_BITS = 62
 
@@ -23,9 +23,6 @@ def body(prompt: list[int], tokens: int, **more: Any) -> dict[str, Any]:
     """Greedy, of a known length."""
     greedy = {"temperature": 0, "max_tokens": tokens, "ignore_eos": True}
     return {"model": "bench", "prompt": prompt, **greedy, **more}
-
-
-STREAMED: dict[str, Any] = {"stream": True, "stream_options": {"include_usage": True}}
 
 
 def random_prompts(seed: str, count: int, tokens: int, vocabulary: int) -> list[list[int]]:

@@ -27,13 +27,13 @@ from typing import Any
 
 import httpx
 
-from benchmarks.gpu.asking import STREAMED, Stream, body, follow, pair_requests, random_prompts
+from benchmarks.gpu.asking import Stream, body, follow, pair_requests, random_prompts
 from benchmarks.gpu.environment import memory_used_mib
 from benchmarks.gpu.places import STATE, Cell, aggregated_config, profile, results_path, write_result
 from benchmarks.gpu.servers import Server, Wanted, bare, only, ours, running, status, until_ready
 from benchmarks.gpu.shape import SHAPES, make_shape
 from benchmarks.gpu.statistics import latencies
-from benchmarks.load import Answer, drive, drive_legs, post
+from benchmarks.load import STREAMED, Answer, drive, drive_legs, post
 
 BURST_ROUNDS = 3
 START_S = 400.0

@@ -25,26 +25,26 @@ def main() -> None:
         "kernel": platform.release(),
         "cpus": os.cpu_count(),
         "packages": {name: installed_version(name) for name in PACKAGES},
-        "gpu": _smi("name,memory.total,memory.used,driver_version,clocks.sm,clocks.mem"),
+        "gpus": _smi("name,memory.total,memory.used,driver_version,clocks.sm,clocks.mem"),
     }
-    if found["gpu"]:
+    if found["gpus"]:
         found["copy_gbyte_s"] = _copy_gbyte_s()
     write_result("environment", found)
     print(json.dumps(found, indent=1))
 
 
-def memory_used_mib() -> int | None:
-    """Of the first card, by all processes."""
-    row = _smi("memory.used")
-    return int(row[0]) if row else None
+def memory_used_mib() -> list[int]:
+    """Of each card, by all processes."""
+    return [int(used) for (used,) in _smi("memory.used")]
 
 
-def _smi(fields: str) -> list[str]:
+def _smi(fields: str) -> list[list[str]]:
+    """A row a card."""
     if not shutil.which("nvidia-smi"):
         return []
     command = ["nvidia-smi", f"--query-gpu={fields}", "--format=csv,noheader,nounits"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
-    return done.stdout.splitlines()[0].split(", ") if done.returncode == 0 and done.stdout else []
+    return [line.split(", ") for line in done.stdout.splitlines()] if done.returncode == 0 else []
 
 
 def _copy_gbyte_s() -> float:

@@ -93,8 +93,8 @@ def _machine(results: Row) -> Iterator[str]:
     found = results.get("environment")
     if found:
         packages = ", ".join(f"{name} {version}" for name, version in found["packages"].items() if version)
-        card = f"{found['gpu'][0]} with {found['gpu'][1]} MiB, driver {found['gpu'][3]}" if found["gpu"] else "no GPU"
-        yield f"Machine: {card}, {found['cpus']} cores, Python {found['python']},"
+        cards = [f"{name} with {memory} MiB, driver {driver}" for name, memory, _, driver, *_ in found["gpus"]]
+        yield f"Machine: {'; '.join(cards) or 'no GPU'}, {found['cpus']} cores, Python {found['python']},"
         yield f"{packages}; the card copies {found.get('copy_gbyte_s', '-')} GB/s within itself."
 
 
@@ -166,7 +166,7 @@ def _tokens(results: Row) -> Iterator[str]:
 
 def _kills(results: Row) -> Iterator[str]:
     rows = results.get("kill", [])
-    head = ["round", "whole", "as undisturbed", "longest pause, ms", "ready again, s", "left behind", "card, MiB"]
+    head = ["round", "whole", "as undisturbed", "longest pause, ms", "ready again, s", "left behind", "cards, MiB"]
     if rows:
         yield from _table(
             head,
@@ -178,7 +178,7 @@ def _kills(results: Row) -> Iterator[str]:
                     f"{row['longest_pause_ms']:.0f}",
                     str(row.get("ready_again_s", "")),
                     str(len(row.get("left_behind", []))),
-                    str(row["memory_used_mib"]),
+                    ", ".join(map(str, row["memory_used_mib"])),
                 ]
                 for row in rows
             ),

@@ -88,7 +88,7 @@ class Coordinator:
                     self._try_again(request, pair, error)
         except RequestError as error:
             request.facts["error"] = {"type": type(error).__name__, "message": error.message, "where": error.where}
-            log.warning("request %s failed: %s", request.id, error)
+            log.warning("%s", error)  # it names the request
             if request.phase in LIVE:
                 event = Event.CLIENT_GONE if isinstance(error, Cancelled) else Event.FAILURE
                 advance(request, event, self._now_s())
@@ -192,7 +192,7 @@ class Coordinator:
         if not is_allowed:
             raise error
         advance(request, again, self._now_s())
-        log.warning("request %s: %s; another try", request.id, error)
+        log.warning("%s; now another try", error)
 
     def _deadline(self, request: Request) -> Deadline:
         """The phase's, the try's or the request's: whichever comes first."""

@@ -136,7 +136,14 @@ def _prompt(value: Any, vocabulary: int) -> str | list[int]:
         wrong_type("prompt", "a string or a list of token ids", value)
     if not value:
         refuse("prompt", "empty_array", "'prompt' is empty")
-    for index, token_id in enumerate(value):
+    # All at once, in C: one by one, 8,000 ids take a millisecond of everybody's time.
+    if set(map(type, value)) != {int} or min(value) < 0 or max(value) >= vocabulary:
+        _refuse_first_wrong(value, vocabulary)
+    return value
+
+
+def _refuse_first_wrong(ids: list[Any], vocabulary: int) -> None:
+    for index, token_id in enumerate(ids):
         if isinstance(token_id, str | list):
             refuse("prompt", "unsupported_parameter", "several prompts in one request are not supported here yet")
         if type(token_id) is not int:
@@ -144,7 +151,6 @@ def _prompt(value: Any, vocabulary: int) -> str | list[int]:
         if not 0 <= token_id < vocabulary:
             what = f"'prompt[{index}]' is {token_id}; token ids of this model are 0 to {vocabulary - 1}"
             refuse(f"prompt[{index}]", "invalid_token_id", what)
-    return value
 
 
 def _messages(value: Any) -> list[dict[str, Any]]:
