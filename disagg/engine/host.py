@@ -32,6 +32,7 @@ from disagg.plane.server import PlaneServer
 log = logging.getLogger(__name__)
 
 SCHEDULER, CONTROLLER = "sglang.srt.managers.scheduler", "sglang.srt.managers.data_parallel_controller"
+DETOKENIZER = "sglang.srt.managers.detokenizer_manager"
 
 
 def run(spec: HostSpec, pipe: socket.socket, spares: Spares | None = None) -> None:
@@ -47,11 +48,23 @@ def run(spec: HostSpec, pipe: socket.socket, spares: Spares | None = None) -> No
         asyncio.run(_simulate(spec, pipe, phases))
         return
     if spares is None:
-        spares = Spares(())
+        # While this process imports SGLang, what it will start does so, too: one after the other takes twice as long.
+        spares = Spares(() if spec.fork else expected_children(spec.arguments))
         if not spec.fork:
             spares.install()  # it notes which children there are: the next incarnation's spares
     run_part = _run_member if spec.member else _run_first
     run_part(spec, pipe, phases, spares)
+
+
+def expected_children(arguments: dict[str, Any]) -> tuple[Spare, ...]:
+    """What SGLang starts for these on this node. One that it does not want is ended, one that lacks is spawned."""
+
+    def number(name: str, otherwise: int) -> int:
+        return int(arguments.get(name) or otherwise)
+
+    ranks = (Spare(SCHEDULER),) * (number("tp_size", 1) * number("pp_size", 1) // number("nnodes", 1))
+    schedulers = (Spare(CONTROLLER, ranks),) if number("dp_size", 1) > 1 else ranks
+    return schedulers if number("node_rank", 0) else (*schedulers, Spare(DETOKENIZER))
 
 
 def _run_first(spec: HostSpec, pipe: socket.socket, phases: Phases, spares: Spares) -> None:

@@ -209,11 +209,13 @@ def _dp_ranks(server_args: Any) -> int:
 
 
 def _children(engine: Any) -> dict[str, int | list[int]]:
-    """Pids by what they do, read from the titles that SGLang gives its processes."""
+    """Pids by what they do, read from the titles that SGLang gives its processes, or from a spare's command: that of a
+    data-parallel controller names its schedulers, too."""
     roles: dict[str, list[int]] = {"schedulers": [], "detokenizers": [], "others": []}
     for pid in engine.get_all_child_pids():
         with contextlib.suppress(OSError), open(f"/proc/{pid}/cmdline", "rb") as file:
             title = file.read().replace(b"\0", b" ").decode(errors="replace")
-            kind = "schedulers" if "scheduler" in title else "detokenizers" if "detokenizer" in title else "others"
-            roles[kind].append(pid)
+            is_controller = "data_parallel_controller" in title
+            is_scheduler, is_detokenizer = "scheduler" in title and not is_controller, "detokenizer" in title
+            roles["schedulers" if is_scheduler else "detokenizers" if is_detokenizer else "others"].append(pid)
     return {kind: pids for kind, pids in roles.items() if pids}

@@ -123,6 +123,7 @@ async def test_an_engine_from_its_spare_kit_is_the_same_engine_sooner() -> None:
     async with engine() as a:
         spawned_s = await a.start()
         assert a.facts["way"] == "spawned"
+        _used_what_was_expected(a)
         first, of_first = await a.tokens(prompt), a.processes()
         kit = await a.keep_spare()
         assert len(kit) == 3, "a host, its scheduler, its detokenizer"
@@ -154,6 +155,12 @@ async def test_an_engine_from_its_spare_kit_is_the_same_engine_sooner() -> None:
             assert environment[DEPLOYMENT_VARIABLE] == a.folder.name, "the janitor would find it"
 
 
+def _used_what_was_expected(of: Engine) -> None:
+    """Its processes imported while its host did: the host knew which there would be."""
+    assert "no spare process" not in of.log
+    assert "were not used" not in of.log
+
+
 def _cpu_s(pids: list[int]) -> float:
     return sum(sum(psutil.Process(pid).cpu_times()[:2]) for pid in pids)
 
@@ -167,6 +174,7 @@ async def test_ranks_behind_a_controller_have_spares_too_and_a_dead_spare_is_rep
     tiny = {"page_size": PAGE, "max_total_tokens": 4096}
     async with engine(str(make_tiny("qwen3moe")), **ATTENTION_APART, **tiny) as a:
         spawned_s = await a.start()
+        _used_what_was_expected(a)
         first = await a.tokens(prompt)
         kit = await a.keep_spare()
         assert len(kit) == 3, "a host, the controller, its detokenizer"
