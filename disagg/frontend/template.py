@@ -29,6 +29,7 @@ SPECIAL_TOKENS = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token
 class ChatTemplate:
     def __init__(self, source: str, special_tokens: Mapping[str, str]) -> None:
         self._template = _environment().from_string(source)
+        self._template.globals = dict(self._template.globals)  # each request copies them, and a ChainMap slowly
         self._special_tokens = dict(special_tokens)
 
     def render(self, messages: list[dict[str, Any]], variables: Mapping[str, Any]) -> str:
