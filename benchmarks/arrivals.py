@@ -31,10 +31,10 @@ VOCABULARY = 49_000  # below SmolLM2's
 
 async def _measure(tokens: int, bursts: int) -> None:
     model_path = Path(resolve_model("smollm2"))
-    words = Prompts(model_path, seed=0)
+    words, choose = Prompts(model_path, seed=0), random.Random(0)
 
     def ids(count: int, length: int) -> list[Any]:
-        return [random.choices(range(3, VOCABULARY), k=length) for _ in range(count)]
+        return [choose.choices(range(3, VOCABULARY), k=length) for _ in range(count)]
 
     kinds: dict[str, Callable[[], list[Any]]] = {
         "50 token ids": lambda: ids(LATE, 50),

@@ -1,4 +1,4 @@
-"""Four setups side by side, loaded one at a time: what disaggregating costs, what it gives, what we add.
+"""Setups side by side, loaded one at a time: what disaggregating costs, what it gives, what we add.
 
 a  one bare SGLang server                            d  ours, aggregated
 b  two bare SGLang servers in PD mode, driven here   c  ours, prefill and decode
@@ -9,7 +9,7 @@ engines, and there is no a.
 Way:   engines with one shape and the same arguments start together -> warmed -> items (a cell, a round, a setup)
 Out:   STATE/results/compare.jsonl, a row an item as soon as it is there: a later call goes on where one stopped;
        of two cards two-cards-compare.jsonl
-In:    the same prompts for all four in a round, new ones each round; the order of setups turns round each time
+In:    the same prompts for all of them in a round, new ones each round; the order of setups turns round each time
 Burst: streams that decode while long prompts arrive: their inter-token latency meanwhile
 
 Run:   python3 -m benchmarks.gpu.compare --seconds 500      (--up: start the servers and return at once)
@@ -63,8 +63,8 @@ def main() -> None:
     parser.add_argument("--whole-weights", action="store_true", help="every layer its own")
     options = parser.parse_args()
     end_s = time.monotonic() + options.seconds
-    started = only(_wanted(one_layer=not options.whole_weights))
-    servers = {server.name.removeprefix(profile().prefix): server for server in started}
+    wanted = _wanted(one_layer=not options.whole_weights)
+    servers = dict(zip(wanted, only(wanted.values()), strict=True))
     if options.up:
         print("started:", ", ".join(servers))
         return
@@ -73,7 +73,7 @@ def main() -> None:
     asyncio.run(_measure(servers, options, end_s))
 
 
-def _wanted(*, one_layer: bool) -> list[Wanted]:
+def _wanted(*, one_layer: bool) -> dict[str, Wanted]:
     it = profile()
     model = str(make_shape(it.shape, STATE / "models" / it.shape))
     engine = it.shape_engine.items()
@@ -84,14 +84,16 @@ def _wanted(*, one_layer: bool) -> list[Wanted]:
 
     aggregated = aggregated_config(it.config)
     replicas = f"aggregated.replicas={it.cards}"
-    wanted = [
-        bare("a", it, model, one_layer=one_layer),
-        bare("b-prefill", it, model, "prefill", one_layer=one_layer),
-        bare("b-decode", it, model, "decode", one_layer=one_layer),
-        ours("c", it.config, model, sets("prefill", "decode"), one_layer=one_layer),
-        ours("d", aggregated, model, [*sets("aggregated"), replicas], one_layer=one_layer),
-    ]
-    return [server for server in wanted if server.name.removeprefix(it.prefix)[0] in it.setups]
+    by_setup = {
+        "a": {"a": bare("a", it, model, one_layer=one_layer)},
+        "b": {
+            "b-prefill": bare("b-prefill", it, model, "prefill", one_layer=one_layer),
+            "b-decode": bare("b-decode", it, model, "decode", one_layer=one_layer),
+        },
+        "c": {"c": ours("c", it.config, model, sets("prefill", "decode"), one_layer=one_layer)},
+        "d": {"d": ours("d", aggregated, model, [*sets("aggregated"), replicas], one_layer=one_layer)},
+    }
+    return {name: server for setup in it.setups for name, server in by_setup[setup].items()}
 
 
 async def _measure(servers: dict[str, Server], options: argparse.Namespace, end_s: float) -> None:

@@ -61,6 +61,7 @@ class Profile:
     shape_engine: dict[str, Any]
     cells: tuple[Cell, ...]
     burst: Burst
+    engine: dict[str, Any] = field(default_factory=dict)  # of every engine of every deployment
     environment: dict[str, str] = field(default_factory=dict)  # of bare SGLang servers
     cards: int = 1
     setups: tuple[str, ...] = ("a", "b", "c", "d")  # of compare
@@ -102,14 +103,14 @@ GPU = Profile(
     ),
     burst=Burst(streams=8, prompt=500, output=600, burst=3, burst_prompt=16000, before_s=1.5),
 )
-# A card for each role, and two aggregated engines beside that. A bare pair of those would need a router: there is none.
+# A card for each role. No a: two bare aggregated servers would need a router.
 TWO_GPUS = replace(
     GPU,
     config="two-gpus.yaml",
     sets=("ray.cpus=14", "ray.gpus=2"),
+    engine={"attention_backend": "triton", "sampling_backend": "pytorch"},  # the bundle leaves out SGLang's defaults
     kill_sets=(
-        *(f"{role}.engine.attention_backend=triton" for role in ("prefill", "decode")),  # the parts lack the default's
-        *(f"{role}.engine.sampling_backend=pytorch" for role in ("prefill", "decode")),
+        # Two decode engines on one card: as configs/one-gpu.yaml.
         *(f"{role}.engine.max_total_tokens=262144" for role in ("prefill", "decode")),
         "decode.engine.mem_fraction_static=0.85",
         "decode.replicas=2",

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -30,7 +31,7 @@ CELL_COLUMNS: dict[str, Pick] = {
     "TTFT p99, ms": lambda row: row["ttft_ms"]["p99"],
     **ITL_COLUMNS,
     "output tok/s": lambda row: row["tok_s"],
-    "streams that decode at once": lambda row: row.get("decoding", {}).get("at_once", 0.0),
+    "streams that decode at once": lambda row: row["decoding"]["at_once"],
 }
 BURST_COLUMNS: dict[str, Pick] = {
     **ITL_COLUMNS,
@@ -46,6 +47,8 @@ def main() -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for prefix in ("", TWO_GPUS.prefix):
         own = {name.removeprefix(prefix): found for name, found in results.items() if name.startswith(prefix)}
+        if prefix and own:
+            print("Two cards\n")
         for part in (_machine, _compared, _against_bare, _burst, _tokens, _kills, _startup):
             lines = list(part(own))
             if lines:
@@ -62,8 +65,13 @@ def good(rows: Iterable[Row]) -> list[Row]:
 
 
 def of(rows: Sequence[Row], what: str, setup: str, pick: Pick) -> list[float]:
-    """One value a round, in order."""
-    return [pick(row) for row in sorted(rows, key=_round) if (row["what"], row["setup"]) == (what, setup)]
+    """One value a round, in order; rows of before it was measured have none."""
+    found = []
+    for row in sorted(rows, key=_round):
+        if (row["what"], row["setup"]) == (what, setup):
+            with suppress(KeyError):
+                found.append(pick(row))
+    return found
 
 
 def _round(row: Row) -> int:
@@ -80,6 +88,11 @@ def spread(values: Sequence[float]) -> str:
 
 def _cells(rows: Iterable[Row]) -> list[str]:
     return list(dict.fromkeys(row["what"] for row in rows if row["what"] != "burst"))
+
+
+def _setups(rows: Iterable[Row]) -> Iterator[tuple[str, str]]:
+    there = {row["setup"] for row in rows}
+    return ((setup, what) for setup, what in SETUPS.items() if setup in there)
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str]:
@@ -113,7 +126,7 @@ def _compared(results: Row) -> Iterator[str]:
                 str(len(of(rows, cell, setup, CELL_COLUMNS["output tok/s"]))),
             ]
             for cell in cells
-            for setup, what in SETUPS.items()
+            for setup, what in _setups(rows)
         ),
     )
 
@@ -151,7 +164,7 @@ def _burst(results: Row) -> Iterator[str]:
             ["while long prompts arrive", *BURST_COLUMNS],
             (
                 [f"{setup}: {what}", *(spread(of(rows, "burst", setup, pick)) for pick in BURST_COLUMNS.values())]
-                for setup, what in SETUPS.items()
+                for setup, what in _setups(rows)
             ),
         )
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The GPU part of the benchmarks, on a machine with one card, no network, and calls of ten minutes each.
+# The GPU part of the benchmarks, on a machine with one card or two, no network, and calls of ten minutes each.
 #
 #   run.sh load            takes in the parts (.gpu/p*, made by bundle.py) and compiled kernels that this call carries
 #   run.sh unpack          unpacks what is complete: SGLang, NIXL and Ray; the models, in the background
@@ -11,7 +11,7 @@
 #   run.sh stop            ends all servers
 #   run.sh collect         results.json, logs.tar.gz, kernels.tar.gz into $OUT (`stage` ends with it)
 #
-# Servers, results and logs live in $BENCH_STATE (/tmp/disagg-gpu). BENCH_DEVICE=cpu tries it all without a card,
+# Servers, results and logs live in $BENCH_STATE (/tmp/disagg-gpu). BENCH_DEVICE="cuda x 2": on two cards. BENCH_DEVICE=cpu tries it all without a card,
 # with small numbers: BENCH_DEVICE=cpu PYTHON=.venv/bin/python benchmarks/gpu/run.sh stage compare:300
 set -uo pipefail
 cd "$(dirname "$0")/../.." || exit

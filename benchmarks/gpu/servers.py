@@ -86,21 +86,22 @@ def _port() -> int:
 
 def ours(name: str, config: str, model: str, sets: Sequence[str] = (), *, one_layer: bool = False) -> Wanted:
     """A deployment; on a Ray of its own, or two of them would share one."""
-    port = _port()
+    port, it = _port(), profile()
+    roles = ("aggregated",) if "aggregated" in config else ("prefill", "decode")
     words = [sys.executable, "-m", "disagg.cli.main", "serve", config]
     sets = [
         f"model.path={model}",
         "model.name=bench",
         f"frontend.port={port}",
         "ray.address=local",
-        *profile().sets,
+        *it.sets,
+        *(f"{role}.engine.{name}={json.dumps(value)}" for role in roles for name, value in it.engine.items()),
         *sets,
     ]
     if one_layer:
-        roles = ("aggregated",) if "aggregated" in config else ("prefill", "decode")
         sets = [*sets, *(f'{role}.env.{ONE_LAYER_VARIABLE}="1"' for role in roles)]
     words += [word for each in sets for word in ("--set", each)]
-    return Wanted(profile().prefix + name, tuple(words), port, "/ready", {})
+    return Wanted(it.prefix + name, tuple(words), port, "/ready", {})
 
 
 def bare(name: str, it: Profile, model: str, mode: str = "", *, one_layer: bool = False) -> Wanted:

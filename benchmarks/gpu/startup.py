@@ -39,7 +39,7 @@ def main() -> None:
     it = profile()
     rounds = int(sys.argv[1]) if len(sys.argv) > 1 else ROUNDS
     (server,) = only([ours("startup", it.config, it.token_models[0])])
-    first_s = until_ready([server], START_S)["startup"]
+    first_s = until_ready([server], START_S)[server.name]
     asyncio.run(_rounds(server, rounds, first_s))
 
 

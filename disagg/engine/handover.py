@@ -35,6 +35,7 @@ import msgspec
 
 # What a process has read, or an imported library may have, before it could be told otherwise.
 FIXED = ("LD_PRELOAD", "LD_LIBRARY_PATH", "PYTHONPATH", "CUDA_VISIBLE_DEVICES")
+UNUSED_S = 300.0  # a spare of a spare that is not used so long after its parent was never will be
 _LENGTH_BYTES = 4
 _PR_SET_PDEATHSIG = 1
 _LIMITS = [getattr(resource, name) for name in dir(resource) if name.startswith("RLIMIT_")]
@@ -103,6 +104,10 @@ class Spares:
 
     def dismiss(self) -> int:
         """Ends those that were not used; returns how many."""
+        with self._lock:
+            return self._dismiss()
+
+    def _dismiss(self) -> int:
         left, self._waiting = self._waiting, []
         for waiting in left:
             _end(waiting)
@@ -134,6 +139,7 @@ class Spares:
         if os.fsdecode(spawn.get_executable() or "") != self._executable:
             self.unfit = "SGLang starts it through numactl (env SGLANG_AUTO_NUMA_BIND: '0' turns that off)"
         if self.unfit:
+            self._dismiss()
             raise NoSpare(self.unfit)
         for waiting in self._waiting:
             if waiting.module == module:
@@ -231,6 +237,7 @@ def _surroundings() -> dict[str, Any]:
 
 def wait_to_be_used() -> NoReturn:
     """The whole life of a spare: import, say so, wait, become the process."""
+    _can_be_titled()
     door, spare = socket.socket(fileno=int(sys.argv[1])), msgspec.json.decode(sys.argv[2], type=Spare)
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     children = Spares(spare.children)
@@ -246,8 +253,22 @@ def wait_to_be_used() -> NoReturn:
     data, _alive, tracker, *_received[:] = reduction.recvfds(door, told["fds"])
     door.close()
     _surround(told)
+    if spare.children:
+        unused = threading.Timer(UNUSED_S, children.dismiss)
+        unused.daemon = True
+        unused.start()
     resource_tracker._resource_tracker._fd = tracker  # type: ignore[attr-defined]
     sys.exit(spawn._main(data, os.dup(data)))
+
+
+def _can_be_titled() -> None:
+    """SGLang gives its processes titles, which setproctitle can only write as long as it finds the first environment.
+    And it is not to write over that: the janitor looks there for the deployment."""
+    import setproctitle  # SGLang's; a driver may be without
+
+    os.environ["SPT_NOENV"] = "1"
+    setproctitle.getproctitle()
+    del os.environ["SPT_NOENV"]
 
 
 def _surround(told: dict[str, Any]) -> None:

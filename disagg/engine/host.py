@@ -16,12 +16,14 @@ import random
 import socket
 import sys
 import tempfile
+from importlib import metadata
 from pathlib import Path
 from typing import Any, NoReturn
 
 import msgspec
 
-from disagg.engine.handover import Spare, Spares
+from disagg.engine.children import expected_children, seen_children
+from disagg.engine.handover import Spares
 from disagg.engine.interface import Engine, EngineFacts
 from disagg.engine.members import Members, Report
 from disagg.engine.sglang_engine import SGLangEngine, SGLangMember
@@ -30,9 +32,6 @@ from disagg.engine.start_phases import Phases, told
 from disagg.plane.server import PlaneServer
 
 log = logging.getLogger(__name__)
-
-SCHEDULER, CONTROLLER = "sglang.srt.managers.scheduler", "sglang.srt.managers.data_parallel_controller"
-DETOKENIZER = "sglang.srt.managers.detokenizer_manager"
 
 
 def run(spec: HostSpec, pipe: socket.socket, spares: Spares | None = None) -> None:
@@ -49,22 +48,11 @@ def run(spec: HostSpec, pipe: socket.socket, spares: Spares | None = None) -> No
         return
     if spares is None:
         # While this process imports SGLang, what it will start does so, too: one after the other takes twice as long.
-        spares = Spares(() if spec.fork else expected_children(spec.arguments))
+        spares = Spares(() if spec.fork else expected_children(spec.arguments, metadata.version("sglang")))
         if not spec.fork:
             spares.install()  # it notes which children there are: the next incarnation's spares
     run_part = _run_member if spec.member else _run_first
     run_part(spec, pipe, phases, spares)
-
-
-def expected_children(arguments: dict[str, Any]) -> tuple[Spare, ...]:
-    """What SGLang starts for these on this node. One that it does not want is ended, one that lacks is spawned."""
-
-    def number(name: str, otherwise: int) -> int:
-        return int(arguments.get(name) or otherwise)
-
-    ranks = (Spare(SCHEDULER),) * (number("tp_size", 1) * number("pp_size", 1) // number("nnodes", 1))
-    schedulers = (Spare(CONTROLLER, ranks),) if number("dp_size", 1) > 1 else ranks
-    return schedulers if number("node_rank", 0) else (*schedulers, Spare(DETOKENIZER))
 
 
 def _run_first(spec: HostSpec, pipe: socket.socket, phases: Phases, spares: Spares) -> None:
@@ -90,9 +78,7 @@ def _started(spares: Spares, pids: dict[str, int | list[int]]) -> dict[str, Any]
     if spares.unfit:
         return {"spares": [], "unfit": spares.unfit}
     schedulers = pids.get("schedulers", [])
-    ranks = tuple(Spare(SCHEDULER) for _ in schedulers) if isinstance(schedulers, list) else ()
-    # A data-parallel controller starts the schedulers itself.
-    wanted = [Spare(module, ranks if module == CONTROLLER else ()) for module in spares.started]
+    wanted = seen_children(spares.started, len(schedulers) if isinstance(schedulers, list) else 0)
     return {"spares": [msgspec.to_builtins(spare) for spare in wanted], "unfit": ""}
 
 

@@ -10,7 +10,6 @@ Fails: a leg's failure is its `on_end("error", …)`; a dead scheduler ends this
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import multiprocessing
 import os
@@ -22,6 +21,7 @@ from typing import Any
 from disagg.config.sglang_versions import emit
 from disagg.engine import dead_peers
 from disagg.engine.beats import read_beats
+from disagg.engine.children import pids_by_role
 from disagg.engine.interface import EngineFacts, Leg, LegSink
 from disagg.engine.sglang_leg import ABORT_LONGEST_S, ABORT_S, SGLangLeg
 from disagg.engine.short_way import open_short_way
@@ -72,7 +72,7 @@ class SGLangEngine:
             context_length=int(engine.tokenizer_manager.model_config.context_len),
             # One more than the prompt must fit, and SGLang refuses prompts longer than max_req_input_len.
             request_tokens_max=int(info["max_req_input_len"]) + 1,
-            pids={"host": os.getpid(), **_children(engine)},
+            pids={"host": os.getpid(), **pids_by_role(engine.get_all_child_pids())},
             **_capacity(self._scratch),
         )
 
@@ -152,7 +152,7 @@ class SGLangMember:
         engine = _sglang(self._arguments, self._phases)
         self.loop = engine.loop
         self._look()
-        return {"pids": {"host": os.getpid(), **_children(engine)}, **_capacity(self._scratch)}
+        return {"pids": {"host": os.getpid(), **pids_by_role(engine.get_all_child_pids())}, **_capacity(self._scratch)}
 
     def sights(self) -> list[Sighting]:
         return self._watch.sights
@@ -206,16 +206,3 @@ def _fork_children() -> None:
 def _dp_ranks(server_args: Any) -> int:
     """Dp ranks of an engine; SGLang 0.5.22 moved them from dp_size to attn_dp_size."""
     return max(int(getattr(server_args, "attn_dp_size", 1) or 1), int(server_args.dp_size or 1))
-
-
-def _children(engine: Any) -> dict[str, int | list[int]]:
-    """Pids by what they do, read from the titles that SGLang gives its processes, or from a spare's command: that of a
-    data-parallel controller names its schedulers, too."""
-    roles: dict[str, list[int]] = {"schedulers": [], "detokenizers": [], "others": []}
-    for pid in engine.get_all_child_pids():
-        with contextlib.suppress(OSError), open(f"/proc/{pid}/cmdline", "rb") as file:
-            title = file.read().replace(b"\0", b" ").decode(errors="replace")
-            is_controller = "data_parallel_controller" in title
-            is_scheduler, is_detokenizer = "scheduler" in title and not is_controller, "detokenizer" in title
-            roles["schedulers" if is_scheduler else "detokenizers" if is_detokenizer else "others"].append(pid)
-    return {kind: pids for kind, pids in roles.items() if pids}

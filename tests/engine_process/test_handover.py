@@ -27,13 +27,18 @@ if {ready}: spares.until_ready()
 """
 
 HANDED = """
-import json, multiprocessing, os, resource, signal, sys, tempfile, time
+import json, multiprocessing, os, resource, setproctitle, signal, sys, tempfile, time
+from disagg.engine import handover
 
+handover.UNUSED_S = 2.0
 BORN_S = time.monotonic()
 tempfile.gettempdir()
 
 def tell(writer, *extra):
+    setproctitle.setproctitle("handed over")
     writer.send({
+        "title": open("/proc/self/cmdline").read().rstrip("\\0"),
+        "kept": b"BORN_WITH=1" in open("/proc/self/environ", "rb").read().split(b"\\0"),
         "pid": os.getpid(), "parent": os.getppid(), "born_s": BORN_S, "name": multiprocessing.current_process().name,
         "environment": dict(os.environ), "folder": os.getcwd(), "temporary": tempfile.gettempdir(),
         "files": resource.getrlimit(resource.RLIMIT_NOFILE)[0], "cpus": sorted(os.sched_getaffinity(0)),
@@ -76,7 +81,7 @@ def run(tmp_path: Path, script: str, ready: bool = True, expect: int = 0) -> tup
         capture_output=True,
         text=True,
         timeout=60,
-        env=os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), os.getcwd(), *sys.path])},
+        env=os.environ | {"BORN_WITH": "1", "PYTHONPATH": os.pathsep.join([str(tmp_path), os.getcwd(), *sys.path])},
     )
     assert answer.returncode == expect, answer.stderr
     return [json.loads(line) for line in answer.stdout.splitlines() if line.startswith(("{", "["))], answer.stderr
@@ -113,6 +118,8 @@ def test_it_has_what_its_parent_has_at_that_moment(tmp_path: Path, ready: bool) 
     assert told["folder"] == told["temporary"] == str(tmp_path)
     assert (told["files"], told["blocked"], told["ignored"]) == (123, True, True)
     assert told["cpus"] == told["cpu"]
+    assert told["title"] == "handed over"
+    assert told["kept"], "the janitor finds processes by the environment that the kernel shows"
     assert closed == [], "the pipe's only other end was in the child"
     assert "no spare" not in errors
 
@@ -195,6 +202,18 @@ print(json.dumps([spares.unfit, len(spares.started)]))
     assert errors.count("it is spawned") == 2
 
 
+def test_where_none_can_fit_any_longer_all_are_ended(tmp_path: Path) -> None:
+    script = """
+import psutil
+os.environ["CUDA_VISIBLE_DEVICES"] = "7"
+process = multiprocessing.Process(target=handed.leave, args=(3,))
+process.start(); process.join()
+print(json.dumps([process.exitcode, len(spares.pids)]))
+"""
+    (seen,), _ = run(tmp_path, script)
+    assert seen == [3, 0]
+
+
 def test_one_that_died_while_it_waited_is_replaced(tmp_path: Path) -> None:
     script = """
 os.kill(spares.pids[0], signal.SIGKILL); time.sleep(0.3)
@@ -228,3 +247,19 @@ print(json.dumps(reader.recv() | {"began_s": began_s})); process.join()
     (told,), _ = run(tmp_path, script)
     assert told["born_s"] < told["began_s"]
     assert told["child"] < told["began_s"]
+
+
+def test_a_spares_own_spares_end_when_they_are_not_used(tmp_path: Path) -> None:
+    script = """
+import psutil
+spares = Spares([Spare("handed", (Spare("handed"), Spare("handed")))]); spares.install(); spares.until_ready()
+process = multiprocessing.Process(target=handed.rest)
+process.start()
+began_s = time.monotonic()
+seen = 0
+while (left := psutil.Process(process.pid).children()) and time.monotonic() < began_s + 30:
+    seen = max(seen, len(left)); time.sleep(0.05)
+print(json.dumps([seen, len(left), process.is_alive()])); process.kill()
+"""
+    (seen,), _ = run(tmp_path, script)
+    assert seen == [2, 0, True]

@@ -156,9 +156,12 @@ async def test_an_engine_from_its_spare_kit_is_the_same_engine_sooner() -> None:
 
 
 def _used_what_was_expected(of: Engine) -> None:
-    """Its processes imported while its host did: the host knew which there would be."""
+    """Its processes were there, importing, while its host imported."""
     assert "no spare process" not in of.log
     assert "were not used" not in of.log
+    pids = of.facts["pids"]
+    imported_s = psutil.Process(pids["host"]).create_time() + of.facts["start_s"]["imports"]
+    assert all(psutil.Process(pid).create_time() < imported_s for pid in pids["schedulers"] + pids["detokenizers"])
 
 
 def _cpu_s(pids: list[int]) -> float:
