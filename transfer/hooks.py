@@ -66,7 +66,7 @@ def _once_a_scheduler_has_started() -> None:
 
     @functools.wraps(get_init_info)
     def begin(self: Any) -> Any:
-        folder, ranks = Path(os.environ["TMPDIR"]), getattr(self, "ps", self)
+        folder, ranks = Path(os.environ["TMPDIR"]), _ranks_of(self)
         pulse.begin(self, ranks, folder)
         dead_peers.follow(folder, self.disagg_drop_peer)
         if (ranks.pp_rank, ranks.attn_tp_rank, ranks.attn_cp_rank) == (0, 0, 0):
@@ -74,6 +74,15 @@ def _once_a_scheduler_has_started() -> None:
         return get_init_info(self)
 
     Scheduler.get_init_info = begin
+
+
+def _ranks_of(scheduler: Any) -> Any:
+    """What has its tp_rank, dp_rank and the like: the scheduler, its `ps`, or from 0.5.21 on SGLang's context."""
+    if hasattr(scheduler, "ps") or hasattr(scheduler, "pp_rank"):
+        return getattr(scheduler, "ps", scheduler)
+    from sglang.srt.runtime_context import get_parallel
+
+    return get_parallel()
 
 
 def _patient_agents(life: str) -> None:
