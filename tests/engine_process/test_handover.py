@@ -204,7 +204,6 @@ print(json.dumps([spares.unfit, len(spares.started)]))
 
 def test_where_none_can_fit_any_longer_all_are_ended(tmp_path: Path) -> None:
     script = """
-import psutil
 os.environ["CUDA_VISIBLE_DEVICES"] = "7"
 process = multiprocessing.Process(target=handed.leave, args=(3,))
 process.start(); process.join()
