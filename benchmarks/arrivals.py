@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import random
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -20,7 +19,7 @@ from typing import Any
 import uvloop
 
 from benchmarks.load import STREAMED, drive, post
-from benchmarks.prompts import Prompts
+from benchmarks.prompts import Prompts, random_prompts
 from benchmarks.stub_deployment import stub_deployment
 from disagg.models.resolve import resolve_model
 
@@ -31,15 +30,11 @@ VOCABULARY = 49_000  # below SmolLM2's
 
 async def _measure(tokens: int, bursts: int) -> None:
     model_path = Path(resolve_model("smollm2"))
-    words, choose = Prompts(model_path, seed=0), random.Random(0)
-
-    def ids(count: int, length: int) -> list[Any]:
-        return [choose.choices(range(3, VOCABULARY), k=length) for _ in range(count)]
-
-    kinds: dict[str, Callable[[], list[Any]]] = {
-        "50 token ids": lambda: ids(LATE, 50),
-        f"{tokens:,} token ids": lambda: ids(LATE, tokens),
-        f"text of {tokens:,} tokens": lambda: words.texts(LATE, tokens),
+    words = Prompts(model_path, seed=0)
+    kinds: dict[str, Callable[[str], list[Any]]] = {
+        "50 token ids": lambda seed: random_prompts(seed, LATE, 50, VOCABULARY),
+        f"{tokens:,} token ids": lambda seed: random_prompts(seed, LATE, tokens, VOCABULARY),
+        f"text of {tokens:,} tokens": lambda _: words.texts(LATE, tokens),
     }
     async with stub_deployment(model_path, STEP_MS) as deployment:
 
@@ -49,8 +44,10 @@ async def _measure(tokens: int, bursts: int) -> None:
 
         for kind, prompts in kinds.items():
             worst_ms = []
-            for _ in range(bursts):
-                streams, late = requests(ids(STREAMS, 50), STREAM_TOKENS), requests(prompts(), 2)
+            for number in range(bursts):
+                seed = f"{kind} {number}"
+                short = random_prompts(f"{seed} streams", STREAMS, 50, VOCABULARY)
+                streams, late = requests(short, STREAM_TOKENS), requests(prompts(seed), 2)
                 running = asyncio.create_task(drive(deployment.url, streams, STREAMS))
                 await asyncio.sleep(BEFORE_S)
                 arrived_s = time.perf_counter()

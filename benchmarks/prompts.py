@@ -26,3 +26,9 @@ class Prompts:
     def texts(self, count: int, tokens: int) -> list[str]:
         drawn = self._random.choices(self._words, cum_weights=self._weights, k=count * tokens)
         return [" ".join(drawn[at : at + tokens]) for at in range(0, count * tokens, tokens)]
+
+
+def random_prompts(seed: str, count: int, tokens: int, vocabulary: int) -> list[list[int]]:
+    """Of token ids. No two begin alike: no prefix of one is cached for another."""
+    choose = random.Random(seed)
+    return [choose.choices(range(3, vocabulary), k=tokens) for _ in range(count)]

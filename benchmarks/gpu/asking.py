@@ -25,12 +25,6 @@ def body(prompt: list[int], tokens: int, **more: Any) -> dict[str, Any]:
     return {"model": "bench", "prompt": prompt, **greedy, **more}
 
 
-def random_prompts(seed: str, count: int, tokens: int, vocabulary: int) -> list[list[int]]:
-    """No two begin alike: no prefix of one is cached for another."""
-    random = Random(seed)
-    return [random.choices(range(3, vocabulary), k=tokens) for _ in range(count)]
-
-
 async def generate(url: str, prompt: list[int], tokens: int) -> list[int]:
     """The ids that a deployment of ours answers with."""
     async with httpx.AsyncClient(trust_env=False, timeout=ANSWER_S) as client:

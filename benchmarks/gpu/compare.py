@@ -27,13 +27,14 @@ from typing import Any
 
 import httpx
 
-from benchmarks.gpu.asking import Stream, body, follow, pair_requests, random_prompts
+from benchmarks.gpu.asking import Stream, body, follow, pair_requests
 from benchmarks.gpu.environment import memory_used_mib
 from benchmarks.gpu.places import STATE, Cell, aggregated_config, profile, results_path, write_result
 from benchmarks.gpu.servers import Server, Wanted, bare, only, ours, running, status, until_ready
 from benchmarks.gpu.shape import SHAPES, make_shape
 from benchmarks.gpu.statistics import latencies
 from benchmarks.load import STREAMED, Answer, drive, drive_legs, post
+from benchmarks.prompts import random_prompts
 
 BURST_ROUNDS = 3
 START_S = 400.0
@@ -76,24 +77,16 @@ def main() -> None:
 def _wanted(*, one_layer: bool) -> dict[str, Wanted]:
     it = profile()
     model = str(make_shape(it.shape, STATE / "models" / it.shape))
-    engine = it.shape_engine.items()
-
-    def sets(*roles: str) -> list[str]:
-        said = [f"{role}.engine.{name}={json.dumps(value)}" for role in roles for name, value in engine]
-        return [*said, "routing.queue_max=4096", "deadlines.queue_s=600"]
-
-    aggregated = aggregated_config(it.config)
-    replicas = f"aggregated.replicas={it.cards}"
-    by_setup = {
-        "a": {"a": bare("a", it, model, one_layer=one_layer)},
-        "b": {
-            "b-prefill": bare("b-prefill", it, model, "prefill", one_layer=one_layer),
-            "b-decode": bare("b-decode", it, model, "decode", one_layer=one_layer),
-        },
-        "c": {"c": ours("c", it.config, model, sets("prefill", "decode"), one_layer=one_layer)},
-        "d": {"d": ours("d", aggregated, model, [*sets("aggregated"), replicas], one_layer=one_layer)},
+    aggregated, replicas = aggregated_config(it.config), f"aggregated.replicas={it.cards}"
+    queue = ("routing.queue_max=4096", "deadlines.queue_s=600")
+    servers = {
+        "a": bare("a", it, model, one_layer=one_layer),
+        "b-prefill": bare("b-prefill", it, model, "prefill", one_layer=one_layer),
+        "b-decode": bare("b-decode", it, model, "decode", one_layer=one_layer),
+        "c": ours("c", it.config, model, queue, engine=it.shape_engine, one_layer=one_layer),
+        "d": ours("d", aggregated, model, (*queue, replicas), engine=it.shape_engine, one_layer=one_layer),
     }
-    return {name: server for setup in it.setups for name, server in by_setup[setup].items()}
+    return {name: server for name, server in servers.items() if name[0] in it.setups}
 
 
 async def _measure(servers: dict[str, Server], options: argparse.Namespace, end_s: float) -> None:

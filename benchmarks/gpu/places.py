@@ -111,7 +111,8 @@ TWO_GPUS = replace(
     engine={"attention_backend": "triton", "sampling_backend": "pytorch"},  # the bundle leaves out SGLang's defaults
     kill_sets=(
         # Two decode engines on one card: as configs/one-gpu.yaml.
-        *(f"{role}.engine.max_total_tokens=262144" for role in ("prefill", "decode")),
+        "prefill.engine.max_total_tokens=262144",
+        "decode.engine.max_total_tokens=262144",
         "decode.engine.mem_fraction_static=0.85",
         "decode.replicas=2",
         "decode.resources.gpus=0.5",

@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import suppress
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -21,7 +20,7 @@ from benchmarks.gpu.svg import bars, points
 
 SETUPS = {"a": "bare, aggregated", "b": "bare, PD", "c": "ours, PD", "d": "ours, aggregated"}
 Row = dict[str, Any]
-Pick = Callable[[Row], float]
+Pick = Callable[[Row], float | None]  # None: the row is of before that was measured
 ITL_COLUMNS: dict[str, Pick] = {
     "ITL p50, ms": lambda row: row["itl_ms"]["p50"],
     "ITL p99, ms": lambda row: row["itl_ms"]["p99"],
@@ -31,7 +30,8 @@ CELL_COLUMNS: dict[str, Pick] = {
     "TTFT p99, ms": lambda row: row["ttft_ms"]["p99"],
     **ITL_COLUMNS,
     "output tok/s": lambda row: row["tok_s"],
-    "streams that decode at once": lambda row: row["decoding"]["at_once"],
+    "share of the time in which any decodes": lambda row: row.get("decoding", {}).get("share"),
+    "how many decode then": lambda row: row.get("decoding", {}).get("at_once"),
 }
 BURST_COLUMNS: dict[str, Pick] = {
     **ITL_COLUMNS,
@@ -65,13 +65,9 @@ def good(rows: Iterable[Row]) -> list[Row]:
 
 
 def of(rows: Sequence[Row], what: str, setup: str, pick: Pick) -> list[float]:
-    """One value a round, in order; rows of before it was measured have none."""
-    found = []
-    for row in sorted(rows, key=_round):
-        if (row["what"], row["setup"]) == (what, setup):
-            with suppress(KeyError):
-                found.append(pick(row))
-    return found
+    """One value a round, in order."""
+    values = (pick(row) for row in sorted(rows, key=_round) if (row["what"], row["setup"]) == (what, setup))
+    return [value for value in values if value is not None]
 
 
 def _round(row: Row) -> int:

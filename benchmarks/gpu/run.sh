@@ -11,8 +11,8 @@
 #   run.sh stop            ends all servers
 #   run.sh collect         results.json, logs.tar.gz, kernels.tar.gz into $OUT (`stage` ends with it)
 #
-# Servers, results and logs live in $BENCH_STATE (/tmp/disagg-gpu). BENCH_DEVICE="cuda x 2": on two cards. BENCH_DEVICE=cpu tries it all without a card,
-# with small numbers: BENCH_DEVICE=cpu PYTHON=.venv/bin/python benchmarks/gpu/run.sh stage compare:300
+# Servers, results and logs live in $BENCH_STATE (/tmp/disagg-gpu). BENCH_DEVICE="cuda x 2": on two cards.
+# BENCH_DEVICE=cpu tries it all without a card, with small numbers: BENCH_DEVICE=cpu PYTHON=.venv/bin/python benchmarks/gpu/run.sh stage compare:300
 set -uo pipefail
 cd "$(dirname "$0")/../.." || exit
 project=$PWD

@@ -16,7 +16,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from importlib import metadata
@@ -84,10 +84,19 @@ def _port() -> int:
             return port
 
 
-def ours(name: str, config: str, model: str, sets: Sequence[str] = (), *, one_layer: bool = False) -> Wanted:
-    """A deployment; on a Ray of its own, or two of them would share one."""
+def ours(
+    name: str,
+    config: str,
+    model: str,
+    sets: Sequence[str] = (),
+    *,
+    engine: Mapping[str, Any] | None = None,
+    one_layer: bool = False,
+) -> Wanted:
+    """A deployment; on a Ray of its own, or two of them would share one. `engine`: arguments of all its engines."""
     port, it = _port(), profile()
     roles = ("aggregated",) if "aggregated" in config else ("prefill", "decode")
+    arguments = it.engine | dict(engine or {})
     words = [sys.executable, "-m", "disagg.cli.main", "serve", config]
     sets = [
         f"model.path={model}",
@@ -95,7 +104,7 @@ def ours(name: str, config: str, model: str, sets: Sequence[str] = (), *, one_la
         f"frontend.port={port}",
         "ray.address=local",
         *it.sets,
-        *(f"{role}.engine.{name}={json.dumps(value)}" for role in roles for name, value in it.engine.items()),
+        *(f"{role}.engine.{key}={json.dumps(value)}" for role in roles for key, value in arguments.items()),
         *sets,
     ]
     if one_layer:

@@ -10,13 +10,14 @@ import pytest
 from tokenizers import Tokenizer
 
 from benchmarks.gpu import report
-from benchmarks.gpu.asking import pair_requests, random_prompts
+from benchmarks.gpu.asking import pair_requests
 from benchmarks.gpu.bundle import cut
 from benchmarks.gpu.metadata import write_metadata
 from benchmarks.gpu.places import CPU, GPU, TWO_GPUS
 from benchmarks.gpu.shape import SHAPES, make_shape
 from benchmarks.gpu.statistics import latencies, percentile
 from benchmarks.gpu.svg import DOTS_MAX, bars, points, thinned
+from benchmarks.prompts import random_prompts
 
 
 def test_pieces_give_the_files_back_and_the_first_file_comes_first(tmp_path: Path) -> None:
