@@ -2,9 +2,10 @@
 
 a  one bare SGLang server                            d  ours, aggregated
 b  two bare SGLang servers in PD mode, driven here   c  ours, prefill and decode
+u  as c, without its pace_ms; only if asked for
 
-On one card all six engines share it. On two (BENCH_DEVICE="cuda x 2") a role has a card of its own, d is two aggregated
-engines, and there is no a.
+On one card all their engines share it, and seven fit: BENCH_SETUPS=bcu says which are up. On two cards
+(BENCH_DEVICE="cuda x 2") a role has one of its own, d is two aggregated engines, and there is no a.
 
 Way:   engines with one shape and the same arguments start together -> warmed -> items (a cell, a round, a setup)
 Out:   STATE/results/compare.jsonl, a row an item as soon as it is there: a later call goes on where one stopped;
@@ -84,6 +85,7 @@ def _wanted(*, one_layer: bool) -> dict[str, Wanted]:
         "b-prefill": bare("b-prefill", it, model, "prefill", one_layer=one_layer),
         "b-decode": bare("b-decode", it, model, "decode", one_layer=one_layer),
         "c": ours("c", it.config, model, queue, engine=it.shape_engine, one_layer=one_layer),
+        "u": ours("u", it.config, model, (*queue, "decode.pace_ms=null"), engine=it.shape_engine, one_layer=one_layer),
         "d": ours("d", aggregated, model, (*queue, replicas), engine=it.shape_engine, one_layer=one_layer),
     }
     return {name: server for name, server in servers.items() if name[0] in it.setups}
@@ -124,8 +126,8 @@ def _items(rounds: int | None) -> Iterator[Item]:
     groups = [
         ([(cell.name, cell) for cell in light], it.setups),
         ([("burst", burst)], it.setups),
-        ([(heavy.name, heavy)], ("b", "c")),
-        ([(heavy.name, heavy)], tuple(setup for setup in it.setups if setup in "ad")),
+        ([(heavy.name, heavy)], [setup for setup in it.setups if setup not in "ad"]),
+        ([(heavy.name, heavy)], [setup for setup in it.setups if setup in "ad"]),
     ]
     for named, setups in groups:
         for number in range(max(rounds or cell.rounds for _, cell in named)):

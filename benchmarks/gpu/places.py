@@ -142,7 +142,8 @@ CPU = Profile(
 
 def profile() -> Profile:
     said = os.environ.get("BENCH_DEVICE") or ("cuda" if shutil.which("nvidia-smi") else "cpu")
-    return {"cuda": GPU, "cuda x 2": TWO_GPUS, "cpu": CPU}[said]
+    found = {"cuda": GPU, "cuda x 2": TWO_GPUS, "cpu": CPU}[said]
+    return replace(found, setups=tuple(os.environ.get("BENCH_SETUPS") or found.setups))
 
 
 def aggregated_config(split: str) -> str:

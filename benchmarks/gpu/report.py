@@ -18,7 +18,7 @@ from typing import Any
 from benchmarks.gpu.places import TWO_GPUS
 from benchmarks.gpu.svg import bars, points
 
-SETUPS = {"a": "bare, aggregated", "b": "bare, PD", "c": "ours, PD", "d": "ours, aggregated"}
+SETUPS = {"a": "bare, aggregated", "b": "bare, PD", "c": "ours, PD", "d": "ours, aggregated", "u": "ours, PD, unpaced"}
 Row = dict[str, Any]
 Pick = Callable[[Row], float | None]  # None: the row is of before that was measured
 ITL_COLUMNS: dict[str, Pick] = {
@@ -209,12 +209,13 @@ def _startup(results: Row) -> Iterator[str]:
 
 def _compare_picture(rows: list[Row]) -> str:
     cells = _cells(rows)
+    there = dict(_setups(rows))
     panels = {
-        name: {cell: {setup: of(rows, cell, setup, pick) for setup in SETUPS} for cell in cells}
+        name: {cell: {setup: of(rows, cell, setup, pick) for setup in there} for cell in cells}
         for name, pick in CELL_COLUMNS.items()
         if name in ("output tok/s", "TTFT p50, ms", "ITL p99, ms")
     }
-    return bars(panels, SETUPS)
+    return bars(panels, there)
 
 
 def _burst_picture(rows: list[Row]) -> str:

@@ -12,6 +12,7 @@
 #   run.sh collect         results.json, logs.tar.gz, kernels.tar.gz into $OUT (`stage` ends with it)
 #
 # Servers, results and logs live in $BENCH_STATE (/tmp/disagg-gpu). BENCH_DEVICE="cuda x 2": on two cards.
+# BENCH_SETUPS=bcu: the setups of `compare`, where they are not the usual ones; for `up` as well.
 # BENCH_DEVICE=cpu tries it all without a card, with small numbers: BENCH_DEVICE=cpu PYTHON=.venv/bin/python benchmarks/gpu/run.sh stage compare:300
 set -uo pipefail
 cd "$(dirname "$0")/../.." || exit
@@ -125,7 +126,7 @@ main() { # a function, so that all is read before any of it runs
     warm) background warm "$python" -c "import sglang.srt.managers.scheduler, sglang.srt.entrypoints.engine" ;;
     up) "$python" -m benchmarks.gpu.compare --up ;;
     stop) "$python" -m benchmarks.gpu.servers ;;
-    *) sed -n '2,16p' "$project/benchmarks/gpu/run.sh" && return 2 ;;
+    *) sed -n '2,17p' "$project/benchmarks/gpu/run.sh" && return 2 ;;
     esac
 }
 

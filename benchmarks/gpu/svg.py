@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from statistics import median
 
-COLOURS = ("#7a8793", "#c98a2b", "#1f6fb2", "#6b3fa0")
+COLOURS = ("#7a8793", "#c98a2b", "#1f6fb2", "#6b3fa0", "#3f8f5f")
 WIDTH, PANEL, LEFT, RIGHT, TOP, FOOT = 900, 200, 60, 20, 34, 34
 DOTS_MAX = 1500
 FONT = 'font-family="sans-serif" font-size="11"'

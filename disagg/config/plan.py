@@ -11,6 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from decode import pace
 from disagg.config.rules import PoolText, gpus_fit
 from disagg.config.schema import Deadlines, Deployment, Frontend, Model, Pool, Ray
 from disagg.config.server_args import installed_server_args
@@ -49,6 +50,7 @@ class EnginePlan:
     engine: dict[str, Any]
     env: dict[str, str]  # what the pool says
     spare: bool = False  # processes are kept ready for its next incarnation
+    pace_ms: float | None = None  # of a decode engine (decode/pace.py)
 
     def arguments(self, *, device: str, model_path: str, host: str, ports: Ports) -> dict[str, Any]:
         """Keyword arguments of `sglang.Engine`, or of the simulated one, for one incarnation."""
@@ -61,6 +63,8 @@ class EnginePlan:
         if device == "simulated":
             return self.env
         ours = engine_environment(self.role, device=device, deadlines=deadlines, ranks=self.ranks, cpu_count=cpu_count)
+        if self.pace_ms is not None:
+            ours[pace.VARIABLE] = f"{self.pace_ms:g}"
         return ours | self.env
 
 
@@ -167,4 +171,5 @@ def _engine(engine_id: str, role: Role, index: int, pool: Pool, deployment: Depl
         engine=pool.engine | of_all,
         env=pool.env,
         spare=device != "simulated" and (device == "cuda" if pool.spare is None else pool.spare),
+        pace_ms=pool.pace_ms,
     )

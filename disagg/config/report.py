@@ -73,6 +73,7 @@ def _engine_tree(seen: Examination, engine: EnginePlan) -> dict[str, Any]:
         "dp_ranks": engine.dp_ranks,
         "resources": {"cpus": engine.cpus, "gpus": engine.gpus},
         "spare": engine.spare,
+        "pace_ms": engine.pace_ms,
         "members": [asdict(member) for member in seen.placement.of(engine.id)],
         "memory": asdict(memory) | {"free": memory.free} if memory else None,
         "arguments": shown_arguments(seen.plan, engine),

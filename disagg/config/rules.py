@@ -146,6 +146,17 @@ def _kv_goes_over_nixl(pool: PoolText) -> Iterator[Problem]:
         yield Problem(f"{pool.path}.engine.enable_unified_memory", what, "leave it out on prefill and decode pools")
 
 
+def _only_decode_is_paced(pool: PoolText) -> Iterator[Problem]:
+    path = f"{pool.path}.pace_ms"
+    if pool.pool.get("pace_ms") is None:
+        return
+    if pool.role != "decode":
+        yield Problem(path, "is of decode engines: it spaces out their steps", "leave it out, or say it under decode")
+    if _size(pool, "pp_size") > 1:
+        what = f"is said, but with pp_size {_size(pool, 'pp_size')} SGLang has another loop, which is not paced"
+        yield Problem(path, what, "leave it out")
+
+
 def _attention_groups_said_once(pool: PoolText) -> Iterator[Problem]:
     """`neutral` has folded an attn_dp_size that stands alone."""
     groups = pool.engine.get("attn_dp_size")
@@ -170,4 +181,5 @@ POOL_RULES: tuple[Callable[[PoolText], Iterator[Problem]], ...] = (
     _gpus_of_all_ranks,
     _attention_groups_said_once,
     _kv_goes_over_nixl,
+    _only_decode_is_paced,
 )

@@ -66,6 +66,17 @@ MISTAKES = {
     "unknown key": (PAIR + "frontned: {}", "frontned", "is not a known key; did you mean frontend?"),
     "unknown key below": (PAIR + "frontend: {prot: 1}", "frontend.prot", "did you mean port?"),
     "unknown key in a pool": (MODEL + "prefill: {replica: 2}\ndecode: {}", "prefill.replica", "mean replicas?"),
+    "paced prefill": (
+        MODEL + "prefill: {pace_ms: 20}\ndecode: {}",
+        "prefill.pace_ms",
+        "is of decode engines: it spaces out their steps; leave it out, or say it under decode",
+    ),
+    "paced pipeline": (
+        MODEL + "prefill: {engine: {pp_size: 2}}\ndecode: {pace_ms: 20, engine: {pp_size: 2}}",
+        "decode.pace_ms",
+        "is said, but with pp_size 2 SGLang has another loop",
+    ),
+    "pace beyond a second": (MODEL + "prefill: {}\ndecode: {pace_ms: 2000}", "decode.pace_ms", "1000"),
     "unknown key in resources": (
         MODEL + "prefill: [{}, {resources: {gpu: 1}}]\ndecode: {}",
         "prefill.1.resources.gpu",

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from decode import pace
 from disagg.config import device_of, load_config, parse_config, resolve
 from disagg.config.examine import examine
 from disagg.config.report import render, to_json
@@ -27,6 +28,14 @@ def test_ids_are_counted_a_role_over_its_pools() -> None:
     assert (decode.cpus, decode.gpus) == (0.5, 0)
     environment = decode.environment(device="cpu", deadlines=plan.deadlines)
     assert (environment["A"], environment["OMP_NUM_THREADS"]) == ("1", "1")
+    assert pace.VARIABLE not in environment
+
+
+def test_a_decode_pool_s_pace_is_in_its_engines_environment() -> None:
+    plan = resolve(parse_config(HEAD + "prefill: {}\ndecode: {pace_ms: 12.5}"), "cuda")
+    prefill, decode = (engine.environment(device="cuda", deadlines=plan.deadlines) for engine in plan.engines)
+    assert decode[pace.VARIABLE] == "12.5"
+    assert pace.VARIABLE not in prefill
 
 
 @pytest.mark.parametrize(
