@@ -5,7 +5,9 @@ Way:   a decode pool's pace_ms -> the engine's environment -> entry point of the
 Why:   two processes on one GPU run in turns of equal length, however little work one of them has. A decode engine that
        always has a stream takes half of the card, and reading prompts takes twice as long. Fewer steps a second, each
        for more streams, do the same work in less of the card's time
-When:  only while a request here waits for its KV, so that a prefill engine is at work for it. Without one nothing waits
+When:  only while a request here waits for its KV, so that a prefill engine has it to read; and not while this engine's
+       pool is full, for then nothing is taken in before streams end
+Cost:  SGLang hands out a step's tokens once it has begun the next, so they come later by what that one waits
 """
 
 from __future__ import annotations
@@ -50,7 +52,8 @@ def activate() -> None:
     @functools.wraps(process)
     def process_decode_queue(self: Any) -> Any:
         prompts_wait = bool(self.disagg_decode_transfer_queue.queue)
-        pace.begin(waits=prompts_wait and not self.running_batch.is_empty())
+        is_full = bool(self.disagg_decode_prealloc_queue.retracted_queue)
+        pace.begin(waits=prompts_wait and not is_full and not self.running_batch.is_empty())
         return process(self)
 
     Scheduler.process_decode_queue = process_decode_queue

@@ -4,8 +4,9 @@ a  one bare SGLang server                            d  ours, aggregated
 b  two bare SGLang servers in PD mode, driven here   c  ours, prefill and decode
 u  as c, without its pace_ms; only if asked for
 
-On one card all their engines share it, and seven fit: BENCH_SETUPS=bcu says which are up. On two cards
-(BENCH_DEVICE="cuda x 2") a role has one of its own, d is two aggregated engines, and there is no a.
+On one card all their engines share it, and there is room for seven: a and d have one, the others two. BENCH_SETUPS=bcu
+says which are up, where that is not all but u. On two cards (BENCH_DEVICE="cuda x 2") a role has one of its own, d is
+two aggregated engines, and there is no a.
 
 Way:   engines with one shape and the same arguments start together -> warmed -> items (a cell, a round, a setup)
 Out:   STATE/results/compare.jsonl, a row an item as soon as it is there: a later call goes on where one stopped;
@@ -115,7 +116,8 @@ async def _measure(servers: dict[str, Server], options: argparse.Namespace, end_
         with log.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
         print(*key, json.dumps({name: row[name] for name in TOLD if name in row}))
-    write_result("lane", await _lane(servers["c"]))
+    if "c" in servers:
+        write_result("lane", await _lane(servers["c"]))
 
 
 def _items(rounds: int | None) -> Iterator[Item]:

@@ -143,7 +143,10 @@ CPU = Profile(
 def profile() -> Profile:
     said = os.environ.get("BENCH_DEVICE") or ("cuda" if shutil.which("nvidia-smi") else "cpu")
     found = {"cuda": GPU, "cuda x 2": TWO_GPUS, "cpu": CPU}[said]
-    return replace(found, setups=tuple(os.environ.get("BENCH_SETUPS") or found.setups))
+    setups = tuple(os.environ.get("BENCH_SETUPS") or found.setups)
+    if unknown := set(setups) - set("abcdu"):
+        raise SystemExit(f"BENCH_SETUPS: no setup is called {', '.join(sorted(unknown))}; say some of abcdu")
+    return replace(found, setups=setups)
 
 
 def aggregated_config(split: str) -> str:

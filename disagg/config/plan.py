@@ -171,5 +171,5 @@ def _engine(engine_id: str, role: Role, index: int, pool: Pool, deployment: Depl
         engine=pool.engine | of_all,
         env=pool.env,
         spare=device != "simulated" and (device == "cuda" if pool.spare is None else pool.spare),
-        pace_ms=pool.pace_ms,
+        pace_ms=None if device == "simulated" else pool.pace_ms,
     )

@@ -61,6 +61,9 @@ def gpus_fit(pool: PoolText, device: Any) -> Iterator[Problem]:
         yield Problem(path, f"is {gpus:g}, but the deployment runs on {device}", "leave it out, or say device: cuda")
     if device == "cuda" and gpus == 0:
         yield Problem(path, "is 0, but the deployment runs on cuda", "leave it out, or say device: cpu")
+    if device == "cuda" and pool.pool.get("pace_ms") is not None and (gpus is None or gpus >= 1):
+        what = "is said, but the engine has GPUs of its own, and no prefill engine to leave them to"
+        yield Problem(f"{pool.path}.pace_ms", what, f"leave it out, or say {path} below 1")
 
 
 def _gpus(pool: PoolText) -> float | None:
@@ -147,14 +150,9 @@ def _kv_goes_over_nixl(pool: PoolText) -> Iterator[Problem]:
 
 
 def _only_decode_is_paced(pool: PoolText) -> Iterator[Problem]:
-    path = f"{pool.path}.pace_ms"
-    if pool.pool.get("pace_ms") is None:
-        return
-    if pool.role != "decode":
-        yield Problem(path, "is of decode engines: it spaces out their steps", "leave it out, or say it under decode")
-    if _size(pool, "pp_size") > 1:
-        what = f"is said, but with pp_size {_size(pool, 'pp_size')} SGLang has another loop, which is not paced"
-        yield Problem(path, what, "leave it out")
+    if pool.role != "decode" and pool.pool.get("pace_ms") is not None:
+        what = "is of decode engines: it spaces out their steps"
+        yield Problem(f"{pool.path}.pace_ms", what, "leave it out, or say it under decode")
 
 
 def _attention_groups_said_once(pool: PoolText) -> Iterator[Problem]:

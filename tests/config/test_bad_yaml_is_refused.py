@@ -71,12 +71,13 @@ MISTAKES = {
         "prefill.pace_ms",
         "is of decode engines: it spaces out their steps; leave it out, or say it under decode",
     ),
-    "paced pipeline": (
-        MODEL + "prefill: {engine: {pp_size: 2}}\ndecode: {pace_ms: 20, engine: {pp_size: 2}}",
+    "paced on a GPU of its own": (
+        MODEL + "device: cuda\nprefill: {}\ndecode: {pace_ms: 20}",
         "decode.pace_ms",
-        "is said, but with pp_size 2 SGLang has another loop",
+        "is said, but the engine has GPUs of its own, and no prefill engine to leave them to;"
+        " leave it out, or say decode.resources.gpus below 1",
     ),
-    "pace beyond a second": (MODEL + "prefill: {}\ndecode: {pace_ms: 2000}", "decode.pace_ms", "1000"),
+    "pace beyond reading": (MODEL + "prefill: {}\ndecode: {pace_ms: 250}", "decode.pace_ms", "200"),
     "unknown key in resources": (
         MODEL + "prefill: [{}, {resources: {gpu: 1}}]\ndecode: {}",
         "prefill.1.resources.gpu",

@@ -32,7 +32,8 @@ def test_ids_are_counted_a_role_over_its_pools() -> None:
 
 
 def test_a_decode_pool_s_pace_is_in_its_engines_environment() -> None:
-    plan = resolve(parse_config(HEAD + "prefill: {}\ndecode: {pace_ms: 12.5}"), "cuda")
+    text = HEAD + "prefill: {resources: {gpus: 0.5}}\ndecode: {pace_ms: 12.5, resources: {gpus: 0.5}}"
+    plan = resolve(parse_config(text), "cuda")
     prefill, decode = (engine.environment(device="cuda", deadlines=plan.deadlines) for engine in plan.engines)
     assert decode[pace.VARIABLE] == "12.5"
     assert pace.VARIABLE not in prefill

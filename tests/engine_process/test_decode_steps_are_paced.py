@@ -42,16 +42,23 @@ def test_where_none_waits_the_next_step_begins_at_once_and_the_one_after_it_coun
 
 
 @pytest.mark.parametrize(
-    ("waiting", "running", "paced"),
-    [([], False, False), ([], True, False), (["room"], False, False), (["room"], True, True)],
+    ("waiting", "retracted", "running", "paced"),
+    [
+        ([], [], False, False),
+        ([], [], True, False),
+        (["room"], [], False, False),
+        (["room"], ["stream"], True, False),
+        (["room"], [], True, True),
+    ],
 )
 def test_only_running_streams_beside_a_prompt_are_paced(
-    monkeypatch: pytest.MonkeyPatch, waiting: list[str], running: bool, paced: bool
+    monkeypatch: pytest.MonkeyPatch, waiting: list[str], retracted: list[str], running: bool, paced: bool
 ) -> None:
     turns: list[str] = []
 
     class Scheduler:
         disagg_decode_transfer_queue = SimpleNamespace(queue=waiting)
+        disagg_decode_prealloc_queue = SimpleNamespace(retracted_queue=retracted)
         running_batch = SimpleNamespace(is_empty=lambda: not running)
 
         def process_decode_queue(self) -> None:
