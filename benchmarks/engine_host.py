@@ -112,7 +112,9 @@ async def cost(way: str) -> float:
             stdout=asyncio.subprocess.PIPE,
             stdin=asyncio.subprocess.PIPE,
             start_new_session=True,
-            env=standin_environment(os.environ) | ENVIRONMENT | {"DISAGG_SECRET": secret.hex(), VARIABLE: way},
+            env=standin_environment(os.environ)
+            | ENVIRONMENT
+            | {"DISAGG_SECRET": secret.hex(), "TMPDIR": scratch, VARIABLE: way},
         )
         try:
             assert process.stdout is not None

@@ -102,7 +102,7 @@ class _Starter:
 
     def __init__(self, stack: AsyncExitStack, scratch: Path) -> None:
         self._stack, self.scratch = stack, scratch
-        self.environment = os.environ | {"HOME": str(scratch), "HF_HUB_OFFLINE": "1"}
+        self.environment = os.environ | {"HOME": str(scratch), "TMPDIR": str(scratch), "HF_HUB_OFFLINE": "1"}
 
     async def process(self, name: str, command: list[str]) -> asyncio.subprocess.Process:
         with (self.scratch / f"{name}.log").open("wb") as log:
