@@ -196,7 +196,7 @@ class Pool(Section):
     are forked, which is as quick; with true they are not."""
     pace_ms: Annotated[float, Field(ge=1, le=200)] | None = None
     """Of a decode engine that shares its GPU with a prefill engine: while one of its requests waits for its prompt to
-    be read, it begins a step at most every so many milliseconds, and reading has the GPU in between."""
+    be read, steps begin at least so many milliseconds apart, and reading has the GPU in between."""
 
     @field_validator("engine", mode="before")
     @classmethod
