@@ -20,6 +20,8 @@ PROJECT = Path(__file__).absolute().parents[2]
 STATE = Path(os.environ.get("BENCH_STATE", "/tmp/disagg-gpu"))
 RESULTS = STATE / "results"
 LOGS = STATE / "logs"
+# Of compare, which says more of each.
+SETUPS = {"a": "bare, aggregated", "b": "bare, PD", "c": "ours, PD", "d": "ours, aggregated", "u": "ours, PD, unpaced"}
 
 
 @dataclass(frozen=True)
@@ -144,8 +146,8 @@ def profile() -> Profile:
     said = os.environ.get("BENCH_DEVICE") or ("cuda" if shutil.which("nvidia-smi") else "cpu")
     found = {"cuda": GPU, "cuda x 2": TWO_GPUS, "cpu": CPU}[said]
     setups = tuple(os.environ.get("BENCH_SETUPS") or found.setups)
-    if unknown := set(setups) - set("abcdu"):
-        raise SystemExit(f"BENCH_SETUPS: no setup is called {', '.join(sorted(unknown))}; say some of abcdu")
+    if unknown := sorted(set(setups) - set(SETUPS)):
+        raise SystemExit(f"BENCH_SETUPS: no setup is called {', '.join(unknown)}; say some of {''.join(SETUPS)}")
     return replace(found, setups=setups)
 
 

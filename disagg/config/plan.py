@@ -11,7 +11,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from decode import pace
 from disagg.config.rules import PoolText, gpus_fit
 from disagg.config.schema import Deadlines, Deployment, Frontend, Model, Pool, Ray
 from disagg.config.server_args import installed_server_args
@@ -62,9 +61,14 @@ class EnginePlan:
         """The pool's own variables over ours."""
         if device == "simulated":
             return self.env
-        ours = engine_environment(self.role, device=device, deadlines=deadlines, ranks=self.ranks, cpu_count=cpu_count)
-        if self.pace_ms is not None:
-            ours[pace.VARIABLE] = f"{self.pace_ms:g}"
+        ours = engine_environment(
+            self.role,
+            device=device,
+            deadlines=deadlines,
+            ranks=self.ranks,
+            cpu_count=cpu_count,
+            pace_ms=self.pace_ms,
+        )
         return ours | self.env
 
 

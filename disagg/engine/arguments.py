@@ -12,6 +12,7 @@ import os
 from collections.abc import Mapping
 from typing import Any, NamedTuple, Protocol
 
+from decode import pace
 from decode.arguments import decode_arguments
 from disagg.registry.records import Role
 from prefill.arguments import prefill_arguments
@@ -93,11 +94,18 @@ def member_arguments(first: Mapping[str, Any], *, member: int, members: int, hos
 
 
 def engine_environment(
-    role: Role, *, device: str, deadlines: EngineDeadlines, ranks: int = 1, cpu_count: int | None = None
+    role: Role,
+    *,
+    device: str,
+    deadlines: EngineDeadlines,
+    ranks: int = 1,
+    cpu_count: int | None = None,
+    pace_ms: float | None = None,
 ) -> dict[str, str]:
     """What must stand in the environment before SGLang is imported.
 
-    `ranks` is tp_size * pp_size; `cpu_count` is the engine's node's (default: this machine's).
+    `ranks` is tp_size * pp_size; `cpu_count` is the engine's node's (default: this machine's); `pace_ms` a decode
+    engine's (decode/pace.py).
     """
     environment = {
         "HF_HUB_OFFLINE": "1",  # the model is a folder by now; a look at the hub would only wait
@@ -125,4 +133,6 @@ def engine_environment(
         if ranks > 1:  # one entry a rank, else SGLang wants a NUMA node for each
             cores = f"0-{(cpu_count or os.cpu_count() or 1) - 1}"
             environment["SGLANG_CPU_OMP_THREADS_BIND"] = "|".join([cores] * ranks)
+    if pace_ms is not None:
+        environment[pace.VARIABLE] = f"{pace_ms:g}"
     return environment
