@@ -87,12 +87,15 @@ def _ends(kind: Kind, include_usage: bool) -> tuple[bytes, bytes, bytes]:
     return tail, unfinished, unfinished + b"}]" + tail
 
 
-class ChunksWithIds(Chunks):
-    """With `return_token_ids`, where vLLM has them: each choice holds the ids that came with it, also those whose text
-    is still held back or is none; the prompt's stand once, in the first event of a chat, in the first choice of a text.
+class ChunksWithMore(Chunks):
+    """What vLLM has beside OpenAI's fields, where vLLM has it.
+
+    `return_token_ids`: each choice holds the ids that came with it, also those whose text is still held back or is
+    none; the prompt's stand once, in the first event of a chat, in the first choice of a text.
+    `continuous_usage_stats`: each event holds the usage so far.
     """
 
-    __slots__ = ("_prompt",)
+    __slots__ = ("_continuous_usage", "_prompt", "_request", "_with_ids")
 
     def __init__(
         self,
@@ -102,17 +105,21 @@ class ChunksWithIds(Chunks):
         created_s: int,
         model: str,
         include_usage: bool,
-        prompt_ids: list[int],
+        request: Request,
+        *,
+        token_ids: bool,
+        continuous_usage: bool,
     ) -> None:
         super().__init__(body, kind, request_id, created_s, model, include_usage)
-        self._prompt = b',"prompt_token_ids":' + encode(prompt_ids)
+        self._request, self._with_ids, self._continuous_usage = request, token_ids, continuous_usage
+        self._prompt = b',"prompt_token_ids":' + encode(request.prompt_ids) if token_ids else b""
 
     def opening(self) -> bytes:
         chunk = super().opening()
-        return chunk.removesuffix(self._tail) + self._take_prompt() + self._tail if chunk else b""
+        return chunk.removesuffix(self._tail) + self._take_prompt() + self._end() if chunk else b""
 
     def piece(self, text: str, token_ids: list[int]) -> bytes:
-        if not token_ids and not text:
+        if not text and not (token_ids and self._with_ids):
             return b""
         return self._before + encode(text) + self._unfinished + self._ids(token_ids)
 
@@ -120,7 +127,11 @@ class ChunksWithIds(Chunks):
         return self._head + b"[" + self._finished_choice(reason) + self._ids([])
 
     def _ids(self, token_ids: list[int]) -> bytes:
-        return self._take_prompt() + b',"token_ids":' + encode(token_ids) + b"}]" + self._tail
+        ids = b',"token_ids":' + encode(token_ids) if self._with_ids else b""
+        return self._take_prompt() + ids + b"}]" + self._end()
+
+    def _end(self) -> bytes:
+        return b',"usage":' + encode(self._request.usage) + b"}\n\n" if self._continuous_usage else self._tail
 
     def _take_prompt(self) -> bytes:
         prompt, self._prompt = self._prompt, b""

@@ -15,13 +15,15 @@ from typing import Any
 import msgspec
 
 from disagg.errors import BadRequest
-from disagg.frontend.fields import Body, boolean, integer, refuse, required, strings, wrong_type
+from disagg.frontend.fields import Body, boolean, integer, refuse, required, strings, whole, wrong_type
 from disagg.frontend.parameters import CHAT, COMPLETION, check_names, sampling_of, template_variables
 
 STOP_STRINGS_MAX = 16
 STOP_CHARACTERS_MAX = 256
+STREAM_OPTIONS = frozenset({"include_usage", "continuous_usage_stats", "include_obfuscation"})
 ROLES = frozenset({"system", "developer", "user", "assistant", "tool", "function"})
 MESSAGE_FIELDS = frozenset({"role", "content", "name"})
+PART_FIELDS = frozenset({"type", "text", "cache_control"})  # the last is Anthropic's hint: it asks for nothing here
 # An answer sent back as the client got it holds these, empty.
 MESSAGE_UNBUILT = frozenset(
     ["tool_calls", "tool_call_id", "function_call", "audio", "refusal", "annotations", "reasoning_content", "reasoning"]
@@ -34,8 +36,10 @@ class Asked:
     messages: list[dict[str, Any]] = field(default_factory=list)
     template_variables: Mapping[str, Any] = field(default_factory=dict)
     prompt: str | list[int] = ""
+    special_tokens: bool  # put around the prompt by the tokenizer: not where a template has written them
     stream: bool
     include_usage: bool
+    continuous_usage: bool  # vLLM's addition: the usage so far in each chunk
     return_token_ids: bool  # vLLM's addition: the prompt's and the answer's token ids beside the text
     max_tokens: int | None  # output; None: as many as the context leaves
     max_tokens_name: str
@@ -51,6 +55,7 @@ def parse_chat(data: bytes, model: str, defaults: Mapping[str, float]) -> Asked:
         source="messages",
         messages=messages,
         template_variables=template_variables(body),
+        special_tokens=boolean(body, "add_special_tokens"),
         **_shared(body, defaults),
     )
 
@@ -58,7 +63,12 @@ def parse_chat(data: bytes, model: str, defaults: Mapping[str, float]) -> Asked:
 def parse_completion(data: bytes, model: str, vocabulary: int, defaults: Mapping[str, float]) -> Asked:
     body = check_names(_decode(data), COMPLETION)
     _check_model(body, model)
-    return Asked(source="prompt", prompt=_prompt(required(body, "prompt"), vocabulary), **_shared(body, defaults))
+    return Asked(
+        source="prompt",
+        prompt=_prompt(required(body, "prompt"), vocabulary),
+        special_tokens=boolean(body, "add_special_tokens", absent=True),
+        **_shared(body, defaults),
+    )
 
 
 def _decode(data: bytes) -> Body:
@@ -86,9 +96,11 @@ def _check_model(body: Body, model: str) -> None:
 def _shared(body: Body, defaults: Mapping[str, float]) -> dict[str, Any]:
     stream = boolean(body, "stream")
     max_tokens, max_tokens_name = _max_tokens(body)
+    include_usage, continuous_usage = _usage_options(body, stream)
     return {
         "stream": stream,
-        "include_usage": _include_usage(body, stream),
+        "include_usage": include_usage,
+        "continuous_usage": continuous_usage,
         "return_token_ids": boolean(body, "return_token_ids"),
         "max_tokens": max_tokens,
         "max_tokens_name": max_tokens_name,
@@ -105,52 +117,59 @@ def _max_tokens(body: Body) -> tuple[int | None, str]:
     return (old, "max_tokens") if new is None else (new, "max_completion_tokens")
 
 
-def _include_usage(body: Body, stream: bool) -> bool:
+def _usage_options(body: Body, stream: bool) -> tuple[bool, bool]:
+    """Whether a last chunk tells the usage, and whether each chunk tells it so far."""
     options = body.get("stream_options")
     if options is None:
-        return False
+        return False, False
     if not isinstance(options, dict):
         wrong_type("stream_options", "an object", options)
-    if not stream:
-        refuse("stream_options", "invalid_value", "'stream_options' is only for requests with 'stream': true")
     for name, value in options.items():
-        here = f"stream_options.{name[:100]}"
-        if name == "include_obfuscation" and value in (None, False):
+        if value is None:
             continue
-        if name != "include_usage":
-            code = (
-                "unsupported_parameter"
-                if name in ("include_obfuscation", "continuous_usage_stats")
-                else "unknown_parameter"
-            )
-            refuse(here, code, f"'{here}' is not supported here")
-        if value is not None and type(value) is not bool:
+        here = f"stream_options.{name[:100]}"
+        if name not in STREAM_OPTIONS:
+            refuse(here, "unknown_parameter", f"'{here}' is not supported here")
+        if type(value) is not bool:
             wrong_type(here, "true or false", value)
-    return options.get("include_usage") is True
+        if value and name == "include_obfuscation":
+            refuse(here, "unsupported_parameter", f"'{here}' is not supported here; leave it out")
+        if value and not stream:
+            refuse("stream_options", "invalid_value", "'stream_options' is only for requests with 'stream': true")
+    return options.get("include_usage") is True, options.get("continuous_usage_stats") is True
 
 
 def _prompt(value: Any, vocabulary: int) -> str | list[int]:
+    """One prompt: a text or its token ids, or a list that holds one of the two and nothing else."""
+    here = "prompt"
+    if isinstance(value, list) and len(value) == 1 and isinstance(value[0], str | list):
+        value, here = value[0], "prompt[0]"
     if isinstance(value, str):
         return value
     if not isinstance(value, list):
-        wrong_type("prompt", "a string or a list of token ids", value)
+        wrong_type(here, "a string or a list of token ids", value)
     if not value:
-        refuse("prompt", "empty_array", "'prompt' is empty")
+        refuse(here, "empty_array", f"'{here}' is empty")
     # All at once, in C: one by one, 8,000 ids take a millisecond of everybody's time.
     if set(map(type, value)) != {int} or min(value) < 0 or max(value) >= vocabulary:
-        _refuse_first_wrong(value, vocabulary)
+        return _ids_one_by_one(value, here, vocabulary)
     return value
 
 
-def _refuse_first_wrong(ids: list[Any], vocabulary: int) -> None:
-    for index, token_id in enumerate(ids):
-        if isinstance(token_id, str | list):
-            refuse("prompt", "unsupported_parameter", "several prompts in one request are not supported here yet")
-        if type(token_id) is not int:
-            wrong_type(f"prompt[{index}]", "a token id", token_id)
+def _ids_one_by_one(ids: list[Any], here: str, vocabulary: int) -> list[int]:
+    checked = []
+    for index, given in enumerate(ids):
+        if isinstance(given, str | list) and here == "prompt":
+            what = f"'prompt' holds {len(ids)} prompts: several in one request are not supported yet; send each alone"
+            refuse("prompt", "unsupported_parameter", what)
+        token_id = whole(given)
+        if token_id is None:
+            wrong_type(f"{here}[{index}]", "a token id", given)
         if not 0 <= token_id < vocabulary:
-            what = f"'prompt[{index}]' is {token_id}; token ids of this model are 0 to {vocabulary - 1}"
-            refuse(f"prompt[{index}]", "invalid_token_id", what)
+            what = f"'{here}[{index}]' is {token_id}; token ids of this model are 0 to {vocabulary - 1}"
+            refuse(f"{here}[{index}]", "invalid_token_id", what)
+        checked.append(token_id)
+    return checked
 
 
 def _messages(value: Any) -> list[dict[str, Any]]:
@@ -165,15 +184,17 @@ def _message(value: Any, here: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         wrong_type(here, "an object", value)
     for name, content in value.items():
+        if content is None:
+            continue
         if name in MESSAGE_UNBUILT:
-            if content not in (None, [], ""):
+            if content not in ([], ""):
                 refuse(f"{here}.{name}", "unsupported_parameter", f"'{here}.{name}' is not supported here yet")
         elif name not in MESSAGE_FIELDS:
             refuse(f"{here}.{name[:100]}", "unknown_parameter", f"'{here}.{name[:100]}' is not a field of a message")
     for name in ("role", "content"):
         if value.get(name) is None:
             refuse(f"{here}.{name}", "missing_required_parameter", f"'{here}.{name}' is missing")
-    message = {"role": _role(value["role"], f"{here}.role"), "content": _text(value["content"], f"{here}.content")}
+    message = {"role": _role(value["role"], f"{here}.role"), "content": _content(value["content"], f"{here}.content")}
     if (name := value.get("name")) is not None:
         if not isinstance(name, str):
             wrong_type(f"{here}.name", "a string", name)
@@ -188,28 +209,31 @@ def _role(value: Any, here: str) -> str:
         refuse(here, "invalid_value", f"'{here}' is '{value[:100]}'; roles are system, developer, user and assistant")
     if value in ("tool", "function"):
         refuse(here, "unsupported_parameter", f"'{here}' is '{value}': tools are not supported here yet")
-    return "system" if value == "developer" else value  # OpenAI's newer word for it, which no template here knows
+    return value
 
 
-def _text(value: Any, here: str) -> str:
+def _content(value: Any, here: str) -> str | list[dict[str, str]]:
+    """A text, or parts that are texts: the template says which of the two it takes (disagg/frontend/template.py)."""
     if isinstance(value, str):
         return value
     if not isinstance(value, list):
         wrong_type(here, "a string or a list of parts", value)
     if not value:
         refuse(here, "empty_array", f"'{here}' is empty")
-    texts = []
-    for index, part in enumerate(value):
-        part_here = f"{here}[{index}]"
-        if not isinstance(part, dict):
-            wrong_type(part_here, "an object", part)
-        kind = part.get("type")
-        if kind != "text":
-            code = "missing_required_parameter" if kind is None else "unsupported_parameter"
-            refuse(
-                f"{part_here}.type", code, f"'{part_here}.type' must be 'text': no other content is supported here yet"
-            )
-        if not isinstance(part.get("text"), str):
-            wrong_type(f"{part_here}.text", "a string", part.get("text"))
-        texts.append(part["text"])
-    return " ".join(texts)  # as SGLang joins them for templates that expect one string
+    return [_part(part, f"{here}[{index}]") for index, part in enumerate(value)]
+
+
+def _part(part: Any, here: str) -> dict[str, str]:
+    if not isinstance(part, dict):
+        wrong_type(here, "an object", part)
+    kind = part.get("type")
+    if kind != "text":
+        code = "missing_required_parameter" if kind is None else "unsupported_parameter"
+        refuse(f"{here}.type", code, f"'{here}.type' must be 'text': no other content is supported here yet")
+    text = part.get("text")
+    if not isinstance(text, str):
+        wrong_type(f"{here}.text", "a string", text)
+    for name, value in part.items():
+        if name not in PART_FIELDS and value not in (None, [], ""):
+            refuse(f"{here}.{name[:100]}", "unknown_parameter", f"'{here}.{name[:100]}' is not a field of a text part")
+    return {"type": "text", "text": text}

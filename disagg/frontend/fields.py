@@ -1,7 +1,7 @@
 """Reads one field of a JSON body: its type, its range, and a 400 that names it when it is wrong.
 
 Way:   JSON body -> [fields] -> parameters -> Request
-In:    a decoded body without its nulls: for OpenAI a null is an absent field
+In:    a decoded body without its nulls: for OpenAI a null is an absent field. Where a whole number is meant, 16.0 is 16
 Fails: BadRequest with the field's name and a code of its own for each way to be wrong
 """
 
@@ -29,12 +29,21 @@ def integer(body: Body, name: str, least: int, most: int) -> int | None:
     if value is None:
         return None
     if type(value) is not int:  # a bool is an int to isinstance
-        wrong_type(name, "an integer", value)
+        value = whole(value)
+        if value is None:
+            wrong_type(name, "an integer", body[name])
     if value < least:
         refuse(name, "integer_below_min_value", f"'{name}' is {value}; it must be at least {least}")
     if value > most:
         refuse(name, "integer_above_max_value", f"'{name}' is {value}; it must be at most {most}")
     return value
+
+
+def whole(value: Any) -> int | None:
+    """The integer that a JSON number stands for, however it is written; None for what is none."""
+    if type(value) is int:
+        return value
+    return int(value) if type(value) is float and value.is_integer() else None
 
 
 def decimal(body: Body, name: str, least: float, most: float, *, above_least: bool = False) -> float | None:
@@ -52,16 +61,15 @@ def decimal(body: Body, name: str, least: float, most: float, *, above_least: bo
     return float(value)
 
 
-def boolean(body: Body, name: str) -> bool:
-    """Absent is false."""
-    value = body.get(name, False)
+def boolean(body: Body, name: str, *, absent: bool = False) -> bool:
+    value = body.get(name, absent)
     if type(value) is not bool:
         wrong_type(name, "true or false", value)
     return bool(value)
 
 
 def strings(body: Body, name: str, most: int, longest: int) -> tuple[str, ...]:
-    """A string or a list of strings; absent is none."""
+    """A string or a list of strings; absent is none, and an empty string asks for nothing."""
     value = body.get(name, [])
     each_name = f"{name}[{{}}]"
     if isinstance(value, str):
@@ -74,13 +82,11 @@ def strings(body: Body, name: str, most: int, longest: int) -> tuple[str, ...]:
         here = each_name.format(index)
         if not isinstance(each, str):
             wrong_type(here, "a string", each)
-        if not each:
-            refuse(here, "empty_string", f"'{here}' is empty")
         if len(each) > longest:
             refuse(
                 here, "string_above_max_length", f"'{here}' has {len(each)} characters; at most {longest} are allowed"
             )
-    return tuple(value)
+    return tuple(filter(None, value))
 
 
 def wrong_type(name: str, wanted: str, value: Any) -> NoReturn:

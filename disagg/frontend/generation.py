@@ -16,7 +16,7 @@ from contextlib import aclosing
 
 from disagg.coordinator.request import FinishReason, Piece, Request
 from disagg.errors import RequestError
-from disagg.frontend.answers import DONE, Chunks, ChunksWithIds, Kind, whole
+from disagg.frontend.answers import DONE, Chunks, ChunksWithMore, Kind, whole
 from disagg.frontend.asked import Asked, parse_chat, parse_completion
 from disagg.frontend.backend import Backend
 from disagg.frontend.exchange import Exchange
@@ -64,7 +64,12 @@ class Generations:
         async with aclosing(self._backend.generate(request)) as pieces:
             if asked.stream:
                 stream = exchange.body_now, kind, request_id, int(time.time()), model, asked.include_usage
-                chunks = ChunksWithIds(*stream, request.prompt_ids) if asked.return_token_ids else Chunks(*stream)
+                ids, usages = asked.return_token_ids, asked.continuous_usage
+                chunks = (
+                    ChunksWithMore(*stream, request, token_ids=ids, continuous_usage=usages)
+                    if ids or usages
+                    else Chunks(*stream)
+                )
                 await _stream(exchange, request, pieces, chunks)
             else:
                 await _collect(exchange, request, pieces, kind, model, asked.return_token_ids)
@@ -77,9 +82,11 @@ class Generations:
 
     async def _request(self, asked: Asked, request_id: str, received_at_s: float) -> Request:
         if asked.source == "messages":
-            prompt_ids = await self._codec.chat_ids(asked.messages, asked.template_variables)
+            prompt_ids = await self._codec.chat_ids(
+                asked.messages, asked.template_variables, special_tokens=asked.special_tokens
+            )
         elif isinstance(asked.prompt, str):
-            prompt_ids = await self._codec.text_ids(asked.prompt)
+            prompt_ids = await self._codec.text_ids(asked.prompt, special_tokens=asked.special_tokens)
         else:
             prompt_ids = asked.prompt
         request = Request(

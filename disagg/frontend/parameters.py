@@ -22,6 +22,7 @@ SAMPLING = frozenset({"temperature", "top_p", "top_k", "min_p", "seed", "ignore_
     "repetition_penalty",
 }
 SHARED = SAMPLING | {"model", "stream", "stream_options", "max_tokens", "stop", "return_token_ids"}
+SHARED |= {"add_special_tokens"}
 CHAT = SHARED | {"messages", "max_completion_tokens", "chat_template_kwargs"}
 COMPLETION = SHARED | {"prompt"}
 HARMLESS = frozenset({"user", "metadata", "prompt_cache_key", "safety_identifier"})  # labels: they ask for nothing
@@ -62,7 +63,6 @@ UNBUILT: Mapping[str, tuple[Any, ...]] = {
     "spaces_between_special_tokens": (True,),
     "add_generation_prompt": (True,),
     "continue_final_message": (False,),
-    "add_special_tokens": (),
     "chat_template": (),
     "documents": ([],),
     "regex": (),
@@ -119,7 +119,7 @@ def check_names(body: Body, honoured: frozenset[str]) -> Body:
             kept[name] = value
         elif name not in UNBUILT:
             refuse(name[:100], "unknown_parameter", f"'{name[:100]}' is not a parameter of this endpoint")
-        elif not any(neutral is _ANY or _same(neutral, value) for neutral in UNBUILT[name]):
+        elif not any(neutral is _ANY or same(neutral, value) for neutral in UNBUILT[name]):
             refuse(name, "unsupported_parameter", f"'{name}' is not supported here yet; leave it out")
     return kept
 
@@ -156,7 +156,12 @@ def _top_k(body: Body) -> int | None:
     return -1 if value == 0 else value if value is None else min(value, TOP_K_MAX)  # 0: vLLM's way to say off
 
 
-def _same(neutral: Any, value: Any) -> bool:
-    if isinstance(neutral, float):
-        return isinstance(value, int | float) and value == neutral
-    return type(neutral) is type(value) and neutral == value
+def same(neutral: Any, value: Any) -> bool:
+    """However `value` is encoded: 1.0 is 1, a null field is an absent one; true is not 1."""
+    if type(neutral) is dict and type(value) is dict:
+        return all(value.get(name) is not None for name in neutral) and all(
+            each is None or (name in neutral and same(neutral[name], each)) for name, each in value.items()
+        )
+    if type(neutral) is type(value):
+        return bool(neutral == value)
+    return {type(neutral), type(value)} == {int, float} and bool(neutral == value)

@@ -1,74 +1,140 @@
 """The model's chat template: messages in, the prompt's text out.
 
 Way:   parsed messages -> [ChatTemplate] -> tokenizer
-In:    chat_template.jinja of the model's folder, else `chat_template` of its tokenizer_config.json
+In:    a template's source (disagg/frontend/template_files.py finds it)
 Out:   the text transformers' `apply_chat_template` would tokenise, letter for letter (a test compares)
 Owns:  the Jinja environment: sandboxed, as a model's folder is not code that we trust
-Fails: BadRequest when the template refuses the conversation (a role it does not know, ...)
+Fails: BadRequest when the template refuses the conversation (a role it does not know, ...), or when it leaves out
+       what a message says
+
+A template may want a content as one text or as typed parts, and one that gets what it does not want renders without
+the words. So each is tried once with both, role by role, and gets what it shows.
 """
 
 from __future__ import annotations
 
 import datetime
 import json
+import logging
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any, NoReturn
 
 import jinja2
 import jinja2.ext
 import jinja2.nodes
 import jinja2.parser
+import markupsafe
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from disagg.errors import BadRequest
+from disagg.frontend.content_format import loops_over_parts
 
-SPECIAL_TOKENS = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
+log = logging.getLogger(__name__)
+
+PROBE = "Two words"
+PRINTED_PARTS = (f"'text': '{PROBE}'", f'"text": "{PROBE}"', f'"text":"{PROBE}"')  # a list as it is: no template's aim
+ROLES = ("user", "system", "assistant")  # the first one's form is used to try the others
+SPOKEN = frozenset({"user", "system", "developer"})  # templates may cut an assistant's words: its reasoning, say
+CUT_WORDS_MAX = 16  # words of a text that its template cut or wrote otherwise: /no_think, "quoted", <tags>
+TEMPLATE_ERRORS = (jinja2.TemplateError, TypeError, ValueError, LookupError, AttributeError, ArithmeticError)
+
+Message = dict[str, Any]
 
 
 class ChatTemplate:
-    def __init__(self, source: str, special_tokens: Mapping[str, str]) -> None:
-        self._template = _environment().from_string(source)
+    """`where`: the file it comes from, for the log."""
+
+    def __init__(self, source: str, special_tokens: Mapping[str, str], where: str = "chat template") -> None:
+        jinja = environment()
+        self._template = jinja.from_string(source)
         self._template.globals = dict(self._template.globals)  # each request copies them, and a ChainMap slowly
         self._special_tokens = dict(special_tokens)
+        self._knows_developer = "developer" in source
+        self._splits: set[str] = set()  # roles whose content it gets as parts also where the client sent a text
+        self._keeps: set[str] = set()  # and where the client sent parts; all others get one text
+        self._mute: set[str] = set()  # roles whose words it never shows
+        self._try_both_forms(loops_over_parts(jinja, source))
+        if self._mute:
+            log.warning("%s: it shows nothing of what these say: %s", where, ", ".join(sorted(self._mute)))
 
-    def render(self, messages: list[dict[str, Any]], variables: Mapping[str, Any]) -> str:
+    def render(self, messages: list[Message], variables: Mapping[str, Any]) -> str:
         """`variables` are the client's chat_template_kwargs."""
-        values = {**self._special_tokens, **variables}
         try:
-            return self._template.render(
-                values, messages=messages, tools=None, documents=None, add_generation_prompt=True
-            )
-        except (jinja2.TemplateError, TypeError, ValueError, LookupError, AttributeError, ArithmeticError) as error:
+            prompt = self._rendered([self._formed(message) for message in messages], variables)
+        except TEMPLATE_ERRORS as error:
             what = f"'messages': the model's chat template refuses them: {error}"
             raise BadRequest("messages", "invalid_messages", what) from error
+        for index, message in enumerate(messages):
+            role, content = message["role"], message.get("content")
+            if content and (role in SPOKEN or role in self._mute) and not _is_in(content, prompt):
+                where = f"messages[{index}]"
+                what = f"'{where}': the model's chat template leaves out what this message ({role}) says"
+                raise BadRequest(where, "invalid_messages", what)
+        return prompt
+
+    def _rendered(self, messages: list[Message], variables: Mapping[str, Any]) -> str:
+        values = {**self._special_tokens, **variables}
+        return self._template.render(values, messages=messages, tools=None, documents=None, add_generation_prompt=True)
+
+    def _formed(self, message: Message) -> Message:
+        """As the template takes it. `developer` is OpenAI's newer word for system, which few templates know."""
+        role, content = message["role"], message.get("content")
+        if role == "developer" and not self._knows_developer:
+            role = "system"
+            message = message | {"role": role}
+        if type(content) is str:
+            return message | {"content": _parts(content)} if role in self._splits else message
+        if content is None or role in self._keeps or role in self._splits:
+            return message
+        # As SGLang joins them for templates that take one text.
+        return message | {"content": " ".join(part["text"] for part in content)}
+
+    def _try_both_forms(self, takes_parts: bool) -> None:
+        for role in ROLES:
+            as_text, as_parts = self._shows(role, PROBE), self._shows(role, _parts(PROBE))
+            if takes_parts and as_parts:
+                self._keeps.add(role)
+            if as_parts and not as_text:
+                self._splits.add(role)
+            elif as_text is False and as_parts is not True:
+                self._mute.add(role)
+
+    def _shows(self, role: str, content: str | list[dict[str, str]]) -> bool | None:
+        """Whether a message's words come out; None: it refuses such a message."""
+        user = self._formed({"role": "user", "content": "Hi"})
+        message = {"role": role, "content": content}
+        chat = {"user": [message], "system": [message, user], "assistant": [user, message, user]}[role]
+        try:
+            prompt = self._rendered(chat, {})
+        except TEMPLATE_ERRORS:
+            return None
+        return PROBE in prompt and not any(printed in prompt for printed in PRINTED_PARTS)
 
 
-def load_template(folder: Path, tokenizer_config: Mapping[str, Any]) -> ChatTemplate | None:
-    """None for a model that comes without one."""
-    file = folder / "chat_template.jinja"
-    source = file.read_text(encoding="utf-8") if file.exists() else tokenizer_config.get("chat_template")
-    if isinstance(source, list):  # several, by name
-        named = {each["name"]: each["template"] for each in source}
-        source = named.get("default")
-    if not source:
-        return None
-    return ChatTemplate(source, _special_tokens(folder, tokenizer_config))
+def _parts(text: str) -> list[dict[str, str]]:
+    return [{"type": "text", "text": text}]
 
 
-def _special_tokens(folder: Path, tokenizer_config: Mapping[str, Any]) -> dict[str, str]:
-    file = folder / "special_tokens_map.json"
-    named = {**(json.loads(file.read_bytes()) if file.exists() else {}), **tokenizer_config}
-    texts = {}
-    for name in SPECIAL_TOKENS:
-        token = named.get(name)
-        text = token.get("content") if isinstance(token, dict) else token
-        if isinstance(text, str):
-            texts[name] = text
-    return texts
+def _is_in(content: str | list[dict[str, str]], prompt: str) -> bool:
+    if type(content) is str:
+        return content in prompt or content.strip() in prompt or _words_are_in(content, prompt)
+    return all(_is_in(part["text"], prompt) for part in content if isinstance(part, dict))
 
 
-def _environment() -> ImmutableSandboxedEnvironment:
+def _words_are_in(text: str, prompt: str) -> bool:
+    """For a template that writes a text otherwise, or takes its own commands out of it (/no_think)."""
+    there = set(prompt.split())
+    others = {word for word in text.split() if word not in there}
+    return len(others) <= CUT_WORDS_MAX and all(
+        word[0] in "/<" or any(form in prompt for form in _written(word)) for word in others
+    )
+
+
+def _written(word: str) -> tuple[str, ...]:
+    return word, json.dumps(word)[1:-1], json.dumps(word, ensure_ascii=False)[1:-1], str(markupsafe.escape(word))
+
+
+def environment() -> ImmutableSandboxedEnvironment:
     """As transformers sets it up: templates depend on each of these."""
     environment = ImmutableSandboxedEnvironment(
         trim_blocks=True, lstrip_blocks=True, extensions=[_GenerationTag, jinja2.ext.loopcontrols]

@@ -11,7 +11,6 @@ transformers is not imported: that takes seconds, and a frontend restarts in one
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -22,9 +21,11 @@ from tokenizers import Tokenizer
 
 from disagg.errors import BadRequest, StartError
 from disagg.frontend.encoder import Encoder
-from disagg.frontend.template import ChatTemplate, load_template
+from disagg.frontend.template import ChatTemplate
+from disagg.frontend.template_files import load_template
 from disagg.frontend.text import Texts, TextStream
 from disagg.models.context import CONTEXT_KEYS, context_length
+from disagg.models.text_files import LFS_REMEDY, LFS_WHAT, is_lfs_pointer, read_object
 
 LONG_CHARACTERS = 8_192  # some 4 ms of tokenising: about what one engine step takes
 LONG_CHARACTERS_FAST = 64 * LONG_CHARACTERS
@@ -43,19 +44,21 @@ class Codec:
     sampling_defaults: Mapping[str, float] = field(default_factory=dict)
     threads: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(2, thread_name_prefix="tokenise"))
 
-    async def text_ids(self, text: str) -> list[int]:
+    async def text_ids(self, text: str, *, special_tokens: bool = True) -> list[int]:
         """As `tokenizer(text)`: with the special tokens this tokenizer puts around a text."""
-        return await self._run(len(text), lambda: self.encoder.encode(text, special_tokens=True))
+        return await self._run(len(text), lambda: self.encoder.encode(text, special_tokens=special_tokens))
 
-    async def chat_ids(self, messages: list[dict[str, Any]], variables: Mapping[str, Any]) -> list[int]:
+    async def chat_ids(
+        self, messages: list[dict[str, Any]], variables: Mapping[str, Any], *, special_tokens: bool = False
+    ) -> list[int]:
         """As `apply_chat_template(messages, add_generation_prompt=True)`."""
         template = self.template
         if template is None:
             what = "this model has no chat template; use /v1/completions"
             raise BadRequest("messages", "no_chat_template", what)
-        length = sum(len(message.get("content", "")) for message in messages)
+        length = sum(map(_content_length, messages))
         return await self._run(
-            length, lambda: self.encoder.encode(template.render(messages, variables), special_tokens=False)
+            length, lambda: self.encoder.encode(template.render(messages, variables), special_tokens=special_tokens)
         )
 
     def text_stream(self, stop: tuple[str, ...]) -> TextStream:
@@ -74,17 +77,17 @@ def load_codec(folder: Path) -> Codec:
             "convert the tokenizer with transformers: AutoTokenizer.from_pretrained(folder).save_pretrained(folder)"
         )
         raise StartError(str(folder), "the model's folder has no tokenizer.json", would_do)
-    tokenizer = Tokenizer.from_file(str(file))
+    tokenizer = _tokenizer(file)
     tokenizer.no_truncation()
     tokenizer.no_padding()
-    whole_config = _read(folder / "config.json")
+    whole_config = read_object(folder / "config.json")
     config = whole_config.get("text_config") or whole_config
-    generation_config = _read(folder / "generation_config.json")
+    generation_config = read_object(folder / "generation_config.json")
     return Codec(
         tokenizer=tokenizer,
         encoder=Encoder(tokenizer, file),
         texts=Texts(tokenizer),
-        template=load_template(folder, _read(folder / "tokenizer_config.json")),
+        template=load_template(folder, read_object(folder / "tokenizer_config.json")),
         context_length=_context_length(folder, config),
         vocabulary=int(config.get("vocab_size") or tokenizer.get_vocab_size()),
         end_ids=_end_ids(whole_config) | _end_ids(config) | _end_ids(generation_config),
@@ -92,15 +95,18 @@ def load_codec(folder: Path) -> Codec:
     )
 
 
-def _read(file: Path) -> dict[str, Any]:
-    if not file.exists():
-        return {}
+def _tokenizer(file: Path) -> Tokenizer:
+    if is_lfs_pointer(file):
+        raise StartError(str(file), LFS_WHAT, LFS_REMEDY)
     try:
-        content = json.loads(file.read_bytes())
-    except ValueError as error:
-        raise StartError(str(file), f"is not JSON: {error}", "get the model again") from error
-    assert isinstance(content, dict), file
-    return content
+        return Tokenizer.from_file(str(file))
+    except Exception as error:  # `tokenizers` raises nothing more particular
+        raise StartError(str(file), f"is no tokenizer: {error}", "get the model again") from error
+
+
+def _content_length(message: dict[str, Any]) -> int:
+    content = message.get("content", "")
+    return len(content) if type(content) is str else sum(len(part["text"]) for part in content)
 
 
 def _context_length(folder: Path, config: Mapping[str, Any]) -> int:

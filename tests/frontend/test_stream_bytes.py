@@ -8,6 +8,7 @@ import re
 import socket
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 import uvloop
@@ -52,6 +53,36 @@ async def test_golden_streams_with_token_ids(codec: Codec, name: str, path: str)
     prompts = [place["prompt_token_ids"] for place in (*events, *choices) if "prompt_token_ids" in place]
     assert prompts == [backend.requests[0].prompt_ids]
     assert [each for choice in choices for each in choice.get("token_ids", ())] == [0, 1, 2]
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/completions"])
+@pytest.mark.parametrize("include_usage", [True, False])
+@pytest.mark.parametrize("return_token_ids", [True, False])
+async def test_each_chunk_tells_the_usage_so_far(
+    codec: Codec, path: str, include_usage: bool, return_token_ids: bool
+) -> None:
+    options = {"include_usage": include_usage, "continuous_usage_stats": True}
+    backend = ScriptedBackend(says("one", "", "two", "three"))
+    asking = ask(path, stream=True, stream_options=options, return_token_ids=return_token_ids)
+    events = (await answered(codec, backend, asking)).body.split(b"\n\n")
+    chunks = [json.loads(event.removeprefix(b"data: ")) for event in events[:-2]]
+    prompt = len(backend.requests[0].prompt_ids)
+    for chunk in chunks:
+        usage = chunk["usage"]
+        assert usage["prompt_tokens"] == prompt
+        assert usage["total_tokens"] == prompt + usage["completion_tokens"]
+    told = [chunk["usage"]["completion_tokens"] for chunk in chunks]
+    assert told == sorted(told)
+    assert told[-1] == 4
+    texts = [choice["delta"].get("content") if "delta" in choice else choice["text"] for choice in choices_of(chunks)]
+    shown = [count for count, text in zip(told, texts, strict=False) if text]
+    # The last piece comes with the end: all that the engine made is counted by then.
+    assert shown == [1, 3, 4]
+    assert (chunks[-1]["choices"] == []) is include_usage
+
+
+def choices_of(chunks: list[Any]) -> list[Any]:
+    return [choice for chunk in chunks for choice in chunk["choices"]]
 
 
 @pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/completions"])
