@@ -93,8 +93,10 @@ def show(config: str, seen: Examination, *, as_json: bool = False) -> None:
 def problems_of(seen: Examination) -> list[Problem]:
     """The one place where what refuses a plan comes together."""
     from disagg.preflight import check as preflight
+    from disagg.preflight.file_rules import problems_here
 
-    return preflight(seen.plan, seen.shape, seen.facts)
+    model = seen.plan.model
+    return [*problems_here(model.path, model.revision), *preflight(seen.plan, seen.shape, seen.facts)]
 
 
 def warnings_of(seen: Examination) -> list[str]:

@@ -101,7 +101,7 @@ class ModelFacts:
 
 def find_facts(path: str, revision: str | None = None) -> ModelFacts | None:
     """`path` is what model.path says: a folder, a name of `disagg model`, or a hub id."""
-    folder = _folder(path, revision)
+    folder = folder_here(path, revision)
     if folder is not None:
         return facts_of_folder(folder)
     entry = published(path)
@@ -153,7 +153,7 @@ def facts_of_config(
     )
 
 
-def _folder(path: str, revision: str | None) -> Path | None:
+def folder_here(path: str, revision: str | None) -> Path | None:
     folder = Path(path).expanduser()
     if folder.is_dir():
         return folder.absolute()

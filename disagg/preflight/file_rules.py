@@ -8,7 +8,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 
 from disagg.errors import Problem
+from disagg.models.facts import folder_here
+from disagg.models.text_files import LFS_WHAT
 from disagg.preflight.majority import outliers
+from disagg.preflight.model_files import read_model_files
 from disagg.preflight.nodes import ModelFiles, NodeFacts
 from disagg.preflight.rule import Rule
 from disagg.preflight.subject import Subject
@@ -24,13 +27,33 @@ def _present(subject: Subject) -> Iterator[Problem]:
             yield Problem("model.path", f"is not on node {node.name}")
 
 
+def problems_here(path: str, revision: str | None) -> list[Problem]:
+    """Of this machine's copy, as far as it has one: what `model.path` says needs no cluster to be read."""
+    folder = folder_here(path, revision)
+    if folder is None:
+        return []
+    files = read_model_files(folder)
+    if files.absent:
+        return [Problem("model.path", f"{folder}: {files.absent}")]
+    return [Problem("model.path", f"{what}; get the model again") for what in _wrong(files, str(folder))]
+
+
 def _whole(subject: Subject) -> Iterator[Problem]:
     for node, files in _copies(subject.used_nodes):
-        for names, wrong in ((files.missing, "not there"), (files.truncated, "cut short")):
-            if names:
-                more = f" and {len(names) - NAMED_MAX} more" if len(names) > NAMED_MAX else ""
-                what = f"{files.folder} on node {node.name}: {', '.join(names[:NAMED_MAX])}{more} {wrong}"
-                yield Problem("model.path", what)
+        for what in _wrong(files, f"{files.folder} on node {node.name}"):
+            yield Problem("model.path", what)
+
+
+def _wrong(files: ModelFiles, where: str) -> Iterator[str]:
+    for names, wrong in (
+        (files.missing, "not there"),
+        (files.truncated, "cut short"),
+        (files.damaged, "damaged: no JSON, or no UTF-8"),
+        (files.pointers, LFS_WHAT),
+    ):
+        if names:
+            more = f" and {len(names) - NAMED_MAX} more" if len(names) > NAMED_MAX else ""
+            yield f"{where}: {', '.join(names[:NAMED_MAX])}{more} {wrong}"
 
 
 def _same_weights(subject: Subject) -> Iterator[Problem]:

@@ -15,18 +15,28 @@ from pathlib import Path
 from typing import Any
 
 from disagg.models.manifest import sha256_of
+from disagg.models.text_files import is_lfs_pointer
 from disagg.preflight.nodes import ModelFiles
 
 INDEX = "model.safetensors.index.json"
-TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "tiktoken.model", "vocab.json", "merges.txt")
+TOKENIZER = (
+    *("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "tiktoken.model", "vocab.json", "merges.txt"),
+    *("special_tokens_map.json", "added_tokens.json", "chat_template.jinja", "chat_template.json"),
+)
+TEXTS = frozenset(name for name in TOKENIZER if name.endswith((".json", ".jinja"))) | {"generation_config.json"}
 WEIGHTS = (".safetensors", ".bin", ".gguf", ".pt")
 HEADER_BYTES_MAX = 100 << 20  # safetensors' own limit
 
 
 def read_model_files(folder: Path, deep: bool = False) -> ModelFiles:
     try:
-        config = _read_json(folder / "config.json")
+        if not folder.is_dir():
+            return ModelFiles(str(folder), absent="config.json is not there")
         files = sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
+        pointers = tuple(path.name for path in files if is_lfs_pointer(path))
+        if pointers:  # whatever else they would be found to be
+            return ModelFiles(str(folder), pointers=pointers)
+        config = _read_json(folder / "config.json")
         weights = [path for path in files if path.suffix in WEIGHTS]
         read = [path for path in files if path in weights or path.name in (*TOKENIZER, "config.json", INDEX)]
         missing = _named_by_index(folder) - {path.name for path in files}
@@ -34,6 +44,7 @@ def read_model_files(folder: Path, deep: bool = False) -> ModelFiles:
             folder=str(folder),
             missing=tuple(sorted(missing)),
             truncated=tuple(path.name for path in weights if path.suffix == ".safetensors" and _is_short(path)),
+            damaged=tuple(path.name for path in files if path.name in TEXTS and not _is_readable(path)),
             sizes=_digest(f"{path.name} {path.stat().st_size}" for path in weights),
             config=sha256_of(folder / "config.json"),
             tokenizer=_digest(sha256_of(path) for path in files if path.name in TOKENIZER),
@@ -47,6 +58,18 @@ def read_model_files(folder: Path, deep: bool = False) -> ModelFiles:
         return ModelFiles(str(folder), absent=f"cannot be read: {error.strerror or error}")
     except ValueError as error:
         return ModelFiles(str(folder), absent=f"is damaged: {error}")
+
+
+def _is_readable(path: Path) -> bool:
+    text = path.read_bytes()
+    try:
+        if path.suffix == ".json":
+            json.loads(text)
+        else:
+            text.decode()
+    except ValueError:
+        return False
+    return True
 
 
 def _read_json(path: Path) -> dict[str, Any]:

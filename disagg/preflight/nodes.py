@@ -33,6 +33,8 @@ class ModelFiles(NamedTuple):
     absent: str = ""
     missing: tuple[str, ...] = ()  # named by the index of the weights, and not there
     truncated: tuple[str, ...] = ()  # shorter than their own headers say
+    pointers: tuple[str, ...] = ()  # of git-lfs, in the place of the files
+    damaged: tuple[str, ...] = ()  # no JSON, or no UTF-8
     sizes: str = ""  # of the weight files' names and sizes
     config: str = ""  # of config.json
     tokenizer: str = ""  # of the tokenizer's files

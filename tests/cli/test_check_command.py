@@ -150,11 +150,19 @@ def test_problems_of_both_files_are_told_at_once(disagg: Any, tmp_path: Path) ->
 
 def test_a_model_that_cannot_be_understood_is_not_checked(disagg: Any, tmp_path: Path) -> None:
     """As in `serve`: SGLang may know better."""
-    (tmp_path / "config.json").write_text("{")
+    (tmp_path / "config.json").write_text('{"model_type": "of next year"}')
     said = disagg("check", "local-cpu", "--set", f"model.path={tmp_path}")
     assert said.status == 0
     assert "not checked: the model's shape: " in said.out
-    assert "is not JSON" in said.out
+
+
+@pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "model.safetensors"])
+def test_a_damaged_file_of_the_model_is_named(disagg: Any, tmp_path: Path, name: str) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "of next year"}')
+    (tmp_path / name).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 5000\n")
+    said = disagg("check", "local-cpu", "--set", f"model.path={tmp_path}")
+    assert said.status == 2
+    assert f"{name} is a pointer of git-lfs" in said.err + said.out
 
 
 def test_warnings_of_the_preflight_are_told(disagg: Any, tmp_path: Path) -> None:

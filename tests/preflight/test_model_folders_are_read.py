@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from disagg.preflight import ModelFiles
+from disagg.preflight.file_rules import problems_here
 from disagg.preflight.model_files import INDEX, read_model_files
 
 SHARDS = ("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors")
@@ -52,6 +53,35 @@ def test_a_shard_that_was_cut_is_found_by_its_own_header(folder: Path, left: int
     assert read_model_files(folder).truncated == (SHARDS[0],)
 
 
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [("tokenizer.json", b"{"), ("tokenizer_config.json", b"\xff"), ("chat_template.jinja", b"\xff")],
+)
+def test_a_text_that_is_damaged_is_named(folder: Path, name: str, content: bytes) -> None:
+    (folder / name).write_bytes(content)
+    assert read_model_files(folder).damaged == (name,)
+
+
+@pytest.mark.parametrize("name", ["config.json", "tokenizer.json", SHARDS[0], INDEX, "chat_template.jinja"])
+def test_a_pointer_of_git_lfs_is_named(folder: Path, name: str) -> None:
+    (folder / name).write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 5000000000\n")
+    assert read_model_files(folder).pointers == (name,)
+
+
+@pytest.mark.parametrize("name", ["tokenizer.json", SHARDS[1], "config.json"])
+def test_this_machines_copy_is_checked_without_a_cluster(folder: Path, name: str) -> None:
+    assert problems_here(str(folder), None) == []
+    (folder / name).write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 5000000000\n")
+    (problem,) = problems_here(str(folder), None)
+    assert (problem.path, name in problem.what, "git-lfs" in problem.what) == ("model.path", True, True)
+
+
+def test_a_config_that_is_no_json_is_told_without_a_cluster(folder: Path) -> None:
+    (folder / "config.json").write_text("{")
+    assert "damaged" in problems_here(str(folder), None)[0].what
+    assert problems_here("owner/a-model-that-is-not-here", None) == []
+
+
 def test_changed_bytes_are_found_only_by_a_deep_look(folder: Path) -> None:
     before, before_deep = read_model_files(folder), read_model_files(folder, deep=True)
     whole = (folder / SHARDS[0]).read_bytes()
@@ -71,6 +101,8 @@ def test_another_tokenizer_has_another_digest(folder: Path) -> None:
 
 def test_what_is_not_there_or_no_model_is_told(folder: Path, tmp_path: Path) -> None:
     assert read_model_files(tmp_path / "nothing").absent == "config.json is not there"
+    (tmp_path / "empty").mkdir()
+    assert read_model_files(tmp_path / "empty").absent == "config.json is not there"
     (folder / "config.json").write_text("[]")
     assert "is damaged" in read_model_files(folder).absent
     (folder / "config.json").write_text("{")
