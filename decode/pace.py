@@ -19,6 +19,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from disagg.engine.spec import is_on
+
 VARIABLE = "DISAGG_DECODE_PACE_MS"
 
 
@@ -43,6 +45,8 @@ class Pace:
 
 def activate() -> None:
     if VARIABLE not in os.environ or "sglang.srt.managers.scheduler" not in sys.modules:
+        return
+    if not is_on("pace"):
         return
     from sglang.srt.managers.scheduler import Scheduler
 

@@ -8,6 +8,7 @@ DisaggError
    ├─ Overloaded        429: no room now; it is not a failure of any engine
    ├─ NoReadyPair       503: no prefill and decode engine that have met are READY
    ├─ LegLost           502: an engine died, or ended its leg, under the request
+   ├─ NotANumber        500: the model, or the request's own values, gave logits that are no numbers; not tried again
    ├─ Refused           429: a live engine had no room after all; the request waits again (nobody else sees it)
    ├─ DeadlineExceeded  504: a phase outlived its deadline
    └─ Cancelled         499: the client went away (nobody reads it but logs and timelines)
@@ -86,6 +87,10 @@ class NoReadyPair(RequestError):
 
 class LegLost(RequestError):
     http_status, code = 502, "leg_lost"
+
+
+class NotANumber(RequestError):
+    http_status, code = 500, "not_a_number"
 
 
 class Refused(RequestError):

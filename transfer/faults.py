@@ -2,7 +2,9 @@
 
 DISAGG_TEST_HANG=PATH           when the file PATH exists the scheduler's loop removes it and sleeps, once
 DISAGG_TEST_SLOW_TRANSFER=PATH  while the file PATH exists a prefill engine waits before it sends the last of its KV
-In such a file: seconds (60 at most), and after a space an engine's id if only that engine is meant. In place of the
+DISAGG_TEST_NAN=PATH            while the file PATH exists the logits of requests of one temperature, the file's only
+                                word, are NaN
+In the first two: seconds (60 at most), and after a space an engine's id if only that engine is meant. In place of the
 seconds of a slow transfer `held`: until the file is gone.
 """
 
@@ -17,7 +19,7 @@ from typing import Any
 
 from disagg.engine.spec import LIFE_VARIABLE
 
-HANG_VARIABLE, SLOW_VARIABLE = "DISAGG_TEST_HANG", "DISAGG_TEST_SLOW_TRANSFER"
+HANG_VARIABLE, SLOW_VARIABLE, NAN_VARIABLE = "DISAGG_TEST_HANG", "DISAGG_TEST_SLOW_TRANSFER", "DISAGG_TEST_NAN"
 LONGEST_S = 60.0
 HELD, LOOK_S = "held", 0.05
 
@@ -27,6 +29,8 @@ def activate() -> None:
         _hang(Path(path))
     if path := os.environ.get(SLOW_VARIABLE):
         _slow_transfer(Path(path))
+    if path := os.environ.get(NAN_VARIABLE):
+        _nan(Path(path))
 
 
 def _asked(path: Path) -> str:
@@ -71,6 +75,21 @@ def _slow_transfer(path: Path) -> None:
             return chunk
 
     conn.FastQueue = SlowQueue
+
+
+def _nan(path: Path) -> None:
+    from sglang.srt.sampling.sampling_batch_info import SamplingBatchInfo
+
+    apply = SamplingBatchInfo.apply_logits_bias
+
+    @functools.wraps(apply)
+    def apply_logits_bias(self: Any, logits: Any) -> Any:
+        """Called before each step's tokens are sampled."""
+        if path.exists():
+            logits.masked_fill_(self.temperatures == float(path.read_text()), float("nan"))
+        return apply(self, logits)
+
+    SamplingBatchInfo.apply_logits_bias = apply_logits_bias
 
 
 def _wait(path: Path) -> None:

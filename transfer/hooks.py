@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from disagg.engine import dead_peers
-from disagg.engine.spec import LIFE_VARIABLE
+from disagg.engine.spec import LIFE_VARIABLE, is_on
 from transfer import faults, ipc_cache, pulse, runs, stages
 
 log = logging.getLogger(__name__)
@@ -52,9 +52,9 @@ def activate() -> None:
     _hand_over_request_times()
     if "sglang.srt.managers.scheduler" in sys.modules:
         _dead_peers()
-        runs.activate()
-        stages.activate()
-        faults.activate()
+        for name, part in (("runs", runs), ("stages", stages), ("faults", faults)):
+            if is_on(name):
+                part.activate()
         _once_a_scheduler_has_started()
 
 
@@ -69,7 +69,7 @@ def _once_a_scheduler_has_started() -> None:
         folder, ranks = Path(os.environ["TMPDIR"]), _ranks_of(self)
         pulse.begin(self, ranks, folder)
         dead_peers.follow(folder, self.disagg_drop_peer)
-        if (ranks.pp_rank, ranks.attn_tp_rank, ranks.attn_cp_rank) == (0, 0, 0):
+        if is_on("stages") and (ranks.pp_rank, ranks.attn_tp_rank, ranks.attn_cp_rank) == (0, 0, 0):
             stages.begin(folder)
         return get_init_info(self)
 

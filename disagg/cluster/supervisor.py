@@ -241,6 +241,8 @@ class EngineSupervisor:
             request_tokens_max=facts["request_tokens_max"],
             requests_max=facts["requests_max"],
             page_size=facts["page_size"],
+            ignores=facts["ignores"],
+            switched_off=tuple(facts["switched_off"]),
             detail="waiting for a peer" if self.plan.role is not Role.AGGREGATED else "",
         )
 

@@ -2,8 +2,8 @@
 
 Way:   coordinator -> [Attempt] -> the two plane clients; decode's tokens come back, whichever leg fails first ends both
 Owns:  the room and the places on both engines, from `start` until both legs have said their last word
-Fails: `next_tokens` raises LegLost (a leg failed), Refused (a host has no room), DeadlineExceeded or Cancelled, after
-       every token that came before; `close` then aborts what still runs
+Fails: `next_tokens` raises LegLost (a leg failed), Refused (a host has no room), NotANumber, DeadlineExceeded or
+       Cancelled, after every token that came before; `close` then aborts what still runs
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from disagg.coordinator.request import Request
-from disagg.errors import Cancelled, DeadlineExceeded, LegLost, Refused, RequestError
+from disagg.errors import Cancelled, DeadlineExceeded, LegLost, NotANumber, Refused, RequestError
 from disagg.plane import messages as m
 
 if TYPE_CHECKING:
@@ -263,7 +263,8 @@ class Attempt:
             return
         if self._failure is None or as_error is Cancelled:  # a cancelled request gets no other try
             self.request.failed_on.update(lives)
-            self._failure = as_error(f"request {self.request.id} on {self.pair.name}", what, "try again")
+            would_do = "try other values" if as_error is NotANumber else "try again"
+            self._failure = as_error(f"request {self.request.id} on {self.pair.name}", what, would_do)
             self.wake()
 
     def leg_ended(self, leg: _Leg) -> None:
@@ -275,6 +276,8 @@ class Attempt:
             if reason == m.REFUSED:
                 self.fail(Refused, what)
                 leg.place.on_refused()
+            elif reason == m.NOT_A_NUMBER:  # of this request alone, on whichever engine: none is to blame
+                self.fail(NotANumber, f"the model's output for this request is not a number ({leg.name})")
             else:
                 self.fail(LegLost, what, leg.place.life)
             self._abort(*self._legs)  # SGLang tells neither side of the other's failure

@@ -6,7 +6,7 @@ Owns:  the meaning of one leg on one engine. An engine knows nothing of pairs, r
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
 from disagg.plane.messages import RankHealth, RankLoad
@@ -41,7 +41,8 @@ class LegSink(Protocol):
     def on_end(self, reason: str, detail: str, cached_tokens: int, stats: dict[str, float]) -> None:
         """The engine holds nothing for this leg any more.
 
-        `reason`: stop, length, abort or error. `stats`: event -> monotonic seconds here, kv_bytes, kv_transfer_s.
+        `reason`: stop, length, abort, error or not a number. `stats`: event -> monotonic seconds here, kv_bytes,
+        kv_transfer_s.
         """
 
 
@@ -56,6 +57,9 @@ class EngineFacts:
     requests_max: int  # that run at once on each rank
     page_size: int  # tokens; KV is allocated in these
     pids: dict[str, int | list[int]]
+    # Sampling parameters, as requests say them, that this engine would take and not heed -> what would do.
+    ignores: dict[str, str] = field(default_factory=dict)
+    switched_off: tuple[str, ...] = ()  # parts of ours that the installed SGLang does not fit (plugins.py)
 
 
 class Engine(Protocol):

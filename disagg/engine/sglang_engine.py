@@ -22,7 +22,9 @@ from disagg.config.sglang_versions import emit
 from disagg.engine import dead_peers
 from disagg.engine.beats import read_beats
 from disagg.engine.children import pids_by_role
+from disagg.engine.ignored import ignored_parameters
 from disagg.engine.interface import EngineFacts, Leg, LegSink
+from disagg.engine.plugins import check_installed
 from disagg.engine.sglang_leg import ABORT_LONGEST_S, ABORT_S, SGLangLeg
 from disagg.engine.short_way import open_short_way
 from disagg.engine.stages import StageListener
@@ -60,7 +62,8 @@ class SGLangEngine:
         if self._fork:
             _fork_children()
         stages = self._stages = StageListener(self._scratch)
-        engine = self._engine = _sglang(self._arguments, self._phases)
+        engine, off = _sglang(self._arguments, self._phases)
+        self._engine = engine
         from sglang.srt.managers.io_struct import unwrap_from_pickle
 
         info = engine._scheduler_init_result.scheduler_infos[0]
@@ -73,6 +76,8 @@ class SGLangEngine:
             # One more than the prompt must fit, and SGLang refuses prompts longer than max_req_input_len.
             request_tokens_max=int(info["max_req_input_len"]) + 1,
             pids={"host": os.getpid(), **pids_by_role(engine.get_all_child_pids())},
+            ignores=ignored_parameters(engine.server_args, off),
+            switched_off=off,
             **_capacity(self._scratch),
         )
 
@@ -149,7 +154,7 @@ class SGLangMember:
         if self._fork:
             _fork_children()
         self._stages = StageListener(self._scratch)
-        engine = _sglang(self._arguments, self._phases)
+        engine, _ = _sglang(self._arguments, self._phases)
         self.loop = engine.loop
         self._look()
         return {"pids": {"host": os.getpid(), **pids_by_role(engine.get_all_child_pids())}, **_capacity(self._scratch)}
@@ -169,16 +174,18 @@ class SGLangMember:
         self._watch.look()
 
 
-def _sglang(arguments: dict[str, Any], phases: Phases) -> Any:
-    """An `sglang.Engine`, given its arguments as the installed release spells them."""
+def _sglang(arguments: dict[str, Any], phases: Phases) -> tuple[Any, tuple[str, ...]]:
+    """An `sglang.Engine`, given its arguments as the installed release spells them; our parts that do not fit it."""
+    version = metadata.version("sglang")
+    off = check_installed(version, arguments.get("device", ""))
     from sglang.srt.entrypoints.engine import Engine
 
     phases.end("imports")
-    engine = Engine(**emit(arguments, metadata.version("sglang")))
+    engine = Engine(**emit(arguments, version))
     phases.end("engine")
     infos = engine._scheduler_init_result.scheduler_infos
     phases.split("engine", infos[0].get("startup_time") if infos else None)
-    return engine
+    return engine, off
 
 
 def _capacity(scratch: Path) -> dict[str, int]:

@@ -19,6 +19,7 @@ from typing import Any
 
 from disagg.engine.interface import Leg, LegSink
 from disagg.engine.stages import STAGES
+from disagg.plane.messages import NOT_A_NUMBER
 
 REASONS = {"stop": "stop", "length": "length"}  # SGLang's finish types that are not failures
 ABORT_AGAIN_S = 1.0
@@ -99,10 +100,13 @@ class SGLangLeg:
                     if finish is not None:
                         cached = int(meta.get("cached_tokens") or 0)
                         reason, detail = REASONS.get(finish["type"], "error"), str(finish.get("message") or "")
+                        if failed and NOT_A_NUMBER in detail:  # disagg/engine/not_a_number.py
+                            reason = NOT_A_NUMBER
         except asyncio.CancelledError:
             reason, detail = "abort", self._gave_up
         except Exception as error:  # noqa: BLE001 - SGLang refused this leg (ValueError, HTTPException, …)
-            reason, detail = "error", str(getattr(error, "detail", None) or error)
+            detail = str(getattr(error, "detail", None) or error)
+            reason = NOT_A_NUMBER if NOT_A_NUMBER in detail else "error"
         if self._abort_asked_at_s is not None and reason == "error":
             reason = "abort"
         self._ended = True

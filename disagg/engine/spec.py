@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import msgspec
@@ -49,9 +50,15 @@ class KitSpec(msgspec.Struct, frozen=True, kw_only=True):
 FOLLOWED = 70  # exit status of a host that ends because another host of its engine has
 SECRET_VARIABLE = "DISAGG_PLANE_SECRET"
 LIFE_VARIABLE = "DISAGG_ENGINE_LIFE"  # set in every process of an engine; the plugins act only where it is
+OFF_VARIABLE = "DISAGG_PLUGINS_OFF"  # parts of ours that the installed SGLang does not fit (plugins.py)
 DEPLOYMENT_VARIABLE = "DISAGG_DEPLOYMENT"  # set in every process of a deployment: what the janitor looks for
 
 encode_spec = msgspec.json.encode
 decode_spec = msgspec.json.Decoder(HostSpec).decode
 encode_kit = msgspec.json.encode
 decode_kit = msgspec.json.Decoder(KitSpec).decode
+
+
+def is_on(part: str) -> bool:
+    """Whether a plugin's part (touched.py) acts in this process."""
+    return part not in os.environ.get(OFF_VARIABLE, "").split(",")

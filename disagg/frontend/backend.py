@@ -17,6 +17,10 @@ class Backend(Protocol):
     def request_tokens_max(self) -> int:
         """Largest prompt + output the engines can hold; 0 while that is not known."""
 
+    @property
+    def ignored(self) -> dict[str, str]:
+        """Sampling parameters that some engine here would take and not heed -> what would do."""
+
     def generate(self, request: Request) -> AsyncGenerator[Piece, None]:
         """Raises RequestError, before or after the first piece. Closing it cancels both legs.
 

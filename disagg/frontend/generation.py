@@ -21,6 +21,7 @@ from disagg.frontend.asked import Asked, parse_chat, parse_completion
 from disagg.frontend.backend import Backend
 from disagg.frontend.exchange import Exchange
 from disagg.frontend.fields import refuse
+from disagg.frontend.ignored import refuse_ignored
 from disagg.frontend.parameters import check_headers
 from disagg.frontend.tokenizer import Codec
 
@@ -81,6 +82,7 @@ class Generations:
         return parse_completion(data, model, self._codec.vocabulary, defaults)
 
     async def _request(self, asked: Asked, request_id: str, received_at_s: float) -> Request:
+        refuse_ignored(asked.sampling, self._backend.ignored)
         if asked.source == "messages":
             prompt_ids = await self._codec.chat_ids(
                 asked.messages, asked.template_variables, special_tokens=asked.special_tokens

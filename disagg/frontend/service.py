@@ -56,6 +56,11 @@ class Service:
         ready = [r for r in known if r.state is State.READY] or known
         return min((r.request_tokens_max for r in ready), default=0)
 
+    @property
+    def ignored(self) -> dict[str, str]:
+        """Of all engines: a request may come to any of them, and to another one when it migrates."""
+        return {name: would_do for r in self._table.records.values() for name, would_do in r.ignores.items()}
+
     async def generate(self, request: Request) -> AsyncGenerator[Piece, None]:
         with self._metrics.request(request):
             pieces = self._coordinator.generate(request)

@@ -15,6 +15,7 @@ import msgspec
 
 WELL = ("stop", "length")  # a LegEnd's reason when nothing went wrong
 REFUSED = "refused"
+NOT_A_NUMBER = "not a number"
 MAX_FRAME_BYTES = 64 << 20  # a 16M-token prompt; anything larger is a broken or hostile peer
 
 
@@ -115,7 +116,8 @@ class Stage(Wire, frozen=True):
 
 
 class LegEnd(Wire, frozen=True):
-    """The last word on a leg. `reason`: stop, length, abort (asked for), error, or refused (it never began)."""
+    """The last word on a leg. `reason`: stop, length, abort (asked for), error, refused (it never began), or not a
+    number (among its logits, and nothing else is wrong with the engine)."""
 
     leg: int
     reason: str

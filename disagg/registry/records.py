@@ -58,6 +58,8 @@ class EngineRecord(msgspec.Struct, frozen=True, kw_only=True):
     request_tokens_max: int = 0  # longest prompt + output a rank can hold
     requests_max: int = 0  # that run at once on each rank; 0: not known yet
     page_size: int = 1  # tokens
+    ignores: dict[str, str] = {}  # sampling parameters that it would take and not heed -> what would do
+    switched_off: tuple[str, ...] = ()  # parts of ours that its SGLang does not fit
     start_s: dict[str, float] = {}  # where the seconds of this incarnation's start went, by phase, in order
 
     @property

@@ -53,6 +53,7 @@ class SimulatedHost:
             request_tokens_max=facts.request_tokens_max,
             requests_max=facts.requests_max,
             page_size=facts.page_size,
+            ignores=facts.ignores,
         )
 
     def freeze(self) -> None:

@@ -30,7 +30,7 @@ from disagg.models.resolve import resolve_model
 from disagg.plane import messages as m
 from disagg.plane.client import PlaneClient
 from disagg.registry.records import Role
-from transfer.faults import HANG_VARIABLE, SLOW_VARIABLE
+from transfer.faults import HANG_VARIABLE, NAN_VARIABLE, SLOW_VARIABLE
 
 ADDRESS = "127.0.0.1"
 START_S = 90.0
@@ -107,13 +107,14 @@ class Nursery:
     def __init__(self) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="dh-"))
         self.path, self.secret = self.folder / "z.sock", secrets.token_hex(32)
-        self.hang, self.slow_transfer = self.folder / "hang", self.folder / "slow"
+        self.hang, self.slow_transfer, self.nan = (self.folder / name for name in ("hang", "slow", "nan"))
         environment = standin_environment(os.environ) | {
             **engine_environment(Role.PREFILL, device="cpu", deadlines=Deadlines()),  # imports read it
             DEPLOYMENT_VARIABLE: self.folder.name,
             SECRET_VARIABLE: self.secret,
             HANG_VARIABLE: str(self.hang),
             SLOW_VARIABLE: str(self.slow_transfer),
+            NAN_VARIABLE: str(self.nan),
         }
         self._log = (self.folder / "zygote.log").open("wb")
         self._zygote = subprocess.Popen(
@@ -196,12 +197,13 @@ def leg(
     new_tokens: int,
     bootstrap: m.Bootstrap | None = None,
     dp_rank: int = 0,
+    **sampling: Any,
 ) -> LegLog:
     return LegLog(
         client,
         leg_id=secrets.token_hex(16),
         prompt=m.pack_ids(prompt_ids),
-        sampling={**GREEDY, "max_new_tokens": new_tokens},
+        sampling={**GREEDY, **sampling, "max_new_tokens": new_tokens},
         dp_rank=dp_rank,
         bootstrap=bootstrap,
     )

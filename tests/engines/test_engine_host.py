@@ -8,6 +8,7 @@ import random
 import signal
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 from hosts import ADDRESS, Host, LegLog, Nursery, fresh_prompt, leg, nursery, wait_until
@@ -51,9 +52,12 @@ class Pair:
     decode: PlaneClient
     bootstrap_port: int
 
-    def legs(self, prompt_ids: list[int], new_tokens: int) -> tuple[LegLog, LegLog]:
+    def legs(self, prompt_ids: list[int], new_tokens: int, **sampling: Any) -> tuple[LegLog, LegLog]:
         bootstrap = m.Bootstrap(ADDRESS, self.bootstrap_port, random.getrandbits(62) + 1, 0)
-        return leg(self.prefill, prompt_ids, 1, bootstrap), leg(self.decode, prompt_ids, new_tokens, bootstrap)
+        return (
+            leg(self.prefill, prompt_ids, 1, bootstrap, **sampling),
+            leg(self.decode, prompt_ids, new_tokens, bootstrap, **sampling),
+        )
 
     async def assert_free(self) -> None:
         """Both engines say that nothing is held and nothing waits."""
@@ -244,3 +248,57 @@ async def test_a_killed_scheduler_is_seen(large_chunks: Host) -> None:
             return True
 
         await wait_until(is_seen, FOUND_S)
+
+
+POISON = {"temperature": 1.0, "repetition_penalty": 1e-40, "sampling_seed": 7}  # inf in float32, then NaN in a softmax
+
+
+async def test_values_that_become_infinite_end_their_request_alone(pair: Pair) -> None:
+    """No frontend would let them through: this is what stands behind it."""
+    prompt = fresh_prompt(40)
+    _, undisturbed = pair.legs(prompt, 40)
+    await undisturbed.until_end()
+    _, bystander = pair.legs(prompt, 40)
+    await bystander.until(lambda log: log.token_ids)
+    for more in (POISON, {**POISON, "top_p": 0.9}, {"temperature": 1e-5, "repetition_penalty": 1e-34}):
+        _, decode = pair.legs(fresh_prompt(20), 20, **more)
+        end = await decode.until_end()  # its second token: penalties count what was put out
+        assert (end.reason, len(decode.token_ids)) == (m.NOT_A_NUMBER, 1)
+    assert (await bystander.until_end()).reason == "length"
+    assert bystander.token_ids == undisturbed.token_ids
+
+
+async def test_a_nan_of_the_model_ends_its_request_alone_in_prefill(pair: Pair, zygote: Nursery) -> None:
+    zygote.nan.write_text("1.75")
+    try:
+        prefill, decode = pair.legs(fresh_prompt(20), 20, temperature=1.75)
+        beside, bystander = pair.legs(fresh_prompt(30), 20)
+        end = await prefill.until_end()
+    finally:
+        zygote.nan.unlink()
+    _abort(decode)  # as a coordinator does
+    await decode.until_end()
+    assert (end.reason, decode.token_ids) == (m.NOT_A_NUMBER, [])
+    assert ((await beside.until_end()).reason, (await bystander.until_end()).reason) == ("length", "length")
+
+
+async def test_a_nan_of_the_model_ends_its_request_alone_in_decode(pair: Pair, zygote: Nursery) -> None:
+    prompt = fresh_prompt(40)
+    _, undisturbed = pair.legs(prompt, 60)
+    await undisturbed.until_end()
+    _, bystander = pair.legs(prompt, 60)
+    _, sick = pair.legs(fresh_prompt(20), 500, temperature=1.75)
+    await bystander.until(lambda log: log.token_ids)
+    await sick.until(lambda log: len(log.token_ids) > 2)
+    zygote.nan.write_text("1.75")
+    try:
+        end = await sick.until_end()
+    finally:
+        zygote.nan.unlink()
+    assert end.reason == m.NOT_A_NUMBER
+    assert "NaN" in end.detail
+    assert (await bystander.until_end()).reason == "length"
+    assert bystander.token_ids == undisturbed.token_ids
+    _, after = pair.legs(prompt, 60)  # its pages and the prefix cache hold nothing of it
+    await after.until_end()
+    assert after.token_ids == undisturbed.token_ids

@@ -58,6 +58,7 @@ class ScriptedBackend:
     created_s: int = 1_764_000_000
     context_length: int = CONTEXT
     request_tokens_max: int = 0
+    ignored: dict[str, str] = field(default_factory=dict)
     not_ready: str = ""
     requests: list[Request] = field(default_factory=list)
     closed: list[str] = field(default_factory=list)

@@ -1,0 +1,228 @@
+"""All that our code inside SGLang's processes touches of SGLang: a part of ours a group, in one list.
+
+Way:   [PARTS] -> plugins.py at an engine's start, against the installed release; tests/config, against all supported
+Owns:  the list. A part that patches or calls something else of SGLang adds it here, or a release breaks it unseen
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+_SRT = "sglang.srt."
+
+
+class Touch(NamedTuple):
+    """One thing of SGLang. `paths`: where it may be (signatures.py); one of them is enough."""
+
+    paths: tuple[str, ...]
+    begins: str = ""  # with these parameters its own must begin: "self, batch"
+    keywords: str = ""  # these it must take by name
+    is_called: bool = False  # by us: no further parameter may be required
+
+    def misfit(self, signature: str) -> str:
+        """Why what is there is not what we need; "" where it is. `signature`: as signatures.py tells it."""
+        if not signature:
+            return "is not there"
+        told = [part for part in signature.split(", ") if part]
+        names = [part.rstrip("=") for part in told]
+        begins = [part for part in self.begins.split(", ") if part]
+        if begins and names[: len(begins)] != begins:
+            return f"takes ({signature}), and we give ({self.begins})"
+        given = begins + [part for part in self.keywords.split(", ") if part]
+        if not any(part.startswith("**") for part in told) and (lacks := [each for each in given if each not in names]):
+            return f"takes ({signature}), and we give {', '.join(lacks)}"
+        required = [part for part in told if not part.endswith("=") and not part.startswith("*")]
+        if self.is_called and (more := [part for part in required if part not in given and part != "self"]):
+            return f"wants {', '.join(more)}, too"
+        return ""
+
+
+class Part(NamedTuple):
+    name: str
+    without: str  # what is missing where it is switched off; "" where an engine cannot do without it
+    touches: tuple[Touch, ...]
+    only: str = ""  # "cpu": of engines without a GPU
+
+
+def _at(*paths: str, begins: str = "", keywords: str = "", is_called: bool = False) -> Touch:
+    return Touch(tuple(_SRT + path for path in paths), begins, keywords, is_called)
+
+
+def _all(owner: str, names: str) -> tuple[Touch, ...]:
+    return tuple(_at(f"{owner}{name}") for name in names.split())
+
+
+_SCHEDULER, _REQ = "managers.scheduler:Scheduler.", "managers.schedule_batch:Req."
+_STATS = "observability.req_time_stats:SchedulerReqTimeStats."
+_MANAGER = "managers.tokenizer_manager:TokenizerManager."
+_ALLOCATORS = (
+    "mem_cache.allocator.base:BaseTokenToKVPoolAllocator.",
+    "mem_cache.allocator.paged:PagedTokenToKVPoolAllocator.",
+)
+
+ENGINE = Part(
+    "engine",
+    "",
+    (
+        _at(
+            "entrypoints.engine:Engine.async_generate",
+            keywords="input_ids, sampling_params, rid, stream, routed_dp_rank, bootstrap_host, bootstrap_port, "
+            "bootstrap_room, disagg_prefill_dp_rank",
+            is_called=True,
+        ),
+        _at("entrypoints.engine:Engine.shutdown", is_called=True),
+        _at("entrypoints.engine:Engine.get_all_child_pids", is_called=True),
+        *_all("entrypoints.engine:Engine.", "_scheduler_init_result tokenizer_manager server_args loop"),
+        _at(f"{_MANAGER}abort_request", keywords="rid", is_called=True),
+        *_all(_MANAGER, "rid_to_state model_config load_snapshot_reader"),
+        _at(f"{_MANAGER}_handle_batch_output", begins="self"),
+        _at("managers.io_struct:unwrap_from_pickle"),
+        _at("managers.detokenizer_manager:run_detokenizer_process"),
+        _at("managers.data_parallel_controller:run_data_parallel_controller_process"),
+    ),
+)
+TRANSFER = Part(
+    "transfer",
+    "",
+    (
+        _at(f"{_SCHEDULER}get_init_info", begins="self", is_called=True),
+        _at(f"{_SCHEDULER}process_input_requests", begins="self"),
+        _at(f"{_SCHEDULER}run_batch", begins="self, batch"),
+        *_all(_SCHEDULER, "max_running_requests req_to_token_pool max_total_num_tokens page_size enable_overlap"),
+        _at(f"{_SCHEDULER}ps", f"{_SCHEDULER}pp_rank", "runtime_context:get_parallel"),
+        *_all("managers.schedule_batch:ScheduleBatch.", "reqs extend_num_tokens"),
+        _at(f"{_STATS}__getstate__", begins="self"),
+        _at(
+            "observability.req_time_stats:ReqTimeStatsBase.__setstate__", f"{_STATS}__setstate__", begins="self, state"
+        ),
+        *_all(
+            _STATS,
+            "prefill_bootstrap_queue_entry_time bootstrap_done_time forward_entry_time prefill_finished_time "
+            "prefill_transfer_queue_entry_time prefill_kv_transfer_finish_time decode_prealloc_queue_entry_time "
+            "decode_transfer_queue_entry_time wait_queue_entry_time transfer_total_mb transfer_speed_gb_s",
+        ),
+        _at("disaggregation.nixl.conn:NixlKVManager._add_remote_peer", begins="self"),
+        _at(
+            "disaggregation.nixl.conn:NixlKVManager.record_failure",
+            "disaggregation.common.conn:CommonKVManager.record_failure",
+            begins="self, bootstrap_room",
+        ),
+        _at(
+            "disaggregation.nixl.conn:NixlKVManager.decode_kv_args_table",
+            "disaggregation.common.conn:CommonKVManager.decode_kv_args_table",
+        ),
+        _at(f"{_SCHEDULER}disagg_prefill_bootstrap_queue"),
+    ),
+)
+STAGES = Part(
+    "stages",
+    "a leg's stages (bootstrapping, prefilling, transferring) are not told as they come",
+    (
+        _at(f"{_REQ}__init__", begins="self"),
+        *_all(_REQ, "rid time_stats"),
+        *(
+            _at(f"{_STATS}{name}", begins="self")
+            for name in (
+                "set_prefill_bootstrap_queue_entry_time",
+                "set_decode_prealloc_queue_entry_time",
+                "set_forward_entry_time",
+                "set_prefill_transfer_queue_entry_time",
+                "set_decode_transfer_queue_entry_time",
+            )
+        ),
+        _at(f"{_STATS}forward_entry_time"),
+    ),
+)
+RUNS = Part(
+    "runs",
+    "a KV transfer takes more, smaller pieces of memory",
+    (
+        _at("mem_cache.allocator.paged:PagedTokenToKVPoolAllocator.alloc", begins="self, need_size"),
+        _at(
+            "mem_cache.allocator.paged:PagedTokenToKVPoolAllocator.alloc_extend",
+            begins="self, prefix_lens, prefix_lens_cpu, seq_lens, seq_lens_cpu",
+        ),
+        *(
+            _at(*(f"{owner}{name}" for owner in _ALLOCATORS))
+            for name in ("need_sort", "free_pages", "merge_and_sort_free")
+        ),
+    ),
+)
+PACE = Part(
+    "pace",
+    "a decode engine's pace_ms has no effect",
+    (
+        _at("disaggregation.decode:SchedulerDisaggregationDecodeMixin.process_decode_queue", begins="self"),
+        *_all(_SCHEDULER, "disagg_decode_transfer_queue disagg_decode_prealloc_queue running_batch"),
+        _at("disaggregation.decode:DecodePreallocQueue.retracted_queue"),
+        _at("disaggregation.decode:DecodeTransferQueue.queue"),
+        _at("managers.schedule_batch:ScheduleBatch.is_empty", begins="self"),
+    ),
+)
+SEEDS = Part(
+    "seeds",
+    "a request with a seed is refused",
+    (
+        _at(
+            "layers.sampler:top_k_top_p_min_p_sampling_from_probs_torch",
+            begins="probs, top_ks, top_ps, min_ps, need_min_p_sampling, sampling_seed, positions",
+        ),
+        _at("layers.sampler:sampling_from_probs_torch", begins="probs, sampling_seed, positions", is_called=True),
+        _at("sampling.sampling_batch_info:SamplingBatchInfo.from_schedule_batch", begins="cls, batch"),
+        _at("sampling.sampling_batch_info:SamplingBatchInfo.merge_batch", begins="self, other"),
+        *_all("sampling.sampling_batch_info:SamplingBatchInfo.", "sampling_seed device __len__"),
+        _at("sampling.sampling_params:SamplingParams.sampling_seed"),
+        _at("runtime_context:get_exec", "server_args:get_global_server_args"),
+        _at("managers.schedule_batch:ScheduleBatch.spec_algorithm"),
+    ),
+)
+NOT_A_NUMBER = Part(
+    "not_a_number",
+    "a NaN among one request's logits ends the whole engine",
+    (
+        _at("layers.sampler:Sampler.forward", begins="self, logits_output, sampling_info"),
+        _at("layers.logits_processor:LogitsProcessorOutput.next_token_logits"),
+        _at("sampling.sampling_batch_info:SamplingBatchInfo.temperatures"),
+        _at("managers.utils:GenerationBatchResult.copy_to_cpu", begins="self"),
+        *_all("managers.utils:GenerationBatchResult.", "next_token_ids copy_done"),
+        _at(f"{_SCHEDULER}process_batch_result", begins="self, batch, result"),
+        *_all(_SCHEDULER, "server_args disaggregation_mode"),
+        _at(
+            "disaggregation.prefill:SchedulerDisaggregationPrefillMixin.send_kv_chunk",
+            begins="self, req, last_chunk",
+        ),
+        _at("managers.schedule_batch:FINISH_ABORT.__init__", begins="self, message, status_code", is_called=True),
+        *_all(_REQ, "to_finish finished_reason disagg_kv_sender skip_radix_cache_insert inflight_middle_chunks rid"),
+        _at("disaggregation.common.conn:CommonKVSender.abort", begins="self", is_called=True),
+    ),
+)
+FAULTS = Part(
+    "faults",
+    "tests cannot make a scheduler hang, nor a transfer slow",
+    (
+        _at(f"{_SCHEDULER}process_input_requests", begins="self"),
+        _at("disaggregation.nixl.conn:FastQueue"),
+        _at("disaggregation.common.utils:FastQueue.get", begins="self"),
+        _at("sampling.sampling_batch_info:SamplingBatchInfo.apply_logits_bias", begins="self, logits"),
+    ),
+)
+CPU = Part(
+    "cpu",
+    "",
+    (
+        _at("managers.data_parallel_controller:sock_recv"),
+        _at("models.deepseek_common.attention_backend_handler:AttentionBackendRegistry.register"),
+        _at("models.deepseek_common.attention_backend_handler:_dispatch_mla_subtype"),
+        _at("mem_cache.allocator.paged:alloc_extend_kernel"),
+        _at("mem_cache.allocator.paged:alloc_decode_kernel"),
+        _at("layers.moe.fused_moe_native:moe_forward_native", begins="layer, x"),
+        _at("layers.attention.torch_native_backend:TorchNativeAttnBackend"),
+        _at("distributed.parallel_state:GroupCoordinator._all_to_all_single", begins="self"),
+        _at("managers.scheduler_components.idle_sleeper:IdleSleeper.maybe_sleep", begins="self", is_called=True),
+        _at("managers.scheduler_components.idle_sleeper:IdleSleeper.poller"),
+        _at("runtime_context:get_parallel"),
+    ),
+    only="cpu",
+)
+
+PARTS = (ENGINE, TRANSFER, STAGES, RUNS, PACE, SEEDS, NOT_A_NUMBER, FAULTS, CPU)
