@@ -46,10 +46,10 @@ class Stream:
     request_id: str = ""
 
 
-async def follow(url: str, prompt: list[int], tokens: int, stream: Stream) -> None:
+async def follow(url: str, prompt: list[int], tokens: int, stream: Stream, **more: Any) -> None:
     """Fills `stream` as it comes; what goes wrong is its `error`."""
     now_s = asyncio.get_running_loop().time
-    asked = body(prompt, tokens, return_token_ids=True, stream=True)
+    asked = body(prompt, tokens, return_token_ids=True, stream=True, **more)
     try:
         async with (
             httpx.AsyncClient(trust_env=False, timeout=ANSWER_S) as client,

@@ -63,11 +63,21 @@ class Profile:
     shape_engine: dict[str, Any]
     cells: tuple[Cell, ...]
     burst: Burst
+    random_requests: int = 600
     engine: dict[str, Any] = field(default_factory=dict)  # of every engine of every deployment
     environment: dict[str, str] = field(default_factory=dict)  # of bare SGLang servers
     cards: int = 1
     setups: tuple[str, ...] = ("a", "b", "c", "d")  # of compare
     prefix: str = ""  # of the names of servers and results
+
+
+def shipped_engine(config: str) -> dict[str, Any]:
+    """The engine arguments of a shipped configuration, which are the same for both its roles."""
+    tree = yaml.safe_load((PROJECT / "configs" / config).read_text(encoding="utf-8"))
+    prefill, decode = (dict(tree[role]["engine"]) for role in ("prefill", "decode"))
+    if prefill != decode:
+        raise ValueError(f"configs/{config}: prefill's engine arguments are not decode's; which are to be measured?")
+    return prefill
 
 
 GPU = Profile(
@@ -80,19 +90,13 @@ GPU = Profile(
     kill_tokens=400,
     kill_sets=("decode.replicas=2", "prefill.resources.gpus=0.3", "decode.resources.gpus=0.3"),
     shape="qwen3-8b",
-    # As configs/one-gpu.yaml, but for: a pool that six engines can have on one card (15.7 GB), graphs for all batches,
-    # and a fraction so high that the neighbours' memory never refuses a start.
-    shape_engine={
-        "page_size": 16,
-        "dtype": "bfloat16",
-        "attention_backend": "triton",
-        "sampling_backend": "pytorch",
+    # As shipped, but for: a pool that six engines can have on one card (15.7 GB), and a fraction so high that the
+    # neighbours' memory never refuses a start.
+    shape_engine=shipped_engine("one-gpu.yaml")
+    | {
         "mem_fraction_static": 0.95,
         "max_total_tokens": 106496,
-        "max_running_requests": 64,
         "chunked_prefill_size": 8192,
-        "disable_prefill_cuda_graph": True,
-        "cuda_graph_max_bs_decode": 64,
         "load_format": "dummy",
     },
     cells=(
@@ -138,6 +142,7 @@ CPU = Profile(
     shape_engine=DEVICE_DEFAULTS["cpu"] | {"page_size": 16, "load_format": "dummy"},
     cells=(Cell(1, 64, 8, 2, 2), Cell(4, 64, 8, 8, 2)),
     burst=Burst(streams=2, prompt=32, output=150, burst=2, burst_prompt=1000, before_s=0.3),
+    random_requests=60,
     environment={"SGLANG_USE_CPU_ENGINE": "1", "OMP_NUM_THREADS": "1", "TORCHDYNAMO_DISABLE": "1"},
 )
 

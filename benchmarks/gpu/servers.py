@@ -92,6 +92,7 @@ def ours(
     *,
     engine: Mapping[str, Any] | None = None,
     one_layer: bool = False,
+    environment: Mapping[str, str] | None = None,
 ) -> Wanted:
     """A deployment; on a Ray of its own, or two of them would share one. `engine`: arguments of all its engines."""
     port, it = _port(), profile()
@@ -110,7 +111,7 @@ def ours(
     if one_layer:
         sets = [*sets, *(f'{role}.env.{ONE_LAYER_VARIABLE}="1"' for role in roles)]
     words += [word for each in sets for word in ("--set", each)]
-    return Wanted(it.prefix + name, tuple(words), port, "/ready", {})
+    return Wanted(it.prefix + name, tuple(words), port, "/ready", dict(environment or {}))
 
 
 def bare(name: str, it: Profile, model: str, mode: str = "", *, one_layer: bool = False) -> Wanted:

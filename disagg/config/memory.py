@@ -98,12 +98,23 @@ def usual_chunk(gpu: GpuKind) -> int:
     return 4096 if gpu.memory_mib < 60 * 1024 else 16_384 if gpu.memory_mib >= 160 * 1024 else 8192
 
 
+def usual_graph_batch(tp: int, gpu: GpuKind) -> int:
+    """The largest batch that SGLang captures a graph of, where cuda_graph_max_bs_decode is not said."""
+    mib = gpu.memory_mib
+    if mib < 20 * 1024:
+        return 8
+    if mib < 35 * 1024:
+        return 80 if tp >= 4 else 24
+    if mib < 60 * 1024:
+        return 160 if tp >= 4 else 32
+    return 512 if tp >= 4 or mib >= 160 * 1024 else 256
+
+
 def _kept_back(arguments: Arguments, facts: ModelFacts, gpu: GpuKind) -> int:
     """SGLang's rule, in MiB: what its graphs and activations are expected to take."""
     tp, dp, mode = _count(arguments, "tp_size"), _count(arguments, "dp_size"), arguments.get("disaggregation_mode")
-    small, large = gpu.memory_mib < 60 * 1024, gpu.memory_mib >= 160 * 1024
-    batch = (160 if tp >= 4 else 32) if small else 512 if tp >= 4 or large else 256
-    batch = _count(arguments, "cuda_graph_max_bs_decode", batch)
+    small = gpu.memory_mib < 60 * 1024
+    batch = _count(arguments, "cuda_graph_max_bs_decode", usual_graph_batch(tp, gpu))
     tokens = _count(arguments, "chunked_prefill_size", usual_chunk(gpu))
     if mode == "decode":
         tokens = _count(arguments, "max_running_requests", batch) * _count(arguments, "speculative_num_draft_tokens")

@@ -1,7 +1,7 @@
 """SGLang plugin: a NaN or an infinity among one request's logits ends that request alone.
 
-Way:   entry point of the group `sglang.srt.plugins`, in every scheduler: SGLang's sampler -> [guard_sampler], which makes
-       such rows harmless and notes them -> SGLang's result, on the host -> [judge_results] -> the request's abort
+Way:   entry point of the group `sglang.srt.plugins`, in every scheduler: SGLang's sampler -> [guard_sampler], which
+       makes such rows harmless and notes them -> SGLang's result, on the host -> [judge_results] -> the request's abort
 Why:   torch.multinomial refuses a whole batch for one such row: on a CPU by an error, which ends the scheduler, on a
        GPU by an assertion on the device, after which its CUDA context is of no use any more
 Out:   the leg's end with MESSAGE (sglang_leg.py makes NotANumber of it). Other rows are not touched: their tokens stay

@@ -12,6 +12,7 @@ from disagg.preflight import (
     environment_rules,
     expert_rules,
     file_rules,
+    graph_rules,
     kv_rules,
     lane_rules,
     limit_rules,
@@ -43,4 +44,8 @@ def problems(subject: Subject, rules: Iterable[Rule]) -> list[Problem]:
 
 
 def warnings(subject: Subject) -> list[str]:
-    return [*parallel_rules.tp_warnings(subject), *limit_rules.context_warnings(subject)]
+    return [
+        *parallel_rules.tp_warnings(subject),
+        *limit_rules.context_warnings(subject),
+        *graph_rules.graph_warnings(subject),
+    ]

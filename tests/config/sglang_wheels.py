@@ -44,7 +44,7 @@ def main() -> int:
 def _run(wheels: Path, scratch: Path, *, write: bool) -> int:
     told, failed = {}, 0
     for version in RELEASES:
-        answer = ask(_unpacked(version, wheels, scratch), version, *(["--table-only"] if write else []))
+        answer = ask(unpacked(version, wheels, scratch), version, *(["--table-only"] if write else []))
         told[version] = answer["arguments"]
         failed += len(answer["complaints"])
         print(
@@ -77,14 +77,14 @@ def ask(package_root: Path | None, version: str, *options: str) -> Any:
         return json.load(answer)
 
 
-def _unpacked(version: str, wheels: Path, scratch: Path) -> Path:
+def unpacked(version: str, wheels: Path, scratch: Path, suffix: str = ".py") -> Path:
     wheels.mkdir(parents=True, exist_ok=True)
     if not list(wheels.glob(f"sglang-{version}-*.whl")):
         command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary", ":all:"]
         subprocess.run([*command, f"sglang=={version}", "--dest", str(wheels)], check=True)
     (wheel,) = wheels.glob(f"sglang-{version}-*.whl")
     with zipfile.ZipFile(wheel) as archive:
-        archive.extractall(scratch / version, [name for name in archive.namelist() if name.endswith(".py")])
+        archive.extractall(scratch / version, [name for name in archive.namelist() if name.endswith(suffix)])
     return scratch / version
 
 

@@ -250,21 +250,22 @@ async def test_a_killed_scheduler_is_seen(large_chunks: Host) -> None:
         await wait_until(is_seen, FOUND_S)
 
 
+BUSY_S = 120.0  # nothing here is timed
 POISON = {"temperature": 1.0, "repetition_penalty": 1e-40, "sampling_seed": 7}  # inf in float32, then NaN in a softmax
 
 
 async def test_values_that_become_infinite_end_their_request_alone(pair: Pair) -> None:
     """No frontend would let them through: this is what stands behind it."""
     prompt = fresh_prompt(40)
-    _, undisturbed = pair.legs(prompt, 40)
-    await undisturbed.until_end()
-    _, bystander = pair.legs(prompt, 40)
-    await bystander.until(lambda log: log.token_ids)
+    _, undisturbed = pair.legs(prompt, 16)
+    await undisturbed.until_end(BUSY_S)
+    _, bystander = pair.legs(prompt, 16)
+    await bystander.until(lambda log: log.token_ids, BUSY_S)
     for more in (POISON, {**POISON, "top_p": 0.9}, {"temperature": 1e-5, "repetition_penalty": 1e-34}):
         _, decode = pair.legs(fresh_prompt(20), 20, **more)
-        end = await decode.until_end()  # its second token: penalties count what was put out
+        end = await decode.until_end(BUSY_S)  # its second token: penalties count what was put out
         assert (end.reason, len(decode.token_ids)) == (m.NOT_A_NUMBER, 1)
-    assert (await bystander.until_end()).reason == "length"
+    assert (await bystander.until_end(BUSY_S)).reason == "length"
     assert bystander.token_ids == undisturbed.token_ids
 
 
@@ -272,33 +273,33 @@ async def test_a_nan_of_the_model_ends_its_request_alone_in_prefill(pair: Pair, 
     zygote.nan.write_text("1.75")
     try:
         prefill, decode = pair.legs(fresh_prompt(20), 20, temperature=1.75)
-        beside, bystander = pair.legs(fresh_prompt(30), 20)
-        end = await prefill.until_end()
+        beside, bystander = pair.legs(fresh_prompt(30), 4)
+        end = await prefill.until_end(BUSY_S)
     finally:
         zygote.nan.unlink()
     _abort(decode)  # as a coordinator does
-    await decode.until_end()
+    await decode.until_end(BUSY_S)
     assert (end.reason, decode.token_ids) == (m.NOT_A_NUMBER, [])
-    assert ((await beside.until_end()).reason, (await bystander.until_end()).reason) == ("length", "length")
+    assert ((await beside.until_end(BUSY_S)).reason, (await bystander.until_end(BUSY_S)).reason) == ("length", "length")
 
 
 async def test_a_nan_of_the_model_ends_its_request_alone_in_decode(pair: Pair, zygote: Nursery) -> None:
     prompt = fresh_prompt(40)
-    _, undisturbed = pair.legs(prompt, 60)
-    await undisturbed.until_end()
-    _, bystander = pair.legs(prompt, 60)
+    _, undisturbed = pair.legs(prompt, 16)
+    await undisturbed.until_end(BUSY_S)
+    _, bystander = pair.legs(prompt, 16)
     _, sick = pair.legs(fresh_prompt(20), 500, temperature=1.75)
-    await bystander.until(lambda log: log.token_ids)
-    await sick.until(lambda log: len(log.token_ids) > 2)
+    await bystander.until(lambda log: log.token_ids, BUSY_S)
+    await sick.until(lambda log: len(log.token_ids) > 2, BUSY_S)
     zygote.nan.write_text("1.75")
     try:
-        end = await sick.until_end()
+        end = await sick.until_end(BUSY_S)
     finally:
         zygote.nan.unlink()
     assert end.reason == m.NOT_A_NUMBER
     assert "NaN" in end.detail
-    assert (await bystander.until_end()).reason == "length"
+    assert (await bystander.until_end(BUSY_S)).reason == "length"
     assert bystander.token_ids == undisturbed.token_ids
-    _, after = pair.legs(prompt, 60)  # its pages and the prefix cache hold nothing of it
-    await after.until_end()
+    _, after = pair.legs(prompt, 16)  # its pages and the prefix cache hold nothing of it
+    await after.until_end(BUSY_S)
     assert after.token_ids == undisturbed.token_ids

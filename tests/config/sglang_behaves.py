@@ -1,0 +1,135 @@
+"""Run beside one SGLang release (sglang_touched.py): imports it, patches it as an engine does, looks what comes out.
+
+Out:   one line of JSON: what is not as it should be
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+
+from disagg.engine import not_a_number, seeds
+
+VOCABULARY, ROWS = 400, 6
+SEEDS = torch.tensor([5, seeds.UNSEEDED, 5, 7, seeds.UNSEEDED, -1])
+POSITIONS = torch.tensor([3, 3, 3, 3, 9, 9])
+TOP_KS = torch.tensor([1 << 30, 40, 5, 1, 1 << 30, 20], dtype=torch.int32)
+TOP_PS = torch.tensor([0.9, 1.0, 0.5, 1.0, 1.0, 0.7])
+MIN_PS = torch.tensor([0.0, 0.1, 0.0, 0.0, 0.2, 0.05])
+
+
+def main() -> int:
+    from sglang.srt.layers import sampler
+    from sglang.srt.sampling.sampling_batch_info import SamplingBatchInfo
+
+    seeds.carry_seeds(SamplingBatchInfo, lambda: "pytorch")
+    seeds.sample_with_seeds(sampler)
+    complaints = [*_sampling(sampler), *_merging(SamplingBatchInfo), *_aborts()]
+    print(json.dumps(complaints))
+    return 1 if complaints else 0
+
+
+def _sampling(sampler: Any) -> Iterator[str]:
+    probs = torch.rand(ROWS, VOCABULARY, generator=torch.Generator().manual_seed(1)).softmax(dim=-1)
+    seeded = (SEEDS != seeds.UNSEEDED).nonzero().view(-1)
+
+    def filtered(rows: Any, given: Any, need_min_p: bool = True) -> Any:
+        sample = sampler.top_k_top_p_min_p_sampling_from_probs_torch
+        return sample(probs[rows].clone(), TOP_KS[rows], TOP_PS[rows], MIN_PS[rows], need_min_p, given, POSITIONS[rows])
+
+    def plain(rows: Any, given: Any) -> Any:
+        return sampler.sampling_from_probs_torch(probs[rows].clone(), sampling_seed=given, positions=POSITIONS[rows])
+
+    everyone = torch.arange(ROWS)
+    for name, sample in (("filtered", filtered), ("plain", plain)):
+        torch.manual_seed(10)
+        first = sample(everyone, SEEDS)
+        torch.manual_seed(11)
+        again = sample(everyone, SEEDS)
+        if not torch.equal(first[seeded], again[seeded]):
+            yield f"{name}: the same seeds gave {first.tolist()}, then {again.tolist()}"
+        alone = [int(sample(row.view(1), SEEDS[row].view(1))) for row in seeded]
+        if alone != first[seeded].tolist():
+            yield f"{name}: alone {alone}, in a batch {first[seeded].tolist()}"
+        if sample(everyone, None).shape != first.shape or first.min() < 0 or first.max() >= VOCABULARY:
+            yield f"{name}: without seeds {sample(everyone, None).tolist()}, with {first.tolist()}"
+        varied = {int(sample(everyone[:1], torch.tensor([seed]))) for seed in range(30)}
+        if len(varied) < 10:
+            yield f"{name}: thirty seeds gave {len(varied)} tokens"
+    for row in seeded.tolist():
+        kept = {int(filtered(torch.tensor([row]), torch.tensor([seed]))) for seed in range(200)}
+        if not kept <= _support(probs[row], row):
+            yield f"row {row}: seeds chose what its filters take out"
+
+
+def _support(probs: Any, row: int) -> set[int]:
+    """Of one row's filters, told in another way than seeds.py does."""
+    kept, before = set(), 0.0
+    ranked = sorted(range(VOCABULARY), key=lambda token: -float(probs[token]))
+    for rank, token in enumerate(ranked):
+        weight = float(probs[token])
+        if rank < int(TOP_KS[row]) and before <= float(TOP_PS[row]) + 1e-5:
+            kept.add(token)
+        before += weight
+    least = float(probs[ranked[0]]) * float(MIN_PS[row]) - 1e-9
+    return {token for token in kept if float(probs[token]) >= least}
+
+
+def _merging(info_class: Any) -> Iterator[str]:
+    """A batch with seeds and one without become one."""
+    merged: list[Any] = []
+
+    class Info:
+        sampling_seed: Any = None
+        device = "cpu"
+
+        def __init__(self, size: int) -> None:
+            self.size = size
+
+        def __len__(self) -> int:
+            return self.size
+
+        @classmethod
+        def from_schedule_batch(cls, batch: Any, _vocabulary: int) -> Any:
+            return cls(len(batch.reqs))
+
+        def merge_batch(self, other: Any) -> None:
+            merged.append((self.sampling_seed, other.sampling_seed))
+
+    seeds.carry_seeds(Info, lambda: "pytorch")
+
+    def batch(*given: int | None) -> Any:
+        reqs = [SimpleNamespace(sampling_params=SimpleNamespace(sampling_seed=seed)) for seed in given]
+        return SimpleNamespace(reqs=reqs, spec_algorithm=SimpleNamespace(is_none=lambda: True))
+
+    unseeded, seeded = Info.from_schedule_batch(batch(None, None), 9), Info.from_schedule_batch(batch(4, None), 9)
+    if unseeded.sampling_seed is not None or seeded.sampling_seed.tolist() != [4, seeds.UNSEEDED]:
+        yield f"seeds of batches are {unseeded.sampling_seed} and {seeded.sampling_seed}"
+    unseeded.merge_batch(seeded)
+    if merged[0][0] is None or merged[0][0].tolist() != [seeds.UNSEEDED] * 2:
+        yield f"merged from {merged}"
+    if not hasattr(info_class, "merge_batch"):
+        yield "no merge_batch"
+
+
+def _aborts() -> Iterator[str]:
+    from sglang.srt.managers.schedule_batch import FINISH_ABORT
+
+    told = FINISH_ABORT(not_a_number.MESSAGE, 500).to_json()
+    if told["type"] != "abort" or told["message"] != not_a_number.MESSAGE:
+        yield f"an abort is told as {told}"
+    logits = torch.zeros(5, 8)
+    logits[1, 3], logits[2, 0], logits[3], logits[4, 7] = float("nan"), float("inf"), float("-inf"), 1e30
+    logits[0, 1] = float("-inf")  # a token that a mask takes out
+    noted = not_a_number.make_harmless(logits, torch.tensor([1.0, 1.0, 1.0, 1.0, 1e-10]).view(-1, 1))
+    if noted.tolist() != [False, True, True, True, True] or not torch.isfinite(logits[1:]).all():
+        yield f"noted {noted.tolist()} of {logits.tolist()}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,115 @@
+"""What of SGLang our plugins touch, as each supported release has it; and how the plugins behave in each.
+
+    python -m tests.config.sglang_touched [--wheels FOLDER] [--write]
+
+Way:   package index -> FOLDER/sglang-0.5.xx-*.whl -> its Python files -> signatures, read; then, in a process of its
+       own, its sampler and classes, imported beside our torch and patched as an engine does it (sglang_behaves.py)
+Out:   sglang_touched.jsonl beside this file, which `make test` holds against disagg/engine/touched.py without wheels.
+       `--write` renews it; without, it is compared
+Fails: exit 1 and what differs, by release
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from disagg.config.sglang_releases import RELEASES
+from disagg.engine.cpu.paths import standin_environment
+from disagg.engine.plugins import misfits
+from disagg.engine.signatures import Sources
+from disagg.engine.touched import PARTS
+from tests.config.sglang_wheels import IMPORT_LIMIT_S, ROOT, unpacked
+
+TABLE = Path(__file__).with_suffix(".jsonl")
+
+
+def paths() -> list[str]:
+    return sorted({path for part in PARTS for touch in part.touches for path in touch.paths})
+
+
+class Told:
+    """A release as the table tells it, in the place of its files."""
+
+    def __init__(self, version: str, rows: list[dict[str, str]]) -> None:
+        self._is = {row["path"]: row["is"] for row in rows if row["since"] <= version <= row["until"]}
+
+    def of(self, path: str) -> str:
+        return self._is.get(path, "")
+
+
+def rows() -> list[dict[str, str]]:
+    return [json.loads(line) for line in TABLE.read_text(encoding="utf-8").splitlines()]
+
+
+def table(found: Mapping[str, Sources]) -> str:
+    """A line a path and unbroken span of releases where it is the same; where it is not there, no line."""
+    lines: list[dict[str, str]] = []
+    for path in paths():
+        last = ""
+        for version, sources in found.items():
+            told = sources.of(path)
+            if told and told == last:
+                lines[-1]["until"] = version
+            elif told:
+                lines.append({"path": path, "since": version, "until": version, "is": told})
+            last = told
+    return "".join(json.dumps(line) + "\n" for line in lines)
+
+
+def behaves(package_root: Path | None) -> list[str]:
+    """Complaints of sglang_behaves.py, run beside that SGLang (None: the installed one)."""
+    path = os.pathsep.join(str(root) for root in (package_root, ROOT) if root)
+    environment = standin_environment({**os.environ, "PYTHONPATH": path, "SGLANG_USE_CPU_ENGINE": "1"})
+    environment["TORCHDYNAMO_DISABLE"] = "1"
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.config.sglang_behaves"],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=IMPORT_LIMIT_S,
+        check=False,
+    )
+    if done.returncode not in (0, 1):
+        return [f"could not be asked: {done.stderr[-1500:]}"]
+    complaints: list[str] = json.loads(done.stdout.splitlines()[-1]) if done.stdout.strip() else [done.stderr[-1500:]]
+    return complaints
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--wheels", type=Path, help="where the wheels are, or go; default: a folder that goes away")
+    parser.add_argument("--write", action="store_true", help="renew the table")
+    given = parser.parse_args()
+    with tempfile.TemporaryDirectory() as scratch:
+        return _run(given.wheels or Path(scratch), Path(scratch), write=given.write)
+
+
+def _run(wheels: Path, scratch: Path, *, write: bool) -> int:
+    failed, found = 0, {}
+    for version in RELEASES:
+        root = unpacked(version, wheels, scratch, suffix="")  # its kernels' sources are looked for on import
+        found[version] = Sources(root)
+        complaints: list[Any] = [f"{part.name}: {why}" for part in PARTS for why in misfits(part, found[version])]
+        complaints += behaves(root)
+        failed += len(complaints)
+        print(f"{version}: {len(complaints)} complaints", *complaints, sep="\n  ", flush=True)
+    text = table(found)
+    if write:
+        TABLE.write_text(text, encoding="utf-8")
+    elif text != TABLE.read_text(encoding="utf-8"):
+        print(f"{TABLE.relative_to(ROOT)} is not what the wheels say: run this with --write, and read the difference")
+        failed += 1
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
