@@ -7,7 +7,8 @@
 #   run.sh up              starts the servers of `compare`, in the background: they go on starting between calls
 #   run.sh stage NAME[:SECONDS[:WORD]] ...   environment, tokens, kill, startup, compare, transfer, dead_peer, or any
 #                          other module beside this file, each within its limit; one that fails loses nothing of the
-#                          others. WORD: a model for tokens, rounds for kill and startup, --only=CELL for compare
+#                          others. WORD: a model for tokens, rounds for kill and startup, --only=CELL for compare,
+#                          pytorch or flashinfer for random_requests
 #   run.sh stop            ends all servers
 #   run.sh collect         results.json, logs.tar.gz, kernels.tar.gz into $OUT (`stage` ends with it)
 #
@@ -126,7 +127,7 @@ main() { # a function, so that all is read before any of it runs
     warm) background warm "$python" -c "import sglang.srt.managers.scheduler, sglang.srt.entrypoints.engine" ;;
     up) "$python" -m benchmarks.gpu.compare --up ;;
     stop) "$python" -m benchmarks.gpu.servers ;;
-    *) sed -n '2,17p' "$project/benchmarks/gpu/run.sh" && return 2 ;;
+    *) sed -n '2,18p' "$project/benchmarks/gpu/run.sh" && return 2 ;;
     esac
 }
 

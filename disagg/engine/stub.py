@@ -73,11 +73,11 @@ class StubEngine:
             self._running.discard(handle)
             handle.sink.on_end("abort", "", 0, {})
 
-    def fail(self, request_id: str, detail: str) -> None:
-        """Ends the running legs of a request with an error."""
+    def fail(self, request_id: str, detail: str, reason: str = "error") -> None:
+        """Ends the running legs of a request otherwise than well."""
         for handle in [h for h in self._running if h.leg.id.startswith(request_id)]:
             self._running.discard(handle)
-            handle.sink.on_end("error", detail, 0, {})
+            handle.sink.on_end(reason, detail, 0, {})
 
     def release(self) -> None:
         self._free.set()

@@ -16,7 +16,7 @@ from bench import ONCE, bench, request, until
 from disagg.coordinator.coordinator import Limits
 from disagg.coordinator.phases import Phase
 from disagg.engine.stub import FACTS, StubEngine
-from disagg.errors import Cancelled, LegLost
+from disagg.errors import Cancelled, LegLost, NotANumber
 from disagg.plane import messages as m
 from disagg.plane.client import PlaneClient
 from disagg.routing.table import EngineTable
@@ -158,3 +158,17 @@ async def test_a_silent_frontend_is_dropped_with_its_legs(monkeypatch: pytest.Mo
         with pytest.raises(LegLost):
             await asyncio.wait_for(answering, 2)
         assert b.decode.loads()[0].running == 0
+
+
+@pytest.mark.parametrize("role", ["prefill", "decode"])
+async def test_a_leg_whose_logits_are_no_numbers_ends_its_request_and_no_other_engine_gets_it(role: str) -> None:
+    async with bench(limits=Limits(), prefill=StubEngine(hold=True), decode=StubEngine(hold=True)) as b:
+        r = request()
+        answering = b.start(r)
+        await until(lambda: b.engines[f"{role}-0"].legs)
+        b.engines[f"{role}-0"].fail(r.id, "NaN among its logits", m.NOT_A_NUMBER)
+        with pytest.raises(NotANumber, match=rf"is not a number \({role}\); try other values"):
+            await asyncio.wait_for(answering, 5)
+        assert (r.tries, r.failed_on, r.phase) == (1, set(), Phase.FAILED)
+        assert NotANumber.http_status == 500
+        await b.settle()

@@ -302,3 +302,33 @@ async def test_paths_nobody_serves(codec: Codec) -> None:
         assert (answer.status, answer.json["error"]["code"]) == (404, "unknown_url")
         answer = await exchange(frontend.port, http_request("GET", CHAT))
         assert (answer.status, answer.headers["allow"]) == (405, "post")
+
+
+IGNORED = {"seed": "say sampling_backend: pytorch in the engine's arguments", "min_p": "say top_p"}
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"seed": 0, "temperature": 1}, "seed"),
+        ({"seed": -1}, "seed"),
+        ({"min_p": 0.1, "temperature": 0.5}, "min_p"),
+        ({"seed": None, "min_p": 0}, None),
+        ({"seed": 7, "temperature": 0}, None),  # nothing is left to chance
+        ({"seed": 7, "min_p": 0.5, "temperature": 1, "top_k": 1}, None),
+        ({"temperature": 1, "top_p": 0.5}, None),
+    ],
+)
+async def test_what_the_engines_would_ignore_is_refused_by_name(
+    codec: Codec, fields: dict[str, Any], param: str | None
+) -> None:
+    backend = ScriptedBackend(says("x"), ignored=IGNORED)
+    async with serving(backend, codec) as frontend:
+        answer = await exchange(frontend.port, ask(TEXT, prompt="x", max_tokens=1, **fields))
+        if param is None:
+            assert answer.status == 200
+            return
+        error = answer.json["error"]
+        assert (answer.status, error["param"], error["code"]) == (400, param, "ignored_parameter")
+        assert IGNORED[param] in error["message"]
+        assert backend.requests == []
