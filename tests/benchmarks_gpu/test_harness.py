@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from tokenizers import Tokenizer
 
 from benchmarks.gpu import report
 from benchmarks.gpu.asking import pair_requests
 from benchmarks.gpu.bundle import cut
 from benchmarks.gpu.metadata import write_metadata
-from benchmarks.gpu.places import CPU, GPU, TWO_GPUS
+from benchmarks.gpu.places import CPU, GPU, PROJECT, TWO_GPUS
 from benchmarks.gpu.shape import SHAPES, make_shape
 from benchmarks.gpu.statistics import latencies, percentile
 from benchmarks.gpu.svg import DOTS_MAX, bars, points, thinned
@@ -70,6 +71,17 @@ def test_the_longest_prompt_fits_the_pool(profile: Any) -> None:
     longest = max(profile.burst.burst_prompt, *(cell.prompt + cell.output for cell in profile.cells))
     assert longest < profile.shape_engine["max_total_tokens"]
     assert longest < SHAPES[profile.shape]["max_position_embeddings"]
+
+
+def test_what_is_measured_is_what_is_shipped() -> None:
+    shipped = yaml.safe_load((PROJECT / "configs" / "one-gpu.yaml").read_text(encoding="utf-8"))
+    for role in ("prefill", "decode"):
+        engine = shipped[role]["engine"]
+        ours = {"mem_fraction_static", "max_total_tokens", "chunked_prefill_size", "load_format"}  # six on one card
+        assert {k: v for k, v in GPU.shape_engine.items() if k not in ours} == {
+            k: v for k, v in engine.items() if k not in ours
+        }
+        assert engine["cuda_graph_max_bs_decode"] == engine["max_running_requests"]
 
 
 def test_percentiles_lie_between_their_neighbours() -> None:
