@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import click
 import typer
 
+from disagg import stopping
+
 if TYPE_CHECKING:
     from transfer.measure import Row
 
@@ -75,10 +77,14 @@ def transfer(
 
     from transfer.measure import doubts, measure
 
+    def measured() -> tuple[list[Row], str]:
+        with _ends(source, target, address, gpus, about) as (writer, reader):
+            said = lambda row: print(line_of(row))  # noqa: E731
+            rows = measure(writer, reader, wanted, page_bytes=layouts, rounds=rounds, said=said)
+            return rows, writer.transport()
+
     print(HEAD)
-    with _ends(source, target, address, gpus, about) as (writer, reader):
-        rows = measure(writer, reader, wanted, page_bytes=layouts, rounds=rounds, said=lambda row: print(line_of(row)))
-        transport = writer.transport()
+    rows, transport = stopping.aside(measured)
     near = source == target
     warnings = list(doubts(transport, on_gpu=memory is Memory.vram, near=near))
     copied = "device-to-device copy" if memory is Memory.vram else "memcpy by one core"

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import click
 import typer
 
+from disagg import stopping
 from disagg.errors import ConfigError, Problem
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ def check(
     if on_cluster:
         from disagg.cli.on_cluster import look_at_cluster
 
-        look_at_cluster(config, sets or (), lanes=lanes, deep=deep, as_json=as_json)
+        stopping.aside(lambda: look_at_cluster(config, sets or (), lanes=lanes, deep=deep, as_json=as_json))
         return
     try:
         seen = look_at(config, sets or (), assume_cluster)

@@ -1,76 +1,23 @@
-"""`disagg`: the command line. Each command imports what it needs, so that `--help` and `check`-like ones stay quick.
+"""The program `disagg`: heeds signals before anything else is imported, then runs the command.
 
-Exit status: 0 done, 1 a deployment could not start or a request failed, 2 the configuration or the command is wrong
+Way:   shell -> [main] -> app -> a command
+Out:   the exit status that app.py lists; a command that a signal ended has 128 + its number
 """
 
 from __future__ import annotations
 
-import asyncio
-import logging
-import sys
-from typing import Annotated
-
-import typer
-
-from disagg.cli import act, bench, deploy, model, observe
-from disagg.cli.check import check, look_at, show
-from disagg.cli.setup import setup
-from disagg.errors import ConfigError, DisaggError
-
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
-app.add_typer(model.app, name="model", help="Models: fetch, list, make tiny ones for tests.")
-app.add_typer(deploy.app, name="deploy", help="Render a configuration for SLURM, Kubernetes or Docker.")
-app.add_typer(bench.app, name="bench", help="Measure what a machine, or a cluster, can do.")
-app.command()(setup)
-app.command()(check)
-app.command()(observe.status)
-app.command()(observe.logs)
-app.command()(act.drain)
-app.command()(act.cancel)
-
-
-@app.command()
-def serve(
-    config: Annotated[str, typer.Argument(help="A YAML file, or the name of a shipped one (local-cpu).")],
-    sets: Annotated[list[str] | None, typer.Option("--set", help="path.to.key=value, over the YAML.")] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the resolved plan and stop.")] = False,
-) -> None:
-    """Serve a deployment until Ctrl-C or SIGTERM."""
-    if dry_run:
-        show(config, look_at(config, sets or ()))
-        return
-    from disagg.config.load import load_config
-    from disagg.config.shipped import find_config
-
-    deployment = load_config(find_config(config), sets or ())
-    import uvloop
-
-    from disagg.cluster.serve import serve as run
-
-    logging.basicConfig(level=logging.INFO, format="[%(asctime)s] %(message)s", stream=sys.stderr)
-    uvloop.run(run(deployment))
+from disagg import stopping
 
 
 def main() -> None:
-    try:
-        raise SystemExit(app(standalone_mode=False))  # a typer.Exit comes back as its status
-    except typer.Abort:
-        raise SystemExit(130) from None
-    except ConfigError as error:
-        for problem in error.problems:
-            sys.stderr.write(f"{problem}\n")
-        sys.stderr.write(f"{error.where}: {len(error.problems)} problem(s); nothing was started\n")
-        raise SystemExit(2) from None
-    except DisaggError as error:
-        sys.stderr.write(f"{error.where}: {error.message}\n")
-        raise SystemExit(1) from None
-    except asyncio.CancelledError:
-        raise SystemExit(130) from None
-    except Exception as error:
-        if hasattr(error, "show") and hasattr(error, "exit_code"):  # click's, or of the copy of click in newer typers
-            error.show()
-            raise SystemExit(error.exit_code) from None
-        raise
+    with stopping.heed():
+        stopping.need_standard_files()
+        try:
+            from disagg.cli.app import run
+
+            run()
+        except stopping.Stopped as stopped:
+            stopping.leave(128 + stopped.number)
 
 
 if __name__ == "__main__":

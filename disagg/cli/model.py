@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from disagg import stopping
 from disagg.errors import DisaggError
 from disagg.models.catalogue import CATALOGUE, model_folder
 from disagg.models.fetch import Tell, fetch_model
@@ -28,7 +29,7 @@ def get(
     verify: Annotated[bool, typer.Option(help="Compare every file's hash, not only its size.")] = False,
 ) -> None:
     """Download, check and convert a model; at once when it is there."""
-    with _errors_told(), _progress(name) as tell:
+    with stopping.unwinding(), _errors_told(), _progress(name) as tell:
         folder = fetch_model(name, tell, verify)
     typer.echo(folder)
 
@@ -57,7 +58,7 @@ def make_tiny_model(
     into: Annotated[Path | None, typer.Option(help="Default: the cache, under the name tiny-KIND.")] = None,
 ) -> None:
     """Make a model of a few megabytes with random weights, for tests."""
-    with _errors_told(), _progress(f"tiny-{kind}") as tell:
+    with stopping.unwinding(), _errors_told(), _progress(f"tiny-{kind}") as tell:
         folder = make_tiny(kind, into, tell)
     typer.echo(folder)
 

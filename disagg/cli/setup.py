@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from disagg import stopping
 from disagg.engine.cpu.profile import install
 from disagg.errors import DisaggError
 
@@ -19,7 +20,8 @@ def setup(profile: Annotated[str, typer.Argument(help="cpu: engines on a machine
         typer.echo(f"error: profile {profile}: is not known; {hint}", err=True)
         raise typer.Exit(2)
     try:
-        installed = install(lambda step: typer.echo(f"setup: {step}"))
+        with stopping.unwinding():  # pip ends with us
+            installed = install(lambda step: typer.echo(f"setup: {step}"))
     except DisaggError as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(1) from None

@@ -1,10 +1,14 @@
 """The last one out: removes what a deployment left on this node, even when its driver was SIGKILLed.
 
 Way:   `disagg serve` starts it first and holds its standard input; when that closes it sweeps, and ends
+In:    a line on its standard input that says NOW: what need not be waited for is killed at once
 Owns:  nothing while the deployment lives. It leaves the driver's process tree at once, because `ray job stop` kills
        every process of the job, and an engine's warden needs a moment more than that
+Safe:  a process is the deployment's if it carries its mark in its environment (random, of this run), or descends from
+       one that does. Nothing else is killed: not who reads a log of Ray's, not who stands in its folder. A process is
+       its id and its start time, and the signal goes to its descriptor: an id that was given out anew is left alone
 
-Usage: python -m disagg.cluster.janitor DEPLOYMENT [RAY_TEMP_FOLDER]
+Usage: python -m disagg.cluster.janitor DEPLOYMENT SESSION FOLDER...
 """
 
 from __future__ import annotations
@@ -16,76 +20,161 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
-from disagg.cluster.actors import run_folder
-from disagg.engine.spec import DEPLOYMENT_VARIABLE
-
+DEPLOYMENT_VARIABLE = "DISAGG_DEPLOYMENT"  # as in engine/spec.py: that one's imports would cost a third of a second
 PATIENCE_S = 4.0  # wardens end their engines by themselves meanwhile
-POLL_S = 0.1
+GIVE_UP_S = 20.0  # of a process that cannot be killed: it hangs in the kernel
+POLL_S = 0.05
+NOW = b"now\n"
+_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
-def start(deployment: str, ray_folder: str) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "disagg.cluster.janitor", deployment, ray_folder]
-    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, start_new_session=True)
+class Janitor:
+    """The driver's end: its process sweeps when this is closed, or when the driver is gone."""
 
-
-def sweep(deployment: str, ray_folder: str, patience_s: float = PATIENCE_S) -> None:
-    """Waits for the deployment's processes on this node to end, kills those that stay, removes their folders."""
-    until = time.monotonic() + patience_s
-    while left := _processes(deployment, ray_folder):
-        if time.monotonic() > until:
-            for pid in left:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
-        time.sleep(POLL_S)
-    shutil.rmtree(run_folder(deployment), ignore_errors=True)
-    if ray_folder:
-        shutil.rmtree(ray_folder, ignore_errors=True)
-
-
-def _processes(deployment: str, ray_folder: str) -> list[int]:
-    """Other processes with the deployment's mark in their environment, or its private Ray's folder in their command or
-    among their open files: some of Ray's own write a title over the first two."""
-    mark = f"{DEPLOYMENT_VARIABLE}={deployment}".encode()
-    found = []
-    for entry in os.listdir("/proc"):
-        if not entry.isdigit() or int(entry) in (os.getpid(), os.getppid()):
-            continue
+    def __init__(self, deployment: str, folders: list[str]) -> None:
+        session = os.getsid(0)
+        command = [sys.executable, "-m", "disagg.cluster.janitor", deployment, str(session), *folders]
+        environment = {name: value for name, value in os.environ.items() if name != DEPLOYMENT_VARIABLE}
+        # Inherited: until it ignores them itself, no signal to the whole tree can end it.
+        blocked = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
         try:
-            environment = Path(f"/proc/{entry}/environ").read_bytes()
-            command = Path(f"/proc/{entry}/cmdline").read_bytes()
-        except OSError:
-            continue
-        is_janitor = b"disagg.cluster.janitor" in command
-        is_ours = mark in environment.split(b"\0") or (
-            ray_folder and (ray_folder.encode() in command or _has_open(entry, ray_folder))
-        )
-        if is_ours and not is_janitor:
-            found.append(int(entry))
-    return found
+            self._process = subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, env=environment, start_new_session=True
+            )
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+
+    def hurry(self) -> None:
+        """Called where the driver is about to end without having stopped anything."""
+        assert self._process.stdin is not None
+        with contextlib.suppress(OSError, ValueError):
+            os.write(self._process.stdin.fileno(), NOW)
+
+    def close(self) -> None:
+        assert self._process.stdin is not None
+        with contextlib.suppress(OSError):
+            self._process.stdin.close()
+        self._process.wait()
 
 
-def _has_open(pid: str, folder: str) -> bool:
-    """Whether the process has a file of that folder open, its logs for one."""
+@dataclass(frozen=True, slots=True)
+class Process:
+    pid: int
+    started: int  # in ticks since the machine's start
+    parent: int
+    session: int
+
+    @property
+    def identity(self) -> tuple[int, int]:
+        return self.pid, self.started
+
+
+def sweep(
+    deployment: str, folders: list[str], *, session: int, patience_s: float = PATIENCE_S, now: bool = False
+) -> None:
+    """Waits for the deployment's processes on this node to end, kills those that stay, removes `folders`.
+
+    `session`: the driver's. Its processes are Ray's, which have nothing to give back, and so have frontends of which
+    nobody wants to wait for the last answers (`now`); wardens have an engine's shared memory.
+    """
+    search = Search(deployment)
+    began_s = time.monotonic()
+    while left := search.look():
+        waited_s = time.monotonic() - began_s
+        if waited_s > patience_s + GIVE_UP_S:
+            break
+        for process in left:
+            if waited_s > patience_s or process.session == session or (now and is_frontend(process)):
+                kill(process)
+        time.sleep(POLL_S)
+    for folder in folders:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+class Search:
+    """Who belongs to a deployment. One that was seen to stays so when its parent has died."""
+
+    def __init__(self, deployment: str) -> None:
+        self._mark = f"{DEPLOYMENT_VARIABLE}={deployment}".encode()
+        self._known: set[tuple[int, int]] = set()
+
+    def look(self) -> list[Process]:
+        there = {process.pid: process for process in processes()}
+        ours: dict[int, bool] = {}
+
+        def is_ours(process: Process) -> bool:
+            if process.pid not in ours:
+                ours[process.pid] = False  # a ring of parents cannot be, but while we read, ids change hands
+                parent = there.get(process.parent)
+                ours[process.pid] = (
+                    process.identity in self._known
+                    or self._mark in environment_of(process.pid)
+                    or (parent is not None and is_ours(parent))
+                )
+            return ours[process.pid]
+
+        found = [process for process in there.values() if process.pid != os.getpid() and is_ours(process)]
+        self._known = {process.identity for process in found}
+        return found
+
+
+def processes() -> list[Process]:
+    """Those that live, as far as we may know."""
+    found = [process_of(int(entry)) for entry in os.listdir("/proc") if entry.isdigit()]
+    return [process for process in found if process is not None]
+
+
+def process_of(pid: int) -> Process | None:
     try:
-        for fd in os.listdir(f"/proc/{pid}/fd"):
-            if os.readlink(f"/proc/{pid}/fd/{fd}").startswith(folder + "/"):
-                return True
+        fields = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
     except OSError:
-        pass  # it ended while we looked
-    return False
+        return None
+    if fields[0] in "ZX":
+        return None
+    return Process(pid, started=int(fields[19]), parent=int(fields[1]), session=int(fields[3]))
+
+
+def environment_of(pid: int) -> list[bytes]:
+    """As it was at the process's start. Ray's processes write their titles over it, unless SPT_NOENV is in it."""
+    try:
+        return Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+    except OSError:
+        return []  # another user's, or gone
+
+
+def is_frontend(process: Process) -> bool:
+    try:
+        return b"disagg.frontend.main" in Path(f"/proc/{process.pid}/cmdline").read_bytes()
+    except OSError:
+        return False
+
+
+def kill(process: Process) -> None:
+    """SIGKILL to this very process."""
+    with contextlib.suppress(OSError):
+        descriptor = os.pidfd_open(process.pid)
+        try:
+            current = process_of(process.pid)
+            if current is not None and current.identity == process.identity:
+                signal.pidfd_send_signal(descriptor, signal.SIGKILL)
+        finally:
+            os.close(descriptor)
 
 
 def main() -> None:
-    deployment, ray_folder = sys.argv[1], sys.argv[2] if len(sys.argv) > 2 else ""
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+    deployment, session, folders = sys.argv[1], int(sys.argv[2]), sys.argv[3:]
+    for number in _SIGNALS:
         signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
     if os.fork():
         os._exit(0)  # the child belongs to init now, not to the driver's tree
-    while os.read(0, 4096):
-        pass
-    sweep(deployment, ray_folder)
+    now = False
+    while said := os.read(0, 4096):
+        now = now or NOW in said
+    sweep(deployment, folders, session=session, now=now)
 
 
 if __name__ == "__main__":

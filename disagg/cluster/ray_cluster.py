@@ -37,7 +37,8 @@ def connect(
     }
     try:
         if folder:
-            os.environ[DEPLOYMENT_VARIABLE] = deployment  # so that the janitor knows Ray's own processes, too
+            # So that the janitor knows Ray's own processes, too: they write no title over their environment.
+            os.environ |= {DEPLOYMENT_VARIABLE: deployment, "SPT_NOENV": "1"}
             ray.init(
                 address="local",
                 num_cpus=cpus,

@@ -2,7 +2,7 @@
 
 Way:   cli -> [serve] -> janitor, Ray, preflight, controller, frontend
 Fails: ConfigError when the preflight refuses, StartError; whatever had been started is ended first. A SIGKILL is the
-       janitor's and the pipes' affair
+       janitor's and the pipes' affair, and so is a second signal, which waits for nothing (stopping.py)
 """
 
 from __future__ import annotations
@@ -10,17 +10,21 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import functools
 import logging
 import os
 import secrets
-import signal
+import threading
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from typing import TypeVar, cast
 
 import ray
 
+from disagg import stopping
 from disagg.cluster import janitor, ray_cluster
+from disagg.cluster.actors import run_folder
 from disagg.cluster.controller import Controller
 from disagg.cluster.frontend_process import FrontendProcess, FrontendSpec
 from disagg.cluster.supervisor import Setting
@@ -36,36 +40,61 @@ from disagg.registry.records import EngineRecord, State
 
 log = logging.getLogger(__name__)
 
+T = TypeVar("T")
+END_S = 2.3  # what a stop may take while nobody waits for an answer: `ray job stop` kills 3 s after its signal
+
 
 async def serve(deployment: Deployment) -> None:
-    """Runs until SIGTERM or SIGINT."""
-    asked_to_stop = asyncio.Event()
-    _heed_signals(asked_to_stop)
-    running = asyncio.create_task(_run(deployment, asked_to_stop), name="deployment")
-    stopping = asyncio.create_task(asked_to_stop.wait(), name="wait for a signal")
-    await asyncio.wait([running, stopping], return_when=asyncio.FIRST_COMPLETED)
-    if not running.done():
+    """Runs until a signal asks it to stop, and returns once nothing is left. Before it serves, such a signal ends the
+    process (128 + N), when all is given back or END_S is over; what is left then is the janitor's."""
+    course = _Course()
+    with stopping.in_order(course.ask_to_stop):
+        course.running = asyncio.current_task()
+        try:
+            await _run(deployment, course)
+        except asyncio.CancelledError:
+            if not course.signal:
+                raise
+        if course.signal and not course.serves:
+            stopping.leave(128 + course.signal)  # not before: a thread may still be in a call that has no end
+        log.info("stopped")
+
+
+class _Course:
+    """How far a deployment has come, which decides what a signal means."""
+
+    def __init__(self) -> None:
+        self.running: asyncio.Task[None] | None = None
+        self.serves = False
+        self.signal = 0
+        self._loop = asyncio.get_running_loop()
+
+    def ask_to_stop(self, number: int) -> None:
+        """In the main thread, while the loop may be busy."""
+        self.signal = number
+        if not self.serves:
+            stopping.leave_within(END_S, 128 + number)
+        self._loop.call_soon_threadsafe(self._stop)
+
+    def _stop(self) -> None:
         log.info("stopping")
-        running.cancel()
-    stopping.cancel()
-    with contextlib.suppress(asyncio.CancelledError):
-        await running
+        assert self.running is not None
+        self.running.cancel()
+
+    def has_no_request(self) -> None:
+        """Nobody waits for an answer any more: the rest of a stop has an end."""
+        if self.signal and self.serves:
+            stopping.leave_within(END_S, 0)
 
 
-def _heed_signals(asked_to_stop: asyncio.Event) -> None:
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, asked_to_stop.set)
-
-
-async def _run(deployment: Deployment, asked_to_stop: asyncio.Event) -> None:
+async def _run(deployment: Deployment, course: _Course) -> None:
     began_s = time.monotonic()
-    model_path = resolve_model(deployment.model.path, deployment.model.revision)
+    model_path = await _apart(resolve_model, deployment.model.path, deployment.model.revision)
     _refuse_a_taken_port(deployment.frontend.host, deployment.frontend.port)
     name = secrets.token_hex(4)  # of this run: what the janitor looks for
     log.info("deployment %s of namespace %s (%s)", deployment.name, deployment.namespace, name)
     async with ray_and_janitor(deployment, name) as (plan, private):
-        # Again: connecting put Ray's own handler of SIGTERM before ours, and 3 s after the signal that one aborts.
-        _heed_signals(asked_to_stop)
+        stopping.settled()
         for warning in await preflight.refuse(plan, str(model_path)):
             log.warning("%s", warning)
         setting = Setting(
@@ -87,6 +116,7 @@ async def _run(deployment: Deployment, asked_to_stop: asyncio.Event) -> None:
             frontend = FrontendProcess(_frontend_spec(plan, registry, model_path), _frontend_environment(setting))
             await _first_error(frontend.start(), controller.until_ready())
             host, port = plan.frontend.host, plan.frontend.port
+            course.serves = not course.signal
             log.info("serving %s on http://%s:%d after %.1f s", plan.model.name, host, port, time.monotonic() - began_s)
             keeping = asyncio.create_task(frontend.keep_alive(), name="keep the frontend alive")
             await controller.failed()
@@ -98,6 +128,7 @@ async def _run(deployment: Deployment, asked_to_stop: asyncio.Event) -> None:
                 await asyncio.wait([keeping])
             if frontend is not None:  # engines serve on until its requests have ended
                 await frontend.stop()
+            course.has_no_request()
             await controller.stop()
 
 
@@ -105,28 +136,67 @@ async def _run(deployment: Deployment, asked_to_stop: asyncio.Event) -> None:
 async def ray_and_janitor(deployment: Deployment, name: str) -> AsyncIterator[tuple[Plan, bool]]:
     """Ray, and whether it is private, with a janitor behind us: however this process ends, nothing stays."""
     settings = deployment.ray
-    folder = ray_cluster.private_folder(settings.address)
-    cleaner = janitor.start(name, folder)
-    try:
-        await asyncio.to_thread(
-            ray_cluster.connect,
-            settings.address,
-            folder,
-            settings.cpus,
-            settings.gpus,
-            name,
-            deployment.namespace,
-        )
-        plan = resolve_plan(deployment, device_of(deployment, ray.cluster_resources().get("GPU", 0.0)))
-        for warning in plan.warnings:
-            log.warning("%s", warning)
-        yield plan, bool(folder)
-    finally:
-        await asyncio.to_thread(ray.shutdown)
-        await asyncio.to_thread(janitor.sweep, name, folder)
-        assert cleaner.stdin is not None
-        cleaner.stdin.close()
-        cleaner.wait()
+    ray_folder = ray_cluster.private_folder(settings.address)
+    folders = [str(run_folder(name)), *filter(None, [ray_folder])]
+    cleaner = janitor.Janitor(name, folders)
+    with stopping.farewell(cleaner.hurry):
+        try:
+            await _apart(
+                ray_cluster.connect,
+                settings.address,
+                ray_folder,
+                settings.cpus,
+                settings.gpus,
+                name,
+                deployment.namespace,
+            )
+        except asyncio.CancelledError:
+            cleaner.hurry()  # it still connects, and starts what it starts, until this process ends
+            raise
+        except BaseException:
+            await _sweep(name, folders, cleaner)
+            raise
+        try:
+            plan = resolve_plan(deployment, device_of(deployment, ray.cluster_resources().get("GPU", 0.0)))
+            for warning in plan.warnings:
+                log.warning("%s", warning)
+            yield plan, bool(ray_folder)
+        finally:
+            await _apart(ray.shutdown)
+            await _sweep(name, folders, cleaner)
+
+
+async def _sweep(name: str, folders: list[str], cleaner: janitor.Janitor) -> None:
+    await _apart(functools.partial(janitor.sweep, name, folders, session=os.getsid(0)))
+    cleaner.close()
+
+
+async def _apart(call: Callable[..., T], *arguments: object) -> T:
+    """A call that blocks, in a thread of its own that nobody waits for when we are cancelled, as the loop would for
+    its executor's. The thread stays: the kernel kills Ray's processes when the thread ends that has started them."""
+    loop = asyncio.get_running_loop()
+    answer: asyncio.Future[T] = loop.create_future()
+
+    def settle(result: T | None, error: BaseException | None) -> None:
+        if answer.done():
+            return  # nobody waits any more
+        if error is not None:
+            answer.set_exception(error)
+        else:
+            answer.set_result(cast(T, result))
+
+    def run() -> None:
+        result, error = None, None
+        try:
+            result = call(*arguments)
+        except BaseException as raised:  # noqa: BLE001 - raised again where it is waited for
+            error = raised
+        with contextlib.suppress(RuntimeError):  # the loop is closed
+            loop.call_soon_threadsafe(settle, result, error)
+        threading.Event().wait()
+
+    threading.Thread(target=run, name=getattr(call, "__name__", "sweep"), daemon=True).start()
+    return await answer
 
 
 async def _first_error(*steps: object) -> None:

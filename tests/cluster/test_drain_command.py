@@ -8,7 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 from disagg.cli import act
-from disagg.cli.main import app
+from disagg.cli.app import app
 from disagg.errors import StartError
 
 
