@@ -6,7 +6,9 @@ Exit status: 0 done, 1 a deployment could not start or a request failed, 2 the c
 
 from __future__ import annotations
 
+import errno
 import logging
+import os
 import sys
 from typing import Annotated
 
@@ -17,6 +19,8 @@ from disagg.cli import act, bench, deploy, model, observe
 from disagg.cli.check import check, look_at, show
 from disagg.cli.setup import setup
 from disagg.errors import ConfigError, DisaggError
+
+OUTPUT_FAILS = (errno.EPIPE, errno.ENOSPC, errno.EDQUOT, errno.EIO)
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 app.add_typer(model.app, name="model", help="Models: fetch, list, make tiny ones for tests.")
@@ -55,7 +59,17 @@ def serve(
 def run() -> None:
     """Ends as a program does: by SystemExit, its errors told."""
     try:
-        raise SystemExit(app(standalone_mode=False))  # a typer.Exit comes back as its status
+        status = app(standalone_mode=False)  # a typer.Exit comes back as its status
+        if sys.stdout is not None:
+            sys.stdout.flush()
+        raise SystemExit(status)
+    except OSError as error:
+        if error.errno not in OUTPUT_FAILS:
+            raise
+        if error.errno != errno.EPIPE:  # who reads has enough: `disagg logs | head`
+            sys.stderr.write(f"{error.filename or 'output'}: cannot be written: {error.strerror}\n")
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what is still in the buffer
+        raise SystemExit(1) from None
     except typer.Abort:
         raise SystemExit(130) from None
     except ConfigError as error:

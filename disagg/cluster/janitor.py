@@ -36,7 +36,7 @@ class Janitor:
 
     def __init__(self, deployment: str, folders: list[str]) -> None:
         session = os.getsid(0)
-        command = [sys.executable, "-m", "disagg.cluster.janitor", deployment, str(session), *folders]
+        command = [sys.executable, "-P", "-m", "disagg.cluster.janitor", deployment, str(session), *folders]
         environment = {name: value for name, value in os.environ.items() if name != DEPLOYMENT_VARIABLE}
         # Inherited: until it ignores them itself, no signal to the whole tree can end it.
         blocked = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))  # tests share deployment.py; they are not a package
+sys.path.insert(1, str(Path(__file__).parent.parent / "stopping"))  # and programs.py
 
 from deployment import Deployment, serving
 

@@ -23,6 +23,7 @@ decode: {replicas: 1, engine: {page_size: 16}}
 """
 
 
+@pytest.mark.slow  # each imports Ray
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_at_any_moment_of_a_fetch(tmp_path: Path, number: int) -> None:
     """From the first line of the program on: its imports, the hub's answers, the file's bytes."""
@@ -42,6 +43,7 @@ def test_at_any_moment_of_a_fetch(tmp_path: Path, number: int) -> None:
                     program.close()
 
 
+@pytest.mark.slow
 def test_while_bytes_come_and_a_next_run_goes_on(tmp_path: Path) -> None:
     config = tmp_path / "simulated.yaml"
     config.write_text(SIMULATED)

@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 from programs import Program, chosen, disagg, groups, signal_each
 
+pytestmark = pytest.mark.slow  # each imports Ray
+
 MOMENTS_S = [round(0.2 * n, 1) for n in range(1, 31)]
 COMMANDS = {
     "serve": ["serve", "configs/simulated.yaml"],
@@ -38,7 +40,7 @@ def refused() -> Iterator[str]:
 def test_at_any_moment(request: pytest.FixtureRequest, tmp_path: Path, command: str, where: str) -> None:
     environment = {"RAY_ADDRESS": request.getfixturevalue(where), "TMPDIR": str(tmp_path)}
     number = signal.SIGINT if where == "silent" else signal.SIGTERM
-    for moments_s in groups(chosen(MOMENTS_S, 2), 3):
+    for moments_s in groups(chosen(MOMENTS_S, 2 if command == "serve" else 1), 3):
         programs = [Program.start(disagg(*COMMANDS[command]), environment) for _ in moments_s]
         try:
             signal_each(programs, moments_s, number)
