@@ -73,7 +73,12 @@ async def campaign(
 ) -> Result:
     """Sends `count` random requests, `concurrency` of them at a time. The deployment must be ready, and not be drained
     or restarted by others meanwhile."""
-    result, left = Result(count), random_bodies(seed, count, model, tokens_max)
+    return await send(base_url, list(random_bodies(seed, count, model, tokens_max)), concurrency)
+
+
+async def send(base_url: str, bodies: list[dict[str, Any]], concurrency: int) -> Result:
+    """The same for bodies of one's own, which say whether they stream."""
+    result, left = Result(len(bodies)), iter(bodies)
     limits = httpx.Limits(max_connections=concurrency)
     async with httpx.AsyncClient(base_url=base_url, trust_env=False, timeout=ANSWER_S, limits=limits) as client:
         before, began_s = await _lives(client), time.monotonic()

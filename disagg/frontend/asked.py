@@ -16,7 +16,8 @@ import msgspec
 
 from disagg.errors import BadRequest
 from disagg.frontend.fields import Body, boolean, integer, refuse, required, strings, whole, wrong_type
-from disagg.frontend.parameters import CHAT, COMPLETION, check_names, sampling_of, template_variables
+from disagg.frontend.parameters import CHAT, COMPLETION, check_names, template_variables
+from disagg.frontend.sampling import sampling_of
 
 STOP_STRINGS_MAX = 16
 STOP_CHARACTERS_MAX = 256

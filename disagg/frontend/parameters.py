@@ -1,7 +1,6 @@
 """Which parameters a request may carry: those that we honour, those that change nothing, those that we refuse.
 
-Way:   JSON body -> [check_names, sampling_of] -> Request.sampling
-Out:   SGLang's names and ranges (SamplingParams.verify of 0.5.16 to 0.5.23): what passes here no engine refuses
+Way:   JSON body -> [check_names] -> the fields that ask for something -> sampling.py and asked.py, which read them
 Fails: BadRequest: unknown_parameter, unsupported_parameter (not built yet: never silence), forbidden_parameter
 """
 
@@ -10,18 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from disagg.frontend.fields import Body, boolean, decimal, integer, refuse
+from disagg.frontend.fields import Body, refuse
+from disagg.frontend.sampling import NAMES
 
-INT64_MAX = 2**63 - 1
-TOP_K_MAX = 1 << 30  # SGLang's word for the whole vocabulary; its batch holds 32 bits
-TEMPERATURE_MAX = 2.0
-
-SAMPLING = frozenset({"temperature", "top_p", "top_k", "min_p", "seed", "ignore_eos"}) | {
-    "frequency_penalty",
-    "presence_penalty",
-    "repetition_penalty",
-}
-SHARED = SAMPLING | {"model", "stream", "stream_options", "max_tokens", "stop", "return_token_ids"}
+SHARED = NAMES | {"model", "stream", "stream_options", "max_tokens", "stop", "return_token_ids"}
 SHARED |= {"add_special_tokens"}
 CHAT = SHARED | {"messages", "max_completion_tokens", "chat_template_kwargs"}
 COMPLETION = SHARED | {"prompt"}
@@ -124,22 +115,6 @@ def check_names(body: Body, honoured: frozenset[str]) -> Body:
     return kept
 
 
-def sampling_of(body: Body, defaults: Mapping[str, float]) -> dict[str, Any]:
-    """In SGLang's words. Limits on length and stop strings belong to the request, not here."""
-    given: dict[str, Any] = {
-        "temperature": decimal(body, "temperature", 0.0, TEMPERATURE_MAX),
-        "top_p": decimal(body, "top_p", 0.0, 1.0, above_least=True),
-        "top_k": _top_k(body),
-        "min_p": decimal(body, "min_p", 0.0, 1.0),
-        "frequency_penalty": decimal(body, "frequency_penalty", -2.0, 2.0),
-        "presence_penalty": decimal(body, "presence_penalty", -2.0, 2.0),
-        "repetition_penalty": decimal(body, "repetition_penalty", 0.0, 2.0, above_least=True),
-        "sampling_seed": integer(body, "seed", -INT64_MAX - 1, INT64_MAX),
-        "ignore_eos": boolean(body, "ignore_eos") or None,
-    }
-    return {**defaults, **{name: value for name, value in given.items() if value is not None}}
-
-
 def template_variables(body: Body) -> dict[str, Any]:
     variables = body.get("chat_template_kwargs", {})
     if not isinstance(variables, dict):
@@ -149,11 +124,6 @@ def template_variables(body: Body) -> dict[str, Any]:
         here = f"chat_template_kwargs.{taken[0]}"
         refuse(here, "invalid_value", f"'{here}' would overrule what this frontend gives the template")
     return variables
-
-
-def _top_k(body: Body) -> int | None:
-    value = integer(body, "top_k", -1, INT64_MAX)
-    return -1 if value == 0 else value if value is None else min(value, TOP_K_MAX)  # 0: vLLM's way to say off
 
 
 def same(neutral: Any, value: Any) -> bool:

@@ -21,6 +21,7 @@ from tokenizers import Tokenizer
 
 from disagg.errors import BadRequest, StartError
 from disagg.frontend.encoder import Encoder
+from disagg.frontend.sampling import defaults_of
 from disagg.frontend.template import ChatTemplate
 from disagg.frontend.template_files import load_template
 from disagg.frontend.text import Texts, TextStream
@@ -29,7 +30,6 @@ from disagg.models.text_files import LFS_REMEDY, LFS_WHAT, is_lfs_pointer, read_
 
 LONG_CHARACTERS = 8_192  # some 4 ms of tokenising: about what one engine step takes
 LONG_CHARACTERS_FAST = 64 * LONG_CHARACTERS
-SAMPLING_DEFAULTS = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +91,7 @@ def load_codec(folder: Path) -> Codec:
         context_length=_context_length(folder, config),
         vocabulary=int(config.get("vocab_size") or tokenizer.get_vocab_size()),
         end_ids=_end_ids(whole_config) | _end_ids(config) | _end_ids(generation_config),
-        sampling_defaults=_sampling_defaults(generation_config),
+        sampling_defaults=defaults_of(generation_config, str(folder / "generation_config.json")),
     )
 
 
@@ -121,11 +121,3 @@ def _end_ids(config: Mapping[str, Any]) -> frozenset[int]:
     """The engine takes both files' ids, too."""
     said = config.get("eos_token_id")
     return frozenset(said if isinstance(said, list) else [] if said is None else [said])
-
-
-def _sampling_defaults(generation_config: Mapping[str, Any]) -> dict[str, float]:
-    """What the model's makers advise, in SGLang's words."""
-    defaults = {key: generation_config[key] for key in SAMPLING_DEFAULTS if generation_config.get(key) is not None}
-    if defaults.get("top_k") == 0:  # transformers' way to say: off
-        defaults["top_k"] = -1
-    return defaults

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
+import itertools
 import json
 import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from typing import Any
 
 import httpx
 import openai
 import pytest
 from deployment import Deployment
+from streams import Stream
+
+from benchmarks.random_requests import Result, campaign, send
+from disagg.frontend.sampling import FIELDS, SamplingField
 
 QUESTION = "Explain why Roger Federer is considered one of the greatest tennis players of all time"
 ANSWER = "Roger Federer is considered one of the greatest tennis players of all time. He is a legendary"
@@ -139,3 +146,47 @@ def test_bad_input_is_refused_and_the_server_goes_on(
     assert answer.json()["error"]["param"] == param
     assert answer.json()["error"]["code"]
     assert pair.is_ready()
+
+
+AT_ONCE = 24
+BYSTANDER = {"prompt": "The capital of France is", "max_tokens": 32}
+
+
+def _with_a_bystander(pair: Deployment, sends: Any) -> Result:
+    """What came of `sends`, while a greedy stream after the other runs in the same batches and must not notice."""
+    alone = Stream(pair, **BYSTANDER).whole(60)
+
+    async def both() -> Result:
+        sending = asyncio.ensure_future(sends())
+        while True:
+            beside = await asyncio.to_thread(Stream(pair, **BYSTANDER).whole, 60)
+            assert beside == alone
+            if sending.done():
+                return await sending
+
+    return asyncio.run(both())
+
+
+def _ends(field: SamplingField) -> list[Any]:
+    """The least and the most that is taken; of a field that may not be 0 itself, the least float there is."""
+    least = 5e-324 if field.above_least else field.least
+    return [int(end) if field.is_integer else end for end in (least, field.most)]
+
+
+def test_both_ends_of_every_sampling_field_and_all_pairs_of_them_harm_nobody(pair: Deployment) -> None:
+    ends = {field.name: _ends(field) for field in FIELDS}
+    choices = [{name: end} for name, both in ends.items() for end in both]
+    for one, other in itertools.combinations(ends, 2):
+        choices += [{one: a, other: b} for a, b in itertools.product(ends[one], ends[other])]
+    shared = {"model": "smollm2", "prompt": [1000, 1001, 1002], "max_tokens": 3, "ignore_eos": True, "stream": False}
+    bodies = [{**shared, **({"temperature": 1} | choice)} for choice in choices]
+    result = _with_a_bystander(pair, lambda: send(pair.url, bodies, AT_ONCE))
+    assert result.passed, result.table()
+    assert result.answered == len(bodies) == 128
+
+
+def test_six_hundred_random_requests_are_answered_or_refused_by_name(pair: Deployment) -> None:
+    result = _with_a_bystander(pair, lambda: campaign(pair.url, 600, AT_ONCE, tokens_max=2))
+    print(result.table())
+    assert result.passed, result.table()
+    assert result.answered > 500, result.table()
