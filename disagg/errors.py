@@ -7,7 +7,9 @@ DisaggError
    ├─ BadRequest        400, 404, 413: the client's to mend; names the parameter
    ├─ Overloaded        429: no room now; it is not a failure of any engine
    ├─ NoReadyPair       503: no prefill and decode engine that have met are READY
-   ├─ LegLost           502: an engine died, or ended its leg, under the request
+   ├─ LegLost           502: an engine ended its leg under the request
+   │  └─ EngineLost     502: the connection to the engine ended, and with it all legs there: it died, or was cut off
+   ├─ SuspectedPoison   422: engines died under this request, the last one with nothing else on it: no further try
    ├─ NotANumber        500: the model, or the request's own values, gave logits that are no numbers; not tried again
    ├─ Refused           429: a live engine had no room after all; the request waits again (nobody else sees it)
    ├─ DeadlineExceeded  504: a phase outlived its deadline
@@ -91,6 +93,16 @@ class LegLost(RequestError):
 
 class NotANumber(RequestError):
     http_status, code = 500, "not_a_number"
+
+
+class EngineLost(LegLost):
+    """`code` is LegLost's: to a client it is the same."""
+
+
+class SuspectedPoison(RequestError):
+    """422, not a 5xx: OpenAI's clients repeat a 5xx by themselves, and each repetition would cost more engines."""
+
+    http_status, code, kind = 422, "suspected_poison", "invalid_request_error"
 
 
 class Refused(RequestError):

@@ -2,7 +2,8 @@
 
 Way:   coordinator -> [Admission.reserve] -> a Pair counted as taken in the engine table
 In:    what a request needs; each change of the table (an engine is ready, a place is free) serves the queue again
-Out:   a Pair. First come, first served; requests that lost their pair midway go before those that had none yet
+Out:   a Pair. First come, first served; requests that lost their pair midway go before those that had none yet, and
+       suspects (suspects.py) before both to an engine that is idle, unless `others_first`; none is held up by them
 Owns:  the waiting requests
 Fails: Overloaded (429) when the queue is full, or the wait for room is over; NoReadyPair (503) when for `no_pair_s`
        there was no READY pair at all; DeadlineExceeded (504) at the request's own deadline. Overload and failure are
@@ -12,12 +13,14 @@ Fails: Overloaded (429) when the queue is full, or the wait for room is over; No
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from disagg.coordinator.attempt import Pair
 from disagg.coordinator.request import Request
+from disagg.coordinator.suspects import alone_on, forgive
 from disagg.errors import DeadlineExceeded, NoReadyPair, Overloaded
 from disagg.routing.table import EngineTable
 
@@ -37,25 +40,34 @@ class Admission:
     ) -> None:
         self._table, self._now_s = table, now_s
         self._queue_max, self._queue_s, self._no_pair_s = queue_max, queue_s, no_pair_s
+        self._suspects: deque[_Waiter] = deque()
         self._first: deque[_Waiter] = deque()  # had a pair
         self._then: deque[_Waiter] = deque()
         self._unready_since_s: float | None = None
+        self.others_first = False  # a suspect has killed its engine: those that wait since then go before the next one
         table.on_change = self.serve
 
     def __len__(self) -> int:
-        return len(self._first) + len(self._then)
+        return sum(map(len, self._lines))
+
+    @property
+    def _lines(self) -> tuple[deque[_Waiter], deque[_Waiter], deque[_Waiter]]:
+        return self._suspects, self._first, self._then
 
     async def reserve(self, request: Request, until_s: float) -> Pair:
         """Waits for a pair with room, at most until `until_s`."""
         is_first = request.tries > 0
-        if not (self._first or (self._then and not is_first)):
+        line = self._first if is_first else self._then
+        if request.blames and alone_on(request):
+            line = self._suspects
+        if not (line or (line is self._then and self._first)):
             pair = self._pick(request)
             if pair is not None:
                 return pair
         if not is_first and len(self._then) >= self._queue_max:
             raise Overloaded(f"request {request.id}", f"{len(self)} requests wait already", "retry later")
         waiter = _Waiter(request, request.waiting_since_s, until_s, asyncio.get_running_loop().create_future())
-        (self._first if is_first else self._then).append(waiter)
+        line.append(waiter)
         self._note_readiness()
         self._set_timer(waiter)
         try:
@@ -70,6 +82,33 @@ class Admission:
     def serve(self) -> None:
         """Something changed: whoever is first in line may have a pair now."""
         self._note_readiness()
+        self.others_first = self.others_first and bool(self._first or self._then)
+        if not self.others_first:
+            self._serve_suspects()
+        self._serve_lines()
+        if self.others_first:
+            self._serve_suspects()
+
+    def fail(self, request: Request, error: Exception) -> None:
+        """Ends a request's wait, if it waits here."""
+        for waiter in itertools.chain(*self._lines):
+            if waiter.request is request and not waiter.pair.done():
+                waiter.pair.set_exception(error)
+
+    def _serve_suspects(self) -> None:
+        """Each that finds an engine to itself; one that is none any more waits with the others."""
+        for waiter in list(self._suspects):
+            forgive(waiter.request, self._table.is_lost)
+            if not alone_on(waiter.request):
+                self._suspects.remove(waiter)
+                self._first.append(waiter)
+            elif waiter.pair.done():
+                self._suspects.remove(waiter)
+            elif (pair := self._pick(waiter.request)) is not None:
+                waiter.pair.set_result(pair)
+                self._suspects.remove(waiter)
+
+    def _serve_lines(self) -> None:
         for line in (self._first, self._then):
             while line:
                 waiter = line[0]
@@ -80,21 +119,16 @@ class Admission:
                     waiter.pair.set_result(pair)
                 line.popleft()
 
-    def fail(self, request: Request, error: Exception) -> None:
-        """Ends a request's wait, if it waits here."""
-        for waiter in (*self._first, *self._then):
-            if waiter.request is request and not waiter.pair.done():
-                waiter.pair.set_exception(error)
-
     def _pick(self, request: Request) -> Pair | None:
         prompt_tokens = len(request.prompt_ids) + len(request.emitted_ids)
-        return self._table.pick(prompt_tokens, request.tokens_left, request.failed_on)
+        alone = alone_on(request) if request.blames else frozenset()
+        return self._table.pick(prompt_tokens, request.tokens_left, request.failed_on, alone)
 
     def _note_readiness(self) -> None:
         was_ready, is_ready = self._unready_since_s is None, self._table.is_ready()
         if was_ready != is_ready:
             self._unready_since_s = None if is_ready else self._now_s()
-            for waiter in (*self._first, *self._then):
+            for waiter in itertools.chain(*self._lines):
                 self._set_timer(waiter)
 
     def _set_timer(self, waiter: _Waiter) -> None:
@@ -122,15 +156,17 @@ class Admission:
                 NoReadyPair(where, "no engines are ready to serve this", "try again shortly; see /disagg/status")
             )
         elif now_s >= no_room_at_s:
-            waited_s = self._now_s() - waiter.since_s
-            waiter.pair.set_exception(Overloaded(where, f"no room for it within {waited_s:.1f} s", "retry later"))
+            what = f"no room for it within {self._now_s() - waiter.since_s:.1f} s"
+            if waiter in self._suspects:
+                what = f"an engine died under it, and there was {what} on one where nothing else runs"
+            waiter.pair.set_exception(Overloaded(where, what, "retry later"))
         else:
             self._set_timer(waiter)
 
     def _forget(self, waiter: _Waiter) -> None:
         if waiter.timer is not None:
             waiter.timer.cancel()
-        for line in (self._first, self._then):
+        for line in self._lines:
             if waiter in line:
                 line.remove(waiter)
                 self.serve()  # it may have held up who is next

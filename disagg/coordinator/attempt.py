@@ -2,8 +2,8 @@
 
 Way:   coordinator -> [Attempt] -> the two plane clients; decode's tokens come back, whichever leg fails first ends both
 Owns:  the room and the places on both engines, from `start` until both legs have said their last word
-Fails: `next_tokens` raises LegLost (a leg failed), Refused (a host has no room), NotANumber, DeadlineExceeded or
-       Cancelled, after every token that came before; `close` then aborts what still runs
+Fails: `next_tokens` raises LegLost (a leg failed), EngineLost (with its engine), Refused (a host has no room),
+       NotANumber, DeadlineExceeded or Cancelled, after every token that came before; `close` then aborts what runs
 """
 
 from __future__ import annotations
@@ -17,8 +17,11 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from disagg.coordinator.request import Request
-from disagg.errors import Cancelled, DeadlineExceeded, LegLost, NotANumber, Refused, RequestError
+from disagg.coordinator.suspects import PROVEN_TOKENS, blame
+from disagg.errors import Cancelled, DeadlineExceeded, EngineLost, LegLost, NotANumber, Refused, RequestError
 from disagg.plane import messages as m
+from disagg.plane.client import LOST
+from disagg.registry.records import Role
 
 if TYPE_CHECKING:
     from disagg.routing.table import Place
@@ -121,6 +124,21 @@ class _DecodeLeg(_Leg):
             self.attempt.break_off()
 
 
+class _LegOnTrial(_DecodeLeg):
+    """Of a request that is tried alone (see suspects.py)."""
+
+    __slots__ = ("on_proven",)
+
+    def __init__(self, attempt: Attempt, place: Place, due: Due, on_proven: Callable[[], None]) -> None:
+        super().__init__(attempt, place, due)
+        self.on_proven = on_proven
+
+    def take(self, token_ids: list[int]) -> None:
+        super().take(token_ids)
+        if self.received >= PROVEN_TOKENS > self.received - len(token_ids):
+            self.on_proven()
+
+
 class Due:
     """Those that have tokens to hand out: all that one turn of the event loop brings a request, perhaps of many steps,
     is one piece and one write."""
@@ -146,7 +164,7 @@ class Attempt:
     """`due` collects its decode leg's tokens until all that this turn of the event loop read has been taken in.
     `on_stage(name)` is called as engines tell of their progress, until `close`; `on_leg_over(place)` once a leg,
     when it holds nothing on its engine (or did not answer an abort in time); `on_over` after the last of them.
-    `deadline()` is the one that holds now.
+    `deadline()` is the one that holds now. `on_proven`: for a request on trial, called once its engine has borne it.
     """
 
     def __init__(
@@ -160,13 +178,16 @@ class Attempt:
         on_stage: Callable[[str], None],
         on_leg_over: Callable[[Place], None],
         on_over: Callable[[], None],
+        on_proven: Callable[[], None] | None = None,
     ) -> None:
         self.request, self.pair, self.room = request, pair, room
         self.on_stage = on_stage
         self._deadline = deadline
         self._now_s, self._on_leg_over, self._on_over = now_s, on_leg_over, on_over
         self._try = request.tries
-        self.decode = _DecodeLeg(self, pair.decode, due)
+        self.decode = (
+            _LegOnTrial(self, pair.decode, due, on_proven) if on_proven else _DecodeLeg(self, pair.decode, due)
+        )
         self._prefill = _Leg(self, "prefill", pair.prefill) if pair.prefill else None
         self._legs = [leg for leg in (self._prefill, self.decode) if leg is not None]
         self._is_stopped = False
@@ -278,6 +299,10 @@ class Attempt:
                 leg.place.on_refused()
             elif reason == m.NOT_A_NUMBER:  # of this request alone, on whichever engine: none is to blame
                 self.fail(NotANumber, f"the model's output for this request is not a number ({leg.name})")
+            elif reason == LOST:
+                if not self._is_closed:
+                    blame(self.request, leg.place.life, self._role(leg), leg.received, leg.place.client.legs_lost)
+                self.fail(EngineLost, what, leg.place.life)
             else:
                 self.fail(LegLost, what, leg.place.life)
             self._abort(*self._legs)  # SGLang tells neither side of the other's failure
@@ -306,6 +331,11 @@ class Attempt:
         else:
             lives = (place.life for place in self.pair.places)
             self.fail(DeadlineExceeded, f"no {awaited} within deadlines.{name}", *lives)
+
+    def _role(self, leg: _Leg) -> Role:
+        if leg is self._prefill:
+            return Role.PREFILL
+        return Role.DECODE if self._prefill else Role.AGGREGATED
 
     @property
     def _has_kv(self) -> bool:

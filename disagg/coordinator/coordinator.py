@@ -2,8 +2,9 @@
 
 Way:   HTTP handler -> [Coordinator.generate] -> Admission -> Attempt -> pieces back to the handler
 Owns:  live requests, live rooms, and a bounded memory of ended requests for timelines
-Fails: Overloaded, NoReadyPair, LegLost, DeadlineExceeded, Cancelled, each marked in the timeline; closing the generator
-       is a cancellation. A lost leg is retried on another pair before the first token, and migrates after it
+Fails: Overloaded, NoReadyPair, LegLost, SuspectedPoison, DeadlineExceeded, Cancelled, each marked in the timeline;
+       closing the generator is a cancellation. A lost leg is retried on another pair before the first token, and
+       migrates after it
 """
 
 from __future__ import annotations
@@ -22,11 +23,21 @@ from disagg.coordinator.attempt import Attempt, Deadline, Due, Pair
 from disagg.coordinator.phases import LIVE, Event, Phase, advance, advance_to_stage
 from disagg.coordinator.request import FinishReason, Piece, Remembered, Request
 from disagg.coordinator.rooms import Rooms
-from disagg.errors import Cancelled, DeadlineExceeded, LegLost, Refused, RequestError
+from disagg.coordinator.suspects import alone_on, clear, forgive, is_guilty
+from disagg.errors import (
+    Cancelled,
+    DeadlineExceeded,
+    EngineLost,
+    LegLost,
+    Refused,
+    RequestError,
+    SuspectedPoison,
+)
 from disagg.routing.table import EngineTable, Place
 
 log = logging.getLogger(__name__)
 
+LOST_TRIES_MAX = 16  # also of a bystander, whose limits engines' deaths do not use up
 REMEMBERED = 10_000  # ended requests whose timeline can still be asked for
 
 
@@ -137,12 +148,27 @@ class Coordinator:
             if advance_to_stage(request, name, self._now_s()):
                 attempt.watch_deadline()
 
+        is_on_trial = bool(request.blames) and bool(alone_on(request))
+
+        def proven() -> None:
+            clear(request)
+            self._table.share(pair)
+
         def deadline() -> Deadline:
             return self._deadline(request)
 
         request.tries += 1
         attempt = self.attempts[request.id] = Attempt(
-            request, pair, room, self._now_s, deadline, self._due, stage, leg_over, over
+            request,
+            pair,
+            room,
+            self._now_s,
+            deadline,
+            self._due,
+            stage,
+            leg_over,
+            over,
+            proven if is_on_trial else None,
         )
         try:
             advance(request, Event.ADMITTED, self._now_s())
@@ -177,22 +203,36 @@ class Coordinator:
             advance(request, again, self._now_s())
             return
         request.waiting_since_s = self._now_s()
+        is_bystander = isinstance(error, EngineLost) and not self._is_suspect(request, pair, error)
         lost = request.facts.setdefault("lost_tries", [])
-        lost.append({"on": pair.name, "after_tokens": emitted, "why": error.what})
-        if emitted:
-            is_allowed = (
-                sum(1 for each in lost if each["after_tokens"]) <= limits.migration_limit
-                and len(request.prompt_ids) + emitted <= limits.migration_tokens_max
-            )
+        lost.append({"on": pair.name, "after_tokens": emitted, "why": error.what, "bystander": is_bystander})
+        counted = [each for each in lost if not each["bystander"] and bool(each["after_tokens"]) == bool(emitted)]
+        limit = limits.migration_limit if emitted else limits.retry_limit
+        is_allowed = 0 < limit >= len(counted) and len(lost) <= LOST_TRIES_MAX
+        if emitted and is_allowed:
+            is_allowed = len(request.prompt_ids) + emitted <= limits.migration_tokens_max
             if is_allowed and not request.can_migrate:
                 error.what += " (its penalties count the tokens so far: another engine cannot go on)"
                 is_allowed = False
-        else:
-            is_allowed = len(lost) <= limits.retry_limit
         if not is_allowed:
             raise error
         advance(request, again, self._now_s())
         log.warning("%s; now another try", error)
+
+    def _is_suspect(self, request: Request, pair: Pair, error: EngineLost) -> bool:
+        """Whether this loss is held against the request; raises SuspectedPoison when it is one too many."""
+        forgive(request, self._table.is_lost)
+        lives = {place.life for place in pair.places}
+        if not any(each.life in lives for each in request.blames):
+            return False
+        if is_guilty(request):
+            self.admission.others_first = True
+            died = request.facts["died_under_it"] = [each.life for each in request.blames]
+            last = ", the last one with nothing else on it" if request.blames[-1].alone else ""
+            what = f"{len(died)} engines died while they ran this request{last}"
+            would_do = "it gets no further try: do not send it again as it is, and tell the operators its id"
+            raise SuspectedPoison(error.where, what, would_do) from error
+        return True
 
     def _deadline(self, request: Request) -> Deadline:
         """The phase's, the try's or the request's: whichever comes first."""

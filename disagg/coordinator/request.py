@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 from disagg.coordinator.phases import Phase
+from disagg.coordinator.suspects import Blame
 
 FinishReason = Literal["stop", "length"]
 
@@ -67,6 +68,7 @@ class Request:
     try_since_s: float = 0.0
     token_at_s: float = 0.0  # when the newest token came; 0 before the first
     failed_on: set[str] = field(default_factory=set)  # engine lives that lost it: another try rather avoids them
+    blames: list[Blame] = field(default_factory=list)  # for engines that died under it
     emitted_ids: list[int] = field(default_factory=list)
     timeline: dict[str, float] = field(default_factory=dict)  # event -> monotonic seconds
     facts: dict[str, Any] = field(default_factory=dict)  # room, engines, kv_bytes, lane, error, ...

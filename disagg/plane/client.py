@@ -71,6 +71,7 @@ class PlaneClient:
         self._best_round_trip_s = float("inf")
         self.clock_offset_s = 0.0  # host's monotonic clock minus ours
         self.frames_received = 0
+        self.legs_lost = 0  # when the connection ended
 
     async def connect(self, limit_s: float = CONNECT_S) -> None:
         """Returns once the host has proven that it knows the secret; raises LegLost."""
@@ -243,6 +244,7 @@ class PlaneClient:
                 waiting.set_exception(LegLost(self.address, why))
                 waiting.exception()  # whoever asked may have given up: nobody need read it
         legs, self._legs = self._legs, {}
+        self.legs_lost = len(legs)
         for number, receiver in legs.items():
             receiver.on_end(m.LegEnd(number, LOST, f"the connection to the engine ended: {why}"))
         self._on_lost(why)

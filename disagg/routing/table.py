@@ -79,6 +79,7 @@ class _Life:
     places: list[Place] = field(default_factory=list)
     connecting: asyncio.Task[None] | None = None
     is_evicted: bool = False
+    on_trial: Pair | None = None  # of a request that nobody else is to be beside
 
 
 class EngineTable:
@@ -129,14 +130,23 @@ class EngineTable:
         lives = {life.record.life for life in prefills}
         return any(life.record.role is Role.AGGREGATED or lives & life.record.peers for life in decodes)
 
-    def pick(self, prompt_tokens: int, new_tokens: int, avoid: Set[str] = frozenset()) -> Pair | None:
+    def pick(
+        self,
+        prompt_tokens: int,
+        new_tokens: int,
+        avoid: Set[str] = frozenset(),
+        alone_on: Set[Role] = frozenset(),
+    ) -> Pair | None:
         """The least loaded pair that has met and has room on both sides, counted as taken until it is released.
 
-        `avoid`: engine lives to take only where nothing else has room.
+        `avoid`: engine lives to take only where nothing else has room. `alone_on`: of these roles only engines on
+        which nothing runs, and which nobody else is given before `share`.
         """
 
         def best_of(life: _Life, tokens: int) -> tuple[_Score, Place] | None:
             """Of an engine's ranks: each is looked at once, not once a pair."""
+            if life.on_trial is not None or (life.record.role in alone_on and any(p.load[0] for p in life.places)):
+                return None
             scored = [
                 ((life.record.life in avoid, *place.load), number, place)
                 for number, place in enumerate(life.places)
@@ -170,7 +180,22 @@ class EngineTable:
             place.requests += 1
             place.kv_tokens += tokens
         self._taken_places[id(pair)] = pair, taken
+        if alone_on:
+            for life in (self._lives[place.life] for place in pair.places):
+                if life.record.role in alone_on:
+                    life.on_trial = pair
         return pair
+
+    def share(self, pair: Pair) -> None:
+        """Others may be sent to where a request was alone."""
+        for place in pair.places:
+            self._end_trial(pair, place)
+        self.on_change()
+
+    def is_lost(self, life: str) -> bool:
+        """There is no connection to it now."""
+        known = self._lives.get(life)
+        return known is None or known.client is None
 
     def release(self, pair: Pair) -> None:
         for place in pair.places:
@@ -184,6 +209,7 @@ class EngineTable:
             del self._taken_places[id(pair)]
         place.requests -= 1
         place.kv_tokens -= tokens
+        self._end_trial(pair, place)
         self.on_change()
 
     @property
@@ -205,6 +231,11 @@ class EngineTable:
     @property
     def places_taken(self) -> int:
         return sum(len(taken) for _, taken in self._taken_places.values())
+
+    def _end_trial(self, pair: Pair, place: Place) -> None:
+        life = self._lives.get(place.life)
+        if life is not None and life.on_trial is pair:
+            life.on_trial = None
 
     def _usable(self) -> tuple[list[_Life], list[_Life]]:
         """READY engines that are connected: those that make tokens, and prefill engines."""

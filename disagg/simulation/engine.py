@@ -36,6 +36,7 @@ from disagg.registry.records import Role
 from disagg.simulation.leg import At, SimulatedLeg
 from disagg.simulation.peering import Allocated
 from disagg.simulation.peers import Bootstrap, Peer
+from disagg.simulation.poison import DEATH_S
 from disagg.simulation.rank import Rank
 
 SICK_AFTER_S = 3.0
@@ -97,6 +98,7 @@ class SimulatedEngine:
         self.is_gone = False
         self.on_kv_event: Callable[[str, int, list[int]], None] | None = None
         self.dropped_peers: list[str] = []
+        self.on_death: Callable[[], None] = lambda: None  # a scheduler has died of a request: its host ends, too
 
     # Engine
 
@@ -194,6 +196,12 @@ class SimulatedEngine:
     def slow(self, factor: float) -> None:
         """Everything it does from now on takes so many times as long."""
         self._slowness = factor
+
+    def dies(self) -> None:
+        """Of a request (poison.py)."""
+        for rank in self.ranks:
+            rank.die()
+        self.loop.call_later(DEATH_S, self.on_death)
 
     def lose_aborts(self, count: int = 1) -> None:
         self._aborts_to_lose += count

@@ -31,6 +31,7 @@ class SimulatedHost:
         self.engine = SimulatedEngine(
             model, life=self.life, bootstrap=self.bootstrap, network=here, random=random, wall_s=loop.time
         )
+        self.engine.on_death = self.kill
         self.facts = self.engine.start()
         self.server = PlaneServer(self.engine, self.facts, incarnation, secret, network=here, now_s=loop.time)
         self.is_alive = True
@@ -67,6 +68,8 @@ class SimulatedHost:
 
     def kill(self) -> None:
         """SIGKILL: its machine closes its connections, and says so even for a process that stood still."""
+        if not self.is_alive:
+            return
         self.is_alive = False
         self._network.heal(self.name)
         self.engine.stop()

@@ -10,7 +10,9 @@ from enum import Enum, auto
 from typing import TYPE_CHECKING
 
 from disagg.engine.interface import Leg, LegSink
+from disagg.registry.records import Role
 from disagg.simulation.memory import Holding
+from disagg.simulation.poison import Poison
 
 if TYPE_CHECKING:
     from disagg.simulation.peering import PeerLink
@@ -61,6 +63,11 @@ class SimulatedLeg:
     @property
     def ignore_eos(self) -> bool:
         return bool(self.leg.sampling.get("ignore_eos", False))
+
+    def kills(self, role: Role, tokens: int, legs: int) -> bool:
+        """Whether it ends its engine now, with so many tokens of prompt and answer, among so many legs of a batch."""
+        poison = self.leg.sampling.get("poison")
+        return poison is not None and Poison(*poison).kills(role, tokens, legs)
 
     @property
     def room(self) -> int:

@@ -240,6 +240,9 @@ class Rank:
         chunk, self._chunk = self._chunk, []
         for leg, count in chunk:
             leg.computed_tokens += count
+        if any(leg.kills(self.model.role, leg.computed_tokens, len(chunk)) for leg, _ in chunk):
+            self.engine.dies()
+            return
         self._apply_aborts()
         for leg, _ in chunk:
             if leg.at is At.WAITING and leg.computed_tokens == len(leg.leg.prompt_ids):
@@ -331,6 +334,10 @@ class Rank:
 
     def _step_done(self) -> None:
         self._apply_aborts()
+        legs = len(self._running)
+        if any(leg.kills(self.model.role, len(leg.leg.prompt_ids) + leg.sent_tokens, legs) for leg in self._running):
+            self.engine.dies()
+            return
         for leg in list(self._running):
             count = min(self.model.tokens_per_step, leg.tokens_wanted - leg.sent_tokens)
             if not self._has_room_for(leg, count):

@@ -25,6 +25,7 @@ from disagg.simulation.controller import Habits, SimulatedController
 from disagg.simulation.engine import Model
 from disagg.simulation.hosts import SimulatedHost
 from disagg.simulation.network import SimNetwork
+from disagg.simulation.poison import Poison
 from disagg.simulation.tokens import EOS
 
 SECRET = b"simulated deployment's secret..."
@@ -179,8 +180,19 @@ class SimulatedDeployment:
         request.end_ids = frozenset() if ignore_eos else frozenset({EOS})
         return request
 
-    def open(self, prompt: list[int], max_tokens: int, *, frontend: int = 0, ignore_eos: bool = True) -> Stream:
-        return Stream(self.frontends[frontend], self.request(prompt, max_tokens, ignore_eos=ignore_eos))
+    def open(
+        self,
+        prompt: list[int],
+        max_tokens: int,
+        *,
+        frontend: int = 0,
+        ignore_eos: bool = True,
+        poison: Poison | None = None,
+    ) -> Stream:
+        request = self.request(prompt, max_tokens, ignore_eos=ignore_eos)
+        if poison is not None:
+            request.sampling["poison"] = poison
+        return Stream(self.frontends[frontend], request)
 
     async def generate(self, prompt: list[int], max_tokens: int, *, ignore_eos: bool = True) -> list[int]:
         return await self.open(prompt, max_tokens, ignore_eos=ignore_eos).rest()

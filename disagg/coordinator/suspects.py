@@ -1,0 +1,81 @@
+"""Which request may have killed the engine under it, and how such a one is tried again.
+
+Way:   Attempt, whose engine is lost -> [blame] -> Request.blames -> Admission tries it [alone_on], or it [is_guilty]
+In:    what a frontend sees: a connection to an engine ended, and how far each of its requests there had come
+Owns:  the rule alone. The history is the request's own, so frontends share nothing
+
+A request is *new* on an engine while that engine computes for it and has not shown for PROVEN_TOKENS tokens that it
+lives on. When an engine dies, those that were new there are blamed, and one that was there alone. The others are
+bystanders: they go on elsewhere at once, and the death counts against no limit of theirs.
+
+Who is blamed is a suspect: it waits for an engine of the role that died on which nobody else runs, and until it has
+shown PROVEN_TOKENS tokens there nobody else is sent to it. Suspects come first when an engine is idle, as one that was
+just started is; once a suspect has killed its engine, the others come first until none of them waits.
+A second death, alone, proves it guilty, and so does a third one in company: it ends with SuspectedPoison.
+
+A connection that was cut blames too, as it looks the same; the blame goes when the same life answers again.
+What this does not tell apart at once: a request that kills only after many tokens, among others, is a bystander of the
+first death; its next try is new there, and it is blamed for the second one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from disagg.coordinator.phases import Phase
+from disagg.registry.records import Role
+
+if TYPE_CHECKING:
+    from disagg.coordinator.request import Request
+
+PROVEN_TOKENS = 8  # a batch that computes inf or NaN dies in the step of the first or second token
+BLAMES_ALONE_MAX = 2
+BLAMES_MAX = 3
+COMPUTING = {
+    Role.PREFILL: (Phase.PREFILLING, Phase.TRANSFERRING),
+    Role.DECODE: (Phase.TRANSFERRING, Phase.DECODING),
+    Role.AGGREGATED: (Phase.PREFILLING, Phase.TRANSFERRING, Phase.DECODING),
+}
+
+
+@dataclass(slots=True)
+class Blame:
+    """For the end of one engine life."""
+
+    life: str
+    role: Role
+    alone: bool  # no other leg of this frontend was there
+    is_cleared: bool = False  # it has run alone since, and done no harm
+
+
+def blame(request: Request, life: str, role: Role, tokens: int, legs_lost: int) -> None:
+    """An engine is lost. `tokens`: what this try of the request had from it; `legs_lost`: how many legs of this
+    frontend were there, this one among them."""
+    alone = legs_lost == 1
+    is_new = request.phase in COMPUTING[role] and tokens < PROVEN_TOKENS
+    was_there = request.phase not in (Phase.RESERVED, Phase.DISPATCHED)
+    if is_new or (alone and was_there):
+        request.blames.append(Blame(life, role, alone))
+
+
+def forgive(request: Request, is_lost: Callable[[str], bool]) -> None:
+    """Engines that answer again in the same life did not die."""
+    request.blames = [each for each in request.blames if is_lost(each.life)]
+
+
+def alone_on(request: Request) -> frozenset[Role]:
+    """Roles of engines on which it is to be tried alone; none for nearly every request."""
+    return frozenset(each.role for each in request.blames if not each.is_cleared)
+
+
+def clear(request: Request) -> None:
+    """It has run alone, and its engine lives."""
+    for each in request.blames:
+        each.is_cleared = True
+
+
+def is_guilty(request: Request) -> bool:
+    blames = request.blames
+    return len(blames) >= BLAMES_MAX or (len(blames) >= BLAMES_ALONE_MAX and blames[-1].alone)
