@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Iterable, Iterator
 from typing import Annotated, Any
+from urllib.parse import quote
 
 import typer
 
@@ -17,6 +18,7 @@ from disagg.errors import StartError
 DEFAULT_URL = "http://127.0.0.1:8000"
 ANSWER_S = 15.0  # more than a frontend waits for the controller
 PIPE_WIDTH = 200
+KEY_VARIABLE = "DISAGG_API_KEY"
 
 Url = Annotated[str | None, typer.Option(help=f"A frontend; else $DISAGG_URL, else {DEFAULT_URL}.")]
 
@@ -36,14 +38,24 @@ def ask(url: str | None, path: str, method: str = "GET", **parameters: Any) -> A
         ) from None
     if answer.status_code != 200:
         message = answer.json()["error"]["message"] if "json" in answer.headers["content-type"] else answer.text
-        raise StartError(base + path, f"{answer.status_code}: {message}")
+        raise StartError(base + path, f"{answer.status_code}: {message}", _about_keys(answer.status_code))
     return answer.json() if "json" in answer.headers["content-type"] else answer.text
 
 
 def _key() -> dict[str, str]:
-    """Of a deployment with `security.api_keys`; `disagg cancel` needs it."""
-    key = os.environ.get("DISAGG_API_KEY")
+    """Of a deployment with `security.admin_keys`, or with `security.api_keys` alone."""
+    key = os.environ.get(KEY_VARIABLE, "").strip()
+    if not key.isascii() or not key.isprintable():
+        raise StartError(f"${KEY_VARIABLE}", "is no key: it has a letter that no key has", "set it again")
     return {"authorization": f"Bearer {key}"} if key else {}
+
+
+def _about_keys(status: int) -> str:
+    if status not in (401, 403):
+        return ""
+    if status == 403 or os.environ.get(KEY_VARIABLE):
+        return f"the key here is that of ${KEY_VARIABLE}" if os.environ.get(KEY_VARIABLE) else ""
+    return f"put the key into {KEY_VARIABLE}"
 
 
 def status(
@@ -52,7 +64,7 @@ def status(
     request: Annotated[str | None, typer.Option(help="The timeline of one request: its x-request-id.")] = None,
 ) -> None:
     """Engines with their states, or one request's timeline."""
-    found = ask(url, f"/disagg/requests/{request}" if request else "/disagg/status")
+    found = ask(url, f"/disagg/requests/{quote(request, safe='')}" if request else "/disagg/status")
     if as_json:
         sys.stdout.write(json.dumps(found, indent=1) + "\n")
     elif request:
@@ -70,7 +82,7 @@ def logs(
     """The last lines of an engine's log; of one over several nodes, those of each node."""
     engines = [engine] if engine else [e["id"] for e in ask(url, "/disagg/status")["engines"]]
     for name in engines:
-        text = ask(url, f"/disagg/logs/{name}", lines=lines)
+        text = ask(url, f"/disagg/logs/{quote(name, safe='')}", lines=lines)
         prefix = "" if engine else f"{name} | "
         shown = text.splitlines() if rank is None else of_rank(text.splitlines(), rank)
         sys.stdout.writelines(f"{prefix}{line}\n" for line in shown)

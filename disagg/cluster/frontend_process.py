@@ -35,7 +35,11 @@ class FrontendSpec(msgspec.Struct, frozen=True, kw_only=True):
     stop_s: float
     limits: Limits
     simulated: bool = False  # its engines are: every response says so
-    api_keys: tuple[str, ...] = ()  # this travels on standard input alone
+    api_keys: tuple[str, ...] = ()  # keys travel on standard input alone
+    admin_keys: tuple[str, ...] = ()
+    open_metrics: bool = False
+    origins: tuple[str, ...] = ()  # of web pages that may read answers
+    origins_age_s: int = 0
 
 
 class FrontendProcess:

@@ -28,6 +28,7 @@ from disagg.cluster.actors import run_folder
 from disagg.cluster.controller import Controller
 from disagg.cluster.frontend_process import FrontendProcess, FrontendSpec
 from disagg.cluster.supervisor import Setting
+from disagg.config.door import page_origins
 from disagg.config.plan import Plan, device_of, resolve_plan
 from disagg.config.schema import Deployment
 from disagg.coordinator.coordinator import Limits
@@ -221,7 +222,7 @@ async def _report(watch: AsyncIterator[dict[str, EngineRecord]], began_s: float)
 
 
 def _frontend_spec(plan: Plan, registry: str, model_path: Path) -> FrontendSpec:
-    deadlines = plan.deadlines
+    deadlines, security = plan.deadlines, plan.deployment.security
     said = deadlines.model_dump() | plan.deployment.routing.model_dump()
     limits = Limits(**{each.name: said[each.name] for each in dataclasses.fields(Limits)})
     return FrontendSpec(
@@ -235,7 +236,11 @@ def _frontend_spec(plan: Plan, registry: str, model_path: Path) -> FrontendSpec:
         stop_s=deadlines.stop_s,
         limits=limits,
         simulated=plan.device == "simulated",
-        api_keys=tuple(key.get_secret_value() for key in plan.deployment.security.api_keys),
+        api_keys=tuple(key.get_secret_value() for key in security.api_keys),
+        admin_keys=tuple(key.get_secret_value() for key in security.admin_keys),
+        open_metrics=security.open_metrics,
+        origins=page_origins(plan.frontend, security),
+        origins_age_s=plan.frontend.cors.max_age_s,
     )
 
 

@@ -18,7 +18,8 @@ from pydantic import BeforeValidator, Field, ValidationError, ValidationInfo, fi
 
 from disagg.config.gpu_kinds import GPU_KINDS, GpuKind
 from disagg.config.problems import near_miss, problems_of
-from disagg.config.schema import POOL_NAME, Section, listed
+from disagg.config.schema import POOL_NAME
+from disagg.config.section import Section, listed
 from disagg.config.yaml_text import read_file, read_tree
 from disagg.errors import ConfigError, Problem
 

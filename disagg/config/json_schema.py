@@ -7,10 +7,10 @@ Out:   what the types say. Rules between keys, and SGLang's arguments under `eng
 from __future__ import annotations
 
 import ast
-from pathlib import Path
+import inspect
 from typing import Any
 
-from disagg.config import schema
+from disagg.config import door, schema
 
 DRAFT = "https://json-schema.org/draft/2020-12/schema"
 REFERENCE = {"type": "string", "pattern": r"\$\{env:"}  # stands for a value of any type
@@ -48,9 +48,13 @@ def _with_items(option: dict[str, Any]) -> dict[str, Any]:
 
 
 def _field_docs() -> dict[str, dict[str, str]]:
-    """Class -> field -> the text under it in schema.py. Read here: pydantic would read it at every start."""
-    module = ast.parse(Path(schema.__file__).read_text(encoding="utf-8"))
-    return {section.name: dict(_docs_in(section)) for section in module.body if isinstance(section, ast.ClassDef)}
+    """Class -> field -> the text under it in its module. Read here: pydantic would read it at every start."""
+    found = {}
+    for module in (schema, door):
+        for section in ast.parse(inspect.getsource(module)).body:
+            if isinstance(section, ast.ClassDef):
+                found[section.name] = dict(_docs_in(section))
+    return found
 
 
 def _docs_in(section: ast.ClassDef) -> list[tuple[str, str]]:

@@ -11,8 +11,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from disagg.config.door import Frontend
 from disagg.config.rules import PoolText, gpus_fit
-from disagg.config.schema import Deadlines, Deployment, Frontend, Model, Pool, Ray
+from disagg.config.schema import Deadlines, Deployment, Model, Pool, Ray
 from disagg.config.server_args import installed_server_args
 from disagg.config.sglang_arguments import check_arguments
 from disagg.config.sglang_versions import emit

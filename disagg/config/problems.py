@@ -15,7 +15,8 @@ from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
-from disagg.config.schema import DNS_LABEL, POOL_NAME, Deployment, Remedy
+from disagg.config.schema import DNS_LABEL, POOL_NAME, Deployment
+from disagg.config.section import Remedy
 from disagg.errors import Problem
 
 NOUNS = {

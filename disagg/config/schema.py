@@ -12,19 +12,12 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    SecretStr,
-    ValidationInfo,
-    field_validator,
-    model_validator,
-)
+from pydantic import BeforeValidator, Field, ValidationInfo, field_validator, model_validator
 
+from disagg.config.door import Frontend, Security
+from disagg.config.section import Remedy, Section, listed
 from disagg.config.sglang_versions import neutral
 from disagg.registry.records import Role
 
@@ -43,17 +36,6 @@ OWNED_ENVIRONMENT = {
     "SGLANG_DISAGGREGATION_BOOTSTRAP_TIMEOUT": "deadlines.first_token_s",
     "SGLANG_DISAGGREGATION_WAITING_TIMEOUT": "deadlines.first_token_s",
 }
-
-
-class Remedy(NamedTuple):
-    """Beside a field's type: what would do when the value is not of it."""
-
-    text: str
-
-
-class Section(BaseModel):
-    # strict: `port: "8000"` is a mistake to point at, not one to guess around
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
 class Model(Section):
@@ -138,17 +120,6 @@ class Ray(Section):
         return count
 
 
-class Frontend(Section):
-    """The OpenAI-compatible HTTP endpoint."""
-
-    host: Annotated[str, Field(min_length=1)] = "127.0.0.1"
-    """The address it listens on."""
-    port: Annotated[int, Field(ge=1, le=65535)] = 8000
-    """The port it listens on."""
-    body_limit_mib: Annotated[int, Field(ge=1, le=1024)] = 8
-    """Larger requests get 413."""
-
-
 class Resources(Section):
     """Of an engine on each of its nodes."""
 
@@ -187,9 +158,9 @@ class Pool(Section):
     """Over how many nodes each engine goes."""
     resources: Resources = Resources()
     """Of an engine on each of its nodes."""
-    engine: dict[str, Any] = {}
+    engine: dict[str, Any] = Field({})
     """SGLang's own arguments, as page_size or page-size."""
-    env: dict[str, EnvironmentText] = {}
+    env: dict[str, EnvironmentText] = Field({})
     """Environment variables of the engines."""
     spare: bool | None = None
     """Each engine keeps processes ready for its next start: quicker, for host memory. Default: on cuda. On cpu engines
@@ -284,12 +255,6 @@ class Health(Section):
     """Seconds between two canaries of an idle engine."""
 
 
-def listed(value: Any) -> Any:
-    if not isinstance(value, list | tuple):
-        raise ValueError("must be a list; begin each entry with `- `, or write it as [a, b]")
-    return tuple(value)
-
-
 Lane = Literal["cuda_ipc", "rdma", "shm", "tcp"]
 Lanes = Annotated[tuple[Lane, ...], BeforeValidator(listed, json_schema_input_type=list[Lane])]
 
@@ -321,18 +286,6 @@ class Registry(Section):
 
     kind: Literal["memory"] = "memory"
     """memory: in the deployment's own process. Others are not built yet."""
-
-
-class Security(Section):
-    """Who may use the endpoint."""
-
-    api_keys: tuple[Annotated[SecretStr, Field(min_length=16, max_length=512)], ...] = ()
-    """Each opens /v1, as `Authorization: Bearer KEY`; none: everybody may. From the environment: "${env:NAME}"."""
-
-    @field_validator("api_keys", mode="before")
-    @classmethod
-    def _list_of_keys(cls, keys: Any) -> Any:
-        return tuple(keys) if isinstance(keys, list) else keys
 
 
 class Telemetry(Section):

@@ -72,6 +72,7 @@ class Request:
     emitted_ids: list[int] = field(default_factory=list)
     timeline: dict[str, float] = field(default_factory=dict)  # event -> monotonic seconds
     facts: dict[str, Any] = field(default_factory=dict)  # room, engines, kv_bytes, lane, error, ...
+    owner: bytes = b""  # who may see and cancel it: a digest of his key; empty without keys
 
     def put(self, ids: list[int], now_s: float) -> bool:
         """Straight to the client, in the midst of decoding; False where only the generator of pieces can bring them."""
@@ -107,7 +108,9 @@ class Request:
         self.timeline.setdefault(name, at_s)
 
     def remembered(self) -> Remembered:
-        return Remembered(self.id, self.phase, self.received_at_s, self.timeline, self.facts, self.tries, self.usage)
+        return Remembered(
+            self.id, self.phase, self.received_at_s, self.timeline, self.facts, self.tries, self.usage, self.owner
+        )
 
     @property
     def usage(self) -> dict[str, Any]:
@@ -132,3 +135,4 @@ class Remembered:
     facts: dict[str, Any]
     tries: int
     usage: dict[str, Any]
+    owner: bytes

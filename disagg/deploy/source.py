@@ -81,10 +81,11 @@ def read_source(
             gpus = _gpus_per_node(deployment, gpus_per_node)
             plan = resolve_plan(deployment, device_of(deployment, gpus))
             found += unfit(plan, gpus, cpus_per_node)
-            if deployment.security.api_keys:
-                what = "could be read by whoever reads what is rendered"
-                would_do = "leave them out here: put them in front of the frontend's Service, or serve by hand"
-                found.append(Problem("security.api_keys", what, would_do))
+            for keys in ("api_keys", "admin_keys"):
+                if getattr(deployment.security, keys):
+                    what = "could be read by whoever reads what is rendered"
+                    would_do = "leave them out here: put them in front of the frontend's Service, or serve by hand"
+                    found.append(Problem(f"security.{keys}", what, would_do))
         except ConfigError as error:
             found += error.problems
     if found or plan is None or path is None:

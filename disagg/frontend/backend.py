@@ -30,12 +30,17 @@ class Backend(Protocol):
     def ready(self) -> tuple[bool, str]:
         """And why not."""
 
-    def status(self) -> dict[str, Any]: ...
+    def status(self, owner: bytes | None) -> dict[str, Any]:
+        """With the ids of this owner's running requests; None: of all of them."""
 
     async def loads(self) -> dict[str, Any]:
         """What each connected engine itself says of the load of its ranks."""
 
-    def timeline(self, request_id: str) -> dict[str, Any] | None: ...
+    def owner_of(self, request_id: str) -> bytes | None:
+        """None: there is no such request."""
+
+    def timeline(self, request_id: str) -> dict[str, Any]:
+        """Of a request that `owner_of` knows."""
 
     def cancel(self, request_id: str) -> bool: ...
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
-from ipaddress import ip_address
 from urllib.parse import parse_qsl
 
 from disagg.errors import BadRequest, NoReadyPair, Overloaded, RequestError
@@ -53,9 +52,14 @@ class Exchange:
         return next((value for key, value in self.request_headers if key == name), None)
 
     @property
-    def is_from_this_machine(self) -> bool:
+    def client_host(self) -> str | None:
+        """The peer's address."""
         client = self._scope.get("client")
-        return client is not None and ip_address(client[0]).is_loopback
+        return client[0] if client else None
+
+    @property
+    def http_version(self) -> str:
+        return str(self._scope["http_version"])
 
     def query(self, name: str) -> str | None:
         return dict(parse_qsl(self._scope["query_string"].decode("latin-1"))).get(name)
@@ -115,6 +119,11 @@ class Exchange:
         length = (b"content-length", str(len(body)).encode())
         await self._start(status, [(b"content-type", content_type), length])
         await self._send({"type": "http.response.body", "body": body})
+
+    async def answer_empty(self) -> None:
+        """No Content."""
+        await self._start(204, [])
+        await self._send({"type": "http.response.body", "body": b""})
 
     async def answer_error(self, error: RequestError) -> None:
         if isinstance(error, Overloaded | NoReadyPair):

@@ -34,7 +34,8 @@ class Generations:
     def __init__(self, backend: Backend, codec: Codec, body_limit_bytes: int) -> None:
         self._backend, self._codec, self._body_limit_bytes = backend, codec, body_limit_bytes
 
-    async def answer(self, exchange: Exchange, kind: Kind) -> None:
+    async def answer(self, exchange: Exchange, kind: Kind, owner: bytes) -> None:
+        """`owner` may see and cancel the request."""
         received_at_s = time.monotonic()
         request_id = self._backend.new_request_id()
         exchange.answer_headers.append((b"x-request-id", request_id.encode()))
@@ -46,7 +47,7 @@ class Generations:
             return
         async with exchange.while_connected():
             try:
-                await self._generate(exchange, kind, data, request_id, received_at_s)
+                await self._generate(exchange, kind, data, request_id, received_at_s, owner)
             except RequestError as error:
                 await exchange.fail(error)
             except Exception:
@@ -55,10 +56,11 @@ class Generations:
                 await exchange.fail(unforeseen)
 
     async def _generate(
-        self, exchange: Exchange, kind: Kind, data: bytes, request_id: str, received_at_s: float
+        self, exchange: Exchange, kind: Kind, data: bytes, request_id: str, received_at_s: float, owner: bytes
     ) -> None:
         asked = self._parse(data, kind)
         request = await self._request(asked, request_id, received_at_s)
+        request.owner = owner
         if (client_id := exchange.request_header(b"x-request-id")) is not None:
             request.facts["client_request_id"] = _printable(client_id)
         model = self._backend.model_name

@@ -1,36 +1,100 @@
-"""API keys: who may use /v1.
+"""Who asks, and what he may: API keys, admin keys, and the operator in front of the machine.
 
 Way:   request's head -> [Keys.check] -> the handler of the route
 In:    `Authorization: Bearer KEY`, as OpenAI's clients send it
-Fails: BadRequest with status 401, before the body is read. Keys are compared in constant time, and never shown
+Out:   a Caller: whose requests he sees and cancels
+Fails: BadRequest with status 401 or 403, before the body is read. Keys are compared in constant time, and never shown
+
+Where there are no admin keys, who asks from this machine operates it: with an API key where there are any, and neither
+through a proxy nor from a web page (disagg/frontend/here.py).
 """
 
 from __future__ import annotations
 
+import enum
 import hashlib
 import hmac
 from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import NoReturn
 
 from disagg.errors import BadRequest
 from disagg.frontend.exchange import Exchange
+from disagg.frontend.here import why_not_a_program, why_not_here
 
-GUARDED = "/v1/"
 _BEARER = b"bearer "
 
 
+class Right(enum.Enum):
+    HEALTH = "health"  # everybody's
+    CLIENT = "client"  # who has any key
+    METRICS = "metrics"  # who has any key, or everybody
+    STATUS = "status"  # who has an admin key; without admin keys, as CLIENT
+    OPERATE = "operate"  # who has an admin key; without admin keys, who is here
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    owner: bytes  # of his requests: the digest of his key; empty without one
+    sees_all: bool = False  # other callers' requests too
+
+
+NOBODY = Caller(b"")
+
+
 class Keys:
-    """None at all: everybody may."""
+    """None at all: everybody may use the model, and whoever is here operates it."""
 
-    def __init__(self, keys: Iterable[str]) -> None:
-        self._digests = [hashlib.sha256(key.encode()).digest() for key in keys]  # of one length: nothing leaks by time
+    def __init__(self, keys: Iterable[str] = (), admin_keys: Iterable[str] = (), *, open_metrics: bool = False) -> None:
+        self._digests = [_digest(key.encode()) for key in keys]  # of one length: nothing leaks by time
+        self._admin_digests = [_digest(key.encode()) for key in admin_keys]
+        self._open_metrics = open_metrics
 
-    def check(self, exchange: Exchange) -> None:
-        if not self._digests or not exchange.path.startswith(GUARDED):
-            return
+    def check(self, exchange: Exchange, right: Right) -> Caller:
+        if right is Right.HEALTH or (right is Right.METRICS and self._open_metrics):
+            return NOBODY
+        if right is Right.CLIENT and not self._digests and not self._admin_digests:
+            return NOBODY
         said = exchange.request_header(b"authorization") or b""
-        key = said[len(_BEARER) :].strip() if said[: len(_BEARER)].lower() == _BEARER else b""
-        digest = hashlib.sha256(key).digest()
-        if not any([hmac.compare_digest(digest, known) for known in self._digests]):
-            exchange.answer_headers.append((b"www-authenticate", b"Bearer"))
-            what = "no valid API key: send `Authorization: Bearer KEY`"
-            raise BadRequest(None, "invalid_api_key", what, http_status=401)
+        key = _digest(said[len(_BEARER) :].strip()) if said[: len(_BEARER)].lower() == _BEARER else b""
+        is_admin, is_client = _is_one_of(key, self._admin_digests), _is_one_of(key, self._digests)
+        if right in (Right.STATUS, Right.OPERATE):
+            self._check_operator(exchange, right, is_admin, is_client)
+        elif self._digests and not (is_admin or is_client):
+            _refuse_key(exchange, "no valid API key: send `Authorization: Bearer KEY`")
+        return Caller(key if is_admin or is_client else b"", is_admin or self._is_here(exchange))
+
+    def _check_operator(self, exchange: Exchange, right: Right, is_admin: bool, is_client: bool) -> None:
+        if is_admin:
+            why_not = why_not_a_program(exchange) if right is Right.OPERATE else None
+        elif self._admin_digests:
+            if is_client:
+                _forbid("this needs a key of security.admin_keys, and this is one of security.api_keys")
+            _refuse_key(exchange, "no valid admin key: send one of security.admin_keys as `Authorization: Bearer KEY`")
+        elif self._digests and not is_client:
+            _refuse_key(exchange, "no valid API key: send one of security.api_keys as `Authorization: Bearer KEY`")
+        else:
+            why_not = why_not_here(exchange) if right is Right.OPERATE else None
+        if why_not is not None:
+            _forbid(why_not)
+
+    def _is_here(self, exchange: Exchange) -> bool:
+        """Without any keys, the operator is known by the place where he asks."""
+        return not self._digests and not self._admin_digests and why_not_here(exchange) is None
+
+
+def _digest(key: bytes) -> bytes:
+    return hashlib.sha256(key).digest()
+
+
+def _is_one_of(digest: bytes, known: list[bytes]) -> bool:
+    return any([hmac.compare_digest(digest, each) for each in known])
+
+
+def _refuse_key(exchange: Exchange, what: str) -> NoReturn:
+    exchange.answer_headers.append((b"www-authenticate", b"Bearer"))
+    raise BadRequest(None, "invalid_api_key", what, http_status=401)
+
+
+def _forbid(what: str) -> NoReturn:
+    raise BadRequest(None, "forbidden", what, http_status=403)

@@ -27,6 +27,7 @@ from disagg.engine.spec import SECRET_VARIABLE
 from disagg.errors import StartError
 from disagg.frontend.app import Frontend
 from disagg.frontend.keys import Keys
+from disagg.frontend.origins import Origins
 from disagg.frontend.service import Service
 from disagg.frontend.tokenizer import load_codec
 from disagg.registry.served import RemoteRegistry
@@ -61,8 +62,14 @@ async def serve(spec: FrontendSpec) -> None:
         number=spec.number,
     )
     headers = [(b"x-disagg-simulated", b"true")] if spec.simulated else []
-    keys = Keys(spec.api_keys)
-    frontend = Frontend(service, codec, body_limit_bytes=spec.body_limit_bytes, headers=headers, keys=keys)
+    frontend = Frontend(
+        service,
+        codec,
+        body_limit_bytes=spec.body_limit_bytes,
+        headers=headers,
+        keys=Keys(spec.api_keys, spec.admin_keys, open_metrics=spec.open_metrics),
+        origins=Origins(spec.origins, spec.origins_age_s),
+    )
     await frontend.start(spec.host, spec.port)
     gc.collect()
     gc.freeze()  # what is there by now stays: a full collection would look through it, and stop every stream for 5 ms

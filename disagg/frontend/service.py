@@ -76,8 +76,9 @@ class Service:
         waiting = [f"{r.id} is {r.state}" + (f": {r.detail}" if r.detail else "") for r in self._table.records.values()]
         return False, "; ".join(waiting) or "no engine is registered"
 
-    def status(self) -> dict[str, Any]:
+    def status(self, owner: bytes | None) -> dict[str, Any]:
         """Engines as the registry has them, with this frontend's own count of what runs on each."""
+        live = (r for r in self._coordinator.live.values() if owner is None or (owner and r.owner == owner))
         engines = []
         for record in sorted(self._table.records.values(), key=lambda r: r.id):
             engine = msgspec.to_builtins(record)
@@ -95,7 +96,7 @@ class Service:
                 "requests": len(self._coordinator.live),
                 "live": [
                     {"id": r.id, "phase": r.phase.name.lower(), "tokens": len(r.emitted_ids)}
-                    for r in islice(self._coordinator.live.values(), LIVE_SHOWN)
+                    for r in islice(live, LIVE_SHOWN)
                 ],
                 "queued": len(self._coordinator.admission),
                 "attempts": len(self._coordinator.attempts),
@@ -113,11 +114,14 @@ class Service:
             for life, ranks in zip(clients, answers, strict=True)
         }
 
-    def timeline(self, request_id: str) -> dict[str, Any] | None:
+    def owner_of(self, request_id: str) -> bytes | None:
+        request = self._coordinator.find(request_id)
+        return None if request is None else request.owner
+
+    def timeline(self, request_id: str) -> dict[str, Any]:
         """Events in milliseconds since the request was received, and the facts known so far."""
         request = self._coordinator.find(request_id)
-        if request is None:
-            return None
+        assert request is not None, request_id
         events = sorted(request.timeline.items(), key=lambda event: event[1])
         facts = request.facts
         lane = next((r.lane for r in self._table.records.values() if r.life == _life(facts.get("prefill"))), "")

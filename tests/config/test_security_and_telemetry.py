@@ -5,7 +5,9 @@ from __future__ import annotations
 import pytest
 
 from disagg.config import parse_config, resolve
+from disagg.config.door import page_origins
 from disagg.errors import ConfigError
+from disagg.preflight import check_warnings
 
 PAIR = "version: 1\ndevice: cpu\nmodel: {path: m}\nprefill: {engine: {log_level: debug}}\ndecode: {}\n"
 KEY = "a-secret-key-0123456789"
@@ -35,3 +37,88 @@ def test_a_key_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> No
 def test_the_log_level_is_that_of_all_pools_that_say_none() -> None:
     plan = resolve(parse_config(PAIR + "telemetry: {log_level: warning}"), "cpu")
     assert [engine.engine["log_level"] for engine in plan.engines] == ["debug", "warning"]
+
+
+ADMIN = "an-admin-key-0123456789"
+
+
+def test_admin_keys_are_shown_nowhere() -> None:
+    deployment = parse_config(PAIR + f"security: {{admin_keys: [{ADMIN}]}}")
+    assert [key.get_secret_value() for key in deployment.security.admin_keys] == [ADMIN]
+    assert ADMIN not in repr(deployment)
+    assert ADMIN not in str(deployment.model_dump())
+
+
+@pytest.mark.parametrize(
+    ("security", "said"),
+    [
+        ('{api_keys: ["ends-with-a-line-end-0123\\n"]}', "has a blank, a line end or a letter beyond ASCII"),
+        ('{admin_keys: ["has a blank 0123456789"]}', "has a blank"),
+        ('{api_keys: ["schlüssel-0123456789"]}', "a letter beyond ASCII"),
+        (f"{{api_keys: [{KEY}], admin_keys: [{KEY}]}}", "a key in common"),
+        ("{admin_keys: [short]}", "16"),
+    ],
+)
+def test_keys_that_could_not_work_are_refused_unseen(security: str, said: str) -> None:
+    with pytest.raises(ConfigError) as refused:
+        parse_config(PAIR + f"security: {security}")
+    text = "".join(map(str, refused.value.problems))
+    assert said in text
+    assert "0123" not in text
+
+
+@pytest.mark.parametrize(
+    ("yaml", "origins"),
+    [
+        ("", ("*",)),
+        ("frontend: {host: localhost}", ("*",)),
+        ('frontend: {host: "::1"}', ("*",)),
+        ("frontend: {host: 0.0.0.0}", ()),
+        (f"security: {{api_keys: [{KEY}]}}", ()),
+        (f"security: {{admin_keys: [{ADMIN}]}}", ()),
+        ("frontend: {host: 0.0.0.0, cors: {origins: ['*']}}", ("*",)),
+        ("frontend: {cors: {origins: []}}", ()),
+        (
+            "frontend: {cors: {origins: ['https://a.example:8443', 'http://[::1]:3000', 'null', 'app://x']}}",
+            ("https://a.example:8443", "http://[::1]:3000", "null", "app://x"),
+        ),
+    ],
+)
+def test_pages_of_all_origins_may_only_where_this_machine_alone_asks(yaml: str, origins: tuple[str, ...]) -> None:
+    deployment = parse_config(PAIR + yaml)
+    assert page_origins(deployment.frontend, deployment.security) == origins
+
+
+@pytest.mark.parametrize(
+    ("origin", "would_do"),
+    [
+        ("https://a.example/", "say https://a.example"),
+        ("https://A.example", "say https://a.example"),
+        ("https://a.example/v1", "say https://a.example"),
+        ("a.example", "as in https://chat.example.org"),
+        ("https://*.example", "as in https://chat.example.org"),
+        ("", "as in https://chat.example.org"),
+    ],
+)
+def test_an_origin_that_would_never_fit_is_refused(origin: str, would_do: str) -> None:
+    with pytest.raises(ConfigError) as refused:
+        parse_config(PAIR + f"frontend: {{cors: {{origins: ['{origin}']}}}}")
+    (problem,) = refused.value.problems
+    assert problem.path.startswith("frontend.cors.origins")
+    assert would_do in str(problem)
+
+
+@pytest.mark.parametrize(
+    ("yaml", "said"),
+    [
+        ("", None),
+        ("frontend: {host: 0.0.0.0}", "there are no keys"),
+        (f"frontend: {{host: 0.0.0.0}}\nsecurity: {{api_keys: [{KEY}]}}", "set security.admin_keys"),
+        (f"frontend: {{host: 0.0.0.0}}\nsecurity: {{api_keys: [{KEY}], admin_keys: [{ADMIN}]}}", None),
+        ("frontend: {host: localhost}", None),
+    ],
+)
+def test_an_open_door_is_told(yaml: str, said: str | None) -> None:
+    warnings = [each for each in check_warnings(resolve(parse_config(PAIR + yaml), "cpu")) if "frontend.host" in each]
+    assert len(warnings) == (said is not None)
+    assert said is None or said in warnings[0]

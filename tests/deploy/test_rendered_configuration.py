@@ -87,7 +87,8 @@ def test_there_is_time_to_drain_and_to_stop_before_it_is_killed(drain_s: float, 
     assert f"#SBATCH --signal=B:TERM@{limit_s + 30}\n" in deploy("slurm", "local-cpu", *sets)
 
 
-def test_keys_are_not_rendered_where_others_read_them() -> None:
-    found = refused("slurm", "two-gpus", "--set", "security.api_keys=[a-secret-key-0123456789]")
-    assert set(found) == {"security.api_keys"}
-    assert "a-secret-key" not in found["security.api_keys"]
+@pytest.mark.parametrize("name", ["security.api_keys", "security.admin_keys"])
+def test_keys_are_not_rendered_where_others_read_them(name: str) -> None:
+    found = refused("slurm", "two-gpus", "--set", f"{name}=[a-secret-key-0123456789]")
+    assert set(found) == {name}
+    assert "a-secret-key" not in found[name]

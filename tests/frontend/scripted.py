@@ -81,15 +81,19 @@ class ScriptedBackend:
     def ready(self) -> tuple[bool, str]:
         return not self.not_ready, self.not_ready
 
-    def status(self) -> dict[str, Any]:
-        return {"engines": []}
+    def status(self, owner: bytes | None) -> dict[str, Any]:
+        live = [each.id for each in self.requests if owner is None or (owner and each.owner == owner)]
+        return {"engines": [], "live": live}
 
     async def loads(self) -> dict[str, Any]:
         return {"prefill-0#1": []}
 
-    def timeline(self, request_id: str) -> dict[str, Any] | None:
-        found = next((each for each in self.requests if each.id == request_id), None)
-        return None if found is None else {"id": found.id, "facts": found.facts}
+    def owner_of(self, request_id: str) -> bytes | None:
+        return next((each.owner for each in self.requests if each.id == request_id), None)
+
+    def timeline(self, request_id: str) -> dict[str, Any]:
+        found = next(each for each in self.requests if each.id == request_id)
+        return {"id": found.id, "facts": found.facts}
 
     def cancel(self, request_id: str) -> bool:
         return any(each.id == request_id for each in self.requests)
@@ -149,7 +153,7 @@ async def serving(backend: ScriptedBackend, codec: Codec, **options: Any) -> Asy
 
 
 def http_request(method: str, path: str, body: bytes = b"", headers: Iterable[str] = ()) -> bytes:
-    lines = [f"{method} {path} HTTP/1.1", "host: test", f"content-length: {len(body)}", *headers, "", ""]
+    lines = [f"{method} {path} HTTP/1.1", "host: localhost", f"content-length: {len(body)}", *headers, "", ""]
     return "\r\n".join(lines).encode() + body
 
 

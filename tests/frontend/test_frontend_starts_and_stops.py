@@ -76,7 +76,7 @@ async def test_what_operators_ask(codec: Codec) -> None:
         backend.not_ready = ""
         assert (await get("/ready"))[0] == 200
         assert await get("/metrics") == (200, "disagg_requests_live 0\n")
-        assert await get("/disagg/status") == (200, '{"engines":[]}')
+        assert await get("/disagg/status") == (200, '{"engines":[],"live":[]}')
         assert await get("/disagg/loads") == (200, '{"prefill-0#1":[]}')
         assert await get("/disagg/logs/prefill-0?lines=7") == (200, "prefill-0 7\n")
         assert (await get("/disagg/logs/nobody"))[0] == 404

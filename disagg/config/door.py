@@ -1,0 +1,86 @@
+"""The deployment's door as types: where it listens, which pages and which keys open it.
+
+Way:   Deployment -> [Frontend, Security] -> FrontendSpec
+Fails: pydantic's ValidationError, as in schema.py
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Self
+
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, field_validator, model_validator
+
+from disagg.config.addresses import ANY_ORIGIN, checked_origin, is_loopback_host
+from disagg.config.section import Section, listed
+
+Origins = Annotated[tuple[str, ...], BeforeValidator(listed, json_schema_input_type=list[str])]
+
+
+class Cors(Section):
+    """Which web pages may use the endpoint from a browser. Never those paths that are for operators (/disagg)."""
+
+    origins: Origins | None = None
+    """Of pages, as https://chat.example.org; ["*"]: of all. Default: all while host is loopback and there are no keys,
+    else none."""
+    max_age_s: Annotated[int, Field(ge=0, le=86_400)] = 600
+    """How long a browser may remember what it was allowed."""
+
+    @field_validator("origins")
+    @classmethod
+    def _are_origins(cls, origins: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        return None if origins is None else tuple(map(checked_origin, origins))
+
+
+class Frontend(Section):
+    """The OpenAI-compatible HTTP endpoint."""
+
+    host: Annotated[str, Field(min_length=1)] = "127.0.0.1"
+    """The address it listens on."""
+    port: Annotated[int, Field(ge=1, le=65535)] = 8000
+    """The port it listens on."""
+    body_limit_mib: Annotated[int, Field(ge=1, le=1024)] = 8
+    """Larger requests get 413."""
+    cors: Cors = Cors()
+    """Which web pages may use it."""
+
+
+def _a_key(key: SecretStr) -> SecretStr:
+    """It goes through an HTTP header, where a blank at its end is lost and other letters become others."""
+    if not re.fullmatch(r"[!-~]+", key.get_secret_value()):
+        raise ValueError("has a blank, a line end or a letter beyond ASCII; use letters, digits and signs")
+    return key
+
+
+Key = Annotated[SecretStr, Field(min_length=16, max_length=512), AfterValidator(_a_key)]
+KeyList = Annotated[tuple[Key, ...], BeforeValidator(lambda keys: tuple(keys) if isinstance(keys, list) else keys)]
+
+
+class Security(Section):
+    """Who may use the endpoint."""
+
+    api_keys: KeyList = ()
+    """Each opens /v1 and /metrics, as `Authorization: Bearer KEY`; none: everybody may. From the environment:
+    "${env:NAME}"."""
+    admin_keys: KeyList = ()
+    """Each opens /disagg (status, logs, drain) too, and cancels every request; none: what an api_keys key opens, and
+    drain and logs for this machine alone."""
+    open_metrics: bool = False
+    """/metrics needs no key."""
+
+    @model_validator(mode="after")
+    def _no_key_is_both(self) -> Self:
+        both = {key.get_secret_value() for key in self.api_keys} & {key.get_secret_value() for key in self.admin_keys}
+        if both:
+            raise ValueError("admin_keys and api_keys have a key in common; make another one for operators")
+        return self
+
+    def has_keys(self) -> bool:
+        return bool(self.api_keys or self.admin_keys)
+
+
+def page_origins(frontend: Frontend, security: Security) -> tuple[str, ...]:
+    """What `frontend.cors.origins` says, or means by saying nothing."""
+    if frontend.cors.origins is not None:
+        return frontend.cors.origins
+    return (ANY_ORIGIN,) if is_loopback_host(frontend.host) and not security.has_keys() else ()

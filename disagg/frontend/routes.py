@@ -1,0 +1,70 @@
+"""Which handler a path means, however its slashes were typed; and what to say of a path that means none.
+
+Way:   request's path -> [Routes.find] -> Route -> keys -> handler
+Fails: never; `unknown` makes the 404 that names the path that was probably meant
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+
+from disagg.errors import BadRequest
+from disagg.frontend.exchange import Exchange
+from disagg.frontend.keys import Caller, Right
+
+VERSION = "/v1"
+SHOWN_CHARACTERS = 100  # of a path, in an error
+
+Handler = Callable[[Exchange, str, Caller], Awaitable[None]]
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    method: str
+    right: Right  # what its caller must have
+    handler: Handler
+
+
+class Routes:
+    def __init__(self, exact: Mapping[str, Route], named: Mapping[str, Route]) -> None:
+        """`named`: what follows the path is a name, and is given to the handler."""
+        self._exact, self._named = exact, named
+
+    def find(self, path: str) -> tuple[Route, str] | None:
+        """A trailing slash and doubled ones change nothing: base URLs are typed, and joined, in all ways."""
+        found = self._exact.get(path)
+        if found is not None:
+            return found, ""
+        return self._find(path) or self._find(re.sub("/{2,}", "/", path))
+
+    def unknown(self, path: str) -> BadRequest:
+        shown = path[:SHOWN_CHARACTERS]
+        meant = self._probably_meant(path)
+        if path.startswith(VERSION * 2):
+            hint = f"the path has {VERSION} twice: a base URL ends with one {VERSION}"
+        elif meant and path.rstrip("/").endswith(meant.removeprefix(VERSION)):
+            hint = f"did you mean {meant}? A base URL ends with {VERSION}"
+        elif meant:
+            hint = f"did you mean {meant}?"
+        else:
+            hint = f"this serves {', '.join(each for each in self._exact if each.startswith(VERSION))}"
+        return BadRequest(None, "unknown_url", f"there is no {shown} here; {hint}", http_status=404)
+
+    def _find(self, path: str) -> tuple[Route, str] | None:
+        whole = path.rstrip("/")
+        if (found := self._exact.get(whole)) is not None:
+            return found, ""
+        prefix = next((each for each in self._named if whole.startswith(each)), None)
+        return None if prefix is None else (self._named[prefix], whole.removeprefix(prefix))
+
+    def _probably_meant(self, path: str) -> str | None:
+        """Of the paths for clients."""
+        known = [each for each in self._exact if each.startswith(VERSION)]
+        asked = re.sub("/{2,}", "/", path.lower()[: 2 * SHOWN_CHARACTERS]).rstrip("/")
+        for each in known:  # the longest first: /chat/completions ends with /completions too
+            if asked.endswith(each.removeprefix(VERSION)):
+                return each
+        return next(iter(get_close_matches(asked, known, n=1, cutoff=0.8)), None)
