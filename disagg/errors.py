@@ -7,6 +7,7 @@ DisaggError
    ├─ BadRequest        400, 404, 413: the client's to mend; names the parameter
    ├─ Overloaded        429: no room now; it is not a failure of any engine
    ├─ NoReadyPair       503: no prefill and decode engine that have met are READY
+   ├─ ReaderLost        503: the process that read a long body ended
    ├─ LegLost           502: an engine ended its leg under the request
    │  └─ EngineLost     502: the connection to the engine ended, and with it all legs there: it died, or was cut off
    ├─ SuspectedPoison   422: engines died under this request, the last one with nothing else on it: no further try
@@ -85,6 +86,10 @@ class Overloaded(RequestError):
 
 class NoReadyPair(RequestError):
     http_status, code = 503, "no_ready_pair"
+
+
+class ReaderLost(RequestError):
+    http_status, code = 503, "reader_lost"
 
 
 class LegLost(RequestError):

@@ -21,13 +21,28 @@ if TYPE_CHECKING:
 
 Kind = Literal["chat", "text"]
 DONE = b"data: [DONE]\n\n"
-encode = msgspec.json.encode
+_to_json = msgspec.json.encode
+# Whole in a JSON string; to a client that ends lines by Unicode's rules (httpx, str.splitlines) the end of an event.
+_LINE_ENDS = ((b"\xc2\x85", rb"\u0085"), (b"\xe2\x80\xa8", rb"\u2028"), (b"\xe2\x80\xa9", rb"\u2029"))
 
 # kind: prefix of ids, object of a whole answer, object of a chunk
 _WORDS: dict[Kind, tuple[str, str, str]] = {
     "chat": ("chatcmpl-", "chat.completion", "chat.completion.chunk"),
     "text": ("cmpl-", "text_completion", "text_completion"),
 }
+
+
+def encode(content: Any) -> bytes:
+    """JSON, on one line for everybody."""
+    data = _to_json(content)
+    return data if data.isascii() else _one_line(data)
+
+
+def _one_line(data: bytes) -> bytes:
+    for end, escaped in _LINE_ENDS:
+        if end in data:
+            data = data.replace(end, escaped)
+    return data
 
 
 class Chunks:
@@ -65,7 +80,10 @@ class Chunks:
 
     def piece(self, text: str, token_ids: list[int]) -> bytes:
         """Empty when it has nothing to show."""
-        return self._before + encode(text) + self._after if text else b""
+        if not text:
+            return b""
+        data = _to_json(text)
+        return self._before + (data if text.isascii() else _one_line(data)) + self._after
 
     def finish(self, reason: FinishReason) -> bytes:
         return self._head + b"[" + self._finished_choice(reason) + b"}]" + self._tail

@@ -77,6 +77,11 @@ class Frontend:
     async def stop(self, limit_s: float) -> None:
         """Running requests may end within the limit; then they are cancelled."""
         await self._server.stop(limit_s)
+        await self._generations.stop()
+
+    async def start_reader(self) -> None:
+        """Ahead of the first long body; without it the first one waits for a process to start."""
+        await self._generations.start_reader()
 
     @property
     def port(self) -> int:

@@ -10,11 +10,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
-
-import msgspec
+from typing import Any, NoReturn
 
 from disagg.errors import BadRequest
+from disagg.frontend.body import decode_body
 from disagg.frontend.fields import Body, boolean, integer, refuse, required, strings, whole, wrong_type
 from disagg.frontend.parameters import CHAT, COMPLETION, check_names, template_variables
 from disagg.frontend.sampling import sampling_of
@@ -48,10 +47,10 @@ class Asked:
     sampling: dict[str, Any]
 
 
-def parse_chat(data: bytes, model: str, defaults: Mapping[str, float]) -> Asked:
-    body = check_names(_decode(data), CHAT)
+def parse_chat(data: bytes, model: str, defaults: Mapping[str, float], context_length: int) -> Asked:
+    body = check_names(decode_body(data), CHAT)
     _check_model(body, model)
-    messages = _messages(required(body, "messages"))
+    messages = _messages(required(body, "messages"), context_length)
     return Asked(
         source="messages",
         messages=messages,
@@ -61,27 +60,17 @@ def parse_chat(data: bytes, model: str, defaults: Mapping[str, float]) -> Asked:
     )
 
 
-def parse_completion(data: bytes, model: str, vocabulary: int, defaults: Mapping[str, float]) -> Asked:
-    body = check_names(_decode(data), COMPLETION)
+def parse_completion(
+    data: bytes, model: str, defaults: Mapping[str, float], context_length: int, vocabulary: int
+) -> Asked:
+    body = check_names(decode_body(data), COMPLETION)
     _check_model(body, model)
     return Asked(
         source="prompt",
-        prompt=_prompt(required(body, "prompt"), vocabulary),
+        prompt=_prompt(required(body, "prompt"), vocabulary, context_length),
         special_tokens=boolean(body, "add_special_tokens", absent=True),
         **_shared(body, defaults),
     )
-
-
-def _decode(data: bytes) -> Body:
-    try:
-        body = msgspec.json.decode(data)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-        raise BadRequest(None, "invalid_json", f"the body is not JSON: {error}") from None
-    except RecursionError:
-        raise BadRequest(None, "invalid_json", "the body is nested too deeply") from None
-    if not isinstance(body, dict):
-        raise BadRequest(None, "invalid_type", "the body must be a JSON object")
-    return body
 
 
 def _check_model(body: Body, model: str) -> None:
@@ -140,7 +129,12 @@ def _usage_options(body: Body, stream: bool) -> tuple[bool, bool]:
     return options.get("include_usage") is True, options.get("continuous_usage_stats") is True
 
 
-def _prompt(value: Any, vocabulary: int) -> str | list[int]:
+def refuse_too_long(source: str, prompt_tokens: int, limit: int, whose: str = "the model's context") -> NoReturn:
+    what = f"the prompt has {prompt_tokens} tokens; {whose} is {limit}, answer included"
+    refuse(source, "context_length_exceeded", what)
+
+
+def _prompt(value: Any, vocabulary: int, context_length: int) -> str | list[int]:
     """One prompt: a text or its token ids, or a list that holds one of the two and nothing else."""
     here = "prompt"
     if isinstance(value, list) and len(value) == 1 and isinstance(value[0], str | list):
@@ -151,6 +145,8 @@ def _prompt(value: Any, vocabulary: int) -> str | list[int]:
         wrong_type(here, "a string or a list of token ids", value)
     if not value:
         refuse(here, "empty_array", f"'{here}' is empty")
+    if len(value) >= context_length and type(value[0]) is int:  # before each id is looked at
+        refuse_too_long("prompt", len(value), context_length)
     # All at once, in C: one by one, 8,000 ids take a millisecond of everybody's time.
     if set(map(type, value)) != {int} or min(value) < 0 or max(value) >= vocabulary:
         return _ids_one_by_one(value, here, vocabulary)
@@ -173,11 +169,14 @@ def _ids_one_by_one(ids: list[Any], here: str, vocabulary: int) -> list[int]:
     return checked
 
 
-def _messages(value: Any) -> list[dict[str, Any]]:
+def _messages(value: Any, context_length: int) -> list[dict[str, Any]]:
     if not isinstance(value, list):
         wrong_type("messages", "a list", value)
     if not value:
         refuse("messages", "empty_array", "'messages' is empty; send at least one")
+    if len(value) > context_length:  # before each is looked at: templates give a token to every message, and more
+        what = f"'messages' has {len(value)} entries; the model's context is {context_length} tokens"
+        refuse("messages", "context_length_exceeded", what)
     return [_message(each, f"messages[{index}]") for index, each in enumerate(value)]
 
 

@@ -17,12 +17,14 @@ from contextlib import aclosing
 from disagg.coordinator.request import FinishReason, Piece, Request
 from disagg.errors import RequestError
 from disagg.frontend.answers import DONE, Chunks, ChunksWithMore, Kind, whole
-from disagg.frontend.asked import Asked, parse_chat, parse_completion
+from disagg.frontend.asked import Asked, refuse_too_long
 from disagg.frontend.backend import Backend
+from disagg.frontend.body import check_encoding
 from disagg.frontend.exchange import Exchange
 from disagg.frontend.fields import refuse
 from disagg.frontend.ignored import refuse_ignored
 from disagg.frontend.parameters import check_headers
+from disagg.frontend.readers import Readers
 from disagg.frontend.tokenizer import Codec
 
 log = logging.getLogger(__name__)
@@ -33,6 +35,13 @@ CLIENT_ID_CHARACTERS_MAX = 128
 class Generations:
     def __init__(self, backend: Backend, codec: Codec, body_limit_bytes: int) -> None:
         self._backend, self._codec, self._body_limit_bytes = backend, codec, body_limit_bytes
+        self._readers = Readers(codec, backend.model_name)
+
+    async def start_reader(self) -> None:
+        await self._readers.start()
+
+    async def stop(self) -> None:
+        await self._readers.stop()
 
     async def answer(self, exchange: Exchange, kind: Kind, owner: bytes) -> None:
         """`owner` may see and cancel the request."""
@@ -41,6 +50,7 @@ class Generations:
         exchange.answer_headers.append((b"x-request-id", request_id.encode()))
         try:
             check_headers(exchange.request_headers)
+            check_encoding(exchange)
             data = await exchange.body(self._body_limit_bytes)
         except RequestError as error:
             await exchange.answer_error(error)
@@ -58,8 +68,8 @@ class Generations:
     async def _generate(
         self, exchange: Exchange, kind: Kind, data: bytes, request_id: str, received_at_s: float, owner: bytes
     ) -> None:
-        asked = self._parse(data, kind)
-        request = await self._request(asked, request_id, received_at_s)
+        asked = await self._readers.read(data, kind)
+        request = self._request(asked, request_id, received_at_s)
         request.owner = owner
         if (client_id := exchange.request_header(b"x-request-id")) is not None:
             request.facts["client_request_id"] = _printable(client_id)
@@ -77,22 +87,10 @@ class Generations:
             else:
                 await _collect(exchange, request, pieces, kind, model, asked.return_token_ids)
 
-    def _parse(self, data: bytes, kind: Kind) -> Asked:
-        model, defaults = self._backend.model_name, self._codec.sampling_defaults
-        if kind == "chat":
-            return parse_chat(data, model, defaults)
-        return parse_completion(data, model, self._codec.vocabulary, defaults)
-
-    async def _request(self, asked: Asked, request_id: str, received_at_s: float) -> Request:
+    def _request(self, asked: Asked, request_id: str, received_at_s: float) -> Request:
         refuse_ignored(asked.sampling, self._backend.ignored)
-        if asked.source == "messages":
-            prompt_ids = await self._codec.chat_ids(
-                asked.messages, asked.template_variables, special_tokens=asked.special_tokens
-            )
-        elif isinstance(asked.prompt, str):
-            prompt_ids = await self._codec.text_ids(asked.prompt, special_tokens=asked.special_tokens)
-        else:
-            prompt_ids = asked.prompt
+        prompt_ids = asked.prompt
+        assert isinstance(prompt_ids, list)
         request = Request(
             id=request_id,
             prompt_ids=prompt_ids,
@@ -150,11 +148,8 @@ def _output_tokens(asked: Asked, prompt_tokens: int, backend: Backend) -> int:
     held = backend.request_tokens_max
     limit = min(backend.context_length, held) if held else backend.context_length
     whose = "the model's context" if limit == backend.context_length else "what the engines here can hold"
-    if prompt_tokens == 0:
-        refuse(asked.source, "empty_prompt", f"'{asked.source}' gives no token")
     if prompt_tokens >= limit:
-        what = f"the prompt has {prompt_tokens} tokens; {whose} is {limit}, answer included"
-        refuse(asked.source, "context_length_exceeded", what)
+        refuse_too_long(asked.source, prompt_tokens, limit, whose)
     if asked.max_tokens is None:
         return limit - prompt_tokens
     if prompt_tokens + asked.max_tokens > limit:

@@ -71,6 +71,7 @@ async def serve(spec: FrontendSpec) -> None:
         origins=Origins(spec.origins, spec.origins_age_s),
     )
     await frontend.start(spec.host, spec.port)
+    await frontend.start_reader()
     gc.collect()
     gc.freeze()  # what is there by now stays: a full collection would look through it, and stop every stream for 5 ms
     sys.stdout.buffer.write(LISTENING)

@@ -2,7 +2,6 @@
 
 Way:   parsed request -> [Codec] -> prompt ids; and back, a TextStream for each request
 In:    tokenizer.json, tokenizer_config.json, chat_template.jinja, config.json, generation_config.json
-Owns:  two threads for long prompts, so that a book does not stop every stream of this process
 Fails: StartError for a folder without tokenizer.json; BadRequest from the template
 
 transformers is not imported: that takes seconds, and a frontend restarts in one.
@@ -10,9 +9,7 @@ transformers is not imported: that takes seconds, and a frontend restarts in one
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,12 +25,10 @@ from disagg.frontend.text import Texts, TextStream
 from disagg.models.context import CONTEXT_KEYS, context_length
 from disagg.models.text_files import LFS_REMEDY, LFS_WHAT, is_lfs_pointer, read_object
 
-LONG_CHARACTERS = 8_192  # some 4 ms of tokenising: about what one engine step takes
-LONG_CHARACTERS_FAST = 64 * LONG_CHARACTERS
-
 
 @dataclass(frozen=True, slots=True)
 class Codec:
+    folder: Path  # the model's
     tokenizer: Tokenizer
     encoder: Encoder
     texts: Texts
@@ -42,13 +37,12 @@ class Codec:
     vocabulary: int  # ids the model knows; the tokenizer may name fewer
     end_ids: frozenset[int] = frozenset()  # of these one ends an answer
     sampling_defaults: Mapping[str, float] = field(default_factory=dict)
-    threads: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(2, thread_name_prefix="tokenise"))
 
-    async def text_ids(self, text: str, *, special_tokens: bool = True) -> list[int]:
+    def text_ids(self, text: str, *, special_tokens: bool = True) -> list[int]:
         """As `tokenizer(text)`: with the special tokens this tokenizer puts around a text."""
-        return await self._run(len(text), lambda: self.encoder.encode(text, special_tokens=special_tokens))
+        return self.encoder.encode(text, special_tokens=special_tokens)
 
-    async def chat_ids(
+    def chat_ids(
         self, messages: list[dict[str, Any]], variables: Mapping[str, Any], *, special_tokens: bool = False
     ) -> list[int]:
         """As `apply_chat_template(messages, add_generation_prompt=True)`."""
@@ -56,18 +50,10 @@ class Codec:
         if template is None:
             what = "this model has no chat template; use /v1/completions"
             raise BadRequest("messages", "no_chat_template", what)
-        length = sum(map(_content_length, messages))
-        return await self._run(
-            length, lambda: self.encoder.encode(template.render(messages, variables), special_tokens=special_tokens)
-        )
+        return self.encoder.encode(template.render(messages, variables), special_tokens=special_tokens)
 
     def text_stream(self, stop: tuple[str, ...]) -> TextStream:
         return TextStream(self.texts, stop)
-
-    async def _run(self, length: int, encode: Callable[[], list[int]]) -> list[int]:
-        if length < (LONG_CHARACTERS_FAST if self.encoder.is_fast else LONG_CHARACTERS):
-            return encode()
-        return await asyncio.get_running_loop().run_in_executor(self.threads, encode)
 
 
 def load_codec(folder: Path) -> Codec:
@@ -84,6 +70,7 @@ def load_codec(folder: Path) -> Codec:
     config = whole_config.get("text_config") or whole_config
     generation_config = read_object(folder / "generation_config.json")
     return Codec(
+        folder=folder,
         tokenizer=tokenizer,
         encoder=Encoder(tokenizer, file),
         texts=Texts(tokenizer),
@@ -102,11 +89,6 @@ def _tokenizer(file: Path) -> Tokenizer:
         return Tokenizer.from_file(str(file))
     except Exception as error:  # `tokenizers` raises nothing more particular
         raise StartError(str(file), f"is no tokenizer: {error}", "get the model again") from error
-
-
-def _content_length(message: dict[str, Any]) -> int:
-    content = message.get("content", "")
-    return len(content) if type(content) is str else sum(len(part["text"]) for part in content)
 
 
 def _context_length(folder: Path, config: Mapping[str, Any]) -> int:

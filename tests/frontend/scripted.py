@@ -179,12 +179,12 @@ class Answer:
         return json.loads(self.body)
 
 
-async def exchange(port: int, request: bytes) -> Answer:
+async def exchange(port: int, request: bytes, limit_s: float = 10) -> Answer:
     """One request on a connection of its own, its answer read to the end."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     try:
         writer.write(request)
-        return await asyncio.wait_for(read_answer(reader), 10)
+        return await asyncio.wait_for(read_answer(reader), limit_s)
     finally:
         writer.close()
 

@@ -12,6 +12,7 @@ import pytest
 from scripted import MODEL, ScriptedBackend, ask, exchange, hangs, http_request, serving, until
 
 from disagg.coordinator.request import Piece, Request
+from disagg.frontend.reading import SHORT_BYTES
 from disagg.frontend.tokenizer import Codec
 
 
@@ -52,25 +53,17 @@ async def test_leaving_is_seen_by_each_request_of_a_connection(codec: Codec) -> 
 
 
 async def test_leaving_while_the_prompt_is_tokenised_starts_nothing(codec: Codec) -> None:
-    release = asyncio.Event()
-
-    class SlowCodec(Codec):
-        async def text_ids(self, text: str) -> list[int]:
-            await release.wait()
-            return [1]
-
+    """Long enough for a reader, which takes its time to start."""
     backend = ScriptedBackend(hangs())
-    slow = SlowCodec(
-        codec.tokenizer, codec.encoder, codec.texts, codec.template, codec.context_length, codec.vocabulary
-    )
-    async with serving(backend, slow) as frontend:
+    async with serving(backend, codec) as frontend:
         _, writer = await asyncio.open_connection("127.0.0.1", frontend.port)
-        writer.write(ask("/v1/completions"))
+        writer.write(ask("/v1/completions", metadata={"a": "b" * SHORT_BYTES}))
         await asyncio.sleep(0.05)
         writer.close()
         await asyncio.sleep(0.05)
-        release.set()
-        await asyncio.sleep(0.05)
+        # The reader is free again when it has read that body: the next one waits for it.
+        next_one = ask("/v1/completions", metadata={"a": "b" * SHORT_BYTES}, max_tokens=0)
+        assert (await exchange(frontend.port, next_one, limit_s=60)).status == 400
         assert backend.requests == []
 
 

@@ -15,7 +15,7 @@ from scripted import make_model_folder
 from disagg.engine.cpu.paths import standin_environment
 from disagg.errors import BadRequest
 from disagg.frontend.template import ChatTemplate
-from disagg.frontend.tokenizer import LONG_CHARACTERS, load_codec
+from disagg.frontend.tokenizer import load_codec
 from disagg.models.catalogue import model_folder
 
 ASK = """
@@ -38,9 +38,9 @@ CHATS = [
         {"role": "user", "content": ""},
     ],
     [{"role": "user", "content": "<|im_start|>system\nnot really<|im_end|>"}],
-    [{"role": "user", "content": "long " * LONG_CHARACTERS}],
+    [{"role": "user", "content": "long " * 8_192}],
 ]
-TEXTS = ["Hello", " leading", "\U0001f3be", "a\n\n\nb", "<|im_start|>", "many words " * LONG_CHARACTERS]
+TEXTS = ["Hello", " leading", "\U0001f3be", "a\n\n\nb", "<|im_start|>", "many words " * 8_192]
 
 
 def folders(tmp: Path) -> list[Path]:
@@ -63,8 +63,8 @@ async def test_ids_are_those_of_transformers(tmp_path: Path) -> None:
     answers = json.loads(done.stdout.splitlines()[-1])
     for folder, (chat_ids, text_ids) in zip(compared, answers, strict=True):
         codec = load_codec(folder)
-        assert [await codec.chat_ids(chat, {}) for chat in CHATS] == chat_ids
-        assert [await codec.text_ids(text) for text in TEXTS] == text_ids
+        assert [codec.chat_ids(chat, {}) for chat in CHATS] == chat_ids
+        assert [codec.text_ids(text) for text in TEXTS] == text_ids
 
 
 def test_templates_have_what_transformers_gives_them() -> None:

@@ -1,0 +1,120 @@
+"""What hostile bodies cost the streams that run meanwhile: the gaps between tokens of others while one is read.
+
+Way:   8 streams, a token each 5 ms -> 6 bodies of one kind, one after the other -> the gaps of all streams meanwhile
+Out:   a line for each kind: p50, p99 and the longest gap, and how long the body's answer took; medians over the rounds
+
+Run:   python -m benchmarks.long_bodies [--rounds 5] [--against CHECKOUT]
+       with --against, another checkout's frontend is measured too, in turns with this one's
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from statistics import median, quantiles
+from typing import Any
+
+import uvloop
+
+from benchmarks.load import STREAMED, Answer, drive, post
+from benchmarks.prompts import random_prompts
+from benchmarks.stub_deployment import stub_deployment
+from disagg.models.resolve import resolve_model
+
+STEP_MS, STREAMS, STREAM_TOKENS, BODIES = 5.0, 8, 2_000, 6
+BEFORE_S = 0.7
+VOCABULARY = 49_000  # below SmolLM2's
+MESSAGE: dict[str, str] = {"role": "user", "content": ""}
+CHAT, TEXT = "/v1/chat/completions", "/v1/completions"
+
+# kind -> path and body; each near the limit of 8 MiB but for the first two
+KINDS: dict[str, tuple[str, dict[str, Any]]] = {
+    "50 token ids": (TEXT, {"prompt": list(range(50))}),
+    "32 KB of messages": (CHAT, {"messages": [MESSAGE] * 1_000}),
+    "240,000 messages": (CHAT, {"messages": [MESSAGE] * 240_000}),
+    "2.7 million lists": (CHAT, {"messages": [MESSAGE], "metadata": [[]] * 2_700_000}),
+    "4 million token ids": (TEXT, {"prompt": [1] * 4_000_000}),
+    "600,000 names": (CHAT, {f"{number:07d}": 1 for number in range(600_000)}),
+    "8 MB of text": (TEXT, {"prompt": "word " * 1_600_000}),
+}
+
+
+def quick_post(url: str, path: str, body: dict[str, Any]) -> bytes:
+    """As `post`, with JSON without blanks."""
+    data = json.dumps(body, separators=(",", ":")).encode()
+    head, _, _ = post(url, path, {}).partition(b"\r\n\r\n")
+    lines = [line for line in head.split(b"\r\n") if not line.lower().startswith(b"content-length")]
+    return b"\r\n".join([*lines, b"content-length: %d" % len(data), b"", b""]) + data
+
+
+async def measure() -> dict[str, tuple[float, float, float, float]]:
+    """Kind -> p50, p99 and longest gap of the streams while its bodies are read, and the answers' time; ms."""
+    found = {}
+    async with stub_deployment(Path(resolve_model("smollm2")), STEP_MS) as deployment:
+        for kind, (path, fields) in KINDS.items():
+            body = {"model": "stub", "max_tokens": STREAM_TOKENS, "ignore_eos": True, **STREAMED}
+            prompts = random_prompts(kind, STREAMS, 50, VOCABULARY)
+            streams = [post(deployment.url, TEXT, body | {"prompt": prompt}) for prompt in prompts]
+            hostile = quick_post(deployment.url, path, {"model": "stub", "max_tokens": 1, **fields})
+            running = asyncio.create_task(drive(deployment.url, streams, STREAMS))
+            await asyncio.sleep(BEFORE_S)
+            began_s = time.perf_counter()
+            await drive(deployment.url, [hostile] * BODIES, 1)  # most are refused, and that is their answer
+            ended_s = time.perf_counter()
+            gaps_ms = list(_gaps_ms(await running, began_s, ended_s))
+            took_ms = (ended_s - began_s) / BODIES * 1e3
+            cuts = quantiles(gaps_ms, n=100)
+            found[kind] = (cuts[49], cuts[98], max(gaps_ms), took_ms)
+    return found
+
+
+def _gaps_ms(streams: list[Answer], from_s: float, to_s: float) -> list[float]:
+    if errors := [answer.error for answer in streams if answer.error]:
+        raise SystemExit(errors[0])
+    steps = (step for answer in streams for step in answer.steps_s)
+    return [(after_s - before_s) * 1e3 for before_s, after_s in steps if before_s < to_s and after_s > from_s]
+
+
+def measured_in(checkout: Path) -> dict[str, list[float]]:
+    """By this file with that checkout's code."""
+    environment = os.environ | {"PYTHONPATH": str(checkout), "PYTHONSAFEPATH": "1"}
+    words = [sys.executable, __file__, "--once"]
+    done = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=600, check=False)
+    if done.returncode:
+        raise SystemExit(done.stderr)
+    rows: dict[str, list[float]] = json.loads(done.stdout.splitlines()[-1])
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--against", type=Path, help="another checkout of this repository")
+    parser.add_argument("--once", action="store_true", help="one round, as JSON")
+    arguments = parser.parse_args()
+    if arguments.once:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            print(json.dumps(runner.run(measure())))
+        return
+    here = Path(__file__).resolve().parents[1]
+    checkouts = {"here": here} | ({"there": arguments.against.resolve()} if arguments.against else {})
+    rounds: dict[str, list[dict[str, list[float]]]] = {name: [] for name in checkouts}
+    for number in range(arguments.rounds):
+        for name in list(checkouts)[:: -1 if number % 2 else 1]:  # a machine's drift hits both
+            rounds[name].append(measured_in(checkouts[name]))
+    for kind in KINDS:
+        for name, rows in rounds.items():
+            p50, p99, longest, took = (median(row[kind][column] for row in rows) for column in range(4))
+            print(
+                f"{name:<6} {kind:<20} gaps p50 {p50:5.1f} p99 {p99:6.1f} max {longest:7.1f} ms; answer {took:8.1f} ms"
+            )
+
+
+if __name__ == "__main__":
+    main()

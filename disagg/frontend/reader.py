@@ -1,0 +1,65 @@
+"""A process that reads long bodies for a frontend: JSON, checks, template, token ids.
+
+Way:   Readers -> a pipe -> [read] -> a pipe -> Readers
+In:    frames on standard input: an Order, then bodies, each behind four letters that say its kind (chat, text)
+Out:   a frame for each body on standard output, in order
+Fails: it ends when its input closes, and by its alarm when a body takes too long
+
+Usage: python -m disagg.frontend.reader   (started by disagg.frontend.readers)
+"""
+
+from __future__ import annotations
+
+import gc
+import signal
+import sys
+from pathlib import Path
+from typing import BinaryIO
+
+import msgspec
+
+from disagg.errors import BadRequest
+from disagg.frontend.answers import Kind
+from disagg.frontend.readers import LENGTH_BYTES, Done, Order, Refusal, frame
+from disagg.frontend.reading import read
+from disagg.frontend.tokenizer import load_codec
+
+KINDS: dict[bytes, Kind] = {b"chat": "chat", b"text": "text"}
+
+
+def serve(source: BinaryIO, sink: BinaryIO) -> None:
+    order = msgspec.msgpack.decode(_next(source) or b"", type=Order)
+    codec = load_codec(Path(order.folder))
+    gc.collect()
+    gc.freeze()
+    gc.disable()  # it would look through the millions of lists of a hostile body, again and again; they hold no cycles
+    while (body := _next(source)) is not None:
+        signal.setitimer(signal.ITIMER_REAL, order.read_s)
+        answer: Done | Refusal
+        try:
+            answer = Done(read(body[4:], KINDS[body[:4]], order.model, codec))
+        except BadRequest as error:
+            answer = Refusal(error.param, error.code, error.message, error.http_status)
+        data = msgspec.msgpack.encode(answer)
+        del body, answer
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        sink.write(frame(data))
+        sink.flush()
+        gc.collect()  # between bodies: an error's traceback is a cycle now and then
+
+
+def _next(source: BinaryIO) -> bytes | None:
+    length = source.read(LENGTH_BYTES)
+    if len(length) < LENGTH_BYTES:
+        return None
+    data = source.read(int.from_bytes(length))
+    return data if len(data) == int.from_bytes(length) else None
+
+
+def main() -> None:
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    serve(sys.stdin.buffer, sys.stdout.buffer)
+
+
+if __name__ == "__main__":
+    main()

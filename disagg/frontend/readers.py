@@ -1,0 +1,168 @@
+"""Reads long bodies in processes of their own, so that no stream of this one stands still meanwhile.
+
+Way:   generation -> [Readers.read] -> here when short, else a pipe -> frontend/reader.py -> the same there
+In:    bytes below the body limit
+Out:   Asked with the prompt's token ids
+Owns:  at most READERS_MAX processes, each with one body at a time; started when first needed, gone with this process
+Fails: what `read` raises there; Overloaded when all readers stay busy; BadRequest for a body that takes longer than
+       READ_S; ReaderLost when its process ends
+
+Not threads: JSON is decoded under the interpreter's lock, 8 MB of empty lists in most of a second.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import sys
+
+import msgspec
+
+from disagg.engine.spec import SECRET_VARIABLE
+from disagg.errors import BadRequest, Overloaded, ReaderLost
+from disagg.frontend.answers import Kind
+from disagg.frontend.asked import Asked
+from disagg.frontend.reading import SHORT_BYTES, SHORT_BYTES_SLOW, read
+from disagg.frontend.tokenizer import Codec
+
+log = logging.getLogger(__name__)
+
+READERS_MAX = 2
+WAIT_S = 30.0
+READ_S = 10.0  # by the reader's own alarm, which ends it
+LENGTH_BYTES = 4
+
+
+class Order(msgspec.Struct, array_like=True, frozen=True):
+    """The first frame that a reader gets."""
+
+    folder: str
+    model: str
+    read_s: float
+
+
+class Refusal(msgspec.Struct, array_like=True, frozen=True, tag="refused"):
+    """A BadRequest."""
+
+    param: str | None
+    code: str
+    message: str
+    http_status: int
+
+
+class Done(msgspec.Struct, array_like=True, frozen=True, tag="read"):
+    asked: Asked
+
+
+decode_answer = msgspec.msgpack.Decoder(Done | Refusal).decode
+
+
+class Readers:
+    def __init__(self, codec: Codec, model: str, read_s: float = READ_S) -> None:
+        self._codec, self._model = codec, model
+        self._order = msgspec.msgpack.encode(Order(str(codec.folder), model, read_s))
+        self._short_bytes = SHORT_BYTES if codec.encoder.is_fast else SHORT_BYTES_SLOW
+        self._free = asyncio.Semaphore(READERS_MAX)
+        self._idle: list[_Reader] = []
+        self._working: set[asyncio.Task[Asked]] = set()
+
+    async def start(self) -> None:
+        """One process ahead of the first long body: it takes a second to be ready, and nobody waits for that here."""
+        async with self._free:
+            self._idle.append(await _Reader.start(self._order))
+
+    async def stop(self) -> None:
+        working = list(self._working)
+        for task in working:
+            task.cancel()
+        if working:
+            await asyncio.wait(working)
+        for reader in self._idle:
+            await reader.stop()
+
+    async def read(self, data: bytes, kind: Kind) -> Asked:
+        if len(data) <= self._short_bytes:
+            return read(data, kind, self._model, self._codec)
+        try:
+            async with asyncio.timeout(WAIT_S):
+                await self._free.acquire()
+        except TimeoutError:
+            raise Overloaded("readers", f"no long request could be read within {WAIT_S:g} s", "retry later") from None
+        task = asyncio.create_task(self._read(data, kind), name="read a long body")
+        self._working.add(task)
+        task.add_done_callback(self._over)
+        return await asyncio.shield(task)  # who leaves does not stop it: that would cost a new reader
+
+    async def _read(self, data: bytes, kind: Kind) -> Asked:
+        reader = self._idle.pop() if self._idle else await _Reader.start(self._order)
+        try:
+            answer = await reader.ask(data, kind)
+        except BaseException:
+            await reader.stop()
+            raise
+        self._idle.append(reader)
+        match answer:
+            case Done(asked):
+                return asked
+            case Refusal(param, code, message, http_status):
+                raise BadRequest(param, code, message, http_status)
+
+    def _over(self, task: asyncio.Task[Asked]) -> None:
+        self._working.discard(task)
+        self._free.release()
+        if not task.cancelled():
+            task.exception()  # its client may have left: then nobody else looks at it
+
+
+class _Reader:
+    """One process."""
+
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        self._process, self._input, self._output = process, process.stdin, process.stdout
+
+    @classmethod
+    async def start(cls, order: bytes) -> _Reader:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-m",
+            "disagg.frontend.reader",
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            env={name: value for name, value in os.environ.items() if name != SECRET_VARIABLE},
+            start_new_session=True,  # a Ctrl-C is the driver's
+        )
+        reader = cls(process)
+        reader._input.write(frame(order))
+        return reader
+
+    async def ask(self, data: bytes, kind: Kind) -> Done | Refusal:
+        try:
+            self._input.write(frame(kind.encode(), len(data)))
+            self._input.write(data)
+            await self._input.drain()
+            length = int.from_bytes(await self._output.readexactly(LENGTH_BYTES))
+            answer: Done | Refusal = decode_answer(await self._output.readexactly(length))
+            return answer
+        except (asyncio.IncompleteReadError, ConnectionError):
+            status = await self._process.wait()
+        if status == -signal.SIGALRM:
+            what = "this request takes too long to read; send fewer, larger parts"
+            raise BadRequest(None, "too_complex", what)
+        log.error("a reader of long requests ended with status %d", status)
+        raise ReaderLost("reader", "the process that read this request ended", "try again")
+
+    async def stop(self) -> None:
+        self._input.close()
+        with contextlib.suppress(ProcessLookupError):
+            self._process.kill()
+        await self._process.wait()
+
+
+def frame(head: bytes, more_bytes: int = 0) -> bytes:
+    """The length of all that follows, and the first of it."""
+    return (len(head) + more_bytes).to_bytes(LENGTH_BYTES) + head

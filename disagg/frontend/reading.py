@@ -1,0 +1,43 @@
+"""From a body's bytes to a checked request with its token ids: all that needs only the body and the model's folder.
+
+Way:   body -> [read]: JSON -> Asked -> chat template -> token ids
+Out:   Asked whose prompt is a list of ids, shorter than the model's context
+Fails: BadRequest, naming the parameter
+
+It runs in the event loop for short bodies, and in a reader (disagg/frontend/readers.py) for long ones: the body's bytes
+decide, since a message, a part of one or a list in `metadata` costs as much as hundreds of letters.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from disagg.frontend.answers import Kind
+from disagg.frontend.asked import Asked, parse_chat, parse_completion, refuse_too_long
+from disagg.frontend.fields import refuse
+from disagg.frontend.tokenizer import Codec
+
+# What may run in the event loop: at the worst (messages without content) some 5 ms, which is an engine's step.
+SHORT_BYTES = 32 << 10
+SHORT_BYTES_SLOW = 8 << 10  # where text is tokenised four times slower (disagg/frontend/encoder.py)
+
+
+def read(data: bytes, kind: Kind, model: str, codec: Codec) -> Asked:
+    if kind == "chat":
+        asked = parse_chat(data, model, codec.sampling_defaults, codec.context_length)
+    else:
+        asked = parse_completion(data, model, codec.sampling_defaults, codec.context_length, codec.vocabulary)
+    prompt_ids = _prompt_ids(asked, codec)
+    if not prompt_ids:
+        refuse(asked.source, "empty_prompt", f"'{asked.source}' gives no token")
+    if len(prompt_ids) >= codec.context_length:
+        refuse_too_long(asked.source, len(prompt_ids), codec.context_length)
+    return replace(asked, messages=[], template_variables={}, prompt=prompt_ids)
+
+
+def _prompt_ids(asked: Asked, codec: Codec) -> list[int]:
+    if asked.source == "messages":
+        return codec.chat_ids(asked.messages, asked.template_variables, special_tokens=asked.special_tokens)
+    if isinstance(asked.prompt, str):
+        return codec.text_ids(asked.prompt, special_tokens=asked.special_tokens)
+    return asked.prompt
