@@ -14,6 +14,7 @@ import time
 
 import httpx
 
+from disagg import stopping
 from disagg.cli.observe import ask
 from disagg.cluster.free_port import free_port
 
@@ -24,6 +25,15 @@ FACTS_S = 3.0  # prefill's last word, with the KV bytes, may come after the answ
 
 
 def main() -> int:
+    with stopping.heed():
+        try:
+            with stopping.unwinding():
+                return _demonstrate()
+        except stopping.Stopped as stopped:
+            stopping.leave(128 + stopped.number)
+
+
+def _demonstrate() -> int:
     config = sys.argv[1] if len(sys.argv) > 1 else "local-cpu"
     url = f"http://127.0.0.1:{free_port()}"
     command = [
@@ -35,15 +45,17 @@ def main() -> int:
         "--set",
         f"frontend.port={url.rpartition(':')[2]}",
     ]
-    server = subprocess.Popen(command, env=os.environ | {"PYTHONUNBUFFERED": "1"})
-    try:
-        if not _wait_until_ready(server, url):
-            return 1
-        request_id, ttft_ms = _ask_aloud(url)
-        _tell_the_way(url, request_id, ttft_ms)
-    finally:
-        server.send_signal(signal.SIGINT)
-        server.wait()
+    # In a session of its own: a Ctrl-C is ours, and would come to it twice.
+    server = subprocess.Popen(command, env=os.environ | {"PYTHONUNBUFFERED": "1"}, start_new_session=True)
+    with stopping.farewell(server.kill):
+        try:
+            if not _wait_until_ready(server, url):
+                return 1
+            request_id, ttft_ms = _ask_aloud(url)
+            _tell_the_way(url, request_id, ttft_ms)
+        finally:
+            server.send_signal(signal.SIGINT)
+            server.wait()
     return 0
 
 

@@ -94,6 +94,17 @@ def test_submit_serves_and_stop_takes_all_of_it_down(cluster: dict[str, str]) ->
     assert_nothing_left(before, 30)
 
 
+def test_a_job_that_is_stopped_while_it_starts(cluster: dict[str, str]) -> None:
+    before, job = Traces.now(), f"disagg-{free_port()}"
+    submit = ["ray", "job", "submit", "--submission-id", job, "--no-wait", "--working-dir", "configs"]
+    _submit([*submit, "--", "disagg", "serve", "simulated.yaml", "--set", f"frontend.port={free_port()}"], cluster)
+    until = time.monotonic() + 60
+    while "deployment simulated" not in (logs := _run(["ray", "job", "logs", job], cluster)):
+        assert time.monotonic() < until, logs
+    _run(["ray", "job", "stop", job], cluster)
+    assert_nothing_left(before, 30)
+
+
 def test_a_submit_without_a_token_is_refused(cluster: dict[str, str], tmp_path: Path) -> None:
     stranger = cluster | {"HOME": str(tmp_path), "RAY_AUTH_MODE": "disabled"}
     answer = subprocess.run(
