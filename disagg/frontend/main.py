@@ -48,10 +48,10 @@ async def serve(spec: FrontendSpec) -> None:
     loop.add_reader(0, read_input)
 
     secret = bytes.fromhex(os.environ[SECRET_VARIABLE])
+    codec = load_codec(Path(spec.model_path))  # before the connection, which has to prove its secret in time
     registry = RemoteRegistry(spec.registry, secret)
     await registry.connect()
     table = EngineTable(secret)
-    codec = load_codec(Path(spec.model_path))
     service = Service(
         model_name=spec.model_name,
         context_length=codec.context_length,

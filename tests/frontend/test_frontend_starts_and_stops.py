@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import socket
+import subprocess
+import sys
 from pathlib import Path
 
+import msgspec
 import pytest
 from scripted import ScriptedBackend, ask, exchange, hangs, http_request, make_model_folder, says, serving, until
 
+from disagg.cluster.frontend_process import FrontendSpec
+from disagg.coordinator.coordinator import Limits
+from disagg.engine.spec import SECRET_VARIABLE
 from disagg.errors import StartError
 from disagg.frontend.app import Frontend
 from disagg.frontend.server import listen
@@ -120,3 +127,28 @@ def test_the_ids_that_end_an_answer_are_those_of_both_files(tmp_path: Path) -> N
     (tmp_path / "config.json").write_text(json.dumps(config | {"eos_token_id": 2}))
     (tmp_path / "generation_config.json").write_text(json.dumps({"eos_token_id": [2, 7]}))
     assert load_codec(tmp_path).end_ids == {2, 7}
+
+
+def test_a_tokenizer_is_read_before_the_registry_is_met(tmp_path: Path) -> None:
+    """The other way round, a machine slow enough for it to take 5 s lost the connection, and the frontend ended."""
+    spec = FrontendSpec(
+        registry="127.0.0.1:1",  # nobody listens there
+        host="127.0.0.1",
+        port=0,
+        body_limit_bytes=1 << 20,
+        model_path=str(tmp_path),
+        model_name="none",
+        number=0,
+        stop_s=1.0,
+        limits=Limits(),
+    )
+    process = subprocess.run(
+        [sys.executable, "-P", "-m", "disagg.frontend.main"],
+        input=msgspec.json.encode(spec) + b"\n",
+        capture_output=True,
+        env=os.environ | {SECRET_VARIABLE: "00" * 32},
+        timeout=60,
+        check=False,
+    )
+    assert process.returncode == 1
+    assert b"has no tokenizer.json" in process.stdout, process.stderr
