@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import time
@@ -11,6 +12,7 @@ import pytest
 from programs import Program, chosen, disagg, groups, signal_each
 from slow_hub import slow_hub
 
+from disagg.cluster.janitor import process_of
 from disagg.models.catalogue import SMOLLM2
 
 MOMENTS_S = [round(0.2 * n, 1) for n in range(21)]
@@ -116,6 +118,8 @@ def _fetching(tmp_path: Path) -> tuple[Program, int]:
 
 def _until_gone(pid: int) -> None:
     until = time.monotonic() + 15
-    while Path(f"/proc/{pid}").exists() and " Z " not in Path(f"/proc/{pid}/stat").read_text():
-        assert time.monotonic() < until, "pip lives on"
+    while process_of(pid) is not None:
+        if time.monotonic() > until:
+            os.kill(pid, signal.SIGKILL)
+            raise AssertionError("pip lives on")
         time.sleep(0.02)
