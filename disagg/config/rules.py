@@ -14,6 +14,7 @@ from disagg.config.owned_arguments import OWNED_ARGUMENTS
 from disagg.config.schema import spelled
 from disagg.config.sglang_versions import neutral, neutral_name
 from disagg.errors import Problem
+from disagg.frontend.sampling import problems_of
 
 ROLES = ("prefill", "decode", "aggregated")
 
@@ -171,6 +172,14 @@ def _size(pool: PoolText, argument: str) -> int:
     return count(pool.engine.get(argument))
 
 
+def _sampling_stays_finite(pool: PoolText) -> Iterator[Problem]:
+    """What an operator sets for every request goes through the table that a client's own values go through."""
+    preferred = pool.engine.get("preferred_sampling_params")
+    for name, what in problems_of(preferred) if isinstance(preferred, dict) else ():
+        here = f"{pool.path}.engine.preferred_sampling_params.{name}"
+        yield Problem(here, what, "say a value that a request may carry, or leave it out")
+
+
 POOL_RULES: tuple[Callable[[PoolText], Iterator[Problem]], ...] = (
     _not_the_users,
     _said_once,
@@ -180,4 +189,5 @@ POOL_RULES: tuple[Callable[[PoolText], Iterator[Problem]], ...] = (
     _attention_groups_said_once,
     _kv_goes_over_nixl,
     _only_decode_is_paced,
+    _sampling_stays_finite,
 )

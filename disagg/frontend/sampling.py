@@ -26,7 +26,7 @@ it means nothing that anybody could want: a repetition penalty of 0.001.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -119,18 +119,21 @@ def sampling_of(body: Body, defaults: Mapping[str, float]) -> dict[str, Any]:
 def defaults_of(values: Mapping[str, Any], where: str) -> dict[str, float]:
     """A model's own defaults, through the same table. `where` names the file; raises StartError."""
     given = {name: values[name] for name in DEFAULTED if values.get(name) is not None}
-    defaults: dict[str, float] = {}
+    for name, what in problems_of(given):
+        would_do = f"mend {name} in that file, or take it out"
+        raise StartError(where, f"'{name}' {what} (sampling default of the model)", would_do)
+    return sampling_of(given, {})
+
+
+def problems_of(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """What is wrong with values of a file, by SGLang's names: the name, and what follows it in a sentence."""
     for field in FIELDS:
-        value = given.get(field.name)
-        if value is None:
-            continue
+        name = field.engine_name or field.name
+        value = values.get(name)
         try:
-            if isinstance(value, float) and not math.isfinite(value):  # Python's JSON reads NaN
-                raise BadRequest(field.name, "invalid_value", f"'{field.name}' is {value}")
-            read = field.read({field.name: value})
+            if isinstance(value, float) and not math.isfinite(value):  # Python's JSON, and YAML, read such
+                yield name, f"is {value}, which is no number"
+            else:
+                field.read({field.name: value})
         except BadRequest as error:
-            would_do = f"mend {field.name} in that file, or take it out"
-            raise StartError(where, f"{error.what} (sampling default of the model)", would_do) from None
-        assert read is not None
-        defaults[field.name] = read
-    return defaults
+            yield name, error.what.removeprefix(f"'{field.name}' ")

@@ -42,6 +42,16 @@ MISTAKES = {
     "version as text": (PAIR.replace("version: 1", "version: '1'"), "version", "must be 1, is the text '1'"),
     "no model": ("version: 1\naggregated: {}", "model", "is missing"),
     "no model path": ("version: 1\nmodel: {name: a}\naggregated: {}", "model.path", "is missing"),
+    "sampling that overflows": (
+        PAIR.replace("decode: {}", "decode: {engine: {preferred_sampling_params: {repetition_penalty: 1.0e-40}}}"),
+        "decode.engine.preferred_sampling_params.repetition_penalty",
+        "is 1e-40; it must be at least 0.01",
+    ),
+    "sampling that is no number": (
+        PAIR.replace("decode: {}", "decode: {engine: {preferred_sampling_params: {temperature: .nan}}}"),
+        "decode.engine.preferred_sampling_params.temperature",
+        "is nan, which is no number",
+    ),
     "empty model path": ("version: 1\nmodel: {path: ''}\naggregated: {}", "model.path", "must be some text"),
     "model path with a NUL": (
         'version: 1\nmodel: {path: "a/\\0b"}\naggregated: {}',

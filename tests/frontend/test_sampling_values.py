@@ -129,7 +129,7 @@ def test_a_models_defaults_go_through_the_same_table() -> None:
     ("value", "says"),
     [
         ({"repetition_penalty": 0.0}, "'repetition_penalty' is 0.0; it must be at least 0.01"),
-        ({"temperature": float("nan")}, "'temperature' is nan"),
+        ({"temperature": float("nan")}, "'temperature' is nan, which is no number"),
         ({"temperature": float("inf")}, "'temperature' is inf"),
         ({"temperature": "0.6"}, "'temperature' must be a number, not a string"),
         ({"top_p": True}, "'top_p' must be a number, not a boolean"),
