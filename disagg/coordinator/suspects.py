@@ -54,9 +54,7 @@ def blame(request: Request, life: str, role: Role, tokens: int, legs_lost: int) 
     """An engine is lost. `tokens`: what this try of the request had from it; `legs_lost`: how many legs of this
     frontend were there, this one among them."""
     alone = legs_lost == 1
-    is_new = request.phase in COMPUTING[role] and tokens < PROVEN_TOKENS
-    was_there = request.phase not in (Phase.RESERVED, Phase.DISPATCHED)
-    if is_new or (alone and was_there):
+    if request.phase in COMPUTING[role] and (alone or tokens < PROVEN_TOKENS):
         request.blames.append(Blame(life, role, alone))
 
 

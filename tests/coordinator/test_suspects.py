@@ -1,0 +1,110 @@
+"""An engine dies under requests: who is blamed, who waits for an engine to itself, and what those who wait are told."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))  # tests share bench.py; they are not a package
+
+from bench import bench, request, until
+
+from disagg.coordinator.coordinator import Limits
+from disagg.coordinator.phases import Phase
+from disagg.coordinator.suspects import Blame, alone_on, blame, clear, forgive, is_guilty
+from disagg.engine.stub import StubEngine
+from disagg.errors import EngineLost, Overloaded
+from disagg.registry.records import Role
+
+
+def _positions() -> StubEngine:
+    return StubEngine(step_s=0.01, token=None)
+
+
+@pytest.mark.parametrize(
+    ("role", "phase", "tokens", "legs_lost", "is_blamed"),
+    [
+        (Role.PREFILL, Phase.PREFILLING, 0, 5, True),
+        (Role.PREFILL, Phase.TRANSFERRING, 0, 5, True),
+        (Role.PREFILL, Phase.BOOTSTRAPPING, 0, 5, False),  # it waited for its turn
+        (Role.PREFILL, Phase.DISPATCHED, 0, 1, False),  # it never got there
+        (Role.DECODE, Phase.PREFILLING, 0, 5, False),  # decode had nothing to compute yet
+        (Role.DECODE, Phase.TRANSFERRING, 0, 5, True),
+        (Role.DECODE, Phase.DECODING, 7, 5, True),
+        (Role.DECODE, Phase.DECODING, 8, 5, False),
+        (Role.DECODE, Phase.DECODING, 800, 1, True),  # nobody else can have done it
+        (Role.AGGREGATED, Phase.PREFILLING, 0, 5, True),
+    ],
+)
+def test_who_is_blamed(role: Role, phase: Phase, tokens: int, legs_lost: int, is_blamed: bool) -> None:
+    r = request()
+    r.phase = phase
+    blame(r, "x#1", role, tokens, legs_lost)
+    assert bool(r.blames) == is_blamed
+    assert alone_on(r) == ({role} if is_blamed else set())
+
+
+@pytest.mark.parametrize(("alone", "guilty"), [("a", False), ("ca", True), ("cc", False), ("ac", False), ("ccc", True)])
+def test_two_deaths_alone_or_three_in_company(alone: str, guilty: bool) -> None:
+    r = request()
+    r.blames = [Blame(f"x#{n}", Role.DECODE, each == "a") for n, each in enumerate(alone)]
+    assert is_guilty(r) == guilty
+
+
+def test_a_trial_that_went_well_ends_the_isolation_and_not_the_memory() -> None:
+    r = request()
+    r.blames = [Blame("x#1", Role.DECODE, False)]
+    clear(r)
+    assert alone_on(r) == set()
+    r.blames.append(Blame("x#2", Role.DECODE, True))
+    assert is_guilty(r)
+    forgive(r, lambda life: life == "x#2")
+    assert not is_guilty(r)
+
+
+async def test_a_suspect_that_finds_no_engine_to_itself_is_told_why() -> None:
+    async with bench(limits=Limits(queue_s=0.3), decode_0=_positions(), decode_1=_positions()) as b:
+        busy = request(max_tokens=10_000)
+        running = b.start(busy)
+        await until(lambda: len(busy.emitted_ids) > 10)
+        where = busy.facts["decode"].split("#")[0]
+        suspect = request(max_tokens=1000)
+        answering = b.start(suspect)
+        await until(lambda: suspect.emitted_ids)
+        assert not suspect.facts["decode"].startswith(where)
+        b.servers["decode-1" if where == "decode-0" else "decode-0"].close()
+        with pytest.raises(
+            Overloaded, match=r"an engine died under it, and there was no room for it within .* on one where"
+        ):
+            await asyncio.wait_for(answering, 5)
+        assert busy.tries == 1, "nobody was sent to it"
+        running.cancel()
+        await asyncio.wait([running])
+
+
+async def test_a_suspect_waits_for_the_engine_that_becomes_idle() -> None:
+    async with bench(limits=Limits(), decode_0=_positions(), decode_1=_positions()) as b:
+        busy = request(max_tokens=200)
+        running = b.start(busy)
+        await until(lambda: len(busy.emitted_ids) > 10)
+        suspect = request(max_tokens=30)
+        answering = b.start(suspect)
+        await until(lambda: suspect.emitted_ids)
+        b.servers[suspect.facts["decode"].split("#")[0]].close()
+        await until(lambda: suspect.phase is Phase.MIGRATING)
+        assert await asyncio.wait_for(answering, 10) == ("x" * 30, "length")
+        assert running.done(), "it ran before the other one had left"
+        assert suspect.emitted_ids == [*range(3, 33)]
+
+
+async def test_an_operator_who_wants_no_second_try_gets_none() -> None:
+    async with bench(limits=Limits(migration_limit=0), decode=_positions()) as b:
+        r = request(max_tokens=1000)
+        answering = b.start(r)
+        await until(lambda: len(r.emitted_ids) > 20)
+        b.servers["decode-0"].close()
+        with pytest.raises(EngineLost):
+            await asyncio.wait_for(answering, 2)
