@@ -137,10 +137,10 @@ def test_one_that_kills_only_in_company_ends_or_is_found(engines: tuple[int, int
     """As 1e-40 did on a CPU: alone it answers. Its trials pass, and yet it must not go on for ever."""
 
     async def scenario(world: SimulatedDeployment) -> int:
-        running = bystanders(world, 6, tokens=400)
+        running = bystanders(world, 6, tokens=200)
         for stream in running:
             await stream.until_tokens(PROVEN_TOKENS + 2)
-        killer = world.open([9, *PROMPT], 400, poison=poison(DECODE, 1, in_company=True))
+        killer = world.open([9, *PROMPT], 200, poison=poison(DECODE, 1, in_company=True))
         await all_end_well(running)
         await asyncio.wait([killer.task])
         await world.settle()
