@@ -13,7 +13,9 @@ from typing import Any
 import pytest
 from hosts import ADDRESS, Host, LegLog, Nursery, fresh_prompt, leg, nursery, wait_until
 
-from disagg.errors import LegLost
+from benchmarks.random_requests import random_bodies
+from disagg.errors import BadRequest, LegLost
+from disagg.frontend.parameters import sampling_of
 from disagg.plane import messages as m
 from disagg.plane.client import PlaneClient
 from disagg.registry.records import Role
@@ -303,3 +305,23 @@ async def test_a_nan_of_the_model_ends_its_request_alone_in_decode(pair: Pair, z
     _, after = pair.legs(prompt, 16)  # its pages and the prefix cache hold nothing of it
     await after.until_end(BUSY_S)
     assert after.token_ids == undisturbed.token_ids
+
+
+async def test_random_sampling_parameters_leave_both_engines_alive_and_seeds_give_the_same_again(pair: Pair) -> None:
+    """The bodies of benchmarks/random_requests.py, past the door that would refuse some; for any SGLang release."""
+    bodies = list(random_bodies(3, 30, "any", tokens_max=3))
+
+    async def answer(body: dict[str, Any]) -> tuple[str, list[int]]:
+        try:
+            sampling = sampling_of(body, {})
+        except BadRequest:
+            return "refused", []
+        prefill, decode = pair.legs(body["prompt"], body["max_tokens"], **sampling)
+        if (await prefill.until_end(BUSY_S)).reason not in m.WELL:
+            _abort(decode)
+        return (await decode.until_end(BUSY_S)).reason, decode.token_ids
+
+    first, again = [await asyncio.gather(*map(answer, bodies)) for _ in range(2)]
+    assert {reason for reason, _ in first} <= {"length", "stop", "refused", "abort", m.NOT_A_NUMBER}
+    seeded = [index for index, body in enumerate(bodies) if body.get("seed") is not None]
+    assert [first[index] for index in seeded] == [again[index] for index in seeded]
