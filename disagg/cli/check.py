@@ -104,4 +104,4 @@ def warnings_of(seen: Examination) -> list[str]:
     """And of what only slows it down, or may surprise."""
     from disagg.preflight import check_warnings
 
-    return [*seen.plan.warnings, *check_warnings(seen.plan, seen.facts)]
+    return [*seen.plan.warnings, *check_warnings(seen.plan, seen.shape, seen.facts)]

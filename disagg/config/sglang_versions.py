@@ -49,6 +49,8 @@ REPLACED = {
 }
 ATTENTION_DP_SINCE = (0, 5, 22)  # before: enable_dp_attention, with dp_size counting the attention groups
 LINEAR_REPLAY_SINCE = (0, 5, 17)
+# Before, there is no choice: it is what `cpu_tensor` says now, which decode engines on a CPU get (decode/arguments.py).
+RETRACTION_BACKUP_SINCE = (0, 5, 18)
 
 
 def neutral_name(name: str) -> str:
@@ -72,6 +74,8 @@ def emit(arguments: Mapping[str, Any], version: str) -> dict[str, Any]:
     said, number = dict(arguments), number_of(version)
     if number >= ATTENTION_DP_SINCE and said.pop("enable_dp_attention", False):
         said |= {"attn_dp_size": said.get("dp_size", 1), "dp_size": 1}
+    if number < RETRACTION_BACKUP_SINCE and said.get("disaggregation_decode_retraction_backup") == "cpu_tensor":
+        del said["disaggregation_decode_retraction_backup"]
     return {spelling(name, version): value for name, value in said.items()}
 
 

@@ -39,8 +39,10 @@ def check(
     return problems(subject_of(plan, cluster, facts, lanes), RULES)
 
 
-def check_warnings(plan: Plan, facts: ModelFacts | None = None) -> list[str]:
-    return warnings(subject_of(plan, None, facts))
+def check_warnings(
+    plan: Plan, cluster: ClusterShape | Sequence[NodeFacts] | None = None, facts: ModelFacts | None = None
+) -> list[str]:
+    return warnings(subject_of(plan, cluster, facts))
 
 
 def subject_of(

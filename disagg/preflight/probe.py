@@ -70,7 +70,7 @@ async def see(plan: Plan, model_folder: str, *, lanes: bool | None = None, deep:
         ways = routes(subject_of(plan, nodes, facts).members, on_gpus=plan.device == "cuda")
         measured = await measure_lanes([way for way in ways if lanes or way.source != way.target])
         problems = check(plan, nodes, facts, measured)
-    return Seen(nodes, measured, problems, doubts + check_warnings(plan, facts))
+    return Seen(nodes, measured, problems, doubts + check_warnings(plan, nodes, facts))
 
 
 async def look_at_nodes(

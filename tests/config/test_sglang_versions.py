@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from decode.arguments import decode_arguments
 from disagg.config.load import parse_config
 from disagg.config.plan import resolve, shown_arguments
 from disagg.config.rules import PoolText
@@ -29,6 +30,13 @@ def test_attention_data_parallelism_is_spelled_by_release(version: str) -> None:
 def test_without_attention_dp_the_new_releases_get_no_word_of_it() -> None:
     assert emit({"tp_size": 2, "enable_dp_attention": False}, "0.5.23") == {"tp_size": 2}
     assert emit({"dp_size": 2}, "0.5.23") == {"dp_size": 2}
+
+
+@pytest.mark.parametrize("version", RELEASES)
+def test_a_decode_engine_on_a_cpu_gets_no_argument_that_its_release_lacks(version: str) -> None:
+    arguments = emit(decode_arguments({}, device="cpu", bootstrap_port=1), version)
+    assert set(arguments) <= set(release(version).args.arguments)
+    assert ("disaggregation_decode_retraction_backup" in arguments) == (version >= "0.5.18")
 
 
 def test_the_new_name_is_folded_into_the_neutral_ones() -> None:

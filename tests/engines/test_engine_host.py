@@ -15,7 +15,7 @@ from hosts import ADDRESS, Host, LegLog, Nursery, fresh_prompt, leg, nursery, wa
 
 from benchmarks.random_requests import random_bodies
 from disagg.errors import BadRequest, LegLost
-from disagg.frontend.parameters import sampling_of
+from disagg.frontend.sampling import sampling_of
 from disagg.plane import messages as m
 from disagg.plane.client import PlaneClient
 from disagg.registry.records import Role
