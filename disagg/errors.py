@@ -6,6 +6,7 @@ DisaggError
 └─ RequestError         becomes an OpenAI error object (see `http_status`)
    ├─ BadRequest        400, 404, 413: the client's to mend; names the parameter
    ├─ Overloaded        429: no room now; it is not a failure of any engine
+   ├─ FrontendFull      503: too many connections, or too much of requests that are not complete
    ├─ NoReadyPair       503: no prefill and decode engine that have met are READY
    ├─ ReaderLost        503: the process that read a long body ended
    ├─ LegLost           502: an engine ended its leg under the request
@@ -82,6 +83,10 @@ class BadRequest(RequestError):
 
 class Overloaded(RequestError):
     http_status, code, kind = 429, "overloaded", "overloaded_error"
+
+
+class FrontendFull(RequestError):
+    http_status, code, kind = 503, "frontend_full", "overloaded_error"
 
 
 class NoReadyPair(RequestError):

@@ -34,6 +34,8 @@ class FrontendSpec(msgspec.Struct, frozen=True, kw_only=True):
     number: int
     stop_s: float
     limits: Limits
+    connections_max: int = 10_000
+    held_limit_bytes: int = 256 << 20  # of requests that have not come in whole
     simulated: bool = False  # its engines are: every response says so
     api_keys: tuple[str, ...] = ()  # keys travel on standard input alone
     admin_keys: tuple[str, ...] = ()

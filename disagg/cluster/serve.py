@@ -230,6 +230,8 @@ def _frontend_spec(plan: Plan, registry: str, model_path: Path) -> FrontendSpec:
         host=plan.frontend.host,
         port=plan.frontend.port,
         body_limit_bytes=plan.frontend.body_limit_mib << 20,
+        connections_max=plan.frontend.connections_max,
+        held_limit_bytes=plan.frontend.held_limit_mib << 20,
         model_path=str(model_path),
         model_name=plan.model.name,
         number=0,

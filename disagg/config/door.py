@@ -41,6 +41,10 @@ class Frontend(Section):
     """The port it listens on."""
     body_limit_mib: Annotated[int, Field(ge=1, le=1024)] = 8
     """Larger requests get 413."""
+    connections_max: Annotated[int, Field(ge=16, le=1_000_000)] = 10_000
+    """At once; fewer where `ulimit -n` allows no more. Beyond it the longest idle one closes, or a new one gets 503."""
+    held_limit_mib: Annotated[int, Field(ge=1, le=1 << 20)] = 256
+    """What requests that have not come in whole may hold together. A request beyond it gets 503."""
     cors: Cors = Cors()
     """Which web pages may use it."""
 

@@ -17,7 +17,7 @@ from disagg.coordinator.request import FinishReason, Request
 from disagg.errors import BadRequest, RequestError
 
 if TYPE_CHECKING:
-    from disagg.frontend.server import BodyNow
+    from disagg.frontend.http1 import BodyNow
 
 Kind = Literal["chat", "text"]
 DONE = b"data: [DONE]\n\n"

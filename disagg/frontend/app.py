@@ -1,7 +1,7 @@
 """The routes of a frontend.
 
 Way:   HttpServer -> [Frontend] -> Generations, or an answer from what the backend knows
-In:    ASGI calls
+In:    HTTP calls
 Out:   OpenAI's API, health for load balancers, metrics for Prometheus, /disagg/* for operators
 Fails: every refusal is an OpenAI error object, also for a path nobody serves
 """
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from disagg.errors import BadRequest, NoReadyPair, RequestError
@@ -18,14 +18,14 @@ from disagg.frontend.answers import encode, model_body
 from disagg.frontend.backend import Backend
 from disagg.frontend.exchange import ClientGone, Exchange, Header
 from disagg.frontend.generation import Generations
+from disagg.frontend.http1 import Call, Limits, Refusals
 from disagg.frontend.keys import Caller, Keys, Right
 from disagg.frontend.origins import Origins
 from disagg.frontend.routes import Route, Routes
-from disagg.frontend.server import HttpServer, Message
+from disagg.frontend.server import HttpServer
 from disagg.frontend.tokenizer import Codec
 
 BODY_LIMIT_BYTES = 8 * 2**20
-WRITE_LIMIT_S = 60.0  # a client that takes nothing for so long is gone
 LOG_LINES, LOG_LINES_MAX, LOG_LINES_DIGITS = 100, 10_000, 20
 FOR_PAGES = (Right.HEALTH, Right.CLIENT)  # what a page of another origin may be allowed to read
 PROMETHEUS = b"text/plain; version=0.0.4; charset=utf-8"
@@ -41,16 +41,17 @@ class Frontend:
         codec: Codec,
         *,
         body_limit_bytes: int = BODY_LIMIT_BYTES,
-        write_limit_s: float = WRITE_LIMIT_S,
+        limits: Limits = Limits(),
+        refusals: Refusals | None = None,
         headers: Sequence[Header] = (),
         keys: Keys = Keys(),
         origins: Origins = Origins(),
     ) -> None:
         """`headers` go with every response."""
         self._keys, self._origins = keys, origins
-        self._backend, self._write_limit_s, self._headers = backend, write_limit_s, headers
+        self._backend, self._headers = backend, headers
         self._generations = Generations(backend, codec, body_limit_bytes)
-        self._server = HttpServer(self)
+        self._server = HttpServer(self, limits, refusals or Refusals())
         self._routes = Routes(
             {
                 "/v1/chat/completions": Route("POST", Right.CLIENT, self._chat),
@@ -87,18 +88,13 @@ class Frontend:
     def port(self) -> int:
         return self._server.port
 
-    async def __call__(
-        self,
-        scope: Message,
-        receive: Callable[[], Awaitable[Message]],
-        send: Callable[[Message], Awaitable[None]],
-    ) -> None:
-        exchange = Exchange(scope, receive, send, self._write_limit_s)
+    async def __call__(self, call: Call) -> None:
+        exchange = Exchange(call)
         exchange.answer_headers += self._headers
         try:
             await self._answer(exchange)
         except ClientGone:
-            await exchange.give_up()
+            exchange.give_up()
         except RequestError as error:
             await exchange.answer_error(error)
         except asyncio.CancelledError:  # by HttpServer.stop alone, which waits for what is said here

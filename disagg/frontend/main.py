@@ -26,7 +26,9 @@ from disagg.coordinator.coordinator import Coordinator
 from disagg.engine.spec import SECRET_VARIABLE
 from disagg.errors import StartError
 from disagg.frontend.app import Frontend
+from disagg.frontend.http1 import Limits, Refusals
 from disagg.frontend.keys import Keys
+from disagg.frontend.open_files import raise_limit
 from disagg.frontend.origins import Origins
 from disagg.frontend.service import Service
 from disagg.frontend.tokenizer import load_codec
@@ -47,11 +49,13 @@ async def serve(spec: FrontendSpec) -> None:
 
     loop.add_reader(0, read_input)
 
+    raise_limit()
     secret = bytes.fromhex(os.environ[SECRET_VARIABLE])
     codec = load_codec(Path(spec.model_path))  # before the connection, which has to prove its secret in time
     registry = RemoteRegistry(spec.registry, secret)
     await registry.connect()
     table = EngineTable(secret)
+    refusals = Refusals()
     service = Service(
         model_name=spec.model_name,
         context_length=codec.context_length,
@@ -60,12 +64,15 @@ async def serve(spec: FrontendSpec) -> None:
         coordinator=Coordinator(table, spec.limits),
         registry=registry,
         number=spec.number,
+        refusals=refusals,
     )
     headers = [(b"x-disagg-simulated", b"true")] if spec.simulated else []
     frontend = Frontend(
         service,
         codec,
         body_limit_bytes=spec.body_limit_bytes,
+        limits=Limits(connections=spec.connections_max, held_bytes=spec.held_limit_bytes),
+        refusals=refusals,
         headers=headers,
         keys=Keys(spec.api_keys, spec.admin_keys, open_metrics=spec.open_metrics),
         origins=Origins(spec.origins, spec.origins_age_s),

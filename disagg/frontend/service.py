@@ -17,6 +17,7 @@ import msgspec
 
 from disagg.coordinator.coordinator import Coordinator
 from disagg.coordinator.request import Piece, Request
+from disagg.frontend.http1 import Refusals
 from disagg.plane.messages import RankLoad
 from disagg.registry.records import State
 from disagg.registry.served import RemoteRegistry
@@ -42,12 +43,14 @@ class Service:
         coordinator: Coordinator,
         registry: RemoteRegistry | None,
         number: int = 0,
+        refusals: Refusals | None = None,
     ) -> None:
         self.model_name, self.context_length, self.vocabulary = model_name, context_length, vocabulary
         self.created_s = int(time.time())
         self._table, self._coordinator, self._registry = table, coordinator, registry
         self._prefix = f"{number:0{FRONTEND_DIGITS}x}"
         self._metrics = FrontendMetrics()
+        self._refusals = refusals or Refusals()
 
     @property
     def request_tokens_max(self) -> int:
@@ -160,6 +163,7 @@ class Service:
             tasks=len(asyncio.all_tasks()),
             engines_ready=states.count(State.READY),
             engines=len(states),
+            refused=self._refusals.by_reason,
         )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
 
@@ -49,6 +49,12 @@ class FrontendMetrics:
             buckets=SECONDS,
             registry=self._registry,
         )
+        self._refused = counters(
+            "disagg_refused",
+            "What the HTTP layer turned away before it was a request, and connections given up",
+            "reason",
+        )
+        self._refused_before: dict[str, int] = {}
         self._live = gauge("disagg_requests_live", "Requests that have not ended")
         self._queued = gauge("disagg_requests_queued", "Requests that wait for a pair, or for room on one")
         self._attempts = gauge("disagg_attempts_live", "Tries that run: two legs each, one on an aggregated engine")
@@ -100,8 +106,13 @@ class FrontendMetrics:
         tasks: int,
         engines_ready: int,
         engines: int,
+        refused: Mapping[str, int],
     ) -> bytes:
-        """Prometheus' text format. `granted`: (engine id, dp rank) -> (requests, KV tokens)."""
+        """Prometheus' text format. `granted`: (engine id, dp rank) -> (requests, KV tokens); `refused`: reason -> how
+        many since this process began."""
+        for reason, count in refused.items():
+            self._refused(reason).inc(count - self._refused_before.get(reason, 0))
+        self._refused_before = dict(refused)
         for gauge in self._granted.values():
             gauge.clear()
         for (engine, rank), (requests, kv_tokens) in granted.items():

@@ -103,7 +103,11 @@ MISTAKES = {
         "prefill.engine.tp_size",
         "an engine has 268435456 ranks",
     ),
-    "nothing near": (PAIR + "frontend: {xyz: 1}", "frontend.xyz", "here go host, port, body_limit_mib"),
+    "nothing near": (
+        PAIR + "frontend: {xyz: 1}",
+        "frontend.xyz",
+        "here go host, port, body_limit_mib, connections_max, held_limit_mib",
+    ),
     "key that is no text": (PAIR + "1: 2", "1", "is not text"),
     "device": (PAIR + "device: gpu", "device", "must be 'auto', 'cpu', 'cuda' or 'simulated'"),
     "port as text": (PAIR + "frontend: {port: '8000'}", "frontend.port", "must be a whole number, is the text '8000'"),

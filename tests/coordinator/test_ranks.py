@@ -49,7 +49,7 @@ def test_metrics_tell_which_ranks_served_a_request_and_which_sent_its_kv() -> No
     with metrics.request(of), metrics.request(request()):  # the second never came to an engine
         pass
     text = metrics.render(
-        live=0, queued=0, attempts=0, rooms=0, places=0, granted={}, tasks=0, engines_ready=0, engines=0
+        live=0, queued=0, attempts=0, rooms=0, places=0, granted={}, tasks=0, engines_ready=0, engines=0, refused={}
     ).decode()
     served = [line for line in text.splitlines() if line.startswith("disagg_requests_served_total")]
     assert served == [
@@ -65,7 +65,7 @@ def test_an_aggregated_engine_counts_once() -> None:
     with metrics.request(of):
         pass
     text = metrics.render(
-        live=0, queued=0, attempts=0, rooms=0, places=0, granted={}, tasks=0, engines_ready=0, engines=0
+        live=0, queued=0, attempts=0, rooms=0, places=0, granted={}, tasks=0, engines_ready=0, engines=0, refused={}
     ).decode()
     assert text.count("\ndisagg_requests_served_total{") == 1
     assert "\ndisagg_kv_transfer_bytes_total{" not in text

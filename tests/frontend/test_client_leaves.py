@@ -12,6 +12,7 @@ import pytest
 from scripted import MODEL, ScriptedBackend, ask, exchange, hangs, http_request, serving, until
 
 from disagg.coordinator.request import Piece, Request
+from disagg.frontend.http1 import Limits
 from disagg.frontend.reading import SHORT_BYTES
 from disagg.frontend.tokenizer import Codec
 
@@ -89,7 +90,7 @@ async def test_a_client_that_does_not_read_holds_little_and_is_given_up(codec: C
             yield Piece("x" * 1000, [1])
 
     backend = ScriptedBackend(torrent)
-    async with serving(backend, codec, write_limit_s=0.3) as frontend:
+    async with serving(backend, codec, limits=Limits(write_s=0.3, tick_s=0.02)) as frontend:
         peer = socket.socket()
         peer.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         peer.setblocking(False)
@@ -102,7 +103,7 @@ async def test_a_client_that_does_not_read_holds_little_and_is_given_up(codec: C
         assert taken < 8000  # kilobytes: what the kernel's buffers and one high-water mark hold
         await asyncio.wait_for(backend.ended.wait(), 2)
         assert backend.closed == ["cancelled"]
-        await until(lambda: frontend._server._server.server_state.connections == set())
+        await until(lambda: frontend._server.door.connections == set())
         peer.close()
 
 
@@ -111,7 +112,7 @@ async def test_a_client_that_reads_slowly_gets_everything(codec: Codec) -> None:
         for index in range(3000):
             yield Piece(f"{index:04d}" * 250, [1], "length" if index == 2999 else None)
 
-    async with serving(ScriptedBackend(script), codec, write_limit_s=0.3) as frontend:
+    async with serving(ScriptedBackend(script), codec, limits=Limits(write_s=0.3, tick_s=0.02)) as frontend:
         reader, writer = await asyncio.open_connection("127.0.0.1", frontend.port, limit=2048)
         writer.write(ask("/v1/completions", stream=True))
         data = b""

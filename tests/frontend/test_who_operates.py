@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -130,15 +131,10 @@ async def test_only_who_is_here_is_told_the_ids_of_requests(codec: Codec) -> Non
     ],
 )
 def test_where_a_peer_is(client: Any, is_here: bool) -> None:
-    scope = {
-        "method": "POST",
-        "path": DRAIN,
-        "headers": [],
-        "http_version": "1.1",
-        "client": client,
-        "disagg.body_now": None,
-    }
-    assert (why_not_here(Exchange(scope, None, None, 1.0)) is None) == is_here  # type: ignore[arg-type]
+    call = SimpleNamespace(
+        head=SimpleNamespace(method="POST", path=DRAIN, fields=[], minor=1), client=client and client[0], body_now=None
+    )
+    assert (why_not_here(Exchange(call)) is None) == is_here  # type: ignore[arg-type]
     assert is_loopback(client and client[0]) == is_here
 
 

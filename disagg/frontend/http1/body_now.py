@@ -1,0 +1,72 @@
+"""Pieces of a running answer straight to its socket: no task, no queue, one write each.
+
+Way:   an engine's step -> Chunks -> [BodyNow] -> transport
+Owns:  what one turn of the event loop has to write, until that turn's end
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+
+class BodyNow:
+    """The body of a connection's running answer, for writes without a task: after its first part was sent, and before
+    its last. And its end, if the client leaves."""
+
+    __slots__ = ("_burst", "_is_lost", "_on_lost", "_transport", "is_chunked", "takes")
+
+    def __init__(self, transport: asyncio.Transport, burst: Burst) -> None:
+        self._transport, self._burst = transport, burst
+        self._is_lost = False
+        self._on_lost: Callable[[], None] | None = None
+        self.takes = True  # the client is there, and reads
+        self.is_chunked = True  # HTTP/1.0 has no chunks: its bodies end with the connection
+
+    def write(self, part: bytes) -> None:
+        """In the event loop's next turn, or at `flush`."""
+        self._burst.put(self, part)
+
+    def flush(self) -> None:
+        self._burst.write()
+
+    def watch(self, on_lost: Callable[[], None]) -> None:
+        """`on_lost` is called when the connection is lost; at once, if it is. For one answer at a time."""
+        self._on_lost = on_lost
+        if self._is_lost:
+            on_lost()
+
+    def unwatch(self, on_lost: Callable[[], None]) -> None:
+        if self._on_lost is on_lost:  # else the next answer has begun
+            self._on_lost = None
+
+    def lost(self) -> None:
+        self._is_lost, self.takes = True, False
+        if self._on_lost is not None:
+            self._on_lost()
+
+    def write_now(self, part: bytes) -> None:
+        transport = self._transport
+        if not transport.is_closing():
+            transport.write(b"%x\r\n%b\r\n" % (len(part), part) if self.is_chunked else part)
+
+
+class Burst:
+    """Writes of one turn of the event loop, one close upon the other.
+
+    A client that shares our machine is then woken once for many of them; so is a proxy in front of us.
+    """
+
+    def __init__(self) -> None:
+        self._parts: list[tuple[BodyNow, bytes]] = []
+
+    def put(self, body: BodyNow, part: bytes) -> None:
+        parts = self._parts
+        if not parts:
+            asyncio.get_running_loop().call_soon(self.write)
+        parts.append((body, part))
+
+    def write(self) -> None:
+        parts, self._parts = self._parts, []
+        for body, part in parts:
+            body.write_now(part)

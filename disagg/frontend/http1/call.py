@@ -1,0 +1,217 @@
+"""One HTTP request and its answer.
+
+Way:   Connection -> [Call] -> app
+In:    a Head; the body's bytes as they come in
+Out:   an answer: whole by `respond`, or in parts by `write`; its head leaves in one write with its first bytes
+Fails: ClientGone when nobody is there to send a body, or to take an answer that is waited for
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from http import HTTPStatus
+from typing import TYPE_CHECKING
+
+from disagg.errors import BadRequest, RequestError
+from disagg.frontend.http1.chunked import Chunked
+from disagg.frontend.http1.half_closed import COMMENT, CONTINUE
+from disagg.frontend.http1.head import Field, Head
+
+if TYPE_CHECKING:
+    from disagg.frontend.http1.connection import Connection
+    from disagg.frontend.http1.door import App
+
+log = logging.getLogger(__name__)
+
+STATUS_LINES = {each.value: f"HTTP/1.1 {each.value} {each.phrase}\r\n".encode() for each in HTTPStatus}
+
+
+class ClientGone(Exception):
+    """Nobody is there to read an answer."""
+
+
+class Call:
+    __slots__ = (
+        "_chunked", "_closes", "_connection", "_error", "_is_kept", "_left", "_limit_bytes", "_parts", "_waiter",
+        "answered", "body_now", "client", "finished", "has_body", "head", "held_bytes", "size",
+    )  # fmt: skip
+
+    def __init__(self, connection: Connection, head: Head) -> None:
+        self._connection, self.head = connection, head
+        self.client: str | None = connection.client  # its address
+        self.body_now = connection.body_now
+        self.answered = False  # the head is out
+        self.finished = False  # and the last byte of the body
+        self._closes = not head.keeps_alive
+        self._chunked = Chunked() if head.length < 0 else None
+        self._parts: list[bytes] = self._chunked.parts if self._chunked else []
+        self._left = max(head.length, 0)
+        self.size = 0  # of the body, bytes that came
+        self.held_bytes = 0  # of it, counted at the door
+        self.has_body = head.length == 0  # complete
+        self._is_kept = True  # else what comes is read past
+        self._limit_bytes: int | None = None
+        self._waiter: asyncio.Future[None] | None = None
+        self._error: Exception | None = None
+
+    async def run(self, app: App) -> None:
+        try:
+            await app(self)
+        except asyncio.CancelledError:
+            self.abort()
+            raise
+        except Exception:
+            log.exception("%s %s: an error nobody foresaw", self.head.method, self.head.path[:100])
+            if self.answered:
+                self.abort()
+            else:
+                self._connection.refuse(RequestError("frontend", "internal error", "see the frontend's log"))
+        else:
+            if not self.finished:
+                self.abort()
+
+    # The request's body
+
+    async def body(self, limit_bytes: int) -> bytes:
+        """Fails: RequestError for one that is too large, too late or malformed; ClientGone."""
+        self._limit_bytes = limit_bytes
+        if self.head.length > limit_bytes or self.size > limit_bytes:
+            self._too_large(limit_bytes)
+        if not self.has_body and self._error is None:
+            if self.head.expects_continue and self.size == 0:
+                self._connection.write(CONTINUE)
+            self._connection.resume_reading()
+            self._waiter = asyncio.get_running_loop().create_future()
+            await self._waiter
+        if self._error is not None:
+            raise self._error
+        parts = self._parts
+        body = parts[0] if len(parts) == 1 else b"".join(parts)
+        parts.clear()
+        self._connection.release(self)
+        return body
+
+    def feed(self, data: bytes) -> bytes | None:
+        """Takes what came of the body; what follows it, or None while it goes on. Fails: RequestError"""
+        if self._chunked is not None:
+            rest = self._chunked.feed(data)
+            came, self.size = self._chunked.size - self.size, self._chunked.size
+        else:
+            came = min(len(data), self._left)
+            self._left -= came
+            self.size += came
+            rest = data[came:] if not self._left else None
+            if self._is_kept:
+                self._parts.append(data if came == len(data) else data[:came])
+        if not self._is_kept:
+            self._parts.clear()
+        elif rest is None:  # what is complete at once is the handler's within this turn of the loop
+            self._connection.hold(self, came)
+        if self._limit_bytes is not None and self.size > self._limit_bytes:
+            self._too_large(self._limit_bytes)
+        if rest is not None:
+            self.has_body = True
+            self._wake()
+        return rest
+
+    def break_off(self, error: Exception) -> None:
+        """The body is not wanted any more, or cannot come: whoever waits for it gets the error."""
+        if self._error is not None:
+            return
+        self._error = error
+        if isinstance(error, RequestError):
+            self._connection.door.refusals.add(error.code)
+        self._is_kept = False
+        self._parts.clear()
+        self._connection.release(self)
+        self._wake()
+
+    def _too_large(self, limit_bytes: int) -> None:
+        self.close_after()
+        what = f"the body is larger than the limit of {limit_bytes} bytes"
+        self.break_off(BadRequest(None, "request_too_large", what, http_status=413))
+
+    def wants_more(self, unasked_bytes: int) -> bool:
+        """Nobody has asked for the body yet: so much of it is taken in."""
+        return self._limit_bytes is not None or not self._is_kept or self.size <= unasked_bytes
+
+    # Its answer
+
+    async def respond(self, status: int, fields: Sequence[Field], body: bytes) -> None:
+        """A whole answer, in one write. Nobody waits for the client to take it: the door does."""
+        length = [(b"content-length", b"%d" % len(body))] if status != 204 else []
+        head = self._answer_head(status, [*fields, *length])
+        self._connection.write(head if self.head.method == "HEAD" else head + body)
+        self._finish()
+
+    async def write(self, part: bytes, fields: Sequence[Field] = (), *, last: bool = False) -> None:
+        """A part of an answer without a length; `fields` go with the first. Waits while the client does not read."""
+        connection = self._connection
+        if not self.body_now.takes:
+            await connection.writable()
+        is_chunked = self.head.minor == 1
+        head = b""
+        if not self.answered:
+            self.body_now.is_chunked = is_chunked
+            if not is_chunked:
+                self.close_after()
+            coding = [(b"transfer-encoding", b"chunked")] if is_chunked else []
+            head = self._answer_head(200, [*fields, *coding])
+        if is_chunked:
+            part = b"%b%x\r\n%b\r\n%b" % (head, len(part), part, b"0\r\n\r\n" if last else b"")
+        else:
+            part = head + part
+        connection.write(part)
+        if last:
+            self._finish()
+
+    def close_after(self) -> None:
+        """The connection closes behind this answer."""
+        self._closes = True
+
+    def abort(self) -> None:
+        self._connection.abort()
+
+    @property
+    def closes(self) -> bool:
+        return self._closes
+
+    def ask_whether_there(self) -> bytes | None:
+        """What a client that still reads passes over; None where nothing can be said."""
+        if self.finished:
+            return b""
+        if self.head.minor == 0:
+            return COMMENT if self.answered else None
+        return b"%x\r\n%b\r\n" % (len(COMMENT), COMMENT) if self.answered else CONTINUE
+
+    def _answer_head(self, status: int, fields: list[Field]) -> bytes:
+        self.answered = True
+        connection = self._connection
+        if not self.has_body:
+            self._closes = self._closes or self._chunked is not None or self.head.expects_continue
+            self._closes = self._closes or self._left > connection.door.limits.rest_bytes
+        self._closes = self._closes or connection.is_last_request()
+        lines = [STATUS_LINES[status], b"date: ", connection.door.date, b"\r\n"]
+        for name, value in fields:
+            lines += (name, b": ", value, b"\r\n")
+        if self._closes:
+            lines.append(b"connection: close\r\n")
+        lines.append(b"\r\n")
+        head = b"".join(lines)
+        if head.count(b"\n") != len(fields) + 3 + self._closes:
+            raise ValueError("a line break in a header field of an answer")
+        return head
+
+    def _finish(self) -> None:
+        self.finished = True
+        if not self.has_body:
+            self._is_kept = False
+            self._parts.clear()
+            self._connection.release(self)
+        self._connection.answered()
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)

@@ -1,0 +1,81 @@
+"""What the connections of one server share: the app, the limits, and what they hold together.
+
+Way:   HttpServer -> [Door] <- Connection
+Owns:  the set of connections, the tasks of running requests, the count of bytes held
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from email.utils import formatdate
+from typing import TYPE_CHECKING
+
+from disagg.errors import FrontendFull
+from disagg.frontend.http1.body_now import Burst
+from disagg.frontend.http1.limits import Limits
+from disagg.frontend.http1.refusals import Refusals
+
+if TYPE_CHECKING:
+    from disagg.frontend.http1.call import Call
+    from disagg.frontend.http1.connection import Connection
+
+App = Callable[["Call"], Awaitable[None]]
+
+EVICTED, REFUSED, STUCK, UNSENT = "connections_evicted", "connections_full", "client_does_not_read", "unsent_full"
+
+
+class Door:
+    def __init__(self, app: App, limits: Limits, refusals: Refusals, connections_max: int) -> None:
+        self.app, self.limits, self.refusals = app, limits, refusals
+        self.connections_max = connections_max  # what limits and open files allow
+        self.connections: set[Connection] = set()
+        self.waiting: dict[Connection, None] = {}  # without a request, the longest first
+        self.tasks: set[asyncio.Task[None]] = set()
+        self.burst = Burst()
+        self.held_bytes = 0
+        self.is_closing = False
+        self.date = b""
+        self.tick(0.0)
+
+    def run(self, call: Call) -> None:
+        task = asyncio.get_running_loop().create_task(call.run(self.app))
+        self.tasks.add(task)
+        task.add_done_callback(self.tasks.discard)
+
+    def hold(self, size: int) -> None:
+        """Before bytes are kept. Fails: FrontendFull when all connections together hold too much."""
+        if self.held_bytes + size > self.limits.held_bytes:
+            what = f"requests that are not complete hold {self.limits.held_bytes >> 20} MiB here already"
+            raise FrontendFull("frontend", what, "try again")
+        self.held_bytes += size
+
+    def is_full(self) -> bool:
+        """Makes room where it can: a client without a request loses nothing but a connection."""
+        if len(self.connections) < self.connections_max:
+            return False
+        if not self.waiting:
+            return True
+        self.refusals.add(EVICTED)
+        next(iter(self.waiting)).abort()
+        return False
+
+    def tick(self, now_s: float) -> None:
+        """Ends what is late: by its deadline, or because its client takes nothing."""
+        self.date = formatdate(usegmt=True).encode()
+        for connection in [each for each in self.connections if each.deadline_s <= now_s]:
+            connection.late()
+        unsent_bytes = 0
+        for connection in list(self.connections):
+            unsent_bytes += connection.unsent(now_s)
+        if unsent_bytes > self.limits.unsent_bytes:
+            self._drop_largest(unsent_bytes)
+        self.refusals.tell(now_s)
+
+    def _drop_largest(self, unsent_bytes: int) -> None:
+        for connection in sorted(self.connections, key=lambda each: -each.unsent_bytes):
+            if unsent_bytes <= self.limits.unsent_bytes:
+                return
+            unsent_bytes -= connection.unsent_bytes
+            self.refusals.add(UNSENT)
+            connection.abort()
