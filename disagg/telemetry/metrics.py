@@ -51,7 +51,7 @@ class FrontendMetrics:
         )
         self._refused = counters(
             "disagg_refused",
-            "What the HTTP layer turned away before it was a request, and connections given up",
+            "What the HTTP layer refused before it was a request, and connections it gave up",
             "reason",
         )
         self._refused_before: dict[str, int] = {}
