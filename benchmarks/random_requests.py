@@ -23,7 +23,8 @@ from typing import Any
 import httpx
 
 REQUESTS, CONCURRENCY, SEED = 600, 24, 1
-ANSWER_S = 120.0
+ANSWER_S = 300.0
+FULL_PAUSE_S, FULL_MAX = 1.0, 300  # a 429 is asked again so often: a slow machine is full sooner
 PROMPT_TOKENS = 24
 TOKENS_MAX = 8
 FIRST_ID, LAST_ID = 300, 1000  # of prompts: words of any vocabulary that we serve
@@ -37,6 +38,7 @@ class Result:
     answered: int = 0
     refused: Counter[str] = field(default_factory=Counter)  # 400s: parameter and code -> how many
     failed: Counter[str] = field(default_factory=Counter)  # anything else: status and code, or what broke -> how many
+    full: int = 0  # 429s, each of which was asked again
     died: list[str] = field(default_factory=list)  # engines that are in another life than before, or not ready
     examples: dict[str, dict[str, Any]] = field(default_factory=dict)  # of `failed`: one body each
     answer_s: list[float] = field(default_factory=list)
@@ -54,6 +56,7 @@ class Result:
             ("answered", str(self.answered)),
             ("refused by name", _counts(self.refused)),
             ("failed", _counts(self.failed)),
+            ("full, asked again", str(self.full)),
             ("engines that died", ", ".join(self.died) or "0"),
             ("answer", f"median {median_s:.2f} s, longest {slowest_s:.2f} s"),
             ("longest pause of all", f"{self.silence_s:.2f} s"),
@@ -136,7 +139,12 @@ async def _one_after_the_other(
 ) -> None:
     for body in left:
         began_s = time.monotonic()
-        status, error = await _ask(client, body, pulse)
+        for _ in range(FULL_MAX):
+            status, error = await _ask(client, body, pulse)
+            if status != httpx.codes.TOO_MANY_REQUESTS:
+                break
+            result.full += 1
+            await asyncio.sleep(FULL_PAUSE_S)
         if status == httpx.codes.OK and error is None:
             result.answered += 1
             result.answer_s.append(time.monotonic() - began_s)

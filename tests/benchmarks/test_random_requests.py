@@ -7,8 +7,10 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
+import pytest
 from aiohttp import web
 
+from benchmarks import random_requests
 from benchmarks.random_requests import campaign, random_bodies
 
 Answers = Callable[[int], tuple[int, dict[str, Any] | bytes]]
@@ -72,6 +74,14 @@ async def test_a_refusal_that_names_nothing_and_a_stream_that_is_cut_do_not_pass
     assert result.failed["400 invalid_json"] == 1
     assert result.failed["200 leg_lost"] > 0
     assert not result.passed
+
+
+async def test_a_full_deployment_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(random_requests, "FULL_PAUSE_S", 0.0)
+    async with door(lambda n: (429, _error("overloaded")) if n % 2 == 0 else GOOD) as url:
+        result = await campaign(url, count=10, concurrency=1)
+    assert (result.answered, result.full) == (10, 10)
+    assert result.passed, result.table()
 
 
 async def test_an_engine_that_died_does_not_pass_though_all_were_answered() -> None:
