@@ -110,7 +110,8 @@ def _print_engines(found: dict[str, Any]) -> None:
         age = f"{time.time() - e['since']:.0f} s"
         in_flight = " + ".join(map(str, e["in_flight_by_rank"])) or "0"
         cells = (e["role"], e["state"], e["incarnation"], e["node"], e["ranks"], in_flight, e["lane"], age)
-        table.add_row(e["id"], *map(str, cells), (e["detail"].splitlines() or [""])[0])
+        switched_off = ", ".join(f"without {part}" for part in e.get("switched_off", ()))  # its SGLang does not fit it
+        table.add_row(e["id"], *map(str, cells), (e["detail"].splitlines() or [switched_off])[0])
     width = None if sys.stdout.isatty() else PIPE_WIDTH  # rich would cut the columns to 80
     Console(width=width).print(f"{found['model']}: {'ready' if found['ready'] else 'not ready'}", table, sep="\n")
 
