@@ -16,7 +16,6 @@ import json
 import subprocess
 import sys
 import time
-from dataclasses import asdict
 from typing import Any
 
 import httpx
@@ -106,9 +105,14 @@ async def _ask(it: Profile, server: Server) -> dict[str, Any]:
     not_a_number = await _not_a_number(it, server)
     after = _incarnations(server)
     died = {name: after.get(name, -1) - number for name, number in before.items() if after.get(name) != number}
-    told = {name: value for name, value in asdict(result).items() if name != "answer_s"}
     return {
-        **told,
+        "requests": result.requests,
+        "answered": result.answered,
+        "refused": dict(result.refused),
+        "failed": dict(result.failed),
+        "examples": result.examples,
+        "lasted_s": round(result.lasted_s, 1),
+        "silence_s": round(result.silence_s, 2),
         "answer_s_p50": _quantile(result.answer_s, 0.5),
         "answer_s_p99": _quantile(result.answer_s, 0.99),
         "campaign_passed": result.passed,
