@@ -25,7 +25,7 @@ from disagg.engine.spec import SECRET_VARIABLE
 from disagg.errors import BadRequest, Overloaded, ReaderLost
 from disagg.frontend.answers import Kind
 from disagg.frontend.asked import Asked
-from disagg.frontend.reading import SHORT_BYTES, SHORT_BYTES_SLOW, read
+from disagg.frontend.reading import is_short, read
 from disagg.frontend.tokenizer import Codec
 
 log = logging.getLogger(__name__)
@@ -64,7 +64,6 @@ class Readers:
     def __init__(self, codec: Codec, model: str, read_s: float = READ_S) -> None:
         self._codec, self._model = codec, model
         self._order = msgspec.msgpack.encode(Order(str(codec.folder), model, read_s))
-        self._short_bytes = SHORT_BYTES if codec.encoder.is_fast else SHORT_BYTES_SLOW
         self._free = asyncio.Semaphore(READERS_MAX)
         self._idle: list[_Reader] = []
         self._working: set[asyncio.Task[Asked]] = set()
@@ -84,7 +83,7 @@ class Readers:
             await reader.stop()
 
     async def read(self, data: bytes, kind: Kind) -> Asked:
-        if len(data) <= self._short_bytes:
+        if is_short(data, self._codec):
             return read(data, kind, self._model, self._codec)
         try:
             async with asyncio.timeout(WAIT_S):

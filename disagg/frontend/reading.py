@@ -17,9 +17,15 @@ from disagg.frontend.asked import Asked, parse_chat, parse_completion, refuse_to
 from disagg.frontend.fields import refuse
 from disagg.frontend.tokenizer import Codec
 
-# What may run in the event loop: at the worst (messages without content) some 5 ms, which is an engine's step.
+# What may run in the event loop: below an engine's step of some 5 ms, whatever it holds.
 SHORT_BYTES = 32 << 10
 SHORT_BYTES_SLOW = 8 << 10  # where text is tokenised four times slower (disagg/frontend/encoder.py)
+SHORT_BRACES = 500  # a message without content is 28 bytes, and costs as much as a thousand letters
+
+
+def is_short(data: bytes, codec: Codec) -> bool:
+    limit_bytes = SHORT_BYTES if codec.encoder.is_fast else SHORT_BYTES_SLOW
+    return len(data) <= limit_bytes and data.count(b"{") <= SHORT_BRACES
 
 
 def read(data: bytes, kind: Kind, model: str, codec: Codec) -> Asked:
