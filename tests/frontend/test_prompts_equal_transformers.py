@@ -55,7 +55,7 @@ async def test_ids_are_those_of_transformers(tmp_path: Path) -> None:
         input=json.dumps([CHATS, TEXTS]),
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=280,
         env=standin_environment(os.environ),
         check=False,
     )
