@@ -9,7 +9,7 @@ import pytest
 from scripted import ScriptedBackend, ask, exchange, hangs, serving, until
 from typer.testing import CliRunner, Result
 
-from disagg.cli.main import app
+from disagg.cli.app import app
 from disagg.errors import StartError
 from disagg.frontend.keys import Keys
 from disagg.frontend.tokenizer import Codec

@@ -37,7 +37,7 @@ BY_PROXIES = [
     "cf-connecting-ip: 203.0.113.7",
     "true-client-ip: 203.0.113.7",
 ]
-FOREIGN_HOSTS = ["evil.example", "evil.example:8000", "localhost.evil.example", "127.0.0.1.nip.io", "]["]
+FOREIGN_HOSTS = ["evil.example", "evil.example:8000", "localhost.evil.example", "127.0.0.1.nip.io"]
 OWN_HOSTS = ["localhost", "LOCALHOST:8000", "127.0.0.1:8000", "[::1]:8000", "10.0.0.7", socket.gethostname()]
 
 
