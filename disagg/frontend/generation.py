@@ -48,16 +48,12 @@ class Generations:
         received_at_s = time.monotonic()
         request_id = self._backend.new_request_id()
         exchange.answer_headers.append((b"x-request-id", request_id.encode()))
-        try:
-            check_headers(exchange.request_headers)
-            check_encoding(exchange)
-            data = await exchange.body(self._body_limit_bytes)
-        except RequestError as error:
-            await exchange.answer_error(error)
-            return
         async with exchange.while_connected():
             try:
-                await self._generate(exchange, kind, data, request_id, received_at_s, owner)
+                check_headers(exchange.request_headers)
+                check_encoding(exchange)
+                asked = await self._read(exchange, kind)
+                await self._generate(exchange, kind, asked, request_id, received_at_s, owner)
             except RequestError as error:
                 await exchange.fail(error)
             except Exception:
@@ -65,10 +61,13 @@ class Generations:
                 unforeseen = RequestError(f"request {request_id}", "internal error", "see the frontend's log")
                 await exchange.fail(unforeseen)
 
+    async def _read(self, exchange: Exchange, kind: Kind) -> Asked:
+        """The body's bytes end here: a stream that runs for minutes does not hold its 8 MiB."""
+        return await self._readers.read(await exchange.body(self._body_limit_bytes), kind)
+
     async def _generate(
-        self, exchange: Exchange, kind: Kind, data: bytes, request_id: str, received_at_s: float, owner: bytes
+        self, exchange: Exchange, kind: Kind, asked: Asked, request_id: str, received_at_s: float, owner: bytes
     ) -> None:
-        asked = await self._readers.read(data, kind)
         request = self._request(asked, request_id, received_at_s)
         request.owner = owner
         if (client_id := exchange.request_header(b"x-request-id")) is not None:

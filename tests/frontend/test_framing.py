@@ -5,36 +5,15 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
 
 import pytest
 from framing_cases import CASES, Case
+from wire import Echo, connect, door_of, turns
 
-from disagg.frontend.http1 import Call, Connection, Door, Limits, Refusals
+from disagg.frontend.http1 import Limits, Refusals
 from disagg.frontend.server import HttpServer
 
 AFTER = b"GET /after HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
-BODY_MAX = 1 << 20
-
-
-@dataclass
-class Echo:
-    """An app that takes every request, and remembers it."""
-
-    got: list[tuple[str, str, bytes]] = field(default_factory=list)
-
-    async def __call__(self, call: Call) -> None:
-        from disagg.errors import RequestError
-        from disagg.frontend.exchange import Exchange
-
-        exchange = Exchange(call)
-        try:
-            body = await exchange.body(BODY_MAX)
-        except RequestError as error:
-            await exchange.answer_error(error)
-            return
-        self.got.append((call.head.method, call.head.path, body))
-        await exchange.answer(200, b"{}")
 
 
 def finals(data: bytes, is_head: bool = False) -> list[int]:
@@ -91,44 +70,12 @@ async def test_over_a_socket(case: Case) -> None:
         check(case, echo, data)
 
 
-class Wire(asyncio.Transport):
-    """Stands for a client that reads all."""
-
-    def __init__(self) -> None:
-        self.sent, self.is_over = b"", False
-
-    def write(self, data: bytes | bytearray | memoryview) -> None:
-        self.sent += data
-
-    def write_eof(self) -> None:
-        self.is_over = True
-
-    def close(self) -> None:
-        self.is_over = True
-
-    abort = close
-
-    def is_closing(self) -> bool:
-        return False
-
-    def get_extra_info(self, name: str, default: object = None) -> object:
-        return ("10.0.0.1", 1) if name == "peername" else default
-
-    def get_write_buffer_size(self) -> int:
-        return 0
-
-    def pause_reading(self) -> None:
-        pass
-
-    resume_reading = pause_reading
-
-
 @pytest.mark.parametrize("case", [case for case in CASES if 0 < len(case.sent) < 3000], ids=lambda case: case.name)
 async def test_byte_by_byte(case: Case) -> None:
-    echo, wire = Echo(), Wire()
-    door = Door(echo, Limits(), Refusals(), 10)
-    connection = Connection(door)
-    connection.connection_made(wire)
+    echo = Echo()
+    door = door_of(echo)
+    wire = connect(door)
+    connection = wire.connection
     ends_early = case.name.startswith("half ") or case.name in ("a length that nothing follows", "an empty line alone")
     for byte in case.sent + (b"" if case.closes else AFTER):
         connection.data_received(bytes([byte]))
@@ -139,11 +86,9 @@ async def test_byte_by_byte(case: Case) -> None:
                 break  # it waits for more
     if ends_early:
         connection.eof_received()
-    for _ in range(5):
-        await asyncio.sleep(0)
+    await turns()
     check(case, echo, wire.sent)
     assert wire.is_over or not case.sent
     connection.connection_lost(None)
-    for _ in range(5):
-        await asyncio.sleep(0)
+    await turns()
     assert (door.held_bytes, door.connections, door.waiting, door.tasks) == (0, set(), {}, set())

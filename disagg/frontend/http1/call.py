@@ -34,7 +34,7 @@ class ClientGone(Exception):
 
 class Call:
     __slots__ = (
-        "_chunked", "_closes", "_connection", "_error", "_is_kept", "_left", "_limit_bytes", "_parts", "_waiter",
+        "_chunked", "_closes", "_connection", "_content", "_error", "_is_kept", "_left", "_limit_bytes", "_waiter",
         "answered", "body_now", "client", "finished", "has_body", "head", "held_bytes", "size",
     )  # fmt: skip
 
@@ -46,7 +46,7 @@ class Call:
         self.finished = False  # and the last byte of the body
         self._closes = not head.keeps_alive
         self._chunked = Chunked() if head.length < 0 else None
-        self._parts: list[bytes] = self._chunked.parts if self._chunked else []
+        self._content: bytes | bytearray = b""  # not a list of what came: 8 MiB in segments of 2 bytes would hold 230
         self._left = max(head.length, 0)
         self.size = 0  # of the body, bytes that came
         self.held_bytes = 0  # of it, counted at the door
@@ -87,34 +87,39 @@ class Call:
             await self._waiter
         if self._error is not None:
             raise self._error
-        parts = self._parts
-        body = parts[0] if len(parts) == 1 else b"".join(parts)
-        parts.clear()
+        body, self._content = bytes(self._content), b""
         self._connection.release(self)
         return body
 
     def feed(self, data: bytes) -> bytes | None:
         """Takes what came of the body; what follows it, or None while it goes on. Fails: RequestError"""
+        rest: bytes | None
         if self._chunked is not None:
             rest = self._chunked.feed(data)
-            came, self.size = self._chunked.size - self.size, self._chunked.size
+            part = self._chunked.take()
         else:
-            came = min(len(data), self._left)
-            self._left -= came
-            self.size += came
-            rest = data[came:] if not self._left else None
-            if self._is_kept:
-                self._parts.append(data if came == len(data) else data[:came])
-        if not self._is_kept:
-            self._parts.clear()
-        elif rest is None:  # what is complete at once is the handler's within this turn of the loop
-            self._connection.hold(self, came)
+            part = data[: self._left]
+            self._left -= len(part)
+            rest = data[len(part) :] if not self._left else None
+        self.size += len(part)
+        if self._is_kept:
+            if rest is None:  # what is complete at once is the handler's within this turn of the loop
+                self._connection.hold(self, len(part))
+            self._keep(part)
         if self._limit_bytes is not None and self.size > self._limit_bytes:
             self._too_large(self._limit_bytes)
         if rest is not None:
             self.has_body = True
             self._wake()
         return rest
+
+    def _keep(self, part: bytes) -> None:
+        if not self._content:
+            self._content = part
+        elif isinstance(self._content, bytearray):
+            self._content += part
+        else:
+            self._content = bytearray(self._content) + part
 
     def break_off(self, error: Exception) -> None:
         """The body is not wanted any more, or cannot come: whoever waits for it gets the error."""
@@ -123,8 +128,7 @@ class Call:
         self._error = error
         if isinstance(error, RequestError):
             self._connection.door.refusals.add(error.code)
-        self._is_kept = False
-        self._parts.clear()
+        self._is_kept, self._content = False, b""
         self._connection.release(self)
         self._wake()
 
@@ -207,8 +211,7 @@ class Call:
     def _finish(self) -> None:
         self.finished = True
         if not self.has_body:
-            self._is_kept = False
-            self._parts.clear()
+            self._is_kept, self._content = False, b""
             self._connection.release(self)
         self._connection.answered()
 

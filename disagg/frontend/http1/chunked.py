@@ -24,11 +24,11 @@ _FIRST, _NEXT = re.compile(_SIZE), re.compile(rb"\r\n" + _SIZE)
 
 
 class Chunked:
-    """`feed` takes what came; the content goes to `parts`."""
+    """`feed` takes what came; `take` gives the content in it."""
 
     def __init__(self) -> None:
-        self.parts: list[bytes] = []
-        self.size = 0  # bytes of content so far
+        self._parts: list[bytes] = []
+        self._size = 0  # bytes of content so far
         self._left = 0  # bytes of the running chunk
         self._line = _FIRST
         self._rest = b""  # of a line that is not complete
@@ -43,8 +43,8 @@ class Chunked:
             if self._left:
                 part = data[at : at + self._left]
                 if part:
-                    self.parts.append(part)
-                    self.size += len(part)
+                    self._parts.append(part)
+                    self._size += len(part)
                     self._left -= len(part)
                     at += len(part)
                 if self._left:
@@ -57,12 +57,18 @@ class Chunked:
             self._begin(int(line[1], 16), len(line[2]))
         return self._trailers(data[at:])
 
+    def take(self) -> bytes:
+        """Content since the last call."""
+        content = b"".join(self._parts)
+        self._parts.clear()
+        return content
+
     def _begin(self, size: int, extension_bytes: int) -> None:
         self._line = _NEXT
         self._left, self._is_last = size, size == 0
         self._chunks += 1
         self._extension_bytes += extension_bytes
-        if self._chunks > SMALL_CHUNKS_MAX + self.size // SMALL_BYTES:
+        if self._chunks > SMALL_CHUNKS_MAX + self._size // SMALL_BYTES:
             raise _bad(f"more than {SMALL_CHUNKS_MAX} chunks of less than {SMALL_BYTES} bytes")
         if self._extension_bytes > EXTENSION_BYTES_MAX:
             raise _bad(f"more than {EXTENSION_BYTES_MAX} bytes of chunk extensions")

@@ -57,11 +57,12 @@ class Connection(asyncio.Protocol):
         if not is_full:
             self._wait_for_request()
             return
-        self.door.refusals.add(REFUSED)
         if len(self.door.connections) > self.door.connections_max + REFUSED_AT_ONCE:
+            self.door.refusals.add(REFUSED)
             self.abort()
         else:
-            self.refuse(FrontendFull("frontend", f"{self.door.connections_max} connections are open", "try again"))
+            what = f"{self.door.connections_max} connections are open"
+            self.refuse(FrontendFull("frontend", what, "try again"), REFUSED)
 
     def data_received(self, data: bytes) -> None:
         if self._is_deaf:
@@ -149,9 +150,9 @@ class Connection(asyncio.Protocol):
         else:
             self.resume_reading()  # to the body's end, which is near
 
-    def refuse(self, error: RequestError) -> None:
+    def refuse(self, error: RequestError, reason: str = "") -> None:
         """Answers and closes: where the next request would begin is not known, or not of interest."""
-        self.door.refusals.add(error.code)
+        self.door.refusals.add(reason or error.code)
         body = error_body(error)
         fields = b"content-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n" % len(body)
         if isinstance(error, FrontendFull):
@@ -223,7 +224,7 @@ class Connection(asyncio.Protocol):
         data = buffer or came
         end = data.find(b"\r\n\r\n", max(self._searched - 3, empty_line(data))) + 4
         if end < 4:
-            check_beginning(data, limits)
+            check_beginning(data, self._searched, limits)
             if not buffer:
                 self._keep(came)
                 self.deadline_s = self._loop.time() + limits.head_s

@@ -7,6 +7,8 @@ Owns:  the set of connections, the tasks of running requests, the count of bytes
 from __future__ import annotations
 
 import asyncio
+import errno
+import os
 from collections.abc import Awaitable, Callable
 from email.utils import formatdate
 from typing import TYPE_CHECKING
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
 
 App = Callable[["Call"], Awaitable[None]]
 
+NO_FILES = "open_files"
 EVICTED, REFUSED, STUCK, UNSENT = "connections_evicted", "connections_full", "client_does_not_read", "unsent_full"
 
 
@@ -70,7 +73,19 @@ class Door:
             unsent_bytes += connection.unsent(now_s)
         if unsent_bytes > self.limits.unsent_bytes:
             self._drop_largest(unsent_bytes)
+        self._check_files()
         self.refusals.tell(now_s)
+
+    def _check_files(self) -> None:
+        """The event loop drops who cannot be accepted for want of an open file, and says nothing. We do."""
+        try:
+            os.close(os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC))
+        except OSError as error:
+            if error.errno not in (errno.EMFILE, errno.ENFILE):
+                raise
+            self.refusals.add(NO_FILES)
+            if self.waiting:
+                next(iter(self.waiting)).abort()  # its file is the next client's
 
     def _drop_largest(self, unsent_bytes: int) -> None:
         for connection in sorted(self.connections, key=lambda each: -each.unsent_bytes):

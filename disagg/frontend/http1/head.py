@@ -46,8 +46,9 @@ class Head:
     expects_continue: bool
 
 
-def check_beginning(data: bytes | bytearray, limits: Limits) -> None:
-    """Refuses what can no longer become a head, before its end is there: its sender may never send one."""
+def check_beginning(data: bytes | bytearray, known: int, limits: Limits) -> None:
+    """Refuses what can no longer become a head, before its end is there: its sender may never send one. `known` bytes
+    were looked at before."""
     if not _FIRST_BYTE.match(data):
         raise _bad("this is no HTTP/1.1 request line (TLS, a proxy's preamble, or another protocol?)")
     start = empty_line(data)
@@ -58,9 +59,9 @@ def check_beginning(data: bytes | bytearray, limits: Limits) -> None:
         if len(data) - start > METHOD_BYTES_MAX + limits.target_bytes:
             raise BadRequest(None, "target_too_long", _at_most("the request target", limits.target_bytes), 414)
         return
-    if _REQUEST_LINE.match(data, start) is None:
+    if line_end >= known and _REQUEST_LINE.match(data, start) is None:
         raise _bad_request_line(bytes(data[start : line_end + 1]))
-    if _BARE_LF.search(data):
+    if _BARE_LF.search(data, known):
         raise _bad("a line ends in LF alone; end lines in CRLF")
     if len(data) - start > limits.head_bytes:
         raise BadRequest(None, "head_too_large", _at_most("the head", limits.head_bytes), 431)
