@@ -18,8 +18,6 @@ import sys
 import time
 from typing import Any
 
-import numpy as np
-
 from transfer.scatter import Pieces, contiguous, scattered
 
 ANSWER = "lane-end "
@@ -119,6 +117,8 @@ class End:
 
 
 def _places(addresses: list[int], offsets: list[int], pieces: Pieces, device: int) -> Any:
+    import numpy as np  # NIXL's own dependency: where there is none, this module is imported still (LaneEnd)
+
     at = np.add.outer(np.array(addresses, np.uint64), np.array(offsets, np.uint64)).ravel()
     return np.column_stack((at, np.full_like(at, pieces.piece_bytes), np.full_like(at, device)))
 

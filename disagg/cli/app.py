@@ -22,7 +22,17 @@ from disagg.errors import ConfigError, DisaggError
 
 OUTPUT_FAILS = (errno.EPIPE, errno.ENOSPC, errno.EDQUOT, errno.EIO)
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
+HELP = """One language model on separate prefill and decode engines, behind an OpenAI-compatible endpoint.
+
+The first thing to run: `disagg serve local-cpu`.
+
+Environment: DISAGG_URL, a running frontend; DISAGG_API_KEY, a key that it asks for; DISAGG_CACHE, where models lie.
+
+Exit status: 0 done, also when a deployment that had served was stopped; 1 a deployment could not start, or a request
+failed; 2 the configuration or the command is wrong; 128 + N signal N ended it.
+"""
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=HELP)
 app.add_typer(model.app, name="model", help="Models: fetch, list, make tiny ones for tests.")
 app.add_typer(deploy.app, name="deploy", help="Render a configuration for SLURM, Kubernetes or Docker.")
 app.add_typer(bench.app, name="bench", help="Measure what a machine, or a cluster, can do.")

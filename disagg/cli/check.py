@@ -69,7 +69,7 @@ def look_at(config: str, sets: list[str] | tuple[str, ...], assume_cluster: str 
     try:
         shape = load_shape(find_cluster(assume_cluster)) if assume_cluster else None
     except ConfigError as error:
-        problems += [replace(problem, what=f"{problem.what} (in {error.where})") for problem in error.problems]
+        problems += [_of_cluster(problem, error.where) for problem in error.problems]
     try:
         deployment = load_config(find_config(config), sets)
     except ConfigError as error:
@@ -77,6 +77,11 @@ def look_at(config: str, sets: list[str] | tuple[str, ...], assume_cluster: str 
     if problems:
         raise ConfigError(config, tuple(problems))
     return examine(resolve(deployment, device_of(deployment, shape.gpus if shape else 0)), shape)
+
+
+def _of_cluster(problem: Problem, file: str) -> Problem:
+    """Beside those of the configuration, which are told with it."""
+    return problem if problem.path == file else replace(problem, what=f"{problem.what} (in {file})")
 
 
 def show(config: str, seen: Examination, *, as_json: bool = False) -> None:

@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import httpx
 
@@ -20,7 +21,7 @@ from disagg.cluster.free_port import free_port
 
 QUESTION = "Explain why Roger Federer is considered one of the greatest tennis players of all time"
 MAX_TOKENS = 30
-START_S = 110.0
+START_S = 660.0  # deadlines.start_s, and some: the deployment itself tells why it does not start
 FACTS_S = 3.0  # prefill's last word, with the KV bytes, may come after the answer's
 
 
@@ -56,7 +57,14 @@ def _demonstrate() -> int:
         finally:
             server.send_signal(signal.SIGINT)
             server.wait()
+    sys.stdout.write(f"\nto stay, until Ctrl-C: {_program()} serve {config}\n")
     return 0
+
+
+def _program() -> str:
+    """`disagg` as it can be called from here, whatever the PATH is."""
+    program = Path(sys.executable).with_name("disagg")
+    return str(program.relative_to(Path.cwd()) if program.is_relative_to(Path.cwd()) else program)
 
 
 def _wait_until_ready(server: subprocess.Popen[bytes], url: str) -> bool:

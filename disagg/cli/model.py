@@ -14,23 +14,25 @@ from rich.table import Table
 
 from disagg import stopping
 from disagg.errors import DisaggError
-from disagg.models.catalogue import CATALOGUE, model_folder
-from disagg.models.fetch import Tell, fetch_model
+from disagg.models.catalogue import CATALOGUE, KINDS, model_folder
+from disagg.models.fetch import Tell, get_model
 from disagg.models.manifest import damage
 from disagg.models.resolve import resolve_model
-from disagg.models.tiny import KINDS, make_tiny
+from disagg.models.tiny import make_tiny
 
 app = typer.Typer(help="Fetch models and say where they lie.", no_args_is_help=True)
 
 
 @app.command()
 def get(
-    name: Annotated[str, typer.Argument(help="A name that `disagg model list` shows.")],
+    name: Annotated[str, typer.Argument(help="A name that `disagg model list` shows, or a hub id (owner/name).")],
+    revision: Annotated[str | None, typer.Option(help="Of a hub id: a branch, a tag or a commit.")] = None,
     verify: Annotated[bool, typer.Option(help="Compare every file's hash, not only its size.")] = False,
 ) -> None:
-    """Download, check and convert a model; at once when it is there."""
+    """Download a model, with what it takes to serve it; at once when it is there. A hub id goes into the Hugging Face
+    cache of this machine, as `disagg serve` puts it there."""
     with stopping.unwinding(), _errors_told(), _progress(name) as tell:
-        folder = fetch_model(name, tell, verify)
+        folder = get_model(name, revision, tell, verify)
     typer.echo(folder)
 
 

@@ -16,30 +16,41 @@ import typer
 from disagg.errors import StartError
 
 DEFAULT_URL = "http://127.0.0.1:8000"
+KEY_VARIABLE = "DISAGG_API_KEY"
 ANSWER_S = 15.0  # more than a frontend waits for the controller
 PIPE_WIDTH = 200
-KEY_VARIABLE = "DISAGG_API_KEY"
 
-Url = Annotated[str | None, typer.Option(help=f"A frontend; else $DISAGG_URL, else {DEFAULT_URL}.")]
+Url = Annotated[
+    str | None,
+    typer.Option(
+        help=f"A frontend; else $DISAGG_URL, else {DEFAULT_URL}. Where it asks for a key, ${KEY_VARIABLE} is sent."
+    ),
+]
 
 
 def ask(url: str | None, path: str, method: str = "GET", **parameters: Any) -> Any:
     """The JSON (or text) that a frontend answers; StartError where none does or it says no."""
     import httpx
 
-    base = (url or os.environ.get("DISAGG_URL") or DEFAULT_URL).rstrip("/")
+    base = base_url(url)
     try:
         answer = httpx.request(
             method, base + path, params=parameters, headers=_key(), timeout=ANSWER_S, trust_env=False
         )
-    except httpx.HTTPError as error:
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
         raise StartError(
             base, f"no frontend answers: {error}", "is it serving? name it with --url or DISAGG_URL"
         ) from None
+    is_json = "json" in answer.headers.get("content-type", "")
     if answer.status_code != 200:
-        message = answer.json()["error"]["message"] if "json" in answer.headers["content-type"] else answer.text
+        message = answer.json()["error"]["message"] if is_json else answer.text
         raise StartError(base + path, f"{answer.status_code}: {message}", _about_keys(answer.status_code))
-    return answer.json() if "json" in answer.headers["content-type"] else answer.text
+    return answer.json() if is_json else answer.text
+
+
+def base_url(url: str | None) -> str:
+    """Without the /v1 that OpenAI's clients want, and that `disagg serve` therefore says."""
+    return (url or os.environ.get("DISAGG_URL") or DEFAULT_URL).rstrip("/").removesuffix("/v1")
 
 
 def _key() -> dict[str, str]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.metadata
+import shlex
 from typing import Annotated
 
 import typer
@@ -11,12 +13,13 @@ from disagg.engine.cpu.profile import install
 from disagg.errors import DisaggError
 
 PROFILES = ("cpu",)
+CUDA = ("cuda", "gpu")
 
 
 def setup(profile: Annotated[str, typer.Argument(help="cpu: engines on a machine without a GPU.")] = "cpu") -> None:
     """Install the pinned engine packages; at once when they are there."""
     if profile not in PROFILES:
-        hint = "for CUDA: pip install 'disagg[cuda]'" if profile in ("cuda", "gpu") else f"known: {', '.join(PROFILES)}"
+        hint = f"for CUDA: {_cuda_command()}" if profile in CUDA else f"known: {', '.join(PROFILES)}"
         typer.echo(f"error: profile {profile}: is not known; {hint}", err=True)
         raise typer.Exit(2)
     try:
@@ -26,6 +29,13 @@ def setup(profile: Annotated[str, typer.Argument(help="cpu: engines on a machine
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(1) from None
     typer.echo(f"setup: {installed} packages installed" if installed else "setup: nothing to do")
+
+
+def _cuda_command() -> str:
+    """What `pip install '.[cuda]'` brings in a checkout, by its own names: disagg itself is on no package index."""
+    wanted = importlib.metadata.requires("disagg") or []
+    packages = [each.partition(";")[0].strip() for each in wanted if each.replace('"', "'").endswith("== 'cuda'")]
+    return shlex.join(["pip", "install", *packages])
 
 
 if __name__ == "__main__":

@@ -37,6 +37,7 @@ class FrontendSpec(msgspec.Struct, frozen=True, kw_only=True):
     connections_max: int = 10_000
     held_limit_bytes: int = 256 << 20  # of requests that have not come in whole
     simulated: bool = False  # its engines are: every response says so
+    sampling_defaults: dict[str, float] = {}  # over the model's own
     api_keys: tuple[str, ...] = ()  # keys travel on standard input alone
     admin_keys: tuple[str, ...] = ()
     open_metrics: bool = False

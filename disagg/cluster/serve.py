@@ -116,9 +116,9 @@ async def _run(deployment: Deployment, course: _Course) -> None:
             registry = await controller.start("127.0.0.1")
             frontend = FrontendProcess(_frontend_spec(plan, registry, model_path), _frontend_environment(setting))
             await _first_error(frontend.start(), controller.until_ready())
-            host, port = plan.frontend.host, plan.frontend.port
             course.serves = not course.signal
-            log.info("serving %s on http://%s:%d after %.1f s", plan.model.name, host, port, time.monotonic() - began_s)
+            took_s = time.monotonic() - began_s
+            log.info("serving %s on %s after %.1f s", plan.model.name, plan.frontend.base_url, took_s)
             keeping = asyncio.create_task(frontend.keep_alive(), name="keep the frontend alive")
             await controller.failed()
             controller.check()
@@ -238,6 +238,7 @@ def _frontend_spec(plan: Plan, registry: str, model_path: Path) -> FrontendSpec:
         stop_s=deadlines.stop_s,
         limits=limits,
         simulated=plan.device == "simulated",
+        sampling_defaults=plan.model.sampling_defaults.model_dump(exclude_none=True),
         api_keys=tuple(key.get_secret_value() for key in security.api_keys),
         admin_keys=tuple(key.get_secret_value() for key in security.admin_keys),
         open_metrics=security.open_metrics,

@@ -48,6 +48,11 @@ class Frontend(Section):
     cors: Cors = Cors()
     """Which web pages may use it."""
 
+    @property
+    def base_url(self) -> str:
+        """As OpenAI's clients want it."""
+        return f"http://{f'[{self.host}]' if ':' in self.host else self.host}:{self.port}/v1"
+
 
 def _a_key(key: SecretStr) -> SecretStr:
     """It goes through an HTTP header, where a blank at its end is lost and other letters become others."""

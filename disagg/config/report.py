@@ -101,7 +101,7 @@ def _head(seen: Examination) -> list[str]:
     head += [
         f"device    {plan.device}",
         f"ray       {plan.ray.address}",
-        f"frontend  http://{plan.frontend.host}:{plan.frontend.port}/v1",
+        f"frontend  {plan.frontend.base_url}",
     ]
     if seen.shape:
         head.append(f"cluster   {seen.shape.source}: {len(seen.shape.nodes)} nodes, {seen.shape.gpus} GPUs, assumed")

@@ -17,6 +17,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BeforeValidator, Field, ValidationInfo, field_validator, model_validator
 
 from disagg.config.door import Frontend, Security
+from disagg.config.sampling_defaults import SamplingDefaults
 from disagg.config.section import Remedy, Section, listed
 from disagg.config.sglang_versions import neutral
 from disagg.registry.records import Role
@@ -49,6 +50,8 @@ class Model(Section):
     """What clients say; default: the last part of path."""
     trust_remote_code: bool = False
     """Engines run Python code that comes with the model. The frontend never does: it needs tokenizer.json."""
+    sampling_defaults: SamplingDefaults = SamplingDefaults()
+    """What a request gets that does not say it; over the model's own generation_config.json."""
 
     @field_validator("path")
     @classmethod

@@ -1,7 +1,7 @@
 """Finds the configuration that a command line names.
 
 Way:   command line -> [shipped] -> load -> Deployment
-In:    a path, or the name of a config that ships: local-cpu, local-cpu.yaml, configs/local-cpu.yaml
+In:    a path, or the name of one that ships: local-cpu, local-cpu.yaml, configs/local-cpu.yaml; clusters likewise
 Fails: ConfigError, with the names that ship
 """
 
@@ -18,24 +18,27 @@ _PACKAGE = Path(__file__).absolute().parents[1]
 def find_config(name: str, folder: Path = Path()) -> Path:
     """The path as given, from `folder` on; else that name among the configs of this checkout, or of the installed
     wheel."""
-    given = _at_home(name)
-    if _is_file(folder / given):
-        return folder / given
-    if given.parent in (Path(), Path("configs")):
-        folder = shipped_folder()
-        for candidate in (folder / given.name, folder / f"{given.name}.yaml"):
-            if _is_file(candidate):
-                return candidate
-    shipped = shipped_names()
-    near = get_close_matches(given.name.removesuffix(".yaml"), [each.removesuffix(".yaml") for each in shipped], 1)
-    would_do = f"did you mean {near[0]}.yaml?" if near else f"give a file, or one that ships: {', '.join(shipped)}"
-    raise ConfigError(name, (Problem(name, "is not a file", would_do),))
+    return _find(name, folder, shipped_folder(), (Path(), Path("configs")))
 
 
 def find_cluster(name: str) -> Path:
-    """The path as given, or a described cluster that ships. Reading it tells when it is neither."""
-    given, shipped = _at_home(name), shipped_folder() / "clusters" / f"{name.removesuffix('.yaml')}.yaml"
-    return shipped if not _is_file(given) and given.name == name and _is_file(shipped) else given
+    """The path as given; else that name among the described clusters that ship."""
+    return _find(name, Path(), shipped_folder() / "clusters", (Path(), Path("clusters"), Path("configs/clusters")))
+
+
+def _find(name: str, folder: Path, ships_in: Path, parents: tuple[Path, ...]) -> Path:
+    """`parents`: what may stand before the name of one that ships."""
+    given = _at_home(name)
+    if _is_file(folder / given):
+        return folder / given
+    if given.parent in parents:
+        for candidate in (ships_in / given.name, ships_in / f"{given.name}.yaml"):
+            if _is_file(candidate):
+                return candidate
+    shipped = sorted(path.name for path in ships_in.glob("*.yaml"))
+    near = get_close_matches(given.name.removesuffix(".yaml"), [each.removesuffix(".yaml") for each in shipped], 1)
+    would_do = f"did you mean {near[0]}.yaml?" if near else f"give a file, or one that ships: {', '.join(shipped)}"
+    raise ConfigError(name, (Problem(name, "is not a file", would_do),))
 
 
 def shipped_folder() -> Path:

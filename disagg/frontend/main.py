@@ -51,7 +51,8 @@ async def serve(spec: FrontendSpec) -> None:
 
     raise_limit()
     secret = bytes.fromhex(os.environ[SECRET_VARIABLE])
-    codec = load_codec(Path(spec.model_path))  # before the connection, which has to prove its secret in time
+    # Before the connection, which has to prove its secret in time.
+    codec = load_codec(Path(spec.model_path)).with_defaults(spec.sampling_defaults)
     registry = RemoteRegistry(spec.registry, secret)
     await registry.connect()
     table = EngineTable(secret)

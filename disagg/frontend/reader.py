@@ -29,7 +29,7 @@ KINDS: dict[bytes, Kind] = {b"chat": "chat", b"text": "text"}
 
 def serve(source: BinaryIO, sink: BinaryIO) -> None:
     order = msgspec.msgpack.decode(_next(source) or b"", type=Order)
-    codec = load_codec(Path(order.folder))
+    codec = load_codec(Path(order.folder)).with_defaults(order.sampling_defaults)
     gc.collect()
     gc.freeze()
     gc.disable()  # it would look through the millions of lists of a hostile body, again and again; they hold no cycles

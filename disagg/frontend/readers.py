@@ -42,6 +42,7 @@ class Order(msgspec.Struct, array_like=True, frozen=True):
     folder: str
     model: str
     read_s: float
+    sampling_defaults: dict[str, float]  # the deployment's over the model's
 
 
 class Refusal(msgspec.Struct, array_like=True, frozen=True, tag="refused"):
@@ -63,7 +64,8 @@ decode_answer = msgspec.msgpack.Decoder(Done | Refusal).decode
 class Readers:
     def __init__(self, codec: Codec, model: str, read_s: float = READ_S) -> None:
         self._codec, self._model = codec, model
-        self._order = msgspec.msgpack.encode(Order(str(codec.folder), model, read_s))
+        defaults = dict(codec.sampling_defaults)
+        self._order = msgspec.msgpack.encode(Order(str(codec.folder), model, read_s, defaults))
         self._free = asyncio.Semaphore(READERS_MAX)
         self._idle: list[_Reader] = []
         self._working: set[asyncio.Task[Asked]] = set()

@@ -10,7 +10,7 @@ transformers is not imported: that takes seconds, and a frontend restarts in one
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,11 @@ class Codec:
     vocabulary: int  # ids the model knows; the tokenizer may name fewer
     end_ids: frozenset[int] = frozenset()  # of these one ends an answer
     sampling_defaults: Mapping[str, float] = field(default_factory=dict)
+
+    def with_defaults(self, stronger: Mapping[str, float]) -> Codec:
+        """Of sampling: what a deployment says is stronger than what the model's makers advise."""
+        defaults = defaults_of(stronger, "model.sampling_defaults")
+        return replace(self, sampling_defaults={**self.sampling_defaults, **defaults})
 
     def text_ids(self, text: str, *, special_tokens: bool = True) -> list[int]:
         """As `tokenizer(text)`: with the special tokens this tokenizer puts around a text."""

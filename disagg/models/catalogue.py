@@ -38,6 +38,13 @@ SMOLLM2 = PackagedModel(
     gguf_sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
 )
 CATALOGUE = {model.name: model for model in (SMOLLM2,)}
+# Made here with random weights, as tiny-KIND, by `disagg model make-tiny KIND`.
+KINDS = {
+    "qwen3": "grouped-query attention, dense",
+    "qwen3moe": "grouped-query attention, 8 experts",
+    "dsv3": "multi-head latent attention, 8 experts in 2 groups",
+    "dsv3gpu": "the same, its attention as wide as DeepSeek-V3's, which SGLang's GPU kernels ask for",
+}
 
 
 def cache_folder() -> Path:

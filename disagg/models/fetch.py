@@ -25,8 +25,9 @@ from pathlib import Path
 from typing import IO
 
 from disagg.errors import StartError
-from disagg.models.catalogue import CATALOGUE, PackagedModel, cache_folder, model_folder
+from disagg.models.catalogue import CATALOGUE, KINDS, PackagedModel, cache_folder, model_folder
 from disagg.models.manifest import damage, sha256_of, write_manifest
+from disagg.models.resolve import HUB_ID, from_hub
 from disagg.models.workshop import need_engine_packages, run_program
 
 Tell = Callable[[str, float | None], None]  # what is being done, and the part of it that is done (None: unknown)
@@ -38,11 +39,26 @@ DISK_WOULD_DO = "free some, or set DISAGG_CACHE to a folder on another disk"
 
 
 def known_model(name: str) -> PackagedModel:
-    if name not in CATALOGUE:
-        near = get_close_matches(name, CATALOGUE, 1)
-        would_do = f"did you mean {near[0]}?" if near else f"known: {', '.join(CATALOGUE)}"
-        raise StartError(f"model {name}", "is not in the catalogue", would_do)
-    return CATALOGUE[name]
+    if name in CATALOGUE:
+        return CATALOGUE[name]
+    kind = name.removeprefix("tiny-")
+    if kind in KINDS:
+        raise StartError(f"model {name}", "is made here, not fetched", f"run `disagg model make-tiny {kind}`")
+    near = get_close_matches(name, CATALOGUE, 1)
+    would_do = f"did you mean {near[0]}?" if near else f"say one of {', '.join(CATALOGUE)}, or owner/name"
+    raise StartError(f"model {name}", "is no model that `disagg model list` shows, and no hub id", would_do)
+
+
+def get_model(name: str, revision: str | None, tell: Tell = lambda step, part: None, verify: bool = False) -> Path:
+    """The folder of a model of the catalogue, or of a hub id: what `model.path: NAME` then finds."""
+    if name in CATALOGUE or not HUB_ID.fullmatch(name):
+        if revision is not None:
+            raise StartError(f"model {name}", "only a hub id has revisions", "leave out --revision")
+        return fetch_model(name, tell, verify)
+    if verify:
+        raise StartError(f"model {name}", "its files' hashes are not known here", "leave out --verify")
+    tell("asking the hub", None)
+    return from_hub(name, revision)
 
 
 def fetch_model(name: str, tell: Tell = lambda step, part: None, verify: bool = False) -> Path:

@@ -12,7 +12,7 @@ from difflib import get_close_matches
 from pathlib import Path
 
 from disagg.errors import StartError
-from disagg.models.catalogue import CATALOGUE, model_folder
+from disagg.models.catalogue import CATALOGUE, KINDS, model_folder
 from disagg.models.manifest import MANIFEST, damage
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
@@ -25,8 +25,10 @@ def resolve_model(path: str, revision: str | None = None) -> Path:
         return _usable(folder.absolute(), revision)
     if NAME.fullmatch(path) and (path in CATALOGUE or (model_folder(path) / MANIFEST).exists()):
         return _made_here(path, revision)
+    if (kind := path.removeprefix("tiny-")) != path and kind in KINDS:
+        raise StartError(f"model.path {path}", "has not been made", f"run `disagg model make-tiny {kind}`")
     if HUB_ID.fullmatch(path):
-        return _from_hub(path, revision)
+        return from_hub(path, revision)
     near = get_close_matches(path, CATALOGUE, 1)
     raise StartError(
         f"model.path {path}",
@@ -60,7 +62,8 @@ def _no_revision(path: str, revision: str | None) -> None:
         raise StartError(f"model.path {path}", what, "remove model.revision")
 
 
-def _from_hub(hub_id: str, revision: str | None) -> Path:
+def from_hub(hub_id: str, revision: str | None) -> Path:
+    """Its folder in this machine's Hugging Face cache, where all files are that were not there before."""
     try:
         from huggingface_hub import snapshot_download
         from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
@@ -69,7 +72,14 @@ def _from_hub(hub_id: str, revision: str | None) -> Path:
         raise StartError(f"model.path {hub_id}", what, "run `disagg setup`, or give a folder") from error
     try:
         return Path(snapshot_download(hub_id, revision=revision))
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        said = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        what = f"cannot be had from the hub: {said}"
-        raise StartError(f"model.path {hub_id}", what, "check its id, revision and access, or give a folder") from error
+    except LocalEntryNotFoundError as error:
+        what = f"is not in this machine's Hugging Face cache, and the hub cannot be asked: {_first_line(error)}"
+        raise StartError(f"model.path {hub_id}", what, "let this machine reach it, or give a folder") from error
+    except (HfHubHTTPError, HFValidationError, OSError) as error:
+        what = f"cannot be had from the hub: {_first_line(error)}"
+        would_do = "check its id, its revision and your access (HF_TOKEN), or give a folder"
+        raise StartError(f"model.path {hub_id}", what, would_do) from error
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

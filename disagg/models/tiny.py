@@ -10,18 +10,11 @@ from difflib import get_close_matches
 from pathlib import Path
 
 from disagg.errors import StartError
-from disagg.models.catalogue import SMOLLM2, model_folder
+from disagg.models.catalogue import KINDS, SMOLLM2, model_folder
 from disagg.models.fetch import Tell, new_folder, sole_maker
 from disagg.models.manifest import damage, write_manifest
 from disagg.models.resolve import resolve_model
 from disagg.models.workshop import run_program
-
-KINDS = {
-    "qwen3": "grouped-query attention, dense",
-    "qwen3moe": "grouped-query attention, 8 experts",
-    "dsv3": "multi-head latent attention, 8 experts in 2 groups",
-    "dsv3gpu": "the same, its attention as wide as DeepSeek-V3's, which SGLang's GPU kernels ask for",
-}
 
 
 def make_tiny(kind: str, folder: Path | None = None, tell: Tell = lambda step, part: None) -> Path:

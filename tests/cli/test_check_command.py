@@ -63,7 +63,7 @@ def test_a_described_cluster_that_ships_is_found_by_its_name(disagg: Any, gangs:
     assert "13 nodes, 104 GPUs" in disagg("check", gangs[0], "--assume-cluster", "13x8-h100").out
     said = disagg("check", gangs[0], "--assume-cluster", "no-such-cluster")
     assert said.status == 2
-    assert "no-such-cluster: cannot be read: No such file" in said.err
+    assert "no-such-cluster: is not a file; give a file, or one that ships: 13x8-h100.yaml" in said.err
 
 
 def test_a_device_that_the_cluster_decides_is_a_guess_without_one(disagg: Any, gangs: tuple[str, str]) -> None:

@@ -28,7 +28,7 @@ def test_the_page_has_a_command_for_each_rendering() -> None:
 def test_a_command_of_the_page_works(command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "configs").symlink_to(ROOT / "configs")
-    words = shlex.split(command.replace("REGISTRY", "registry.example"))
+    words = shlex.split(command.replace("$REGISTRY", "registry.example"))
     deploy(*words[2:])
     assert [path for path in tmp_path.iterdir() if path.name != "configs"], "nothing was written"
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 
 import httpx
+import openai
 from deployment import serving
 from streams import Stream, wait_until
 
@@ -19,6 +21,14 @@ def test_it_serves_survives_and_says_that_it_is_simulated() -> None:
         assert said.headers["x-disagg-simulated"] == "true"
         assert said.json()["choices"][0]["token_ids"] == answer([5, 6, 7], 20, ignore_eos=True)
         assert httpx.get(f"{deployment.url}/health", timeout=5, trust_env=False).headers["x-disagg-simulated"] == "true"
+
+        (base_url,) = re.findall(r"serving smollm2 on (\S+) after", deployment.said())
+        assert base_url == f"{deployment.url}/v1"
+        with openai.OpenAI(base_url=base_url, api_key="none", http_client=httpx.Client(trust_env=False)) as client:
+            assert [model.id for model in client.models.list()] == ["smollm2"]
+            asked = client.completions.create(model="smollm2", prompt=[5, 6, 7], max_tokens=3)
+            assert asked.usage is not None
+            assert asked.usage.completion_tokens == 3
 
         undisturbed = Stream(deployment, [5, 6, 8], 300).whole(30)
         stream = Stream(deployment, [5, 6, 8], 300)

@@ -99,6 +99,17 @@ async def test_the_event_loop_does_not_read_it(codec: Codec, monkeypatch: pytest
             assert len(answer.body) < 1000
 
 
+async def test_a_long_body_gets_the_deployments_sampling_defaults(codec: Codec) -> None:
+    some = Readers(codec.with_defaults({"temperature": 0, "top_k": 5}), MODEL)
+    long_body, short_body = (ask(CHAT, **more).partition(b"\r\n\r\n")[2] for more in (LONG, {}))
+    try:
+        asked = [await some.read(body, "chat") for body in (long_body, short_body)]
+        assert len(children()) == 1, "the long one was not read by another process"
+    finally:
+        await some.stop()
+    assert [each.sampling for each in asked] == [{"temperature": 0, "top_k": 5}] * 2
+
+
 @pytest.mark.parametrize("kind", ["messages", "ids"])
 def test_more_entries_than_the_context_has_tokens_are_counted_and_not_looked_at(codec: Codec, kind: str) -> None:
     with pytest.raises(BadRequest) as refused:

@@ -42,6 +42,7 @@ def test_a_fetched_name_and_a_tiny_one_mean_their_folders() -> None:
     [
         ("smollm2", None, "has not been fetched; run `disagg model get smollm2`"),
         ("smolm2", None, "did you mean smollm2?"),
+        ("tiny-dsv3", None, "has not been made; run `disagg model make-tiny dsv3`"),
         ("/nowhere/at/all", None, "is no folder here"),
         ("../nowhere", None, "is no folder here"),
         ("", None, "has no config.json"),  # the folder one is in
@@ -81,3 +82,19 @@ def test_a_hub_id_goes_to_the_hub_with_its_revision(tmp_path: Path, monkeypatch:
     assert asked == [("owner/model-1.5B", "abc")]
     with pytest.raises(StartError, match="cannot be had from the hub: no such revision;"):
         resolve_model("owner/model-1.5B", "gone")
+
+
+def test_a_machine_that_does_not_reach_the_hub_is_told_apart_from_a_wrong_id(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    hub = pytest.importorskip("huggingface_hub")
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    def snapshot_download(hub_id: str, revision: str | None = None) -> str:
+        raise LocalEntryNotFoundError("Got: ConnectError: Name or service not known")
+
+    monkeypatch.setattr(hub, "snapshot_download", snapshot_download)
+    with pytest.raises(StartError) as caught:
+        resolve_model("owner/model")
+    assert "is not in this machine's Hugging Face cache, and the hub cannot be asked: Got: Conn" in str(caught.value)
+    assert "let this machine reach it, or give a folder" in str(caught.value)

@@ -1,7 +1,5 @@
 """`pip install .` away from a checkout: the wheel has the packages, the configs, the engine profile and the plugins."""
 
-import subprocess
-import sys
 import tomllib
 import zipfile
 from importlib import metadata
@@ -14,15 +12,6 @@ from disagg.engine.cpu import profile
 ROOT = Path(__file__).resolve().parents[2]
 
 
-@pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("wheel")
-    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", str(folder), str(ROOT)]
-    subprocess.run(command, check=True, timeout=120)
-    (built,) = folder.glob("disagg-*.whl")
-    return built
-
-
 def test_the_wheel_ships_all_that_a_checkout_has(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         inside = set(archive.namelist())
@@ -33,32 +22,11 @@ def test_the_wheel_ships_all_that_a_checkout_has(wheel: Path) -> None:
         if path.suffix in (".py", ".txt", ".typed", ".json", ".html") and "__pycache__" not in path.parts
     }
     assert sources - inside == set()
-    configs = {f"disagg/_configs/{path.name}" for path in (ROOT / "configs").glob("*.yaml")}
+    configs = {f"disagg/_configs/{path.relative_to(ROOT / 'configs')}" for path in (ROOT / "configs").rglob("*.yaml")}
     assert configs
     assert configs <= inside
     assert any(name.endswith("licenses/LICENSE") for name in inside)
     assert not any(name.startswith(("tests/", "benchmarks/")) for name in inside)
-
-
-def test_away_from_the_checkout_it_finds_its_configs_and_needs_no_torch(wheel: Path, tmp_path: Path) -> None:
-    """Unpacked, as pip would; the environment's own packages below it, but for torch, SGLang and transformers."""
-    with zipfile.ZipFile(wheel) as archive:
-        archive.extractall(tmp_path)
-    for heavy in ("torch", "sglang", "transformers"):
-        (tmp_path / f"{heavy}.py").write_text("raise ModuleNotFoundError('kept out by the test')\n")
-    script = (
-        "import disagg, disagg.cli.main, disagg.cli.model, disagg.cli.setup, disagg.config.load\n"
-        "from disagg.config.shipped import find_config\n"
-        "print(disagg.__file__, find_config('local-cpu.yaml'), find_config('configs/local-cpu.yaml'))\n"
-    )
-    command = [sys.executable, "-c", script]
-    done = subprocess.run(
-        command, cwd=tmp_path, env={"PYTHONPATH": str(tmp_path), "HOME": str(tmp_path)}, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
-    package, by_name, by_path = done.stdout.split()
-    assert package == str(tmp_path / "disagg" / "__init__.py")
-    assert by_name == by_path == str(tmp_path / "disagg" / "_configs" / "local-cpu.yaml")
 
 
 def test_plugins_are_found_by_sglang_and_can_be_loaded(wheel: Path) -> None:
