@@ -42,7 +42,7 @@ class LaneEnd:
         path = os.pathsep.join(filter(None, sys.path))
         about = {"gpu": gpu, "buffers": buffers, "buffer_bytes": buffer_bytes, "num_threads": num_threads}
         self._process = subprocess.Popen(
-            [sys.executable, "-m", program, json.dumps(about)],
+            [sys.executable, "-P", "-m", program, json.dumps(about)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

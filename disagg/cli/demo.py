@@ -39,6 +39,7 @@ def _demonstrate() -> int:
     url = f"http://127.0.0.1:{free_port()}"
     command = [
         sys.executable,
+        "-P",
         "-m",
         "disagg.cli.main",
         "serve",

@@ -23,12 +23,15 @@ from typing import Any
 
 import msgspec
 
+from disagg import surroundings
 from disagg.cluster.kit import Kit, NoKit, spawn_with_pipe
 from disagg.engine.arguments import PORT_BLOCK
 from disagg.engine.handover import Spare
 from disagg.engine.logfile import last_lines
+from disagg.engine.loopback import LOOPBACK_VARIABLE
 from disagg.engine.spec import DEPLOYMENT_VARIABLE, SECRET_VARIABLE, HostSpec, KitSpec, decode_spec, encode_spec
 from disagg.errors import StartError
+from disagg.folders import own_folder
 
 log = logging.getLogger(__name__)
 
@@ -50,12 +53,12 @@ class Nursery:
     """One a node. Where engines can be forked, its zygote forks them."""
 
     def __init__(self, deployment: str, secret: str, environment: dict[str, str], python_path: list[str]) -> None:
+        os.umask(0o077)  # of all that is started here, too: a cluster's own is for all users
         self._deployment = deployment
-        self._folder = run_folder(deployment)
-        self._folder.mkdir(mode=0o700, exist_ok=True)
+        self._folder = own_folder(run_folder(deployment))
         path = [*python_path, *filter(None, [os.environ.get("PYTHONPATH")])]
         self._environment = (
-            os.environ
+            surroundings.of_our_processes(os.environ)
             | environment
             | {
                 DEPLOYMENT_VARIABLE: deployment,
@@ -75,7 +78,7 @@ class Nursery:
         log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("wb") as output:
             self._zygote = subprocess.Popen(  # noqa: ASYNC220 - returns at once
-                [sys.executable, "-m", "disagg.engine.zygote", str(self._zygote_socket)],
+                [sys.executable, "-P", "-m", "disagg.engine.zygote", str(self._zygote_socket)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=output,
@@ -144,6 +147,7 @@ class EngineActor:
     """Supervises one engine node, incarnation after incarnation."""
 
     def __init__(self) -> None:
+        os.umask(0o077)
         self._exit: asyncio.Future[dict[str, Any]] | None = None
         self._beginning = asyncio.Lock()  # held until an incarnation that begins can be ended
         self._writer: asyncio.StreamWriter | None = None
@@ -270,6 +274,8 @@ def _on_this_node(spec: HostSpec) -> HostSpec:
     """The spec with what only this node knows."""
     # SGLang would take the address of its own choice, and on a node of several networks another one.
     environment = {"SGLANG_HOST_IP": spec.plane_host} | (between_nodes(spec) if spec.members > 1 else {})
+    if is_loopback(spec.plane_host):
+        environment |= on_loopback()
     environment |= spec.environment
     devices = os.environ.get("CUDA_VISIBLE_DEVICES")
     if devices is not None:
@@ -287,6 +293,27 @@ def between_nodes(spec: HostSpec) -> dict[str, str]:
     if spec.member:
         ours["SGLANG_BLOCK_NONZERO_RANK_CHILDREN"] = "0"  # Engine() returns there, too
     return ours
+
+
+def is_loopback(host: str) -> bool:
+    return host == "localhost" or host.startswith("127.") or host == "::1"
+
+
+def on_loopback() -> dict[str, str]:
+    """All that an engine opens beside its own ports stays on this machine, too: it is a private deployment's."""
+    import psutil
+
+    addresses = psutil.net_if_addrs()
+    (loopback, *_) = [name for name in addresses if any(each.address == "127.0.0.1" for each in addresses[name])]
+    others = [name for name in addresses if name != loopback]
+    # ^ excludes: RDMA devices stay, and so do the lanes of GPUs, which open no port.
+    ucx = {"UCX_NET_DEVICES": "^" + ",".join(others)} if others else {}
+    return {
+        LOOPBACK_VARIABLE: "1",
+        "GLOO_SOCKET_IFNAME": loopback,
+        "NCCL_SOCKET_IFNAME": f"={loopback}",
+        **ucx,
+    }
 
 
 def interface_of(address: str) -> str:

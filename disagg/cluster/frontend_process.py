@@ -54,6 +54,7 @@ class FrontendProcess:
         """Returns when it listens; raises StartError with what it said."""
         self._process = await asyncio.create_subprocess_exec(
             sys.executable,
+            "-P",
             "-m",
             "disagg.frontend.main",
             stdin=asyncio.subprocess.PIPE,

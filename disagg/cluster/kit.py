@@ -104,7 +104,7 @@ class Kit:
 def spawn_with_pipe(module: str, environment: Mapping[str, str]) -> socket.socket:
     """Our end of the pipe to a warden in a process of its own."""
     ours, theirs = socket.socketpair()
-    command = [sys.executable, "-m", module, str(theirs.fileno())]
+    command = [sys.executable, "-P", "-m", module, str(theirs.fileno())]
     with theirs:
         subprocess.Popen(command, env=environment, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL)
     ours.setblocking(False)

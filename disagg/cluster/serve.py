@@ -22,7 +22,7 @@ from typing import TypeVar, cast
 
 import ray
 
-from disagg import stopping
+from disagg import stopping, surroundings
 from disagg.cluster import janitor, ray_cluster
 from disagg.cluster.actors import run_folder
 from disagg.cluster.controller import Controller
@@ -90,12 +90,15 @@ class _Course:
 
 async def _run(deployment: Deployment, course: _Course) -> None:
     began_s = time.monotonic()
+    surroundings.refuse(os.environ)
     model_path = await _apart(resolve_model, deployment.model.path, deployment.model.revision)
     _refuse_a_taken_port(deployment.frontend.host, deployment.frontend.port)
     name = secrets.token_hex(4)  # of this run: what the janitor looks for
     log.info("deployment %s of namespace %s (%s)", deployment.name, deployment.namespace, name)
     async with ray_and_janitor(deployment, name) as (plan, private):
         stopping.settled()
+        if left_out := surroundings.left_out(os.environ):
+            log.info("of the environment, engines and frontends do without %s", ", ".join(left_out))
         for warning in await preflight.refuse(plan, str(model_path)):
             log.warning("%s", warning)
         setting = Setting(
@@ -136,6 +139,7 @@ async def _run(deployment: Deployment, course: _Course) -> None:
 @contextlib.asynccontextmanager
 async def ray_and_janitor(deployment: Deployment, name: str) -> AsyncIterator[tuple[Plan, bool]]:
     """Ray, and whether it is private, with a janitor behind us: however this process ends, nothing stays."""
+    os.umask(0o077)  # of all that is started, too: nothing of a deployment is for other users
     settings = deployment.ray
     ray_folder = ray_cluster.private_folder(settings.address)
     folders = [str(run_folder(name)), *filter(None, [ray_folder])]
@@ -248,7 +252,10 @@ def _frontend_spec(plan: Plan, registry: str, model_path: Path) -> FrontendSpec:
 
 
 def _frontend_environment(setting: Setting) -> dict[str, str]:
-    return os.environ | {SECRET_VARIABLE: setting.secret, DEPLOYMENT_VARIABLE: setting.deployment}
+    return surroundings.of_our_processes(os.environ) | {
+        SECRET_VARIABLE: setting.secret,
+        DEPLOYMENT_VARIABLE: setting.deployment,
+    }
 
 
 def _python_path(device: str) -> list[str]:

@@ -151,7 +151,7 @@ class Spares:
 def _start(spare: Spare, executable: str) -> _Waiting:
     ours, theirs = socket.socketpair()
     with theirs:
-        words = [executable, "-c", _COMMAND, str(theirs.fileno()), msgspec.json.encode(spare).decode()]
+        words = [executable, "-P", "-c", _COMMAND, str(theirs.fileno()), msgspec.json.encode(spare).decode()]
         pid = util.spawnv_passfds(os.fsencode(executable), words, [theirs.fileno()])
     return _Waiting(spare.module, pid, ours)
 

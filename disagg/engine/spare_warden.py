@@ -59,7 +59,7 @@ def keep(kit: KitSpec, pipe: socket.socket) -> None:
 def _become_spare(kit: KitSpec, pipe: socket.socket, order: socket.socket) -> NoReturn:
     for each in (pipe, order):
         each.set_inheritable(True)
-    words = ["-m", "disagg.engine.spare", str(pipe.fileno()), str(order.fileno())]
+    words = ["-P", "-m", "disagg.engine.spare", str(pipe.fileno()), str(order.fileno())]
     spares = msgspec.json.encode(kit.spares).decode()
     os.execve(sys.executable, [sys.executable, *words, spares], os.environ | kit.environment)
 

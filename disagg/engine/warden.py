@@ -31,6 +31,7 @@ from typing import NoReturn
 from disagg.engine.lane import LaneReader
 from disagg.engine.logfile import RotatingLog
 from disagg.engine.spec import HostSpec, decode_spec, encode_spec
+from disagg.folders import own_folder
 
 SHARED_MEMORY = Path("/dev/shm")
 LOOK_S = 2.0  # how often the engine's shared memory segments are noted down, beside each time that one appears
@@ -52,7 +53,9 @@ def exec_host(spec: HostSpec, pipe: socket.socket) -> NoReturn:
     path.write_bytes(encode_spec(spec))
     pipe.set_inheritable(True)
     environment = os.environ | spec.environment  # before the interpreter starts: imports read it
-    os.execve(sys.executable, [sys.executable, "-m", "disagg.engine.host", str(path), str(pipe.fileno())], environment)
+    os.execve(
+        sys.executable, [sys.executable, "-P", "-m", "disagg.engine.host", str(path), str(pipe.fileno())], environment
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,9 +130,9 @@ def remove_segments(host: Host) -> None:
 def make_scratch(spec: HostSpec) -> None:
     scratch = Path(spec.scratch)
     while True:
-        scratch.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        own_folder(scratch.parent)
         with contextlib.suppress(FileNotFoundError):  # another engine's end has just taken the folder away
-            scratch.mkdir(exist_ok=True)
+            scratch.mkdir(mode=0o700, exist_ok=True)
             return
 
 

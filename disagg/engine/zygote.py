@@ -23,6 +23,7 @@ from pathlib import Path
 
 from disagg.engine import warden
 from disagg.engine.spec import decode_spec
+from disagg.folders import own_folder
 
 SPEC_S = 5.0  # how long a caller may take to send its line
 
@@ -39,7 +40,7 @@ def main(socket_path: Path) -> None:
     gc.freeze()  # the heap stays shared: collections in the forks would write to every object's header
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    socket_path.parent.mkdir(mode=0o700, exist_ok=True)  # an engine's end may have taken it away meanwhile
+    own_folder(socket_path.parent)  # an engine's end may have taken it away meanwhile
     listener.bind(str(socket_path))
     listener.listen()
     sys.stdout.write("ready\n")

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from disagg.errors import Problem
 from disagg.preflight.rule import Rule
 from disagg.preflight.subject import Subject
+from disagg.surroundings import PROXIES, RANKS
 
 HEARTBEAT_INTERVAL = "SGLANG_DISAGGREGATION_HEARTBEAT_INTERVAL"
 HEARTBEAT_MISSES = "SGLANG_DISAGGREGATION_HEARTBEAT_MAX_FAILURE"
@@ -65,6 +66,20 @@ def _transports(subject: Subject) -> Iterator[Problem]:
             yield Problem(f"{pool.path}.env.UCX_TLS", f"is {said}, which leaves TCP for the KV")
 
 
+def _proxies(subject: Subject) -> Iterator[Problem]:
+    for pool in subject.pools:
+        for name in pool.env:
+            if name.lower() in PROXIES - {"no_proxy"}:
+                yield Problem(f"{pool.path}.env.{name}", "names a proxy for engines")
+
+
+def _ranks(subject: Subject) -> Iterator[Problem]:
+    for pool in subject.pools:
+        for name in pool.env:
+            if name in RANKS:
+                yield Problem(f"{pool.path}.env.{name}", "is what a launcher says of its own ranks")
+
+
 RULES = (
     Rule(
         "heartbeat",
@@ -93,5 +108,19 @@ RULES = (
         "KV crawls: an H200 does 0.5 GB/s without cuda_ipc, and a long prompt waits seconds for its first token",
         "nixl #366; vllm #26382",
         "take UCX_TLS out, or say transfer.allow_tcp: true",
+    ),
+    Rule(
+        "proxies",
+        _proxies,
+        "ranks register with their bootstrap server through the proxy, which knows none: prefill is never ready",
+        "",
+        "leave it out: engines talk with one another alone, and the model is fetched before, by `disagg serve`",
+    ),
+    Rule(
+        "launcher_ranks",
+        _ranks,
+        "torch and SGLang take it for their own: a rank waits for a store or a device that is another program's",
+        "",
+        "leave it out: disagg says each engine's addresses and ranks",
     ),
 )

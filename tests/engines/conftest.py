@@ -33,8 +33,22 @@ def _no_foreign_cluster() -> Iterator[None]:
     os.environ.update(kept)
 
 
+# What a company, a batch system and an open umask surround it with. Nothing listens at port 9.
+HOSTILE = {
+    **{name: "http://127.0.0.1:9" for name in ("http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "ALL_PROXY")},
+    **{"no_proxy": "", "LC_ALL": "C", "GLOO_SOCKET_IFNAME": "no-such0", "NCCL_SOCKET_IFNAME": "no-such0"},
+    **{"MASTER_ADDR": "192.0.2.77", "MASTER_PORT": "1", "WORLD_SIZE": "8", "RANK": "5", "LOCAL_RANK": "5"},
+    **{"TORCHELASTIC_USE_AGENT_STORE": "True", "SLURM_PROCID": "5", "SLURM_NTASKS": "8", "OMPI_COMM_WORLD_RANK": "5"},
+    **{"RAY_ADDRESS": "ray://192.0.2.77:10001", "RAY_REDIS_ADDRESS": "192.0.2.77:6379", "RAY_TMPDIR": "/nowhere"},
+    **{"RAY_AUTH_MODE": "disabled", "RAY_NAMESPACE": "other", "RAY_JOB_CONFIG_JSON_ENV_VAR": "{"},
+}
+
+
 @pytest.fixture(scope="module")
-def pair() -> Iterator[Deployment]:
-    """One prefill and one decode engine."""
-    with serving("configs/local-cpu.yaml", *PRIVATE) as deployment:
+def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
+    """One prefill and one decode engine, started in a hostile place: it is to make no difference."""
+    folder = tmp_path_factory.mktemp("hostile")
+    for name in ("decode", "prefill", "transfer", "disagg", "ray", "json", "sglang", "torch"):
+        (folder / f"{name}.py").write_text(f"raise SystemExit('{name}.py of the user was imported')\n")
+    with serving("local-cpu", *PRIVATE, environment=HOSTILE, folder=folder) as deployment:
         yield deployment

@@ -19,7 +19,7 @@ import httpx
 from disagg.cluster.free_port import free_port
 from disagg.engine.spec import DEPLOYMENT_VARIABLE
 
-READY_S = 150.0
+READY_S = 400.0
 GONE_S = 15.0
 
 
@@ -72,22 +72,37 @@ class Deployment:
         return self.log.read_text(errors="replace")[-6000:]
 
 
-def launch(config: str, *sets: str, environment: dict[str, str] | None = None) -> Deployment:
+def launch(
+    config: str,
+    *sets: str,
+    environment: dict[str, str] | None = None,
+    prefix: tuple[str, ...] = (),
+    folder: Path | None = None,
+) -> Deployment:
+    """`prefix`: a command that runs the rest as somebody else. `folder`: where it is started, as `disagg` would be."""
     port = free_port()
     log = Path(tempfile.mkstemp(prefix="disagg-test-", suffix=".log")[1])
-    command = [sys.executable, "-m", "disagg.cli.main", "serve", config, "--set", f"frontend.port={port}"]
+    program = ["-P", "-m", "disagg_start"] if folder else ["-m", "disagg.cli.main"]
+    command = [*prefix, sys.executable, *program, "serve", config, "--set", f"frontend.port={port}"]
     for each in sets:
         command += ["--set", each]
     with log.open("wb") as output:
         process = subprocess.Popen(
-            command, stdout=output, stderr=subprocess.STDOUT, env=os.environ | (environment or {})
+            command,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env=os.environ | (environment or {}),
+            cwd=folder,
+            umask=0 if folder else -1,
         )
     return Deployment(process, f"http://127.0.0.1:{port}", log)
 
 
 @contextmanager
-def serving(config: str, *sets: str, environment: dict[str, str] | None = None) -> Iterator[Deployment]:
-    deployment = launch(config, *sets, environment=environment)
+def serving(
+    config: str, *sets: str, environment: dict[str, str] | None = None, folder: Path | None = None
+) -> Iterator[Deployment]:
+    deployment = launch(config, *sets, environment=environment, folder=folder)
     try:
         began = time.monotonic()
         while not (deployment.is_ready() and deployment.all_ready()):

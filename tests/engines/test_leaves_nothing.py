@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -72,13 +73,19 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]
         subprocess.run(["rm", "-rf", str(folder)], check=True)
 
 
-def test_submit_serves_and_stop_takes_all_of_it_down(cluster: dict[str, str]) -> None:
+def test_submit_serves_and_stop_takes_all_of_it_down(cluster: dict[str, str], tmp_path: Path) -> None:
+    """Its working folder has files with names of ours: they are not imported, here or on Ray's workers."""
     import httpx
+
+    for name in ("decode", "prefill", "transfer", "disagg", "sglang"):
+        (tmp_path / f"{name}.py").write_text(f"raise SystemExit('{name}.py of the user was imported')\n")
+    shutil.copy("configs/local-cpu.yaml", tmp_path)
 
     before, port = Traces.now(), free_port()
     job = f"disagg-{port}"
-    submit = ["ray", "job", "submit", "--submission-id", job, "--no-wait", "--working-dir", "configs"]
-    serve = ["disagg", "serve", "local-cpu.yaml", "--set", f"frontend.port={port}"]
+    submit = ["ray", "job", "submit", "--submission-id", job, "--no-wait", "--working-dir", str(tmp_path)]
+    # As the installed `disagg` does; that of this environment may be older than its declaration.
+    serve = [sys.executable, "-P", "-m", "disagg_start", "serve", "local-cpu.yaml", "--set", f"frontend.port={port}"]
     _submit([*submit, "--", *serve], cluster)
     url = f"http://127.0.0.1:{port}"
     until = time.monotonic() + 150

@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import json
 import os
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
 import openai
+import psutil
 import pytest
 from deployment import Deployment
 from streams import Stream
 
 from benchmarks.random_requests import Result, campaign, send
+from disagg.cluster.actors import log_folder, run_folder
 from disagg.frontend.sampling import FIELDS, SamplingField
 
 QUESTION = "Explain why Roger Federer is considered one of the greatest tennis players of all time"
@@ -202,3 +207,52 @@ def test_six_hundred_random_requests_are_answered_or_refused_by_name(pair: Deplo
     print(result.table())
     assert result.passed, result.table()
     assert result.answered > 500, result.table()
+
+
+def test_all_of_it_listens_on_loopback_alone(pair: Deployment) -> None:
+    listening = {
+        (process.name(), each.laddr.ip, each.laddr.port)
+        for process in tree(pair)
+        for each in process.net_connections("inet")
+        if each.status == psutil.CONN_LISTEN or (each.type == socket.SOCK_DGRAM and not each.raddr)
+    }
+    assert len(listening) > 20, "the probe sees nothing"
+    assert [
+        each for each in listening if not each[1].removeprefix("::ffff:").startswith("127.") and each[1] != "::1"
+    ] == []
+
+
+def test_nothing_that_it_writes_is_open_to_other_users(pair: Deployment) -> None:
+    """Its umask is 0, and Ray opens its folders to all: what is around them has to be closed."""
+    frontend = next(each for each in tree(pair) if "disagg.frontend.main" in each.cmdline())
+    name = frontend.environ()["DISAGG_DEPLOYMENT"]
+    (raylet,) = [each for each in tree(pair) if each.name() == "raylet"]
+    ray = Path(next(word for word in raylet.cmdline() if word.startswith("--temp_dir=")).partition("=")[2]).parent
+    folders = [ray, run_folder(name), log_folder(name)]
+    assert [oct(folder.stat().st_mode & 0o777) for folder in folders] == ["0o700"] * 3
+    held = {path for process in tree(pair) for path in open_files(process)}
+    assert any(path.parent == Path("/dev/shm") for path in held), "the probe sees nothing"
+    assert [str(path) for path in held if is_exposed(path)] == []
+
+
+def open_files(process: psutil.Process) -> set[Path]:
+    """Below the folders that all users share."""
+    paths = [
+        line.split(maxsplit=5)[5] for line in Path(f"/proc/{process.pid}/maps").read_text().splitlines() if "/" in line
+    ]
+    for link in Path(f"/proc/{process.pid}/fd").iterdir():
+        with contextlib.suppress(OSError):
+            paths.append(os.readlink(link))
+    return {Path(path) for path in paths if path.startswith(("/tmp/", "/dev/shm/"))}
+
+
+def is_exposed(path: Path) -> bool:
+    """To others than its user, by its own mode and those of the folders above it."""
+    if not path.exists() or path.name.startswith("disagg-test-"):  # what the test itself gave it to write on
+        return False
+    return bool(path.stat().st_mode & 0o006) and all(above.stat().st_mode & 0o001 for above in path.parents)
+
+
+def tree(pair: Deployment) -> list[psutil.Process]:
+    top = psutil.Process(pair.process.pid)
+    return [top, *top.children(recursive=True)]

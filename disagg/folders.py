@@ -1,0 +1,22 @@
+"""Folders that are ours alone: mode 0700, whatever the umask, and never one that somebody else has put there before."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+from disagg.errors import StartError
+
+
+def own_folder(path: Path) -> Path:
+    """Makes it, and what is missing above it; raises StartError where it is another user's, or open to others."""
+    for parent in reversed(path.parents):
+        parent.mkdir(mode=0o700, exist_ok=True)
+    path.mkdir(mode=0o700, exist_ok=True)
+    found = path.lstat()
+    if stat.S_ISLNK(found.st_mode) or found.st_uid != os.getuid():
+        raise StartError(str(path), "it is another user's, or a link", "remove it, or set TMPDIR to a folder of yours")
+    if found.st_mode & 0o022:
+        path.chmod(0o700)
+    return path

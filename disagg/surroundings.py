@@ -1,0 +1,94 @@
+"""The environment that others set: what reaches our processes, what does not, and what is refused before a start.
+
+Way:   `disagg serve` -> [refuse]; driver, Nursery -> [of_our_processes] -> frontends, engines
+Why:   our processes talk with one another by address. Through a company's proxy they never meet, and what a batch
+       system or torchrun says of ranks and addresses is about another program
+Fails: ConfigError names each variable with its value, what is wrong and what would do
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from disagg.errors import ConfigError, Problem
+
+PROXIES = frozenset({"http_proxy", "https_proxy", "ftp_proxy", "all_proxy", "ws_proxy", "wss_proxy", "no_proxy"})
+# Of mpirun, srun, PBS and torchrun. torch takes TORCHELASTIC_… for a store that runs already, SGLang MASTER_ADDR and
+# LOCAL_RANK for its own.
+_LAUNCHERS = ("OMPI_", "PMI_", "PMIX_", "I_MPI_", "MV2_", "MPI_", "HYDRA_", "SLURM_", "PBS_", "TORCHELASTIC_")
+RANKS = frozenset(
+    {
+        *("MASTER_ADDR", "MASTER_PORT", "WORLD_SIZE", "RANK", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "NODE_RANK"),
+        *("GROUP_RANK", "GROUP_WORLD_SIZE", "ROLE_RANK", "ROLE_NAME", "ROLE_WORLD_SIZE", "CROSS_RANK", "CROSS_SIZE"),
+    }
+)
+# A warning of a library would end an engine; an engine would wait for a person.
+_OF_PYTHON = frozenset({"PYTHONWARNINGS", "PYTHONINSPECT", "PYTHONSTARTUP"})
+_ALWAYS = {
+    "PYTHONSAFEPATH": "1",  # nothing is imported from the folder where this was started
+    "PYTHONUTF8": "1",  # files of models and templates are UTF-8, whatever the locale says
+}
+
+
+def of_our_processes(environment: Mapping[str, str]) -> dict[str, str]:
+    """What a frontend or an engine gets of it. A pool's `env` comes on top, and stands."""
+    return {name: value for name, value in environment.items() if not _is_of_others(name)} | _ALWAYS
+
+
+def left_out(environment: Mapping[str, str]) -> list[str]:
+    """Names alone: a proxy's value may have a password in it."""
+    return sorted(name for name in environment if _is_of_others(name))
+
+
+def _is_of_others(name: str) -> bool:
+    return name.lower() in PROXIES or name in RANKS or name in _OF_PYTHON or name.startswith(_LAUNCHERS)
+
+
+def refuse(environment: Mapping[str, str]) -> None:
+    """What cannot be used, all at once."""
+    if problems := tuple(_problems(environment)):
+        raise ConfigError("the environment", problems)
+
+
+def _problems(environment: Mapping[str, str]) -> Iterator[Problem]:
+    if said := environment.get("TMPDIR"):
+        if why := _why_not_written(Path(said)):
+            yield Problem(f"TMPDIR={said}", why, "set it to a folder that can be written, or unset it")
+        elif not os.path.isabs(said):
+            yield Problem(
+                f"TMPDIR={said}", "is a relative path, and Ray's processes have folders of their own", "say it whole"
+            )
+    cache = Path(environment.get("DISAGG_CACHE") or "~/.cache/disagg")
+    name = "DISAGG_CACHE" if environment.get("DISAGG_CACHE") else "HOME"
+    try:
+        cache = cache.expanduser()
+    except RuntimeError:
+        yield Problem("HOME", "is not set, and this user has none; models and logs would go there", "set DISAGG_CACHE")
+        return
+    if why := _why_not_made(cache):
+        what = f"models and logs go to {cache}, which {why}"
+        yield Problem(f"{name}={environment.get(name, '')}", what, "set DISAGG_CACHE to a folder that can be written")
+
+
+def _why_not_made(folder: Path) -> str:
+    """Empty: it is there and can be written, or can be made."""
+    for each in (folder, *folder.parents):
+        if each.exists() or each.is_symlink():
+            why = _why_not_written(each)
+            return why if each == folder or not why else f"cannot be made: {each} {why}"
+    return ""
+
+
+def _why_not_written(folder: Path) -> str:
+    if not folder.exists():
+        return "is not there"
+    if not folder.is_dir():
+        return "is no folder"
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            return ""
+    except OSError as error:
+        return f"cannot be written: {error.strerror}"
