@@ -87,7 +87,7 @@ class Generations:
                 await _collect(exchange, request, pieces, kind, model, asked.return_token_ids)
 
     def _request(self, asked: Asked, request_id: str, received_at_s: float) -> Request:
-        refuse_ignored(asked.sampling, self._backend.ignored)
+        refuse_ignored(asked.sampling, self._backend)
         prompt_ids = asked.prompt
         assert isinstance(prompt_ids, list)
         request = Request(
