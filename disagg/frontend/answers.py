@@ -83,7 +83,9 @@ class Chunks:
         if not text:
             return b""
         data = _to_json(text)
-        return self._before + (data if text.isascii() else _one_line(data)) + self._after
+        if not text.isascii() and ("\u2028" in text or "\u2029" in text or "\x85" in text):
+            data = _one_line(data)
+        return self._before + data + self._after
 
     def finish(self, reason: FinishReason) -> bytes:
         return self._head + b"[" + self._finished_choice(reason) + b"}]" + self._tail

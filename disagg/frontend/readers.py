@@ -130,6 +130,7 @@ class _Reader:
     async def start(cls, order: bytes) -> _Reader:
         process = await asyncio.create_subprocess_exec(
             sys.executable,
+            "-P",  # nothing of the folder where all this was started
             "-m",
             "disagg.frontend.reader",
             stdin=asyncio.subprocess.PIPE,
