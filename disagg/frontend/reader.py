@@ -34,7 +34,7 @@ def serve(source: BinaryIO, sink: BinaryIO) -> None:
     gc.freeze()
     gc.disable()  # it would look through the millions of lists of a hostile body, again and again; they hold no cycles
     while (body := _next(source)) is not None:
-        signal.setitimer(signal.ITIMER_REAL, order.read_s)
+        signal.setitimer(signal.ITIMER_PROF, order.read_s)
         answer: Done | Refusal
         try:
             answer = Done(read(body[4:], KINDS[body[:4]], order.model, codec))
@@ -42,7 +42,7 @@ def serve(source: BinaryIO, sink: BinaryIO) -> None:
             answer = Refusal(error.param, error.code, error.message, error.http_status)
         data = msgspec.msgpack.encode(answer)
         del body, answer
-        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.setitimer(signal.ITIMER_PROF, 0)
         sink.write(frame(data))
         sink.flush()
         gc.collect()  # between bodies: an error's traceback is a cycle now and then
@@ -57,7 +57,7 @@ def _next(source: BinaryIO) -> bytes | None:
 
 
 def main() -> None:
-    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.signal(signal.SIGPROF, signal.SIG_DFL)
     serve(sys.stdin.buffer, sys.stdout.buffer)
 
 

@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 
 READERS_MAX = 2
 WAIT_S = 30.0
-READ_S = 10.0  # by the reader's own alarm, which ends it
+READ_S = 10.0  # of a processor, by the reader's own alarm, which ends it
 LENGTH_BYTES = 4
 
 
@@ -73,7 +73,8 @@ class Readers:
     async def start(self) -> None:
         """One process ahead of the first long body: it takes a second to be ready, and nobody waits for that here."""
         async with self._free:
-            self._idle.append(await _Reader.start(self._order))
+            with contextlib.suppress(ReaderLost):  # it is told; the first long body tries again
+                self._idle.append(await _Reader.start(self._order))
 
     async def stop(self) -> None:
         working = list(self._working)
@@ -128,16 +129,19 @@ class _Reader:
 
     @classmethod
     async def start(cls, order: bytes) -> _Reader:
-        process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-P",  # nothing of the folder where all this was started
-            "-m",
-            "disagg.frontend.reader",
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            env={name: value for name, value in os.environ.items() if name != SECRET_VARIABLE},
-            start_new_session=True,  # a Ctrl-C is the driver's
-        )
+        words = ["-P", "-m", "disagg.frontend.reader"]  # -P: nothing of the folder where all this was started
+        try:
+            process = await asyncio.create_subprocess_exec(
+                sys.executable,
+                *words,
+                stdin=asyncio.subprocess.PIPE,
+                stdout=asyncio.subprocess.PIPE,
+                env={name: value for name, value in os.environ.items() if name != SECRET_VARIABLE},
+                start_new_session=True,  # a Ctrl-C is the driver's
+            )
+        except OSError as error:  # no more files, processes or memory
+            log.error("a reader of long requests cannot start: %s", error)
+            raise ReaderLost("reader", "no process can be started to read this request", "try again later") from None
         reader = cls(process)
         reader._input.write(frame(order))
         return reader
@@ -152,7 +156,7 @@ class _Reader:
             return answer
         except (asyncio.IncompleteReadError, ConnectionError):
             status = await self._process.wait()
-        if status == -signal.SIGALRM:
+        if status == -signal.SIGPROF:
             what = "this request takes too long to read; send fewer, larger parts"
             raise BadRequest(None, "too_complex", what)
         log.error("a reader of long requests ended with status %d", status)

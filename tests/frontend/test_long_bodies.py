@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import sys
 from typing import Any
 
 import psutil
@@ -139,6 +140,15 @@ async def test_a_reader_that_is_killed_costs_its_request_and_no_other(codec: Cod
         lost = await asked
         assert (lost.status, lost.json["error"]["code"]) == (503, "reader_lost")
         assert (await long(frontend.port)).status == 200
+        assert (await exchange(frontend.port, ask())).status == 200
+
+
+async def test_where_no_reader_can_start_its_request_is_told(codec: Codec, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "executable", "/no/such/python")
+    async with serving(ScriptedBackend(says("Hi")), codec) as frontend:
+        await frontend.start_reader()
+        answer = await long(frontend.port)
+        assert (answer.status, answer.json["error"]["code"]) == (503, "reader_lost")
         assert (await exchange(frontend.port, ask())).status == 200
 
 
