@@ -43,7 +43,12 @@ class HttpServer:
     async def _tick(self) -> None:
         while True:
             await asyncio.sleep(self._limits.tick_s)
-            self.door.tick(asyncio.get_running_loop().time())
+            now_s = asyncio.get_running_loop().time()
+            self.door.tick(now_s)
+            more = True
+            while more:
+                more = self.door.end_late(now_s)
+                await asyncio.sleep(0)  # others' turn
 
     async def stop(self, limit_s: float) -> None:
         """Stops listening, lets running requests end within the limit, cancels the rest."""

@@ -11,6 +11,7 @@ import pytest
 from wire import Echo, connect, door_of, turns
 
 from disagg.frontend.http1 import Door, Limits
+from disagg.frontend.http1.door import LATE_AT_ONCE
 from disagg.frontend.http1.refusals import LOG_S
 
 GET = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
@@ -26,7 +27,14 @@ def pass_time(door: Door, seconds: float) -> None:
     """As if the loop's clock had moved: deadlines come nearer by so much."""
     for connection in door.connections:
         connection.deadline_s -= seconds
-    door.tick(asyncio.get_running_loop().time())
+    tick(door)
+
+
+def tick(door: Door) -> None:
+    now_s = asyncio.get_running_loop().time()
+    while door.end_late(now_s):
+        pass
+    door.tick(now_s)
 
 
 # Time
@@ -43,6 +51,21 @@ async def test_a_head_that_does_not_come_in_time_gets_408(caplog: pytest.LogCapt
     assert (wire.statuses, wire.is_over) == ([408], True)
     assert door.refusals.by_reason == {"request_timeout": 1}
     assert door.held_bytes == 0
+
+
+async def test_thousands_that_are_late_at_once_do_not_hold_up_everybody() -> None:
+    door = door_of(Echo(), connections_max=10_000)
+    wires = [connect(door) for _ in range(1000)]
+    for wire in wires:
+        wire.connection.data_received(b"GET / HTTP/1.1\r\n")
+        wire.connection.deadline_s = 0.0
+    ended, more = 0, True
+    while more:
+        more = door.end_late(1.0)
+        now_ended = sum(wire.is_over for wire in wires)
+        assert now_ended - ended <= LATE_AT_ONCE
+        ended = now_ended
+    assert ended == 1000
 
 
 async def test_an_idle_connection_closes_without_a_word() -> None:
@@ -74,7 +97,7 @@ async def test_a_body_that_drips_gets_408_and_one_that_flows_is_taken() -> None:
     assert flows.statuses == []
     flows.connection.data_received(b"x")
     drips.connection.deadline_s -= LIMITS.body_grace_s * 0.9
-    door.tick(asyncio.get_running_loop().time())
+    tick(door)
     await turns()
     assert (drips.statuses, drips.is_over) == ([408], True)
     assert (flows.statuses, len(echo.got[0][2])) == ([200], size)

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from disagg.frontend.http1.call import Call
     from disagg.frontend.http1.connection import Connection
 
+LATE_AT_ONCE = 32  # some 2 ms
 App = Callable[["Call"], Awaitable[None]]
 
 NO_FILES = "open_files"
@@ -63,11 +64,17 @@ class Door:
         next(iter(self.waiting)).abort()
         return False
 
-    def tick(self, now_s: float) -> None:
-        """Ends what is late: by its deadline, or because its client takes nothing."""
-        self.date = formatdate(usegmt=True).encode()
-        for connection in [each for each in self.connections if each.deadline_s <= now_s]:
+    def end_late(self, now_s: float) -> bool:
+        """Ends what outlived its deadline, LATE_AT_ONCE of it; whether more is left. Thousands at once, each with its
+        answer, would let every stream stand still."""
+        late = [each for each in self.connections if each.deadline_s <= now_s]
+        for connection in late[:LATE_AT_ONCE]:
             connection.late()
+        return len(late) > LATE_AT_ONCE
+
+    def tick(self, now_s: float) -> None:
+        """Ends what its client does not take; says what was refused."""
+        self.date = formatdate(usegmt=True).encode()
         unsent_bytes = 0
         for connection in list(self.connections):
             unsent_bytes += connection.unsent(now_s)

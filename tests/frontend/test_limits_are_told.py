@@ -1,0 +1,49 @@
+"""docs/limits.md says what the code does."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from disagg.config.door import Frontend
+from disagg.frontend.http1 import Limits
+from disagg.frontend.http1.chunked import EXTENSION_BYTES_MAX, SMALL_BYTES, SMALL_CHUNKS_MAX, TRAILER_BYTES_MAX
+from disagg.frontend.http1.head import METHOD_BYTES_MAX
+from disagg.frontend.http1.limits import KIB, MIB
+from disagg.frontend.open_files import RESERVED
+from disagg.frontend.server import KEEPALIVE
+
+PAGE = Path(__file__).parents[2] / "docs" / "limits.md"
+
+
+def test_the_page_has_the_numbers_of_the_code() -> None:
+    limits, frontend = Limits(), Frontend()
+    gone_s = KEEPALIVE["TCP_KEEPIDLE"] + KEEPALIVE["TCP_KEEPINTVL"] * KEEPALIVE["TCP_KEEPCNT"]
+    body_kib_s, flush_kib_s = limits.body_bytes_per_s / KIB, limits.flush_bytes_per_s / KIB
+    rows = [
+        f"request line and header fields | {limits.head_bytes // KIB} KiB |",
+        f"the request target | {limits.target_bytes // KIB} KiB |",
+        f"header fields | {limits.fields} |",
+        f"a method | {METHOD_BYTES_MAX} bytes |",
+        f"a body | `frontend.body_limit_mib` ({frontend.body_limit_mib}) |",
+        f"chunks of less than {SMALL_BYTES} bytes in a body | {SMALL_CHUNKS_MAX} |",
+        f"its trailers | {EXTENSION_BYTES_MAX // KIB} KiB, {TRAILER_BYTES_MAX // KIB} KiB |",
+        f"(a wrong path, no key) | {limits.rest_bytes // KIB} KiB |",
+        f"wait behind a running one | {limits.head_bytes // KIB} KiB |",
+        f"requests on a connection | {limits.requests} |",
+        f"from its first byte | {limits.head_s:g} s |",
+        f"without a request | {limits.idle_s:g} s |",
+        f"a body | {limits.body_grace_s:g} s, and a second more for each {body_kib_s:g} KiB that came |",
+        f"whatever the answer | {limits.write_s:g} s |",
+        f"a complete answer | {limits.write_s:g} s, and a second more for each {flush_kib_s:g} KiB |",
+        f"when its connection closes | {limits.linger_s:g} s, {limits.linger_bytes // MIB} MiB |",
+        f"network is gone | {gone_s} s without a sign",
+        f"`frontend.connections_max` ({frontend.connections_max})",
+        f"{RESERVED} stay for engines",
+        f"`frontend.held_limit_mib` ({frontend.held_limit_mib})",
+        f"have not taken of answers | {limits.unsent_bytes // MIB} MiB |",
+    ]
+    text = PAGE.read_text()
+    assert [row for row in rows if row not in text] == []
+    assert (limits.connections, limits.held_bytes // MIB) == (frontend.connections_max, frontend.held_limit_mib)
+    assert len(re.findall(r"(?m)^\| (?!what \||---)", text)) == len(rows)  # a row more needs a line here
