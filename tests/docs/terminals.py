@@ -22,7 +22,7 @@ from pathlib import Path
 from disagg.models.catalogue import cache_folder
 
 ROOT = Path(__file__).resolve().parents[2]
-LIMIT_S = 300.0  # of one command; generous, as others may use the machine
+LIMIT_S = 240.0  # of one command; generous, as others may use the machine
 POLL_S = 0.05
 # Process 1 of the machine: bash, as it buries the dead. It ends with its standard input, and all else with it.
 BOOT = """

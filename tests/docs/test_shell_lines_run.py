@@ -16,6 +16,12 @@ from pages import PAGES, ROOT, Command, blocks
 from terminals import Machine, Terminal, machine
 
 README = ROOT / "README.md"
+STAYS = """
+import signal, sys
+signal.signal(signal.SIGINT, lambda *_: sys.exit(7))
+print("] serving a", flush=True)
+signal.pause()
+"""
 
 
 def commands(page: Path) -> list[Command]:
@@ -98,9 +104,7 @@ def test_a_terminal_is_a_readers(tmp_path: Path) -> None:
         first = made.terminal()
         assert first.run("export A=1")[0] == 0
         assert first.run("echo $A $HOME\nfalse") == (1, f"1 {tmp_path / 'home'}\n")
-        assert "] serving a" in first.stay(
-            "echo '] serving a'; trap 'exit 7' INT; while :; do sleep 0.1; done", "] serving "
-        )
+        assert "] serving a" in first.stay(f"python3 -c '{STAYS}'", "] serving ")
         assert made.terminal().run("echo ${A:-nothing}; source .venv/bin/activate; command -v disagg")[1].split() == [
             "nothing",
             str(ROOT / ".venv" / "bin" / "disagg"),
