@@ -7,7 +7,6 @@ Exit status: 0 done, 1 a deployment could not start or a request failed, 2 the c
 from __future__ import annotations
 
 import errno
-import logging
 import os
 import sys
 from typing import Annotated
@@ -61,9 +60,11 @@ def serve(
     import uvloop
 
     from disagg.cluster.serve import serve as until_stopped
+    from disagg.telemetry.stderr_log import log_to_stderr
 
-    logging.basicConfig(level=logging.INFO, format="[%(asctime)s] %(message)s", stream=sys.stderr)
-    stopping.aside(lambda: uvloop.run(until_stopped(deployment)))
+    lines = log_to_stderr("[%(asctime)s] %(message)s")
+    with stopping.farewell(lines.flush):
+        stopping.aside(lambda: uvloop.run(until_stopped(deployment)))
 
 
 def run() -> None:

@@ -13,6 +13,7 @@ from urllib.parse import quote
 
 import typer
 
+from disagg.engine.logfile import ASKED_LINES_MAX
 from disagg.errors import StartError
 
 DEFAULT_URL = "http://127.0.0.1:8000"
@@ -86,7 +87,7 @@ def status(
 
 def logs(
     engine: Annotated[str | None, typer.Argument(help="An engine's id; without one, all of them.")] = None,
-    lines: Annotated[int, typer.Option("--lines", "-n", min=1, max=100_000)] = 200,
+    lines: Annotated[int, typer.Option("--lines", "-n", min=1, max=ASKED_LINES_MAX)] = 200,
     rank: Annotated[int | None, typer.Option(min=0, help="Only what this dp rank says.")] = None,
     url: Url = None,
 ) -> None:

@@ -19,7 +19,7 @@ import tempfile
 import time
 from collections import deque
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import msgspec
 
@@ -75,8 +75,7 @@ class Nursery:
     async def warm_up(self) -> str:
         """Starts the zygote and returns the path of its socket; raises StartError with its last lines."""
         log = log_folder(self._deployment) / f"zygote-{self._node}.log"
-        log.parent.mkdir(parents=True, exist_ok=True)
-        with log.open("wb") as output:
+        with _log_output(log) as output:
             self._zygote = subprocess.Popen(  # noqa: ASYNC220 - returns at once
                 [sys.executable, "-P", "-m", "disagg.engine.zygote", str(self._zygote_socket)],
                 stdin=subprocess.PIPE,
@@ -89,7 +88,7 @@ class Nursery:
         while line := await asyncio.to_thread(self._zygote.stdout.readline):
             if line == b"ready\n":
                 return str(self._zygote_socket)
-        tail = "\n".join(last_lines(log, 20))
+        tail = "\n".join(last_lines(log, 20)) or f"(what it said is not in {log}: its disk may be full)"
         raise StartError("engine preload", f"SGLang could not be imported:\n{tail}", "see `disagg setup`")
 
     def environment(self) -> dict[str, str]:
@@ -104,6 +103,16 @@ class Nursery:
 
     def log(self, name: str, lines: int) -> str:
         return "\n".join(last_lines(log_folder(self._deployment) / f"{name}.log", lines))
+
+
+def _log_output(path: Path) -> BinaryIO:
+    """A new file for what a process prints; where there can be none, what it prints is lost, and it runs."""
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return path.open("wb")
+    except OSError as error:
+        log.warning("no log at %s: %s", path, error)
+        return open(os.devnull, "wb")
 
 
 class PortBlocks:
@@ -151,7 +160,7 @@ class EngineActor:
         self._exit: asyncio.Future[dict[str, Any]] | None = None
         self._beginning = asyncio.Lock()  # held until an incarnation that begins can be ended
         self._writer: asyncio.StreamWriter | None = None
-        self._lane = ""
+        self._lane = self._log_trouble = ""
         self._pids: dict[str, Any] = {"actor": os.getpid()}
         self._kit: Kit | None = None
         self._no_kit = ""  # why the next incarnation has none
@@ -165,7 +174,7 @@ class EngineActor:
         spec = _on_this_node(decode_spec(spec_json))
         ready: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
         async with self._beginning:
-            self._writer, self._lane = None, ""
+            self._writer, self._lane, self._log_trouble = None, "", ""
             self._exit = asyncio.get_running_loop().create_future()
             reader, self._writer, way = await self._way_to_warden(spec, zygote, environment)
             self._writer.write(encode_spec(spec) + b"\n")
@@ -177,7 +186,8 @@ class EngineActor:
         spares = msgspec.convert(answer.get("spares", []), tuple[Spare, ...])
         self._no_kit = answer.get("unfit", "")
         self._next = (KitSpec(environment=spec.environment, spares=spares), environment) if spares else None
-        return answer | {"pids": self._pids, "devices": self.devices(), "way": way}
+        more = {"pids": self._pids, "devices": self.devices(), "way": way, "log_trouble": self._log_trouble}
+        return answer | more
 
     async def keep_spare(self) -> None:
         """Begins to prepare the next incarnation of the engine that runs."""
@@ -212,6 +222,10 @@ class EngineActor:
 
     def lane(self) -> str:
         return self._lane
+
+    def log_trouble(self) -> str:
+        """Why the engine's log lacks lines; empty if it does not."""
+        return self._log_trouble
 
     async def _way_to_warden(
         self, spec: HostSpec, zygote: str | None, environment: dict[str, str]
@@ -253,6 +267,8 @@ class EngineActor:
                         ready.set_result(message)
                     case "lane":
                         self._lane = message["lane"]
+                    case "log":
+                        self._log_trouble = message["trouble"]
                     case "exit":
                         answer = message
         except ConnectionError:

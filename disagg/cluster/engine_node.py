@@ -148,7 +148,9 @@ class RayNode:
     async def log(self, lines: int) -> str:
         if self._nursery is None:
             return ""
-        return str(await self._answer_soon(self._nursery.log.remote(self._name, lines)))
+        text = str(await self._answer_soon(self._nursery.log.remote(self._name, lines)))
+        trouble = str(await self._answer_soon(self._made().log_trouble.remote()))
+        return f"{text}\n[disagg] {incomplete(trouble)}" if trouble else text
 
     def close(self) -> None:
         if self._actor is not None:
@@ -186,6 +188,10 @@ class RayNode:
             raise NodeLost(self._name, str(error).strip()) from error
         except RayError as error:
             raise NodeLost(self._name, str(error).strip() or type(error).__name__) from error
+
+
+def incomplete(trouble: str) -> str:
+    return f"this log lacks lines: {trouble}. The engine serves on; make room, or set DISAGG_CACHE to another disk"
 
 
 def _address_of(node_id: str) -> str:

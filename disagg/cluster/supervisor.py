@@ -19,7 +19,7 @@ from typing import Any
 import msgspec
 
 from disagg.cluster.actors import log_folder, run_folder
-from disagg.cluster.engine_node import EngineNode, Ground, NodeLost
+from disagg.cluster.engine_node import EngineNode, Ground, NodeLost, incomplete
 from disagg.cluster.live import LiveEngine
 from disagg.cluster.proving import Prover
 from disagg.cluster.watch import IsRegistered, Watcher
@@ -221,6 +221,8 @@ class EngineSupervisor:
         self._phases.end("place")
         facts = await self.node.start(spec)
         self._way = facts.get("way", "started")
+        if trouble := facts.get("log_trouble"):
+            log.warning("%s: %s", spec.life, incomplete(trouble))
         self._phases.end("rest")
         self._phases.seconds |= _with_rest(facts.get("start_s", {}), self._phases.seconds.pop("rest"))
         # Polled: the event is in another process.

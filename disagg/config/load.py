@@ -23,7 +23,7 @@ from disagg.config.problems import problems_of
 from disagg.config.rules import check_rules, pool_texts
 from disagg.config.schema import Deployment, spelled
 from disagg.config.server_args import installed_server_args
-from disagg.config.sglang_arguments import check_arguments
+from disagg.config.sglang_arguments import as_meant, check_arguments
 from disagg.config.simulated import check_simulated
 from disagg.config.yaml_text import read_file, read_tree
 from disagg.errors import ConfigError, Problem
@@ -46,12 +46,12 @@ def parse_config(
     tree = _with_page_size(tree)
     deployment, of_schema = _deployment(tree)
     problems += of_schema
-    problems += check_rules(tree)
-    problems += check_text(tree)
-    if tree.get("device") == "simulated":
-        problems += check_simulated(pool_texts(tree))
-    else:
-        problems += check_arguments(pool_texts(tree), installed_server_args())[0]
+    pools, is_simulated = pool_texts(tree), tree.get("device") == "simulated"
+    sglang = None if is_simulated else installed_server_args()
+    meant = as_meant(pools, sglang)
+    problems += check_rules(tree, meant)
+    problems += check_text(tree, meant)
+    problems += check_simulated(pools) if is_simulated else check_arguments(pools, sglang)[0]
     if problems or deployment is None:
         raise ConfigError(source, tuple(dict.fromkeys(said_where(problem, layers) for problem in problems)))
     return deployment

@@ -45,11 +45,16 @@ def problems_of(error: ValidationError, tree: Any, root: type[BaseModel] = Deplo
 
 def near_miss(word: str, words: Iterable[str]) -> str:
     """`did you mean X?`, or nothing when no word is near."""
+    near = nearest_word(word, words)
+    return f"did you mean {near}?" if near else ""
+
+
+def nearest_word(word: str, words: Iterable[str]) -> str | None:
     words = sorted(words)
     same_letters = [known for known in words if _squash(known) == _squash(word)]  # pagesize, PageSize, page.size
     abbreviated = [known for known in words if known == f"{word}_size"]  # tp, dp: as SGLang's command line takes them
     close = same_letters or abbreviated or difflib.get_close_matches(word, words, n=1, cutoff=0.75)
-    return f"did you mean {close[0]}?" if close else ""
+    return close[0] if close else None
 
 
 def is_text(path: str) -> bool:

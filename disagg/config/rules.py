@@ -45,13 +45,16 @@ def pool_texts(tree: dict[str, Any]) -> list[PoolText]:
     return found
 
 
-def check_rules(tree: dict[str, Any]) -> list[Problem]:
+def check_rules(tree: dict[str, Any], meant: list[PoolText]) -> list[Problem]:
+    """`meant`: the pools as sglang_arguments.as_meant reads them. What relates two keys looks at those, else a name or
+    a value that is refused anyway would read as its default, and the advice would be about that."""
     pools = pool_texts(tree)
     return [
         *_roles_make_a_deployment(tree),
         *_names_differ(pools),
-        *(problem for pool in pools for problem in gpus_fit(pool, tree.get("device"))),
-        *(problem for pool in pools for rule in POOL_RULES for problem in rule(pool)),
+        *(problem for pool in meant for problem in gpus_fit(pool, tree.get("device"))),
+        *(problem for pool in pools for rule in ARGUMENT_RULES for problem in rule(pool)),
+        *(problem for pool in meant for rule in POOL_RULES for problem in rule(pool)),
     ]
 
 
@@ -117,7 +120,8 @@ def _sizes_are_counts(pool: PoolText) -> Iterator[Problem]:
     for argument in SIZES:
         size = pool.engine.get(argument, 1)
         if not isinstance(size, int) or isinstance(size, bool) or size < 1:
-            yield Problem(f"{pool.path}.engine.{argument}", f"must be a whole number from 1, is {size!r:.80}", "say 1")
+            would_do = "take the quotes off" if isinstance(size, str) and size.isdecimal() else "say 1"
+            yield Problem(f"{pool.path}.engine.{argument}", f"must be a whole number from 1, is {size!r:.80}", would_do)
         elif size > RANKS_MAX:
             yield Problem(f"{pool.path}.engine.{argument}", f"is {size!r:.80}, more than {RANKS_MAX}", "say fewer")
     tp, pp = _size(pool, "tp_size"), _size(pool, "pp_size")
@@ -180,13 +184,12 @@ def _sampling_stays_finite(pool: PoolText) -> Iterator[Problem]:
         yield Problem(here, what, "say a value that a request may carry, or leave it out")
 
 
-POOL_RULES: tuple[Callable[[PoolText], Iterator[Problem]], ...] = (
-    _not_the_users,
-    _said_once,
-    _sizes_are_counts,
+PoolRule = Callable[[PoolText], Iterator[Problem]]
+
+ARGUMENT_RULES: tuple[PoolRule, ...] = (_not_the_users, _said_once, _sizes_are_counts, _attention_groups_said_once)
+POOL_RULES: tuple[PoolRule, ...] = (
     _nodes_share_the_ranks,
     _gpus_of_all_ranks,
-    _attention_groups_said_once,
     _kv_goes_over_nixl,
     _only_decode_is_paced,
     _sampling_stays_finite,

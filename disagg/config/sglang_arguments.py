@@ -11,11 +11,11 @@ from collections.abc import Iterator
 from typing import Any
 
 from disagg.config.owned_arguments import OWNED_ARGUMENTS
-from disagg.config.problems import near_miss, shown
+from disagg.config.problems import near_miss, nearest_word, shown
 from disagg.config.rules import SIZES, PoolText
 from disagg.config.server_args import Argument, ServerArgs
 from disagg.config.sglang_releases import RELEASES, nearest, number_of, spans
-from disagg.config.sglang_versions import REPLACED, spelling
+from disagg.config.sglang_versions import REPLACED, neutral, spelling
 from disagg.errors import Problem
 
 UNCHECKED = "sglang is not installed here: the arguments under `engine` were not checked"
@@ -55,6 +55,40 @@ def check_arguments(pools: list[PoolText], sglang: ServerArgs | None) -> tuple[l
                 else:
                     problems.append(problem)
     return problems, warnings
+
+
+def as_meant(pools: list[PoolText], sglang: ServerArgs | None) -> list[PoolText]:
+    """The pools as rules between arguments are to read them, whatever check_arguments refuses in them.
+
+    A name that is refused stands for the one that its refusal proposes, and a number in quotes for that number. A pool
+    where a value cannot be read at all is left out: what a rule would compare is not known.
+    """
+    meant = [_pool_as_meant(pool, sglang) for pool in pools]
+    return [pool for pool in meant if pool is not None]
+
+
+def _pool_as_meant(pool: PoolText, sglang: ServerArgs | None) -> PoolText | None:
+    engine: dict[str, Any] = {}
+    for said, value in pool.engine.items():
+        name = _meant_name(str(said), sglang)
+        read = int(value) if isinstance(value, str) and value.isdecimal() and _is_number(name, sglang) else value
+        argument = sglang.arguments.get(spelling(name, sglang.version)) if sglang else None
+        if name not in SIZES and argument is not None and any(_mistyped("", read, argument)):
+            return None
+        engine.setdefault(name, read)
+    return pool._replace(engine=neutral(engine))
+
+
+def _meant_name(said: str, sglang: ServerArgs | None) -> str:
+    if sglang is None or said in OWNED_ARGUMENTS or spelling(said, sglang.version) in sglang.arguments:
+        return said
+    alias_of = (known for known, argument in sglang.arguments.items() if said in argument.aliases)
+    return next(alias_of, None) or nearest_word(said, sglang.arguments) or said
+
+
+def _is_number(name: str, sglang: ServerArgs | None) -> bool:
+    argument = sglang.arguments.get(name) if sglang else None
+    return name in SIZES or (argument is not None and argument.types is not None and "int" in argument.types)
 
 
 def _unknown_release(version: str) -> Iterator[str]:

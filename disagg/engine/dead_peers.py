@@ -21,8 +21,12 @@ log = logging.getLogger(__name__)
 
 
 def tell(folder: Path, life: str) -> None:
-    with (folder / _NAME).open("a") as file:
-        file.write(f"{life}\n")
+    """Where the disk is full the peer's memory stays mapped until SGLang itself misses it; serving goes on."""
+    try:
+        with (folder / _NAME).open("a") as file:
+            file.write(f"{life}\n")
+    except OSError as error:
+        log.error("the schedulers were not told that %s is dead: %s", life, error)
 
 
 def follow(folder: Path, drop: Callable[[str], None]) -> None:

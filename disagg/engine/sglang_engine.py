@@ -13,7 +13,7 @@ import asyncio
 import logging
 import multiprocessing
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -67,18 +67,18 @@ class SGLangEngine:
         from sglang.srt.managers.io_struct import unwrap_from_pickle
 
         info = engine._scheduler_init_result.scheduler_infos[0]
+        capacity = _capacity(self._scratch)
         stages.listen(engine.loop, self.on_stage)
         open_short_way(engine.tokenizer_manager, self._legs, unwrap_from_pickle)
         engine.loop.call_soon(self._look)
         return EngineFacts(
             ranks=_dp_ranks(engine.server_args),
             context_length=int(engine.tokenizer_manager.model_config.context_len),
-            # One more than the prompt must fit, and SGLang refuses prompts longer than max_req_input_len.
-            request_tokens_max=int(info["max_req_input_len"]) + 1,
+            request_tokens_max=request_tokens_max(int(info["max_req_input_len"]), engine.server_args, capacity),
             pids={"host": os.getpid(), **pids_by_role(engine.get_all_child_pids())},
             ignores=ignored_parameters(engine.server_args, off),
             switched_off=off,
-            **_capacity(self._scratch),
+            **capacity,
         )
 
     @property
@@ -198,6 +198,20 @@ def _capacity(scratch: Path) -> dict[str, int]:
         "requests_max": int(min(beat.requests_max for beat in beats)),
         "page_size": int(max(beat.page_size for beat in beats)),
     }
+
+
+def request_tokens_max(max_req_input_len: int, server_args: Any, capacity: Mapping[str, int]) -> int:
+    """The longest prompt and answer of one request, in tokens.
+
+    One more than the prompt must fit, and SGLang refuses prompts longer than max_req_input_len. A decode engine takes
+    a prompt in only while num_reserved_decode_tokens are free beside it: a longer one would wait in front of all
+    others until the engine is taken for dead.
+    """
+    longest = max_req_input_len + 1
+    if server_args.disaggregation_mode != "decode":
+        return longest
+    page = capacity["page_size"]
+    return min(longest, (capacity["kv_tokens"] - int(server_args.num_reserved_decode_tokens)) // page * page)
 
 
 def _fork_children() -> None:

@@ -49,11 +49,12 @@ def keep(kit: KitSpec, pipe: socket.socket) -> None:
     _raise_tree(usual)
     host.look()  # the news of its last segment may have come with the order, and an engine may die before it is read
     spec = decode_spec(line)
-    warden.make_scratch(spec)
-    warden.say_started(pipe, host)
-    with order, suppress(OSError):  # it has just died: `follow` sees it
-        order.sendall(line)
-    warden.follow(spec, pipe, host, printed)
+    with warden.telling_why(pipe):
+        warden.make_scratch(spec)
+        warden.say_started(pipe, host)
+        with order, suppress(OSError):  # it has just died: `follow` sees it
+            order.sendall(line)
+        warden.follow(spec, pipe, host, printed)
 
 
 def _become_spare(kit: KitSpec, pipe: socket.socket, order: socket.socket) -> NoReturn:

@@ -2,11 +2,13 @@
 
 Way:   actor =pipe= [warden] -> host -> scheduler, detokenizer
 In:    the actor's pipe; the output of every process of the engine; the host's death
-Out:   on the pipe, JSON lines: {"event": "started"}, the host's own "ready", {"event": "lane"}, {"event": "exit"}
+Out:   on the pipe, JSON lines: {"event": "started"}, the host's own "ready", {"event": "lane"}, {"event": "log"} when
+       the log begins or ceases to lack lines, {"event": "exit"}
 Owns:  the engine's whole process tree (it is their subreaper: an orphan becomes its child, so none can get away),
        their log, their scratch folder, their shared memory segments
 Fails: the pipe closes when the actor dies, however it dies: then the tree is killed, and so it is when the host dies.
-       Should the warden itself be killed, the kernel kills the host, and SGLang's processes follow theirs
+       Should the warden itself be killed, the kernel kills the host, and SGLang's processes follow theirs. What it
+       cannot do (a disk is full, a folder is none) is told as an exit, with its cause
 
 Usage where nothing can be forked: python -m disagg.engine.warden PIPE_FD   (the spec is the pipe's first line)
 """
@@ -23,7 +25,8 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable
+import traceback
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NoReturn
@@ -73,10 +76,21 @@ class Host:
 def watch(spec: HostSpec, pipe: socket.socket, start_host: StartHost) -> None:
     """Starts the host and returns once nothing of the engine is left."""
     lead()
-    make_scratch(spec)
-    host = start(lambda: start_host(spec, pipe))
-    say_started(pipe, host)
-    follow(spec, pipe, host)
+    with telling_why(pipe):
+        make_scratch(spec)
+        host = start(lambda: start_host(spec, pipe))
+        say_started(pipe, host)
+        follow(spec, pipe, host)
+
+
+@contextlib.contextmanager
+def telling_why(pipe: socket.socket) -> Iterator[None]:
+    """A warden that fails ends what it has started, and says why it did."""
+    try:
+        yield
+    except Exception as error:  # noqa: BLE001 - its only reader is at the other end of the pipe
+        end_tree()
+        say(pipe, event="exit", status=f"its warden failed: {error}", tail=traceback.format_exc().splitlines())
 
 
 def lead() -> None:
@@ -104,7 +118,7 @@ def say_started(pipe: socket.socket, host: Host) -> None:
 
 def follow(spec: HostSpec, pipe: socket.socket, host: Host, printed: bytes = b"") -> None:
     """Returns once nothing of the engine is left. `printed`: what came out of the host before it was this engine's."""
-    log = RotatingLog(Path(spec.log_path))
+    log = _TellingLog(spec, pipe)
     log.write(printed)
     status = _tend(host, pipe, log, LaneReader(gpu=spec.arguments.get("device") == "cuda"))
     host.look()
@@ -118,6 +132,26 @@ def follow(spec: HostSpec, pipe: socket.socket, host: Host, printed: bytes = b""
     with contextlib.suppress(OSError):  # the node's last: the deployment's janitor is on another node, perhaps
         Path(spec.scratch).parent.rmdir()
     remove_segments(host)
+
+
+class _TellingLog(RotatingLog):
+    """An engine's log, whose trouble is said on the pipe. Who asked for UCX's tables gets them."""
+
+    def __init__(self, spec: HostSpec, pipe: socket.socket) -> None:
+        is_asked = spec.arguments.get("log_level") == "debug"
+        super().__init__(Path(spec.log_path), keep_tables=is_asked)
+        self._pipe, self._told = pipe, ""
+        self._tell()
+
+    def write(self, data: bytes) -> list[str]:
+        lines = super().write(data)
+        self._tell()
+        return lines
+
+    def _tell(self) -> None:
+        if self.trouble != self._told:
+            self._told = self.trouble
+            say(self._pipe, event="log", trouble=self.trouble)
 
 
 def remove_segments(host: Host) -> None:
@@ -147,8 +181,6 @@ def _become_host(out: int, run: Callable[[], None]) -> NoReturn:
         run()
         status = 0
     except BaseException:  # noqa: BLE001 - the last line of defence of a forked process: say why and end
-        import traceback
-
         traceback.print_exc()
     finally:
         sys.stdout.flush()

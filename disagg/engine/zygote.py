@@ -20,9 +20,10 @@ import socket
 import sys
 import threading
 from pathlib import Path
+from typing import NoReturn
 
 from disagg.engine import warden
-from disagg.engine.spec import decode_spec
+from disagg.engine.spec import HostSpec, decode_spec
 from disagg.folders import own_folder
 
 SPEC_S = 5.0  # how long a caller may take to send its line
@@ -73,17 +74,26 @@ def _fork(listener: socket.socket, selector: selectors.BaseSelector) -> None:
             line += data
         spec = decode_spec(line)
         if os.fork() == 0:
-            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-            selector.close()
-            listener.close()
-            os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-            pipe.settimeout(None)
-            warden.watch(spec, pipe, warden.fork_host)
-            os._exit(0)
+            _become_warden(spec, pipe, listener, selector)
     except (OSError, ValueError) as error:
         sys.stderr.write(f"a caller was sent away: {error}\n")
     finally:
         pipe.close()
+
+
+def _become_warden(
+    spec: HostSpec, pipe: socket.socket, listener: socket.socket, selector: selectors.BaseSelector
+) -> NoReturn:
+    """Whatever fails in it: it is not to go on as a second zygote."""
+    try:
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        selector.close()
+        listener.close()
+        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+        pipe.settimeout(None)
+        warden.watch(spec, pipe, warden.fork_host)
+    finally:
+        os._exit(0)
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ import logging
 from collections.abc import Sequence
 from typing import Any
 
+from disagg.engine.logfile import ASKED_LINES_MAX
 from disagg.errors import BadRequest, NoReadyPair, RequestError
 from disagg.frontend.answers import encode, model_body
 from disagg.frontend.backend import Backend
@@ -26,7 +27,7 @@ from disagg.frontend.server import HttpServer
 from disagg.frontend.tokenizer import Codec
 
 BODY_LIMIT_BYTES = 8 * 2**20
-LOG_LINES, LOG_LINES_MAX, LOG_LINES_DIGITS = 100, 10_000, 20
+LOG_LINES, LOG_LINES_DIGITS = 100, 20
 FOR_PAGES = (Right.HEALTH, Right.CLIENT)  # what a page of another origin may be allowed to read
 PROMETHEUS = b"text/plain; version=0.0.4; charset=utf-8"
 TEXT = b"text/plain; charset=utf-8"
@@ -214,6 +215,6 @@ def _line_count(text: str | None) -> int:
     if text is None:
         return LOG_LINES
     # Its length first: of a number with thousands of digits `int` makes a ValueError.
-    if not text.isdecimal() or len(text) > LOG_LINES_DIGITS or not 1 <= int(text) <= LOG_LINES_MAX:
-        raise BadRequest("lines", "invalid_value", f"'lines' must be a number from 1 to {LOG_LINES_MAX}")
+    if not text.isdecimal() or len(text) > LOG_LINES_DIGITS or not 1 <= int(text) <= ASKED_LINES_MAX:
+        raise BadRequest("lines", "invalid_value", f"'lines' must be a number from 1 to {ASKED_LINES_MAX}")
     return int(text)

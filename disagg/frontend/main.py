@@ -12,7 +12,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
-import logging
 import os
 import signal
 import sys
@@ -34,6 +33,7 @@ from disagg.frontend.service import Service
 from disagg.frontend.tokenizer import load_codec
 from disagg.registry.served import RemoteRegistry
 from disagg.routing.table import EngineTable
+from disagg.telemetry.stderr_log import log_to_stderr
 
 
 async def serve(spec: FrontendSpec) -> None:
@@ -95,7 +95,7 @@ async def serve(spec: FrontendSpec) -> None:
 
 
 def main() -> None:
-    logging.basicConfig(level=logging.INFO, format="[%(asctime)s] %(name)s: %(message)s", stream=sys.stderr)
+    log_to_stderr("[%(asctime)s] %(name)s: %(message)s")
     line = b""
     while not line.endswith(b"\n"):  # unbuffered: what follows is watched for its end
         data = os.read(0, 1 << 16)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from disagg.config.cluster_shape import ClusterShape
 from disagg.config.placement import place
-from disagg.config.rules import PoolText, pool_texts
+from disagg.config.rules import PoolText
 from disagg.preflight.nodes import MeasuredLane, NodeFacts, described
 from disagg.preflight.rules import RULES, problems, warnings
 from disagg.preflight.subject import Subject, pool_views
@@ -23,10 +23,10 @@ if TYPE_CHECKING:
     from disagg.models.facts import ModelFacts
 
 
-def check_text(tree: dict[str, Any]) -> list[Problem]:
-    """What a file's own text tells, whatever else is wrong with it."""
+def check_text(tree: dict[str, Any], pools: list[PoolText]) -> list[Problem]:
+    """What a file's own text tells, whatever else is wrong with it. `pools`: as sglang_arguments.py means them."""
     device = str(tree.get("device", "auto"))
-    return problems(Subject(pool_views(pool_texts(tree), device), device, settings=tree), RULES)
+    return problems(Subject(pool_views(pools, device), device, settings=tree), RULES)
 
 
 def check(

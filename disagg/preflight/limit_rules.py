@@ -11,7 +11,10 @@ from disagg.config.pages import real_page_size
 from disagg.errors import Problem
 from disagg.preflight.rule import Rule
 from disagg.preflight.subject import PoolView, Subject
+from transfer.canary import SONG_NEW_TOKENS, SONG_TOKENS
 
+RESERVED_DECODE_TOKENS = 512  # SGLang's default of num_reserved_decode_tokens, 0.5.16 to 0.5.23
+LEAST_CONTEXT = SONG_TOKENS + SONG_NEW_TOKENS + 6  # SGLang takes prompts up to 6 tokens below it (tp_worker.py)
 LONGER_CONTEXT = "SGLANG_ALLOW_OVERWRITE_LONGER_CONTEXT_LEN"
 
 
@@ -80,6 +83,23 @@ def _memory_for_context(subject: Subject) -> Iterator[Problem]:
         if tokens and context > tokens:
             what = f"holds {tokens} tokens, and one request may have {context}"
             yield Problem(pool.at("max_total_tokens"), what, f"say {context} at least, or context_length: {tokens}")
+
+
+def _room_for_one_request(subject: Subject) -> Iterator[Problem]:
+    """What the first request of all needs, a pair's probe; a decode engine keeps room for its next tokens free."""
+    for pool in subject.pools:
+        (page, _), reserved = real_page_size(pool.arguments), 0
+        if pool.role == "decode":
+            reserved = pool.count("num_reserved_decode_tokens", RESERVED_DECODE_TOKENS)
+        least = -(-(SONG_TOKENS + SONG_NEW_TOKENS) // page) * page + reserved
+        tokens, context = pool.count("max_total_tokens", least), pool.count("context_length", LEAST_CONTEXT)
+        if tokens < least:
+            beside = f", {reserved} of them num_reserved_decode_tokens" if reserved else ""
+            what = f"is {tokens}, and a request of {SONG_TOKENS} tokens takes {least}{beside}"
+            yield Problem(pool.at("max_total_tokens"), what, f"say {least} at least, better some thousands")
+        if context < LEAST_CONTEXT:
+            what = f"is {context}, and a request of {SONG_TOKENS} tokens takes {LEAST_CONTEXT}"
+            yield Problem(pool.at("context_length"), what, f"say {LEAST_CONTEXT} at least")
 
 
 def context_warnings(subject: Subject) -> Iterator[str]:
@@ -179,6 +199,13 @@ RULES = (
         "the frontend refuses longer requests; in SGLang they wait for ever for memory, or are answered with garbage",
         "sglang #30233",
         "say more max_total_tokens, or a shorter context_length",
+    ),
+    Rule(
+        "room_for_one_request",
+        _room_for_one_request,
+        "no pair of engines ever passes its first probe, and the start ends at deadlines.start_s without a cause",
+        "sglang disaggregation/decode.py num_reserved_decode_tokens; seen here",
+        "say more",
     ),
     Rule(
         "contexts",

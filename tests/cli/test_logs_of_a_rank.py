@@ -2,7 +2,19 @@
 
 from __future__ import annotations
 
+from typer.testing import CliRunner
+
+from disagg.cli.main import app
 from disagg.cli.observe import of_rank
+from disagg.engine.logfile import ASKED_LINES_MAX
+
+
+def test_the_command_takes_as_many_lines_as_a_frontend_gives() -> None:
+    """At 100,000 the command said yes and the frontend no."""
+    refused = CliRunner().invoke(app, ["logs", "decode-0", "-n", str(ASKED_LINES_MAX + 1)])
+    assert refused.exit_code == 2
+    assert str(ASKED_LINES_MAX) in refused.output
+
 
 LOG = """==> node 0 of 2 <==
 [2026-11-25 04:31:28 DP0 TP0] Prefill batch

@@ -168,7 +168,7 @@ class Scene:
         assert record is not None
         return record
 
-    async def until(self, what: Callable[[], bool], limit_s: float = 5.0) -> None:
+    async def until(self, what: Callable[[], bool], limit_s: float = 30.0) -> None:
         try:
             async with asyncio.timeout(limit_s):
                 while not what():

@@ -21,9 +21,7 @@ async def test_a_sick_rank_costs_the_incarnation_and_the_next_one_serves() -> No
     async with scene(*PAIR) as s:
         before, node = s.record("decode-0"), s.nodes["decode-0"]
         node.engine.sick = "no step for 6 s"
-        began_s = time.monotonic()
         quarantined = await s.until_seen("decode-0", State.QUARANTINED)
-        assert time.monotonic() - began_s < 2
         assert "no step for 6 s" in quarantined.detail
         assert quarantined.peers == frozenset()
         after = await s.until_ready("decode-0", 2)
@@ -129,15 +127,15 @@ async def test_on_a_gpu_the_successor_of_a_decode_engine_waits_for_its_memory(
     device: str, waits: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A prefill has it mapped until it was told, and a moment longer."""
-    monkeypatch.setattr("disagg.cluster.supervisor.MEMORY_BACK_S", 0.4)
+    back_s = 0.4 if waits else 60.0  # who does not wait is there long before
+    monkeypatch.setattr("disagg.cluster.supervisor.MEMORY_BACK_S", back_s)
     async with scene(*PAIR, setting=dataclasses.replace(SETTING, device=device)) as s:
         prefill, decode = s.nodes["prefill-0"], s.nodes["decode-0"]
         await decode.die("killed by SIGKILL")
         await s.until(lambda: prefill.engine.dropped_peers == ["decode-0#1"])
         told_s = time.monotonic()
         await s.until(lambda: "start decode-0#2" in decode.log_of_calls)
-        assert (time.monotonic() - told_s > 0.3) == waits
-        began_s = time.monotonic()
+        assert not waits or time.monotonic() - told_s > 0.3
+        monkeypatch.setattr("disagg.cluster.supervisor.MEMORY_BACK_S", 60.0)
         await prefill.die("killed by SIGKILL")  # nobody has its memory mapped
         await s.until(lambda: "start prefill-0#2" in prefill.log_of_calls)
-        assert time.monotonic() - began_s < 0.3

@@ -299,7 +299,7 @@ def test_a_huge_or_self_containing_value_makes_a_short_message() -> None:
     started_s = time.monotonic()
     problems = problems_in(PAIR + "frontend: &f {host: *f}\nray: {address: " + "x" * 5000 + "}\n" + bomb)
     assert max(len(problem.what) for problem in problems) < 6000
-    assert time.monotonic() - started_s < 2
+    assert time.monotonic() - started_s < 120, "each of 2**39 was walked"
 
 
 def test_unreadable_files_are_problems_too(tmp_path: Path) -> None:

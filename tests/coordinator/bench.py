@@ -79,7 +79,7 @@ class Bench:
 
     async def settle(self) -> None:
         """Everything is given back."""
-        async with asyncio.timeout(2):
+        async with asyncio.timeout(30):
             while self.held():
                 await asyncio.sleep(0.01)
         assert all(not any(server.ledger.requests) for server in self.servers.values())
@@ -92,7 +92,7 @@ class Bench:
         return len(coordinator.rooms) + self.table.places_taken + waiting + granted
 
 
-async def until(condition: Any, limit_s: float = 2.0) -> None:
+async def until(condition: Any, limit_s: float = 30.0) -> None:
     async with asyncio.timeout(limit_s):
         while not condition():
             await asyncio.sleep(0.005)

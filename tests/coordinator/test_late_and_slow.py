@@ -56,7 +56,7 @@ async def test_an_earlier_try_that_still_runs_does_not_move_the_next_one() -> No
         old.sink.on_end("stop", "", 99, {"kv_bytes": 5.0})
         for engine in (b.engines["prefill-1"], b.decode):
             engine.release()
-        assert await asyncio.wait_for(answering, 1) == ("x" * 8, "length")
+        assert await asyncio.wait_for(answering, 30) == ("x" * 8, "length")
         assert "kv_bytes" not in r.facts
         assert r.usage["prompt_tokens_details"]["cached_tokens"] == 0
 
@@ -95,7 +95,7 @@ async def test_a_good_end_does_not_make_up_for_lost_tokens() -> None:
         (number,) = session._legs
         session.send(m.Step(1, [m.Delta(number, 3, [7])], [m.LegEnd(number, "length")]))
         with pytest.raises(LegLost, match="sent token 3 after 0"):
-            await asyncio.wait_for(answering, 1)
+            await asyncio.wait_for(answering, 30)
 
 
 async def test_a_request_that_waits_does_not_get_the_engine_whose_connection_has_just_ended() -> None:
@@ -110,7 +110,7 @@ async def test_a_request_that_waits_does_not_get_the_engine_whose_connection_has
         b.servers["decode-0"].close()
         await asyncio.sleep(0.05)
         b.engines["decode-1"].release()
-        assert await asyncio.wait_for(waiting, 2) == ("x" * 8, "length")
+        assert await asyncio.wait_for(waiting, 30) == ("x" * 8, "length")
         assert r.tries == 1
         await asyncio.gather(*running, return_exceptions=True)
 
@@ -144,7 +144,7 @@ async def test_a_connection_that_is_given_up_is_closed() -> None:
         client = PlaneClient(f"127.0.0.1:{port}", 1, b"s" * 32, lost.append)
         with pytest.raises(LegLost, match="no answer in time"):
             await client.connect(0.1)
-        await asyncio.wait_for(closed.wait(), 1)
+        await asyncio.wait_for(closed.wait(), 30)
         assert not lost
 
 
@@ -156,7 +156,7 @@ async def test_a_silent_frontend_is_dropped_with_its_legs(monkeypatch: pytest.Mo
         answering = b.start(request())
         await until(lambda: b.decode.legs)
         with pytest.raises(LegLost):
-            await asyncio.wait_for(answering, 2)
+            await asyncio.wait_for(answering, 30)
         assert b.decode.loads()[0].running == 0
 
 
@@ -168,7 +168,7 @@ async def test_a_leg_whose_logits_are_no_numbers_ends_its_request_and_no_other_e
         await until(lambda: b.engines[f"{role}-0"].legs)
         b.engines[f"{role}-0"].fail(r.id, "NaN among its logits", m.NOT_A_NUMBER)
         with pytest.raises(NotANumber, match=rf"is not a number \({role}\); try other values"):
-            await asyncio.wait_for(answering, 5)
+            await asyncio.wait_for(answering, 30)
         assert (r.tries, r.failed_on, r.phase) == (1, set(), Phase.FAILED)
         assert NotANumber.http_status == 500
         await b.settle()

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from disagg.engine.lane import LaneReader
-from disagg.engine.logfile import RotatingLog, last_lines
+from disagg.engine.logfile import ASKED_BYTES_MAX, ASKED_LINES_MAX, RETRY_S, RotatingLog, last_lines
 
 
 def test_a_log_is_bounded_and_its_last_lines_span_generations(tmp_path: Path) -> None:
@@ -31,6 +33,91 @@ def test_lines_are_whole_however_the_output_is_cut(tmp_path: Path) -> None:
     log.write(b"[1795.6] [vm:1 :0]   |  0..inf | zero-copy | cma/memory |\n")
     assert list(log.tail) == ["a whole line", "and more"]
     log.close()
+
+
+def test_tables_of_ucx_are_read_and_not_kept_unless_asked_for(tmp_path: Path) -> None:
+    row = b"[1795.6] [vm:1 :0]   |  0..inf | zero-copy | cma/memory |"
+    for keep_tables in (False, True):
+        path = tmp_path / f"{keep_tables}.log"
+        log = RotatingLog(path, keep_tables=keep_tables)
+        assert len(log.write(row + b"\nsomething else\n")) == 2
+        log.close()
+        assert path.read_bytes() == (row + b"\n" if keep_tables else b"") + b"something else\n"
+
+
+def test_a_full_disk_loses_lines_and_nothing_else(tmp_path: Path) -> None:
+    path, now_s = tmp_path / "engine.log", 0.0
+    path.symlink_to("/dev/full")
+    log = RotatingLog(path, now_s=lambda: now_s)
+    assert log.write(b"lost\n") == ["lost"]
+    assert "No space left on device" in log.trouble
+    path.unlink()  # there is room again
+    log.write(b"lost too: it is not tried at every line\n")
+    now_s = RETRY_S + 1
+    log.write(b"kept\n")
+    log.close()
+    assert log.trouble == ""
+    note, kept = path.read_text().splitlines()
+    assert note.startswith("[disagg] 45 bytes of this log were lost: No space left on device")
+    assert kept == "kept"
+    assert list(log.tail) == ["lost", "lost too: it is not tried at every line", "kept"]
+
+
+def test_a_file_that_ends_within_a_line_goes_on_in_a_new_one(tmp_path: Path) -> None:
+    """As a disk that fills up leaves it: here a limit on a file's size does."""
+    program = f"""
+import resource, signal
+from pathlib import Path
+from disagg.engine.logfile import RotatingLog
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+now_s = 0.0
+log = RotatingLog(Path({str(tmp_path / "engine.log")!r}), now_s=lambda: now_s)
+resource.setrlimit(resource.RLIMIT_FSIZE, (10, resource.RLIM_INFINITY))
+log.write(b"0123456789abcdef\\n")
+assert "File too large" in log.trouble, log.trouble
+resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY,) * 2)
+now_s = 10.0
+log.write(b"whole\\n")
+"""
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
+    said = (tmp_path / "engine.log").read_text().splitlines()
+    assert said[0] == "0123456789"
+    assert said[1].startswith("[disagg] 7 bytes of this log were lost: File too large")
+    assert said[2] == "whole"
+
+
+@pytest.mark.parametrize("kind", ["a file above it", "a folder in its place"])
+def test_a_path_that_cannot_be_a_log_is_told_and_the_tail_is_there(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "logs" / "engine.log"
+    if kind == "a file above it":
+        (tmp_path / "logs").write_text("")
+    else:
+        path.mkdir(parents=True)
+    log = RotatingLog(path)
+    log.write(b"said\n")
+    log.close()
+    assert str(tmp_path / "logs") in log.trouble
+    assert list(log.tail) == ["said"]
+
+
+def test_what_is_asked_for_is_bounded_in_bytes_too(tmp_path: Path) -> None:
+    """An answer of more than 64 MiB would end the connection that it takes."""
+    path = tmp_path / "engine.log"
+    log = RotatingLog(path, max_bytes=6 << 20)
+    for number in range(3000):
+        log.write(b"%d " % number + b"\xff" * 3000 + b"\n")
+    log.close()
+    lines = last_lines(path, ASKED_LINES_MAX)
+    assert ASKED_BYTES_MAX - 4000 < sum(len(line) + 1 for line in lines) <= ASKED_BYTES_MAX
+    assert [line.partition(" ")[0] for line in lines] == [str(n) for n in range(3000 - len(lines), 3000)]
+
+
+def test_a_line_without_an_end_is_bounded(tmp_path: Path) -> None:
+    log = RotatingLog(tmp_path / "engine.log")
+    for _ in range(100):
+        log.write(b"x" * 10_000)
+    log.close()
+    assert (tmp_path / "engine.log").stat().st_size >= 1_000_000
 
 
 def table(*rows: tuple[str, str]) -> list[str]:

@@ -186,7 +186,7 @@ async def test_a_scheduler_that_answers_no_abort_is_given_up(quick: None) -> Non
     scene.came_round_at_s = time.monotonic() + 1
     began = time.monotonic()
     reason, detail = await scene.end()
-    assert LIMIT_S <= time.monotonic() - began < 5 * LIMIT_S
+    assert time.monotonic() - began >= LIMIT_S
     assert reason == "abort"
     assert "has not confirmed the abort" in detail
 

@@ -87,7 +87,7 @@ def test_the_actor_is_gone(warden: Warden) -> None:
 
 def test_the_host_is_killed(warden: Warden) -> None:
     host, ready = warden.says("started")["host"], warden.says("ready")
-    time.sleep(0.05)  # the segment of a host that is killed can only be known from an earlier look
+    time.sleep(0.5)  # the segment of a host that is killed can only be known from an earlier look
     os.kill(int(str(host)), signal.SIGKILL)
     exit_ = warden.says("exit")
     assert exit_["status"] == "killed by SIGKILL"
@@ -115,6 +115,30 @@ def test_a_host_that_fails_says_why(tmp_path: Path) -> None:
     failing.hang_up()
     failing.process.wait(30)
     assert not Path(f"/dev/shm/{segment}").exists(), "it was there for 50 ms only"
+
+
+def test_a_full_disk_for_the_log_ends_nobody(tmp_path: Path) -> None:
+    (tmp_path / "engine.log").symlink_to("/dev/full")
+    warden = Warden(tmp_path, "prefill")
+    said = warden.says_all("started", "log", "ready")
+    assert "No space left on device" in str(said["log"]["trouble"])
+    engine = said["started"]["host"], said["ready"]["child"]
+    assert not _gone(*engine)
+    warden.hang_up()
+    warden.process.wait(30)
+    assert _gone(*engine)
+
+
+def test_a_warden_that_cannot_begin_says_why(tmp_path: Path) -> None:
+    """At today's head: "its warden vanished"."""
+    (tmp_path / "scratch").write_text("a file, where a folder should be")
+    spec = host_spec(tmp_path / "engine.log", tmp_path / "scratch" / "decode-0-1", role="prefill", fork=True)
+    failing = WardenPipe(HOST, encode_spec(spec))
+    exit_ = failing.says("exit")
+    assert "its warden failed: " in str(exit_["status"])
+    assert str(tmp_path / "scratch") in str(exit_["status"])
+    failing.hang_up()
+    failing.process.wait(30)
 
 
 def test_sigterm_from_a_stopped_job_does_not_cut_the_clean_up_short(warden: Warden) -> None:

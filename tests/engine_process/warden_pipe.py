@@ -25,11 +25,17 @@ class WardenPipe:
         self._lines = self.pipe.makefile("rb")
 
     def says(self, event: str) -> dict[str, object]:
-        while line := self._lines.readline():
+        return self.says_all(event)[event]
+
+    def says_all(self, *events: str) -> dict[str, dict[str, object]]:
+        """In whatever order they come; others are passed over."""
+        said: dict[str, dict[str, object]] = {}
+        while not said.keys() >= set(events):
+            line = self._lines.readline()
+            assert line, f"the pipe closed after {list(said)}, before all of {events}"
             message: dict[str, object] = json.loads(line)
-            if message["event"] == event:
-                return message
-        raise AssertionError(f"the pipe closed before {event!r}")
+            said[str(message["event"])] = message
+        return said
 
     def hang_up(self) -> None:
         self._lines.close()

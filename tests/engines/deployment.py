@@ -59,6 +59,13 @@ class Deployment:
             time.sleep(0.05)
         return time.monotonic() - began
 
+    def answers(self) -> bool:
+        try:
+            httpx.get(f"{self.url}/health", timeout=5, trust_env=False)
+        except httpx.HTTPError:
+            return False
+        return True
+
     def is_ready(self) -> bool:
         try:
             return httpx.get(f"{self.url}/ready", timeout=5, trust_env=False).status_code == 200
@@ -78,8 +85,10 @@ def launch(
     environment: dict[str, str] | None = None,
     prefix: tuple[str, ...] = (),
     folder: Path | None = None,
+    unread: bool = False,
 ) -> Deployment:
-    """`prefix`: a command that runs the rest as somebody else. `folder`: where it is started, as `disagg` would be."""
+    """`prefix`: a command that runs the rest as somebody else. `folder`: where it is started, as `disagg` would be.
+    `unread`: what it prints goes into a pipe of the smallest size, which nobody empties."""
     port = free_port()
     log = Path(tempfile.mkstemp(prefix="disagg-test-", suffix=".log")[1])
     program = ["-P", "-m", "disagg_start"] if folder else ["-m", "disagg.cli.main"]
@@ -89,20 +98,25 @@ def launch(
     with log.open("wb") as output:
         process = subprocess.Popen(
             command,
-            stdout=output,
+            stdout=subprocess.PIPE if unread else output,
             stderr=subprocess.STDOUT,
             env=os.environ | (environment or {}),
             cwd=folder,
             umask=0 if folder else -1,
+            pipesize=4096 if unread else -1,
         )
     return Deployment(process, f"http://127.0.0.1:{port}", log)
 
 
 @contextmanager
 def serving(
-    config: str, *sets: str, environment: dict[str, str] | None = None, folder: Path | None = None
+    config: str,
+    *sets: str,
+    environment: dict[str, str] | None = None,
+    folder: Path | None = None,
+    unread: bool = False,
 ) -> Iterator[Deployment]:
-    deployment = launch(config, *sets, environment=environment, folder=folder)
+    deployment = launch(config, *sets, environment=environment, folder=folder, unread=unread)
     try:
         began = time.monotonic()
         while not (deployment.is_ready() and deployment.all_ready()):
@@ -124,6 +138,8 @@ def end(deployment: Deployment, number: int = signal.SIGTERM) -> int:
         raise
     finally:
         deployment.log.unlink(missing_ok=True)
+        if deployment.process.stdout is not None:
+            deployment.process.stdout.close()
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import httpx
 from deployment import Deployment
 
 
@@ -52,6 +53,14 @@ class Stream(threading.Thread):
             self.failure = repr(error)
         finally:
             self._connection.close()
+
+    def cancelled(self, limit_s: float) -> None:
+        """Once it runs, by its id, as `disagg cancel` does it."""
+        wait_until(lambda: self.request_id or self.failure, limit_s)
+        url = f"http://{self._connection.host}:{self._connection.port}/v1/requests/{self.request_id}"
+        httpx.delete(url, timeout=limit_s, trust_env=False).raise_for_status()
+        self.join(limit_s)
+        assert self.error is not None
 
     def leave(self) -> None:
         self._connection.sock.shutdown(socket.SHUT_RDWR)

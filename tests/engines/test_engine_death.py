@@ -65,7 +65,7 @@ def test_decode_killed_mid_stream(pair: Deployment, whom: str) -> None:
 def test_prefill_killed_during_a_long_prefill(pair: Deployment, whom: str) -> None:
     before = pair.engine("prefill-0")
     stream = Stream(pair, [int(time.time()) % 999 + 1, *range(1000, 4000)], 8)
-    pair.wait_until(lambda: pair.engine("prefill-0")["in_flight"] == 1, 5)
+    pair.wait_until(lambda: pair.engine("prefill-0")["in_flight"] == 1, 30)
     time.sleep(1.5)
     assert not stream.events, "the prompt is too short for this test"
     _assert_told(stream, _kill(pair, "prefill-0", whom))

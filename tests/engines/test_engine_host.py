@@ -21,7 +21,8 @@ from disagg.plane.client import PlaneClient
 from disagg.registry.records import Role
 
 FREE_S = 1.0  # from a leg's end to the engine's own word that its KV is free
-FOUND_S = 5.0
+HANG_S = 5.0  # a loop that does not come round for so long is taken for hung, unless it computes
+FOUND_S = 30.0  # on a busy machine; some 3 s on an idle one
 LONG_PROMPT = 3000  # tokens; over 20 s of prefill in chunks of 256
 PAIR = {"page_size": 16, "chunked_prefill_size": 256}
 
@@ -107,8 +108,8 @@ async def test_a_stage_is_told_while_it_lasts(pair: Pair) -> None:
     assert "transferring" not in prefill.stages
     assert not prefill.end
     _abort(prefill, decode)
-    await prefill.until_end(6)
-    await decode.until_end(6)
+    await prefill.until_end(30)
+    await decode.until_end(30)
 
 
 async def test_abort_during_a_long_prefill_ends_it_within_its_chunk(pair: Pair) -> None:
@@ -118,7 +119,7 @@ async def test_abort_during_a_long_prefill_ends_it_within_its_chunk(pair: Pair) 
     assert (await pair.prefill.loads())[0].kv_tokens_used > 0
     _abort(prefill, decode)
     assert (await decode.until_end(1)).reason == "abort"
-    assert (await prefill.until_end(6)).reason == "abort"
+    assert (await prefill.until_end(30)).reason == "abort"
     await pair.assert_free()
 
 
@@ -154,7 +155,7 @@ async def test_abort_during_a_slow_transfer(pair: Pair, zygote: Nursery) -> None
     await pair.assert_free()
     await asyncio.sleep(4)  # the sender wakes and must find that there is nothing to send
     _, answer = pair.legs(fresh_prompt(20), 2)
-    assert (await answer.until_end(5)).reason == "length"
+    assert (await answer.until_end(30)).reason == "length"
 
 
 async def test_a_prompt_cancelled_early_costs_little(pair: Pair, hosts: tuple[Host, Host]) -> None:
@@ -165,13 +166,13 @@ async def test_a_prompt_cancelled_early_costs_little(pair: Pair, hosts: tuple[Ho
     before = cpu_s()
     prefill, decode = pair.legs(fresh_prompt(2000), 1)
     await prefill.until_end(60)
-    await decode.until_end(5)
+    await decode.until_end(30)
     whole_s, before = cpu_s() - before, cpu_s()
     prefill, decode = pair.legs(fresh_prompt(2000), 1)
     await prefill.until(lambda p: "prefilling" in p.stages)
     _abort(prefill, decode)
-    await prefill.until_end(6)
-    await decode.until_end(6)
+    await prefill.until_end(30)
+    await decode.until_end(30)
     await pair.assert_free()
     assert cpu_s() - before < 0.2 * whole_s
 
@@ -197,7 +198,7 @@ async def test_a_stopped_scheduler_is_found_and_well_again_when_it_goes_on(
     async def is_well() -> bool:
         return not await _sick(pair.decode)
 
-    await wait_until(is_well, 2)
+    await wait_until(is_well, 30)
     assert (await decode.until_end()).reason == "length"
     await prefill.until_end()
 
@@ -217,7 +218,7 @@ async def test_a_scheduler_that_sleeps_is_found(
     async def is_well() -> bool:
         return not await _sick(pair.decode)
 
-    await wait_until(is_well, 6)
+    await wait_until(is_well, 30)
     if busy:
         assert (await decode.until_end()).reason == "length"
         await prefill.until_end()
@@ -226,17 +227,19 @@ async def test_a_scheduler_that_sleeps_is_found(
 async def test_one_long_chunk_is_not_taken_for_a_hang(large_chunks: Host) -> None:
     async with large_chunks.client() as client:
         await leg(client, fresh_prompt(100), 2).until_end()
-        long = leg(client, fresh_prompt(LONG_PROMPT), 1)
         oldest_s = 0.0
-        while not long.end:
-            health = (await client.health())[0]
-            assert not health.sick
-            oldest_s = max(oldest_s, health.beat_age_s)
-            await asyncio.sleep(0.2)
-        print(f"the loop did not come round for {oldest_s:.1f} s")
-        assert oldest_s > 5, "the chunk is too short for this test"
-        assert long.end.reason == "length"
-        assert long.stages == ["prefilling"]
+        for tokens in (LONG_PROMPT, 5000, 8000):  # more on a quicker machine
+            long = leg(client, fresh_prompt(tokens), 1)
+            while not long.end:
+                health = (await client.health())[0]
+                assert not health.sick
+                oldest_s = max(oldest_s, health.beat_age_s)
+                await asyncio.sleep(0.2)
+            assert long.end.reason == "length"
+            assert long.stages == ["prefilling"]
+            if oldest_s > HANG_S:
+                return
+        pytest.skip(f"this machine reads 8000 tokens in {oldest_s:.1f} s: no chunk is as long as a hang")
 
 
 async def test_a_killed_scheduler_is_seen(large_chunks: Host) -> None:

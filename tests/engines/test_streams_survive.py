@@ -5,6 +5,7 @@ Every disturbed run is compared with an undisturbed one of the same prompts: the
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import time
@@ -17,7 +18,7 @@ from streams import Stream, wait_until
 
 STREAMS, TOKENS = 8, 48
 Answer = tuple[list[int], str]  # token ids, text
-FOUND_S = 5.0
+FOUND_S = 30.0  # on a busy machine; some 3 s on an idle one
 BACK_S = 45.0
 WHOLE_S = 150.0
 
@@ -77,13 +78,20 @@ def test_a_decode_engine_is_killed(four: Deployment, undisturbed: list[Answer], 
 
 
 def test_a_prefill_engine_is_killed_during_a_long_prefill(four: Deployment) -> None:
+    """However quick the machine: none of them reads on while the victim is looked for."""
     prompt = [int(time.time()) % 999 + 1001, *range(1000, 2500)]  # a prefix that nobody has cached
-    long = Stream(four, prompt, 8)
-    wait_until(lambda: _busiest(four, "prefill")["in_flight"], 5)
-    time.sleep(1.5)
-    assert not long.events, "the prompt is too short for this test"
-    victim = _busiest(four, "prefill")
-    os.kill(victim["pids"]["host"], signal.SIGKILL)  # type: ignore[index]
+    schedulers = [e["pids"]["schedulers"][0] for e in four.get("/disagg/status")["engines"] if e["role"] == "prefill"]
+    for scheduler in schedulers:
+        os.kill(scheduler, signal.SIGSTOP)
+    try:
+        long = Stream(four, prompt, 8)
+        wait_until(lambda: _busiest(four, "prefill")["in_flight"], 30)
+        victim = _busiest(four, "prefill")
+        os.kill(victim["pids"]["host"], signal.SIGKILL)  # type: ignore[index]
+    finally:
+        for scheduler in schedulers:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(scheduler, signal.SIGCONT)
     answer = long.whole(WHOLE_S)
     way = four.timeline(long.request_id, until="usage")
     assert way["lost_tries"][0]["after_tokens"] == 0
@@ -119,7 +127,7 @@ def test_a_decode_scheduler_sleeps(
     wait_until(lambda: all(len(stream.events) >= 3 for stream in streams), 60)
     victim = _busiest(four, "decode")
     hang_file.write_text(f"60 {victim['id']}")
-    wait_until(lambda: not hang_file.exists(), 5)  # the scheduler that takes it removes it
+    wait_until(lambda: not hang_file.exists(), 30)  # the scheduler that takes it removes it
     _assert_found(four, victim, time.monotonic())
     _assert_same(four, streams, undisturbed, record_property)
     _until_back(four, str(victim["id"]), victim["incarnation"])

@@ -202,7 +202,7 @@ async def read_answer(reader: asyncio.StreamReader) -> Answer:
     return Answer(int(head[0].split()[1]), headers, body)
 
 
-async def until(condition: Callable[[], bool], limit_s: float = 2.0) -> None:
+async def until(condition: Callable[[], bool], limit_s: float = 30.0) -> None:
     deadline_s = time.monotonic() + limit_s
     while not condition():
         assert time.monotonic() < deadline_s, "it did not happen in time"

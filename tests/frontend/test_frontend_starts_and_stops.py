@@ -42,11 +42,12 @@ async def test_accepted_connections_have_nodelay() -> None:
 
 
 async def test_a_stop_lets_what_runs_end_and_takes_no_more(codec: Codec) -> None:
-    frontend = Frontend(ScriptedBackend(says("a", "b", gap_s=0.1)), codec)
+    backend = ScriptedBackend(says("a", "b", gap_s=0.1))
+    frontend = Frontend(backend, codec)
     await frontend.start("127.0.0.1", 0)
     running = asyncio.create_task(exchange(frontend.port, ask()))
-    await asyncio.sleep(0.05)
-    await frontend.stop(2.0)
+    await until(lambda: len(backend.requests) == 1)
+    await frontend.stop(30.0)
     assert (await running).json["choices"][0]["message"]["content"] == "ab"
     with pytest.raises(OSError):
         await asyncio.open_connection("127.0.0.1", frontend.port)

@@ -63,6 +63,6 @@ async def test_a_client_that_does_not_read_or_leaves_closes_the_way(codec: Codec
             if leaves:
                 await asyncio.get_running_loop().sock_recv(peer, 4096)
                 peer.close()
-            await asyncio.wait_for(closed.wait(), 5)
-        await asyncio.wait_for(backend.ended.wait(), 2)
+            await asyncio.wait_for(closed.wait(), 30)
+        await asyncio.wait_for(backend.ended.wait(), 30)
     assert backend.closed == ["cancelled"]

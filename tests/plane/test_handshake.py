@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 
 import pytest
 
@@ -23,9 +24,10 @@ def _client(port: int, secret: bytes) -> PlaneClient:
 async def test_the_right_secret_opens() -> None:
     server = PlaneServer(StubEngine(), FACTS, 1, SECRET)
     client = _client(await server.start("127.0.0.1"), SECRET)
+    began_s = time.monotonic()
     await client.connect()
+    assert abs(client.clock_offset_s) <= time.monotonic() - began_s, "both clocks are this machine's"
     assert (await client.loads())[0].running == 0
-    assert abs(client.clock_offset_s) < 0.05
     client.close()
     server.close()
 
@@ -55,7 +57,7 @@ async def test_frames_before_the_proof_are_never_parsed(monkeypatch: pytest.Monk
     assert len(await reader.readexactly(framing.NONCE_BYTES)) == framing.NONCE_BYTES
     frame = m.encode(m.Abort(1))
     writer.write((len(frame).to_bytes(4, "little") + frame) * 20)
-    assert await asyncio.wait_for(reader.read(), 2) == b""
+    assert await asyncio.wait_for(reader.read(), 30) == b""
     assert parsed == []
     writer.close()
     server.close()
@@ -67,7 +69,7 @@ async def test_a_silent_peer_is_dropped(monkeypatch: pytest.MonkeyPatch) -> None
     port = await server.start("127.0.0.1")
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     await reader.readexactly(framing.NONCE_BYTES)
-    assert await asyncio.wait_for(reader.read(), 2) == b""
+    assert await asyncio.wait_for(reader.read(), 30) == b""
     writer.close()
     server.close()
 
@@ -78,7 +80,7 @@ async def test_an_oversized_frame_ends_the_connection() -> None:
     await client.connect()
     assert client._connection is not None
     client._connection._transport.write((1 << 31).to_bytes(4, "little"))  # type: ignore[union-attr]
-    async with asyncio.timeout(2):
+    async with asyncio.timeout(30):
         while client.is_open:
             await asyncio.sleep(0.01)
     server.close()
