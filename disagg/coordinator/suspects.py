@@ -30,7 +30,7 @@ from disagg.registry.records import Role
 if TYPE_CHECKING:
     from disagg.coordinator.request import Request
 
-PROVEN_TOKENS = 8  # a batch that computes inf or NaN dies in the step of the first or second token
+PROVEN_TOKENS = 3  # a batch that computes inf or NaN dies in the step of the first or the second token
 BLAMES_ALONE_MAX = 2
 BLAMES_MAX = 3
 COMPUTING = {

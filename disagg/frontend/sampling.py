@@ -98,7 +98,8 @@ FIELDS = (
     SamplingField("repetition_penalty", "float32", REPETITION_LEAST, 2.0, _nothing_where_tiny),
     SamplingField("seed", "int64", -INT64_MAX - 1, INT64_MAX, _as_it_is, engine_name="sampling_seed"),
 )
-NAMES = frozenset(field.name for field in FIELDS) | {"ignore_eos"}
+_BY_NAME = {field.name: field for field in FIELDS}
+NAMES = frozenset(_BY_NAME) | {"ignore_eos"}
 DEFAULTED = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")  # what a model's makers may advise
 
 
@@ -108,9 +109,10 @@ def sampling_of(body: Body, defaults: Mapping[str, float]) -> dict[str, Any]:
     A seed beside temperature 0 passes: the likeliest token is the same under every seed.
     """
     sampling = dict(defaults)
-    for field in FIELDS:
-        if field.name in body and (value := field.read(body)) is not None:
-            sampling[field.engine_name or field.name] = value
+    for name in body:
+        field = _BY_NAME.get(name)
+        if field is not None and (value := field.read(body)) is not None:
+            sampling[field.engine_name or name] = value
     if boolean(body, "ignore_eos"):
         sampling["ignore_eos"] = True
     return sampling

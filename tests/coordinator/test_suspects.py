@@ -33,8 +33,8 @@ def _positions() -> StubEngine:
         (Role.PREFILL, Phase.DISPATCHED, 0, 1, False),  # it never got there
         (Role.DECODE, Phase.PREFILLING, 0, 5, False),  # decode had nothing to compute yet
         (Role.DECODE, Phase.TRANSFERRING, 0, 5, True),
-        (Role.DECODE, Phase.DECODING, 7, 5, True),
-        (Role.DECODE, Phase.DECODING, 8, 5, False),
+        (Role.DECODE, Phase.DECODING, 2, 5, True),
+        (Role.DECODE, Phase.DECODING, 3, 5, False),
         (Role.DECODE, Phase.DECODING, 800, 1, True),  # nobody else can have done it
         (Role.AGGREGATED, Phase.PREFILLING, 0, 5, True),
     ],
