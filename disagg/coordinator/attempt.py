@@ -300,9 +300,11 @@ class Attempt:
             elif reason == m.NOT_A_NUMBER:  # of this request alone, on whichever engine: none is to blame
                 self.fail(NotANumber, f"the model's output for this request is not a number ({leg.name})")
             elif reason == LOST:
+                place = leg.place
                 if not self._is_closed:
-                    blame(self.request, leg.place.life, self._role(leg), leg.received, leg.place.client.legs_lost)
-                self.fail(EngineLost, what, leg.place.life)
+                    alone = place.client.legs_lost == 1 and place.load[0] <= 1  # ours, and all frontends' there
+                    blame(self.request, place.life, self._role(leg), leg.received, alone)
+                self.fail(EngineLost, what, place.life)
             else:
                 self.fail(LegLost, what, leg.place.life)
             self._abort(*self._legs)  # SGLang tells neither side of the other's failure

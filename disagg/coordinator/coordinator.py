@@ -203,12 +203,15 @@ class Coordinator:
             advance(request, again, self._now_s())
             return
         request.waiting_since_s = self._now_s()
-        is_bystander = isinstance(error, EngineLost) and not self._is_suspect(request, pair, error)
+        is_blamed = isinstance(error, EngineLost) and self._is_blamed(request, pair)
+        is_bystander = isinstance(error, EngineLost) and not (is_blamed and request.blames[-1].alone)
         lost = request.facts.setdefault("lost_tries", [])
         lost.append({"on": pair.name, "after_tokens": emitted, "why": error.what, "bystander": is_bystander})
         counted = [each for each in lost if not each["bystander"] and bool(each["after_tokens"]) == bool(emitted)]
         limit = limits.migration_limit if emitted else limits.retry_limit
         is_allowed = 0 < limit >= len(counted) and len(lost) <= LOST_TRIES_MAX
+        if is_blamed and (is_guilty(request) or (not is_allowed and len(request.blames) > 1)):
+            raise self._poison(request, error.where) from error
         if emitted and is_allowed:
             is_allowed = len(request.prompt_ids) + emitted <= limits.migration_tokens_max
             if is_allowed and not request.can_migrate:
@@ -219,20 +222,19 @@ class Coordinator:
         advance(request, again, self._now_s())
         log.warning("%s; now another try", error)
 
-    def _is_suspect(self, request: Request, pair: Pair, error: EngineLost) -> bool:
-        """Whether this loss is held against the request; raises SuspectedPoison when it is one too many."""
+    def _is_blamed(self, request: Request, pair: Pair) -> bool:
+        """Whether the loss of this pair is held against the request."""
         forgive(request, self._table.is_lost)
         lives = {place.life for place in pair.places}
-        if not any(each.life in lives for each in request.blames):
-            return False
-        if is_guilty(request):
-            self.admission.others_first = True
-            died = request.facts["died_under_it"] = [each.life for each in request.blames]
-            last = ", the last one with nothing else on it" if request.blames[-1].alone else ""
-            what = f"{len(died)} engines died while they ran this request{last}"
-            would_do = "it gets no further try: do not send it again as it is, and tell the operators its id"
-            raise SuspectedPoison(error.where, what, would_do) from error
-        return True
+        return any(each.life in lives for each in request.blames)
+
+    def _poison(self, request: Request, where: str) -> SuspectedPoison:
+        self.admission.others_first = True
+        died = request.facts["died_under_it"] = [each.life for each in request.blames]
+        last = ", the last one with nothing else on it" if request.blames[-1].alone else ""
+        what = f"{len(died)} engines died while they ran this request{last}"
+        would_do = "it gets no further try: do not send it again as it is, and tell the operators its id"
+        return SuspectedPoison(where, what, would_do)
 
     def _deadline(self, request: Request) -> Deadline:
         """The phase's, the try's or the request's: whichever comes first."""

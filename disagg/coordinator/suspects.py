@@ -11,7 +11,7 @@ bystanders: they go on elsewhere at once, and the death counts against no limit 
 Who is blamed is a suspect: it waits for an engine of the role that died on which nobody else runs, and until it has
 shown PROVEN_TOKENS tokens there nobody else is sent to it. Suspects come first when an engine is idle, as one that was
 just started is; once a suspect has killed its engine, the others come first until none of them waits.
-A second death, alone, proves it guilty, and so does a third one in company: it ends with SuspectedPoison.
+A second death, alone, proves it guilty, and so does a fifth one in company: it ends with SuspectedPoison.
 
 A connection that was cut blames too, as it looks the same; the blame goes when the same life answers again.
 What this does not tell apart at once: a request that kills only after many tokens, among others, is a bystander of the
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 PROVEN_TOKENS = 3  # a batch that computes inf or NaN dies in the step of the first or the second token
 BLAMES_ALONE_MAX = 2
-BLAMES_MAX = 3
+BLAMES_MAX = 5  # in company somebody else may have done it: with several such requests about, an innocent had three
 COMPUTING = {
     Role.PREFILL: (Phase.PREFILLING, Phase.TRANSFERRING),
     Role.DECODE: (Phase.TRANSFERRING, Phase.DECODING),
@@ -46,14 +46,12 @@ class Blame:
 
     life: str
     role: Role
-    alone: bool  # no other leg of this frontend was there
+    alone: bool  # nothing else ran there
     is_cleared: bool = False  # it has run alone since, and done no harm
 
 
-def blame(request: Request, life: str, role: Role, tokens: int, legs_lost: int) -> None:
-    """An engine is lost. `tokens`: what this try of the request had from it; `legs_lost`: how many legs of this
-    frontend were there, this one among them."""
-    alone = legs_lost == 1
+def blame(request: Request, life: str, role: Role, tokens: int, alone: bool) -> None:
+    """An engine is lost. `tokens`: what this try of the request had from it; `alone`: nothing else ran there."""
     if request.phase in COMPUTING[role] and (alone or tokens < PROVEN_TOKENS):
         request.blames.append(Blame(life, role, alone))
 

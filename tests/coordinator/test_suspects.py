@@ -25,30 +25,32 @@ def _positions() -> StubEngine:
 
 
 @pytest.mark.parametrize(
-    ("role", "phase", "tokens", "legs_lost", "is_blamed"),
+    ("role", "phase", "tokens", "alone", "is_blamed"),
     [
-        (Role.PREFILL, Phase.PREFILLING, 0, 5, True),
-        (Role.PREFILL, Phase.TRANSFERRING, 0, 5, True),
-        (Role.PREFILL, Phase.BOOTSTRAPPING, 0, 5, False),  # it waited for its turn
-        (Role.PREFILL, Phase.DISPATCHED, 0, 1, False),  # it never got there
-        (Role.DECODE, Phase.PREFILLING, 0, 5, False),  # decode had nothing to compute yet
-        (Role.DECODE, Phase.TRANSFERRING, 0, 5, True),
-        (Role.DECODE, Phase.DECODING, 2, 5, True),
-        (Role.DECODE, Phase.DECODING, 3, 5, False),
-        (Role.DECODE, Phase.DECODING, 800, 1, True),  # nobody else can have done it
-        (Role.AGGREGATED, Phase.PREFILLING, 0, 5, True),
+        (Role.PREFILL, Phase.PREFILLING, 0, False, True),
+        (Role.PREFILL, Phase.TRANSFERRING, 0, False, True),
+        (Role.PREFILL, Phase.BOOTSTRAPPING, 0, False, False),  # it waited for its turn
+        (Role.PREFILL, Phase.DISPATCHED, 0, True, False),  # it never got there
+        (Role.DECODE, Phase.PREFILLING, 0, False, False),  # decode had nothing to compute yet
+        (Role.DECODE, Phase.TRANSFERRING, 0, False, True),
+        (Role.DECODE, Phase.DECODING, 2, False, True),
+        (Role.DECODE, Phase.DECODING, 3, False, False),
+        (Role.DECODE, Phase.DECODING, 800, True, True),  # nobody else can have done it
+        (Role.AGGREGATED, Phase.PREFILLING, 0, False, True),
     ],
 )
-def test_who_is_blamed(role: Role, phase: Phase, tokens: int, legs_lost: int, is_blamed: bool) -> None:
+def test_who_is_blamed(role: Role, phase: Phase, tokens: int, alone: bool, is_blamed: bool) -> None:
     r = request()
     r.phase = phase
-    blame(r, "x#1", role, tokens, legs_lost)
+    blame(r, "x#1", role, tokens, alone)
     assert bool(r.blames) == is_blamed
     assert alone_on(r) == ({role} if is_blamed else set())
 
 
-@pytest.mark.parametrize(("alone", "guilty"), [("a", False), ("ca", True), ("cc", False), ("ac", False), ("ccc", True)])
-def test_two_deaths_alone_or_three_in_company(alone: str, guilty: bool) -> None:
+@pytest.mark.parametrize(
+    ("alone", "guilty"), [("a", False), ("ca", True), ("cc", False), ("ac", False), ("cccc", False), ("ccccc", True)]
+)
+def test_two_deaths_alone_or_five_in_company(alone: str, guilty: bool) -> None:
     r = request()
     r.blames = [Blame(f"x#{n}", Role.DECODE, each == "a") for n, each in enumerate(alone)]
     assert is_guilty(r) == guilty

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from random import Random
 from typing import Any
 
 import pytest
@@ -146,7 +147,7 @@ def test_one_that_kills_only_in_company_ends_or_is_found(engines: tuple[int, int
         await world.settle()
         return deaths(world)
 
-    assert run(scenario, engines, seed) <= 4
+    assert run(scenario, engines, seed) <= 6
 
 
 @pytest.mark.parametrize("seed", SEEDS)
@@ -164,6 +165,29 @@ def test_many_of_them_use_up_nobodys_migrations(seed: int) -> None:
         assert deaths(world) == 12
 
     run(scenario, (2, 2), seed)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_any_mixture_of_them_loses_no_bystander(seed: int) -> None:
+    async def scenario(world: SimulatedDeployment) -> None:
+        random = Random(seed)
+        killers: list[Stream] = []
+        others: list[Stream] = []
+        for number in range(40):
+            await asyncio.sleep(random.uniform(0, 0.4))
+            prompt = [number + 1, *PROMPT]
+            if number % 10 == 5:
+                role, after = random.choice([(PREFILL, 0), (DECODE, 1), (DECODE, 2), (DECODE, 30)])
+                killers.append(world.open(prompt, OUTPUT, poison=poison(role, after)))
+            else:
+                others.append(world.open(prompt, random.randint(1, OUTPUT)))
+        await all_end_well(others)
+        for killer in killers:
+            await its_error(killer)
+        await world.settle()
+        assert deaths(world) <= 3 * len(killers)
+
+    run(scenario, (3, 3), seed)
 
 
 @pytest.mark.parametrize("seed", SEEDS)
