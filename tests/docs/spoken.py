@@ -117,9 +117,9 @@ def commands() -> list[str]:
 
 
 def options() -> set[str]:
-    """Of all commands of disagg, and of SGLang's."""
+    """Of all commands of disagg, of SGLang's and of `ray start`."""
     found = {f"--{name.replace('_', '-')}" for name in engine_arguments()}
-    waiting: list[Any] = [typer.main.get_command(app)]
+    waiting: list[Any] = [typer.main.get_command(app), _ray().commands["start"]]
     while waiting:
         command = waiting.pop()
         waiting += getattr(command, "commands", {}).values()

@@ -24,8 +24,6 @@ FILES = [
     file for package in ("disagg", "prefill", "decode", "transfer") for file in sorted((ROOT / package).rglob("*.py"))
 ]
 OTHERS_OPTIONS = {
-    "--num-gpus": "of `ray start`",
-    "--node-ip-address": "of `ray start`",
     "--help": "of all programs",
     "--ulimit": "of `docker run`",
     "--shm-size": "of `docker run`",
