@@ -29,6 +29,7 @@ from disagg.engine.members import Members, Report
 from disagg.engine.sglang_engine import SGLangEngine, SGLangMember
 from disagg.engine.spec import FOLLOWED, LIFE_VARIABLE, SECRET_VARIABLE, HostSpec, decode_spec
 from disagg.engine.start_phases import Phases, told
+from disagg.engine.tokenizer_check import check_tokenizer
 from disagg.plane.server import PlaneServer
 
 log = logging.getLogger(__name__)
@@ -60,6 +61,9 @@ def _run_first(spec: HostSpec, pipe: socket.socket, phases: Phases, spares: Spar
     scratch = Path(spec.scratch)
     engine = SGLangEngine(spec.arguments, fork=spec.fork, scratch=scratch, other_sights=members.sights, phases=phases)
     facts = engine.start()
+    if spec.incarnation == 1 and spec.role != "decode":
+        check_tokenizer(spec.arguments)
+        phases.end("tokenizer")
     started = _started(spares, facts.pids)
     engine.loop.run_until_complete(_serve(engine, facts, spec, pipe, members, phases, started))
 

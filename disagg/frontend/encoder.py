@@ -1,7 +1,7 @@
 """Text to token ids: `fastokens` where it gives what `tokenizers` gives, much quicker, and `tokenizers` elsewhere.
 
 Way:   Codec -> [Encoder] -> ids
-In:    a model's tokenizer.json
+In:    a model's tokenizer
 Out:   always the ids of `tokenizers`, which is what the model was trained with
 Fails: never to its caller. A fast tokenizer that cannot be made, or differs on one text of the sample, is not used; a
        text that it refuses (a byte without a token, which `tokenizers` drops) goes to the other one
@@ -15,7 +15,6 @@ from __future__ import annotations
 import logging
 import random
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 from tokenizers import Tokenizer
@@ -49,11 +48,13 @@ _WRITTEN = (
 
 
 class Encoder:
-    def __init__(self, tokenizer: Tokenizer, file: Path) -> None:
+    """`where`: the model's folder, for the log."""
+
+    def __init__(self, tokenizer: Tokenizer, where: str) -> None:
         self._tokenizer = tokenizer
-        self._fast = _fast_tokenizer(file)
+        self._fast = _fast_tokenizer(tokenizer, where)
         if self._fast is not None and (text := self._first_that_differs()) is not None:
-            log.warning("%s: fastokens is not used: it reads %r in another way", file, text)
+            log.warning("%s: fastokens is not used: it reads %r in another way", where, text)
             self._fast = None
 
     @property
@@ -98,17 +99,17 @@ def _random_text(choose: random.Random) -> str:
     return "".join(chr(choose.randint(*choose.choice(_RANGES))) for _ in range(choose.randrange(40)))
 
 
-def _fast_tokenizer(file: Path) -> Callable[..., Any] | None:
+def _fast_tokenizer(model: Tokenizer, where: str) -> Callable[..., Any] | None:
     try:
         import fastokens
     except ImportError:  # no wheel for this machine
         return None
     try:
-        tokenizer = fastokens.Tokenizer.from_file(str(file))
+        tokenizer = fastokens.Tokenizer.from_json_str(model.to_str())
         tokenizer.no_truncation()
         tokenizer.no_padding()
     except Exception as error:  # noqa: BLE001 - whatever it cannot read, the other one can
-        log.info("%s: fastokens cannot read it: %s", file, error)
+        log.info("%s: fastokens cannot read it: %s", where, error)
         return None
     encode: Callable[..., Any] = tokenizer.encode
     return encode

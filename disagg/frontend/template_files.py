@@ -17,11 +17,10 @@ from jinja2 import TemplateError
 
 from disagg.errors import StartError
 from disagg.frontend.template import ChatTemplate
+from disagg.frontend.tokenizer_files import CONFIG, SPECIAL_TOKENS
 from disagg.models.text_files import read_object, read_text
 
-SPECIAL_TOKENS = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 FILE, FOLDER, PROCESSORS = "chat_template.jinja", "additional_chat_templates", "chat_template.json"
-CONFIG = "tokenizer_config.json"
 
 
 def load_template(folder: Path, tokenizer_config: Mapping[str, Any]) -> ChatTemplate | None:

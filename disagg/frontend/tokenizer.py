@@ -22,8 +22,9 @@ from disagg.frontend.sampling import defaults_of
 from disagg.frontend.template import ChatTemplate
 from disagg.frontend.template_files import load_template
 from disagg.frontend.text import Texts, TextStream
+from disagg.frontend.tokenizer_files import load_tokenizer
 from disagg.models.context import CONTEXT_KEYS, context_length
-from disagg.models.text_files import LFS_REMEDY, LFS_WHAT, is_lfs_pointer, read_object
+from disagg.models.text_files import read_object
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,22 +63,14 @@ class Codec:
 
 
 def load_codec(folder: Path) -> Codec:
-    file = folder / "tokenizer.json"
-    if not file.exists():
-        would_do = (
-            "convert the tokenizer with transformers: AutoTokenizer.from_pretrained(folder).save_pretrained(folder)"
-        )
-        raise StartError(str(folder), "the model's folder has no tokenizer.json", would_do)
-    tokenizer = _tokenizer(file)
-    tokenizer.no_truncation()
-    tokenizer.no_padding()
+    tokenizer = load_tokenizer(folder)
     whole_config = read_object(folder / "config.json")
     config = whole_config.get("text_config") or whole_config
     generation_config = read_object(folder / "generation_config.json")
     return Codec(
         folder=folder,
         tokenizer=tokenizer,
-        encoder=Encoder(tokenizer, file),
+        encoder=Encoder(tokenizer, str(folder)),
         texts=Texts(tokenizer),
         template=load_template(folder, read_object(folder / "tokenizer_config.json")),
         context_length=_context_length(folder, config),
@@ -85,15 +78,6 @@ def load_codec(folder: Path) -> Codec:
         end_ids=_end_ids(whole_config) | _end_ids(config) | _end_ids(generation_config),
         sampling_defaults=defaults_of(generation_config, str(folder / "generation_config.json")),
     )
-
-
-def _tokenizer(file: Path) -> Tokenizer:
-    if is_lfs_pointer(file):
-        raise StartError(str(file), LFS_WHAT, LFS_REMEDY)
-    try:
-        return Tokenizer.from_file(str(file))
-    except Exception as error:  # `tokenizers` raises nothing more particular
-        raise StartError(str(file), f"is no tokenizer: {error}", "get the model again") from error
 
 
 def _context_length(folder: Path, config: Mapping[str, Any]) -> int:

@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 from scripted import TEMPLATE, make_model_folder
 
-from disagg.engine.cpu.paths import standin_environment
 from disagg.errors import BadRequest, StartError
-from disagg.frontend.content_format import loops_over_parts
-from disagg.frontend.template import ChatTemplate, environment
+from disagg.frontend.template import ChatTemplate
 from disagg.frontend.template_files import load_template
 from disagg.frontend.tokenizer import load_codec
 from disagg.models.text_files import LFS_START
@@ -127,11 +122,7 @@ def test_a_role_that_is_never_shown_is_told_at_start(caplog: pytest.LogCaptureFi
     assert not caplog.text
 
 
-ASK_SGLANG = """
-import json, sys
-from sglang.srt.parser.jinja_template_utils import detect_jinja_template_content_format
-print(json.dumps([detect_jinja_template_content_format(source) for source in json.load(sys.stdin)]))
-"""
+# test_prompts_equal_sglang.py asks SGLang which form these take
 SOURCES = [
     *[EACH + source + END for source in (PARTS, EITHER, TEXT, TRIMMED)],
     "{% for msg in messages %}{% for c in msg['content'] %}{{ c }}{% endfor %}{% endfor %}",
@@ -145,22 +136,6 @@ SOURCES = [
     "{% for",
     "",
 ]
-
-
-def test_the_form_is_the_one_that_sglang_detects() -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", ASK_SGLANG],
-        input=json.dumps(SOURCES),
-        capture_output=True,
-        text=True,
-        timeout=240,
-        env=standin_environment(os.environ),
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    said = json.loads(done.stdout.splitlines()[-1])
-    ours = ["openai" if loops_over_parts(environment(), source) else "string" for source in SOURCES]
-    assert ours == said
 
 
 # Files of a model's folder -> what the template says
