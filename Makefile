@@ -33,7 +33,7 @@ check: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest tests -q -n 2 --dist loadfile -m "not engine and not slow"
+	$(BIN)/python -m pytest tests -q -n 2 --dist loadfile -m "not engine and not slow and not clients"
 
 fmt: $(STAMP)
 	$(BIN)/ruff format .

@@ -21,9 +21,9 @@ from typing import Any, NoReturn
 
 import jinja2
 import jinja2.ext
+import jinja2.filters
 import jinja2.nodes
 import jinja2.parser
-import markupsafe
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from disagg.errors import BadRequest
@@ -120,8 +120,14 @@ def _parts(text: str) -> list[dict[str, str]]:
 
 def _is_in(content: str | list[dict[str, str]], prompt: str) -> bool:
     if type(content) is str:
-        return content in prompt or content.strip() in prompt or _words_are_in(content, prompt)
+        return _stands_in(content, prompt) or content.strip() in prompt or _words_are_in(content, prompt)
     return all(_is_in(part["text"], prompt) for part in content if isinstance(part, dict))
+
+
+def _stands_in(text: str, prompt: str) -> bool:
+    """`text in prompt`; a search for a long text costs more than one for its beginning."""
+    at = prompt.find(text[:32])
+    return at >= 0 and (prompt.startswith(text, at) or text in prompt)
 
 
 def _words_are_in(text: str, prompt: str) -> bool:
@@ -134,7 +140,8 @@ def _words_are_in(text: str, prompt: str) -> bool:
 
 
 def _written(word: str) -> tuple[str, ...]:
-    return word, json.dumps(word)[1:-1], json.dumps(word, ensure_ascii=False)[1:-1], str(markupsafe.escape(word))
+    as_html = str(jinja2.filters.FILTERS["escape"](word))
+    return word, json.dumps(word)[1:-1], json.dumps(word, ensure_ascii=False)[1:-1], as_html
 
 
 def environment() -> ImmutableSandboxedEnvironment:

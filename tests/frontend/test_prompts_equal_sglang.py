@@ -25,6 +25,8 @@ from disagg.frontend.tokenizer_files import load_tokenizer
 from disagg.models.catalogue import model_folder
 
 HERE = Path(__file__).parent
+LIMIT_S = 1500  # an import of SGLang and some 250 tokenizers: 20 s, but not on a machine that does much else
+pytestmark = pytest.mark.timeout(LIMIT_S + 60)
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +56,7 @@ def said(folders: dict[str, Path], odd_folder: Path) -> dict[str, Any]:
         input=json.dumps(asked),
         capture_output=True,
         text=True,
-        timeout=280,
+        timeout=LIMIT_S,
         env=standin_environment(os.environ),
         check=False,
     )

@@ -1,0 +1,114 @@
+"""Programs that others wrote for OpenAI's, vLLM's or SGLang's servers, as they come from the registry.
+
+Each in a venv of its own (venvs.py), against the real frontend with a scripted backend. Nothing is fetched from a hub.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+from collections.abc import AsyncGenerator, AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from scripted import MODEL, ScriptedBackend, make_model_folder, serving
+from venvs import INSTALL_S, program_of
+
+from disagg.coordinator.request import Piece, Request
+from disagg.frontend.app import Frontend
+from disagg.frontend.tokenizer import load_codec
+
+HERE = Path(__file__).parent
+LIMIT_S = 900  # imports of some 10 s, on a machine that may do much else
+pytestmark = [pytest.mark.clients, pytest.mark.timeout(INSTALL_S + LIMIT_S)]
+
+TASK: dict[str, Any] = {
+    "task": "two_questions",
+    "dataset_path": "json",
+    "test_split": "test",
+    "output_type": "generate_until",
+    "doc_to_text": "{{question}}",
+    "doc_to_target": "{{answer}}",
+    "generation_kwargs": {"until": ["\n\n"], "max_gen_toks": 8, "do_sample": False},
+    "metric_list": [{"metric": "exact_match"}],
+}
+
+
+async def alphabet(request: Request) -> AsyncGenerator[Piece, None]:
+    count = min(request.max_tokens, 8)
+    for index in range(count):
+        await asyncio.sleep(0.001)
+        yield Piece(chr(ord("a") + index), [64 + index], "length" if index == count - 1 else None)
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    folder = tmp_path / "model"
+    folder.mkdir()
+    return make_model_folder(folder)
+
+
+@pytest.fixture
+def backend() -> ScriptedBackend:
+    return ScriptedBackend(alphabet)
+
+
+@pytest.fixture
+async def frontend(model: Path, backend: ScriptedBackend) -> AsyncIterator[Frontend]:
+    async with serving(backend, load_codec(model)) as serving_now:
+        yield serving_now
+
+
+async def run(folder: Path, *words: str) -> str:
+    """The program's output; offline, and with a home of its own."""
+    environment = os.environ | {"HF_HUB_OFFLINE": "1", "HF_HOME": str(folder / "hf"), "HOME": str(folder)}
+    environment |= {"OPENAI_API_KEY": "none", "NO_PROXY": "127.0.0.1"}
+    process = await asyncio.create_subprocess_exec(
+        *words, cwd=folder, env=environment, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
+    )
+    try:
+        said, _ = await asyncio.wait_for(process.communicate(), LIMIT_S)
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+    assert process.returncode == 0, said.decode()[-4000:]
+    return said.decode()
+
+
+async def test_lm_eval_with_texts_with_token_ids_and_with_chats(
+    frontend: Frontend, backend: ScriptedBackend, model: Path, tmp_path: Path
+) -> None:
+    tasks = tmp_path / "tasks"
+    tasks.mkdir()
+    questions = [{"question": "Who are you?", "answer": "abcdefgh"}, {"question": "One", "answer": "x"}]
+    (tasks / "data.jsonl").write_text("".join(json.dumps(each) + "\n" for each in questions))
+    files = {"dataset_kwargs": {"data_files": {"test": str(tasks / "data.jsonl")}}}
+    (tasks / "task.yaml").write_text(json.dumps(TASK | files))
+    url, python = f"http://127.0.0.1:{frontend.port}", program_of("lm-eval") / "python"
+    said = await run(tmp_path, str(python), str(HERE / "run_lm_eval.py"), url, MODEL, str(model), str(tasks))
+    assert json.loads(said.splitlines()[-1]) == [["abcdefgh"] * 2] * 3
+    texts, ids, chats = (backend.requests[start : start + 2] for start in (0, 2, 4))
+    assert len(backend.requests) == 6
+    assert sorted(each.prompt_ids for each in texts) == sorted(each.prompt_ids for each in ids)
+    assert all(len(each.prompt_ids) > 12 for each in chats)  # with the template around them
+
+
+async def test_guidellm(frontend: Frontend, backend: ScriptedBackend, model: Path, tmp_path: Path) -> None:
+    report = tmp_path / "report.json"
+    await run(
+        tmp_path,
+        str(program_of("guidellm") / "guidellm"),
+        "run",
+        *("--backend", f"kind=openai_http,target=http://127.0.0.1:{frontend.port},model={MODEL}"),
+        *("--profile", "kind=synchronous", "--constraint", "kind=max_requests,count=4"),
+        *("--tokenizer", f"kind=huggingface_auto,model={model}"),
+        *("--data", "kind=synthetic_text,prompt_tokens=16,output_tokens=8"),
+        *("--output", f"kind=json,path={report}", "--disable-progress"),
+    )
+    (benchmark,) = json.loads(report.read_text())["benchmarks"]
+    totals = benchmark["metrics"]["request_totals"]
+    assert (totals["successful"], totals["errored"]) == (4, 0)
+    assert len(backend.requests) >= 4
