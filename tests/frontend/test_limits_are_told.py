@@ -11,6 +11,8 @@ from disagg.frontend.http1.chunked import EXTENSION_BYTES_MAX, SMALL_BYTES, SMAL
 from disagg.frontend.http1.head import METHOD_BYTES_MAX
 from disagg.frontend.http1.limits import KIB, MIB
 from disagg.frontend.open_files import RESERVED
+from disagg.frontend.readers import READ_S, READERS_MAX, WAIT_S
+from disagg.frontend.reading import SHORT_BRACES, SHORT_BYTES
 from disagg.frontend.server import KEEPALIVE
 
 PAGE = Path(__file__).parents[2] / "docs" / "limits.md"
@@ -35,12 +37,15 @@ def test_the_page_has_the_numbers_of_the_code() -> None:
         f"without a request | {limits.idle_s:g} s |",
         f"a body | {limits.body_grace_s:g} s, and a second more for each {body_kib_s:g} KiB that came |",
         f"whatever the answer | {limits.write_s:g} s |",
+        f"JSON, template, token ids | {READ_S:g} s of a processor |",
         f"a complete answer | {limits.write_s:g} s, and a second more for each {flush_kib_s:g} KiB |",
         f"when its connection closes | {limits.linger_s:g} s, {limits.linger_bytes // MIB} MiB |",
         f"network is gone | {gone_s} s without a sign",
         f"`frontend.connections_max` ({frontend.connections_max})",
         f"{RESERVED} stay for engines",
         f"`frontend.held_limit_mib` ({frontend.held_limit_mib})",
+        f"bodies above {SHORT_BYTES // KIB} KiB, or with more than {SHORT_BRACES} braces, that are read at once "
+        f"| {READERS_MAX}, each by a process of its own; the others wait {WAIT_S:g} s |",
         f"have not taken of answers | {limits.unsent_bytes // MIB} MiB |",
     ]
     text = PAGE.read_text()

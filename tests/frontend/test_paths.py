@@ -63,7 +63,9 @@ async def test_a_path_nobody_serves_gets_a_hint(codec: Codec, path: str, said: s
     assert len(answer.body) < 500
 
 
-@pytest.mark.parametrize("lines", ["0" * 9 + "1" * 21, "9" * 30, "9" * 5000, "0", "-1", "1e3", "²", "%D9%A1%00", "10001", "%F0%9F"])
+@pytest.mark.parametrize(
+    "lines", ["0" * 9 + "1" * 21, "9" * 30, "9" * 5000, "0", "-1", "1e3", "²", "%D9%A1%00", "10001", "%F0%9F"]
+)
 async def test_a_count_that_is_none_is_a_400(codec: Codec, lines: str) -> None:
     async with serving(ScriptedBackend(says("Hi")), codec) as frontend:
         quoted = lines.encode().decode("latin-1").replace("Â²", "%C2%B2")
