@@ -6,9 +6,10 @@ import asyncio
 import json
 import socket
 import struct
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable, Coroutine
 
 import pytest
+import uvloop
 from scripted import MODEL, ScriptedBackend, ask, exchange, hangs, http_request, says, serving, until
 
 from disagg.coordinator.request import Piece, Request
@@ -180,3 +181,17 @@ async def test_by_ipv6(codec: Codec) -> None:
     assert b"alive" in await asyncio.wait_for(reader.read(), 10)
     writer.close()
     await frontend.stop(0.1)
+
+
+@pytest.mark.parametrize(
+    "test",
+    [
+        test_all_its_requests_are_answered,
+        test_one_that_leaves_later_is_noticed_later,
+        test_a_quick_answer_reaches_half_closed_http_1_0,
+        test_a_body_that_comes_behind_an_error_does_not_take_the_answer_away,
+    ],
+)
+def test_the_same_on_uvloop(codec: Codec, test: Callable[[Codec], Coroutine[None, None, None]]) -> None:
+    """Frontends run on it, and it tells of a client's end in ways of its own."""
+    uvloop.run(test(codec))

@@ -35,6 +35,7 @@ class HalfClosed:
 
     def _ask_now(self) -> None:
         loop = asyncio.get_running_loop()
+        self._wait_s = FIRST_LOOK_S
         if self._ask():
             self._timer = loop.call_later(self._wait_s, self._look)
         else:
@@ -43,10 +44,10 @@ class HalfClosed:
     def _look(self) -> None:
         if is_reset(self._file):
             self._on_left()
-        elif self._wait_s >= LONGEST_S:
+        elif self._wait_s * 2 > LONGEST_S:
             self._ask_now()
         else:
-            self._wait_s = min(self._wait_s * 2, LONGEST_S)
+            self._wait_s *= 2
             self._timer = asyncio.get_running_loop().call_later(self._wait_s, self._look)
 
 
