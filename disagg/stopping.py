@@ -9,6 +9,7 @@ Owns:  the process's handlers of these signals. Nothing of disagg is imported he
 
 from __future__ import annotations
 
+import _thread
 import contextlib
 import os
 import signal
@@ -142,9 +143,13 @@ def need_standard_files() -> None:
 
 def leave_within(limit_s: float, status: int) -> None:
     """Ends the process, unless it ends before by itself."""
-    timer = threading.Timer(limit_s, leave, (status,))
-    timer.daemon = True
-    timer.start()
+
+    def wait() -> None:
+        time.sleep(limit_s)
+        leave(status)
+
+    # Not a Thread: this may run in a signal's handler, which may have come while one of those was being started.
+    _thread.start_new_thread(wait, ())
 
 
 def leave(status: int) -> NoReturn:

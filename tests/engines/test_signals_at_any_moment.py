@@ -78,9 +78,10 @@ class Run:
             except httpx.HTTPError as error:
                 self.finishes.append(type(error).__name__)
 
+        count = len(self.events)
         client = threading.Thread(target=read, daemon=True)
         client.start()
-        self.program.until(lambda: len(self.events) > 2, "no token comes", 60)
+        self.program.until(lambda: len(self.events) > count + 2, "no token comes", 60)
         return client
 
     def assert_nothing_left(self) -> None:
@@ -193,9 +194,13 @@ def test_under_load_the_first_signal_ends_it_in_order_and_the_second_at_once(run
         run.until_ready()
 
     os.killpg(unread.program.process.pid, signal.SIGSTOP)
-    time.sleep(1)
+    time.sleep(4)  # longer than a host may be silent
+    unread.stream(20).join(60)
+    assert unread.finishes.pop() == "length", "frontends and engines are in groups of their own"
     os.killpg(unread.program.process.pid, signal.SIGCONT)
     client = unread.stream(300)
+    engines = httpx.get(f"{unread.url}/disagg/status", timeout=15, trust_env=False).json()["engines"]
+    assert [engine["incarnation"] for engine in engines] == [1] * 4, "the pause was taken for theirs"
     os.killpg(unread.program.process.pid, signal.SIGINT)
     asked_s = time.monotonic()
     client.join(60)
