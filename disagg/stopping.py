@@ -25,6 +25,7 @@ NUMBERS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 LIMIT_S = 2.5  # `ray job stop` kills 3 s after its signal
 SAME_S = 0.1  # timeout(1) sends its signal twice, and a parent may hand on a Ctrl-C that came to us, too: that is one
 RENEW_S = 0.02
+LOOK_S = 0.5  # a signal that comes just before a thread begins to wait is heeded when the wait ends
 
 
 class Stopped(BaseException):
@@ -118,7 +119,8 @@ def aside(work: Callable[[], T]) -> T:
     while not _settled.is_set() and not done.wait(RENEW_S):
         _renew()
     _renew()
-    done.wait()
+    while not done.wait(LOOK_S):
+        pass
     if errors:
         raise errors[0]
     return result[0]

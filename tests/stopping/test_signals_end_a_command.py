@@ -16,6 +16,9 @@ import ctypes, os, signal, sys, threading, time
 from disagg import stopping
 def say(word):
     os.write(1, (word + "\\n").encode())
+def wait():
+    while True:  # a signal that comes just before a sleep begins is heeded when it ends
+        time.sleep(0.1)
 def main():
     with stopping.heed():
         try:
@@ -46,7 +49,7 @@ def _until_said(program: Program, word: str) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_one_that_holds_nothing_ends_at_once(started: list[Program], number: int) -> None:
-    program = _run(started, "    say('up'); time.sleep(600)")
+    program = _run(started, "    say('up'); wait()")
     _until_said(program, "up")
     program.send(number)
     assert program.status() == 128 + number
@@ -79,7 +82,7 @@ def test_a_handler_that_a_library_puts_in_our_place_is_taken_away_again(started:
 
 
 def test_one_that_holds_something_gives_it_back_first(started: list[Program]) -> None:
-    program = _run(started, "    with stopping.unwinding():\n        say('up'); time.sleep(600)")
+    program = _run(started, "    with stopping.unwinding():\n        say('up'); wait()")
     _until_said(program, "up")
     program.send(signal.SIGINT)
     assert program.status() == 130
@@ -89,7 +92,7 @@ def test_one_that_holds_something_gives_it_back_first(started: list[Program]) ->
 HANGS = """
     with stopping.farewell(lambda: say("farewell")), stopping.unwinding():
         try:
-            say("up"); time.sleep(600)
+            say("up"); wait()
         finally:
             say("hangs"); ctypes.CDLL(None).poll(None, 0, 600_000)"""
 
