@@ -151,7 +151,7 @@ def _reach(run: Run, moment: str) -> None:
     if words:
         run.until_said(words)
     else:  # Ray's first process has its log
-        run.program.until(lambda: list(run.folder.glob("disagg-ray-*/session_*/logs/*")), "no Ray starts", START_S)
+        run.program.until(lambda: list(run.folder.glob("disagg-ray-*/**/session_*/logs/*")), "no Ray starts", START_S)
 
 
 @pytest.mark.parametrize(
