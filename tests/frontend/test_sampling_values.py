@@ -23,7 +23,7 @@ TINY = (5e-324, 1e-45, 1e-40, 1e-39)  # float64 holds them; float32 takes them f
 
 def read(**fields: Any) -> dict[str, Any]:
     body = json.dumps({"model": "m", "prompt": "x", **fields}).encode()
-    return parse_completion(body, "m", 259, {}).sampling
+    return parse_completion(body, "m", {}, 512, 259).sampling
 
 
 def ends(field: SamplingField) -> list[Any]:
@@ -74,7 +74,7 @@ def test_a_repetition_penalty_that_would_overflow_is_refused(value: float) -> No
 @pytest.mark.parametrize("field", FIELDS, ids=lambda field: field.name)
 def test_what_is_no_number_of_any_size_is_refused(field: SamplingField, value: str) -> None:
     with pytest.raises(BadRequest):
-        parse_completion(f'{{"model": "m", "prompt": "x", "{field.name}": {value}}}'.encode(), "m", 259, {})
+        parse_completion(f'{{"model": "m", "prompt": "x", "{field.name}": {value}}}'.encode(), "m", {}, 512, 259)
 
 
 def test_no_pair_of_ends_gives_inf_or_nan() -> None:
