@@ -220,7 +220,7 @@ CPU = Part(
         _at("distributed.parallel_state:GroupCoordinator._all_to_all_single", begins="self"),
         _at("managers.scheduler_components.idle_sleeper:IdleSleeper.maybe_sleep", begins="self", is_called=True),
         _at("managers.scheduler_components.idle_sleeper:IdleSleeper.poller"),
-        _at("runtime_context:get_parallel"),
+        _at("layers.dp_attention:is_dp_attention_enabled"),
     ),
     only="cpu",
 )

@@ -149,15 +149,15 @@ def _dp_attention() -> None:
     registers it for CUDA alone), and idle ranks that wake in time for the others' steps."""
     from sglang.srt.distributed.parallel_state import GroupCoordinator
     from sglang.srt.layers.attention.torch_native_backend import TorchNativeAttnBackend
+    from sglang.srt.layers.dp_attention import is_dp_attention_enabled
     from sglang.srt.managers.scheduler_components.idle_sleeper import IdleSleeper
-    from sglang.srt.runtime_context import get_parallel
 
     TorchNativeAttnBackend.get_cpu_graph_seq_len_fill_value = lambda self: 1
     GroupCoordinator.all_to_all_single = GroupCoordinator._all_to_all_single
     sleep = IdleSleeper.maybe_sleep
 
     def maybe_sleep(self: Any) -> None:
-        if get_parallel().enable_dp_attention:
+        if is_dp_attention_enabled():
             self.poller.poll(IDLE_POLL_MS)
         else:
             sleep(self)
