@@ -2,14 +2,18 @@
 
 Way:   engine host, first incarnation, not for decode -> [check_tokenizer] -> READY, or the start is refused
 In:    the model's folder on this node; SGLang, which this process has imported
+Owns:  $DISAGG_CACHE/compared
 Fails: StartError with the text and both ids: a prompt that others would read is worse than none. A tokenizer that
        SGLang cannot load here is not compared, with a word in the log: engines need none
 
-Costs some 0.4 s of a start for a vocabulary of 49,000; a later incarnation reads the same files.
+SGLang reads a tokenizer two or three times, which takes a second or more. So what was found equal is noted in disagg's
+cache folder by its digest, and the next start does not compare it.
 """
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import logging
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,7 +22,11 @@ from typing import Any
 from tokenizers import Tokenizer
 
 from disagg.errors import StartError
+from disagg.frontend import tokenizer_files
 from disagg.frontend.tokenizer_files import load_tokenizer
+from disagg.installed import installed_version
+from disagg.models.catalogue import cache_folder
+from disagg.models.manifest import sha256_of
 
 log = logging.getLogger(__name__)
 
@@ -30,13 +38,18 @@ PROBES = (
     "",
 )
 ADDED_MAX = 8
-WOULD_DO = "report it; a tokenizer of the class PreTrainedTokenizerFast (in tokenizer_config.json) is read as it is"
+FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "config.json")
+PACKAGES = ("sglang", "transformers", "tokenizers")
+WOULD_DO = "report it; with the tokenizer_class PreTrainedTokenizerFast in tokenizer_config.json both read it as it is"
 
 
 def check_tokenizer(arguments: dict[str, Any]) -> None:
     """`arguments`: of sglang.Engine."""
     folder = Path(arguments.get("tokenizer_path") or arguments["model_path"])
     if not folder.is_dir():
+        return
+    compared = cache_folder() / "compared" / _digest(folder)
+    if compared.exists():
         return
     try:
         theirs = _theirs(str(folder), trust_remote_code=bool(arguments.get("trust_remote_code")))
@@ -45,10 +58,23 @@ def check_tokenizer(arguments: dict[str, Any]) -> None:
         return
     difference = first_difference(load_tokenizer(folder), theirs)
     if difference:
-        would_do = (
-            "save the tokenizer anew (AutoTokenizer.from_pretrained(folder).save_pretrained(folder)), and report it"
-        )
-        raise StartError(str(folder), f"the frontend reads texts otherwise than SGLang does: {difference}", would_do)
+        what = f"the frontend reads texts otherwise than SGLang does: {difference}"
+        raise StartError(str(folder), what, WOULD_DO)
+    with contextlib.suppress(OSError):  # a cache that cannot be written: the next start compares again
+        compared.parent.mkdir(parents=True, exist_ok=True)
+        compared.touch()
+
+
+def _digest(folder: Path) -> str:
+    """Of all that a comparison depends on: the tokenizer's files, our reading of them, the packages."""
+    said = hashlib.sha256(repr([(name, installed_version(name)) for name in PACKAGES]).encode())
+    for file in (
+        Path(tokenizer_files.__file__),
+        Path(__file__),
+        *(folder / name for name in FILES),
+    ):
+        said.update(f"\n{file.name} {sha256_of(file) if file.is_file() else ''}".encode())
+    return said.hexdigest()
 
 
 def _theirs(folder: str, trust_remote_code: bool) -> Any:

@@ -104,7 +104,11 @@ def test_an_engine_compares_them_again_and_finds_what_differs(said: dict[str, An
     assert "here and" in odd["difference"]
 
 
-def test_a_start_is_refused_where_they_differ(odd_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_start_is_refused_where_they_differ(
+    odd_folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("DISAGG_CACHE", str(tmp_path))
+
     class Other:
         def __call__(self, _text: str, add_special_tokens: bool) -> dict[str, list[int]]:
             return {"input_ids": [7]}
@@ -124,6 +128,35 @@ def test_a_start_is_refused_where_they_differ(odd_folder: Path, monkeypatch: pyt
     check_tokenizer({"model_path": str(odd_folder)})  # SGLang cannot load it: nothing to compare with
     check_tokenizer({"model_path": "owner/name"})
     assert loaded == [str(odd_folder)] * 2
+
+
+def test_what_was_found_equal_is_not_compared_again(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("DISAGG_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "model").mkdir()
+    made("bytes").save(str(tmp_path / "model" / "tokenizer.json"))
+    loaded: list[str] = []
+
+    class Same:
+        def __init__(self) -> None:
+            self.tokenizer = load_tokenizer(tmp_path / "model")
+
+        def __call__(self, text: str, add_special_tokens: bool) -> dict[str, list[int]]:
+            return {"input_ids": self.tokenizer.encode(text, add_special_tokens=add_special_tokens).ids}
+
+        def decode(self, ids: list[int], skip_special_tokens: bool) -> str:
+            return str(self.tokenizer.decode(ids, skip_special_tokens=skip_special_tokens))
+
+    def theirs(folder: str, trust_remote_code: bool) -> Any:
+        loaded.append(folder)
+        return Same()
+
+    monkeypatch.setattr(tokenizer_check, "_theirs", theirs)
+    for _ in range(2):
+        check_tokenizer({"model_path": str(tmp_path / "model")})
+    assert len(loaded) == 1
+    (tmp_path / "model" / "tokenizer_config.json").write_text('{"add_bos_token": true}')  # other files, another look
+    check_tokenizer({"model_path": str(tmp_path / "model")})
+    assert len(loaded) == 2
 
 
 def test_a_template_takes_the_form_that_sglang_detects(said: dict[str, Any]) -> None:
