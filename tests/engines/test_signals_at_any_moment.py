@@ -188,7 +188,7 @@ def test_a_killed_start_leaves_nothing(runs: list[Run]) -> None:
 def test_under_load_the_first_signal_ends_it_in_order_and_the_second_at_once(runs: list[Run]) -> None:
     """One whose log nobody reads any more, that was stopped with Ctrl-Z and goes on; and one without standard input."""
     unread = Run.start("deadlines.stop_s=60", shell='exec "$0" "$@" 2> >(head -n 1 >/dev/null)')
-    no_input = Run.start("deadlines.stop_s=60", shell='exec "$0" "$@" <&-')
+    no_input = Run.start("deadlines.stop_s=60", "decode.engine.step_s=0.05", shell='exec "$0" "$@" <&-')
     runs += [unread, no_input]
     for run in runs:
         run.until_ready()
@@ -208,7 +208,7 @@ def test_under_load_the_first_signal_ends_it_in_order_and_the_second_at_once(run
     assert unread.events[-1] > asked_s, "the answer was complete before it was asked to stop"
     assert unread.program.status() == 0
 
-    client = no_input.stream(100_000)
+    client = no_input.stream(1500)  # 75 s
     no_input.program.send(signal.SIGTERM)
     no_input.until_said("stopping")
     time.sleep(0.5)  # not the same signal, sent twice
