@@ -54,6 +54,8 @@ class Machine:
 
     def terminal(self) -> Terminal:
         words = ["env", "-i", f"HOME={self.home}", "PATH=/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin", "LANG=C.UTF-8"]
+        # A terminal is shown each line at once; into a file `ray job submit` writes every 8 KB.
+        words.append("PYTHONUNBUFFERED=1")
         made = Terminal(
             [*self._enter, *words, "bash", "--norc", "--noprofile"],
             self.checkout,
