@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typer.testing import CliRunner
 
-from disagg.cli.main import app
+from disagg.cli.app import app
 from disagg.cli.observe import of_rank
 from disagg.engine.logfile import ASKED_LINES_MAX
 

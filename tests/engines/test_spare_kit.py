@@ -22,7 +22,7 @@ from hosts import ADDRESS, LegLog, fresh_prompt, leg, wait_until
 from moe import ATTENTION_APART, PAGE
 
 from disagg.cluster.actors import EngineActor, PortBlocks
-from disagg.cluster.janitor import _processes
+from disagg.cluster.janitor import Search
 from disagg.config.schema import Deadlines
 from disagg.config.sglang_releases import number_of
 from disagg.engine.arguments import Ports, engine_arguments, engine_environment
@@ -95,7 +95,7 @@ class Engine:
         return answer.token_ids
 
     def processes(self) -> set[int]:
-        return set(_processes(self.folder.name, ""))
+        return {process.pid for process in Search(self.folder.name).look()}
 
     @property
     def log(self) -> str:

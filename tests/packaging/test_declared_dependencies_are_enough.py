@@ -84,7 +84,11 @@ def test_a_command_that_needs_no_engine_works(words: str, run: Run) -> None:
     [
         ("setup gpu", 2, "for CUDA: pip install 'nixl>=1.0' 'sglang<=0.5.23,>=0.5.16'"),
         ("bench transfer --sizes 64K --rounds 1", 1, "No module named 'nixl'"),
-        ("model make-tiny qwen3 --into tiny", 1, "not installed: torch, transformers, gguf; run `disagg setup` first"),
+        (
+            "model make-tiny qwen3 --into tiny",
+            1,
+            "not installed: torch, transformers, gguf, safetensors; run `disagg setup` first",
+        ),
     ],
 )
 def test_a_command_that_needs_one_says_so(words: str, status: int, said: str, run: Run) -> None:
