@@ -53,7 +53,13 @@ class Run:
         command = ["bash", "-c", shell, *words] if shell else words
         segments = frozenset(os.listdir("/dev/shm"))
         environment = {"TMPDIR": str(folder), MARK: folder.name}
-        program = Program.start(command, environment, start_new_session=True)  # as a shell does: a group of its own
+        # As from a terminal: a group of its own, and no signal ignored, as in what a script runs in the background.
+        program = Program.start(
+            command,
+            environment,
+            start_new_session=True,
+            preexec_fn=lambda: signal.signal(signal.SIGQUIT, signal.SIG_DFL),
+        )
         return cls(program, f"http://127.0.0.1:{port}", folder, segments)
 
     def until_said(self, words: str) -> None:
