@@ -53,13 +53,7 @@ class Run:
         command = ["bash", "-c", shell, *words] if shell else words
         segments = frozenset(os.listdir("/dev/shm"))
         environment = {"TMPDIR": str(folder), MARK: folder.name}
-        # As from a terminal: a group of its own, and no signal ignored, as in what a script runs in the background.
-        program = Program.start(
-            command,
-            environment,
-            start_new_session=True,
-            preexec_fn=lambda: signal.signal(signal.SIGQUIT, signal.SIG_DFL),
-        )
+        program = Program.start(command, environment, start_new_session=True)  # a group of its own
         return cls(program, f"http://127.0.0.1:{port}", folder, segments)
 
     def until_said(self, words: str) -> None:

@@ -25,6 +25,8 @@ class Program:
 
     @classmethod
     def start(cls, command: Sequence[str], environment: Mapping[str, str] | None = None, **more: object) -> Program:
+        """It heeds signals as from a terminal, also where the tests themselves were started with nohup or by &."""
+        more.setdefault("preexec_fn", heed_all)
         output = Path(tempfile.mkstemp(prefix="disagg-test-", suffix=".log")[1])
         with output.open("wb") as file:
             process = subprocess.Popen(
@@ -113,3 +115,9 @@ def heeds(pid: int, number: int) -> bool:
         return False
     caught = next(line for line in status.splitlines() if line.startswith("SigCgt:"))
     return bool(int(caught.split()[1], 16) >> (number - 1) & 1)
+
+
+def heed_all() -> None:
+    """In a child, before its program: one that is ignored stays so in it."""
+    for number in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_DFL)
