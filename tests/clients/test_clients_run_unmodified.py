@@ -61,10 +61,11 @@ async def frontend(model: Path, backend: ScriptedBackend) -> AsyncIterator[Front
         yield serving_now
 
 
-async def run(folder: Path, *words: str) -> str:
-    """The program's output; offline, and with a home of its own."""
-    environment = os.environ | {"HF_HUB_OFFLINE": "1", "HF_HOME": str(folder / "hf"), "HOME": str(folder)}
-    environment |= {"OPENAI_API_KEY": "none", "NO_PROXY": "127.0.0.1"}
+async def run(folder: Path, *words: str, hub: str | None = "HF_HUB_OFFLINE") -> str:
+    """The program's output; with a home of its own. `hub`: the variable that says it to be offline."""
+    environment = {name: value for name, value in os.environ.items() if name != "HF_HUB_OFFLINE"}
+    environment |= {"HF_HOME": str(folder / "hf"), "HOME": str(folder), "OPENAI_API_KEY": "none"}
+    environment |= {"NO_PROXY": "127.0.0.1"} | ({hub: "1"} if hub else {})
     process = await asyncio.create_subprocess_exec(
         *words, cwd=folder, env=environment, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
     )
@@ -111,4 +112,21 @@ async def test_guidellm(frontend: Frontend, backend: ScriptedBackend, model: Pat
     (benchmark,) = json.loads(report.read_text())["benchmarks"]
     totals = benchmark["metrics"]["request_totals"]
     assert (totals["successful"], totals["errored"]) == (4, 0)
+    assert len(backend.requests) >= 4
+
+
+@pytest.mark.parametrize("endpoint", ["chat", "completions"])
+async def test_aiperf(frontend: Frontend, backend: ScriptedBackend, model: Path, tmp_path: Path, endpoint: str) -> None:
+    """Not with HF_HUB_OFFLINE: aiperf then takes a folder for a name on the hub. It asks nobody for a folder."""
+    out = tmp_path / "out"
+    words = ["profile", "--model", MODEL, "--url", f"http://127.0.0.1:{frontend.port}"]
+    words += ["--endpoint-type", endpoint, "--streaming", "--tokenizer", str(model)]
+    words += ["--use-server-token-count", "--per-chunk-usage"]  # continuous_usage_stats
+    words += ["--concurrency", "2", "--request-count", "4", "--prompt-input-tokens-mean", "16", "--osl", "8"]
+    words += ["--no-server-metrics", "--no-gpu-telemetry", "--ui", "none", "--workers-max", "1"]
+    await run(tmp_path, str(program_of("aiperf") / "aiperf"), *words, "--output-artifact-dir", str(out), hub=None)
+    report = json.loads((out / "profile_export_aiperf.json").read_text())
+    assert report["request_count"]["avg"] == 4
+    assert report["error_summary"] == []
+    assert report["usage_completion_tokens"]["sum"] == 4 * 8
     assert len(backend.requests) >= 4

@@ -9,7 +9,8 @@ from statistics import mean, median
 from deployment import serving
 from streams import Stream, wait_until
 
-PACE_S = 0.2
+PACE_S = 0.5  # several times a step, on a slow machine too
+PROMPT_TOKENS = 2000  # some paces to read, on a quick machine too
 TOKENS = 120
 EDGE_S = 0.3  # between a client's clock and the moment at which the decode engine knows
 
@@ -19,7 +20,7 @@ def test_steps_are_apart_while_a_prompt_waits_for_its_kv() -> None:
         stream = Stream(deployment, [1000, *range(2000, 2040)], TOKENS)
         wait_until(lambda: len(stream.events) >= 20, 60)
         asked_s = time.monotonic()
-        long = Stream(deployment, [*range(1000, 2500)], 2)
+        long = Stream(deployment, [*range(1000, 1000 + PROMPT_TOKENS)], 2)
         long.whole(120)
         stream.whole(120)
     read_s = long.events[0][0]
@@ -27,5 +28,5 @@ def test_steps_are_apart_while_a_prompt_waits_for_its_kv() -> None:
     alone = [after - before for before, after in gaps if after < asked_s]
     beside = [after - before for before, after in gaps if before > asked_s + EDGE_S and after < read_s - EDGE_S]
     print(f"alone {median(alone):.3f} s, beside {len(beside)} of {mean(beside):.3f} s")
-    assert len(beside) >= 3
+    assert len(beside) >= 2
     assert median(alone) < PACE_S * 0.9 < mean(beside)
