@@ -121,7 +121,7 @@ async def test_aiperf(frontend: Frontend, backend: ScriptedBackend, model: Path,
     out = tmp_path / "out"
     words = ["profile", "--model", MODEL, "--url", f"http://127.0.0.1:{frontend.port}"]
     words += ["--endpoint-type", endpoint, "--streaming", "--tokenizer", str(model)]
-    words += ["--use-server-token-count", "--per-chunk-usage"]  # continuous_usage_stats
+    words += ["--use-server-token-count", *(["--per-chunk-usage"] if endpoint == "chat" else [])]
     words += ["--concurrency", "2", "--request-count", "4", "--prompt-input-tokens-mean", "16", "--osl", "8"]
     words += ["--no-server-metrics", "--no-gpu-telemetry", "--ui", "none", "--workers-max", "1"]
     await run(tmp_path, str(program_of("aiperf") / "aiperf"), *words, "--output-artifact-dir", str(out), hub=None)

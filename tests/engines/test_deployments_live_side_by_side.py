@@ -82,7 +82,7 @@ def wait_until_ready(*deployments: Deployment) -> None:
 
 def below(deployment: Deployment) -> list[psutil.Process]:
     top = psutil.Process(deployment.process.pid)
-    return [top, *top.children(recursive=True)]
+    return [top, *(each for each in top.children(recursive=True) if each.status() != psutil.STATUS_ZOMBIE)]
 
 
 def answers(deployment: Deployment) -> bool:
