@@ -19,7 +19,7 @@ EXPERTS_APART = {"tp_size": 2, "ep_size": 2}
 ATTENTION_APART = {"tp_size": 2, "dp_size": 2, "enable_dp_attention": True}
 PAGE = 16
 NEW_TOKENS = 16
-PLACED_S = 10.0
+PLACED_S = 60.0
 
 Asked = tuple[list[int], int]  # prompt ids, new tokens
 

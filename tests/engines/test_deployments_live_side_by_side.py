@@ -131,7 +131,7 @@ def test_one_s_end_leaves_the_others_serving(three: Three) -> None:
     assert answers(three.of_nobody)
     raylet, folder = raylet_of(three.second), folder_of(three.second)
     three.second.process.kill()  # its janitor ends the rest of it
-    three.second.process.wait(10)
+    three.second.process.wait(60)
     until = time.monotonic() + 60
     while raylet.is_running() or folder.exists():
         assert time.monotonic() < until

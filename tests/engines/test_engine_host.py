@@ -20,7 +20,7 @@ from disagg.plane import messages as m
 from disagg.plane.client import PlaneClient
 from disagg.registry.records import Role
 
-FREE_S = 1.0  # from a leg's end to the engine's own word that its KV is free
+FREE_S = 20.0  # from a leg's end to the engine's own word that its KV is free
 HANG_S = 5.0  # a loop that does not come round for so long is taken for hung, unless it computes
 FOUND_S = 30.0  # on a busy machine; some 3 s on an idle one
 LONG_PROMPT = 3000  # tokens; over 20 s of prefill in chunks of 256

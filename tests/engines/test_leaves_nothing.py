@@ -22,7 +22,7 @@ def test_sigterm(tmp_path: Path) -> None:
     with serving("configs/local-cpu.yaml", "ray.address=local") as deployment:
         assert Traces.now().left_since(before).keys() >= {"processes", "ports", "folders"}, "the probe sees nothing"
         deployment.process.send_signal(signal.SIGTERM)
-        assert deployment.process.wait(20) == 0
+        assert deployment.process.wait(60) == 0
     assert_nothing_left(before, 3)
 
 
@@ -39,7 +39,7 @@ def test_sigkill_of_the_driver() -> None:
     before = Traces.now()
     with serving("configs/local-cpu.yaml", "ray.address=local") as deployment:
         deployment.process.kill()
-        deployment.process.wait(10)
+        deployment.process.wait(60)
         assert_nothing_left(before, 15)
 
 

@@ -26,7 +26,7 @@ from disagg.engine import warden
 
 MARK = "DISAGG_TEST_OF_SIGNALS"
 START_S = 200.0  # on a busy machine
-GONE_S = 15.0
+GONE_S = 60.0
 WHILE_IT_STARTS = {
     "before Ray is there": "deployment simulated",
     "while Ray starts": "",  # see _ray_has_begun

@@ -19,7 +19,7 @@ from streams import Stream, wait_until
 STREAMS, TOKENS = 8, 48
 Answer = tuple[list[int], str]  # token ids, text
 FOUND_S = 30.0  # on a busy machine; some 3 s on an idle one
-BACK_S = 45.0
+BACK_S = 120.0
 WHOLE_S = 150.0
 
 
