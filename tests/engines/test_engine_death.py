@@ -63,11 +63,11 @@ def test_decode_killed_mid_stream(pair: Deployment, whom: str) -> None:
 
 @pytest.mark.parametrize("whom", ["host", "schedulers"])
 def test_prefill_killed_during_a_long_prefill(pair: Deployment, whom: str) -> None:
+    """Its scheduler is stopped, so that it does not come to the prompt's end first, however quick the machine is."""
     before = pair.engine("prefill-0")
+    os.kill(before["pids"]["schedulers"][0], signal.SIGSTOP)
     stream = Stream(pair, [int(time.time()) % 999 + 1, *range(1000, 4000)], 8)
     pair.wait_until(lambda: pair.engine("prefill-0")["in_flight"] == 1, 30)
-    time.sleep(1.5)
-    assert not stream.events, "the prompt is too short for this test"
     _assert_told(stream, _kill(pair, "prefill-0", whom))
     _assert_back(pair, "prefill-0", before["incarnation"])
     assert pair.engine("prefill-0")["bootstrap"] != before["bootstrap"], "a bootstrap address was used again"
@@ -120,7 +120,7 @@ def _one_round(pair: Deployment, victim: str) -> None:
 
 
 def _until_no_more(held: Callable[[], dict[str, int]], before: dict[str, int]) -> None:
-    wait_until(lambda: all(count <= before[name] for name, count in held().items()), 10, lambda: (before, held()))
+    wait_until(lambda: all(count <= before[name] for name, count in held().items()), 60, lambda: (before, held()))
 
 
 def _sockets(*pids: int) -> int:
@@ -143,7 +143,7 @@ def _pids(pair: Deployment, engine_id: str) -> list[int]:
 def _assert_told_or_done(stream: Stream, killed_at: float) -> None:
     """A prefill engine's death does not end a stream that decodes already."""
     if stream.error is None and stream.is_alive():
-        stream.join(30)
+        stream.join(240)
     if stream.error is not None:
         _assert_told(stream, killed_at)
     assert not stream.is_alive()
