@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil
 
 from disagg.cluster.free_port import free_port
 from disagg.engine.spec import DEPLOYMENT_VARIABLE
@@ -74,6 +75,11 @@ class Deployment:
 
     def all_ready(self) -> bool:
         return all(e["state"] == "ready" for e in self.get("/disagg/status")["engines"])
+
+    def processes(self) -> list[psutil.Process]:
+        """The driver and all below it that live. (The janitor leaves the tree by a process that ends at once.)"""
+        top = psutil.Process(self.process.pid)
+        return [top, *(each for each in top.children(recursive=True) if each.status() != psutil.STATUS_ZOMBIE)]
 
     def said(self) -> str:
         return self.log.read_text(errors="replace")[-6000:]

@@ -80,18 +80,13 @@ def wait_until_ready(*deployments: Deployment) -> None:
             time.sleep(0.2)
 
 
-def below(deployment: Deployment) -> list[psutil.Process]:
-    top = psutil.Process(deployment.process.pid)
-    return [top, *(each for each in top.children(recursive=True) if each.status() != psutil.STATUS_ZOMBIE)]
-
-
 def answers(deployment: Deployment) -> bool:
     said = httpx.post(f"{deployment.url}/v1/completions", json=ASK, timeout=60, trust_env=False)
     return said.status_code == 200 and said.json()["usage"]["completion_tokens"] == 4
 
 
 def raylet_of(deployment: Deployment) -> psutil.Process:
-    (raylet,) = [process for process in below(deployment) if process.name() == "raylet"]
+    (raylet,) = [process for process in deployment.processes() if process.name() == "raylet"]
     return raylet
 
 
@@ -114,7 +109,7 @@ def test_nothing_is_written_into_a_home_but_the_cache(three: Three) -> None:
 
 
 def test_no_secret_is_in_a_command_or_open_to_other_users(three: Three) -> None:
-    frontend = next(each for each in below(three.first) if "disagg.frontend.main" in each.cmdline())
+    frontend = next(each for each in three.first.processes() if "disagg.frontend.main" in each.cmdline())
     token = folder_of(three.first) / "auth_token"
     secrets = [frontend.environ()["DISAGG_PLANE_SECRET"], token.read_text()]
     assert all(secrets)

@@ -214,7 +214,7 @@ def test_six_hundred_random_requests_are_answered_or_refused_by_name(pair: Deplo
 def test_all_of_it_listens_on_loopback_alone(pair: Deployment) -> None:
     listening = {
         (process.name(), each.laddr.ip, each.laddr.port)
-        for process in tree(pair)
+        for process in pair.processes()
         for each in process.net_connections("inet")
         if each.status == psutil.CONN_LISTEN or (each.type == socket.SOCK_DGRAM and not each.raddr)
     }
@@ -226,13 +226,13 @@ def test_all_of_it_listens_on_loopback_alone(pair: Deployment) -> None:
 
 def test_nothing_that_it_writes_is_open_to_other_users(pair: Deployment) -> None:
     """Its umask is 0, and Ray opens its folders to all: what is around them has to be closed."""
-    frontend = next(each for each in tree(pair) if "disagg.frontend.main" in each.cmdline())
+    frontend = next(each for each in pair.processes() if "disagg.frontend.main" in each.cmdline())
     name = frontend.environ()["DISAGG_DEPLOYMENT"]
-    (raylet,) = [each for each in tree(pair) if each.name() == "raylet"]
+    (raylet,) = [each for each in pair.processes() if each.name() == "raylet"]
     ray = Path(next(word for word in raylet.cmdline() if word.startswith("--temp_dir=")).partition("=")[2]).parent
     folders = [ray, run_folder(name), log_folder(name)]
     assert [oct(folder.stat().st_mode & 0o777) for folder in folders] == ["0o700"] * 3
-    held = {path for process in tree(pair) for path in open_files(process)}
+    held = {path for process in pair.processes() for path in open_files(process)}
     assert any(path.parent == Path("/dev/shm") for path in held), "the probe sees nothing"
     assert [str(path) for path in held if is_exposed(path)] == []
 
@@ -253,8 +253,3 @@ def is_exposed(path: Path) -> bool:
     if not path.exists() or path.name.startswith("disagg-test-"):  # what the test itself gave it to write on
         return False
     return bool(path.stat().st_mode & 0o006) and all(above.stat().st_mode & 0o001 for above in path.parents)
-
-
-def tree(pair: Deployment) -> list[psutil.Process]:
-    top = psutil.Process(pair.process.pid)
-    return [top, *top.children(recursive=True)]
