@@ -1,6 +1,6 @@
 # setup: .venv with the CPU engine profile and the model; the others need it, and a second run of it does nothing.
 .DELETE_ON_ERROR:
-.PHONY: setup demo test test-nodes check fmt bench soak
+.PHONY: setup demo test test-nodes check lint unit fmt bench soak
 
 PYTHON ?= python3
 VENV := .venv
@@ -21,19 +21,24 @@ $(STAMP): pyproject.toml $(PROFILE)
 demo: setup
 	@$(BIN)/python -m disagg.cli.demo
 
-test: setup
-	$(BIN)/python -m pytest tests -q -m "not nodes"
+test: setup unit
+	$(BIN)/python -m pytest tests -q -m "(engine or slow or clients) and not nodes"
 
 # Several nodes on this machine, as network namespaces and SLURM's: needs root, and brings Debian's SLURM.
 test-nodes: setup
 	@.ci/tools
 	$(BIN)/python -m pytest tests -q -m nodes
 
-check: $(STAMP)
+check: lint unit
+
+lint: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest tests -q -n 2 --dist loadfile -m "not engine and not slow and not clients"
+
+# What needs no engine, two files at a time.
+unit: $(STAMP)
+	$(BIN)/python -m pytest tests -q -n 2 --dist loadfile -m "not engine and not slow and not clients and not nodes"
 
 fmt: $(STAMP)
 	$(BIN)/ruff format .
