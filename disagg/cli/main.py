@@ -6,6 +6,8 @@ Out:   the exit status that app.py lists; a command that a signal ended has 128 
 
 from __future__ import annotations
 
+import atexit
+
 from disagg import stopping
 
 
@@ -18,6 +20,8 @@ def main() -> None:
             run()
         except stopping.Stopped as stopped:
             stopping.leave(128 + stopped.number)
+        finally:
+            atexit._run_exitfuncs()  # Ray's import for a second; a signal amid that is to have its status, too
 
 
 if __name__ == "__main__":

@@ -94,11 +94,12 @@ def others_here() -> list[str]:
 
 
 def runs_here() -> list[Here]:
-    """Each raylet says in its command where its cluster's GCS is, and where its files are."""
+    """Each raylet says in its command where its cluster's GCS is, and where its files are. One in a network of its own,
+    a container's, is not here: its address means another machine, or nothing."""
     found = []
     for process in psutil.process_iter(["cmdline", "uids"]):
         command = process.info["cmdline"] or []
-        if not command or Path(command[0]).name != "raylet":
+        if not command or Path(command[0]).name != "raylet" or not _is_in_our_network(process.pid):
             continue
         said = dict(argument.split("=", 1) for argument in command if argument.startswith("--") and "=" in argument)
         address, folder = said.get("--gcs-address", ""), Path(said.get("--temp_dir", "/"))
@@ -129,6 +130,13 @@ def refuse_a_silent_one(at: Meant, address: str) -> None:
         raise StartError(at.said_by, f"no Ray cluster answers at {address}: {why}", would_do) from None
     if len(answer) < 4 or answer[3] != _SETTINGS:
         raise StartError(at.said_by, f"what listens at {address} is no Ray cluster's GCS", would_do)
+
+
+def _is_in_our_network(pid: int) -> bool:
+    try:
+        return os.readlink(f"/proc/{pid}/ns/net") == os.readlink("/proc/self/ns/net")
+    except OSError:
+        return True  # another user's: whose it is is told
 
 
 def _user(uid: int) -> str:

@@ -6,6 +6,7 @@ import contextlib
 import http.server
 import json
 import os
+import subprocess
 import socket
 import threading
 from collections.abc import Iterator
@@ -93,7 +94,7 @@ def test_a_raylet_says_whose_and_how_private_it_is(monkeypatch: pytest.MonkeyPat
 
     class Process:
         def __init__(self, command: list[str]) -> None:
-            self.info = {"cmdline": command, "uids": os_uids(ME)}
+            self.info, self.pid = {"cmdline": command, "uids": os_uids(ME)}, os.getpid()
 
     monkeypatch.setattr(ray_address.psutil, "process_iter", lambda _fields: map(Process, raylets))
     assert ray_address.runs_here() == [Here("10.0.0.1:6379", ME, False), Here("127.0.0.1:4", ME, True)]
@@ -262,3 +263,14 @@ def test_a_job_s_configuration_that_is_none_is_told(
     with pytest.raises(StartError, match=r"RAY_JOB_CONFIG_JSON_ENV_VAR: is no job's configuration; unset it"):
         ray_cluster.connect("10.0.0.1:6379", "", None, None, "")
     assert init == {}
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root makes networks")
+def test_a_raylet_in_a_network_of_its_own_is_not_here() -> None:
+    """A container's, or another test's: `auto` joined it, and waited for an address that leads nowhere."""
+    with subprocess.Popen(["unshare", "--net", "sh", "-c", "echo up; exec sleep 60"], stdout=subprocess.PIPE) as apart:
+        assert apart.stdout is not None
+        assert apart.stdout.readline() == b"up\n"
+        assert not ray_address._is_in_our_network(apart.pid)
+        assert ray_address._is_in_our_network(os.getpid())
+        apart.kill()
