@@ -22,7 +22,7 @@ def main() -> None:
     if told := shadow(os.environ.get("PYTHONPATH", "").split(os.pathsep)):
         sys.stderr.write(f"{told}\n")
         raise SystemExit(2)
-    from disagg.cli.main import main as run
+    from disagg.cli.main import program as run
 
     run()
 

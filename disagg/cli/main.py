@@ -20,9 +20,16 @@ def main() -> None:
             run()
         except stopping.Stopped as stopped:
             stopping.leave(128 + stopped.number)
+
+
+def program() -> None:
+    """`main` as a process's whole life: at its end Ray imports for a second, and a signal then has its status, too."""
+    with stopping.heed():
+        try:
+            main()
         finally:
-            atexit._run_exitfuncs()  # Ray's import for a second; a signal amid that is to have its status, too
+            atexit._run_exitfuncs()
 
 
 if __name__ == "__main__":
-    main()
+    program()

@@ -6,8 +6,8 @@ import contextlib
 import http.server
 import json
 import os
-import subprocess
 import socket
+import subprocess
 import threading
 from collections.abc import Iterator
 from pathlib import Path
