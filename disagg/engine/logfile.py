@@ -52,10 +52,10 @@ class RotatingLog:
         if len(self._partial) > LINE_MAX_BYTES:
             whole.append(self._partial)
             self._partial = b""
-        kept = [line for line in whole if self._keep_tables or not _TABLE.search(line)]
-        if kept:
+        said = [line for line in whole if not _TABLE.search(line)]
+        if kept := whole if self._keep_tables else said:
             self._append(b"\n".join(kept) + b"\n")
-        self.tail.extend(line.decode(errors="replace") for line in kept if line.strip() and not _TABLE.search(line))
+        self.tail.extend(line.decode(errors="replace") for line in said if line.strip())
         return [line.decode(errors="replace") for line in whole]
 
     def close(self) -> None:
