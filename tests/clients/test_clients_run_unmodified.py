@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 from scripted import MODEL, ScriptedBackend, make_model_folder, serving
-from venvs import INSTALL_S, program_of
+from venvs import INSTALL_S, lent_to, program_of
 
 from disagg.coordinator.request import Piece, Request
 from disagg.frontend.app import Frontend
@@ -61,13 +61,20 @@ async def frontend(model: Path, backend: ScriptedBackend) -> AsyncIterator[Front
         yield serving_now
 
 
-async def run(folder: Path, *words: str, hub: str | None = "HF_HUB_OFFLINE") -> str:
+async def run(folder: Path, client: str, program: str, *words: str, hub: str | None = "HF_HUB_OFFLINE") -> str:
     """The program's output; with a home of its own. `hub`: the variable that says it to be offline."""
+    programs = program_of(client)
     environment = {name: value for name, value in os.environ.items() if name != "HF_HUB_OFFLINE"}
     environment |= {"HF_HOME": str(folder / "hf"), "HOME": str(folder), "OPENAI_API_KEY": "none"}
-    environment |= {"NO_PROXY": "127.0.0.1"} | ({hub: "1"} if hub else {})
+    environment |= {"NO_PROXY": "127.0.0.1", "PYTHONPATH": str(lent_to(programs, folder / "lent"))}
+    environment |= {hub: "1"} if hub else {}
     process = await asyncio.create_subprocess_exec(
-        *words, cwd=folder, env=environment, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
+        str(programs / program),
+        *words,
+        cwd=folder,
+        env=environment,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
     )
     try:
         said, _ = await asyncio.wait_for(process.communicate(), LIMIT_S)
@@ -88,8 +95,8 @@ async def test_lm_eval_with_texts_with_token_ids_and_with_chats(
     (tasks / "data.jsonl").write_text("".join(json.dumps(each) + "\n" for each in questions))
     files = {"dataset_kwargs": {"data_files": {"test": str(tasks / "data.jsonl")}}}
     (tasks / "task.yaml").write_text(json.dumps(TASK | files))
-    url, python = f"http://127.0.0.1:{frontend.port}", program_of("lm-eval") / "python"
-    said = await run(tmp_path, str(python), str(HERE / "run_lm_eval.py"), url, MODEL, str(model), str(tasks))
+    url = f"http://127.0.0.1:{frontend.port}"
+    said = await run(tmp_path, "lm-eval", "python", str(HERE / "run_lm_eval.py"), url, MODEL, str(model), str(tasks))
     assert json.loads(said.splitlines()[-1]) == [["abcdefgh"] * 2] * 3
     texts, ids, chats = (backend.requests[start : start + 2] for start in (0, 2, 4))
     assert len(backend.requests) == 6
@@ -101,7 +108,8 @@ async def test_guidellm(frontend: Frontend, backend: ScriptedBackend, model: Pat
     report = tmp_path / "report.json"
     await run(
         tmp_path,
-        str(program_of("guidellm") / "guidellm"),
+        "guidellm",
+        "guidellm",
         "run",
         *("--backend", f"kind=openai_http,target=http://127.0.0.1:{frontend.port},model={MODEL}"),
         *("--profile", "kind=synchronous", "--constraint", "kind=max_requests,count=4"),
@@ -124,7 +132,7 @@ async def test_aiperf(frontend: Frontend, backend: ScriptedBackend, model: Path,
     words += ["--use-server-token-count", *(["--per-chunk-usage"] if endpoint == "chat" else [])]
     words += ["--concurrency", "2", "--request-count", "4", "--prompt-input-tokens-mean", "16", "--osl", "8"]
     words += ["--no-server-metrics", "--no-gpu-telemetry", "--ui", "none", "--workers-max", "1"]
-    await run(tmp_path, str(program_of("aiperf") / "aiperf"), *words, "--output-artifact-dir", str(out), hub=None)
+    await run(tmp_path, "aiperf", "aiperf", *words, "--output-artifact-dir", str(out), hub=None)
     report = json.loads((out / "profile_export_aiperf.json").read_text())
     assert report["request_count"]["avg"] == 4
     assert report["error_summary"] == []

@@ -1,7 +1,8 @@
 """A venv for each client program, outside of ours: made once, kept in disagg's cache until its list changes.
 
 In:    requirements/NAME.txt: every package of it with its version, so that pip has nothing to resolve
-Owns:  $DISAGG_CACHE/clients/NAME-DIGEST; torch, which some import and none computes with, is lent from our own venv
+Owns:  $DISAGG_CACHE/clients/NAME-DIGEST. It holds nothing of one checkout: the next run's is another. torch, which some
+       clients import and none computes with, is therefore lent at each run, by links in a folder of that run
 """
 
 from __future__ import annotations
@@ -41,15 +42,17 @@ def _make(venv: Path, wanted: Path) -> None:
     pip = [str(venv / "bin" / "python"), "-m", "pip", "install", "--quiet", "--no-deps", "--requirement", str(wanted)]
     done = subprocess.run(pip, capture_output=True, text=True, timeout=INSTALL_S, check=False)
     assert done.returncode == 0, f"the client could not be installed:\n{done.stderr[-2000:]}"
-    packages = Path(sysconfig.get_path("purelib", vars={"base": str(venv)}))
-    lent = venv / "lent"
-    lent.mkdir()
+    (venv / "complete").touch()
+
+
+def lent_to(programs: Path, folder: Path) -> Path:
+    """`folder`, with links to what the venv of `programs` lacks and ours has of torch: for the client's PYTHONPATH."""
+    folder.mkdir()
+    packages = Path(sysconfig.get_path("purelib", vars={"base": str(programs.parent)}))
     spec = util.find_spec("torch")
     if spec is not None and spec.origin is not None:
         ours = Path(spec.origin).parent.parent
-        names = [*LENT, *(path.name for path in ours.glob("torch-*.dist-info"))]
-        for name in names:
+        for name in [*LENT, *(path.name for path in ours.glob("torch-*.dist-info"))]:
             if (ours / name).exists() and not (packages / name).exists():
-                (lent / name).symlink_to(ours / name)
-    (packages / "zz_lent.pth").write_text(f"{lent}\n")
-    (venv / "complete").touch()
+                (folder / name).symlink_to(ours / name)
+    return folder

@@ -26,7 +26,7 @@ from disagg.engine.cpu.paths import standin_environment
 from disagg.engine.plugins import misfits
 from disagg.engine.signatures import Sources
 from disagg.engine.touched import PARTS
-from tests.config.sglang_wheels import IMPORT_LIMIT_S, ROOT, unpacked
+from tests.config.sglang_wheels import IMPORT_LIMIT_S, ROOT, held, unpacked
 
 TABLE = Path(__file__).with_suffix(".jsonl")
 
@@ -102,12 +102,7 @@ def _run(wheels: Path, scratch: Path, *, write: bool) -> int:
         complaints += behaves(root)
         failed += len(complaints)
         print(f"{version}: {len(complaints)} complaints", *complaints, sep="\n  ", flush=True)
-    text = table(found)
-    if write:
-        TABLE.write_text(text, encoding="utf-8")
-    elif text != TABLE.read_text(encoding="utf-8"):
-        print(f"{TABLE.relative_to(ROOT)} is not what the wheels say: run this with --write, and read the difference")
-        failed += 1
+    failed += held(TABLE, table(found), write=write)
     return 1 if failed else 0
 
 

@@ -52,14 +52,21 @@ def _run(wheels: Path, scratch: Path, *, write: bool) -> int:
             *answer["complaints"],
             sep="\n  ",
         )
-    text = table(told)
+    failed += held(TABLE, table(told), write=write)
     if write:
-        TABLE.write_text(text, encoding="utf-8")
         renew()
-    elif text != TABLE.read_text(encoding="utf-8"):
-        print(f"{TABLE.relative_to(ROOT)} is not what the wheels say: run this with --write, and read the difference")
-        failed += 1
     return 1 if failed else 0
+
+
+def held(table_file: Path, text: str, *, write: bool) -> int:
+    """How many differences there are (0 or 1) between what the wheels say and the file, which `write` renews."""
+    if write:
+        table_file.write_text(text, encoding="utf-8")
+    elif text != table_file.read_text(encoding="utf-8"):
+        file = table_file.relative_to(ROOT)
+        print(f"{file} is not what the wheels say: run this with --write, and read the difference")
+        return 1
+    return 0
 
 
 def ask(package_root: Path | None, version: str, *options: str) -> Any:

@@ -34,6 +34,7 @@ def encoder_of(folder: Path) -> Encoder:
     return Encoder(Tokenizer.from_file(str(folder / "tokenizer.json")), str(folder))
 
 
+@pytest.mark.slow
 def test_over_files_and_random_texts(folder: Path) -> None:
     encoder, choose = encoder_of(folder), random.Random(6)
     assert encoder.is_fast

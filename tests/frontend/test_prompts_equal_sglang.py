@@ -26,7 +26,7 @@ from disagg.models.catalogue import model_folder
 
 HERE = Path(__file__).parent
 LIMIT_S = 1500  # an import of SGLang and some 250 tokenizers: 20 s, but not on a machine that does much else
-pytestmark = pytest.mark.timeout(LIMIT_S + 60)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(LIMIT_S + 60)]
 
 
 @pytest.fixture(scope="module")

@@ -18,6 +18,7 @@ from disagg.frontend.template import ChatTemplate
 from disagg.frontend.tokenizer import load_codec
 from disagg.models.catalogue import model_folder
 
+pytestmark = pytest.mark.slow
 ASK = """
 import json, sys
 from transformers import AutoTokenizer

@@ -125,6 +125,7 @@ def test_a_byte_fallback_decoder_never_breaks_the_stream(ids: list[int]) -> None
     assert ids.count(257) <= shown.count("b") <= ids.count(257) + ids.count(ord("b"))
 
 
+@pytest.mark.slow
 @settings(max_examples=100, deadline=None)
 @given(data=st.data())
 def test_any_ids_of_a_real_vocabulary_give_what_decode_gives(data: st.DataObject) -> None:

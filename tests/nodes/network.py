@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import secrets
 import signal
 import subprocess
@@ -76,6 +77,17 @@ class Node:
             with contextlib.suppress(OSError):
                 if os.readlink(f"/proc/{entry}/ns/net") == network and int(entry) != self._holder.pid:
                     found.append(int(entry))
+        return found
+
+    def listening(self) -> set[tuple[str, int, str]]:
+        """Address, port and command line of all that takes connections over TCP."""
+        found = set()
+        for line in self.run("ss", "-H", "-l", "-t", "-n", "-p").splitlines():
+            address, _, port = line.split()[3].rpartition(":")
+            for pid in re.findall(r"pid=(\d+)", line):
+                with contextlib.suppress(OSError):
+                    command = Path(f"/proc/{pid}/cmdline").read_bytes().rstrip(b"\0").replace(b"\0", b" ").decode()
+                    found.add((address.strip("[]"), int(port), command))
         return found
 
     def cut(self) -> None:

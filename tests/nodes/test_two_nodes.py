@@ -14,7 +14,7 @@ from typing import Any
 
 import httpx
 import pytest
-from cluster import Cluster, all_gone, job, processes
+from cluster import PORT, Cluster, all_gone, job, processes
 from deployment import Deployment
 from moe import FOUR_PAIRS, answer, way_of
 from streams import wait_until
@@ -26,6 +26,7 @@ DOWN_S = 5.0  # from what happened until nothing is left of the engine, on eithe
 ERROR_S = 20.0  # deadlines.no_pair_s and a little
 BACK_S = 120.0
 NAME = "tiny-dsv3"
+DASHBOARD_PORT = 8265
 
 
 @pytest.fixture(scope="module")
@@ -37,6 +38,27 @@ def deployment(two: Cluster) -> Iterator[Deployment]:
 def test_each_engine_lies_on_both_nodes(deployment: Deployment, two: Cluster) -> None:
     for engine in ("prefill-0", "decode-0"):
         assert {member["node"] for member in deployment.engine(engine)["members"]} == {n.address for n in two.nodes}
+
+
+def test_beyond_its_own_address_a_node_opens_what_the_document_says(deployment: Deployment, two: Cluster) -> None:
+    """docs/deploy.md, Ports: the clients' way in is loopback's here, and only Ray and torch listen on all addresses."""
+    for node in two.nodes:
+        listening = node.listening()
+        assert {at for at, port, _ in listening if port in (PORT, DASHBOARD_PORT)} <= {"127.0.0.1"}
+        assert {port for at, port, _ in listening if at == node.address} & set(range(20000, 32000)), "nothing is seen"
+        elsewhere = {(port, program) for at, port, program in listening if at not in ("127.0.0.1", "::1", node.address)}
+        others = [each for each in elsewhere if not is_rays(each[1]) and not is_torchs_store(*each)]
+        assert len(others) <= 1, others
+        assert all("disagg serve" in program for _, program in others), "the driver, as one of Ray's processes"
+
+
+def is_rays(program: str) -> bool:
+    words = program.split()
+    return words[0].startswith("ray::") or "/ray/" in words[0] or words[1:3] == ["-m", "ray.util.client.server"]
+
+
+def is_torchs_store(port: int, program: str) -> bool:
+    return program.startswith("sglang::scheduler") and 20000 <= port < 32000
 
 
 def test_all_four_pairs_of_ranks_give_the_right_tokens(

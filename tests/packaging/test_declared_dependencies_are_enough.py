@@ -15,6 +15,7 @@ from disagg.cluster.free_port import free_port
 from disagg.models.catalogue import cache_folder
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
+pytestmark = pytest.mark.slow
 KEPT_OUT = ("torch", "sglang", "transformers", "nixl", "pytest")
 IMPORT_ALL = """
 import importlib, pkgutil, traceback

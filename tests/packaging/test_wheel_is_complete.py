@@ -10,6 +10,7 @@ import pytest
 from disagg.engine.cpu import profile
 
 ROOT = Path(__file__).resolve().parents[2]
+pytestmark = pytest.mark.slow
 
 
 def test_the_wheel_ships_all_that_a_checkout_has(wheel: Path) -> None:
