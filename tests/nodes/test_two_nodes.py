@@ -56,8 +56,8 @@ def test_beyond_its_own_address_a_node_opens_what_the_document_says(deployment: 
 
 
 def is_rays(program: str) -> bool:
-    words = program.split()
-    return words[0].startswith("ray::") or "/ray/" in words[0] or words[1:3] == ["-m", "ray.util.client.server"]
+    words = program.split()[:4]
+    return words[0].startswith("ray::") or "ray.util.client.server" in words or any("/ray/" in word for word in words)
 
 
 def is_torchs_store(port: int, program: str) -> bool:
