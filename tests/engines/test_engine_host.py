@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
-from hosts import ADDRESS, Host, LegLog, Nursery, fresh_prompt, leg, nursery, wait_until
+from hosts import ADDRESS, BUSY_S, Host, LegLog, Nursery, fresh_prompt, leg, nursery, wait_until
 
 from benchmarks.random_requests import random_bodies
 from disagg.errors import BadRequest, LegLost
@@ -20,7 +20,7 @@ from disagg.plane import messages as m
 from disagg.plane.client import PlaneClient
 from disagg.registry.records import Role
 
-FREE_S = 20.0  # from a leg's end to the engine's own word that its KV is free
+FREE_S = BUSY_S  # from a leg's end to the engine's own word that its KV is free: under a second, on an idle machine
 HANG_S = 5.0  # a loop that does not come round for so long is taken for hung, unless it computes
 FOUND_S = 30.0  # on a busy machine; some 3 s on an idle one
 LONG_PROMPT = 3000  # tokens; over 20 s of prefill in chunks of 256
@@ -104,22 +104,26 @@ async def test_stages_come_in_order_on_both_legs(pair: Pair) -> None:
 
 async def test_a_stage_is_told_while_it_lasts(pair: Pair) -> None:
     prefill, decode = pair.legs(fresh_prompt(LONG_PROMPT), 4)
-    await prefill.until(lambda p: "prefilling" in p.stages, 30)
+    await prefill.until(lambda p: "prefilling" in p.stages)
     assert "transferring" not in prefill.stages
     assert not prefill.end
     _abort(prefill, decode)
-    await prefill.until_end(30)
-    await decode.until_end(30)
+    await prefill.until_end()
+    await decode.until_end()
 
 
 async def test_abort_during_a_long_prefill_ends_it_within_its_chunk(pair: Pair) -> None:
     prefill, decode = pair.legs(fresh_prompt(LONG_PROMPT), 4)
     await prefill.until(lambda p: "prefilling" in p.stages)
-    await asyncio.sleep(1.5)
-    assert (await pair.prefill.loads())[0].kv_tokens_used > 0
+
+    async def has_computed() -> bool:
+        return (await pair.prefill.loads())[0].kv_tokens_used > 0
+
+    await wait_until(has_computed, FREE_S)
+    assert prefill.end is None, "too short to prove anything"
     _abort(prefill, decode)
-    assert (await decode.until_end(30)).reason == "abort"
-    assert (await prefill.until_end(30)).reason == "abort"
+    assert (await decode.until_end()).reason == "abort"
+    assert (await prefill.until_end()).reason == "abort"
     await pair.assert_free()
 
 
@@ -129,18 +133,18 @@ async def test_abort_right_after_submit_leaves_nothing(pair: Pair) -> None:
         if pause_s is not None:
             await asyncio.sleep(pause_s)
         _abort(prefill, decode)
-        assert (await decode.until_end(30)).reason == (await prefill.until_end(30)).reason == "abort"
+        assert (await decode.until_end()).reason == (await prefill.until_end()).reason == "abort"
         await pair.assert_free()
 
 
 async def test_abort_in_the_middle_of_decode(pair: Pair) -> None:
-    prefill, decode = pair.legs(fresh_prompt(40), 500)
+    prefill, decode = pair.legs(fresh_prompt(40), 3000)
     await decode.until(lambda d: len(d.token_ids) >= 5)
     assert (await pair.decode.loads())[0].kv_tokens_used > 0
     _abort(prefill, decode)
-    assert (await decode.until_end(30)).reason == "abort"
-    assert (await prefill.until_end(30)).reason == "length", "it had ended"
-    assert len(decode.token_ids) < 100
+    assert (await decode.until_end()).reason == "abort"
+    assert (await prefill.until_end()).reason == "length", "it had ended"
+    assert len(decode.token_ids) < 3000
     await pair.assert_free()
 
 
@@ -151,11 +155,11 @@ async def test_abort_during_a_slow_transfer(pair: Pair, zygote: Nursery) -> None
     zygote.slow_transfer.unlink()
     assert not decode.token_ids
     _abort(prefill, decode)
-    assert (await decode.until_end(30)).reason == (await prefill.until_end(30)).reason == "abort"
+    assert (await decode.until_end()).reason == (await prefill.until_end()).reason == "abort"
     await pair.assert_free()
     await asyncio.sleep(4)  # the sender wakes and must find that there is nothing to send
     _, answer = pair.legs(fresh_prompt(20), 2)
-    assert (await answer.until_end(30)).reason == "length"
+    assert (await answer.until_end()).reason == "length"
 
 
 async def test_a_prompt_cancelled_early_costs_little(pair: Pair, hosts: tuple[Host, Host]) -> None:
@@ -166,13 +170,13 @@ async def test_a_prompt_cancelled_early_costs_little(pair: Pair, hosts: tuple[Ho
     before = cpu_s()
     prefill, decode = pair.legs(fresh_prompt(2000), 1)
     await prefill.until_end(60)
-    await decode.until_end(30)
+    await decode.until_end()
     whole_s, before = cpu_s() - before, cpu_s()
     prefill, decode = pair.legs(fresh_prompt(2000), 1)
     await prefill.until(lambda p: "prefilling" in p.stages)
     _abort(prefill, decode)
-    await prefill.until_end(30)
-    await decode.until_end(30)
+    await prefill.until_end()
+    await decode.until_end()
     await pair.assert_free()
     assert cpu_s() - before < 0.2 * whole_s
 
@@ -255,7 +259,6 @@ async def test_a_killed_scheduler_is_seen(large_chunks: Host) -> None:
         await wait_until(is_seen, FOUND_S)
 
 
-BUSY_S = 120.0  # nothing here is timed
 POISON = {"temperature": 1.0, "repetition_penalty": 1e-40, "sampling_seed": 7}  # inf in float32, then NaN in a softmax
 
 
@@ -263,14 +266,14 @@ async def test_values_that_become_infinite_end_their_request_alone(pair: Pair) -
     """No frontend would let them through: this is what stands behind it."""
     prompt = fresh_prompt(40)
     _, undisturbed = pair.legs(prompt, 16)
-    await undisturbed.until_end(BUSY_S)
+    await undisturbed.until_end()
     _, bystander = pair.legs(prompt, 16)
-    await bystander.until(lambda log: log.token_ids, BUSY_S)
+    await bystander.until(lambda log: log.token_ids)
     for more in (POISON, {**POISON, "top_p": 0.9}, {"temperature": 1e-5, "repetition_penalty": 1e-34}):
         _, decode = pair.legs(fresh_prompt(20), 20, **more)
-        end = await decode.until_end(BUSY_S)  # its second token: penalties count what was put out
+        end = await decode.until_end()  # its second token: penalties count what was put out
         assert (end.reason, len(decode.token_ids)) == (m.NOT_A_NUMBER, 1)
-    assert (await bystander.until_end(BUSY_S)).reason == "length"
+    assert (await bystander.until_end()).reason == "length"
     assert bystander.token_ids == undisturbed.token_ids
 
 
@@ -279,34 +282,34 @@ async def test_a_nan_of_the_model_ends_its_request_alone_in_prefill(pair: Pair, 
     try:
         prefill, decode = pair.legs(fresh_prompt(20), 20, temperature=1.75)
         beside, bystander = pair.legs(fresh_prompt(30), 4)
-        end = await prefill.until_end(BUSY_S)
+        end = await prefill.until_end()
     finally:
         zygote.nan.unlink()
     _abort(decode)  # as a coordinator does
-    await decode.until_end(BUSY_S)
+    await decode.until_end()
     assert (end.reason, decode.token_ids) == (m.NOT_A_NUMBER, [])
-    assert ((await beside.until_end(BUSY_S)).reason, (await bystander.until_end(BUSY_S)).reason) == ("length", "length")
+    assert ((await beside.until_end()).reason, (await bystander.until_end()).reason) == ("length", "length")
 
 
 async def test_a_nan_of_the_model_ends_its_request_alone_in_decode(pair: Pair, zygote: Nursery) -> None:
     prompt = fresh_prompt(40)
     _, undisturbed = pair.legs(prompt, 16)
-    await undisturbed.until_end(BUSY_S)
+    await undisturbed.until_end()
     _, bystander = pair.legs(prompt, 16)
     _, sick = pair.legs(fresh_prompt(20), 500, temperature=1.75)
-    await bystander.until(lambda log: log.token_ids, BUSY_S)
+    await bystander.until(lambda log: log.token_ids)
     await sick.until(lambda log: len(log.token_ids) > 2, BUSY_S)
     zygote.nan.write_text("1.75")
     try:
-        end = await sick.until_end(BUSY_S)
+        end = await sick.until_end()
     finally:
         zygote.nan.unlink()
     assert end.reason == m.NOT_A_NUMBER
     assert "NaN" in end.detail
-    assert (await bystander.until_end(BUSY_S)).reason == "length"
+    assert (await bystander.until_end()).reason == "length"
     assert bystander.token_ids == undisturbed.token_ids
     _, after = pair.legs(prompt, 16)  # its pages and the prefix cache hold nothing of it
-    await after.until_end(BUSY_S)
+    await after.until_end()
     assert after.token_ids == undisturbed.token_ids
 
 
@@ -320,9 +323,9 @@ async def test_random_sampling_parameters_leave_both_engines_alive_and_seeds_giv
         except BadRequest:
             return "refused", []
         prefill, decode = pair.legs(body["prompt"], body["max_tokens"], **sampling)
-        if (await prefill.until_end(BUSY_S)).reason not in m.WELL:
+        if (await prefill.until_end()).reason not in m.WELL:
             _abort(decode)
-        return (await decode.until_end(BUSY_S)).reason, decode.token_ids
+        return (await decode.until_end()).reason, decode.token_ids
 
     first, again = [await asyncio.gather(*map(answer, bodies)) for _ in range(2)]
     assert {reason for reason, _ in first} <= {"length", "stop", "refused", "abort", m.NOT_A_NUMBER}
