@@ -5,7 +5,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-PROFILE := disagg/engine/cpu/requirements.txt
+PROFILE := disagg/cpu_profile/requirements.txt
 STAMP := $(VENV)/.disagg-setup
 
 setup: $(STAMP)
@@ -14,7 +14,7 @@ setup: $(STAMP)
 # The engine profile comes first, so that pip finds its pins installed and resolves only what is missing.
 $(STAMP): pyproject.toml $(PROFILE)
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	PYTHONPATH=. $(BIN)/python -m disagg.engine.cpu.profile
+	PYTHONPATH=. $(BIN)/python -m disagg.cpu_profile.profile
 	$(BIN)/python -m pip install --quiet --constraint $(PROFILE) --editable '.[dev]'
 	@touch $@
 

@@ -3,7 +3,7 @@ that costs it nothing.
 
 Way:   `python -m benchmarks.engine_host` -> for each way: a host process with a real SGLangEngine, whose scheduler is
        the one below, in a process of its own -> legs over the plane -> CPU of the host over its tokens
-Out:   SGLang's own way against the short one (disagg/engine/short_way.py), in alternating rounds
+Out:   SGLang's own way against the short one (disagg/sglang/fast_path.py), in alternating rounds
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from benchmarks.processes import cpu_s, end_within
-from disagg.engine.cpu.paths import standin_environment
-from disagg.engine.short_way import VARIABLE
+from disagg.cpu_profile.paths import standin_environment
 from disagg.plane import messages as m
 from disagg.plane.client import PlaneClient
+from disagg.sglang.fast_path import VARIABLE
 
 LEGS, STEP_S, WINDOW_S, ROUNDS = 512, 0.05, 4.0, 3
 TOKENS = 4096
@@ -158,12 +158,12 @@ async def _measure(pid: int, port: int, secret: bytes) -> float:
 
 
 def host(scratch: str) -> None:
-    """A host as disagg/engine/host.py makes it, on a CPU, with the scheduler above."""
+    """A host as disagg/process/host.py makes it, on a CPU, with the scheduler above."""
     from sglang.srt.entrypoints.engine import Engine
 
-    from disagg.engine import sglang_engine
     from disagg.models.resolve import resolve_model
     from disagg.plane.server import PlaneServer
+    from disagg.sglang import engine as sglang_engine
 
     Engine.run_scheduler_process_func = staticmethod(scheduler)
     sglang_engine._capacity = lambda _scratch: {"kv_tokens": 1 << 22, "requests_max": 4096, "page_size": 1}

@@ -5,12 +5,12 @@
 Requests of a public trace (benchmarks/data) go through two pools that are always nearly full: a prefill's, which keeps
 prompts for reuse and evicts the least recently used branches, and a decode's, which takes a prompt's pages at once and
 then a page a request when one is full. SGLang's paged allocator is followed page for page in how its free list is
-ordered (for page 1 it has another class, which transfer/runs.py leaves alone):
+ordered (for page 1 it has another class, which disagg/sglang/plugins/kv_runs.py leaves alone):
 
   unsorted  what is freed is taken next: SGLang, aggregated
   sorted    freed pages wait; they are merged and sorted when the list runs short: SGLang, PD
   address   merged and sorted before every prompt: the lowest pages first
-  runs      the shortest run that holds the whole prompt (or chunk) first, then scraps: transfer/runs.py
+  runs      the shortest run that holds the whole prompt (or chunk) first, then scraps: disagg/sglang/plugins/kv_runs.py
 
 A transfer's descriptor is a run of pages adjacent on both sides, once for each of the model's buffers.
 """
@@ -30,7 +30,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from transfer.runs import in_order
+from disagg.sglang.plugins.kv_runs import in_order
 
 Pages = NDArray[np.int64]
 

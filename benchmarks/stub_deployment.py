@@ -17,15 +17,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.processes import cpu_s, tree
-from disagg.cluster.free_port import free_port
-from disagg.cluster.frontend_process import FrontendProcess, FrontendSpec
+from disagg.cluster.frontend_process import FrontendProcess
+from disagg.cluster.ports import free_port
 from disagg.coordinator.coordinator import Limits
-from disagg.engine.spec import SECRET_VARIABLE
-from disagg.engine.stub import FACTS, StubEngine
+from disagg.frontend.spec import FrontendSpec
+from disagg.host_spec import SECRET_VARIABLE
 from disagg.plane.server import PlaneServer
+from disagg.process.stub import FACTS, StubEngine
 from disagg.registry.memory import MemoryRegistry
-from disagg.registry.records import EngineRecord, Role, State
+from disagg.registry.records import EngineRecord, State
 from disagg.registry.served import RegistryServer
+from disagg.roles import Role
 
 IDLE_FOR_S, IDLE_SHARE, IDLE_LIMIT_S = 0.5, 0.05, 30.0
 

@@ -1,6 +1,6 @@
 """What makes an SGLang engine a decode engine: it takes KV from a prefill engine and makes a token a step.
 
-Way:   pool.engine -> [role] -> device -> sglang.Engine(**arguments)   (disagg/engine/arguments.py puts it together)
+Way:   pool.engine -> [role] -> device -> sglang.Engine(**arguments)   (disagg/sglang/arguments.py puts it together)
 """
 
 from __future__ import annotations

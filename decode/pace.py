@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from disagg.engine.spec import is_on
+from disagg.host_spec import is_on
 
 VARIABLE = "DISAGG_DECODE_PACE_MS"
 

@@ -1,6 +1,6 @@
 """What makes an SGLang engine a prefill engine: it reads prompts, keeps their KV until a decode engine has it.
 
-Way:   pool.engine -> [role] -> device -> sglang.Engine(**arguments)   (disagg/engine/arguments.py puts it together)
+Way:   pool.engine -> [role] -> device -> sglang.Engine(**arguments)   (disagg/sglang/arguments.py puts it together)
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from typing import Any
 from disagg.errors import DisaggError
 from disagg.plane import messages as m
 from disagg.plane.client import PlaneClient
-from disagg.registry.records import Role
+from disagg.roles import Role
 
 SONG_TOKENS = 32
 SONG_NEW_TOKENS = 2  # the first is prefill's, the second decode's own, made from the KV that came

@@ -17,8 +17,8 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from disagg.engine.lane import LaneReader
 from disagg.errors import StartError
+from transfer.lane import LaneReader
 from transfer.lane_program import ANSWER
 
 ANSWER_LIMIT_S = 120.0

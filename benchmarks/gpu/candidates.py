@@ -12,7 +12,7 @@ import sys
 import yaml
 
 from benchmarks.gpu.places import PROJECT
-from disagg.engine.arguments import DEVICE_DEFAULTS
+from disagg.sglang.arguments import DEVICE_DEFAULTS
 
 TOP = 5
 

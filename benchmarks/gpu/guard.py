@@ -1,4 +1,4 @@
-"""What it costs to look for NaN in every step's logits (disagg/engine/not_a_number.py): sampling with and without.
+"""What it costs to look for NaN in every step's logits (not_a_number.py): sampling with and without.
 
 Way:   logits of a batch -> temperature, softmax, draw, as SGLang's pytorch sampling does it; the look before it, or not
 Out:   results/guard.json and a table: microseconds a step, medians of alternating rounds, and the ratio's spread
@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from benchmarks.gpu.places import write_result
-from disagg.engine.not_a_number import make_harmless
+from disagg.sglang.plugins.not_a_number import make_harmless
 
 BATCHES, VOCABULARIES = {"cuda": (1, 16, 64), "cpu": (1, 16)}, {"cuda": (49_152, 151_936), "cpu": (49_152,)}
 ROUNDS, STEPS_GPU, STEPS_CPU = 9, 200, 3

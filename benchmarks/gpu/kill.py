@@ -134,7 +134,7 @@ def _all_below(pid: int) -> list[int]:
 
 def _lives(engine_id: str, incarnation: int) -> list[int]:
     """Processes that say they are of this incarnation. SGLang's write over their environment: hence the tree, too."""
-    from disagg.engine.spec import LIFE_VARIABLE
+    from disagg.host_spec import LIFE_VARIABLE
 
     wanted = f"{LIFE_VARIABLE}={engine_id}#{incarnation}".encode()
     found = []

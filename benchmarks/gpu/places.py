@@ -14,7 +14,7 @@ from typing import Any
 
 import yaml
 
-from disagg.engine.arguments import DEVICE_DEFAULTS
+from disagg.sglang.arguments import DEVICE_DEFAULTS
 
 PROJECT = Path(__file__).absolute().parents[2]
 STATE = Path(os.environ.get("BENCH_STATE", "/tmp/disagg-gpu"))

@@ -26,7 +26,7 @@ from benchmarks.gpu.places import LOGS, STATE, Profile, profile, results_path, w
 from benchmarks.gpu.servers import NotReady, Server, only, ours, status, until_ready
 from benchmarks.gpu.tokens import text_ids
 from benchmarks.random_requests import SEED, campaign
-from transfer.faults import NAN_VARIABLE
+from disagg.sglang.plugins.faults import NAN_VARIABLE
 
 START_S, COMPILE_S, STREAM_S = 240.0, 240.0, 90.0
 CONCURRENCY = 24

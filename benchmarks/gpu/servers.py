@@ -29,7 +29,7 @@ import psutil
 from benchmarks.gpu.places import LOGS, PROJECT, STATE, Profile, profile
 from benchmarks.gpu.shape import ONE_LAYER_VARIABLE
 from decode.arguments import decode_arguments
-from disagg.config.command_line import command_line
+from disagg.sglang.command_line import command_line
 from prefill.arguments import prefill_arguments
 
 RUN = STATE / "run"
@@ -145,8 +145,8 @@ def bare_environment(name: str, it: Profile) -> dict[str, str]:
     environment = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"} | it.environment
     if it.device != "cpu":
         return environment
-    from disagg.engine.cpu.paths import standin_environment
-    from disagg.engine.spec import LIFE_VARIABLE
+    from disagg.cpu_profile.paths import standin_environment
+    from disagg.host_spec import LIFE_VARIABLE
 
     scratch = STATE / "scratch" / name
     scratch.mkdir(parents=True, exist_ok=True)

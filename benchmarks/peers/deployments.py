@@ -22,7 +22,7 @@ from benchmarks.load import chat, drive
 from benchmarks.peers.fake_worker import MODEL
 from benchmarks.processes import end_within
 from benchmarks.stub_deployment import stub_deployment
-from disagg.cluster.free_port import free_port
+from disagg.cluster.ports import free_port
 
 WORKERS_A_ROLE = 2
 READY_S = 60.0

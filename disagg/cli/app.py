@@ -53,8 +53,8 @@ def serve(
     if dry_run:
         show(config, look_at(config, sets or ()))
         return
-    from disagg.config.load import load_config
-    from disagg.config.shipped import find_config
+    from disagg.config.find import find_config
+    from disagg.load import load_config
 
     deployment = load_config(find_config(config), sets or ())
     import uvloop

@@ -165,6 +165,6 @@ def _ends(
         from transfer.lane_end import ends_here
 
         return ends_here(gpus, about)
-    from disagg.preflight.probe import ends_on_cluster
+    from disagg.cluster.cluster_inspect import ends_on_cluster
 
     return ends_on_cluster(address, (source, target), gpus, about)

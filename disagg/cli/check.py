@@ -13,7 +13,7 @@ from disagg import stopping
 from disagg.errors import ConfigError, Problem
 
 if TYPE_CHECKING:
-    from disagg.config.examine import Examination
+    from disagg.planning.assess import Examination
 
 Sets = Annotated[list[str] | None, typer.Option("--set", help="path.to.key=value, over the YAML.")]
 
@@ -59,11 +59,11 @@ def check(
 
 
 def look_at(config: str, sets: list[str] | tuple[str, ...], assume_cluster: str | None = None) -> Examination:
-    from disagg.config.cluster_shape import load_shape
-    from disagg.config.examine import examine
-    from disagg.config.load import load_config
-    from disagg.config.plan import device_of, resolve
-    from disagg.config.shipped import find_cluster, find_config
+    from disagg.config.find import find_cluster, find_config
+    from disagg.load import load_config
+    from disagg.planning.assess import examine
+    from disagg.planning.cluster_shape import load_shape
+    from disagg.planning.plan import device_of, resolve
 
     problems: list[Problem] = []
     try:
@@ -86,7 +86,7 @@ def _of_cluster(problem: Problem, file: str) -> Problem:
 
 def show(config: str, seen: Examination, *, as_json: bool = False) -> None:
     """Prints the plan; then refuses it, if anything speaks against it."""
-    from disagg.config.report import render, to_json
+    from disagg.planning.report import render, to_json
 
     problems, warnings = problems_of(seen), warnings_of(seen)
     print(to_json(seen, problems, warnings) if as_json else render(seen, warnings), flush=True)

@@ -17,7 +17,7 @@ import httpx
 
 from disagg import stopping
 from disagg.cli.observe import ask
-from disagg.cluster.free_port import free_port
+from disagg.cluster.ports import free_port
 
 QUESTION = "Explain why Roger Federer is considered one of the greatest tennis players of all time"
 MAX_TOKENS = 30

@@ -13,8 +13,8 @@ from urllib.parse import quote
 
 import typer
 
-from disagg.engine.logfile import ASKED_LINES_MAX
 from disagg.errors import StartError
+from disagg.logfile import ASKED_LINES_MAX
 
 DEFAULT_URL = "http://127.0.0.1:8000"
 KEY_VARIABLE = "DISAGG_API_KEY"

@@ -15,23 +15,23 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from disagg.config.cluster_shape import GIB
 from disagg.errors import ConfigError
+from disagg.planning.cluster_shape import GIB
 
 if TYPE_CHECKING:
+    from disagg.cluster.cluster_inspect import Seen
     from disagg.preflight.nodes import NodeFacts
-    from disagg.preflight.probe import Seen
 
 
 def look_at_cluster(config: str, sets: Sequence[str], *, lanes: bool, deep: bool, as_json: bool) -> None:
     import ray
 
     from disagg.cluster import ray_cluster
-    from disagg.config.load import load_config
-    from disagg.config.plan import device_of, resolve
-    from disagg.config.shipped import find_config
+    from disagg.cluster.cluster_inspect import see
+    from disagg.config.find import find_config
+    from disagg.load import load_config
     from disagg.models.resolve import resolve_model
-    from disagg.preflight.probe import see
+    from disagg.planning.plan import device_of, resolve
 
     deployment = load_config(find_config(config), sets)
     folder = resolve_model(deployment.model.path, deployment.model.revision)

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from disagg import stopping
-from disagg.engine.cpu.profile import install
+from disagg.cpu_profile.profile import install
 from disagg.errors import DisaggError
 
 PROFILES = ("cpu",)

@@ -24,14 +24,13 @@ from typing import Any, BinaryIO
 import msgspec
 
 from disagg import surroundings
-from disagg.cluster.kit import Kit, NoKit, spawn_with_pipe
-from disagg.engine.arguments import PORT_BLOCK
-from disagg.engine.handover import Spare
-from disagg.engine.logfile import last_lines
-from disagg.engine.loopback import LOOPBACK_VARIABLE
-from disagg.engine.spec import DEPLOYMENT_VARIABLE, SECRET_VARIABLE, HostSpec, KitSpec, decode_spec, encode_spec
 from disagg.errors import StartError
 from disagg.folders import own_folder
+from disagg.host_spec import DEPLOYMENT_VARIABLE, SECRET_VARIABLE, HostSpec, KitSpec, Spare, decode_spec, encode_spec
+from disagg.logfile import last_lines
+from disagg.process.standby import Kit, NoKit, spawn_with_pipe
+from disagg.sglang.arguments import PORT_BLOCK
+from disagg.sglang.plugins.loopback import LOOPBACK_VARIABLE
 
 log = logging.getLogger(__name__)
 
@@ -77,7 +76,7 @@ class Nursery:
         log = log_folder(self._deployment) / f"zygote-{self._node}.log"
         with _log_output(log) as output:
             self._zygote = subprocess.Popen(  # noqa: ASYNC220 - returns at once
-                [sys.executable, "-P", "-m", "disagg.engine.zygote", str(self._zygote_socket)],
+                [sys.executable, "-P", "-m", "disagg.process.zygote", str(self._zygote_socket)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=output,
@@ -240,7 +239,7 @@ class EngineActor:
                     return await kit.take(spec)
                 except NoKit as error:
                     self._no_kit = str(error)
-            pipe, way = spawn_with_pipe("disagg.engine.warden", environment), "spawned"
+            pipe, way = spawn_with_pipe("disagg.process.reaper", environment), "spawned"
             if self._no_kit:
                 way += f", for its spare is of no use: {self._no_kit}"
                 self._no_kit = ""  # said

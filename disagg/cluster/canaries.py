@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 from disagg.cluster.live import LiveEngine
 from disagg.cluster.proving import Prover
-from disagg.registry.records import Role
+from disagg.roles import Role
 from transfer.canary import CanaryFailed, hum
 
 log = logging.getLogger(__name__)

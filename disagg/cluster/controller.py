@@ -22,12 +22,13 @@ from disagg.cluster.engine_node import EngineNode, NodeLost, RayNode
 from disagg.cluster.gang import Gang
 from disagg.cluster.proving import Prover
 from disagg.cluster.supervisor import EngineSupervisor, Setting
-from disagg.config.plan import EnginePlan, Plan
-from disagg.engine.arguments import engine_environment
 from disagg.errors import StartError
+from disagg.planning.plan import EnginePlan, Plan
 from disagg.registry.memory import MemoryRegistry
-from disagg.registry.records import Role, State
+from disagg.registry.records import State
 from disagg.registry.served import RegistryServer
+from disagg.roles import Role
+from disagg.sglang.arguments import engine_environment
 
 log = logging.getLogger(__name__)
 

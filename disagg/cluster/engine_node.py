@@ -18,9 +18,9 @@ from ray.util.placement_group import PlacementGroup
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from disagg.cluster.actors import EngineActor
-from disagg.config.plan import EnginePlan
-from disagg.engine.spec import HostSpec, encode_spec
 from disagg.errors import DisaggError
+from disagg.host_spec import HostSpec, encode_spec
+from disagg.planning.plan import EnginePlan
 
 T = TypeVar("T")
 

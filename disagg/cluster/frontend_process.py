@@ -13,36 +13,14 @@ import sys
 
 import msgspec
 
-from disagg.coordinator.coordinator import Limits
 from disagg.errors import StartError
+from disagg.frontend.spec import LISTENING, FrontendSpec
 
 log = logging.getLogger(__name__)
 
-LISTENING = b"listening\n"
 START_S = 30.0
 RESTART_PAUSE_S = 1.0
 STOP_MORE_S = 4.0  # beyond `stop_s` a frontend takes some 2 s to cancel what still runs, and to tell its clients
-
-
-class FrontendSpec(msgspec.Struct, frozen=True, kw_only=True):
-    registry: str  # host:port
-    host: str
-    port: int
-    body_limit_bytes: int
-    model_path: str
-    model_name: str
-    number: int
-    stop_s: float
-    limits: Limits
-    connections_max: int = 10_000
-    held_limit_bytes: int = 256 << 20  # of requests that have not come in whole
-    simulated: bool = False  # its engines are: every response says so
-    sampling_defaults: dict[str, float] = {}  # over the model's own
-    api_keys: tuple[str, ...] = ()  # keys travel on standard input alone
-    admin_keys: tuple[str, ...] = ()
-    open_metrics: bool = False
-    origins: tuple[str, ...] = ()  # of web pages that may read answers
-    origins_age_s: int = 0
 
 
 class FrontendProcess:

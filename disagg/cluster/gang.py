@@ -15,9 +15,9 @@ from typing import Any, TypeVar
 import msgspec
 
 from disagg.cluster.engine_node import EngineNode, Ground, NodeLost, member_name
-from disagg.engine.arguments import Ports, member_arguments
-from disagg.engine.spec import FOLLOWED, HostSpec
 from disagg.errors import StartError
+from disagg.host_spec import FOLLOWED, HostSpec
+from disagg.sglang.arguments import Ports, member_arguments
 
 T = TypeVar("T")
 CAUSE_S = 1.0  # a host that is gone takes the others with it, and their exits may be told before its own

@@ -15,7 +15,7 @@ from random import Random
 
 from disagg.cluster.live import LiveEngine
 from disagg.coordinator.rooms import Rooms
-from disagg.registry.records import Role
+from disagg.roles import Role
 from transfer.canary import CanaryFailed, sing
 
 log = logging.getLogger(__name__)

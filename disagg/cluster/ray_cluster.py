@@ -23,8 +23,8 @@ from ray.job_config import JobConfig
 
 from disagg.cluster import ray_address
 from disagg.cluster.ray_address import PRIVATE_PREFIX, Meant
-from disagg.engine.spec import DEPLOYMENT_VARIABLE
 from disagg.errors import StartError
+from disagg.host_spec import DEPLOYMENT_VARIABLE
 
 log = logging.getLogger(__name__)
 

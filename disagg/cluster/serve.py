@@ -23,20 +23,21 @@ from typing import TypeVar, cast
 import ray
 
 from disagg import stopping, surroundings
+from disagg.cluster import cluster_inspect as preflight
 from disagg.cluster import janitor, ray_cluster
 from disagg.cluster.actors import run_folder
 from disagg.cluster.controller import Controller
-from disagg.cluster.frontend_process import FrontendProcess, FrontendSpec
+from disagg.cluster.frontend_process import FrontendProcess
+from disagg.cluster.ports import why_not_bound
 from disagg.cluster.supervisor import Setting
 from disagg.config.door import page_origins
-from disagg.config.plan import Plan, device_of, resolve_plan
 from disagg.config.schema import Deployment
 from disagg.coordinator.coordinator import Limits
-from disagg.engine.spec import DEPLOYMENT_VARIABLE, SECRET_VARIABLE
 from disagg.errors import StartError
+from disagg.frontend.spec import FrontendSpec
+from disagg.host_spec import DEPLOYMENT_VARIABLE, SECRET_VARIABLE
 from disagg.models.resolve import resolve_model
-from disagg.preflight import probe as preflight
-from disagg.preflight.doorways import why_not_bound
+from disagg.planning.plan import Plan, device_of, resolve
 from disagg.registry.records import EngineRecord, State
 
 log = logging.getLogger(__name__)
@@ -162,7 +163,7 @@ async def ray_and_janitor(deployment: Deployment, name: str) -> AsyncIterator[tu
             await _sweep(name, folders, cleaner)
             raise
         try:
-            plan = resolve_plan(deployment, device_of(deployment, ray.cluster_resources().get("GPU", 0.0)))
+            plan = resolve(deployment, device_of(deployment, ray.cluster_resources().get("GPU", 0.0)))
             for warning in plan.warnings:
                 log.warning("%s", warning)
             yield plan, bool(ray_folder)
@@ -262,7 +263,7 @@ def _python_path(device: str) -> list[str]:
     """What goes before site-packages in engine processes."""
     if device != "cpu":
         return []
-    from disagg.engine.cpu.paths import standin_paths
+    from disagg.cpu_profile.paths import standin_paths
 
     return standin_paths()
 

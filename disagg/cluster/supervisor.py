@@ -23,14 +23,15 @@ from disagg.cluster.engine_node import EngineNode, Ground, NodeLost, incomplete
 from disagg.cluster.live import LiveEngine
 from disagg.cluster.proving import Prover
 from disagg.cluster.watch import IsRegistered, Watcher
-from disagg.config.plan import EnginePlan
 from disagg.config.schema import Deadlines
-from disagg.engine.arguments import Ports
-from disagg.engine.spec import HostSpec
-from disagg.engine.start_phases import Phases, told
 from disagg.errors import LegLost, StartError
+from disagg.host_spec import HostSpec
+from disagg.planning.plan import EnginePlan
 from disagg.registry.memory import MemoryRegistry
-from disagg.registry.records import EngineRecord, Member, Role, State
+from disagg.registry.records import EngineRecord, Member, State
+from disagg.roles import Role
+from disagg.sglang.arguments import Ports
+from disagg.start_phases import Phases, told
 from prefill.bootstrap import ranks_are_registered
 
 log = logging.getLogger(__name__)

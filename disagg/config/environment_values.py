@@ -12,7 +12,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from disagg.config.problems import is_text, shown
+from disagg.config.validation_errors import is_text, shown
 from disagg.config.yaml_text import NotYaml, read_value
 from disagg.errors import Problem
 

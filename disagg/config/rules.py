@@ -10,11 +10,11 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 from disagg.config.counts import count
-from disagg.config.owned_arguments import OWNED_ARGUMENTS
 from disagg.config.schema import spelled
-from disagg.config.sglang_versions import neutral, neutral_name
 from disagg.errors import Problem
-from disagg.frontend.sampling import problems_of
+from disagg.sampling import problems_of
+from disagg.sglang.owned_arguments import OWNED_ARGUMENTS
+from disagg.sglang.versions import neutral, neutral_name
 
 ROLES = ("prefill", "decode", "aggregated")
 

@@ -1,7 +1,7 @@
 """How tokens are picked for a request that does not say it.
 
 Way:   `model.sampling_defaults` of the YAML -> [SamplingDefaults] -> frontend, over generation_config.json
-Out:   values that a request may say, too (disagg/frontend/sampling.py has the table; a test compares)
+Out:   values that a request may say, too (disagg/sampling.py has the table; a test compares)
 """
 
 from __future__ import annotations

@@ -19,8 +19,8 @@ from pydantic import BeforeValidator, Field, ValidationInfo, field_validator, mo
 from disagg.config.door import Frontend, Security
 from disagg.config.sampling_defaults import SamplingDefaults
 from disagg.config.section import Remedy, Section, listed
-from disagg.config.sglang_versions import neutral
-from disagg.registry.records import Role
+from disagg.roles import Role
+from disagg.sglang.versions import neutral
 
 # SGLang's bootstrap and transfer timeouts are 300 s by default, and parts of it keep that number when ours are set.
 SGLANG_TIMEOUT_S = 300.0

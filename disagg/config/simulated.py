@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from disagg.config.problems import near_miss, shown
 from disagg.config.rules import PoolText
+from disagg.config.validation_errors import near_miss, shown
 from disagg.errors import Problem
-from disagg.simulation.arguments import SETTABLE
+from disagg.simulated_engine.arguments import SETTABLE
 
 
 def check_simulated(pools: list[PoolText]) -> list[Problem]:

@@ -21,7 +21,7 @@ from disagg.coordinator.suspects import PROVEN_TOKENS, blame
 from disagg.errors import Cancelled, DeadlineExceeded, EngineLost, LegLost, NotANumber, Refused, RequestError
 from disagg.plane import messages as m
 from disagg.plane.client import LOST
-from disagg.registry.records import Role
+from disagg.roles import Role
 
 if TYPE_CHECKING:
     from disagg.routing.table import Place

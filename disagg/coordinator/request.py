@@ -16,7 +16,7 @@ FinishReason = Literal["stop", "length"]
 
 
 class TextSide(Protocol):
-    """Turns token ids into text that may be shown (disagg/frontend/text.py)."""
+    """Turns token ids into text that may be shown (disagg/tokenizer/text.py)."""
 
     stopped: bool  # a stop string has been met: what `push` returned ends before it, and no more may be pushed
 
@@ -100,7 +100,7 @@ class Request:
         """Whether another engine would go on as this one did.
 
         Penalties count what was put out; given as a prompt, the tokens so far would not count. A seed is no obstacle:
-        its noise depends on the position in the whole sequence (disagg/engine/seeds.py).
+        its noise depends on the position in the whole sequence (disagg/sglang/plugins/seeds.py).
         """
         return all(self.sampling.get(name, neutral) == neutral for name, neutral in _PENALTIES.items())
 

@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from disagg.coordinator.phases import Phase
-from disagg.registry.records import Role
+from disagg.roles import Role
 
 if TYPE_CHECKING:
     from disagg.coordinator.request import Request

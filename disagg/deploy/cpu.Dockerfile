@@ -11,10 +11,9 @@ ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PYTHONUNBUFFERED=1 \
 WORKDIR /opt/disagg
 
 # The engines first, all pinned: what changes most often comes last.
-COPY ./disagg/errors.py ./disagg/__init__.py ./disagg/
-COPY ./disagg/engine/__init__.py ./disagg/engine/
-COPY ./disagg/engine/cpu ./disagg/engine/cpu
-RUN PYTHONPATH=. python3 -m disagg.engine.cpu.profile
+COPY ./disagg/errors.py ./disagg/installed.py ./disagg/__init__.py ./disagg/
+COPY ./disagg/cpu_profile ./disagg/cpu_profile
+RUN PYTHONPATH=. python3 -m disagg.cpu_profile.profile
 
 COPY @INGREDIENTS@ ./
 COPY ./configs ./configs
@@ -22,7 +21,7 @@ COPY ./disagg ./disagg
 COPY ./prefill ./prefill
 COPY ./decode ./decode
 COPY ./transfer ./transfer
-RUN python3 -m pip install --constraint disagg/engine/cpu/requirements.txt . "ray[default,serve]==@RAY@" \
+RUN python3 -m pip install --constraint disagg/cpu_profile/requirements.txt . "ray[default,serve]==@RAY@" \
     && useradd --create-home --uid 1000 disagg \
     && mkdir -p @MODELS@ \
     && chown disagg: @MODELS@

@@ -12,10 +12,10 @@ import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
-from disagg.config.cluster_shape import ClusterShape, NodeShape
-from disagg.config.placement import place
-from disagg.config.plan import EnginePlan, Plan
 from disagg.errors import Problem
+from disagg.planning.cluster_shape import ClusterShape, NodeShape
+from disagg.planning.placement import place
+from disagg.planning.plan import EnginePlan, Plan
 
 WHOLE = 1.0
 ROUNDING = 1e-9  # three engines of 0.333 GPU and one of 0.001 fit

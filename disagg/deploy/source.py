@@ -14,12 +14,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from disagg.config.load import load_config, shipped_text
-from disagg.config.plan import Plan, device_of, resolve_plan
+from disagg.config.find import find_config
 from disagg.config.schema import Deployment
-from disagg.config.shipped import find_config
 from disagg.deploy.nodes import NodeGroup, pack, unfit
 from disagg.errors import ConfigError, Problem
+from disagg.load import load_config, shipped_text
+from disagg.planning.plan import Plan, device_of, resolve
 
 STOP_MARGIN_S = 50  # engines are made to stop, their Ray workers end, the registry and Ray hear of it
 GPUS_PER_NODE = 8  # of a cuda deployment, unless said
@@ -79,7 +79,7 @@ def read_source(
     if deployment is not None:
         try:
             gpus = _gpus_per_node(deployment, gpus_per_node)
-            plan = resolve_plan(deployment, device_of(deployment, gpus))
+            plan = resolve(deployment, device_of(deployment, gpus))
             found += unfit(plan, gpus, cpus_per_node)
             for keys in ("api_keys", "admin_keys"):
                 if getattr(deployment.security, keys):

@@ -13,7 +13,6 @@ import logging
 from collections.abc import Sequence
 from typing import Any
 
-from disagg.engine.logfile import ASKED_LINES_MAX
 from disagg.errors import BadRequest, NoReadyPair, RequestError
 from disagg.frontend.answers import encode, model_body
 from disagg.frontend.backend import Backend
@@ -24,7 +23,8 @@ from disagg.frontend.keys import Caller, Keys, Right
 from disagg.frontend.origins import Origins
 from disagg.frontend.routes import Route, Routes
 from disagg.frontend.server import HttpServer
-from disagg.frontend.tokenizer import Codec
+from disagg.logfile import ASKED_LINES_MAX
+from disagg.tokenizer.codec import Codec
 
 BODY_LIMIT_BYTES = 8 * 2**20
 LOG_LINES, LOG_LINES_DIGITS = 100, 20

@@ -13,10 +13,10 @@ from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
 from disagg.errors import BadRequest
+from disagg.fields import Body, boolean, integer, refuse, required, strings, whole, wrong_type
 from disagg.frontend.body import decode_body
-from disagg.frontend.fields import Body, boolean, integer, refuse, required, strings, whole, wrong_type
 from disagg.frontend.parameters import CHAT, COMPLETION, check_names, template_variables
-from disagg.frontend.sampling import sampling_of
+from disagg.sampling import sampling_of
 
 STOP_STRINGS_MAX = 16
 STOP_CHARACTERS_MAX = 256
@@ -213,7 +213,7 @@ def _role(value: Any, here: str) -> str:
 
 
 def _content(value: Any, here: str) -> str | list[dict[str, str]]:
-    """A text, or parts that are texts: the template says which of the two it takes (disagg/frontend/template.py)."""
+    """A text, or parts that are texts: the template says which of the two it takes (disagg/tokenizer/template.py)."""
     if isinstance(value, str):
         return value
     if not isinstance(value, list):

@@ -16,16 +16,16 @@ from contextlib import aclosing
 
 from disagg.coordinator.request import FinishReason, Piece, Request
 from disagg.errors import RequestError
+from disagg.fields import refuse
 from disagg.frontend.answers import DONE, Chunks, ChunksWithMore, Kind, whole
 from disagg.frontend.asked import Asked, refuse_too_long
 from disagg.frontend.backend import Backend
 from disagg.frontend.body import check_encoding
 from disagg.frontend.exchange import Exchange
-from disagg.frontend.fields import refuse
 from disagg.frontend.ignored import refuse_ignored
 from disagg.frontend.parameters import check_headers
 from disagg.frontend.readers import Readers
-from disagg.frontend.tokenizer import Codec
+from disagg.tokenizer.codec import Codec
 
 log = logging.getLogger(__name__)
 

@@ -1,7 +1,7 @@
 """Refuses what the engines would take and not heed.
 
 Way:   a request, parsed -> [refuse_ignored] -> coordinator
-In:    what every engine it may run on says of itself (disagg/engine/ignored.py)
+In:    what every engine it may run on says of itself (disagg/sglang/ignored.py)
 Fails: BadRequest (400) with the parameter's name and what an operator would do
 """
 
@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Protocol
 
-from disagg.frontend.fields import refuse
+from disagg.fields import refuse
 
 
 class KnowsEngines(Protocol):

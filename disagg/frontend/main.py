@@ -20,9 +20,7 @@ from pathlib import Path
 import msgspec
 import uvloop
 
-from disagg.cluster.frontend_process import LISTENING, FrontendSpec
 from disagg.coordinator.coordinator import Coordinator
-from disagg.engine.spec import SECRET_VARIABLE
 from disagg.errors import StartError
 from disagg.frontend.app import Frontend
 from disagg.frontend.http1 import Limits, Refusals
@@ -30,10 +28,12 @@ from disagg.frontend.keys import Keys
 from disagg.frontend.open_files import raise_limit
 from disagg.frontend.origins import Origins
 from disagg.frontend.service import Service
-from disagg.frontend.tokenizer import load_codec
+from disagg.frontend.spec import LISTENING, FrontendSpec
+from disagg.host_spec import SECRET_VARIABLE
 from disagg.registry.served import RemoteRegistry
 from disagg.routing.table import EngineTable
 from disagg.telemetry.stderr_log import log_to_stderr
+from disagg.tokenizer.codec import load_codec
 
 
 async def serve(spec: FrontendSpec) -> None:

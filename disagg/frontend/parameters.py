@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from disagg.frontend.fields import Body, refuse
-from disagg.frontend.sampling import NAMES
+from disagg.fields import Body, refuse
+from disagg.sampling import NAMES
 
 SHARED = NAMES | {"model", "stream", "stream_options", "max_tokens", "stop", "return_token_ids"}
 SHARED |= {"add_special_tokens"}

@@ -22,7 +22,7 @@ from disagg.errors import BadRequest
 from disagg.frontend.answers import Kind
 from disagg.frontend.readers import LENGTH_BYTES, Done, Order, Refusal, frame
 from disagg.frontend.reading import read
-from disagg.frontend.tokenizer import load_codec
+from disagg.tokenizer.codec import load_codec
 
 KINDS: dict[bytes, Kind] = {b"chat": "chat", b"text": "text"}
 

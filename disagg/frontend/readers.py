@@ -21,12 +21,12 @@ import sys
 
 import msgspec
 
-from disagg.engine.spec import SECRET_VARIABLE
 from disagg.errors import BadRequest, Overloaded, ReaderLost
 from disagg.frontend.answers import Kind
 from disagg.frontend.asked import Asked
 from disagg.frontend.reading import is_short, read
-from disagg.frontend.tokenizer import Codec
+from disagg.host_spec import SECRET_VARIABLE
+from disagg.tokenizer.codec import Codec
 
 log = logging.getLogger(__name__)
 

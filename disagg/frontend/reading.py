@@ -12,14 +12,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from disagg.fields import refuse
 from disagg.frontend.answers import Kind
 from disagg.frontend.asked import Asked, parse_chat, parse_completion, refuse_too_long
-from disagg.frontend.fields import refuse
-from disagg.frontend.tokenizer import Codec
+from disagg.tokenizer.codec import Codec
 
 # What may run in the event loop: below an engine's step of some 5 ms, whatever it holds.
 SHORT_BYTES = 32 << 10
-SHORT_BYTES_SLOW = 8 << 10  # where text is tokenised four times slower (disagg/frontend/encoder.py)
+SHORT_BYTES_SLOW = 8 << 10  # where text is tokenised four times slower (disagg/tokenizer/encoder.py)
 SHORT_BRACES = 500  # a message without content is 28 bytes, and costs as much as a thousand letters
 
 

@@ -13,7 +13,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from disagg.engine.cpu.paths import standin_paths
+from disagg.cpu_profile.paths import standin_paths
 from disagg.errors import StartError
 
 NEEDED = ("torch", "transformers", "gguf", "safetensors")

@@ -67,7 +67,7 @@ class PeerGone(Wire, frozen=True, tag="peer gone"):
     life: str
 
 
-# another host of the same engine -> the first one's (disagg/engine/members.py)
+# another host of the same engine -> the first one's (disagg/process/members.py)
 
 
 class Sighting(NamedTuple):

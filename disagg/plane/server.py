@@ -15,8 +15,8 @@ from typing import Protocol
 
 import msgspec
 
-from disagg.engine.interface import BootstrapPoint, Engine, EngineFacts, Leg
 from disagg.plane import messages as m
+from disagg.plane.engine import BootstrapPoint, Engine, EngineFacts, Leg
 from disagg.plane.framing import Connection
 from disagg.plane.ledger import Capacity, Grant, Ledger
 from disagg.plane.network import TCP, Listener, Network

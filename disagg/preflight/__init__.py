@@ -1,6 +1,6 @@
 """Refuses what would fail later: rules over a configuration, its model and the nodes it will run on."""
 
-from disagg.preflight.doors import check, check_text, check_warnings
+from disagg.preflight.api import check, check_text, check_warnings
 from disagg.preflight.nodes import MeasuredLane, ModelFiles, NodeFacts
 from disagg.preflight.rule import Rule
 from disagg.preflight.rules import RULES

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from disagg.config.memory import SPANNING, usual_chunk
 from disagg.errors import Problem
+from disagg.planning.memory import SPANNING, usual_chunk
 from disagg.preflight.rule import Rule
 from disagg.preflight.subject import PoolView, Subject
 

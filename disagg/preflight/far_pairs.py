@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from disagg.config.lanes import fabric_memory, nvlink_joins
+from disagg.planning.lanes import fabric_memory, nvlink_joins
 from disagg.preflight.nodes import NodeFacts
 from disagg.preflight.subject import PoolView, Subject
 

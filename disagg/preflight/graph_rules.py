@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from disagg.config.memory import usual_graph_batch
+from disagg.planning.memory import usual_graph_batch
 from disagg.preflight.subject import PoolView, Subject
 
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from disagg.config.pages import real_page_size
 from disagg.errors import Problem
+from disagg.planning.kv_pages import real_page_size
 from disagg.preflight.rule import Rule
 from disagg.preflight.subject import PoolView, Subject
 

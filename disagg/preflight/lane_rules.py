@@ -8,8 +8,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 
-from disagg.config.lanes import FABRIC_MEMORY
 from disagg.errors import Problem
+from disagg.planning.lanes import FABRIC_MEMORY
 from disagg.preflight.far_pairs import FarPair, far_pairs
 from disagg.preflight.nodes import MeasuredLane
 from disagg.preflight.rule import Rule

@@ -3,17 +3,17 @@
 Way:   Subject with a model and placed engines -> [these rules] -> Problems
 Out:   refusals that are certain: nothing is counted for activations and graphs. An engine with a part of a GPU has
        that part of its memory, so that what is let through also fits beside its neighbours. What SGLang will really
-       have left is `disagg check`'s estimate (disagg/config/memory.py)
+       have left is `disagg check`'s estimate (disagg/planning/memory.py)
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
-from disagg.config.cluster_shape import GIB
-from disagg.config.gpu_kinds import GpuKind
-from disagg.config.memory import kv_bytes_of_rank, weight_bytes_of_rank
 from disagg.errors import Problem
+from disagg.planning.cluster_shape import GIB
+from disagg.planning.gpu_kinds import GpuKind
+from disagg.planning.memory import kv_bytes_of_rank, weight_bytes_of_rank
 from disagg.preflight.rule import Rule
 from disagg.preflight.subject import PoolView, Subject
 

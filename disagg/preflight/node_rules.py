@@ -10,8 +10,8 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterator
 
-from disagg.config.cluster_shape import GIB, UNLIMITED
 from disagg.errors import Problem
+from disagg.planning.cluster_shape import GIB, UNLIMITED
 from disagg.preflight.far_pairs import far_pairs
 from disagg.preflight.majority import outliers
 from disagg.preflight.nodes import NodeFacts

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from disagg.config.cluster_shape import RDMA, ClusterShape, NodeShape
+from disagg.planning.cluster_shape import RDMA, ClusterShape, NodeShape
 
 # Compute capabilities, for described GPUs; a probe asks the driver. From NVIDIA's CUDA GPU list.
 CAPABILITIES = {

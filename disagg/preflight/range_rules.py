@@ -1,7 +1,7 @@
 """Numbers that no engine can have: fractions that are none, sizes of nothing.
 
 Way:   Subject -> [these rules] -> Problems
-In:    numbers; types are told by disagg/config/sglang_arguments.py, and counts of ranks by disagg/config/rules.py
+In:    numbers; types are told by disagg/config/engine_arguments.py, and counts of ranks by disagg/config/rules.py
 """
 
 from __future__ import annotations

@@ -10,8 +10,8 @@ from collections.abc import Iterable
 from itertools import product
 from typing import NamedTuple
 
-from disagg.config.placement import Member
-from disagg.registry.records import Role
+from disagg.planning.placement import Member
+from disagg.roles import Role
 
 ROUTES_MAX = 32  # a measurement takes a second or two
 

@@ -13,17 +13,17 @@ from itertools import product
 from typing import TYPE_CHECKING, Any
 
 from disagg.config.counts import count
-from disagg.config.memory import SPANNING
 from disagg.config.rules import PoolText
-from disagg.engine.arguments import DEVICE_DEFAULTS
 from disagg.errors import Problem
+from disagg.planning.memory import SPANNING
 from disagg.preflight.nodes import MeasuredLane, NodeFacts
+from disagg.sglang.arguments import DEVICE_DEFAULTS
 
 if TYPE_CHECKING:
-    from disagg.config.gpu_kinds import GpuKind
-    from disagg.config.placement import Member
-    from disagg.config.plan import EnginePlan
     from disagg.models.facts import ModelFacts
+    from disagg.planning.gpu_kinds import GpuKind
+    from disagg.planning.placement import Member
+    from disagg.planning.plan import EnginePlan
 
 
 @dataclass(frozen=True, slots=True)

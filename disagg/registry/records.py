@@ -10,6 +10,8 @@ from enum import StrEnum
 
 import msgspec
 
+from disagg.roles import Role
+
 
 class State(StrEnum):
     STARTING = "starting"
@@ -17,12 +19,6 @@ class State(StrEnum):
     QUARANTINED = "quarantined"  # alive or not, gets no request until it is proven back
     DRAINING = "draining"
     DEAD = "dead"
-
-
-class Role(StrEnum):
-    PREFILL = "prefill"
-    DECODE = "decode"
-    AGGREGATED = "aggregated"
 
 
 class Member(msgspec.Struct, frozen=True, kw_only=True):

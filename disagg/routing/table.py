@@ -24,7 +24,8 @@ from disagg.plane.client import PlaneClient
 from disagg.plane.ledger import Capacity, fits, kv_tokens_needed
 from disagg.plane.messages import RankTaken
 from disagg.plane.network import TCP, Network
-from disagg.registry.records import EngineRecord, Role, State
+from disagg.registry.records import EngineRecord, State
+from disagg.roles import Role
 
 log = logging.getLogger(__name__)
 

@@ -21,8 +21,9 @@ from disagg.coordinator.rooms import Rooms
 from disagg.errors import LegLost
 from disagg.plane.client import PlaneClient
 from disagg.registry.memory import MemoryRegistry
-from disagg.registry.records import EngineRecord, Role, State
-from disagg.simulation.engine import Model
+from disagg.registry.records import EngineRecord, State
+from disagg.roles import Role
+from disagg.simulated_engine.engine import Model
 from disagg.simulation.hosts import SimulatedHost
 from disagg.simulation.network import SimNetwork
 from transfer.canary import CanaryFailed, Voice, sing

@@ -14,7 +14,7 @@ from random import Random
 
 from disagg.coordinator.phases import Phase
 from disagg.plane import messages as m
-from disagg.registry.records import Role
+from disagg.roles import Role
 from disagg.simulation.hosts import SimulatedHost
 from disagg.simulation.network import Link
 from disagg.simulation.world import SimulatedDeployment, Stream

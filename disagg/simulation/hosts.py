@@ -10,8 +10,9 @@ import asyncio
 from random import Random
 
 from disagg.plane.server import PlaneServer
-from disagg.registry.records import EngineRecord, Role, State
-from disagg.simulation.engine import Model, SimulatedEngine
+from disagg.registry.records import EngineRecord, State
+from disagg.roles import Role
+from disagg.simulated_engine.engine import Model, SimulatedEngine
 from disagg.simulation.network import SimNetwork
 
 FIRST_BOOTSTRAP_PORT = 9000

@@ -16,10 +16,11 @@ from typing import Any
 
 from disagg.coordinator.phases import LIVE, Phase
 from disagg.errors import DeadlineExceeded, LegLost, NoReadyPair, RequestError
-from disagg.registry.records import Role, State
+from disagg.registry.records import State
+from disagg.roles import Role
+from disagg.simulated_engine.tokens import EOS, answer
 from disagg.simulation.faults import FOR_EVER
 from disagg.simulation.network import Link
-from disagg.simulation.tokens import EOS, answer
 from disagg.simulation.world import SimulatedDeployment, Stream, WatchedRequest
 
 CONNECTING = "to "  # a decode engine still looks for a prefill that is gone, as SGLang does for 15 s

@@ -16,6 +16,7 @@ from random import Random
 
 from disagg.coordinator.phases import Phase
 from disagg.errors import RequestError
+from disagg.simulated_engine.tokens import answer
 from disagg.simulation.faults import (
     CELLS,
     DELAY_S,
@@ -29,7 +30,6 @@ from disagg.simulation.faults import (
     Faults,
 )
 from disagg.simulation.loop import VirtualLoop
-from disagg.simulation.tokens import answer
 from disagg.simulation.world import SimulatedDeployment, WatchedRequest
 
 PROMPT, OUTPUT = [*range(1000, 2500)], 100

@@ -19,14 +19,14 @@ from disagg.coordinator.coordinator import Coordinator, Limits
 from disagg.coordinator.phases import Phase
 from disagg.coordinator.request import FinishReason, Request
 from disagg.errors import RequestError
-from disagg.registry.records import Role
+from disagg.roles import Role
 from disagg.routing.table import EngineTable
+from disagg.simulated_engine.engine import Model
+from disagg.simulated_engine.poison import Poison
+from disagg.simulated_engine.tokens import EOS
 from disagg.simulation.controller import Habits, SimulatedController
-from disagg.simulation.engine import Model
 from disagg.simulation.hosts import SimulatedHost
 from disagg.simulation.network import SimNetwork
-from disagg.simulation.poison import Poison
-from disagg.simulation.tokens import EOS
 
 SECRET = b"simulated deployment's secret..."
 READY_S = 60.0

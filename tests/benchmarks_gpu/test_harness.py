@@ -38,7 +38,7 @@ def test_pieces_give_the_files_back_and_the_first_file_comes_first(tmp_path: Pat
 def test_a_checkout_gets_the_plugins_of_an_installed_package(tmp_path: Path) -> None:
     write_metadata(tmp_path)
     found = {e.name: e.value for d in distributions(path=[str(tmp_path)]) for e in d.entry_points}
-    assert found["disagg_transfer"] == "transfer.hooks:activate"
+    assert found["disagg_transfer"] == "disagg.sglang.plugins.transfer:activate"
     assert found["disagg_gpu_bench"] == "benchmarks.gpu.shape:activate"
 
 

@@ -10,8 +10,8 @@ import pytest
 import yaml
 
 from disagg.cli import main as command_line
+from disagg.config.find import shipped_folder, shipped_names
 from disagg.config.json_schema import json_schema
-from disagg.config.shipped import shipped_folder, shipped_names
 
 CLUSTER = (
     "nodes: [{count: 13, name: h100, cpus: 128, gpus: 8, gpu_kind: h100-80g, nics: [{count: 8, kind: ib, gbit: 400}]}]"

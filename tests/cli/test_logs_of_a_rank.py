@@ -6,7 +6,7 @@ from typer.testing import CliRunner
 
 from disagg.cli.app import app
 from disagg.cli.observe import of_rank
-from disagg.engine.logfile import ASKED_LINES_MAX
+from disagg.logfile import ASKED_LINES_MAX
 
 
 def test_the_command_takes_as_many_lines_as_a_frontend_gives() -> None:

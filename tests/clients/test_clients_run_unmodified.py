@@ -18,7 +18,7 @@ from venvs import INSTALL_S, lent_to, program_of
 
 from disagg.coordinator.request import Piece, Request
 from disagg.frontend.app import Frontend
-from disagg.frontend.tokenizer import load_codec
+from disagg.tokenizer.codec import load_codec
 
 HERE = Path(__file__).parent
 LIMIT_S = 900  # imports of some 10 s, on a machine that may do much else

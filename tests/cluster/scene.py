@@ -16,16 +16,17 @@ from disagg.cluster.engine_node import Ground, NodeLost
 from disagg.cluster.live import LiveEngine
 from disagg.cluster.proving import Prover
 from disagg.cluster.supervisor import EngineSupervisor, Setting
-from disagg.config.plan import EnginePlan
 from disagg.config.schema import Deadlines
-from disagg.engine.interface import Leg, LegSink
-from disagg.engine.spec import HostSpec
-from disagg.engine.stub import FACTS, StubEngine
+from disagg.host_spec import HostSpec
 from disagg.plane import messages as m
 from disagg.plane.client import PlaneClient
+from disagg.plane.engine import Leg, LegSink
 from disagg.plane.server import PlaneServer
+from disagg.planning.plan import EnginePlan
+from disagg.process.stub import FACTS, StubEngine
 from disagg.registry.memory import MemoryRegistry
-from disagg.registry.records import EngineRecord, Role, State
+from disagg.registry.records import EngineRecord, State
+from disagg.roles import Role
 
 SECRET = b"s" * 32
 SETTING = Setting("test", "cpu", "", SECRET.hex(), Deadlines(start_s=5.0, drain_s=5.0), [], "127.0.0.1")

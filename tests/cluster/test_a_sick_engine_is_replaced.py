@@ -10,7 +10,8 @@ import pytest
 from scene import SETTING, begin_request, scene
 
 from disagg.errors import StartError
-from disagg.registry.records import Role, State
+from disagg.registry.records import State
+from disagg.roles import Role
 
 pytestmark = pytest.mark.usefixtures("quick")
 

@@ -10,8 +10,9 @@ from scene import SECRET, SETTING, Scene, begin_request, scene
 
 from disagg.cluster import supervisor
 from disagg.config.schema import Deadlines
-from disagg.registry.records import EngineRecord, Role, State
+from disagg.registry.records import EngineRecord, State
 from disagg.registry.served import RegistryServer, RemoteRegistry
+from disagg.roles import Role
 
 pytestmark = pytest.mark.usefixtures("quick")
 

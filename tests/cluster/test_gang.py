@@ -9,8 +9,8 @@ import pytest
 
 from disagg.cluster.engine_node import Ground, NodeLost
 from disagg.cluster.gang import Gang
-from disagg.engine.spec import FOLLOWED, HostSpec
 from disagg.errors import StartError
+from disagg.host_spec import FOLLOWED, HostSpec
 
 SPEC = HostSpec(
     engine_id="prefill-0",

@@ -8,7 +8,8 @@ import pytest
 from scene import Scene, begin_request, scene
 
 from disagg.cluster.canaries import blame, is_due
-from disagg.registry.records import Role, State
+from disagg.registry.records import State
+from disagg.roles import Role
 from transfer.canary import FAKE_HOST
 
 pytestmark = pytest.mark.usefixtures("quick")

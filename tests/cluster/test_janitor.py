@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from disagg import host_spec as spec
 from disagg.cluster import janitor
-from disagg.engine import spec
 
 OURS, ANOTHERS = "0badcafe", "deadbeef"
 NOBODY = 65534

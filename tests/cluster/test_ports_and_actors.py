@@ -11,9 +11,9 @@ import disagg.cluster.engine_node as engine_node
 from disagg.cluster import actors
 from disagg.cluster.actors import PORT_BLOCK, PortBlocks
 from disagg.cluster.engine_node import NodeLost, RayNode
-from disagg.config.plan import EnginePlan
 from disagg.errors import StartError
-from disagg.registry.records import Role
+from disagg.planning.plan import EnginePlan
+from disagg.roles import Role
 
 TEN_BLOCKS = range(20000, 20000 + 10 * PORT_BLOCK)
 PLAN = EnginePlan("decode-0", Role.DECODE, "", 0, 1.0, 0.0, 1, 1, 1, {}, {})

@@ -10,10 +10,10 @@ from typing import Any
 import msgspec
 import pytest
 
-from disagg.cluster import actors, kit
+from disagg.cluster import actors
 from disagg.cluster.actors import EngineActor
-from disagg.engine.handover import Spare
-from disagg.engine.spec import HostSpec, KitSpec, decode_kit, decode_spec, encode_spec
+from disagg.host_spec import HostSpec, KitSpec, Spare, decode_kit, decode_spec, encode_spec
+from disagg.process import standby as kit
 
 SPARES = [{"module": "scheduler", "children": []}]
 SPEC = HostSpec(

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from disagg.cluster.serve import _frontend_spec
-from disagg.config import parse_config, resolve
+from disagg.load import parse_config
+from disagg.planning.plan import resolve
 
 YAML = "version: 1\nmodel: {path: m}\nprefill: {}\ndecode: {}\n"
 KEY, ADMIN = "first-key-0123456789", "admin-key-0123456789"

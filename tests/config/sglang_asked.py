@@ -11,9 +11,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from disagg.config.command_line import PROGRAM, command_line
-from disagg.config.server_args import read_arguments
-from disagg.config.sglang_versions import emit
+from disagg.sglang.command_line import PROGRAM, command_line
+from disagg.sglang.server_args import read_arguments
+from disagg.sglang.versions import emit
 from tests.config.sglang_engines import ENGINES, arguments_of
 from tests.config.sglang_values import passing_arguments
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from disagg.engine import not_a_number, seeds
+from disagg.sglang.plugins import not_a_number, seeds
 
 VOCABULARY, ROWS = 400, 6
 SEEDS = torch.tensor([5, seeds.UNSEEDED, 5, 7, seeds.UNSEEDED, -1])

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from itertools import groupby
 from pathlib import Path
 
-from disagg.config.owned_arguments import OWNED_ARGUMENTS
-from disagg.config.sglang_releases import RELEASES, release, spans
-from disagg.config.sglang_versions import RENAMED, REPLACED
+from disagg.sglang.owned_arguments import OWNED_ARGUMENTS
+from disagg.sglang.releases import RELEASES, release, spans
+from disagg.sglang.versions import RENAMED, REPLACED
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "sglang-versions.md"
 LIST = re.compile(r"(<!-- list: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from disagg.config.sglang_versions import neutral
-from disagg.engine.arguments import Ports, engine_arguments, member_arguments
-from disagg.registry.records import Role
+from disagg.roles import Role
+from disagg.sglang.arguments import Ports, engine_arguments, member_arguments
+from disagg.sglang.versions import neutral
 
 GPUS_OF_A_NODE = 8
 WIDE_EP = {"tp_size": 32, "dp_size": 32, "ep_size": 32, "enable_dp_attention": True, "moe_a2a_backend": "deepep"}

@@ -7,8 +7,8 @@ import json
 from collections.abc import Callable
 from typing import Any
 
-from disagg.config.server_args import Argument
-from disagg.config.sglang_releases import Option, release
+from disagg.sglang.releases import Option, release
+from disagg.sglang.server_args import Argument
 
 READERS: dict[str, Callable[[str], Any]] = {"int": int, "float": float, "human_readable_int": int, "str": str}
 READERS |= dict.fromkeys(("loads", "json_list_type", "parse_cuda_graph_config_arg"), json.loads)

@@ -1,4 +1,4 @@
-"""The table sglang_releases.jsonl from what every release said of itself."""
+"""The table releases.jsonl from what every release said of itself."""
 
 from __future__ import annotations
 

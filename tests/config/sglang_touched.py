@@ -4,7 +4,7 @@
 
 Way:   package index -> FOLDER/sglang-0.5.xx-*.whl -> its Python files -> signatures, read; then, in a process of its
        own, its sampler and classes, imported beside our torch and patched as an engine does it (sglang_behaves.py)
-Out:   sglang_touched.jsonl beside this file, which `make test` holds against disagg/engine/touched.py without wheels.
+Out:   sglang_touched.jsonl beside this file, which `make test` holds against disagg/sglang/touched.py without wheels.
        `--write` renews it; without, it is compared
 Fails: exit 1 and what differs, by release
 """
@@ -21,11 +21,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from disagg.config.sglang_releases import RELEASES
-from disagg.engine.cpu.paths import standin_environment
-from disagg.engine.plugins import misfits
-from disagg.engine.signatures import Sources
-from disagg.engine.touched import PARTS
+from disagg.cpu_profile.paths import standin_environment
+from disagg.sglang.fit import misfits
+from disagg.sglang.releases import RELEASES
+from disagg.sglang.signatures import Sources
+from disagg.sglang.touched import PARTS
 from tests.config.sglang_wheels import IMPORT_LIMIT_S, ROOT, held, unpacked
 
 TABLE = Path(__file__).with_suffix(".jsonl")

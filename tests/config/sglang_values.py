@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from disagg.config.owned_arguments import OWNED_ARGUMENTS
-from disagg.config.sglang_releases import Option, release
-from disagg.config.sglang_versions import neutral_name
+from disagg.sglang.owned_arguments import OWNED_ARGUMENTS
+from disagg.sglang.releases import Option, release
+from disagg.sglang.versions import neutral_name
 
 BY_PARSER = {"int": 3, "float": 0.5, "human_readable_int": 4096, "loads": {"a": 1}, "json_list_type": ["a", 1]}
 

@@ -3,7 +3,7 @@
     python -m tests.config.sglang_wheels [--wheels FOLDER] [--write]
 
 Way:   package index -> FOLDER/sglang-0.5.xx-*.whl -> its Python files -> [its ServerArgs, imported beside our torch]
-Out:   what every release says of its arguments, compared with disagg/config/sglang_releases.jsonl, and every command
+Out:   what every release says of its arguments, compared with disagg/sglang/releases.jsonl, and every command
        line of sglang_engines.py read back by it. `--write` renews the table and the lists in docs/sglang-versions.md
        instead: run it again without, then
 Fails: exit 1 and the difference. The 8 wheels are 210 MB; 10 s a release on an idle machine
@@ -23,8 +23,8 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
-from disagg.config.sglang_releases import RELEASES, TABLE
-from disagg.engine.cpu.paths import standin_environment
+from disagg.cpu_profile.paths import standin_environment
+from disagg.sglang.releases import RELEASES, TABLE
 from tests.config.sglang_document import renew
 from tests.config.sglang_table import table
 

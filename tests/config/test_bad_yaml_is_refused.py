@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from disagg.config import load_config, parse_config
-from disagg.config.owned_arguments import OWNED_ARGUMENTS
 from disagg.errors import ConfigError, Problem
+from disagg.load import load_config, parse_config
+from disagg.sglang.owned_arguments import OWNED_ARGUMENTS
 
 MODEL = "version: 1\nmodel: {path: smollm2}\n"
 PAIR = MODEL + "prefill: {}\ndecode: {}\n"

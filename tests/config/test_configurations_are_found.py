@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from disagg.config.shipped import find_cluster, find_config, shipped_folder
+from disagg.config.find import find_cluster, find_config, shipped_folder
 from disagg.errors import ConfigError
 
 

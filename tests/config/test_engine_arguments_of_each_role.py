@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from disagg.config import Deadlines
-from disagg.config.owned_arguments import OWNED_ARGUMENTS
-from disagg.config.server_args import installed_server_args
-from disagg.engine.arguments import PORT_BLOCK, Ports, engine_arguments, engine_environment
-from disagg.registry.records import Role
+from disagg.config.schema import Deadlines
+from disagg.roles import Role
+from disagg.sglang.arguments import PORT_BLOCK, Ports, engine_arguments, engine_environment
+from disagg.sglang.owned_arguments import OWNED_ARGUMENTS
+from disagg.sglang.server_args import installed_server_args
 
 PORTS = Ports.from_first(30000)
 

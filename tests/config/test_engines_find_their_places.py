@@ -4,11 +4,11 @@ import textwrap
 
 import pytest
 
-from disagg.config import parse_config, resolve
-from disagg.config.cluster_shape import UNLIMITED, ClusterShape, parse_shape
-from disagg.config.placement import Placement, place
-from disagg.config.plan import Plan
 from disagg.errors import ConfigError, Problem
+from disagg.load import parse_config
+from disagg.planning.cluster_shape import UNLIMITED, ClusterShape, parse_shape
+from disagg.planning.placement import Placement, place
+from disagg.planning.plan import Plan, resolve
 
 H200 = "nodes: [{count: %d, name: h, cpus: 64, gpus: 8, gpu_kind: h200}]"
 

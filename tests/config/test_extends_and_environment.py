@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from disagg.config import load_config, parse_config, resolve
-from disagg.config.shipped import shipped_names
+from disagg.config.find import shipped_names
 from disagg.errors import ConfigError, Problem
+from disagg.load import load_config, parse_config
+from disagg.planning.plan import resolve
 
 PAIR = "version: 1\nmodel: {path: smollm2}\nprefill: {}\ndecode: {}\n"
 

@@ -5,14 +5,15 @@ from typing import Any
 
 import pytest
 
-from disagg.config import parse_config, resolve
-from disagg.config.cluster_shape import ClusterShape, parse_shape
-from disagg.config.examine import Examination, examine
-from disagg.config.gpu_kinds import GPU_KINDS
-from disagg.config.lanes import SAME_GPU, SHM, TCP, Lane, lane_between, nvlink, transfer_s
-from disagg.config.memory import estimate, kv_bytes_of_rank, weight_bytes_of_rank
-from disagg.config.report import render, to_json
+from disagg.load import parse_config
 from disagg.models.facts import ModelFacts, find_facts
+from disagg.planning.assess import Examination, examine
+from disagg.planning.cluster_shape import ClusterShape, parse_shape
+from disagg.planning.gpu_kinds import GPU_KINDS
+from disagg.planning.lanes import SAME_GPU, SHM, TCP, Lane, lane_between, nvlink, transfer_s
+from disagg.planning.memory import estimate, kv_bytes_of_rank, weight_bytes_of_rank
+from disagg.planning.plan import resolve
+from disagg.planning.report import render, to_json
 
 GIB = 1 << 30
 DP_ATTENTION = {"enable_dp_attention": True, "moe_a2a_backend": "deepep", "moe_dense_tp_size": 1}

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from disagg.config.load import parse_config
-from disagg.config.plan import EnginePlan, resolve
-from disagg.engine.arguments import Ports
-from disagg.registry.records import Role
+from disagg.load import parse_config
+from disagg.planning.plan import EnginePlan, resolve
+from disagg.roles import Role
+from disagg.sglang.arguments import Ports
 
 TEXT = """
 version: 1

@@ -6,10 +6,11 @@ from pathlib import Path
 import pytest
 
 from decode import pace
-from disagg.config import device_of, load_config, parse_config, resolve
-from disagg.config.examine import examine
-from disagg.config.report import render, to_json
 from disagg.errors import ConfigError
+from disagg.load import load_config, parse_config
+from disagg.planning.assess import examine
+from disagg.planning.plan import device_of, resolve
+from disagg.planning.report import render, to_json
 
 CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("*.yaml"))
 HEAD = "version: 1\nmodel: {path: smollm2}\n"

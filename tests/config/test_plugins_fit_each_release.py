@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from disagg.config.server_args import installed_server_args
-from disagg.config.sglang_releases import RELEASES
-from disagg.engine.plugins import check_installed, misfits
-from disagg.engine.signatures import Sources
-from disagg.engine.spec import OFF_VARIABLE, is_on
-from disagg.engine.touched import PARTS, SEEDS, Part, Touch
 from disagg.errors import StartError
+from disagg.host_spec import OFF_VARIABLE, is_on
+from disagg.sglang.fit import check_installed, misfits
+from disagg.sglang.releases import RELEASES
+from disagg.sglang.server_args import installed_server_args
+from disagg.sglang.signatures import Sources
+from disagg.sglang.touched import PARTS, SEEDS, Part, Touch
 from tests.config.sglang_touched import Told, behaves, paths, rows
 
 SAMPLER = """

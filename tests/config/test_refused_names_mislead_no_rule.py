@@ -2,8 +2,8 @@
 
 import pytest
 
-from disagg.config import parse_config
 from disagg.errors import ConfigError
+from disagg.load import parse_config
 
 CONFIG = """
 version: 1

@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from disagg.config.load import load_config, parse_config
+from disagg.config.find import find_config
 from disagg.config.sampling_defaults import SamplingDefaults
-from disagg.config.shipped import find_config
 from disagg.errors import ConfigError
-from disagg.frontend.sampling import FIELDS, defaults_of, sampling_of
-from disagg.frontend.tokenizer import Codec
+from disagg.load import load_config, parse_config
+from disagg.sampling import FIELDS, defaults_of, sampling_of
+from disagg.tokenizer.codec import Codec
 
 CONFIG = """
 version: 1

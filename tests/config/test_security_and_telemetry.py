@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from disagg.config import parse_config, resolve
 from disagg.config.door import page_origins
 from disagg.errors import ConfigError
+from disagg.load import parse_config
+from disagg.planning.plan import resolve
 from disagg.preflight import check_warnings
 
 PAIR = "version: 1\ndevice: cpu\nmodel: {path: m}\nprefill: {engine: {log_level: debug}}\ndecode: {}\n"

@@ -4,9 +4,10 @@ import copy
 
 import pytest
 
-from disagg.config import Deployment, parse_config
 from disagg.config.overrides import apply_sets
+from disagg.config.schema import Deployment
 from disagg.errors import ConfigError
+from disagg.load import parse_config
 
 ONE = "version: 1\nmodel: {path: smollm2}\nprefill: {engine: {page-size: 8}}\ndecode: {engine: {page_size: 8}}\n"
 MANY = ONE.replace("prefill: {engine: {page-size: 8}}", "prefill: [{engine: {page_size: 8}}, null]")

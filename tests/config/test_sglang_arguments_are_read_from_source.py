@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
+from disagg.config.engine_arguments import UNCHECKED, check_arguments
 from disagg.config.rules import PoolText
-from disagg.config.server_args import ServerArgs, installed_server_args, read_arguments
-from disagg.config.sglang_arguments import UNCHECKED, check_arguments
+from disagg.sglang.server_args import ServerArgs, installed_server_args, read_arguments
 
 # As in 0.5.16: one dataclass. Bases, quoted types and | are not SGLang's today; another release may have them.
 ONE_CLASS = {
@@ -192,9 +192,10 @@ def test_the_installed_sglang_is_understood() -> None:
 def test_a_check_imports_neither_sglang_nor_ray_nor_torch() -> None:
     program = """
         import sys
-        from disagg.config import device_of, parse_config, resolve
-        from disagg.config.examine import examine
-        from disagg.config.report import render
+        from disagg.load import parse_config
+        from disagg.planning.plan import device_of, resolve
+        from disagg.planning.assess import examine
+        from disagg.planning.report import render
         deployment = parse_config("version: 1\\nmodel: {path: a}\\naggregated: {engine: {page_size: 1}}")
         render(examine(resolve(deployment, device_of(deployment, 0))))
         assert not {"sglang", "ray", "torch"} & set(sys.modules), sorted(sys.modules)

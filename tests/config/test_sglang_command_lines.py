@@ -6,9 +6,9 @@ eight are asked by `python -m tests.config.sglang_wheels`, which needs their whe
 
 import pytest
 
-from disagg.config.command_line import PROGRAM, command_line
-from disagg.config.server_args import installed_server_args
-from disagg.config.sglang_releases import RELEASES, release
+from disagg.sglang.command_line import PROGRAM, command_line
+from disagg.sglang.releases import RELEASES, release
+from disagg.sglang.server_args import installed_server_args
 from tests.config.sglang_asked import command_lines, misread, parsed
 from tests.config.sglang_engines import ENGINES
 from tests.config.sglang_parser import parser_of

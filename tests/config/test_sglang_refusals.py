@@ -2,12 +2,12 @@
 
 import pytest
 
-from disagg.config.owned_arguments import OWNED_ARGUMENTS
-from disagg.config.server_args import installed_server_args
-from disagg.config.sglang_releases import RELEASES, release
-from disagg.config.sglang_versions import emit
-from disagg.engine.arguments import Ports, engine_arguments
-from disagg.registry.records import Role
+from disagg.roles import Role
+from disagg.sglang.arguments import Ports, engine_arguments
+from disagg.sglang.owned_arguments import OWNED_ARGUMENTS
+from disagg.sglang.releases import RELEASES, release
+from disagg.sglang.server_args import installed_server_args
+from disagg.sglang.versions import emit
 from tests.config.sglang_document import DOCUMENT, renewed
 from tests.config.sglang_values import passing_arguments
 

@@ -8,15 +8,15 @@ from typing import Any
 import pytest
 
 from decode.arguments import decode_arguments
-from disagg.config.load import parse_config
-from disagg.config.plan import resolve, shown_arguments
+from disagg.config.engine_arguments import check_arguments
 from disagg.config.rules import PoolText
-from disagg.config.server_args import ServerArgs, installed_server_args
-from disagg.config.sglang_arguments import check_arguments
-from disagg.config.sglang_releases import RELEASES, nearest, release, spans
-from disagg.config.sglang_versions import RENAMED, emit, neutral
-from disagg.engine.sglang_engine import SGLangEngine, SGLangMember
 from disagg.errors import ConfigError
+from disagg.load import parse_config
+from disagg.planning.plan import resolve, shown_arguments
+from disagg.sglang.engine import SGLangEngine, SGLangMember
+from disagg.sglang.releases import RELEASES, nearest, release, spans
+from disagg.sglang.server_args import ServerArgs, installed_server_args
+from disagg.sglang.versions import RENAMED, emit, neutral
 
 ATTENTION_DP = {"tp_size": 8, "dp_size": 8, "enable_dp_attention": True}
 
@@ -150,7 +150,7 @@ def test_an_engine_host_speaks_to_the_release_it_has(monkeypatch: pytest.MonkeyP
 
 
 def test_the_plan_shows_what_the_release_here_would_get(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("disagg.config.plan.installed_server_args", lambda: release("0.5.23").args)
+    monkeypatch.setattr("disagg.planning.plan.installed_server_args", lambda: release("0.5.23").args)
     engine = "{tp_size: 2, dp_size: 2, enable_dp_attention: true}"
     plan = resolve(parse_config(f"version: 1\nmodel: {{path: a}}\naggregated: {{engine: {engine}}}"), "cuda")
     arguments = shown_arguments(plan, plan.engines[0])

@@ -15,9 +15,10 @@ import msgspec
 
 from disagg.coordinator.coordinator import Coordinator, Limits
 from disagg.coordinator.request import Request
-from disagg.engine.stub import StubEngine
 from disagg.plane.server import PlaneServer
-from disagg.registry.records import EngineRecord, Role, State
+from disagg.process.stub import StubEngine
+from disagg.registry.records import EngineRecord, State
+from disagg.roles import Role
 from disagg.routing.table import EngineTable
 
 SECRET = b"s" * 32

@@ -16,9 +16,9 @@ from bench import bench, request, until
 
 from disagg.coordinator.coordinator import Coordinator, Limits
 from disagg.coordinator.phases import Phase
-from disagg.engine.interface import EngineFacts
-from disagg.engine.stub import StubEngine
 from disagg.errors import Cancelled, NoReadyPair, Overloaded
+from disagg.plane.engine import EngineFacts
+from disagg.process.stub import StubEngine
 from disagg.registry.records import State
 from disagg.routing.table import EngineTable
 

@@ -15,10 +15,10 @@ from bench import ONCE, bench, request, until
 
 from disagg.coordinator.coordinator import Limits
 from disagg.coordinator.phases import Phase
-from disagg.engine.stub import FACTS, StubEngine
 from disagg.errors import Cancelled, LegLost, NotANumber
 from disagg.plane import messages as m
 from disagg.plane.client import PlaneClient
+from disagg.process.stub import FACTS, StubEngine
 from disagg.routing.table import EngineTable
 
 

@@ -14,8 +14,8 @@ from bench import ONCE, Plain, bench, request, until
 
 from disagg.coordinator.coordinator import Limits
 from disagg.coordinator.phases import Phase
-from disagg.engine.stub import StubEngine
 from disagg.errors import Cancelled, DeadlineExceeded, LegLost, NoReadyPair
+from disagg.process.stub import StubEngine
 
 
 async def test_both_legs_meet_in_one_room_and_decode_answers() -> None:

@@ -12,7 +12,7 @@ sys.path.insert(0, str(Path(__file__).parent))  # tests share bench.py; they are
 
 from bench import bench, request, until
 
-from disagg.engine.stub import FACTS, StubEngine
+from disagg.process.stub import FACTS, StubEngine
 from disagg.telemetry.metrics import FrontendMetrics
 
 

@@ -16,9 +16,9 @@ from bench import Bench, Plain, bench, request, until
 
 from disagg.coordinator.coordinator import Limits
 from disagg.coordinator.phases import Phase
-from disagg.engine.interface import Leg, LegSink
-from disagg.engine.stub import StubEngine
 from disagg.errors import Cancelled, DeadlineExceeded, LegLost, NoReadyPair
+from disagg.plane.engine import Leg, LegSink
+from disagg.process.stub import StubEngine
 from disagg.registry.records import State
 
 

@@ -15,8 +15,8 @@ from bench import ONCE, Bench, Plain, bench, request
 from disagg.coordinator.coordinator import Limits
 from disagg.coordinator.phases import Phase
 from disagg.coordinator.request import Piece, Remembered, Request
-from disagg.engine.stub import StubEngine
 from disagg.errors import DeadlineExceeded, LegLost, RequestError
+from disagg.process.stub import StubEngine
 
 
 class Output:

@@ -15,9 +15,9 @@ from bench import bench, request, until
 from disagg.coordinator.coordinator import Limits
 from disagg.coordinator.phases import Phase
 from disagg.coordinator.suspects import Blame, alone_on, blame, clear, forgive, is_guilty
-from disagg.engine.stub import StubEngine
 from disagg.errors import EngineLost, Overloaded
-from disagg.registry.records import Role
+from disagg.process.stub import StubEngine
+from disagg.roles import Role
 
 
 def _positions() -> StubEngine:

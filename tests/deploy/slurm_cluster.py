@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from disagg.cluster.free_port import free_port
+from disagg.cluster.ports import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
 TOOLS = ("slurmctld", "slurmd", "sbatch", "scontrol", "unshare")

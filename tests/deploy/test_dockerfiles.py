@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from rendered import deploy, refused
 
-from disagg.config.load import parse_config
 from disagg.deploy.docker import CUDA_SGLANG
+from disagg.load import parse_config
 
 ROOT = Path(__file__).resolve().parents[2]
 KNOWN = {"FROM", "ENV", "WORKDIR", "COPY", "RUN", "USER", "VOLUME", "EXPOSE", "HEALTHCHECK", "CMD"}
@@ -68,7 +68,7 @@ def test_packages_are_pinned_and_no_index_is_named(dockerfile: str) -> None:
         assert f"'.[cuda]' sglang=={CUDA_SGLANG}" in installs[0]
         assert of("FROM", dockerfile)[0].startswith(f"lmsysorg/sglang:v{CUDA_SGLANG}-")
     else:
-        assert "--constraint disagg/engine/cpu/requirements.txt" in installs[0]
+        assert "--constraint disagg/cpu_profile/requirements.txt" in installs[0]
 
 
 def test_it_holds_no_secret_and_no_model(dockerfile: str) -> None:

@@ -14,8 +14,8 @@ import pytest
 import yaml
 from rendered import deploy, documents, refused, thirteen_nodes
 
-from disagg.config.load import parse_config
-from disagg.config.shipped import shipped_names
+from disagg.config.find import shipped_names
+from disagg.load import parse_config
 
 EVERYTHING = [
     "--image=registry.example/disagg:1",

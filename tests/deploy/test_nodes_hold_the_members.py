@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from disagg.config.cluster_shape import parse_shape
-from disagg.config.load import parse_config
-from disagg.config.placement import place
-from disagg.config.plan import Plan, resolve
 from disagg.deploy.nodes import NodeGroup, pack, unfit
+from disagg.load import parse_config
+from disagg.planning.cluster_shape import parse_shape
+from disagg.planning.placement import place
+from disagg.planning.plan import Plan, resolve
 
 
 def plan(prefill: str, decode: str, device: str = "cuda") -> Plan:

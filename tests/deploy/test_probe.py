@@ -10,7 +10,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 
-from disagg.cluster.free_port import free_port
+from disagg.cluster.ports import free_port
 from disagg.deploy import probe
 
 

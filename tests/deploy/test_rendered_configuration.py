@@ -11,9 +11,9 @@ import pytest
 import yaml
 from rendered import deploy, documents, refused
 
-from disagg.config.load import load_config
+from disagg.config.find import shipped_names
 from disagg.config.schema import Deployment
-from disagg.config.shipped import shipped_names
+from disagg.load import load_config
 
 BASE = "version: 1\ndevice: cpu\nmodel: {path: smollm2}\nprefill: {}\ndecode: {}\n"
 

@@ -13,7 +13,7 @@ import pytest
 from rendered import deploy
 from slurm_cluster import ROOT, SlurmCluster, slurm_cluster
 
-from disagg.cluster.free_port import free_port
+from disagg.cluster.ports import free_port
 
 pytestmark = [pytest.mark.engine, pytest.mark.nodes, pytest.mark.timeout(200)]
 READY_S = 120.0

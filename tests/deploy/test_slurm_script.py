@@ -18,7 +18,7 @@ import pytest
 import yaml
 from rendered import deploy, refused, thirteen_nodes
 
-from disagg.config.shipped import shipped_names
+from disagg.config.find import shipped_names
 
 ROOT = Path(__file__).resolve().parents[2]
 LIMIT_S = 20.0

@@ -20,12 +20,12 @@ import typer
 from pydantic import BaseModel
 
 from disagg.cli.app import app
-from disagg.config.load import load_config
+from disagg.config.find import find_cluster, find_config, shipped_names
 from disagg.config.schema import Deployment
-from disagg.config.sglang_releases import RELEASES, release
-from disagg.config.shipped import find_cluster, find_config, shipped_names
-from disagg.engine.cpu.profile import pins
-from disagg.simulation.arguments import SETTABLE
+from disagg.cpu_profile.profile import pins
+from disagg.load import load_config
+from disagg.sglang.releases import RELEASES, release
+from disagg.simulated_engine.arguments import SETTABLE
 
 ROOT = Path(__file__).resolve().parents[2]
 ENDS = {"|", "||", "&&", "&", ";", ">", ">>", "<", "do", "done"}

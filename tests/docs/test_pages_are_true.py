@@ -11,9 +11,9 @@ import yaml
 from pages import PAGES, ROOT, blocks, commands_in
 from spoken import refuse_unknown_words, refuse_unknown_yaml
 
-from disagg.config.cluster_shape import load_shape
-from disagg.config.load import load_config
-from disagg.config.shipped import shipped_folder
+from disagg.config.find import shipped_folder
+from disagg.load import load_config
+from disagg.planning.cluster_shape import load_shape
 
 SPAN = re.compile(r"(?<!`)`([^`\n]+(?:\n[^`\n]+)?)`(?!`)")
 NAMED_TEST = re.compile(r"`(tests/[\w/]+\.py)::(\w+)`")

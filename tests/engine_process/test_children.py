@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from disagg.engine.children import CONTROLLER, DETOKENIZER, SCHEDULER, expected_children, seen_children
-from disagg.engine.handover import Spare
+from disagg.host_spec import Spare
+from disagg.sglang.children import CONTROLLER, DETOKENIZER, SCHEDULER, expected_children, seen_children
 
 DP_ATTENTION = {"tp_size": 4, "dp_size": 4, "enable_dp_attention": True}
 RANK, TEXT = Spare(SCHEDULER), Spare(DETOKENIZER)

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from disagg.engine import dead_peers
-from disagg.engine.dead_peers import DeadPeers, follow, tell
+from disagg.sglang import dead_peers
+from disagg.sglang.dead_peers import DeadPeers, follow, tell
 
 
 def test_each_scheduler_drops_each_dead_life_once(tmp_path: Path) -> None:

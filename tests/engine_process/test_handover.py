@@ -18,7 +18,8 @@ import json, multiprocessing, os, resource, signal, sys, tempfile, time
 from multiprocessing.connection import wait
 sys.path.insert(0, {folder!r})
 import handed
-from disagg.engine.handover import Spare, Spares
+from disagg.host_spec import Spare
+from disagg.process.handover import Spares
 multiprocessing.set_start_method("spawn")
 spares = Spares([Spare("handed")])
 spares.install()
@@ -28,7 +29,7 @@ if {ready}: spares.until_ready()
 
 HANDED = """
 import json, multiprocessing, os, resource, setproctitle, signal, sys, tempfile, time
-from disagg.engine import handover
+from disagg.process import handover
 
 handover.UNUSED_S = 2.0
 BORN_S = time.monotonic()

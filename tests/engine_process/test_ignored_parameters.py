@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 
 from disagg.coordinator.coordinator import Coordinator, Limits
-from disagg.engine.ignored import ignored_parameters
 from disagg.frontend.service import Service
-from disagg.registry.records import EngineRecord, Role, State
+from disagg.registry.records import EngineRecord, State
+from disagg.roles import Role
 from disagg.routing.table import EngineTable
+from disagg.sglang.ignored import ignored_parameters
 
 
 def said(**more: Any) -> Any:

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from disagg.engine.lane import LaneReader
-from disagg.engine.logfile import ASKED_BYTES_MAX, ASKED_LINES_MAX, RETRY_S, RotatingLog, last_lines
+from disagg.logfile import ASKED_BYTES_MAX, ASKED_LINES_MAX, RETRY_S, RotatingLog, last_lines
+from transfer.lane import LaneReader
 
 
 def test_a_log_is_bounded_and_its_last_lines_span_generations(tmp_path: Path) -> None:
@@ -68,7 +68,7 @@ def test_a_file_that_ends_within_a_line_goes_on_in_a_new_one(tmp_path: Path) -> 
     program = f"""
 import resource, signal
 from pathlib import Path
-from disagg.engine.logfile import RotatingLog
+from disagg.logfile import RotatingLog
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 now_s = 0.0
 log = RotatingLog(Path({str(tmp_path / "engine.log")!r}), now_s=lambda: now_s)

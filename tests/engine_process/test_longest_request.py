@@ -2,7 +2,7 @@
 
 from types import SimpleNamespace
 
-from disagg.engine.sglang_engine import request_tokens_max
+from disagg.sglang.engine import request_tokens_max
 
 
 def longest(mode: str, kv_tokens: int, max_req_input_len: int, page_size: int = 16) -> int:

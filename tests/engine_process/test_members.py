@@ -8,13 +8,13 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from disagg.engine import members
-from disagg.engine.interface import EngineFacts
-from disagg.engine.members import Members, Report
-from disagg.engine.stub import StubEngine
 from disagg.plane import messages as m
 from disagg.plane.client import PlaneClient
+from disagg.plane.engine import EngineFacts
 from disagg.plane.server import PlaneServer
+from disagg.process import members
+from disagg.process.members import Members, Report
+from disagg.process.stub import StubEngine
 
 SECRET = b"s" * 32
 FACTS = EngineFacts(

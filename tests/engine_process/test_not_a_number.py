@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from disagg.engine.not_a_number import MESSAGE, carry_notes, guard_sampler, judge_results, make_harmless
+from disagg.sglang.plugins.not_a_number import MESSAGE, carry_notes, guard_sampler, judge_results, make_harmless
 
 torch = pytest.importorskip("torch")
 INF, NAN = float("inf"), float("nan")

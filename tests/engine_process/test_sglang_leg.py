@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from disagg.engine import sglang_leg
-from disagg.engine.interface import Leg
-from disagg.engine.sglang_leg import SGLangLeg
+from disagg.plane.engine import Leg
+from disagg.sglang import leg as sglang_leg
+from disagg.sglang.leg import SGLangLeg
 
 LEG = Leg("a" * 34, [1, 2, 3], {"max_new_tokens": 5}, 0, None)
 AGAIN_S = 0.02

@@ -11,9 +11,9 @@ from typing import Any, ClassVar
 import msgspec
 import pytest
 
-from disagg.engine.interface import Leg
-from disagg.engine.sglang_leg import SGLangLeg
-from disagg.engine.short_way import VARIABLE, open_short_way, part_of
+from disagg.plane.engine import Leg
+from disagg.sglang.fast_path import VARIABLE, open_short_way, part_of
+from disagg.sglang.leg import SGLangLeg
 
 
 class BatchTokenIDOutput(msgspec.Struct, kw_only=True):

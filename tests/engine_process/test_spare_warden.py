@@ -16,14 +16,13 @@ sys.path.insert(0, str(Path(__file__).parent))  # tests share warden_pipe.py; th
 
 from warden_pipe import WardenPipe, host_spec
 
-from disagg.engine.handover import Spare
-from disagg.engine.spec import KitSpec, encode_kit, encode_spec
+from disagg.host_spec import KitSpec, Spare, encode_kit, encode_spec
 
 # A spare host that has nothing to import.
 WARDEN = """
 import json, multiprocessing, os, socket, subprocess, sys, time
-from disagg.engine import spare_warden
-from disagg.engine.spec import decode_kit, decode_spec
+from disagg.process import standby_reaper as spare_warden
+from disagg.host_spec import decode_kit, decode_spec
 def become_spare(kit, pipe, order):
     lock = multiprocessing.get_context("spawn").Lock()  # as SGLang's children have them
     child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
-from disagg.engine.stages import StageListener, say, voice
+from disagg.sglang.stages import StageListener, say, voice
 
 
 async def test_stages_arrive_in_order(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from disagg.engine.start_phases import Phases, told
+from disagg.start_phases import Phases, told
 
 
 def test_they_are_in_order_and_nothing_is_counted_twice(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,8 +7,8 @@ import sys
 import psutil
 import pytest
 
-from disagg.cluster.free_port import free_port
-from disagg.engine import loopback
+from disagg.cluster.ports import free_port
+from disagg.sglang.plugins import loopback
 
 
 @pytest.fixture

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from disagg.engine.verdict import judge
 from disagg.plane.messages import Sighting
+from disagg.sglang.rank_health import judge
 
 WELL = Sighting(
     dp_rank=0,

@@ -16,13 +16,14 @@ sys.path.insert(0, str(Path(__file__).parent))  # tests share warden_pipe.py; th
 
 from warden_pipe import WardenPipe, host_spec
 
-from disagg.engine.spec import encode_spec
+from disagg.host_spec import encode_spec
 
 # A host that acts like an engine's: children in sessions of their own, a shared memory file, chatter, then waits.
 HOST = """
 import json, mmap, os, socket, subprocess, sys, time
 from pathlib import Path
-from disagg.engine import host, warden
+from disagg.process import host
+from disagg.process import reaper as warden
 def run(spec, pipe):
     child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=True)
     print("host speaks", flush=True)
@@ -34,7 +35,7 @@ def run(spec, pipe):
     if spec.role == "dies": time.sleep(0.05); raise RuntimeError("no such model")
     time.sleep(600)
 host.run = run
-from disagg.engine.spec import decode_spec
+from disagg.host_spec import decode_spec
 pipe = socket.socket(fileno=int(sys.argv[1]))
 with pipe.makefile("rb") as reader: line = reader.readline()
 warden.watch(decode_spec(line), pipe, warden.fork_host)

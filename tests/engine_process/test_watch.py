@@ -13,8 +13,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from disagg.engine.beats import Beat, BeatWriter, read_beats
-from disagg.engine.watch import ProcessLook, Watch, look_at_process
+from disagg.sglang.heartbeat import Beat, BeatWriter, read_beats
+from disagg.sglang.rank_watch import ProcessLook, Watch, look_at_process
 
 
 def beat(**changes: float) -> Beat:
@@ -59,7 +59,7 @@ def test_a_step_is_measured_from_round_to_round_and_the_longest_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now_s = 100.0
-    monkeypatch.setattr("disagg.engine.beats.time", SimpleNamespace(monotonic=lambda: now_s))
+    monkeypatch.setattr("disagg.sglang.heartbeat.time", SimpleNamespace(monotonic=lambda: now_s))
     writer = BeatWriter(tmp_path, beat(at_s=now_s, step_longest_s=0.0), overlaps=False)
     for tokens, pause_s in ((8, 0.25), (256, 0.5), (0, 1.0), (4, 0.125)):
         writer.came_round()

@@ -8,7 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from disagg.engine.spec import HostSpec
+from disagg.host_spec import HostSpec
 
 
 class WardenPipe:

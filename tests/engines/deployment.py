@@ -17,8 +17,8 @@ from typing import Any
 import httpx
 import psutil
 
-from disagg.cluster.free_port import free_port
-from disagg.engine.spec import DEPLOYMENT_VARIABLE
+from disagg.cluster.ports import free_port
+from disagg.host_spec import DEPLOYMENT_VARIABLE
 
 READY_S = 400.0
 GONE_S = 60.0  # on a busy machine; some 5 s on an idle one

@@ -23,14 +23,14 @@ import psutil
 
 from disagg.cluster.actors import PortBlocks
 from disagg.config.schema import Deadlines
-from disagg.engine.arguments import Ports, engine_arguments, engine_environment
-from disagg.engine.cpu.paths import standin_environment
-from disagg.engine.spec import DEPLOYMENT_VARIABLE, SECRET_VARIABLE, HostSpec, encode_spec
+from disagg.cpu_profile.paths import standin_environment
+from disagg.host_spec import DEPLOYMENT_VARIABLE, SECRET_VARIABLE, HostSpec, encode_spec
 from disagg.models.resolve import resolve_model
 from disagg.plane import messages as m
 from disagg.plane.client import PlaneClient
-from disagg.registry.records import Role
-from transfer.faults import HANG_VARIABLE, NAN_VARIABLE, SLOW_VARIABLE
+from disagg.roles import Role
+from disagg.sglang.arguments import Ports, engine_arguments, engine_environment
+from disagg.sglang.plugins.faults import HANG_VARIABLE, NAN_VARIABLE, SLOW_VARIABLE
 
 ADDRESS = "127.0.0.1"
 START_S = 300.0  # on a busy machine
@@ -119,7 +119,7 @@ class Nursery:
         }
         self._log = (self.folder / "zygote.log").open("wb")
         self._zygote = subprocess.Popen(
-            [sys.executable, "-m", "disagg.engine.zygote", str(self.path)],
+            [sys.executable, "-m", "disagg.process.zygote", str(self.path)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._log,

@@ -12,7 +12,7 @@ from deployment import Deployment
 from hosts import Host, leg, nursery
 from streams import wait_until
 
-from disagg.registry.records import Role
+from disagg.roles import Role
 
 KINDS = ("dsv3", "qwen3moe")
 EXPERTS_APART = {"tp_size": 2, "ep_size": 2}

@@ -10,7 +10,7 @@ from pathlib import Path
 from disagg.cluster.controller import Controller
 from disagg.cluster.serve import ray_and_janitor
 from disagg.cluster.supervisor import Setting
-from disagg.config.load import load_config
+from disagg.load import load_config
 
 
 async def main() -> None:

@@ -15,7 +15,7 @@ import pytest
 from deployment import Deployment, serving
 from streams import Stream, kv_tokens_used, wait_until
 
-from disagg.engine.beats import Beat, read_beats
+from disagg.sglang.heartbeat import Beat, read_beats
 
 FREE_S = 60.0  # after the end of the chunk or step that ran when the client left; under 1 s on an idle machine
 CHUNK_TOKENS = 256  # in configs/local-cpu.yaml

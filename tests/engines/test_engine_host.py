@@ -15,10 +15,10 @@ from hosts import ADDRESS, BUSY_S, Host, LegLog, Nursery, fresh_prompt, leg, nur
 
 from benchmarks.random_requests import random_bodies
 from disagg.errors import BadRequest, LegLost
-from disagg.frontend.sampling import sampling_of
 from disagg.plane import messages as m
 from disagg.plane.client import PlaneClient
-from disagg.registry.records import Role
+from disagg.roles import Role
+from disagg.sampling import sampling_of
 
 FREE_S = BUSY_S  # from a leg's end to the engine's own word that its KV is free: under a second, on an idle machine
 HANG_S = 5.0  # a loop that does not come round for so long is taken for hung, unless it computes

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from deployment import Traces, assert_nothing_left, end, launch, serving
 
-from disagg.cluster.free_port import free_port
+from disagg.cluster.ports import free_port
 
 
 def test_sigterm(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ import pytest
 from hosts import ADDRESS, Host, Nursery, fresh_prompt, leg, nursery
 
 from disagg.plane import messages as m
-from disagg.registry.records import Role
+from disagg.roles import Role
 
 DEAD_S = 60.0
 HUNG_S = 3.0

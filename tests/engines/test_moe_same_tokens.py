@@ -30,7 +30,7 @@ from moe import (
 from streams import wait_until
 
 from disagg.models.tiny import make_tiny
-from transfer.faults import HELD, SLOW_VARIABLE
+from disagg.sglang.plugins.faults import HELD, SLOW_VARIABLE
 
 NAME = "tiny"
 WHOLE_S = 120.0

@@ -14,7 +14,7 @@ from moe import ATTENTION_APART, PAGE, Asked, prompt
 from disagg.models.tiny import make_tiny
 from disagg.plane import messages as m
 from disagg.plane.client import PlaneClient
-from disagg.registry.records import Role
+from disagg.roles import Role
 
 ASKED: list[Asked] = [(prompt(tokens, 200 + tokens), 16) for tokens in (16, 33, 300)]
 END_S = 60.0

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from disagg.config import parse_config, resolve
-from disagg.config.cluster_shape import parse_shape
-from disagg.config.placement import place
-from disagg.config.plan import EnginePlan, Plan
+from disagg.load import parse_config
+from disagg.planning.cluster_shape import parse_shape
+from disagg.planning.placement import place
+from disagg.planning.plan import EnginePlan, Plan, resolve
 from tests.recipes.catalogue import plan_of
 from tests.recipes.test_recipes_find_their_places import FIT_32_GPUS
 

@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from deployment import Deployment, serving
 
-from disagg.engine.cpu.paths import standin_paths
+from disagg.cpu_profile.paths import standin_paths
 from disagg.models.resolve import resolve_model
 
 NEW_TOKENS = 64

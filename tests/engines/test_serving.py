@@ -24,7 +24,7 @@ from streams import Stream
 
 from benchmarks.random_requests import Result, campaign, send
 from disagg.cluster.actors import log_folder, run_folder
-from disagg.frontend.sampling import FIELDS, SamplingField
+from disagg.sampling import FIELDS, SamplingField
 
 QUESTION = "Explain why Roger Federer is considered one of the greatest tennis players of all time"
 ANSWER = "Roger Federer is considered one of the greatest tennis players of all time. He is a legendary"

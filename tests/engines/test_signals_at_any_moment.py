@@ -21,8 +21,8 @@ import httpx
 import pytest
 from programs import LIMIT_S, Program, disagg, groups, signal_each
 
-from disagg.cluster.free_port import free_port
-from disagg.engine import warden
+from disagg.cluster.ports import free_port
+from disagg.process import reaper as warden
 
 MARK = "DISAGG_TEST_OF_SIGNALS"
 START_S = 200.0  # on a busy machine

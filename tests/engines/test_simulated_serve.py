@@ -13,7 +13,7 @@ from deployment import serving
 from streams import Stream, wait_until
 
 from disagg.models import cache_folder
-from disagg.simulation.tokens import answer
+from disagg.simulated_engine.tokens import answer
 
 
 def test_it_serves_survives_and_says_that_it_is_simulated() -> None:

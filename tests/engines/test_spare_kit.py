@@ -24,15 +24,15 @@ from moe import ATTENTION_APART, PAGE
 from disagg.cluster.actors import EngineActor, PortBlocks
 from disagg.cluster.janitor import Search
 from disagg.config.schema import Deadlines
-from disagg.config.sglang_releases import number_of
-from disagg.engine.arguments import Ports, engine_arguments, engine_environment
-from disagg.engine.children import PRELAUNCHED_SINCE
-from disagg.engine.cpu.paths import standin_environment
-from disagg.engine.spec import DEPLOYMENT_VARIABLE, SECRET_VARIABLE, HostSpec, encode_spec
+from disagg.cpu_profile.paths import standin_environment
+from disagg.host_spec import DEPLOYMENT_VARIABLE, SECRET_VARIABLE, HostSpec, encode_spec
 from disagg.models.resolve import resolve_model
 from disagg.models.tiny import make_tiny
 from disagg.plane.client import PlaneClient
-from disagg.registry.records import Role
+from disagg.roles import Role
+from disagg.sglang.arguments import Ports, engine_arguments, engine_environment
+from disagg.sglang.children import PRELAUNCHED_SINCE
+from disagg.sglang.releases import number_of
 
 # An actor does not wait for its wardens: they end after it.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
@@ -215,7 +215,7 @@ def test_a_deployments_engine_comes_back_from_its_kit() -> None:
 
         def kit() -> list[psutil.Process]:
             actor = psutil.Process(deployment.engine("decode-0")["pids"]["actor"])
-            return [p for p in actor.children(True) if "disagg.engine.spare" in p.cmdline()]
+            return [p for p in actor.children(True) if "disagg.process.standby_host" in p.cmdline()]
 
         first = deployment.complete("The capital of France is", max_tokens=4)["choices"][0]["text"]
         deployment.wait_until(kit, 60)

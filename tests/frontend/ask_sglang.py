@@ -10,8 +10,8 @@ from pathlib import Path
 from sglang.srt.parser.jinja_template_utils import detect_jinja_template_content_format
 from sglang.srt.utils.hf_transformers_utils import get_tokenizer
 
-from disagg.engine.tokenizer_check import first_difference
-from disagg.frontend.tokenizer_files import load_tokenizer
+from disagg.process.tokenizer_check import first_difference
+from disagg.tokenizer.tokenizer_files import load_tokenizer
 
 asked = json.load(sys.stdin)
 answers = []

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from disagg.frontend.tokenizer import Codec, load_codec
+from disagg.tokenizer.codec import Codec, load_codec
 
 sys.path.insert(0, str(Path(__file__).parent))  # tests share scripted.py; they are not a package
 

@@ -15,7 +15,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
 from disagg.coordinator.request import Piece, Request
 from disagg.frontend.app import Frontend
-from disagg.frontend.tokenizer import Codec
+from disagg.tokenizer.codec import Codec
 
 MODEL = "scripted"
 CONTEXT = 512

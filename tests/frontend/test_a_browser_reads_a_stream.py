@@ -15,7 +15,7 @@ from scripted import MODEL, ScriptedBackend, says, serving
 
 from disagg.frontend.keys import Keys
 from disagg.frontend.origins import Origins
-from disagg.frontend.tokenizer import Codec
+from disagg.tokenizer.codec import Codec
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 START_S = 120.0  # of a browser, on a busy machine

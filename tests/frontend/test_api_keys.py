@@ -10,7 +10,7 @@ from scripted import Answer, ScriptedBackend, ask, exchange, hangs, http_request
 
 from disagg.frontend.app import Frontend
 from disagg.frontend.keys import Keys
-from disagg.frontend.tokenizer import Codec
+from disagg.tokenizer.codec import Codec
 
 FIRST, SECOND, ADMIN = "first-key-0123456789", "second-key-0123456789", "admin-key-0123456789"
 CLIENTS_ALONE, BOTH, ADMINS_ALONE = Keys([FIRST, SECOND]), Keys([FIRST, SECOND], [ADMIN]), Keys([], [ADMIN])

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from scripted import CONTEXT, ScriptedBackend, ask, exchange, http_request, says, serving
 
-from disagg.frontend.tokenizer import Codec
+from disagg.tokenizer.codec import Codec
 
 CHAT, TEXT = "/v1/chat/completions", "/v1/completions"
 

@@ -9,7 +9,7 @@ import zlib
 import pytest
 from scripted import MODEL, ScriptedBackend, exchange, http_request, says, serving
 
-from disagg.frontend.tokenizer import Codec
+from disagg.tokenizer.codec import Codec
 
 CHAT = "/v1/chat/completions"
 GOOD = json.dumps({"model": MODEL, "messages": [{"role": "user", "content": "Hi"}]}).encode()

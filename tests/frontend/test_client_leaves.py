@@ -13,7 +13,7 @@ from scripted import MODEL, ScriptedBackend, ask, exchange, hangs, http_request,
 from disagg.coordinator.request import Piece, Request
 from disagg.frontend.http1 import Limits
 from disagg.frontend.reading import SHORT_BYTES
-from disagg.frontend.tokenizer import Codec
+from disagg.tokenizer.codec import Codec
 
 
 @pytest.mark.parametrize("stream", [True, False], ids=["stream", "whole"])

@@ -12,7 +12,7 @@ from typer.testing import CliRunner, Result
 from disagg.cli.app import app
 from disagg.errors import StartError
 from disagg.frontend.keys import Keys
-from disagg.frontend.tokenizer import Codec
+from disagg.tokenizer.codec import Codec
 
 KEY, ADMIN = "first-key-0123456789", "admin-key-0123456789"
 KEYS = Keys([KEY], [ADMIN])

@@ -9,7 +9,7 @@ from scripted import ScriptedBackend, ask, exchange, says, serving
 
 from disagg.coordinator.request import Request
 from disagg.frontend.parameters import same
-from disagg.frontend.tokenizer import Codec
+from disagg.tokenizer.codec import Codec
 
 CHAT, TEXT = "/v1/chat/completions", "/v1/completions"
 
@@ -127,7 +127,7 @@ async def test_special_tokens_are_put_around_only_where_asked(codec: Codec, monk
         seen.append(special_tokens)
         return [1]
 
-    monkeypatch.setattr("disagg.frontend.encoder.Encoder.encode", encode)
+    monkeypatch.setattr("disagg.tokenizer.encoder.Encoder.encode", encode)
     async with serving(ScriptedBackend(says("x")), codec) as frontend:
         for path in (CHAT, TEXT):
             for fields in ({}, {"add_special_tokens": True}, {"add_special_tokens": False}):

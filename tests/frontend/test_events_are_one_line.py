@@ -10,7 +10,7 @@ from scripted import MODEL, ScriptedBackend, ask, exchange, fails, http_request,
 
 from disagg.errors import LegLost
 from disagg.frontend.answers import encode
-from disagg.frontend.tokenizer import Codec
+from disagg.tokenizer.codec import Codec
 
 ENDS = "\n\r\x0b\x0c\x1c\x1d\x1e\x85\u2028\u2029"  # all that str.splitlines ends a line at
 TEXTS = ["a\u2028b", "\u2029", "\x85x", ENDS, "\u2028\u2029\x85" * 3, "é\u2027\u202a\x84\x86 ok", "\\u2028"]

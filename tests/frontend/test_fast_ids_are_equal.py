@@ -13,9 +13,9 @@ import pytest
 from scripted import make_model_folder
 from tokenizers import Tokenizer, models
 
-from disagg.frontend import encoder as encoder_module
-from disagg.frontend.encoder import Encoder, sample
 from disagg.models.catalogue import model_folder
+from disagg.tokenizer import encoder as encoder_module
+from disagg.tokenizer.encoder import Encoder, sample
 
 FILES, RANDOM_TEXTS = 300, 1000
 

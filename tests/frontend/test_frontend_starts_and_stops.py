@@ -14,13 +14,13 @@ import msgspec
 import pytest
 from scripted import ScriptedBackend, ask, exchange, hangs, http_request, make_model_folder, says, serving, until
 
-from disagg.cluster.frontend_process import FrontendSpec
 from disagg.coordinator.coordinator import Limits
-from disagg.engine.spec import SECRET_VARIABLE
 from disagg.errors import StartError
 from disagg.frontend.app import Frontend
 from disagg.frontend.server import listen
-from disagg.frontend.tokenizer import Codec, load_codec
+from disagg.frontend.spec import FrontendSpec
+from disagg.host_spec import SECRET_VARIABLE
+from disagg.tokenizer.codec import Codec, load_codec
 
 
 async def test_a_port_in_use_is_told(codec: Codec) -> None:

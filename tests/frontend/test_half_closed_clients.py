@@ -13,7 +13,7 @@ import uvloop
 from scripted import MODEL, ScriptedBackend, ask, exchange, hangs, http_request, says, serving, until
 
 from disagg.coordinator.request import Piece, Request
-from disagg.frontend.tokenizer import Codec
+from disagg.tokenizer.codec import Codec
 
 
 def old(stream: bool) -> bytes:

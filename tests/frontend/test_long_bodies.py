@@ -16,7 +16,7 @@ from disagg.errors import BadRequest, Overloaded
 from disagg.frontend import readers
 from disagg.frontend.readers import READERS_MAX, Readers
 from disagg.frontend.reading import SHORT_BRACES, SHORT_BYTES, SHORT_BYTES_SLOW, is_short, read
-from disagg.frontend.tokenizer import Codec
+from disagg.tokenizer.codec import Codec
 
 CHAT, TEXT = "/v1/chat/completions", "/v1/completions"
 LONG = {"metadata": {"a": "b" * SHORT_BYTES}}  # ignored, and not short

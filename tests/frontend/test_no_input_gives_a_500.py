@@ -18,7 +18,7 @@ from scripted import MODEL, ScriptedBackend, ask, exchange, says, serving
 
 from disagg.frontend.keys import Keys
 from disagg.frontend.origins import Origins
-from disagg.frontend.tokenizer import Codec
+from disagg.tokenizer.codec import Codec
 
 REQUESTS = int(os.environ.get("DISAGG_FUZZ_REQUESTS", "600"))
 SEED = int(os.environ.get("DISAGG_FUZZ_SEED", "14"))

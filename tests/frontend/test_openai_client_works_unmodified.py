@@ -9,7 +9,7 @@ import pytest
 from scripted import MODEL, ScriptedBackend, hangs, says, serving
 
 from disagg.errors import Overloaded
-from disagg.frontend.tokenizer import Codec
+from disagg.tokenizer.codec import Codec
 
 
 @pytest.fixture

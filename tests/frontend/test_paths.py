@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from scripted import ScriptedBackend, ask, exchange, http_request, says, serving
 
-from disagg.frontend.tokenizer import Codec
+from disagg.tokenizer.codec import Codec
 
 CHAT, TEXT, MODELS = "/v1/chat/completions", "/v1/completions", "/v1/models"
 

@@ -14,15 +14,15 @@ from test_templates_show_every_word import SOURCES
 from tokenizer_table import NAMES, TEXTS, made, write_table
 from tokenizers import normalizers
 
-from disagg.engine import tokenizer_check
-from disagg.engine.cpu.paths import standin_environment
-from disagg.engine.tokenizer_check import check_tokenizer
+from disagg.cpu_profile.paths import standin_environment
 from disagg.errors import StartError
-from disagg.frontend.content_format import loops_over_parts
-from disagg.frontend.encoder import Encoder
-from disagg.frontend.template import environment
-from disagg.frontend.tokenizer_files import load_tokenizer
 from disagg.models.catalogue import model_folder
+from disagg.process import tokenizer_check
+from disagg.process.tokenizer_check import check_tokenizer
+from disagg.tokenizer.content_format import loops_over_parts
+from disagg.tokenizer.encoder import Encoder
+from disagg.tokenizer.template import environment
+from disagg.tokenizer.tokenizer_files import load_tokenizer
 
 HERE = Path(__file__).parent
 LIMIT_S = 1500  # an import of SGLang and some 250 tokenizers: 20 s, but not on a machine that does much else

@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 from scripted import make_model_folder
 
-from disagg.engine.cpu.paths import standin_environment
+from disagg.cpu_profile.paths import standin_environment
 from disagg.errors import BadRequest
-from disagg.frontend.template import ChatTemplate
-from disagg.frontend.tokenizer import load_codec
 from disagg.models.catalogue import model_folder
+from disagg.tokenizer.codec import load_codec
+from disagg.tokenizer.template import ChatTemplate
 
 pytestmark = pytest.mark.slow
 ASK = """

@@ -13,8 +13,8 @@ from scripted import make_model_folder
 
 from disagg.errors import BadRequest, StartError
 from disagg.frontend.asked import parse_completion
-from disagg.frontend.sampling import FIELDS, FLOAT32_LEAST, NAMES, TOP_K_MAX, SamplingField, defaults_of
-from disagg.frontend.tokenizer import load_codec
+from disagg.sampling import FIELDS, FLOAT32_LEAST, NAMES, TOP_K_MAX, SamplingField, defaults_of
+from disagg.tokenizer.codec import load_codec
 
 LARGEST_LOGIT = 65504.0  # of a 16-bit float
 LONGEST_OUTPUT = 1 << 20  # tokens of a context
@@ -78,7 +78,7 @@ def test_what_is_no_number_of_any_size_is_refused(field: SamplingField, value: s
 
 
 def test_no_pair_of_ends_gives_inf_or_nan() -> None:
-    """SGLang's steps (see disagg/frontend/sampling.py), in float32, on the largest logits there are."""
+    """SGLang's steps (see disagg/sampling.py), in float32, on the largest logits there are."""
     of_logits = [field for field in FIELDS if field.name.endswith("penalty") or field.name == "temperature"]
     logits = numpy.array([LARGEST_LOGIT, 1.0, 0.0, -1.0, -LARGEST_LOGIT], dtype=numpy.float32)
     neutral = {"temperature": 1.0, "repetition_penalty": 1.0, "frequency_penalty": 0.0, "presence_penalty": 0.0}

@@ -11,7 +11,7 @@ import pytest
 from scripted import ScriptedBackend, ask, exchange, serving, until
 
 from disagg.coordinator.request import Output, Piece, Request
-from disagg.frontend.tokenizer import Codec
+from disagg.tokenizer.codec import Codec
 
 
 async def output_of(request: Request) -> Output:

@@ -15,7 +15,7 @@ import uvloop
 from scripted import Answer, ScriptedBackend, ask, exchange, fails, http_request, says, serving
 
 from disagg.errors import LegLost, NoReadyPair
-from disagg.frontend.tokenizer import Codec
+from disagg.tokenizer.codec import Codec
 
 GOLDEN = Path(__file__).parent / "golden"
 CREATED = re.compile(rb'"created":\d+')

@@ -10,10 +10,10 @@ import pytest
 from scripted import TEMPLATE, make_model_folder
 
 from disagg.errors import BadRequest, StartError
-from disagg.frontend.template import ChatTemplate
-from disagg.frontend.template_files import load_template
-from disagg.frontend.tokenizer import load_codec
 from disagg.models.text_files import LFS_START
+from disagg.tokenizer.codec import load_codec
+from disagg.tokenizer.template import ChatTemplate
+from disagg.tokenizer.template_files import load_template
 
 EACH = "{% for message in messages %}<{{ message.role }}>"
 END = "{% endfor %}"

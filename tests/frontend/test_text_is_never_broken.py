@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from scripted import make_model_folder
 from tokenizers import Tokenizer, decoders, models
 
-from disagg.frontend.text import UNFINISHED_IDS_MAX, Texts, TextStream
-from disagg.frontend.tokenizer import Codec, load_codec
 from disagg.models.catalogue import model_folder
+from disagg.tokenizer.codec import Codec, load_codec
+from disagg.tokenizer.text import UNFINISHED_IDS_MAX, Texts, TextStream
 
 PROSE = st.text(st.sampled_from("ab \n\u00e9\u20ac\U0001f3be\U0001f468\u200d\U0001f469\ufffd"), max_size=40)
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from disagg.errors import BadRequest
-from disagg.frontend.template import ChatTemplate
+from disagg.tokenizer.template import ChatTemplate
 
 HI = [{"role": "user", "content": "hi"}]
 SHOWN = "{% for message in messages %}{{ message.content }}{% endfor %}"

@@ -11,7 +11,7 @@ from disagg.errors import LegLost
 from disagg.frontend.app import Frontend
 from disagg.frontend.keys import Keys
 from disagg.frontend.origins import Origins
-from disagg.frontend.tokenizer import Codec
+from disagg.tokenizer.codec import Codec
 
 PAGE, OTHER = "https://chat.example.org", "https://other.example.org"
 CHAT = "/v1/chat/completions"

@@ -13,7 +13,7 @@ from scripted import ScriptedBackend, ask, exchange, hangs, http_request, says, 
 from disagg.frontend.exchange import Exchange
 from disagg.frontend.here import host_of, is_loopback, why_not_here
 from disagg.frontend.keys import Keys
-from disagg.frontend.tokenizer import Codec
+from disagg.tokenizer.codec import Codec
 
 KEY, ADMIN = "first-key-0123456789", "admin-key-0123456789"
 DRAIN = "/disagg/engines/prefill-0/drain"

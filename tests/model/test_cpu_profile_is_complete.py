@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from disagg.config.shipped import find_config, shipped_names
-from disagg.engine.cpu import profile
+from disagg.config.find import find_config, shipped_names
+from disagg.cpu_profile import profile
 from disagg.errors import ConfigError, StartError
 
 

@@ -15,7 +15,7 @@ from cluster import Cluster, cluster  # noqa: E402
 from moe import FOUR_PAIRS, aggregated_answers  # noqa: E402
 
 from disagg.models.tiny import make_tiny  # noqa: E402
-from transfer.faults import SLOW_VARIABLE  # noqa: E402
+from disagg.sglang.plugins.faults import SLOW_VARIABLE  # noqa: E402
 
 LIMIT_S = 600
 

@@ -19,7 +19,7 @@ from deployment import Deployment
 from moe import FOUR_PAIRS, answer, way_of
 from streams import wait_until
 
-from transfer.faults import HELD
+from disagg.sglang.plugins.faults import HELD
 
 CONFIG = Path(__file__).parents[2] / "configs" / "deepseek-tiny-2nodes.yaml"
 DOWN_S = 5.0  # from what happened until nothing is left of the engine, on either node

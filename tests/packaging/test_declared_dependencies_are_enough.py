@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from disagg.cluster.free_port import free_port
+from disagg.cluster.ports import free_port
 from disagg.models.catalogue import cache_folder
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
@@ -100,7 +100,7 @@ def test_a_command_that_needs_one_says_so(words: str, status: int, said: str, ru
 
 
 def test_what_ships_is_found_and_read_where_it_lies(declared: Path, run: Run) -> None:
-    said = run("python", "-c", "from disagg.config.shipped import find_config; print(find_config('local-cpu'))").stdout
+    said = run("python", "-c", "from disagg.config.find import find_config; print(find_config('local-cpu'))").stdout
     assert said.startswith(str(declared)), said
     assert said.strip().endswith("disagg/_configs/local-cpu.yaml")
 

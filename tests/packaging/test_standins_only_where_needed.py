@@ -7,7 +7,7 @@ from types import ModuleType
 
 import pytest
 
-from disagg.engine.cpu import paths
+from disagg.cpu_profile import paths
 
 Install = Callable[..., None]
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from disagg.engine.cpu import profile
+from disagg.cpu_profile import profile
 
 ROOT = Path(__file__).resolve().parents[2]
 pytestmark = pytest.mark.slow

@@ -7,12 +7,12 @@ import time
 
 import pytest
 
-from disagg.engine.stub import FACTS, StubEngine
 from disagg.errors import LegLost
 from disagg.plane import framing
 from disagg.plane import messages as m
 from disagg.plane.client import PlaneClient
 from disagg.plane.server import PlaneServer
+from disagg.process.stub import FACTS, StubEngine
 
 SECRET = b"right" * 8
 

@@ -12,11 +12,11 @@ from typing import Any
 
 import yaml
 
-from disagg.config import parse_config, resolve
-from disagg.config.cluster_shape import ClusterShape, Nic, parse_shape
-from disagg.config.gpu_kinds import GPU_KINDS
-from disagg.config.plan import Plan, device_of
+from disagg.load import parse_config
 from disagg.models.facts import ModelFacts, find_facts
+from disagg.planning.cluster_shape import ClusterShape, Nic, parse_shape
+from disagg.planning.gpu_kinds import GPU_KINDS
+from disagg.planning.plan import Plan, device_of, resolve
 from disagg.preflight import MeasuredLane, ModelFiles, NodeFacts
 from disagg.preflight.nodes import described
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from disagg.config import load_config, resolve
-from disagg.config.load import parse_config
-from disagg.config.shipped import shipped_folder, shipped_names
-from disagg.preflight.doors import subject_of
+from disagg.config.find import shipped_folder, shipped_names
+from disagg.load import load_config, parse_config
+from disagg.planning.plan import resolve
+from disagg.preflight.api import subject_of
 from disagg.preflight.graph_rules import graph_warnings
 from tests.preflight.mistakes import Mistake, model_of
 

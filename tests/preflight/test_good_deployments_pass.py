@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from disagg.config import parse_config, resolve
+from disagg.load import parse_config
+from disagg.planning.plan import resolve
 from disagg.preflight import check
 from tests.preflight.mistakes import Mistake
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from disagg.config.cluster_shape import UNLIMITED
-from disagg.preflight.look import look
+from disagg.cluster.node_inspect import look
+from disagg.planning.cluster_shape import UNLIMITED
 
 # nvidia-smi 580.159.04 on two NVIDIA H100 80GB HBM3 of one host; shortened.
 H100 = "NVIDIA H100 80GB HBM3, 81559, 9.0, 580.159.04"
@@ -83,7 +83,7 @@ def test_a_process_with_ipc_lock_is_not_held_to_the_limit(
     capabilities: str, lockable: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "status").write_text(f"Name:\tlook\nCapEff:\t{capabilities}\n")
-    monkeypatch.setattr("disagg.preflight.look.OWN_STATUS", tmp_path / "status")
+    monkeypatch.setattr("disagg.cluster.node_inspect.OWN_STATUS", tmp_path / "status")
     monkeypatch.setattr("resource.getrlimit", lambda _: (65536, 65536))
     assert look("a", 2, 0).shape.memlock_bytes == lockable
 

@@ -13,7 +13,7 @@ BY_NAME = pytest.mark.parametrize("mistake", PLANTED, ids=lambda mistake: mistak
 def refused(mistake: Mistake, monkeypatch: pytest.MonkeyPatch, without: str = "") -> list[Problem]:
     """As `disagg check` and `disagg serve` do it: the file's text, then the plan on its nodes."""
     rules = tuple(rule for rule in RULES if rule.name != without)
-    monkeypatch.setattr("disagg.preflight.doors.RULES", rules)
+    monkeypatch.setattr("disagg.preflight.api.RULES", rules)
     try:
         plan = mistake.plan()
     except ConfigError as error:

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from disagg.config import parse_config, resolve
-from disagg.config.plan import Plan
 from disagg.errors import ConfigError
+from disagg.load import parse_config
 from disagg.models.resolve import resolve_model
+from disagg.planning.plan import Plan, resolve
 from disagg.preflight.routes import Place, Route
 
 pytestmark = [pytest.mark.engine, pytest.mark.nodes]
@@ -44,7 +44,7 @@ def plan(*sets: str) -> Plan:
 
 @pytest.mark.usefixtures("ray_of_two_nodes")
 def test_a_good_deployment_passes_and_the_lanes_between_its_nodes_are_measured() -> None:
-    from disagg.preflight import probe
+    from disagg.cluster import cluster_inspect as probe
 
     folder = str(resolve_model("smollm2"))
 
@@ -71,7 +71,7 @@ def test_a_good_deployment_passes_and_the_lanes_between_its_nodes_are_measured()
 
 @pytest.mark.usefixtures("ray_of_two_nodes")
 def test_what_the_nodes_lack_is_refused(tmp_path: Path) -> None:
-    from disagg.preflight import probe
+    from disagg.cluster import cluster_inspect as probe
 
     async def look() -> None:
         with pytest.raises(ConfigError) as refused:

@@ -7,10 +7,12 @@ from typing import Any
 
 import pytest
 
-from disagg.config import parse_config, resolve
-from disagg.config.cluster_shape import parse_shape
-from disagg.config.placement import place
-from disagg.preflight import NodeFacts, probe
+from disagg.cluster import cluster_inspect as probe
+from disagg.load import parse_config
+from disagg.planning.cluster_shape import parse_shape
+from disagg.planning.placement import place
+from disagg.planning.plan import resolve
+from disagg.preflight import NodeFacts
 from disagg.preflight.nodes import MeasuredLane, described
 from disagg.preflight.routes import ROUTES_MAX, Place, Route, routes
 

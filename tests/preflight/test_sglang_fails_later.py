@@ -14,12 +14,12 @@ from typing import Any
 
 import pytest
 
-from disagg.config.pages import PAGES_OF_BACKENDS, real_page_size
-from disagg.config.plan import Plan
-from disagg.engine.arguments import Ports
-from disagg.engine.cpu.paths import standin_environment
-from disagg.preflight.doors import subject_of
-from disagg.registry.records import Role
+from disagg.cpu_profile.paths import standin_environment
+from disagg.planning.kv_pages import PAGES_OF_BACKENDS, real_page_size
+from disagg.planning.plan import Plan
+from disagg.preflight.api import subject_of
+from disagg.roles import Role
+from disagg.sglang.arguments import Ports
 from tests.preflight.mistakes import BASES, Mistake, planted
 
 pytestmark = pytest.mark.engine
@@ -87,7 +87,7 @@ def answers(tmp_path_factory: pytest.TempPathFactory) -> Answers:
     """Of SGLang, all in one process: by mistake, and by base and role for what has no mistake."""
     folder = tmp_path_factory.mktemp("models")
     patch = pytest.MonkeyPatch()
-    patch.setattr("disagg.preflight.doors.RULES", ())
+    patch.setattr("disagg.preflight.api.RULES", ())
     try:
         questions = dict(_questions(folder))
     finally:

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from disagg.config import load_config, resolve
-from disagg.config.cluster_shape import load_shape
-from disagg.config.shipped import shipped_folder, shipped_names
+from disagg.config.find import shipped_folder, shipped_names
+from disagg.load import load_config
 from disagg.models.facts import find_facts
+from disagg.planning.cluster_shape import load_shape
+from disagg.planning.plan import resolve
 from disagg.preflight import check
 
 CLUSTER = re.compile(r"--assume-cluster configs/clusters/(\S+)")

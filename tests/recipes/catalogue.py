@@ -9,10 +9,10 @@ from typing import Any
 
 import yaml
 
-from disagg.config.cluster_shape import ClusterShape, load_shape
-from disagg.config.load import load_config
-from disagg.config.plan import Plan, device_of, resolve
-from disagg.config.shipped import shipped_folder
+from disagg.config.find import shipped_folder
+from disagg.load import load_config
+from disagg.planning.cluster_shape import ClusterShape, load_shape
+from disagg.planning.plan import Plan, device_of, resolve
 
 CONFIGS = shipped_folder()
 PUBLISHED = Path(__file__).parent / "published"

@@ -7,10 +7,10 @@ from collections import Counter
 import pytest
 
 from disagg.cli.check import look_at, problems_of
-from disagg.config.cluster_shape import ClusterShape
-from disagg.config.placement import place
-from disagg.config.plan import Plan
-from disagg.config.server_args import installed_server_args
+from disagg.planning.cluster_shape import ClusterShape
+from disagg.planning.placement import place
+from disagg.planning.plan import Plan
+from disagg.sglang.server_args import installed_server_args
 from tests.recipes.catalogue import CLUSTERS, CONFIGS, RECIPES, cluster, cluster_of, plan_of
 
 GENERIC = "4x8-h200.yaml"

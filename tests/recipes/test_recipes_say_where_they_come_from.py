@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from disagg.config.load import load_config
+from disagg.load import load_config
 from tests.recipes.catalogue import CLUSTERS, CONFIGS, RECIPES, WITH_PUBLISHED, header_of, text_of
 from tests.recipes.test_recipes_equal_what_was_published import ENV_LEFT_OUT, LEFT_OUT
 

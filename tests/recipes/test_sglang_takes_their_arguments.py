@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 
-from disagg.config.sglang_releases import RELEASES
-from disagg.engine.arguments import Ports, member_arguments
-from disagg.engine.cpu.paths import standin_environment
+from disagg.cpu_profile.paths import standin_environment
 from disagg.models.published import published
+from disagg.sglang.arguments import Ports, member_arguments
+from disagg.sglang.releases import RELEASES
 from tests.config.sglang_asked import misread
 from tests.config.sglang_parser import parser_of
 from tests.recipes.catalogue import RECIPES, plan_of

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from random import Random
 from typing import Any
 
-from disagg.engine.interface import BootstrapPoint, Leg
-from disagg.registry.records import Role
-from disagg.simulation.engine import Model, SimulatedEngine
+from disagg.plane.engine import BootstrapPoint, Leg
+from disagg.roles import Role
+from disagg.simulated_engine.engine import Model, SimulatedEngine
 from disagg.simulation.loop import VirtualLoop
 from disagg.simulation.network import SimNetwork
 

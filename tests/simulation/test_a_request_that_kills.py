@@ -12,10 +12,10 @@ import pytest
 from disagg.coordinator.phases import Phase
 from disagg.coordinator.suspects import PROVEN_TOKENS
 from disagg.errors import SuspectedPoison
-from disagg.registry.records import Role
+from disagg.roles import Role
+from disagg.simulated_engine.poison import Poison
+from disagg.simulated_engine.tokens import answer
 from disagg.simulation.loop import VirtualLoop
-from disagg.simulation.poison import Poison
-from disagg.simulation.tokens import answer
 from disagg.simulation.world import SimulatedDeployment, Stream, with_limits
 
 PROMPT = [*range(1000, 1300)]

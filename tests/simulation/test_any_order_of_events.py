@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
 from disagg.coordinator.phases import LIVE, Phase
+from disagg.simulated_engine.tokens import answer
 from disagg.simulation.loop import VirtualLoop
-from disagg.simulation.tokens import answer
 from disagg.simulation.world import SimulatedDeployment, Stream, with_limits
 
 LIMITS = with_limits(

@@ -9,7 +9,7 @@ import asyncio
 
 import pytest
 
-from disagg.simulation.tokens import EOS, answer
+from disagg.simulated_engine.tokens import EOS, answer
 from tests.simulation.pair import CHUNK_S, PROMPT, TIMEOUT_S, SimulatedPair, on_a_pair
 
 WHOLE_PREFILL_S = 8 * CHUNK_S
@@ -411,7 +411,7 @@ def test_a_dropped_peer_is_connected_anew() -> None:
 
 def test_fake_canaries_reach_every_rank_without_the_other_engine() -> None:
     async def scenario(pair: SimulatedPair) -> None:
-        from disagg.engine.interface import BootstrapPoint, Leg
+        from disagg.plane.engine import BootstrapPoint, Leg
         from tests.simulation.pair import Sink
 
         for engine in (pair.prefill, pair.decode):

@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import time
 
-from disagg.registry.records import Role
-from disagg.simulation.engine import Model, SimulatedEngine
-from disagg.simulation.tokens import answer
+from disagg.roles import Role
+from disagg.simulated_engine.engine import Model, SimulatedEngine
+from disagg.simulated_engine.tokens import answer
 from prefill.bootstrap import ranks_are_registered
 from tests.simulation.pair import PROMPT, SimulatedPair, Sink
 
@@ -26,7 +26,7 @@ async def test_a_pair_meets_over_tcp_at_any_speed(unused_tcp_port: int) -> None:
     await asyncio.sleep(0.06)
     assert await ranks_are_registered(f"127.0.0.1:{unused_tcp_port}")
     pair = SimulatedPair(*engines, None)  # type: ignore[arg-type]
-    from disagg.engine.interface import BootstrapPoint, Leg
+    from disagg.plane.engine import BootstrapPoint, Leg
 
     sinks = [Sink(), Sink()]
     for engine, sink, tokens in zip(engines, sinks, (1, 40), strict=True):

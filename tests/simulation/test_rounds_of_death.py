@@ -7,9 +7,9 @@ import gc
 
 import pytest
 
-from disagg.registry.records import Role
+from disagg.roles import Role
+from disagg.simulated_engine.tokens import answer
 from disagg.simulation.loop import VirtualLoop
-from disagg.simulation.tokens import answer
 from disagg.simulation.world import SimulatedDeployment
 
 ROUNDS = 50

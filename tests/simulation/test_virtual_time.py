@@ -11,8 +11,8 @@ import pytest
 from disagg.errors import LegLost
 from disagg.plane.client import SILENT_S, PlaneClient
 from disagg.plane.server import PlaneServer
-from disagg.registry.records import Role
-from disagg.simulation.engine import Model, SimulatedEngine
+from disagg.roles import Role
+from disagg.simulated_engine.engine import Model, SimulatedEngine
 from disagg.simulation.loop import Stuck, VirtualLoop
 from disagg.simulation.network import SimNetwork
 

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from sglang.srt.mem_cache.allocator.paged import PagedTokenToKVPoolAllocator
 
-from disagg.engine.cpu import bridges
-from transfer import runs
+from disagg.sglang.plugins import cpu_bridges as bridges
+from disagg.sglang.plugins import kv_runs as runs
 
 PAGE = 16
 POOL_PAGES = 256

@@ -11,7 +11,7 @@ from typing import Any
 from sglang.srt.disaggregation.nixl.conn import NixlKVManager
 from sglang.srt.managers.scheduler import Scheduler
 
-from transfer import hooks
+from disagg.sglang.plugins import transfer as hooks
 
 AGENT = "decode-0#1/no identity/agent"
 saw: list[str] = []

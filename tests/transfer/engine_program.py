@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from disagg.engine.cpu.paths import standin_environment
+from disagg.cpu_profile.paths import standin_environment
 
 
 def last_line_of(program: str) -> Any:

@@ -143,8 +143,8 @@ def test_tcp_on_one_machine_is_said_loudly(bench: Bench, tmp_path: Path) -> None
 def test_between_two_nodes_of_a_cluster() -> None:
     from ray.cluster_utils import Cluster
 
+    from disagg.cluster.cluster_inspect import ends_on_cluster
     from disagg.errors import StartError
-    from disagg.preflight.probe import ends_on_cluster
     from transfer.measure import measure
 
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from transfer.hooks import _ranks_of
+from disagg.sglang.plugins.transfer import _ranks_of
 
 RANKS = SimpleNamespace(pp_rank=0, dp_rank=3)
 

@@ -16,7 +16,7 @@ sys.path.insert(0, str(Path(__file__).parent))  # tests share engine_program.py;
 from engine_program import last_line_of
 
 from benchmarks.fragmentation import Pages, Pool, asks, runs_of, wear
-from transfer.runs import in_order as in_order_of_torch
+from disagg.sglang.plugins.kv_runs import in_order as in_order_of_torch
 
 
 def in_order(free: Pages, count: int) -> Pages:

@@ -1,1 +1,0 @@
-"""Engines: what an actor hosts, forks, watches and asks for tokens."""

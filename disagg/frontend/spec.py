@@ -1,0 +1,33 @@
+"""What a frontend is told at its start, and its word when it listens.
+
+Way:   serve -> [FrontendSpec], one JSON line on the frontend's standard input -> disagg/frontend/main.py
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from disagg.coordinator.coordinator import Limits
+
+LISTENING = b"listening\n"
+
+
+class FrontendSpec(msgspec.Struct, frozen=True, kw_only=True):
+    registry: str  # host:port
+    host: str
+    port: int
+    body_limit_bytes: int
+    model_path: str
+    model_name: str
+    number: int
+    stop_s: float
+    limits: Limits
+    connections_max: int = 10_000
+    held_limit_bytes: int = 256 << 20  # of requests that have not come in whole
+    simulated: bool = False  # its engines are: every response says so
+    sampling_defaults: dict[str, float] = {}  # over the model's own
+    api_keys: tuple[str, ...] = ()  # keys travel on standard input alone
+    admin_keys: tuple[str, ...] = ()
+    open_metrics: bool = False
+    origins: tuple[str, ...] = ()  # of web pages that may read answers
+    origins_age_s: int = 0

@@ -1,0 +1,69 @@
+"""What one engine host needs to know to start; crosses from the actor to the warden as one JSON line."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import msgspec
+
+
+class Spare(msgspec.Struct, frozen=True):
+    """A process that waits for a target of `module`; `children`: those that it starts itself."""
+
+    module: str
+    children: tuple[Spare, ...] = ()
+
+
+class HostSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """The plane's secret is not in here: it travels in the environment (SECRET_VARIABLE)."""
+
+    engine_id: str
+    incarnation: int
+    role: str
+    arguments: dict[str, Any]  # of sglang.Engine
+    environment: dict[str, str]
+    plane_host: str
+    log_path: str
+    scratch: str  # a folder of this incarnation alone; removed at its end
+    fork: bool  # SGLang's children are forked (the host was forked from a zygote), not spawned
+    is_simulated: bool = False  # `arguments` are then those of disagg/simulated_engine/arguments.py
+    plane_port: int = 0  # 0: any that is free
+    # An engine over several nodes has a host on each. The first serves the plane; the others report to it.
+    member: int = 0
+    members: int = 1
+    first_plane: str = ""  # host:port of the first member's plane, for the others
+    asked_s: float = 0.0  # the node's monotonic clock when its actor was asked for this incarnation; 0: not told
+
+    @property
+    def life(self) -> str:
+        return f"{self.engine_id}#{self.incarnation}"
+
+    @property
+    def place(self) -> str:
+        """The life, and for an engine over several nodes which of its hosts this is."""
+        return f"{self.life}, node {self.member} of {self.members}" if self.members > 1 else self.life
+
+
+class KitSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """What a spare kit is made of: a host and its children before they know their engine (spare_warden.py)."""
+
+    environment: dict[str, str]  # as its HostSpec will say it
+    spares: tuple[Spare, ...]  # the host's children
+
+
+FOLLOWED = 70  # exit status of a host that ends because another host of its engine has
+SECRET_VARIABLE = "DISAGG_PLANE_SECRET"
+LIFE_VARIABLE = "DISAGG_ENGINE_LIFE"  # set in every process of an engine; the plugins act only where it is
+OFF_VARIABLE = "DISAGG_PLUGINS_OFF"  # parts of ours that the installed SGLang does not fit (plugins.py)
+DEPLOYMENT_VARIABLE = "DISAGG_DEPLOYMENT"  # set in every process of a deployment: what the janitor looks for
+
+encode_spec = msgspec.json.encode
+decode_spec = msgspec.json.Decoder(HostSpec).decode
+encode_kit = msgspec.json.encode
+decode_kit = msgspec.json.Decoder(KitSpec).decode
+
+
+def is_on(part: str) -> bool:
+    """Whether a plugin's part (touched.py) acts in this process."""
+    return part not in os.environ.get(OFF_VARIABLE, "").split(",")

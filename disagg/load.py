@@ -1,0 +1,119 @@
+"""The door of the configuration: a file and `--set`s in, a Deployment out, or every problem at once.
+
+Way:   [file -> tree -> what it extends -> overrides -> environment -> schema + rules + SGLang's arguments]
+       -> Deployment -> plan
+Fails: ConfigError. Nothing has been started, and SGLang and Ray are not imported
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from disagg.config.engine_arguments import as_meant, check_arguments
+from disagg.config.environment_values import fill_environment
+from disagg.config.extends import Layer, layers_of, merged, said_where
+from disagg.config.overrides import apply_sets
+from disagg.config.rules import check_rules, pool_texts
+from disagg.config.schema import Deployment, spelled
+from disagg.config.simulated import check_simulated
+from disagg.config.validation_errors import problems_of
+from disagg.config.yaml_text import read_file, read_tree
+from disagg.errors import ConfigError, Problem
+from disagg.preflight.api import check_text
+from disagg.sglang.server_args import installed_server_args
+
+
+def load_config(path: Path, sets: Sequence[str] = ()) -> Deployment:
+    """The deployment that the YAML file at `path` describes, with `sets` (path.to.key=value) on top."""
+    return parse_config(read_file(path), sets, source=str(path), file=path)
+
+
+def parse_config(
+    text: str, sets: Sequence[str] = (), source: str = "configuration", file: Path | None = None
+) -> Deployment:
+    """`file` is where `text` comes from: what it extends lies beside it, and it names the deployment."""
+    tree, layers, problems = _whole(text, sets, source, file)
+    if file is not None and tree.get("name") is None:
+        tree["name"] = _label(file.stem)
+    tree = _with_page_size(tree)
+    deployment, of_schema = _deployment(tree)
+    problems += of_schema
+    pools, is_simulated = pool_texts(tree), tree.get("device") == "simulated"
+    sglang = None if is_simulated else installed_server_args()
+    meant = as_meant(pools, sglang)
+    problems += check_rules(tree, meant)
+    problems += check_text(tree, meant)
+    problems += check_simulated(pools) if is_simulated else check_arguments(pools, sglang)[0]
+    if problems or deployment is None:
+        raise ConfigError(source, tuple(dict.fromkeys(said_where(problem, layers) for problem in problems)))
+    return deployment
+
+
+def shipped_text(path: Path, sets: Sequence[str] = ()) -> tuple[str, tuple[str, ...]]:
+    """The file's text and `sets`, such that they mean elsewhere what they mean here. As they are, where they need
+    nothing of this machine; else one tree, with what the file extends, the sets and the environment in it. Call it
+    with what load_config takes."""
+    text = read_file(path)
+    whole, _, _ = _whole(text, sets, str(path), path)
+    alone, _ = apply_sets(read_tree(text, str(path))[0], sets)
+    return (text, tuple(sets)) if whole == alone else (yaml.safe_dump(whole, sort_keys=False), ())
+
+
+def _whole(
+    text: str, sets: Sequence[str], source: str, file: Path | None
+) -> tuple[dict[str, Any], list[Layer], list[Problem]]:
+    """What is said, wherever it is said; the files it is of; what is wrong with them."""
+    tree, problems = read_tree(text, source)
+    if tree is None and not problems:
+        problems = [Problem(source, "is empty", "start from one of the shipped configs, such as local-cpu.yaml")]
+    elif tree is not None and not isinstance(tree, dict):
+        what = f"is a {type(tree).__name__}, not a mapping of keys"
+        problems.append(Problem(source, what, "start with `version: 1`"))
+    if not isinstance(tree, dict):
+        raise ConfigError(source, tuple(problems))
+    layers, of_chain = layers_of(tree, source, file)
+    if of_chain:  # what the rest would have said cannot be told from what is missing
+        raise ConfigError(source, (*problems, *of_chain))
+    tree, of_sets = apply_sets(merged(layers), sets)
+    tree, of_environment = fill_environment(tree, os.environ)
+    return tree, layers, [*problems, *of_sets, *of_environment]
+
+
+def _deployment(tree: dict[str, Any]) -> tuple[Deployment | None, list[Problem]]:
+    try:
+        return Deployment.from_tree(tree), []
+    except ValidationError as error:
+        return None, problems_of(error, tree)
+
+
+def _label(stem: str) -> str:
+    """A file's name as a deployment's."""
+    return re.sub("[^a-z0-9]+", "-", stem.lower()).strip("-")[:63].strip("-") or "disagg"
+
+
+def _with_page_size(tree: dict[str, Any]) -> dict[str, Any]:
+    """transfer.page_size in each pool that hands KV over and does not say it itself."""
+    transfer = tree.get("transfer")
+    size = transfer.get("page_size") if isinstance(transfer, dict) else None
+    if not isinstance(size, int) or isinstance(size, bool) or size < 1:
+        return tree
+    pools = {role: _each(tree[role], size) for role in ("prefill", "decode") if tree.get(role) is not None}
+    return tree | pools
+
+
+def _each(pools: Any, size: int) -> Any:
+    if isinstance(pools, list):
+        return [_each({} if pool is None else pool, size) for pool in pools]
+    engine = pools.get("engine") if isinstance(pools, dict) else None
+    if not isinstance(pools, dict) or not isinstance(engine, dict | None):
+        return pools
+    if "page_size" in map(spelled, engine or {}):
+        return pools
+    return pools | {"engine": {"page_size": size, **(engine or {})}}

@@ -1,0 +1,1 @@
+"""From a deployment to its engines: arguments, places, memory, lanes. Nothing is started."""

@@ -1,0 +1,177 @@
+"""A deployment resolved to engines: which there are, what each is given, and how it will be started.
+
+Way:   Deployment + device -> [Plan] -> cluster starts it; `disagg check` examines it
+Out:   engine ids that stay the same from start to start: prefill-0, prefill-1, decode-0, aggregated-0, counted
+       a role
+Fails: ConfigError when the device and the resources asked for exclude each other
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from disagg.config.door import Frontend
+from disagg.config.engine_arguments import check_arguments
+from disagg.config.rules import PoolText, gpus_fit
+from disagg.config.schema import Deadlines, Deployment, Model, Pool, Ray
+from disagg.errors import ConfigError
+from disagg.roles import Role
+from disagg.sglang.arguments import Ports, engine_arguments, engine_environment
+from disagg.sglang.server_args import installed_server_args
+from disagg.sglang.versions import emit
+from disagg.simulated_engine.arguments import simulated_arguments
+
+Device = Literal["cpu", "cuda", "simulated"]
+DECIDED_AT_START = (
+    "host",
+    "port",
+    "nccl_port",
+    "dist_init_addr",
+    "disaggregation_bootstrap_port",
+    "bootstrap_host",
+    "bootstrap_port",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class EnginePlan:
+    """One engine, whatever its incarnation. `engine` is what its pool says; `engine_arguments` completes it."""
+
+    id: str
+    role: Role
+    pool: str  # its pool's name, or role and index: prefill.0
+    pool_index: int
+    cpus: float  # on each node
+    gpus: float
+    nodes: int
+    ranks: int  # tp_size * pp_size, over all nodes
+    dp_ranks: int  # attention-data-parallel schedulers
+    engine: dict[str, Any]
+    env: dict[str, str]  # what the pool says
+    spare: bool = False  # processes are kept ready for its next incarnation
+    pace_ms: float | None = None  # of a decode engine (decode/pace.py)
+
+    def arguments(self, *, device: str, model_path: str, host: str, ports: Ports) -> dict[str, Any]:
+        """Keyword arguments of `sglang.Engine`, or of the simulated one, for one incarnation."""
+        if device == "simulated":
+            return simulated_arguments(self.role, self.engine, host=host, bootstrap_port=ports.bootstrap)
+        return engine_arguments(self.role, self.engine, device=device, model_path=model_path, host=host, ports=ports)
+
+    def environment(self, *, device: str, deadlines: Deadlines, cpu_count: int | None = None) -> dict[str, str]:
+        """The pool's own variables over ours."""
+        if device == "simulated":
+            return self.env
+        ours = engine_environment(
+            self.role,
+            device=device,
+            deadlines=deadlines,
+            ranks=self.ranks,
+            cpu_count=cpu_count,
+            pace_ms=self.pace_ms,
+        )
+        return ours | self.env
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    deployment: Deployment
+    device: Device
+    engines: tuple[EnginePlan, ...]
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def model(self) -> Model:
+        return self.deployment.model
+
+    @property
+    def ray(self) -> Ray:
+        return self.deployment.ray
+
+    @property
+    def frontend(self) -> Frontend:
+        return self.deployment.frontend
+
+    @property
+    def deadlines(self) -> Deadlines:
+        return self.deployment.deadlines
+
+    def largest_first(self) -> list[EnginePlan]:
+        """The order in which engines are placed: small ones in front could leave a large one without a node."""
+        return sorted(self.engines, key=lambda engine: (-engine.gpus, -engine.cpus))
+
+    def of_role(self, role: Role) -> tuple[EnginePlan, ...]:
+        return tuple(engine for engine in self.engines if engine.role is role)
+
+
+def device_of(deployment: Deployment, cluster_gpus: float) -> Device:
+    """What the YAML says, or, for auto, cpu or cuda by whether the cluster has a GPU."""
+    return ("cuda" if cluster_gpus > 0 else "cpu") if deployment.device == "auto" else deployment.device
+
+
+def resolve(deployment: Deployment, device: Device) -> Plan:
+    engines: list[EnginePlan] = []
+    counts = dict.fromkeys(Role, 0)
+    for role, index, pool in deployment.pools():
+        for _ in range(pool.replicas):
+            engines.append(_engine(f"{role.value}-{counts[role]}", role, index, pool, deployment, device))
+            counts[role] += 1
+    texts = [
+        PoolText(role.value, f"{role.value}.{index}", pool.model_dump(), pool.engine)
+        for role, index, pool in deployment.pools()
+    ]
+    if problems := tuple(problem for text in texts for problem in gpus_fit(text, device)):
+        raise ConfigError("plan", problems)
+    return Plan(
+        deployment=deployment,
+        device=device,
+        engines=tuple(engines),
+        warnings=() if device == "simulated" else tuple(check_arguments(texts, installed_server_args())[1]),
+    )
+
+
+def complete_arguments(plan: Plan, engine: EnginePlan) -> dict[str, Any]:
+    """As the engine will get them, but for what is only known when an incarnation starts, which is `auto`. In neutral
+    names; of an engine over several nodes, what its first member gets."""
+    arguments = engine.arguments(device=plan.device, model_path=plan.model.path, host="", ports=Ports.from_first(0))
+    if engine.nodes > 1 and plan.device != "simulated":
+        arguments |= {"nnodes": engine.nodes, "node_rank": 0}
+    return arguments | {name: "auto" for name in DECIDED_AT_START if name in arguments}
+
+
+def shown_arguments(plan: Plan, engine: EnginePlan) -> dict[str, Any]:
+    """In order of name, spelled as the SGLang here spells them."""
+    arguments, sglang = complete_arguments(plan, engine), installed_server_args()
+    if plan.device != "simulated" and sglang is not None:
+        arguments = emit(arguments, sglang.version)
+    return dict(sorted(arguments.items()))
+
+
+def shown_environment(plan: Plan, engine: EnginePlan) -> dict[str, str]:
+    return dict(sorted(engine.environment(device=plan.device, deadlines=plan.deadlines).items()))
+
+
+def _engine(engine_id: str, role: Role, index: int, pool: Pool, deployment: Deployment, device: str) -> EnginePlan:
+    of_all: dict[str, Any] = {}
+    if device != "simulated":
+        telemetry = deployment.telemetry
+        if "log_level" in telemetry.model_fields_set and "log_level" not in pool.engine:
+            of_all["log_level"] = telemetry.log_level
+        of_all |= {"trust_remote_code": True} if deployment.model.trust_remote_code else {}
+    ranks = pool.ranks_of_engine
+    default_gpus = ranks // pool.nodes if device == "cuda" else 0
+    return EnginePlan(
+        id=engine_id,
+        role=role,
+        pool=pool.name or f"{role.value}.{index}",
+        pool_index=index,
+        cpus=pool.resources.cpus,
+        gpus=default_gpus if pool.resources.gpus is None else pool.resources.gpus,
+        nodes=pool.nodes,
+        ranks=ranks,
+        dp_ranks=int(pool.engine.get("dp_size", 1)),
+        engine=pool.engine | of_all,
+        env=pool.env,
+        spare=device != "simulated" and (device == "cuda" if pool.spare is None else pool.spare),
+        pace_ms=None if device == "simulated" else pool.pace_ms,
+    )

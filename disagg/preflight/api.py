@@ -1,0 +1,75 @@
+"""The preflight's doors: of a file's text, of a resolved plan, of a plan and the nodes it will run on.
+
+Way:   load -> [check_text]; `disagg check` and `disagg serve` -> [check] -> Problems, or nothing and it may start
+In:    as much as is known. The more, the more rules can tell
+Fails: never; problems come back, all at once
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from disagg.config.rules import PoolText
+from disagg.planning.cluster_shape import ClusterShape
+from disagg.planning.placement import place
+from disagg.preflight.nodes import MeasuredLane, NodeFacts, described
+from disagg.preflight.rules import RULES, problems, warnings
+from disagg.preflight.subject import Subject, pool_views
+
+if TYPE_CHECKING:
+    from disagg.errors import Problem
+    from disagg.models.facts import ModelFacts
+    from disagg.planning.plan import Plan
+
+
+def check_text(tree: dict[str, Any], pools: list[PoolText]) -> list[Problem]:
+    """What a file's own text tells, whatever else is wrong with it. `pools`: as sglang_arguments.py means them."""
+    device = str(tree.get("device", "auto"))
+    return problems(Subject(pool_views(pools, device), device, settings=tree), RULES)
+
+
+def check(
+    plan: Plan,
+    cluster: ClusterShape | Sequence[NodeFacts] | None = None,
+    facts: ModelFacts | None = None,
+    lanes: Sequence[MeasuredLane] = (),
+) -> list[Problem]:
+    """`cluster`: described, or as probes saw it; None: not known, and its rules rest."""
+    return problems(subject_of(plan, cluster, facts, lanes), RULES)
+
+
+def check_warnings(
+    plan: Plan, cluster: ClusterShape | Sequence[NodeFacts] | None = None, facts: ModelFacts | None = None
+) -> list[str]:
+    return warnings(subject_of(plan, cluster, facts))
+
+
+def subject_of(
+    plan: Plan,
+    cluster: ClusterShape | Sequence[NodeFacts] | None,
+    facts: ModelFacts | None,
+    lanes: Sequence[MeasuredLane] = (),
+) -> Subject:
+    deployment = plan.deployment
+    texts = [
+        PoolText(role.value, _path(role.value, index, len(deployment.of_role(role))), pool.model_dump(), pool.engine)
+        for role, index, pool in deployment.pools()
+    ]
+    nodes = described(cluster) if isinstance(cluster, ClusterShape) else tuple(cluster or ())
+    shape = cluster if isinstance(cluster, ClusterShape) else ClusterShape("the cluster", tuple(n.shape for n in nodes))
+    placement, unplaced = place(plan, shape) if nodes else (None, [])
+    return Subject(
+        pools=pool_views(texts, plan.device, plan.engines),
+        device=plan.device,
+        model=facts,
+        nodes=nodes,
+        members=placement.members if placement else (),
+        unplaced=tuple(unplaced),
+        lanes=tuple(lanes),
+        settings=deployment.model_dump(exclude={"prefill", "decode", "aggregated"}),
+    )
+
+
+def _path(role: str, index: int, count: int) -> str:
+    return f"{role}.{index}" if count > 1 else role

@@ -1,0 +1,148 @@
+"""The engine host: one process that holds one engine incarnation, or a part of one, and serves the request plane.
+
+Way:   warden -> [host] -> engine; frontends connect to its plane server
+In:    a HostSpec; out: one JSON line {"event": "ready", …} on the actor's pipe, then service until it is killed
+Fails: whatever stops it ends up in the engine's log; the warden tells the actor the exit status and the last lines
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import json
+import logging
+import os
+import random
+import socket
+import sys
+import tempfile
+from importlib import metadata
+from pathlib import Path
+from typing import Any, NoReturn
+
+import msgspec
+
+from disagg.host_spec import FOLLOWED, LIFE_VARIABLE, SECRET_VARIABLE, HostSpec, decode_spec
+from disagg.plane.engine import Engine, EngineFacts
+from disagg.plane.server import PlaneServer
+from disagg.process.handover import Spares
+from disagg.process.members import Members, Report
+from disagg.process.tokenizer_check import check_tokenizer
+from disagg.sglang.children import expected_children, seen_children
+from disagg.sglang.engine import SGLangEngine, SGLangMember
+from disagg.start_phases import Phases, told
+
+log = logging.getLogger(__name__)
+
+
+def run(spec: HostSpec, pipe: socket.socket, spares: Spares | None = None) -> None:
+    """Never returns while the engine lives. `spares`: what this process has kept ready; None: it was no spare."""
+    phases = Phases(spec.asked_s)
+    phases.end("process")
+    os.environ.update(spec.environment)
+    os.environ[LIFE_VARIABLE] = spec.life
+    os.environ["TMPDIR"] = tempfile.tempdir = spec.scratch
+    random.seed()  # a fork has its zygote's state
+    logging.basicConfig(level=logging.INFO, format="[%(asctime)s] %(name)s: %(message)s")
+    if spec.is_simulated:
+        asyncio.run(_simulate(spec, pipe, phases))
+        return
+    if spares is None:
+        # While this process imports SGLang, what it will start does so, too: one after the other takes twice as long.
+        spares = Spares(() if spec.fork else expected_children(spec.arguments, metadata.version("sglang")))
+        if not spec.fork:
+            spares.install()  # it notes which children there are: the next incarnation's spares
+    run_part = _run_member if spec.member else _run_first
+    run_part(spec, pipe, phases, spares)
+
+
+def _run_first(spec: HostSpec, pipe: socket.socket, phases: Phases, spares: Spares) -> None:
+    members = Members(spec.members, lambda leg_id, stage: engine.on_stage(leg_id, stage), _end)
+    scratch = Path(spec.scratch)
+    engine = SGLangEngine(spec.arguments, fork=spec.fork, scratch=scratch, other_sights=members.sights, phases=phases)
+    facts = engine.start()
+    if spec.incarnation == 1 and spec.role != "decode":
+        check_tokenizer(spec.arguments)
+        phases.end("tokenizer")
+    started = _started(spares, facts.pids)
+    engine.loop.run_until_complete(_serve(engine, facts, spec, pipe, members, phases, started))
+
+
+def _run_member(spec: HostSpec, pipe: socket.socket, phases: Phases, spares: Spares) -> None:
+    member = SGLangMember(spec.arguments, fork=spec.fork, scratch=Path(spec.scratch), phases=phases)
+    facts = member.start()
+    facts |= {"start_s": phases.seconds} | _started(spares, facts["pids"])
+    member.loop.run_until_complete(_report(spec, pipe, facts, member))
+
+
+def _started(spares: Spares, pids: dict[str, int | list[int]]) -> dict[str, Any]:
+    """What spares for the processes that the engine has started would be, or why there can be none."""
+    if left := spares.dismiss():
+        log.warning("%d spare processes were not used", left)
+    if spares.unfit:
+        return {"spares": [], "unfit": spares.unfit}
+    schedulers = pids.get("schedulers", [])
+    wanted = seen_children(spares.started, len(schedulers) if isinstance(schedulers, list) else 0)
+    return {"spares": [msgspec.to_builtins(spare) for spare in wanted], "unfit": ""}
+
+
+async def _simulate(spec: HostSpec, pipe: socket.socket, phases: Phases) -> None:
+    from disagg.simulated_engine.arguments import simulated_engine
+
+    if spec.member:
+        await _report(spec, pipe, {"pids": {"host": os.getpid()}}, None)
+        return
+    engine = simulated_engine(spec)
+    facts = engine.start()
+    await engine.open()
+    phases.end("engine")
+    members = Members(spec.members, lambda _leg_id, _stage: None, _end)
+    await _serve(engine, facts, spec, pipe, members, phases, {})
+
+
+async def _serve(
+    engine: Engine,
+    facts: EngineFacts,
+    spec: HostSpec,
+    pipe: socket.socket,
+    members: Members,
+    phases: Phases,
+    more: dict[str, Any],
+) -> None:
+    others = members if spec.members > 1 else None
+    server = PlaneServer(engine, facts, spec.incarnation, bytes.fromhex(os.environ[SECRET_VARIABLE]), others=others)
+    port = await server.start(spec.plane_host, spec.plane_port)
+    if others is not None:
+        await others.joined()
+    phases.end("plane")
+    log.info("%s is up after %s", spec.place, told(phases.seconds))
+    said = dataclasses.asdict(facts)
+    said["pids"] = {"host": os.getpid()} | facts.pids
+    _say_ready(pipe, {"plane": f"{spec.plane_host}:{port}", "start_s": phases.seconds} | said | more)
+    await asyncio.Event().wait()
+
+
+async def _report(spec: HostSpec, pipe: socket.socket, facts: dict[str, Any], member: SGLangMember | None) -> None:
+    """`member`: None where it is simulated, and the first host does it all."""
+    secret = bytes.fromhex(os.environ[SECRET_VARIABLE])
+    sights, drop_peer = (member.sights, member.drop_peer) if member else (list, lambda _life: None)
+    report = await Report.begin(spec.member, spec.first_plane, spec.incarnation, secret, sights, _end, drop_peer)
+    if member:
+        member.listen(report.stage)
+    _say_ready(pipe, facts)
+    await asyncio.Event().wait()
+
+
+def _say_ready(pipe: socket.socket, facts: dict[str, Any]) -> None:
+    pipe.sendall(json.dumps({"event": "ready"} | facts).encode() + b"\n")
+
+
+def _end(why: str) -> NoReturn:
+    """Half an engine is none. The warden ends what is left of it here."""
+    log.error("%s", why)
+    sys.stderr.flush()
+    os._exit(FOLLOWED)
+
+
+if __name__ == "__main__":  # spawned, not forked: its arguments are the spec's path and the pipe's number
+    run(decode_spec(Path(sys.argv[1]).read_bytes()), socket.socket(fileno=int(sys.argv[2])))

@@ -1,0 +1,111 @@
+"""An engine's spare kit: the processes of its next incarnation, which have imported everything and wait for it.
+
+Way:   EngineActor =pipe= [Kit] -> spare warden -> spare host -> its spare children
+In:    an incarnation that is READY: its environment, and which processes it has started
+Out:   the pipe of a warden that only lacks its HostSpec
+Owns:  that pipe until it is taken; it closes with the actor, and then nothing of the kit is left
+Fails: NoKit says why the next incarnation has to be spawned; what a kit that ended had printed is in the actor's log
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from importlib import metadata
+from typing import Any
+
+from disagg.host_spec import HostSpec, KitSpec, encode_kit
+
+log = logging.getLogger(__name__)
+
+IMPORTS_S = 180.0  # a kit that has not imported everything by then never will
+LINE_MAX_BYTES = 1 << 20
+
+
+class NoKit(Exception):
+    """None, or none that fits."""
+
+
+class Kit:
+    """`start` begins it; `take` gives it away."""
+
+    def __init__(self, kit: KitSpec, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._kit, self._reader, self._writer = kit, reader, writer
+        self._until_s = time.monotonic() + IMPORTS_S
+        self._facts: dict[str, Any] = {}  # what it said when it was ready
+        self._ended = ""
+        self._listening = asyncio.create_task(self._listen(), name="spare kit")
+
+    @classmethod
+    async def start(cls, kit: KitSpec, environment: Mapping[str, str]) -> Kit:
+        """`environment`: of the warden, to which the kit's own is added."""
+        pipe = spawn_with_pipe("disagg.process.standby_reaper", environment)
+        reader, writer = await asyncio.open_unix_connection(sock=pipe, limit=LINE_MAX_BYTES)
+        writer.write(encode_kit(kit) + b"\n")
+        return cls(kit, reader, writer)
+
+    @property
+    def has_ended(self) -> bool:
+        return bool(self._ended)
+
+    @property
+    def pids(self) -> list[int]:
+        """Of its host and the host's children; empty until it is ready."""
+        return list(self._facts.get("pids", []))
+
+    async def take(self, spec: HostSpec) -> tuple[asyncio.StreamReader, asyncio.StreamWriter, str]:
+        """The pipe of a warden that waits for `spec`, and how far it was. Raises NoKit; then the kit is ended.
+
+        One that still imports is ahead of a process that is yet to begin, and the warden makes it hurry."""
+        self._listening.cancel()
+        await asyncio.gather(self._listening, return_exceptions=True)
+        if why := self._ended or self._misfit(spec):
+            self.close()
+            raise NoKit(why)
+        return self._reader, self._writer, "spare" if self._facts else "spare, still importing"
+
+    def close(self) -> None:
+        self._listening.cancel()
+        self._writer.close()
+
+    def _misfit(self, spec: HostSpec) -> str:
+        if spec.environment != self._kit.environment:
+            names = {name for name, _ in spec.environment.items() ^ self._kit.environment.items()}
+            return f"it was started with other values of {', '.join(sorted(names))}"
+        if self._facts and self._facts["sglang"] != metadata.version("sglang"):
+            return f"it has imported SGLang {self._facts['sglang']}, and {metadata.version('sglang')} is installed now"
+        if not self._facts and time.monotonic() > self._until_s:
+            return f"it has not imported everything within {IMPORTS_S:g} s"
+        return ""
+
+    async def _listen(self) -> None:
+        """Until it is taken, or has ended."""
+        said: dict[str, Any] = {"status": "its warden vanished", "tail": []}
+        try:
+            while line := await self._reader.readline():
+                said = json.loads(line)
+                if said["event"] == "spare":
+                    self._facts = said
+                    log.info("a spare kit is ready after %g s: %s", said["seconds"], said["pids"])
+                    if said["contexts"]:
+                        log.warning("%d of its processes hold GPU memory: a CUDA context each", said["contexts"])
+        except ConnectionError:
+            pass
+        self._ended = f"it has ended ({said.get('status', 'its warden vanished')})"
+        log.warning("the spare kit has ended: %s", "\n".join([self._ended, *said.get("tail", [])]))
+
+
+def spawn_with_pipe(module: str, environment: Mapping[str, str]) -> socket.socket:
+    """Our end of the pipe to a warden in a process of its own."""
+    ours, theirs = socket.socketpair()
+    command = [sys.executable, "-P", "-m", module, str(theirs.fileno())]
+    with theirs:
+        subprocess.Popen(command, env=environment, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL)
+    ours.setblocking(False)
+    return ours

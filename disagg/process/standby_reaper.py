@@ -1,0 +1,142 @@
+"""The warden of a spare kit: it keeps a spare host, then is the warden of the engine that takes it.
+
+Way:   actor =pipe= [spare warden] -> spare host -> its spare children
+In:    on the pipe a KitSpec, and when the engine's turn comes a HostSpec, a line each
+Out:   as a warden; before that only the spare host's own {"event": "spare"}, or {"event": "exit"}
+Owns:  the kit's process tree, and its priority: the lowest until it is used, where the kernel lets us raise it again
+Fails: the pipe closes, or the spare host dies: then the tree is killed
+
+Usage: python -m disagg.process.standby_reaper PIPE_FD
+"""
+
+from __future__ import annotations
+
+import os
+import selectors
+import socket
+import sys
+import threading
+from contextlib import suppress
+from typing import NoReturn
+
+import msgspec
+
+from disagg.host_spec import KitSpec, decode_kit, decode_spec
+from disagg.process import reaper as warden
+
+PRINTED_MAX_BYTES = 64 << 10  # of what it prints before it has a log
+TAIL_LINES = 20
+IDLE_NICE = 19
+
+
+def keep(kit: KitSpec, pipe: socket.socket) -> None:
+    """Returns once nothing of the kit, or of the engine that it became, is left."""
+    warden.lead()
+    usual = os.getpriority(os.PRIO_PROCESS, 0)
+    if _can_be_raised_again(usual):
+        os.setpriority(os.PRIO_PROCESS, 0, IDLE_NICE)
+    order, theirs = socket.socketpair()
+    with theirs:
+        host = warden.start(lambda: _become_spare(kit, pipe, theirs))
+    line, printed, why = _wait(pipe, host)
+    if not line:
+        host.look()
+        warden.end_tree()
+        warden.remove_segments(host)
+        tail = printed.decode(errors="replace").splitlines()[-TAIL_LINES:]
+        warden.say(pipe, event="exit", status=why, tail=tail)
+        return
+    _raise_tree(usual)
+    host.look()  # the news of its last segment may have come with the order, and an engine may die before it is read
+    spec = decode_spec(line)
+    with warden.telling_why(pipe):
+        warden.make_scratch(spec)
+        warden.say_started(pipe, host)
+        with order, suppress(OSError):  # it has just died: `follow` sees it
+            order.sendall(line)
+        warden.follow(spec, pipe, host, printed)
+
+
+def _become_spare(kit: KitSpec, pipe: socket.socket, order: socket.socket) -> NoReturn:
+    for each in (pipe, order):
+        each.set_inheritable(True)
+    words = ["-P", "-m", "disagg.process.standby_host", str(pipe.fileno()), str(order.fileno())]
+    spares = msgspec.json.encode(kit.spares).decode()
+    os.execve(sys.executable, [sys.executable, *words, spares], os.environ | kit.environment)
+
+
+def _wait(pipe: socket.socket, host: warden.Host) -> tuple[bytes, bytes, str]:
+    """The HostSpec's line (empty: there will be none), what was printed meanwhile, and why there will be none."""
+    line = printed = b""
+    died = os.pidfd_open(host.pid)
+    with selectors.DefaultSelector() as selector:
+        for source in (pipe, host.out, died, host.news):
+            if source is not None:
+                selector.register(source, selectors.EVENT_READ)
+        while not line.endswith(b"\n"):
+            for key, _ in selector.select():
+                if key.fileobj == host.out:
+                    data = warden.read(host.out)
+                    if not data:
+                        selector.unregister(host.out)
+                    printed = (printed + data)[-PRINTED_MAX_BYTES:]
+                elif key.fileobj == host.news:
+                    warden.read(key.fd)
+                    host.look()
+                elif key.fileobj == died:
+                    os.set_blocking(host.out, False)
+                    printed += warden.read(host.out)
+                    _, raw = os.waitpid(host.pid, 0)
+                    return b"", printed, warden.describe(raw)
+                else:
+                    data = warden.read_pipe(pipe)
+                    if not data:
+                        return b"", printed, "its actor is gone"
+                    line += data
+    os.close(died)
+    return line, printed, ""
+
+
+def _can_be_raised_again(usual: int) -> bool:
+    """Tried on a thread that ends: a nice value is a thread's own."""
+    verdict: list[bool] = []
+
+    def attempt() -> None:
+        os.setpriority(os.PRIO_PROCESS, 0, IDLE_NICE)
+        try:
+            os.setpriority(os.PRIO_PROCESS, 0, usual)
+        except PermissionError:
+            return
+        verdict.append(True)
+
+    trying = threading.Thread(target=attempt)
+    trying.start()
+    trying.join()
+    return bool(verdict)
+
+
+def _raise_tree(usual: int) -> None:
+    """Again and again: a thread may have been born from one that had its turn later."""
+    found = True
+    while found:
+        found = False
+        for pid in (os.getpid(), *warden.tree(os.getpid())):
+            for thread in _threads(pid):
+                with suppress(OSError):  # it ended while we looked
+                    if os.getpriority(os.PRIO_PROCESS, thread) != usual:
+                        os.setpriority(os.PRIO_PROCESS, thread, usual)
+                        found = True
+
+
+def _threads(pid: int) -> list[int]:
+    try:
+        return [int(thread) for thread in os.listdir(f"/proc/{pid}/task")]
+    except OSError:
+        return []
+
+
+if __name__ == "__main__":
+    actor_pipe = socket.socket(fileno=int(sys.argv[1]))
+    with actor_pipe.makefile("rb", buffering=0) as reader:  # the next line may be there already
+        first_line = reader.readline()
+    keep(decode_kit(first_line), actor_pipe)

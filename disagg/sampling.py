@@ -1,0 +1,141 @@
+"""The sampling fields: what an engine does with each, and the least and the largest value that it takes.
+
+Way:   JSON body, or a model's generation_config.json -> [FIELDS] -> Request.sampling, in SGLang's words
+Out:   values that stay finite numbers, and that divide nothing by zero, in the types the engine keeps them in
+Fails: BadRequest that names the field and its least or largest value; StartError for a value that a model brings
+
+Why a table: one batch holds many clients' rows, so a row that becomes inf or NaN ends the engine under all of them
+("probability tensor contains inf, nan" is a RuntimeError in SGLang's sampler, and an assertion on a GPU). SGLang's own
+ranges (SamplingParams.verify, the same in 0.5.16 to 0.5.23 but for the seed) leave open what overflows. What it does,
+in float32, a row of logits after the other:
+
+    logits - frequency_penalty * count - presence_penalty     as far as these tokens were put out
+    logits / repetition_penalty, or * where they are negative as far as these tokens were put out
+    logits / temperature, then softmax, sort, cumulative sum
+    weights whose sum before them is above top_p, from rank top_k on, or below min_p * the largest, become 0
+
+The largest logit that a model gives is 65504 (a 16-bit float's), and a context holds fewer than 2**20 tokens, so the
+quotient's largest value is (65504 + 2 * 2**20) / REPETITION_LEAST / TEMPERATURE_LEAST = 2.2e14, far below float32's
+3.4e38. The row's first weight is never dropped: its sum is above 0 whatever top_p, top_k and min_p are.
+
+Below its least value a field is either taken for what it means there (a temperature of 1e-7 is greedy, as SGLang
+takes it; a top_p below any probability keeps one token; a penalty that float32 cannot hold is none) or refused, where
+it means nothing that anybody could want: a repetition penalty of 0.001.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from disagg.errors import BadRequest, StartError
+from disagg.fields import Body, boolean, decimal, integer
+
+INT64_MAX = 2**63 - 1
+FLOAT32_LEAST = 2.0**-126  # the least normal one: below it GPUs take a number for 0, or lose its digits
+TEMPERATURE_LEAST = 1e-6  # SGLang's _SAMPLING_EPS: below it, it takes the likeliest token
+TOP_P_LEAST = 1e-6  # the likeliest token is likelier in any vocabulary of fewer than a million: it is kept alone
+REPETITION_LEAST = 0.01
+TOP_K_MAX = 1 << 30  # SGLang's word for the whole vocabulary; its batch holds 32 bits
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingField:
+    """A value of the client's `name` in [least, most] (not `least` itself if `above_least`) is taken, and the engine
+    gets `engine_value` of it, under SGLang's name."""
+
+    name: str
+    engine_type: str  # of the tensor in the engine's batch
+    least: float
+    most: float
+    engine_value: Callable[[Any], float | int]
+    above_least: bool = False
+    engine_name: str = ""  # where it differs
+
+    @property
+    def is_integer(self) -> bool:
+        return self.engine_type.startswith("int")
+
+    def read(self, body: Body) -> float | int | None:
+        """What the engine gets for the body's value; None where there is none. Raises BadRequest."""
+        value: float | int | None
+        if self.is_integer:
+            value = integer(body, self.name, int(self.least), int(self.most))
+        else:
+            value = decimal(body, self.name, self.least, self.most, above_least=self.above_least)
+        return None if value is None else self.engine_value(value)
+
+
+def _greedy_where_tiny(temperature: float) -> float:
+    return 0.0 if temperature < TEMPERATURE_LEAST else temperature
+
+
+def _nothing_where_tiny(value: float) -> float:
+    return 0.0 if abs(value) < FLOAT32_LEAST else value
+
+
+def _one_token_at_least(top_p: float) -> float:
+    return max(top_p, TOP_P_LEAST)
+
+
+def _in_32_bits(top_k: int) -> int:
+    return -1 if top_k == 0 else min(top_k, TOP_K_MAX)  # 0: vLLM's and transformers' way to say off
+
+
+def _as_it_is(seed: int) -> int:
+    return seed
+
+
+FIELDS = (
+    SamplingField("temperature", "float32", 0.0, 2.0, _greedy_where_tiny),
+    SamplingField("top_p", "float32", 0.0, 1.0, _one_token_at_least, above_least=True),
+    SamplingField("top_k", "int32", -1, INT64_MAX, _in_32_bits),
+    SamplingField("min_p", "float32", 0.0, 1.0, _nothing_where_tiny),
+    SamplingField("frequency_penalty", "float32", -2.0, 2.0, _nothing_where_tiny),
+    SamplingField("presence_penalty", "float32", -2.0, 2.0, _nothing_where_tiny),
+    SamplingField("repetition_penalty", "float32", REPETITION_LEAST, 2.0, _nothing_where_tiny),
+    SamplingField("seed", "int64", -INT64_MAX - 1, INT64_MAX, _as_it_is, engine_name="sampling_seed"),
+)
+_BY_NAME = {field.name: field for field in FIELDS}
+NAMES = frozenset(_BY_NAME) | {"ignore_eos"}
+DEFAULTED = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")  # what a model's makers may advise
+
+
+def sampling_of(body: Body, defaults: Mapping[str, float]) -> dict[str, Any]:
+    """In SGLang's words, over a model's `defaults`. Limits on length and stop strings belong to the request, not here.
+
+    A seed beside temperature 0 passes: the likeliest token is the same under every seed.
+    """
+    sampling = dict(defaults)
+    for name in body:
+        field = _BY_NAME.get(name)
+        if field is not None and (value := field.read(body)) is not None:
+            sampling[field.engine_name or name] = value
+    if boolean(body, "ignore_eos"):
+        sampling["ignore_eos"] = True
+    return sampling
+
+
+def defaults_of(values: Mapping[str, Any], where: str) -> dict[str, float]:
+    """A model's own defaults, through the same table. `where` names the file; raises StartError."""
+    given = {name: values[name] for name in DEFAULTED if values.get(name) is not None}
+    for name, what in problems_of(given):
+        would_do = f"mend {name} in that file, or take it out"
+        raise StartError(where, f"'{name}' {what} (sampling default of the model)", would_do)
+    return sampling_of(given, {})
+
+
+def problems_of(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """What is wrong with values of a file, by SGLang's names: the name, and what follows it in a sentence."""
+    for field in FIELDS:
+        name = field.engine_name or field.name
+        value = values.get(name)
+        try:
+            if isinstance(value, float) and not math.isfinite(value):  # Python's JSON, and YAML, read such
+                yield name, f"is {value}, which is no number"
+            else:
+                field.read({field.name: value})
+        except BadRequest as error:
+            yield name, error.what.removeprefix(f"'{field.name}' ")

@@ -1,0 +1,138 @@
+"""The complete arguments and environment of one SGLang engine.
+
+Way:   plan -> [engine_arguments, engine_environment] -> HostSpec -> engine host -> sglang.Engine(**arguments)
+In:    what the pool says; device, addresses and deadlines the controller decided
+Out:   plain dicts. The pool's arguments override the device's defaults; what the orchestrator owns is set last
+       (a pool that names such an argument was refused by disagg/config/rules.py)
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any, NamedTuple, Protocol
+
+from decode import pace
+from decode.arguments import decode_arguments
+from disagg.roles import Role
+from prefill.arguments import prefill_arguments
+
+
+class Ports(NamedTuple):
+    """Of one incarnation. A later one gets others, and these come again only after all others (PortBlocks)."""
+
+    rendezvous: int  # with DP attention SGLang takes the next six, too, and the one 13 above
+    bootstrap: int
+    server: int  # nobody listens here
+    nccl: int
+    plane: int
+
+    @classmethod
+    def from_first(cls, first: int) -> Ports:
+        """A block of PORT_BLOCK numbers."""
+        return cls(first, first + 7, first + 8, first + 9, first + 10)
+
+
+PORT_BLOCK = 14  # SGLang's DP_ATTENTION_HANDSHAKE_PORT_DELTA is 13
+
+
+class EngineDeadlines(Protocol):
+    @property
+    def first_token_s(self) -> float: ...
+
+
+# Torch operators alone, and little memory. KV in float32 is zeroed at start: 16384 tokens of SmolLM2 are 0.7 GB.
+CPU_DEFAULTS: dict[str, Any] = {
+    "dtype": "float32",
+    "attention_backend": "torch_native",
+    "sampling_backend": "pytorch",
+    "disable_cuda_graph": True,
+    "disable_overlap_schedule": True,
+    "mem_fraction_static": 0.7,  # of what is free after neighbours loaded theirs; max_total_tokens is the real bound
+    "max_total_tokens": 16384,
+    "max_running_requests": 16,
+    "chunked_prefill_size": 256,
+    "sleep_on_idle": True,  # an idle scheduler would take a whole core
+}
+EVERYWHERE_DEFAULTS: dict[str, Any] = {"log_level": "info"}
+DEVICE_DEFAULTS = {"cpu": EVERYWHERE_DEFAULTS | CPU_DEFAULTS, "cuda": EVERYWHERE_DEFAULTS}
+AFTER_OUR_DEADLINE_S = 5  # SGLang's own timeouts fire only where ours did not
+
+
+def engine_arguments(
+    role: Role, pool_engine: Mapping[str, Any], *, device: str, model_path: str, host: str, ports: Ports
+) -> dict[str, Any]:
+    """Keyword arguments of `sglang.Engine`. `device` is cpu or cuda; `host` what its internal ports bind to."""
+    match role:
+        case Role.PREFILL:
+            of_role = prefill_arguments(pool_engine, bootstrap_port=ports.bootstrap)
+        case Role.DECODE:
+            of_role = decode_arguments(pool_engine, device=device, bootstrap_port=ports.bootstrap)
+        case Role.AGGREGATED:
+            of_role = dict(pool_engine)
+    return {
+        **DEVICE_DEFAULTS[device],
+        **of_role,
+        "model_path": model_path,
+        "device": device,
+        "host": host,
+        "port": ports.server,
+        "nccl_port": ports.nccl,
+        # Said always: SGLang's own choice for DP attention is 233 above `port`, which may be another engine's.
+        "dist_init_addr": f"{host}:{ports.rendezvous}",
+        "grammar_backend": "none",  # a grammar needs the engine's tokenizer, which the frontend stands in for
+        "skip_server_warmup": True,  # the controller warms every rank itself, through a real transfer
+        "skip_tokenizer_init": True,  # token ids in, token ids out
+        "incremental_streaming_output": True,  # a chunk holds the new ids only
+    }
+
+
+def member_arguments(first: Mapping[str, Any], *, member: int, members: int, host: str, ports: Ports) -> dict[str, Any]:
+    """Of one of the hosts of an engine over several nodes; `first` are those of its first."""
+    own = {"host": host, "port": ports.server, "nccl_port": ports.nccl} if member else {}
+    return {**first, "nnodes": members, "node_rank": member, **own}
+
+
+def engine_environment(
+    role: Role,
+    *,
+    device: str,
+    deadlines: EngineDeadlines,
+    ranks: int = 1,
+    cpu_count: int | None = None,
+    pace_ms: float | None = None,
+) -> dict[str, str]:
+    """What must stand in the environment before SGLang is imported.
+
+    `ranks` is tp_size * pp_size; `cpu_count` is the engine's node's (default: this machine's); `pace_ms` a decode
+    engine's (decode/pace.py).
+    """
+    environment = {
+        "HF_HUB_OFFLINE": "1",  # the model is a folder by now; a look at the hub would only wait
+        "TOKENIZERS_PARALLELISM": "false",
+        # A host whose scheduler died would spend 5 s, and 60 s more beside a living rank, on dumps before it follows.
+        "SGLANG_PYSPY_DUMP_BEFORE_CRASH": "0",
+        "SGLANG_CUDA_COREDUMP_BEFORE_CRASH": "0",
+    }
+    if role is not Role.AGGREGATED:
+        timeout_s = str(int(deadlines.first_token_s) + AFTER_OUR_DEADLINE_S)
+        environment |= {
+            "SGLANG_DISAGGREGATION_BOOTSTRAP_TIMEOUT": timeout_s,
+            "SGLANG_DISAGGREGATION_WAITING_TIMEOUT": timeout_s,
+            "SGLANG_DISAGGREGATION_HEARTBEAT_INTERVAL": "2",  # seconds; the lowest SGLang takes
+            "SGLANG_DISAGGREGATION_HEARTBEAT_MAX_FAILURE": "1",
+            "UCX_PROTO_INFO": "y",  # UCX prints what carries the KV: the lane is read from it
+        }
+    if device == "cpu":
+        environment |= {
+            "SGLANG_USE_CPU_ENGINE": "1",
+            "OMP_NUM_THREADS": "1",
+            "SGLANG_SET_CPU_AFFINITY": "0",
+            "TORCHDYNAMO_DISABLE": "1",  # else the first request compiles for 10 to 15 s
+        }
+        if ranks > 1:  # one entry a rank, else SGLang wants a NUMA node for each
+            cores = f"0-{(cpu_count or os.cpu_count() or 1) - 1}"
+            environment["SGLANG_CPU_OMP_THREADS_BIND"] = "|".join([cores] * ranks)
+    if pace_ms is not None:
+        environment[pace.VARIABLE] = f"{pace_ms:g}"
+    return environment

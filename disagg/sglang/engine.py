@@ -1,0 +1,229 @@
+"""SGLang behind our engine interface: the only file that drives `sglang.Engine`.
+
+An engine over several nodes is one `Engine` on each: that of the first node takes the legs (SGLangEngine), the others
+hold schedulers and nothing else (SGLangMember).
+
+Way:   plane server -> [SGLangEngine] -> TokenizerManager -> scheduler ranks, and back chunk by chunk
+Fails: a leg's failure is its `on_end("error", …)`; a dead scheduler ends this whole process (SGLang's SIGQUIT)
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import multiprocessing
+import os
+from collections.abc import Callable, Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from disagg.errors import StartError
+from disagg.plane.engine import EngineFacts, Leg, LegSink
+from disagg.plane.messages import RankHealth, RankLoad, Sighting
+from disagg.sglang import dead_peers
+from disagg.sglang.children import pids_by_role
+from disagg.sglang.fast_path import open_short_way
+from disagg.sglang.fit import check_installed
+from disagg.sglang.heartbeat import read_beats
+from disagg.sglang.ignored import ignored_parameters
+from disagg.sglang.leg import ABORT_LONGEST_S, ABORT_S, SGLangLeg
+from disagg.sglang.rank_watch import LOOK_S, Watch
+from disagg.sglang.stages import StageListener
+from disagg.sglang.versions import emit
+from disagg.start_phases import Phases
+
+log = logging.getLogger(__name__)
+
+
+class SGLangEngine:
+    """One `sglang.Engine` in this process's main thread. `scratch`: the folder of this incarnation alone (TMPDIR).
+    `other_sights`: of its schedulers on other nodes."""
+
+    def __init__(
+        self,
+        arguments: dict[str, Any],
+        *,
+        fork: bool,
+        scratch: Path,
+        other_sights: Callable[[], list[Sighting]] = list,
+        phases: Phases | None = None,
+    ) -> None:
+        self._arguments, self._fork, self._scratch = arguments, fork, scratch
+        self._phases = phases or Phases()
+        self._engine: Any = None
+        self._legs: dict[str, SGLangLeg] = {}
+        self._watch = Watch(scratch, others=other_sights)
+        self._stages: StageListener | None = None
+        # Only an engine that reads prompts has steps of many seconds.
+        self._abort_longest_s = ABORT_S if arguments.get("disaggregation_mode") == "decode" else ABORT_LONGEST_S
+
+    def start(self) -> EngineFacts:
+        if self._fork:
+            _fork_children()
+        stages = self._stages = StageListener(self._scratch)
+        engine, off = _sglang(self._arguments, self._phases)
+        self._engine = engine
+        from sglang.srt.managers.io_struct import unwrap_from_pickle
+
+        info = engine._scheduler_init_result.scheduler_infos[0]
+        capacity = _capacity(self._scratch)
+        stages.listen(engine.loop, self.on_stage)
+        open_short_way(engine.tokenizer_manager, self._legs, unwrap_from_pickle)
+        engine.loop.call_soon(self._look)
+        return EngineFacts(
+            ranks=_dp_ranks(engine.server_args),
+            context_length=int(engine.tokenizer_manager.model_config.context_len),
+            request_tokens_max=request_tokens_max(int(info["max_req_input_len"]), engine.server_args, capacity),
+            pids={"host": os.getpid(), **pids_by_role(engine.get_all_child_pids())},
+            ignores=ignored_parameters(engine.server_args, off),
+            switched_off=off,
+            **capacity,
+        )
+
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop:
+        """The loop that this engine's asyncio parts were made for."""
+        loop: asyncio.AbstractEventLoop = self._engine.loop
+        return loop
+
+    def submit(self, leg: Leg, sink: LegSink) -> object:
+        handle = self._legs[leg.id] = SGLangLeg(
+            leg,
+            sink,
+            self._engine.tokenizer_manager,
+            came_round_at_s=lambda: self._watch.came_round_at_s(leg.dp_rank),
+            abort_longest_s=self._abort_longest_s,
+        )
+        handle.begin(self._engine, on_end=lambda: self._legs.pop(leg.id, None))
+        return handle
+
+    def abort(self, handle: object) -> None:
+        assert isinstance(handle, SGLangLeg)
+        handle.abort()
+
+    def loads(self) -> list[RankLoad]:
+        """SGLang's num_used_tokens is what is neither free nor evictable, in all three modes: a cached prefix that no
+        request holds counts as free."""
+        snapshots = self._engine.tokenizer_manager.load_snapshot_reader.read_all()
+        return [
+            RankLoad(
+                dp_rank=s.dp_rank,
+                running=s.num_running_reqs,
+                waiting=s.num_waiting_reqs,
+                kv_tokens_used=s.num_used_tokens,
+                kv_tokens_total=s.max_total_num_tokens,
+                reported_at_s=s.timestamp,
+            )
+            for s in snapshots
+        ]
+
+    def health(self) -> list[RankHealth]:
+        return self._watch.health
+
+    def drop_peer(self, life: str) -> None:
+        dead_peers.tell(self._scratch, life)
+
+    def stop(self) -> None:
+        if self._stages is not None:
+            self._stages.close()
+        self._engine.shutdown()
+
+    def on_stage(self, leg_id: str, stage: str) -> None:
+        """A scheduler of any of the engine's nodes says so."""
+        if leg_id in self._legs:
+            self._legs[leg_id].on_stage(stage)
+
+    def _look(self) -> None:
+        self._engine.loop.call_later(LOOK_S, self._look)  # first: a look that fails must not be the last
+        self._watch.look()
+
+
+class SGLangMember:
+    """The part of an engine over several nodes that is on one of its further nodes."""
+
+    def __init__(self, arguments: dict[str, Any], *, fork: bool, scratch: Path, phases: Phases | None = None) -> None:
+        self._arguments, self._fork, self._scratch = arguments, fork, scratch
+        self._phases = phases or Phases()
+        self._watch = Watch(scratch)
+        self._stages: StageListener | None = None
+        self.loop: asyncio.AbstractEventLoop
+
+    def start(self) -> dict[str, Any]:
+        """Blocks until its schedulers are up; returns their part of EngineFacts."""
+        if self._fork:
+            _fork_children()
+        self._stages = StageListener(self._scratch)
+        engine, _ = _sglang(self._arguments, self._phases)
+        self.loop = engine.loop
+        self._look()
+        return {"pids": {"host": os.getpid(), **pids_by_role(engine.get_all_child_pids())}, **_capacity(self._scratch)}
+
+    def sights(self) -> list[Sighting]:
+        return self._watch.sights
+
+    def drop_peer(self, life: str) -> None:
+        dead_peers.tell(self._scratch, life)
+
+    def listen(self, on_stage: Callable[[str, str], None]) -> None:
+        assert self._stages is not None
+        self._stages.listen(self.loop, on_stage)
+
+    def _look(self) -> None:
+        self.loop.call_later(LOOK_S, self._look)
+        self._watch.look()
+
+
+def _sglang(arguments: dict[str, Any], phases: Phases) -> tuple[Any, tuple[str, ...]]:
+    """An `sglang.Engine`, given its arguments as the installed release spells them; our parts that do not fit it."""
+    version = metadata.version("sglang")
+    off = check_installed(version, arguments.get("device", ""))
+    from sglang.srt.entrypoints.engine import Engine
+
+    phases.end("imports")
+    engine = Engine(**emit(arguments, version))
+    phases.end("engine")
+    infos = engine._scheduler_init_result.scheduler_infos
+    phases.split("engine", infos[0].get("startup_time") if infos else None)
+    return engine, off
+
+
+def _capacity(scratch: Path) -> dict[str, int]:
+    """Of each rank, from the schedulers' beats: SGLang's init info says less, and under dp only the first rank's."""
+    beats = read_beats(scratch)
+    if not beats:
+        raise StartError("sglang plugins", "SGLang did not load ours", "see its log above, and reinstall disagg")
+    return {
+        "kv_tokens": int(min(beat.kv_tokens for beat in beats)),
+        "requests_max": int(min(beat.requests_max for beat in beats)),
+        "page_size": int(max(beat.page_size for beat in beats)),
+    }
+
+
+def request_tokens_max(max_req_input_len: int, server_args: Any, capacity: Mapping[str, int]) -> int:
+    """The longest prompt and answer of one request, in tokens.
+
+    One more than the prompt must fit, and SGLang refuses prompts longer than max_req_input_len. A decode engine takes
+    a prompt in only while num_reserved_decode_tokens are free beside it: a longer one would wait in front of all
+    others until the engine is taken for dead.
+    """
+    longest = max_req_input_len + 1
+    if server_args.disaggregation_mode != "decode":
+        return longest
+    page = capacity["page_size"]
+    return min(longest, (capacity["kv_tokens"] - int(server_args.num_reserved_decode_tokens)) // page * page)
+
+
+def _fork_children() -> None:
+    """SGLang insists on "spawn" when it starts its processes; here everything is imported already."""
+    real = multiprocessing.set_start_method
+
+    def set_start_method(_method: str | None, force: bool = False) -> None:
+        real("fork", force=True)
+
+    multiprocessing.set_start_method = set_start_method  # type: ignore[assignment]
+
+
+def _dp_ranks(server_args: Any) -> int:
+    """Dp ranks of an engine; SGLang 0.5.22 moved them from dp_size to attn_dp_size."""
+    return max(int(getattr(server_args, "attn_dp_size", 1) or 1), int(server_args.dp_size or 1))

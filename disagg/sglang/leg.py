@@ -1,0 +1,156 @@
+"""One request inside SGLang, from submit to the moment SGLang holds nothing of it any more.
+
+Way:   SGLangEngine.submit -> [SGLangLeg] -> TokenizerManager -> scheduler rank; chunks come back to a LegSink
+Fails: a leg's failure is its `on_end("error", …)`. An abort ends with SGLang's own last chunk, which comes once the KV
+       is free; where that does not come in time the leg ends without it, and says so
+
+SGLang's traps with aborts: one that comes before the request was dispatched is lost; one that was sent makes every
+later one a no-op (`abort_sent`), also if the first was lost; and one ends every request whose id begins with the id it
+names (ours all have one length).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Callable
+from typing import Any
+
+from disagg.plane.engine import Leg, LegSink
+from disagg.plane.messages import NOT_A_NUMBER
+from disagg.sglang.stages import STAGES
+
+REASONS = {"stop": "stop", "length": "length"}  # SGLang's finish types that are not failures
+ABORT_AGAIN_S = 1.0
+ABORT_S = 5.0  # from the abort, or from the first round of the scheduler's loop after it, to SGLang's last chunk
+ABORT_LONGEST_S = 30.0  # a scheduler sees an abort only after the chunk that it computes
+
+
+class SGLangLeg:
+    """`came_round_at_s`: when the loop of the leg's rank last did (monotonic). `abort_longest_s`: see above."""
+
+    def __init__(
+        self,
+        leg: Leg,
+        sink: LegSink,
+        tokenizer_manager: Any,
+        *,
+        came_round_at_s: Callable[[], float],
+        abort_longest_s: float = ABORT_LONGEST_S,
+    ) -> None:
+        self.leg, self._sink, self._manager = leg, sink, tokenizer_manager
+        self._came_round_at_s, self._abort_longest_s = came_round_at_s, abort_longest_s
+        self._task: asyncio.Task[None] | None = None
+        self._stage_index = -1
+        self._has_begun = self._ended = False
+        self._abort_asked_at_s: float | None = None
+        self._abort_seen_at_s: float | None = None  # the scheduler's loop came round after the abort
+        self._again: asyncio.TimerHandle | None = None
+        self._gave_up = ""
+
+    def begin(self, engine: Any, on_end: Callable[[], object]) -> None:
+        self._task = asyncio.get_running_loop().create_task(self._run(engine, on_end), name=f"leg {self.leg.id}")
+
+    def on_stage(self, name: str) -> None:
+        """Stages come in order and once: a request that SGLang retracted begins anew, which is nobody's business."""
+        index = STAGES.index(name)
+        if index > self._stage_index and not self._ended:
+            self._stage_index = index
+            self._sink.on_stage(name)
+
+    def takes(self, state: Any) -> bool:
+        """Not its first tokens, nor any while others are on SGLang's way; nor after its end."""
+        return (
+            self._has_begun and not self._ended and state is not None and not (state.out_list or state.event.is_set())
+        )
+
+    def take(self, token_ids: list[int]) -> None:
+        self._sink.on_tokens(token_ids)
+
+    def abort(self) -> None:
+        if self._abort_asked_at_s is not None or self._ended or self._task is None:
+            return
+        self._abort_asked_at_s = time.monotonic()
+        state = self._manager.rid_to_state.get(self.leg.id)
+        if state is not None and not getattr(state, "dispatched", True):
+            self._task.cancel()  # SGLang drops a request that it has not dispatched
+            return
+        # Without a state SGLang has ended it, and its last chunk is about to be read; or does not know of it yet, and
+        # `_run` will see the abort first (a task that is cancelled before it has begun would not run at all). Between
+        # the two there is no gap: 0.5.16 to 0.5.23 make the state before they first wait. One that did not would ignore
+        # this abort, and take the next.
+        self._manager.abort_request(rid=self.leg.id)
+        self._again = asyncio.get_running_loop().call_later(ABORT_AGAIN_S, self._abort_again)
+
+    async def _run(self, engine: Any, on_end: Callable[[], object]) -> None:
+        reason, detail, cached = "error", "the stream ended without a reason", 0
+        try:
+            if self._abort_asked_at_s is not None:
+                raise asyncio.CancelledError
+            stream = await engine.async_generate(**_generate_arguments(self.leg))
+            async with contextlib.aclosing(stream):
+                async for chunk in stream:
+                    meta = chunk["meta_info"]
+                    finish = meta.get("finish_reason")
+                    failed = finish is not None and finish["type"] not in REASONS
+                    if chunk.get("output_ids") and not failed:
+                        self._sink.on_tokens(chunk["output_ids"])
+                        self._has_begun = True
+                    if finish is not None:
+                        cached = int(meta.get("cached_tokens") or 0)
+                        reason, detail = REASONS.get(finish["type"], "error"), str(finish.get("message") or "")
+                        if failed and NOT_A_NUMBER in detail:  # disagg/sglang/plugins/not_a_number.py
+                            reason = NOT_A_NUMBER
+        except asyncio.CancelledError:
+            reason, detail = "abort", self._gave_up
+        except Exception as error:  # noqa: BLE001 - SGLang refused this leg (ValueError, HTTPException, …)
+            detail = str(getattr(error, "detail", None) or error)
+            reason = NOT_A_NUMBER if NOT_A_NUMBER in detail else "error"
+        if self._abort_asked_at_s is not None and reason == "error":
+            reason = "abort"
+        self._ended = True
+        if self._again is not None:
+            self._again.cancel()
+        moments = getattr(self._manager, "disagg_moments", {})  # kept by disagg/sglang/plugins/transfer.py
+        on_end()
+        self._sink.on_end(reason, detail, cached, moments.pop(self.leg.id, {}))
+
+    def _abort_again(self) -> None:
+        """Once a second after an abort: it may have been lost, or the scheduler may compute, or hang."""
+        if self._ended or self._task is None or self._abort_asked_at_s is None:
+            return
+        now_s = time.monotonic()
+        if self._abort_seen_at_s is None and self._came_round_at_s() > self._abort_asked_at_s:
+            self._abort_seen_at_s = now_s
+        waited_s = now_s - self._abort_asked_at_s
+        if (self._abort_seen_at_s is not None and now_s - self._abort_seen_at_s > ABORT_S) or (
+            waited_s > self._abort_longest_s
+        ):
+            self._gave_up = f"SGLang has not confirmed the abort within {waited_s:.0f} s"
+            self._task.cancel()
+            return
+        state = self._manager.rid_to_state.get(self.leg.id)
+        if state is not None:
+            if hasattr(state, "abort_sent"):
+                state.abort_sent = False
+            self._manager.abort_request(rid=self.leg.id)
+        self._again = asyncio.get_running_loop().call_later(ABORT_AGAIN_S, self._abort_again)
+
+
+def _generate_arguments(leg: Leg) -> dict[str, Any]:
+    arguments: dict[str, Any] = {
+        "input_ids": leg.prompt_ids,
+        "sampling_params": leg.sampling,
+        "rid": leg.id,
+        "stream": True,
+        "routed_dp_rank": leg.dp_rank,
+    }
+    if leg.bootstrap is not None:
+        arguments |= {
+            "bootstrap_host": leg.bootstrap.host,
+            "bootstrap_port": leg.bootstrap.port,
+            "bootstrap_room": leg.bootstrap.room,
+            "disagg_prefill_dp_rank": leg.bootstrap.prefill_dp_rank,
+        }
+    return arguments

@@ -1,0 +1,57 @@
+"""In every scheduler: each leg's stages are told to the host as they come.
+
+Way:   SGLang's own per-request clock (SchedulerReqTimeStats) -> [here] -> disagg/sglang/stages.py -> host
+Cost:  one small datagram at each of a request's two or three stages; a decode step pays nothing
+"""
+
+from __future__ import annotations
+
+import functools
+import socket
+from pathlib import Path
+from typing import Any
+
+from disagg.sglang import stages
+
+_voice: socket.socket | None = None  # of the one rank of a dp rank that speaks
+
+
+def begin(folder: Path) -> None:
+    """From now on this scheduler speaks."""
+    global _voice
+    _voice = stages.voice(folder)
+
+
+def activate() -> None:
+    from sglang.srt.managers.schedule_batch import Req
+    from sglang.srt.observability.req_time_stats import SchedulerReqTimeStats as Stats
+
+    init = Req.__init__
+
+    @functools.wraps(init)
+    def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
+        init(self, *args, **kwargs)
+        self.time_stats.disagg_leg_id = self.rid  # the clock does not know whose it is
+
+    Req.__init__ = __init__
+
+    def tell(setter: str, stage: str, when: Any = lambda _stats: True) -> None:
+        real = getattr(Stats, setter)
+
+        @functools.wraps(real)
+        def call(self: Any, *args: Any, **kwargs: Any) -> None:
+            if _voice is not None and when(self):
+                stages.say(_voice, self.disagg_leg_id, stage)
+            real(self, *args, **kwargs)
+
+        setattr(Stats, setter, call)
+
+    def prompt_begins(stats: Any) -> bool:
+        """SGLang says it again for each chunk, and a decode engine says it of its first step."""
+        return bool(stats.forward_entry_time == 0.0 and stats.disagg_mode.value != "decode")
+
+    tell("set_prefill_bootstrap_queue_entry_time", "bootstrapping")
+    tell("set_decode_prealloc_queue_entry_time", "bootstrapping")
+    tell("set_forward_entry_time", "prefilling", prompt_begins)
+    tell("set_prefill_transfer_queue_entry_time", "transferring")
+    tell("set_decode_transfer_queue_entry_time", "transferring")

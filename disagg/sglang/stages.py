@@ -1,0 +1,57 @@
+"""How the schedulers tell their host, as it happens, that a leg has come to a stage.
+
+Way:   scheduler (plugins/stages.py) -> [say] =datagram=> [StageListener] -> SGLangEngine -> LegSink.on_stage
+Fails: quietly: a message that does not fit into the socket's buffer is lost, and a leg's end tells the rest
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import Callable
+from pathlib import Path
+
+STAGES = ("bootstrapping", "prefilling", "transferring")  # in their order; each leg comes to some of them
+_NAME = "stages.sock"
+_MESSAGE_BYTES = 256
+
+
+def voice(folder: Path) -> socket.socket:
+    """A scheduler's end."""
+    ours = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    ours.setblocking(False)
+    ours.connect(str(folder / _NAME))
+    return ours
+
+
+def say(ours: socket.socket, leg_id: str, stage: str) -> None:
+    with contextlib.suppress(OSError):  # full, or the host is gone
+        ours.send(f"{stage} {leg_id}".encode())
+
+
+class StageListener:
+    """The host's end; it must exist before the schedulers do."""
+
+    def __init__(self, folder: Path) -> None:
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self._socket.setblocking(False)
+        self._socket.bind(str(folder / _NAME))
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    def listen(self, loop: asyncio.AbstractEventLoop, on_stage: Callable[[str, str], None]) -> None:
+        """`on_stage(leg id, stage)` runs on the loop."""
+
+        def readable() -> None:
+            with contextlib.suppress(BlockingIOError):
+                while True:
+                    stage, _, leg_id = self._socket.recv(_MESSAGE_BYTES).decode().partition(" ")
+                    on_stage(leg_id, stage)
+
+        self._loop = loop
+        loop.add_reader(self._socket.fileno(), readable)
+
+    def close(self) -> None:
+        if self._loop is not None:
+            self._loop.remove_reader(self._socket.fileno())
+        self._socket.close()

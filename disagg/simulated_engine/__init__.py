@@ -1,0 +1,1 @@
+"""An engine that pretends to compute, and speaks SGLang's protocol."""

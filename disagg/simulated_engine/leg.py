@@ -1,0 +1,83 @@
+"""One leg inside a simulated rank: where it is, and what it holds.
+
+Owns:  the words for the places a leg comes through. Only rank.py moves a leg
+"""
+
+from __future__ import annotations
+
+import asyncio
+from enum import Enum, auto
+from typing import TYPE_CHECKING
+
+from disagg.plane.engine import Leg, LegSink
+from disagg.roles import Role
+from disagg.simulated_engine.memory import Holding
+from disagg.simulated_engine.poison import Poison
+
+if TYPE_CHECKING:
+    from disagg.simulated_engine.peering import PeerLink
+    from disagg.simulated_engine.peers import Peer
+    from disagg.simulated_engine.rank import Rank
+
+FAKE_HOST = "2.2.2.2"  # SGLang's: KV goes nowhere, or comes from nowhere
+
+
+class At(Enum):
+    """Where a leg is."""
+
+    DISPATCHING = auto()  # on its way from the engine's front to the scheduler
+    BOOTSTRAPPING = auto()  # prefill waits for decode's memory; decode looks for its prefill
+    ALLOCATING = auto()  # decode waits for memory
+    LANDING = auto()  # decode waits for KV
+    WAITING = auto()  # for its first chunk, or its next
+    TRANSFERRING = auto()
+    RUNNING = auto()  # decodes
+    RELEASING = auto()  # decode was aborted; prefill may still be writing into its pages
+    STALLED = auto()  # for what cannot come, until it is aborted
+    OVER = auto()
+
+
+class SimulatedLeg:
+    """One leg in one rank, from submit to its last word."""
+
+    def __init__(self, leg: Leg, sink: LegSink, rank: Rank) -> None:
+        self.leg, self.sink, self.rank = leg, sink, rank
+        self.at = At.DISPATCHING
+        self.abort_is_asked = False  # SGLang's abort_sent: another abort does nothing
+        self.abort_waits = False  # for the dispatch
+        self.decode_is_gone = False
+        self.holding: Holding | None = None
+        self.cached_tokens = 0
+        self.computed_tokens = 0
+        self.state = 0  # of the chain of tokens; set when the prompt has been computed
+        self.sent_tokens = 0
+        self.link: PeerLink | None = None  # prefill: to the decode that allocated memory
+        self.peer: Peer | None = None  # decode: the prefill it waits for
+        self.timer: asyncio.TimerHandle | None = None
+        self.stats: dict[str, float] = {}
+
+    @property
+    def tokens_wanted(self) -> int:
+        return int(self.leg.sampling["max_new_tokens"])
+
+    @property
+    def ignore_eos(self) -> bool:
+        return bool(self.leg.sampling.get("ignore_eos", False))
+
+    def kills(self, role: Role, tokens: int, legs: int) -> bool:
+        """Whether it ends its engine now, with so many tokens of prompt and answer, among so many legs of a batch."""
+        poison = self.leg.sampling.get("poison")
+        return poison is not None and Poison(*poison).kills(role, tokens, legs)
+
+    @property
+    def room(self) -> int:
+        return self.leg.bootstrap.room if self.leg.bootstrap else 0
+
+    @property
+    def is_fake(self) -> bool:
+        """A canary that wants no transfer."""
+        return self.leg.bootstrap is not None and self.leg.bootstrap.host == FAKE_HOST
+
+    @property
+    def is_over(self) -> bool:
+        return self.at is At.OVER

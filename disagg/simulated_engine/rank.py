@@ -1,0 +1,385 @@
+"""One dp rank's scheduler, pretending: it takes as long as a real one would, and does nothing else.
+
+Way:   SimulatedEngine -> [Rank.submit, abort] -> queues -> steps, one after the other -> a leg's sink
+Owns:  the rank's legs and KV pool; a leg's last word is said where its KV is given back, once
+Fails: as SGLang does (see engine.py). A frozen rank does nothing and keeps what should have been done; a dead one
+       forgets it
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from disagg.plane.ledger import OUTPUT_RESERVED_TOKENS
+from disagg.roles import Role
+from disagg.simulated_engine.leg import At, SimulatedLeg
+from disagg.simulated_engine.memory import KvPool
+from disagg.simulated_engine.peering import Gone, Landed
+from disagg.simulated_engine.tokens import EOS, fold, following
+
+if TYPE_CHECKING:
+    from disagg.simulated_engine.engine import SimulatedEngine
+
+
+class Rank:
+    def __init__(self, engine: SimulatedEngine, index: int) -> None:
+        self.engine, self.index, self.model = engine, index, engine.model
+        model = engine.model
+        block_tokens = 0 if model.role is Role.DECODE else model.cache_block_tokens
+
+        def on_event(kind: str, blocks: list[int]) -> None:
+            if engine.on_kv_event is not None:
+                engine.on_kv_event(kind, index, blocks)
+
+        self.pool = KvPool(model.kv_tokens, model.page_size, block_tokens, on_event)
+        self.legs: dict[SimulatedLeg, None] = {}
+        self._allocating: deque[SimulatedLeg] = deque()
+        self._waiting: deque[SimulatedLeg] = deque()
+        self._running: dict[SimulatedLeg, None] = {}
+        self._chunk: list[tuple[SimulatedLeg, int]] = []
+        self._step: asyncio.TimerHandle | None = None
+        self._aborts: list[SimulatedLeg] = []
+        self._frozen_at_s: float | None = None
+        self._backlog: list[tuple[Callable[..., None], tuple[Any, ...]]] = []
+        self.is_dead = False
+        self.step_longest_s = 0.0
+        self._step_began_s = 0.0
+
+    # from the engine
+
+    def submit(self, leg: SimulatedLeg) -> None:
+        self.legs[leg] = None
+        self.later(leg, self.model.dispatch_s, self._dispatched, leg)
+
+    def abort(self, leg: SimulatedLeg) -> None:
+        if leg.at is At.DISPATCHING:
+            leg.abort_waits = not self.model.loses_early_aborts
+            return
+        for each in list(self.legs):
+            if each.at is not At.DISPATCHING and each.leg.id.startswith(leg.leg.id):  # as SGLang's scheduler does
+                if self._step is not None:
+                    self._aborts.append(each)
+                else:
+                    self.do(self._abort, each)
+
+    def freeze(self) -> None:
+        if self._frozen_at_s is None:
+            self._frozen_at_s = self._now_s()
+
+    def thaw(self) -> None:
+        self._frozen_at_s = None
+        backlog, self._backlog = self._backlog, []
+        for action, arguments in backlog:
+            self.do(action, *arguments)
+        self.go_on()
+
+    def die(self) -> None:
+        """The scheduler's process is gone: nobody is told."""
+        self.is_dead = True
+        for timer in [self._step, *(leg.timer for leg in self.legs)]:
+            if timer is not None:
+                timer.cancel()
+        self.legs.clear()
+        self._backlog.clear()
+
+    def do(self, action: Callable[..., None], *arguments: Any) -> None:
+        """Something the scheduler does when it comes round: a frozen one does it when it goes on."""
+        if self._frozen_at_s is not None:
+            self._backlog.append((action, arguments))
+        elif not self.is_dead:
+            action(*arguments)
+
+    def later(self, leg: SimulatedLeg, delay_s: float, action: Callable[..., None], *arguments: Any) -> None:
+        """A leg waits for one thing at a time."""
+        if leg.timer is not None:
+            leg.timer.cancel()
+        leg.timer = self.engine.loop.call_later(delay_s, self.do, action, *arguments)
+
+    @property
+    def beat_age_s(self) -> float:
+        """An idle scheduler comes round all the time; a busy one after each step."""
+        if self._frozen_at_s is not None:
+            return self._now_s() - self._frozen_at_s
+        return self._now_s() - self._step_began_s if self._step is not None else 0.0
+
+    @property
+    def is_frozen(self) -> bool:
+        return self._frozen_at_s is not None
+
+    @property
+    def running_count(self) -> int:
+        return len(self._running) + sum(leg.at is At.WAITING and leg.holding is not None for leg in self._waiting)
+
+    def prefill_may_begin(self, leg: SimulatedLeg) -> None:
+        if leg.at is At.BOOTSTRAPPING:
+            self._await_turn(leg)
+
+    def stall(self, leg: SimulatedLeg) -> None:
+        """It waits for nothing that could come, until it is aborted."""
+        if leg.at is At.WAITING:
+            self._waiting.remove(leg)
+        if leg.timer is not None:
+            leg.timer.cancel()
+        leg.at = At.STALLED
+
+    def decode_left(self, leg: SimulatedLeg) -> None:
+        """SGLang polls rooms before the first chunk and after the last one, not in between."""
+        leg.decode_is_gone = True
+        if leg.at in (At.BOOTSTRAPPING, At.TRANSFERRING):
+            self.end(leg, "error", "Aborted by decode-side abort notification.")
+
+    def link_lost(self, leg: SimulatedLeg) -> None:
+        """Prefill's link to the decode engine: noticed when there is something to write."""
+        if leg.at is At.TRANSFERRING:
+            self.end(leg, "error", "NIXL_ERR_REMOTE_DISCONNECT")
+
+    def allocate(self, leg: SimulatedLeg) -> None:
+        """Decode has found its prefill and now wants memory."""
+        if leg.at is At.BOOTSTRAPPING:
+            leg.at = At.ALLOCATING
+            self._allocating.append(leg)
+            self.go_on()
+
+    def landed(self, leg: SimulatedLeg, first_token: int) -> None:
+        if leg.at is At.LANDING and leg.room != 0:
+            if leg.peer is not None:
+                leg.peer.forget(leg)
+            leg.state = fold(leg.leg.prompt_ids)
+            self._run(leg, first_token)
+
+    def end(self, leg: SimulatedLeg, reason: str, detail: str = "") -> None:
+        """A leg's last word: nothing of it is left here."""
+        if leg.is_over:
+            return
+        queue = {At.WAITING: self._waiting, At.ALLOCATING: self._allocating}.get(leg.at)
+        if queue is not None:
+            queue.remove(leg)
+        leg.at = At.OVER
+        self._running.pop(leg, None)
+        if leg.timer is not None:
+            leg.timer.cancel()
+        if leg.holding is not None:
+            self.pool.give_back(leg.holding, leg.computed_tokens)
+        if leg.peer is not None:
+            leg.peer.forget(leg)
+        self.engine.forget_room(leg)
+        del self.legs[leg]
+        leg.sink.on_end(reason, detail, leg.cached_tokens, leg.stats)
+        self.go_on()
+
+    def go_on(self) -> None:
+        """Whatever can begin, begins."""
+        if self._step is None and not self.is_frozen and not self.is_dead:
+            while self._allocating and self._allocate_first():
+                pass
+            if self._step is None and not (self._waiting and self._begin_chunk()) and self._running:
+                self._begin_step()
+
+    # dispatch and abort
+
+    def _dispatched(self, leg: SimulatedLeg) -> None:
+        leg.timer = None
+        if leg.abort_waits:
+            self.end(leg, "abort", "Aborted by AbortReq.")
+        elif leg.leg.bootstrap is None:
+            self._await_turn(leg)
+        else:
+            leg.at = At.BOOTSTRAPPING
+            leg.sink.on_stage("bootstrapping")
+            self.engine.meet(leg)
+
+    def _await_turn(self, leg: SimulatedLeg) -> None:
+        if leg.timer is not None:
+            leg.timer.cancel()
+        leg.at = At.WAITING
+        self._waiting.append(leg)
+        self.go_on()
+
+    def _abort(self, leg: SimulatedLeg) -> None:
+        if leg.at is At.LANDING and leg.peer is not None and leg.peer.is_open:
+            leg.at = At.RELEASING
+            leg.peer.send(Gone(leg.room))
+            self.later(leg, self.model.release_timeout_s, self.released, leg)
+        elif leg.at is not At.RELEASING:
+            self.end(leg, "abort", "Aborted by AbortReq.")
+
+    def released(self, leg: SimulatedLeg) -> None:
+        if leg.at is At.RELEASING:
+            self.end(leg, "abort", "Aborted by AbortReq.")
+
+    # prefill
+
+    def _begin_chunk(self) -> bool:
+        """One chunk may hold the end of one prompt and the beginning of the next."""
+        budget = self.model.chunk_tokens
+        for leg in self._waiting:
+            prompt = leg.leg.prompt_ids
+            if leg.holding is None:
+                reserve = min(leg.tokens_wanted, OUTPUT_RESERVED_TOKENS)
+                taken = self.pool.take(prompt, len(prompt) + reserve)
+                if taken is None:
+                    break
+                leg.holding, leg.cached_tokens = taken
+                leg.computed_tokens = leg.cached_tokens
+                leg.sink.on_stage("prefilling")
+                leg.stats["forward_start"] = self._now_s()
+            count = min(budget, len(prompt) - leg.computed_tokens)
+            self._chunk.append((leg, count))
+            budget -= count
+            if budget == 0:
+                break
+        if self._chunk:
+            tokens = self.model.chunk_tokens - budget
+            self._begin(self.model.step_s + tokens * self.model.prefill_token_s, self._chunk_done)
+        return bool(self._chunk)
+
+    def _chunk_done(self) -> None:
+        chunk, self._chunk = self._chunk, []
+        for leg, count in chunk:
+            leg.computed_tokens += count
+        if any(leg.kills(self.model.role, leg.computed_tokens, len(chunk)) for leg, _ in chunk):
+            self.engine.dies()
+            return
+        self._apply_aborts()
+        for leg, _ in chunk:
+            if leg.at is At.WAITING and leg.computed_tokens == len(leg.leg.prompt_ids):
+                self._waiting.remove(leg)
+                self._prompt_done(leg)
+        self._step = None
+        self.go_on()
+
+    def _prompt_done(self, leg: SimulatedLeg) -> None:
+        leg.stats["forward_end"] = self._now_s()
+        state = fold(leg.leg.prompt_ids)
+        [token], leg.state = following(state, 1, leg.ignore_eos)
+        if leg.leg.bootstrap is None:
+            leg.at = At.RUNNING
+            self._send(leg, [token])
+            return
+        leg.at = At.TRANSFERRING
+        leg.sink.on_stage("transferring")
+        if leg.decode_is_gone:
+            self.end(leg, "error", "Aborted by decode-side abort notification.")
+        elif leg.link is None:
+            self._transferred(leg, token, 0.0)  # to nobody (a canary), or to a decode that will never know
+        elif not leg.link.is_open:
+            self.end(leg, "error", "NIXL_ERR_REMOTE_DISCONNECT")
+        elif not self.engine.loses_a_transfer():
+            kv_bytes = len(leg.leg.prompt_ids) * self.model.kv_bytes_per_token
+            transfer_s = self.engine.lasting(self.model.transfer_setup_s + kv_bytes / self.model.transfer_bytes_per_s)
+            leg.stats |= {"kv_bytes": kv_bytes, "kv_transfer_s": transfer_s}
+            # Written by the lane's own thread: it goes on while the scheduler is frozen, and decode is told.
+            leg.timer = self.engine.loop.call_later(transfer_s, self._written, leg, token, transfer_s)
+
+    def _written(self, leg: SimulatedLeg, token: int, transfer_s: float) -> None:
+        if leg.at is At.TRANSFERRING and not self.is_dead:
+            assert leg.link is not None
+            leg.link.send(Landed(leg.room, token))
+            self.do(self._transferred, leg, token, transfer_s)
+
+    def _transferred(self, leg: SimulatedLeg, token: int, transfer_s: float) -> None:
+        if leg.at is At.TRANSFERRING:
+            leg.stats["transfer_end"] = self._now_s()
+            leg.sink.on_tokens([token])
+            self.end(leg, "stop" if token == EOS else "length")
+
+    # decode
+
+    def _allocate_first(self) -> bool:
+        leg = self._allocating[0]
+        prompt_tokens = len(leg.leg.prompt_ids)
+        if len(self._running) >= self.model.requests_max:
+            return False
+        taken = self.pool.take(leg.leg.prompt_ids, prompt_tokens + min(leg.tokens_wanted, OUTPUT_RESERVED_TOKENS))
+        if taken is None:
+            return False
+        leg.holding, _ = taken
+        self._allocating.popleft()
+        leg.at = At.LANDING
+        self.engine.allocated(leg)
+        return True
+
+    def timed_out_landing(self, leg: SimulatedLeg) -> None:
+        if leg.at is At.LANDING:
+            self.end(leg, "error", f"Request {leg.leg.id} timed out in KVPoll.WaitingForInput")
+
+    def timed_out_bootstrapping(self, leg: SimulatedLeg) -> None:
+        if leg.at is At.BOOTSTRAPPING:
+            self.end(leg, "error", f"Request {leg.leg.id} timed out in KVPoll.Bootstrapping")
+
+    def prefill_lost(self, leg: SimulatedLeg, why: str) -> None:
+        if leg.at is At.RELEASING:
+            self.released(leg)
+        elif leg.at in (At.BOOTSTRAPPING, At.ALLOCATING, At.LANDING):
+            self.end(leg, "error", why)
+
+    def _run(self, leg: SimulatedLeg, first_token: int) -> None:
+        if leg.timer is not None:
+            leg.timer.cancel()
+        leg.at = At.RUNNING
+        leg.state = fold([first_token], leg.state)
+        self._send(leg, [first_token])
+        self.go_on()
+
+    def run_on_garbage(self, leg: SimulatedLeg) -> None:
+        """No KV was sent (a canary's fake prefill): the engine decodes, and what it says means nothing."""
+        leg.state = fold(leg.leg.prompt_ids) ^ 1
+        self._run(leg, following(leg.state, 1, True)[0][0])
+
+    def _begin_step(self) -> None:
+        self._begin(self.model.step_s + len(self._running) * self.model.step_leg_s, self._step_done)
+
+    def _step_done(self) -> None:
+        self._apply_aborts()
+        legs = len(self._running)
+        if any(leg.kills(self.model.role, len(leg.leg.prompt_ids) + leg.sent_tokens, legs) for leg in self._running):
+            self.engine.dies()
+            return
+        for leg in list(self._running):
+            count = min(self.model.tokens_per_step, leg.tokens_wanted - leg.sent_tokens)
+            if not self._has_room_for(leg, count):
+                self.end(leg, "error", "Request was retracted: the KV pool is full")
+                continue
+            ids, leg.state = following(leg.state, count, leg.ignore_eos)
+            self._send(leg, ids)
+        self._step = None
+        self.go_on()
+
+    def _has_room_for(self, leg: SimulatedLeg, count: int) -> bool:
+        """Beyond what was set aside at first, an output takes a page when it needs one."""
+        beyond = leg.sent_tokens + count - OUTPUT_RESERVED_TOKENS
+        if beyond <= 0 or leg.holding is None:
+            return True
+        page = self.model.page_size
+        pages = -(-beyond // page) - max(0, -(-(beyond - count) // page))
+        return pages == 0 or self.pool.grow(leg.holding, pages)
+
+    def _send(self, leg: SimulatedLeg, ids: list[int]) -> None:
+        leg.sent_tokens += len(ids)
+        leg.sink.on_tokens(ids)
+        if ids[-1] == EOS and not leg.ignore_eos:
+            self.end(leg, "stop")
+        elif leg.sent_tokens >= leg.tokens_wanted:
+            self.end(leg, "length")
+        else:
+            self._running[leg] = None
+
+    # steps
+
+    def _begin(self, duration_s: float, done: Callable[[], None]) -> None:
+        duration_s = self.engine.lasting(duration_s)
+        self.step_longest_s = max(self.step_longest_s, duration_s)
+        self._step_began_s = self._now_s()
+        self._step = self.engine.loop.call_later(duration_s, self.do, done)
+
+    def _apply_aborts(self) -> None:
+        aborts, self._aborts = self._aborts, []
+        for leg in aborts:
+            if not leg.is_over:
+                self._abort(leg)
+
+    def _now_s(self) -> float:
+        return self.engine.loop.time()

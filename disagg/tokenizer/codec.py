@@ -1,0 +1,94 @@
+"""What a model's folder says about text: tokenizer, chat template, context length, sampling defaults.
+
+Way:   parsed request -> [Codec] -> prompt ids; and back, a TextStream for each request
+In:    tokenizer.json, tokenizer_config.json, chat_template.jinja, config.json, generation_config.json
+Fails: StartError for a folder without tokenizer.json; BadRequest from the template
+
+transformers is not imported: that takes seconds, and a frontend restarts in one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from tokenizers import Tokenizer
+
+from disagg.errors import BadRequest, StartError
+from disagg.models.context import CONTEXT_KEYS, context_length
+from disagg.models.text_files import read_object
+from disagg.sampling import defaults_of
+from disagg.tokenizer.encoder import Encoder
+from disagg.tokenizer.template import ChatTemplate
+from disagg.tokenizer.template_files import load_template
+from disagg.tokenizer.text import Texts, TextStream
+from disagg.tokenizer.tokenizer_files import load_tokenizer
+
+
+@dataclass(frozen=True, slots=True)
+class Codec:
+    folder: Path  # the model's
+    tokenizer: Tokenizer
+    encoder: Encoder
+    texts: Texts
+    template: ChatTemplate | None
+    context_length: int
+    vocabulary: int  # ids the model knows; the tokenizer may name fewer
+    end_ids: frozenset[int] = frozenset()  # of these one ends an answer
+    sampling_defaults: Mapping[str, float] = field(default_factory=dict)
+
+    def with_defaults(self, stronger: Mapping[str, float]) -> Codec:
+        """Of sampling: what a deployment says is stronger than what the model's makers advise."""
+        defaults = defaults_of(stronger, "model.sampling_defaults")
+        return replace(self, sampling_defaults={**self.sampling_defaults, **defaults})
+
+    def text_ids(self, text: str, *, special_tokens: bool = True) -> list[int]:
+        """As `tokenizer(text)`: with the special tokens this tokenizer puts around a text."""
+        return self.encoder.encode(text, special_tokens=special_tokens)
+
+    def chat_ids(
+        self, messages: list[dict[str, Any]], variables: Mapping[str, Any], *, special_tokens: bool = False
+    ) -> list[int]:
+        """As `apply_chat_template(messages, add_generation_prompt=True)`."""
+        template = self.template
+        if template is None:
+            what = "this model has no chat template; use /v1/completions"
+            raise BadRequest("messages", "no_chat_template", what)
+        return self.encoder.encode(template.render(messages, variables), special_tokens=special_tokens)
+
+    def text_stream(self, stop: tuple[str, ...]) -> TextStream:
+        return TextStream(self.texts, stop)
+
+
+def load_codec(folder: Path) -> Codec:
+    tokenizer = load_tokenizer(folder)
+    whole_config = read_object(folder / "config.json")
+    config = whole_config.get("text_config") or whole_config
+    generation_config = read_object(folder / "generation_config.json")
+    return Codec(
+        folder=folder,
+        tokenizer=tokenizer,
+        encoder=Encoder(tokenizer, str(folder)),
+        texts=Texts(tokenizer),
+        template=load_template(folder, read_object(folder / "tokenizer_config.json")),
+        context_length=_context_length(folder, config),
+        vocabulary=int(config.get("vocab_size") or tokenizer.get_vocab_size()),
+        end_ids=_end_ids(whole_config) | _end_ids(config) | _end_ids(generation_config),
+        sampling_defaults=defaults_of(generation_config, str(folder / "generation_config.json")),
+    )
+
+
+def _context_length(folder: Path, config: Mapping[str, Any]) -> int:
+    told = context_length(config)
+    if told is None:
+        what = "tells no context length"
+        raise StartError(str(folder / "config.json"), what, f"give it one of {', '.join(CONTEXT_KEYS)}")
+    return told
+
+
+def _end_ids(config: Mapping[str, Any]) -> frozenset[int]:
+    """The engine takes both files' ids, too."""
+    said = config.get("eos_token_id")
+    return frozenset(said if isinstance(said, list) else [] if said is None else [said])
