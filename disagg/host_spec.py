@@ -1,4 +1,4 @@
-"""What one engine host needs to know to start; crosses from the actor to the warden as one JSON line."""
+"""What one engine host needs to know to start; crosses from the actor to the reaper as one JSON line."""
 
 from __future__ import annotations
 
@@ -45,8 +45,8 @@ class HostSpec(msgspec.Struct, frozen=True, kw_only=True):
         return f"{self.life}, node {self.member} of {self.members}" if self.members > 1 else self.life
 
 
-class KitSpec(msgspec.Struct, frozen=True, kw_only=True):
-    """What a spare kit is made of: a host and its children before they know their engine (spare_warden.py)."""
+class StandbySpec(msgspec.Struct, frozen=True, kw_only=True):
+    """What a standby is made of: a host and its children before they know their engine (standby_reaper.py)."""
 
     environment: dict[str, str]  # as its HostSpec will say it
     spares: tuple[Spare, ...]  # the host's children
@@ -60,8 +60,8 @@ DEPLOYMENT_VARIABLE = "DISAGG_DEPLOYMENT"  # set in every process of a deploymen
 
 encode_spec = msgspec.json.encode
 decode_spec = msgspec.json.Decoder(HostSpec).decode
-encode_kit = msgspec.json.encode
-decode_kit = msgspec.json.Decoder(KitSpec).decode
+encode_standby = msgspec.json.encode
+decode_standby = msgspec.json.Decoder(StandbySpec).decode
 
 
 def is_on(part: str) -> bool:

@@ -1,6 +1,6 @@
 """An engine's log: a file with a bounded size and one older generation, and its last lines in memory.
 
-Way:   the output of an engine's processes -> warden -> [RotatingLog] -> a file, for `disagg logs`; the tail, for errors
+Way:   the output of an engine's processes -> reaper -> [RotatingLog] -> a file, for `disagg logs`; the tail, for errors
 Fails: never. A log only tells: what a full disk, or a folder that is none, does not take is left out and counted, the
        file is tried again later, and `trouble` says why
 """

@@ -1,6 +1,6 @@
 """The environment that others set: what reaches our processes, what does not, and what is refused before a start.
 
-Way:   `disagg serve` -> [refuse]; driver, Nursery -> [of_our_processes] -> frontends, engines
+Way:   `disagg serve` -> [refuse]; driver, NodeAgent -> [of_our_processes] -> frontends, engines
 Why:   our processes talk with one another by address. Through a company's proxy they never meet, and what a batch
        system or torchrun says of ranks and addresses is about another program
 Fails: ConfigError names each variable with its value, what is wrong and what would do

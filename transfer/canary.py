@@ -2,7 +2,7 @@
 
 Way:   controller -> [sing: both engines of a pair, a real transfer; hum: one rank alone] -> plane clients
 Fails: CanaryFailed with the first reason (never that the engine is full: hosts grant canaries in any case). Legs that
-       still run are aborted then; each stays in its Voice's `legs` until the engine has let go of it
+       still run are aborted then; each stays in its RankEndpoint's `legs` until the engine has let go of it
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from disagg.plane import messages as m
 from disagg.plane.client import PlaneClient
 from disagg.roles import Role
 
-SONG_TOKENS = 32
-SONG_NEW_TOKENS = 2  # the first is prefill's, the second decode's own, made from the KV that came
+PROBE_TOKENS = 32
+PROBE_NEW_TOKENS = 2  # the first is prefill's, the second decode's own, made from the KV that came
 HUM_IDS = [10, 11, 12, 13]
 # SGLang answers a leg with this bootstrap host without any peer: a fake transfer, and decode goes on from whatever its
 # KV memory holds. Its own warm-up does it, with the dp rank as the room.
@@ -31,7 +31,7 @@ class CanaryFailed(DisaggError):
 
 
 @dataclass(frozen=True, slots=True)
-class Voice:
+class RankEndpoint:
     """One dp rank of one incarnation. `legs`: its engine's canary legs that have not ended."""
 
     life: str
@@ -47,35 +47,35 @@ class Voice:
         return f"{self.life}/{self.dp_rank}"
 
 
-async def sing(prefill: Voice | None, decode: Voice, room: int, limit_s: float) -> None:
+async def probe_pair(prefill: RankEndpoint | None, decode: RankEndpoint, room: int, limit_s: float) -> None:
     """One greedy request through the pair; without a prefill, through the aggregated engine `decode` alone."""
-    prompt = [room % 251 + 1, *range(10, 9 + SONG_TOKENS)]  # a first token of its own: less is cached
+    prompt = [room % 251 + 1, *range(10, 9 + PROBE_TOKENS)]  # a first token of its own: less is cached
     if prefill is None:
-        await _complete([(decode, SONG_NEW_TOKENS)], prompt, None, limit_s)
+        await _complete([(decode, PROBE_NEW_TOKENS)], prompt, None, limit_s)
         return
     host, port = prefill.bootstrap.rsplit(":", 1)
     meet = m.Bootstrap(host, int(port), room, prefill.dp_rank)
-    await _complete([(prefill, 1), (decode, SONG_NEW_TOKENS)], prompt, meet, limit_s)
+    await _complete([(prefill, 1), (decode, PROBE_NEW_TOKENS)], prompt, meet, limit_s)
 
 
-async def hum(voice: Voice, limit_s: float) -> None:
+async def probe_rank(endpoint: RankEndpoint, limit_s: float) -> None:
     """Liveness of one rank, alone: a few steps of its scheduler and its model."""
-    fake = m.Bootstrap(FAKE_HOST, FAKE_PORT, voice.dp_rank, voice.dp_rank)
-    match voice.role:
+    fake = m.Bootstrap(FAKE_HOST, FAKE_PORT, endpoint.dp_rank, endpoint.dp_rank)
+    match endpoint.role:
         case Role.AGGREGATED:
-            await _complete([(voice, 1)], HUM_IDS, None, limit_s)
+            await _complete([(endpoint, 1)], HUM_IDS, None, limit_s)
         case Role.PREFILL:
-            await _complete([(voice, 1)], HUM_IDS, fake, limit_s)
+            await _complete([(endpoint, 1)], HUM_IDS, fake, limit_s)
         case Role.DECODE:  # SGLang makes up the first token, as if it were prefill's
-            await _complete([(voice, 2)], HUM_IDS, fake, limit_s)
+            await _complete([(endpoint, 2)], HUM_IDS, fake, limit_s)
 
 
 async def _complete(
-    parts: list[tuple[Voice, int]], prompt: list[int], meet: m.Bootstrap | None, limit_s: float
+    parts: list[tuple[RankEndpoint, int]], prompt: list[int], meet: m.Bootstrap | None, limit_s: float
 ) -> None:
     """All parts at once, each with its count of new tokens; returns when all have ended well."""
-    names = " -> ".join(voice.name for voice, _ in parts)
-    legs = [_Leg(voice, new_tokens) for voice, new_tokens in parts]
+    names = " -> ".join(endpoint.name for endpoint, _ in parts)
+    legs = [_Leg(endpoint, new_tokens) for endpoint, new_tokens in parts]
     try:
         for leg in legs:
             leg.begin(prompt, meet)
@@ -83,14 +83,14 @@ async def _complete(
             for ending in asyncio.as_completed([leg.ended for leg in legs]):
                 _check(names, await ending)
     except TimeoutError:
-        silent = [leg.voice.name for leg in legs if not leg.ended.done()]
+        silent = [leg.endpoint.name for leg in legs if not leg.ended.done()]
         raise CanaryFailed(f"canary {names}", f"no end within {limit_s:g} s from {', '.join(silent)}") from None
     finally:
         for leg in legs:
             leg.abort()
     for leg in legs:
         if leg.received != leg.new_tokens:
-            what = f"{leg.received} tokens came from {leg.voice.name} instead of {leg.new_tokens}"
+            what = f"{leg.received} tokens came from {leg.endpoint.name} instead of {leg.new_tokens}"
             raise CanaryFailed(f"canary {names}", what)
 
 
@@ -102,28 +102,28 @@ def _check(names: str, end: m.LegEnd) -> None:
 class _Leg:
     """The receiver of one leg's frames."""
 
-    def __init__(self, voice: Voice, new_tokens: int) -> None:
-        self.voice, self.new_tokens = voice, new_tokens
+    def __init__(self, endpoint: RankEndpoint, new_tokens: int) -> None:
+        self.endpoint, self.new_tokens = endpoint, new_tokens
         self.received = 0
         self.ended: asyncio.Future[m.LegEnd] = asyncio.get_running_loop().create_future()
         self._number = 0
 
     def begin(self, prompt: list[int], meet: m.Bootstrap | None) -> None:
         sampling: dict[str, Any] = GREEDY | {"max_new_tokens": self.new_tokens}
-        self.voice.legs.add(self)
-        self._number = self.voice.client.submit(
+        self.endpoint.legs.add(self)
+        self._number = self.endpoint.client.submit(
             self,
             leg_id=f"{uuid.uuid4().hex}00",  # as long as a request's legs'
             prompt=m.pack_ids(prompt),
             sampling=sampling,
-            dp_rank=self.voice.dp_rank,
+            dp_rank=self.endpoint.dp_rank,
             bootstrap=meet,
             is_canary=True,
         )
 
     def abort(self) -> None:
         if not self.ended.done():
-            self.voice.client.abort(self._number)
+            self.endpoint.client.abort(self._number)
 
     def on_tokens(self, _offset: int, token_ids: list[int]) -> None:
         self.received += len(token_ids)
@@ -132,6 +132,6 @@ class _Leg:
         pass
 
     def on_end(self, end: m.LegEnd) -> None:
-        self.voice.legs.discard(self)
+        self.endpoint.legs.discard(self)
         if not self.ended.done():  # a wait that was given up has cancelled it
             self.ended.set_result(end)

@@ -60,7 +60,7 @@ async def _round(
 ) -> dict[str, Any]:
     before = status(server)[victim]
     pids = before["pids"]
-    tree = {pid: psutil.Process(pid) for pid in _all_below(pids["warden"])}
+    tree = {pid: psutil.Process(pid) for pid in _all_below(pids["reaper"])}
     streams = [Stream() for _ in prompts]
     running = asyncio.gather(*(_follow(it, server, *each) for each in zip(prompts, streams, strict=True)))
     while min(len(stream.ids) for stream in streams) < it.kill_tokens // 8:

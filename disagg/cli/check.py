@@ -13,7 +13,7 @@ from disagg import stopping
 from disagg.errors import ConfigError, Problem
 
 if TYPE_CHECKING:
-    from disagg.planning.assess import Examination
+    from disagg.planning.assess import Assessment
 
 Sets = Annotated[list[str] | None, typer.Option("--set", help="path.to.key=value, over the YAML.")]
 
@@ -58,10 +58,10 @@ def check(
     show(config, seen, as_json=as_json)
 
 
-def look_at(config: str, sets: list[str] | tuple[str, ...], assume_cluster: str | None = None) -> Examination:
+def look_at(config: str, sets: list[str] | tuple[str, ...], assume_cluster: str | None = None) -> Assessment:
     from disagg.config.find import find_cluster, find_config
     from disagg.load import load_config
-    from disagg.planning.assess import examine
+    from disagg.planning.assess import assess
     from disagg.planning.cluster_shape import load_shape
     from disagg.planning.plan import device_of, resolve
 
@@ -76,7 +76,7 @@ def look_at(config: str, sets: list[str] | tuple[str, ...], assume_cluster: str 
         problems += error.problems
     if problems:
         raise ConfigError(config, tuple(problems))
-    return examine(resolve(deployment, device_of(deployment, shape.gpus if shape else 0)), shape)
+    return assess(resolve(deployment, device_of(deployment, shape.gpus if shape else 0)), shape)
 
 
 def _of_cluster(problem: Problem, file: str) -> Problem:
@@ -84,7 +84,7 @@ def _of_cluster(problem: Problem, file: str) -> Problem:
     return problem if problem.path == file else replace(problem, what=f"{problem.what} (in {file})")
 
 
-def show(config: str, seen: Examination, *, as_json: bool = False) -> None:
+def show(config: str, seen: Assessment, *, as_json: bool = False) -> None:
     """Prints the plan; then refuses it, if anything speaks against it."""
     from disagg.planning.report import render, to_json
 
@@ -96,7 +96,7 @@ def show(config: str, seen: Examination, *, as_json: bool = False) -> None:
         raise ConfigError(config, tuple(problems))
 
 
-def problems_of(seen: Examination) -> list[Problem]:
+def problems_of(seen: Assessment) -> list[Problem]:
     """The one place where what refuses a plan comes together."""
     from disagg.preflight import check as preflight
     from disagg.preflight.file_rules import problems_here
@@ -105,7 +105,7 @@ def problems_of(seen: Examination) -> list[Problem]:
     return [*problems_here(model.path, model.revision), *preflight(seen.plan, seen.shape, seen.facts)]
 
 
-def warnings_of(seen: Examination) -> list[str]:
+def warnings_of(seen: Assessment) -> list[str]:
     """And of what only slows it down, or may surprise."""
     from disagg.preflight import check_warnings
 

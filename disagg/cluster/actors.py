@@ -1,8 +1,8 @@
-"""The Ray actors: one Nursery a node, one EngineActor an engine node. They start, watch and end; no token passes here.
+"""The Ray actors: one NodeAgent a node, one EngineActor an engine node. They start, watch, end; no token passes here.
 
-Way:   controller =Ray calls=> [Nursery, EngineActor] -> zygote, warden -> host
-Owns:  the nursery its zygote, its node's port numbers and log folder; the engine actor the pipe of one warden
-Fails: an actor that dies, however it dies, closes its pipe: its warden then leaves nothing of the engine behind
+Way:   controller =Ray calls=> [NodeAgent, EngineActor] -> zygote, reaper -> host
+Owns:  the agent its zygote, its node's port numbers and log folder; the engine actor the pipe of one reaper
+Fails: an actor that dies, however it dies, closes its pipe: its reaper then leaves nothing of the engine behind
 """
 
 from __future__ import annotations
@@ -26,9 +26,17 @@ import msgspec
 from disagg import surroundings
 from disagg.errors import StartError
 from disagg.folders import own_folder
-from disagg.host_spec import DEPLOYMENT_VARIABLE, SECRET_VARIABLE, HostSpec, KitSpec, Spare, decode_spec, encode_spec
+from disagg.host_spec import (
+    DEPLOYMENT_VARIABLE,
+    SECRET_VARIABLE,
+    HostSpec,
+    Spare,
+    StandbySpec,
+    decode_spec,
+    encode_spec,
+)
 from disagg.logfile import last_lines
-from disagg.process.standby import Kit, NoKit, spawn_with_pipe
+from disagg.process.standby import NoStandby, Standby, spawn_with_pipe
 from disagg.sglang.arguments import PORT_BLOCK
 from disagg.sglang.plugins.loopback import LOOPBACK_VARIABLE
 
@@ -48,7 +56,7 @@ def log_folder(deployment: str) -> Path:
     return Path(cache).expanduser() / "logs" / deployment
 
 
-class Nursery:
+class NodeAgent:
     """One a node. Where engines can be forked, its zygote forks them."""
 
     def __init__(self, deployment: str, secret: str, environment: dict[str, str], python_path: list[str]) -> None:
@@ -95,7 +103,7 @@ class Nursery:
 
     def ports(self, name: str) -> int:
         """The first of PORT_BLOCK ports for the next incarnation of an engine's part here; its last one's may be given
-        out again. Raises once the zygote is dead: then this nursery is of no use."""
+        out again. Raises once the zygote is dead: then this agent is of no use."""
         if self._zygote is not None and self._zygote.poll() is not None:
             raise RuntimeError(f"its zygote has ended with {self._zygote.returncode}")
         return self._blocks.take(name)
@@ -161,9 +169,9 @@ class EngineActor:
         self._writer: asyncio.StreamWriter | None = None
         self._lane = self._log_trouble = ""
         self._pids: dict[str, Any] = {"actor": os.getpid()}
-        self._kit: Kit | None = None
-        self._no_kit = ""  # why the next incarnation has none
-        self._next: tuple[KitSpec, dict[str, str]] | None = None  # what a kit would be made from
+        self._standby: Standby | None = None
+        self._no_standby = ""  # why the next incarnation has none
+        self._next: tuple[StandbySpec, dict[str, str]] | None = None  # what a standby would be made from
 
     async def start(self, spec_json: bytes, zygote: str | None, environment: dict[str, str]) -> dict[str, Any]:
         """Starts the incarnation; returns what its host says when ready, or raises StartError with its last lines.
@@ -175,7 +183,7 @@ class EngineActor:
         async with self._beginning:
             self._writer, self._lane, self._log_trouble = None, "", ""
             self._exit = asyncio.get_running_loop().create_future()
-            reader, self._writer, way = await self._way_to_warden(spec, zygote, environment)
+            reader, self._writer, way = await self._way_to_reaper(spec, zygote, environment)
             self._writer.write(encode_spec(spec) + b"\n")
             self._reading = asyncio.get_running_loop().create_task(self._read(reader, self._writer, ready, self._exit))
         answer = await ready
@@ -183,21 +191,21 @@ class EngineActor:
             tail = "\n".join(answer.get("tail", []))
             raise StartError(spec.place, f"it died while starting ({answer['status']}); its last lines:\n{tail}")
         spares = msgspec.convert(answer.get("spares", []), tuple[Spare, ...])
-        self._no_kit = answer.get("unfit", "")
-        self._next = (KitSpec(environment=spec.environment, spares=spares), environment) if spares else None
+        self._no_standby = answer.get("unfit", "")
+        self._next = (StandbySpec(environment=spec.environment, spares=spares), environment) if spares else None
         more = {"pids": self._pids, "devices": self.devices(), "way": way, "log_trouble": self._log_trouble}
         return answer | more
 
     async def keep_spare(self) -> None:
         """Begins to prepare the next incarnation of the engine that runs."""
         async with self._beginning:
-            if self._kit is not None and self._kit.has_ended:
-                self._kit.close()
-                self._kit = None
-            if self._kit is None and self._next is not None:
-                self._kit = await Kit.start(*self._next)
-            elif self._no_kit:
-                log.warning("no spare kit can be kept: %s", self._no_kit)
+            if self._standby is not None and self._standby.has_ended:
+                self._standby.close()
+                self._standby = None
+            if self._standby is None and self._next is not None:
+                self._standby = await Standby.start(*self._next)
+            elif self._no_standby:
+                log.warning("no standby can be kept: %s", self._no_standby)
 
     async def exited(self) -> dict[str, Any]:
         """Returns once nothing of the incarnation is left: {"status", "tail"}."""
@@ -209,7 +217,7 @@ class EngineActor:
         async with self._beginning:
             pass
         if self._writer is not None and self._exit is not None and not self._exit.done():
-            self._writer.write_eof()  # its warden kills them all: SIGKILL ends stopped processes, too
+            self._writer.write_eof()  # its reaper kills them all: SIGKILL ends stopped processes, too
             await self._exit
 
     def devices(self) -> str:
@@ -226,23 +234,23 @@ class EngineActor:
         """Why the engine's log lacks lines; empty if it does not."""
         return self._log_trouble
 
-    async def _way_to_warden(
+    async def _way_to_reaper(
         self, spec: HostSpec, zygote: str | None, environment: dict[str, str]
     ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter, str]:
-        """The pipe to a warden that waits for the spec, and where it came from, for people."""
+        """The pipe to a reaper that waits for the spec, and where it came from, for people."""
         if zygote:
             pipe, way = await _pipe_from_zygote(zygote), "forked"
         else:
-            kit, self._kit = self._kit, None
-            if kit is not None:
+            standby, self._standby = self._standby, None
+            if standby is not None:
                 try:
-                    return await kit.take(spec)
-                except NoKit as error:
-                    self._no_kit = str(error)
+                    return await standby.take(spec)
+                except NoStandby as error:
+                    self._no_standby = str(error)
             pipe, way = spawn_with_pipe("disagg.process.reaper", environment), "spawned"
-            if self._no_kit:
-                way += f", for its spare is of no use: {self._no_kit}"
-                self._no_kit = ""  # said
+            if self._no_standby:
+                way += f", for its spare is of no use: {self._no_standby}"
+                self._no_standby = ""  # said
                 log.warning("%s is %s", spec.place, way)
         reader, writer = await asyncio.open_unix_connection(sock=pipe, limit=PIPE_LINE_MAX_BYTES)
         return reader, writer, way
@@ -254,13 +262,13 @@ class EngineActor:
         ready: asyncio.Future[dict[str, Any]],
         gone: asyncio.Future[dict[str, Any]],
     ) -> None:
-        answer: dict[str, Any] = {"event": "exit", "status": "its warden vanished", "tail": []}
+        answer: dict[str, Any] = {"event": "exit", "status": "its reaper vanished", "tail": []}
         try:
             while line := await reader.readline():
                 message = json.loads(line)
                 match message["event"]:
                     case "started":
-                        self._pids |= {"warden": message["warden"], "host": message["host"]}
+                        self._pids |= {"reaper": message["reaper"], "host": message["host"]}
                     case "ready":
                         self._pids |= message["pids"]
                         ready.set_result(message)

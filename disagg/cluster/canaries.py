@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from disagg.cluster.live import LiveEngine
 from disagg.cluster.proving import Prover
 from disagg.roles import Role
-from transfer.canary import CanaryFailed, hum
+from transfer.canary import CanaryFailed, probe_rank
 
 log = logging.getLogger(__name__)
 
@@ -48,14 +48,14 @@ def is_due(quiet_s: float, since_last_s: float, failures: int, node_is_busy: boo
     return since_last_s >= AGAIN_S if failures else min(quiet_s, since_last_s) >= wait_s
 
 
-def blame(pair: Pair, sung: Mapping[Pair, bool]) -> set[str]:
+def blame(pair: Pair, probed: Mapping[Pair, bool]) -> set[str]:
     """Whose fault is it that this pair fails, given how others of the two sang just now?
 
     Who works with another peer is not to blame; where both do, it is the decode side, which a restart costs least.
     """
     prefill, decode = pair
-    prefill_works = any(well for (p, _), well in sung.items() if p == prefill)
-    decode_works = any(well for (_, d), well in sung.items() if d == decode)
+    prefill_works = any(well for (p, _), well in probed.items() if p == prefill)
+    decode_works = any(well for (_, d), well in probed.items() if d == decode)
     if prefill_works:
         return {decode}
     return {prefill} if decode_works else {prefill, decode}
@@ -118,17 +118,17 @@ class Canaries:
 
     async def _hum_on_all_ranks(self, live: LiveEngine) -> str | None:
         """Empty: all ranks are well. None: the engine got a request or ended meanwhile, so nothing is known."""
-        for voice in live.voices():
+        for endpoint in live.endpoints():
             async with self._prover.one_at_a_time:
                 if not _is_idle(live):
                     return None
                 try:
-                    await hum(voice, self._limit_s)
+                    await probe_rank(endpoint, self._limit_s)
                 except CanaryFailed as error:
                     if not _is_idle(live):
                         return None
                     log.warning("%s", error)
-                    return f"rank {voice.dp_rank}: canary: {error.what}"
+                    return f"rank {endpoint.dp_rank}: canary: {error.what}"
         return ""
 
     async def _pairs(self, decode: LiveEngine) -> None:
@@ -151,15 +151,15 @@ class Canaries:
                 self._pair_failures.pop(pair, None)
 
     async def _witnesses(self, pair: Pair) -> dict[Pair, bool]:
-        """One other pair of each of the two, sung now."""
+        """One other pair of each of the two, probed now."""
         others = [other for other in sorted(self._prover.proven) if other != pair]
-        sung: dict[Pair, bool] = {}
+        probed: dict[Pair, bool] = {}
         for side in (0, 1):
             for other in others:
                 if other[side] == pair[side] and (why := await self._sing(other)) is not None:
-                    sung[other] = not why
+                    probed[other] = not why
                     break
-        return sung
+        return probed
 
     async def _sing(self, pair: Pair) -> str | None:
         """As `_hum_on_all_ranks`."""

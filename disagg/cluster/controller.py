@@ -1,4 +1,4 @@
-"""The deployment's driver side: placement groups, nurseries, one supervisor an engine, the registry.
+"""The deployment's driver side: placement groups, agents, one supervisor an engine, the registry.
 
 Way:   `disagg serve` -> [Controller] =Ray=> actors; frontends read the registry it serves, and hand on what
        operators ask (an engine's log lines, its drain)
@@ -16,7 +16,7 @@ import ray
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from disagg.cluster.actors import Nursery
+from disagg.cluster.actors import NodeAgent
 from disagg.cluster.canaries import Canaries
 from disagg.cluster.engine_node import EngineNode, NodeLost, RayNode
 from disagg.cluster.gang import Gang
@@ -33,7 +33,7 @@ from disagg.sglang.arguments import engine_environment
 log = logging.getLogger(__name__)
 
 PLACEMENT_S = 20.0
-NURSERY_S = 300.0  # SGLang's imports from a cold disk
+NODE_AGENT_S = 300.0  # SGLang's imports from a cold disk
 
 
 class Controller:
@@ -44,7 +44,7 @@ class Controller:
         self._served = RegistryServer(self.registry, secret, self._read_log, self._drain)
         self._prover = Prover(self._on_proven, self._on_failed)
         self._canaries = Canaries(self._prover, self._on_sick, plan.deployment.health.canary_s)
-        self._nurseries = _Nurseries(setting)
+        self._agents = _NodeAgents(setting)
         self._groups: list[PlacementGroup] = []
         self._nodes: dict[str, EngineNode] = {}
         self.supervisors: dict[str, EngineSupervisor] = {}
@@ -76,7 +76,7 @@ class Controller:
 
     def _node(self, engine: EnginePlan, group: PlacementGroup) -> EngineNode:
         members = [
-            RayNode(engine, group, self._nurseries, self._setting.address, member) for member in range(engine.nodes)
+            RayNode(engine, group, self._agents, self._setting.address, member) for member in range(engine.nodes)
         ]
         return Gang(members) if engine.nodes > 1 else members[0]
 
@@ -123,7 +123,7 @@ class Controller:
         for node in self._nodes.values():
             node.close()
         await self._served.close()
-        self._nurseries.close()
+        self._agents.close()
         for group in self._groups:
             remove_placement_group(group)
 
@@ -185,8 +185,8 @@ class Controller:
         return await supervisor.drain(restart)
 
 
-class _Nurseries:
-    """One Nursery actor on each node that hosts an engine, made when its first engine comes."""
+class _NodeAgents:
+    """One NodeAgent actor on each node that hosts an engine, made when its first engine comes."""
 
     def __init__(self, setting: Setting) -> None:
         self._setting = setting
@@ -203,9 +203,9 @@ class _Nurseries:
                 del self._by_node[node_id]
             raise
 
-    def forget(self, node_id: str, nursery: Any) -> None:
+    def forget(self, node_id: str, agent: Any) -> None:
         task = self._by_node.get(node_id)
-        if task is not None and task.done() and task.result()[0] is nursery:
+        if task is not None and task.done() and task.result()[0] is agent:
             self._end(self._by_node.pop(node_id))
 
     def close(self) -> None:
@@ -220,16 +220,16 @@ class _Nurseries:
         setting = self._setting
         environment = engine_environment(Role.PREFILL, device=setting.device, deadlines=setting.deadlines)
         strategy = NodeAffinitySchedulingStrategy(node_id, soft=False)
-        nursery = (
-            ray.remote(Nursery)
+        agent = (
+            ray.remote(NodeAgent)
             .options(num_cpus=0, scheduling_strategy=strategy)
             .remote(setting.deployment, setting.secret, environment, setting.python_path)
         )
         try:
-            async with asyncio.timeout(NURSERY_S):
-                await nursery.environment.remote()  # a new actor takes its time; one that is late afterwards is gone
+            async with asyncio.timeout(NODE_AGENT_S):
+                await agent.environment.remote()  # a new actor takes its time; one that is late afterwards is gone
                 # On a GPU the imports initialise CUDA, and a CUDA process cannot be forked: there engines are spawned.
-                return nursery, await nursery.warm_up.remote() if setting.device == "cpu" else None
+                return agent, await agent.warm_up.remote() if setting.device == "cpu" else None
         except TimeoutError:
-            ray.kill(nursery)
-            raise NodeLost(f"node {node_id}", f"its nursery was not ready within {NURSERY_S:g} s") from None
+            ray.kill(agent)
+            raise NodeLost(f"node {node_id}", f"its agent was not ready within {NODE_AGENT_S:g} s") from None

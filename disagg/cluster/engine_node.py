@@ -1,8 +1,8 @@
-"""Where one engine runs, incarnation after incarnation; the only code that talks to its actor and its node's nursery.
+"""Where one engine runs, incarnation after incarnation; the only code that talks to its actor and its node's agent.
 
-Way:   supervisor -> [EngineNode] =Ray=> EngineActor, Nursery. An engine over several nodes has one for each (gang.py)
-Fails: NodeLost when the actor or the nursery is gone (the next `prepare` makes new ones), StartError as the actor says.
-       An actor that does not answer is killed, and with it, through its warden, the incarnation
+Way:   supervisor -> [EngineNode] =Ray=> EngineActor, NodeAgent. An engine over several nodes has one for each (gang.py)
+Fails: NodeLost when the actor or the agent is gone (the next `prepare` makes new ones), StartError as the actor says.
+       An actor that does not answer is killed, and with it, through its reaper, the incarnation
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from disagg.planning.plan import EnginePlan
 T = TypeVar("T")
 
 ANSWER_S = 10.0  # an actor's answer to a question that costs it nothing
-END_S = 8.0  # killing an incarnation's processes; their warden does it
+END_S = 8.0  # killing an incarnation's processes; their reaper does it
 
 
 class NodeLost(DisaggError):
-    """The actor, its nursery or their node is gone."""
+    """The actor, its agent or their node is gone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,11 +74,11 @@ def member_name(engine_id: str, member: int) -> str:
     return f"{engine_id}.{member}" if member else engine_id
 
 
-class Nurseries(Protocol):
+class NodeAgents(Protocol):
     async def on(self, node_id: str) -> tuple[Any, str | None]:
-        """The nursery actor of a node, and its zygote's socket where engines are forked."""
+        """The agent actor of a node, and its zygote's socket where engines are forked."""
 
-    def forget(self, node_id: str, nursery: Any) -> None:
+    def forget(self, node_id: str, agent: Any) -> None:
         """It is gone, or does not answer: the next `on` makes another."""
 
 
@@ -87,12 +87,12 @@ class RayNode:
     engine's nodes this is, and its bundle in the placement group."""
 
     def __init__(
-        self, plan: EnginePlan, group: PlacementGroup, nurseries: Nurseries, address: str, member: int = 0
+        self, plan: EnginePlan, group: PlacementGroup, agents: NodeAgents, address: str, member: int = 0
     ) -> None:
-        self._plan, self._group, self._nurseries, self._address = plan, group, nurseries, address
+        self._plan, self._group, self._agents, self._address = plan, group, agents, address
         self._member, self._name = member, member_name(plan.id, member)
         self._actor: Any = None
-        self._nursery: Any = None
+        self._agent: Any = None
         self._zygote: str | None = None
         self._environment: dict[str, str] = {}
 
@@ -101,15 +101,15 @@ class RayNode:
             self.close()
         actor = self._made()
         node_id = await self._answer(actor.node_id.remote())
-        self._nursery, zygote = await self._answer(self._nurseries.on(node_id))
+        self._agent, zygote = await self._answer(self._agents.on(node_id))
         self._zygote = None if self._plan.spare else zygote
         try:
             async with asyncio.timeout(ANSWER_S):
-                first_port = await self._answer(self._nursery.ports.remote(self._name))
-                self._environment = await self._answer(self._nursery.environment.remote())
+                first_port = await self._answer(self._agent.ports.remote(self._name))
+                self._environment = await self._answer(self._agent.environment.remote())
         except (NodeLost, TimeoutError) as error:
-            self._nurseries.forget(node_id, self._nursery)
-            raise NodeLost(self._name, f"its node's nursery is gone: {str(error) or 'no answer'}") from error
+            self._agents.forget(node_id, self._agent)
+            raise NodeLost(self._name, f"its node's agent is gone: {str(error) or 'no answer'}") from error
         return Ground(self._address or _address_of(node_id), first_port, self._zygote is not None)
 
     async def start(self, spec: HostSpec) -> dict[str, Any]:
@@ -146,9 +146,9 @@ class RayNode:
         return str(await self._answer_soon(self._made().devices.remote()))
 
     async def log(self, lines: int) -> str:
-        if self._nursery is None:
+        if self._agent is None:
             return ""
-        text = str(await self._answer_soon(self._nursery.log.remote(self._name, lines)))
+        text = str(await self._answer_soon(self._agent.log.remote(self._name, lines)))
         trouble = str(await self._answer_soon(self._made().log_trouble.remote()))
         return f"{text}\n[disagg] {incomplete(trouble)}" if trouble else text
 

@@ -3,7 +3,7 @@
 Way:   `disagg serve` starts it first and holds its standard input; when that closes it sweeps, and ends
 In:    a line on its standard input that says NOW: what need not be waited for is killed at once
 Owns:  nothing while the deployment lives. It leaves the driver's process tree at once, because `ray job stop` kills
-       every process of the job, and an engine's warden needs a moment more than that
+       every process of the job, and an engine's reaper needs a moment more than that
 Safe:  a process is the deployment's if it carries its mark in its environment (random, of this run), or descends from
        one that does. Nothing else is killed: not who reads a log of Ray's, not who stands in its folder. A process is
        its id and its start time, and the signal goes to its descriptor: an id that was given out anew is left alone
@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 DEPLOYMENT_VARIABLE = "DISAGG_DEPLOYMENT"  # as in engine/spec.py: that one's imports would cost a third of a second
-PATIENCE_S = 4.0  # wardens end their engines by themselves meanwhile
+PATIENCE_S = 4.0  # reapers end their engines by themselves meanwhile
 GIVE_UP_S = 20.0  # of a process that cannot be killed: it hangs in the kernel
 POLL_S = 0.05
 NOW = b"now\n"
@@ -78,7 +78,7 @@ def sweep(
     """Waits for the deployment's processes on this node to end, kills those that stay, removes `folders`.
 
     `session`: the driver's. Its processes are Ray's, which have nothing to give back, and so have frontends of which
-    nobody wants to wait for the last answers (`now`); wardens have an engine's shared memory.
+    nobody wants to wait for the last answers (`now`); reapers have an engine's shared memory.
     """
     search = Search(deployment)
     began_s = time.monotonic()

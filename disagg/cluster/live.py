@@ -12,7 +12,7 @@ from collections.abc import Callable
 from disagg.plane.client import PlaneClient
 from disagg.plane.messages import RankHealth, RankTaken
 from disagg.registry.records import EngineRecord
-from transfer.canary import Voice
+from transfer.canary import RankEndpoint
 
 
 class LiveEngine:
@@ -49,10 +49,10 @@ class LiveEngine:
         """For how long nobody but us has had a request here; 0 while somebody has."""
         return 0.0 if self.others_requests else self._now_s() - self.quiet_since_s
 
-    def voices(self) -> list[Voice]:
+    def endpoints(self) -> list[RankEndpoint]:
         record = self.record
         return [
-            Voice(record.life, record.role, rank, record.ranks, record.bootstrap, self.client, self.canary_legs)
+            RankEndpoint(record.life, record.role, rank, record.ranks, record.bootstrap, self.client, self.canary_legs)
             for rank in range(record.ranks)
         ]
 

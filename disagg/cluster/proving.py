@@ -16,11 +16,11 @@ from random import Random
 from disagg.cluster.live import LiveEngine
 from disagg.coordinator.rooms import Rooms
 from disagg.roles import Role
-from transfer.canary import CanaryFailed, sing
+from transfer.canary import CanaryFailed, probe_pair
 
 log = logging.getLogger(__name__)
 
-SONG_S = 30.0  # a first transfer may set up its connections
+PROBE_S = 30.0  # a first transfer may set up its connections
 RETRY_S = 2.0
 ALL_RANKS_MAX = 16  # pairs of ranks; of larger engines each rank sings, but not with each of the other's
 
@@ -60,13 +60,13 @@ class Prover:
 
     async def sing_on_all_ranks(self, pair: tuple[str, str], limit_s: float) -> None:
         """Raises CanaryFailed. The caller holds `one_at_a_time`."""
-        prefills, decodes = (self.up[life].voices() for life in pair)
+        prefills, decodes = (self.up[life].endpoints() for life in pair)
         is_alone = pair[0] == pair[1]
         for prefill_rank, decode_rank in _rank_pairs(1 if is_alone else len(prefills), len(decodes)):
             decode, prefill = decodes[decode_rank], None if is_alone else prefills[prefill_rank]
             room = self._rooms.take(prefill.dp_size, prefill.dp_rank) if prefill else self._rooms.take(1, 0)
             try:
-                await sing(prefill, decode, room, limit_s)
+                await probe_pair(prefill, decode, room, limit_s)
             finally:
                 self._rooms.give_back(room)
 
@@ -89,7 +89,7 @@ class Prover:
             if pair in self.proven or not all(life in self.up for life in pair):
                 return True  # the other one has done it, or one of them is gone
             try:
-                await self.sing_on_all_ranks(pair, SONG_S)
+                await self.sing_on_all_ranks(pair, PROBE_S)
             except CanaryFailed as error:
                 log.warning("%s", error)
                 for life in set(pair):

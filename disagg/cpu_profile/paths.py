@@ -1,6 +1,6 @@
 """Which stand-in packages a process of ours needs in front of its PYTHONPATH on this machine.
 
-Way:   Nursery, `disagg model get`, tests -> [paths] -> PYTHONPATH of processes that import torch and SGLang
+Way:   NodeAgent, `disagg model get`, tests -> [paths] -> PYTHONPATH of processes that import torch and SGLang
 In:    what is installed; torch itself is not imported (that takes seconds)
 Out:   folders to prepend, in order; none where the real packages work
 Fails: never; a package that is not installed gets no stand-in (but `sgl_kernel`, whose stand-in replaces it)

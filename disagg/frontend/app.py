@@ -14,13 +14,13 @@ from collections.abc import Sequence
 from typing import Any
 
 from disagg.errors import BadRequest, NoReadyPair, RequestError
-from disagg.frontend.answers import encode, model_body
 from disagg.frontend.backend import Backend
 from disagg.frontend.exchange import ClientGone, Exchange, Header
 from disagg.frontend.generation import Generations
 from disagg.frontend.http1 import Call, Limits, Refusals
 from disagg.frontend.keys import Caller, Keys, Right
 from disagg.frontend.origins import Origins
+from disagg.frontend.responses import encode, model_body
 from disagg.frontend.routes import Route, Routes
 from disagg.frontend.server import HttpServer
 from disagg.logfile import ASKED_LINES_MAX

@@ -14,8 +14,8 @@ from contextlib import asynccontextmanager
 from urllib.parse import parse_qsl
 
 from disagg.errors import FrontendFull, NoReadyPair, Overloaded, RequestError
-from disagg.frontend.answers import error_body, error_event
-from disagg.frontend.http1 import BodyNow, Call, ClientGone
+from disagg.frontend.http1 import Call, ChunkWriter, ClientGone
+from disagg.frontend.responses import error_body, error_event
 
 RETRY_AFTER_S = b"1"
 JSON = b"application/json"
@@ -33,7 +33,7 @@ class Exchange:
         self.path: str = call.head.path
         self.request_headers: list[Header] = call.head.fields
         self.answer_headers: list[Header] = []
-        self.body_now: BodyNow = call.body_now  # for events between the first and the last
+        self.chunk_writer: ChunkWriter = call.chunk_writer  # for events between the first and the last
 
     def request_header(self, name: bytes) -> bytes | None:
         return next((value for key, value in self.request_headers if key == name), None)
@@ -70,7 +70,7 @@ class Exchange:
             gone = True
             task.cancel("client gone")
 
-        self.body_now.watch(leave)
+        self.chunk_writer.watch(leave)
         try:
             yield
         except asyncio.CancelledError:
@@ -78,7 +78,7 @@ class Exchange:
                 raise ClientGone from None
             raise
         finally:
-            self.body_now.unwatch(leave)
+            self.chunk_writer.unwatch(leave)
 
     async def answer(self, status: int, body: bytes, content_type: bytes = JSON) -> None:
         await self._call.respond(status, [(b"content-type", content_type), *self.answer_headers], body)
@@ -101,7 +101,7 @@ class Exchange:
 
     async def write_events(self, events: bytes, *, last: bool = False) -> None:
         """Part of an event stream; the first call sends the head with it. Waits while the client does not read."""
-        self.body_now.flush()
+        self.chunk_writer.flush()
         if self.answered:
             await self._call.write(events, last=last)
             return

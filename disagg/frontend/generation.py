@@ -17,14 +17,14 @@ from contextlib import aclosing
 from disagg.coordinator.request import FinishReason, Piece, Request
 from disagg.errors import RequestError
 from disagg.fields import refuse
-from disagg.frontend.answers import DONE, Chunks, ChunksWithMore, Kind, whole
-from disagg.frontend.asked import Asked, refuse_too_long
 from disagg.frontend.backend import Backend
 from disagg.frontend.body import check_encoding
 from disagg.frontend.exchange import Exchange
 from disagg.frontend.ignored import refuse_ignored
 from disagg.frontend.parameters import check_headers
 from disagg.frontend.readers import Readers
+from disagg.frontend.request_body import CompletionRequest, refuse_too_long
+from disagg.frontend.responses import DONE, Chunks, ChunksWithMore, Kind, whole
 from disagg.tokenizer.codec import Codec
 
 log = logging.getLogger(__name__)
@@ -61,12 +61,18 @@ class Generations:
                 unforeseen = RequestError(f"request {request_id}", "internal error", "see the frontend's log")
                 await exchange.fail(unforeseen)
 
-    async def _read(self, exchange: Exchange, kind: Kind) -> Asked:
+    async def _read(self, exchange: Exchange, kind: Kind) -> CompletionRequest:
         """The body's bytes end here: a stream that runs for minutes does not hold its 8 MiB."""
         return await self._readers.read(await exchange.body(self._body_limit_bytes), kind)
 
     async def _generate(
-        self, exchange: Exchange, kind: Kind, asked: Asked, request_id: str, received_at_s: float, owner: bytes
+        self,
+        exchange: Exchange,
+        kind: Kind,
+        asked: CompletionRequest,
+        request_id: str,
+        received_at_s: float,
+        owner: bytes,
     ) -> None:
         request = self._request(asked, request_id, received_at_s)
         request.owner = owner
@@ -75,7 +81,7 @@ class Generations:
         model = self._backend.model_name
         async with aclosing(self._backend.generate(request)) as pieces:
             if asked.stream:
-                stream = exchange.body_now, kind, request_id, int(time.time()), model, asked.include_usage
+                stream = exchange.chunk_writer, kind, request_id, int(time.time()), model, asked.include_usage
                 ids, usages = asked.return_token_ids, asked.continuous_usage
                 chunks = (
                     ChunksWithMore(*stream, request, token_ids=ids, continuous_usage=usages)
@@ -86,7 +92,7 @@ class Generations:
             else:
                 await _collect(exchange, request, pieces, kind, model, asked.return_token_ids)
 
-    def _request(self, asked: Asked, request_id: str, received_at_s: float) -> Request:
+    def _request(self, asked: CompletionRequest, request_id: str, received_at_s: float) -> Request:
         refuse_ignored(asked.sampling, self._backend)
         prompt_ids = asked.prompt
         assert isinstance(prompt_ids, list)
@@ -142,7 +148,7 @@ def _must_have_ended(request: Request, reason: FinishReason | None) -> FinishRea
     return reason
 
 
-def _output_tokens(asked: Asked, prompt_tokens: int, backend: Backend) -> int:
+def _output_tokens(asked: CompletionRequest, prompt_tokens: int, backend: Backend) -> int:
     """How many tokens the answer may have; what does not fit is refused before any engine sees it."""
     held = backend.request_tokens_max
     limit = min(backend.context_length, held) if held else backend.context_length

@@ -1,6 +1,6 @@
 """Which parameters a request may carry: those that we honour, those that change nothing, those that we refuse.
 
-Way:   JSON body -> [check_names] -> the fields that ask for something -> sampling.py and asked.py, which read them
+Way:   JSON body -> [check_names] -> those that ask for something -> sampling.py and request_body.py, which read them
 Fails: BadRequest: unknown_parameter, unsupported_parameter (not built yet: never silence), forbidden_parameter
 """
 

@@ -19,9 +19,9 @@ from typing import BinaryIO
 import msgspec
 
 from disagg.errors import BadRequest
-from disagg.frontend.answers import Kind
 from disagg.frontend.readers import LENGTH_BYTES, Done, Order, Refusal, frame
 from disagg.frontend.reading import read
+from disagg.frontend.responses import Kind
 from disagg.tokenizer.codec import load_codec
 
 KINDS: dict[bytes, Kind] = {b"chat": "chat", b"text": "text"}

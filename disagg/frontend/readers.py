@@ -2,7 +2,7 @@
 
 Way:   generation -> [Readers.read] -> here when short, else a pipe -> frontend/reader.py -> the same there
 In:    bytes below the body limit
-Out:   Asked with the prompt's token ids
+Out:   CompletionRequest with the prompt's token ids
 Owns:  at most READERS_MAX processes, each with one body at a time; started when first needed, gone with this process
 Fails: what `read` raises there; Overloaded when all readers stay busy; BadRequest for a body that takes longer than
        READ_S; ReaderLost when its process ends
@@ -22,9 +22,9 @@ import sys
 import msgspec
 
 from disagg.errors import BadRequest, Overloaded, ReaderLost
-from disagg.frontend.answers import Kind
-from disagg.frontend.asked import Asked
 from disagg.frontend.reading import is_short, read
+from disagg.frontend.request_body import CompletionRequest
+from disagg.frontend.responses import Kind
 from disagg.host_spec import SECRET_VARIABLE
 from disagg.tokenizer.codec import Codec
 
@@ -55,7 +55,7 @@ class Refusal(msgspec.Struct, array_like=True, frozen=True, tag="refused"):
 
 
 class Done(msgspec.Struct, array_like=True, frozen=True, tag="read"):
-    asked: Asked
+    asked: CompletionRequest
 
 
 decode_answer = msgspec.msgpack.Decoder(Done | Refusal).decode
@@ -68,7 +68,7 @@ class Readers:
         self._order = msgspec.msgpack.encode(Order(str(codec.folder), model, read_s, defaults))
         self._free = asyncio.Semaphore(READERS_MAX)
         self._idle: list[_Reader] = []
-        self._working: set[asyncio.Task[Asked]] = set()
+        self._working: set[asyncio.Task[CompletionRequest]] = set()
 
     async def start(self) -> None:
         """One process ahead of the first long body: it takes a second to be ready, and nobody waits for that here."""
@@ -85,7 +85,7 @@ class Readers:
         for reader in self._idle:
             await reader.stop()
 
-    async def read(self, data: bytes, kind: Kind) -> Asked:
+    async def read(self, data: bytes, kind: Kind) -> CompletionRequest:
         if is_short(data, self._codec):
             return read(data, kind, self._model, self._codec)
         try:
@@ -98,7 +98,7 @@ class Readers:
         task.add_done_callback(self._over)
         return await asyncio.shield(task)  # who leaves does not stop it: that would cost a new reader
 
-    async def _read(self, data: bytes, kind: Kind) -> Asked:
+    async def _read(self, data: bytes, kind: Kind) -> CompletionRequest:
         reader = self._idle.pop() if self._idle else await _Reader.start(self._order)
         try:
             answer = await reader.ask(data, kind)
@@ -112,7 +112,7 @@ class Readers:
             case Refusal(param, code, message, http_status):
                 raise BadRequest(param, code, message, http_status)
 
-    def _over(self, task: asyncio.Task[Asked]) -> None:
+    def _over(self, task: asyncio.Task[CompletionRequest]) -> None:
         self._working.discard(task)
         self._free.release()
         if not task.cancelled():

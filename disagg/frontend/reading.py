@@ -1,7 +1,7 @@
 """From a body's bytes to a checked request with its token ids: all that needs only the body and the model's folder.
 
-Way:   body -> [read]: JSON -> Asked -> chat template -> token ids
-Out:   Asked whose prompt is a list of ids, shorter than the model's context
+Way:   body -> [read]: JSON -> CompletionRequest -> chat template -> token ids
+Out:   CompletionRequest whose prompt is a list of ids, shorter than the model's context
 Fails: BadRequest, naming the parameter
 
 It runs in the event loop for short bodies, and in a reader (disagg/frontend/readers.py) for long ones: the body's bytes
@@ -13,8 +13,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from disagg.fields import refuse
-from disagg.frontend.answers import Kind
-from disagg.frontend.asked import Asked, parse_chat, parse_completion, refuse_too_long
+from disagg.frontend.request_body import CompletionRequest, parse_chat, parse_completion, refuse_too_long
+from disagg.frontend.responses import Kind
 from disagg.tokenizer.codec import Codec
 
 # What may run in the event loop: below an engine's step of some 5 ms, whatever it holds.
@@ -28,7 +28,7 @@ def is_short(data: bytes, codec: Codec) -> bool:
     return len(data) <= limit_bytes and data.count(b"{") <= SHORT_BRACES
 
 
-def read(data: bytes, kind: Kind, model: str, codec: Codec) -> Asked:
+def read(data: bytes, kind: Kind, model: str, codec: Codec) -> CompletionRequest:
     if kind == "chat":
         asked = parse_chat(data, model, codec.sampling_defaults, codec.context_length)
     else:
@@ -41,7 +41,7 @@ def read(data: bytes, kind: Kind, model: str, codec: Codec) -> Asked:
     return replace(asked, messages=[], template_variables={}, prompt=prompt_ids)
 
 
-def _prompt_ids(asked: Asked, codec: Codec) -> list[int]:
+def _prompt_ids(asked: CompletionRequest, codec: Codec) -> list[int]:
     if asked.source == "messages":
         return codec.chat_ids(asked.messages, asked.template_variables, special_tokens=asked.special_tokens)
     if isinstance(asked.prompt, str):

@@ -132,7 +132,7 @@ class PlaneClient:
         if leg in self._legs and self._connection is not None:
             self._connection.send(m.encode(m.Abort(leg)))
 
-    def tell(self, word: m.PeerGone | m.MemberSights | m.MemberStage) -> None:
+    def tell(self, word: m.PeerGone | m.MemberSamples | m.MemberStage) -> None:
         """A word that has no answer; lost with the connection."""
         if self._connection is not None:
             self._connection.send(m.encode(word))

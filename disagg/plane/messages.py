@@ -70,7 +70,7 @@ class PeerGone(Wire, frozen=True, tag="peer gone"):
 # another host of the same engine -> the first one's (disagg/process/members.py)
 
 
-class Sighting(NamedTuple):
+class ProcessSample(NamedTuple):
     """One scheduler process at one moment."""
 
     dp_rank: int
@@ -85,11 +85,11 @@ class Sighting(NamedTuple):
     cpu_s: float  # the CPU time of its main thread meanwhile
 
 
-class MemberSights(Wire, frozen=True, tag="sights"):
+class MemberSamples(Wire, frozen=True, tag="samples"):
     """Twice a second, and first of all: what member `member` sees of its own schedulers."""
 
     member: int
-    sights: list[Sighting]
+    samples: list[ProcessSample]
 
 
 class MemberStage(Wire, frozen=True, tag="member stage"):
@@ -97,7 +97,7 @@ class MemberStage(Wire, frozen=True, tag="member stage"):
     name: str  # as in Stage
 
 
-ToHost = Submit | Abort | LoadsWanted | HealthWanted | PeerGone | Ping | MemberSights | MemberStage
+ToHost = Submit | Abort | LoadsWanted | HealthWanted | PeerGone | Ping | MemberSamples | MemberStage
 
 # host -> frontend
 

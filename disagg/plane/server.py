@@ -31,7 +31,7 @@ SILENT_S = 10.0  # a frontend pings every second; one so silent is gone, though 
 class OtherHosts(Protocol):
     """Of an engine over several nodes, whose first host this is."""
 
-    def saw(self, report: m.MemberSights) -> None: ...
+    def saw(self, report: m.MemberSamples) -> None: ...
 
     def came_to(self, stage: m.MemberStage) -> None: ...
 
@@ -159,7 +159,7 @@ class _Session:
                 for session in server.sessions:
                     if session.is_member:
                         session.send(message)
-            case m.MemberSights() if server.others is not None:
+            case m.MemberSamples() if server.others is not None:
                 self._member = message.member
                 server.others.saw(message)
             case m.MemberStage() if server.others is not None:

@@ -1,7 +1,7 @@
 """All that can be told of a plan before it starts: places, memory, lanes; and what could not be looked at.
 
 Way:   plan + described cluster + model facts -> [examine] -> report, for `disagg check` and `disagg serve --dry-run`
-Out:   an Examination: plain data, nothing is started and nothing connected to
+Out:   an Assessment: plain data, nothing is started and nothing connected to
 Fails: never; what does not fit is told by the preflight
 """
 
@@ -21,7 +21,7 @@ from disagg.roles import Role
 
 
 @dataclass(frozen=True, slots=True)
-class Examination:
+class Assessment:
     plan: Plan
     shape: ClusterShape | None
     facts: ModelFacts | None
@@ -31,7 +31,7 @@ class Examination:
     unknown: tuple[str, ...]  # what was not checked, and why
 
 
-def examine(plan: Plan, shape: ClusterShape | None = None) -> Examination:
+def assess(plan: Plan, shape: ClusterShape | None = None) -> Assessment:
     facts: ModelFacts | None = None
     unknown: list[str] = []
     if plan.device != "simulated":
@@ -57,7 +57,7 @@ def examine(plan: Plan, shape: ClusterShape | None = None) -> Examination:
         for engine in plan.engines:
             gpu = _smallest_gpu(engine, placement, shape)
             memory[engine.id] = estimate(complete_arguments(plan, engine), facts, gpu, engine.gpus or 1.0)
-    return Examination(plan, shape, facts, placement, memory, lanes, tuple(unknown))
+    return Assessment(plan, shape, facts, placement, memory, lanes, tuple(unknown))
 
 
 def _smallest_gpu(engine: EnginePlan, placement: Placement, shape: ClusterShape | None) -> GpuKind | None:

@@ -13,7 +13,7 @@ from itertools import pairwise
 from typing import Any
 
 from disagg.errors import Problem
-from disagg.planning.assess import Examination
+from disagg.planning.assess import Assessment
 from disagg.planning.cluster_shape import GIB
 from disagg.planning.kv_pages import real_page_size
 from disagg.planning.lanes import DESCRIPTOR_S, Lane, transfer_s
@@ -27,12 +27,12 @@ from disagg.sglang.server_args import installed_server_args
 PROMPTS = (1024, 8192, 32_768)  # tokens
 
 
-def render(seen: Examination, warnings: Sequence[str] = ()) -> str:
+def render(seen: Assessment, warnings: Sequence[str] = ()) -> str:
     blocks = [_head(seen), *_engines(seen), _transfers(seen), _left_open(seen, warnings)]
     return "\n\n".join("\n".join(block) for block in blocks if block)
 
 
-def to_json(seen: Examination, problems: Sequence[Problem] = (), warnings: Sequence[str] = ()) -> str:
+def to_json(seen: Assessment, problems: Sequence[Problem] = (), warnings: Sequence[str] = ()) -> str:
     """`problems`: all that speaks against the plan."""
     plan, facts = seen.plan, seen.facts
     names = ("model", "ray", "frontend", "deadlines", "routing", "health", "transfer", "registry")
@@ -62,7 +62,7 @@ def to_json(seen: Examination, problems: Sequence[Problem] = (), warnings: Seque
     return json.dumps(whole, indent=2, default=str)
 
 
-def _engine_tree(seen: Examination, engine: EnginePlan) -> dict[str, Any]:
+def _engine_tree(seen: Assessment, engine: EnginePlan) -> dict[str, Any]:
     memory = seen.memory.get(engine.id)
     return {
         "id": engine.id,
@@ -82,7 +82,7 @@ def _engine_tree(seen: Examination, engine: EnginePlan) -> dict[str, Any]:
     }
 
 
-def _head(seen: Examination) -> list[str]:
+def _head(seen: Assessment) -> list[str]:
     plan, facts = seen.plan, seen.facts
     revision = f"@{plan.model.revision}" if plan.model.revision else ""
     head = [
@@ -108,7 +108,7 @@ def _head(seen: Examination) -> list[str]:
     return head
 
 
-def _engines(seen: Examination) -> Iterator[list[str]]:
+def _engines(seen: Assessment) -> Iterator[list[str]]:
     """What is equal in all engines of a pool is said with the first one."""
     said: dict[str, str] = {}
     for engine in seen.plan.engines:
@@ -126,7 +126,7 @@ def _engines(seen: Examination) -> Iterator[list[str]]:
         yield lines
 
 
-def _command(seen: Examination, engine: EnginePlan) -> list[str]:
+def _command(seen: Assessment, engine: EnginePlan) -> list[str]:
     """One option a line, as a shell takes it. A simulated engine has no command line."""
     if seen.plan.device == "simulated":
         return [f"{name}: {_text(value)}" for name, value in shown_arguments(seen.plan, engine).items()]
@@ -137,12 +137,12 @@ def _command(seen: Examination, engine: EnginePlan) -> list[str]:
     return [f"as sglang {_version(seen, engine)} would be started by hand:", *lines]
 
 
-def _words(seen: Examination, engine: EnginePlan) -> list[str]:
+def _words(seen: Assessment, engine: EnginePlan) -> list[str]:
     arguments = complete_arguments(seen.plan, engine)
     return command_line(dict(sorted(arguments.items())), _version(seen, engine))
 
 
-def _version(seen: Examination, engine: EnginePlan) -> str:
+def _version(seen: Assessment, engine: EnginePlan) -> str:
     """Of the engine's node where it is described, else what is installed here, else the latest we know."""
     nodes = [seen.shape.node(member.node) for member in seen.placement.of(engine.id)] if seen.shape else []
     installed = installed_server_args()
@@ -157,7 +157,7 @@ def _title(engine: EnginePlan) -> str:
     return f"{engine.id}  ({engine.role.value}, pool {engine.pool}: {share}{nodes}{ranks}{groups})"
 
 
-def _members(seen: Examination, engine: EnginePlan) -> Iterator[str]:
+def _members(seen: Assessment, engine: EnginePlan) -> Iterator[str]:
     for member in seen.placement.of(engine.id):
         gpus = f", GPU {_span(member.gpus)}" if member.gpus else ""
         node = seen.shape.node(member.node) if seen.shape else None
@@ -177,7 +177,7 @@ def _memory(memory: MemoryEstimate, engine: EnginePlan, *, cuda: bool) -> str:
     return f"{'GPU memory' if cuda else 'memory'} of a rank, estimated: {', '.join(parts)}"
 
 
-def _transfers(seen: Examination) -> list[str]:
+def _transfers(seen: Assessment) -> list[str]:
     rows = []
     for pool, lane, pairs, arguments in _lanes(seen):
         assert seen.facts is not None
@@ -194,7 +194,7 @@ def _transfers(seen: Examination) -> list[str]:
     return [f"KV of a prompt of {prompts} tokens, estimated, {size} side by side to {scattered}:", *rows]
 
 
-def _lanes(seen: Examination) -> Iterator[tuple[str, Lane, int, dict[str, Any]]]:
+def _lanes(seen: Assessment) -> Iterator[tuple[str, Lane, int, dict[str, Any]]]:
     """Of each prefill pool, with the arguments of its engines: they send. Slowest last."""
     for pool, lanes in seen.lanes.items() if seen.facts else ():
         sender = next(engine for engine in seen.plan.of_role(Role.PREFILL) if engine.pool == pool)
@@ -202,12 +202,12 @@ def _lanes(seen: Examination) -> Iterator[tuple[str, Lane, int, dict[str, Any]]]
             yield pool, lane, pairs, complete_arguments(seen.plan, sender)
 
 
-def _prompts(seen: Examination) -> list[int]:
+def _prompts(seen: Assessment) -> list[int]:
     longest = seen.facts.context_length if seen.facts else 0
     return [tokens for tokens in PROMPTS if not longest or tokens <= longest]
 
 
-def _left_open(seen: Examination, warnings: Sequence[str]) -> list[str]:
+def _left_open(seen: Assessment, warnings: Sequence[str]) -> list[str]:
     ports = ["auto: decided when an engine starts, anew for each of its lives"]
     return [
         *ports,

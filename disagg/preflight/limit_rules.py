@@ -11,10 +11,10 @@ from disagg.errors import Problem
 from disagg.planning.kv_pages import real_page_size
 from disagg.preflight.rule import Rule
 from disagg.preflight.subject import PoolView, Subject
-from transfer.canary import SONG_NEW_TOKENS, SONG_TOKENS
+from transfer.canary import PROBE_NEW_TOKENS, PROBE_TOKENS
 
 RESERVED_DECODE_TOKENS = 512  # SGLang's default of num_reserved_decode_tokens, 0.5.16 to 0.5.23
-LEAST_CONTEXT = SONG_TOKENS + SONG_NEW_TOKENS + 6  # SGLang takes prompts up to 6 tokens below it (tp_worker.py)
+LEAST_CONTEXT = PROBE_TOKENS + PROBE_NEW_TOKENS + 6  # SGLang takes prompts up to 6 tokens below it (tp_worker.py)
 LONGER_CONTEXT = "SGLANG_ALLOW_OVERWRITE_LONGER_CONTEXT_LEN"
 
 
@@ -91,14 +91,14 @@ def _room_for_one_request(subject: Subject) -> Iterator[Problem]:
         (page, _), reserved = real_page_size(pool.arguments), 0
         if pool.role == "decode":
             reserved = pool.count("num_reserved_decode_tokens", RESERVED_DECODE_TOKENS)
-        least = -(-(SONG_TOKENS + SONG_NEW_TOKENS) // page) * page + reserved
+        least = -(-(PROBE_TOKENS + PROBE_NEW_TOKENS) // page) * page + reserved
         tokens, context = pool.count("max_total_tokens", least), pool.count("context_length", LEAST_CONTEXT)
         if tokens < least:
             beside = f", {reserved} of them num_reserved_decode_tokens" if reserved else ""
-            what = f"is {tokens}, and a request of {SONG_TOKENS} tokens takes {least}{beside}"
+            what = f"is {tokens}, and a request of {PROBE_TOKENS} tokens takes {least}{beside}"
             yield Problem(pool.at("max_total_tokens"), what, f"say {least} at least, better some thousands")
         if context < LEAST_CONTEXT:
-            what = f"is {context}, and a request of {SONG_TOKENS} tokens takes {LEAST_CONTEXT}"
+            what = f"is {context}, and a request of {PROBE_TOKENS} tokens takes {LEAST_CONTEXT}"
             yield Problem(pool.at("context_length"), what, f"say {LEAST_CONTEXT} at least")
 
 

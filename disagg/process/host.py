@@ -1,8 +1,8 @@
 """The engine host: one process that holds one engine incarnation, or a part of one, and serves the request plane.
 
-Way:   warden -> [host] -> engine; frontends connect to its plane server
+Way:   reaper -> [host] -> engine; frontends connect to its plane server
 In:    a HostSpec; out: one JSON line {"event": "ready", …} on the actor's pipe, then service until it is killed
-Fails: whatever stops it ends up in the engine's log; the warden tells the actor the exit status and the last lines
+Fails: whatever stops it ends up in the engine's log; the reaper tells the actor the exit status and the last lines
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def run(spec: HostSpec, pipe: socket.socket, spares: Spares | None = None) -> No
 def _run_first(spec: HostSpec, pipe: socket.socket, phases: Phases, spares: Spares) -> None:
     members = Members(spec.members, lambda leg_id, stage: engine.on_stage(leg_id, stage), _end)
     scratch = Path(spec.scratch)
-    engine = SGLangEngine(spec.arguments, fork=spec.fork, scratch=scratch, other_sights=members.sights, phases=phases)
+    engine = SGLangEngine(spec.arguments, fork=spec.fork, scratch=scratch, other_samples=members.samples, phases=phases)
     facts = engine.start()
     if spec.incarnation == 1 and spec.role != "decode":
         check_tokenizer(spec.arguments)
@@ -125,8 +125,8 @@ async def _serve(
 async def _report(spec: HostSpec, pipe: socket.socket, facts: dict[str, Any], member: SGLangMember | None) -> None:
     """`member`: None where it is simulated, and the first host does it all."""
     secret = bytes.fromhex(os.environ[SECRET_VARIABLE])
-    sights, drop_peer = (member.sights, member.drop_peer) if member else (list, lambda _life: None)
-    report = await Report.begin(spec.member, spec.first_plane, spec.incarnation, secret, sights, _end, drop_peer)
+    samples, drop_peer = (member.samples, member.drop_peer) if member else (list, lambda _life: None)
+    report = await Report.begin(spec.member, spec.first_plane, spec.incarnation, secret, samples, _end, drop_peer)
     if member:
         member.listen(report.stage)
     _say_ready(pipe, facts)
@@ -138,7 +138,7 @@ def _say_ready(pipe: socket.socket, facts: dict[str, Any]) -> None:
 
 
 def _end(why: str) -> NoReturn:
-    """Half an engine is none. The warden ends what is left of it here."""
+    """Half an engine is none. The reaper ends what is left of it here."""
     log.error("%s", why)
     sys.stderr.flush()
     os._exit(FOLLOWED)

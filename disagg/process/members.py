@@ -29,7 +29,7 @@ CONNECT_AGAIN_S = 0.2  # the first host listens once its own schedulers are up
 
 @dataclass(slots=True)
 class _Other:
-    sights: list[m.Sighting]
+    samples: list[m.ProcessSample]
     heard_at_s: float
 
 
@@ -53,8 +53,8 @@ class Members:
         await self._complete.wait()
         self._watching = asyncio.get_running_loop().create_task(self._watch(), name="the other hosts")
 
-    def saw(self, report: m.MemberSights) -> None:
-        self._others[report.member] = _Other(report.sights, self._now_s())
+    def saw(self, report: m.MemberSamples) -> None:
+        self._others[report.member] = _Other(report.samples, self._now_s())
         if len(self._others) == self._count - 1:
             self._complete.set()
 
@@ -64,13 +64,13 @@ class Members:
     def left(self, member: int, why: str) -> None:
         self._on_gone(f"node {member} of this engine is gone: {why}")
 
-    def sights(self) -> list[m.Sighting]:
+    def samples(self) -> list[m.ProcessSample]:
         """Of all other hosts, as old as they are by now. What a host has not told is not its schedulers' silence."""
         now_s = self._now_s()
         return [
             one._replace(beat_age_s=one.beat_age_s + min(now_s - other.heard_at_s, REPORT_S))
             for other in self._others.values()
-            for one in other.sights
+            for one in other.samples
         ]
 
     async def _watch(self) -> None:
@@ -90,8 +90,8 @@ class Members:
 class Report:
     """In every other host: keeps the first one informed until one of the two is gone."""
 
-    def __init__(self, member: int, first: PlaneClient, sights: Callable[[], list[m.Sighting]]) -> None:
-        self._member, self._first, self._sights = member, first, sights
+    def __init__(self, member: int, first: PlaneClient, samples: Callable[[], list[m.ProcessSample]]) -> None:
+        self._member, self._first, self._sights = member, first, samples
         self._telling: asyncio.TimerHandle | None = None
 
     @classmethod
@@ -101,7 +101,7 @@ class Report:
         address: str,
         incarnation: int,
         secret: bytes,
-        sights: Callable[[], list[m.Sighting]],
+        samples: Callable[[], list[m.ProcessSample]],
         on_gone: Callable[[str], None],
         on_peer_gone: Callable[[str], None],
     ) -> Report:
@@ -120,7 +120,7 @@ class Report:
                 log.info("%s", error)
                 await asyncio.sleep(CONNECT_AGAIN_S)
             else:
-                reports.append(cls(member, first, sights))
+                reports.append(cls(member, first, samples))
                 reports[0]._tell()
                 return reports[0]
 
@@ -138,4 +138,4 @@ class Report:
 
     def _tell(self) -> None:
         self._telling = asyncio.get_running_loop().call_later(REPORT_S, self._tell)
-        self._first.tell(m.MemberSights(self._member, self._sights()))
+        self._first.tell(m.MemberSamples(self._member, self._sights()))

@@ -1,13 +1,13 @@
 """The process above an engine host: it outlives the host's death and leaves nothing of the engine behind.
 
-Way:   actor =pipe= [warden] -> host -> scheduler, detokenizer
+Way:   actor =pipe= [reaper] -> host -> scheduler, detokenizer
 In:    the actor's pipe; the output of every process of the engine; the host's death
 Out:   on the pipe, JSON lines: {"event": "started"}, the host's own "ready", {"event": "lane"}, {"event": "log"} when
        the log begins or ceases to lack lines, {"event": "exit"}
 Owns:  the engine's whole process tree (it is their subreaper: an orphan becomes its child, so none can get away),
        their log, their scratch folder, their shared memory segments
 Fails: the pipe closes when the actor dies, however it dies: then the tree is killed, and so it is when the host dies.
-       Should the warden itself be killed, the kernel kills the host, and SGLang's processes follow theirs. What it
+       Should the reaper itself be killed, the kernel kills the host, and SGLang's processes follow theirs. What it
        cannot do (a disk is full, a folder is none) is told as an exit, with its cause
 
 Usage where nothing can be forked: python -m disagg.process.reaper PIPE_FD   (the spec is the pipe's first line)
@@ -85,12 +85,12 @@ def watch(spec: HostSpec, pipe: socket.socket, start_host: StartHost) -> None:
 
 @contextlib.contextmanager
 def telling_why(pipe: socket.socket) -> Iterator[None]:
-    """A warden that fails ends what it has started, and says why it did."""
+    """A reaper that fails ends what it has started, and says why it did."""
     try:
         yield
     except Exception as error:  # noqa: BLE001 - its only reader is at the other end of the pipe
         end_tree()
-        say(pipe, event="exit", status=f"its warden failed: {error}", tail=traceback.format_exc().splitlines())
+        say(pipe, event="exit", status=f"its reaper failed: {error}", tail=traceback.format_exc().splitlines())
 
 
 def lead() -> None:
@@ -113,7 +113,7 @@ def start(run: Callable[[], None]) -> Host:
 
 
 def say_started(pipe: socket.socket, host: Host) -> None:
-    say(pipe, event="started", warden=os.getpid(), host=host.pid)
+    say(pipe, event="started", reaper=os.getpid(), host=host.pid)
 
 
 def follow(spec: HostSpec, pipe: socket.socket, host: Host, printed: bytes = b"") -> None:

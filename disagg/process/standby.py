@@ -1,10 +1,10 @@
-"""An engine's spare kit: the processes of its next incarnation, which have imported everything and wait for it.
+"""An engine's standby: the processes of its next incarnation, which have imported everything and wait for it.
 
-Way:   EngineActor =pipe= [Kit] -> spare warden -> spare host -> its spare children
+Way:   EngineActor =pipe= [Standby] -> standby reaper -> standby host -> its spare children
 In:    an incarnation that is READY: its environment, and which processes it has started
-Out:   the pipe of a warden that only lacks its HostSpec
-Owns:  that pipe until it is taken; it closes with the actor, and then nothing of the kit is left
-Fails: NoKit says why the next incarnation has to be spawned; what a kit that ended had printed is in the actor's log
+Out:   the pipe of a reaper that only lacks its HostSpec
+Owns:  that pipe until it is taken; it closes with the actor, and then nothing of the standby is left
+Fails: NoStandby says why the next incarnation has to be spawned; what one that ended had printed is in the actor's log
 """
 
 from __future__ import annotations
@@ -20,35 +20,35 @@ from collections.abc import Mapping
 from importlib import metadata
 from typing import Any
 
-from disagg.host_spec import HostSpec, KitSpec, encode_kit
+from disagg.host_spec import HostSpec, StandbySpec, encode_standby
 
 log = logging.getLogger(__name__)
 
-IMPORTS_S = 180.0  # a kit that has not imported everything by then never will
+IMPORTS_S = 180.0  # a standby that has not imported everything by then never will
 LINE_MAX_BYTES = 1 << 20
 
 
-class NoKit(Exception):
+class NoStandby(Exception):
     """None, or none that fits."""
 
 
-class Kit:
+class Standby:
     """`start` begins it; `take` gives it away."""
 
-    def __init__(self, kit: KitSpec, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._kit, self._reader, self._writer = kit, reader, writer
+    def __init__(self, standby: StandbySpec, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._standby, self._reader, self._writer = standby, reader, writer
         self._until_s = time.monotonic() + IMPORTS_S
         self._facts: dict[str, Any] = {}  # what it said when it was ready
         self._ended = ""
-        self._listening = asyncio.create_task(self._listen(), name="spare kit")
+        self._listening = asyncio.create_task(self._listen(), name="standby")
 
     @classmethod
-    async def start(cls, kit: KitSpec, environment: Mapping[str, str]) -> Kit:
-        """`environment`: of the warden, to which the kit's own is added."""
+    async def start(cls, standby: StandbySpec, environment: Mapping[str, str]) -> Standby:
+        """`environment`: of the reaper, to which the standby's own is added."""
         pipe = spawn_with_pipe("disagg.process.standby_reaper", environment)
         reader, writer = await asyncio.open_unix_connection(sock=pipe, limit=LINE_MAX_BYTES)
-        writer.write(encode_kit(kit) + b"\n")
-        return cls(kit, reader, writer)
+        writer.write(encode_standby(standby) + b"\n")
+        return cls(standby, reader, writer)
 
     @property
     def has_ended(self) -> bool:
@@ -60,14 +60,14 @@ class Kit:
         return list(self._facts.get("pids", []))
 
     async def take(self, spec: HostSpec) -> tuple[asyncio.StreamReader, asyncio.StreamWriter, str]:
-        """The pipe of a warden that waits for `spec`, and how far it was. Raises NoKit; then the kit is ended.
+        """The pipe of a reaper that waits for `spec`, and how far it was. Raises NoStandby; then the standby is ended.
 
-        One that still imports is ahead of a process that is yet to begin, and the warden makes it hurry."""
+        One that still imports is ahead of a process that is yet to begin, and the reaper makes it hurry."""
         self._listening.cancel()
         await asyncio.gather(self._listening, return_exceptions=True)
         if why := self._ended or self._misfit(spec):
             self.close()
-            raise NoKit(why)
+            raise NoStandby(why)
         return self._reader, self._writer, "spare" if self._facts else "spare, still importing"
 
     def close(self) -> None:
@@ -75,8 +75,8 @@ class Kit:
         self._writer.close()
 
     def _misfit(self, spec: HostSpec) -> str:
-        if spec.environment != self._kit.environment:
-            names = {name for name, _ in spec.environment.items() ^ self._kit.environment.items()}
+        if spec.environment != self._standby.environment:
+            names = {name for name, _ in spec.environment.items() ^ self._standby.environment.items()}
             return f"it was started with other values of {', '.join(sorted(names))}"
         if self._facts and self._facts["sglang"] != metadata.version("sglang"):
             return f"it has imported SGLang {self._facts['sglang']}, and {metadata.version('sglang')} is installed now"
@@ -86,23 +86,23 @@ class Kit:
 
     async def _listen(self) -> None:
         """Until it is taken, or has ended."""
-        said: dict[str, Any] = {"status": "its warden vanished", "tail": []}
+        said: dict[str, Any] = {"status": "its reaper vanished", "tail": []}
         try:
             while line := await self._reader.readline():
                 said = json.loads(line)
                 if said["event"] == "spare":
                     self._facts = said
-                    log.info("a spare kit is ready after %g s: %s", said["seconds"], said["pids"])
+                    log.info("a standby is ready after %g s: %s", said["seconds"], said["pids"])
                     if said["contexts"]:
                         log.warning("%d of its processes hold GPU memory: a CUDA context each", said["contexts"])
         except ConnectionError:
             pass
-        self._ended = f"it has ended ({said.get('status', 'its warden vanished')})"
-        log.warning("the spare kit has ended: %s", "\n".join([self._ended, *said.get("tail", [])]))
+        self._ended = f"it has ended ({said.get('status', 'its reaper vanished')})"
+        log.warning("the standby has ended: %s", "\n".join([self._ended, *said.get("tail", [])]))
 
 
 def spawn_with_pipe(module: str, environment: Mapping[str, str]) -> socket.socket:
-    """Our end of the pipe to a warden in a process of its own."""
+    """Our end of the pipe to a reaper in a process of its own."""
     ours, theirs = socket.socketpair()
     command = [sys.executable, "-P", "-m", module, str(theirs.fileno())]
     with theirs:

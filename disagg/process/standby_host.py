@@ -1,6 +1,6 @@
 """A spare engine host: it has imported all that a host needs, its children likewise, and it waits for its engine.
 
-Way:   spare warden -> [spare host] -> spare scheduler, spare detokenizer; then what host.py says
+Way:   standby reaper -> [standby host] -> spare scheduler, spare detokenizer; then what host.py says
 In:    a HostSpec as one line on its second socket
 Out:   once all is imported, {"event": "spare", …} on the actor's pipe
 Fails: as a host does; a child that died while waiting is spawned again when its turn comes

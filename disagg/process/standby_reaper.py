@@ -1,10 +1,10 @@
-"""The warden of a spare kit: it keeps a spare host, then is the warden of the engine that takes it.
+"""The reaper of a standby: it keeps a standby host, then is the reaper of the engine that takes it.
 
-Way:   actor =pipe= [spare warden] -> spare host -> its spare children
-In:    on the pipe a KitSpec, and when the engine's turn comes a HostSpec, a line each
-Out:   as a warden; before that only the spare host's own {"event": "spare"}, or {"event": "exit"}
-Owns:  the kit's process tree, and its priority: the lowest until it is used, where the kernel lets us raise it again
-Fails: the pipe closes, or the spare host dies: then the tree is killed
+Way:   actor =pipe= [standby reaper] -> standby host -> its spare children
+In:    on the pipe a StandbySpec, and when the engine's turn comes a HostSpec, a line each
+Out:   as a reaper; before that only the standby host's own {"event": "spare"}, or {"event": "exit"}
+Owns:  the standby's process tree, and its priority: the lowest until it is used, if the kernel lets us raise it again
+Fails: the pipe closes, or the standby host dies: then the tree is killed
 
 Usage: python -m disagg.process.standby_reaper PIPE_FD
 """
@@ -21,51 +21,51 @@ from typing import NoReturn
 
 import msgspec
 
-from disagg.host_spec import KitSpec, decode_kit, decode_spec
-from disagg.process import reaper as warden
+from disagg.host_spec import StandbySpec, decode_spec, decode_standby
+from disagg.process import reaper as reaper
 
 PRINTED_MAX_BYTES = 64 << 10  # of what it prints before it has a log
 TAIL_LINES = 20
 IDLE_NICE = 19
 
 
-def keep(kit: KitSpec, pipe: socket.socket) -> None:
-    """Returns once nothing of the kit, or of the engine that it became, is left."""
-    warden.lead()
+def keep(standby: StandbySpec, pipe: socket.socket) -> None:
+    """Returns once nothing of the standby, or of the engine that it became, is left."""
+    reaper.lead()
     usual = os.getpriority(os.PRIO_PROCESS, 0)
     if _can_be_raised_again(usual):
         os.setpriority(os.PRIO_PROCESS, 0, IDLE_NICE)
     order, theirs = socket.socketpair()
     with theirs:
-        host = warden.start(lambda: _become_spare(kit, pipe, theirs))
+        host = reaper.start(lambda: _become_spare(standby, pipe, theirs))
     line, printed, why = _wait(pipe, host)
     if not line:
         host.look()
-        warden.end_tree()
-        warden.remove_segments(host)
+        reaper.end_tree()
+        reaper.remove_segments(host)
         tail = printed.decode(errors="replace").splitlines()[-TAIL_LINES:]
-        warden.say(pipe, event="exit", status=why, tail=tail)
+        reaper.say(pipe, event="exit", status=why, tail=tail)
         return
     _raise_tree(usual)
     host.look()  # the news of its last segment may have come with the order, and an engine may die before it is read
     spec = decode_spec(line)
-    with warden.telling_why(pipe):
-        warden.make_scratch(spec)
-        warden.say_started(pipe, host)
+    with reaper.telling_why(pipe):
+        reaper.make_scratch(spec)
+        reaper.say_started(pipe, host)
         with order, suppress(OSError):  # it has just died: `follow` sees it
             order.sendall(line)
-        warden.follow(spec, pipe, host, printed)
+        reaper.follow(spec, pipe, host, printed)
 
 
-def _become_spare(kit: KitSpec, pipe: socket.socket, order: socket.socket) -> NoReturn:
+def _become_spare(standby: StandbySpec, pipe: socket.socket, order: socket.socket) -> NoReturn:
     for each in (pipe, order):
         each.set_inheritable(True)
     words = ["-P", "-m", "disagg.process.standby_host", str(pipe.fileno()), str(order.fileno())]
-    spares = msgspec.json.encode(kit.spares).decode()
-    os.execve(sys.executable, [sys.executable, *words, spares], os.environ | kit.environment)
+    spares = msgspec.json.encode(standby.spares).decode()
+    os.execve(sys.executable, [sys.executable, *words, spares], os.environ | standby.environment)
 
 
-def _wait(pipe: socket.socket, host: warden.Host) -> tuple[bytes, bytes, str]:
+def _wait(pipe: socket.socket, host: reaper.Host) -> tuple[bytes, bytes, str]:
     """The HostSpec's line (empty: there will be none), what was printed meanwhile, and why there will be none."""
     line = printed = b""
     died = os.pidfd_open(host.pid)
@@ -76,20 +76,20 @@ def _wait(pipe: socket.socket, host: warden.Host) -> tuple[bytes, bytes, str]:
         while not line.endswith(b"\n"):
             for key, _ in selector.select():
                 if key.fileobj == host.out:
-                    data = warden.read(host.out)
+                    data = reaper.read(host.out)
                     if not data:
                         selector.unregister(host.out)
                     printed = (printed + data)[-PRINTED_MAX_BYTES:]
                 elif key.fileobj == host.news:
-                    warden.read(key.fd)
+                    reaper.read(key.fd)
                     host.look()
                 elif key.fileobj == died:
                     os.set_blocking(host.out, False)
-                    printed += warden.read(host.out)
+                    printed += reaper.read(host.out)
                     _, raw = os.waitpid(host.pid, 0)
-                    return b"", printed, warden.describe(raw)
+                    return b"", printed, reaper.describe(raw)
                 else:
-                    data = warden.read_pipe(pipe)
+                    data = reaper.read_pipe(pipe)
                     if not data:
                         return b"", printed, "its actor is gone"
                     line += data
@@ -120,7 +120,7 @@ def _raise_tree(usual: int) -> None:
     found = True
     while found:
         found = False
-        for pid in (os.getpid(), *warden.tree(os.getpid())):
+        for pid in (os.getpid(), *reaper.tree(os.getpid())):
             for thread in _threads(pid):
                 with suppress(OSError):  # it ended while we looked
                     if os.getpriority(os.PRIO_PROCESS, thread) != usual:
@@ -139,4 +139,4 @@ if __name__ == "__main__":
     actor_pipe = socket.socket(fileno=int(sys.argv[1]))
     with actor_pipe.makefile("rb", buffering=0) as reader:  # the next line may be there already
         first_line = reader.readline()
-    keep(decode_kit(first_line), actor_pipe)
+    keep(decode_standby(first_line), actor_pipe)

@@ -1,7 +1,7 @@
-"""A process that has imported SGLang and forks a warden, and beneath it an engine host, for each caller.
+"""A process that has imported SGLang and forks a reaper, and beneath it an engine host, for each caller.
 
-Way:   engine actor -> (unix socket) -> [zygote] -> warden -> host -> scheduler, detokenizer
-In:    a HostSpec as one JSON line on an accepted connection, which then is the pipe between actor and warden
+Way:   engine actor -> (unix socket) -> [zygote] -> reaper -> host -> scheduler, detokenizer
+In:    a HostSpec as one JSON line on an accepted connection, which then is the pipe between actor and reaper
 Owns:  nothing after the fork: an engine outlives its zygote. It ends when its standard input closes
 Why:   an engine is three processes that import SGLang for 7 to 16 s each; forked, they start in about a second.
        Not on a GPU: the imports initialise CUDA there, and a CUDA process cannot be forked
@@ -24,7 +24,7 @@ from typing import NoReturn
 
 from disagg.folders import own_folder
 from disagg.host_spec import HostSpec, decode_spec
-from disagg.process import reaper as warden
+from disagg.process import reaper as reaper
 
 SPEC_S = 5.0  # how long a caller may take to send its line
 
@@ -74,14 +74,14 @@ def _fork(listener: socket.socket, selector: selectors.BaseSelector) -> None:
             line += data
         spec = decode_spec(line)
         if os.fork() == 0:
-            _become_warden(spec, pipe, listener, selector)
+            _become_reaper(spec, pipe, listener, selector)
     except (OSError, ValueError) as error:
         sys.stderr.write(f"a caller was sent away: {error}\n")
     finally:
         pipe.close()
 
 
-def _become_warden(
+def _become_reaper(
     spec: HostSpec, pipe: socket.socket, listener: socket.socket, selector: selectors.BaseSelector
 ) -> NoReturn:
     """Whatever fails in it: it is not to go on as a second zygote."""
@@ -91,7 +91,7 @@ def _become_warden(
         listener.close()
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
         pipe.settimeout(None)
-        warden.watch(spec, pipe, warden.fork_host)
+        reaper.watch(spec, pipe, reaper.fork_host)
     finally:
         os._exit(0)
 

@@ -40,7 +40,7 @@ class EngineRecord(msgspec.Struct, frozen=True, kw_only=True):
     ranks: int = 1  # attention-data-parallel schedulers: dp ranks are 0 .. ranks-1
     plane: str = ""  # host:port of its request plane
     bootstrap: str = ""  # host:port of a prefill's bootstrap server
-    pids: dict[str, int | list[int]] = {}  # actor, warden, host, schedulers, detokenizers
+    pids: dict[str, int | list[int]] = {}  # actor, reaper, host, schedulers, detokenizers
     devices: str = ""  # CUDA_VISIBLE_DEVICES as its actor got it
     members: tuple[Member, ...] = ()  # of an engine over several nodes: all of them, the first one too
     since_s: float = 0.0  # wall clock of the last change of state

@@ -1,7 +1,7 @@
 """The processes that SGLang starts for an engine on this node: as its arguments let expect, and as they were seen.
 
 Way:   host, spawned -> [expected_children] -> Spares, which import SGLang while the host does
-       host, up -> [seen_children] -> what the next incarnation's kit is made of; [pids_by_role] -> EngineFacts
+       host, up -> [seen_children] -> what the next incarnation's standby is made of; [pids_by_role] -> EngineFacts
 Fails: never. A spare that SGLang does not want is ended, a process that lacks one is spawned
 """
 

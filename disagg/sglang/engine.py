@@ -20,10 +20,10 @@ from typing import Any
 
 from disagg.errors import StartError
 from disagg.plane.engine import EngineFacts, Leg, LegSink
-from disagg.plane.messages import RankHealth, RankLoad, Sighting
+from disagg.plane.messages import ProcessSample, RankHealth, RankLoad
 from disagg.sglang import dead_peers
 from disagg.sglang.children import pids_by_role
-from disagg.sglang.fast_path import open_short_way
+from disagg.sglang.fast_path import open_fast_path
 from disagg.sglang.fit import check_installed
 from disagg.sglang.heartbeat import read_beats
 from disagg.sglang.ignored import ignored_parameters
@@ -38,7 +38,7 @@ log = logging.getLogger(__name__)
 
 class SGLangEngine:
     """One `sglang.Engine` in this process's main thread. `scratch`: the folder of this incarnation alone (TMPDIR).
-    `other_sights`: of its schedulers on other nodes."""
+    `other_samples`: of its schedulers on other nodes."""
 
     def __init__(
         self,
@@ -46,14 +46,14 @@ class SGLangEngine:
         *,
         fork: bool,
         scratch: Path,
-        other_sights: Callable[[], list[Sighting]] = list,
+        other_samples: Callable[[], list[ProcessSample]] = list,
         phases: Phases | None = None,
     ) -> None:
         self._arguments, self._fork, self._scratch = arguments, fork, scratch
         self._phases = phases or Phases()
         self._engine: Any = None
         self._legs: dict[str, SGLangLeg] = {}
-        self._watch = Watch(scratch, others=other_sights)
+        self._watch = Watch(scratch, others=other_samples)
         self._stages: StageListener | None = None
         # Only an engine that reads prompts has steps of many seconds.
         self._abort_longest_s = ABORT_S if arguments.get("disaggregation_mode") == "decode" else ABORT_LONGEST_S
@@ -69,7 +69,7 @@ class SGLangEngine:
         info = engine._scheduler_init_result.scheduler_infos[0]
         capacity = _capacity(self._scratch)
         stages.listen(engine.loop, self.on_stage)
-        open_short_way(engine.tokenizer_manager, self._legs, unwrap_from_pickle)
+        open_fast_path(engine.tokenizer_manager, self._legs, unwrap_from_pickle)
         engine.loop.call_soon(self._look)
         return EngineFacts(
             ranks=_dp_ranks(engine.server_args),
@@ -159,8 +159,8 @@ class SGLangMember:
         self._look()
         return {"pids": {"host": os.getpid(), **pids_by_role(engine.get_all_child_pids())}, **_capacity(self._scratch)}
 
-    def sights(self) -> list[Sighting]:
-        return self._watch.sights
+    def samples(self) -> list[ProcessSample]:
+        return self._watch.samples
 
     def drop_peer(self, life: str) -> None:
         dead_peers.tell(self._scratch, life)

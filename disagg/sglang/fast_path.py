@@ -1,11 +1,11 @@
 """A running leg's tokens, taken out of SGLang's batches before its TokenizerManager sees them.
 
-Way:   scheduler -> TokenizerManager's socket -> [ShortWay] -> LegSink; the rest of the batch goes on to SGLang
+Way:   scheduler -> TokenizerManager's socket -> [FastPath] -> LegSink; the rest of the batch goes on to SGLang
 In:    BatchTokenIDOutput, one an engine step
 Out:   ids, in the order and of the number that SGLang's own way would give; first and last chunks always go that way,
        which keeps SGLang's books (times, states, finish reasons)
 Fails: where SGLang is not as expected here (another message type, its metrics on, a message that is not all lists of
-       one entry a request), everything goes SGLang's way. `DISAGG_SHORT_WAY=0` asks for that
+       one entry a request), everything goes SGLang's way. `DISAGG_FAST_PATH=0` asks for that
 
 Why: SGLang makes of each token two dicts, a future with a timer, and a step of a task: figures in docs/performance.md.
 """
@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 
 Unwrap = Callable[[Any], Any]
 
-VARIABLE = "DISAGG_SHORT_WAY"
+VARIABLE = "DISAGG_FAST_PATH"
 
 
 class RunningLeg(Protocol):
@@ -32,7 +32,7 @@ class RunningLeg(Protocol):
     def take(self, token_ids: list[int]) -> None: ...
 
 
-class ShortWay:
+class FastPath:
     def __init__(self, manager: Any, legs: Mapping[str, RunningLeg], unwrap: Unwrap) -> None:
         self._manager, self._legs, self._unwrap = manager, legs, unwrap
         self._long_way: Callable[[Any], Awaitable[None]] = manager._handle_batch_output
@@ -57,7 +57,7 @@ class ShortWay:
         await self._long_way(batch)
 
 
-def open_short_way(manager: Any, legs: Mapping[str, RunningLeg], unwrap: Unwrap) -> bool:
+def open_fast_path(manager: Any, legs: Mapping[str, RunningLeg], unwrap: Unwrap) -> bool:
     """Whether it could be. `unwrap`: SGLang's own, of what it pickles within a message."""
     if os.environ.get(VARIABLE) == "0":
         return False
@@ -67,7 +67,7 @@ def open_short_way(manager: Any, legs: Mapping[str, RunningLeg], unwrap: Unwrap)
         return False
     if getattr(manager, "enable_metrics", True):
         return False  # SGLang counts each token
-    manager._handle_batch_output = ShortWay(manager, legs, unwrap).handle
+    manager._handle_batch_output = FastPath(manager, legs, unwrap).handle
     return True
 
 

@@ -1,7 +1,7 @@
 """Is a dp rank well? Decided from what was seen of its scheduler processes.
 
 Way:   beats and /proc -> watch.py -> [judge] -> RankHealth -> frontends
-In:    one Sighting a scheduler process; out: one RankHealth a dp rank. Nothing here looks, waits or remembers
+In:    one ProcessSample a scheduler process; out: one RankHealth a dp rank. Nothing here looks, waits or remembers
 Why:   a prefill chunk that computes for 10 s is well; a process that sleeps, is stopped or spins for ever is not.
        Computing shows as CPU time (of a GPU's chunk too: the scheduler spins while it waits for the device; of kernels
        that are compiled in a child process as that child's)
@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from disagg.plane.messages import RankHealth, Sighting
+from disagg.plane.messages import ProcessSample, RankHealth
 
 GONE = ("", "Z", "X")
 STOPPED_S = 1.0
@@ -23,10 +23,10 @@ SLOW_S, SLOW_STEPS = 5.0, 3.0
 FIRST_STEP_S = 60.0
 
 
-def judge(sightings: Iterable[Sighting]) -> list[RankHealth]:
+def judge(samples: Iterable[ProcessSample]) -> list[RankHealth]:
     """One a dp rank, in order. A rank is as sick as any of its processes; one that is gone or stopped says why best."""
-    seen = sorted(sightings, key=lambda one: (one.dp_rank, one.state not in GONE, -one.stopped_s))
-    ranks: dict[int, list[Sighting]] = {}
+    seen = sorted(samples, key=lambda one: (one.dp_rank, one.state not in GONE, -one.stopped_s))
+    ranks: dict[int, list[ProcessSample]] = {}
     for one in seen:
         ranks.setdefault(one.dp_rank, []).append(one)
     return [
@@ -40,7 +40,7 @@ def judge(sightings: Iterable[Sighting]) -> list[RankHealth]:
     ]
 
 
-def _sickness(one: Sighting, group: list[Sighting]) -> str:
+def _sickness(one: ProcessSample, group: list[ProcessSample]) -> str:
     if one.state in GONE:
         return "its scheduler process is gone"
     if one.stopped_s > STOPPED_S:
@@ -53,13 +53,13 @@ def _sickness(one: Sighting, group: list[Sighting]) -> str:
     return ""
 
 
-def _patience_s(one: Sighting) -> float:
+def _patience_s(one: ProcessSample) -> float:
     if not one.step_longest_s:
         return FIRST_STEP_S
     ratio = max(1.0, one.batch_tokens / max(1, one.step_longest_tokens))
     return max(SLOW_S, SLOW_STEPS * one.step_longest_s * ratio)
 
 
-def _computes(one: Sighting) -> bool:
+def _computes(one: ProcessSample) -> bool:
     """A process that waits for a core or for a disk is not asleep either."""
     return one.state in ("R", "D") or one.cpu_s >= ASLEEP_CPU_SHARE * one.watched_s

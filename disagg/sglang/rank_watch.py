@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from disagg.plane.messages import RankHealth, Sighting
+from disagg.plane.messages import ProcessSample, RankHealth
 from disagg.sglang.heartbeat import Beat, read_beats
 from disagg.sglang.rank_health import judge
 
@@ -48,14 +48,14 @@ class Watch:
         *,
         now_s: Callable[[], float] = time.monotonic,
         process: Callable[[int], ProcessLook] | None = None,
-        others: Callable[[], list[Sighting]] = list,
+        others: Callable[[], list[ProcessSample]] = list,
     ) -> None:
         self._folder, self._now_s, self._process = folder, now_s, process or look_at_process
         self._others = others
         self._watched: dict[int, _Watched] = {}
         self._looked_at_s = self._awake_since_s = now_s()
         self._rounds_at_s: dict[int, float] = {}
-        self.sights: list[Sighting] = []  # of this node
+        self.samples: list[ProcessSample] = []  # of this node
         self.health: list[RankHealth] = []
 
     def look(self) -> None:
@@ -65,17 +65,17 @@ class Watch:
             self._watched.clear()
         self._looked_at_s = now_s
         beats = read_beats(self._folder)
-        self.sights = [self._sight(beat, now_s) for beat in beats]
+        self.samples = [self._sight(beat, now_s) for beat in beats]
         others = self._others()
         self._rounds_at_s = {one.dp_rank: now_s - one.beat_age_s for one in others}
         self._rounds_at_s |= {int(beat.dp_rank): beat.at_s for beat in beats}
-        self.health = judge([*self.sights, *others])
+        self.health = judge([*self.samples, *others])
 
     def came_round_at_s(self, dp_rank: int) -> float:
         """When the rank's loop came round, at the newest look."""
         return self._rounds_at_s.get(dp_rank, 0.0)
 
-    def _sight(self, beat: Beat, now_s: float) -> Sighting:
+    def _sight(self, beat: Beat, now_s: float) -> ProcessSample:
         pid = int(beat.pid)
         state, cpu_s = self._process(pid)
         kept = self._watched.get(pid)
@@ -86,7 +86,7 @@ class Watch:
             kept.stopped_since_s = None
         elif kept.stopped_since_s is None:
             kept.stopped_since_s = now_s
-        return Sighting(
+        return ProcessSample(
             dp_rank=int(beat.dp_rank),
             group=int(beat.group),
             beat_age_s=max(0.0, now_s - max(beat.at_s, self._awake_since_s)),

@@ -17,7 +17,7 @@ _NAME = "stages.sock"
 _MESSAGE_BYTES = 256
 
 
-def voice(folder: Path) -> socket.socket:
+def endpoint(folder: Path) -> socket.socket:
     """A scheduler's end."""
     ours = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
     ours.setblocking(False)

@@ -26,7 +26,7 @@ from disagg.roles import Role
 from disagg.simulated_engine.engine import Model
 from disagg.simulation.hosts import SimulatedHost
 from disagg.simulation.network import SimNetwork
-from transfer.canary import CanaryFailed, Voice, sing
+from transfer.canary import CanaryFailed, RankEndpoint, probe_pair
 
 log = logging.getLogger(__name__)
 
@@ -189,15 +189,17 @@ class SimulatedController:
             await asyncio.sleep(self._habits.retry_s)
 
     async def _sing_on_all_ranks(self, prefill: EngineRecord, decode: EngineRecord) -> None:
-        def voice(record: EngineRecord, rank: int) -> Voice:
+        def endpoint(record: EngineRecord, rank: int) -> RankEndpoint:
             client = self._up[record.life]
-            return Voice(record.life, record.role, rank % record.ranks, record.ranks, record.bootstrap, client, set())
+            return RankEndpoint(
+                record.life, record.role, rank % record.ranks, record.ranks, record.bootstrap, client, set()
+            )
 
         for rank in range(max(prefill.ranks, decode.ranks)):
-            one = None if prefill is decode else voice(prefill, rank)
+            one = None if prefill is decode else endpoint(prefill, rank)
             room = self._rooms.take(one.dp_size, one.dp_rank) if one else self._rooms.take(1, 0)
             try:
-                await sing(one, voice(decode, rank), room, self._habits.canary_s)
+                await probe_pair(one, endpoint(decode, rank), room, self._habits.canary_s)
             finally:
                 self._rooms.give_back(room)
 

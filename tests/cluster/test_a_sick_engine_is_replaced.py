@@ -94,7 +94,7 @@ async def test_a_cut_connection_to_a_host_that_lives_costs_nothing() -> None:
 async def test_a_lost_actor_is_no_end_of_the_deployment() -> None:
     async with scene(Role.AGGREGATED) as s:
         s.nodes["aggregated-0"].lost = True
-        await s.nodes["aggregated-0"].die("its warden vanished")
+        await s.nodes["aggregated-0"].die("its reaper vanished")
         await s.until_ready("aggregated-0", 3)
 
 

@@ -140,10 +140,10 @@ def test_an_id_that_was_given_out_anew_is_left_alone(others: Others) -> None:
 
 
 def test_those_of_the_drivers_session_need_no_patience(others: Others, folder: Path) -> None:
-    """They are Ray's. Wardens are in sessions of their own: they are to end by themselves."""
+    """They are Ray's. Reapers are in sessions of their own: they are to end by themselves."""
     of_ray = others.start("sleep", "60", deployment=OURS)
-    warden = others.start("sleep", "60", deployment=OURS, start_new_session=True)
-    _until(lambda: {of_ray.pid, warden.pid} <= {process.pid for process in janitor.Search(OURS).look()})
+    reaper = others.start("sleep", "60", deployment=OURS, start_new_session=True)
+    _until(lambda: {of_ray.pid, reaper.pid} <= {process.pid for process in janitor.Search(OURS).look()})
     ended: list[int | None] = []
     kill = janitor.kill
 
@@ -154,7 +154,7 @@ def test_those_of_the_drivers_session_need_no_patience(others: Others, folder: P
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(janitor, "kill", note)
         _sweep(folder)
-    assert ended.index(of_ray.pid) < ended.index(warden.pid)
+    assert ended.index(of_ray.pid) < ended.index(reaper.pid)
     assert len(ended) >= 2
 
 

@@ -69,16 +69,16 @@ class _Actor:
         self.environment = _Method({"A": "b"})
 
 
-class _Nurseries:
-    def __init__(self, nursery: _Actor) -> None:
-        self.nursery = nursery
+class _NodeAgents:
+    def __init__(self, agent: _Actor) -> None:
+        self.agent = agent
         self.forgotten: list[Any] = []
 
     async def on(self, node_id: str) -> tuple[Any, str | None]:
-        return self.nursery, None
+        return self.agent, None
 
-    def forget(self, node_id: str, nursery: Any) -> None:
-        self.forgotten.append(nursery)
+    def forget(self, node_id: str, agent: Any) -> None:
+        self.forgotten.append(agent)
 
 
 class _Node(RayNode):
@@ -87,11 +87,11 @@ class _Node(RayNode):
         return self._actor
 
 
-def _node(actor: _Actor | None, nursery: _Actor | None = None) -> tuple[_Node, _Nurseries]:
-    nurseries = _Nurseries(nursery or _Actor(answers=True))
-    node = _Node(PLAN, None, nurseries, "127.0.0.1")  # type: ignore[arg-type]
+def _node(actor: _Actor | None, agent: _Actor | None = None) -> tuple[_Node, _NodeAgents]:
+    agents = _NodeAgents(agent or _Actor(answers=True))
+    node = _Node(PLAN, None, agents, "127.0.0.1")  # type: ignore[arg-type]
     node._actor = actor
-    return node, nurseries
+    return node, agents
 
 
 @pytest.fixture
@@ -124,9 +124,9 @@ async def test_an_actor_that_hung_between_incarnations_is_replaced(killed: list[
 
 
 @pytest.mark.parametrize("port", [None, engine_node.RayError("the actor died")])
-async def test_a_nursery_that_is_gone_is_forgotten(killed: list[Any], port: Any) -> None:
-    nursery = _Actor(answers=True, port=port)
-    node, nurseries = _node(None, nursery)
-    with pytest.raises(NodeLost, match="nursery"):
+async def test_a_agent_that_is_gone_is_forgotten(killed: list[Any], port: Any) -> None:
+    agent = _Actor(answers=True, port=port)
+    node, agents = _node(None, agent)
+    with pytest.raises(NodeLost, match="agent"):
         await node.prepare()
-    assert nurseries.forgotten == [nursery]
+    assert agents.forgotten == [agent]

@@ -7,7 +7,7 @@ import pytest
 
 from disagg.load import parse_config
 from disagg.models.facts import ModelFacts, find_facts
-from disagg.planning.assess import Examination, examine
+from disagg.planning.assess import Assessment, assess
 from disagg.planning.cluster_shape import ClusterShape, parse_shape
 from disagg.planning.gpu_kinds import GPU_KINDS
 from disagg.planning.lanes import SAME_GPU, SHM, TCP, Lane, lane_between, nvlink, transfer_s
@@ -179,10 +179,10 @@ def test_ranks_send_their_shares_side_by_side() -> None:
     assert transfer_s(lane, {"tp_size": 8}, v3, 1024)[0] == pytest.approx(1024 * 70_272 / 50e9)
 
 
-def examined(pools: str, cluster: str | None, device: str = "cuda", model: str = "smollm2") -> Examination:
+def examined(pools: str, cluster: str | None, device: str = "cuda", model: str = "smollm2") -> Assessment:
     plan = resolve(parse_config(f"version: 1\nmodel: {{path: {model}}}\n" + pools), device)  # type: ignore[arg-type]
     shape: ClusterShape | None = parse_shape(cluster) if cluster else None
-    return examine(plan, shape)
+    return assess(plan, shape)
 
 
 def test_lanes_are_those_between_the_places_of_both_roles() -> None:

@@ -8,7 +8,7 @@ import pytest
 from decode import pace
 from disagg.errors import ConfigError
 from disagg.load import load_config, parse_config
-from disagg.planning.assess import examine
+from disagg.planning.assess import assess
 from disagg.planning.plan import device_of, resolve
 from disagg.planning.report import render, to_json
 
@@ -75,7 +75,7 @@ def test_a_shipped_config_makes_a_plan_that_can_be_printed(path: Path) -> None:
     deployment = load_config(path)
     plan = resolve(deployment, device_of(deployment, 0))
     assert plan.warnings == ()
-    shown, data = render(examine(plan)), json.loads(to_json(examine(plan)))
+    shown, data = render(assess(plan)), json.loads(to_json(assess(plan)))
     for engine in plan.engines:
         assert f"\n{engine.id}  ({engine.role.value}, pool " in shown
     assert [engine["id"] for engine in data["engines"]] == [engine.id for engine in plan.engines]

@@ -194,10 +194,10 @@ def test_a_check_imports_neither_sglang_nor_ray_nor_torch() -> None:
         import sys
         from disagg.load import parse_config
         from disagg.planning.plan import device_of, resolve
-        from disagg.planning.assess import examine
+        from disagg.planning.assess import assess
         from disagg.planning.report import render
         deployment = parse_config("version: 1\\nmodel: {path: a}\\naggregated: {engine: {page_size: 1}}")
-        render(examine(resolve(deployment, device_of(deployment, 0))))
+        render(assess(resolve(deployment, device_of(deployment, 0))))
         assert not {"sglang", "ray", "torch"} & set(sys.modules), sorted(sys.modules)
     """
     subprocess.run([sys.executable, "-c", textwrap.dedent(program)], check=True, timeout=30)

@@ -26,7 +26,7 @@ FACTS = EngineFacts(
     page_size=1,
     pids={},
 )
-SIGHT = m.Sighting(1, 0, 0.1, 0, 0.2, 16, "S", 0.0, 0.1, 0.0)
+SIGHT = m.ProcessSample(1, 0, 0.1, 0, 0.2, 16, "S", 0.0, 0.1, 0.0)
 
 
 class Scene:
@@ -77,7 +77,7 @@ async def test_the_first_host_is_complete_once_all_others_have_reported(scene: S
     await scene.report(2)
     async with asyncio.timeout(30):
         await scene.members.joined()
-    assert [one.dp_rank for one in scene.members.sights()] == [1, 1]
+    assert [one.dp_rank for one in scene.members.samples()] == [1, 1]
 
 
 async def test_stages_of_other_nodes_reach_the_first(scene: Scene) -> None:
@@ -116,11 +116,11 @@ async def test_the_first_host_going_is_the_end_of_the_others(scene: Scene) -> No
 async def test_what_was_seen_grows_old(scene: Scene) -> None:
     now_s = 100.0
     seen = Members(2, lambda _leg, _stage: None, scene.gone.append, now_s=lambda: now_s)
-    seen.saw(m.MemberSights(1, [SIGHT]))
+    seen.saw(m.MemberSamples(1, [SIGHT]))
     now_s += members.REPORT_S / 2
-    assert [one.beat_age_s for one in seen.sights()] == [pytest.approx(0.1 + members.REPORT_S / 2)]
+    assert [one.beat_age_s for one in seen.samples()] == [pytest.approx(0.1 + members.REPORT_S / 2)]
     now_s += 2.5
-    assert [one.beat_age_s for one in seen.sights()] == [pytest.approx(0.1 + members.REPORT_S)], (
+    assert [one.beat_age_s for one in seen.samples()] == [pytest.approx(0.1 + members.REPORT_S)], (
         "a late report is not a scheduler that stands still"
     )
 

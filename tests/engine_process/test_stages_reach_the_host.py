@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
-from disagg.sglang.stages import StageListener, say, voice
+from disagg.sglang.stages import StageListener, endpoint, say
 
 
 async def test_stages_arrive_in_order(tmp_path: Path) -> None:
     heard: list[tuple[str, str]] = []
     listener = StageListener(tmp_path)
-    ours = voice(tmp_path)
+    ours = endpoint(tmp_path)
     listener.listen(asyncio.get_running_loop(), lambda leg_id, stage: heard.append((leg_id, stage)))
     say(ours, "a" * 34, "bootstrapping")
     say(ours, "a" * 34, "prefilling")
@@ -25,8 +25,8 @@ async def test_stages_arrive_in_order(tmp_path: Path) -> None:
 
 def test_a_host_that_does_not_listen_costs_a_scheduler_nothing(tmp_path: Path) -> None:
     listener = StageListener(tmp_path)
-    ours = voice(tmp_path)
-    for _ in range(10_000):  # many more than the socket holds: a voice that waited would never come to the end
+    ours = endpoint(tmp_path)
+    for _ in range(10_000):  # many more than the socket holds: a endpoint that waited would never come to the end
         say(ours, "a" * 34, "prefilling")
     listener.close()
     say(ours, "a" * 34, "transferring")

@@ -41,13 +41,13 @@ _blocks = PortBlocks()
 
 
 class Host:
-    """One engine host, its warden above it; gone with everything when its pipe closes."""
+    """One engine host, its reaper above it; gone with everything when its pipe closes."""
 
-    def __init__(self, nursery: Nursery, role: Role, model: str = "smollm2", **engine: Any) -> None:
+    def __init__(self, agent: NodeAgent, role: Role, model: str = "smollm2", **engine: Any) -> None:
         self.name = f"{role.value}-{next(_numbers)}"
         ports = Ports.from_first(_blocks.take(self.name))
         self.bootstrap_port = ports.bootstrap
-        self.log = nursery.folder / f"{self.name}.log"
+        self.log = agent.folder / f"{self.name}.log"
         spec = HostSpec(
             engine_id=self.name,
             incarnation=1,
@@ -58,13 +58,13 @@ class Host:
             environment=engine_environment(role, device="cpu", deadlines=Deadlines(), ranks=engine.get("tp_size", 1)),
             plane_host=ADDRESS,
             log_path=str(self.log),
-            scratch=str(nursery.folder / self.name),
+            scratch=str(agent.folder / self.name),
             fork=True,
         )
-        self._secret = nursery.secret
+        self._secret = agent.secret
         self._pipe = socket.socket(socket.AF_UNIX)
         self._pipe.settimeout(START_S)
-        self._pipe.connect(str(nursery.path))
+        self._pipe.connect(str(agent.path))
         self._pipe.sendall(encode_spec(spec) + b"\n")
         self._lines = self._pipe.makefile("rb")
         self.facts: dict[str, Any] = {}
@@ -102,7 +102,7 @@ class Host:
         self._pipe.close()
 
 
-class Nursery:
+class NodeAgent:
     """A zygote, and the folder of everything it forks."""
 
     def __init__(self) -> None:
@@ -138,8 +138,8 @@ class Nursery:
 
 
 @contextlib.contextmanager
-def nursery() -> Iterator[Nursery]:
-    made = Nursery()
+def agent() -> Iterator[NodeAgent]:
+    made = NodeAgent()
     try:
         yield made
     finally:

@@ -9,7 +9,7 @@ import contextlib
 from typing import Any, NamedTuple
 
 from deployment import Deployment
-from hosts import Host, leg, nursery
+from hosts import Host, agent, leg
 from streams import wait_until
 
 from disagg.roles import Role
@@ -39,7 +39,7 @@ def aggregated_answers(models: list[str], asked: list[Asked]) -> dict[str, list[
                 assert (await each.until_end(60)).reason == "length"
             return [each.token_ids for each in legs]
 
-    with nursery() as zygote, contextlib.ExitStack() as until_closed:
+    with agent() as zygote, contextlib.ExitStack() as until_closed:
         hosts = {
             model: until_closed.enter_context(
                 contextlib.closing(Host(zygote, Role.AGGREGATED, model, page_size=PAGE, max_total_tokens=4096))

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
-from hosts import ADDRESS, BUSY_S, Host, LegLog, Nursery, fresh_prompt, leg, nursery, wait_until
+from hosts import ADDRESS, BUSY_S, Host, LegLog, NodeAgent, agent, fresh_prompt, leg, wait_until
 
 from benchmarks.random_requests import random_bodies
 from disagg.errors import BadRequest, LegLost
@@ -28,13 +28,13 @@ PAIR = {"page_size": 16, "chunked_prefill_size": 256}
 
 
 @pytest.fixture(scope="module")
-def zygote() -> Iterator[Nursery]:
-    with nursery() as made:
+def zygote() -> Iterator[NodeAgent]:
+    with agent() as made:
         yield made
 
 
 @pytest.fixture(scope="module")
-def hosts(zygote: Nursery) -> Iterator[tuple[Host, Host]]:
+def hosts(zygote: NodeAgent) -> Iterator[tuple[Host, Host]]:
     with (
         contextlib.closing(Host(zygote, Role.PREFILL, **PAIR)) as prefill,
         contextlib.closing(Host(zygote, Role.DECODE, page_size=16)) as decode,
@@ -43,7 +43,7 @@ def hosts(zygote: Nursery) -> Iterator[tuple[Host, Host]]:
 
 
 @pytest.fixture(scope="module")
-def large_chunks(zygote: Nursery) -> Iterator[Host]:
+def large_chunks(zygote: NodeAgent) -> Iterator[Host]:
     """An aggregated engine that computes a whole prompt in one chunk."""
     with contextlib.closing(Host(zygote, Role.AGGREGATED, page_size=16, chunked_prefill_size=8192)) as host:
         yield host.wait_until_ready()
@@ -148,7 +148,7 @@ async def test_abort_in_the_middle_of_decode(pair: Pair) -> None:
     await pair.assert_free()
 
 
-async def test_abort_during_a_slow_transfer(pair: Pair, zygote: Nursery) -> None:
+async def test_abort_during_a_slow_transfer(pair: Pair, zygote: NodeAgent) -> None:
     zygote.slow_transfer.write_text("4")
     prefill, decode = pair.legs(fresh_prompt(100), 4)
     await prefill.until(lambda p: "transferring" in p.stages)
@@ -209,7 +209,7 @@ async def test_a_stopped_scheduler_is_found_and_well_again_when_it_goes_on(
 
 @pytest.mark.parametrize("busy", [True, False])
 async def test_a_scheduler_that_sleeps_is_found(
-    pair: Pair, hosts: tuple[Host, Host], zygote: Nursery, busy: bool
+    pair: Pair, hosts: tuple[Host, Host], zygote: NodeAgent, busy: bool
 ) -> None:
     if busy:
         prefill, decode = pair.legs(fresh_prompt(40), 30)
@@ -277,7 +277,7 @@ async def test_values_that_become_infinite_end_their_request_alone(pair: Pair) -
     assert bystander.token_ids == undisturbed.token_ids
 
 
-async def test_a_nan_of_the_model_ends_its_request_alone_in_prefill(pair: Pair, zygote: Nursery) -> None:
+async def test_a_nan_of_the_model_ends_its_request_alone_in_prefill(pair: Pair, zygote: NodeAgent) -> None:
     zygote.nan.write_text("1.75")
     try:
         prefill, decode = pair.legs(fresh_prompt(20), 20, temperature=1.75)
@@ -291,7 +291,7 @@ async def test_a_nan_of_the_model_ends_its_request_alone_in_prefill(pair: Pair, 
     assert ((await beside.until_end()).reason, (await bystander.until_end()).reason) == ("length", "length")
 
 
-async def test_a_nan_of_the_model_ends_its_request_alone_in_decode(pair: Pair, zygote: Nursery) -> None:
+async def test_a_nan_of_the_model_ends_its_request_alone_in_decode(pair: Pair, zygote: NodeAgent) -> None:
     prompt = fresh_prompt(40)
     _, undisturbed = pair.legs(prompt, 16)
     await undisturbed.until_end()

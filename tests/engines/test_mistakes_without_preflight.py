@@ -11,7 +11,7 @@ import random
 from collections.abc import Iterator
 
 import pytest
-from hosts import ADDRESS, Host, Nursery, fresh_prompt, leg, nursery
+from hosts import ADDRESS, Host, NodeAgent, agent, fresh_prompt, leg
 
 from disagg.plane import messages as m
 from disagg.roles import Role
@@ -21,13 +21,13 @@ HUNG_S = 3.0
 
 
 @pytest.fixture(scope="module")
-def zygote() -> Iterator[Nursery]:
-    with nursery() as made:
+def zygote() -> Iterator[NodeAgent]:
+    with agent() as made:
         yield made
 
 
 @pytest.fixture(scope="module")
-def prefill(zygote: Nursery) -> Iterator[Host]:
+def prefill(zygote: NodeAgent) -> Iterator[Host]:
     with contextlib.closing(Host(zygote, Role.PREFILL, page_size=16, chunked_prefill_size=256)) as host:
         yield host.wait_until_ready()
 
@@ -40,7 +40,7 @@ def prefill(zygote: Nursery) -> Iterator[Host]:
     ],
 )
 def test_the_decode_engine_dies_on_its_first_request_and_prefill_waits(
-    zygote: Nursery, prefill: Host, mistake: dict[str, object], said: str
+    zygote: NodeAgent, prefill: Host, mistake: dict[str, object], said: str
 ) -> None:
     async def scenario(decode: Host) -> None:
         bootstrap = m.Bootstrap(ADDRESS, prefill.bootstrap_port, random.getrandbits(62) + 1, 0)
@@ -61,7 +61,7 @@ def test_the_decode_engine_dies_on_its_first_request_and_prefill_waits(
         asyncio.run(scenario(decode))
 
 
-def test_with_another_dtype_the_decode_leg_hangs(zygote: Nursery, prefill: Host) -> None:
+def test_with_another_dtype_the_decode_leg_hangs(zygote: NodeAgent, prefill: Host) -> None:
     """SGLang compares what kv_cache_dtype says, which is `auto` on both sides."""
 
     async def scenario(decode: Host) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from hosts import ADDRESS, Host, LegLog, leg, nursery
+from hosts import ADDRESS, Host, LegLog, agent, leg
 from moe import ATTENTION_APART, PAGE, Asked, prompt
 
 from disagg.models.tiny import make_tiny
@@ -34,7 +34,7 @@ def hosts() -> Iterator[dict[str, Host]]:
         ("decode tp 2", Role.DECODE, HEADS_APART),
         ("decode tp 2 dp 2", Role.DECODE, ATTENTION_APART),
     ]
-    with nursery() as zygote, contextlib.ExitStack() as until_closed:
+    with agent() as zygote, contextlib.ExitStack() as until_closed:
         started = {}
         for name, role, shape in shapes:
             host = Host(zygote, role, model, page_size=PAGE, **shape)

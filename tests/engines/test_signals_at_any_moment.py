@@ -22,7 +22,7 @@ import pytest
 from programs import LIMIT_S, Program, disagg, groups, signal_each
 
 from disagg.cluster.ports import free_port
-from disagg.process import reaper as warden
+from disagg.process import reaper as reaper
 
 MARK = "DISAGG_TEST_OF_SIGNALS"
 START_S = 200.0  # on a busy machine
@@ -133,8 +133,8 @@ def _unused(segments: frozenset[str]) -> set[str]:
     """Those that no process uses: other tests of this machine have theirs."""
     if not segments:
         return set()
-    existing = warden._existing_segments()
-    used = [warden._segments_in_use(int(entry), existing) for entry in os.listdir("/proc") if entry.isdigit()]
+    existing = reaper._existing_segments()
+    used = [reaper._segments_in_use(int(entry), existing) for entry in os.listdir("/proc") if entry.isdigit()]
     return (segments & set(existing.values())) - set().union(*used)
 
 

@@ -144,7 +144,7 @@ BAD: list[tuple[str, dict[str, Any], int, str | None, str]] = [
             "top_logprobs": 2,
             "response_format": {"type": "json_object"},
             "logit_bias": {"5": 1},
-            "audio": {"voice": "x"},
+            "audio": {"endpoint": "x"},
             "modalities": ["text", "audio"],
             "store": True,
             "service_tier": "flex",

@@ -9,7 +9,7 @@ import pytest
 from scripted import MODEL, ScriptedBackend, ask, exchange, fails, http_request, says, serving
 
 from disagg.errors import LegLost
-from disagg.frontend.answers import encode
+from disagg.frontend.responses import encode
 from disagg.tokenizer.codec import Codec
 
 ENDS = "\n\r\x0b\x0c\x1c\x1d\x1e\x85\u2028\u2029"  # all that str.splitlines ends a line at

@@ -12,7 +12,7 @@ import pytest
 from scripted import make_model_folder
 
 from disagg.errors import BadRequest, StartError
-from disagg.frontend.asked import parse_completion
+from disagg.frontend.request_body import parse_completion
 from disagg.sampling import FIELDS, FLOAT32_LEAST, NAMES, TOP_K_MAX, SamplingField, defaults_of
 from disagg.tokenizer.codec import load_codec
 

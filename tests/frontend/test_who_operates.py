@@ -132,7 +132,9 @@ async def test_only_who_is_here_is_told_the_ids_of_requests(codec: Codec) -> Non
 )
 def test_where_a_peer_is(client: Any, is_here: bool) -> None:
     call = SimpleNamespace(
-        head=SimpleNamespace(method="POST", path=DRAIN, fields=[], minor=1), client=client and client[0], body_now=None
+        head=SimpleNamespace(method="POST", path=DRAIN, fields=[], minor=1),
+        client=client and client[0],
+        chunk_writer=None,
     )
     assert (why_not_here(Exchange(call)) is None) == is_here  # type: ignore[arg-type]
     assert is_loopback(client and client[0]) == is_here

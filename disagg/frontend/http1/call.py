@@ -35,13 +35,13 @@ class ClientGone(Exception):
 class Call:
     __slots__ = (
         "_chunked", "_closes", "_connection", "_content", "_error", "_is_kept", "_left", "_limit_bytes", "_waiter",
-        "answered", "body_now", "client", "finished", "has_body", "head", "held_bytes", "size",
+        "answered", "chunk_writer", "client", "finished", "has_body", "head", "held_bytes", "size",
     )  # fmt: skip
 
     def __init__(self, connection: Connection, head: Head) -> None:
         self._connection, self.head = connection, head
         self.client: str | None = connection.client  # its address
-        self.body_now = connection.body_now
+        self.chunk_writer = connection.chunk_writer
         self.answered = False  # the head is out
         self.finished = False  # and the last byte of the body
         self._closes = not head.keeps_alive
@@ -153,12 +153,12 @@ class Call:
     async def write(self, part: bytes, fields: Sequence[Field] = (), *, last: bool = False) -> None:
         """A part of an answer without a length; `fields` go with the first. Waits while the client does not read."""
         connection = self._connection
-        if not self.body_now.takes:
+        if not self.chunk_writer.takes:
             await connection.writable()
         is_chunked = self.head.minor == 1
         head = b""
         if not self.answered:
-            self.body_now.is_chunked = is_chunked
+            self.chunk_writer.is_chunked = is_chunked
             if not is_chunked:
                 self.close_after()
             coding = [(b"transfer-encoding", b"chunked")] if is_chunked else []

@@ -16,12 +16,12 @@ import math
 from typing import Any, cast
 
 from disagg.errors import BadRequest, FrontendFull, RequestError
-from disagg.frontend.answers import error_body
-from disagg.frontend.http1.body_now import BodyNow
 from disagg.frontend.http1.call import STATUS_LINES, Call, ClientGone
+from disagg.frontend.http1.chunk_writer import ChunkWriter
 from disagg.frontend.http1.door import REFUSED, STUCK, Door
 from disagg.frontend.http1.half_closed import HalfClosed
 from disagg.frontend.http1.head import Head, check_beginning, empty_line, parse_head
+from disagg.frontend.responses import error_body
 
 REFUSED_AT_ONCE = 64  # connections beyond the limit that are given an answer; those beyond are reset
 
@@ -49,7 +49,7 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)
-        self.body_now = BodyNow(self.transport, self.door.burst)
+        self.chunk_writer = ChunkWriter(self.transport, self.door.burst)
         peer: Any = transport.get_extra_info("peername")
         self.client = str(peer[0]) if peer else None
         is_full = self.door.is_full()
@@ -101,14 +101,14 @@ class Connection(asyncio.Protocol):
         self._stop_asking()
         if self._call is not None and not self._call.finished:
             self._call.break_off(ClientGone())
-        self.body_now.lost()
+        self.chunk_writer.lost()
         self.resume_writing(is_lost=True)
 
     def pause_writing(self) -> None:
-        self.body_now.takes = False
+        self.chunk_writer.takes = False
 
     def resume_writing(self, is_lost: bool = False) -> None:
-        self.body_now.takes = not is_lost
+        self.chunk_writer.takes = not is_lost
         if self._writable is not None and not self._writable.done():
             self._writable.set_result(None)
 

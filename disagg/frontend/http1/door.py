@@ -14,7 +14,7 @@ from email.utils import formatdate
 from typing import TYPE_CHECKING
 
 from disagg.errors import FrontendFull
-from disagg.frontend.http1.body_now import Burst
+from disagg.frontend.http1.chunk_writer import Burst
 from disagg.frontend.http1.limits import Limits
 from disagg.frontend.http1.refusals import Refusals
 

@@ -19,7 +19,7 @@ _voice: socket.socket | None = None  # of the one rank of a dp rank that speaks
 def begin(folder: Path) -> None:
     """From now on this scheduler speaks."""
     global _voice
-    _voice = stages.voice(folder)
+    _voice = stages.endpoint(folder)
 
 
 def activate() -> None:

@@ -12,7 +12,7 @@ import msgspec
 import pytest
 
 from disagg.plane.engine import Leg
-from disagg.sglang.fast_path import VARIABLE, open_short_way, part_of
+from disagg.sglang.fast_path import VARIABLE, open_fast_path, part_of
 from disagg.sglang.leg import SGLangLeg
 
 
@@ -111,7 +111,7 @@ async def settle() -> None:
 
 async def test_first_and_last_tokens_take_the_long_way_and_the_others_the_short_one() -> None:
     manager, legs = Manager(), dict[str, SGLangLeg]()
-    assert open_short_way(manager, legs, json.loads)
+    assert open_fast_path(manager, legs, json.loads)
     a, b = await start(manager, legs, "a"), await start(manager, legs, "b")
     for of in (
         batch(("a", 1, None)),
@@ -128,7 +128,7 @@ async def test_first_and_last_tokens_take_the_long_way_and_the_others_the_short_
 
 async def test_no_token_overtakes_one_that_waits_on_the_long_way() -> None:
     manager, legs = Manager(), dict[str, SGLangLeg]()
-    open_short_way(manager, legs, json.loads)
+    open_fast_path(manager, legs, json.loads)
     sink = await start(manager, legs, "a")
     for token in range(1, 6):  # steps quicker than the leg's task
         await manager._handle_batch_output(batch(("a", token, None)))
@@ -142,7 +142,7 @@ async def test_no_token_overtakes_one_that_waits_on_the_long_way() -> None:
 
 async def test_an_unknown_message_goes_the_long_way_whole() -> None:
     manager, legs = Manager(), dict[str, SGLangLeg]()
-    open_short_way(manager, legs, json.loads)
+    open_fast_path(manager, legs, json.loads)
     sink = await start(manager, legs, "a")
     for token in (1, 2, 3):
         of = batch(("a", token, None))
@@ -175,5 +175,5 @@ class Other:
 def test_it_stays_closed(manager: Any, says: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(VARIABLE, says)
     before = manager._handle_batch_output
-    assert not open_short_way(manager, {}, json.loads)
+    assert not open_fast_path(manager, {}, json.loads)
     assert manager._handle_batch_output == before

@@ -1,4 +1,4 @@
-"""An actor takes its kit for the next incarnation if it fits, and says why where it does not."""
+"""An actor takes its standby for the next incarnation if it fits, and says why where it does not."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import pytest
 
 from disagg.cluster import actors
 from disagg.cluster.actors import EngineActor
-from disagg.host_spec import HostSpec, KitSpec, Spare, decode_kit, decode_spec, encode_spec
-from disagg.process import standby as kit
+from disagg.host_spec import HostSpec, Spare, StandbySpec, decode_spec, decode_standby, encode_spec
+from disagg.process import standby as standby
 
 SPARES = [{"module": "scheduler", "children": []}]
 SPEC = HostSpec(
@@ -30,21 +30,21 @@ SPEC = HostSpec(
 READY: dict[str, Any] = {"event": "ready", "pids": {"host": 1}, "spares": SPARES, "unfit": ""}
 
 
-class Warden:
+class Reaper:
     """The other end of a pipe, in this process."""
 
     def __init__(self, module: str, pipe: socket.socket) -> None:
-        self.module, self._pipe, self.kit, self.spec = module, pipe, None, None
-        self.kit: KitSpec | None
+        self.module, self._pipe, self.standby, self.spec = module, pipe, None, None
+        self.standby: StandbySpec | None
         self.spec: HostSpec | None
 
     async def hear(self) -> None:
         reader, self.writer = await asyncio.open_unix_connection(sock=self._pipe)
-        if self.module.endswith("spare_warden"):
-            self.kit = decode_kit(await reader.readline())
+        if self.module.endswith("standby_reaper"):
+            self.standby = decode_standby(await reader.readline())
         if line := await reader.readline():
             self.spec = decode_spec(line)
-            self.say(event="started", warden=2, host=1)
+            self.say(event="started", reaper=2, host=1)
             self.say(**READY)
         await reader.read()
         self.writer.close()
@@ -54,21 +54,21 @@ class Warden:
 
 
 @pytest.fixture
-def wardens(monkeypatch: pytest.MonkeyPatch) -> list[Warden]:
-    made: list[Warden] = []
+def reapers(monkeypatch: pytest.MonkeyPatch) -> list[Reaper]:
+    made: list[Reaper] = []
     tasks = []
 
     def spawn_with_pipe(module: str, _environment: dict[str, str]) -> socket.socket:
         ours, theirs = socket.socketpair()
         for end in (ours, theirs):
             end.setblocking(False)
-        made.append(Warden(module, theirs))
+        made.append(Reaper(module, theirs))
         tasks.append(asyncio.get_running_loop().create_task(made[-1].hear()))
         return ours
 
-    monkeypatch.setattr(kit, "spawn_with_pipe", spawn_with_pipe)
+    monkeypatch.setattr(standby, "spawn_with_pipe", spawn_with_pipe)
     monkeypatch.setattr(actors, "spawn_with_pipe", spawn_with_pipe)
-    monkeypatch.setattr(kit.metadata, "version", {"sglang": "0.5.20"}.__getitem__)
+    monkeypatch.setattr(standby.metadata, "version", {"sglang": "0.5.20"}.__getitem__)
     return made
 
 
@@ -76,33 +76,33 @@ async def _next(actor: EngineActor, **changes: Any) -> dict[str, Any]:
     return await actor.start(encode_spec(msgspec.structs.replace(SPEC, **changes)), None, {})
 
 
-async def _kit_is_ready(wardens: list[Warden], sglang: str = "0.5.20") -> None:
+async def _kit_is_ready(reapers: list[Reaper], sglang: str = "0.5.20") -> None:
     await asyncio.sleep(0.02)
-    wardens[-1].say(event="spare", pids=[7], seconds=1.0, contexts=0, sglang=sglang)
+    reapers[-1].say(event="spare", pids=[7], seconds=1.0, contexts=0, sglang=sglang)
     await asyncio.sleep(0.02)
 
 
-async def test_the_next_incarnation_is_the_kit(wardens: list[Warden]) -> None:
+async def test_the_next_incarnation_is_the_standby(reapers: list[Reaper]) -> None:
     actor = EngineActor()
     assert (await _next(actor))["way"] == "spawned"
     await actor.keep_spare()
     await actor.keep_spare()
-    await _kit_is_ready(wardens)
-    assert [warden.module.rpartition(".")[2] for warden in wardens] == ["warden", "spare_warden"]
-    made_from = wardens[1].kit
+    await _kit_is_ready(reapers)
+    assert [reaper.module.rpartition(".")[2] for reaper in reapers] == ["reaper", "standby_reaper"]
+    made_from = reapers[1].standby
     assert made_from is not None
     assert made_from.spares == (Spare("scheduler"),)
     assert made_from.environment["A"] == "1"
     await actor.end()
     assert (await _next(actor, incarnation=2))["way"] == "spare"
-    assert wardens[1].spec is not None
-    assert wardens[1].spec.life == "a#2"
+    assert reapers[1].spec is not None
+    assert reapers[1].spec.life == "a#2"
     await actor.end()
-    assert (await _next(actor, incarnation=3))["way"] == "spawned", "a kit is used once"
+    assert (await _next(actor, incarnation=3))["way"] == "spawned", "a standby is used once"
     await actor.end()
 
 
-async def test_one_that_still_imports_is_taken(wardens: list[Warden]) -> None:
+async def test_one_that_still_imports_is_taken(reapers: list[Reaper]) -> None:
     actor = EngineActor()
     await _next(actor)
     await actor.keep_spare()
@@ -120,34 +120,34 @@ async def test_one_that_still_imports_is_taken(wardens: list[Warden]) -> None:
     ],
 )
 async def test_one_that_does_not_fit_is_ended(
-    wardens: list[Warden],
+    reapers: list[Reaper],
     monkeypatch: pytest.MonkeyPatch,
     sglang: str,
     environment: dict[str, str],
     limit_s: float,
     why: str,
 ) -> None:
-    monkeypatch.setattr(kit, "IMPORTS_S", limit_s)
+    monkeypatch.setattr(standby, "IMPORTS_S", limit_s)
     actor = EngineActor()
     await _next(actor)
     await actor.keep_spare()
     if sglang:
-        await _kit_is_ready(wardens, sglang)
+        await _kit_is_ready(reapers, sglang)
     await actor.end()
     way = (await _next(actor, incarnation=2, environment=environment))["way"]
     assert why in way
     assert way.startswith("spawned, for its spare is of no use")
-    assert wardens[1].spec is None
+    assert reapers[1].spec is None
     await actor.end()
 
 
-async def test_one_that_has_ended_is_told(wardens: list[Warden], caplog: pytest.LogCaptureFixture) -> None:
+async def test_one_that_has_ended_is_told(reapers: list[Reaper], caplog: pytest.LogCaptureFixture) -> None:
     actor = EngineActor()
     await _next(actor)
     await actor.keep_spare()
     await asyncio.sleep(0.02)
-    wardens[1].say(event="exit", status="exit status 1", tail=["no such library"])
-    wardens[1].writer.close()
+    reapers[1].say(event="exit", status="exit status 1", tail=["no such library"])
+    reapers[1].writer.close()
     await asyncio.sleep(0.02)
     assert "no such library" in caplog.text
     await actor.end()
@@ -155,13 +155,13 @@ async def test_one_that_has_ended_is_told(wardens: list[Warden], caplog: pytest.
     await actor.end()
 
 
-async def test_an_engine_that_no_spare_fits_has_none(wardens: list[Warden], monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_engine_that_no_spare_fits_has_none(reapers: list[Reaper], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(READY, "spares", [])
     monkeypatch.setitem(READY, "unfit", "SGLang starts it through numactl")
     actor = EngineActor()
     await _next(actor)
     await actor.keep_spare()
-    assert len(wardens) == 1
+    assert len(reapers) == 1
     await actor.end()
     assert "numactl" in (await _next(actor, incarnation=2))["way"]
     await actor.end()

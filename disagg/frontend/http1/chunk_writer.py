@@ -1,6 +1,6 @@
 """Pieces of a running answer straight to its socket: no task, no queue, one write each.
 
-Way:   an engine's step -> Chunks -> [BodyNow] -> transport
+Way:   an engine's step -> Chunks -> [ChunkWriter] -> transport
 Owns:  what one turn of the event loop has to write, until that turn's end
 """
 
@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import Callable
 
 
-class BodyNow:
+class ChunkWriter:
     """The body of a connection's running answer, for writes without a task: after its first part was sent, and before
     its last. And its end, if the client leaves."""
 
@@ -58,9 +58,9 @@ class Burst:
     """
 
     def __init__(self) -> None:
-        self._parts: list[tuple[BodyNow, bytes]] = []
+        self._parts: list[tuple[ChunkWriter, bytes]] = []
 
-    def put(self, body: BodyNow, part: bytes) -> None:
+    def put(self, body: ChunkWriter, part: bytes) -> None:
         parts = self._parts
         if not parts:
             asyncio.get_running_loop().call_soon(self.write)

@@ -1,4 +1,4 @@
-"""Real engines that are not forked: the next incarnation comes from a spare kit, and is the same engine."""
+"""Real engines that are not forked: the next incarnation comes from a standby, and is the same engine."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from disagg.sglang.arguments import Ports, engine_arguments, engine_environment
 from disagg.sglang.children import PRELAUNCHED_SINCE
 from disagg.sglang.releases import number_of
 
-# An actor does not wait for its wardens: they end after it.
+# An actor does not wait for its reapers: they end after it.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 KIT_S = 240.0
 
@@ -75,16 +75,16 @@ class Engine:
         return time.monotonic() - began_s
 
     async def keep_spare(self) -> list[int]:
-        """The kit's pids once it is ready."""
+        """The standby's pids once it is ready."""
         await self.actor.keep_spare()
 
         async def is_ready() -> bool:
-            assert self.actor._kit is not None
-            return bool(self.actor._kit.pids)
+            assert self.actor._standby is not None
+            return bool(self.actor._standby.pids)
 
         await wait_until(is_ready, KIT_S)
-        assert self.actor._kit is not None
-        return self.actor._kit.pids
+        assert self.actor._standby is not None
+        return self.actor._standby.pids
 
     async def tokens(self, prompt: list[int]) -> list[int]:
         client = PlaneClient(self.facts["plane"], self.incarnation, bytes.fromhex(self.secret), lambda _why: None)
@@ -109,8 +109,8 @@ async def engine(model: str = "smollm2", **arguments: Any) -> AsyncIterator[Engi
         yield made
     finally:
         await made.actor.end()
-        if made.actor._kit is not None:
-            made.actor._kit.close()
+        if made.actor._standby is not None:
+            made.actor._standby.close()
 
         async def is_gone() -> bool:
             return not made.processes()
@@ -121,20 +121,20 @@ async def engine(model: str = "smollm2", **arguments: Any) -> AsyncIterator[Engi
             shutil.rmtree(made.folder)
 
 
-async def test_an_engine_from_its_spare_kit_is_the_same_engine_sooner() -> None:
+async def test_an_engine_from_its_standby_is_the_same_engine_sooner() -> None:
     prompt, usual = fresh_prompt(40), os.getpriority(os.PRIO_PROCESS, 0)
     async with engine() as a:
         spawned_s = await a.start()
         assert a.facts["way"] == "spawned"
         _used_what_was_expected(a)
         first, of_first = await a.tokens(prompt), a.processes()
-        kit = await a.keep_spare()
-        assert len(kit) == 3, "a host, its scheduler, its detokenizer"
-        assert {os.getpriority(os.PRIO_PROCESS, pid) for pid in kit} <= {usual, 19}
-        print(f"\nan idle kit: PSS {_pss_mb(kit):.0f} MB beside its engine")
-        before_s = _cpu_s(kit)
+        standby = await a.keep_spare()
+        assert len(standby) == 3, "a host, its scheduler, its detokenizer"
+        assert {os.getpriority(os.PRIO_PROCESS, pid) for pid in standby} <= {usual, 19}
+        print(f"\nan idle standby: PSS {_pss_mb(standby):.0f} MB beside its engine")
+        before_s = _cpu_s(standby)
         await asyncio.sleep(2)
-        assert _cpu_s(kit) - before_s < 0.1, "it only waits"
+        assert _cpu_s(standby) - before_s < 0.1, "it only waits"
 
         os.kill(a.facts["pids"]["schedulers"][0], signal.SIGKILL)
         exit_ = await asyncio.wait_for(a.actor.exited(), 20)
@@ -145,14 +145,16 @@ async def test_an_engine_from_its_spare_kit_is_the_same_engine_sooner() -> None:
 
         await wait_until(first_is_gone, 30)
         print(f"\nspawned {spawned_s:.1f} s: {a.facts['start_s']}")
-        kit_s = await a.start()
-        print(f"from its kit {kit_s:.1f} s: {a.facts['start_s']}")
+        standby_s = await a.start()
+        print(f"from its standby {standby_s:.1f} s: {a.facts['start_s']}")
         assert a.facts["way"] == "spare"
-        assert {a.facts["pids"]["host"], *a.facts["pids"]["schedulers"], *a.facts["pids"]["detokenizers"]} == set(kit)
-        assert {os.getpriority(os.PRIO_PROCESS, pid) for pid in kit} == {usual}
+        assert {a.facts["pids"]["host"], *a.facts["pids"]["schedulers"], *a.facts["pids"]["detokenizers"]} == set(
+            standby
+        )
+        assert {os.getpriority(os.PRIO_PROCESS, pid) for pid in standby} == {usual}
         assert "no spare process" not in a.log
         assert await a.tokens(prompt) == first
-        for pid in kit:
+        for pid in standby:
             environment = psutil.Process(pid).environ()
             assert environment[DEPLOYMENT_VARIABLE] == a.folder.name, "the janitor would find it"
 
@@ -181,18 +183,18 @@ async def test_ranks_behind_a_controller_have_spares_too_and_a_dead_spare_is_rep
         spawned_s = await a.start()
         _used_what_was_expected(a)
         first = await a.tokens(prompt)
-        kit = await a.keep_spare()
+        standby = await a.keep_spare()
         if number_of(metadata.version("sglang")) < PRELAUNCHED_SINCE:
-            assert len(kit) == 3, "a host, the controller, its detokenizer"
+            assert len(standby) == 3, "a host, the controller, its detokenizer"
         else:
-            assert len(kit) == 5, "a host, two schedulers, the controller, its detokenizer"
-        family = {pid for each in kit for pid in (each, *(p.pid for p in psutil.Process(each).children(True)))}
+            assert len(standby) == 5, "a host, two schedulers, the controller, its detokenizer"
+        family = {pid for each in standby for pid in (each, *(p.pid for p in psutil.Process(each).children(True)))}
         assert len(family) == 5, "and two schedulers"
-        os.kill(_detokenizer(kit[1:]), signal.SIGKILL)  # the host's own command names it, too
+        os.kill(_detokenizer(standby[1:]), signal.SIGKILL)  # the host's own command names it, too
         os.kill(a.facts["pids"]["host"], signal.SIGKILL)
         await asyncio.wait_for(a.actor.exited(), 20)
-        kit_s = await a.start()
-        print(f"\ndp 2: spawned {spawned_s:.1f} s, from its kit {kit_s:.1f} s: {a.facts['start_s']}")
+        standby_s = await a.start()
+        print(f"\ndp 2: spawned {spawned_s:.1f} s, from its standby {standby_s:.1f} s: {a.facts['start_s']}")
         assert a.facts["way"] == "spare"
         assert set(a.facts["pids"]["schedulers"]) <= family
         assert a.log.count("no spare process for") == 1, "the detokenizer"
@@ -202,24 +204,24 @@ async def test_ranks_behind_a_controller_have_spares_too_and_a_dead_spare_is_rep
 async def test_a_kit_that_ended_costs_only_its_time() -> None:
     async with engine() as a:
         await a.start()
-        kit = await a.keep_spare()
-        os.kill(kit[0], signal.SIGKILL)
+        standby = await a.keep_spare()
+        os.kill(standby[0], signal.SIGKILL)
         await a.actor.end()
         await a.start()
         assert a.facts["way"] == "spawned, for its spare is of no use: it has ended (killed by SIGKILL)"
 
 
-def test_a_deployments_engine_comes_back_from_its_kit() -> None:
+def test_a_deployments_engine_comes_back_from_its_standby() -> None:
     before = Traces.now()
     with serving("configs/local-cpu.yaml", "ray.address=local", "decode.spare=true") as deployment:
 
-        def kit() -> list[psutil.Process]:
+        def standby() -> list[psutil.Process]:
             actor = psutil.Process(deployment.engine("decode-0")["pids"]["actor"])
             return [p for p in actor.children(True) if "disagg.process.standby_host" in p.cmdline()]
 
         first = deployment.complete("The capital of France is", max_tokens=4)["choices"][0]["text"]
-        deployment.wait_until(kit, 60)
-        spare = kit()[0]
+        deployment.wait_until(standby, 60)
+        spare = standby()[0]
         deployment.wait_until(lambda: len(spare.children()) == 2 and _is_idle([spare, *spare.children()]), KIT_S)
         engine = deployment.engine("decode-0")
         os.kill(engine["pids"]["host"], signal.SIGKILL)
@@ -235,7 +237,7 @@ def test_a_deployments_engine_comes_back_from_its_kit() -> None:
         assert now["pids"]["host"] == spare.pid
         assert "ready, spare, after" in deployment.said()
         assert deployment.complete("The capital of France is", max_tokens=4)["choices"][0]["text"] == first
-        deployment.wait_until(lambda: [p for p in kit() if p.pid != spare.pid], 60)
+        deployment.wait_until(lambda: [p for p in standby() if p.pid != spare.pid], 60)
     assert_nothing_left(before)
 
 

@@ -17,7 +17,7 @@ from disagg.coordinator.request import FinishReason, Request
 from disagg.errors import BadRequest, RequestError
 
 if TYPE_CHECKING:
-    from disagg.frontend.http1 import BodyNow
+    from disagg.frontend.http1 import ChunkWriter
 
 Kind = Literal["chat", "text"]
 DONE = b"data: [DONE]\n\n"
@@ -52,7 +52,7 @@ class Chunks:
     __slots__ = ("_after", "_before", "_body", "_head", "_is_chat", "_tail", "_unfinished", "include_usage")
 
     def __init__(
-        self, body: BodyNow, kind: Kind, request_id: str, created_s: int, model: str, include_usage: bool
+        self, body: ChunkWriter, kind: Kind, request_id: str, created_s: int, model: str, include_usage: bool
     ) -> None:
         self._body = body
         prefix, _, chunk = _WORDS[kind]
@@ -119,7 +119,7 @@ class ChunksWithMore(Chunks):
 
     def __init__(
         self,
-        body: BodyNow,
+        body: ChunkWriter,
         kind: Kind,
         request_id: str,
         created_s: int,

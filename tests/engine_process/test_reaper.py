@@ -12,9 +12,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent))  # tests share warden_pipe.py; they are not a package
+sys.path.insert(0, str(Path(__file__).parent))  # tests share reaper_pipe.py; they are not a package
 
-from warden_pipe import WardenPipe, host_spec
+from reaper_pipe import ReaperPipe, host_spec
 
 from disagg.host_spec import encode_spec
 
@@ -23,7 +23,7 @@ HOST = """
 import json, mmap, os, socket, subprocess, sys, time
 from pathlib import Path
 from disagg.process import host
-from disagg.process import reaper as warden
+from disagg.process import reaper as reaper
 def run(spec, pipe):
     child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=True)
     print("host speaks", flush=True)
@@ -38,19 +38,19 @@ host.run = run
 from disagg.host_spec import decode_spec
 pipe = socket.socket(fileno=int(sys.argv[1]))
 with pipe.makefile("rb") as reader: line = reader.readline()
-warden.watch(decode_spec(line), pipe, warden.fork_host)
+reaper.watch(decode_spec(line), pipe, reaper.fork_host)
 """
 
 
-class Warden(WardenPipe):
+class Reaper(ReaperPipe):
     def __init__(self, folder: Path, role: str) -> None:
         self.scratch, self.log = folder / "scratch", folder / "engine.log"
         super().__init__(HOST, encode_spec(host_spec(self.log, self.scratch, role=role, fork=True)))
 
 
 @pytest.fixture
-def warden(tmp_path: Path) -> Iterator[Warden]:
-    started = Warden(tmp_path, "prefill")
+def reaper(tmp_path: Path) -> Iterator[Reaper]:
+    started = Reaper(tmp_path, "prefill")
     yield started
     started.hang_up()
     started.process.wait(30)
@@ -75,39 +75,39 @@ def _wait(condition: object, limit_s: float = 30.0) -> None:
         time.sleep(0.02)
 
 
-def test_the_actor_is_gone(warden: Warden) -> None:
-    host, ready = warden.says("started")["host"], warden.says("ready")
+def test_the_actor_is_gone(reaper: Reaper) -> None:
+    host, ready = reaper.says("started")["host"], reaper.says("ready")
     assert Path(f"/dev/shm/{ready['segment']}").exists()
-    assert warden.scratch.is_dir()
-    warden.hang_up()
-    warden.process.wait(30)
+    assert reaper.scratch.is_dir()
+    reaper.hang_up()
+    reaper.process.wait(30)
     assert _gone(host, ready["child"])
     assert not Path(f"/dev/shm/{ready['segment']}").exists()
-    assert not warden.scratch.exists()
+    assert not reaper.scratch.exists()
 
 
-def test_the_host_is_killed(warden: Warden) -> None:
-    host, ready = warden.says("started")["host"], warden.says("ready")
+def test_the_host_is_killed(reaper: Reaper) -> None:
+    host, ready = reaper.says("started")["host"], reaper.says("ready")
     time.sleep(0.5)  # the segment of a host that is killed can only be known from an earlier look
     os.kill(int(str(host)), signal.SIGKILL)
-    exit_ = warden.says("exit")
+    exit_ = reaper.says("exit")
     assert exit_["status"] == "killed by SIGKILL"
     assert exit_["tail"] == ["host speaks"]
-    warden.process.wait(30)
+    reaper.process.wait(30)
     assert _gone(host, ready["child"])
     assert not Path(f"/dev/shm/{ready['segment']}").exists()
 
 
-def test_the_warden_itself_is_killed(warden: Warden) -> None:
-    host, ready = warden.says("started")["host"], warden.says("ready")
-    warden.process.kill()
+def test_the_reaper_itself_is_killed(reaper: Reaper) -> None:
+    host, ready = reaper.says("started")["host"], reaper.says("ready")
+    reaper.process.kill()
     _wait(lambda: _gone(host))
     Path(f"/dev/shm/{ready['segment']}").unlink()  # nobody is left who could; the janitor has no list of names
     os.kill(int(str(ready["child"])), signal.SIGKILL)  # SGLang's children end by themselves, this one does not
 
 
 def test_a_host_that_fails_says_why(tmp_path: Path) -> None:
-    failing = Warden(tmp_path, "dies")
+    failing = Reaper(tmp_path, "dies")
     segment = failing.says("ready")["segment"]
     exit_ = failing.says("exit")
     assert exit_["status"] == "exit status 1"
@@ -120,33 +120,33 @@ def test_a_host_that_fails_says_why(tmp_path: Path) -> None:
 
 def test_a_full_disk_for_the_log_ends_nobody(tmp_path: Path) -> None:
     (tmp_path / "engine.log").symlink_to("/dev/full")
-    warden = Warden(tmp_path, "prefill")
-    said = warden.says_all("started", "log", "ready")
+    reaper = Reaper(tmp_path, "prefill")
+    said = reaper.says_all("started", "log", "ready")
     assert "No space left on device" in str(said["log"]["trouble"])
     engine = said["started"]["host"], said["ready"]["child"]
     assert not _gone(*engine)
-    warden.hang_up()
-    warden.process.wait(30)
+    reaper.hang_up()
+    reaper.process.wait(30)
     assert _gone(*engine)
 
 
-def test_a_warden_that_cannot_begin_says_why(tmp_path: Path) -> None:
-    """At today's head: "its warden vanished"."""
+def test_a_reaper_that_cannot_begin_says_why(tmp_path: Path) -> None:
+    """At today's head: "its reaper vanished"."""
     (tmp_path / "scratch").write_text("a file, where a folder should be")
     spec = host_spec(tmp_path / "engine.log", tmp_path / "scratch" / "decode-0-1", role="prefill", fork=True)
-    failing = WardenPipe(HOST, encode_spec(spec))
+    failing = ReaperPipe(HOST, encode_spec(spec))
     exit_ = failing.says("exit")
-    assert "its warden failed: " in str(exit_["status"])
+    assert "its reaper failed: " in str(exit_["status"])
     assert str(tmp_path / "scratch") in str(exit_["status"])
     failing.hang_up()
     failing.process.wait(30)
 
 
-def test_sigterm_from_a_stopped_job_does_not_cut_the_clean_up_short(warden: Warden) -> None:
-    ready = warden.says("ready")
-    warden.process.terminate()
+def test_sigterm_from_a_stopped_job_does_not_cut_the_clean_up_short(reaper: Reaper) -> None:
+    ready = reaper.says("ready")
+    reaper.process.terminate()
     time.sleep(0.3)
-    assert warden.process.poll() is None
-    warden.hang_up()
-    warden.process.wait(30)
+    assert reaper.process.poll() is None
+    reaper.hang_up()
+    reaper.process.wait(30)
     assert _gone(ready["child"])

@@ -1,4 +1,4 @@
-"""A warden in a process of its own and our end of its pipe, for the tests of this folder."""
+"""A reaper in a process of its own and our end of its pipe, for the tests of this folder."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 from disagg.host_spec import HostSpec
 
 
-class WardenPipe:
+class ReaperPipe:
     """`program` gets the number of its end of the pipe; `first_line` is what is said to it first."""
 
     def __init__(self, program: str, first_line: bytes) -> None:

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from disagg.plane.messages import Sighting
+from disagg.plane.messages import ProcessSample
 from disagg.sglang.rank_health import judge
 
-WELL = Sighting(
+WELL = ProcessSample(
     dp_rank=0,
     group=0,
     beat_age_s=0.1,

@@ -1,8 +1,8 @@
 """A JSON body of /v1/chat/completions or /v1/completions as plain, checked data.
 
-Way:   bytes -> [parse_chat, parse_completion] -> Asked -> tokenised -> Request
+Way:   bytes -> [parse_chat, parse_completion] -> CompletionRequest -> tokenised -> Request
 In:    bytes below the body limit; nothing in them is trusted
-Out:   Asked: every field in its range; only lengths in tokens are still to be checked
+Out:   CompletionRequest: every field in its range; only lengths in tokens are still to be checked
 Fails: BadRequest, naming the parameter (the first that is wrong)
 """
 
@@ -31,7 +31,7 @@ MESSAGE_UNBUILT = frozenset(
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Asked:
+class CompletionRequest:
     source: str  # the parameter that holds the prompt: messages or prompt
     messages: list[dict[str, Any]] = field(default_factory=list)
     template_variables: Mapping[str, Any] = field(default_factory=dict)
@@ -47,11 +47,11 @@ class Asked:
     sampling: dict[str, Any]
 
 
-def parse_chat(data: bytes, model: str, defaults: Mapping[str, float], context_length: int) -> Asked:
+def parse_chat(data: bytes, model: str, defaults: Mapping[str, float], context_length: int) -> CompletionRequest:
     body = check_names(decode_body(data), CHAT)
     _check_model(body, model)
     messages = _messages(required(body, "messages"), context_length)
-    return Asked(
+    return CompletionRequest(
         source="messages",
         messages=messages,
         template_variables=template_variables(body),
@@ -62,10 +62,10 @@ def parse_chat(data: bytes, model: str, defaults: Mapping[str, float], context_l
 
 def parse_completion(
     data: bytes, model: str, defaults: Mapping[str, float], context_length: int, vocabulary: int
-) -> Asked:
+) -> CompletionRequest:
     body = check_names(decode_body(data), COMPLETION)
     _check_model(body, model)
-    return Asked(
+    return CompletionRequest(
         source="prompt",
         prompt=_prompt(required(body, "prompt"), vocabulary, context_length),
         special_tokens=boolean(body, "add_special_tokens", absent=True),
