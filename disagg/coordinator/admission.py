@@ -18,10 +18,10 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from disagg.coordinator.attempt import Pair
 from disagg.coordinator.request import Request
 from disagg.coordinator.suspects import alone_on, forgive
 from disagg.errors import DeadlineExceeded, NoReadyPair, Overloaded
+from disagg.routing.endpoints import Pair
 from disagg.routing.table import EngineTable
 
 

@@ -11,8 +11,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -22,9 +20,7 @@ from disagg.errors import Cancelled, DeadlineExceeded, EngineLost, LegLost, NotA
 from disagg.plane import messages as m
 from disagg.plane.client import LOST
 from disagg.roles import Role
-
-if TYPE_CHECKING:
-    from disagg.routing.table import Place
+from disagg.routing.endpoints import Endpoint, Pair
 
 log = logging.getLogger(__name__)
 
@@ -35,28 +31,12 @@ TIMER_SLACK_S = 1e-3  # a loop's timers are as coarse as this
 Deadline = tuple[float, str, str]  # when (seconds), what must have come until then, the key of `deadlines` that says so
 
 
-@dataclass(frozen=True, slots=True)
-class Pair:
-    """Where a request runs. `prefill` is None on an aggregated engine, which then is `decode`."""
-
-    prefill: Place | None
-    decode: Place
-
-    @property
-    def places(self) -> tuple[Place, ...]:
-        return (self.decode,) if self.prefill is None else (self.prefill, self.decode)
-
-    @property
-    def name(self) -> str:
-        return " + ".join(place.name for place in self.places)
-
-
 class _Leg:
     """The receiver of one leg's frames."""
 
     __slots__ = ("attempt", "end", "is_broken", "name", "number", "place", "received")
 
-    def __init__(self, attempt: Attempt, name: str, place: Place) -> None:
+    def __init__(self, attempt: Attempt, name: str, place: Endpoint) -> None:
         self.attempt, self.name, self.place = attempt, name, place
         self.number = 0
         self.received = 0
@@ -91,7 +71,7 @@ class _DecodeLeg(_Leg):
 
     __slots__ = ("due", "is_waited", "new_ids", "request")
 
-    def __init__(self, attempt: Attempt, place: Place, due: Due) -> None:
+    def __init__(self, attempt: Attempt, place: Endpoint, due: Due) -> None:
         super().__init__(attempt, "decode", place)
         self.request, self.due = attempt.request, due
         self.new_ids: list[int] | None = None
@@ -129,7 +109,7 @@ class _LegOnTrial(_DecodeLeg):
 
     __slots__ = ("on_proven",)
 
-    def __init__(self, attempt: Attempt, place: Place, due: Due, on_proven: Callable[[], None]) -> None:
+    def __init__(self, attempt: Attempt, place: Endpoint, due: Due, on_proven: Callable[[], None]) -> None:
         super().__init__(attempt, place, due)
         self.on_proven = on_proven
 
@@ -176,7 +156,7 @@ class Attempt:
         deadline: Callable[[], Deadline],
         due: Due,
         on_stage: Callable[[str], None],
-        on_leg_over: Callable[[Place], None],
+        on_leg_over: Callable[[Endpoint], None],
         on_over: Callable[[], None],
         on_proven: Callable[[], None] | None = None,
     ) -> None:

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from random import Random
 
 from disagg.coordinator.admission import Admission
-from disagg.coordinator.attempt import Attempt, Deadline, Due, Pair
+from disagg.coordinator.attempt import Attempt, Deadline, Due
 from disagg.coordinator.phases import LIVE, Event, Phase, advance, advance_to_stage
 from disagg.coordinator.request import FinishReason, Piece, Remembered, Request
 from disagg.coordinator.rooms import Rooms
@@ -33,7 +33,8 @@ from disagg.errors import (
     RequestError,
     SuspectedPoison,
 )
-from disagg.routing.table import EngineTable, Place
+from disagg.routing.endpoints import Endpoint, Pair
+from disagg.routing.table import EngineTable
 
 log = logging.getLogger(__name__)
 
@@ -138,7 +139,7 @@ class Coordinator:
         prefill = pair.prefill
         room = self.rooms.take(prefill.dp_size, prefill.dp_rank) if prefill else self.rooms.take(1, 0)
 
-        def leg_over(place: Place) -> None:
+        def leg_over(place: Endpoint) -> None:
             self._table.release_place(pair, place)
 
         def over() -> None:

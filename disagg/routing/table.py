@@ -18,56 +18,18 @@ from collections.abc import AsyncIterator, Callable, Set
 from dataclasses import dataclass, field
 from functools import partial
 
-from disagg.coordinator.attempt import Pair
 from disagg.errors import LegLost
 from disagg.plane.client import PlaneClient
-from disagg.plane.ledger import Capacity, fits, kv_tokens_needed
+from disagg.plane.ledger import Capacity
 from disagg.plane.messages import RankTaken
 from disagg.plane.network import TCP, Network
 from disagg.registry.records import EngineRecord, State
 from disagg.roles import Role
+from disagg.routing.endpoints import UNBOUNDED, Endpoint, Pair
 
 log = logging.getLogger(__name__)
 
 RECONNECT_S = (0.1, 0.3, 1.0, 2.0)  # pauses between tries; the last one repeats
-UNBOUNDED = 1 << 40
-NOTHING = RankTaken(0, 0)
-LIMITLESS = Capacity(UNBOUNDED, UNBOUNDED, 1)  # for canaries, which clients' requests must not hold up
-
-
-@dataclass(slots=True, eq=False)
-class Place:
-    """One dp rank of one incarnation. Counts what this process has there; `reported` is what its host said last."""
-
-    engine_id: str
-    life: str
-    dp_rank: int
-    dp_size: int
-    bootstrap: str  # host:port; empty unless prefill
-    client: PlaneClient
-    capacity: Capacity = LIMITLESS
-    requests: int = 0
-    kv_tokens: int = 0
-    reported: RankTaken = NOTHING
-
-    @property
-    def name(self) -> str:
-        return f"{self.life}/{self.dp_rank}"
-
-    @property
-    def load(self) -> tuple[int, int]:
-        """Requests and KV tokens there, all frontends' together as far as is known."""
-        return max(self.requests, self.reported.requests), max(self.kv_tokens, self.reported.kv_tokens)
-
-    def has_room(self, needed: int) -> bool:
-        return fits(*self.load, needed, self.capacity)
-
-    def needed(self, prompt_tokens: int, new_tokens: int) -> int:
-        return kv_tokens_needed(prompt_tokens, new_tokens, self.capacity.page_size)
-
-    def on_refused(self) -> None:
-        """Its host knows better than we: full, until it reports again."""
-        self.reported = RankTaken(max(1, self.capacity.requests), self.capacity.kv_tokens)
 
 
 @dataclass(slots=True, eq=False)
@@ -77,7 +39,7 @@ class _Life:
     record: EngineRecord
     first_try: asyncio.Future[None]  # done when the first connection is made, or was refused
     client: PlaneClient | None = None
-    places: list[Place] = field(default_factory=list)
+    places: list[Endpoint] = field(default_factory=list)
     connecting: asyncio.Task[None] | None = None
     is_evicted: bool = False
     on_trial: Pair | None = None  # of a request that nobody else is to be beside
@@ -90,7 +52,7 @@ class EngineTable:
         self._secret, self._network, self._now_s = secret, network, now_s
         self.records: dict[str, EngineRecord] = {}
         self._lives: dict[str, _Life] = {}
-        self._taken_places: dict[int, tuple[Pair, dict[Place, int]]] = {}  # id of a Pair -> it, KV tokens by place
+        self._taken_places: dict[int, tuple[Pair, dict[Endpoint, int]]] = {}  # id of a Pair -> it, KV tokens by place
         self._report_is_due = False
         self.on_change: Callable[[], None] = lambda: None
         self.on_evict: Callable[[str], None] = lambda _life: None
@@ -144,7 +106,7 @@ class EngineTable:
         which nothing runs, and which nobody else is given before `share`.
         """
 
-        def best_of(life: _Life, tokens: int) -> tuple[_Score, Place] | None:
+        def best_of(life: _Life, tokens: int) -> tuple[_Score, Endpoint] | None:
             """Of an engine's ranks: each is looked at once, not once a pair."""
             if life.on_trial is not None or (life.record.role in alone_on and any(p.load[0] for p in life.places)):
                 return None
@@ -202,7 +164,7 @@ class EngineTable:
         for place in pair.places:
             self.release_place(pair, place)
 
-    def release_place(self, pair: Pair, place: Place) -> None:
+    def release_place(self, pair: Pair, place: Endpoint) -> None:
         """A prefill engine is free again long before its decode engine is."""
         _, taken = self._taken_places[id(pair)]
         tokens = taken.pop(place)  # KeyError, here or above: released twice, which is a bug
@@ -233,7 +195,7 @@ class EngineTable:
     def places_taken(self) -> int:
         return sum(len(taken) for _, taken in self._taken_places.values())
 
-    def _end_trial(self, pair: Pair, place: Place) -> None:
+    def _end_trial(self, pair: Pair, place: Endpoint) -> None:
         life = self._lives.get(place.life)
         if life is not None and life.on_trial is pair:
             life.on_trial = None
@@ -286,7 +248,7 @@ class EngineTable:
         )
         capacity = Capacity(record.requests_max or UNBOUNDED, record.kv_tokens or UNBOUNDED, record.page_size)
         life.places = [  # before: the host's first report comes with its proof
-            Place(record.id, record.life, rank, record.ranks, record.bootstrap, client, capacity)
+            Endpoint(record.id, record.life, rank, record.ranks, record.bootstrap, client, capacity)
             for rank in range(record.ranks)
         ]
         await client.connect()
