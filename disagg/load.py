@@ -27,6 +27,7 @@ from disagg.config.validation_errors import problems_of
 from disagg.config.yaml_text import read_file, read_tree
 from disagg.errors import ConfigError, Problem
 from disagg.preflight.api import check_text
+from disagg.role_table import ROLES
 from disagg.sglang.server_args import installed_server_args
 
 
@@ -104,7 +105,7 @@ def _with_page_size(tree: dict[str, Any]) -> dict[str, Any]:
     size = transfer.get("page_size") if isinstance(transfer, dict) else None
     if not isinstance(size, int) or isinstance(size, bool) or size < 1:
         return tree
-    pools = {role: _each(tree[role], size) for role in ("prefill", "decode") if tree.get(role) is not None}
+    pools = {role: _each(tree[role], size) for role in ROLES if ROLES[role].partner and tree.get(role) is not None}
     return tree | pools
 
 

@@ -1,6 +1,6 @@
 """Small requests with a known shape: does KV move between these two incarnations, does this rank make steps?
 
-Way:   controller -> [sing: both engines of a pair, a real transfer; hum: one rank alone] -> plane clients
+Way:   a role's `prove` and `probe` -> [probe_pair: a real transfer; probe_rank: one engine alone] -> plane clients
 Fails: CanaryFailed with the first reason (never that the engine is full: hosts grant canaries in any case). Legs that
        still run are aborted then; each stays in its RankEndpoint's `legs` until the engine has let go of it
 """
@@ -15,7 +15,6 @@ from typing import Any
 from disagg.errors import DisaggError
 from disagg.plane import messages as m
 from disagg.plane.client import PlaneClient
-from disagg.roles import Role
 
 PROBE_TOKENS = 32
 PROBE_NEW_TOKENS = 2  # the first is prefill's, the second decode's own, made from the KV that came
@@ -35,7 +34,6 @@ class RankEndpoint:
     """One dp rank of one incarnation. `legs`: its engine's canary legs that have not ended."""
 
     life: str
-    role: Role
     dp_rank: int
     dp_size: int
     bootstrap: str  # host:port; empty unless prefill
@@ -58,16 +56,17 @@ async def probe_pair(prefill: RankEndpoint | None, decode: RankEndpoint, room: i
     await _complete([(prefill, 1), (decode, PROBE_NEW_TOKENS)], prompt, meet, limit_s)
 
 
-async def probe_rank(endpoint: RankEndpoint, limit_s: float) -> None:
-    """Liveness of one rank, alone: a few steps of its scheduler and its model."""
-    fake = m.Bootstrap(FAKE_HOST, FAKE_PORT, endpoint.dp_rank, endpoint.dp_rank)
-    match endpoint.role:
-        case Role.AGGREGATED:
-            await _complete([(endpoint, 1)], HUM_IDS, None, limit_s)
-        case Role.PREFILL:
-            await _complete([(endpoint, 1)], HUM_IDS, fake, limit_s)
-        case Role.DECODE:  # SGLang makes up the first token, as if it were prefill's
-            await _complete([(endpoint, 2)], HUM_IDS, fake, limit_s)
+async def probe_rank(
+    endpoint: RankEndpoint, new_tokens: int, limit_s: float, bootstrap: m.Bootstrap | None = None
+) -> None:
+    """Liveness of one rank, alone: a few steps of its scheduler and its model. `bootstrap`: for half of a pair, see
+    `no_peer`."""
+    await _complete([(endpoint, new_tokens)], HUM_IDS, bootstrap, limit_s)
+
+
+def no_peer(endpoint: RankEndpoint) -> m.Bootstrap:
+    """Where half of a pair meets nobody, and works all the same."""
+    return m.Bootstrap(FAKE_HOST, FAKE_PORT, endpoint.dp_rank, endpoint.dp_rank)
 
 
 async def _complete(

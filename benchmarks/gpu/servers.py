@@ -28,9 +28,9 @@ import psutil
 
 from benchmarks.gpu.places import LOGS, PROJECT, STATE, Profile, profile
 from benchmarks.gpu.shape import ONE_LAYER_VARIABLE
-from decode.arguments import decode_arguments
+from disagg.role_table import ROLES
+from disagg.roles import Role
 from disagg.sglang.command_line import command_line
-from prefill.arguments import prefill_arguments
 
 RUN = STATE / "run"
 STOP_S = 25.0
@@ -129,10 +129,8 @@ def bare(name: str, it: Profile, model: str, mode: str = "", *, one_layer: bool 
         "nccl_port": _port(),
         "grammar_backend": "none",
     }
-    if mode == "prefill":
-        arguments = prefill_arguments(arguments, bootstrap_port=bootstrap)
-    elif mode == "decode":
-        arguments = decode_arguments(arguments, device=it.device, bootstrap_port=bootstrap)
+    if mode:
+        arguments = ROLES[Role(mode)].arguments(arguments, device=it.device, bootstrap_port=bootstrap)
     words = [sys.executable, *command_line(arguments, metadata.version("sglang"))[1:]]
     environment = bare_environment(name, it) | ({ONE_LAYER_VARIABLE: "1"} if one_layer else {})
     if it.cards > 1:

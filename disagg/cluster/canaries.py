@@ -16,8 +16,8 @@ from dataclasses import dataclass
 
 from disagg.cluster.live import LiveEngine
 from disagg.cluster.proving import Prover
-from disagg.roles import Role
-from transfer.canary import CanaryFailed, probe_rank
+from disagg.role_table import ROLES
+from transfer.canary import CanaryFailed
 
 log = logging.getLogger(__name__)
 
@@ -109,7 +109,7 @@ class Canaries:
         turns.failures = turns.failures + 1 if why else 0
         if turns.failures >= FAILURES_MAX:
             self._on_sick(live.life, why)
-        elif live.record.role is Role.DECODE and not why and self._is_for_pairs(live.life, turns):
+        elif ROLES[live.record.role].takes_kv_from and not why and self._is_for_pairs(live.life, turns):
             await self._pairs(live)
             turns.last_at_s = self._now_s()
 
@@ -123,7 +123,7 @@ class Canaries:
                 if not _is_idle(live):
                     return None
                 try:
-                    await probe_rank(endpoint, self._limit_s)
+                    await ROLES[live.record.role].probe(endpoint, self._limit_s)
                 except CanaryFailed as error:
                     if not _is_idle(live):
                         return None

@@ -52,7 +52,7 @@ class LiveEngine:
     def endpoints(self) -> list[RankEndpoint]:
         record = self.record
         return [
-            RankEndpoint(record.life, record.role, rank, record.ranks, record.bootstrap, self.client, self.canary_legs)
+            RankEndpoint(record.life, rank, record.ranks, record.bootstrap, self.client, self.canary_legs)
             for rank in range(record.ranks)
         ]
 

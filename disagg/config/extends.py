@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from disagg.config.find import find_config
-from disagg.config.rules import ROLES
 from disagg.config.yaml_text import read_file, read_tree
 from disagg.errors import ConfigError, Problem
+from disagg.role_table import ROLES
 
 DEPTH_MAX = 8
 

@@ -16,8 +16,8 @@ from typing import Any
 from disagg.config.schema import spelled
 from disagg.config.yaml_text import QUOTE, NotYaml, misread, read_value
 from disagg.errors import Problem
+from disagg.role_table import ROLES
 
-ROLES = ("prefill", "decode", "aggregated")
 HOW = "write --set path.to.key=value, as in --set frontend.port=8001"
 
 

@@ -6,17 +6,17 @@ In:    the tree, not the Deployment: a rule is told although another part of the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 from disagg.config.counts import count
 from disagg.config.schema import spelled
 from disagg.errors import Problem
+from disagg.role_table import ROLES
+from disagg.roles import Role
 from disagg.sampling import problems_of
 from disagg.sglang.owned_arguments import OWNED_ARGUMENTS
 from disagg.sglang.versions import neutral, neutral_name
-
-ROLES = ("prefill", "decode", "aggregated")
 
 SIZES = ("tp_size", "pp_size", "dp_size")  # the plan counts with them, whether sglang is there to check or not
 RANKS_MAX = 16_384  # of an engine: 256 nodes of 64 GPUs, the most that `nodes` and a described cluster allow
@@ -25,7 +25,7 @@ RANKS_MAX = 16_384  # of an engine: 256 nodes of 64 GPUs, the most that `nodes` 
 class PoolText(NamedTuple):
     """One pool as it is written; `path` as the YAML has it. `pool` and `engine` are mappings, whatever was there."""
 
-    role: str
+    role: Role
     path: str
     pool: dict[str, Any]
     engine: dict[str, Any]
@@ -77,18 +77,33 @@ def _gpus(pool: PoolText) -> float | None:
 
 
 def _roles_make_a_deployment(tree: dict[str, Any]) -> Iterator[Problem]:
-    said = {role for role in ROLES if tree.get(role) not in (None, [])}
-    split = said & {"prefill", "decode"}
-    if "aggregated" in said and split:
-        what = f"aggregated engines beside {' and '.join(sorted(split, reverse=True))} engines are not built yet"
-        yield Problem("aggregated", what, "keep either aggregated, or prefill and decode")
-    elif not said:
-        yield Problem("configuration", "has no engines", "add prefill and decode, or aggregated")
-    elif len(split) == 1:
-        (there,) = split
-        missing = "decode" if there == "prefill" else "prefill"
-        why = "each request needs one engine of both" if missing == "decode" else "a decode engine cannot read prompts"
-        yield Problem(missing, f"is missing: {why}", f"add {missing}, or say aggregated in place of {there}")
+    said = [role for role in ROLES if tree.get(role) not in (None, [])]
+    split = [role for role in _movers_of_kv() if role in said]
+    together = [role for role in said if role not in split]
+    if not said:
+        yield Problem("configuration", "has no engines", f"add {', or '.join(_ways_to_serve())}")
+    elif split and together:
+        what = f"{_listed(together)} engines beside {_listed(split)} engines are not built yet"
+        yield Problem(together[0], what, f"keep either {_listed(together)}, or {_listed(_movers_of_kv())}")
+    for there in split if not together else ():
+        missing = ROLES[there].partner
+        if missing and missing not in said:
+            why, would_do = ROLES[there].why_partner, f"add {missing}, or say aggregated in place of {there}"
+            yield Problem(missing, f"is missing: {why}", would_do)
+
+
+def _ways_to_serve() -> list[str]:
+    """A role that serves a request alone, or two that do together."""
+    senders = {role: ROLES[role].sends_kv_to for role in ROLES if not ROLES[role].takes_kv_from}
+    return [f"{role} and {taker}" if taker else role for role, taker in senders.items()]
+
+
+def _movers_of_kv() -> list[Role]:
+    return [role for role in ROLES if ROLES[role].partner]
+
+
+def _listed(roles: Iterable[Role]) -> str:
+    return " and ".join(roles)
 
 
 def _names_differ(pools: list[PoolText]) -> Iterator[Problem]:
@@ -149,15 +164,18 @@ def _gpus_of_all_ranks(pool: PoolText) -> Iterator[Problem]:
 
 def _kv_goes_over_nixl(pool: PoolText) -> Iterator[Problem]:
     """SGLang asserts Mooncake for this one, after the model's configuration is read (arg_groups/kv_cache_hook.py)."""
-    if pool.role != "aggregated" and pool.engine.get("enable_unified_memory"):
+    if ROLES[pool.role].partner and pool.engine.get("enable_unified_memory"):
         what = "SGLang moves a unified memory pool over Mooncake only, and KV here goes over NIXL"
-        yield Problem(f"{pool.path}.engine.enable_unified_memory", what, "leave it out on prefill and decode pools")
+        yield Problem(
+            f"{pool.path}.engine.enable_unified_memory", what, f"leave it out on {_listed(_movers_of_kv())} pools"
+        )
 
 
-def _only_decode_is_paced(pool: PoolText) -> Iterator[Problem]:
-    if pool.role != "decode" and pool.pool.get("pace_ms") is not None:
-        what = "is of decode engines: it spaces out their steps"
-        yield Problem(f"{pool.path}.pace_ms", what, "leave it out, or say it under decode")
+def _only_some_are_paced(pool: PoolText) -> Iterator[Problem]:
+    if not ROLES[pool.role].is_paced and pool.pool.get("pace_ms") is not None:
+        paced = _listed(role for role in ROLES if ROLES[role].is_paced)
+        what = f"is of {paced} engines: it spaces out their steps"
+        yield Problem(f"{pool.path}.pace_ms", what, f"leave it out, or say it under {paced}")
 
 
 def _attention_groups_said_once(pool: PoolText) -> Iterator[Problem]:
@@ -191,6 +209,6 @@ POOL_RULES: tuple[PoolRule, ...] = (
     _nodes_share_the_ranks,
     _gpus_of_all_ranks,
     _kv_goes_over_nixl,
-    _only_decode_is_paced,
+    _only_some_are_paced,
     _sampling_stays_finite,
 )

@@ -19,6 +19,7 @@ from pydantic import BeforeValidator, Field, ValidationInfo, field_validator, mo
 from disagg.config.door import Frontend, Security
 from disagg.config.sampling_defaults import SamplingDefaults
 from disagg.config.section import Remedy, Section, listed
+from disagg.role_table import ROLES
 from disagg.roles import Role
 from disagg.sglang.versions import neutral
 
@@ -373,7 +374,7 @@ class Deployment(Section):
 
     def pools(self) -> Iterator[tuple[Role, int, Pool]]:
         """Every pool as (role, index in its role, pool), in the order engines are numbered."""
-        for role in (Role.PREFILL, Role.DECODE, Role.AGGREGATED):
+        for role in ROLES:
             pools: tuple[Pool, ...] = getattr(self, role.value)
             for index, pool in enumerate(pools):
                 yield role, index, pool

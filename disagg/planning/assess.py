@@ -17,7 +17,7 @@ from disagg.planning.lanes import Lane, lanes_in_use, usual_lanes
 from disagg.planning.memory import MemoryEstimate, estimate
 from disagg.planning.placement import Placement, place
 from disagg.planning.plan import EnginePlan, Plan, complete_arguments
-from disagg.roles import Role
+from disagg.role_table import ROLES
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +27,7 @@ class Assessment:
     facts: ModelFacts | None
     placement: Placement
     memory: dict[str, MemoryEstimate]  # by engine, on the smallest of its GPUs
-    lanes: dict[str, dict[Lane, int]]  # by prefill pool: -> pairs of members at its ends; 0: no cluster is known
+    lanes: dict[str, dict[Lane, int]]  # by the pool that sends: -> pairs of members at its ends; 0: no cluster is known
     unknown: tuple[str, ...]  # what was not checked, and why
 
 
@@ -44,7 +44,7 @@ def assess(plan: Plan, shape: ClusterShape | None = None) -> Assessment:
                 unknown.append(f"model.path {plan.model.path} is not here, and not in disagg's table: no sizes")
     placement = Placement(())
     usual = dict.fromkeys(usual_lanes(plan.device) if facts else (), 0)
-    lanes = {engine.pool: usual for engine in plan.of_role(Role.PREFILL)}
+    lanes = {engine.pool: usual for engine in plan.engines if ROLES[engine.role].sends_kv_to}
     if shape is None:
         unknown.append("no cluster was looked at: no places, no GPUs' memory; say --assume-cluster FILE")
         if plan.deployment.device == "auto":

@@ -17,7 +17,7 @@ from disagg.planning.kv_pages import real_page_size
 from disagg.planning.memory import Arguments, kv_bytes_of_rank
 from disagg.planning.placement import Placement
 from disagg.planning.plan import Plan
-from disagg.roles import Role
+from disagg.role_table import ROLES
 
 # NIXL posts neighbouring pages as one descriptor, others each for itself: 2.6 µs each over cuda_ipc (H200, NIXL 1.5).
 DESCRIPTOR_S = 2.6e-6
@@ -74,15 +74,17 @@ def lane_between(source: NodeShape, target: NodeShape, *, same_gpu: bool = False
 
 
 def lanes_in_use(plan: Plan, pool: str, placement: Placement, shape: ClusterShape) -> dict[Lane, int]:
-    """Lane -> how many pairs of members, of a prefill engine of `pool` and of a decode engine, lie at its ends."""
-    senders = [engine for engine in plan.of_role(Role.PREFILL) if engine.pool == pool]
-    prefill = [member for engine in senders for member in placement.of(engine.id)]
-    decode = [member for member in placement.members if member.role is Role.DECODE]
+    """Lane -> how many pairs of members, of an engine of `pool` and of one that takes its KV, lie at its ends."""
+    senders = [engine for engine in plan.engines if engine.pool == pool]
+    roles = {engine.role for engine in senders}
+    takers = [engine for engine in plan.engines if ROLES[engine.role].takes_kv_from in roles]
+    sources = [member for engine in senders for member in placement.of(engine.id)]
+    targets = [member for engine in takers for member in placement.of(engine.id)]
     nodes = {node.name: node for node in shape.nodes}
     env = {engine.id: engine.env for engine in plan.engines}
     pairs: dict[Lane, int] = {}
-    for source in prefill:
-        for target in decode:
+    for source in sources:
+        for target in targets:
             shared = source.node == target.node and bool(set(source.gpus) & set(target.gpus))
             fabric = fabric_memory(env[source.engine], env[target.engine])
             lane = lane_between(nodes[source.node], nodes[target.node], same_gpu=shared, fabric=fabric)

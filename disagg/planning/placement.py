@@ -26,14 +26,11 @@ class Member:
     """The part of an engine on one node."""
 
     engine: str
+    role: Role
     index: int
     node: str
     gpus: tuple[int, ...]  # indexes on the node
     ranks: tuple[int, ...]  # of the engine: pp_rank * tp_size + tp_rank
-
-    @property
-    def role(self) -> Role:
-        return Role(self.engine.rpartition("-")[0])
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +53,7 @@ def place(plan: Plan, shape: ClusterShape) -> tuple[Placement, list[Problem]]:
         ranks = engine.ranks // engine.nodes
         for index, node in enumerate(chosen):
             of_member = tuple(range(index * ranks, (index + 1) * ranks))
-            members.append(Member(engine.id, index, node.name, node.take(engine), of_member))
+            members.append(Member(engine.id, engine.role, index, node.name, node.take(engine), of_member))
     return Placement(tuple(members)), problems
 
 

@@ -117,7 +117,7 @@ def resolve(deployment: Deployment, device: Device) -> Plan:
             engines.append(_engine(f"{role.value}-{counts[role]}", role, index, pool, deployment, device))
             counts[role] += 1
     texts = [
-        PoolText(role.value, f"{role.value}.{index}", pool.model_dump(), pool.engine)
+        PoolText(role, f"{role.value}.{index}", pool.model_dump(), pool.engine)
         for role, index, pool in deployment.pools()
     ]
     if problems := tuple(problem for text in texts for problem in gpus_fit(text, device)):

@@ -19,7 +19,6 @@ from disagg.planning.kv_pages import real_page_size
 from disagg.planning.lanes import DESCRIPTOR_S, Lane, transfer_s
 from disagg.planning.memory import MemoryEstimate
 from disagg.planning.plan import EnginePlan, complete_arguments, shown_arguments, shown_environment
-from disagg.roles import Role
 from disagg.sglang.command_line import command_line
 from disagg.sglang.releases import RELEASES
 from disagg.sglang.server_args import installed_server_args
@@ -195,9 +194,9 @@ def _transfers(seen: Assessment) -> list[str]:
 
 
 def _lanes(seen: Assessment) -> Iterator[tuple[str, Lane, int, dict[str, Any]]]:
-    """Of each prefill pool, with the arguments of its engines: they send. Slowest last."""
+    """Of each pool that sends KV, with the arguments of its engines. Slowest last."""
     for pool, lanes in seen.lanes.items() if seen.facts else ():
-        sender = next(engine for engine in seen.plan.of_role(Role.PREFILL) if engine.pool == pool)
+        sender = next(engine for engine in seen.plan.engines if engine.pool == pool)
         for lane, pairs in sorted(lanes.items(), key=lambda item: -item[0].gbyte_s):
             yield pool, lane, pairs, complete_arguments(seen.plan, sender)
 

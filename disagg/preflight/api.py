@@ -16,6 +16,7 @@ from disagg.planning.placement import place
 from disagg.preflight.nodes import MeasuredLane, NodeFacts, described
 from disagg.preflight.rules import RULES, problems, warnings
 from disagg.preflight.subject import Subject, pool_views
+from disagg.role_table import ROLES
 
 if TYPE_CHECKING:
     from disagg.errors import Problem
@@ -53,7 +54,7 @@ def subject_of(
 ) -> Subject:
     deployment = plan.deployment
     texts = [
-        PoolText(role.value, _path(role.value, index, len(deployment.of_role(role))), pool.model_dump(), pool.engine)
+        PoolText(role, _path(role.value, index, len(deployment.of_role(role))), pool.model_dump(), pool.engine)
         for role, index, pool in deployment.pools()
     ]
     nodes = described(cluster) if isinstance(cluster, ClusterShape) else tuple(cluster or ())
@@ -67,7 +68,7 @@ def subject_of(
         members=placement.members if placement else (),
         unplaced=tuple(unplaced),
         lanes=tuple(lanes),
-        settings=deployment.model_dump(exclude={"prefill", "decode", "aggregated"}),
+        settings=deployment.model_dump(exclude={role.value for role in ROLES}),
     )
 
 

@@ -1,4 +1,4 @@
-"""Which ways of the KV are measured: from each node with prefill to each with decode, as engines will be placed.
+"""Which ways of the KV are measured: from each node that sends some to each that takes it, as engines will be placed.
 
 Way:   placed members -> [routes] -> probe, which measures them one after the other
 Out:   ROUTES_MAX at most; each node is on one of them, while there are that many
@@ -11,7 +11,7 @@ from itertools import product
 from typing import NamedTuple
 
 from disagg.planning.placement import Member
-from disagg.roles import Role
+from disagg.role_table import ROLES
 
 ROUTES_MAX = 32  # a measurement takes a second or two
 
@@ -28,7 +28,8 @@ class Route(NamedTuple):
 
 def routes(members: Iterable[Member], *, on_gpus: bool) -> list[Route]:
     members = list(members)
-    sources, targets = (_places(members, role, on_gpus=on_gpus) for role in (Role.PREFILL, Role.DECODE))
+    sources = _places((each for each in members if ROLES[each.role].sends_kv_to), on_gpus=on_gpus)
+    targets = _places((each for each in members if ROLES[each.role].takes_kv_from), on_gpus=on_gpus)
     if not sources or not targets:
         return []
     nodes, others = list(sources), list(targets)
@@ -37,12 +38,11 @@ def routes(members: Iterable[Member], *, on_gpus: bool) -> list[Route]:
     return [_apart(sources[source], targets[target]) for source, target in pairs]
 
 
-def _places(members: Iterable[Member], role: Role, *, on_gpus: bool) -> dict[str, list[Place]]:
+def _places(members: Iterable[Member], *, on_gpus: bool) -> dict[str, list[Place]]:
     places: dict[str, list[Place]] = {}
     for member in members:
-        if member.role is role:
-            gpus = member.gpus if on_gpus else (None,)
-            places.setdefault(member.node, []).extend(Place(member.node, gpu) for gpu in gpus)
+        gpus = member.gpus if on_gpus else (None,)
+        places.setdefault(member.node, []).extend(Place(member.node, gpu) for gpu in gpus)
     return places
 
 

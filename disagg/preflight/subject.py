@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from itertools import product
 from typing import TYPE_CHECKING, Any
 
 from disagg.config.counts import count
@@ -17,6 +16,8 @@ from disagg.config.rules import PoolText
 from disagg.errors import Problem
 from disagg.planning.memory import SPANNING
 from disagg.preflight.nodes import MeasuredLane, NodeFacts
+from disagg.role_table import ROLES
+from disagg.roles import Role
 from disagg.sglang.arguments import DEVICE_DEFAULTS
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 class PoolView:
     """One pool. `arguments`: what it says, over the defaults of the device where that is known."""
 
-    role: str
+    role: Role
     path: str
     arguments: Mapping[str, Any]
     env: Mapping[str, str] = field(default_factory=dict)
@@ -101,10 +102,12 @@ class Subject:
     @property
     def split(self) -> list[PoolView]:
         """The pools that hand KV to one another."""
-        return list(self.of_role("prefill", "decode"))
+        return [pool for pool in self.pools if ROLES[pool.role].partner]
 
     def pairs(self) -> Iterator[tuple[PoolView, PoolView]]:
-        return product(self.of_role("prefill"), self.of_role("decode"))
+        """The pools at both ends of a transfer, its sender first."""
+        senders = ((pool, ROLES[pool.role].sends_kv_to) for pool in self.pools)
+        return ((sender, taker) for sender, role in senders if role for taker in self.of_role(role))
 
     def placed(self, pool: PoolView) -> dict[str, list[tuple[NodeFacts, Member]]]:
         """The nodes of each engine of this pool, with its member there. Where placement is not known, none."""

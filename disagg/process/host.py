@@ -28,6 +28,8 @@ from disagg.plane.server import PlaneServer
 from disagg.process.handover import Spares
 from disagg.process.members import Members, Report
 from disagg.process.tokenizer_check import check_tokenizer
+from disagg.role_table import ROLES
+from disagg.roles import Role
 from disagg.sglang.children import expected_children, seen_children
 from disagg.sglang.engine import SGLangEngine, SGLangMember
 from disagg.start_phases import Phases, told
@@ -61,7 +63,7 @@ def _run_first(spec: HostSpec, pipe: socket.socket, phases: Phases, spares: Spar
     scratch = Path(spec.scratch)
     engine = SGLangEngine(spec.arguments, fork=spec.fork, scratch=scratch, other_samples=members.samples, phases=phases)
     facts = engine.start()
-    if spec.incarnation == 1 and spec.role != "decode":
+    if spec.incarnation == 1 and ROLES[Role(spec.role)].reads_prompts:
         check_tokenizer(spec.arguments)
         phases.end("tokenizer")
     started = _started(spares, facts.pids)

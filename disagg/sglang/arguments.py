@@ -12,10 +12,8 @@ import os
 from collections.abc import Mapping
 from typing import Any, NamedTuple, Protocol
 
-from decode import pace
-from decode.arguments import decode_arguments
+from disagg.role_table import ROLES
 from disagg.roles import Role
-from prefill.arguments import prefill_arguments
 
 
 class Ports(NamedTuple):
@@ -56,23 +54,15 @@ CPU_DEFAULTS: dict[str, Any] = {
 }
 EVERYWHERE_DEFAULTS: dict[str, Any] = {"log_level": "info"}
 DEVICE_DEFAULTS = {"cpu": EVERYWHERE_DEFAULTS | CPU_DEFAULTS, "cuda": EVERYWHERE_DEFAULTS}
-AFTER_OUR_DEADLINE_S = 5  # SGLang's own timeouts fire only where ours did not
 
 
 def engine_arguments(
     role: Role, pool_engine: Mapping[str, Any], *, device: str, model_path: str, host: str, ports: Ports
 ) -> dict[str, Any]:
     """Keyword arguments of `sglang.Engine`. `device` is cpu or cuda; `host` what its internal ports bind to."""
-    match role:
-        case Role.PREFILL:
-            of_role = prefill_arguments(pool_engine, bootstrap_port=ports.bootstrap)
-        case Role.DECODE:
-            of_role = decode_arguments(pool_engine, device=device, bootstrap_port=ports.bootstrap)
-        case Role.AGGREGATED:
-            of_role = dict(pool_engine)
     return {
         **DEVICE_DEFAULTS[device],
-        **of_role,
+        **ROLES[role].arguments(pool_engine, device=device, bootstrap_port=ports.bootstrap),
         "model_path": model_path,
         "device": device,
         "host": host,
@@ -104,25 +94,16 @@ def engine_environment(
 ) -> dict[str, str]:
     """What must stand in the environment before SGLang is imported.
 
-    `ranks` is tp_size * pp_size; `cpu_count` is the engine's node's (default: this machine's); `pace_ms` a decode
-    engine's (decode/pace.py).
+    `ranks` is tp_size * pp_size; `cpu_count` is the engine's node's (default: this machine's); `pace_ms` its pool's.
     """
-    environment = {
+    environment: dict[str, str] = {
         "HF_HUB_OFFLINE": "1",  # the model is a folder by now; a look at the hub would only wait
         "TOKENIZERS_PARALLELISM": "false",
         # A host whose scheduler died would spend 5 s, and 60 s more beside a living rank, on dumps before it follows.
         "SGLANG_PYSPY_DUMP_BEFORE_CRASH": "0",
         "SGLANG_CUDA_COREDUMP_BEFORE_CRASH": "0",
     }
-    if role is not Role.AGGREGATED:
-        timeout_s = str(int(deadlines.first_token_s) + AFTER_OUR_DEADLINE_S)
-        environment |= {
-            "SGLANG_DISAGGREGATION_BOOTSTRAP_TIMEOUT": timeout_s,
-            "SGLANG_DISAGGREGATION_WAITING_TIMEOUT": timeout_s,
-            "SGLANG_DISAGGREGATION_HEARTBEAT_INTERVAL": "2",  # seconds; the lowest SGLang takes
-            "SGLANG_DISAGGREGATION_HEARTBEAT_MAX_FAILURE": "1",
-            "UCX_PROTO_INFO": "y",  # UCX prints what carries the KV: the lane is read from it
-        }
+    environment |= ROLES[role].environment(first_token_s=deadlines.first_token_s, pace_ms=pace_ms)
     if device == "cpu":
         environment |= {
             "SGLANG_USE_CPU_ENGINE": "1",
@@ -133,6 +114,4 @@ def engine_environment(
         if ranks > 1:  # one entry a rank, else SGLang wants a NUMA node for each
             cores = f"0-{(cpu_count or os.cpu_count() or 1) - 1}"
             environment["SGLANG_CPU_OMP_THREADS_BIND"] = "|".join([cores] * ranks)
-    if pace_ms is not None:
-        environment[pace.VARIABLE] = f"{pace_ms:g}"
     return environment

@@ -11,6 +11,7 @@ from dataclasses import fields
 from typing import Any
 
 from disagg.host_spec import HostSpec
+from disagg.role_table import ROLES
 from disagg.roles import Role
 from disagg.simulated_engine.engine import Model, SimulatedEngine
 
@@ -19,7 +20,7 @@ SETTABLE = {each.name: each.default for each in fields(Model) if each.name not i
 
 def simulated_arguments(role: Role, engine: Mapping[str, Any], *, host: str, bootstrap_port: int) -> dict[str, Any]:
     """What HostSpec.arguments holds for a simulated engine."""
-    bootstrap = {"bootstrap_host": host, "bootstrap_port": bootstrap_port} if role is Role.PREFILL else {}
+    bootstrap = {"bootstrap_host": host, "bootstrap_port": bootstrap_port} if ROLES[role].has_bootstrap_server else {}
     return {**SETTABLE, **engine, **bootstrap}
 
 

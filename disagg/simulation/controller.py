@@ -191,9 +191,7 @@ class SimulatedController:
     async def _sing_on_all_ranks(self, prefill: EngineRecord, decode: EngineRecord) -> None:
         def endpoint(record: EngineRecord, rank: int) -> RankEndpoint:
             client = self._up[record.life]
-            return RankEndpoint(
-                record.life, record.role, rank % record.ranks, record.ranks, record.bootstrap, client, set()
-            )
+            return RankEndpoint(record.life, rank % record.ranks, record.ranks, record.bootstrap, client, set())
 
         for rank in range(max(prefill.ranks, decode.ranks)):
             one = None if prefill is decode else endpoint(prefill, rank)

@@ -7,12 +7,13 @@ from typing import Any
 
 import pytest
 
-from decode.arguments import decode_arguments
 from disagg.config.engine_arguments import check_arguments
 from disagg.config.rules import PoolText
 from disagg.errors import ConfigError
 from disagg.load import parse_config
 from disagg.planning.plan import resolve, shown_arguments
+from disagg.role_table import ROLES
+from disagg.roles import Role
 from disagg.sglang.engine import SGLangEngine, SGLangMember
 from disagg.sglang.releases import RELEASES, nearest, release, spans
 from disagg.sglang.server_args import ServerArgs, installed_server_args
@@ -34,7 +35,7 @@ def test_without_attention_dp_the_new_releases_get_no_word_of_it() -> None:
 
 @pytest.mark.parametrize("version", RELEASES)
 def test_a_decode_engine_on_a_cpu_gets_no_argument_that_its_release_lacks(version: str) -> None:
-    arguments = emit(decode_arguments({}, device="cpu", bootstrap_port=1), version)
+    arguments = emit(ROLES[Role.DECODE].arguments({}, device="cpu", bootstrap_port=1), version)
     assert set(arguments) <= set(release(version).args.arguments)
     assert ("disaggregation_decode_retraction_backup" in arguments) == (version >= "0.5.18")
 
