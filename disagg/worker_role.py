@@ -11,11 +11,13 @@ To add one: its file, its word in roles.py, its line in role_table.py, its pools
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Any, ClassVar
+from collections.abc import Mapping
+from typing import Any, ClassVar, TypeVar
 
 from disagg.roles import Role
 from transfer.canary import RankEndpoint, probe_pair, probe_rank
+
+T = TypeVar("T")
 
 
 class WorkerRole:
@@ -61,13 +63,9 @@ class WorkerRole:
         """Whether all its ranks can be found at `bootstrap`. What has no bootstrap server is found as it is."""
         return True
 
-    def pairs(self, life: str, others: Iterable[tuple[str, Role]]) -> list[tuple[str, str]]:
-        """The pairs of incarnations to be proven before `life`, one of this role, serves with each of `others`."""
-        if self.sends_kv_to:
-            return [(life, other) for other, role in others if role is self.sends_kv_to]
-        if self.takes_kv_from:
-            return [(other, life) for other, role in others if role is self.takes_kv_from]
-        return [(life, life)]
+    def pair(self, own: T, other: T) -> tuple[T, T]:
+        """`own`, an engine of this role, and one of its partner's: the sender first."""
+        return (other, own) if self.takes_kv_from else (own, other)
 
     async def prove(self, sender: RankEndpoint | None, own: RankEndpoint, room: int, limit_s: float) -> None:
         """A real request at `own`, with the KV of `sender` where it takes some. Raises CanaryFailed."""

@@ -8,6 +8,7 @@ Fails: ConfigError when the device and the resources asked for exclude each othe
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -50,7 +51,7 @@ class EnginePlan:
     engine: dict[str, Any]
     env: dict[str, str]  # what the pool says
     spare: bool = False  # processes are kept ready for its next incarnation
-    pace_ms: float | None = None  # of a decode engine (decode/pace.py)
+    pace_ms: float | None = None  # of a role that is paced (decode/pace.py)
 
     def arguments(self, *, device: str, model_path: str, host: str, ports: Ports) -> dict[str, Any]:
         """Keyword arguments of `sglang.Engine`, or of the simulated one, for one incarnation."""
@@ -111,7 +112,7 @@ def device_of(deployment: Deployment, cluster_gpus: float) -> Device:
 
 def resolve(deployment: Deployment, device: Device) -> Plan:
     engines: list[EnginePlan] = []
-    counts = dict.fromkeys(Role, 0)
+    counts: Counter[Role] = Counter()
     for role, index, pool in deployment.pools():
         for _ in range(pool.replicas):
             engines.append(_engine(f"{role.value}-{counts[role]}", role, index, pool, deployment, device))
