@@ -49,7 +49,7 @@ REPLACED = {
 }
 ATTENTION_DP_SINCE = (0, 5, 22)  # before: enable_dp_attention, with dp_size counting the attention groups
 LINEAR_REPLAY_SINCE = (0, 5, 17)
-# Before, there is no choice: it is what `cpu_tensor` says now, which decode engines on a CPU get (decode/arguments.py).
+# Before, there is no choice: it is what `cpu_tensor` says now, which decode engines on a CPU get (decode/role.py).
 RETRACTION_BACKUP_SINCE = (0, 5, 18)
 
 
