@@ -1,9 +1,10 @@
 """Who gets a pair now, who waits, and how long: a bounded queue in front of the engines.
 
-Way:   coordinator -> [Admission.reserve] -> a Pair counted as taken in the engine table
+Way:   coordinator -> [Admission.reserve] -> a Reservation: a pair counted as taken in the engine table
 In:    what a request needs; each change of the table (an engine is ready, a place is free) serves the queue again
-Out:   a Pair. First come, first served; requests that lost their pair midway go before those that had none yet, and
-       suspects (suspects.py) before both to an engine that is idle, unless `others_first`; none is held up by them
+Out:   a Reservation. First come, first served; requests that lost their pair midway go before those that had none
+       yet, and suspects (suspects.py) before both to an engine that is idle, unless `others_first`; none is held up by
+       them
 Owns:  the waiting requests
 Fails: Overloaded (429) when the queue is full, or the wait for room is over; NoReadyPair (503) when for `no_pair_s`
        there was no READY pair at all; DeadlineExceeded (504) at the request's own deadline. Overload and failure are
@@ -21,7 +22,7 @@ from dataclasses import dataclass, field
 from disagg.coordinator.request import Request
 from disagg.coordinator.suspects import alone_on, forgive
 from disagg.errors import DeadlineExceeded, NoReadyPair, Overloaded
-from disagg.routing.endpoints import Pair
+from disagg.routing.reservation import Reservation
 from disagg.routing.table import EngineTable
 
 
@@ -30,7 +31,7 @@ class _Waiter:
     request: Request
     since_s: float
     until_s: float
-    pair: asyncio.Future[Pair]
+    reservation: asyncio.Future[Reservation]
     timer: asyncio.TimerHandle | None = field(default=None)
 
 
@@ -54,16 +55,16 @@ class Admission:
     def _lines(self) -> tuple[deque[_Waiter], deque[_Waiter], deque[_Waiter]]:
         return self._suspects, self._first, self._then
 
-    async def reserve(self, request: Request, until_s: float) -> Pair:
+    async def reserve(self, request: Request, until_s: float) -> Reservation:
         """Waits for a pair with room, at most until `until_s`."""
         is_first = request.tries > 0
         line = self._first if is_first else self._then
         if request.blames and alone_on(request):
             line = self._suspects
         if not (line or (line is self._then and self._first)):
-            pair = self._pick(request)
-            if pair is not None:
-                return pair
+            reservation = self._pick(request)
+            if reservation is not None:
+                return reservation
         if not is_first and len(self._then) >= self._queue_max:
             raise Overloaded(f"request {request.id}", f"{len(self)} requests wait already", "retry later")
         waiter = _Waiter(request, request.waiting_since_s, until_s, asyncio.get_running_loop().create_future())
@@ -71,10 +72,11 @@ class Admission:
         self._note_readiness()
         self._set_timer(waiter)
         try:
-            return await waiter.pair
+            return await waiter.reservation
         except asyncio.CancelledError:
-            if waiter.pair.done() and not waiter.pair.cancelled() and waiter.pair.exception() is None:
-                self._table.release(waiter.pair.result())  # it was served in the same turn of the loop
+            reserved = waiter.reservation
+            if reserved.done() and not reserved.cancelled() and reserved.exception() is None:
+                reserved.result().release()  # it was served in the same turn of the loop
             raise
         finally:
             self._forget(waiter)
@@ -92,8 +94,8 @@ class Admission:
     def fail(self, request: Request, error: Exception) -> None:
         """Ends a request's wait, if it waits here."""
         for waiter in itertools.chain(*self._lines):
-            if waiter.request is request and not waiter.pair.done():
-                waiter.pair.set_exception(error)
+            if waiter.request is request and not waiter.reservation.done():
+                waiter.reservation.set_exception(error)
 
     def _serve_suspects(self) -> None:
         """Each that finds an engine to itself; one that is none any more waits with the others."""
@@ -102,24 +104,24 @@ class Admission:
             if not alone_on(waiter.request):
                 self._suspects.remove(waiter)
                 self._first.append(waiter)
-            elif waiter.pair.done():
+            elif waiter.reservation.done():
                 self._suspects.remove(waiter)
-            elif (pair := self._pick(waiter.request)) is not None:
-                waiter.pair.set_result(pair)
+            elif (reservation := self._pick(waiter.request)) is not None:
+                waiter.reservation.set_result(reservation)
                 self._suspects.remove(waiter)
 
     def _serve_lines(self) -> None:
         for line in (self._first, self._then):
             while line:
                 waiter = line[0]
-                if not waiter.pair.done():
-                    pair = self._pick(waiter.request)
-                    if pair is None:
+                if not waiter.reservation.done():
+                    reservation = self._pick(waiter.request)
+                    if reservation is None:
                         return  # those behind it need not be tried: none may overtake
-                    waiter.pair.set_result(pair)
+                    waiter.reservation.set_result(reservation)
                 line.popleft()
 
-    def _pick(self, request: Request) -> Pair | None:
+    def _pick(self, request: Request) -> Reservation | None:
         prompt_tokens = len(request.prompt_ids) + len(request.emitted_ids)
         alone = alone_on(request) if request.blames else frozenset()
         return self._table.pick(prompt_tokens, request.tokens_left, request.failed_on, alone)
@@ -144,22 +146,22 @@ class Admission:
         return min(waiter.since_s + self._queue_s, waiter.until_s), no_pair_at_s
 
     def _time_is_up(self, waiter: _Waiter) -> None:
-        if waiter.pair.done():
+        if waiter.reservation.done():
             return
         self._note_readiness()
         no_room_at_s, no_pair_at_s = self._ends_at_s(waiter)
         now_s, where = self._now_s() + 1e-3, f"request {waiter.request.id}"
         if now_s >= waiter.until_s:
-            waiter.pair.set_exception(DeadlineExceeded(where, "no end of the answer within deadlines.request_s"))
+            waiter.reservation.set_exception(DeadlineExceeded(where, "no end of the answer within deadlines.request_s"))
         elif now_s >= no_pair_at_s or (now_s >= no_room_at_s and self._unready_since_s is not None):
-            waiter.pair.set_exception(
+            waiter.reservation.set_exception(
                 NoReadyPair(where, "no engines are ready to serve this", "try again shortly; see /disagg/status")
             )
         elif now_s >= no_room_at_s:
             what = f"no room for it within {self._now_s() - waiter.since_s:.1f} s"
             if waiter in self._suspects:
                 what = f"an engine died under it, and there was {what} on one where nothing else runs"
-            waiter.pair.set_exception(Overloaded(where, what, "retry later"))
+            waiter.reservation.set_exception(Overloaded(where, what, "retry later"))
         else:
             self._set_timer(waiter)
 

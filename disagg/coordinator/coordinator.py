@@ -33,7 +33,8 @@ from disagg.errors import (
     RequestError,
     SuspectedPoison,
 )
-from disagg.routing.endpoints import Endpoint, Pair
+from disagg.routing.endpoints import Pair
+from disagg.routing.reservation import Reservation
 from disagg.routing.table import EngineTable
 
 log = logging.getLogger(__name__)
@@ -84,12 +85,12 @@ class Coordinator:
         request.phase_since_s = request.waiting_since_s = self._now_s()
         try:
             while request.phase is not Phase.FINISHED:
-                pair = await self.admission.reserve(request, request.received_at_s + self._limits.request_s)
+                reservation = await self.admission.reserve(request, request.received_at_s + self._limits.request_s)
                 if request.is_cancelled:
-                    self._table.release(pair)
+                    reservation.release()
                     raise Cancelled(f"request {request.id}", "cancelled on request")
                 try:
-                    async with contextlib.aclosing(self._try(request, pair)) as pieces:
+                    async with contextlib.aclosing(self._try(request, reservation)) as pieces:
                         async for piece in pieces:
                             yield piece
                 except (LegLost, Refused, DeadlineExceeded) as error:
@@ -97,7 +98,7 @@ class Coordinator:
                         advance(request, Event.FINISH, self._now_s())
                         yield _emit(request, [], reason)
                         return
-                    self._try_again(request, pair, error)
+                    self._try_again(request, reservation.pair, error)
         except RequestError as error:
             request.facts["error"] = {"type": type(error).__name__, "message": error.message, "where": error.where}
             log.warning("%s", error)  # it names the request
@@ -134,13 +135,10 @@ class Coordinator:
     def find(self, request_id: str) -> Request | Remembered | None:
         return self.live.get(request_id) or self._ended.get(request_id)
 
-    async def _try(self, request: Request, pair: Pair) -> AsyncGenerator[Piece, None]:
+    async def _try(self, request: Request, reservation: Reservation) -> AsyncGenerator[Piece, None]:
         """One try on a pair that is reserved, from the room to the last piece."""
-        prefill = pair.prefill
+        prefill = reservation.pair.prefill
         room = self.rooms.take(prefill.dp_size, prefill.dp_rank) if prefill else self.rooms.take(1, 0)
-
-        def leg_over(place: Endpoint) -> None:
-            self._table.release_place(pair, place)
 
         def over() -> None:
             self.rooms.give_back(room)
@@ -153,7 +151,7 @@ class Coordinator:
 
         def proven() -> None:
             clear(request)
-            self._table.share(pair)
+            reservation.share()
 
         def deadline() -> Deadline:
             return self._deadline(request)
@@ -161,13 +159,13 @@ class Coordinator:
         request.tries += 1
         attempt = self.attempts[request.id] = Attempt(
             request,
-            pair,
+            reservation.pair,
             room,
             self._now_s,
             deadline,
             self._due,
             stage,
-            leg_over,
+            reservation.release_leg,
             over,
             proven if is_on_trial else None,
         )

@@ -1,7 +1,7 @@
 """Which engines this process may use now, and where the next request goes.
 
 Way:   admission -> [EngineTable.pick] -> Attempt
-In:    the registry's records, and what hosts report as taken; out: a Pair of places, or None while none has room
+In:    the registry's records, and what hosts report as taken; out: a Reservation of a pair, or None while none has room
 Owns:  a plane connection to each READY incarnation (made again when it breaks under a READY engine), and the count of
        what this process has on each dp rank
 Fails: an engine that is no longer READY or DRAINING loses its connection here at once, and with it all legs on it
@@ -26,6 +26,7 @@ from disagg.plane.network import TCP, Network
 from disagg.registry.records import EngineRecord, State
 from disagg.roles import Role
 from disagg.routing.endpoints import UNBOUNDED, Endpoint, Pair
+from disagg.routing.reservation import Reservation
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +43,7 @@ class _Life:
     places: list[Endpoint] = field(default_factory=list)
     connecting: asyncio.Task[None] | None = None
     is_evicted: bool = False
-    on_trial: Pair | None = None  # of a request that nobody else is to be beside
+    on_trial: Reservation | None = None  # of a request that nobody else is to be beside
 
 
 class EngineTable:
@@ -52,7 +53,7 @@ class EngineTable:
         self._secret, self._network, self._now_s = secret, network, now_s
         self.records: dict[str, EngineRecord] = {}
         self._lives: dict[str, _Life] = {}
-        self._taken_places: dict[int, tuple[Pair, dict[Endpoint, int]]] = {}  # id of a Pair -> it, KV tokens by place
+        self._reservations: set[Reservation] = set()
         self._report_is_due = False
         self.on_change: Callable[[], None] = lambda: None
         self.on_evict: Callable[[str], None] = lambda _life: None
@@ -99,11 +100,11 @@ class EngineTable:
         new_tokens: int,
         avoid: Set[str] = frozenset(),
         alone_on: Set[Role] = frozenset(),
-    ) -> Pair | None:
+    ) -> Reservation | None:
         """The least loaded pair that has met and has room on both sides, counted as taken until it is released.
 
         `avoid`: engine lives to take only where nothing else has room. `alone_on`: of these roles only engines on
-        which nothing runs, and which nobody else is given before `share`.
+        which nothing runs, and which nobody else is given before it is shared.
         """
 
         def best_of(life: _Life, tokens: int) -> tuple[_Score, Endpoint] | None:
@@ -139,41 +140,18 @@ class EngineTable:
             return None
         pair = chosen[1]
         taken = {p: p.needed(prompt_tokens, 1 if p is pair.prefill else new_tokens) for p in pair.places}
-        for place, tokens in taken.items():
-            place.requests += 1
-            place.kv_tokens += tokens
-        self._taken_places[id(pair)] = pair, taken
+        reservation = Reservation(pair, taken, self)
+        self._reservations.add(reservation)
         if alone_on:
             for life in (self._lives[place.life] for place in pair.places):
                 if life.record.role in alone_on:
-                    life.on_trial = pair
-        return pair
-
-    def share(self, pair: Pair) -> None:
-        """Others may be sent to where a request was alone."""
-        for place in pair.places:
-            self._end_trial(pair, place)
-        self.on_change()
+                    life.on_trial = reservation
+        return reservation
 
     def is_lost(self, life: str) -> bool:
         """There is no connection to it now."""
         known = self._lives.get(life)
         return known is None or known.client is None
-
-    def release(self, pair: Pair) -> None:
-        for place in pair.places:
-            self.release_place(pair, place)
-
-    def release_place(self, pair: Pair, place: Endpoint) -> None:
-        """A prefill engine is free again long before its decode engine is."""
-        _, taken = self._taken_places[id(pair)]
-        tokens = taken.pop(place)  # KeyError, here or above: released twice, which is a bug
-        if not taken:
-            del self._taken_places[id(pair)]
-        place.requests -= 1
-        place.kv_tokens -= tokens
-        self._end_trial(pair, place)
-        self.on_change()
 
     @property
     def clients(self) -> dict[str, PlaneClient]:
@@ -188,16 +166,31 @@ class EngineTable:
 
     def in_flight(self, life: str) -> list[int]:
         """What this process has there, by dp rank."""
-        counts = Counter(p.dp_rank for _, taken in self._taken_places.values() for p in taken if p.life == life)
+        counts = Counter(p.dp_rank for each in self._reservations for p in each.held if p.life == life)
         return [counts[rank] for rank in range(self._lives[life].record.ranks)] if life in self._lives else []
 
     @property
     def places_taken(self) -> int:
-        return sum(len(taken) for _, taken in self._taken_places.values())
+        return sum(len(each.held) for each in self._reservations)
 
-    def _end_trial(self, pair: Pair, place: Endpoint) -> None:
+    # told by reservations
+
+    def on_shared(self, reservation: Reservation) -> None:
+        for place in reservation.pair.places:
+            self._end_trial(reservation, place)
+        self.on_change()
+
+    def on_released(self, reservation: Reservation, endpoint: Endpoint) -> None:
+        if not reservation.held:
+            self._reservations.remove(reservation)
+        self._end_trial(reservation, endpoint)
+        self.on_change()
+
+    # inner
+
+    def _end_trial(self, reservation: Reservation, place: Endpoint) -> None:
         life = self._lives.get(place.life)
-        if life is not None and life.on_trial is pair:
+        if life is not None and life.on_trial is reservation:
             life.on_trial = None
 
     def _usable(self) -> tuple[list[_Life], list[_Life]]:

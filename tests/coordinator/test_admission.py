@@ -89,9 +89,9 @@ async def test_what_one_frontend_took_another_sees() -> None:
         await until(lambda: len(b.decode.legs) == 2)
 
         def has_room() -> bool:
-            if (pair := other.pick(3, 8)) is None:
+            if (reservation := other.pick(3, 8)) is None:
                 return False
-            other.release(pair)
+            reservation.release()
             return True
 
         await until(lambda: not has_room())

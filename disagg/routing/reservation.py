@@ -1,0 +1,53 @@
+"""What one try of a request holds of its engines: a place on each endpoint of its pair.
+
+Way:   EngineTable.pick -> [Reservation] -> Admission -> Attempt, which gives each place back when its leg is over
+Owns:  the places, counted on their endpoints from the first moment on; each is given back exactly once
+Fails: KeyError where one is given back twice, which is a bug
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from disagg.routing.endpoints import Endpoint, Pair
+
+
+class Holder(Protocol):
+    """Who has made the reservation, and wants to know what becomes of it."""
+
+    def on_released(self, reservation: Reservation, endpoint: Endpoint) -> None: ...
+
+    def on_shared(self, reservation: Reservation) -> None: ...
+
+
+class Reservation:
+    """`kv_tokens`: what it takes of each endpoint of the pair, in tokens of KV."""
+
+    __slots__ = ("_holder", "_kv_tokens", "pair")
+
+    def __init__(self, pair: Pair, kv_tokens: dict[Endpoint, int], holder: Holder) -> None:
+        self.pair, self._kv_tokens, self._holder = pair, kv_tokens, holder
+        for endpoint, tokens in kv_tokens.items():
+            endpoint.requests += 1
+            endpoint.kv_tokens += tokens
+
+    @property
+    def held(self) -> tuple[Endpoint, ...]:
+        """Where it still has a place."""
+        return tuple(self._kv_tokens)
+
+    def release(self) -> None:
+        """All that it still holds."""
+        for endpoint in self.held:
+            self.release_leg(endpoint)
+
+    def release_leg(self, endpoint: Endpoint) -> None:
+        """A prefill engine is free again long before its decode engine is."""
+        tokens = self._kv_tokens.pop(endpoint)  # KeyError: released twice, which is a bug
+        endpoint.requests -= 1
+        endpoint.kv_tokens -= tokens
+        self._holder.on_released(self, endpoint)
+
+    def share(self) -> None:
+        """Others may be sent to where a request was to be alone."""
+        self._holder.on_shared(self)
