@@ -19,7 +19,7 @@ from pathlib import Path
 from benchmarks.processes import cpu_s, tree
 from disagg.cluster.frontend_process import FrontendProcess
 from disagg.cluster.ports import free_port
-from disagg.coordinator.coordinator import Limits
+from disagg.coordinator.limits import Limits
 from disagg.frontend.spec import FrontendSpec
 from disagg.host_spec import SECRET_VARIABLE
 from disagg.plane.server import PlaneServer

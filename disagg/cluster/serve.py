@@ -32,7 +32,7 @@ from disagg.cluster.ports import why_not_bound
 from disagg.cluster.supervisor import Setting
 from disagg.config.door import page_origins
 from disagg.config.schema import Deployment
-from disagg.coordinator.coordinator import Limits
+from disagg.coordinator.limits import Limits
 from disagg.errors import StartError
 from disagg.frontend.spec import FrontendSpec
 from disagg.host_spec import DEPLOYMENT_VARIABLE, SECRET_VARIABLE

@@ -9,8 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
+from disagg.coordinator.facts import Facts
 from disagg.coordinator.phases import Phase
-from disagg.coordinator.suspects import Blame
+from disagg.roles import Role
 
 FinishReason = Literal["stop", "length"]
 
@@ -27,24 +28,14 @@ class TextSide(Protocol):
         """What was held back, at the end of the output."""
 
 
-class Output(Protocol):
-    """A shorter way to the client, past the generator of pieces and its task: for tokens that come while the generator
-    is waited for. Its owner gives it to the request once the first piece has come through the generator.
-    """
-
-    def is_open(self) -> bool:
-        """Whether it takes a piece now. Where it does not, the generator brings it."""
-
-    def put(self, text: str, token_ids: list[int]) -> None: ...
-
-
 @dataclass(slots=True)
-class Piece:
-    """What one engine step adds to a request's output. The last one carries the finish reason."""
+class Blame:
+    """For the end of one engine life (see suspects.py)."""
 
-    text: str
-    token_ids: list[int]
-    finish_reason: FinishReason | None = None
+    life: str
+    role: Role
+    alone: bool  # nothing else ran there
+    is_cleared: bool = False  # it has run alone since, and done no harm
 
 
 _PENALTIES = {"frequency_penalty": 0.0, "presence_penalty": 0.0, "repetition_penalty": 1.0}
@@ -57,7 +48,6 @@ class Request:
     sampling: dict[str, Any]  # SGLang's names, without max_new_tokens, stop and seed mapping is done
     max_tokens: int  # output tokens
     text: TextSide
-    output: Output | None = field(default=None, kw_only=True)
     received_at_s: float  # monotonic clock of this frontend, as every time in `timeline`
     phase: Phase = Phase.QUEUED
     phase_since_s: float = 0.0
@@ -71,18 +61,24 @@ class Request:
     blames: list[Blame] = field(default_factory=list)  # for engines that died under it
     emitted_ids: list[int] = field(default_factory=list)
     timeline: dict[str, float] = field(default_factory=dict)  # event -> monotonic seconds
-    facts: dict[str, Any] = field(default_factory=dict)  # room, engines, kv_bytes, lane, error, ...
+    facts: Facts = field(default_factory=Facts)
     owner: bytes = b""  # who may see and cancel it: a digest of his key; empty without keys
 
-    def put(self, ids: list[int], now_s: float) -> bool:
-        """Straight to the client, in the midst of decoding; False where only the generator of pieces can bring them."""
-        output = self.output
-        if output is None or self.phase is not Phase.DECODING or not output.is_open():
-            return False
+    def take(self, token_ids: list[int], now_s: float) -> str:
+        """New tokens of it; returns the text that they release."""
         self.token_at_s = now_s
-        self.emitted_ids += ids
-        output.put(self.text.push(ids), ids)
-        return True
+        self.emitted_ids += token_ids
+        return self.text.push(token_ids)
+
+    def finish(self, token_ids: list[int], reason: str, now_s: float) -> tuple[str, FinishReason]:
+        """Its last tokens, none after a stop string: their text with what was held back, and how it ends.
+
+        `reason`: an engine's (stop or length); a stop string that only these tokens complete comes before it.
+        """
+        text = self.take(token_ids, now_s) if token_ids else ""
+        if not self.text.stopped:
+            text += self.text.flush()
+        return text, "length" if reason == "length" and not self.text.stopped else "stop"
 
     @property
     def tokens_left(self) -> int:
@@ -120,7 +116,7 @@ class Request:
             "prompt_tokens": prompt,
             "completion_tokens": completion,
             "total_tokens": prompt + completion,
-            "prompt_tokens_details": {"cached_tokens": int(self.facts.get("cached_tokens", 0))},
+            "prompt_tokens_details": {"cached_tokens": self.facts.cached_tokens or 0},
         }
 
 
@@ -132,7 +128,7 @@ class Remembered:
     phase: Phase
     received_at_s: float
     timeline: dict[str, float]
-    facts: dict[str, Any]
+    facts: Facts
     tries: int
     usage: dict[str, Any]
     owner: bytes

@@ -21,14 +21,10 @@ first death; its next try is new there, and it is blamed for the second one.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from disagg.coordinator.phases import Phase
+from disagg.coordinator.request import Blame, Request
 from disagg.roles import Role
-
-if TYPE_CHECKING:
-    from disagg.coordinator.request import Request
 
 PROVEN_TOKENS = 3  # a batch that computes inf or NaN dies in the step of the first or the second token
 BLAMES_ALONE_MAX = 2
@@ -38,16 +34,6 @@ COMPUTING = {
     Role.DECODE: (Phase.TRANSFERRING, Phase.DECODING),
     Role.AGGREGATED: (Phase.PREFILLING, Phase.TRANSFERRING, Phase.DECODING),
 }
-
-
-@dataclass(slots=True)
-class Blame:
-    """For the end of one engine life."""
-
-    life: str
-    role: Role
-    alone: bool  # nothing else ran there
-    is_cleared: bool = False  # it has run alone since, and done no harm
 
 
 def blame(request: Request, life: str, role: Role, tokens: int, alone: bool) -> None:

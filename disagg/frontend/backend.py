@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
 from typing import Any, Protocol
 
-from disagg.coordinator.request import Piece, Request
+from disagg.coordinator.request import Request
+from disagg.coordinator.sink import Sink
 
 
 class Backend(Protocol):
@@ -21,10 +21,10 @@ class Backend(Protocol):
     def ignored(self) -> dict[str, str]:
         """Sampling parameters that some engine here would take and not heed -> what would do."""
 
-    def generate(self, request: Request) -> AsyncGenerator[Piece, None]:
-        """Raises RequestError, before or after the first piece. Closing it cancels both legs.
+    async def run(self, request: Request, sink: Sink) -> None:
+        """Until the sink has the end. Raises RequestError, before or after the first piece; cancelled, both legs are.
 
-        It is asked for the next piece only when the last one is written: what comes meanwhile it merges into one.
+        While the sink is not open it gets nothing: what comes meanwhile is merged into one piece.
         """
 
     def ready(self) -> tuple[bool, str]:

@@ -95,18 +95,23 @@ class Exchange:
     async def fail(self, error: RequestError) -> None:
         """Also in the midst of an event stream, which then ends without its [DONE]."""
         if self.answered:
-            await self.write_events(error_event(error), last=True)
+            await self.writable()
+            self.write_events(error_event(error), last=True)
         else:
             await self.answer_error(error)
 
-    async def write_events(self, events: bytes, *, last: bool = False) -> None:
-        """Part of an event stream; the first call sends the head with it. Waits while the client does not read."""
-        self.chunk_writer.flush()
+    async def writable(self) -> None:
+        """Returns when the client reads."""
+        await self._call.writable()
+
+    def write_events(self, events: bytes, *, last: bool = False) -> None:
+        """Part of an event stream, for a client that reads; the first call sends the head with it."""
         if self.answered:
-            await self._call.write(events, last=last)
-            return
-        fields = [(b"content-type", EVENT_STREAM), (b"cache-control", b"no-cache"), *self.answer_headers]
-        await self._call.write(events, fields, last=last)
+            self.chunk_writer.flush()
+            self._call.write(events, last=last)
+        else:
+            fields = [(b"content-type", EVENT_STREAM), (b"cache-control", b"no-cache"), *self.answer_headers]
+            self._call.write(events, fields, last=last)
 
     def give_up(self) -> None:
         """Drops the connection: what the client has not taken yet would otherwise keep it for ever."""

@@ -1,9 +1,9 @@
 """POST /v1/chat/completions and /v1/completions: from the body's bytes to the last byte of the answer.
 
-Way:   Exchange -> [Generations.answer] -> Backend.generate -> pieces -> bytes
+Way:   Exchange -> [Generations.answer] -> Backend.run, with a sink that brings tokens back to the exchange
 In:    one exchange; the backend, the codec
 Out:   an OpenAI answer, whole or as server-sent events; errors as OpenAI error objects, also in a stream's midst
-Owns:  the generator of pieces: it is closed on every way out, and its closing cancels both legs
+Owns:  the task that runs the request: it is cancelled when the client leaves, and with it both legs
 Fails: never to its caller, but for ClientGone and a cancellation
 """
 
@@ -11,10 +11,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import AsyncGenerator
-from contextlib import aclosing
 
-from disagg.coordinator.request import FinishReason, Piece, Request
+from disagg.coordinator.request import Request
 from disagg.errors import RequestError
 from disagg.fields import refuse
 from disagg.frontend.backend import Backend
@@ -24,7 +22,8 @@ from disagg.frontend.ignored import refuse_ignored
 from disagg.frontend.parameters import check_headers
 from disagg.frontend.readers import Readers
 from disagg.frontend.request_body import CompletionRequest, refuse_too_long
-from disagg.frontend.responses import DONE, Chunks, ChunksWithMore, Kind, whole
+from disagg.frontend.responses import Kind, whole
+from disagg.frontend.sinks import WholeText, stream
 from disagg.tokenizer.codec import Codec
 
 log = logging.getLogger(__name__)
@@ -77,20 +76,26 @@ class Generations:
         request = self._request(asked, request_id, received_at_s)
         request.owner = owner
         if (client_id := exchange.request_header(b"x-request-id")) is not None:
-            request.facts["client_request_id"] = _printable(client_id)
-        model = self._backend.model_name
-        async with aclosing(self._backend.generate(request)) as pieces:
-            if asked.stream:
-                stream = exchange.chunk_writer, kind, request_id, int(time.time()), model, asked.include_usage
-                ids, usages = asked.return_token_ids, asked.continuous_usage
-                chunks = (
-                    ChunksWithMore(*stream, request, token_ids=ids, continuous_usage=usages)
-                    if ids or usages
-                    else Chunks(*stream)
-                )
-                await _stream(exchange, request, pieces, chunks)
-            else:
-                await _collect(exchange, request, pieces, kind, model, asked.return_token_ids)
+            request.facts.client_request_id = _printable(client_id)
+        model, created_s = self._backend.model_name, int(time.time())
+        if asked.stream:
+            sink = stream(
+                exchange,
+                kind,
+                request,
+                created_s,
+                model,
+                include_usage=asked.include_usage,
+                token_ids=asked.return_token_ids,
+                continuous_usage=asked.continuous_usage,
+            )
+            await self._backend.run(request, sink)
+            return
+        answer = WholeText()
+        await self._backend.run(request, answer)
+        assert answer.finish_reason is not None, "the answer broke off without a reason"
+        body = whole(kind, request, created_s, model, answer.text, answer.finish_reason, asked.return_token_ids)
+        await exchange.answer(200, body)
 
     def _request(self, asked: CompletionRequest, request_id: str, received_at_s: float) -> Request:
         refuse_ignored(asked.sampling, self._backend)
@@ -107,45 +112,6 @@ class Generations:
         )
         request.mark("tokenised", time.monotonic())
         return request
-
-
-async def _collect(
-    exchange: Exchange,
-    request: Request,
-    pieces: AsyncGenerator[Piece, None],
-    kind: Kind,
-    model: str,
-    with_token_ids: bool,
-) -> None:
-    texts, reason = [], None
-    async for piece in pieces:
-        texts.append(piece.text)
-        reason = piece.finish_reason
-    reason = _must_have_ended(request, reason)
-    body = whole(kind, request, int(time.time()), model, "".join(texts), reason, with_token_ids)
-    await exchange.answer(200, body)
-
-
-async def _stream(exchange: Exchange, request: Request, pieces: AsyncGenerator[Piece, None], chunks: Chunks) -> None:
-    """One write for each piece; the role goes with the first text, the end with the last."""
-    unsent, reason = chunks.opening(), None
-    async for piece in pieces:
-        unsent += chunks.piece(piece.text, piece.token_ids)
-        reason = piece.finish_reason
-        if unsent and reason is None:
-            await exchange.write_events(unsent)
-            unsent = b""
-            request.output = chunks
-    unsent += chunks.finish(_must_have_ended(request, reason))
-    if chunks.include_usage:
-        unsent += chunks.usage(request.usage)
-    await exchange.write_events(unsent + DONE, last=True)
-
-
-def _must_have_ended(request: Request, reason: FinishReason | None) -> FinishReason:
-    if reason is None:
-        raise RequestError(f"request {request.id}", "the answer broke off without a reason", "report this bug")
-    return reason
 
 
 def _output_tokens(asked: CompletionRequest, prompt_tokens: int, backend: Backend) -> int:

@@ -9,14 +9,14 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import AsyncGenerator
 from itertools import islice
 from typing import Any
 
 import msgspec
 
 from disagg.coordinator.coordinator import Coordinator
-from disagg.coordinator.request import Piece, Request
+from disagg.coordinator.request import Request
+from disagg.coordinator.sink import Sink
 from disagg.frontend.http1 import Refusals
 from disagg.plane.messages import RankLoad
 from disagg.registry.records import State
@@ -64,14 +64,9 @@ class Service:
         """Of all engines: a request may come to any of them, and to another one when it migrates."""
         return {name: would_do for r in self._table.records.values() for name, would_do in r.ignores.items()}
 
-    async def generate(self, request: Request) -> AsyncGenerator[Piece, None]:
+    async def run(self, request: Request, sink: Sink) -> None:
         with self._metrics.request(request):
-            pieces = self._coordinator.generate(request)
-            try:
-                async for piece in pieces:
-                    yield piece
-            finally:
-                await pieces.aclose()
+            await self._coordinator.run(request, sink)
 
     def ready(self) -> tuple[bool, str]:
         if self._table.is_ready():
@@ -126,8 +121,9 @@ class Service:
         request = self._coordinator.find(request_id)
         assert request is not None, request_id
         events = sorted(request.timeline.items(), key=lambda event: event[1])
-        facts = request.facts
-        lane = next((r.lane for r in self._table.records.values() if r.life == _life(facts.get("prefill"))), "")
+        prefill = request.facts.prefill
+        sender = prefill.life if prefill else ""
+        lane = next((r.lane for r in self._table.records.values() if r.life == sender), "")
         return {
             "id": request.id,
             "phase": request.phase.name.lower(),
@@ -136,7 +132,7 @@ class Service:
             "lane": lane or None,
             "usage": request.usage,
             "tries": request.tries,
-            **facts,
+            **request.facts.shown(),
         }
 
     def cancel(self, request_id: str) -> bool:
@@ -169,7 +165,3 @@ class Service:
 
 def _as_dict(rank: RankLoad) -> dict[str, Any]:
     return {name: getattr(rank, name) for name in rank.__struct_fields__}
-
-
-def _life(place_name: str | None) -> str:
-    return place_name.rpartition("/")[0] if place_name else ""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import msgspec
 
-from disagg.coordinator.coordinator import Limits
+from disagg.coordinator.limits import Limits
 
 LISTENING = b"listening\n"
 

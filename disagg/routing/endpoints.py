@@ -6,6 +6,7 @@ Way:   registry's record -> [Endpoint] -> policy -> [Pair] -> Attempt, whose leg
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from disagg.plane.client import PlaneClient
 from disagg.plane.ledger import Capacity, fits, kv_tokens_needed
@@ -14,6 +15,17 @@ from disagg.plane.messages import RankTaken
 UNBOUNDED = 1 << 40
 NOTHING = RankTaken(0, 0)
 LIMITLESS = Capacity(UNBOUNDED, UNBOUNDED, 1)  # for canaries, which clients' requests must not hold up
+
+
+class RankId(NamedTuple):
+    """The name of one dp rank of one incarnation, which outlives both."""
+
+    engine_id: str
+    life: str
+    dp_rank: int
+
+    def __str__(self) -> str:
+        return f"{self.life}/{self.dp_rank}"
 
 
 @dataclass(slots=True, eq=False)
@@ -32,8 +44,12 @@ class Endpoint:
     reported: RankTaken = NOTHING
 
     @property
+    def id(self) -> RankId:
+        return RankId(self.engine_id, self.life, self.dp_rank)
+
+    @property
     def name(self) -> str:
-        return f"{self.life}/{self.dp_rank}"
+        return str(self.id)
 
     @property
     def load(self) -> tuple[int, int]:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from functools import partial
 from random import Random
 
-from disagg.coordinator.coordinator import Limits
+from disagg.coordinator.limits import Limits
 from disagg.coordinator.phases import Event, Phase
 from disagg.simulation.faults import CELLS, KILLERS, OF_CLIENTS, PHASES, Fault, Faults
 from disagg.simulation.loop import VirtualLoop

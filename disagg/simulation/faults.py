@@ -98,7 +98,7 @@ class Faults:
         if fault in (Fault.DUPLICATE, Fault.STALE):
             roles = [Role.DECODE]
         role = random.choice(roles)
-        if Role.DECODE.value in stream.request.facts:
+        if stream.request.facts.decode is not None:
             return self._world.host_of(stream, role)
         return random.choice([host for host in self._world.hosts.values() if host.role is role])
 

@@ -15,7 +15,8 @@ from random import Random
 from types import TracebackType
 from typing import Any, Self
 
-from disagg.coordinator.coordinator import Coordinator, Limits
+from disagg.coordinator.coordinator import Coordinator
+from disagg.coordinator.limits import Limits
 from disagg.coordinator.phases import Phase
 from disagg.coordinator.request import FinishReason, Request
 from disagg.errors import RequestError
@@ -70,8 +71,7 @@ class Frontend:
 
 
 class Stream:
-    """A client that reads its answer as it comes, as the HTTP layer does: the first piece through the generator, then
-    straight, but for every fourth one, when it is behind."""
+    """A client that reads its answer as it comes, and is its sink. At every fourth piece it is behind for a turn."""
 
     def __init__(self, frontend: Frontend, request: WatchedRequest) -> None:
         self.frontend, self.request = frontend, request
@@ -98,21 +98,25 @@ class Stream:
         self.task.cancel()
         await asyncio.wait([self.task])
 
-    # Output
+    # disagg.coordinator.sink.Sink
 
     def is_open(self) -> bool:
         return len(self.ids) % 4 > 0
+
+    async def opens(self) -> None:
+        await asyncio.sleep(0)
 
     def put(self, _text: str, token_ids: list[int]) -> None:
         self.ids += token_ids
         self._changed.set()
 
+    def end(self, text: str, token_ids: list[int], reason: FinishReason) -> None:
+        self.put(text, token_ids)
+        self.finish_reason = reason
+
     async def _read(self) -> None:
         try:
-            async for piece in self.frontend.coordinator.generate(self.request):
-                self.put(piece.text, piece.token_ids)
-                self.finish_reason = piece.finish_reason
-                self.request.output = self
+            await self.frontend.coordinator.run(self.request, self)
         except RequestError as error:
             self.error = error
         finally:
@@ -205,8 +209,10 @@ class SimulatedDeployment:
 
     def host_of(self, stream: Stream, role: Role) -> SimulatedHost:
         """Where the stream runs now, or ran last."""
-        life = str(stream.request.facts[role.value]).rsplit("/", 1)[0]
-        return self.hosts[life.split("#")[0]]
+        facts = stream.request.facts
+        rank = facts.prefill if role is Role.PREFILL else facts.decode
+        assert rank is not None
+        return self.hosts[rank.engine_id]
 
     def kill(self, host: SimulatedHost) -> None:
         host.kill()

@@ -80,14 +80,15 @@ class FrontendMetrics:
             self._requests(request.phase.name.lower()).inc()
             self._tokens("prompt").inc(len(request.prompt_ids))
             self._tokens("output").inc(len(request.emitted_ids))
-            prefill, decode = (_rank(request.facts.get(leg)) for leg in ("prefill", "decode"))
-            for rank in filter(None, (prefill, decode)):
-                self._served(*rank).inc()
-            if prefill:
-                self._kv_bytes(*prefill).inc(request.facts.get("kv_bytes", 0))
-            for lost in request.facts.get("lost_tries", ()):
-                self._lost_tries.labels("after_first_token" if lost["after_tokens"] else "before_first_token").inc()
-            for pause_ms in request.facts.get("pauses_ms", ()):
+            facts = request.facts
+            if facts.prefill:
+                self._served(facts.prefill.engine_id, facts.prefill.dp_rank).inc()
+                self._kv_bytes(facts.prefill.engine_id, facts.prefill.dp_rank).inc(facts.kv_bytes or 0)
+            if facts.decode:
+                self._served(facts.decode.engine_id, facts.decode.dp_rank).inc()
+            for lost in facts.lost_tries:
+                self._lost_tries.labels("after_first_token" if lost.after_tokens else "before_first_token").inc()
+            for pause_ms in facts.pauses_ms:
                 self._pause.observe(pause_ms / 1e3)
             first = request.timeline.get("first_token")
             if first is not None:
@@ -127,11 +128,3 @@ class FrontendMetrics:
         self._ready.set(engines_ready)
         self._engines.set(engines)
         return generate_latest(self._registry)
-
-
-def _rank(place: str | None) -> tuple[str, str] | None:
-    """Engine id and dp rank of a place's name, as facts have it: decode-0#1/0."""
-    if place is None:
-        return None
-    life, _, dp_rank = place.rpartition("/")
-    return life.partition("#")[0], dp_rank

@@ -8,15 +8,14 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from scripted import MODEL, ScriptedBackend, make_model_folder, serving
+from scripted import MODEL, Running, ScriptedBackend, make_model_folder, serving
 from venvs import INSTALL_S, lent_to, program_of
 
-from disagg.coordinator.request import Piece, Request
 from disagg.frontend.app import Frontend
 from disagg.tokenizer.codec import load_codec
 
@@ -36,11 +35,11 @@ TASK: dict[str, Any] = {
 }
 
 
-async def alphabet(request: Request) -> AsyncGenerator[Piece, None]:
-    count = min(request.max_tokens, 8)
+async def alphabet(running: Running) -> None:
+    count = min(running.request.max_tokens, 8)
     for index in range(count):
         await asyncio.sleep(0.001)
-        yield Piece(chr(ord("a") + index), [64 + index], "length" if index == count - 1 else None)
+        await running.say(chr(ord("a") + index), [64 + index], "length" if index == count - 1 else None)
 
 
 @pytest.fixture

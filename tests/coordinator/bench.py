@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import time
 import uuid
 from collections.abc import AsyncIterator
@@ -13,8 +12,9 @@ from typing import Any
 
 import msgspec
 
-from disagg.coordinator.coordinator import Coordinator, Limits
-from disagg.coordinator.request import Request
+from disagg.coordinator.coordinator import Coordinator
+from disagg.coordinator.limits import Limits
+from disagg.coordinator.request import FinishReason, Request
 from disagg.plane.server import PlaneServer
 from disagg.process.stub import StubEngine
 from disagg.registry.records import EngineRecord, State
@@ -43,6 +43,48 @@ class Plain:
         return ""
 
 
+class Reader:
+    """A sink that takes all, or only what comes while it is opened."""
+
+    def __init__(self, *, opened: bool = True) -> None:
+        self.pieces: list[tuple[str, list[int]]] = []
+        self.finish_reason: FinishReason | None = None
+        self.raises = False
+        self._open = asyncio.Event()
+        self.opened = opened
+
+    @property
+    def opened(self) -> bool:
+        return self._open.is_set()
+
+    @opened.setter
+    def opened(self, now: bool) -> None:
+        (self._open.set if now else self._open.clear)()
+
+    @property
+    def text(self) -> str:
+        return "".join(text for text, _ in self.pieces)
+
+    @property
+    def token_ids(self) -> list[int]:
+        return [each for _, ids in self.pieces for each in ids]
+
+    def is_open(self) -> bool:
+        return self.opened
+
+    async def opens(self) -> None:
+        await self._open.wait()
+
+    def put(self, text: str, token_ids: list[int]) -> None:
+        if self.raises:
+            raise ZeroDivisionError
+        self.pieces.append((text, token_ids))
+
+    def end(self, text: str, token_ids: list[int], reason: FinishReason) -> None:
+        self.put(text, token_ids)
+        self.finish_reason = reason
+
+
 def request(max_tokens: int = 8, text: Plain | None = None, **sampling: Any) -> Request:
     return Request(uuid.uuid4().hex, [1, 2, 3], sampling, max_tokens, text or Plain(), time.monotonic())
 
@@ -64,11 +106,9 @@ class Bench:
         return self.engines["decode-0"]
 
     async def answer(self, of: Request) -> tuple[str, str | None]:
-        text, finish = "", None
-        async with contextlib.aclosing(self.coordinator.generate(of)) as pieces:
-            async for piece in pieces:
-                text, finish = text + piece.text, piece.finish_reason
-        return text, finish
+        reader = Reader()
+        await self.coordinator.run(of, reader)
+        return reader.text, reader.finish_reason
 
     def start(self, of: Request) -> asyncio.Task[tuple[str, str | None]]:
         return asyncio.create_task(self.answer(of))

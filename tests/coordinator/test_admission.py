@@ -12,9 +12,10 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))  # tests share bench.py; they are not a package
 
-from bench import bench, request, until
+from bench import Reader, bench, request, until
 
-from disagg.coordinator.coordinator import Coordinator, Limits
+from disagg.coordinator.coordinator import Coordinator
+from disagg.coordinator.limits import Limits
 from disagg.coordinator.phases import Phase
 from disagg.errors import Cancelled, NoReadyPair, Overloaded
 from disagg.plane.engine import EngineFacts
@@ -112,16 +113,14 @@ async def test_a_refusal_sends_the_request_back_to_the_queue_and_blames_nobody()
             for place in life.places:
                 place.reported = type(place.reported)(0, 0)  # as if the report were still on its way
         r = request()
-
-        async def through_the_second() -> str:
-            return "".join([piece.text async for piece in second.generate(r)])
-
-        refused = asyncio.create_task(through_the_second())
+        reader = Reader()
+        refused = asyncio.create_task(second.run(r, reader))
         await until(lambda: r.tries == 1 and r.phase is Phase.QUEUED)
-        assert "lost_tries" not in r.facts
+        assert not r.facts.lost_tries
         assert not r.failed_on
         b.decode.release()
-        assert await refused == "x" * 8
+        await refused
+        assert reader.text == "x" * 8
         await asyncio.gather(*answering)
         await b.settle()
         await unaware.update({})

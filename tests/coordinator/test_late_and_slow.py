@@ -11,9 +11,9 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))  # tests share bench.py; they are not a package
 
-from bench import ONCE, bench, request, until
+from bench import ONCE, Reader, bench, request, until
 
-from disagg.coordinator.coordinator import Limits
+from disagg.coordinator.limits import Limits
 from disagg.coordinator.phases import Phase
 from disagg.errors import Cancelled, LegLost, NotANumber
 from disagg.plane import messages as m
@@ -57,34 +57,41 @@ async def test_an_earlier_try_that_still_runs_does_not_move_the_next_one() -> No
         for engine in (b.engines["prefill-1"], b.decode):
             engine.release()
         assert await asyncio.wait_for(answering, 30) == ("x" * 8, "length")
-        assert "kv_bytes" not in r.facts
+        assert r.facts.kv_bytes is None
         assert r.usage["prompt_tokens_details"]["cached_tokens"] == 0
 
 
 async def test_a_cancel_that_comes_after_a_lost_leg_is_not_lost() -> None:
     async with bench(limits=Limits(), decode_0=StubEngine(step_s=0.01), decode_1=StubEngine(step_s=0.01)) as b:
-        r = request(max_tokens=100)
-        pieces = b.coordinator.generate(r)
-        await anext(pieces)  # and now the client takes its time
+        r, reader = request(max_tokens=100), Reader()
+        answering = asyncio.create_task(b.coordinator.run(r, reader))
+        await until(lambda: reader.pieces)
+        reader.opened = False  # and now the client takes its time
+        await until(lambda: b.coordinator.attempts[r.id].decode.unsent)
         next(e for n, e in b.engines.items() if n.startswith("decode") and e.legs).fail(r.id, "no luck")
         await asyncio.sleep(0.05)
         assert b.coordinator.cancel(r.id)
+        reader.opened = True
         with pytest.raises(Cancelled):
-            async for _ in pieces:
-                pass
+            await asyncio.wait_for(answering, 30)
         assert r.phase is Phase.CANCELLED
+        assert len(r.emitted_ids) > 1, "what came before"
         await b.settle()
 
 
 async def test_a_slow_client_is_no_stalled_engine() -> None:
     async with bench(limits=replace(Limits(), next_token_s=0.1), decode=StubEngine(step_s=0.01)) as b:
-        r = request(max_tokens=10)
-        pieces = b.coordinator.generate(r)
-        await anext(pieces)
+        r, reader = request(max_tokens=10), Reader()
+        answering = asyncio.create_task(b.coordinator.run(r, reader))
+        await until(lambda: reader.pieces)
+        reader.opened = False
         await asyncio.sleep(0.3)
-        async for _ in pieces:
-            pass
+        await until(lambda: b.coordinator.attempts[r.id].decode.end)
+        before = len(reader.pieces)
+        reader.opened = True
+        await asyncio.wait_for(answering, 30)
         assert (r.tries, len(r.emitted_ids), r.failed_on) == (1, 10, set())
+        assert len(reader.pieces) == before + 1, "what came meanwhile is one piece"
 
 
 async def test_a_good_end_does_not_make_up_for_lost_tokens() -> None:

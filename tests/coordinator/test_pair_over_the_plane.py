@@ -12,7 +12,7 @@ sys.path.insert(0, str(Path(__file__).parent))  # tests share bench.py; they are
 
 from bench import ONCE, Plain, bench, request, until
 
-from disagg.coordinator.coordinator import Limits
+from disagg.coordinator.limits import Limits
 from disagg.coordinator.phases import Phase
 from disagg.errors import Cancelled, DeadlineExceeded, LegLost, NoReadyPair
 from disagg.process.stub import StubEngine

@@ -13,6 +13,7 @@ sys.path.insert(0, str(Path(__file__).parent))  # tests share bench.py; they are
 from bench import bench, request, until
 
 from disagg.process.stub import FACTS, StubEngine
+from disagg.routing.endpoints import RankId
 from disagg.telemetry.metrics import FrontendMetrics
 
 
@@ -45,7 +46,8 @@ async def test_an_engine_that_is_gone_has_nothing_in_flight() -> None:
 
 def test_metrics_tell_which_ranks_served_a_request_and_which_sent_its_kv() -> None:
     metrics, of = FrontendMetrics(), request()
-    of.facts |= {"prefill": "prefill-0#2/1", "decode": "decode-3#1/0", "kv_bytes": 4096}
+    of.facts.prefill, of.facts.decode = RankId("prefill-0", "prefill-0#2", 1), RankId("decode-3", "decode-3#1", 0)
+    of.facts.kv_bytes = 4096
     with metrics.request(of), metrics.request(request()):  # the second never came to an engine
         pass
     text = metrics.render(
@@ -61,7 +63,7 @@ def test_metrics_tell_which_ranks_served_a_request_and_which_sent_its_kv() -> No
 
 def test_an_aggregated_engine_counts_once() -> None:
     metrics, of = FrontendMetrics(), request()
-    of.facts |= {"prefill": None, "decode": "aggregated-0#1/0"}
+    of.facts.decode = RankId("aggregated-0", "aggregated-0#1", 0)
     with metrics.request(of):
         pass
     text = metrics.render(

@@ -14,7 +14,7 @@ sys.path.insert(0, str(Path(__file__).parent))  # tests share bench.py; they are
 
 from bench import Bench, Plain, bench, request, until
 
-from disagg.coordinator.coordinator import Limits
+from disagg.coordinator.limits import Limits
 from disagg.coordinator.phases import Phase
 from disagg.errors import Cancelled, DeadlineExceeded, LegLost, NoReadyPair
 from disagg.plane.engine import Leg, LegSink
@@ -45,8 +45,8 @@ async def test_a_stream_moves_to_another_decode_engine_and_no_token_is_lost_or_d
         assert await asyncio.wait_for(answering, 30) == ("x" * 60, "length")
         assert r.emitted_ids == [*range(3, 63)]
         assert r.usage["completion_tokens"] == 60
-        assert [lost["on"] for lost in r.facts["lost_tries"]] == [f"prefill-0#1/0 + {victim}#1/0"]
-        assert len(r.facts["pauses_ms"]) == 1
+        assert [lost.on for lost in r.facts.lost_tries] == [f"prefill-0#1/0 + {victim}#1/0"]
+        assert len(r.facts.pauses_ms) == 1
         assert r.tries == 2
 
 
@@ -83,7 +83,7 @@ async def test_before_the_first_token_a_request_is_tried_again_on_another_pair()
         decode.release()
         assert await asyncio.wait_for(answering, 30) == ("xxxxx", "length")
         other = "prefill-1" if first == "prefill-0" else "prefill-0"
-        assert r.facts["prefill"] == f"{other}#1/0"
+        assert str(r.facts.prefill) == f"{other}#1/0"
         assert [leg.id for leg in decode.legs] == [f"{r.id}01", f"{r.id}02"], "legs of one request share no id"
         for each in b.engines.values():
             each.release()

@@ -1,4 +1,4 @@
-"""Tokens go straight to a request's output once its first piece has come; the generator brings the rest."""
+"""Tokens go straight from the plane to the request's sink; its task wakes for a slow client, and at the end."""
 
 from __future__ import annotations
 
@@ -10,95 +10,100 @@ from pathlib import Path
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
-from bench import ONCE, Bench, Plain, bench, request
+from bench import ONCE, Plain, Reader, bench, request, until
 
-from disagg.coordinator.coordinator import Limits
+from disagg.coordinator.attempt import Attempt
+from disagg.coordinator.limits import Limits
 from disagg.coordinator.phases import Phase
-from disagg.coordinator.request import Piece, Remembered, Request
+from disagg.coordinator.request import Remembered
 from disagg.errors import DeadlineExceeded, LegLost, RequestError
 from disagg.process.stub import StubEngine
 
 
-class Output:
-    def __init__(self) -> None:
-        self.pieces: list[tuple[str, list[int]]] = []
-        self.opened = True
-        self.raises = False
+async def test_a_step_is_a_piece_and_the_task_sleeps_until_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    woken, wake = 0, Attempt.wake
 
-    def is_open(self) -> bool:
-        return self.opened
+    def counted(self: Attempt) -> None:
+        nonlocal woken
+        woken += 1
+        wake(self)
 
-    def put(self, text: str, token_ids: list[int]) -> None:
-        if self.raises:
-            raise ZeroDivisionError
-        self.pieces.append((text, token_ids))
-
-
-async def read(b: Bench, of: Request, output: Output, pieces: list[Piece]) -> None:
-    async for piece in b.coordinator.generate(of):
-        pieces.append(piece)
-        of.output = output
-
-
-async def test_between_the_first_and_the_last_piece_the_generator_sleeps() -> None:
+    monkeypatch.setattr(Attempt, "wake", counted)
     async with bench(decode=StubEngine(step_s=0.005, token=None)) as b:
-        r, output, pieces = request(max_tokens=10), Output(), list[Piece]()
-        await read(b, r, output, pieces)
-        assert [piece.finish_reason for piece in pieces] == [None, "length"]
-        ids = pieces[0].token_ids + [each for _, ids in output.pieces for each in ids] + pieces[1].token_ids
-        assert ids == r.emitted_ids == list(range(3, 13))
-        assert len(output.pieces) >= 7, "a step, a piece"
+        r, reader = request(max_tokens=10), Reader()
+        await b.coordinator.run(r, reader)
+        assert reader.finish_reason == "length"
+        assert reader.token_ids == r.emitted_ids == list(range(3, 13))
+        assert len(reader.pieces) >= 8, "a step, a piece"
+        assert woken == 1
         await b.settle()
 
 
 async def test_many_steps_in_one_read_are_one_piece() -> None:
     async with bench(decode=StubEngine(per_step=4, token=None)) as b:
-        r, output, pieces = request(max_tokens=2000), Output(), list[Piece]()
-        await read(b, r, output, pieces)
-        assert len(output.pieces) < 400
+        r, reader = request(max_tokens=2000), Reader()
+        await b.coordinator.run(r, reader)
+        assert len(reader.pieces) < 400
         assert r.emitted_ids == list(range(3, 2003))
 
 
-async def test_a_stop_string_on_the_straight_way_ends_the_request() -> None:
+async def test_a_stop_string_ends_the_request() -> None:
     async with bench(decode=StubEngine(step_s=0.005)) as b:
-        r, output, pieces = request(max_tokens=1000, text=Plain(stop_after=5)), Output(), list[Piece]()
-        await asyncio.wait_for(read(b, r, output, pieces), 30)
-        assert pieces[-1].finish_reason == "stop"
-        assert "".join([p.text for p in pieces] + [text for text, _ in output.pieces]) == "xxxxx"
+        r, reader = request(max_tokens=1000, text=Plain(stop_after=5)), Reader()
+        await asyncio.wait_for(b.coordinator.run(r, reader), 30)
+        assert (reader.text, reader.finish_reason) == ("xxxxx", "stop")
         assert len(r.emitted_ids) == 5
         await b.settle()
 
 
-async def test_what_a_closed_output_does_not_take_comes_through_the_generator() -> None:
+async def test_what_a_closed_sink_does_not_take_is_one_piece_when_it_opens() -> None:
     async with bench(decode=StubEngine(step_s=0.005, token=None)) as b:
-        r, output, pieces = request(max_tokens=10), Output(), list[Piece]()
-        output.opened = False
-        await read(b, r, output, pieces)
-        assert output.pieces == []
-        assert [each for piece in pieces for each in piece.token_ids] == list(range(3, 13))
+        r, reader = request(max_tokens=10), Reader(opened=False)
+        answering = asyncio.create_task(b.coordinator.run(r, reader))
+        await until(lambda: r.id in b.coordinator.attempts)
+        attempt = b.coordinator.attempts[r.id]
+        await until(lambda: attempt.decode.end)
+        assert (reader.pieces, r.emitted_ids) == ([], [])
+        reader.opened = True
+        await asyncio.wait_for(answering, 30)
+        assert [ids for _, ids in reader.pieces] == [list(range(3, 13))]
+        assert reader.finish_reason == "length"
+        await b.settle()
 
 
-async def test_an_output_that_breaks_ends_its_own_request_alone() -> None:
+async def test_a_client_that_leaves_while_it_is_slow_leaves_nothing() -> None:
+    async with bench(decode=StubEngine(step_s=0.005)) as b:
+        r, reader = request(max_tokens=1000), Reader(opened=False)
+        answering = asyncio.create_task(b.coordinator.run(r, reader))
+        await until(lambda: r.id in b.coordinator.attempts and b.coordinator.attempts[r.id].decode.unsent)
+        answering.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await answering
+        await b.settle()
+        assert (reader.pieces, r.phase) == ([], Phase.CANCELLED)
+
+
+async def test_a_sink_that_breaks_ends_its_own_request_alone() -> None:
     async with bench(limits=ONCE, decode=StubEngine(step_s=0.005)) as b:
-        broken, other, output = request(max_tokens=30), request(max_tokens=30), Output()
-        output.raises = True
-        well = asyncio.create_task(read(b, other, Output(), []))
+        broken, other, reader = request(max_tokens=30), request(max_tokens=30), Reader()
+        reader.raises = True
+        well = asyncio.create_task(b.coordinator.run(other, Reader()))
         with pytest.raises(RequestError, match="internal error"):
-            await read(b, broken, output, [])
+            await b.coordinator.run(broken, reader)
         await well
         assert len(other.emitted_ids) == 30
         await b.settle()
 
 
-async def test_the_deadline_of_the_next_token_moves_on_with_tokens_that_went_straight() -> None:
+async def test_the_deadline_of_the_next_token_moves_on_with_each_token() -> None:
     limits = replace(Limits(), next_token_s=0.1, retry_limit=0, migration_limit=0)
     engine = StubEngine(step_s=0.02)
     async with bench(limits=limits, decode=engine) as b:
         r = request(max_tokens=15)  # three times as long as the deadline
-        await read(b, r, Output(), [])
+        await b.coordinator.run(r, Reader())
         assert (r.tries, len(r.emitted_ids)) == (1, 15)
         r = request(max_tokens=1000)
-        reading = asyncio.create_task(read(b, r, Output(), []))
+        reading = asyncio.create_task(b.coordinator.run(r, Reader()))
         await asyncio.sleep(0.2)
         engine.freeze()
         with pytest.raises(DeadlineExceeded, match="next_token_s"):
@@ -117,23 +122,24 @@ async def test_what_is_remembered_of_a_request_holds_none_of_its_tokens() -> Non
 async def test_an_answer_that_a_stop_string_has_ended_is_not_lost_with_its_engine() -> None:
     """Both in one turn of the loop: the stop string came first."""
     async with bench(limits=ONCE, decode=StubEngine(step_s=0.01)) as b:
-        r, pieces = request(max_tokens=1000, text=Plain(stop_after=5)), list[Piece]()
+        r = request(max_tokens=1000, text=Plain(stop_after=5))
 
-        class Ending(Output):
+        class Ending(Reader):
             def put(self, text: str, token_ids: list[int]) -> None:
                 super().put(text, token_ids)
-                if r.text.stopped:
+                if r.text.stopped and r.id in b.coordinator.attempts:
                     asyncio.get_running_loop().call_soon(b.servers["decode-0"].close)
                     b.coordinator.attempts[r.id].fail(LegLost, "the connection ended", "decode-0#1")
 
-        await asyncio.wait_for(read(b, r, Ending(), pieces), 30)
-        assert (pieces[-1].finish_reason, len(r.emitted_ids), r.tries) == ("stop", 5, 1)
+        reader = Ending()
+        await asyncio.wait_for(b.coordinator.run(r, reader), 30)
+        assert (reader.finish_reason, len(r.emitted_ids), r.tries) == ("stop", 5, 1)
 
 
-async def test_tokens_at_which_an_output_breaks_are_counted_once() -> None:
+async def test_tokens_at_which_a_sink_breaks_are_counted_once() -> None:
     async with bench(limits=ONCE, decode=StubEngine(step_s=0.01, token=None)) as b:
-        r, output, pieces = request(max_tokens=30), Output(), list[Piece]()
-        output.raises = True
+        r, reader = request(max_tokens=30), Reader()
+        reader.raises = True
         with pytest.raises(RequestError, match="internal error"):
-            await read(b, r, output, pieces)
+            await b.coordinator.run(r, reader)
         assert r.emitted_ids == list(range(3, 3 + len(r.emitted_ids)))

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from disagg.coordinator.coordinator import Coordinator, Limits
+from disagg.coordinator.coordinator import Coordinator
+from disagg.coordinator.limits import Limits
 from disagg.frontend.service import Service
 from disagg.registry.records import EngineRecord, State
 from disagg.roles import Role

@@ -5,15 +5,16 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable
-from contextlib import aclosing, asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
-from disagg.coordinator.request import Piece, Request
+from disagg.coordinator.request import FinishReason, Request
+from disagg.coordinator.sink import Sink
 from disagg.frontend.app import Frontend
 from disagg.tokenizer.codec import Codec
 
@@ -26,7 +27,26 @@ TEMPLATE = (
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 
-Script = Callable[[Request], AsyncGenerator[Piece, None]]
+
+@dataclass(frozen=True)
+class Running:
+    """A request that a script answers as the coordinator would: a piece a turn, and none to a sink that is closed."""
+
+    request: Request
+    sink: Sink
+
+    async def say(self, text: str, token_ids: list[int], reason: FinishReason | None = None) -> None:
+        if not self.sink.is_open():
+            await self.sink.opens()
+        self.request.emitted_ids += token_ids
+        if reason is None:
+            self.sink.put(text, token_ids)
+            await asyncio.sleep(0)
+        else:
+            self.sink.end(text, token_ids, reason)
+
+
+Script = Callable[[Running], Awaitable[None]]
 
 
 def make_model_folder(folder: Path) -> Path:
@@ -51,7 +71,7 @@ def make_model_folder(folder: Path) -> Path:
 
 @dataclass
 class ScriptedBackend:
-    """Plays `script`; remembers requests and how their generators ended."""
+    """Plays `script`; remembers requests and how their runs ended."""
 
     script: Script
     model_name: str = MODEL
@@ -65,14 +85,11 @@ class ScriptedBackend:
     drained: list[tuple[str, bool]] = field(default_factory=list)
     ended: asyncio.Event = field(default_factory=asyncio.Event)
 
-    async def generate(self, request: Request) -> AsyncGenerator[Piece, None]:
+    async def run(self, request: Request, sink: Sink) -> None:
         self.requests.append(request)
         ending = "cancelled"
         try:
-            async with aclosing(self.script(request)) as pieces:
-                async for piece in pieces:
-                    request.emitted_ids += piece.token_ids
-                    yield piece
+            await self.script(Running(request, sink))
             ending = "finished"
         finally:
             self.closed.append(ending)
@@ -93,7 +110,7 @@ class ScriptedBackend:
 
     def timeline(self, request_id: str) -> dict[str, Any]:
         found = next(each for each in self.requests if each.id == request_id)
-        return {"id": found.id, "facts": found.facts}
+        return {"id": found.id, "facts": found.facts.shown()}
 
     def cancel(self, request_id: str) -> bool:
         return any(each.id == request_id for each in self.requests)
@@ -115,18 +132,18 @@ class ScriptedBackend:
 def says(*texts: str, reason: Any = "stop", gap_s: float = 0.0) -> Script:
     """A piece of one token for each text; the last one carries the reason."""
 
-    async def script(request: Request) -> AsyncGenerator[Piece, None]:
+    async def script(running: Running) -> None:
         for index, text in enumerate(texts):
             await asyncio.sleep(gap_s)
-            yield Piece(text, [index], reason if index == len(texts) - 1 else None)
+            await running.say(text, [index], reason if index == len(texts) - 1 else None)
 
     return script
 
 
 def fails(error: Exception, *texts: str) -> Script:
-    async def script(request: Request) -> AsyncGenerator[Piece, None]:
+    async def script(running: Running) -> None:
         for index, text in enumerate(texts):
-            yield Piece(text, [index])
+            await running.say(text, [index])
             await asyncio.sleep(0.02)  # a step later, so that the client has seen what came before
         raise error
 
@@ -134,9 +151,9 @@ def fails(error: Exception, *texts: str) -> Script:
 
 
 def hangs(*texts: str) -> Script:
-    async def script(request: Request) -> AsyncGenerator[Piece, None]:
+    async def script(running: Running) -> None:
         for index, text in enumerate(texts):
-            yield Piece(text, [index])
+            await running.say(text, [index])
         await asyncio.Event().wait()
 
     return script

@@ -5,12 +5,10 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
-from collections.abc import AsyncGenerator
 
 import pytest
-from scripted import MODEL, ScriptedBackend, ask, exchange, hangs, http_request, serving, until
+from scripted import MODEL, Running, ScriptedBackend, ask, exchange, hangs, http_request, serving, until
 
-from disagg.coordinator.request import Piece, Request
 from disagg.frontend.http1 import Limits
 from disagg.frontend.reading import SHORT_BYTES
 from disagg.tokenizer.codec import Codec
@@ -18,7 +16,7 @@ from disagg.tokenizer.codec import Codec
 
 @pytest.mark.parametrize("stream", [True, False], ids=["stream", "whole"])
 @pytest.mark.parametrize("texts", [(), ("one",)], ids=["before the first token", "after it"])
-async def test_leaving_closes_the_generator(codec: Codec, stream: bool, texts: tuple[str, ...]) -> None:
+async def test_leaving_ends_the_run(codec: Codec, stream: bool, texts: tuple[str, ...]) -> None:
     backend = ScriptedBackend(hangs(*texts))
     async with serving(backend, codec) as frontend:
         reader, writer = await asyncio.open_connection("127.0.0.1", frontend.port)
@@ -32,8 +30,8 @@ async def test_leaving_closes_the_generator(codec: Codec, stream: bool, texts: t
 
 
 async def test_leaving_is_seen_by_each_request_of_a_connection(codec: Codec) -> None:
-    async def script(request: Request) -> AsyncGenerator[Piece, None]:
-        yield Piece("first", [1], "stop" if len(backend.requests) == 1 else None)
+    async def script(running: Running) -> None:
+        await running.say("first", [1], "stop" if len(backend.requests) == 1 else None)
         if len(backend.requests) == 2:
             await asyncio.Event().wait()
 
@@ -80,11 +78,11 @@ async def test_leaving_in_the_midst_of_a_body(codec: Codec) -> None:
 async def test_a_client_that_does_not_read_holds_little_and_is_given_up(codec: Codec) -> None:
     asked_for = 0
 
-    async def torrent(request: Request) -> AsyncGenerator[Piece, None]:
+    async def torrent(running: Running) -> None:
         nonlocal asked_for
         while True:
             asked_for += 1
-            yield Piece("x" * 1000, [1])
+            await running.say("x" * 1000, [1])
 
     backend = ScriptedBackend(torrent)
     async with serving(backend, codec, limits=Limits(write_s=0.3, tick_s=0.02)) as frontend:
@@ -105,9 +103,9 @@ async def test_a_client_that_does_not_read_holds_little_and_is_given_up(codec: C
 
 
 async def test_a_client_that_reads_slowly_gets_everything(codec: Codec) -> None:
-    async def script(request: Request) -> AsyncGenerator[Piece, None]:
+    async def script(running: Running) -> None:
         for index in range(3000):
-            yield Piece(f"{index:04d}" * 250, [1], "length" if index == 2999 else None)
+            await running.say(f"{index:04d}" * 250, [1], "length" if index == 2999 else None)
 
     async with serving(ScriptedBackend(script), codec, limits=Limits(write_s=0.3, tick_s=0.02)) as frontend:
         reader, writer = await asyncio.open_connection("127.0.0.1", frontend.port, limit=2048)
@@ -126,9 +124,9 @@ async def test_a_client_that_reads_slowly_gets_everything(codec: Codec) -> None:
 async def test_two_requests_on_one_connection_do_not_meet(codec: Codec) -> None:
     """The watch for the client's leaving ends with the first answer and does not touch the second."""
 
-    async def script(request: Request) -> AsyncGenerator[Piece, None]:
+    async def script(running: Running) -> None:
         await asyncio.sleep(0.01)
-        yield Piece(str(len(request.prompt_ids)), [1], "stop")
+        await running.say(str(len(running.request.prompt_ids)), [1], "stop")
 
     async with serving(ScriptedBackend(script), codec) as frontend:
         reader, writer = await asyncio.open_connection("127.0.0.1", frontend.port)

@@ -14,7 +14,7 @@ import msgspec
 import pytest
 from scripted import ScriptedBackend, ask, exchange, hangs, http_request, make_model_folder, says, serving, until
 
-from disagg.coordinator.coordinator import Limits
+from disagg.coordinator.limits import Limits
 from disagg.errors import StartError
 from disagg.frontend.app import Frontend
 from disagg.frontend.server import listen

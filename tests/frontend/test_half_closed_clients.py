@@ -6,13 +6,12 @@ import asyncio
 import json
 import socket
 import struct
-from collections.abc import AsyncGenerator, Callable, Coroutine
+from collections.abc import Callable, Coroutine
 
 import pytest
 import uvloop
-from scripted import MODEL, ScriptedBackend, ask, exchange, hangs, http_request, says, serving, until
+from scripted import MODEL, Running, ScriptedBackend, ask, exchange, hangs, http_request, says, serving, until
 
-from disagg.coordinator.request import Piece, Request
 from disagg.tokenizer.codec import Codec
 
 
@@ -36,13 +35,13 @@ async def half_closed(port: int, request: bytes) -> bytes:
 async def test_it_gets_its_answer(codec: Codec, stream: bool, waits: bool) -> None:
     asked = asyncio.Event()
 
-    async def script(request: Request) -> AsyncGenerator[Piece, None]:
+    async def script(running: Running) -> None:
         if waits:  # until it was asked whether it is there
             await asyncio.wait_for(asked.wait(), 10)
-        yield Piece("one", [1])
+        await running.say("one", [1])
         if waits and stream:
             await asyncio.sleep(0.05)
-        yield Piece("two", [2], "stop")
+        await running.say("two", [2], "stop")
 
     async with serving(ScriptedBackend(script), codec) as frontend:
         reader, writer = await asyncio.open_connection("127.0.0.1", frontend.port)
@@ -95,13 +94,10 @@ async def test_a_reset_at_any_moment_leaves_nothing(codec: Codec, request_bytes:
 
 @pytest.mark.parametrize("stream", [True, False], ids=["stream", "whole"])
 async def test_http_1_0_gets_no_chunks_and_its_answer_ends_with_the_connection(codec: Codec, stream: bool) -> None:
-    async def script(request: Request) -> AsyncGenerator[Piece, None]:
-        yield Piece("one", [1])
-        while stream and request.output is None:
-            await asyncio.sleep(0)
-        if request.output is not None:
-            request.output.put("two", [2])
-        yield Piece("three", [3], "stop")
+    async def script(running: Running) -> None:
+        await running.say("one", [1])
+        await running.say("two", [2])
+        await running.say("three", [3], "stop")
 
     async with serving(ScriptedBackend(script), codec) as frontend:
         reader, writer = await asyncio.open_connection("127.0.0.1", frontend.port)
@@ -117,7 +113,7 @@ async def test_http_1_0_gets_no_chunks_and_its_answer_ends_with_the_connection(c
         texts = [json.loads(event[6:])["choices"][0]["text"] for event in events[:-1]]
         assert ("".join(texts), events[-1]) == ("onetwothree", b"data: [DONE]")
     else:
-        assert json.loads(body)["choices"][0]["text"] == "onethree"
+        assert json.loads(body)["choices"][0]["text"] == "onetwothree"
 
 
 async def test_a_quick_answer_reaches_half_closed_http_1_0(codec: Codec) -> None:

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 
 import openai
 import pytest
-from scripted import MODEL, ScriptedBackend, hangs, says, serving
+from scripted import MODEL, ScriptedBackend, fails, hangs, says, serving
 
 from disagg.errors import Overloaded
 from disagg.tokenizer.codec import Codec
@@ -36,7 +36,7 @@ async def test_chat(client: openai.AsyncOpenAI, backend: ScriptedBackend) -> Non
     assert raw.headers["x-request-id"] == request.id
     assert answer.usage is not None
     assert (answer.usage.prompt_tokens, answer.usage.completion_tokens) == (len(request.prompt_ids), 4)
-    assert request.facts["client_request_id"] == "mine" * 32  # bounded
+    assert request.facts.client_request_id == "mine" * 32  # bounded
 
 
 async def test_chat_streamed_with_usage(client: openai.AsyncOpenAI) -> None:
@@ -83,11 +83,7 @@ async def test_errors_become_the_clients_exceptions(client: openai.AsyncOpenAI, 
     assert (caught.value.param, caught.value.code) == ("n", "unsupported_parameter")
     assert caught.value.request_id is not None
 
-    async def full(_request: object) -> AsyncIterator[object]:
-        raise Overloaded("frontend", "the queue is full", "try again")
-        yield
-
-    backend.script = full  # type: ignore[assignment]
+    backend.script = fails(Overloaded("frontend", "the queue is full", "try again"))
     with pytest.raises(openai.RateLimitError) as refused:
         await client.completions.create(model=MODEL, prompt="Hi", stream=True)
     assert refused.value.response.headers["retry-after"] == "1"

@@ -5,30 +5,21 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
-from collections.abc import AsyncGenerator
 
 import pytest
-from scripted import ScriptedBackend, ask, exchange, serving, until
+from scripted import Running, ScriptedBackend, ask, exchange, serving
 
-from disagg.coordinator.request import Output, Piece, Request
 from disagg.tokenizer.codec import Codec
 
 
-async def output_of(request: Request) -> Output:
-    await until(lambda: request.output is not None)
-    assert request.output is not None
-    return request.output
-
-
 async def test_they_come_in_order_and_as_the_others(codec: Codec) -> None:
-    async def script(request: Request) -> AsyncGenerator[Piece, None]:
-        yield Piece("a", [1])
-        output = await output_of(request)
-        assert output.is_open()
-        output.put("b", [2])
-        output.put("", [3])  # half a character: no event
-        output.put('"c\n', [4])
-        yield Piece("d", [5], "stop")
+    async def script(running: Running) -> None:
+        assert running.sink.is_open()
+        running.sink.put("a", [1])
+        running.sink.put("b", [2])
+        running.sink.put("", [3])  # half a character: no event
+        running.sink.put('"c\n', [4])
+        running.sink.end("d", [5], "stop")
 
     async with serving(ScriptedBackend(script), codec) as frontend:
         answer = await exchange(frontend.port, ask(stream=True))
@@ -42,18 +33,18 @@ async def test_they_come_in_order_and_as_the_others(codec: Codec) -> None:
 async def test_a_client_that_does_not_read_or_leaves_closes_the_way(codec: Codec, leaves: bool) -> None:
     closed = asyncio.Event()
 
-    async def script(request: Request) -> AsyncGenerator[Piece, None]:
-        yield Piece("a", [1])
-        output = await output_of(request)
+    async def script(running: Running) -> None:
+        sink = running.sink
+        sink.put("a", [1])
         try:
-            while output.is_open():
-                output.put("x" * 65536, [2])
+            while sink.is_open():
+                sink.put("x" * 65536, [2])
                 await asyncio.sleep(0)
         finally:  # one that leaves cancels this, too
-            if not output.is_open():
+            if not sink.is_open():
                 closed.set()
         await asyncio.Event().wait()
-        yield Piece("never", [3], "stop")
+        sink.end("never", [3], "stop")
 
     backend = ScriptedBackend(script)
     async with serving(backend, codec) as frontend:

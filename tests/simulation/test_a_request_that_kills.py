@@ -160,7 +160,7 @@ def test_many_of_them_use_up_nobodys_migrations(seed: int) -> None:
             killer = world.open([number + 20, *PROMPT], OUTPUT, poison=poison(DECODE, 1))
             await its_error(killer)
         await all_end_well(running)
-        assert max(len(stream.request.facts.get("lost_tries", ())) for stream in running) > 3
+        assert max(len(stream.request.facts.lost_tries) for stream in running) > 3
         await world.settle()
         assert deaths(world) == 12
 

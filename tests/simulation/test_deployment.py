@@ -49,7 +49,7 @@ def test_an_engine_fails_mid_stream_and_the_client_still_gets_the_same_tokens(
                 case "dead scheduler":
                     host.engine.kill_scheduler()
             assert await stream.rest() == answer(PROMPT, 200, ignore_eos=True)
-            assert len(stream.request.facts.get("lost_tries", [])) == (role is Role.DECODE)
+            assert len(stream.request.facts.lost_tries) == (role is Role.DECODE)
             await asyncio.sleep(5)  # the last of these faults to be found takes 4 s
             await sim.settle()
             assert host.life not in {each.life for each in sim.hosts.values()}

@@ -46,7 +46,7 @@ def test_five_times_the_capacity() -> None:
         refused = [stream for stream in streams if stream.error is not None]
         assert {type(stream.error) for stream in refused} == {Overloaded}
         assert all(len(stream.ids) == OUTPUT for stream in accepted)
-        assert all(stream.request.tries <= 1 or "lost_tries" not in stream.request.facts for stream in accepted)
+        assert all(stream.request.tries <= 1 or not stream.request.facts.lost_tries for stream in accepted)
         for stream in accepted:
             request = stream.request
             assert request.timeline["first_token"] - request.received_at_s < 4.0 + 8.0

@@ -8,6 +8,7 @@ import msgspec
 import pytest
 
 from disagg.coordinator.attempt import Attempt
+from disagg.coordinator.deadlines import DeadlineTimer
 from disagg.coordinator.phases import Phase
 from disagg.plane import messages as m
 from disagg.plane.client import PlaneClient
@@ -25,7 +26,7 @@ def double_release_on_an_abort_during_migration(patch: pytest.MonkeyPatch) -> No
     def close_and_release_again(self: Attempt) -> None:
         close(self)
         if self.request.emitted_ids and self._failure is not None:  # a request with tokens has lost its pair
-            self._on_over()
+            self._shared.rooms.give_back(self.room)
 
     patch.setattr(Attempt, "close", close_and_release_again)
 
@@ -40,13 +41,13 @@ def a_stale_incarnations_frame_is_accepted(patch: pytest.MonkeyPatch) -> None:
 
 
 def no_deadline_while_bootstrapping(patch: pytest.MonkeyPatch) -> None:
-    watch_deadline = Attempt.watch_deadline
+    watch = DeadlineTimer.watch
 
-    def watch_some(self: Attempt) -> None:
+    def watch_some(self: DeadlineTimer) -> None:
         if self.request.phase not in (Phase.DISPATCHED, Phase.BOOTSTRAPPING):
-            watch_deadline(self)
+            watch(self)
 
-    patch.setattr(Attempt, "watch_deadline", watch_some)
+    patch.setattr(DeadlineTimer, "watch", watch_some)
 
 
 def first_violation() -> Outcome:

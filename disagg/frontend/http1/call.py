@@ -150,11 +150,14 @@ class Call:
         self._connection.write(head if self.head.method == "HEAD" else head + body)
         self._finish()
 
-    async def write(self, part: bytes, fields: Sequence[Field] = (), *, last: bool = False) -> None:
-        """A part of an answer without a length; `fields` go with the first. Waits while the client does not read."""
-        connection = self._connection
+    async def writable(self) -> None:
+        """Returns when the client reads; `chunk_writer.takes` says whether it does."""
         if not self.chunk_writer.takes:
-            await connection.writable()
+            await self._connection.writable()
+
+    def write(self, part: bytes, fields: Sequence[Field] = (), *, last: bool = False) -> None:
+        """A part of an answer without a length; `fields` go with the first. To be called when the client reads."""
+        connection = self._connection
         is_chunked = self.head.minor == 1
         head = b""
         if not self.answered:

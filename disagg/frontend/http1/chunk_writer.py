@@ -1,6 +1,6 @@
 """Pieces of a running answer straight to its socket: no task, no queue, one write each.
 
-Way:   an engine's step -> Chunks -> [ChunkWriter] -> transport
+Way:   an engine's step -> sinks.Chunks -> [ChunkWriter] -> transport
 Owns:  what one turn of the event loop has to write, until that turn's end
 """
 

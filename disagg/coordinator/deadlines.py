@@ -1,0 +1,81 @@
+"""Which deadline of a try holds now, and the one timer that keeps it.
+
+Way:   Attempt -> [DeadlineTimer] -> Attempt, once a deadline is over
+In:    the request's phase and times; the limits
+Owns:  one timer a try. A deadline that moves on, as with each token, costs no timer: the one that runs finds out
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import NamedTuple, Protocol
+
+from disagg.coordinator.limits import Limits
+from disagg.coordinator.phases import Phase
+from disagg.coordinator.request import Request
+
+UNREAD_S = 1.0  # between two looks whether the client takes what is there
+TIMER_SLACK_S = 1e-3  # a loop's timers are as coarse as this
+
+
+class Deadline(NamedTuple):
+    at_s: float
+    awaited: str  # what must have come until then
+    name: str  # the key of `deadlines` in the YAML
+
+
+def deadline_of(request: Request, limits: Limits) -> Deadline:
+    """The phase's, the try's or the request's: whichever comes first."""
+    whole = Deadline(request.received_at_s + limits.request_s, "end of the answer", "request_s")
+    if request.phase is Phase.DECODING:
+        return min(whole, Deadline(request.token_at_s + limits.next_token_s, "next token", "next_token_s"))
+    first_token = Deadline(request.try_since_s + limits.first_token_s, "first token", "first_token_s")
+    if request.phase is Phase.TRANSFERRING:
+        phase = Deadline(request.phase_since_s + limits.transfer_s, "end of the KV transfer", "transfer_s")
+    elif request.phase is Phase.PREFILLING:
+        phase = first_token
+    else:
+        phase = Deadline(request.try_since_s + limits.bootstrap_s, "start of its prefill", "bootstrap_s")
+    return min(whole, first_token, phase)
+
+
+class Watched(Protocol):
+    """The try that has the deadline."""
+
+    @property
+    def waits_for_client(self) -> bool:
+        """Output is there that the client does not take: it is slow, not the engine."""
+
+    def on_late(self, deadline: Deadline) -> None: ...
+
+
+class DeadlineTimer:
+    def __init__(self, request: Request, limits: Limits, now_s: Callable[[], float], watched: Watched) -> None:
+        self.request, self._limits, self._now_s, self._watched = request, limits, now_s, watched
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_at_s = 0.0
+
+    def watch(self) -> None:
+        """To be called where the deadline may come earlier than the one before; the timer finds out a later one."""
+        at_s = deadline_of(self.request, self._limits).at_s
+        if self._timer is None or at_s < self._timer_at_s:
+            self._arm(at_s)
+
+    def cancel(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def _arm(self, at_s: float) -> None:
+        self.cancel()
+        self._timer_at_s = at_s
+        self._timer = asyncio.get_running_loop().call_later(max(0.0, at_s - self._now_s()), self._look)
+
+    def _look(self) -> None:
+        deadline, now_s = deadline_of(self.request, self._limits), self._now_s()
+        if self._watched.waits_for_client:
+            self._arm(now_s + UNREAD_S)
+        elif now_s < deadline.at_s - TIMER_SLACK_S:
+            self._arm(deadline.at_s)
+        else:
+            self._watched.on_late(deadline)

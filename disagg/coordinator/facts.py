@@ -1,0 +1,66 @@
+"""What is known of a request beside its tokens and its times: for its timeline, the metrics, the log.
+
+Way:   coordinator, Attempt, frontend -> [Facts] -> GET /disagg/requests/ID, metrics
+Owns:  the names and the shape of what is shown
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from disagg.routing.endpoints import RankId
+
+
+@dataclass(frozen=True, slots=True)
+class LostTry:
+    """A try that a leg was lost in, or a deadline."""
+
+    on: str  # the pair
+    after_tokens: int  # of the whole answer
+    why: str
+    bystander: bool  # an engine died, and not for this request: the try counts against no limit
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """The error that a request ended with. `where` names hosts and rooms."""
+
+    type: str
+    message: str
+    where: str
+
+
+@dataclass(slots=True)
+class Facts:
+    """None, or empty: not known, or there is none. Of more than one try, room, ranks and KV are those of the last."""
+
+    client_request_id: str | None = None
+    room: int | None = None
+    prefill: RankId | None = None  # none on an aggregated engine
+    decode: RankId | None = None
+    cached_tokens: int | None = None  # of the prompt
+    kv_bytes: int | None = None  # that prefill sent
+    kv_transfer_s: float | None = None
+    pauses_ms: tuple[float, ...] = ()  # how long a migration held the client's stream up
+    lost_tries: tuple[LostTry, ...] = ()
+    died_under_it: tuple[str, ...] = ()  # engine lives, of a request that is not tried again for it
+    error: Failure | None = None
+
+    def shown(self) -> dict[str, Any]:
+        """As a timeline shows them, what is not known left out."""
+        facts: dict[str, Any] = {
+            "client_request_id": self.client_request_id,
+            "room": self.room,
+            "cached_tokens": self.cached_tokens,
+            "kv_bytes": self.kv_bytes,
+            "kv_transfer_s": self.kv_transfer_s,
+            "pauses_ms": list(self.pauses_ms) or None,
+            "lost_tries": [asdict(each) for each in self.lost_tries] or None,
+            "died_under_it": list(self.died_under_it) or None,
+            "error": asdict(self.error) if self.error else None,
+        }
+        known = {name: fact for name, fact in facts.items() if fact is not None}
+        if self.decode is not None:
+            known |= {"prefill": str(self.prefill) if self.prefill else None, "decode": str(self.decode)}
+        return known

@@ -1,0 +1,165 @@
+"""The two legs of a try as this process sees them: who takes their frames, and hands new tokens on.
+
+Way:   PlaneClient -> [Leg, DecodeLeg] -> [TokenBatch], one a turn of the event loop -> Request -> Sink
+In:    the frames of one leg: stages, tokens, its end
+Owns:  the ids that the sink has not taken yet: one piece that grows while the client is slow
+Fails: a gap in the tokens fails the try; what the sink or the text raises ends its own request alone
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import Protocol
+
+import msgspec
+
+from disagg.coordinator.phases import Phase
+from disagg.coordinator.request import Request
+from disagg.coordinator.sink import Sink
+from disagg.coordinator.suspects import PROVEN_TOKENS
+from disagg.errors import LegLost, RequestError
+from disagg.plane import messages as m
+from disagg.roles import Role
+from disagg.routing.endpoints import Endpoint
+
+log = logging.getLogger(__name__)
+
+
+class Try(Protocol):
+    """What a leg tells the attempt that it belongs to."""
+
+    def on_stage(self, name: str) -> None: ...
+
+    def on_first_token(self, now_s: float) -> None: ...
+
+    def on_proven(self) -> None:
+        """For a request on trial: its engine has borne it."""
+
+    def on_leg_end(self, leg: Leg) -> None: ...
+
+    def fail(self, as_error: type[RequestError], what: str, *lives: str) -> None: ...
+
+    def break_off(self) -> None:
+        """For an error of ours that nobody foresaw."""
+
+    def wake(self) -> None:
+        """The attempt's task is to take what is there: it ends the answer, or waits for the client."""
+
+
+class Leg:
+    """Takes one leg's frames. `number`: the plane's, for an abort; `received`: tokens of this try."""
+
+    __slots__ = ("attempt", "end", "endpoint", "is_broken", "number", "received", "role")
+
+    def __init__(self, attempt: Try, role: Role, endpoint: Endpoint) -> None:
+        self.attempt, self.role, self.endpoint = attempt, role, endpoint
+        self.number = 0
+        self.received = 0
+        self.is_broken = False
+        self.end: m.LegEnd | None = None
+
+    @property
+    def name(self) -> str:
+        return "prefill" if self.role is Role.PREFILL else "decode"
+
+    def on_tokens(self, offset: int, token_ids: list[int]) -> None:
+        if offset != self.received:
+            self.is_broken = True
+            what = f"{self.name} sent token {offset} after {self.received} tokens"
+            self.attempt.fail(LegLost, what, self.endpoint.life)
+            return
+        self.received = offset + len(token_ids)
+        self.take(token_ids)
+
+    def take(self, token_ids: list[int]) -> None:
+        """A prefill's one token comes from its decode, too."""
+
+    def on_stage(self, name: str) -> None:
+        if self.role is not Role.DECODE or name == "bootstrapping":
+            self.attempt.on_stage(name)  # what a decode engine calls transferring is its wait for prefill, too
+
+    def on_end(self, end: m.LegEnd) -> None:
+        if self.is_broken:  # a good end does not make up for lost tokens
+            end = msgspec.structs.replace(end, reason="error", detail="tokens were lost on the way")
+        self.end = end
+        self.attempt.on_leg_end(self)
+
+
+class DecodeLeg(Leg):
+    """With its request and sink it is all that a token on its way touches here: at hundreds of streams each object that
+    has to be fetched from memory costs more than what is done with it."""
+
+    __slots__ = ("batch", "is_held", "request", "sink", "unsent")
+
+    def __init__(
+        self, attempt: Try, role: Role, endpoint: Endpoint, request: Request, sink: Sink, batch: TokenBatch
+    ) -> None:
+        super().__init__(attempt, role, endpoint)
+        self.request, self.sink, self.batch = request, sink, batch
+        self.unsent: list[int] | None = None
+        self.is_held = False  # the attempt's task takes what is there, or the try is over
+
+    def take(self, token_ids: list[int]) -> None:
+        if self.unsent:
+            self.unsent += token_ids
+            return
+        self.unsent = token_ids
+        if not self.is_held:
+            self.batch.add(self)
+
+    def hand_out(self, now_s: float) -> None:
+        """The new ids go to the sink, if it takes them now."""
+        if self.is_held or not self.unsent:
+            return
+        try:
+            if self.sink.is_open():
+                self.put(now_s)
+            else:
+                self.attempt.wake()
+        except Exception:  # its own request's alone: others are handed out in the same turn
+            log.exception("request %s: an error nobody foresaw", self.request.id)
+            self.attempt.break_off()
+
+    def put(self, now_s: float) -> None:
+        """All that is unsent, as one piece."""
+        ids, self.unsent = self.unsent or [], None
+        request = self.request
+        if request.phase is not Phase.DECODING:
+            self.attempt.on_first_token(now_s)
+        self.sink.put(request.take(ids, now_s), ids)
+        if request.text.stopped:
+            self.attempt.wake()
+
+
+class LegOnTrial(DecodeLeg):
+    """Of a request that is tried alone (see suspects.py)."""
+
+    __slots__ = ()
+
+    def take(self, token_ids: list[int]) -> None:
+        super().take(token_ids)
+        if self.received >= PROVEN_TOKENS > self.received - len(token_ids):
+            self.attempt.on_proven()
+
+
+class TokenBatch:
+    """The legs that have tokens to hand out: all that one turn of the event loop brings a request, perhaps of many
+    steps, is one piece and one write."""
+
+    def __init__(self, now_s: Callable[[], float]) -> None:
+        self._now_s = now_s
+        self._legs: list[DecodeLeg] = []
+
+    def add(self, leg: DecodeLeg) -> None:
+        legs = self._legs
+        if not legs:
+            asyncio.get_running_loop().call_soon(self._hand_out)
+        legs.append(leg)
+
+    def _hand_out(self) -> None:
+        legs, self._legs = self._legs, []
+        now_s = self._now_s()
+        for leg in legs:
+            leg.hand_out(now_s)

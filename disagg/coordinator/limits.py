@@ -1,0 +1,20 @@
+"""How long a request waits for what, and how often it is tried again: `deadlines` (seconds), `routing` in the YAML."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    no_pair_s: float = 10.0
+    queue_s: float = 30.0
+    bootstrap_s: float = 60.0
+    first_token_s: float = 120.0
+    transfer_s: float = 30.0
+    next_token_s: float = 60.0
+    request_s: float = 1800.0
+    queue_max: int = 1024
+    retry_limit: int = 3
+    migration_limit: int = 3
+    migration_tokens_max: int = 1 << 30
