@@ -121,7 +121,8 @@ class Attempt:
             if reason is not None:
                 self._end(reason)
                 return
-            leg.put(self._shared.now_s())
+            leg.is_held = False
+            leg.hand_out(self._shared.now_s(), is_open=True)
 
     async def _woken(self) -> None:
         self.decode.is_held = False

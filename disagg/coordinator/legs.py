@@ -109,28 +109,24 @@ class DecodeLeg(Leg):
         if not self.is_held:
             self.batch.add(self)
 
-    def hand_out(self, now_s: float) -> None:
-        """The new ids go to the sink, if it takes them now."""
-        if self.is_held or not self.unsent:
+    def hand_out(self, now_s: float, *, is_open: bool = False) -> None:
+        """All that is unsent goes to the sink as one piece, if it takes it now (`is_open`: it is known to)."""
+        ids, request = self.unsent, self.request
+        if self.is_held or not ids:
             return
         try:
-            if self.sink.is_open():
-                self.put(now_s)
-            else:
+            if not (is_open or self.sink.is_open()):
+                self.attempt.wake()
+                return
+            self.unsent = None
+            if request.phase is not Phase.DECODING:
+                self.attempt.on_first_token(now_s)
+            self.sink.put(request.take(ids, now_s), ids)
+            if request.text.stopped:
                 self.attempt.wake()
         except Exception:  # its own request's alone: others are handed out in the same turn
-            log.exception("request %s: an error nobody foresaw", self.request.id)
+            log.exception("request %s: an error nobody foresaw", request.id)
             self.attempt.break_off()
-
-    def put(self, now_s: float) -> None:
-        """All that is unsent, as one piece."""
-        ids, self.unsent = self.unsent or [], None
-        request = self.request
-        if request.phase is not Phase.DECODING:
-            self.attempt.on_first_token(now_s)
-        self.sink.put(request.take(ids, now_s), ids)
-        if request.text.stopped:
-            self.attempt.wake()
 
 
 class LegOnTrial(DecodeLeg):
