@@ -7,6 +7,8 @@ from typing import Any
 
 import msgspec
 
+from disagg.lives import life_of
+
 
 class Spare(msgspec.Struct, frozen=True):
     """A process that waits for a target of `module`; `children`: those that it starts itself."""
@@ -37,7 +39,7 @@ class HostSpec(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def life(self) -> str:
-        return f"{self.engine_id}#{self.incarnation}"
+        return life_of(self.engine_id, self.incarnation)
 
     @property
     def place(self) -> str:

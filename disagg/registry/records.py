@@ -10,10 +10,12 @@ from enum import StrEnum
 
 import msgspec
 
+from disagg.lives import life_of
 from disagg.roles import Role
 
 
 class State(StrEnum):
+    NEW = "new"  # it has had no life yet
     STARTING = "starting"
     READY = "ready"
     QUARANTINED = "quarantined"  # alive or not, gets no request until it is proven back
@@ -61,4 +63,4 @@ class EngineRecord(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def life(self) -> str:
         """Names this incarnation."""
-        return f"{self.id}#{self.incarnation}"
+        return life_of(self.id, self.incarnation)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from random import Random
 
+from disagg.lives import life_of
 from disagg.plane.server import PlaneServer
 from disagg.registry.records import EngineRecord, State
 from disagg.roles import Role
@@ -24,7 +25,7 @@ class SimulatedHost:
     ) -> None:
         self.engine_id, self.role, self.incarnation = engine_id, model.role, incarnation
         self.name = f"{engine_id}.{incarnation}"
-        self.life = f"{engine_id}#{incarnation}"
+        self.life = life_of(engine_id, incarnation)
         self._network = network
         loop, here = asyncio.get_running_loop(), network.at(self.name)
         port = FIRST_BOOTSTRAP_PORT + incarnation

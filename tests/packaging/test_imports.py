@@ -16,8 +16,8 @@ ROOT = Path(__file__).parents[2]
 OURS = ("disagg", "prefill", "decode", "transfer")
 # From the ground up. What stands in one line may not import each other either.
 FLOORS = (
-    ("errors", "roles", "installed", "stopping", "start_phases", "host_spec", "logfile", "chart"),
-    ("folders", "surroundings", "fields"),
+    ("errors", "roles", "installed", "stopping", "lives", "start_phases", "logfile", "chart"),
+    ("host_spec", "folders", "surroundings", "fields"),
     ("sampling", "cpu_profile", "plane"),
     ("models", "registry"),
     ("tokenizer", "transfer"),
@@ -185,3 +185,24 @@ def test_a_circle_and_an_arrow_up_are_found() -> None:
     assert circles({("a", "b"), ("b", "c"), ("c", "a"), ("c", "d")}) == [{"a", "b", "c"}]
     assert circles({("a", "b"), ("b", "c")}) == []
     assert floor("disagg.errors") < floor("disagg.plane.client") < floor("disagg.cluster.serve")
+
+
+@pytest.mark.parametrize(
+    "module", ["supervisor", "proving", "canaries", "watch", "live", "gang", "engine_life", "runtime", "setting"]
+)
+def test_the_control_plane_itself_knows_no_ray(module: str) -> None:
+    """So that a simulation runs the one that serves."""
+    seen: set[str] = set()
+    todo = [f"disagg.cluster.{module}"]
+    while todo:
+        name = todo.pop()
+        if name in seen:
+            continue
+        seen.add(name)
+        todo += [other for one, other in imports() if one == name]
+        roots = {
+            (node.module or "").split(".")[0] if isinstance(node, ast.ImportFrom) else node.names[0].name.split(".")[0]
+            for node in ast.walk(modules()[name])
+            if isinstance(node, ast.Import | ast.ImportFrom)
+        }
+        assert "ray" not in roots, name

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from disagg.host_spec import LIFE_VARIABLE
+from disagg.lives import engine_id_of
 
 HANG_VARIABLE, SLOW_VARIABLE, NAN_VARIABLE = "DISAGG_TEST_HANG", "DISAGG_TEST_SLOW_TRANSFER", "DISAGG_TEST_NAN"
 LONGEST_S = 60.0
@@ -39,7 +40,7 @@ def _asked(path: Path) -> str:
         asked, *engine_ids = path.read_text().split()
     except (OSError, ValueError):
         return "0"
-    ours = os.environ[LIFE_VARIABLE].partition("#")[0]
+    ours = engine_id_of(os.environ[LIFE_VARIABLE])
     return asked if not engine_ids or ours in engine_ids else "0"
 
 
