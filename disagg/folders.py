@@ -1,9 +1,11 @@
-"""Folders that are ours alone: mode 0700, whatever the umask, and never one that somebody else has put there before."""
+"""Where a deployment's files are; folders that are ours alone: mode 0700, and never one that somebody else has put
+there before."""
 
 from __future__ import annotations
 
 import os
 import stat
+import tempfile
 from pathlib import Path
 
 from disagg.errors import StartError
@@ -20,3 +22,13 @@ def own_folder(path: Path) -> Path:
     if found.st_mode & 0o022:
         path.chmod(0o700)
     return path
+
+
+def run_folder(deployment: str) -> Path:
+    """Sockets and scratch of a deployment on this node; short, because a Unix socket's path may have 107 bytes."""
+    return Path(tempfile.gettempdir()) / f"disagg-{deployment}"
+
+
+def log_folder(deployment: str) -> Path:
+    cache = os.environ.get("DISAGG_CACHE", "~/.cache/disagg")
+    return Path(cache).expanduser() / "logs" / deployment

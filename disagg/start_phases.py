@@ -7,20 +7,21 @@ Out:   seconds by phase, in their order, without gaps: their sum is the time fro
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 
 class Phases:
-    """`began_s`: of the monotonic clock, which all processes of a machine share."""
+    """`began_s`: of `now_s`, usually the monotonic clock, which all processes of a machine share."""
 
-    def __init__(self, began_s: float = 0.0) -> None:
-        self._last_s = began_s or time.monotonic()
+    def __init__(self, began_s: float = 0.0, now_s: Callable[[], float] | None = None) -> None:
+        self._now_s = now_s or time.monotonic
+        self._last_s = began_s or self._now_s()
         self.seconds: dict[str, float] = {}
 
     def end(self, phase: str) -> None:
         """What has passed since the phase before was this one."""
-        now_s = time.monotonic()
+        now_s = self._now_s()
         self.seconds[phase] = round(now_s - self._last_s, 2)
         self._last_s = now_s
 

@@ -8,34 +8,32 @@ Fails: an actor that dies, however it dies, closes its pipe: its reaper then lea
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import os
 import random
 import socket
 import subprocess
 import sys
-import tempfile
 import time
 from collections import deque
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import msgspec
 
 from disagg import surroundings
 from disagg.errors import StartError
-from disagg.folders import own_folder
+from disagg.folders import log_folder, own_folder, run_folder
 from disagg.host_spec import (
     DEPLOYMENT_VARIABLE,
     SECRET_VARIABLE,
     HostSpec,
-    Spare,
     StandbySpec,
     decode_spec,
     encode_spec,
 )
 from disagg.logfile import last_lines
+from disagg.process.news import VANISHED, Exit, LaneSeen, LogTrouble, Ready, Started, decode_news
 from disagg.process.standby import NoStandby, Standby, spawn_with_pipe
 from disagg.sglang.arguments import PORT_BLOCK
 from disagg.sglang.plugins.loopback import LOOPBACK_VARIABLE
@@ -44,16 +42,6 @@ log = logging.getLogger(__name__)
 
 PORT_RANGE = range(20000, 32000)  # below the kernel's ephemeral ports: nothing is given out twice behind our back
 PIPE_LINE_MAX_BYTES = 1 << 20
-
-
-def run_folder(deployment: str) -> Path:
-    """Sockets and scratch of a deployment on this node; short, because a Unix socket's path may have 107 bytes."""
-    return Path(tempfile.gettempdir()) / f"disagg-{deployment}"
-
-
-def log_folder(deployment: str) -> Path:
-    cache = os.environ.get("DISAGG_CACHE", "~/.cache/disagg")
-    return Path(cache).expanduser() / "logs" / deployment
 
 
 class NodeAgent:
@@ -164,22 +152,22 @@ class EngineActor:
 
     def __init__(self) -> None:
         os.umask(0o077)
-        self._exit: asyncio.Future[dict[str, Any]] | None = None
+        self._exit: asyncio.Future[Exit] | None = None
         self._beginning = asyncio.Lock()  # held until an incarnation that begins can be ended
         self._writer: asyncio.StreamWriter | None = None
         self._lane = self._log_trouble = ""
-        self._pids: dict[str, Any] = {"actor": os.getpid()}
+        self._pids: dict[str, int | list[int]] = {"actor": os.getpid()}
         self._standby: Standby | None = None
         self._no_standby = ""  # why the next incarnation has none
         self._next: tuple[StandbySpec, dict[str, str]] | None = None  # what a standby would be made from
 
-    async def start(self, spec_json: bytes, zygote: str | None, environment: dict[str, str]) -> dict[str, Any]:
+    async def start(self, spec_json: bytes, zygote: str | None, environment: dict[str, str]) -> Ready:
         """Starts the incarnation; returns what its host says when ready, or raises StartError with its last lines.
 
         `zygote`: the socket of the process that forks it; None spawns it with `environment`.
         """
         spec = _on_this_node(decode_spec(spec_json))
-        ready: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
+        ready: asyncio.Future[Ready | Exit] = asyncio.get_running_loop().create_future()
         async with self._beginning:
             self._writer, self._lane, self._log_trouble = None, "", ""
             self._exit = asyncio.get_running_loop().create_future()
@@ -187,14 +175,15 @@ class EngineActor:
             self._writer.write(encode_spec(spec) + b"\n")
             self._reading = asyncio.get_running_loop().create_task(self._read(reader, self._writer, ready, self._exit))
         answer = await ready
-        if answer["event"] != "ready":
-            tail = "\n".join(answer.get("tail", []))
-            raise StartError(spec.place, f"it died while starting ({answer['status']}); its last lines:\n{tail}")
-        spares = msgspec.convert(answer.get("spares", []), tuple[Spare, ...])
-        self._no_standby = answer.get("unfit", "")
-        self._next = (StandbySpec(environment=spec.environment, spares=spares), environment) if spares else None
-        more = {"pids": self._pids, "devices": self.devices(), "way": way, "log_trouble": self._log_trouble}
-        return answer | more
+        if isinstance(answer, Exit):
+            tail = "\n".join(answer.tail)
+            raise StartError(spec.place, f"it died while starting ({answer.status}); its last lines:\n{tail}")
+        self._no_standby = answer.unfit
+        standby = StandbySpec(environment=spec.environment, spares=answer.spares)
+        self._next = (standby, environment) if answer.spares else None
+        return msgspec.structs.replace(
+            answer, pids=self._pids, devices=self.devices(), way=way, log_trouble=self._log_trouble
+        )
 
     async def keep_spare(self) -> None:
         """Begins to prepare the next incarnation of the engine that runs."""
@@ -207,8 +196,8 @@ class EngineActor:
             elif self._no_standby:
                 log.warning("no standby can be kept: %s", self._no_standby)
 
-    async def exited(self) -> dict[str, Any]:
-        """Returns once nothing of the incarnation is left: {"status", "tail"}."""
+    async def exited(self) -> Exit:
+        """Returns once nothing of the incarnation is left."""
         assert self._exit is not None
         return await asyncio.shield(self._exit)
 
@@ -259,25 +248,24 @@ class EngineActor:
         self,
         reader: asyncio.StreamReader,
         writer: asyncio.StreamWriter,
-        ready: asyncio.Future[dict[str, Any]],
-        gone: asyncio.Future[dict[str, Any]],
+        ready: asyncio.Future[Ready | Exit],
+        gone: asyncio.Future[Exit],
     ) -> None:
-        answer: dict[str, Any] = {"event": "exit", "status": "its reaper vanished", "tail": []}
+        answer = VANISHED
         try:
             while line := await reader.readline():
-                message = json.loads(line)
-                match message["event"]:
-                    case "started":
-                        self._pids |= {"reaper": message["reaper"], "host": message["host"]}
-                    case "ready":
-                        self._pids |= message["pids"]
+                match decode_news(line):
+                    case Started(reaper, host):
+                        self._pids |= {"reaper": reaper, "host": host}
+                    case Ready() as message:
+                        self._pids |= message.pids
                         ready.set_result(message)
-                    case "lane":
-                        self._lane = message["lane"]
-                    case "log":
-                        self._log_trouble = message["trouble"]
-                    case "exit":
-                        answer = message
+                    case LaneSeen(lane):
+                        self._lane = lane
+                    case LogTrouble(trouble):
+                        self._log_trouble = trouble
+                    case Exit() as answer:
+                        pass
         except ConnectionError:
             pass
         finally:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -67,8 +66,8 @@ class Canaries:
         prover: Prover,
         on_sick: Callable[[str, str], None],
         canary_s: float,
+        now_s: Callable[[], float],
         limit_s: float = LIMIT_S,
-        now_s: Callable[[], float] = time.monotonic,
     ) -> None:
         """`canary_s`: an idle engine's ranks are tried this often."""
         self._prover, self._on_sick = prover, on_sick

@@ -18,11 +18,15 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from disagg.cluster.actors import NodeAgent
 from disagg.cluster.canaries import Canaries
-from disagg.cluster.engine_node import EngineNode, NodeLost, RayNode
+from disagg.cluster.engine_node import EngineNode, NodeLost
 from disagg.cluster.gang import Gang
 from disagg.cluster.proving import Prover
-from disagg.cluster.supervisor import EngineSupervisor, Setting
+from disagg.cluster.ray_node import RayNode
+from disagg.cluster.runtime import Runtime
+from disagg.cluster.setting import Setting
+from disagg.cluster.supervisor import EngineSupervisor
 from disagg.errors import StartError
+from disagg.lives import engine_id_of
 from disagg.planning.plan import EnginePlan, Plan
 from disagg.registry.memory import MemoryRegistry
 from disagg.registry.records import State
@@ -42,8 +46,10 @@ class Controller:
         secret = bytes.fromhex(setting.secret)
         self.registry = MemoryRegistry()
         self._served = RegistryServer(self.registry, secret, self._read_log, self._drain)
-        self._prover = Prover(self._on_proven, self._on_failed)
-        self._canaries = Canaries(self._prover, self._on_sick, plan.deployment.health.canary_s)
+        self._runtime = Runtime()
+        self._prover = Prover(self._on_proven, self._on_failed, self._runtime.random)
+        canary_s = plan.deployment.health.canary_s
+        self._canaries = Canaries(self._prover, self._on_sick, canary_s, self._runtime.now_s)
         self._agents = _NodeAgents(setting)
         self._groups: list[PlacementGroup] = []
         self._nodes: dict[str, EngineNode] = {}
@@ -69,7 +75,7 @@ class Controller:
             group = placement_group([bundle] * engine.nodes, strategy=spread)
             self._groups.append(group)
             node = self._nodes[engine.id] = self._node(engine, group)
-            supervisor = EngineSupervisor(engine, self._setting, node, self.registry, self._prover)
+            supervisor = EngineSupervisor(engine, self._setting, node, self.registry, self._prover, self._runtime)
             self.supervisors[engine.id] = supervisor
             await self.registry.put(supervisor.record)
         await self._wait_for_places()
@@ -166,7 +172,7 @@ class Controller:
             supervisor.sick(why)
 
     def _of(self, life: str) -> EngineSupervisor | None:
-        supervisor = self.supervisors[life.rpartition("#")[0]]
+        supervisor = self.supervisors[engine_id_of(life)]
         return supervisor if supervisor.record.life == life else None
 
     async def _read_log(self, engine_id: str, lines: int) -> str | None:

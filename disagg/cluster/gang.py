@@ -16,12 +16,13 @@ import msgspec
 
 from disagg.cluster.engine_node import EngineNode, Ground, NodeLost, member_name
 from disagg.errors import StartError
-from disagg.host_spec import FOLLOWED, HostSpec
+from disagg.host_spec import HostSpec
+from disagg.process.news import Exit, Ready
+from disagg.registry.records import Member
 from disagg.sglang.arguments import Ports, member_arguments
 
 T = TypeVar("T")
 CAUSE_S = 1.0  # a host that is gone takes the others with it, and their exits may be told before its own
-LEAST = ("kv_tokens", "requests_max")  # an engine has of these what its poorest node has
 
 
 class Gang:
@@ -37,22 +38,26 @@ class Gang:
             raise StartError("placement", what, "give each Ray node its own --node-ip-address, and say ray.address")
         return self._grounds[0]
 
-    async def start(self, spec: HostSpec) -> dict[str, Any]:
-        """What the first host says, with `members`, one entry a node."""
+    async def start(self, spec: HostSpec) -> Ready:
+        """What the first host says, with `members`, one a node."""
         specs = [member_spec(spec, member, ground, len(self._nodes)) for member, ground in enumerate(self._grounds)]
         said = await _all(node.start(each) for node, each in zip(self._nodes, specs, strict=True))
-        facts = {name: min(one[name] for one in said if name in one) for name in LEAST}
-        members = [
-            {"node": ground.address, "pids": one["pids"], "devices": one["devices"]}
+        members = tuple(
+            Member(node=ground.address, pids=one.pids, devices=one.devices)
             for ground, one in zip(self._grounds, said, strict=True)
-        ]
-        return said[0] | facts | {"members": members}
+        )
+        # An engine has room for what its poorest node has.
+        kv_tokens, requests_max = (
+            min(filter(None, of_each), default=0)
+            for of_each in ([one.kv_tokens for one in said], [one.requests_max for one in said])
+        )
+        return msgspec.structs.replace(said[0], members=members, kv_tokens=kv_tokens, requests_max=requests_max)
 
     def keep_spare(self) -> None:
         for node in self._nodes:
             node.keep_spare()
 
-    async def exited(self) -> dict[str, Any]:
+    async def exited(self) -> Exit:
         """Returns when one of its hosts has exited: the one that began it, if that is told."""
         waiting = [
             asyncio.create_task(node.exited(), name=f"exit of node {member}") for member, node in enumerate(self._nodes)
@@ -71,7 +76,7 @@ class Gang:
             exit_ = first.result()
         except NodeLost as error:
             raise NodeLost(error.where, f"{where}: {error.what}") from error
-        return exit_ | {"status": f"{where}: {exit_['status']}"}
+        return msgspec.structs.replace(exit_, node=where)
 
     async def end(self) -> None:
         await asyncio.gather(*(node.end() for node in self._nodes))
@@ -105,9 +110,8 @@ async def _all(works: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-def _followed(exit_: asyncio.Task[dict[str, Any]]) -> bool:
-    """That host ended because another had."""
-    return exit_.exception() is None and exit_.result()["status"] == f"exit status {FOLLOWED}"
+def _followed(exit_: asyncio.Task[Exit]) -> bool:
+    return exit_.exception() is None and exit_.result().has_followed
 
 
 async def _log_of(node: EngineNode, lines: int) -> str:

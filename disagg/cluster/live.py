@@ -6,9 +6,7 @@ Owns:  the controller's plane connection to it, and the set of our own canary le
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
-
+from disagg.cluster.runtime import Runtime
 from disagg.plane.client import PlaneClient
 from disagg.plane.messages import RankHealth, RankTaken
 from disagg.registry.records import EngineRecord
@@ -16,12 +14,12 @@ from transfer.canary import RankEndpoint
 
 
 class LiveEngine:
-    def __init__(self, record: EngineRecord, secret: bytes, now_s: Callable[[], float] = time.monotonic) -> None:
-        self.record, self._secret, self._now_s = record, secret, now_s
+    def __init__(self, record: EngineRecord, secret: bytes, runtime: Runtime) -> None:
+        self.record, self._secret, self._runtime, self._now_s = record, secret, runtime, runtime.now_s
         self.client = self._make_client()
         self.canary_legs: set[object] = set()  # begun by us and not ended in the engine
         self.others_requests = 0  # granted to frontends, as the host reported last
-        self.quiet_since_s = now_s()
+        self.quiet_since_s = self._now_s()
         self.is_retiring = False  # gets no canary any more
 
     @property
@@ -64,6 +62,7 @@ class LiveEngine:
             self._secret,
             lambda _why: None,
             on_taken=self._taken,
+            network=self._runtime.network,
             now_s=self._now_s,
         )
 

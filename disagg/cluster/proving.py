@@ -32,9 +32,10 @@ class Prover:
         self,
         on_proven: Callable[[str, str], Awaitable[None]],
         on_failed: Callable[[str, str], Awaitable[None]],
+        random: Random,
     ) -> None:
         self._on_proven, self._on_failed = on_proven, on_failed
-        self._rooms = Rooms(Random())
+        self._rooms = Rooms(random)
         self.up: dict[str, LiveEngine] = {}  # by life
         self.proven: set[tuple[str, str]] = set()  # (prefill's life, decode's life); an aggregated engine with itself
         self.one_at_a_time = asyncio.Lock()  # canaries would slow each other down

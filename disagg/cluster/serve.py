@@ -25,15 +25,15 @@ import ray
 from disagg import stopping, surroundings
 from disagg.cluster import cluster_inspect as preflight
 from disagg.cluster import janitor, ray_cluster
-from disagg.cluster.actors import run_folder
 from disagg.cluster.controller import Controller
 from disagg.cluster.frontend_process import FrontendProcess
 from disagg.cluster.ports import why_not_bound
-from disagg.cluster.supervisor import Setting
+from disagg.cluster.setting import Setting
 from disagg.config.door import page_origins
 from disagg.config.schema import Deployment
 from disagg.coordinator.limits import Limits
 from disagg.errors import StartError
+from disagg.folders import run_folder
 from disagg.frontend.spec import FrontendSpec
 from disagg.host_spec import DEPLOYMENT_VARIABLE, SECRET_VARIABLE
 from disagg.models.resolve import resolve_model

@@ -9,14 +9,12 @@ Why:   a process that lives says little: a scheduler may hang behind a host that
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from disagg.errors import LegLost
 from disagg.plane.messages import RankHealth
-from prefill.bootstrap import ranks_are_registered
 
 LOOK_S = 0.5
 RECONNECT_S = 1.0
@@ -67,8 +65,8 @@ class Watcher:
         self,
         host: Host,
         bootstrap: str,
-        now_s: Callable[[], float] = time.monotonic,
-        is_registered: IsRegistered = ranks_are_registered,
+        is_registered: IsRegistered,
+        now_s: Callable[[], float],
     ) -> None:
         self._host, self._bootstrap = host, bootstrap
         self._now_s, self._is_registered = now_s, is_registered

@@ -62,6 +62,16 @@ class EngineFacts:
     switched_off: tuple[str, ...] = ()  # parts of ours that the installed SGLang does not fit (plugins.py)
 
 
+@dataclass(frozen=True, slots=True)
+class PartFacts:
+    """The same of the part of an engine on one of its further nodes."""
+
+    kv_tokens: int
+    requests_max: int
+    page_size: int
+    pids: dict[str, int | list[int]]
+
+
 class Engine(Protocol):
     def start(self) -> EngineFacts:
         """Blocks until the engine can take legs; raises what the engine raised."""

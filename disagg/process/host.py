@@ -1,7 +1,7 @@
 """The engine host: one process that holds one engine incarnation, or a part of one, and serves the request plane.
 
 Way:   reaper -> [host] -> engine; frontends connect to its plane server
-In:    a HostSpec; out: one JSON line {"event": "ready", …} on the actor's pipe, then service until it is killed
+In:    a HostSpec; out: Ready, a JSON line on the actor's pipe, then service until it is killed
 Fails: whatever stops it ends up in the engine's log; the reaper tells the actor the exit status and the last lines
 """
 
@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-import json
 import logging
 import os
 import random
@@ -18,7 +17,7 @@ import sys
 import tempfile
 from importlib import metadata
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import msgspec
 
@@ -27,6 +26,7 @@ from disagg.plane.engine import Engine, EngineFacts
 from disagg.plane.server import PlaneServer
 from disagg.process.handover import Spares
 from disagg.process.members import Members, Report
+from disagg.process.news import Ready, encode_news
 from disagg.process.tokenizer_check import check_tokenizer
 from disagg.role_table import ROLES
 from disagg.roles import Role
@@ -66,40 +66,45 @@ def _run_first(spec: HostSpec, pipe: socket.socket, phases: Phases, spares: Spar
     if spec.incarnation == 1 and ROLES[Role(spec.role)].reads_prompts:
         check_tokenizer(spec.arguments)
         phases.end("tokenizer")
-    started = _started(spares, facts.pids)
-    engine.loop.run_until_complete(_serve(engine, facts, spec, pipe, members, phases, started))
+    engine.loop.run_until_complete(_serve(engine, facts, spec, pipe, members, phases, spares))
 
 
 def _run_member(spec: HostSpec, pipe: socket.socket, phases: Phases, spares: Spares) -> None:
     member = SGLangMember(spec.arguments, fork=spec.fork, scratch=Path(spec.scratch), phases=phases)
     facts = member.start()
-    facts |= {"start_s": phases.seconds} | _started(spares, facts["pids"])
-    member.loop.run_until_complete(_report(spec, pipe, facts, member))
+    ready = Ready(
+        pids=facts.pids,
+        kv_tokens=facts.kv_tokens,
+        requests_max=facts.requests_max,
+        page_size=facts.page_size,
+        start_s=phases.seconds,
+    )
+    member.loop.run_until_complete(_report(spec, pipe, _with_spares(ready, spares), member))
 
 
-def _started(spares: Spares, pids: dict[str, int | list[int]]) -> dict[str, Any]:
-    """What spares for the processes that the engine has started would be, or why there can be none."""
+def _with_spares(ready: Ready, spares: Spares) -> Ready:
+    """And what spares for the processes that the engine has started would be, or why there can be none."""
     if left := spares.dismiss():
         log.warning("%d spare processes were not used", left)
     if spares.unfit:
-        return {"spares": [], "unfit": spares.unfit}
-    schedulers = pids.get("schedulers", [])
+        return msgspec.structs.replace(ready, unfit=spares.unfit)
+    schedulers = ready.pids.get("schedulers", [])
     wanted = seen_children(spares.started, len(schedulers) if isinstance(schedulers, list) else 0)
-    return {"spares": [msgspec.to_builtins(spare) for spare in wanted], "unfit": ""}
+    return msgspec.structs.replace(ready, spares=tuple(wanted))
 
 
 async def _simulate(spec: HostSpec, pipe: socket.socket, phases: Phases) -> None:
     from disagg.simulated_engine.arguments import simulated_engine
 
     if spec.member:
-        await _report(spec, pipe, {"pids": {"host": os.getpid()}}, None)
+        await _report(spec, pipe, Ready(pids={"host": os.getpid()}), None)
         return
     engine = simulated_engine(spec)
     facts = engine.start()
     await engine.open()
     phases.end("engine")
     members = Members(spec.members, lambda _leg_id, _stage: None, _end)
-    await _serve(engine, facts, spec, pipe, members, phases, {})
+    await _serve(engine, facts, spec, pipe, members, phases, None)
 
 
 async def _serve(
@@ -109,7 +114,7 @@ async def _serve(
     pipe: socket.socket,
     members: Members,
     phases: Phases,
-    more: dict[str, Any],
+    spares: Spares | None,
 ) -> None:
     others = members if spec.members > 1 else None
     server = PlaneServer(engine, facts, spec.incarnation, bytes.fromhex(os.environ[SECRET_VARIABLE]), others=others)
@@ -118,25 +123,26 @@ async def _serve(
         await others.joined()
     phases.end("plane")
     log.info("%s is up after %s", spec.place, told(phases.seconds))
-    said = dataclasses.asdict(facts)
+    said = {each.name: getattr(facts, each.name) for each in dataclasses.fields(facts)}
     said["pids"] = {"host": os.getpid()} | facts.pids
-    _say_ready(pipe, {"plane": f"{spec.plane_host}:{port}", "start_s": phases.seconds} | said | more)
+    ready = Ready(plane=f"{spec.plane_host}:{port}", start_s=phases.seconds, **said)
+    _say_ready(pipe, _with_spares(ready, spares) if spares else ready)
     await asyncio.Event().wait()
 
 
-async def _report(spec: HostSpec, pipe: socket.socket, facts: dict[str, Any], member: SGLangMember | None) -> None:
+async def _report(spec: HostSpec, pipe: socket.socket, ready: Ready, member: SGLangMember | None) -> None:
     """`member`: None where it is simulated, and the first host does it all."""
     secret = bytes.fromhex(os.environ[SECRET_VARIABLE])
     samples, drop_peer = (member.samples, member.drop_peer) if member else (list, lambda _life: None)
     report = await Report.begin(spec.member, spec.first_plane, spec.incarnation, secret, samples, _end, drop_peer)
     if member:
         member.listen(report.stage)
-    _say_ready(pipe, facts)
+    _say_ready(pipe, ready)
     await asyncio.Event().wait()
 
 
-def _say_ready(pipe: socket.socket, facts: dict[str, Any]) -> None:
-    pipe.sendall(json.dumps({"event": "ready"} | facts).encode() + b"\n")
+def _say_ready(pipe: socket.socket, ready: Ready) -> None:
+    pipe.sendall(encode_news(ready) + b"\n")
 
 
 def _end(why: str) -> NoReturn:

@@ -2,8 +2,7 @@
 
 Way:   actor =pipe= [reaper] -> host -> scheduler, detokenizer
 In:    the actor's pipe; the output of every process of the engine; the host's death
-Out:   on the pipe, JSON lines: {"event": "started"}, the host's own "ready", {"event": "lane"}, {"event": "log"} when
-       the log begins or ceases to lack lines, {"event": "exit"}
+Out:   on the pipe, news (news.py): Started, the host's own Ready, LaneSeen, LogTrouble, Exit
 Owns:  the engine's whole process tree (it is their subreaper: an orphan becomes its child, so none can get away),
        their log, their scratch folder, their shared memory segments
 Fails: the pipe closes when the actor dies, however it dies: then the tree is killed, and so it is when the host dies.
@@ -17,7 +16,6 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import json
 import os
 import selectors
 import shutil
@@ -34,8 +32,10 @@ from typing import NoReturn
 from disagg.folders import own_folder
 from disagg.host_spec import HostSpec, decode_spec, encode_spec
 from disagg.logfile import RotatingLog
+from disagg.process.news import Exit, LaneSeen, LogTrouble, News, Started, encode_news, exit_of, with_tail
 from transfer.lane import LaneReader
 
+ACTOR_GONE = Exit(why="its actor is gone")
 SHARED_MEMORY = Path("/dev/shm")
 LOOK_S = 2.0  # how often the engine's shared memory segments are noted down, beside each time that one appears
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
@@ -90,7 +90,7 @@ def telling_why(pipe: socket.socket) -> Iterator[None]:
         yield
     except Exception as error:  # noqa: BLE001 - its only reader is at the other end of the pipe
         end_tree()
-        say(pipe, event="exit", status=f"its reaper failed: {error}", tail=traceback.format_exc().splitlines())
+        say(pipe, Exit(why=f"its reaper failed: {error}", tail=tuple(traceback.format_exc().splitlines())))
 
 
 def lead() -> None:
@@ -113,20 +113,20 @@ def start(run: Callable[[], None]) -> Host:
 
 
 def say_started(pipe: socket.socket, host: Host) -> None:
-    say(pipe, event="started", reaper=os.getpid(), host=host.pid)
+    say(pipe, Started(reaper=os.getpid(), host=host.pid))
 
 
 def follow(spec: HostSpec, pipe: socket.socket, host: Host, printed: bytes = b"") -> None:
     """Returns once nothing of the engine is left. `printed`: what came out of the host before it was this engine's."""
     log = _TellingLog(spec, pipe)
     log.write(printed)
-    status = _tend(host, pipe, log, LaneReader(gpu=spec.arguments.get("device") == "cuda"))
+    exit_ = _tend(host, pipe, log, LaneReader(gpu=spec.arguments.get("device") == "cuda"))
     host.look()
     end_tree()
     os.set_blocking(host.out, False)
     while data := read(host.out):
         log.write(data)
-    say(pipe, event="exit", status=status, tail=list(log.tail))
+    say(pipe, with_tail(exit_, log.tail))
     log.close()
     shutil.rmtree(spec.scratch, ignore_errors=True)
     with contextlib.suppress(OSError):  # the node's last: the deployment's janitor is on another node, perhaps
@@ -151,7 +151,7 @@ class _TellingLog(RotatingLog):
     def _tell(self) -> None:
         if self.trouble != self._told:
             self._told = self.trouble
-            say(self._pipe, event="log", trouble=self.trouble)
+            say(self._pipe, LogTrouble(self.trouble))
 
 
 def remove_segments(host: Host) -> None:
@@ -188,7 +188,7 @@ def _become_host(out: int, run: Callable[[], None]) -> NoReturn:
         os._exit(status)
 
 
-def _tend(host: Host, pipe: socket.socket, log: RotatingLog, lanes: LaneReader) -> str:
+def _tend(host: Host, pipe: socket.socket, log: RotatingLog, lanes: LaneReader) -> Exit:
     """Copies the engine's output to its log until the host or the actor is gone; returns what happened."""
     died = os.pidfd_open(host.pid)
     selector = selectors.DefaultSelector()
@@ -204,15 +204,15 @@ def _tend(host: Host, pipe: socket.socket, log: RotatingLog, lanes: LaneReader) 
                     selector.unregister(host.out)
                 for line in log.write(data):
                     if lane := lanes.read(line):
-                        say(pipe, event="lane", lane=lane)
+                        say(pipe, LaneSeen(lane))
             elif key.fileobj == host.news:
                 read(key.fd)
                 look_at = 0.0  # an engine that dies at once would be gone at the next regular look
             elif key.fileobj == died:
                 _, raw = os.waitpid(host.pid, 0)
-                return describe(raw)
+                return exit_of(raw)
             elif not read_pipe(pipe):
-                return "its actor is gone"
+                return ACTOR_GONE
         if time.monotonic() >= look_at:
             look_at = time.monotonic() + LOOK_S
             host.look()
@@ -232,14 +232,9 @@ def read(fd: int) -> bytes:
         return b""
 
 
-def say(pipe: socket.socket, **message: object) -> None:
+def say(pipe: socket.socket, news: News) -> None:
     with contextlib.suppress(OSError):  # the actor is gone: `_tend` sees the closed pipe
-        pipe.sendall(json.dumps(message).encode() + b"\n")
-
-
-def describe(raw_status: int) -> str:
-    code = os.waitstatus_to_exitcode(raw_status)
-    return f"exit status {code}" if code >= 0 else f"killed by {signal.Signals(-code).name}"
+        pipe.sendall(encode_news(news) + b"\n")
 
 
 def tree(pid: int) -> list[int]:

@@ -10,7 +10,6 @@ Fails: NoStandby says why the next incarnation has to be spawned; what one that 
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import socket
 import subprocess
@@ -18,9 +17,9 @@ import sys
 import time
 from collections.abc import Mapping
 from importlib import metadata
-from typing import Any
 
 from disagg.host_spec import HostSpec, StandbySpec, encode_standby
+from disagg.process.news import VANISHED, Exit, StandbyReady, decode_news
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +37,7 @@ class Standby:
     def __init__(self, standby: StandbySpec, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._standby, self._reader, self._writer = standby, reader, writer
         self._until_s = time.monotonic() + IMPORTS_S
-        self._facts: dict[str, Any] = {}  # what it said when it was ready
+        self._facts: StandbyReady | None = None
         self._ended = ""
         self._listening = asyncio.create_task(self._listen(), name="standby")
 
@@ -57,7 +56,7 @@ class Standby:
     @property
     def pids(self) -> list[int]:
         """Of its host and the host's children; empty until it is ready."""
-        return list(self._facts.get("pids", []))
+        return self._facts.pids if self._facts else []
 
     async def take(self, spec: HostSpec) -> tuple[asyncio.StreamReader, asyncio.StreamWriter, str]:
         """The pipe of a reaper that waits for `spec`, and how far it was. Raises NoStandby; then the standby is ended.
@@ -78,27 +77,29 @@ class Standby:
         if spec.environment != self._standby.environment:
             names = {name for name, _ in spec.environment.items() ^ self._standby.environment.items()}
             return f"it was started with other values of {', '.join(sorted(names))}"
-        if self._facts and self._facts["sglang"] != metadata.version("sglang"):
-            return f"it has imported SGLang {self._facts['sglang']}, and {metadata.version('sglang')} is installed now"
+        if self._facts and self._facts.sglang != metadata.version("sglang"):
+            return f"it has imported SGLang {self._facts.sglang}, and {metadata.version('sglang')} is installed now"
         if not self._facts and time.monotonic() > self._until_s:
             return f"it has not imported everything within {IMPORTS_S:g} s"
         return ""
 
     async def _listen(self) -> None:
         """Until it is taken, or has ended."""
-        said: dict[str, Any] = {"status": "its reaper vanished", "tail": []}
+        exit_ = VANISHED
         try:
             while line := await self._reader.readline():
-                said = json.loads(line)
-                if said["event"] == "spare":
-                    self._facts = said
-                    log.info("a standby is ready after %g s: %s", said["seconds"], said["pids"])
-                    if said["contexts"]:
-                        log.warning("%d of its processes hold GPU memory: a CUDA context each", said["contexts"])
+                match decode_news(line):
+                    case StandbyReady() as ready:
+                        self._facts = ready
+                        log.info("a standby is ready after %g s: %s", ready.seconds, ready.pids)
+                        if ready.contexts:
+                            log.warning("%d of its processes hold GPU memory: a CUDA context each", ready.contexts)
+                    case Exit() as exit_:
+                        pass
         except ConnectionError:
             pass
-        self._ended = f"it has ended ({said.get('status', 'its reaper vanished')})"
-        log.warning("the standby has ended: %s", "\n".join([self._ended, *said.get("tail", [])]))
+        self._ended = f"it has ended ({exit_.status})"
+        log.warning("the standby has ended: %s", "\n".join([self._ended, *exit_.tail]))
 
 
 def spawn_with_pipe(module: str, environment: Mapping[str, str]) -> socket.socket:

@@ -2,7 +2,7 @@
 
 Way:   standby reaper -> [standby host] -> spare scheduler, spare detokenizer; then what host.py says
 In:    a HostSpec as one line on its second socket
-Out:   once all is imported, {"event": "spare", …} on the actor's pipe
+Out:   once all is imported, StandbyReady on the actor's pipe
 Fails: as a host does; a child that died while waiting is spawned again when its turn comes
 
 Usage: python -m disagg.process.standby_host PIPE_FD ORDER_FD SPARES_AS_JSON
@@ -22,6 +22,7 @@ import msgspec
 
 from disagg.host_spec import HostSpec, Spare, decode_spec
 from disagg.process.handover import Spares, has_cuda_context
+from disagg.process.news import StandbyReady, encode_news
 
 
 def main(pipe: socket.socket, order: socket.socket, wanted: tuple[Spare, ...]) -> None:
@@ -47,8 +48,8 @@ def _wait(pipe: socket.socket, order: socket.socket, spares: Spares, began_s: fl
         while True:
             if len(selector.get_map()) == 1 and not is_told:
                 is_told, seconds = True, round(time.monotonic() - began_s, 1)
-                news = {"event": "spare", "pids": [os.getpid(), *spares.pids], "seconds": seconds, "contexts": contexts}
-                pipe.sendall(json.dumps(news | {"sglang": metadata.version("sglang")}).encode() + b"\n")
+                pids = [os.getpid(), *spares.pids]
+                pipe.sendall(encode_news(StandbyReady(pids, seconds, contexts, metadata.version("sglang"))) + b"\n")
             for key, _ in selector.select():
                 door = key.fileobj
                 assert isinstance(door, socket.socket)

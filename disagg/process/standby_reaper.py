@@ -2,7 +2,7 @@
 
 Way:   actor =pipe= [standby reaper] -> standby host -> its spare children
 In:    on the pipe a StandbySpec, and when the engine's turn comes a HostSpec, a line each
-Out:   as a reaper; before that only the standby host's own {"event": "spare"}, or {"event": "exit"}
+Out:   as a reaper; before that only the standby host's own StandbyReady, or an Exit
 Owns:  the standby's process tree, and its priority: the lowest until it is used, if the kernel lets us raise it again
 Fails: the pipe closes, or the standby host dies: then the tree is killed
 
@@ -23,6 +23,7 @@ import msgspec
 
 from disagg.host_spec import StandbySpec, decode_spec, decode_standby
 from disagg.process import reaper as reaper
+from disagg.process.news import Exit, exit_of, with_tail
 
 PRINTED_MAX_BYTES = 64 << 10  # of what it prints before it has a log
 TAIL_LINES = 20
@@ -38,13 +39,13 @@ def keep(standby: StandbySpec, pipe: socket.socket) -> None:
     order, theirs = socket.socketpair()
     with theirs:
         host = reaper.start(lambda: _become_spare(standby, pipe, theirs))
-    line, printed, why = _wait(pipe, host)
-    if not line:
+    line, printed, exit_ = _wait(pipe, host)
+    if exit_ is not None:
         host.look()
         reaper.end_tree()
         reaper.remove_segments(host)
         tail = printed.decode(errors="replace").splitlines()[-TAIL_LINES:]
-        reaper.say(pipe, event="exit", status=why, tail=tail)
+        reaper.say(pipe, with_tail(exit_, tail))
         return
     _raise_tree(usual)
     host.look()  # the news of its last segment may have come with the order, and an engine may die before it is read
@@ -65,8 +66,8 @@ def _become_spare(standby: StandbySpec, pipe: socket.socket, order: socket.socke
     os.execve(sys.executable, [sys.executable, *words, spares], os.environ | standby.environment)
 
 
-def _wait(pipe: socket.socket, host: reaper.Host) -> tuple[bytes, bytes, str]:
-    """The HostSpec's line (empty: there will be none), what was printed meanwhile, and why there will be none."""
+def _wait(pipe: socket.socket, host: reaper.Host) -> tuple[bytes, bytes, Exit | None]:
+    """The HostSpec's line, what was printed meanwhile, and the standby's end where there will be no line."""
     line = printed = b""
     died = os.pidfd_open(host.pid)
     with selectors.DefaultSelector() as selector:
@@ -87,14 +88,14 @@ def _wait(pipe: socket.socket, host: reaper.Host) -> tuple[bytes, bytes, str]:
                     os.set_blocking(host.out, False)
                     printed += reaper.read(host.out)
                     _, raw = os.waitpid(host.pid, 0)
-                    return b"", printed, reaper.describe(raw)
+                    return b"", printed, exit_of(raw)
                 else:
                     data = reaper.read_pipe(pipe)
                     if not data:
-                        return b"", printed, "its actor is gone"
+                        return b"", printed, reaper.ACTOR_GONE
                     line += data
     os.close(died)
-    return line, printed, ""
+    return line, printed, None
 
 
 def _can_be_raised_again(usual: int) -> bool:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from disagg.errors import StartError
-from disagg.plane.engine import EngineFacts, Leg, LegSink
+from disagg.plane.engine import EngineFacts, Leg, LegSink, PartFacts
 from disagg.plane.messages import ProcessSample, RankHealth, RankLoad
 from disagg.sglang import dead_peers
 from disagg.sglang.children import pids_by_role
@@ -149,15 +149,16 @@ class SGLangMember:
         self._stages: StageListener | None = None
         self.loop: asyncio.AbstractEventLoop
 
-    def start(self) -> dict[str, Any]:
-        """Blocks until its schedulers are up; returns their part of EngineFacts."""
+    def start(self) -> PartFacts:
+        """Blocks until its schedulers are up."""
         if self._fork:
             _fork_children()
         self._stages = StageListener(self._scratch)
         engine, _ = _sglang(self._arguments, self._phases)
         self.loop = engine.loop
         self._look()
-        return {"pids": {"host": os.getpid(), **pids_by_role(engine.get_all_child_pids())}, **_capacity(self._scratch)}
+        pids: dict[str, int | list[int]] = {"host": os.getpid(), **pids_by_role(engine.get_all_child_pids())}
+        return PartFacts(pids=pids, **_capacity(self._scratch))
 
     def samples(self) -> list[ProcessSample]:
         return self._watch.samples

@@ -9,20 +9,23 @@ import asyncio
 import dataclasses
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from typing import Any
 
 from disagg.cluster.canaries import Canaries
 from disagg.cluster.engine_node import Ground, NodeLost
 from disagg.cluster.live import LiveEngine
 from disagg.cluster.proving import Prover
-from disagg.cluster.supervisor import EngineSupervisor, Setting
+from disagg.cluster.runtime import Runtime
+from disagg.cluster.setting import Setting
+from disagg.cluster.supervisor import EngineSupervisor
 from disagg.config.schema import Deadlines
 from disagg.host_spec import HostSpec
+from disagg.lives import engine_id_of
 from disagg.plane import messages as m
 from disagg.plane.client import PlaneClient
 from disagg.plane.engine import Leg, LegSink
 from disagg.plane.server import PlaneServer
 from disagg.planning.plan import EnginePlan
+from disagg.process.news import Exit, Ready
 from disagg.process.stub import FACTS, StubEngine
 from disagg.registry.memory import MemoryRegistry
 from disagg.registry.records import EngineRecord, State
@@ -71,7 +74,7 @@ class Node:
         self.log_of_calls: list[str] = []
         self.lost = False
         self.spares = 0  # how often one was asked for
-        self._exit: asyncio.Future[dict[str, Any]] | None = None
+        self._exit: asyncio.Future[Exit] | None = None
 
     async def prepare(self) -> Ground:
         if self.lost:
@@ -80,7 +83,7 @@ class Node:
         self.ports.append(20000 + 10 * len(self.ports))
         return Ground("127.0.0.1", self.ports[-1], True)
 
-    async def start(self, spec: HostSpec) -> dict[str, Any]:
+    async def start(self, spec: HostSpec) -> Ready:
         assert self.server is None, "the last incarnation was not ended"
         self.log_of_calls.append(f"start {spec.life}")
         self.engine = Engine()
@@ -88,9 +91,9 @@ class Node:
         port = await self.server.start("127.0.0.1")
         self._exit = asyncio.get_running_loop().create_future()
         facts = {f.name: getattr(FACTS, f.name) for f in dataclasses.fields(FACTS)}
-        return facts | {"plane": f"127.0.0.1:{port}", "devices": "", "start_s": {"engine": 1.5}, "way": "spawned"}
+        return Ready(plane=f"127.0.0.1:{port}", start_s={"engine": 1.5}, way="spawned", **facts)
 
-    async def exited(self) -> dict[str, Any]:
+    async def exited(self) -> Exit:
         assert self._exit is not None
         return await asyncio.shield(self._exit)
 
@@ -98,12 +101,12 @@ class Node:
         self.log_of_calls.append("end")
         await self.die("its actor is gone")
 
-    async def die(self, status: str) -> None:
+    async def die(self, why: str) -> None:
         if self.server is not None:
             self.server.close()
             self.server = None
         if self._exit is not None and not self._exit.done():
-            self._exit.set_result({"status": status, "tail": ["the last line"]})
+            self._exit.set_result(Exit(why=why, tail=("the last line",)))
 
     def keep_spare(self) -> None:
         self.spares += 1
@@ -124,8 +127,9 @@ class Node:
 class Scene:
     def __init__(self) -> None:
         self.registry = MemoryRegistry()
-        self.prover = Prover(self._on_proven, self._on_failed)
-        self.canaries = Canaries(self.prover, self._on_sick, canary_s=0.05, limit_s=0.1)
+        self.runtime = Runtime()
+        self.prover = Prover(self._on_proven, self._on_failed, self.runtime.random)
+        self.canaries = Canaries(self.prover, self._on_sick, 0.05, self.runtime.now_s, limit_s=0.1)
         self.nodes: dict[str, Node] = {}
         self.supervisors: dict[str, EngineSupervisor] = {}
         self.tasks: list[asyncio.Task[None]] = []
@@ -139,7 +143,7 @@ class Scene:
         engine_id = f"{role}-{sum(s.plan.role is role for s in self.supervisors.values())}"
         plan = EnginePlan(engine_id, role, "", 0, 1.0, 0.0, 1, 1, 1, {}, {})
         node = self.nodes[engine_id] = Node()
-        supervisor = EngineSupervisor(plan, setting, node, self.registry, self.prover, self.is_registered)
+        supervisor = EngineSupervisor(plan, setting, node, self.registry, self.prover, self.runtime, self.is_registered)
         self.supervisors[engine_id] = supervisor
         self.tasks.append(asyncio.create_task(supervisor.run()))
 
@@ -194,13 +198,13 @@ class Scene:
         return client
 
     async def _on_proven(self, life: str, peer: str) -> None:
-        await self.supervisors[life.split("#")[0]].proven(peer)
+        await self.supervisors[engine_id_of(life)].proven(peer)
 
     async def _on_failed(self, life: str, why: str) -> None:
-        await self.supervisors[life.split("#")[0]].failed(why)
+        await self.supervisors[engine_id_of(life)].failed(why)
 
     def _on_sick(self, life: str, why: str) -> None:
-        self.supervisors[life.split("#")[0]].sick(why)
+        self.supervisors[engine_id_of(life)].sick(why)
 
 
 class Receiver:

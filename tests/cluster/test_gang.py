@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
 
+import msgspec
 import pytest
 
 from disagg.cluster.engine_node import Ground, NodeLost
 from disagg.cluster.gang import Gang
 from disagg.errors import StartError
 from disagg.host_spec import FOLLOWED, HostSpec
+from disagg.process.news import Exit, Ready
 
 SPEC = HostSpec(
     engine_id="prefill-0",
@@ -32,21 +33,23 @@ class Node:
         self.ground = Ground(f"10.0.0.{number + 1}", 20000 + 11 * number, fork=True)
         self.started: HostSpec | None = None
         self.fails: Exception | None = None
-        self.exit: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
+        self.exit: asyncio.Future[Exit] = asyncio.get_running_loop().create_future()
         self.ends = self.spares = 0
 
     async def prepare(self) -> Ground:
         return self.ground
 
-    async def start(self, spec: HostSpec) -> dict[str, Any]:
+    async def start(self, spec: HostSpec) -> Ready:
         self.started = spec
         if self.fails is not None:
             raise self.fails
-        facts: dict[str, Any] = {"kv_tokens": 1000 - self.number, "requests_max": 8, "page_size": 16}
-        facts |= {"pids": {"host": 100 + self.number}, "devices": str(self.number)}
-        return facts if self.number else facts | {"plane": "10.0.0.1:20010", "ranks": 4}
+        number = self.number
+        ready = Ready(
+            kv_tokens=1000 - number, requests_max=8, page_size=16, pids={"host": 100 + number}, devices=str(number)
+        )
+        return ready if number else msgspec.structs.replace(ready, plane="10.0.0.1:20010", ranks=4)
 
-    async def exited(self) -> dict[str, Any]:
+    async def exited(self) -> Exit:
         return await asyncio.shield(self.exit)
 
     async def end(self) -> None:
@@ -72,7 +75,7 @@ def four() -> list[Node]:
     return [Node(number) for number in range(4)]
 
 
-async def started() -> tuple[list[Node], asyncio.Task[dict[str, Any]]]:
+async def started() -> tuple[list[Node], asyncio.Task[Exit]]:
     """A gang that serves, and what waits for its end."""
     nodes = four()
     gang = Gang(nodes)
@@ -87,7 +90,7 @@ async def test_every_node_gets_its_part_of_one_engine() -> None:
     nodes = four()
     gang = Gang(nodes)
     await gang.prepare()
-    facts = await gang.start(SPEC)
+    ready = await gang.start(SPEC)
     specs = [node.started for node in nodes]
     assert [spec.arguments["node_rank"] for spec in specs if spec] == [0, 1, 2, 3]
     for spec in filter(None, specs):
@@ -97,9 +100,9 @@ async def test_every_node_gets_its_part_of_one_engine() -> None:
     assert second is not None
     assert (second.plane_host, second.arguments["host"], second.arguments["port"]) == ("10.0.0.2", "10.0.0.2", 20019)
     assert (second.log_path, second.scratch) == ("/logs/prefill-0.1.log", "/run/prefill-0.1-3")
-    assert facts["kv_tokens"] == 997, "an engine has the room of its poorest node"
-    assert [member["node"] for member in facts["members"]] == [f"10.0.0.{n}" for n in range(1, 5)]
-    assert (facts["plane"], facts["pids"]) == ("10.0.0.1:20010", {"host": 100})
+    assert ready.kv_tokens == 997, "an engine has the room of its poorest node"
+    assert [member.node for member in ready.members] == [f"10.0.0.{n}" for n in range(1, 5)]
+    assert (ready.plane, ready.pids) == ("10.0.0.1:20010", {"host": 100})
     assert await gang.lane() == "rc_mlx5, tcp"
     gang.keep_spare()
     assert [node.spares for node in nodes] == [1, 1, 1, 1]
@@ -119,18 +122,20 @@ async def test_one_that_dies_while_starting_fails_the_start_and_all_are_ended() 
 
 async def test_the_exit_of_one_is_the_exit_of_all_and_says_which() -> None:
     nodes, waiting = await started()
-    nodes[3].exit.set_result({"status": "killed by SIGKILL", "tail": ["last"]})
-    assert await waiting == {"status": "node 3 of 4: killed by SIGKILL", "tail": ["last"]}
+    nodes[3].exit.set_result(Exit(signal="SIGKILL", tail=("last",)))
+    exit_ = await waiting
+    assert (exit_.status, exit_.tail) == ("node 3 of 4: killed by SIGKILL", ("last",))
 
 
 async def test_the_host_that_began_it_is_told_and_not_one_that_followed() -> None:
     nodes, waiting = await started()
-    nodes[0].exit.set_result({"status": f"exit status {FOLLOWED}", "tail": []})
+    nodes[0].exit.set_result(Exit(code=FOLLOWED))
     await asyncio.sleep(0.05)
-    nodes[2].exit.set_result({"status": "killed by SIGKILL", "tail": ["out of memory"]})
+    nodes[2].exit.set_result(Exit(signal="SIGKILL", tail=("out of memory",)))
     for other in (nodes[1], nodes[3]):
-        other.exit.set_result({"status": f"exit status {FOLLOWED}", "tail": []})
-    assert await waiting == {"status": "node 2 of 4: killed by SIGKILL", "tail": ["out of memory"]}
+        other.exit.set_result(Exit(code=FOLLOWED))
+    exit_ = await waiting
+    assert (exit_.status, exit_.tail) == ("node 2 of 4: killed by SIGKILL", ("out of memory",))
 
 
 async def test_a_failed_start_leaves_no_other_going_on() -> None:
@@ -145,7 +150,7 @@ async def test_a_failed_start_leaves_no_other_going_on() -> None:
         return slow.ground
 
     slow.prepare = prepare  # type: ignore[method-assign]
-    nodes[1].exit.set_result({})
+    nodes[1].exit.set_result(Exit())
 
     async def lost() -> Ground:
         raise NodeLost("prefill-0.1", "the actor died")

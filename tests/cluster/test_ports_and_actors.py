@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-import disagg.cluster.engine_node as engine_node
-from disagg.cluster import actors
+from disagg.cluster import actors, ray_node
 from disagg.cluster.actors import PORT_BLOCK, PortBlocks
-from disagg.cluster.engine_node import NodeLost, RayNode
+from disagg.cluster.engine_node import NodeLost
+from disagg.cluster.ray_node import RayNode
 from disagg.errors import StartError
 from disagg.planning.plan import EnginePlan
 from disagg.roles import Role
@@ -97,9 +97,9 @@ def _node(actor: _Actor | None, agent: _Actor | None = None) -> tuple[_Node, _No
 @pytest.fixture
 def killed(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     found: list[Any] = []
-    monkeypatch.setattr(engine_node.ray, "kill", found.append)
-    monkeypatch.setattr(engine_node, "ANSWER_S", 0.1)
-    monkeypatch.setattr(engine_node, "END_S", 0.1)
+    monkeypatch.setattr(ray_node.ray, "kill", found.append)
+    monkeypatch.setattr(ray_node, "ANSWER_S", 0.1)
+    monkeypatch.setattr(ray_node, "END_S", 0.1)
     return found
 
 
@@ -123,7 +123,7 @@ async def test_an_actor_that_hung_between_incarnations_is_replaced(killed: list[
     assert await node.lane() == "tcp"
 
 
-@pytest.mark.parametrize("port", [None, engine_node.RayError("the actor died")])
+@pytest.mark.parametrize("port", [None, ray_node.RayError("the actor died")])
 async def test_a_agent_that_is_gone_is_forgotten(killed: list[Any], port: Any) -> None:
     agent = _Actor(answers=True, port=port)
     node, agents = _node(None, agent)

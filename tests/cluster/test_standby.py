@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import socket
 from typing import Any
 
@@ -14,8 +13,8 @@ from disagg.cluster import actors
 from disagg.cluster.actors import EngineActor
 from disagg.host_spec import HostSpec, Spare, StandbySpec, decode_spec, decode_standby, encode_spec
 from disagg.process import standby as standby
+from disagg.process.news import Exit, News, Ready, StandbyReady, Started, encode_news
 
-SPARES = [{"module": "scheduler", "children": []}]
 SPEC = HostSpec(
     engine_id="a",
     incarnation=1,
@@ -27,7 +26,7 @@ SPEC = HostSpec(
     scratch="",
     fork=False,
 )
-READY: dict[str, Any] = {"event": "ready", "pids": {"host": 1}, "spares": SPARES, "unfit": ""}
+READY: dict[str, Any] = {"pids": {"host": 1}, "spares": (Spare("scheduler"),), "unfit": ""}
 
 
 class Reaper:
@@ -44,13 +43,13 @@ class Reaper:
             self.standby = decode_standby(await reader.readline())
         if line := await reader.readline():
             self.spec = decode_spec(line)
-            self.say(event="started", reaper=2, host=1)
-            self.say(**READY)
+            self.say(Started(reaper=2, host=1))
+            self.say(Ready(**READY))
         await reader.read()
         self.writer.close()
 
-    def say(self, **message: Any) -> None:
-        self.writer.write(json.dumps(message).encode() + b"\n")
+    def say(self, news: News) -> None:
+        self.writer.write(encode_news(news) + b"\n")
 
 
 @pytest.fixture
@@ -72,19 +71,19 @@ def reapers(monkeypatch: pytest.MonkeyPatch) -> list[Reaper]:
     return made
 
 
-async def _next(actor: EngineActor, **changes: Any) -> dict[str, Any]:
+async def _next(actor: EngineActor, **changes: Any) -> Ready:
     return await actor.start(encode_spec(msgspec.structs.replace(SPEC, **changes)), None, {})
 
 
 async def _kit_is_ready(reapers: list[Reaper], sglang: str = "0.5.20") -> None:
     await asyncio.sleep(0.02)
-    reapers[-1].say(event="spare", pids=[7], seconds=1.0, contexts=0, sglang=sglang)
+    reapers[-1].say(StandbyReady([7], 1.0, 0, sglang))
     await asyncio.sleep(0.02)
 
 
 async def test_the_next_incarnation_is_the_standby(reapers: list[Reaper]) -> None:
     actor = EngineActor()
-    assert (await _next(actor))["way"] == "spawned"
+    assert (await _next(actor)).way == "spawned"
     await actor.keep_spare()
     await actor.keep_spare()
     await _kit_is_ready(reapers)
@@ -94,11 +93,11 @@ async def test_the_next_incarnation_is_the_standby(reapers: list[Reaper]) -> Non
     assert made_from.spares == (Spare("scheduler"),)
     assert made_from.environment["A"] == "1"
     await actor.end()
-    assert (await _next(actor, incarnation=2))["way"] == "spare"
+    assert (await _next(actor, incarnation=2)).way == "spare"
     assert reapers[1].spec is not None
     assert reapers[1].spec.life == "a#2"
     await actor.end()
-    assert (await _next(actor, incarnation=3))["way"] == "spawned", "a standby is used once"
+    assert (await _next(actor, incarnation=3)).way == "spawned", "a standby is used once"
     await actor.end()
 
 
@@ -107,7 +106,7 @@ async def test_one_that_still_imports_is_taken(reapers: list[Reaper]) -> None:
     await _next(actor)
     await actor.keep_spare()
     await actor.end()
-    assert (await _next(actor, incarnation=2))["way"] == "spare, still importing"
+    assert (await _next(actor, incarnation=2)).way == "spare, still importing"
     await actor.end()
 
 
@@ -134,7 +133,7 @@ async def test_one_that_does_not_fit_is_ended(
     if sglang:
         await _kit_is_ready(reapers, sglang)
     await actor.end()
-    way = (await _next(actor, incarnation=2, environment=environment))["way"]
+    way = (await _next(actor, incarnation=2, environment=environment)).way
     assert why in way
     assert way.startswith("spawned, for its spare is of no use")
     assert reapers[1].spec is None
@@ -146,22 +145,22 @@ async def test_one_that_has_ended_is_told(reapers: list[Reaper], caplog: pytest.
     await _next(actor)
     await actor.keep_spare()
     await asyncio.sleep(0.02)
-    reapers[1].say(event="exit", status="exit status 1", tail=["no such library"])
+    reapers[1].say(Exit(code=1, tail=("no such library",)))
     reapers[1].writer.close()
     await asyncio.sleep(0.02)
     assert "no such library" in caplog.text
     await actor.end()
-    assert "it has ended (exit status 1)" in (await _next(actor, incarnation=2))["way"]
+    assert "it has ended (exit status 1)" in (await _next(actor, incarnation=2)).way
     await actor.end()
 
 
 async def test_an_engine_that_no_spare_fits_has_none(reapers: list[Reaper], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(READY, "spares", [])
+    monkeypatch.setitem(READY, "spares", ())
     monkeypatch.setitem(READY, "unfit", "SGLang starts it through numactl")
     actor = EngineActor()
     await _next(actor)
     await actor.keep_spare()
     assert len(reapers) == 1
     await actor.end()
-    assert "numactl" in (await _next(actor, incarnation=2))["way"]
+    assert "numactl" in (await _next(actor, incarnation=2)).way
     await actor.end()

@@ -82,7 +82,7 @@ async def _hangs(_address: str) -> bool:
 @on_virtual_time
 async def test_a_silent_host_is_found_within_five_seconds() -> None:
     host = Host()
-    running = asyncio.create_task(Watcher(host, "", now_s=_now_s, is_registered=_yes).run())
+    running = asyncio.create_task(Watcher(host, "", _yes, _now_s).run())
     await asyncio.sleep(0.6)
     assert not running.done()
     host.answers, began_s = False, _now_s()
@@ -93,7 +93,7 @@ async def test_a_silent_host_is_found_within_five_seconds() -> None:
 @on_virtual_time
 async def test_a_lost_connection_is_found_within_a_second() -> None:
     host = Host()
-    running = asyncio.create_task(Watcher(host, "", now_s=_now_s).run())
+    running = asyncio.create_task(Watcher(host, "", _yes, _now_s).run())
     await asyncio.sleep(0.1)
     host.lost = "reset by peer"
     assert "reset by peer" in await asyncio.wait_for(running, 1)
@@ -103,7 +103,7 @@ async def test_a_lost_connection_is_found_within_a_second() -> None:
 async def test_a_connection_that_comes_back_at_once_is_no_sickness() -> None:
     host = Host()
     host.takes_connections = True
-    running = asyncio.create_task(Watcher(host, "", now_s=_now_s).run())
+    running = asyncio.create_task(Watcher(host, "", _yes, _now_s).run())
     await asyncio.sleep(0.1)
     host.lost = "the host said nothing for 4 s"  # this machine stood still
     await asyncio.sleep(1.2)
@@ -115,16 +115,14 @@ async def test_a_connection_that_comes_back_at_once_is_no_sickness() -> None:
 
 @on_virtual_time
 async def test_a_bootstrap_server_that_hangs_is_found_within_five_seconds() -> None:
-    assert "bootstrap" in await asyncio.wait_for(
-        Watcher(Host(), "127.0.0.1:9", now_s=_now_s, is_registered=_hangs).run(), 5
-    )
+    assert "bootstrap" in await asyncio.wait_for(Watcher(Host(), "127.0.0.1:9", _hangs, _now_s).run(), 5)
 
 
 @on_virtual_time
 async def test_being_held_up_ourselves_is_no_silence_of_the_host() -> None:
     jump_s = 0.0
     host = Host()
-    watcher = Watcher(host, "", now_s=lambda: _now_s() + jump_s)
+    watcher = Watcher(host, "", _yes, lambda: _now_s() + jump_s)
     running = asyncio.create_task(watcher.run())
     await asyncio.sleep(0.2)
     host.answers = False

@@ -91,7 +91,7 @@ def test_the_host_is_killed(reaper: Reaper) -> None:
     time.sleep(0.5)  # the segment of a host that is killed can only be known from an earlier look
     os.kill(int(str(host)), signal.SIGKILL)
     exit_ = reaper.says("exit")
-    assert exit_["status"] == "killed by SIGKILL"
+    assert exit_["signal"] == "SIGKILL"
     assert exit_["tail"] == ["host speaks"]
     reaper.process.wait(30)
     assert _gone(host, ready["child"])
@@ -110,7 +110,7 @@ def test_a_host_that_fails_says_why(tmp_path: Path) -> None:
     failing = Reaper(tmp_path, "dies")
     segment = failing.says("ready")["segment"]
     exit_ = failing.says("exit")
-    assert exit_["status"] == "exit status 1"
+    assert exit_["code"] == 1
     assert "no such model" in str(exit_["tail"])
     assert "no such model" in failing.log.read_text()
     failing.hang_up()
@@ -136,8 +136,8 @@ def test_a_reaper_that_cannot_begin_says_why(tmp_path: Path) -> None:
     spec = host_spec(tmp_path / "engine.log", tmp_path / "scratch" / "decode-0-1", role="prefill", fork=True)
     failing = ReaperPipe(HOST, encode_spec(spec))
     exit_ = failing.says("exit")
-    assert "its reaper failed: " in str(exit_["status"])
-    assert str(tmp_path / "scratch") in str(exit_["status"])
+    assert "its reaper failed: " in str(exit_["why"])
+    assert str(tmp_path / "scratch") in str(exit_["why"])
     failing.hang_up()
     failing.process.wait(30)
 

@@ -86,7 +86,7 @@ def test_it_becomes_the_engine_and_its_early_words_are_in_the_engines_log(standb
     exit_ = standby.says("exit")
     standby.process.wait(30)
     assert standby.log.read_text() == "the spare imports 1\nit is decode-0#2 True\n"
-    assert (exit_["status"], exit_["tail"]) == ("killed by SIGKILL", ["the spare imports 1", "it is decode-0#2 True"])
+    assert (exit_["signal"], exit_["tail"]) == ("SIGKILL", ["the spare imports 1", "it is decode-0#2 True"])
     assert not _live(pids)
     assert not standby.lock.exists()
     assert not standby.scratch.exists()
@@ -103,7 +103,7 @@ def test_its_actor_is_gone_while_it_waits(standby: Standby) -> None:
 def test_a_spare_that_cannot_import_says_why(tmp_path: Path) -> None:
     standby = Standby(tmp_path, "broken")
     exit_ = standby.says("exit")
-    assert exit_["status"] == "exit status 1"
+    assert exit_["code"] == 1
     assert "no such library" in str(exit_["tail"])
     standby.close()
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
-import json
 import os
 import random
 import secrets
@@ -19,6 +18,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import psutil
 
 from disagg.cluster.actors import PortBlocks
@@ -28,6 +28,7 @@ from disagg.host_spec import DEPLOYMENT_VARIABLE, SECRET_VARIABLE, HostSpec, enc
 from disagg.models.resolve import resolve_model
 from disagg.plane import messages as m
 from disagg.plane.client import PlaneClient
+from disagg.process.news import Exit, Ready, decode_news
 from disagg.roles import Role
 from disagg.sglang.arguments import Ports, engine_arguments, engine_environment
 from disagg.sglang.plugins.faults import HANG_VARIABLE, NAN_VARIABLE, SLOW_VARIABLE
@@ -71,12 +72,12 @@ class Host:
 
     def wait_until_ready(self) -> Host:
         while line := self._lines.readline():
-            said = json.loads(line)
-            if said["event"] == "exit":
-                break
-            if said["event"] == "ready":
-                self.facts = said
-                return self
+            match decode_news(line):
+                case Exit():
+                    break
+                case Ready() as ready:
+                    self.facts = msgspec.to_builtins(ready)
+                    return self
         raise AssertionError(f"{self.name} did not start:\n{self.log.read_text()[-4000:]}")
 
     @property

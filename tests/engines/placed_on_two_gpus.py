@@ -9,7 +9,7 @@ from pathlib import Path
 
 from disagg.cluster.controller import Controller
 from disagg.cluster.serve import ray_and_janitor
-from disagg.cluster.supervisor import Setting
+from disagg.cluster.setting import Setting
 from disagg.load import load_config
 
 

@@ -23,7 +23,7 @@ from deployment import Deployment
 from streams import Stream
 
 from benchmarks.random_requests import Result, campaign, send
-from disagg.cluster.actors import log_folder, run_folder
+from disagg.folders import log_folder, run_folder
 from disagg.sampling import FIELDS, SamplingField
 
 QUESTION = "Explain why Roger Federer is considered one of the greatest tennis players of all time"

@@ -1,0 +1,148 @@
+"""An EngineNode on Ray; the only code that talks to an engine's actor and its node's agent.
+
+Way:   supervisor -> [RayNode] =Ray=> EngineActor, NodeAgent. An engine over several nodes has one for each (gang.py)
+Fails: NodeLost when the actor or the agent is gone (the next `prepare` makes new ones), StartError as the actor says.
+       An actor that does not answer is killed, and with it, through its reaper, the incarnation
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable
+from typing import Any, Protocol, TypeVar
+
+import ray
+from ray.exceptions import RayError, RayTaskError
+from ray.util.placement_group import PlacementGroup
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+from disagg.cluster.actors import EngineActor
+from disagg.cluster.engine_node import Ground, NodeLost, incomplete, member_name
+from disagg.errors import DisaggError
+from disagg.host_spec import HostSpec, encode_spec
+from disagg.planning.plan import EnginePlan
+from disagg.process.news import Exit, Ready
+
+T = TypeVar("T")
+
+ANSWER_S = 10.0  # an actor's answer to a question that costs it nothing
+END_S = 8.0  # killing an incarnation's processes; their reaper does it
+
+
+class NodeAgents(Protocol):
+    async def on(self, node_id: str) -> tuple[Any, str | None]:
+        """The agent actor of a node, and its zygote's socket where engines are forked."""
+
+    def forget(self, node_id: str, agent: Any) -> None:
+        """It is gone, or does not answer: the next `on` makes another."""
+
+
+class RayNode:
+    """`address`: what the engine listens on; empty: its node's address in the Ray cluster. `member`: which of the
+    engine's nodes this is, and its bundle in the placement group."""
+
+    def __init__(
+        self, plan: EnginePlan, group: PlacementGroup, agents: NodeAgents, address: str, member: int = 0
+    ) -> None:
+        self._plan, self._group, self._agents, self._address = plan, group, agents, address
+        self._member, self._name = member, member_name(plan.id, member)
+        self._actor: Any = None
+        self._agent: Any = None
+        self._zygote: str | None = None
+        self._environment: dict[str, str] = {}
+
+    async def prepare(self) -> Ground:
+        if self._actor is not None and not await self._answers():
+            self.close()
+        actor = self._made()
+        node_id = await self._answer(actor.node_id.remote())
+        self._agent, zygote = await self._answer(self._agents.on(node_id))
+        self._zygote = None if self._plan.spare else zygote
+        try:
+            async with asyncio.timeout(ANSWER_S):
+                first_port = await self._answer(self._agent.ports.remote(self._name))
+                self._environment = await self._answer(self._agent.environment.remote())
+        except (NodeLost, TimeoutError) as error:
+            self._agents.forget(node_id, self._agent)
+            raise NodeLost(self._name, f"its node's agent is gone: {str(error) or 'no answer'}") from error
+        return Ground(self._address or _address_of(node_id), first_port, self._zygote is not None)
+
+    async def start(self, spec: HostSpec) -> Ready:
+        ready: Ready = await self._answer(self._made().start.remote(encode_spec(spec), self._zygote, self._environment))
+        return ready
+
+    def keep_spare(self) -> None:
+        if self._plan.spare and self._actor is not None:
+            self._actor.keep_spare.remote()
+
+    async def exited(self) -> Exit:
+        exit_: Exit = await self._answer(self._made().exited.remote())
+        return exit_
+
+    async def end(self) -> None:
+        if self._actor is None:
+            return
+        try:
+            async with asyncio.timeout(END_S):
+                await self._answer(self._actor.end.remote())
+        except (NodeLost, TimeoutError):
+            self.close()
+
+    async def lane(self) -> str:
+        try:
+            async with asyncio.timeout(ANSWER_S):
+                return str(await self._answer(self._made().lane.remote()))
+        except (NodeLost, TimeoutError):
+            return ""
+
+    async def devices(self) -> str:
+        return str(await self._answer_soon(self._made().devices.remote()))
+
+    async def log(self, lines: int) -> str:
+        if self._agent is None:
+            return ""
+        text = str(await self._answer_soon(self._agent.log.remote(self._name, lines)))
+        trouble = str(await self._answer_soon(self._made().log_trouble.remote()))
+        return f"{text}\n[disagg] {incomplete(trouble)}" if trouble else text
+
+    def close(self) -> None:
+        if self._actor is not None:
+            ray.kill(self._actor)
+            self._actor = None
+
+    def _made(self) -> Any:
+        if self._actor is None:
+            strategy = PlacementGroupSchedulingStrategy(self._group, placement_group_bundle_index=self._member)
+            options = {"num_cpus": self._plan.cpus, "num_gpus": self._plan.gpus, "scheduling_strategy": strategy}
+            self._actor = ray.remote(EngineActor).options(**options).remote()
+        return self._actor
+
+    async def _answers(self) -> bool:
+        try:
+            async with asyncio.timeout(ANSWER_S):
+                await self._answer(self._actor.node_id.remote())
+        except (NodeLost, TimeoutError):
+            return False
+        return True
+
+    async def _answer_soon(self, question: Awaitable[T]) -> T:
+        try:
+            async with asyncio.timeout(ANSWER_S):
+                return await self._answer(question)
+        except TimeoutError:
+            raise NodeLost(self._name, f"no answer within {ANSWER_S:g} s") from None
+
+    async def _answer(self, question: Awaitable[T]) -> T:
+        try:
+            return await question
+        except RayTaskError as error:
+            if isinstance(error.cause, DisaggError):
+                raise error.cause from None
+            raise NodeLost(self._name, str(error).strip()) from error
+        except RayError as error:
+            raise NodeLost(self._name, str(error).strip() or type(error).__name__) from error
+
+
+def _address_of(node_id: str) -> str:
+    """The address that Ray's own processes of that node use."""
+    return next(str(node["NodeManagerAddress"]) for node in ray.nodes() if node["NodeID"] == node_id)

@@ -1,0 +1,46 @@
+"""What all engines of a deployment share, and what one incarnation's host is told.
+
+Way:   supervisor -> [host_spec] -> EngineNode -> host
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from disagg.cluster.engine_node import Ground
+from disagg.config.schema import Deadlines
+from disagg.folders import log_folder, run_folder
+from disagg.host_spec import HostSpec
+from disagg.planning.plan import EnginePlan
+from disagg.roles import Role
+from disagg.sglang.arguments import Ports
+
+
+@dataclass(frozen=True)
+class Setting:
+    deployment: str
+    device: str
+    model_path: str
+    secret: str
+    deadlines: Deadlines
+    python_path: list[str]
+    address: str  # what engines listen on; empty: their node's address in the Ray cluster
+
+
+def host_spec(plan: EnginePlan, setting: Setting, incarnation: int, ground: Ground) -> tuple[HostSpec, str]:
+    """And host:port of its bootstrap server; empty unless it is a prefill."""
+    address, ports = ground.address, Ports.from_first(ground.first_port)
+    spec = HostSpec(
+        engine_id=plan.id,
+        incarnation=incarnation,
+        role=plan.role,
+        arguments=plan.arguments(device=setting.device, model_path=setting.model_path, host=address, ports=ports),
+        environment=plan.environment(device=setting.device, deadlines=setting.deadlines),
+        plane_host=address,
+        plane_port=ports.plane,
+        log_path=str(log_folder(setting.deployment) / f"{plan.id}.log"),
+        scratch=str(run_folder(setting.deployment) / f"{plan.id}-{incarnation}"),
+        fork=ground.fork,
+        is_simulated=setting.device == "simulated",
+    )
+    return spec, f"{address}:{ports.bootstrap}" if plan.role is Role.PREFILL else ""
