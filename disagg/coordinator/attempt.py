@@ -26,6 +26,7 @@ from disagg.coordinator.suspects import alone_on, blame, clear
 from disagg.errors import Cancelled, DeadlineExceeded, EngineLost, LegLost, NotANumber, Refused, RequestError
 from disagg.plane import messages as m
 from disagg.plane.client import LOST
+from disagg.role_table import ROLES
 from disagg.roles import Role
 from disagg.routing.endpoints import Pair
 from disagg.routing.reservation import Reservation
@@ -93,7 +94,7 @@ class Attempt:
         facts = request.facts
         facts.room, facts.prefill, facts.decode = self.room, prefill.id if prefill else None, self.pair.decode.id
         for leg in self._legs:
-            tokens = 1 if leg is self._prefill else request.tokens_left
+            tokens = ROLES[leg.role].new_tokens(request.tokens_left)
             leg.number = leg.endpoint.client.submit(
                 leg,
                 leg_id=f"{request.id}{self._try:02x}",
@@ -202,7 +203,9 @@ class Attempt:
     def on_leg_end(self, leg: Leg) -> None:
         assert leg.end is not None
         if self._try == self.request.tries:  # else it is a late word on an earlier try
-            note_end(self.request, leg.end, leg.endpoint.client.clock_offset_s, read_prompt=leg.role is not Role.DECODE)
+            note_end(
+                self.request, leg.end, leg.endpoint.client.clock_offset_s, read_prompt=ROLES[leg.role].reads_prompts
+            )
         if leg.end.reason not in m.WELL and (leg is self.decode or not self._has_kv):
             self._on_leg_failed(leg, leg.end)
         if leg is self.decode:
@@ -224,12 +227,12 @@ class Attempt:
     # inner
 
     def _on_leg_failed(self, leg: Leg, end: m.LegEnd) -> None:
-        what, endpoint = f"the {leg.name} engine ended its leg: {end.detail or end.reason}", leg.endpoint
+        what, endpoint = f"the {leg.role} engine ended its leg: {end.detail or end.reason}", leg.endpoint
         if end.reason == m.REFUSED:
             self.fail(Refused, what)
             endpoint.on_refused()
         elif end.reason == m.NOT_A_NUMBER:  # of this request alone, on whichever engine: none is to blame
-            self.fail(NotANumber, f"the model's output for this request is not a number ({leg.name})")
+            self.fail(NotANumber, f"the model's output for this request is not a number ({leg.role})")
         elif end.reason == LOST:
             if not self._is_closed:
                 alone = endpoint.client.legs_lost == 1 and endpoint.load[0] <= 1  # ours, and all frontends' there

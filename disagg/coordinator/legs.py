@@ -21,6 +21,7 @@ from disagg.coordinator.sink import Sink
 from disagg.coordinator.suspects import PROVEN_TOKENS
 from disagg.errors import LegLost, RequestError
 from disagg.plane import messages as m
+from disagg.role_table import ROLES
 from disagg.roles import Role
 from disagg.routing.endpoints import Endpoint
 
@@ -60,14 +61,10 @@ class Leg:
         self.is_broken = False
         self.end: m.LegEnd | None = None
 
-    @property
-    def name(self) -> str:
-        return "prefill" if self.role is Role.PREFILL else "decode"
-
     def on_tokens(self, offset: int, token_ids: list[int]) -> None:
         if offset != self.received:
             self.is_broken = True
-            what = f"{self.name} sent token {offset} after {self.received} tokens"
+            what = f"{self.role} sent token {offset} after {self.received} tokens"
             self.attempt.fail(LegLost, what, self.endpoint.life)
             return
         self.received = offset + len(token_ids)
@@ -77,7 +74,7 @@ class Leg:
         """A prefill's one token comes from its decode, too."""
 
     def on_stage(self, name: str) -> None:
-        if self.role is not Role.DECODE or name == "bootstrapping":
+        if ROLES[self.role].reads_prompts or name == "bootstrapping":
             self.attempt.on_stage(name)  # what a decode engine calls transferring is its wait for prefill, too
 
     def on_end(self, end: m.LegEnd) -> None:

@@ -24,21 +24,24 @@ from collections.abc import Callable
 
 from disagg.coordinator.phases import Phase
 from disagg.coordinator.request import Blame, Request
+from disagg.role_table import ROLES
 from disagg.roles import Role
+from disagg.worker_role import WorkerRole
 
 PROVEN_TOKENS = 3  # a batch that computes inf or NaN dies in the step of the first or the second token
 BLAMES_ALONE_MAX = 2
 BLAMES_MAX = 5  # in company somebody else may have done it: with several such requests about, an innocent had three
-COMPUTING = {
-    Role.PREFILL: (Phase.PREFILLING, Phase.TRANSFERRING),
-    Role.DECODE: (Phase.TRANSFERRING, Phase.DECODING),
-    Role.AGGREGATED: (Phase.PREFILLING, Phase.TRANSFERRING, Phase.DECODING),
-}
+
+
+def computes_in(role: WorkerRole) -> set[Phase]:
+    """The phases of a request in which an engine of this role may die of it."""
+    reads = {Phase.PREFILLING} if role.reads_prompts else set()
+    return reads | {Phase.TRANSFERRING} | ({Phase.DECODING} if role.makes_tokens else set())
 
 
 def blame(request: Request, life: str, role: Role, tokens: int, alone: bool) -> None:
     """An engine is lost. `tokens`: what this try of the request had from it; `alone`: nothing else ran there."""
-    if request.phase in COMPUTING[role] and (alone or tokens < PROVEN_TOKENS):
+    if request.phase in computes_in(ROLES[role]) and (alone or tokens < PROVEN_TOKENS):
         request.blames.append(Blame(life, role, alone))
 
 
