@@ -51,6 +51,8 @@ class Watched(Protocol):
 
 
 class DeadlineTimer:
+    """Calls `watched.on_late` once, when a deadline is over that nothing has moved on; never after `cancel`."""
+
     def __init__(self, request: Request, limits: Limits, now_s: Callable[[], float], watched: Watched) -> None:
         self.request, self._limits, self._now_s, self._watched = request, limits, now_s, watched
         self._timer: asyncio.TimerHandle | None = None

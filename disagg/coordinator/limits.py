@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Limits:
+    """Seconds where the name ends in _s; 0 tries of a kind: a lost leg ends the request."""
+
     no_pair_s: float = 10.0
     queue_s: float = 30.0
     bootstrap_s: float = 60.0

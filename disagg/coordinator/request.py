@@ -43,6 +43,8 @@ _PENALTIES = {"frequency_penalty": 0.0, "presence_penalty": 0.0, "repetition_pen
 
 @dataclass(slots=True)
 class Request:
+    """Plain data; `take` and `finish` bring tokens in, `phases.advance` alone changes the phase."""
+
     id: str  # 32 hex digits; the first four name the frontend
     prompt_ids: list[int]
     sampling: dict[str, Any]  # SGLang's names, without max_new_tokens, stop and seed mapping is done

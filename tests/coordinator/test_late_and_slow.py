@@ -105,6 +105,51 @@ async def test_a_good_end_does_not_make_up_for_lost_tokens() -> None:
             await asyncio.wait_for(answering, 30)
 
 
+async def test_tokens_that_come_with_the_end_are_one_piece_with_it() -> None:
+    async with bench(limits=ONCE, decode=StubEngine(hold=True)) as b:
+        r, reader = request(max_tokens=2), Reader()
+        answering = asyncio.create_task(b.coordinator.run(r, reader))
+        await until(lambda: b.decode.legs)
+        session = next(s for s in b.servers["decode-0"].sessions if s._legs)
+        (number,) = session._legs
+        session.send(m.Step(1, [m.Delta(number, 0, [7, 8])], [m.LegEnd(number, "length")]))
+        await asyncio.wait_for(answering, 30)
+        assert (reader.pieces, reader.finish_reason) == ([("xx", [7, 8])], "length")
+
+
+async def test_what_an_engine_still_says_of_a_try_that_is_over_reaches_nobody() -> None:
+    """A decode engine that goes on after an abort, as in a running chunk, while another one has the request."""
+    decodes = {f"decode_{n}": _NoAborts(step_s=0.01, token=None) for n in (0, 1)}
+    async with bench(limits=Limits(), **decodes) as b:
+        r, reader = request(max_tokens=60), Reader()
+        answering = asyncio.create_task(b.coordinator.run(r, reader))
+        await until(lambda: len(r.emitted_ids) >= 10)
+        first = b.coordinator.attempts[r.id].decode
+        first.attempt.fail(LegLost, "somebody wants it elsewhere", first.endpoint.life)
+        received = first.received
+        await asyncio.wait_for(answering, 30)
+        assert first.received > received
+        assert reader.token_ids == r.emitted_ids == [*range(3, 63)]
+        assert r.tries == 2
+        await b.settle()
+
+
+async def test_what_comes_after_a_client_has_left_is_not_put_into_its_sink(caplog: pytest.LogCaptureFixture) -> None:
+    async with bench(limits=Limits(), decode=_NoAborts(step_s=0.01, token=None)) as b:
+        r, reader = request(max_tokens=40), Reader()
+        answering = asyncio.create_task(b.coordinator.run(r, reader))
+        await until(lambda: len(r.emitted_ids) >= 3)
+        attempt = b.coordinator.attempts[r.id]
+        answering.cancel()
+        await asyncio.wait([answering])
+        put = len(reader.pieces)
+        await until(lambda: attempt.decode.end)
+        assert attempt.decode.received == 40
+        assert (len(reader.pieces), r.phase) == (put, Phase.CANCELLED)
+        assert "nobody foresaw" not in caplog.text
+        await b.settle()
+
+
 async def test_a_request_that_waits_does_not_get_the_engine_whose_connection_has_just_ended() -> None:
     small = replace(FACTS, requests_max=1)
     decodes = {f"decode_{n}": StubEngine(hold=True, facts=small) for n in (0, 1)}
