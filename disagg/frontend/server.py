@@ -58,6 +58,7 @@ class HttpServer:
         self._listening.close()
         for connection in list(door.connections):
             connection.shut_down()
+        door.run_all()
         if door.tasks:
             await asyncio.wait(list(door.tasks), timeout=limit_s)
         for task in list(door.tasks):

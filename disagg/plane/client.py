@@ -125,7 +125,7 @@ class PlaneClient:
             receiver.on_end(m.LegEnd(leg, LOST, "no connection"))
             return leg
         self._legs[leg] = receiver
-        self._connection.send(m.encode(m.Submit(leg, leg_id, prompt, sampling, dp_rank, bootstrap, is_canary)))
+        self._connection.send_soon(m.encode(m.Submit(leg, leg_id, prompt, sampling, dp_rank, bootstrap, is_canary)))
         return leg
 
     def abort(self, leg: int) -> None:

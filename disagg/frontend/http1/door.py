@@ -1,7 +1,8 @@
 """What the connections of one server share: the app, the limits, and what they hold together.
 
 Way:   HttpServer -> [Door] <- Connection
-Owns:  the set of connections, the tasks of running requests, the count of bytes held
+Owns:  the set of connections, the requests that wait for their turn, the tasks of those that run, the count of bytes
+       held
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
+from collections import deque
 from collections.abc import Awaitable, Callable
 from email.utils import formatdate
 from typing import TYPE_CHECKING
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
     from disagg.frontend.http1.connection import Connection
 
 LATE_AT_ONCE = 32  # some 2 ms
+BEGUN_A_TURN = 8  # some 2 ms, too: of many requests that arrive at once, the first are answered before the last begin
 App = Callable[["Call"], Awaitable[None]]
 
 NO_FILES = "open_files"
@@ -36,6 +39,10 @@ class Door:
         self.connections: set[Connection] = set()
         self.waiting: dict[Connection, None] = {}  # without a request, the longest first
         self.tasks: set[asyncio.Task[None]] = set()
+        self._arrived: deque[Call] = deque()
+        self._begun = 0  # in this turn of the loop
+        self._counts_turns = False
+        self._loop = asyncio.get_running_loop()
         self.burst = Burst()
         self.held_bytes = 0
         self.is_closing = False
@@ -43,7 +50,32 @@ class Door:
         self.tick(0.0)
 
     def run(self, call: Call) -> None:
-        task = asyncio.get_running_loop().create_task(call.run(self.app))
+        """Now, or in one of the event loop's next turns: of a burst, BEGUN_A_TURN begin in each, in their order.
+        Streams that run go on in between, and so does what has begun."""
+        if self._begun < BEGUN_A_TURN and not self._arrived:
+            self._begin(call)
+        else:
+            self._arrived.append(call)
+        if not self._counts_turns:
+            self._counts_turns = True
+            self._loop.call_soon(self._next_turn)
+
+    def run_all(self) -> None:
+        """Who has arrived begins now."""
+        while self._arrived:
+            self._begin(self._arrived.popleft())
+
+    def _next_turn(self) -> None:
+        self._begun = 0
+        while self._arrived and self._begun < BEGUN_A_TURN:
+            self._begin(self._arrived.popleft())
+        self._counts_turns = self._begun > 0
+        if self._counts_turns:
+            self._loop.call_soon(self._next_turn)
+
+    def _begin(self, call: Call) -> None:
+        self._begun += 1
+        task = self._loop.create_task(call.run(self.app))
         self.tasks.add(task)
         task.add_done_callback(self.tasks.discard)
 
