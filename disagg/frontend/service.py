@@ -65,8 +65,10 @@ class Service:
         return {name: would_do for r in self._table.records.values() for name, would_do in r.ignores.items()}
 
     async def run(self, request: Request, sink: Sink) -> None:
-        with self._metrics.request(request):
+        try:
             await self._coordinator.run(request, sink)
+        finally:
+            self._metrics.ended(request)
 
     def ready(self) -> tuple[bool, str]:
         if self._table.is_ready():

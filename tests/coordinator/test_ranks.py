@@ -48,8 +48,8 @@ def test_metrics_tell_which_ranks_served_a_request_and_which_sent_its_kv() -> No
     metrics, of = FrontendMetrics(), request()
     of.facts.prefill, of.facts.decode = RankId("prefill-0", "prefill-0#2", 1), RankId("decode-3", "decode-3#1", 0)
     of.facts.kv_bytes = 4096
-    with metrics.request(of), metrics.request(request()):  # the second never came to an engine
-        pass
+    metrics.ended(of)
+    metrics.ended(request())  # it never came to an engine
     text = metrics.render(
         live=0, queued=0, attempts=0, rooms=0, places=0, granted={}, tasks=0, engines_ready=0, engines=0, refused={}
     ).decode()
@@ -64,8 +64,7 @@ def test_metrics_tell_which_ranks_served_a_request_and_which_sent_its_kv() -> No
 def test_an_aggregated_engine_counts_once() -> None:
     metrics, of = FrontendMetrics(), request()
     of.facts.decode = RankId("aggregated-0", "aggregated-0#1", 0)
-    with metrics.request(of):
-        pass
+    metrics.ended(of)
     text = metrics.render(
         live=0, queued=0, attempts=0, rooms=0, places=0, granted={}, tasks=0, engines_ready=0, engines=0, refused={}
     ).decode()
