@@ -161,6 +161,7 @@ class Attempt:
         self._abort(*(leg for leg in self._legs if leg is self.decode or not self._has_kv))
         if not self._is_over and self._closing is None:
             self._closing = asyncio.get_running_loop().call_later(LAST_WORD_S, self._last_word_is_late)
+        self._let_go()
 
     def fail(self, as_error: type[RequestError], what: str, *lives: str) -> None:
         """The first failure counts; `run` raises it. `lives`: the engines that may be to blame."""
@@ -265,3 +266,13 @@ class Attempt:
                 self._closing.cancel()
             self.reservation.release()
             self._shared.rooms.give_back(self.room)
+            self._let_go()
+
+    def _let_go(self) -> None:
+        """Of what points back here, once nobody calls it any more: so a request is freed with its tokens when it ends,
+        and the garbage collector, which stops every stream, finds nothing."""
+        if self._is_closed and all(leg.end is not None for leg in self._legs):
+            for leg in self._legs:
+                del leg.attempt
+            self._legs.clear()
+            del self._deadline

@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import msgspec
+
 from disagg.routing.endpoints import RankId
 
 
@@ -31,9 +33,11 @@ class Failure:
     where: str
 
 
-@dataclass(slots=True)
-class Facts:
-    """None, or empty: not known, or there is none. Of more than one try, room, ranks and KV are those of the last."""
+class Facts(msgspec.Struct, gc=False):
+    """None, or empty: not known, or there is none. Of more than one try, room, ranks and KV are those of the last.
+
+    Thousands are remembered. The garbage collector passes them over: they hold nothing that leads back to them.
+    """
 
     client_request_id: str | None = None
     room: int | None = None

@@ -29,6 +29,8 @@ class Phase(Enum):
     FAILED = auto()
     CANCELLED = auto()
 
+    __hash__ = object.__hash__  # in C; Enum's own is a call of Python, and each event of a request looks up two
+
 
 class Event(Enum):
     """The value is its name in a request's timeline."""
@@ -44,6 +46,8 @@ class Event(Enum):
     MIGRATE = "migrate"  # refused, or lost after it
     CLIENT_GONE = "client_gone"
     FAILURE = "failure"
+
+    __hash__ = object.__hash__
 
 
 _P, _E = Phase, Event
@@ -63,6 +67,7 @@ for _place, (_event, _phase) in enumerate(
     NEXT |= {(_before, _event): _phase for _before in _TRY[1:_place]}
 NEXT |= {(_before, _E.FIRST_TOKEN): _P.DECODING for _before in _TRY[1:5]}
 LIVE = frozenset(phase for phase, _ in NEXT)
+_NAMES = {event: event.value for event in Event}
 NEXT |= {(phase, _E.RETRY): _P.QUEUED for phase in _TRY[:5]}
 NEXT |= {(phase, _E.MIGRATE): _P.MIGRATING for phase in _TRY}
 NEXT |= {(phase, _E.CLIENT_GONE): _P.CANCELLED for phase in LIVE}
@@ -87,7 +92,7 @@ def advance(request: HasPhase, event: Event, now_s: float) -> None:
     if following is None:
         raise IllegalTransition(f"request {request.id}", f"{event.name} in {request.phase.name}", "report this bug")
     request.phase, request.phase_since_s = following, now_s
-    request.mark(event.value, now_s)
+    request.mark(_NAMES[event], now_s)
 
 
 def advance_to_stage(request: HasPhase, stage: str, now_s: float) -> bool:

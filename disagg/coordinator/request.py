@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
+import msgspec
+
 from disagg.coordinator.facts import Facts
 from disagg.coordinator.phases import Phase
 from disagg.roles import Role
@@ -107,24 +109,25 @@ class Request:
 
     def remembered(self) -> Remembered:
         return Remembered(
-            self.id, self.phase, self.received_at_s, self.timeline, self.facts, self.tries, self.usage, self.owner
+            self.id,
+            self.phase,
+            self.received_at_s,
+            self.timeline,
+            self.facts,
+            self.tries,
+            len(self.prompt_ids),
+            len(self.emitted_ids),
+            self.owner,
         )
 
     @property
     def usage(self) -> dict[str, Any]:
-        """OpenAI's usage object."""
-        prompt, completion = len(self.prompt_ids), len(self.emitted_ids)
-        return {
-            "prompt_tokens": prompt,
-            "completion_tokens": completion,
-            "total_tokens": prompt + completion,
-            "prompt_tokens_details": {"cached_tokens": self.facts.cached_tokens or 0},
-        }
+        return _usage(len(self.prompt_ids), len(self.emitted_ids), self.facts)
 
 
-@dataclass(frozen=True, slots=True)
-class Remembered:
-    """What is kept of a request that has ended: all but its tokens, which would be gigabytes."""
+class Remembered(msgspec.Struct, frozen=True, gc=False):
+    """What is kept of a request that has ended: all but its tokens, which would be gigabytes. Thousands are: nothing in
+    it is looked through by the garbage collector, which stops every stream meanwhile."""
 
     id: str
     phase: Phase
@@ -132,5 +135,20 @@ class Remembered:
     timeline: dict[str, float]
     facts: Facts
     tries: int
-    usage: dict[str, Any]
+    prompt_tokens: int
+    output_tokens: int
     owner: bytes
+
+    @property
+    def usage(self) -> dict[str, Any]:
+        return _usage(self.prompt_tokens, self.output_tokens, self.facts)
+
+
+def _usage(prompt_tokens: int, output_tokens: int, facts: Facts) -> dict[str, Any]:
+    """OpenAI's usage object."""
+    return {
+        "prompt_tokens": prompt_tokens,
+        "completion_tokens": output_tokens,
+        "total_tokens": prompt_tokens + output_tokens,
+        "prompt_tokens_details": {"cached_tokens": facts.cached_tokens or 0},
+    }

@@ -9,8 +9,6 @@ Fails: RequestError for a body that is too large (413), too slow (408), malforme
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from urllib.parse import parse_qsl
 
 from disagg.errors import FrontendFull, NoReadyPair, Overloaded, RequestError
@@ -24,6 +22,36 @@ EVENT_STREAM = b"text/event-stream; charset=utf-8"
 Header = tuple[bytes, bytes]
 
 __all__ = ["ClientGone", "Exchange", "Header"]
+
+
+class WhileConnected:
+    """Cancels what runs inside when the client leaves, or is given up because it does not read: then ClientGone."""
+
+    __slots__ = ("_chunk_writer", "_is_gone", "_task")
+
+    def __init__(self, chunk_writer: ChunkWriter) -> None:
+        self._chunk_writer = chunk_writer
+        self._is_gone = False
+
+    def __enter__(self) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._task = task
+        self._chunk_writer.watch(self)
+
+    def __exit__(self, kind: type[BaseException] | None, _error: object, _traceback: object) -> None:
+        self._chunk_writer.unwatch(self)
+        if (
+            self._is_gone
+            and kind is not None
+            and issubclass(kind, asyncio.CancelledError)
+            and self._task.uncancel() == 0
+        ):
+            raise ClientGone from None
+
+    def on_lost(self) -> None:
+        self._is_gone = True
+        self._task.cancel("client gone")
 
 
 class Exchange:
@@ -58,27 +86,8 @@ class Exchange:
     async def body(self, limit_bytes: int) -> bytes:
         return await self._call.body(limit_bytes)
 
-    @asynccontextmanager
-    async def while_connected(self) -> AsyncIterator[None]:
-        """Cancels what runs inside when the client leaves, or is given up because it does not read: then ClientGone."""
-        task = asyncio.current_task()
-        assert task is not None
-        gone = False
-
-        def leave() -> None:
-            nonlocal gone
-            gone = True
-            task.cancel("client gone")
-
-        self.chunk_writer.watch(leave)
-        try:
-            yield
-        except asyncio.CancelledError:
-            if gone and task.uncancel() == 0:
-                raise ClientGone from None
-            raise
-        finally:
-            self.chunk_writer.unwatch(leave)
+    def while_connected(self) -> WhileConnected:
+        return WhileConnected(self.chunk_writer)
 
     async def answer(self, status: int, body: bytes, content_type: bytes = JSON) -> None:
         await self._call.respond(status, [(b"content-type", content_type), *self.answer_headers], body)

@@ -47,7 +47,7 @@ class Generations:
         received_at_s = time.monotonic()
         request_id = self._backend.new_request_id()
         exchange.answer_headers.append((b"x-request-id", request_id.encode()))
-        async with exchange.while_connected():
+        with exchange.while_connected():
             try:
                 check_headers(exchange.request_headers)
                 check_encoding(exchange)

@@ -10,7 +10,7 @@ decide, since a message, a part of one or a list in `metadata` costs as much as 
 
 from __future__ import annotations
 
-from dataclasses import replace
+import msgspec
 
 from disagg.fields import refuse
 from disagg.frontend.request_body import CompletionRequest, parse_chat, parse_completion, refuse_too_long
@@ -38,7 +38,7 @@ def read(data: bytes, kind: Kind, model: str, codec: Codec) -> CompletionRequest
         refuse(asked.source, "empty_prompt", f"'{asked.source}' gives no token")
     if len(prompt_ids) >= codec.context_length:
         refuse_too_long(asked.source, len(prompt_ids), codec.context_length)
-    return replace(asked, messages=[], template_variables={}, prompt=prompt_ids)
+    return msgspec.structs.replace(asked, messages=[], template_variables={}, prompt=prompt_ids)
 
 
 def _prompt_ids(asked: CompletionRequest, codec: Codec) -> list[int]:

@@ -9,8 +9,9 @@ Fails: BadRequest, naming the parameter (the first that is wrong)
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any, NoReturn
+
+import msgspec
 
 from disagg.errors import BadRequest
 from disagg.fields import Body, boolean, integer, refuse, required, strings, whole, wrong_type
@@ -30,11 +31,10 @@ MESSAGE_UNBUILT = frozenset(
 )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CompletionRequest:
+class CompletionRequest(msgspec.Struct, frozen=True, kw_only=True):
     source: str  # the parameter that holds the prompt: messages or prompt
-    messages: list[dict[str, Any]] = field(default_factory=list)
-    template_variables: Mapping[str, Any] = field(default_factory=dict)
+    messages: list[dict[str, Any]] = []
+    template_variables: Mapping[str, Any] = {}
     prompt: str | list[int] = ""
     special_tokens: bool  # put around the prompt by the tokenizer: not where a template has written them
     stream: bool

@@ -24,6 +24,7 @@ import jinja2.ext
 import jinja2.filters
 import jinja2.nodes
 import jinja2.parser
+from jinja2.runtime import LoopContext
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from disagg.errors import BadRequest
@@ -36,6 +37,7 @@ PRINTED_PARTS = (f"'text': '{PROBE}'", f'"text": "{PROBE}"', f'"text":"{PROBE}"'
 ROLES = ("user", "system", "assistant")  # the first one's form is used to try the others
 SPOKEN = frozenset({"user", "system", "developer"})  # templates may cut an assistant's words: its reasoning, say
 CUT_WORDS_MAX = 16  # words of a text that its template cut or wrote otherwise: /no_think, "quoted", <tags>
+OF_A_LOOP = frozenset({"first", "last", "index", "index0", "length", "previtem", "nextitem"})
 TEMPLATE_ERRORS = (
     *(jinja2.TemplateError, TypeError, ValueError, LookupError, AttributeError, ArithmeticError),
     *(RecursionError, MemoryError),  # of a variable nested a thousand deep, or repeated as often as a client says
@@ -144,9 +146,15 @@ def _written(word: str) -> tuple[str, ...]:
     return word, json.dumps(word)[1:-1], json.dumps(word, ensure_ascii=False)[1:-1], as_html
 
 
+class _Environment(ImmutableSandboxedEnvironment):
+    def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
+        """What nearly every template asks for each message is known to be: the whole check costs more than the rest."""
+        return (type(obj) is LoopContext and attr in OF_A_LOOP) or super().is_safe_attribute(obj, attr, value)
+
+
 def environment() -> ImmutableSandboxedEnvironment:
     """As transformers sets it up: templates depend on each of these."""
-    environment = ImmutableSandboxedEnvironment(
+    environment = _Environment(
         trim_blocks=True, lstrip_blocks=True, extensions=[_GenerationTag, jinja2.ext.loopcontrols]
     )
     environment.filters["tojson"] = _to_json

@@ -7,19 +7,23 @@ Owns:  what one turn of the event loop has to write, until that turn's end
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from typing import Protocol
+
+
+class Watcher(Protocol):
+    def on_lost(self) -> None: ...
 
 
 class ChunkWriter:
     """The body of a connection's running answer, for writes without a task: after its first part was sent, and before
     its last. And its end, if the client leaves."""
 
-    __slots__ = ("_burst", "_is_lost", "_on_lost", "_transport", "is_chunked", "takes")
+    __slots__ = ("_burst", "_is_lost", "_transport", "_watcher", "is_chunked", "takes")
 
     def __init__(self, transport: asyncio.Transport, burst: Burst) -> None:
         self._transport, self._burst = transport, burst
         self._is_lost = False
-        self._on_lost: Callable[[], None] | None = None
+        self._watcher: Watcher | None = None
         self.takes = True  # the client is there, and reads
         self.is_chunked = True  # HTTP/1.0 has no chunks: its bodies end with the connection
 
@@ -30,20 +34,20 @@ class ChunkWriter:
     def flush(self) -> None:
         self._burst.write()
 
-    def watch(self, on_lost: Callable[[], None]) -> None:
-        """`on_lost` is called when the connection is lost; at once, if it is. For one answer at a time."""
-        self._on_lost = on_lost
+    def watch(self, watcher: Watcher) -> None:
+        """Tells it when the connection is lost; at once, if it is. For one answer at a time."""
+        self._watcher = watcher
         if self._is_lost:
-            on_lost()
+            watcher.on_lost()
 
-    def unwatch(self, on_lost: Callable[[], None]) -> None:
-        if self._on_lost is on_lost:  # else the next answer has begun
-            self._on_lost = None
+    def unwatch(self, watcher: Watcher) -> None:
+        if self._watcher is watcher:  # else the next answer has begun
+            self._watcher = None
 
     def lost(self) -> None:
         self._is_lost, self.takes = True, False
-        if self._on_lost is not None:
-            self._on_lost()
+        if self._watcher is not None:
+            self._watcher.on_lost()
 
     def write_now(self, part: bytes) -> None:
         transport = self._transport
