@@ -35,6 +35,11 @@ log = logging.getLogger(__name__)
 
 LAST_WORD_S = 5.0  # after an abort or a normal end a leg has this long to say its last word
 
+# Looked up once: a member of an Enum's class costs 0.2 µs in Python 3.11.
+_PREFILL, _DECODE, _AGGREGATED = Role.PREFILL, Role.DECODE, Role.AGGREGATED
+_ADMITTED, _DISPATCHED, _FIRST_TOKEN, _FINISH = Event.ADMITTED, Event.DISPATCHED, Event.FIRST_TOKEN, Event.FINISH
+_DECODING = Phase.DECODING
+
 
 @dataclass(frozen=True, slots=True)
 class Shared:
@@ -55,9 +60,9 @@ class Attempt:
         self._sink, self._shared, self._try = sink, shared, request.tries
         pair = reservation.pair
         leg_class = LegOnTrial if request.blames and alone_on(request) else DecodeLeg
-        role = Role.DECODE if pair.prefill else Role.AGGREGATED
+        role = _DECODE if pair.prefill else _AGGREGATED
         self.decode = leg_class(self, role, pair.decode, request, sink, shared.batch)
-        self._prefill = Leg(self, Role.PREFILL, pair.prefill) if pair.prefill else None
+        self._prefill = Leg(self, _PREFILL, pair.prefill) if pair.prefill else None
         self._legs = [leg for leg in (self._prefill, self.decode) if leg is not None]
         self._deadline = DeadlineTimer(request, shared.limits, shared.now_s, self)
         self._failure: RequestError | None = None
@@ -83,8 +88,8 @@ class Attempt:
     def _start(self) -> None:
         """Dispatches both legs at once: decode allocates while prefill queues."""
         request, prefill = self.request, self.pair.prefill
-        advance(request, Event.ADMITTED, self._shared.now_s())
-        advance(request, Event.DISPATCHED, self._shared.now_s())  # before: an engine on a busy machine may be quicker
+        advance(request, _ADMITTED, self._shared.now_s())
+        advance(request, _DISPATCHED, self._shared.now_s())  # before: an engine on a busy machine may be quicker
         request.try_since_s = request.phase_since_s
         prompt = m.pack_ids(request.prompt_ids) + m.pack_ids(request.emitted_ids)
         bootstrap = None
@@ -143,12 +148,12 @@ class Attempt:
 
     def _end(self, reason: str) -> None:
         request, leg, now_s = self.request, self.decode, self._shared.now_s()
-        if request.phase is not Phase.DECODING:
+        if request.phase is not _DECODING:
             self.on_first_token(now_s)
         ids = [] if request.text.stopped else leg.unsent or []  # none of the step after a stop string
         leg.unsent = None
         text, finish = request.finish(ids, reason, now_s)
-        advance(request, Event.FINISH, now_s)
+        advance(request, _FINISH, now_s)
         self._sink.end(text, ids, finish)
 
     def close(self) -> None:
@@ -192,7 +197,7 @@ class Attempt:
         """Of this try; or its end without any."""
         request = self.request
         since_s, request.token_at_s = request.token_at_s, now_s
-        advance(request, Event.FIRST_TOKEN, now_s)
+        advance(request, _FIRST_TOKEN, now_s)
         self._deadline.watch()
         if since_s:  # a migration: how long the client's stream stood still
             request.facts.pauses_ms += (round((now_s - since_s) * 1e3, 3),)

@@ -18,6 +18,11 @@ from disagg.coordinator.request import Request
 UNREAD_S = 1.0  # between two looks whether the client takes what is there
 TIMER_SLACK_S = 1e-3  # a loop's timers are as coarse as this
 
+# Looked up once: a member of an Enum's class costs 0.2 µs in Python 3.11.
+_DECODING = Phase.DECODING
+_TRANSFERRING = Phase.TRANSFERRING
+_PREFILLING = Phase.PREFILLING
+
 
 class Deadline(NamedTuple):
     at_s: float
@@ -28,12 +33,12 @@ class Deadline(NamedTuple):
 def deadline_of(request: Request, limits: Limits) -> Deadline:
     """The phase's, the try's or the request's: whichever comes first."""
     whole = Deadline(request.received_at_s + limits.request_s, "end of the answer", "request_s")
-    if request.phase is Phase.DECODING:
+    if request.phase is _DECODING:
         return min(whole, Deadline(request.token_at_s + limits.next_token_s, "next token", "next_token_s"))
     first_token = Deadline(request.try_since_s + limits.first_token_s, "first token", "first_token_s")
-    if request.phase is Phase.TRANSFERRING:
+    if request.phase is _TRANSFERRING:
         phase = Deadline(request.phase_since_s + limits.transfer_s, "end of the KV transfer", "transfer_s")
-    elif request.phase is Phase.PREFILLING:
+    elif request.phase is _PREFILLING:
         phase = first_token
     else:
         phase = Deadline(request.try_since_s + limits.bootstrap_s, "start of its prefill", "bootstrap_s")
