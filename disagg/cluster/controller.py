@@ -31,8 +31,7 @@ from disagg.planning.plan import EnginePlan, Plan
 from disagg.registry.memory import MemoryRegistry
 from disagg.registry.records import State
 from disagg.registry.served import RegistryServer
-from disagg.roles import Role
-from disagg.sglang.arguments import engine_environment
+from disagg.sglang.arguments import node_environment
 
 log = logging.getLogger(__name__)
 
@@ -224,7 +223,7 @@ class _NodeAgents:
 
     async def _make(self, node_id: str) -> tuple[Any, str | None]:
         setting = self._setting
-        environment = engine_environment(Role.PREFILL, device=setting.device, deadlines=setting.deadlines)
+        environment = node_environment(device=setting.device, deadlines=setting.deadlines)
         strategy = NodeAffinitySchedulingStrategy(node_id, soft=False)
         agent = (
             ray.remote(NodeAgent)

@@ -12,7 +12,7 @@ from disagg.config.schema import Deadlines
 from disagg.folders import log_folder, run_folder
 from disagg.host_spec import HostSpec
 from disagg.planning.plan import EnginePlan
-from disagg.roles import Role
+from disagg.role_table import ROLES
 from disagg.sglang.arguments import Ports
 
 
@@ -28,7 +28,7 @@ class Setting:
 
 
 def host_spec(plan: EnginePlan, setting: Setting, incarnation: int, ground: Ground) -> tuple[HostSpec, str]:
-    """And host:port of its bootstrap server; empty unless it is a prefill."""
+    """And host:port of its bootstrap server; empty where there is none."""
     address, ports = ground.address, Ports.from_first(ground.first_port)
     spec = HostSpec(
         engine_id=plan.id,
@@ -43,4 +43,4 @@ def host_spec(plan: EnginePlan, setting: Setting, incarnation: int, ground: Grou
         fork=ground.fork,
         is_simulated=setting.device == "simulated",
     )
-    return spec, f"{address}:{ports.bootstrap}" if plan.role is Role.PREFILL else ""
+    return spec, ROLES[plan.role].bootstrap_address(address, ports.bootstrap)

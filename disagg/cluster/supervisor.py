@@ -27,9 +27,8 @@ from disagg.planning.plan import EnginePlan
 from disagg.process.news import Exit
 from disagg.registry.memory import MemoryRegistry
 from disagg.registry.records import EngineRecord, State
-from disagg.roles import Role
+from disagg.role_table import ROLES
 from disagg.start_phases import Phases, told
-from prefill.bootstrap import ranks_are_registered
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +36,6 @@ BACKOFF_S = (0.0, 0.5, 1.0, 2.0, 5.0, 10.0)
 BACKOFF_READY_S = 2.0  # at most, after a life that was READY: what killed it was not its start
 STEADY_S = 60.0  # an engine that lived this long starts the next time without a pause
 POLL_S = 0.1
-MEMORY_BACK_S = 1.0  # after peers were told of a decode engine's end: dead_peers.LOOK_S, ipc_cache.QUIET_S, and room
 LAST_LINES = 12
 EXIT_S = 1.0  # after a lost connection the exit status usually follows
 EVICT_S = 5.0  # after `deadlines.drain_s` what still runs may move to other engines
@@ -67,10 +65,12 @@ class EngineSupervisor:
         registry: MemoryRegistry,
         prover: Prover,
         runtime: Runtime,
-        is_registered: IsRegistered = ranks_are_registered,
+        is_registered: IsRegistered | None = None,
     ) -> None:
         self.plan, self.node = plan, node
-        self._setting, self._registry, self._prover, self._is_registered = setting, registry, prover, is_registered
+        self._setting, self._registry, self._prover = setting, registry, prover
+        self._role = ROLES[plan.role]
+        self._is_registered = is_registered or self._role.is_registered
         self._runtime, self._now_s = runtime, runtime.now_s
         record = EngineRecord(id=plan.id, role=plan.role, state=State.NEW)
         self._life = EngineLife(record, registry.put, runtime.wall_s)
@@ -193,10 +193,9 @@ class EngineSupervisor:
             live.close()
 
     async def _memory_is_back(self) -> None:
-        """A dead decode engine's KV pool is mapped by its prefills until they hear of it, and SGLang sizes the next
-        pool by what is free when it starts."""
-        if self._setting.device == "cuda" and self.plan.role is Role.DECODE and self.record.incarnation:
-            wait_s = self._peers_told_s + MEMORY_BACK_S - self._now_s()
+        back_s = self._role.memory_back_s(self._setting.device)
+        if back_s and self.record.incarnation:
+            wait_s = self._peers_told_s + back_s - self._now_s()
             log.debug("%s: its GPU memory may be mapped by its peers for %.1f s", self.record.life, wait_s)
             await asyncio.sleep(wait_s)
 
@@ -231,7 +230,7 @@ class EngineSupervisor:
             page_size=ready.page_size,
             ignores=ready.ignores,
             switched_off=ready.switched_off,
-            detail="waiting for a peer" if self.plan.role is not Role.AGGREGATED else "",
+            detail=self._role.waits_for,
         )
 
     async def _serve(self, live: LiveEngine) -> Ending:

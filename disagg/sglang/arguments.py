@@ -115,3 +115,11 @@ def engine_environment(
             cores = f"0-{(cpu_count or os.cpu_count() or 1) - 1}"
             environment["SGLANG_CPU_OMP_THREADS_BIND"] = "|".join([cores] * ranks)
     return environment
+
+
+def node_environment(*, device: str, deadlines: EngineDeadlines) -> dict[str, str]:
+    """Of a node's agent, where engines of all roles come from: what any of them needs."""
+    environment: dict[str, str] = {}
+    for role in ROLES:
+        environment |= engine_environment(role, device=device, deadlines=deadlines)
+    return environment

@@ -129,7 +129,7 @@ async def test_on_a_gpu_the_successor_of_a_decode_engine_waits_for_its_memory(
 ) -> None:
     """A prefill has it mapped until it was told, and a moment longer."""
     back_s = 0.4 if waits else 60.0  # who does not wait is there long before
-    monkeypatch.setattr("disagg.cluster.supervisor.MEMORY_BACK_S", back_s)
+    monkeypatch.setattr("decode.role.MEMORY_BACK_S", back_s)
     async with scene(*PAIR, setting=dataclasses.replace(SETTING, device=device)) as s:
         prefill, decode = s.nodes["prefill-0"], s.nodes["decode-0"]
         await decode.die("killed by SIGKILL")
@@ -137,6 +137,6 @@ async def test_on_a_gpu_the_successor_of_a_decode_engine_waits_for_its_memory(
         told_s = time.monotonic()
         await s.until(lambda: "start decode-0#2" in decode.log_of_calls)
         assert not waits or time.monotonic() - told_s > 0.3
-        monkeypatch.setattr("disagg.cluster.supervisor.MEMORY_BACK_S", 60.0)
+        monkeypatch.setattr("decode.role.MEMORY_BACK_S", 60.0)
         await prefill.die("killed by SIGKILL")  # nobody has its memory mapped
         await s.until(lambda: "start prefill-0#2" in prefill.log_of_calls)

@@ -99,7 +99,7 @@ async def test_an_engine_drained_before_is_started_by_restart() -> None:
 
 async def test_a_restart_that_was_asked_for_twice_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
     """The second word comes while the successor waits for its GPU memory."""
-    monkeypatch.setattr("disagg.cluster.supervisor.MEMORY_BACK_S", 0.3)
+    monkeypatch.setattr("decode.role.MEMORY_BACK_S", 0.3)
     async with scene(Role.PREFILL, Role.DECODE, setting=dataclasses.replace(SETTING, device="cuda")) as s:
         decode = s.supervisors["decode-0"]
         await decode.drain(restart=True)
