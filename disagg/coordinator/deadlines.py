@@ -30,18 +30,25 @@ class Deadline(NamedTuple):
     name: str  # the key of `deadlines` in the YAML
 
 
+_Deadline = tuple[float, str, str]  # as a Deadline, which costs more to make than all else here
+
+
 def deadline_of(request: Request, limits: Limits) -> Deadline:
     """The phase's, the try's or the request's: whichever comes first."""
-    whole = Deadline(request.received_at_s + limits.request_s, "end of the answer", "request_s")
+    return Deadline._make(_first(request, limits))
+
+
+def _first(request: Request, limits: Limits) -> _Deadline:
+    whole = request.received_at_s + limits.request_s, "end of the answer", "request_s"
     if request.phase is _DECODING:
-        return min(whole, Deadline(request.token_at_s + limits.next_token_s, "next token", "next_token_s"))
-    first_token = Deadline(request.try_since_s + limits.first_token_s, "first token", "first_token_s")
+        return min(whole, (request.token_at_s + limits.next_token_s, "next token", "next_token_s"))
+    first_token = request.try_since_s + limits.first_token_s, "first token", "first_token_s"
     if request.phase is _TRANSFERRING:
-        phase = Deadline(request.phase_since_s + limits.transfer_s, "end of the KV transfer", "transfer_s")
+        phase = request.phase_since_s + limits.transfer_s, "end of the KV transfer", "transfer_s"
     elif request.phase is _PREFILLING:
         phase = first_token
     else:
-        phase = Deadline(request.try_since_s + limits.bootstrap_s, "start of its prefill", "bootstrap_s")
+        phase = request.try_since_s + limits.bootstrap_s, "start of its prefill", "bootstrap_s"
     return min(whole, first_token, phase)
 
 
@@ -65,7 +72,7 @@ class DeadlineTimer:
 
     def watch(self) -> None:
         """To be called where the deadline may come earlier than the one before; the timer finds out a later one."""
-        at_s = deadline_of(self.request, self._limits).at_s
+        at_s, _, _ = _first(self.request, self._limits)
         if self._timer is None or at_s < self._timer_at_s:
             self._arm(at_s)
 

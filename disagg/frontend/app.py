@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from typing import Any
 
 from disagg.errors import BadRequest, NoReadyPair, RequestError
@@ -122,11 +122,11 @@ class Frontend:
             raise BadRequest(None, "method_not_allowed", what, http_status=405)
         await route.handler(exchange, name, caller)
 
-    async def _chat(self, exchange: Exchange, _: str, caller: Caller) -> None:
-        await self._generations.answer(exchange, "chat", caller.owner)
+    def _chat(self, exchange: Exchange, _: str, caller: Caller) -> Awaitable[None]:
+        return self._generations.answer(exchange, "chat", caller.owner)
 
-    async def _completion(self, exchange: Exchange, _: str, caller: Caller) -> None:
-        await self._generations.answer(exchange, "text", caller.owner)
+    def _completion(self, exchange: Exchange, _: str, caller: Caller) -> Awaitable[None]:
+        return self._generations.answer(exchange, "text", caller.owner)
 
     async def _models(self, exchange: Exchange, _: str, caller: Caller) -> None:
         await _json(exchange, {"object": "list", "data": [self._model_body()]})

@@ -102,13 +102,15 @@ def check_names(body: Body, honoured: frozenset[str]) -> Body:
     """The body without nulls and without what asks for nothing."""
     kept = {}
     for name, value in body.items():
+        if name in honoured:
+            if value is not None:
+                kept[name] = value
+            continue
         if name in FORBIDDEN or name.startswith(FORBIDDEN_PREFIXES) or name.endswith(FORBIDDEN_SUFFIXES):
             refuse(name, "forbidden_parameter", f"'{name}' is not for clients: this deployment picks rooms and engines")
         if value is None or name in HARMLESS:
             continue
-        if name in honoured:
-            kept[name] = value
-        elif name not in UNBUILT:
+        if name not in UNBUILT:
             refuse(name[:100], "unknown_parameter", f"'{name[:100]}' is not a parameter of this endpoint")
         elif not any(neutral is _ANY or same(neutral, value) for neutral in UNBUILT[name]):
             refuse(name, "unsupported_parameter", f"'{name}' is not supported here yet; leave it out")

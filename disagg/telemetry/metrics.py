@@ -7,10 +7,13 @@ from collections.abc import Mapping
 
 from prometheus_client import CollectorRegistry, Gauge, generate_latest
 
+from disagg.coordinator.phases import Phase
 from disagg.coordinator.request import Request
 from disagg.routing.endpoints import RankId
 from disagg.telemetry.tallies import Count, Durations
 
+_PHASE_LABELS = {phase: (phase.name.lower(),) for phase in Phase}
+_PROMPT, _OUTPUT = ("prompt",), ("output",)
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
 
 
@@ -66,9 +69,9 @@ class FrontendMetrics:
 
     def ended(self, request: Request) -> None:
         """Counts a request, however it ended."""
-        self._requests.by_labels[(request.phase.name.lower(),)] += 1
-        self._tokens.by_labels[("prompt",)] += len(request.prompt_ids)
-        self._tokens.by_labels[("output",)] += len(request.emitted_ids)
+        self._requests.by_labels[_PHASE_LABELS[request.phase]] += 1
+        self._tokens.by_labels[_PROMPT] += len(request.prompt_ids)
+        self._tokens.by_labels[_OUTPUT] += len(request.emitted_ids)
         facts = request.facts
         if facts.prefill:
             self._served.by_labels[_labels(facts.prefill)] += 1

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from scripted import CONTEXT, ScriptedBackend, ask, exchange, http_request, says, serving
 
+from disagg.frontend import parameters
 from disagg.tokenizer.codec import Codec
 
 CHAT, TEXT = "/v1/chat/completions", "/v1/completions"
@@ -332,3 +333,11 @@ async def test_what_the_engines_would_ignore_is_refused_by_name(
         assert (answer.status, error["param"], error["code"]) == (400, param, "ignored_parameter")
         assert IGNORED[param] in error["message"]
         assert backend.requests == []
+
+
+@pytest.mark.parametrize("honoured", [parameters.CHAT, parameters.COMPLETION])
+def test_no_parameter_that_is_honoured_is_one_that_clients_may_not_send(honoured: frozenset[str]) -> None:
+    """Those are looked for first, and not held against what is forbidden."""
+    assert not honoured & parameters.FORBIDDEN
+    forbidden = parameters.FORBIDDEN_PREFIXES, parameters.FORBIDDEN_SUFFIXES
+    assert not any(name.startswith(forbidden[0]) or name.endswith(forbidden[1]) for name in honoured)

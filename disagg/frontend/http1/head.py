@@ -10,8 +10,9 @@ Fails: BadRequest with 400, 414, 417, 431, 501 or 505; the connection closes aft
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from urllib.parse import unquote
+
+import msgspec
 
 from disagg.errors import BadRequest
 from disagg.frontend.http1.limits import Limits
@@ -25,7 +26,7 @@ _TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
 _VALUE = rb"[\t\x20-\x7e\x80-\xff]*"
 _REQUEST_LINE = re.compile(rb"(" + _TOKEN + rb") ([\x21-\x7e]+) HTTP/([0-9])\.([0-9])\r\n")
 FIELD_LINES = re.compile(rb"(?:" + _TOKEN + rb":" + _VALUE + rb"\r\n)*")
-_FIELD = re.compile(rb"([^:]+):[\t ]*([^\r]*)\r\n")
+_FIELD = re.compile(rb"([^:]+):[\t ]*([^\r]*[^\r\t ]|)[\t ]*\r\n")
 _HOST = re.compile(rb"(?:[A-Za-z0-9\-._~%!$&'()*+;=]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{0,5})?")
 _ABSOLUTE = re.compile(rb"[Hh][Tt][Tt][Pp][Ss]?://([^/?#@]+)(/[^?#]*)?(\?[^#]*)?")
 _LENGTH = re.compile(rb"0|[1-9][0-9]{0,%d}" % (DIGITS_MAX - 1))
@@ -34,8 +35,7 @@ _FIRST_BYTE = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z\r]")
 _SPECIAL = frozenset((b"host", b"content-length", b"transfer-encoding", b"connection", b"expect"))
 
 
-@dataclass(slots=True)
-class Head:
+class Head(msgspec.Struct):
     method: str
     path: str  # decoded
     query: bytes  # as it came, without its question mark
@@ -85,7 +85,7 @@ def parse_head(data: bytes, limits: Limits) -> Head:
     end = len(data) - 2
     if FIELD_LINES.fullmatch(data, line.end(), end) is None:
         raise _bad_field(data[line.end() : end])
-    fields = [(name.lower(), value.rstrip(b"\t ")) for name, value in _FIELD.findall(data, line.end(), end)]
+    fields = [(name.lower(), value) for name, value in _FIELD.findall(data, line.end(), end)]
     if len(fields) > limits.fields:
         raise BadRequest(None, "head_too_large", f"more than {limits.fields} header fields", 431)
     special: dict[bytes, list[bytes]] = {}
