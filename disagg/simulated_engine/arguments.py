@@ -13,7 +13,8 @@ from typing import Any
 from disagg.host_spec import HostSpec
 from disagg.role_table import ROLES
 from disagg.roles import Role
-from disagg.simulated_engine.engine import Model, SimulatedEngine
+from disagg.simulated_engine.engine import SimulatedEngine
+from disagg.simulated_engine.model import Model
 
 SETTABLE = {each.name: each.default for each in fields(Model) if each.name not in ("role", "loses_early_aborts")}
 

@@ -26,7 +26,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from random import Random
 
 from disagg.plane.engine import EngineFacts, Leg, LegSink
@@ -34,6 +33,7 @@ from disagg.plane.messages import RankHealth, RankLoad
 from disagg.plane.network import TCP, Network
 from disagg.roles import Role
 from disagg.simulated_engine.leg import At, SimulatedLeg
+from disagg.simulated_engine.model import Model
 from disagg.simulated_engine.peering import Allocated
 from disagg.simulated_engine.peers import Bootstrap, Peer
 from disagg.simulated_engine.poison import DEATH_S
@@ -41,36 +41,6 @@ from disagg.simulated_engine.rank import Rank
 
 SICK_AFTER_S = 3.0
 JITTER = 0.1  # of each duration
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Model:
-    """How big an engine is and how long it takes. `speed` divides computing and transfer, not SGLang's timeouts."""
-
-    role: Role
-    ranks: int = 1
-    kv_tokens: int = 65_536  # of each rank
-    page_size: int = 16
-    requests_max: int = 256
-    context_length: int = 8192
-    cache_block_tokens: int = 64  # of the prefix cache; 0: none
-    chunk_tokens: int = 512
-    prefill_token_s: float = 0.0002
-    step_s: float = 0.01
-    step_leg_s: float = 0.0002  # more for each leg of a decode step
-    tokens_per_step: int = 1  # coarser steps cost less
-    kv_bytes_per_token: int = 24_576
-    transfer_setup_s: float = 0.002
-    transfer_bytes_per_s: float = 1e9
-    dispatch_s: float = 0.0005
-    register_s: float = 0.05  # until all ranks are known to the bootstrap server
-    bootstrap_timeout_s: float = 30.0
-    waiting_timeout_s: float = 30.0
-    release_timeout_s: float = 30.0
-    heartbeat_s: float = 2.0
-    heartbeat_misses: int = 2
-    speed: float = 1.0
-    loses_early_aborts: bool = False
 
 
 class SimulatedEngine:

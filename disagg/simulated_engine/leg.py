@@ -1,23 +1,21 @@
-"""One leg inside a simulated rank: where it is, and what it holds.
+"""One leg inside a simulated rank: where it is, what it holds, and whom it deals with.
 
+Way:   SimulatedEngine, Bootstrap, Peer -> a leg's Scheduler (Rank) -> a leg's PrefillPeer (Peer)
 Owns:  the words for the places a leg comes through. Only rank.py moves a leg
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from enum import Enum, auto
-from typing import TYPE_CHECKING
+from typing import Any, Protocol
 
 from disagg.plane.engine import Leg, LegSink
 from disagg.roles import Role
 from disagg.simulated_engine.memory import Holding
+from disagg.simulated_engine.peering import Message, PeerLink
 from disagg.simulated_engine.poison import Poison
-
-if TYPE_CHECKING:
-    from disagg.simulated_engine.peering import PeerLink
-    from disagg.simulated_engine.peers import Peer
-    from disagg.simulated_engine.rank import Rank
 
 FAKE_HOST = "2.2.2.2"  # SGLang's: KV goes nowhere, or comes from nowhere
 
@@ -40,7 +38,7 @@ class At(Enum):
 class SimulatedLeg:
     """One leg in one rank, from submit to its last word."""
 
-    def __init__(self, leg: Leg, sink: LegSink, rank: Rank) -> None:
+    def __init__(self, leg: Leg, sink: LegSink, rank: Scheduler) -> None:
         self.leg, self.sink, self.rank = leg, sink, rank
         self.at = At.DISPATCHING
         self.abort_is_asked = False  # SGLang's abort_sent: another abort does nothing
@@ -52,7 +50,7 @@ class SimulatedLeg:
         self.state = 0  # of the chain of tokens; set when the prompt has been computed
         self.sent_tokens = 0
         self.link: PeerLink | None = None  # prefill: to the decode that allocated memory
-        self.peer: Peer | None = None  # decode: the prefill it waits for
+        self.peer: PrefillPeer | None = None  # decode: the prefill it waits for
         self.timer: asyncio.TimerHandle | None = None
         self.stats: dict[str, float] = {}
 
@@ -81,3 +79,63 @@ class SimulatedLeg:
     @property
     def is_over(self) -> bool:
         return self.at is At.OVER
+
+
+class Scheduler(Protocol):
+    """What a leg's rank is told: by the engine, by its bootstrap server, by a peer. Rank is the one there is.
+
+    Only `do` and `later` may be called while it is frozen: they keep what is to be done until it goes on.
+    """
+
+    @property
+    def index(self) -> int: ...
+
+    @property
+    def is_dead(self) -> bool: ...
+
+    def do(self, action: Callable[..., None], *arguments: Any) -> None: ...
+
+    def later(self, leg: SimulatedLeg, delay_s: float, action: Callable[..., None], *arguments: Any) -> None: ...
+
+    def submit(self, leg: SimulatedLeg) -> None: ...
+
+    def abort(self, leg: SimulatedLeg) -> None: ...
+
+    def stall(self, leg: SimulatedLeg) -> None: ...
+
+    def end(self, leg: SimulatedLeg, reason: str, detail: str = "") -> None: ...
+
+    # of a prefill leg
+
+    def prefill_may_begin(self, leg: SimulatedLeg) -> None: ...
+
+    def timed_out_bootstrapping(self, leg: SimulatedLeg) -> None: ...
+
+    def decode_left(self, leg: SimulatedLeg) -> None: ...
+
+    def link_lost(self, leg: SimulatedLeg) -> None: ...
+
+    # of a decode leg
+
+    def allocate(self, leg: SimulatedLeg) -> None: ...
+
+    def run_on_garbage(self, leg: SimulatedLeg) -> None: ...
+
+    def landed(self, leg: SimulatedLeg, first_token: int) -> None: ...
+
+    def released(self, leg: SimulatedLeg) -> None: ...
+
+    def timed_out_landing(self, leg: SimulatedLeg) -> None: ...
+
+    def prefill_lost(self, leg: SimulatedLeg, why: str) -> None: ...
+
+
+class PrefillPeer(Protocol):
+    """What a decode leg's rank asks of the prefill engine that the leg waits for. Peer is the one there is."""
+
+    @property
+    def is_open(self) -> bool: ...
+
+    def send(self, message: Message) -> None: ...
+
+    def forget(self, leg: SimulatedLeg) -> None: ...

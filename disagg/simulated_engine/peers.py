@@ -8,25 +8,37 @@ Fails: a prefill that cannot be reached, or whose heartbeats stay away, fails th
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import Protocol
 
-from disagg.plane.network import Listener
+from disagg.plane.network import Listener, Network
 from disagg.simulated_engine.leg import At, SimulatedLeg
+from disagg.simulated_engine.model import Model
 from disagg.simulated_engine.peering import Allocated, Beat, Gone, Landed, Message, PeerLink, Released
-
-if TYPE_CHECKING:
-    from disagg.simulated_engine.engine import SimulatedEngine
 
 CONNECT_TRIES, CONNECT_PAUSE_S, CONNECT_LIMIT_S = 15, 1.0, 2.0  # as SGLang's decode does
 NO_TOPOLOGY = "Could not fetch prefill parallel info"
 LOST = "Lost connection with prefill instance"
 
 
+class PeersEngine(Protocol):
+    """What either side needs of its own engine."""
+
+    model: Model
+    life: str
+    network: Network
+
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop: ...
+
+    def soon(self, delay_s: float, action: Callable[[], None]) -> None: ...
+
+
 class Bootstrap:
     """What a prefill engine has at its bootstrap address. Like SGLang's, it outlives dead schedulers behind it."""
 
-    def __init__(self, engine: SimulatedEngine) -> None:
+    def __init__(self, engine: PeersEngine) -> None:
         self._engine = engine
         self._rooms: dict[int, SimulatedLeg] = {}
         self._early: dict[int, PeerLink] = {}  # decode was quicker
@@ -59,7 +71,7 @@ class Bootstrap:
             if other.at in (At.BOOTSTRAPPING, At.WAITING):
                 other.rank.stall(other)
             return
-        if leg.is_fake or room == 0 or room % len(self._engine.ranks) != rank.index:
+        if leg.is_fake or room == 0 or room % self._engine.model.ranks != rank.index:
             rank.prefill_may_begin(leg)  # and will end as if all were well: nobody waits for it
             return
         self._rooms[room] = leg
@@ -87,7 +99,7 @@ class Bootstrap:
             return 200, "OK"
         if self._engine.loop.time() < self._ready_at_s:
             return 503, "{}"
-        return 200, f'{{"dp_size": {len(self._engine.ranks)}, "page_size": {self._engine.model.page_size}}}'
+        return 200, f'{{"dp_size": {self._engine.model.ranks}, "page_size": {self._engine.model.page_size}}}'
 
     def _received(self, link: PeerLink, message: Message) -> None:
         match message:
@@ -118,7 +130,7 @@ class Bootstrap:
 class Peer:
     """One prefill engine, as a decode engine sees it: a bootstrap address."""
 
-    def __init__(self, engine: SimulatedEngine, host: str, port: int) -> None:
+    def __init__(self, engine: PeersEngine, host: str, port: int) -> None:
         self._engine, self._host, self._port = engine, host, port
         self._link: PeerLink | None = None
         self._legs: dict[int, SimulatedLeg] = {}  # by room: those that wait for this prefill

@@ -11,21 +11,41 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from disagg.plane.ledger import OUTPUT_RESERVED_TOKENS
 from disagg.roles import Role
 from disagg.simulated_engine.leg import At, SimulatedLeg
 from disagg.simulated_engine.memory import KvPool
+from disagg.simulated_engine.model import Model
 from disagg.simulated_engine.peering import Gone, Landed
 from disagg.simulated_engine.tokens import EOS, fold, following
 
-if TYPE_CHECKING:
-    from disagg.simulated_engine.engine import SimulatedEngine
+
+class RankEngine(Protocol):
+    """What a rank needs of the engine it is part of."""
+
+    model: Model
+    on_kv_event: Callable[[str, int, list[int]], None] | None
+
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop: ...
+
+    def lasting(self, duration_s: float) -> float: ...
+
+    def meet(self, leg: SimulatedLeg) -> None: ...
+
+    def allocated(self, leg: SimulatedLeg) -> None: ...
+
+    def forget_room(self, leg: SimulatedLeg) -> None: ...
+
+    def loses_a_transfer(self) -> bool: ...
+
+    def dies(self) -> None: ...
 
 
 class Rank:
-    def __init__(self, engine: SimulatedEngine, index: int) -> None:
+    def __init__(self, engine: RankEngine, index: int) -> None:
         self.engine, self.index, self.model = engine, index, engine.model
         model = engine.model
         block_tokens = 0 if model.role is Role.DECODE else model.cache_block_tokens

@@ -23,7 +23,7 @@ from disagg.plane.client import PlaneClient
 from disagg.registry.memory import MemoryRegistry
 from disagg.registry.records import EngineRecord, State
 from disagg.roles import Role
-from disagg.simulated_engine.engine import Model
+from disagg.simulated_engine.model import Model
 from disagg.simulation.hosts import SimulatedHost
 from disagg.simulation.network import SimNetwork
 from transfer.canary import CanaryFailed, RankEndpoint, probe_pair

@@ -13,7 +13,8 @@ from disagg.lives import life_of
 from disagg.plane.server import PlaneServer
 from disagg.registry.records import EngineRecord, State
 from disagg.roles import Role
-from disagg.simulated_engine.engine import Model, SimulatedEngine
+from disagg.simulated_engine.engine import SimulatedEngine
+from disagg.simulated_engine.model import Model
 from disagg.simulation.network import SimNetwork
 
 FIRST_BOOTSTRAP_PORT = 9000

@@ -22,7 +22,7 @@ from disagg.coordinator.request import FinishReason, Request
 from disagg.errors import RequestError
 from disagg.roles import Role
 from disagg.routing.table import EngineTable
-from disagg.simulated_engine.engine import Model
+from disagg.simulated_engine.model import Model
 from disagg.simulated_engine.poison import Poison
 from disagg.simulated_engine.tokens import EOS
 from disagg.simulation.controller import Habits, SimulatedController

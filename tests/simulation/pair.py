@@ -10,7 +10,8 @@ from typing import Any
 
 from disagg.plane.engine import BootstrapPoint, Leg
 from disagg.roles import Role
-from disagg.simulated_engine.engine import Model, SimulatedEngine
+from disagg.simulated_engine.engine import SimulatedEngine
+from disagg.simulated_engine.model import Model
 from disagg.simulation.loop import VirtualLoop
 from disagg.simulation.network import SimNetwork
 

@@ -6,7 +6,8 @@ import asyncio
 import time
 
 from disagg.roles import Role
-from disagg.simulated_engine.engine import Model, SimulatedEngine
+from disagg.simulated_engine.engine import SimulatedEngine
+from disagg.simulated_engine.model import Model
 from disagg.simulated_engine.tokens import answer
 from prefill.bootstrap import ranks_are_registered
 from tests.simulation.pair import PROMPT, SimulatedPair, Sink

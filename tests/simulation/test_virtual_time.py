@@ -12,7 +12,8 @@ from disagg.errors import LegLost
 from disagg.plane.client import SILENT_S, PlaneClient
 from disagg.plane.server import PlaneServer
 from disagg.roles import Role
-from disagg.simulated_engine.engine import Model, SimulatedEngine
+from disagg.simulated_engine.engine import SimulatedEngine
+from disagg.simulated_engine.model import Model
 from disagg.simulation.loop import Stuck, VirtualLoop
 from disagg.simulation.network import SimNetwork
 

@@ -10,18 +10,17 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from http import HTTPStatus
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from disagg.errors import BadRequest, RequestError
+from disagg.frontend.http1.chunk_writer import ChunkWriter
 from disagg.frontend.http1.chunked import Chunked
 from disagg.frontend.http1.half_closed import COMMENT, CONTINUE
 from disagg.frontend.http1.head import Field, Head
-
-if TYPE_CHECKING:
-    from disagg.frontend.http1.connection import Connection
-    from disagg.frontend.http1.door import App
+from disagg.frontend.http1.limits import Limits
+from disagg.frontend.http1.refusals import Refusals
 
 log = logging.getLogger(__name__)
 
@@ -32,13 +31,51 @@ class ClientGone(Exception):
     """Nobody is there to read an answer."""
 
 
+class CallConnection(Protocol):
+    """What a call needs of the connection it came on. Nothing here fails, but `hold`: FrontendFull."""
+
+    chunk_writer: ChunkWriter
+    client: str | None  # its address
+
+    @property
+    def limits(self) -> Limits: ...
+
+    @property
+    def refusals(self) -> Refusals: ...
+
+    @property
+    def date(self) -> bytes: ...
+
+    def is_last_request(self) -> bool: ...
+
+    # the request's body
+
+    def resume_reading(self) -> None: ...
+
+    def hold(self, call: Call, size: int) -> None: ...
+
+    def release(self, call: Call) -> None: ...
+
+    # its answer
+
+    def write(self, data: bytes) -> None: ...
+
+    async def writable(self) -> None: ...
+
+    def answered(self) -> None: ...
+
+    def refuse(self, error: RequestError) -> None: ...
+
+    def abort(self) -> None: ...
+
+
 class Call:
     __slots__ = (
         "_chunked", "_closes", "_connection", "_content", "_error", "_is_kept", "_left", "_limit_bytes", "_waiter",
         "answered", "chunk_writer", "client", "finished", "has_body", "head", "held_bytes", "size",
     )  # fmt: skip
 
-    def __init__(self, connection: Connection, head: Head) -> None:
+    def __init__(self, connection: CallConnection, head: Head) -> None:
         self._connection, self.head = connection, head
         self.client: str | None = connection.client  # its address
         self.chunk_writer = connection.chunk_writer
@@ -127,7 +164,7 @@ class Call:
             return
         self._error = error
         if isinstance(error, RequestError):
-            self._connection.door.refusals.add(error.code)
+            self._connection.refusals.add(error.code)
         self._is_kept, self._content = False, b""
         self._connection.release(self)
         self._wake()
@@ -198,9 +235,9 @@ class Call:
         connection = self._connection
         if not self.has_body:
             self._closes = self._closes or self._chunked is not None or self.head.expects_continue
-            self._closes = self._closes or self._left > connection.door.limits.rest_bytes
+            self._closes = self._closes or self._left > connection.limits.rest_bytes
         self._closes = self._closes or connection.is_last_request()
-        lines = [STATUS_LINES[status], b"date: ", connection.door.date, b"\r\n"]
+        lines = [STATUS_LINES[status], b"date: ", connection.date, b"\r\n"]
         for name, value in fields:
             lines += (name, b": ", value, b"\r\n")
         if self._closes:
@@ -221,3 +258,6 @@ class Call:
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
+
+
+App = Callable[[Call], Awaitable[None]]

@@ -21,6 +21,8 @@ from disagg.frontend.http1.chunk_writer import ChunkWriter
 from disagg.frontend.http1.door import REFUSED, STUCK, Door
 from disagg.frontend.http1.half_closed import HalfClosed
 from disagg.frontend.http1.head import Head, check_beginning, empty_line, parse_head
+from disagg.frontend.http1.limits import Limits
+from disagg.frontend.http1.refusals import Refusals
 from disagg.frontend.responses import error_body
 
 REFUSED_AT_ONCE = 64  # connections beyond the limit that are given an answer; those beyond are reset
@@ -113,6 +115,18 @@ class Connection(asyncio.Protocol):
             self._writable.set_result(None)
 
     # What the call asks
+
+    @property
+    def limits(self) -> Limits:
+        return self.door.limits
+
+    @property
+    def refusals(self) -> Refusals:
+        return self.door.refusals
+
+    @property
+    def date(self) -> bytes:
+        return self.door.date
 
     def write(self, data: bytes) -> None:
         if not self.transport.is_closing():

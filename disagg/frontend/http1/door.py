@@ -11,33 +11,42 @@ import asyncio
 import errno
 import os
 from collections import deque
-from collections.abc import Awaitable, Callable
 from email.utils import formatdate
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from disagg.errors import FrontendFull
+from disagg.frontend.http1.call import App, Call
 from disagg.frontend.http1.chunk_writer import Burst
 from disagg.frontend.http1.limits import Limits
 from disagg.frontend.http1.refusals import Refusals
 
-if TYPE_CHECKING:
-    from disagg.frontend.http1.call import Call
-    from disagg.frontend.http1.connection import Connection
-
 LATE_AT_ONCE = 32  # some 2 ms
 BEGUN_A_TURN = 8  # some 2 ms, too: of many requests that arrive at once, the first are answered before the last begin
-App = Callable[["Call"], Awaitable[None]]
-
 NO_FILES = "open_files"
 EVICTED, REFUSED, STUCK, UNSENT = "connections_evicted", "connections_full", "client_does_not_read", "unsent_full"
+
+
+class DoorConnection(Protocol):
+    """What the door, and its server, ask of each connection."""
+
+    deadline_s: float  # of what it waits for
+    unsent_bytes: int  # at the last tick
+
+    def late(self) -> None: ...
+
+    def unsent(self, now_s: float) -> int: ...
+
+    def shut_down(self) -> None: ...
+
+    def abort(self) -> None: ...
 
 
 class Door:
     def __init__(self, app: App, limits: Limits, refusals: Refusals, connections_max: int) -> None:
         self.app, self.limits, self.refusals = app, limits, refusals
         self.connections_max = connections_max  # what limits and open files allow
-        self.connections: set[Connection] = set()
-        self.waiting: dict[Connection, None] = {}  # without a request, the longest first
+        self.connections: set[DoorConnection] = set()
+        self.waiting: dict[DoorConnection, None] = {}  # without a request, the longest first
         self.tasks: set[asyncio.Task[None]] = set()
         self._arrived: deque[Call] = deque()
         self._begun = 0  # in this turn of the loop
