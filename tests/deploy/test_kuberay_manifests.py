@@ -193,6 +193,24 @@ def test_the_same_configuration_gives_the_same_bytes(tmp_path: Path) -> None:
     assert all(text in once for text in files.values())
 
 
+def test_what_is_put_into_a_manifest_is_read_back_as_it_was(tmp_path: Path) -> None:
+    config = "version: 1  \ndevice: cuda\n\n# größer\nmodel:\n  path: /models/a\naggregated: {}\n\n\n"
+    path = tmp_path / "odd.yaml"
+    path.write_text(config)
+    odd = ["--namespace=123", "--model-host-path=/a: b #c", "--auth-secret=1e3", "--rdma=a.b/c:12"]
+    found = documents(deploy("k8s", path, "--name=yes", *odd, "--set", 'model.name="a\\n {{b}}: c"'))
+    assert found["ConfigMap"]["data"]["config.yaml"] == config
+    job, service = found["RayJob"], found["RayService"]
+    assert (job["metadata"]["name"], job["metadata"]["namespace"]) == ("yes", "123")
+    cluster = job["spec"]["rayClusterSpec"]
+    assert cluster["authOptions"]["secretName"] == "1e3"
+    volumes = cluster["headGroupSpec"]["template"]["spec"]["volumes"]
+    assert volumes[-1]["hostPath"]["path"] == "/a: b #c"
+    command = yaml.safe_load(service["spec"]["serveConfigV2"])["applications"][0]["args"]["command"]
+    assert shlex.split(job["spec"]["entrypoint"]) == command
+    assert parse_config(config, command[4::2]).model.name == "a\n {{b}}: c"
+
+
 def test_every_mistake_is_told_at_once_and_nothing_is_written(tmp_path: Path) -> None:
     made = tmp_path / "made"
     bad = ["--image=Not An Image", "--kind=pod", "--rdma=hca", "--model-pvc=a", "--model-host-path=data", "--name=9"]

@@ -20,8 +20,9 @@ def test_the_wheel_ships_all_that_a_checkout_has(wheel: Path) -> None:
         str(path.relative_to(ROOT))
         for package in ("disagg", "prefill", "decode", "transfer")
         for path in (ROOT / package).rglob("*")
-        if path.suffix in (".py", ".txt", ".typed", ".json", ".html") and "__pycache__" not in path.parts
+        if path.is_file() and "__pycache__" not in path.parts
     }
+    assert "disagg/deploy/manifests/rayjob.yaml.j2" in sources
     assert sources - inside == set()
     configs = {f"disagg/_configs/{path.relative_to(ROOT / 'configs')}" for path in (ROOT / "configs").rglob("*.yaml")}
     assert configs
