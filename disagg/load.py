@@ -28,7 +28,7 @@ from disagg.config.yaml_text import read_file, read_tree
 from disagg.errors import ConfigError, Problem
 from disagg.preflight.api import check_text
 from disagg.role_table import ROLES
-from disagg.sglang.server_args import installed_server_args
+from disagg.sglang.releases import installed_release
 
 
 def load_config(path: Path, sets: Sequence[str] = ()) -> Deployment:
@@ -47,7 +47,7 @@ def parse_config(
     deployment, of_schema = _deployment(tree)
     problems += of_schema
     pools, is_simulated = pool_texts(tree), tree.get("device") == "simulated"
-    sglang = None if is_simulated else installed_server_args()
+    sglang = None if is_simulated else installed_release()
     meant = as_meant(pools, sglang)
     problems += check_rules(tree, meant)
     problems += check_text(tree, meant)

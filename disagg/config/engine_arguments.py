@@ -1,21 +1,22 @@
 """Checks what pools say under `engine` against the arguments of the installed SGLang.
 
 Way:   tree -> rules + [SGLang's arguments] -> ConfigError, or warnings in the plan
-In:    pools in neutral names; the arguments of the release that would run, read from its source or from our table
-Fails: never by itself; where SGLang is not installed it warns that nothing was checked
+In:    pools in neutral names; the arguments of the release that would run, from our table (disagg/sglang/releases.py)
+Fails: never by itself. Where SGLang is not installed it warns that nothing was checked; of a release that is not in
+       the table the nearest one's arguments are taken, and what they would refuse is a warning
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 from disagg.config.rules import SIZES, PoolText
 from disagg.config.validation_errors import near_miss, nearest_word, shown
 from disagg.errors import Problem
 from disagg.sglang.owned_arguments import OWNED_ARGUMENTS
-from disagg.sglang.releases import RELEASES, nearest, number_of, spans
-from disagg.sglang.server_args import Argument, ServerArgs
+from disagg.sglang.releases import RELEASES, Argument, Release, is_supported, nearest, spans
 from disagg.sglang.versions import REPLACED, neutral, spelling
 
 UNCHECKED = "sglang is not installed here: the arguments under `engine` were not checked"
@@ -31,12 +32,22 @@ NOUN = {
 }
 
 
-def check_arguments(pools: list[PoolText], sglang: ServerArgs | None) -> tuple[list[Problem], list[str]]:
-    """(problems, warnings). A choice unknown in a list that SGLang's plugins may add to is a warning."""
+def check_arguments(pools: list[PoolText], sglang: Release | None) -> tuple[list[Problem], list[str]]:
+    """(problems, warnings). A choice unknown in a list that SGLang's plugins may add to is a warning; so is everything
+    where the release is not supported: it may take what the nearest one does not."""
     if sglang is None:
         return [], [UNCHECKED] if any(pool.engine for pool in pools) else []
+    if is_supported(sglang.version):
+        return _checked(pools, sglang)
+    known = replace(sglang, version=nearest(sglang.version))
+    problems, warnings = _checked(pools, known)
+    told = [f"{each}; sglang {sglang.version} gets it all the same" for each in (*problems, *warnings)]
+    return [], [_unknown_release(sglang.version), *told] if any(pool.engine for pool in pools) else []
+
+
+def _checked(pools: list[PoolText], sglang: Release) -> tuple[list[Problem], list[str]]:
     problems: list[Problem] = []
-    warnings = list(_unknown_release(sglang.version)) if any(pool.engine for pool in pools) else []
+    warnings: list[str] = []
     for pool in pools:
         for name, value in pool.engine.items():
             path = f"{pool.path}.engine.{name}"
@@ -57,7 +68,7 @@ def check_arguments(pools: list[PoolText], sglang: ServerArgs | None) -> tuple[l
     return problems, warnings
 
 
-def as_meant(pools: list[PoolText], sglang: ServerArgs | None) -> list[PoolText]:
+def as_meant(pools: list[PoolText], sglang: Release | None) -> list[PoolText]:
     """The pools as rules between arguments are to read them, whatever check_arguments refuses in them.
 
     A name that is refused stands for the one that its refusal proposes, and a number in quotes for that number. A pool
@@ -67,7 +78,7 @@ def as_meant(pools: list[PoolText], sglang: ServerArgs | None) -> list[PoolText]
     return [pool for pool in meant if pool is not None]
 
 
-def _pool_as_meant(pool: PoolText, sglang: ServerArgs | None) -> PoolText | None:
+def _pool_as_meant(pool: PoolText, sglang: Release | None) -> PoolText | None:
     engine: dict[str, Any] = {}
     for said, value in pool.engine.items():
         name = _meant_name(str(said), sglang)
@@ -79,25 +90,26 @@ def _pool_as_meant(pool: PoolText, sglang: ServerArgs | None) -> PoolText | None
     return pool._replace(engine=neutral(engine))
 
 
-def _meant_name(said: str, sglang: ServerArgs | None) -> str:
+def _meant_name(said: str, sglang: Release | None) -> str:
     if sglang is None or said in OWNED_ARGUMENTS or spelling(said, sglang.version) in sglang.arguments:
         return said
+    if not is_supported(sglang.version):
+        return said  # which is not refused
     alias_of = (known for known, argument in sglang.arguments.items() if said in argument.aliases)
     return next(alias_of, None) or nearest_word(said, sglang.arguments) or said
 
 
-def _is_number(name: str, sglang: ServerArgs | None) -> bool:
+def _is_number(name: str, sglang: Release | None) -> bool:
     argument = sglang.arguments.get(name) if sglang else None
     return name in SIZES or (argument is not None and argument.types is not None and "int" in argument.types)
 
 
-def _unknown_release(version: str) -> Iterator[str]:
-    if number_of(version) != number_of(nearest(version)):
-        supported = f"{RELEASES[0]} to {RELEASES[-1]}"
-        yield f"sglang {version} is not one of {supported}: its arguments are spelled as in {nearest(version)}"
+def _unknown_release(version: str) -> str:
+    supported = f"{RELEASES[0]} to {RELEASES[-1]}"
+    return f"sglang {version} is not one of {supported}: its arguments are spelled as in {nearest(version)}"
 
 
-def _unknown(path: str, name: str, sglang: ServerArgs) -> Problem:
+def _unknown(path: str, name: str, sglang: Release) -> Problem:
     for known, argument in sglang.arguments.items():
         if name in argument.aliases:
             return Problem(path, f"{name!r} is a command-line alias in sglang {sglang.version}", f"say {known}")

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
-from disagg.config.counts import count
 from disagg.config.schema import spelled
 from disagg.errors import Problem
 from disagg.role_table import ROLES
@@ -29,6 +28,11 @@ class PoolText(NamedTuple):
     path: str
     pool: dict[str, Any]
     engine: dict[str, Any]
+
+
+def count(value: Any, default: int = 1) -> int:
+    """A whole number above 0, or the default: the tree may hold anything, and what is no count is told elsewhere."""
+    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else default
 
 
 def pool_texts(tree: dict[str, Any]) -> list[PoolText]:

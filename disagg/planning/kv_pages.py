@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from disagg.config.counts import count
+from disagg.config.rules import count
 
 # Attention backend -> (page sizes it can do, the one SGLang takes in place of any other, for which phases).
 _ANY, _DECODE = (

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from disagg.config.counts import count
+from disagg.config.rules import count
 from disagg.models.facts import ModelFacts
 from disagg.models.parameters import QUANTISED_BYTES, Parts, weight_bytes
 from disagg.planning.gpu_kinds import MIB, GpuKind

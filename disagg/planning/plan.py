@@ -19,7 +19,7 @@ from disagg.config.schema import Deadlines, Deployment, Model, Pool, Ray
 from disagg.errors import ConfigError
 from disagg.roles import Role
 from disagg.sglang.arguments import Ports, engine_arguments, engine_environment
-from disagg.sglang.server_args import installed_server_args
+from disagg.sglang.releases import installed_release
 from disagg.sglang.versions import emit
 from disagg.simulated_engine.arguments import simulated_arguments
 
@@ -127,7 +127,7 @@ def resolve(deployment: Deployment, device: Device) -> Plan:
         deployment=deployment,
         device=device,
         engines=tuple(engines),
-        warnings=() if device == "simulated" else tuple(check_arguments(texts, installed_server_args())[1]),
+        warnings=() if device == "simulated" else tuple(check_arguments(texts, installed_release())[1]),
     )
 
 
@@ -142,7 +142,7 @@ def complete_arguments(plan: Plan, engine: EnginePlan) -> dict[str, Any]:
 
 def shown_arguments(plan: Plan, engine: EnginePlan) -> dict[str, Any]:
     """In order of name, spelled as the SGLang here spells them."""
-    arguments, sglang = complete_arguments(plan, engine), installed_server_args()
+    arguments, sglang = complete_arguments(plan, engine), installed_release()
     if plan.device != "simulated" and sglang is not None:
         arguments = emit(arguments, sglang.version)
     return dict(sorted(arguments.items()))

@@ -20,8 +20,7 @@ from disagg.planning.lanes import DESCRIPTOR_S, Lane, transfer_s
 from disagg.planning.memory import MemoryEstimate
 from disagg.planning.plan import EnginePlan, complete_arguments, shown_arguments, shown_environment
 from disagg.sglang.command_line import command_line
-from disagg.sglang.releases import RELEASES
-from disagg.sglang.server_args import installed_server_args
+from disagg.sglang.releases import RELEASES, installed_release
 
 PROMPTS = (1024, 8192, 32_768)  # tokens
 
@@ -144,7 +143,7 @@ def _words(seen: Assessment, engine: EnginePlan) -> list[str]:
 def _version(seen: Assessment, engine: EnginePlan) -> str:
     """Of the engine's node where it is described, else what is installed here, else the latest we know."""
     nodes = [seen.shape.node(member.node) for member in seen.placement.of(engine.id)] if seen.shape else []
-    installed = installed_server_args()
+    installed = installed_release()
     return next((node.sglang for node in nodes if node.sglang), installed.version if installed else RELEASES[-1])
 
 

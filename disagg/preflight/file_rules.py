@@ -10,9 +10,8 @@ from collections.abc import Callable, Iterable, Iterator
 from disagg.errors import Problem
 from disagg.models.facts import folder_here
 from disagg.models.text_files import LFS_WHAT
-from disagg.preflight.majority import outliers
 from disagg.preflight.model_files import read_model_files
-from disagg.preflight.nodes import ModelFiles, NodeFacts
+from disagg.preflight.nodes import ModelFiles, NodeFacts, outliers
 from disagg.preflight.rule import Rule
 from disagg.preflight.subject import Subject
 

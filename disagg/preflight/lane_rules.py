@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
+from typing import NamedTuple
 
 from disagg.errors import Problem
-from disagg.planning.lanes import FABRIC_MEMORY
-from disagg.preflight.far_pairs import FarPair, far_pairs
-from disagg.preflight.nodes import MeasuredLane
+from disagg.planning.lanes import FABRIC_MEMORY, fabric_memory, nvlink_joins
+from disagg.preflight.nodes import MeasuredLane, NodeFacts
 from disagg.preflight.rule import Rule
-from disagg.preflight.subject import Subject
+from disagg.preflight.subject import PoolView, Subject
 
 # A lane as transfer.lanes names it -> UCX's transports that are one. cuda_copy is a way to the host, no lane.
 TRANSPORTS = {
@@ -22,6 +22,30 @@ TRANSPORTS = {
     "shm": re.compile(r"shm|sm|posix|sysv|cma|knem|xpmem"),
     "tcp": re.compile(r"tcp"),
 }
+
+
+class FarPair(NamedTuple):
+    """Nodes between which KV travels and no NVLink joins them: RDMA, or TCP, has to do."""
+
+    prefill: PoolView
+    decode: PoolView
+    source: NodeFacts
+    target: NodeFacts
+
+
+def far_pairs(subject: Subject) -> Iterator[FarPair]:
+    """Any prefill engine may send to any decode engine: every such pair of nodes, pool by pool."""
+    for prefill, decode in subject.pairs():
+        fabric = fabric_memory(prefill.env, decode.env)
+        targets = _nodes(subject, decode)
+        for source in _nodes(subject, prefill):
+            for target in targets:
+                if source.name != target.name and not nvlink_joins(source.shape, target.shape, fabric=fabric):
+                    yield FarPair(prefill, decode, source, target)
+
+
+def _nodes(subject: Subject, pool: PoolView) -> list[NodeFacts]:
+    return list({node.name: node for places in subject.placed(pool).values() for node, _ in places}.values())
 
 
 def _tcp_between_nodes(subject: Subject) -> Iterator[Problem]:

@@ -12,9 +12,8 @@ from collections.abc import Callable, Iterator
 
 from disagg.errors import Problem
 from disagg.planning.cluster_shape import GIB, UNLIMITED
-from disagg.preflight.far_pairs import far_pairs
-from disagg.preflight.majority import outliers
-from disagg.preflight.nodes import NodeFacts
+from disagg.preflight.lane_rules import far_pairs
+from disagg.preflight.nodes import NodeFacts, outliers
 from disagg.preflight.rule import Rule
 from disagg.preflight.subject import PoolView, Subject
 

@@ -6,10 +6,14 @@ Out:   plain data. None, or an empty text, is "not known": no rule refuses for t
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from disagg.planning.cluster_shape import RDMA, ClusterShape, NodeShape
+
+T = TypeVar("T")
 
 # Compute capabilities, for described GPUs; a probe asks the driver. From NVIDIA's CUDA GPU list.
 CAPABILITIES = {
@@ -81,6 +85,13 @@ class NodeFacts:
 
 def described(shape: ClusterShape) -> tuple[NodeFacts, ...]:
     return tuple(NodeFacts(node, capability=_capability(node)) for node in shape.nodes)
+
+
+def outliers(said: Iterable[tuple[T, str | None]]) -> tuple[str, list[T]]:
+    """What most say, and those that say another thing. Who says nothing is neither; of equals the first counts."""
+    pairs = [(who, what) for who, what in said if what]
+    most = next((what for what, _ in Counter(what for _, what in pairs).most_common(1)), "")
+    return most, [who for who, what in pairs if what != most]
 
 
 def _capability(node: NodeShape) -> float | None:

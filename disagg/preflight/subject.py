@@ -11,8 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from disagg.config.counts import count
-from disagg.config.rules import PoolText
+from disagg.config.rules import PoolText, count
 from disagg.errors import Problem
 from disagg.planning.memory import SPANNING
 from disagg.preflight.nodes import MeasuredLane, NodeFacts

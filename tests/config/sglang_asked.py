@@ -4,32 +4,35 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import dataclasses
 import io
 import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from types import UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+import msgspec
 
 from disagg.sglang.command_line import PROGRAM, command_line
-from disagg.sglang.server_args import read_arguments
 from disagg.sglang.versions import emit
 from tests.config.sglang_engines import ENGINES, arguments_of
 from tests.config.sglang_values import passing_arguments
 
+PLAIN = {"int", "float", "bool", "str", "list", "dict"}
 KINDS = {"BooleanOptionalAction": "yes_no", "LoRAPathAction": "adapters"}
 SWITCHES = ("_StoreTrueAction", "DeprecatedStoreTrueAction")
 
 
 def main(version: str, answer: Path, *, table_only: bool) -> None:
-    import sglang
     from sglang.srt.server_args import ServerArgs
 
     parser = argparse.ArgumentParser(prog=f"sglang {version}", exit_on_error=False)
     ServerArgs.add_cli_args(parser)
     lines = [] if table_only else list(command_lines(version))
     found = {
-        "arguments": tell(parser, Path(sglang.__path__[0])),
+        "arguments": tell(parser, ServerArgs),
         "lines": len(lines),
         "complaints": [
             complaint for where, arguments in lines for complaint in misread(parser, where, arguments, version)
@@ -38,19 +41,62 @@ def main(version: str, answer: Path, *, table_only: bool) -> None:
     answer.write_text(json.dumps(found, default=str))
 
 
-def tell(parser: argparse.ArgumentParser, package: Path) -> dict[str, Any]:
+def tell(parser: argparse.ArgumentParser, record: Any) -> dict[str, Any]:
     """Every argument as a row of the table, without its releases."""
     actions: dict[str, argparse.Action] = {}
     for action in parser._actions:
         actions.setdefault(action.dest, action)
+    fields = dataclasses.fields(record) if dataclasses.is_dataclass(record) else msgspec.structs.fields(record)
+    hints = get_type_hints(record, include_extras=True)
     rows = {}
-    for name, argument in read_arguments(package).items():
-        row: dict[str, Any] = {"name": name, "types": argument.types and sorted(argument.types)}
-        row |= {"choices": argument.choices, "choices_open": argument.choices_open, "aliases": argument.aliases}
+    for name, default in [(field.name, field.default) for field in fields if not field.name.startswith("_")]:
+        rows[name] = {"name": name, **_argument(hints[name], may_be_none=default is None)}
         if name in actions:
-            row["option"] = _option(actions[name], argument.choices)
-        rows[name] = row
+            rows[name]["option"] = _option(actions[name], rows[name]["choices"])
     return rows
+
+
+def _argument(hint: Any, *, may_be_none: bool) -> dict[str, Any]:
+    """Of the type, and of SGLang's Arg beside it."""
+    marks = next((mark for mark in getattr(hint, "__metadata__", ()) if type(mark).__name__ == "Arg"), None)
+    types, literals = _types(hint.__origin__ if hasattr(hint, "__metadata__") else hint)
+    if types is not None and may_be_none:
+        types |= {"None"}
+    choices, aliases = getattr(marks, "choices", None), getattr(marks, "aliases", None) or ()
+    if types is not None and getattr(marks, "type_parser", None) is json.loads:
+        # Its text is parsed, so a keyword argument is the mapping itself: preferred_sampling_params says str, and lies.
+        types = (types - {"str"}) | {"dict"}
+    names = [name for name in (getattr(marks, "cli_name", None), *aliases) if name]
+    return {
+        "types": types and sorted(types),
+        "choices": literals or (sorted(choices) if isinstance(choices, set) else choices and list(choices)),
+        "choices_open": not literals and choices is not None and _has_a_name(choices),
+        "aliases": [name.lstrip("-").replace("-", "_") for name in names],
+    }
+
+
+def _types(hint: Any) -> tuple[set[str] | None, list[Any] | None]:
+    """The plain types and, of a Literal alone or beside None, the values. None: anything goes."""
+    if hint is None or hint is type(None):
+        return {"None"}, None
+    if get_origin(hint) is Literal:
+        values = list(get_args(hint))
+        return {type(value).__name__.replace("NoneType", "None") for value in values}, values
+    if get_origin(hint) in (Union, UnionType):
+        parts = [_types(part) for part in get_args(hint)]
+        if any(types is None for types, _ in parts):
+            return None, None
+        bare = set().union(*(types for types, values in parts if not values))
+        literals = [value for _, values in parts for value in values or ()]
+        return set().union(*(types for types, _ in parts)), literals if literals and bare <= {"None"} else None
+    name = getattr(get_origin(hint) or hint, "__name__", "").replace("tuple", "list").replace("Sequence", "list")
+    return ({name}, None) if name in PLAIN else (None, None)
+
+
+def _has_a_name(choices: Any) -> bool:
+    """A list of a module, which SGLang's plugins may add to; not one that stands in the field itself."""
+    ours = [module for name, module in list(sys.modules.items()) if name.startswith("sglang.srt")]
+    return any(value is choices for module in ours for value in vars(module).values())
 
 
 def _option(action: argparse.Action, choices: tuple[object, ...] | None) -> dict[str, Any]:

@@ -39,7 +39,7 @@ def _changed() -> Iterator[str]:
     yield from ("| release | arguments | new in it | gone with it |", "| --- | --- | --- | --- |")
     before: set[str] = set()
     for version in RELEASES:
-        now = set(release(version).args.arguments)
+        now = set(release(version).arguments)
         came, went = ("-", "-") if not before else (_names(now - before), _names(before - now))
         yield f"| {version} | {len(now)} | {came} | {went} |"
         before = now

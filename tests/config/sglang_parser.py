@@ -7,8 +7,7 @@ import json
 from collections.abc import Callable
 from typing import Any
 
-from disagg.sglang.releases import Option, release
-from disagg.sglang.server_args import Argument
+from disagg.sglang.releases import Argument, Option, release
 
 READERS: dict[str, Callable[[str], Any]] = {"int": int, "float": float, "human_readable_int": int, "str": str}
 READERS |= dict.fromkeys(("loads", "json_list_type", "parse_cuda_graph_config_arg"), json.loads)
@@ -19,9 +18,9 @@ def parser_of(version: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog=f"sglang {version}", exit_on_error=False, add_help=False)
     known = release(version)
     for name, option in known.options.items():
-        aliases = [f"--{alias.replace('_', '-')}" for alias in known.args.arguments[name].aliases]
+        aliases = [f"--{alias.replace('_', '-')}" for alias in known.arguments[name].aliases]
         flags = dict.fromkeys([option.flag, *aliases])
-        parser.add_argument(*flags, dest=name, **_how(option, known.args.arguments[name]))
+        parser.add_argument(*flags, dest=name, **_how(option, known.arguments[name]))
     return parser
 
 

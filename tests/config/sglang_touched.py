@@ -11,22 +11,17 @@ Fails: exit 1 and what differs, by release
 
 from __future__ import annotations
 
-import argparse
 import json
-import os
-import subprocess
 import sys
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from disagg.cpu_profile.paths import standin_environment
 from disagg.sglang.fit import misfits
 from disagg.sglang.releases import RELEASES
 from disagg.sglang.signatures import Sources
 from disagg.sglang.touched import PARTS
-from tests.config.sglang_wheels import IMPORT_LIMIT_S, ROOT, held, unpacked
+from tests.config.sglang_wheels import beside, held, main, unpacked
 
 TABLE = Path(__file__).with_suffix(".jsonl")
 
@@ -66,34 +61,14 @@ def table(found: Mapping[str, Sources]) -> str:
 
 def behaves(package_root: Path | None) -> list[str]:
     """Complaints of sglang_behaves.py, run beside that SGLang (None: the installed one)."""
-    path = os.pathsep.join(str(root) for root in (package_root, ROOT) if root)
-    environment = standin_environment({**os.environ, "PYTHONPATH": path, "SGLANG_USE_CPU_ENGINE": "1"})
-    environment["TORCHDYNAMO_DISABLE"] = "1"
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.config.sglang_behaves"],
-        cwd=ROOT,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=IMPORT_LIMIT_S,
-        check=False,
-    )
+    done = beside(package_root, "tests.config.sglang_behaves", TORCHDYNAMO_DISABLE="1")
     if done.returncode not in (0, 1):
         return [f"could not be asked: {done.stderr[-1500:]}"]
     complaints: list[str] = json.loads(done.stdout.splitlines()[-1]) if done.stdout.strip() else [done.stderr[-1500:]]
     return complaints
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--wheels", type=Path, help="where the wheels are, or go; default: a folder that goes away")
-    parser.add_argument("--write", action="store_true", help="renew the table")
-    given = parser.parse_args()
-    with tempfile.TemporaryDirectory() as scratch:
-        return _run(given.wheels or Path(scratch), Path(scratch), write=given.write)
-
-
-def _run(wheels: Path, scratch: Path, *, write: bool) -> int:
+def _run(wheels: Path, scratch: Path, write: bool) -> int:
     failed, found = 0, {}
     for version in RELEASES:
         root = unpacked(version, wheels, scratch, suffix="")  # its kernels' sources are looked for on import
@@ -103,8 +78,8 @@ def _run(wheels: Path, scratch: Path, *, write: bool) -> int:
         failed += len(complaints)
         print(f"{version}: {len(complaints)} complaints", *complaints, sep="\n  ", flush=True)
     failed += held(TABLE, table(found), write=write)
-    return 1 if failed else 0
+    return failed
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(__doc__, _run))

@@ -20,6 +20,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -32,16 +33,17 @@ ROOT = Path(__file__).parents[2]
 IMPORT_LIMIT_S = 240
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def main(about: str | None, run: Callable[[Path, Path, bool], int]) -> int:
+    """The command line of a program over all wheels: `run(wheels, scratch, write)` returns what failed."""
+    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--wheels", type=Path, help="where the wheels are, or go; default: a folder that goes away")
-    parser.add_argument("--write", action="store_true", help="renew the table and the document")
+    parser.add_argument("--write", action="store_true", help="renew the table, and what is made of it")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
-        return _run(given.wheels or Path(scratch), Path(scratch), write=given.write)
+        return 1 if run(given.wheels or Path(scratch), Path(scratch), given.write) else 0
 
 
-def _run(wheels: Path, scratch: Path, *, write: bool) -> int:
+def _run(wheels: Path, scratch: Path, write: bool) -> int:
     told, failed = {}, 0
     for version in RELEASES:
         answer = ask(unpacked(version, wheels, scratch), version, *(["--table-only"] if write else []))
@@ -55,7 +57,7 @@ def _run(wheels: Path, scratch: Path, *, write: bool) -> int:
     failed += held(TABLE, table(told), write=write)
     if write:
         renew()
-    return 1 if failed else 0
+    return failed
 
 
 def held(table_file: Path, text: str, *, write: bool) -> int:
@@ -70,18 +72,27 @@ def held(table_file: Path, text: str, *, write: bool) -> int:
 
 
 def ask(package_root: Path | None, version: str, *options: str) -> Any:
-    """What tests/config/sglang_asked.py finds out in a process that imports sglang from `package_root`, or as it is
-    installed."""
-    path = os.pathsep.join(str(root) for root in (package_root, ROOT) if root)
-    environment = standin_environment({**os.environ, "PYTHONPATH": path, "SGLANG_USE_CPU_ENGINE": "1"})
+    """What tests/config/sglang_asked.py finds out beside that SGLang."""
     with tempfile.NamedTemporaryFile("r", suffix=".json") as answer:
-        command = [sys.executable, "-m", "tests.config.sglang_asked", version, answer.name, *options]
-        done = subprocess.run(
-            command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=IMPORT_LIMIT_S, check=False
-        )
+        done = beside(package_root, "tests.config.sglang_asked", version, answer.name, *options)
         if done.returncode:
             raise RuntimeError(f"sglang {version} could not be asked:\n{done.stderr[-3000:]}")
         return json.load(answer)
+
+
+def beside(package_root: Path | None, *module: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Runs a module of ours where `import sglang` finds that of `package_root`; None: the installed one."""
+    path = os.pathsep.join(str(root) for root in (package_root, ROOT) if root)
+    ours = {"PYTHONPATH": path, "SGLANG_USE_CPU_ENGINE": "1"}
+    return subprocess.run(
+        [sys.executable, "-m", *module],
+        cwd=ROOT,
+        env=standin_environment({**os.environ, **ours, **environment}),
+        capture_output=True,
+        text=True,
+        timeout=IMPORT_LIMIT_S,
+        check=False,
+    )
 
 
 def unpacked(version: str, wheels: Path, scratch: Path, suffix: str = ".py") -> Path:
@@ -96,4 +107,4 @@ def unpacked(version: str, wheels: Path, scratch: Path, suffix: str = ".py") -> 
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(__doc__, _run))

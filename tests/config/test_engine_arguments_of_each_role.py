@@ -10,7 +10,7 @@ from disagg.config.schema import Deadlines
 from disagg.roles import Role
 from disagg.sglang.arguments import PORT_BLOCK, Ports, engine_arguments, engine_environment
 from disagg.sglang.owned_arguments import OWNED_ARGUMENTS
-from disagg.sglang.server_args import installed_server_args
+from disagg.sglang.releases import installed_release
 
 PORTS = Ports.from_first(30000)
 
@@ -60,7 +60,7 @@ ON_HOST = {"disaggregation_decode_retraction_backup": "cpu_tensor"}
 def test_arguments(role: Role, device: str, golden: dict[str, object]) -> None:
     arguments = engine_arguments(role, {}, device=device, model_path="/m", host="10.0.0.1", ports=PORTS)
     assert arguments == golden
-    if sglang := installed_server_args():
+    if sglang := installed_release():
         assert arguments.keys() <= sglang.arguments.keys()
 
 

@@ -9,8 +9,7 @@ import pytest
 from disagg.errors import StartError
 from disagg.host_spec import OFF_VARIABLE, is_on
 from disagg.sglang.fit import check_installed, misfits
-from disagg.sglang.releases import RELEASES
-from disagg.sglang.server_args import installed_server_args
+from disagg.sglang.releases import RELEASES, installed_release
 from disagg.sglang.signatures import Sources
 from disagg.sglang.touched import PARTS, SEEDS, Part, Touch
 from tests.config.sglang_touched import Told, behaves, paths, rows
@@ -63,7 +62,7 @@ def test_the_table_has_every_path_that_is_touched() -> None:
 
 
 def test_the_installed_release_is_as_the_table_says() -> None:
-    sglang = installed_server_args()
+    sglang = installed_release()
     if sglang is None or sglang.version not in RELEASES:
         pytest.skip("no supported SGLang is installed")
     import importlib.util

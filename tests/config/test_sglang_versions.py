@@ -1,6 +1,7 @@
 """One YAML for all supported releases: names of any of them are understood, and each gets its own spelling."""
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -15,8 +16,7 @@ from disagg.planning.plan import resolve, shown_arguments
 from disagg.role_table import ROLES
 from disagg.roles import Role
 from disagg.sglang.engine import SGLangEngine, SGLangMember
-from disagg.sglang.releases import RELEASES, nearest, release, spans
-from disagg.sglang.server_args import ServerArgs, installed_server_args
+from disagg.sglang.releases import RELEASES, installed_release, nearest, release, spans
 from disagg.sglang.versions import RENAMED, emit, neutral
 
 ATTENTION_DP = {"tp_size": 8, "dp_size": 8, "enable_dp_attention": True}
@@ -36,7 +36,7 @@ def test_without_attention_dp_the_new_releases_get_no_word_of_it() -> None:
 @pytest.mark.parametrize("version", RELEASES)
 def test_a_decode_engine_on_a_cpu_gets_no_argument_that_its_release_lacks(version: str) -> None:
     arguments = emit(ROLES[Role.DECODE].arguments({}, device="cpu", bootstrap_port=1), version)
-    assert set(arguments) <= set(release(version).args.arguments)
+    assert set(arguments) <= set(release(version).arguments)
     assert ("disaggregation_decode_retraction_backup" in arguments) == (version >= "0.5.18")
 
 
@@ -52,7 +52,7 @@ def test_a_renamed_argument_is_understood_and_emitted_under_a_name_the_release_h
         assert neutral({old: "x"}) == {new: "x"}
         (emitted,) = emit({new: "x"}, version)
         last = spans(new)[-1][1] if spans(new) else RELEASES[-1]
-        assert emitted in release(version).args.arguments or version > last
+        assert emitted in release(version).arguments or version > last
 
 
 @pytest.mark.parametrize(
@@ -93,7 +93,7 @@ def test_a_pool_written_for_a_newer_release_plans_the_same_engine() -> None:
     ],
 )
 def test_what_cannot_be_folded_is_told(engine: str, message: str) -> None:
-    sglang = installed_server_args()
+    sglang = installed_release()
     if sglang is None or sglang.version != "0.5.20":
         pytest.skip("the messages are those of sglang 0.5.20")
     text = f"version: 1\nmodel: {{path: a}}\naggregated: {{engine: {engine}}}"
@@ -111,7 +111,7 @@ def test_a_memory_pool_that_only_mooncake_moves_is_refused_where_kv_moves(role: 
 
 
 def test_a_pool_is_checked_against_the_names_of_the_release_that_runs() -> None:
-    old, new = release("0.5.16").args, release("0.5.17").args
+    old, new = release("0.5.16"), release("0.5.17")
     pool = _pool(enable_linear_replayssm_spec=True)
     assert check_arguments(pool, old) == check_arguments(pool, new) == ([], [])
     (problem,) = check_arguments(_pool(dwdp_size=2), old)[0]
@@ -119,7 +119,7 @@ def test_a_pool_is_checked_against_the_names_of_the_release_that_runs() -> None:
 
 
 def test_a_release_that_is_not_supported_is_a_warning() -> None:
-    later = ServerArgs("0.5.24", release("0.5.23").args.arguments)
+    later = replace(release("0.5.23"), version="0.5.24")
     problems, warnings = check_arguments(_pool(page_size=16), later)
     assert (problems, warnings) == (
         [],
@@ -151,7 +151,7 @@ def test_an_engine_host_speaks_to_the_release_it_has(monkeypatch: pytest.MonkeyP
 
 
 def test_the_plan_shows_what_the_release_here_would_get(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("disagg.planning.plan.installed_server_args", lambda: release("0.5.23").args)
+    monkeypatch.setattr("disagg.planning.plan.installed_release", lambda: release("0.5.23"))
     engine = "{tp_size: 2, dp_size: 2, enable_dp_attention: true}"
     plan = resolve(parse_config(f"version: 1\nmodel: {{path: a}}\naggregated: {{engine: {engine}}}"), "cuda")
     arguments = shown_arguments(plan, plan.engines[0])

@@ -129,7 +129,7 @@ def options() -> set[str]:
 
 @functools.cache
 def engine_arguments() -> frozenset[str]:
-    return frozenset(SETTABLE).union(*(release(version).args.arguments for version in RELEASES))
+    return frozenset(SETTABLE).union(*(release(version).arguments for version in RELEASES))
 
 
 def _calls(said: str) -> Iterator[list[str]]:

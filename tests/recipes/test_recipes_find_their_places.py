@@ -10,7 +10,7 @@ from disagg.cli.check import look_at, problems_of
 from disagg.planning.cluster_shape import ClusterShape
 from disagg.planning.placement import place
 from disagg.planning.plan import Plan
-from disagg.sglang.server_args import installed_server_args
+from disagg.sglang.releases import installed_release
 from tests.recipes.catalogue import CLUSTERS, CONFIGS, RECIPES, cluster, cluster_of, plan_of
 
 GENERIC = "4x8-h200.yaml"
@@ -88,7 +88,7 @@ def test_the_check_that_a_header_names_finds_nothing_wrong(recipe: str) -> None:
 
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_the_installed_sglang_knows_every_argument_that_a_recipe_emits(recipe: str) -> None:
-    sglang = installed_server_args()
+    sglang = installed_release()
     assert sglang is not None
     plan = plan_of(recipe)
     assert plan.warnings == ()
