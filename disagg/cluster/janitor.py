@@ -7,6 +7,7 @@ Owns:  nothing while the deployment lives. It leaves the driver's process tree a
 Safe:  a process is the deployment's if it carries its mark in its environment (random, of this run), or descends from
        one that does. Nothing else is killed: not who reads a log of Ray's, not who stands in its folder. A process is
        its id and its start time, and the signal goes to its descriptor: an id that was given out anew is left alone
+       (psutil compares, then signals the id, which may be another's by then; and it knows no sessions)
 
 Usage: python -m disagg.cluster.janitor DEPLOYMENT SESSION FOLDER...
 """

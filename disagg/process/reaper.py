@@ -33,6 +33,7 @@ from disagg.folders import own_folder
 from disagg.host_spec import HostSpec, decode_spec, encode_spec
 from disagg.logfile import RotatingLog
 from disagg.process.news import Exit, LaneSeen, LogTrouble, News, Started, encode_news, exit_of, with_tail
+from disagg.process_tree import tree
 from transfer.lane import LaneReader
 
 ACTOR_GONE = Exit(why="its actor is gone")
@@ -235,15 +236,6 @@ def read(fd: int) -> bytes:
 def say(pipe: socket.socket, news: News) -> None:
     with contextlib.suppress(OSError):  # the actor is gone: `_tend` sees the closed pipe
         pipe.sendall(encode_news(news) + b"\n")
-
-
-def tree(pid: int) -> list[int]:
-    """All descendants of `pid`."""
-    try:
-        children = [int(c) for c in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-    except OSError:
-        return []
-    return [p for child in children for p in (child, *tree(child))]
 
 
 def end_tree() -> None:

@@ -24,6 +24,7 @@ import msgspec
 from disagg.host_spec import StandbySpec, decode_spec, decode_standby
 from disagg.process import reaper as reaper
 from disagg.process.news import Exit, exit_of, with_tail
+from disagg.process_tree import tree
 
 PRINTED_MAX_BYTES = 64 << 10  # of what it prints before it has a log
 TAIL_LINES = 20
@@ -121,7 +122,7 @@ def _raise_tree(usual: int) -> None:
     found = True
     while found:
         found = False
-        for pid in (os.getpid(), *reaper.tree(os.getpid())):
+        for pid in (os.getpid(), *tree(os.getpid())):
             for thread in _threads(pid):
                 with suppress(OSError):  # it ended while we looked
                     if os.getpriority(os.PRIO_PROCESS, thread) != usual:

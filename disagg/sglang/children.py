@@ -11,6 +11,8 @@ import contextlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import psutil
+
 from disagg.host_spec import Spare
 from disagg.sglang.releases import number_of
 
@@ -45,8 +47,8 @@ def pids_by_role(pids: Iterable[int]) -> dict[str, list[int]]:
     """Read from the titles that SGLang gives its processes."""
     roles: dict[str, list[int]] = {"schedulers": [], "detokenizers": [], "others": []}
     for pid in pids:
-        with contextlib.suppress(OSError), open(f"/proc/{pid}/cmdline", "rb") as file:
-            title = file.read().rstrip(b"\0").replace(b"\0", b" ").decode(errors="replace")
+        with contextlib.suppress(psutil.Error):  # it has ended
+            title = " ".join(psutil.Process(pid).cmdline())
             kind = "schedulers" if "scheduler" in title else "detokenizers" if "detokenizer" in title else "others"
             roles[kind].append(pid)
     return {kind: found for kind, found in roles.items() if found}

@@ -10,12 +10,12 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 from disagg.plane.messages import ProcessSample, RankHealth
+from disagg.process_tree import children
 from disagg.sglang.heartbeat import Beat, read_beats
 from disagg.sglang.rank_health import judge
 
@@ -101,20 +101,11 @@ class Watch:
 
 
 def look_at_process(pid: int) -> ProcessLook:
+    """Not psutil's: it tells one thread's CPU time by reading all of them, and children's for a whole process only."""
     try:
         text = Path(f"/proc/{pid}/task/{pid}/stat").read_text()
     except OSError:
         return ProcessLook("", 0.0)
     state, *fields = text.rpartition(")")[2].split()  # its name, in brackets, may hold anything
     own_s = sum(map(int, fields[10:14])) * _TICK_S  # user, system, and both of children that have ended
-    return ProcessLook(state, own_s + sum(look_at_process(child).cpu_s for child in _children(pid)))
-
-
-def _children(pid: int) -> list[int]:
-    """Of all its threads."""
-    children: list[int] = []
-    with suppress(OSError):  # it has ended
-        for thread in Path(f"/proc/{pid}/task").iterdir():
-            with suppress(OSError):  # the thread has
-                children += map(int, (thread / "children").read_text().split())
-    return children
+    return ProcessLook(state, own_s + sum(look_at_process(child).cpu_s for child in children(pid)))
