@@ -16,7 +16,7 @@ from statistics import median
 from typing import Any
 
 from benchmarks.gpu.places import SETUPS, TWO_GPUS
-from benchmarks.gpu.svg import bars, points
+from disagg.chart import bars, dots
 
 Row = dict[str, Any]
 Pick = Callable[[Row], float | None]  # None: the row is of before that was measured
@@ -214,13 +214,13 @@ def _compare_picture(rows: list[Row]) -> str:
         for name, pick in CELL_COLUMNS.items()
         if name in ("output tok/s", "TTFT p50, ms", "ITL p99, ms")
     }
-    return bars(panels, there)
+    return bars(panels, there, x_label="clients (c), tokens of a prompt / of an answer")
 
 
 def _burst_picture(rows: list[Row]) -> str:
     series = {row["setup"]: row["gaps_ms"] for row in rows if row.get("gaps_ms")}
-    title = "gap between two tokens of a stream (ms), over ms since the long prompts arrived"
-    return points({f"{setup}: {SETUPS[setup]}": series[setup] for setup in SETUPS if setup in series}, title)
+    panels = {f"{setup}: {SETUPS[setup]}": series[setup] for setup in SETUPS if setup in series}
+    return dots(panels, x_label="ms since the long prompts arrived", y_label="gap between two tokens, ms")
 
 
 if __name__ == "__main__":

@@ -17,7 +17,6 @@ from benchmarks.gpu.metadata import write_metadata
 from benchmarks.gpu.places import CPU, GPU, PROJECT, TWO_GPUS
 from benchmarks.gpu.shape import SHAPES, make_shape
 from benchmarks.gpu.statistics import latencies, percentile
-from benchmarks.gpu.svg import DOTS_MAX, bars, points, thinned
 from benchmarks.prompts import random_prompts
 
 
@@ -104,13 +103,3 @@ def test_ours_is_set_against_bare_round_by_round() -> None:
     assert "0.80 (0.50..1.10)" in lines[2]
     assert "- |" in lines[2]  # a had errors, d is not there
     assert report.spread([1.0, 3.0, 2.0]) == "2.00 (1.00..3.00)"
-
-
-def test_pictures_hold_each_setup_and_stay_small() -> None:
-    picture = bars({"tok/s": {"c1": {"a": [1.0, 2.0], "b": []}}}, {"a": "one", "b": "two"})
-    assert picture.startswith("<svg")
-    assert "a: one" in picture
-    many = [(float(i), 5.0 + i % 7) for i in range(20_000)] + [(3.0, 900.0)]
-    assert (3.0, 900.0) in thinned(many)
-    assert len(thinned(many)) < 2.5 * DOTS_MAX
-    assert "c: ours" in points({"c: ours": many}, "gaps")
