@@ -51,7 +51,7 @@ def test_small_engines_fill_what_large_ones_leave() -> None:
 def test_cpus_limit_a_node_too() -> None:
     on_cpu = plan("{replicas: 2}", "{replicas: 2}", device="cpu")
     assert sizes(pack(on_cpu, 0, None)) == [(0, 4, 1)]
-    assert sizes(pack(on_cpu, 0, 3)) == [(0, 3, 1), (0, 1, 1)]
+    assert sizes(pack(on_cpu, 0, 3)) == [(0, 2, 2)]  # Ray spreads them: not 3 here and 1 there
 
 
 def test_members_find_room_where_ray_puts_them() -> None:
@@ -59,10 +59,17 @@ def test_members_find_room_where_ray_puts_them() -> None:
     pools = "[" + ", ".join(f"{{resources: {{cpus: {cpus}}}}}" for cpus in (4, 4, 3, 3)) + "]"
     several = plan(pools, "{resources: {cpus: 2}}", device="cpu")
     found = pack(several, 0, 8)
-    assert sizes(found) == [(0, 8, 3)]
+    assert sizes(found) == [(0, 6, 3)]
     assert set(found[0].engines) == {engine.id for engine in several.engines}
-    shape = "\n".join(["nodes:", "- {count: 3, cpus: 8}"])
+    shape = "\n".join(["nodes:", "- {count: 3, cpus: 6}"])
     assert place(several, parse_shape(shape))[1] == []
+
+
+def test_no_more_nodes_than_the_widest_engine_needs_where_the_others_fit_beside_it() -> None:
+    """First fit put two prefill engines on the same two nodes, and took 14: decode then lacked two with room."""
+    rack = plan("{replicas: 3, nodes: 2, engine: {tp_size: 8}}", "{nodes: 12, engine: {tp_size: 48}}")
+    assert sizes(pack(rack, 8, None)) == [(8, 2, 6), (4, 1, 6)]
+    assert sizes(pack(rack, 4, None)) == [(4, 1, 18)]
 
 
 @pytest.mark.parametrize(
