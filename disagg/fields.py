@@ -70,7 +70,9 @@ def boolean(body: Body, name: str, *, absent: bool = False) -> bool:
 
 def strings(body: Body, name: str, most: int, longest: int) -> tuple[str, ...]:
     """A string or a list of strings; absent is none, and an empty string asks for nothing."""
-    value = body.get(name, [])
+    value = body.get(name)
+    if value is None:
+        return ()
     each_name = f"{name}[{{}}]"
     if isinstance(value, str):
         value, each_name = [value], name

@@ -87,11 +87,13 @@ class Attempt:
 
     def _start(self) -> None:
         """Dispatches both legs at once: decode allocates while prefill queues."""
-        request, prefill = self.request, self.pair.prefill
-        advance(request, _ADMITTED, self._shared.now_s())
-        advance(request, _DISPATCHED, self._shared.now_s())  # before: an engine on a busy machine may be quicker
-        request.try_since_s = request.phase_since_s
-        prompt = m.pack_ids(request.prompt_ids) + m.pack_ids(request.emitted_ids)
+        request, prefill, now_s = self.request, self.pair.prefill, self._shared.now_s()
+        advance(request, _ADMITTED, now_s)
+        advance(request, _DISPATCHED, now_s)  # before: an engine on a busy machine may be quicker
+        request.try_since_s = now_s
+        prompt, leg_id = m.pack_ids(request.prompt_ids), f"{request.id}{self._try:02x}"
+        if request.emitted_ids:
+            prompt += m.pack_ids(request.emitted_ids)
         bootstrap = None
         if prefill is not None:
             host, port = prefill.bootstrap.rsplit(":", 1)
@@ -102,7 +104,7 @@ class Attempt:
             tokens = ROLES[leg.role].new_tokens(request.tokens_left)
             leg.number = leg.endpoint.client.submit(
                 leg,
-                leg_id=f"{request.id}{self._try:02x}",
+                leg_id=leg_id,
                 prompt=prompt,
                 sampling=request.sampling | {"max_new_tokens": tokens},
                 dp_rank=leg.endpoint.dp_rank,

@@ -118,7 +118,9 @@ def check_names(body: Body, honoured: frozenset[str]) -> Body:
 
 
 def template_variables(body: Body) -> dict[str, Any]:
-    variables = body.get("chat_template_kwargs", {})
+    variables = body.get("chat_template_kwargs")
+    if variables is None:
+        return {}
     if not isinstance(variables, dict):
         refuse("chat_template_kwargs", "invalid_type", "'chat_template_kwargs' must be an object")
     taken = sorted(TEMPLATE_NAMES & variables.keys())

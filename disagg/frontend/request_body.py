@@ -19,6 +19,7 @@ from disagg.frontend.body import decode_body
 from disagg.frontend.parameters import CHAT, COMPLETION, check_names, template_variables
 from disagg.sampling import sampling_of
 
+INT32_MAX = 2**31 - 1
 STOP_STRINGS_MAX = 16
 STOP_CHARACTERS_MAX = 256
 STREAM_OPTIONS = frozenset({"include_usage", "continuous_usage_stats", "include_obfuscation"})
@@ -101,7 +102,7 @@ def _shared(body: Body, defaults: Mapping[str, float]) -> dict[str, Any]:
 
 def _max_tokens(body: Body) -> tuple[int | None, str]:
     """`max_tokens` is the older name; who gives both must mean the same."""
-    old, new = (integer(body, name, 1, 2**31 - 1) for name in ("max_tokens", "max_completion_tokens"))
+    old, new = integer(body, "max_tokens", 1, INT32_MAX), integer(body, "max_completion_tokens", 1, INT32_MAX)
     if old is not None and new is not None and old != new:
         refuse("max_tokens", "invalid_value", "'max_tokens' and 'max_completion_tokens' differ; give one of them")
     return (old, "max_tokens") if new is None else (new, "max_completion_tokens")
