@@ -1,6 +1,6 @@
 """What our pages tell a reader to type: their shell blocks as commands, and what cannot run in a test, with its reason.
 
-In:    README.md, docs/*.md, benchmarks/gpu/README.md
+In:    README.md, CHANGELOG.md, docs/*.md, benchmarks/gpu/README.md
 Out:   commands in the order of the page; a mark before a block (an HTML comment, which readers do not see) says why it,
        or those of its commands that hold a text, cannot run here:
            <!-- not run: needs a GPU -->
@@ -16,7 +16,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "benchmarks" / "gpu" / "README.md"]
+PAGES = [
+    ROOT / "README.md",
+    ROOT / "CHANGELOG.md",
+    *sorted((ROOT / "docs").glob("*.md")),
+    ROOT / "benchmarks" / "gpu" / "README.md",
+]
 PART = re.compile(
     r"^(?P<heading>#{2,6} [^\n]*)$|^(?P<mark><!-- not run.*?-->)\n|^```(?P<kind>\w*)\n(?P<text>.*?)^```$", re.M | re.S
 )

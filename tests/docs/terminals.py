@@ -15,6 +15,7 @@ import shlex
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -146,12 +147,12 @@ def machine(folder: Path, *, apart: bool) -> Iterator[Machine]:
 
 
 def _as_make_demo_leaves_it(home: Path, checkout: Path) -> None:
-    """A copy of this checkout, with this one's .venv and model: another 4 GB would say no more."""
+    """A copy of this checkout, with the .venv that runs this and its model: another 4 GB would say no more."""
     listed = ["git", "-C", str(ROOT), "ls-files", "--cached", "--others", "--exclude-standard", "-z"]
     for name in filter(None, subprocess.run(listed, check=True, capture_output=True, text=True).stdout.split("\0")):
         if (ROOT / name).is_file():
             (checkout / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(ROOT / name, checkout / name)
-    (checkout / ".venv").symlink_to(ROOT / ".venv")
+    (checkout / ".venv").symlink_to(sys.prefix)
     (home / ".cache").mkdir(parents=True)
     (home / ".cache" / "disagg").symlink_to(cache_folder())

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 from pages import PAGES, ROOT, blocks, commands_in
-from spoken import refuse_unknown_words, refuse_unknown_yaml
+from spoken import refuse_unknown_variables, refuse_unknown_words, refuse_unknown_yaml
 
 from disagg.config.find import shipped_folder
 from disagg.load import load_config
@@ -50,6 +50,12 @@ def test_every_command_of_a_page_has_its_options(page: Path) -> None:
     commands = [command for block in blocks(text) if block.kind == "sh" for command in commands_in(block.text)]
     for said in [*commands, *spans(text)]:
         refuse_unknown_words(said)
+
+
+def test_every_variable_of_a_page_is_read(page: Path) -> None:
+    """A changelog also names those that are gone."""
+    if page.name != "CHANGELOG.md":
+        refuse_unknown_variables(page.read_text())
 
 
 def test_files_and_links_of_a_page_are_there(page: Path) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -108,7 +109,7 @@ def test_a_terminal_is_a_readers(tmp_path: Path) -> None:
         assert "] serving a" in first.stay(f"python3 -c '{STAYS}'", "] serving ")
         assert made.terminal().run("echo ${A:-nothing}; source .venv/bin/activate; command -v disagg")[1].split() == [
             "nothing",
-            str(ROOT / ".venv" / "bin" / "disagg"),
+            str(Path(sys.prefix) / "bin" / "disagg"),
         ]
         assert first.interrupt()[0] == 7
         assert first.run("echo $A") == (0, "1\n")
