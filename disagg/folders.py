@@ -1,5 +1,5 @@
-"""Where a deployment's files are; folders that are ours alone: mode 0700, and never one that somebody else has put
-there before."""
+"""A deployment's folders and log files. Folders are open to our user alone (0700), and never ones that another user
+made."""
 
 from __future__ import annotations
 

@@ -43,12 +43,12 @@ class HostSpec(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def place(self) -> str:
-        """The life, and for an engine over several nodes which of its hosts this is."""
+        """The life's name; for an engine over several nodes, followed by this host's member number."""
         return f"{self.life}, node {self.member} of {self.members}" if self.members > 1 else self.life
 
 
 class StandbySpec(msgspec.Struct, frozen=True, kw_only=True):
-    """What a standby is made of: a host and its children before they know their engine (standby_reaper.py)."""
+    """What a standby's reaper is told at its start: the environment, and which child processes to keep ready."""
 
     environment: dict[str, str]  # as its HostSpec will say it
     spares: tuple[Spare, ...]  # the host's children
@@ -57,7 +57,7 @@ class StandbySpec(msgspec.Struct, frozen=True, kw_only=True):
 FOLLOWED = 70  # exit status of a host that ends because another host of its engine has
 SECRET_VARIABLE = "DISAGG_PLANE_SECRET"
 LIFE_VARIABLE = "DISAGG_ENGINE_LIFE"  # set in every process of an engine; the plugins act only where it is
-OFF_VARIABLE = "DISAGG_PLUGINS_OFF"  # parts of ours that the installed SGLang does not fit (plugins.py)
+OFF_VARIABLE = "DISAGG_PLUGINS_OFF"  # parts of ours that the installed SGLang does not fit (disagg/sglang/fit.py)
 DEPLOYMENT_VARIABLE = "DISAGG_DEPLOYMENT"  # set in every process of a deployment: what the janitor looks for
 
 encode_spec = msgspec.json.encode

@@ -8,5 +8,5 @@ def life_of(engine_id: str, incarnation: int) -> str:
 
 
 def engine_id_of(life: str) -> str:
-    """Of what is no life, the whole."""
+    """The engine's id in a life's name; a text that is no life is returned whole."""
     return life.partition("#")[0]

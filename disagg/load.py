@@ -58,9 +58,10 @@ def parse_config(
 
 
 def shipped_text(path: Path, sets: Sequence[str] = ()) -> tuple[str, tuple[str, ...]]:
-    """The file's text and `sets`, such that they mean elsewhere what they mean here. As they are, where they need
-    nothing of this machine; else one tree, with what the file extends, the sets and the environment in it. Call it
-    with what load_config takes."""
+    """(text, sets) that mean the same on another machine; takes what load_config takes, and raises ConfigError like it.
+
+    The file's text and `sets` are returned unchanged where they need nothing of this machine. Otherwise the text is one
+    tree into which the extended files, the sets and the environment's values were merged, and no sets are left."""
     text = read_file(path)
     whole, _, _ = _whole(text, sets, str(path), path)
     alone, _ = apply_sets(read_tree(text, str(path))[0], sets)
@@ -70,7 +71,8 @@ def shipped_text(path: Path, sets: Sequence[str] = ()) -> tuple[str, tuple[str, 
 def _whole(
     text: str, sets: Sequence[str], source: str, file: Path | None
 ) -> tuple[dict[str, Any], list[Layer], list[Problem]]:
-    """What is said, wherever it is said; the files it is of; what is wrong with them."""
+    """(the merged tree, the files that it came from, their problems). Raises ConfigError where there is no tree at
+    all."""
     tree, problems = read_tree(text, source)
     if tree is None and not problems:
         problems = [Problem(source, "is empty", "start from one of the shipped configs, such as local-cpu.yaml")]
@@ -100,7 +102,7 @@ def _label(stem: str) -> str:
 
 
 def _with_page_size(tree: dict[str, Any]) -> dict[str, Any]:
-    """transfer.page_size in each pool that hands KV over and does not say it itself."""
+    """Puts transfer.page_size into each pool that hands KV over and has no page size of its own."""
     transfer = tree.get("transfer")
     size = transfer.get("page_size") if isinstance(transfer, dict) else None
     if not isinstance(size, int) or isinstance(size, bool) or size < 1:

@@ -1,8 +1,8 @@
 """An engine's log: a file with a bounded size and one older generation, and its last lines in memory.
 
 Way:   the output of an engine's processes -> reaper -> [RotatingLog] -> a file, for `disagg logs`; the tail, for errors
-Fails: never. A log only tells: what a full disk, or a folder that is none, does not take is left out and counted, the
-       file is tried again later, and `trouble` says why
+Fails: never. What cannot be written (a full disk, a folder that is a file) is left out and counted; the file is tried
+       again later, and `trouble` says why
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ _TABLE = re.compile(rb"\]\s+[|+]")  # UCX's tables of protocols, a screenful for
 class RotatingLog:
     """Takes the raw output of an engine's processes. `path` is the current file, `path`.1 the one before it.
 
-    `keep_tables`: UCX's tables, four fifths of what an engine prints, are written too. They are asked for by us, to
-    read the lane from, and whoever calls `write` gets them in any case.
+    `keep_tables`: also write UCX's tables, which are four fifths of what an engine prints. We make UCX print them to
+    read the lane from them; `write` returns them to its caller in any case.
     """
 
     def __init__(
@@ -87,7 +87,7 @@ class RotatingLog:
             self.trouble, self._lost_bytes = "", 0
 
     def _note(self) -> bytes:
-        """What a reader of the file has to know before the next line."""
+        """A line that says, before the next one, what is missing from the file and why."""
         if not self._lost_bytes:
             return b""
         note = f"[disagg] {self._lost_bytes} bytes of this log were lost: {self.trouble}\n".encode()

@@ -20,7 +20,7 @@ class Phases:
         self.seconds: dict[str, float] = {}
 
     def end(self, phase: str) -> None:
-        """What has passed since the phase before was this one."""
+        """Ends a phase: the time since the end of the previous one was this phase's."""
         now_s = self._now_s()
         self.seconds[phase] = round(now_s - self._last_s, 2)
         self._last_s = now_s

@@ -44,7 +44,7 @@ _farewells: list[Callable[[], None]] = []
 
 @contextlib.contextmanager
 def heed() -> Iterator[None]:
-    """From here on signals do what this page says; at its end, what they did before."""
+    """Within this block signals do what the module's docstring says; after it, what they did before."""
     global _heeded, _first_s
     if threading.current_thread() is not threading.main_thread():
         yield  # Python's handlers are the main thread's
@@ -63,7 +63,7 @@ def heed() -> Iterator[None]:
 
 @contextlib.contextmanager
 def in_order(ask: Callable[[int], None]) -> Iterator[None]:
-    """Within this the first signal calls `ask` with its number, in the main thread, and nothing else."""
+    """Within this block the first signal only calls `ask` with its number, in the main thread."""
     global _ask
     outer, _ask = _ask, ask
     try:
@@ -74,7 +74,7 @@ def in_order(ask: Callable[[int], None]) -> Iterator[None]:
 
 @contextlib.contextmanager
 def unwinding() -> Iterator[None]:
-    """Within this, in the main thread, the first signal raises Stopped: files and child processes have an owner."""
+    """Within this block, in the main thread, the first signal raises Stopped, so that `finally` blocks clean up."""
 
     def stop(number: int) -> None:
         leave_within(LIMIT_S, 128 + number)
@@ -86,7 +86,7 @@ def unwinding() -> Iterator[None]:
 
 @contextlib.contextmanager
 def farewell(call: Callable[[], None]) -> Iterator[None]:
-    """Within this `call` is the last thing that is done where the process ends at once. It must not block."""
+    """Within this block, a process that has to end at once runs `call` last. `call` must not block."""
     _farewells.append(call)
     try:
         yield
@@ -95,10 +95,10 @@ def farewell(call: Callable[[], None]) -> Iterator[None]:
 
 
 def aside(work: Callable[[], T]) -> T:
-    """Does `work` in another thread, while this one does nothing but heed signals.
+    """Runs `work` in another thread, while this one only waits for signals.
 
-    So no call that blocks in it makes us deaf: Ray's connect in C++ knows nothing of Python's handlers, and puts one
-    of its own, which aborts, in the place of SIGTERM's. Ours is put back until `work` says `settled`.
+    So a call in `work` that blocks does not delay a signal. Ray's connect is such a call: in C++, it does not run
+    Python's handlers, and it replaces SIGTERM's by one that aborts. Ours is put back until `work` calls `settled`.
     """
     if threading.current_thread() is not threading.main_thread():
         return work()
@@ -130,12 +130,12 @@ _settled = threading.Event()
 
 
 def settled() -> None:
-    """Ray is connected: nobody takes our handlers any more."""
+    """Called when Ray is connected: nothing replaces our handlers any more."""
     _settled.set()
 
 
 def need_standard_files() -> None:
-    """One that was closed (`<&-`) is /dev/null: else the next file or pipe that is opened would take its number."""
+    """Opens /dev/null for each standard file that was closed (`<&-`): the next opened file would get its number."""
     for fd in (0, 1, 2):
         try:
             os.fstat(fd)
@@ -155,7 +155,7 @@ def leave_within(limit_s: float, status: int) -> None:
 
 
 def leave(status: int) -> NoReturn:
-    """Ends the process here and now: no thread is waited for, and nothing is told."""
+    """Ends the process at once: it waits for no thread and prints nothing."""
     for call in reversed(_farewells):
         with contextlib.suppress(Exception):
             call()

@@ -1,8 +1,8 @@
-"""The environment that others set: what reaches our processes, what does not, and what is refused before a start.
+"""Environment variables that others set: which of them our processes get, which are left out, which are refused.
 
 Way:   `disagg serve` -> [refuse]; driver, NodeAgent -> [of_our_processes] -> frontends, engines
-Why:   our processes talk with one another by address. Through a company's proxy they never meet, and what a batch
-       system or torchrun says of ranks and addresses is about another program
+Why:   our processes talk with one another by address. Through a company's proxy they could not reach each other, and
+       the ranks and addresses that a batch system or torchrun sets are meant for another program
 Fails: ConfigError names each variable with its value, what is wrong and what would do
 """
 
@@ -34,12 +34,13 @@ _ALWAYS = {
 
 
 def of_our_processes(environment: Mapping[str, str]) -> dict[str, str]:
-    """What a frontend or an engine gets of it. A pool's `env` comes on top, and stands."""
+    """The environment of a frontend or an engine, without what is left out. A pool's `env` is applied later, over
+    it."""
     return {name: value for name, value in environment.items() if not _is_of_others(name)} | _ALWAYS
 
 
 def left_out(environment: Mapping[str, str]) -> list[str]:
-    """Names alone: a proxy's value may have a password in it."""
+    """The names of the variables that are left out. No values: a proxy's may hold a password."""
     return sorted(name for name in environment if _is_of_others(name))
 
 
@@ -48,7 +49,7 @@ def _is_of_others(name: str) -> bool:
 
 
 def refuse(environment: Mapping[str, str]) -> None:
-    """What cannot be used, all at once."""
+    """Raises ConfigError with all variables that cannot be used."""
     if problems := tuple(_problems(environment)):
         raise ConfigError("the environment", problems)
 

@@ -1,6 +1,7 @@
 """Gives back a dead peer's GPU memory, while UCX's cache of CUDA IPC mappings stays on for the living.
 
-Way:   a peer is told dead -> hooks.py removes its agent -> [forget], QUIET_S later -> UCX closes what it had mapped
+Way:   a peer is dead -> disagg/sglang/plugins/transfer.py removes its agent -> [forget], QUIET_S later -> UCX closes
+       what it had mapped
 Why:   UCX keeps a peer's buffers mapped until its own process ends, dead peer or not, and CUDA keeps memory that is
        mapped. Without that cache (UCX_CUDA_IPC_CACHE=n) every transfer maps all its buffers anew.
 How:   UCX looks a peer's buffer up by (pid, pid namespace, device) and address. Found under another buffer's id, the

@@ -14,9 +14,10 @@ _TRANSPORT = re.compile(r"\b(?P<name>[a-z][a-z0-9_]*)/[a-z]")
 
 
 class LaneReader:
-    """Feed it every line; it answers once per table whose last row (the largest messages) is complete.
+    """Reads a log line by line and returns a transport once per table, when its last row (largest messages) is
+    complete.
 
-    `gpu`: the KV is in a GPU's memory, and how host memory would be written does not matter: UCX tells of both.
+    `gpu`: the KV is in a GPU's memory. UCX prints tables for host memory too; those are skipped then.
     """
 
     def __init__(self, *, gpu: bool) -> None:
@@ -25,7 +26,7 @@ class LaneReader:
 
     def read(self, line: str) -> str | None:
         if head := _HEAD.search(line):
-            # A UCX that does not say from where is taken at its word.
+            # A UCX that does not print the source's memory type: its table is taken as it is.
             self._in_write_table = self._source in head[1] or "from " not in head[1]
             return None
         if not self._in_write_table:

@@ -27,7 +27,8 @@ PROBE_BYTES = 64 << 20
 
 
 class LaneEnd:
-    """Its methods are End's, with what they answer; `close` ends the process."""
+    """The process of one end. Its methods are those of lane_program.End, with their answers; `close` ends the
+    process."""
 
     def __init__(
         self,
@@ -65,7 +66,7 @@ class LaneEnd:
         return answer
 
     def write_to(self, offer: dict[str, Any]) -> tuple[str, float]:
-        """(transport in UCX's words, GB/s of the fastest of some writes of all there is)."""
+        """(transport in UCX's words, GB/s of the fastest of several writes of the whole buffer)."""
         written = self.ask("write", offer=offer, size_bytes=PROBE_BYTES)
         return self._transport, written["bytes"] / min(written["ms"]) / 1e6
 

@@ -72,7 +72,7 @@ class End:
         self.agent.remove_remote_agent(self._peers.pop(offer["metadata"]))
 
     def copy(self, *, size_bytes: int, rounds: int = 8) -> dict[str, Any]:
-        """What this machine's own copy of as much takes: memcpy by one core, or device to device."""
+        """How long this machine itself takes to copy as many bytes: memcpy on one core, or device to device."""
         assert 2 * size_bytes <= self.buffer_bytes
         copy = self._copy_on_host if self.kind == "DRAM" else self._copy_on_gpu
         copy(size_bytes)

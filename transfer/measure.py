@@ -85,7 +85,7 @@ def measure(
 
 
 def doubts(transport: str, *, on_gpu: bool, near: bool) -> Iterator[str]:
-    """What is wrong with a lane that UCX took, so that nobody takes its rates for the machine's."""
+    """Warnings about the lane that UCX took, so that its rates are not mistaken for the machine's."""
     names = transport.split("+") if transport else []
     if not names:
         yield "UCX did not say what carried it"

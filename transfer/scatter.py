@@ -1,7 +1,7 @@
 """Where the pieces of a measured transfer lie in a buffer, on either side.
 
-Out:   contiguous: one piece. Scattered: a piece a page, in an order of its own on each side, no two of them adjacent on
-       either, so that nothing can be merged: what a worn-out KV pool comes to
+Out:   contiguous: one piece. Scattered: one piece a page, shuffled differently on each side, no two of them adjacent on
+       either side, so that nothing can be merged. This is how a long-used KV pool looks
 """
 
 from __future__ import annotations

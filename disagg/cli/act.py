@@ -1,4 +1,8 @@
-"""`disagg drain` and `disagg cancel`: what an operator asks of a running deployment. Any frontend takes it."""
+"""`disagg drain` and `disagg cancel`: what an operator asks of a running deployment. Any frontend takes it.
+
+Way:   command line -> [drain, cancel] =HTTP=> a frontend -> the controller
+Fails: StartError when the frontend refuses, or an engine is not down (or ready again) WAIT_S later
+"""
 
 from __future__ import annotations
 

@@ -68,7 +68,7 @@ def serve(
 
 
 def run() -> None:
-    """Ends as a program does: by SystemExit, its errors told."""
+    """Runs a command, prints its errors, and ends by SystemExit."""
     try:
         status = app(standalone_mode=False)  # a typer.Exit comes back as its status
         if sys.stdout is not None:

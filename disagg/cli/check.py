@@ -59,6 +59,7 @@ def check(
 
 
 def look_at(config: str, sets: list[str] | tuple[str, ...], assume_cluster: str | None = None) -> Assessment:
+    """The plan and what can be told of it before a start. Raises ConfigError with all problems of both files."""
     from disagg.config.find import find_cluster, find_config
     from disagg.load import load_config
     from disagg.planning.assess import assess
@@ -80,12 +81,12 @@ def look_at(config: str, sets: list[str] | tuple[str, ...], assume_cluster: str 
 
 
 def _of_cluster(problem: Problem, file: str) -> Problem:
-    """Beside those of the configuration, which are told with it."""
+    """A problem of the cluster's file, with that file named: the configuration's problems are told with it."""
     return problem if problem.path == file else replace(problem, what=f"{problem.what} (in {file})")
 
 
 def show(config: str, seen: Assessment, *, as_json: bool = False) -> None:
-    """Prints the plan; then refuses it, if anything speaks against it."""
+    """Prints the plan; then, if anything speaks against it, raises ConfigError, or exits with 2 where JSON says why."""
     from disagg.planning.report import render, to_json
 
     problems, warnings = problems_of(seen), warnings_of(seen)
@@ -97,7 +98,7 @@ def show(config: str, seen: Assessment, *, as_json: bool = False) -> None:
 
 
 def problems_of(seen: Assessment) -> list[Problem]:
-    """The one place where what refuses a plan comes together."""
+    """All that refuses a plan: the model's files here, and the preflight."""
     from disagg.preflight import check as preflight
     from disagg.preflight.file_rules import problems_here
 
@@ -106,7 +107,7 @@ def problems_of(seen: Assessment) -> list[Problem]:
 
 
 def warnings_of(seen: Assessment) -> list[str]:
-    """And of what only slows it down, or may surprise."""
+    """All that only slows a deployment down, or may surprise."""
     from disagg.preflight import check_warnings
 
     return [*seen.plan.warnings, *check_warnings(seen.plan, seen.shape, seen.facts)]

@@ -1,4 +1,9 @@
-"""`disagg deploy`: renders a configuration for a scheduler. Nothing is written before everything is right."""
+"""`disagg deploy`: renders a configuration for a scheduler. Nothing is written before everything is right.
+
+Way:   YAML -> source -> [slurm, k8s, docker] -> files for sbatch, kubectl, docker
+Fails: ConfigError with all problems of the configuration; StartError when Ray's version is not known, or a file cannot
+       be written
+"""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ def main() -> None:
 
 
 def program() -> None:
-    """`main` as a process's whole life: at its end Ray imports for a second, and a signal then has its status, too."""
+    """`main` as a whole process. Ray imports for a second at the end; a signal in that second has its status, too."""
     with stopping.heed():
         try:
             main()

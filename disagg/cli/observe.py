@@ -50,12 +50,12 @@ def ask(url: str | None, path: str, method: str = "GET", **parameters: Any) -> A
 
 
 def base_url(url: str | None) -> str:
-    """Without the /v1 that OpenAI's clients want, and that `disagg serve` therefore says."""
+    """The frontend's address. A /v1 at its end, as `disagg serve` prints it for OpenAI's clients, is cut off."""
     return (url or os.environ.get("DISAGG_URL") or DEFAULT_URL).rstrip("/").removesuffix("/v1")
 
 
 def _key() -> dict[str, str]:
-    """Of a deployment with `security.admin_keys`, or with `security.api_keys` alone."""
+    """The header with the operator's key: an admin key, or an API key where the deployment has no admin keys."""
     key = os.environ.get(KEY_VARIABLE, "").strip()
     if not key.isascii() or not key.isprintable():
         raise StartError(f"${KEY_VARIABLE}", "is no key: it has a letter that no key has", "set it again")

@@ -1,6 +1,6 @@
 """`disagg check --on-cluster`: the nodes as they are, the lanes between them, and what would fail there.
 
-Way:   check -> [look_at_cluster] -> a cluster that runs already; none is started -> preflight/probe.py
+Way:   check -> [look_at_cluster] -> a cluster that runs already; none is started -> disagg/cluster/cluster_inspect.py
 Fails: ConfigError with every problem; StartError when there is no cluster
 """
 
@@ -19,15 +19,15 @@ from disagg.errors import ConfigError
 from disagg.planning.cluster_shape import GIB
 
 if TYPE_CHECKING:
-    from disagg.cluster.cluster_inspect import Seen
-    from disagg.preflight.nodes import NodeFacts
+    from disagg.cluster.cluster_inspect import ClusterInspection
+    from disagg.preflight.node_facts import NodeFacts
 
 
 def look_at_cluster(config: str, sets: Sequence[str], *, lanes: bool, deep: bool, as_json: bool) -> None:
     import ray
 
     from disagg.cluster import ray_cluster
-    from disagg.cluster.cluster_inspect import see
+    from disagg.cluster.cluster_inspect import inspect_cluster
     from disagg.config.find import find_config
     from disagg.load import load_config
     from disagg.models.resolve import resolve_model
@@ -39,7 +39,7 @@ def look_at_cluster(config: str, sets: Sequence[str], *, lanes: bool, deep: bool
     ray_cluster.connect(address, "", None, None, "")
     try:
         plan = resolve(deployment, device_of(deployment, ray.cluster_resources().get("GPU", 0.0)))
-        seen = asyncio.run(see(plan, str(folder), lanes=lanes or None, deep=deep))
+        seen = asyncio.run(inspect_cluster(plan, str(folder), lanes=lanes or None, deep=deep))
     finally:
         ray.shutdown()
     print(json.dumps(dataclasses.asdict(seen), indent=2, default=str) if as_json else "\n".join(_lines(seen)))
@@ -50,7 +50,7 @@ def look_at_cluster(config: str, sets: Sequence[str], *, lanes: bool, deep: bool
         raise ConfigError(config, tuple(seen.problems))
 
 
-def _lines(seen: Seen) -> Iterator[str]:
+def _lines(seen: ClusterInspection) -> Iterator[str]:
     for node in seen.nodes:
         yield f"node {node.name}: {', '.join(_of_node(node))}"
     for lane in seen.lanes:

@@ -48,7 +48,7 @@ class NodeAgent:
     """One a node. Where engines can be forked, its zygote forks them."""
 
     def __init__(self, deployment: str, secret: str, environment: dict[str, str], python_path: list[str]) -> None:
-        os.umask(0o077)  # of all that is started here, too: a cluster's own is for all users
+        os.umask(0o077)  # also for all processes started here: a cluster's own umask may let all users read
         self._deployment = deployment
         self._folder = own_folder(run_folder(deployment))
         path = [*python_path, *filter(None, [os.environ.get("PYTHONPATH")])]
@@ -90,18 +90,20 @@ class NodeAgent:
         return self._environment
 
     def ports(self, name: str) -> int:
-        """The first of PORT_BLOCK ports for the next incarnation of an engine's part here; its last one's may be given
-        out again. Raises once the zygote is dead: then this agent is of no use."""
+        """The first of PORT_BLOCK ports for the next incarnation of an engine's member here; gives back the block of
+        the previous one. Raises StartError when no block is free, and when the zygote is dead: then this agent is of no
+        use.
+        """
         if self._zygote is not None and self._zygote.poll() is not None:
             raise RuntimeError(f"its zygote has ended with {self._zygote.returncode}")
-        return self._blocks.take(name)
+        return self._blocks.reserve(name)
 
     def log(self, name: str, lines: int) -> str:
         return "\n".join(last_lines(log_folder(self._deployment) / f"{name}.log", lines))
 
 
 def _log_output(path: Path) -> BinaryIO:
-    """A new file for what a process prints; where there can be none, what it prints is lost, and it runs."""
+    """A new file for what a process prints. Where none can be made the process runs, and its output is lost."""
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         return path.open("wb")
@@ -120,8 +122,8 @@ class PortBlocks:
         self._free = deque(random.sample(firsts, len(firsts)))
         self._held: dict[str, int] = {}  # by engine; one incarnation of an engine lives at a time
 
-    def take(self, engine_id: str) -> int:
-        """The first port of a block that nobody listens on now."""
+    def reserve(self, engine_id: str) -> int:
+        """The first port of a block that nobody listens on now. Raises StartError when no block is free."""
         held = self._held.pop(engine_id, None)
         for _ in range(len(self._free)):
             first = self._free.popleft()
@@ -186,7 +188,7 @@ class EngineActor:
         )
 
     async def keep_spare(self) -> None:
-        """Begins to prepare the next incarnation of the engine that runs."""
+        """Starts a standby for the next incarnation of the engine that runs."""
         async with self._beginning:
             if self._standby is not None and self._standby.has_ended:
                 self._standby.close()
@@ -226,14 +228,14 @@ class EngineActor:
     async def _way_to_reaper(
         self, spec: HostSpec, zygote: str | None, environment: dict[str, str]
     ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter, str]:
-        """The pipe to a reaper that waits for the spec, and where it came from, for people."""
+        """(the pipe to a reaper that waits for the spec, how that reaper came to be, for people)."""
         if zygote:
             pipe, way = await _pipe_from_zygote(zygote), "forked"
         else:
             standby, self._standby = self._standby, None
             if standby is not None:
                 try:
-                    return await standby.take(spec)
+                    return await standby.claim(spec)
                 except NoStandby as error:
                     self._no_standby = str(error)
             pipe, way = spawn_with_pipe("disagg.process.reaper", environment), "spawned"
@@ -283,7 +285,7 @@ def _node_id() -> str:
 
 def _on_this_node(spec: HostSpec) -> HostSpec:
     """The spec with what only this node knows."""
-    # SGLang would take the address of its own choice, and on a node of several networks another one.
+    # SGLang would choose an address itself, and on a node with several networks perhaps another one.
     environment = {"SGLANG_HOST_IP": spec.plane_host} | (between_nodes(spec) if spec.members > 1 else {})
     if is_loopback(spec.plane_host):
         environment |= on_loopback()
@@ -295,10 +297,10 @@ def _on_this_node(spec: HostSpec) -> HostSpec:
 
 
 def between_nodes(spec: HostSpec) -> dict[str, str]:
-    """How the hosts of an engine over several nodes find each other: by the network of their addresses in Ray."""
+    """The environment by which the hosts of an engine over several nodes use the network of their addresses in Ray."""
     network = interface_of(spec.plane_host)
-    # Else Gloo and NCCL choose, and not all of a node's networks lead to the others. To NCCL a name without = is the
-    # beginning of one. What the node's Ray was started with stands.
+    # Left alone, Gloo and NCCL may choose a network that does not lead to the other nodes. NCCL takes a name without =
+    # for the beginning of a name. Variables that the node's Ray was started with are kept.
     said = {"GLOO_SOCKET_IFNAME": network, "NCCL_SOCKET_IFNAME": f"={network}"} if network else {}
     ours = {name: value for name, value in said.items() if name not in os.environ}
     if spec.member:
@@ -311,7 +313,7 @@ def is_loopback(host: str) -> bool:
 
 
 def on_loopback() -> dict[str, str]:
-    """All that an engine opens beside its own ports stays on this machine, too: it is a private deployment's."""
+    """The environment of an engine of a private deployment: all that its libraries open is on loopback, too."""
     import psutil
 
     addresses = psutil.net_if_addrs()

@@ -1,6 +1,6 @@
 """Asks every node of the connected Ray cluster what it is and has, and how KV gets from one node to another.
 
-Way:   `disagg serve`, `disagg check` on a cluster -> [see: look_at_nodes, measure_lanes, check] -> refused, or not
+Way:   `disagg serve`, `disagg check` on a cluster -> [inspect_cluster: nodes, lanes, rules] -> refused, or not
 Out:   facts of every node that is alive, in order of its name
 Fails: ConfigError with every problem; StartError when a node does not answer within its limit
 """
@@ -17,24 +17,24 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from disagg.cluster import ray_cluster
-from disagg.cluster.node_inspect import look
+from disagg.cluster.node_inspect import inspect_node
 from disagg.errors import ConfigError, Problem, StartError
 from disagg.models.facts import find_facts
 from disagg.preflight.api import check, check_warnings, subject_of
-from disagg.preflight.nodes import MeasuredLane, NodeFacts
-from disagg.preflight.routes import Place, Route, routes
+from disagg.preflight.kv_routes import KvRoute, Place, routes
+from disagg.preflight.node_facts import MeasuredLane, NodeFacts
 from transfer.lane_end import LaneEnd
 
 if TYPE_CHECKING:
     from disagg.planning.plan import Plan
 
-LOOK_LIMIT_S = 60.0  # a worker of Ray's may have to start first, and a model lie on a slow mount
+INSPECT_LIMIT_S = 60.0  # a worker of Ray's may have to start first, and a model lie on a slow mount
 DEEP_LIMIT_S = 3600.0
 LANE_LIMIT_S = 120.0
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
+class ClusterInspection:
     """What was found on the cluster, and what follows from it for a plan."""
 
     nodes: list[NodeFacts]
@@ -44,15 +44,18 @@ class Seen:
 
 
 async def refuse(plan: Plan, model_folder: str) -> list[str]:
-    """What `disagg serve` asks before it starts anything: ConfigError with all that would fail later, or warnings."""
-    seen = await see(plan, model_folder)
+    """Called by `disagg serve` before it starts anything. Raises ConfigError with all that would fail later; returns
+    warnings."""
+    seen = await inspect_cluster(plan, model_folder)
     if seen.problems:
         raise ConfigError("preflight", tuple(seen.problems))
     return seen.warnings
 
 
-async def see(plan: Plan, model_folder: str, *, lanes: bool | None = None, deep: bool = False) -> Seen:
-    """Ray is connected. `lanes`: measure them; None: where they lead from one place to another, and nothing is wrong.
+async def inspect_cluster(
+    plan: Plan, model_folder: str, *, lanes: bool | None = None, deep: bool = False
+) -> ClusterInspection:
+    """Ray is connected. `lanes`: measure them; None: measure those between two places, if nothing is wrong so far.
 
     `deep`: every node reads all bytes of its copy of the model.
     """
@@ -62,33 +65,35 @@ async def see(plan: Plan, model_folder: str, *, lanes: bool | None = None, deep:
         facts = find_facts(model_folder) if is_real else None
     except StartError as error:  # SGLang may know better
         facts, doubts = None, [f"nothing was checked against the model's shape: {error}"]
-    nodes = await look_at_nodes(
-        model_folder if is_real else "", door=(plan.frontend.host, plan.frontend.port), deep=deep
+    nodes = await inspect_nodes(
+        model_folder if is_real else "", listener=(plan.frontend.host, plan.frontend.port), deep=deep
     )
     problems, measured = check(plan, nodes, facts), []
     if is_real and (lanes or (lanes is None and not problems)):
         ways = routes(subject_of(plan, nodes, facts).members, on_gpus=plan.device == "cuda")
         measured = await measure_lanes([way for way in ways if lanes or way.source != way.target])
         problems = check(plan, nodes, facts, measured)
-    return Seen(nodes, measured, problems, doubts + check_warnings(plan, nodes, facts))
+    return ClusterInspection(nodes, measured, problems, doubts + check_warnings(plan, nodes, facts))
 
 
-async def look_at_nodes(
-    folder: str = "", *, door: tuple[str, int] | None = None, deep: bool = False
+async def inspect_nodes(
+    folder: str = "", *, listener: tuple[str, int] | None = None, deep: bool = False
 ) -> list[NodeFacts]:
-    """`door`: host and port of the frontend, which listens on this process's own node."""
+    """`listener`: host and port of the frontend, which listens on this process's own node."""
     here = ray.get_runtime_context().get_node_id()
-    looks = []
+    asked = []
     for name, node in _alive().items():
         given, node_id = node["Resources"], node["NodeID"]
-        own = (door,) if door and node_id == here else ()
-        task = ray.remote(look).options(num_cpus=0, scheduling_strategy=_on(node_id))
-        looks.append(task.remote(name, given.get("CPU", 0.0), int(given.get("GPU", 0)), folder, own, deep))
-    facts: list[NodeFacts] = await _within(asyncio.gather(*looks), DEEP_LIMIT_S if deep else LOOK_LIMIT_S, "the nodes")
+        own = (listener,) if listener and node_id == here else ()
+        task = ray.remote(inspect_node).options(num_cpus=0, scheduling_strategy=_on(node_id))
+        asked.append(task.remote(name, given.get("CPU", 0.0), int(given.get("GPU", 0)), folder, own, deep))
+    facts: list[NodeFacts] = await _within(
+        asyncio.gather(*asked), DEEP_LIMIT_S if deep else INSPECT_LIMIT_S, "the nodes"
+    )
     return facts
 
 
-async def measure_lanes(ways: Sequence[Route]) -> list[MeasuredLane]:
+async def measure_lanes(ways: Sequence[KvRoute]) -> list[MeasuredLane]:
     """The ends start all at once, which takes seconds; then they are measured one after the other, which takes less.
 
     Each way has a writer of its own: UCX tells a lane once in a process, and not again when it takes it anew.

@@ -20,7 +20,7 @@ class NodeLost(DisaggError):
 
 @dataclass(frozen=True, slots=True)
 class Ground:
-    """What the next incarnation starts from."""
+    """What a node gives the next incarnation to start with: its address, ports, and whether it is forked."""
 
     address: str
     first_port: int

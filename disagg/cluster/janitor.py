@@ -24,7 +24,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-DEPLOYMENT_VARIABLE = "DISAGG_DEPLOYMENT"  # as in engine/spec.py: that one's imports would cost a third of a second
+DEPLOYMENT_VARIABLE = "DISAGG_DEPLOYMENT"  # as in disagg/host_spec.py, whose imports would cost a third of a second
 PATIENCE_S = 4.0  # reapers end their engines by themselves meanwhile
 GIVE_UP_S = 20.0  # of a process that cannot be killed: it hangs in the kernel
 POLL_S = 0.05

@@ -1,6 +1,6 @@
 """What this machine is and has, for the preflight; a probe runs it on every node.
 
-Way:   probe -> Ray task on a node -> [look] -> NodeFacts -> rules
+Way:   probe -> Ray task on a node -> [inspect_node] -> NodeFacts -> rules
 Out:   in well under a second without a GPU. torch and SGLang are not imported: their versions are read
 Fails: never; what cannot be found out is "not known"
 """
@@ -23,8 +23,8 @@ from disagg.installed import installed_version
 from disagg.planning.cluster_shape import UNLIMITED, Nic, NodeShape
 from disagg.planning.gpu_kinds import GPU_KINDS, GpuKind
 from disagg.preflight.model_files import read_model_files
+from disagg.preflight.node_facts import NodeFacts
 from disagg.preflight.node_rules import MIXED
-from disagg.preflight.nodes import NodeFacts
 
 INFINIBAND = Path("/sys/class/infiniband")
 OWN_STATUS = Path("/proc/self/status")
@@ -34,10 +34,11 @@ NIXL_PACKAGES = ("nixl", "nixl-cu12", "nixl-cu13")
 GPU_QUERY, CSV = "--query-gpu=name,memory.total,compute_cap,driver_version", "--format=csv,noheader,nounits"
 
 
-def look(
-    name: str, cpus: float, gpus: int, folder: str = "", doors: Iterable[tuple[str, int]] = (), deep: bool = False
+def inspect_node(
+    name: str, cpus: float, gpus: int, folder: str = "", listeners: Iterable[tuple[str, int]] = (), deep: bool = False
 ) -> NodeFacts:
-    """`cpus` and `gpus` are what Ray gives out here, which may be less than there is. `doors`: (host, port)."""
+    """`cpus` and `gpus`: what Ray gives out here, which may be less than there is. `listeners`: each (host, port) that
+    our own processes will listen on here."""
     rows = [row for row in (line.split(", ") for line in _smi(GPU_QUERY, CSV)) if len(row) == 4] if gpus else []
     sized = [(row[0], int(mib)) for row in rows if (mib := _number(row[1])) is not None]
     links_gbyte_s = _nvlink_of_a_gpu(_smi("nvlink", "--status")) if rows else 0.0
@@ -59,7 +60,7 @@ def look(
         capability=min((number for row in rows if (number := _number(row[2])) is not None), default=None),
         driver=rows[0][3] if rows else "",
         cuda=_cuda_of_torch(),
-        busy_ports=tuple(port for host, port in doors if _is_taken(host, port)),
+        busy_ports=tuple(port for host, port in listeners if _is_taken(host, port)),
         files=read_model_files(Path(folder), deep) if folder else None,
         was_looked_at=True,
     )
@@ -82,7 +83,7 @@ def _number(field: str) -> float | None:
 
 
 def _kind(gpus: list[tuple[str, int]], nvlink_gbyte_s: float) -> GpuKind:
-    """By the name the table has for it, where it has one."""
+    """The kind by its name in our table of GPUs, or by the name the driver gives."""
     names = list(dict.fromkeys(_known_name(shown, mib) for shown, mib in gpus))
     return GpuKind(MIXED.join(names), min(mib for _, mib in gpus), nvlink_gbyte_s)
 
@@ -155,6 +156,6 @@ def _cuda_of_torch() -> str:
 
 
 def _is_taken(host: str, port: int) -> bool:
-    """An address that is not this node's is not its to judge."""
+    """Whether the port is in use. False for an address that is not this node's: nothing is known of it here."""
     error = why_not_bound(host, port)
     return error is not None and error.errno == errno.EADDRINUSE

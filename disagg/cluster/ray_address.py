@@ -1,4 +1,4 @@
-"""Which Ray cluster is meant, and whether one answers there. Asked before Ray is, which would wait for minutes.
+"""Finds the Ray cluster that is meant, and checks that it answers: Ray itself would wait for minutes.
 
 Way:   `ray.address` of the YAML, RAY_ADDRESS, what runs on this machine -> [meant] -> ray_cluster
 Fails: StartError that names who said the address (the variable and its value, or the YAML's path), and what would do
@@ -88,7 +88,7 @@ def _joined(here: Iterable[Here]) -> Meant:
 
 
 def others_here() -> list[str]:
-    """Clusters of other users, for a word: nobody joins them unasked."""
+    """Clusters of other users, to be named in a message. `auto` never joins them."""
     found = {ray for ray in runs_here() if ray.uid != os.getuid() and not ray.is_private}
     return [f"{ray.address} of {_user(ray.uid)}" for ray in sorted(found)]
 

@@ -2,7 +2,7 @@
 
 In:    `ray.address` of the YAML; out: a connected driver
 Owns:  the private cluster's folder (removed by us, or by the janitor if we are killed): 0700, and in it all that Ray
-       writes, its token too. It listens on loopback alone, and takes none of the variables that would lead it elsewhere
+       writes, its token too. It listens on loopback alone, and ignores the variables that would change that
 Fails: StartError when the cluster is not there or does not let us in
 """
 
@@ -32,7 +32,8 @@ OBJECT_STORE_BYTES = 80 << 20  # nothing but control messages passes through Ray
 JOB_CONFIG = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # in a job's driver: the job's runtime environment
 SOCKET_PATH_MAX_BYTES = 107  # of a Unix socket
 _LONGEST_SOCKET = "r/session_2026-11-29_01-22-06_867708_1234567/sockets/plasma_store"  # below the private folder
-# What others set for clusters of theirs. A private one with it would share their storage, ports, token or files.
+# Variables that others set for their clusters. With them a private one would share their storage, ports, token or
+# files.
 _NOT_OF_A_PRIVATE_ONE = (
     "RAY_ADDRESS",
     "RAY_AUTH_MODE",
@@ -53,8 +54,8 @@ _NOT_OF_A_PRIVATE_ONE = (
     "RAY_object_spilling_config",
     JOB_CONFIG,
 )
-# Ray for Linux replaces 127.0.0.1 by an address that others reach, and listens on all; not where it holds its cluster
-# for one of a desktop.
+# Ray for Linux replaces 127.0.0.1 by an address that others reach, and listens on all addresses; except where it takes
+# its cluster for a desktop's.
 _ON_LOOPBACK = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
 
 
@@ -149,7 +150,8 @@ def _where_ray_goes(at: Meant) -> str:
 
 
 def _give_a_token(folder: Path) -> None:
-    """Else Ray would write one into the user's home, and from then on ask for it everywhere."""
+    """Gives the private cluster a token of its own. Ray would write one into the user's home, and from then on ask for
+    it everywhere."""
     path = folder / "auth_token"
     with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
         file.write(secrets.token_hex(32))
@@ -158,7 +160,7 @@ def _give_a_token(folder: Path) -> None:
 
 
 def _use_a_token_that_is_there() -> None:
-    """As Ray does for a cluster that it has found by itself."""
+    """Uses the user's token, if there is one, as Ray does for a cluster that it has found by itself."""
     if "RAY_AUTH_MODE" in os.environ:
         return
     try:
@@ -170,8 +172,8 @@ def _use_a_token_that_is_there() -> None:
 
 @contextlib.contextmanager
 def _any_free_ports() -> Iterator[None]:
-    """Ray's own are fixed, three of them: a cluster that the user starts later would lack them, and take no jobs. And
-    its raylet gives up after 30 s without its agents, so what nobody asks for is not started beside them."""
+    """Makes Ray use any free ports. It has three fixed ones, and a cluster that the user starts later would lack them
+    and take no jobs. Its raylet gives up after 30 s without its agents, so nothing else is started beside them."""
     from ray._private import parameter
 
     ours = {"dashboard_agent_listen_port": 0, "include_log_monitor": False}
@@ -199,7 +201,8 @@ def _on_loopback(wanted: bool) -> None:
 
 
 def _outside_of_the_working_folder() -> None:
-    """A job's working folder would come first on its workers' path; what they need is installed, or has a full path."""
+    """Takes a job's working folder out of our workers' environment: it would come first on their path. What they need
+    is installed, or has a full path."""
     said = os.environ.get(JOB_CONFIG)
     if not said:
         return

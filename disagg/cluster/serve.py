@@ -1,8 +1,8 @@
 """`disagg serve`: from a checked configuration to a serving deployment, and back to nothing.
 
 Way:   cli -> [serve] -> janitor, Ray, preflight, controller, frontend
-Fails: ConfigError when the preflight refuses, StartError; whatever had been started is ended first. A SIGKILL is the
-       janitor's and the pipes' affair, and so is a second signal, which waits for nothing (stopping.py)
+Fails: ConfigError when the preflight refuses, StartError; whatever had been started is ended first. After a
+       SIGKILL, or a second signal, the janitor and the closed pipes end the rest (stopping.py)
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from disagg.cluster.controller import Controller
 from disagg.cluster.frontend_process import FrontendProcess
 from disagg.cluster.ports import why_not_bound
 from disagg.cluster.setting import Setting
-from disagg.config.door import page_origins
+from disagg.config.frontend import page_origins
 from disagg.config.schema import Deployment
 from disagg.coordinator.limits import Limits
 from disagg.errors import StartError
@@ -84,7 +84,7 @@ class _Course:
         self.running.cancel()
 
     def has_no_request(self) -> None:
-        """Nobody waits for an answer any more: the rest of a stop has an end."""
+        """Called when nobody waits for an answer any more: the rest of the stop may take END_S."""
         if self.signal and self.serves:
             stopping.leave_within(END_S, 0)
 
@@ -94,7 +94,7 @@ async def _run(deployment: Deployment, course: _Course) -> None:
     surroundings.refuse(os.environ)
     model_path = await _apart(resolve_model, deployment.model.path, deployment.model.revision)
     _refuse_a_taken_port(deployment.frontend.host, deployment.frontend.port)
-    name = secrets.token_hex(4)  # of this run: what the janitor looks for
+    name = secrets.token_hex(4)  # of this run: the janitor looks for it
     log.info("deployment %s of namespace %s (%s)", deployment.name, deployment.namespace, name)
     async with ray_and_janitor(deployment, name) as (plan, private):
         stopping.settled()
@@ -178,8 +178,9 @@ async def _sweep(name: str, folders: list[str], cleaner: janitor.Janitor) -> Non
 
 
 async def _apart(call: Callable[..., T], *arguments: object) -> T:
-    """A call that blocks, in a thread of its own that nobody waits for when we are cancelled, as the loop would for
-    its executor's. The thread stays: the kernel kills Ray's processes when the thread ends that has started them."""
+    """Runs a call that blocks in a thread of its own. A cancellation does not wait for that thread, as it would for one
+    of the loop's executor. The thread never ends: the kernel kills Ray's processes when the thread that started them
+    does."""
     loop = asyncio.get_running_loop()
     answer: asyncio.Future[T] = loop.create_future()
 
@@ -216,7 +217,7 @@ async def _first_error(*steps: object) -> None:
 
 
 async def _report(watch: AsyncIterator[dict[str, EngineRecord]], began_s: float) -> None:
-    """A line a change of state, so that whoever waits sees why."""
+    """Logs a line at each change of an engine's state, so that whoever waits sees why."""
     said: dict[str, tuple[int, State, str]] = {}
     async for records in watch:
         for record in records.values():
@@ -260,7 +261,7 @@ def _frontend_environment(setting: Setting) -> dict[str, str]:
 
 
 def _python_path(device: str) -> list[str]:
-    """What goes before site-packages in engine processes."""
+    """Folders that engine processes search before site-packages."""
     if device != "cpu":
         return []
     from disagg.cpu_profile.paths import standin_paths
@@ -269,7 +270,7 @@ def _python_path(device: str) -> list[str]:
 
 
 def _refuse_a_taken_port(host: str, port: int) -> None:
-    """Before engines load for minutes; the frontend binds it for good."""
+    """Raises StartError before engines load for minutes. The frontend itself binds the port later."""
     error = why_not_bound(host, port)
     if error is not None:
         would_do = "choose another frontend.port, or end what listens there"

@@ -28,7 +28,7 @@ class Setting:
 
 
 def host_spec(plan: EnginePlan, setting: Setting, incarnation: int, ground: Ground) -> tuple[HostSpec, str]:
-    """And host:port of its bootstrap server; empty where there is none."""
+    """(what the incarnation's host is told, host:port of its bootstrap server; empty where it has none)."""
     address, ports = ground.address, Ports.from_first(ground.first_port)
     spec = HostSpec(
         engine_id=plan.id,

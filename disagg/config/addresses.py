@@ -24,7 +24,8 @@ def is_loopback_host(host: str) -> bool:
 
 
 def checked_origin(origin: str) -> str:
-    """Browsers compare it letter for letter: a slash too many, and it never fits."""
+    """Returns the origin, or raises ValueError: browsers compare letter for letter, so one slash too many never
+    fits."""
     if origin in (ANY_ORIGIN, NO_ORIGIN) or _ORIGIN.fullmatch(origin):
         return origin
     found = re.match(_ORIGIN.pattern, origin.lower())

@@ -69,10 +69,11 @@ def _checked(pools: list[PoolText], sglang: Release) -> tuple[list[Problem], lis
 
 
 def as_meant(pools: list[PoolText], sglang: Release | None) -> list[PoolText]:
-    """The pools as rules between arguments are to read them, whatever check_arguments refuses in them.
+    """The pools with their obvious mistakes mended, so that rules about several arguments can still be checked.
 
-    A name that is refused stands for the one that its refusal proposes, and a number in quotes for that number. A pool
-    where a value cannot be read at all is left out: what a rule would compare is not known.
+
+    A misspelled name is replaced by the name that the refusal proposes, a number in quotes by that number. A pool with
+    a value that cannot be read at all is left out. (check_arguments reports all of these mistakes.)
     """
     meant = [_pool_as_meant(pool, sglang) for pool in pools]
     return [pool for pool in meant if pool is not None]

@@ -1,8 +1,8 @@
 """`${env:NAME}` and `${env:NAME:-default}` in the values of a configuration.
 
 Way:   tree + overrides -> [environment values] -> Deployment
-Out:   a new tree. A value that is nothing but one reference is read as YAML, as --set's is, so that a port is a
-       number; inside a text, below `env` and where the schema wants text, it is text
+Out:   a new tree. A value that consists of one reference alone is read as YAML, as --set's is, so that a port is a
+       number. Inside a longer text, below `env`, and where the schema wants text, a reference is text
 Fails: never by itself: a variable that is not set is a Problem with the value's path
 """
 
@@ -28,7 +28,9 @@ def fill_environment(tree: dict[str, Any], environ: Mapping[str, str]) -> tuple[
 class _Filling:
     def __init__(self, environ: Mapping[str, str]) -> None:
         self._environ = environ
-        self._done: dict[tuple[int, bool], Any] = {}  # an alias may be everywhere, and in itself
+        self._done: dict[
+            tuple[int, bool], Any
+        ] = {}  # YAML aliases: one mapping may stand in many places, and in itself
         self.problems: list[Problem] = []
 
     def fill(self, value: Any, path: str, *, text: bool) -> Any:

@@ -2,8 +2,8 @@
 
 Way:   file -> tree -> [extends] -> overrides -> Deployment
 In:    a name that ships (local-cpu), or a path, from the folder of the file that says it
-Out:   one tree: mappings are merged, everything else is replaced, pools and lists among it; and the files it is of,
-       so that a problem can name the one that said it
+Out:   one tree (mappings are merged; everything else is replaced, also pools and lists), and the files it came from,
+       so that a problem can name the file it is in
 Fails: never by itself; what is wrong with a file of the chain comes back as Problems
 """
 
@@ -67,7 +67,7 @@ def merged(layers: Sequence[Layer]) -> dict[str, Any]:
 
 
 def said_where(problem: Problem, layers: Sequence[Layer]) -> Problem:
-    """With the file in it, where that is not the first one."""
+    """The problem with the name of the file it is in, unless that is the first file."""
     keys = problem.path.split(".")
     nearest = max(layers, key=lambda layer: _known(layer.tree, keys))  # the first of equals
     return problem if nearest is layers[0] else replace(problem, what=f"{problem.what} (in {nearest.source})")

@@ -1,7 +1,8 @@
 """The configuration's JSON Schema (draft 2020-12), for editors that complete and check YAML.
 
 Way:   Deployment -> [json_schema] -> `disagg check --schema`
-Out:   what the types say. Rules between keys, and SGLang's arguments under `engine`, are `disagg check`'s alone
+Out:   what the types say. Rules between keys, and SGLang's arguments under `engine`, are checked by `disagg check`
+       alone
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import ast
 import inspect
 from typing import Any
 
-from disagg.config import door, sampling_defaults, schema
+from disagg.config import frontend, sampling_defaults, schema
 
 DRAFT = "https://json-schema.org/draft/2020-12/schema"
 REFERENCE = {"type": "string", "pattern": r"\$\{env:"}  # stands for a value of any type
@@ -35,7 +36,7 @@ def json_schema() -> dict[str, Any]:
 
 
 def _of_file(about: dict[str, Any]) -> dict[str, Any]:
-    """A value as it may be written: any may come from the environment, in lists too."""
+    """The schema of a value as it may be written: each, also in lists, may be an ${env:NAME} instead."""
     said = {key: about[key] for key in ABOUT if key in about}
     options = [
         _with_items(option) for option in about.get("anyOf", [{k: v for k, v in about.items() if k not in said}])
@@ -50,7 +51,7 @@ def _with_items(option: dict[str, Any]) -> dict[str, Any]:
 def _field_docs() -> dict[str, dict[str, str]]:
     """Class -> field -> the text under it in its module. Read here: pydantic would read it at every start."""
     found = {}
-    for module in (schema, door, sampling_defaults):
+    for module in (schema, frontend, sampling_defaults):
         for section in ast.parse(inspect.getsource(module)).body:
             if isinstance(section, ast.ClassDef):
                 found[section.name] = dict(_docs_in(section))

@@ -1,7 +1,7 @@
-"""What must hold between keys. (Which SGLang arguments are not the user's to set: owned_arguments.py.)
+"""Rules between keys of one file. (disagg/sglang/owned_arguments.py lists the SGLang arguments a pool may not set.)
 
 Way:   tree -> Deployment + [rules] + SGLang's arguments -> ConfigError with all problems, or none
-In:    the tree, not the Deployment: a rule is told although another part of the file is wrong
+In:    the tree, not the Deployment, so that a rule is checked also where another part of the file is wrong
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def count(value: Any, default: int = 1) -> int:
 
 
 def pool_texts(tree: dict[str, Any]) -> list[PoolText]:
-    """Every pool that is at least a mapping; what is not is the schema's to refuse."""
+    """Every pool that is at least a mapping. (The schema refuses the others.)"""
     found = []
     for role in ROLES:
         pools = tree.get(role)
@@ -50,8 +50,8 @@ def pool_texts(tree: dict[str, Any]) -> list[PoolText]:
 
 
 def check_rules(tree: dict[str, Any], meant: list[PoolText]) -> list[Problem]:
-    """`meant`: the pools as sglang_arguments.as_meant reads them. What relates two keys looks at those, else a name or
-    a value that is refused anyway would read as its default, and the advice would be about that."""
+    """`meant`: the pools with obvious mistakes mended (engine_arguments.as_meant). Rules between two keys read these:
+    in `tree` a misspelled name would count as absent, and the advice would be about its default."""
     pools = pool_texts(tree)
     return [
         *_roles_make_a_deployment(tree),
@@ -63,7 +63,7 @@ def check_rules(tree: dict[str, Any], meant: list[PoolText]) -> list[Problem]:
 
 
 def gpus_fit(pool: PoolText, device: Any) -> Iterator[Problem]:
-    """Asked here with what the file says, and by the plan once `auto` is decided."""
+    """Called here with what the file says, and again by the plan once `device: auto` is resolved."""
     path, gpus = f"{pool.path}.resources.gpus", _gpus(pool)
     if device in ("cpu", "simulated") and gpus:
         yield Problem(path, f"is {gpus:g}, but the deployment runs on {device}", "leave it out, or say device: cuda")
@@ -199,7 +199,7 @@ def _size(pool: PoolText, argument: str) -> int:
 
 
 def _sampling_stays_finite(pool: PoolText) -> Iterator[Problem]:
-    """What an operator sets for every request goes through the table that a client's own values go through."""
+    """Checks the operator's values for every request against the same table as a client's own values."""
     preferred = pool.engine.get("preferred_sampling_params")
     for name, what in problems_of(preferred) if isinstance(preferred, dict) else ():
         here = f"{pool.path}.engine.preferred_sampling_params.{name}"

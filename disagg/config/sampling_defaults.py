@@ -1,7 +1,7 @@
-"""How tokens are picked for a request that does not say it.
+"""Sampling values for requests that do not name their own.
 
 Way:   `model.sampling_defaults` of the YAML -> [SamplingDefaults] -> frontend, over generation_config.json
-Out:   values that a request may say, too (disagg/sampling.py has the table; a test compares)
+Out:   the same values that a request may name (disagg/sampling.py has the table; a test compares both)
 """
 
 from __future__ import annotations

@@ -3,8 +3,8 @@
 Way:   YAML -> tree -> [Deployment] -> rules -> plan
 In:    a plain tree (yaml_text, overrides); `load_config` is the door
 Out:   a frozen Deployment; every role is a tuple of pools, however it was written
-Fails: pydantic's ValidationError, which `problems.py` turns into Problems with YAML paths. A validator's message
-       is "what is wrong; what would do"
+Fails: pydantic's ValidationError, which `validation_errors.py` turns into Problems with YAML paths. A validator's
+       message is "what is wrong; what would do"
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, ValidationInfo, field_validator, model_validator
 
-from disagg.config.door import Frontend, Security
+from disagg.config.frontend import FrontendSection, Security
 from disagg.config.sampling_defaults import SamplingDefaults
 from disagg.config.section import Remedy, Section, listed
 from disagg.role_table import ROLES
 from disagg.roles import Role
 from disagg.sglang.versions import neutral
 
-# SGLang's bootstrap and transfer timeouts are 300 s by default, and parts of it keep that number when ours are set.
+# SGLang's bootstrap and transfer timeouts are 300 s by default, and parts of SGLang use 300 s whatever we set.
 SGLANG_TIMEOUT_S = 300.0
 FIRST_TOKEN_LIMIT = "stay below 300: SGLang ends a leg after 300 s by itself, and tells only one side"
 POOL_NAME = r"^[A-Za-z0-9]([A-Za-z0-9_-]{0,61}[A-Za-z0-9])?$"
@@ -31,7 +31,7 @@ DNS_LABEL = r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$"
 
 PATH_BYTES_MAX, NAME_BYTES_MAX = 4095, 255  # <linux/limits.h>
 
-# The environment of an engine that the orchestrator decides, and where to say it instead.
+# Variables of an engine's environment that the orchestrator sets, and which key sets them instead.
 OWNED_ENVIRONMENT = {
     "CUDA_VISIBLE_DEVICES": "resources.gpus",
     "SGLANG_USE_CPU_ENGINE": "device",
@@ -40,7 +40,7 @@ OWNED_ENVIRONMENT = {
 }
 
 
-class Model(Section):
+class ModelSection(Section):
     """`path` is a folder, a name of `disagg model` (smollm2), or a hub id. Clients say `name`."""
 
     path: Annotated[str, Field(min_length=1)]
@@ -52,7 +52,7 @@ class Model(Section):
     trust_remote_code: bool = False
     """Engines run Python code that comes with the model. The frontend never does: it needs tokenizer.json."""
     sampling_defaults: SamplingDefaults = SamplingDefaults()
-    """What a request gets that does not say it; over the model's own generation_config.json."""
+    """For requests that do not name the value; stronger than the model's own generation_config.json."""
 
     @field_validator("path")
     @classmethod
@@ -141,7 +141,7 @@ class Resources(Section):
 
 
 def _environment_text(value: Any) -> Any:
-    """A number in YAML is meant as its text; a bare true or no could be meant as several."""
+    """Numbers become their text; a bare true or no is refused, as its text could be any of several."""
     if isinstance(value, bool):
         raise ValueError(f"YAML reads this as {value}, and what a program makes of it differs; quote the text you mean")
     return str(value) if isinstance(value, int | float) else value
@@ -152,7 +152,7 @@ EnvironmentText = Annotated[str, BeforeValidator(_environment_text, json_schema_
 
 class Pool(Section):
     """`replicas` engines of one shape, each over `nodes` nodes. `engine` holds SGLang's own arguments (checked in
-    `sglang_arguments.py`)."""
+    disagg/config/engine_arguments.py)."""
 
     name: Annotated[str, Field(pattern=POOL_NAME)] | None = None
     """What messages call the pool; default: role and index."""
@@ -167,11 +167,12 @@ class Pool(Section):
     env: dict[str, EnvironmentText] = Field({})
     """Environment variables of the engines."""
     spare: bool | None = None
-    """Each engine keeps processes ready for its next start: quicker, for host memory. Default: on cuda. On cpu engines
-    are forked, which is as quick; with true they are not."""
+    """Each engine keeps a standby: processes that have imported everything, for its next start. Starts are quicker, and
+    host memory is used. Default: on cuda. On cpu engines are forked, which is as quick; with true they are not
+    forked."""
     pace_ms: Annotated[float, Field(ge=1, le=200)] | None = None
-    """Of a decode engine that shares its GPU with a prefill engine: while one of its requests waits for its prompt to
-    be read, steps begin at least so many milliseconds apart, and reading has the GPU in between."""
+    """For a decode engine that shares its GPU with a prefill engine. While one of its requests waits for the prefill,
+    its steps begin at least this many milliseconds apart, and prefill has the GPU in between."""
 
     @field_validator("engine", mode="before")
     @classmethod
@@ -252,7 +253,7 @@ class Routing(Section):
     """A longer request (prompt and output) does not move."""
 
 
-class Health(Section):
+class HealthSection(Section):
     """How engines are watched. Progress under load is watched always."""
 
     canary_s: Annotated[float, Field(ge=1, le=3600)] = 10.0
@@ -271,8 +272,8 @@ class Transfer(Section):
     allow_tcp: bool = False
     """KV of GPUs may go over TCP. Without it that is refused: it takes minutes where RDMA takes seconds."""
     lanes: Lanes = ()
-    """What the preflight demands between nodes: one of these, or it refuses; default: whatever they have, TCP excepted.
-    It steers no transfer: NIXL takes the best that is there."""
+    """The preflight refuses nodes that none of these lanes joins. Default: any lane but TCP. It does not choose a lane:
+    NIXL takes the best one there is."""
 
     @field_validator("lanes")
     @classmethod
@@ -285,7 +286,7 @@ class Transfer(Section):
         return lanes
 
 
-class Registry(Section):
+class RegistrySection(Section):
     """Where it is written who is alive."""
 
     kind: Literal["memory"] = "memory"
@@ -337,11 +338,11 @@ class Deployment(Section):
     """Deployments of one namespace have different names."""
     device: Literal["auto", "cpu", "cuda", "simulated"] = "auto"
     """auto: cuda when the cluster has a GPU, else cpu. simulated: engines without a model, for trials and tests."""
-    model: Model
+    model: ModelSection
     """The model that is served."""
     ray: Ray = Ray()
     """Where the engines run."""
-    frontend: Frontend = Frontend()
+    frontend: FrontendSection = FrontendSection()
     """The HTTP endpoint."""
     prefill: Pools = ()
     """Engines that read prompts: a pool, or a list of pools."""
@@ -353,11 +354,11 @@ class Deployment(Section):
     """Seconds after which a wait ends."""
     routing: Routing = Routing()
     """Where requests go."""
-    health: Health = Health()
+    health: HealthSection = HealthSection()
     """How engines are watched."""
     transfer: Transfer = Transfer()
     """How KV travels."""
-    registry: Registry = Registry()
+    registry: RegistrySection = RegistrySection()
     """Where it is written who is alive."""
     security: Security = Security()
     """Who may use the endpoint."""

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict
 
 
 class Remedy(NamedTuple):
-    """Beside a field's type: what would do when the value is not of it."""
+    """Beside a field's type: the advice for a value of another type."""
 
     text: str
 

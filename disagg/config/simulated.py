@@ -1,4 +1,4 @@
-"""Checks what pools of `device: simulated` say under `engine`, as sglang_arguments.py does for real ones."""
+"""Checks what pools of `device: simulated` say under `engine`, as engine_arguments.py does for real ones."""
 
 from __future__ import annotations
 

@@ -39,7 +39,7 @@ BOUNDS = {"greater_than": "above", "greater_than_equal": "at least", "less_than"
 
 
 def problems_of(error: ValidationError, tree: Any, root: type[BaseModel] = Deployment) -> list[Problem]:
-    """`tree` is what was validated: it tells whether a role was written as one pool or as a list."""
+    """`tree`: what was validated. It shows whether a role was written as one pool or as a list."""
     return [_problem(details, tree, root) for details in error.errors(include_url=False)]
 
 
@@ -116,7 +116,7 @@ def _problem(details: ErrorDetails, tree: Any, root: type[BaseModel]) -> Problem
 
 
 def _yaml_path(location: tuple[int | str, ...], tree: Any) -> str:
-    """As it is written: a single pool has no index, though inside it is the first of a list."""
+    """The path as the YAML has it: a single pool has no index, although the schema holds a list of one."""
     parts = [str(part) for part in location if part != "[key]"]
     if len(location) > 1 and isinstance(location[1], int) and not isinstance(tree.get(location[0]), list):
         del parts[1]

@@ -1,4 +1,4 @@
-"""YAML text to a plain tree, and nothing lost on the way: duplicate keys are named, errors have lines.
+"""YAML text to a plain tree. Duplicate keys are reported, and errors name their line.
 
 Way:   file -> [tree] -> overrides -> Deployment
 Fails: ConfigError for a file that cannot be read. Nothing for bad text: its problems come back beside what could
@@ -65,7 +65,8 @@ def misread(text: str, value: Any) -> str:
 
 
 def _lost(node: yaml.Node, path: str, source: str, seen: set[int]) -> Iterator[Problem]:
-    """What the plain tree does not tell: keys said twice, and texts below `env` that are read as other numbers."""
+    """Problems that the plain tree does not show: duplicate keys, and texts below `env` that YAML reads as other
+    numbers."""
     if id(node) in seen:  # an alias: its anchor was looked at
         return
     seen.add(id(node))

@@ -1,4 +1,4 @@
-"""Who gets a pair now, who waits, and how long: a bounded queue in front of the engines.
+"""The bounded queue in front of the engines: who gets a pair now, who waits, and for how long.
 
 Way:   coordinator -> [Admission.reserve] -> a Reservation: a pair counted as taken in the engine table
 In:    what a request needs; each change of the table (an engine is ready, a place is free) serves the queue again
@@ -8,7 +8,7 @@ Out:   a Reservation. First come, first served; requests that lost their pair mi
 Owns:  the waiting requests
 Fails: Overloaded (429) when the queue is full, or the wait for room is over; NoReadyPair (503) when for `no_pair_s`
        there was no READY pair at all; DeadlineExceeded (504) at the request's own deadline. Overload and failure are
-       told apart by the table alone, never by an error of an engine
+       told apart by the state of the endpoints alone, never by an error of an engine
 """
 
 from __future__ import annotations
@@ -36,6 +36,12 @@ class _Waiter:
 
 
 class Admission:
+    """The requests of one frontend that wait for a pair, in order. Times are seconds of the clock `now_s`.
+
+    `queue_max`: waiting requests; one more gets Overloaded at once. `queue_s`: the longest wait for room on READY
+    engines; `no_pair_s`: the longest wait while there is no READY pair.
+    """
+
     def __init__(
         self, table: EngineTable, *, queue_max: int, queue_s: float, no_pair_s: float, now_s: Callable[[], float]
     ) -> None:
@@ -56,7 +62,7 @@ class Admission:
         return self._suspects, self._first, self._then
 
     async def reserve(self, request: Request, until_s: float) -> Reservation:
-        """Waits for a pair with room, at most until `until_s`."""
+        """Waits for a pair with room, until `until_s` at most. Raises Overloaded, NoReadyPair or DeadlineExceeded."""
         is_first = request.tries > 0
         line = self._first if is_first else self._then
         if request.blames and alone_on(request):
@@ -82,7 +88,7 @@ class Admission:
             self._forget(waiter)
 
     def serve(self) -> None:
-        """Something changed: whoever is first in line may have a pair now."""
+        """Called after each change: gives pairs to the requests that are first in line."""
         self._note_readiness()
         self.others_first = self.others_first and bool(self._first or self._then)
         if not self.others_first:
@@ -98,7 +104,7 @@ class Admission:
                 waiter.reservation.set_exception(error)
 
     def _serve_suspects(self) -> None:
-        """Each that finds an engine to itself; one that is none any more waits with the others."""
+        """Gives a pair to each suspect for which an engine is idle; a request that was cleared joins the others."""
         for waiter in list(self._suspects):
             forgive(waiter.request, self._table.is_lost)
             if not alone_on(waiter.request):
@@ -140,7 +146,7 @@ class Admission:
         waiter.timer = asyncio.get_running_loop().call_later(max(0.0, wait_s), self._time_is_up, waiter)
 
     def _ends_at_s(self, waiter: _Waiter) -> tuple[float, float]:
-        """When the wait ends for want of room, and for want of a pair."""
+        """(when a wait for room ends, when a wait for a READY pair ends)."""
         unready = self._unready_since_s
         no_pair_at_s = max(unready, waiter.since_s) + self._no_pair_s if unready is not None else float("inf")
         return min(waiter.since_s + self._queue_s, waiter.until_s), no_pair_at_s

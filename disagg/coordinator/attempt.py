@@ -52,7 +52,10 @@ class Shared:
 
 
 class Attempt:
-    """`request` is QUEUED or MIGRATING when it begins; the reservation is the attempt's from here on."""
+    """One try: owns both legs, the room and the reservation, which it gives back.
+
+    `request` is QUEUED or MIGRATING when the try begins. Times are seconds of `shared.now_s`.
+    """
 
     def __init__(self, request: Request, sink: Sink, reservation: Reservation, shared: Shared) -> None:
         request.tries += 1
@@ -78,7 +81,7 @@ class Attempt:
         return self.reservation.pair
 
     async def run(self) -> None:
-        """Until the sink has the end of the answer."""
+        """Returns when the sink has the end of the answer. Raises what the module's `Fails:` lists."""
         try:
             self._start()
             await self._answer()
@@ -113,7 +116,8 @@ class Attempt:
         self._deadline.watch()
 
     async def _answer(self) -> None:
-        """Tokens go past this task to a sink that takes them. It wakes for one that does not, and at the end."""
+        """Waits while legs put tokens into the sink without this task. It is woken when the sink is full, and at the
+        end."""
         leg, sink = self.decode, self._sink
         while True:
             reason = self._end_reason()
@@ -138,7 +142,8 @@ class Attempt:
         await self._waiting
 
     def _end_reason(self) -> str | None:
-        """Why the answer ends with what is there; the engine's word on that may be lost with the engine."""
+        """Why the answer ends with the tokens that came, or None. Also where the engine's last word was lost with
+        it."""
         if self.request.text.stopped:
             return "stop"
         end = self.decode.end
@@ -159,9 +164,9 @@ class Attempt:
         self._sink.end(text, ids, finish)
 
     def close(self) -> None:
-        """Aborts what still runs. A prefill that has sent its KV ends by itself, and tells what it sent.
+        """Aborts what still runs. A prefill that has sent its KV ends by itself, and reports the bytes.
 
-        From now on nothing that a leg says moves the request: it may have begun another try.
+        From now on nothing that a leg reports changes the request, which may have begun another try.
         """
         self._is_closed = self.decode.is_held = True
         self._deadline.cancel()
@@ -171,7 +176,8 @@ class Attempt:
         self._let_go()
 
     def fail(self, as_error: type[RequestError], what: str, *lives: str) -> None:
-        """The first failure counts; `run` raises it. `lives`: the engines that may be to blame."""
+        """Notes the failure that `run` will raise: the first one, or a cancellation. `lives`: engines that may be to
+        blame."""
         if self._is_closed:
             return
         if self._failure is None or as_error is Cancelled:  # a cancelled request gets no other try
@@ -180,7 +186,7 @@ class Attempt:
             self._failure = as_error(f"request {self.request.id} on {self.pair.name}", what, would_do)
             self.wake()
 
-    # told by the legs and the deadline's timer
+    # Called by the legs and by the deadline's timer.
 
     def wake(self) -> None:
         self.decode.is_held = True
@@ -196,7 +202,7 @@ class Attempt:
             self._deadline.watch()
 
     def on_first_token(self, now_s: float) -> None:
-        """Of this try; or its end without any."""
+        """Called at the first token of this try, or at its end if it had none."""
         request = self.request
         since_s, request.token_at_s = request.token_at_s, now_s
         advance(request, _FIRST_TOKEN, now_s)
@@ -252,7 +258,7 @@ class Attempt:
 
     @property
     def _has_kv(self) -> bool:
-        """Decode needs nothing more of its prefill."""
+        """Whether decode has all of the KV, and needs its prefill no more."""
         return self.decode.received > 0
 
     def _abort(self, *legs: Leg) -> None:

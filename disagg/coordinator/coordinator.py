@@ -41,11 +41,17 @@ from disagg.routing.table import EngineTable
 
 log = logging.getLogger(__name__)
 
-LOST_TRIES_MAX = 16  # also of a bystander, whose limits engines' deaths do not use up
+LOST_TRIES_MAX = 16  # of any request, also of a bystander, whose retries and migrations a death does not count against
 REMEMBERED = 10_000  # ended requests whose timeline can still be asked for
 
 
 class Coordinator:
+    """All requests of one frontend process: those that run, by id, and the timelines of the last REMEMBERED ones.
+
+    `limits`: retries, migrations and deadlines in seconds; `now_s`: the monotonic clock of all times of a request;
+    `random`: for room numbers.
+    """
+
     def __init__(
         self,
         table: EngineTable,
@@ -65,7 +71,11 @@ class Coordinator:
         table.on_evict = self._evict
 
     async def run(self, request: Request, sink: Sink) -> None:
-        """Until the sink has the end of the answer. A cancellation of this aborts both legs."""
+        """Returns when the sink has the end of the answer. Cancelling this aborts both legs.
+
+        Raises Cancelled when `cancel` ended the request, SuspectedPoison when engines died under it, and what
+        Admission and the last try raised: Overloaded, NoReadyPair, LegLost, NotANumber, DeadlineExceeded.
+        """
         self.live[request.id] = request
         request.phase_since_s = request.waiting_since_s = self._now_s()
         try:
@@ -163,7 +173,7 @@ class Coordinator:
         return SuspectedPoison(where, what, would_do)
 
     def _evict(self, life: str) -> None:
-        """An engine that drains has waited long enough: what can migrate leaves it."""
+        """The engine `life` drains, and has waited long enough: its requests that can migrate are moved."""
         for attempt in list(self.attempts.values()):
             request = attempt.request
             is_there = any(place.life == life for place in attempt.pair.places)

@@ -1,8 +1,9 @@
-"""Which deadline of a try holds now, and the one timer that keeps it.
+"""Which deadline of a try comes first now, and the one timer that watches it.
 
 Way:   Attempt -> [DeadlineTimer] -> Attempt, once a deadline is over
 In:    the request's phase and times; the limits
-Owns:  one timer a try. A deadline that moves on, as with each token, costs no timer: the one that runs finds out
+Owns:  one timer a try. When the deadline moves later, as with each token, the timer is left alone: when it fires it
+       sees that the deadline has moved, and is set again
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from disagg.coordinator.limits import Limits
 from disagg.coordinator.phases import Phase
 from disagg.coordinator.request import Request
 
-UNREAD_S = 1.0  # between two looks whether the client takes what is there
+UNREAD_S = 1.0  # between two checks whether the client reads what is there
 TIMER_SLACK_S = 1e-3  # a loop's timers are as coarse as this
 
 # Looked up once: a member of an Enum's class costs 0.2 µs in Python 3.11.
@@ -26,7 +27,7 @@ _PREFILLING = Phase.PREFILLING
 
 class Deadline(NamedTuple):
     at_s: float
-    awaited: str  # what must have come until then
+    awaited: str  # what must have happened by then
     name: str  # the key of `deadlines` in the YAML
 
 
@@ -34,7 +35,7 @@ _Deadline = tuple[float, str, str]  # as a Deadline, which costs more to make th
 
 
 def deadline_of(request: Request, limits: Limits) -> Deadline:
-    """The phase's, the try's or the request's: whichever comes first."""
+    """The earliest deadline: the phase's, the try's or the request's."""
     return Deadline._make(_first(request, limits))
 
 
@@ -57,7 +58,7 @@ class Watched(Protocol):
 
     @property
     def waits_for_client(self) -> bool:
-        """Output is there that the client does not take: it is slow, not the engine."""
+        """Whether output waits for the client: then the client is slow, not the engine."""
 
     def on_late(self, deadline: Deadline) -> None: ...
 
@@ -71,7 +72,7 @@ class DeadlineTimer:
         self._timer_at_s = 0.0
 
     def watch(self) -> None:
-        """To be called where the deadline may come earlier than the one before; the timer finds out a later one."""
+        """Call this when the deadline may have become earlier. A later one needs no call: the timer sees it."""
         at_s, _, _ = _first(self.request, self._limits)
         if self._timer is None or at_s < self._timer_at_s:
             self._arm(at_s)

@@ -16,7 +16,7 @@ from disagg.routing.endpoints import RankId
 
 @dataclass(frozen=True, slots=True)
 class LostTry:
-    """A try that a leg was lost in, or a deadline."""
+    """A try that ended because a leg was lost or a deadline passed."""
 
     on: str  # the pair
     after_tokens: int  # of the whole answer
@@ -34,9 +34,9 @@ class Failure:
 
 
 class Facts(msgspec.Struct, gc=False):
-    """None, or empty: not known, or there is none. Of more than one try, room, ranks and KV are those of the last.
+    """None or empty: not known, or there is none. After several tries, room, ranks and KV are those of the last one.
 
-    Thousands are remembered. The garbage collector passes them over: they hold nothing that leads back to them.
+    Thousands are remembered. The garbage collector skips them: nothing that they hold leads back to them.
     """
 
     client_request_id: str | None = None

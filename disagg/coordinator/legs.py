@@ -1,4 +1,4 @@
-"""The two legs of a try as this process sees them: who takes their frames, and hands new tokens on.
+"""The two legs of a try in this process: they receive their frames and hand new tokens on.
 
 Way:   PlaneClient -> [Leg, DecodeLeg] -> [TokenBatch], one a turn of the event loop -> Request -> Sink
 In:    the frames of one leg: stages, tokens, its end
@@ -32,24 +32,24 @@ _DECODING = Phase.DECODING
 
 
 class Try(Protocol):
-    """What a leg tells the attempt that it belongs to."""
+    """What a leg calls on the attempt that it belongs to."""
 
     def on_stage(self, name: str) -> None: ...
 
     def on_first_token(self, now_s: float) -> None: ...
 
     def on_proven(self) -> None:
-        """For a request on trial: its engine has borne it."""
+        """Called for a request on trial once its engine has survived it."""
 
     def on_leg_end(self, leg: Leg) -> None: ...
 
     def fail(self, as_error: type[RequestError], what: str, *lives: str) -> None: ...
 
     def break_off(self) -> None:
-        """For an error of ours that nobody foresaw."""
+        """Ends the try after an unexpected error of ours."""
 
     def wake(self) -> None:
-        """The attempt's task is to take what is there: it ends the answer, or waits for the client."""
+        """Wakes the attempt's task, which ends the answer or waits for the client."""
 
 
 class Leg:
@@ -71,10 +71,10 @@ class Leg:
             self.attempt.fail(LegLost, what, self.endpoint.life)
             return
         self.received = offset + len(token_ids)
-        self.take(token_ids)
+        self.receive(token_ids)
 
-    def take(self, token_ids: list[int]) -> None:
-        """A prefill's one token comes from its decode, too."""
+    def receive(self, token_ids: list[int]) -> None:
+        """Drops a prefill's token: its decode leg sends the same one."""
 
     def on_stage(self, name: str) -> None:
         if ROLES[self.role].reads_prompts or name == "bootstrapping":
@@ -88,8 +88,8 @@ class Leg:
 
 
 class DecodeLeg(Leg):
-    """With its request and sink it is all that a token on its way touches here: at hundreds of streams each object that
-    has to be fetched from memory costs more than what is done with it."""
+    """The leg whose tokens the client gets. A token touches this object, its request and its sink, and nothing else:
+    with hundreds of streams, fetching one more object from memory costs more than the work on the token."""
 
     __slots__ = ("batch", "is_held", "request", "sink", "unsent")
 
@@ -101,7 +101,7 @@ class DecodeLeg(Leg):
         self.unsent: list[int] | None = None
         self.is_held = False  # the attempt's task takes what is there, or the try is over
 
-    def take(self, token_ids: list[int]) -> None:
+    def receive(self, token_ids: list[int]) -> None:
         if self.unsent:
             self.unsent += token_ids
             return
@@ -110,7 +110,7 @@ class DecodeLeg(Leg):
             self.batch.add(self)
 
     def hand_out(self, now_s: float, *, is_open: bool = False) -> None:
-        """All that is unsent goes to the sink as one piece, if it takes it now (`is_open`: it is known to)."""
+        """Gives all unsent ids to the sink as one piece, if it takes one now."""
         ids, request = self.unsent, self.request
         if self.is_held or not ids:
             return
@@ -121,7 +121,7 @@ class DecodeLeg(Leg):
             self.unsent = None
             if request.phase is not _DECODING:
                 self.attempt.on_first_token(now_s)
-            self.sink.put(request.take(ids, now_s), ids)
+            self.sink.put(request.add(ids, now_s), ids)
             if request.text.stopped:
                 self.attempt.wake()
         except Exception:  # its own request's alone: others are handed out in the same turn
@@ -130,19 +130,19 @@ class DecodeLeg(Leg):
 
 
 class LegOnTrial(DecodeLeg):
-    """Of a request that is tried alone (see suspects.py)."""
+    """The decode leg of a request that is tried alone (see suspects.py)."""
 
     __slots__ = ()
 
-    def take(self, token_ids: list[int]) -> None:
-        super().take(token_ids)
+    def receive(self, token_ids: list[int]) -> None:
+        super().receive(token_ids)
         if self.received >= PROVEN_TOKENS > self.received - len(token_ids):
             self.attempt.on_proven()
 
 
 class TokenBatch:
-    """The legs that have tokens to hand out: all that one turn of the event loop brings a request, perhaps of many
-    steps, is one piece and one write."""
+    """The legs that got tokens in this turn of the event loop. At the turn's end each hands them out as one piece,
+    which is one write, even if they came from several steps."""
 
     def __init__(self, now_s: Callable[[], float]) -> None:
         self._now_s = now_s

@@ -1,4 +1,4 @@
-"""What engines measured of a request, in its timeline.
+"""Puts the times that engines measured into a request's timeline.
 
 Way:   a leg's last word -> [note_end] -> Request.timeline, Request.facts
 In:    times in the clock of the leg's host (monotonic seconds), and how far that clock is ahead of ours

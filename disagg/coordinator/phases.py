@@ -96,7 +96,7 @@ def advance(request: HasPhase, event: Event, now_s: float) -> None:
 
 
 def advance_to_stage(request: HasPhase, stage: str, now_s: float) -> bool:
-    """What an engine tells of a leg. One that comes late, after a later stage or a token, changes nothing."""
+    """Called for a stage that an engine reports. A late one, after a later stage or a token, changes nothing."""
     event = STAGES.get(stage)
     if event is None or (request.phase, event) not in NEXT:
         return False

@@ -27,12 +27,12 @@ class TextSide(Protocol):
         """The text these ids release; never half a character, never a part of a stop string."""
 
     def flush(self) -> str:
-        """What was held back, at the end of the output."""
+        """The text that was held back, at the end of the output."""
 
 
 @dataclass(slots=True)
 class Blame:
-    """For the end of one engine life (see suspects.py)."""
+    """One engine's death that is held against a request (see suspects.py)."""
 
     life: str
     role: Role
@@ -45,7 +45,11 @@ _PENALTIES = {"frequency_penalty": 0.0, "presence_penalty": 0.0, "repetition_pen
 
 @dataclass(slots=True)
 class Request:
-    """Plain data; `take` and `finish` bring tokens in, `phases.advance` alone changes the phase."""
+    """A request from its receipt to its end, whatever legs and engines it had. Plain data.
+
+    `add` and `finish` bring tokens in; `phases.advance` alone changes the phase. Times are monotonic seconds of this
+    frontend; counts are tokens.
+    """
 
     id: str  # 32 hex digits; the first four name the frontend
     prompt_ids: list[int]
@@ -68,18 +72,18 @@ class Request:
     facts: Facts = field(default_factory=Facts)
     owner: bytes = b""  # who may see and cancel it: a digest of his key; empty without keys
 
-    def take(self, token_ids: list[int], now_s: float) -> str:
-        """New tokens of it; returns the text that they release."""
+    def add(self, token_ids: list[int], now_s: float) -> str:
+        """Adds new tokens; returns the text that may be shown because of them."""
         self.token_at_s = now_s
         self.emitted_ids += token_ids
         return self.text.push(token_ids)
 
     def finish(self, token_ids: list[int], reason: str, now_s: float) -> tuple[str, FinishReason]:
-        """Its last tokens, none after a stop string: their text with what was held back, and how it ends.
+        """Adds the last tokens (none after a stop string); returns their text with what was held back, and why it ends.
 
-        `reason`: an engine's (stop or length); a stop string that only these tokens complete comes before it.
+        `reason`: the engine's (stop or length). A stop string that these tokens complete comes before it.
         """
-        text = self.take(token_ids, now_s) if token_ids else ""
+        text = self.add(token_ids, now_s) if token_ids else ""
         if not self.text.stopped:
             text += self.text.flush()
         return text, "length" if reason == "length" and not self.text.stopped else "stop"
@@ -90,17 +94,17 @@ class Request:
 
     @property
     def came_whole(self) -> FinishReason | None:
-        """How it ends, if every token has come; the engine's word on that may be lost with the engine."""
+        """Why the output is complete with the tokens that came, or None. Needs no last word of the engine."""
         if self.emitted_ids and self.emitted_ids[-1] in self.end_ids:
             return "stop"
         return None if self.tokens_left else "length"
 
     @property
     def can_migrate(self) -> bool:
-        """Whether another engine would go on as this one did.
+        """Whether another engine would continue with the same tokens.
 
-        Penalties count what was put out; given as a prompt, the tokens so far would not count. A seed is no obstacle:
-        its noise depends on the position in the whole sequence (disagg/sglang/plugins/seeds.py).
+        Not with penalties: they count output tokens, and another engine gets the tokens so far as a prompt. A seed is
+        no obstacle: its noise depends on the position in the whole sequence (disagg/sglang/plugins/seeds.py).
         """
         return all(self.sampling.get(name, neutral) == neutral for name, neutral in _PENALTIES.items())
 
@@ -126,8 +130,10 @@ class Request:
 
 
 class Remembered(msgspec.Struct, frozen=True, gc=False):
-    """What is kept of a request that has ended: all but its tokens, which would be gigabytes. Thousands are: nothing in
-    it is looked through by the garbage collector, which stops every stream meanwhile."""
+    """What is kept of an ended request, for its timeline: all but its tokens, which would take gigabytes.
+
+    Thousands are kept. The garbage collector skips them: it would stop every stream while it looked through them.
+    """
 
     id: str
     phase: Phase

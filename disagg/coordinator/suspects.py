@@ -1,4 +1,4 @@
-"""Which request may have killed the engine under it, and how such a one is tried again.
+"""Decides which request may have killed its engine, and how that request is tried again.
 
 Way:   Attempt, whose engine is lost -> [blame] -> Request.blames -> Admission tries it [alone_on], or it [is_guilty]
 In:    what a frontend sees: a connection to an engine ended, and how far each of its requests there had come
@@ -30,7 +30,7 @@ from disagg.worker_role import WorkerRole
 
 PROVEN_TOKENS = 3  # a batch that computes inf or NaN dies in the step of the first or the second token
 BLAMES_ALONE_MAX = 2
-BLAMES_MAX = 5  # in company somebody else may have done it: with several such requests about, an innocent had three
+BLAMES_MAX = 5  # when others ran there too, one of them may be the killer: innocent requests were seen with three
 
 
 def computes_in(role: WorkerRole) -> set[Phase]:
@@ -46,7 +46,7 @@ def blame(request: Request, life: str, role: Role, tokens: int, alone: bool) -> 
 
 
 def forgive(request: Request, is_lost: Callable[[str], bool]) -> None:
-    """Engines that answer again in the same life did not die."""
+    """Removes blames for engines that answer again in the same life: they did not die."""
     request.blames = [each for each in request.blames if is_lost(each.life)]
 
 
@@ -56,7 +56,7 @@ def alone_on(request: Request) -> frozenset[Role]:
 
 
 def clear(request: Request) -> None:
-    """It has run alone, and its engine lives."""
+    """Clears the request's blames: it has run alone, and its engine lives."""
     for each in request.blames:
         each.is_cleared = True
 

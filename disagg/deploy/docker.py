@@ -2,7 +2,7 @@
 
 Way:   Source -> [render] -> Dockerfile and Dockerfile.dockerignore -> `docker build -f Dockerfile CHECKOUT`
 Out:   an image for `docker run` and for KubeRay alike: disagg, SGLang, Ray and no model
-Fails: never; what the image then lacks, `disagg serve` tells
+Fails: never; `disagg serve` in the container reports what the image lacks
 """
 
 from __future__ import annotations

@@ -63,7 +63,7 @@ def unfit(plan: Plan, gpus_per_node: int, cpus_per_node: int | None) -> Iterator
 
 
 def _placed(groups: Iterable[NodeGroup], plan: Plan) -> Placement | None:
-    """As Ray places on such nodes; None where not all engines find room."""
+    """Where Ray places all members on these nodes; None where not all of them find room."""
     nodes = (
         NodeShape(f"{group_index}-{index}", cpus=group.cpus, gpus=group.gpus)
         for group_index, group in enumerate(groups)

@@ -1,4 +1,4 @@
-"""Is the head pod to be sent requests? Kubernetes asks: Ray is well, and so is a frontend that is there.
+"""Readiness probe of the head pod: Ray is healthy, and so is the frontend, if it listens already.
 
 Usage: python -m disagg.deploy.probe [--port 8000]
 In:    Ray's own health on this node, and /ready of the frontend
@@ -20,7 +20,7 @@ LIMIT_S = 4.0
 
 
 def trouble(frontend_port: int, ray_port: int = RAY_PORT) -> str:
-    """Empty if all is well."""
+    """Why the pod is not ready; empty if it is."""
     ray = _get(f"http://127.0.0.1:{ray_port}/api/healthz")
     if ray != "200":
         return f"Ray on this node is not well: {ray}"

@@ -7,7 +7,7 @@ Owns:  the process of `disagg serve`, which does not outlive the replica
 Fails: RuntimeError from the health check
 
 Requests do not come this way. The frontend listens on the head pod and has a Service of its own: tokens pass through
-neither Ray Serve's proxy nor its replicas. What is asked here is told where to go.
+neither Ray Serve's proxy nor its replicas. A request that comes here is answered with the address to use.
 """
 
 from __future__ import annotations

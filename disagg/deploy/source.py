@@ -48,7 +48,8 @@ class Source:
         return math.ceil(deadlines.drain_s + deadlines.stop_s) + STOP_MARGIN_S
 
     def serve_command(self, config: str, *more_sets: str) -> list[str]:
-        """Later sets win, so ours come last. The name is said because the file has another one there."""
+        """The words of `disagg serve`. Our sets come last, as later ones win. The name is set, as the file is renamed
+        there."""
         words = ["disagg", "serve", config]
         for each in (f"name={self.plan.deployment.name}", *self.sets, *more_sets):
             words += ["--set", each]

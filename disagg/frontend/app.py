@@ -36,6 +36,12 @@ log = logging.getLogger(__name__)
 
 
 class Frontend:
+    """The HTTP application: checks the key, finds the route, answers with JSON, text or a stream of events.
+
+    `body_limit_bytes`: of a request's body; `headers` go with every response. A RequestError becomes an OpenAI error
+    object with the error's `http_status`; nothing is raised to the server.
+    """
+
     def __init__(
         self,
         backend: Backend,
@@ -48,7 +54,6 @@ class Frontend:
         keys: Keys = Keys(),
         origins: Origins = Origins(),
     ) -> None:
-        """`headers` go with every response."""
         self._keys, self._origins = keys, origins
         self._backend, self._headers = backend, headers
         self._generations = Generations(backend, codec, body_limit_bytes)

@@ -28,7 +28,7 @@ class Backend(Protocol):
         """
 
     def ready(self) -> tuple[bool, str]:
-        """And why not."""
+        """(whether requests can be served, why not)."""
 
     def status(self, owner: bytes | None) -> dict[str, Any]:
         """With the ids of this owner's running requests; None: of all of them."""

@@ -1,6 +1,6 @@
-"""A body's bytes to JSON, and why they are none: the reason a client can act on, where the parser knows only a byte.
+"""A body's bytes to JSON. Where they are not JSON, the error says what they look like; the parser names only a byte.
 
-Way:   body -> [decode_body] -> asked
+Way:   body -> [decode_body] -> request_body.py
 In:    bytes below the body limit, of any content type: curl says form data of what is JSON
 Fails: BadRequest: 415 for an encoded body, before it is read; 400 with what it looks like
 """

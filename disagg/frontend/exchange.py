@@ -55,6 +55,8 @@ class WhileConnected:
 
 
 class Exchange:
+    """What a handler sees of one HTTP request, and how it answers: once, whole or as a stream of events."""
+
     def __init__(self, call: Call) -> None:
         self._call = call
         self.method: str = call.head.method if call.head.method != "HEAD" else "GET"  # HEAD: its answer less the body

@@ -32,6 +32,8 @@ CLIENT_ID_CHARACTERS_MAX = 128
 
 
 class Generations:
+    """Answers completion requests of a frontend. `body_limit_bytes`: of a request's body; a longer one gets 413."""
+
     def __init__(self, backend: Backend, codec: Codec, body_limit_bytes: int) -> None:
         self._backend, self._codec, self._body_limit_bytes = backend, codec, body_limit_bytes
         self._readers = Readers(codec, backend.model_name)
@@ -61,7 +63,7 @@ class Generations:
                 await exchange.fail(unforeseen)
 
     async def _read(self, exchange: Exchange, kind: Kind) -> CompletionRequest:
-        """The body's bytes end here: a stream that runs for minutes does not hold its 8 MiB."""
+        """Reads the body. A function of its own, so that a stream of minutes does not keep the body's 8 MiB."""
         return await self._readers.read(await exchange.body(self._body_limit_bytes), kind)
 
     async def _generate(
@@ -115,7 +117,7 @@ class Generations:
 
 
 def _output_tokens(asked: CompletionRequest, prompt_tokens: int, backend: Backend) -> int:
-    """How many tokens the answer may have; what does not fit is refused before any engine sees it."""
+    """How many tokens the answer may have. Raises BadRequest for what no engine could hold."""
     held = backend.request_tokens_max
     limit = min(backend.context_length, held) if held else backend.context_length
     whose = "the model's context" if limit == backend.context_length else "what the engines here can hold"

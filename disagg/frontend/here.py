@@ -4,9 +4,9 @@ Way:   keys -> [why_not_here] -> an operator's action, or a 403 that says why no
 In:    the peer's address, and what browsers and proxies say of themselves in a head
 Fails: never
 
-A page in a browser on this machine reaches loopback too: its Origin tells on it; and the Host it asked for, where its
-name was made to point here (DNS rebinding). A proxy that says nothing of itself cannot be told from a program: behind
-one, set security.admin_keys.
+A page in a browser on this machine reaches loopback, too. Its Origin shows it, or the Host it asked for, if a name was
+made to point here (DNS rebinding). A proxy that adds no header looks like a program: behind one, set
+security.admin_keys.
 """
 
 from __future__ import annotations
@@ -42,7 +42,8 @@ def why_not_here(exchange: Exchange) -> str | None:
 
 
 def why_not_a_program(exchange: Exchange) -> str | None:
-    """A page of another origin: not even the user's own key makes its wish the user's."""
+    """Why the request is a web page's, of another origin: a browser sends it without its user's will, whatever its
+    key."""
     origin = exchange.request_header(b"origin")
     if origin is not None and not _is_same(origin, exchange.request_header(b"host")):
         return "this came from a web page of another origin; operators use `disagg`"

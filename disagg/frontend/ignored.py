@@ -1,4 +1,4 @@
-"""Refuses what the engines would take and not heed.
+"""Refuses sampling parameters that the engines would accept and ignore.
 
 Way:   a request, parsed -> [refuse_ignored] -> coordinator
 In:    what every engine it may run on says of itself (disagg/sglang/ignored.py)

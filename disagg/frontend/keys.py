@@ -1,4 +1,4 @@
-"""Who asks, and what he may: API keys, admin keys, and the operator in front of the machine.
+"""Who sends a request, and what the sender may do: API keys, admin keys, and the operator on this machine.
 
 Way:   request's head -> [Keys.check] -> the handler of the route
 In:    `Authorization: Bearer KEY`, as OpenAI's clients send it
@@ -45,7 +45,7 @@ NOBODY = Caller(b"")
 
 
 class Keys:
-    """None at all: everybody may use the model, and whoever is here operates it."""
+    """The deployment's keys. Without any, everybody may use the model, and programs on this machine may operate it."""
 
     def __init__(self, keys: Iterable[str] = (), admin_keys: Iterable[str] = (), *, open_metrics: bool = False) -> None:
         self._digests = [_digest(key.encode()) for key in keys]  # of one length: nothing leaks by time
@@ -80,7 +80,7 @@ class Keys:
             _forbid(why_not)
 
     def _is_here(self, exchange: Exchange) -> bool:
-        """Without any keys, the operator is known by the place where he asks."""
+        """Without admin keys, a program on this machine counts as the operator."""
         return not self._digests and not self._admin_digests and why_not_here(exchange) is None
 
 

@@ -1,4 +1,4 @@
-"""How many connections this process may have: by its limit of open files, less what it needs itself."""
+"""How many connections this process may have: its limit of open files, less the files it needs itself."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which parameters a request may carry: those that we honour, those that change nothing, those that we refuse.
+"""Which parameters a request may have: those we honour, those that change nothing, those we refuse.
 
 Way:   JSON body -> [check_names] -> those that ask for something -> sampling.py and request_body.py, which read them
 Fails: BadRequest: unknown_parameter, unsupported_parameter (not built yet: never silence), forbidden_parameter
@@ -99,7 +99,7 @@ def check_headers(headers: Iterable[tuple[bytes, bytes]]) -> None:
 
 
 def check_names(body: Body, honoured: frozenset[str]) -> Body:
-    """The body without nulls and without what asks for nothing."""
+    """The body without nulls and without parameters that change nothing. Raises BadRequest for names it refuses."""
     kept = {}
     for name, value in body.items():
         if name in honoured:
@@ -131,7 +131,7 @@ def template_variables(body: Body) -> dict[str, Any]:
 
 
 def same(neutral: Any, value: Any) -> bool:
-    """However `value` is encoded: 1.0 is 1, a null field is an absent one; true is not 1."""
+    """Whether both are equal, however they are encoded: 1.0 is 1, a null field is an absent one, true is not 1."""
     if type(neutral) is dict and type(value) is dict:
         return all(value.get(name) is not None for name in neutral) and all(
             each is None or (name in neutral and same(neutral[name], each)) for name, each in value.items()

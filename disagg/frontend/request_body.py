@@ -101,7 +101,7 @@ def _shared(body: Body, defaults: Mapping[str, float]) -> dict[str, Any]:
 
 
 def _max_tokens(body: Body) -> tuple[int | None, str]:
-    """`max_tokens` is the older name; who gives both must mean the same."""
+    """`max_tokens` is the older name of max_completion_tokens; both together must be equal, else BadRequest."""
     old, new = integer(body, "max_tokens", 1, INT32_MAX), integer(body, "max_completion_tokens", 1, INT32_MAX)
     if old is not None and new is not None and old != new:
         refuse("max_tokens", "invalid_value", "'max_tokens' and 'max_completion_tokens' differ; give one of them")
@@ -109,7 +109,7 @@ def _max_tokens(body: Body) -> tuple[int | None, str]:
 
 
 def _usage_options(body: Body, stream: bool) -> tuple[bool, bool]:
-    """Whether a last chunk tells the usage, and whether each chunk tells it so far."""
+    """(whether a last chunk holds the usage, whether each chunk holds the usage so far). Raises BadRequest."""
     options = body.get("stream_options")
     if options is None:
         return False, False

@@ -1,4 +1,4 @@
-"""Which handler a path means, however its slashes were typed; and what to say of a path that means none.
+"""Finds the handler of a path, however its slashes were typed; a path without one gets a 404 with a suggestion.
 
 Way:   request's path -> [Routes.find] -> Route -> keys -> handler
 Fails: never; `unknown` makes the 404 that names the path that was probably meant

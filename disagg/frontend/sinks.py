@@ -22,7 +22,7 @@ _to_json = msgspec.json.encode
 
 
 class WholeText:
-    """Takes all at once, whenever it comes."""
+    """Collects the whole text, for an answer that is not streamed."""
 
     def __init__(self) -> None:
         self._texts: list[str] = []
@@ -125,7 +125,7 @@ def _ends(kind: Kind, include_usage: bool) -> tuple[bytes, bytes, bytes]:
 
 
 class ChunksWithMore(Chunks):
-    """What vLLM has beside OpenAI's fields, where vLLM has it.
+    """Chunks with vLLM's additional fields, in the places where vLLM has them.
 
     `return_token_ids`: each choice holds the ids that came with it, also those whose text is still held back or is
     none; the prompt's stand once, in the first event of a chat, in the first choice of a text.

@@ -20,7 +20,7 @@ def context_length(config: Mapping[str, Any]) -> int | None:
 
 
 def _factor(scaling: Any) -> float:
-    """1 where the length that is told is the scaled one."""
+    """The factor of a scaled context; 1 where the length in the file is already the scaled one."""
     if not isinstance(scaling, dict) or not _is_number(scaling.get("factor")):
         return 1
     is_scaled = "original_max_position_embeddings" in scaling or scaling.get("rope_type") == "llama3"

@@ -41,7 +41,7 @@ def name_special_tokens(tokenizer: Any) -> None:
 
 
 def check_tokenizer(folder: Path) -> None:
-    """What was written must serve a chat: a template is there, and text comes back as it went in."""
+    """Checks the written tokenizer: it has a chat template, and encoding then decoding a text gives the same text."""
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(str(folder))

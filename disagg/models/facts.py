@@ -174,7 +174,8 @@ def folder_here(path: str, revision: str | None) -> Path | None:
 
 
 def _bytes_of_files(folder: Path) -> int | None:
-    """As the index of its safetensors says, which is right while they are still on their way; else their sizes."""
+    """Bytes of the weights: from the index of the safetensors (right also while they download), else the files'
+    sizes."""
     index = folder / "model.safetensors.index.json"
     if index.is_file():
         metadata = _read_json(index).get("metadata")

@@ -48,6 +48,8 @@ class LayerCounts(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class HubConfig:
+    """The keys of one config.json; those of `text_config` stand in front. Counts are whole numbers, 0 or more."""
+
     where: str  # for messages: the file, or the hub id
     keys: dict[str, Any]
 

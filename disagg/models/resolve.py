@@ -63,7 +63,7 @@ def _no_revision(path: str, revision: str | None) -> None:
 
 
 def from_hub(hub_id: str, revision: str | None) -> Path:
-    """Its folder in this machine's Hugging Face cache, where all files are that were not there before."""
+    """The hub model's folder in this machine's Hugging Face cache, after downloading the files that were missing."""
     try:
         from huggingface_hub import snapshot_download
         from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError

@@ -2,6 +2,7 @@
 
 Way:   make-tiny -> [tiny] -> tiny_weights.py in a process of its own -> $DISAGG_CACHE/models/tiny-KIND
 Owns:  nothing; the tokenizer is that of smollm2, which has to be fetched
+Fails: StartError for an unknown kind, a folder that holds something else, a tokenizer that is not there
 """
 
 from __future__ import annotations

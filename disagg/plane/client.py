@@ -3,7 +3,8 @@
 Way:   coordinator -> [PlaneClient] -> host; each Step that comes back is handed to the legs it speaks of
 Owns:  the numbers of its legs, and the offset between the host's monotonic clock and ours
 Fails: a connection that ends, or a host that is silent for `silent_s`, gives each of its legs one LegEnd with reason
-       LOST, at once. (TCP alone would notice a host that hangs, or a cable that was pulled, minutes later)
+       LOST, at once. (TCP alone would notice a host that hangs, or a cable that was pulled, minutes later.)
+       `loads` and `health` raise LegLost without a connection, and TimeoutError after their limit
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ LOST = "lost"
 CONNECT_S = 5.0
 PING_S = 1.0
 SILENT_S = 4.0
-LATE_S = 0.5  # a timer that comes so late tells of this process, not of the host
+LATE_S = 0.5  # a timer this late means that our own process was held up, not that the host is silent
 
 
 class LegReceiver(Protocol):
@@ -133,7 +134,7 @@ class PlaneClient:
             self._connection.send(m.encode(m.Abort(leg)))
 
     def tell(self, word: m.PeerGone | m.MemberSamples | m.MemberStage) -> None:
-        """A word that has no answer; lost with the connection."""
+        """Sends a message that has no answer; it is lost if the connection is."""
         if self._connection is not None:
             self._connection.send(m.encode(word))
 

@@ -7,16 +7,9 @@ Owns:  the meaning of one leg on one engine. An engine knows nothing of pairs, r
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
-from disagg.plane.messages import RankHealth, RankLoad
-
-
-class BootstrapPoint(NamedTuple):
-    host: str
-    port: int
-    room: int
-    prefill_dp_rank: int
+from disagg.plane.messages import Bootstrap, RankHealth, RankLoad
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +20,7 @@ class Leg:
     prompt_ids: list[int]
     sampling: dict[str, Any]  # SGLang's sampling parameters, max_new_tokens among them
     dp_rank: int
-    bootstrap: BootstrapPoint | None  # None on an aggregated engine
+    bootstrap: Bootstrap | None  # None on an aggregated engine
 
 
 class LegSink(Protocol):
@@ -57,9 +50,9 @@ class EngineFacts:
     requests_max: int  # that run at once on each rank
     page_size: int  # tokens; KV is allocated in these
     pids: dict[str, int | list[int]]
-    # Sampling parameters, as requests say them, that this engine would take and not heed -> what would do.
+    # Sampling parameters, by their names in a request, that this engine would accept and ignore -> what would do.
     ignores: dict[str, str] = field(default_factory=dict)
-    switched_off: tuple[str, ...] = ()  # parts of ours that the installed SGLang does not fit (plugins.py)
+    switched_off: tuple[str, ...] = ()  # parts of ours that the installed SGLang does not fit (disagg/sglang/fit.py)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +82,8 @@ class Engine(Protocol):
         """The newest load of each rank."""
 
     def health(self) -> list[RankHealth]:
-        """Whether each rank makes progress; looked up, not asked for: a rank that hangs could not answer."""
+        """Whether each rank makes progress, from what was last seen of it. Ranks are not asked: a hung one cannot
+        answer."""
 
     def drop_peer(self, life: str) -> None:
         """The engine incarnation `life` is dead: forget its transfer agents."""

@@ -2,15 +2,15 @@
 
 Way:   Submit -> PlaneServer -> [Ledger]: granted at once, or refused at once; given back when the engine lets go
 Owns:  the count. Each grant is given back exactly once (an assertion, not a hope)
-Why:   frontends choose from reports that are a moment old; only the host knows what is really taken
+Why:   frontends choose by reports that are a moment old; only the host knows what is taken now
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-# Of a long answer only so much is set aside at first, as SGLang's decode does (num_reserved_decode_tokens): most
-# answers end early, and where they do not, SGLang retracts.
+# At most this many tokens of an answer are set aside at first, as SGLang's decode does (num_reserved_decode_tokens).
+# Most answers end early; where they do not, SGLang retracts requests.
 OUTPUT_RESERVED_TOKENS = 512
 
 
@@ -42,8 +42,8 @@ class Ledger:
         self.requests = [0] * ranks
         self.kv_tokens = [0] * ranks
 
-    def take(self, dp_rank: int, prompt_tokens: int, new_tokens: int, *, in_any_case: bool = False) -> Grant | None:
-        """None: there is no room now."""
+    def grant(self, dp_rank: int, prompt_tokens: int, new_tokens: int, *, in_any_case: bool = False) -> Grant | None:
+        """Counts one leg and returns its Grant; None where there is no room now. `in_any_case`: for a canary."""
         needed = kv_tokens_needed(prompt_tokens, new_tokens, self._capacity.page_size)
         if not in_any_case and not fits(self.requests[dp_rank], self.kv_tokens[dp_rank], needed, self._capacity):
             return None

@@ -81,12 +81,12 @@ class ProcessSample(NamedTuple):
     step_longest_tokens: int
     state: str  # of its main thread, as /proc says it: R, S, D, T, Z, …; "" when there is no such process
     stopped_s: float  # how long it has been seen stopped
-    watched_s: float  # how long it has been watched since its loop last came round, and
-    cpu_s: float  # the CPU time of its main thread meanwhile
+    watched_s: float  # since its loop was last seen to come round
+    cpu_s: float  # CPU time of its main thread in those `watched_s`
 
 
 class MemberSamples(Wire, frozen=True, tag="samples"):
-    """Twice a second, and first of all: what member `member` sees of its own schedulers."""
+    """What member `member` sees of its own schedulers: sent at the start, then twice a second."""
 
     member: int
     samples: list[ProcessSample]

@@ -16,7 +16,7 @@ from typing import Protocol
 import msgspec
 
 from disagg.plane import messages as m
-from disagg.plane.engine import BootstrapPoint, Engine, EngineFacts, Leg
+from disagg.plane.engine import Engine, EngineFacts, Leg
 from disagg.plane.framing import Connection
 from disagg.plane.ledger import Capacity, Grant, Ledger
 from disagg.plane.network import TCP, Listener, Network
@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 
 REPORT_S = 0.05  # least time between two reports of what is taken
 LOOK_S = 2.0  # how often silent frontends are looked for
-SILENT_S = 10.0  # a frontend pings every second; one so silent is gone, though its connection may not know it
+SILENT_S = 10.0  # a frontend pings every second; after this silence it counts as gone, even if TCP shows nothing
 
 
 class OtherHosts(Protocol):
@@ -68,7 +68,7 @@ class PlaneServer:
         return self._listener.port
 
     def report_soon(self) -> None:
-        """The ledger has changed: all frontends hear of it within REPORT_S."""
+        """Called when the ledger has changed: reports it to all frontends within REPORT_S."""
         if not self._report_is_due:
             self._report_is_due = True
             asyncio.get_running_loop().call_later(REPORT_S, self._report)
@@ -183,15 +183,14 @@ class _Session:
             return
         prompt_ids, at = m.unpack_ids(message.prompt), message.bootstrap
         new_tokens = message.sampling["max_new_tokens"]
-        grant = self.server.ledger.take(message.dp_rank, len(prompt_ids), new_tokens, in_any_case=message.is_canary)
+        grant = self.server.ledger.grant(message.dp_rank, len(prompt_ids), new_tokens, in_any_case=message.is_canary)
         if grant is None:
             self._ends.append(m.LegEnd(message.leg, m.REFUSED, "no room for it now"))
             self._flush_soon()
             return
         self.server.report_soon()
         log.info("leg %s begins: %d prompt tokens, room %s", message.leg_id, len(prompt_ids), at.room if at else 0)
-        point = BootstrapPoint(at.host, at.port, at.room, at.prefill_dp_rank) if at else None
-        leg = Leg(message.leg_id, prompt_ids, message.sampling, message.dp_rank, point)
+        leg = Leg(message.leg_id, prompt_ids, message.sampling, message.dp_rank, at)
         live = self._legs[message.leg] = _LiveLeg(self, message.leg, leg.id, grant)
         live.handle = self.server.engine.submit(leg, live)
 

@@ -1,8 +1,8 @@
 """All that can be told of a plan before it starts: places, memory, lanes; and what could not be looked at.
 
-Way:   plan + described cluster + model facts -> [examine] -> report, for `disagg check` and `disagg serve --dry-run`
+Way:   plan + described cluster + model facts -> [assess] -> report, for `disagg check` and `disagg serve --dry-run`
 Out:   an Assessment: plain data, nothing is started and nothing connected to
-Fails: never; what does not fit is told by the preflight
+Fails: never; the preflight reports what does not fit
 """
 
 from __future__ import annotations

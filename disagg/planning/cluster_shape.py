@@ -1,7 +1,7 @@
 """A cluster as a YAML file describes it, so that a deployment can be planned and checked without being there.
 
 Way:   --assume-cluster FILE -> [ClusterShape] -> placement, lanes, memory estimate, preflight
-In:    groups of equal nodes; what is not said of them is not known, and not checked
+In:    groups of equal nodes; what the file leaves out is unknown, and not checked
 Out:   a frozen ClusterShape with every node by its own name. Preflight's probes make the same of a real cluster
 Fails: ConfigError with every problem of the file
 """

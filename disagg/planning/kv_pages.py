@@ -1,4 +1,4 @@
-"""The pages an engine keeps its KV in: what is said, and what some attention backends make of it.
+"""The page size of an engine's KV: what its pool asks for, and what some attention backends make of it.
 
 Way:   an engine's arguments -> [real_page_size] -> preflight, cost of a transfer
 """
@@ -26,7 +26,7 @@ PAGES_OF_BACKENDS: dict[str, tuple[tuple[int, ...], int, tuple[str, ...]]] = {
 
 
 def real_page_size(arguments: Mapping[str, Any]) -> tuple[int, str]:
-    """What SGLang makes of page_size, and the argument that made it so. A page_size that is none reads as 1."""
+    """(the page size SGLang will use, the argument that decided it). A page_size that is not a count reads as 1."""
     size, because = count(arguments.get("page_size")), ""
     for backend, (sizes, instead, names) in PAGES_OF_BACKENDS.items():
         for name in names:

@@ -1,7 +1,7 @@
 """The ways KV can travel between two nodes, and what a prompt's KV costs on each.
 
 Way:   cluster shape + placement -> [lanes] -> `disagg check`, preflight
-Out:   rates for planning. What UCX really takes, and how fast, only a transfer tells (`disagg check` on the cluster)
+Out:   rates for planning. Only a real transfer shows which lane UCX takes, and how fast (`disagg check --on-cluster`)
 Owns:  the rates and where they come from
 """
 
@@ -19,7 +19,7 @@ from disagg.planning.placement import Placement
 from disagg.planning.plan import Plan
 from disagg.role_table import ROLES
 
-# NIXL posts neighbouring pages as one descriptor, others each for itself: 2.6 µs each over cuda_ipc (H200, NIXL 1.5).
+# NIXL posts a run of neighbouring pages as one descriptor. A descriptor costs 2.6 µs over cuda_ipc (H200, NIXL 1.5).
 DESCRIPTOR_S = 2.6e-6
 # NVLink between nodes reaches only memory that was allocated for it: SGLang does that where this says so.
 FABRIC_MEMORY = "SGLANG_MOONCAKE_CUSTOM_MEM_POOL"
@@ -93,7 +93,7 @@ def lanes_in_use(plan: Plan, pool: str, placement: Placement, shape: ClusterShap
 
 
 def transfer_s(lane: Lane, arguments: Arguments, facts: ModelFacts, tokens: int) -> tuple[float, float]:
-    """Of a prompt's KV, sent in one go: when its pages are neighbours, and when no two of them are.
+    """Seconds to send a prompt's KV in one go: (if all its pages are neighbours, if no two of them are).
 
     `arguments` are the prefill engine's: its ranks send side by side, each its own share.
     """
@@ -104,6 +104,6 @@ def transfer_s(lane: Lane, arguments: Arguments, facts: ModelFacts, tokens: int)
 
 
 def _nic_of_rank(node: NodeShape) -> float:
-    """GB/s: a NIC of its own, or its share of the few there are. 0: no RDMA."""
+    """GB/s that one rank gets: a NIC of its own, or a share where there are fewer NICs than ranks. 0: no RDMA."""
     largest = max((nic.gbit / 8 for nic in node.nics if nic.kind in RDMA), default=0.0)
     return min(largest, node.rdma_gbyte_s / max(1, node.gpus))

@@ -49,7 +49,7 @@ def estimate(arguments: Arguments, facts: ModelFacts, gpu: GpuKind | None, share
         return MemoryEstimate(weights, per_token, asked, kv, None, None)
     total = round(gpu.memory_bytes * min(1.0, share))
     said = arguments.get("mem_fraction_static")
-    # Beside a neighbour the fraction is of what is free when the engine starts, as of a GPU of that size.
+    # An engine that shares its GPU: SGLang takes the fraction of what is free at the start, as of a GPU of that size.
     reserve = round((1 - said) * total) if isinstance(said, int | float) else _kept_back(arguments, facts, gpu)
     room = max(0, total - reserve - weights)
     tokens = room // per_token if per_token else 0
@@ -80,13 +80,13 @@ def kv_bytes_of_rank(arguments: Arguments, facts: ModelFacts, tokens: int) -> in
 
 
 def attention_ranks(arguments: Arguments) -> int:
-    """Over how many ranks the heads of one request are split."""
+    """The number of ranks that share the heads of one request."""
     groups = _count(arguments, "dp_size") if arguments.get("enable_dp_attention") else 1
     return max(1, _count(arguments, "tp_size") // groups)
 
 
 def _as_loaded(arguments: Arguments, facts: ModelFacts) -> Parts:
-    """The files' weights, or as the engine is told to load them."""
+    """Bytes of the weights as the files hold them, or as the engine is told to load them."""
     dtype, quantisation = str(arguments.get("dtype") or "auto"), str(arguments.get("quantization") or "")
     if facts.quantisation or (dtype in ("auto", facts.dtype) and quantisation not in QUANTISED_BYTES):
         return facts.weights

@@ -1,11 +1,11 @@
-"""Which member of which engine comes to lie on which node, and on which of its GPUs.
+"""Which node, and which of its GPUs, each member of each engine will get.
 
 Way:   plan + cluster shape -> [place] -> `disagg check`, preflight
 Out:   the same answer for the same input. Ray's rule: a placement group an engine, the largest first; each member
        is one bundle, on a node of its own; a bundle goes to the node with the largest free shares left over
 Fails: never; an engine without a place is a Problem, and the next ones are placed all the same
 
-Among nodes that are equal to Ray it may take another one than is shown here; whether all fit does not change by that.
+Ray may pick another of several equal nodes than is shown here; whether all engines fit does not depend on that.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ ROUNDING = 1e-4  # Ray counts in ten-thousandths
 
 
 @dataclass(frozen=True, slots=True)
-class Member:
+class PlacedMember:
     """The part of an engine on one node."""
 
     engine: str
@@ -35,15 +35,15 @@ class Member:
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    members: tuple[Member, ...]
+    members: tuple[PlacedMember, ...]
 
-    def of(self, engine: str) -> tuple[Member, ...]:
+    def of(self, engine: str) -> tuple[PlacedMember, ...]:
         return tuple(member for member in self.members if member.engine == engine)
 
 
 def place(plan: Plan, shape: ClusterShape) -> tuple[Placement, list[Problem]]:
     nodes = [_Free(node) for node in shape.nodes]
-    members: list[Member] = []
+    members: list[PlacedMember] = []
     problems: list[Problem] = []
     for engine in plan.largest_first():
         chosen = _choose(engine, nodes)
@@ -53,7 +53,7 @@ def place(plan: Plan, shape: ClusterShape) -> tuple[Placement, list[Problem]]:
         ranks = engine.ranks // engine.nodes
         for index, node in enumerate(chosen):
             of_member = tuple(range(index * ranks, (index + 1) * ranks))
-            members.append(Member(engine.id, engine.role, index, node.name, node.take(engine), of_member))
+            members.append(PlacedMember(engine.id, engine.role, index, node.name, node.allot(engine), of_member))
     return Placement(tuple(members)), problems
 
 
@@ -71,7 +71,7 @@ class _Free:
         asked = ((engine.cpus, self.cpus), (engine.gpus, sum(self.gpus)))
         return sum((free - wanted) / free for wanted, free in asked if wanted and free)
 
-    def take(self, engine: EnginePlan) -> tuple[int, ...]:
+    def allot(self, engine: EnginePlan) -> tuple[int, ...]:
         gpus = self._gpus_for(engine.gpus) or ()
         self.cpus -= engine.cpus
         for gpu in gpus:

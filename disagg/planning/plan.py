@@ -1,6 +1,6 @@
 """A deployment resolved to engines: which there are, what each is given, and how it will be started.
 
-Way:   Deployment + device -> [Plan] -> cluster starts it; `disagg check` examines it
+Way:   Deployment + device -> [Plan] -> cluster starts it; `disagg check` assesses it
 Out:   engine ids that stay the same from start to start: prefill-0, prefill-1, decode-0, aggregated-0, counted
        a role
 Fails: ConfigError when the device and the resources asked for exclude each other
@@ -12,10 +12,10 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from disagg.config.door import Frontend
 from disagg.config.engine_arguments import check_arguments
+from disagg.config.frontend import FrontendSection
 from disagg.config.rules import PoolText, gpus_fit
-from disagg.config.schema import Deadlines, Deployment, Model, Pool, Ray
+from disagg.config.schema import Deadlines, Deployment, ModelSection, Pool, Ray
 from disagg.errors import ConfigError
 from disagg.roles import Role
 from disagg.sglang.arguments import Ports, engine_arguments, engine_environment
@@ -82,7 +82,7 @@ class Plan:
     warnings: tuple[str, ...] = ()
 
     @property
-    def model(self) -> Model:
+    def model(self) -> ModelSection:
         return self.deployment.model
 
     @property
@@ -90,7 +90,7 @@ class Plan:
         return self.deployment.ray
 
     @property
-    def frontend(self) -> Frontend:
+    def frontend(self) -> FrontendSection:
         return self.deployment.frontend
 
     @property
@@ -132,8 +132,8 @@ def resolve(deployment: Deployment, device: Device) -> Plan:
 
 
 def complete_arguments(plan: Plan, engine: EnginePlan) -> dict[str, Any]:
-    """As the engine will get them, but for what is only known when an incarnation starts, which is `auto`. In neutral
-    names; of an engine over several nodes, what its first member gets."""
+    """The arguments an engine will get, in neutral names. What is known only when an incarnation starts reads `auto`.
+    Of an engine over several nodes: what its first member gets."""
     arguments = engine.arguments(device=plan.device, model_path=plan.model.path, host="", ports=Ports.from_first(0))
     if engine.nodes > 1 and plan.device != "simulated":
         arguments |= {"nnodes": engine.nodes, "node_rank": 0}

@@ -1,6 +1,6 @@
-"""What `disagg check` and `disagg serve --dry-run` print of an examined plan, for people and for programs.
+"""What `disagg check` and `disagg serve --dry-run` print of an assessed plan, for people and for programs.
 
-Way:   plan -> examine -> [report] -> stdout
+Way:   plan -> assess -> [report] -> stdout
 """
 
 from __future__ import annotations
@@ -107,7 +107,7 @@ def _head(seen: Assessment) -> list[str]:
 
 
 def _engines(seen: Assessment) -> Iterator[list[str]]:
-    """What is equal in all engines of a pool is said with the first one."""
+    """One line an engine; what all engines of a pool share is printed with the first one."""
     said: dict[str, str] = {}
     for engine in seen.plan.engines:
         lines = [_title(engine)]
@@ -193,7 +193,8 @@ def _transfers(seen: Assessment) -> list[str]:
 
 
 def _lanes(seen: Assessment) -> Iterator[tuple[str, Lane, int, dict[str, Any]]]:
-    """Of each pool that sends KV, with the arguments of its engines. Slowest last."""
+    """The lanes of each pool that sends KV, the slowest last, with what a prompt's KV costs as its engines would send
+    it."""
     for pool, lanes in seen.lanes.items() if seen.facts else ():
         sender = next(engine for engine in seen.plan.engines if engine.pool == pool)
         for lane, pairs in sorted(lanes.items(), key=lambda item: -item[0].gbyte_s):

@@ -1,4 +1,4 @@
-"""The preflight's doors: of a file's text, of a resolved plan, of a plan and the nodes it will run on.
+"""Three ways to run the preflight: over a file's text, over a plan, over a plan and the nodes it will run on.
 
 Way:   load -> [check_text]; `disagg check` and `disagg serve` -> [check] -> Problems, or nothing and it may start
 In:    as much as is known. The more, the more rules can tell
@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 from disagg.config.rules import PoolText
 from disagg.planning.cluster_shape import ClusterShape
 from disagg.planning.placement import place
-from disagg.preflight.nodes import MeasuredLane, NodeFacts, described
-from disagg.preflight.rules import RULES, problems, warnings
+from disagg.preflight.all_rules import RULES, problems, warnings
+from disagg.preflight.node_facts import MeasuredLane, NodeFacts, described
 from disagg.preflight.subject import Subject, pool_views
 from disagg.role_table import ROLES
 
@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 
 
 def check_text(tree: dict[str, Any], pools: list[PoolText]) -> list[Problem]:
-    """What a file's own text tells, whatever else is wrong with it. `pools`: as sglang_arguments.py means them."""
+    """Problems of the file's own text, whatever else is wrong with it. `pools`: as engine_arguments.as_meant gives
+    them."""
     device = str(tree.get("device", "auto"))
     return problems(Subject(pool_views(pools, device), device, settings=tree), RULES)
 

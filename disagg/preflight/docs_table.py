@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from disagg.preflight.rules import RULES
+from disagg.preflight.all_rules import RULES
 
 HEAD = "| rule | later it would fail so | seen by | what would do |\n| --- | --- | --- | --- |"
 BEGIN, END = "<!-- rules -->\n", "<!-- end of rules -->\n"

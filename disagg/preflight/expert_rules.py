@@ -97,7 +97,7 @@ def _normal_mode_on_decode(subject: Subject) -> Iterator[Problem]:
 
 
 def _low_latency_on_prefill(subject: Subject) -> Iterator[Problem]:
-    """An aggregated pool reads prompts too."""
+    """Low-latency mode on a pool that reads prompts; an aggregated pool does so, too."""
     for pool in subject.of_role("prefill", "aggregated"):
         limit = _dispatch_limit(pool)
         chunk = _chunk(subject, pool) // (pool.dp if pool.is_on("enable_dp_attention") else 1)
@@ -107,7 +107,7 @@ def _low_latency_on_prefill(subject: Subject) -> Iterator[Problem]:
 
 
 def _chunk(subject: Subject, pool: PoolView) -> int:
-    """Of all ranks together. 0: not said, and not known what SGLang would take on these GPUs."""
+    """Tokens of a chunk, of all ranks together. 0: not set, and SGLang's choice for these GPUs is not known."""
     said = pool.get("chunked_prefill_size")
     if said is not None:
         return pool.count("chunked_prefill_size", pool.count("max_prefill_tokens", WHOLE_PROMPTS))

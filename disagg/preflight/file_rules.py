@@ -11,7 +11,7 @@ from disagg.errors import Problem
 from disagg.models.facts import folder_here
 from disagg.models.text_files import LFS_WHAT
 from disagg.preflight.model_files import read_model_files
-from disagg.preflight.nodes import ModelFiles, NodeFacts, outliers
+from disagg.preflight.node_facts import ModelFiles, NodeFacts, outliers
 from disagg.preflight.rule import Rule
 from disagg.preflight.subject import Subject
 
@@ -27,7 +27,7 @@ def _present(subject: Subject) -> Iterator[Problem]:
 
 
 def problems_here(path: str, revision: str | None) -> list[Problem]:
-    """Of this machine's copy, as far as it has one: what `model.path` says needs no cluster to be read."""
+    """Problems of this machine's copy of the model, if it has one. No cluster is needed for that."""
     folder = folder_here(path, revision)
     if folder is None:
         return []

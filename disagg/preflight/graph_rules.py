@@ -13,8 +13,8 @@ from disagg.preflight.subject import PoolView, Subject
 
 
 def graph_warnings(subject: Subject) -> Iterator[str]:
-    """A prefill engine makes no batch of decode steps. Where nothing is said of running requests SGLang takes
-    thousands, and nobody has asked for so many at once."""
+    """Warns of batches larger than the largest CUDA graph. Prefill pools have no decode batches. A pool without
+    max_running_requests is not warned of: SGLang's default is thousands, and nobody has asked for so many at once."""
     if subject.device == "cpu":
         return
     for pool in subject.of_role("decode", "aggregated"):
@@ -33,7 +33,7 @@ def graph_warnings(subject: Subject) -> Iterator[str]:
 
 
 def _largest(pool: PoolView, subject: Subject) -> tuple[int, str]:
-    """Of the batches that have a graph; 0 where that is not known."""
+    """The largest batch that has a graph; 0 where that is not known."""
     sizes = pool.get("cuda_graph_bs_decode")
     if isinstance(sizes, list) and sizes and all(isinstance(size, int) for size in sizes):
         return max(sizes), "cuda_graph_bs_decode captures"

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from disagg.errors import Problem
 from disagg.planning.lanes import FABRIC_MEMORY, fabric_memory, nvlink_joins
-from disagg.preflight.nodes import MeasuredLane, NodeFacts
+from disagg.preflight.node_facts import MeasuredLane, NodeFacts
 from disagg.preflight.rule import Rule
 from disagg.preflight.subject import PoolView, Subject
 
@@ -49,7 +49,7 @@ def _nodes(subject: Subject, pool: PoolView) -> list[NodeFacts]:
 
 
 def _tcp_between_nodes(subject: Subject) -> Iterator[Problem]:
-    """Told once for two pools, not for each of 36 pairs of nodes."""
+    """One problem for two pools, not one for each of their pairs of nodes."""
     if subject.device != "cuda" or subject.setting("transfer.allow_tcp") is True:
         return
     without = (pair for pair in far_pairs(subject) if False in (pair.source.has_rdma, pair.target.has_rdma))
@@ -91,7 +91,7 @@ def _measured(subject: Subject) -> Iterator[Problem]:
 
 
 def _measured_as_said(subject: Subject) -> Iterator[Problem]:
-    """Between nodes: within one, transfer.lanes demands nothing."""
+    """Checks measured lanes between nodes against transfer.lanes, which demands nothing within a node."""
     lanes = subject.said_lanes
     for lane in (lane for lane in subject.lanes if lane.source != lane.target):
         kinds = {kind for kind, names in TRANSPORTS.items() if any(map(names.fullmatch, lane.transports))}

@@ -86,7 +86,7 @@ def _memory_for_context(subject: Subject) -> Iterator[Problem]:
 
 
 def _room_for_one_request(subject: Subject) -> Iterator[Problem]:
-    """What the first request of all needs, a pair's probe; a decode engine keeps room for its next tokens free."""
+    """Room for the first request of all, a pair's probe. A decode engine also keeps room for its next tokens free."""
     for pool in subject.pools:
         (page, _), reserved = real_page_size(pool.arguments), 0
         if pool.role == "decode":
@@ -103,7 +103,8 @@ def _room_for_one_request(subject: Subject) -> Iterator[Problem]:
 
 
 def context_warnings(subject: Subject) -> Iterator[str]:
-    """Nobody asked for all of the model's context: told, not refused. The frontend answers 400 past what fits."""
+    """Warns where an engine cannot hold the model's full context. Not refused: the frontend answers 400 past what
+    fits."""
     for pool in subject.pools:
         tokens, context = pool.count("max_total_tokens", 0), _context(pool, subject)
         if tokens and context > tokens and not pool.count("context_length", 0):
@@ -119,7 +120,7 @@ def _contexts(subject: Subject) -> Iterator[Problem]:
 
 
 def _context(pool: PoolView, subject: Subject) -> int:
-    """0: not known."""
+    """The context length in tokens; 0: not known."""
     of_model = subject.model.context_length if subject.model and not _is_overridden(pool) else 0
     return pool.count("context_length", of_model)
 

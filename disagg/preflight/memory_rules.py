@@ -43,7 +43,7 @@ def _request_fits(subject: Subject) -> Iterator[Problem]:
 
 
 def _model_fits_host(subject: Subject) -> Iterator[Problem]:
-    """On a CPU the weights of every rank of a node are in its memory, each engine's for itself."""
+    """On a CPU every engine on a node has its own copy of the weights in the node's memory."""
     if subject.device != "cpu" or subject.model is None:
         return
     needed: dict[str, int] = {}
@@ -62,7 +62,7 @@ def _model_fits_host(subject: Subject) -> Iterator[Problem]:
 
 
 def _gpus(subject: Subject) -> Iterator[tuple[PoolView, GpuKind, float]]:
-    """Each pool with the smallest GPU it gets, and the bytes there that a rank's weights and KV may have."""
+    """Each pool with the smallest GPU that it gets, and the bytes of it that a rank's weights and KV may use."""
     for pool in subject.pools:
         smallest = subject.smallest_gpu(pool)
         if subject.model is not None and smallest:

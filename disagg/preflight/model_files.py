@@ -16,7 +16,7 @@ from typing import Any
 
 from disagg.models.manifest import sha256_of
 from disagg.models.text_files import is_lfs_pointer
-from disagg.preflight.nodes import ModelFiles
+from disagg.preflight.node_facts import ModelFiles
 
 INDEX = "model.safetensors.index.json"
 TOKENIZER = (
@@ -34,7 +34,7 @@ def read_model_files(folder: Path, deep: bool = False) -> ModelFiles:
             return ModelFiles(str(folder), absent="config.json is not there")
         files = sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
         pointers = tuple(path.name for path in files if is_lfs_pointer(path))
-        if pointers:  # whatever else they would be found to be
+        if pointers:  # nothing else is checked in them
             return ModelFiles(str(folder), pointers=pointers)
         config = _read_json(folder / "config.json")
         weights = [path for path in files if path.suffix in WEIGHTS]
@@ -105,7 +105,7 @@ def _digest(lines: Iterable[str]) -> str:
 
 
 def _transformers_knows(model_type: str) -> bool:
-    """Looked up in its source: the import would take seconds."""
+    """Whether transformers knows the model type. Read from its source: the import would take seconds."""
     package = importlib.util.find_spec("transformers")
     if package is None or package.origin is None:
         return True  # not known, then

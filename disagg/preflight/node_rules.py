@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from disagg.errors import Problem
 from disagg.planning.cluster_shape import GIB, UNLIMITED
 from disagg.preflight.lane_rules import far_pairs
-from disagg.preflight.nodes import NodeFacts, outliers
+from disagg.preflight.node_facts import NodeFacts, outliers
 from disagg.preflight.rule import Rule
 from disagg.preflight.subject import PoolView, Subject
 
@@ -104,7 +104,7 @@ def _size(count: int) -> str:
 
 
 def _locked_memory(subject: Subject) -> Iterator[Problem]:
-    """Where KV of GPUs leaves the node by RDMA: elsewhere nothing is pinned."""
+    """Checks the limit on locked memory where KV leaves a node's GPUs over RDMA; elsewhere nothing is pinned."""
     lanes = subject.said_lanes
     if subject.device != "cuda" or (lanes and "rdma" not in lanes):
         return

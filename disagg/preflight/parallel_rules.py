@@ -111,7 +111,7 @@ def _dp_lm_head(subject: Subject) -> Iterator[Problem]:
 
 
 def tp_warnings(subject: Subject) -> Iterator[str]:
-    """Works, but upstream promises nothing: told, not refused."""
+    """Warns of combinations that work today but that SGLang does not promise to support."""
     if subject.model is None or subject.model.is_mla:
         return
     for prefill, decode in subject.pairs():

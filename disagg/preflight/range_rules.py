@@ -1,7 +1,7 @@
 """Numbers that no engine can have: fractions that are none, sizes of nothing.
 
 Way:   Subject -> [these rules] -> Problems
-In:    numbers; types are told by disagg/config/engine_arguments.py, and counts of ranks by disagg/config/rules.py
+In:    numbers. disagg/config/engine_arguments.py checks types, disagg/config/rules.py counts of ranks
 """
 
 from __future__ import annotations

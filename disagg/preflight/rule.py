@@ -17,13 +17,14 @@ Check = Callable[[Subject], Iterator[Problem]]
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """`why` says what would happen later, `thread` who met it or where SGLang does it; both reach the operator."""
+    """`why`: what would happen later. `thread`: who reported it, or where SGLang does it. The operator is shown
+    both."""
 
     name: str
     check: Check
     why: str
     thread: str
-    would_do: str  # where the problem itself has nothing better to propose
+    would_do: str  # the advice where the problem itself has none
 
     def problems(self, subject: Subject) -> Iterator[Problem]:
         for problem in self.check(subject):

@@ -1,7 +1,7 @@
 """What the preflight looks at: the pools as their engines will get them, the model, and the nodes.
 
 Way:   tree, or plan + model facts + nodes -> [Subject] -> rules
-Out:   plain data. A count that is no count reads as its default: other rules tell that (disagg/config/rules.py)
+Out:   plain data. A value that should be a count and is not reads as its default; disagg/config/rules.py reports it
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from disagg.config.rules import PoolText, count
 from disagg.errors import Problem
 from disagg.planning.memory import SPANNING
-from disagg.preflight.nodes import MeasuredLane, NodeFacts
+from disagg.preflight.node_facts import MeasuredLane, NodeFacts
 from disagg.role_table import ROLES
 from disagg.roles import Role
 from disagg.sglang.arguments import DEVICE_DEFAULTS
@@ -22,7 +22,7 @@ from disagg.sglang.arguments import DEVICE_DEFAULTS
 if TYPE_CHECKING:
     from disagg.models.facts import ModelFacts
     from disagg.planning.gpu_kinds import GpuKind
-    from disagg.planning.placement import Member
+    from disagg.planning.placement import PlacedMember
     from disagg.planning.plan import EnginePlan
 
 
@@ -68,7 +68,8 @@ class PoolView:
 
     @property
     def attention_tp(self) -> int:
-        """Over how many ranks the heads of one request are split: attention data parallelism takes from tp_size."""
+        """The number of ranks that share the heads of one request: tp_size, less what attention dp and cp divide
+        off."""
         split = self.tp // (self.dp * self.cp) if self.is_on("enable_dp_attention") else self.tp // self.cp
         return max(1, split)
 
@@ -90,7 +91,7 @@ class Subject:
     device: str = "auto"
     model: ModelFacts | None = None
     nodes: tuple[NodeFacts, ...] = ()
-    members: tuple[Member, ...] = ()  # empty: not known where engines will go
+    members: tuple[PlacedMember, ...] = ()  # empty: not known where engines will go
     unplaced: tuple[Problem, ...] = ()
     lanes: tuple[MeasuredLane, ...] = ()
     settings: Mapping[str, Any] = field(default_factory=dict)  # the rest of the configuration, as the tree has it
@@ -108,10 +109,10 @@ class Subject:
         senders = ((pool, ROLES[pool.role].sends_kv_to) for pool in self.pools)
         return ((sender, taker) for sender, role in senders if role for taker in self.of_role(role))
 
-    def placed(self, pool: PoolView) -> dict[str, list[tuple[NodeFacts, Member]]]:
+    def placed(self, pool: PoolView) -> dict[str, list[tuple[NodeFacts, PlacedMember]]]:
         """The nodes of each engine of this pool, with its member there. Where placement is not known, none."""
         by_name = {node.name: node for node in self.nodes}
-        engines: dict[str, list[tuple[NodeFacts, Member]]] = {}
+        engines: dict[str, list[tuple[NodeFacts, PlacedMember]]] = {}
         for member in self.members:
             if member.engine in pool.engines:
                 engines.setdefault(member.engine, []).append((by_name[member.node], member))

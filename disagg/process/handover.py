@@ -35,9 +35,9 @@ import msgspec
 
 from disagg.host_spec import Spare
 
-# What a process has read, or an imported library may have, before it could be told otherwise.
+# Variables that the process or an imported library may have read at its start: a later change would do nothing.
 FIXED = ("LD_PRELOAD", "LD_LIBRARY_PATH", "PYTHONPATH", "CUDA_VISIBLE_DEVICES")
-UNUSED_S = 300.0  # a spare of a spare that is not used so long after its parent was never will be
+UNUSED_S = 300.0  # a process that came from a spare ends its own unused spares this long after
 _LENGTH_BYTES = 4
 _PR_SET_PDEATHSIG = 1
 _LIMITS = [getattr(resource, name) for name in dir(resource) if name.startswith("RLIMIT_")]
@@ -45,7 +45,7 @@ _COMMAND = "from disagg.process.handover import wait_to_be_used; wait_to_be_used
 
 
 class NoSpare(Exception):
-    """Why a process has to be spawned."""
+    """No waiting child fits; the message says why. The process is spawned instead."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +56,7 @@ class _Waiting:
 
 
 class Spares:
-    """The waiting children of this process, and from `install` on how it starts any."""
+    """The waiting children of this process. After `install`, multiprocessing starts its processes from them."""
 
     def __init__(self, wanted: Iterable[Spare]) -> None:
         self._born_with = {name: os.environ.get(name) for name in FIXED}
@@ -65,14 +65,14 @@ class Spares:
         self._waiting = [_start(spare, self._executable) for spare in wanted]
         self._expects_some = bool(self._waiting)
         self.started: list[str] = []  # the module of each process that was started, in order
-        self.unfit = ""  # why a process of this one could not come from a spare
+        self.unfit = ""  # why a process was spawned although spares were expected; empty: none was
 
     def install(self) -> None:
         context.SpawnProcess._Popen = staticmethod(self._popen)  # type: ignore[method-assign, assignment]
 
     @property
     def doors(self) -> list[socket.socket]:
-        """Each can be read once its child is ready, or dead."""
+        """One socket a waiting child. It becomes readable when the child is ready, or dead."""
         return [waiting.door for waiting in self._waiting]
 
     @property
@@ -160,11 +160,11 @@ def _end(waiting: _Waiting) -> None:
 
 # In the parent: what multiprocessing calls to start a process.
 
-_received: list[int] = []  # in the child: the descriptors that its process object asks for
+_received: list[int] = []  # in the child: the descriptors that came for its process object
 
 
 class _Received:
-    """A descriptor in a pickle: its place among those that were sent."""
+    """Stands for a descriptor in a pickle: `index` is its position among the descriptors that were sent."""
 
     def __init__(self, index: int) -> None:
         self.index = index
@@ -209,7 +209,7 @@ class _HandedOver(popen_fork.Popen):
         finally:
             util.close_fds(child_r, child_w)  # type: ignore[attr-defined]
         self.sentinel = parent_r
-        # The door stays open: closed with something unread in it, it would lose what the child has yet to read.
+        # The door stays open: closing a socket with unread data would drop what the child has yet to read.
         mine = (parent_r, parent_w, self._spare.door.detach())
         self.finalizer = util.Finalize(self, util.close_fds, mine)  # type: ignore[attr-defined]
         with open(parent_w, "wb", closefd=False) as file:

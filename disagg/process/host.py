@@ -38,7 +38,8 @@ log = logging.getLogger(__name__)
 
 
 def run(spec: HostSpec, pipe: socket.socket, spares: Spares | None = None) -> None:
-    """Never returns while the engine lives. `spares`: what this process has kept ready; None: it was no spare."""
+    """Returns when the engine has ended. `spares`: children that this process kept ready; None: it was not a
+    standby."""
     phases = Phases(spec.asked_s)
     phases.end("process")
     os.environ.update(spec.environment)
@@ -50,10 +51,10 @@ def run(spec: HostSpec, pipe: socket.socket, spares: Spares | None = None) -> No
         asyncio.run(_simulate(spec, pipe, phases))
         return
     if spares is None:
-        # While this process imports SGLang, what it will start does so, too: one after the other takes twice as long.
+        # The children import SGLang while this process does; one after the other would take twice as long.
         spares = Spares(() if spec.fork else expected_children(spec.arguments, metadata.version("sglang")))
         if not spec.fork:
-            spares.install()  # it notes which children there are: the next incarnation's spares
+            spares.install()  # also notes which children are started; the next standby keeps spares for those
     run_part = _run_member if spec.member else _run_first
     run_part(spec, pipe, phases, spares)
 

@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 
 REPORT_S = 0.5
 SILENT_S = 3.0
-LATE_S = 0.5  # a timer that comes so late tells of this process, not of the others
+LATE_S = 0.5  # a timer this late means that our own process was held up, not that the others are silent
 CONNECT_AGAIN_S = 0.2  # the first host listens once its own schedulers are up
 
 
@@ -34,7 +34,7 @@ class _Other:
 
 
 class Members:
-    """In the first host. `count`: hosts of the engine, itself included."""
+    """What the first host knows of the others. `count`: hosts of the engine, the first one included."""
 
     def __init__(
         self,
@@ -65,7 +65,10 @@ class Members:
         self._on_gone(f"node {member} of this engine is gone: {why}")
 
     def samples(self) -> list[m.ProcessSample]:
-        """Of all other hosts, as old as they are by now. What a host has not told is not its schedulers' silence."""
+        """The newest samples of all other hosts, with the age of each beat as of now.
+
+        Time since a host's last report counts for REPORT_S at most: a late report does not mean a silent scheduler.
+        """
         now_s = self._now_s()
         return [
             one._replace(beat_age_s=one.beat_age_s + min(now_s - other.heard_at_s, REPORT_S))
@@ -91,7 +94,7 @@ class Report:
     """In every other host: keeps the first one informed until one of the two is gone."""
 
     def __init__(self, member: int, first: PlaneClient, samples: Callable[[], list[m.ProcessSample]]) -> None:
-        self._member, self._first, self._sights = member, first, samples
+        self._member, self._first, self._samples = member, first, samples
         self._telling: asyncio.TimerHandle | None = None
 
     @classmethod
@@ -128,7 +131,7 @@ class Report:
         self._first.tell(m.MemberStage(leg_id, name))
 
     def hush(self) -> None:
-        """Says nothing more."""
+        """Stops reporting."""
         if self._telling is not None:
             self._telling.cancel()
 
@@ -138,4 +141,4 @@ class Report:
 
     def _tell(self) -> None:
         self._telling = asyncio.get_running_loop().call_later(REPORT_S, self._tell)
-        self._first.tell(m.MemberSamples(self._member, self._sights()))
+        self._first.tell(m.MemberSamples(self._member, self._samples()))

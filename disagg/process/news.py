@@ -1,4 +1,4 @@
-"""What the processes of an incarnation tell its actor, and the actor those who start and watch engines.
+"""Messages from the processes of an incarnation to its actor, and from the actor to the supervisor.
 
 Way:   host, reaper, standby =one JSON line each, on a pipe= [news] -> actor =Ray=> node -> gang -> supervisor
 Out:   frozen structs; on the pipe `event` says which
@@ -83,7 +83,7 @@ class Exit(msgspec.Struct, frozen=True, kw_only=True, tag_field="event", tag="ex
 
     @property
     def has_followed(self) -> bool:
-        """That host ended because another one of its engine had."""
+        """Whether that host ended because another host of its engine had."""
         return self.code == FOLLOWED
 
 

@@ -7,7 +7,7 @@ Owns:  the engine's whole process tree (it is their subreaper: an orphan becomes
        their log, their scratch folder, their shared memory segments
 Fails: the pipe closes when the actor dies, however it dies: then the tree is killed, and so it is when the host dies.
        Should the reaper itself be killed, the kernel kills the host, and SGLang's processes follow theirs. What it
-       cannot do (a disk is full, a folder is none) is told as an exit, with its cause
+       cannot do (the disk is full, a folder is a file) is reported as an exit, with its cause
 
 Usage where nothing can be forked: python -m disagg.process.reaper PIPE_FD   (the spec is the pipe's first line)
 """
@@ -63,13 +63,13 @@ def exec_host(spec: HostSpec, pipe: socket.socket) -> NoReturn:
 
 
 @dataclass(frozen=True, slots=True)
-class Host:
+class HostProcess:
     pid: int
     out: int  # what it and its children print
     news: int | None  # of segments, see _watch_for_segments
     segments: set[str] = field(default_factory=set)  # that it, or a process below it, was seen to use
 
-    def look(self) -> None:
+    def note_segments(self) -> None:
         """Notes down the shared memory segments in use."""
         self.segments.update(_segments_of(tree(os.getpid())))
 
@@ -86,7 +86,7 @@ def watch(spec: HostSpec, pipe: socket.socket, start_host: StartHost) -> None:
 
 @contextlib.contextmanager
 def telling_why(pipe: socket.socket) -> Iterator[None]:
-    """A reaper that fails ends what it has started, and says why it did."""
+    """If the reaper fails inside, it kills what it has started and reports the cause as an exit."""
     try:
         yield
     except Exception as error:  # noqa: BLE001 - its only reader is at the other end of the pipe
@@ -95,34 +95,34 @@ def telling_why(pipe: socket.socket) -> Iterator[None]:
 
 
 def lead() -> None:
-    """Makes this process the one that nothing below it can get away from."""
+    """Makes this process the subreaper: every orphan below it becomes its child."""
     os.setsid()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)  # `ray job stop` may send it here; the end comes through the pipe
     _libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
-def start(run: Callable[[], None]) -> Host:
-    """`run` is the host's life: in the child, it does not return."""
+def start(run: Callable[[], None]) -> HostProcess:
+    """Forks the host. `run` is called in the child and does not return there."""
     out, out_of_host = os.pipe()
     news = _watch_for_segments()
     pid = os.fork()
     if pid == 0:
         _become_host(out_of_host, run)
     os.close(out_of_host)
-    return Host(pid, out, news)
+    return HostProcess(pid, out, news)
 
 
-def say_started(pipe: socket.socket, host: Host) -> None:
+def say_started(pipe: socket.socket, host: HostProcess) -> None:
     say(pipe, Started(reaper=os.getpid(), host=host.pid))
 
 
-def follow(spec: HostSpec, pipe: socket.socket, host: Host, printed: bytes = b"") -> None:
-    """Returns once nothing of the engine is left. `printed`: what came out of the host before it was this engine's."""
+def follow(spec: HostSpec, pipe: socket.socket, host: HostProcess, printed: bytes = b"") -> None:
+    """Returns once nothing of the engine is left. `printed`: what the host printed while it was a standby."""
     log = _TellingLog(spec, pipe)
     log.write(printed)
     exit_ = _tend(host, pipe, log, LaneReader(gpu=spec.arguments.get("device") == "cuda"))
-    host.look()
+    host.note_segments()
     end_tree()
     os.set_blocking(host.out, False)
     while data := read(host.out):
@@ -136,7 +136,8 @@ def follow(spec: HostSpec, pipe: socket.socket, host: Host, printed: bytes = b""
 
 
 class _TellingLog(RotatingLog):
-    """An engine's log, whose trouble is said on the pipe. Who asked for UCX's tables gets them."""
+    """An engine's log. It reports trouble with the disk on the pipe; UCX's tables stay in it if the pool asked for
+    them."""
 
     def __init__(self, spec: HostSpec, pipe: socket.socket) -> None:
         is_asked = spec.arguments.get("log_level") == "debug"
@@ -155,7 +156,7 @@ class _TellingLog(RotatingLog):
             say(self._pipe, LogTrouble(self.trouble))
 
 
-def remove_segments(host: Host) -> None:
+def remove_segments(host: HostProcess) -> None:
     existing = _existing_segments()
     for name in host.segments & set(existing.values()):
         if not _is_mapped(name, existing):
@@ -189,7 +190,7 @@ def _become_host(out: int, run: Callable[[], None]) -> NoReturn:
         os._exit(status)
 
 
-def _tend(host: Host, pipe: socket.socket, log: RotatingLog, lanes: LaneReader) -> Exit:
+def _tend(host: HostProcess, pipe: socket.socket, log: RotatingLog, lanes: LaneReader) -> Exit:
     """Copies the engine's output to its log until the host or the actor is gone; returns what happened."""
     died = os.pidfd_open(host.pid)
     selector = selectors.DefaultSelector()
@@ -208,7 +209,7 @@ def _tend(host: Host, pipe: socket.socket, log: RotatingLog, lanes: LaneReader) 
                         say(pipe, LaneSeen(lane))
             elif key.fileobj == host.news:
                 read(key.fd)
-                look_at = 0.0  # an engine that dies at once would be gone at the next regular look
+                look_at = 0.0  # look at once: an engine that dies early would be gone at the next regular look
             elif key.fileobj == died:
                 _, raw = os.waitpid(host.pid, 0)
                 return exit_of(raw)
@@ -216,7 +217,7 @@ def _tend(host: Host, pipe: socket.socket, log: RotatingLog, lanes: LaneReader) 
                 return ACTOR_GONE
         if time.monotonic() >= look_at:
             look_at = time.monotonic() + LOOK_S
-            host.look()
+            host.note_segments()
 
 
 def read_pipe(pipe: socket.socket) -> bytes:

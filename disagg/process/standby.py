@@ -4,7 +4,8 @@ Way:   EngineActor =pipe= [Standby] -> standby reaper -> standby host -> its spa
 In:    an incarnation that is READY: its environment, and which processes it has started
 Out:   the pipe of a reaper that only lacks its HostSpec
 Owns:  that pipe until it is taken; it closes with the actor, and then nothing of the standby is left
-Fails: NoStandby says why the next incarnation has to be spawned; what one that ended had printed is in the actor's log
+Fails: NoStandby says why the next incarnation has to be spawned. The actor's log has what a standby printed that ended
+       early
 """
 
 from __future__ import annotations
@@ -23,16 +24,16 @@ from disagg.process.news import VANISHED, Exit, StandbyReady, decode_news
 
 log = logging.getLogger(__name__)
 
-IMPORTS_S = 180.0  # a standby that has not imported everything by then never will
+IMPORTS_S = 180.0  # a standby that takes longer than this to import everything is ended
 LINE_MAX_BYTES = 1 << 20
 
 
 class NoStandby(Exception):
-    """None, or none that fits."""
+    """There is no standby, or none that fits; the message says why."""
 
 
 class Standby:
-    """`start` begins it; `take` gives it away."""
+    """`start` begins it; `claim` gives it away."""
 
     def __init__(self, standby: StandbySpec, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._standby, self._reader, self._writer = standby, reader, writer
@@ -58,10 +59,10 @@ class Standby:
         """Of its host and the host's children; empty until it is ready."""
         return self._facts.pids if self._facts else []
 
-    async def take(self, spec: HostSpec) -> tuple[asyncio.StreamReader, asyncio.StreamWriter, str]:
-        """The pipe of a reaper that waits for `spec`, and how far it was. Raises NoStandby; then the standby is ended.
+    async def claim(self, spec: HostSpec) -> tuple[asyncio.StreamReader, asyncio.StreamWriter, str]:
+        """The pipe of a reaper that waits for `spec`, and how far its start had come. Raises NoStandby after ending it.
 
-        One that still imports is ahead of a process that is yet to begin, and the reaper makes it hurry."""
+        A standby that still imports is taken too: it is ahead of a new process, and the reaper raises its priority."""
         self._listening.cancel()
         await asyncio.gather(self._listening, return_exceptions=True)
         if why := self._ended or self._misfit(spec):
@@ -84,7 +85,7 @@ class Standby:
         return ""
 
     async def _listen(self) -> None:
-        """Until it is taken, or has ended."""
+        """Reads what the standby reports until it is taken, or has ended."""
         exit_ = VANISHED
         try:
             while line := await self._reader.readline():

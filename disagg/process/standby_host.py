@@ -1,4 +1,4 @@
-"""A spare engine host: it has imported all that a host needs, its children likewise, and it waits for its engine.
+"""A standby's engine host: it and its children have imported all that they need, and wait for their engine.
 
 Way:   standby reaper -> [standby host] -> spare scheduler, spare detokenizer; then what host.py says
 In:    a HostSpec as one line on its second socket
@@ -39,7 +39,7 @@ def main(pipe: socket.socket, order: socket.socket, wanted: tuple[Spare, ...]) -
 
 
 def _wait(pipe: socket.socket, order: socket.socket, spares: Spares, began_s: float) -> HostSpec | None:
-    """None: nobody needs it any longer."""
+    """The HostSpec of the engine to become; None when the other end has closed: the standby is not needed any more."""
     contexts = int(has_cuda_context())
     with selectors.DefaultSelector() as selector:
         for each in (order, *spares.doors):

@@ -26,7 +26,7 @@ from disagg.process import reaper as reaper
 from disagg.process.news import Exit, exit_of, with_tail
 from disagg.process_tree import tree
 
-PRINTED_MAX_BYTES = 64 << 10  # of what it prints before it has a log
+PRINTED_MAX_BYTES = 64 << 10  # what is kept of the standby's output until there is an engine's log for it
 TAIL_LINES = 20
 IDLE_NICE = 19
 
@@ -42,14 +42,15 @@ def keep(standby: StandbySpec, pipe: socket.socket) -> None:
         host = reaper.start(lambda: _become_spare(standby, pipe, theirs))
     line, printed, exit_ = _wait(pipe, host)
     if exit_ is not None:
-        host.look()
+        host.note_segments()
         reaper.end_tree()
         reaper.remove_segments(host)
         tail = printed.decode(errors="replace").splitlines()[-TAIL_LINES:]
         reaper.say(pipe, with_tail(exit_, tail))
         return
     _raise_tree(usual)
-    host.look()  # the news of its last segment may have come with the order, and an engine may die before it is read
+    # The news of its last segment may have come with the order, and the engine may die before that news is read.
+    host.note_segments()
     spec = decode_spec(line)
     with reaper.telling_why(pipe):
         reaper.make_scratch(spec)
@@ -67,7 +68,7 @@ def _become_spare(standby: StandbySpec, pipe: socket.socket, order: socket.socke
     os.execve(sys.executable, [sys.executable, *words, spares], os.environ | standby.environment)
 
 
-def _wait(pipe: socket.socket, host: reaper.Host) -> tuple[bytes, bytes, Exit | None]:
+def _wait(pipe: socket.socket, host: reaper.HostProcess) -> tuple[bytes, bytes, Exit | None]:
     """The HostSpec's line, what was printed meanwhile, and the standby's end where there will be no line."""
     line = printed = b""
     died = os.pidfd_open(host.pid)
@@ -84,7 +85,7 @@ def _wait(pipe: socket.socket, host: reaper.Host) -> tuple[bytes, bytes, Exit | 
                     printed = (printed + data)[-PRINTED_MAX_BYTES:]
                 elif key.fileobj == host.news:
                     reaper.read(key.fd)
-                    host.look()
+                    host.note_segments()
                 elif key.fileobj == died:
                     os.set_blocking(host.out, False)
                     printed += reaper.read(host.out)
@@ -100,7 +101,7 @@ def _wait(pipe: socket.socket, host: reaper.Host) -> tuple[bytes, bytes, Exit | 
 
 
 def _can_be_raised_again(usual: int) -> bool:
-    """Tried on a thread that ends: a nice value is a thread's own."""
+    """Whether the kernel lets us undo a lower priority. Tried on a short thread: a nice value belongs to one thread."""
     verdict: list[bool] = []
 
     def attempt() -> None:
@@ -118,7 +119,8 @@ def _can_be_raised_again(usual: int) -> bool:
 
 
 def _raise_tree(usual: int) -> None:
-    """Again and again: a thread may have been born from one that had its turn later."""
+    """Gives every thread of the tree the priority `usual`. Repeats until nothing changes: while it walks, a thread that
+    it has not reached yet may start another one, which inherits the low priority."""
     found = True
     while found:
         found = False

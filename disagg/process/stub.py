@@ -74,7 +74,7 @@ class StubEngine:
             handle.sink.on_end("abort", "", 0, {})
 
     def fail(self, request_id: str, detail: str, reason: str = "error") -> None:
-        """Ends the running legs of a request otherwise than well."""
+        """Ends the running legs of a request with an error."""
         for handle in [h for h in self._running if h.leg.id.startswith(request_id)]:
             self._running.discard(handle)
             handle.sink.on_end(reason, detail, 0, {})

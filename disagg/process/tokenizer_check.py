@@ -3,8 +3,8 @@
 Way:   engine host, first incarnation, not for decode -> [check_tokenizer] -> READY, or the start is refused
 In:    the model's folder on this node; SGLang, which this process has imported
 Owns:  $DISAGG_CACHE/compared
-Fails: StartError with the text and both ids: a prompt that others would read is worse than none. A tokenizer that
-       SGLang cannot load here is not compared, with a word in the log: engines need none
+Fails: StartError with the text and both ids, since with other ids the model would read another prompt. A tokenizer that
+       SGLang cannot load here is not compared, and the log says so: engines run without one
 
 SGLang reads a tokenizer two or three times, which takes a second or more. So what was found equal is noted in disagg's
 cache folder by its digest, and the next start does not compare it.
@@ -84,7 +84,7 @@ def _theirs(folder: str, trust_remote_code: bool) -> Any:
 
 
 def first_difference(ours: Tokenizer, theirs: Any) -> str:
-    """Of ids with and without the special tokens around a text, or of the text that ids stand for; empty: none.
+    """The first text whose ids differ, with or without special tokens, or whose ids decode differently; empty: none.
     `theirs`: a tokenizer of transformers."""
     for text in _probes(ours):
         for special_tokens in (True, False):

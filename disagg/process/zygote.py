@@ -84,7 +84,7 @@ def _fork(listener: socket.socket, selector: selectors.BaseSelector) -> None:
 def _become_reaper(
     spec: HostSpec, pipe: socket.socket, listener: socket.socket, selector: selectors.BaseSelector
 ) -> NoReturn:
-    """Whatever fails in it: it is not to go on as a second zygote."""
+    """Runs the reaper in the forked child and exits, also on an error: the child must not go on as a second zygote."""
     try:
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         selector.close()

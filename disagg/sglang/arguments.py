@@ -17,7 +17,8 @@ from disagg.roles import Role
 
 
 class Ports(NamedTuple):
-    """Of one incarnation. A later one gets others, and these come again only after all others (PortBlocks)."""
+    """One incarnation's port numbers. The next incarnation gets others; a block is reused after all others
+    (PortBlocks)."""
 
     rendezvous: int  # with DP attention SGLang takes the next six, too, and the one 13 above
     bootstrap: int
@@ -68,7 +69,7 @@ def engine_arguments(
         "host": host,
         "port": ports.server,
         "nccl_port": ports.nccl,
-        # Said always: SGLang's own choice for DP attention is 233 above `port`, which may be another engine's.
+        # Always set: SGLang's own choice for DP attention is 233 above `port`, which may be another engine's.
         "dist_init_addr": f"{host}:{ports.rendezvous}",
         "grammar_backend": "none",  # a grammar needs the engine's tokenizer, which the frontend stands in for
         "skip_server_warmup": True,  # the controller warms every rank itself, through a real transfer
@@ -78,7 +79,7 @@ def engine_arguments(
 
 
 def member_arguments(first: Mapping[str, Any], *, member: int, members: int, host: str, ports: Ports) -> dict[str, Any]:
-    """Of one of the hosts of an engine over several nodes; `first` are those of its first."""
+    """The arguments of a further host of an engine over several nodes; `first` are those of its first host."""
     own = {"host": host, "port": ports.server, "nccl_port": ports.nccl} if member else {}
     return {**first, "nnodes": members, "node_rank": member, **own}
 

@@ -1,8 +1,8 @@
-"""The processes that SGLang starts for an engine on this node: as its arguments let expect, and as they were seen.
+"""The processes that SGLang starts for an engine on this node: predicted from its arguments, and as seen once it runs.
 
 Way:   host, spawned -> [expected_children] -> Spares, which import SGLang while the host does
        host, up -> [seen_children] -> what the next incarnation's standby is made of; [pids_by_role] -> EngineFacts
-Fails: never. A spare that SGLang does not want is ended, a process that lacks one is spawned
+Fails: never. A spare that SGLang does not use is ended; a process without a spare is spawned
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """How a host tells each scheduler on its node that a peer's incarnation is dead.
 
-Way:   plane server -> engine -> [tell] =a file in the scratch folder=> [follow], a thread in each scheduler
-Why:   SGLang's RPC socket deals its messages round among the schedulers that connect to it: with DP attention most
-       would hear of nothing, and whoever waits for an answer would wait for ever. And a thread, because the loop of an
-       idle scheduler sleeps, and that of a busy one comes round only between steps
+Way:   plane server -> engine -> [announce] =a file in the scratch folder=> [follow], a thread in each scheduler
+Why:   SGLang's RPC socket gives each message to one of the schedulers in turn: with DP attention most would not get it,
+       and waiting for all answers would never end. It is a thread, because an idle scheduler's loop sleeps, and a busy
+       one's reads messages only between steps
 """
 
 from __future__ import annotations
@@ -20,8 +20,9 @@ _NAME = "dead-peers"
 log = logging.getLogger(__name__)
 
 
-def tell(folder: Path, life: str) -> None:
-    """Where the disk is full the peer's memory stays mapped until SGLang itself misses it; serving goes on."""
+def announce(folder: Path, life: str) -> None:
+    """Notes `life` down for the schedulers. On a full disk the peer's memory stays mapped until SGLang itself
+    notices."""
     try:
         with (folder / _NAME).open("a") as file:
             file.write(f"{life}\n")
@@ -36,7 +37,7 @@ def follow(folder: Path, drop: Callable[[str], None]) -> None:
     def run() -> None:
         while True:
             time.sleep(LOOK_S)
-            dead_peers.look()
+            dead_peers.read_new()
 
     threading.Thread(target=run, name="dead peers", daemon=True).start()
 
@@ -48,7 +49,7 @@ class DeadPeers:
         self._path, self._drop = folder / _NAME, drop
         self._read_bytes = 0
 
-    def look(self) -> None:
+    def read_new(self) -> None:
         try:
             size = self._path.stat().st_size
         except FileNotFoundError:

@@ -4,7 +4,8 @@ An engine over several nodes is one `Engine` on each: that of the first node tak
 hold schedulers and nothing else (SGLangMember).
 
 Way:   plane server -> [SGLangEngine] -> TokenizerManager -> scheduler ranks, and back chunk by chunk
-Fails: a leg's failure is its `on_end("error", …)`; a dead scheduler ends this whole process (SGLang's SIGQUIT)
+Fails: a leg's failure is its `on_end("error", …)`; a dead scheduler ends this whole process (SGLang's SIGQUIT).
+       `start` raises StartError where the installed release does not fit (disagg/sglang/fit.py)
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ log = logging.getLogger(__name__)
 
 class SGLangEngine:
     """One `sglang.Engine` in this process's main thread. `scratch`: the folder of this incarnation alone (TMPDIR).
-    `other_samples`: of its schedulers on other nodes."""
+    `other_samples`: gives the samples of its schedulers on other nodes."""
 
     def __init__(
         self,
@@ -122,7 +123,7 @@ class SGLangEngine:
         return self._watch.health
 
     def drop_peer(self, life: str) -> None:
-        dead_peers.tell(self._scratch, life)
+        dead_peers.announce(self._scratch, life)
 
     def stop(self) -> None:
         if self._stages is not None:
@@ -130,13 +131,13 @@ class SGLangEngine:
         self._engine.shutdown()
 
     def on_stage(self, leg_id: str, stage: str) -> None:
-        """A scheduler of any of the engine's nodes says so."""
+        """Called for a stage that a scheduler on any of the engine's nodes reports."""
         if leg_id in self._legs:
             self._legs[leg_id].on_stage(stage)
 
     def _look(self) -> None:
         self._engine.loop.call_later(LOOK_S, self._look)  # first: a look that fails must not be the last
-        self._watch.look()
+        self._watch.sample()
 
 
 class SGLangMember:
@@ -164,7 +165,7 @@ class SGLangMember:
         return self._watch.samples
 
     def drop_peer(self, life: str) -> None:
-        dead_peers.tell(self._scratch, life)
+        dead_peers.announce(self._scratch, life)
 
     def listen(self, on_stage: Callable[[str, str], None]) -> None:
         assert self._stages is not None
@@ -172,7 +173,7 @@ class SGLangMember:
 
     def _look(self) -> None:
         self.loop.call_later(LOOK_S, self._look)
-        self._watch.look()
+        self._watch.sample()
 
 
 def _sglang(arguments: dict[str, Any], phases: Phases) -> tuple[Any, tuple[str, ...]]:
@@ -190,7 +191,7 @@ def _sglang(arguments: dict[str, Any], phases: Phases) -> tuple[Any, tuple[str, 
 
 
 def _capacity(scratch: Path) -> dict[str, int]:
-    """Of each rank, from the schedulers' beats: SGLang's init info says less, and under dp only the first rank's."""
+    """Each rank's capacity, from the schedulers' beats: SGLang's init info lacks parts, and with dp all other ranks."""
     beats = read_beats(scratch)
     if not beats:
         raise StartError("sglang plugins", "SGLang did not load ours", "see its log above, and reinstall disagg")
@@ -216,7 +217,7 @@ def request_tokens_max(max_req_input_len: int, server_args: Any, capacity: Mappi
 
 
 def _fork_children() -> None:
-    """SGLang insists on "spawn" when it starts its processes; here everything is imported already."""
+    """Makes SGLang fork its processes, as everything is imported here. SGLang itself would insist on "spawn"."""
     real = multiprocessing.set_start_method
 
     def set_start_method(_method: str | None, force: bool = False) -> None:

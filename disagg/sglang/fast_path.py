@@ -2,10 +2,10 @@
 
 Way:   scheduler -> TokenizerManager's socket -> [FastPath] -> LegSink; the rest of the batch goes on to SGLang
 In:    BatchTokenIDOutput, one an engine step
-Out:   ids, in the order and of the number that SGLang's own way would give; first and last chunks always go that way,
-       which keeps SGLang's books (times, states, finish reasons)
-Fails: where SGLang is not as expected here (another message type, its metrics on, a message that is not all lists of
-       one entry a request), everything goes SGLang's way. `DISAGG_FAST_PATH=0` asks for that
+Out:   the same ids in the same order as through SGLang's TokenizerManager. A request's first and last chunks always go
+       through that, so that SGLang's own records (times, states, finish reasons) stay right
+Fails: never. If SGLang is not as expected (another message type, its metrics on, a message that is not all lists of one
+       entry a request), every token goes through the TokenizerManager. `DISAGG_FAST_PATH=0` asks for that
 
 Why: SGLang makes of each token two dicts, a future with a timer, and a step of a task: figures in docs/performance.md.
 """
@@ -26,10 +26,10 @@ VARIABLE = "DISAGG_FAST_PATH"
 
 
 class RunningLeg(Protocol):
-    def takes(self, state: Any) -> bool:
+    def takes_tokens(self, state: Any) -> bool:
         """Whether every token so far has come to the sink. `state`: TokenizerManager's."""
 
-    def take(self, token_ids: list[int]) -> None: ...
+    def push(self, token_ids: list[int]) -> None: ...
 
 
 class FastPath:
@@ -45,8 +45,8 @@ class FastPath:
         states, left = self._manager.rid_to_state, []
         for index, rid in enumerate(batch.rids):
             leg = self._legs.get(rid)
-            if leg is not None and batch.finished_reasons[index] is None and leg.takes(states.get(rid)):
-                leg.take(list(batch.output_ids[index]))
+            if leg is not None and batch.finished_reasons[index] is None and leg.takes_tokens(states.get(rid)):
+                leg.push(list(batch.output_ids[index]))
             else:
                 left.append(index)
         if not left:
@@ -58,7 +58,7 @@ class FastPath:
 
 
 def open_fast_path(manager: Any, legs: Mapping[str, RunningLeg], unwrap: Unwrap) -> bool:
-    """Whether it could be. `unwrap`: SGLang's own, of what it pickles within a message."""
+    """Returns whether the path is open. `unwrap`: SGLang's function that unpickles a part of a message."""
     if os.environ.get(VARIABLE) == "0":
         return False
     handler = getattr(manager, "_handle_batch_output", None)
@@ -72,7 +72,7 @@ def open_fast_path(manager: Any, legs: Mapping[str, RunningLeg], unwrap: Unwrap)
 
 
 def part_of(batch: Any, indexes: list[int]) -> Any:
-    """The same message for some of its requests. What is a list of one entry a request is cut, the rest is kept."""
+    """The same message for some of its requests: lists of one entry a request are cut, the rest is kept."""
     count = len(batch.rids)
     fields = {name: getattr(batch, name) for name in batch.__struct_fields__}
     for name, value in fields.items():

@@ -1,7 +1,7 @@
-"""Whether what our plugins touch of SGLang is, in the installed release, as they need it.
+"""Checks that the installed SGLang has what our plugins touch, in the shape they need.
 
 Way:   engine host, before SGLang starts -> [check_installed] -> its environment -> each plugin's `activate`
-Out:   what does not fit is switched off with a line in the log, and in EngineFacts.switched_off
+Out:   a part that does not fit is switched off, with a line in the log and in EngineFacts.switched_off
 Fails: StartError where an engine cannot do without it: the release, what of it differs, what would do
 """
 

@@ -27,7 +27,7 @@ class Beat(NamedTuple):
     kv_tokens: float
     page_size: float
     at_s: float  # time.monotonic() when its loop last came round
-    batch_tokens: float  # of the batch it is in; 0: in none
+    batch_tokens: float  # of the batch that it computes now; 0: none
     step_longest_s: float
     step_longest_tokens: float  # of the batch of that step
 
@@ -39,7 +39,8 @@ _AT, _TOKENS, _LONGEST_S, _LONGEST_TOKENS = (
 
 
 class BeatWriter:
-    """`overlaps`: the scheduler waits for a batch's end one round later, while it has begun the next batch."""
+    """Writes one scheduler's Beat. `overlaps`: the scheduler begins the next batch before it waits for this one's
+    end."""
 
     def __init__(self, folder: Path, beat: Beat, *, overlaps: bool) -> None:
         path = folder / f"{_PREFIX}{int(beat.pid)}"

@@ -1,7 +1,7 @@
 """Sampling parameters that SGLang takes and does not heed, under the arguments an engine runs with.
 
 Way:   sglang.Engine, up -> [ignored_parameters] -> EngineFacts -> registry -> frontend/ignored.py, which refuses them
-Why:   who asks for a seed wants the same answer again; one that is ignored looks like one that works
+Why:   a client that sends a seed wants the same answer again, and cannot see that the seed was ignored
 Read:  SGLang 0.5.16 to 0.5.23, layers/sampler.py and speculative/eagle_utils.py
 """
 

@@ -1,12 +1,12 @@
-"""One request inside SGLang, from submit to the moment SGLang holds nothing of it any more.
+"""One request inside SGLang, from submit until SGLang holds nothing of it any more.
 
 Way:   SGLangEngine.submit -> [SGLangLeg] -> TokenizerManager -> scheduler rank; chunks come back to a LegSink
-Fails: a leg's failure is its `on_end("error", …)`. An abort ends with SGLang's own last chunk, which comes once the KV
-       is free; where that does not come in time the leg ends without it, and says so
+Fails: a leg's failure is its `on_end("error", …)`. An aborted leg ends with SGLang's own last chunk, which comes once
+       the KV is free; if that does not come in time, the leg ends without it, and its `detail` says so
 
-SGLang's traps with aborts: one that comes before the request was dispatched is lost; one that was sent makes every
-later one a no-op (`abort_sent`), also if the first was lost; and one ends every request whose id begins with the id it
-names (ours all have one length).
+SGLang's traps with aborts: an abort before the request was dispatched is lost; after one abort all later ones do
+nothing (`abort_sent`), even if the first was lost; an abort ends every request whose id begins with the id it names
+(our ids all have one length).
 """
 
 from __future__ import annotations
@@ -53,19 +53,20 @@ class SGLangLeg:
         self._task = asyncio.get_running_loop().create_task(self._run(engine, on_end), name=f"leg {self.leg.id}")
 
     def on_stage(self, name: str) -> None:
-        """Stages come in order and once: a request that SGLang retracted begins anew, which is nobody's business."""
+        """Passes each stage on once, in order: stages that a retracted request goes through again are dropped."""
         index = STAGES.index(name)
         if index > self._stage_index and not self._ended:
             self._stage_index = index
             self._sink.on_stage(name)
 
-    def takes(self, state: Any) -> bool:
-        """Not its first tokens, nor any while others are on SGLang's way; nor after its end."""
+    def takes_tokens(self, state: Any) -> bool:
+        """Whether the fast path may deliver: not the first tokens, not while earlier ones are still in the
+        TokenizerManager, not after the end."""
         return (
             self._has_begun and not self._ended and state is not None and not (state.out_list or state.event.is_set())
         )
 
-    def take(self, token_ids: list[int]) -> None:
+    def push(self, token_ids: list[int]) -> None:
         self._sink.on_tokens(token_ids)
 
     def abort(self) -> None:
@@ -76,10 +77,10 @@ class SGLangLeg:
         if state is not None and not getattr(state, "dispatched", True):
             self._task.cancel()  # SGLang drops a request that it has not dispatched
             return
-        # Without a state SGLang has ended it, and its last chunk is about to be read; or does not know of it yet, and
-        # `_run` will see the abort first (a task that is cancelled before it has begun would not run at all). Between
-        # the two there is no gap: 0.5.16 to 0.5.23 make the state before they first wait. One that did not would ignore
-        # this abort, and take the next.
+        # No state means one of two things. SGLang has ended the request, and its last chunk is about to be read. Or
+        # SGLang does not know it yet, and `_run` will see the abort first (a task cancelled before it began would not
+        # run at all). There is no gap between the two: 0.5.16 to 0.5.23 make the state before their first await. A
+        # release that did not would ignore this abort, and take the next one.
         self._manager.abort_request(rid=self.leg.id)
         self._again = asyncio.get_running_loop().call_later(ABORT_AGAIN_S, self._abort_again)
 
@@ -117,7 +118,7 @@ class SGLangLeg:
         self._sink.on_end(reason, detail, cached, moments.pop(self.leg.id, {}))
 
     def _abort_again(self) -> None:
-        """Once a second after an abort: it may have been lost, or the scheduler may compute, or hang."""
+        """Called once a second after an abort: the abort may be lost, or the scheduler may be computing, or hang."""
         if self._ended or self._task is None or self._abort_asked_at_s is None:
             return
         now_s = time.monotonic()

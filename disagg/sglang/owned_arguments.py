@@ -1,7 +1,7 @@
-"""SGLang arguments that a pool may not say: who decides them or why they would do nothing or harm, and what would do.
+"""SGLang arguments that a pool may not set, each with the reason and what to do instead.
 
-Way:   [this table] -> rules.py refuses them by name; docs/sglang-versions.md lists them
-Out:   name -> (why, what would do), names of every supported release. What is not here passes to SGLang
+Way:   [this table] -> disagg/config/rules.py refuses them by name; docs/sglang-versions.md lists them
+Out:   name -> (why, what would do), for the names of every supported release. All other arguments pass to SGLang
 """
 
 from __future__ import annotations

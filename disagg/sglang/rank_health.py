@@ -1,10 +1,10 @@
-"""Is a dp rank well? Decided from what was seen of its scheduler processes.
+"""Decides whether a dp rank makes progress, from samples of its scheduler processes.
 
 Way:   beats and /proc -> watch.py -> [judge] -> RankHealth -> frontends
 In:    one ProcessSample a scheduler process; out: one RankHealth a dp rank. Nothing here looks, waits or remembers
 Why:   a prefill chunk that computes for 10 s is well; a process that sleeps, is stopped or spins for ever is not.
-       Computing shows as CPU time (of a GPU's chunk too: the scheduler spins while it waits for the device; of kernels
-       that are compiled in a child process as that child's)
+       A scheduler that computes uses CPU time, also on a GPU, as it spins while it waits for the device. While kernels
+       are compiled, it is the compiler, a child process, that uses it
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ FIRST_STEP_S = 60.0
 
 
 def judge(samples: Iterable[ProcessSample]) -> list[RankHealth]:
-    """One a dp rank, in order. A rank is as sick as any of its processes; one that is gone or stopped says why best."""
+    """One RankHealth a dp rank, in order. A rank is sick if any of its processes is; the reason is that of a process
+    that is gone or stopped, if there is one."""
     seen = sorted(samples, key=lambda one: (one.dp_rank, one.state not in GONE, -one.stopped_s))
     ranks: dict[int, list[ProcessSample]] = {}
     for one in seen:
@@ -61,5 +62,5 @@ def _patience_s(one: ProcessSample) -> float:
 
 
 def _computes(one: ProcessSample) -> bool:
-    """A process that waits for a core or for a disk is not asleep either."""
+    """Whether the process works, or waits for a core or a disk; neither is sleep."""
     return one.state in ("R", "D") or one.cpu_s >= ASLEEP_CPU_SHARE * one.watched_s

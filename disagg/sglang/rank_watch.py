@@ -1,8 +1,8 @@
 """Watches an engine's scheduler processes from the host, twice a second, and keeps the newest verdict.
 
-Way:   beats of the schedulers, /proc -> [Watch.look] -> verdict -> SGLangEngine.health
+Way:   beats of the schedulers, /proc -> [Watch.sample] -> verdict -> SGLangEngine.health
 Owns:  what was seen before: since when a process is stopped, its CPU time when its loop last came round
-Fails: never because a scheduler does; what cannot be read counts as gone
+Fails: never, whatever a scheduler does; a process that cannot be read counts as gone
 """
 
 from __future__ import annotations
@@ -20,22 +20,24 @@ from disagg.sglang.heartbeat import Beat, read_beats
 from disagg.sglang.rank_health import judge
 
 LOOK_S = 0.5
-BLIND_S = 2.0  # looked so late, this process was stopped too, or had no core: others get that time again
+BLIND_S = (
+    2.0  # a look this late means that this process was stopped or had no core; that time is not held against ranks
+)
 _TICK_S = 1 / os.sysconf("SC_CLK_TCK")
 
 
 class ProcessLook(NamedTuple):
     state: str  # "" when there is no such process
-    # Of the main thread, as NIXL's progress thread wakes for ever, whatever the scheduler does; and of child processes:
-    # kernels are compiled in them (ptxas, nvcc) while the scheduler waits.
+    # CPU time of the main thread (NIXL's progress thread uses CPU whatever the scheduler does) and of child processes
+    # (ptxas, nvcc: they compile kernels while the scheduler waits).
     cpu_s: float
 
 
 @dataclass(slots=True)
 class _Watched:
     beat_at_s: float
-    since_s: float  # first look since that beat, and
-    cpu_s: float  # the CPU time then
+    since_s: float  # when we first looked after that beat
+    cpu_s: float  # the CPU time at that look
     stopped_since_s: float | None = None
 
 
@@ -58,7 +60,7 @@ class Watch:
         self.samples: list[ProcessSample] = []  # of this node
         self.health: list[RankHealth] = []
 
-    def look(self) -> None:
+    def sample(self) -> None:
         now_s = self._now_s()
         if now_s - self._looked_at_s > BLIND_S:
             self._awake_since_s = now_s
@@ -72,7 +74,7 @@ class Watch:
         self.health = judge([*self.samples, *others])
 
     def came_round_at_s(self, dp_rank: int) -> float:
-        """When the rank's loop came round, at the newest look."""
+        """When the rank's loop last came round, as of the newest look (monotonic seconds)."""
         return self._rounds_at_s.get(dp_rank, 0.0)
 
     def _sight(self, beat: Beat, now_s: float) -> ProcessSample:

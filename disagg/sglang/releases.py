@@ -1,7 +1,8 @@
 """The arguments of every supported SGLang release, installed or not: names, types, choices, and how each is said on the
 command line.
 
-Way:   releases.jsonl -> [one release] -> sglang_arguments.py checks pools, command_line.py writes the line
+Way:   releases.jsonl -> [one release] -> disagg/config/engine_arguments.py checks pools, command_line.py writes the
+       line
 In:    one line an argument and span of releases, made from SGLang's wheels and checked against their own parsers by
        `python -m tests.config.sglang_wheels`
 Fails: never; a version outside the supported ones is read as the nearest of them, and then nothing is refused by it

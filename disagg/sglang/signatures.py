@@ -1,6 +1,6 @@
 """Reads out of Python source what a function takes and what a class has, without importing or parsing all of it.
 
-Way:   a release's files, installed or out of its wheel -> [Sources.of] -> plugins.py, tests/config/sglang_touched.py
+Way:   a release's files, installed or out of its wheel -> [Sources.of] -> fit.py, tests/config/sglang_touched.py
 In:    "package.module:Class.method", "package.module:function", "package.module:Class.attribute", "package.module:name"
 Out:   "self, batch, result=, *, more=" for a function (`=`: has a default), NAME for anything else, "" where it is not
 Why:   importing a release takes 10 s and its dependencies; parsing its files whole, a second at every engine's start

@@ -1,7 +1,8 @@
-"""How the schedulers tell their host, as it happens, that a leg has come to a stage.
+"""Datagrams by which the schedulers tell their host at once that a leg has reached a stage.
 
 Way:   scheduler (plugins/stages.py) -> [say] =datagram=> [StageListener] -> SGLangEngine -> LegSink.on_stage
-Fails: quietly: a message that does not fit into the socket's buffer is lost, and a leg's end tells the rest
+Fails: silently: a message that does not fit into the socket's buffer is lost; the leg's end carries the times all the
+       same
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""All that our code inside SGLang's processes touches of SGLang: a part of ours a group, in one list.
+"""Everything of SGLang that our code inside its processes patches or calls, grouped by the part of ours that needs it.
 
-Way:   [PARTS] -> plugins.py at an engine's start, against the installed release; tests/config, against all supported
-Owns:  the list. A part that patches or calls something else of SGLang adds it here, or a release breaks it unseen
+Way:   [PARTS] -> fit.py at an engine's start, against the installed release; tests/config, against all supported ones
+Owns:  the list. A part that touches something new of SGLang adds it here; otherwise a release could break it unnoticed
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ class Touch(NamedTuple):
     is_called: bool = False  # by us: no further parameter may be required
 
     def misfit(self, signature: str) -> str:
-        """Why what is there is not what we need; "" where it is. `signature`: as signatures.py tells it."""
+        """How SGLang's signature differs from what we need; "" where it does not. `signature`: as signatures.py gives
+        it."""
         if not signature:
             return "is not there"
         told = [part for part in signature.split(", ") if part]

@@ -2,8 +2,8 @@
 
 Way:   YAML -> [neutral] -> rules, plan -> [emit] -> sglang.Engine(**arguments) of the release that runs
 In:    an engine's arguments; `neutral` takes the names of any supported release, `emit` the neutral ones
-Out:   a new dict. Names that no release has renamed pass as they are: whether a release has them is
-       sglang_arguments.py's to say
+Out:   a new dict. Names that no release has renamed pass as they are; disagg/config/engine_arguments.py checks whether
+       a release has them
 """
 
 from __future__ import annotations

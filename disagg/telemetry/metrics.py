@@ -18,6 +18,11 @@ SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
 
 
 class FrontendMetrics:
+    """What a frontend counts of its requests, and what it asks the routing for when it is scraped. Times in seconds.
+
+    `request` spans one request from its arrival to its end; `render` gives the text that Prometheus reads.
+    """
+
     def __init__(self) -> None:
         self._registry = CollectorRegistry()
 

@@ -1,10 +1,10 @@
-"""Log lines on standard error, which nobody has to read.
+"""Log lines on standard error, which do not block when nobody reads them.
 
 Way:   logging -> [LossyStderr] -> a thread -> standard error
 Why:   a write to a pipe that nobody empties waits for ever, and the process that serves would wait with it
 Owns:  a bounded number of lines that wait; what comes beyond it is dropped and counted, and the next line that can be
        written says how many were
-Fails: never; what a full disk or a closed pipe does not take is dropped
+Fails: never; lines that a full disk or a closed pipe refuses are dropped
 """
 
 from __future__ import annotations

@@ -40,7 +40,7 @@ class Codec:
     sampling_defaults: Mapping[str, float] = field(default_factory=dict)
 
     def with_defaults(self, stronger: Mapping[str, float]) -> Codec:
-        """Of sampling: what a deployment says is stronger than what the model's makers advise."""
+        """A codec whose sampling defaults are the deployment's where it has some, else those of the model's files."""
         defaults = defaults_of(stronger, "model.sampling_defaults")
         return replace(self, sampling_defaults={**self.sampling_defaults, **defaults})
 
@@ -89,6 +89,6 @@ def _context_length(folder: Path, config: Mapping[str, Any]) -> int:
 
 
 def _end_ids(config: Mapping[str, Any]) -> frozenset[int]:
-    """The engine takes both files' ids, too."""
+    """End ids of both files, as the engine takes them, too."""
     said = config.get("eos_token_id")
     return frozenset(said if isinstance(said, list) else [] if said is None else [said])

@@ -3,8 +3,8 @@
 Way:   Codec -> [Encoder] -> ids
 In:    a model's tokenizer
 Out:   always the ids of `tokenizers`, which is what the model was trained with
-Fails: never to its caller. A fast tokenizer that cannot be made, or differs on one text of the sample, is not used; a
-       text that it refuses (a byte without a token, which `tokenizers` drops) goes to the other one
+Fails: never. A fast tokenizer that cannot be made, or that differs on one text of the sample, is not used. A text that
+       it refuses (a byte without a token, which `tokenizers` drops) goes to `tokenizers`
 
 Why a second tokeniser: at 1.7 µs a token the first one is three quarters of what a 500-token request costs here
 (docs/performance.md). A test compares both over a corpus of thousands of files and random texts.

@@ -7,8 +7,8 @@ Owns:  the Jinja environment: sandboxed, as a model's folder is not code that we
 Fails: BadRequest when the template refuses the conversation (a role it does not know, ...), or when it leaves out
        what a message says
 
-A template may want a content as one text or as typed parts, and one that gets what it does not want renders without
-the words. So each is tried once with both, role by role, and gets what it shows.
+A template may want a content as one text or as typed parts, and given the other form it renders without the words. So
+each template is tried once with both forms, role by role, and from then on gets the form whose words it shows.
 """
 
 from __future__ import annotations
@@ -82,7 +82,8 @@ class ChatTemplate:
         return self._template.render(values, messages=messages, tools=None, documents=None, add_generation_prompt=True)
 
     def _formed(self, message: Message) -> Message:
-        """As the template takes it. `developer` is OpenAI's newer word for system, which few templates know."""
+        """The message in the form the template takes. `developer` becomes `system`, its older name, which templates
+        know."""
         role, content = message["role"], message.get("content")
         if role == "developer" and not self._knows_developer:
             role = "system"
@@ -105,7 +106,7 @@ class ChatTemplate:
                 self._mute.add(role)
 
     def _shows(self, role: str, content: str | list[dict[str, str]]) -> bool | None:
-        """Whether a message's words come out; None: it refuses such a message."""
+        """Whether a message's words are in the rendered text; None where the template refuses such a message."""
         user = self._formed({"role": "user", "content": "Hi"})
         message = {"role": role, "content": content}
         chat = {"user": [message], "system": [message, user], "assistant": [user, message, user]}[role]

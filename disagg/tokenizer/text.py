@@ -4,7 +4,7 @@ Way:   engine host -> coordinator -> [TextStream] -> SSE
 In:    the ids of each step, in any grouping; the request's stop strings
 Out:   text whose concatenation is the decoded output, cut where the first stop string to be completed begins
 Owns:  what is held back: bytes of an unfinished character, and the longest suffix that may begin a stop string
-Fails: never; bytes that form no character are shown as U+FFFD, as `decode` would
+Fails: never; bytes that form no character are shown as U+FFFD, as `Tokenizer.decode` shows them
 """
 
 from __future__ import annotations
@@ -57,8 +57,10 @@ class TextStream:
 
 
 class Texts:
-    """The text of each token by itself, where that is what it adds to any output: so it is where a token stands for
-    bytes (GPT-2's way, and that of Llama 3, Qwen, DeepSeek and SmolLM2), and those bytes are whole characters.
+    """The text of single tokens, for those that add the same text to every output.
+
+    A token does so if the tokenizer maps tokens to bytes (as GPT-2's, Llama 3's, Qwen's, DeepSeek's and SmolLM2's do)
+    and its bytes are whole characters. The text of other tokens depends on their neighbours.
     """
 
     def __init__(self, tokenizer: Tokenizer) -> None:
@@ -67,7 +69,7 @@ class Texts:
         self._known: list[str | None] = [_UNASKED] * tokenizer.get_vocab_size()
 
     def of(self, token_id: int) -> str | None:
-        """None: it depends on what comes before or after."""
+        """The token's text; None where it depends on the tokens before or after."""
         known = self._known
         is_in_vocabulary = 0 <= token_id < len(known)
         text = known[token_id] if is_in_vocabulary else _UNASKED

@@ -1,4 +1,5 @@
-"""A model's tokenizer as SGLang makes it of tokenizer.json and tokenizer_config.json, which are not always of one mind.
+"""A model's tokenizer as SGLang builds it from tokenizer.json and tokenizer_config.json, which may contradict each
+other.
 
 Way:   model's folder -> [load_tokenizer] -> Codec
 In:    both files, special_tokens_map.json, added_tokens.json, and the classes that they and config.json name
@@ -37,7 +38,7 @@ ADD_BOS = frozenset(
 QWEN2_WORDS = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
-# Model types whose tokenizer_config.json names a class that transformers does not believe.
+# Model types for which transformers ignores the class that tokenizer_config.json names.
 QWEN2_WHATEVER_SAID = frozenset({"qwen2"})
 
 Config = Mapping[str, Any]
@@ -180,7 +181,7 @@ def _adds_bos(config: Config) -> bool:
 
 
 def _put_bos_before(tokenizer: Tokenizer, bos: str | None) -> None:
-    """In the place of all that tokenizer.json puts around a text."""
+    """Puts the BOS token in front of a text, and drops all that tokenizer.json would put around it."""
     if bos is None:
         tokenizer.post_processor = processors.TemplateProcessing(single="$A:0", pair="$A:0 $B:1", special_tokens=[])
         return

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from disagg.cli.app import app
 from disagg.cli.observe import ask
-from disagg.config.schema import Frontend
+from disagg.config.frontend import FrontendSection
 from disagg.errors import StartError
 
 
@@ -82,5 +82,5 @@ def test_help_names_the_variables(command: list[str]) -> None:
     ],
 )
 def test_the_base_url_is_one_that_a_client_takes(host: str, url: str) -> None:
-    assert Frontend(host=host).base_url == url
+    assert FrontendSection(host=host).base_url == url
     assert httpx.URL(url).port == 8000

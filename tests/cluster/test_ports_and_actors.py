@@ -26,7 +26,7 @@ def _all_free(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_block_comes_again_only_after_all_others() -> None:
     blocks = PortBlocks(TEN_BLOCKS)
-    taken = [blocks.take("prefill-0") for _ in range(100)]
+    taken = [blocks.reserve("prefill-0") for _ in range(100)]
     for at, first in enumerate(taken):
         assert first not in taken[max(0, at - 9) : at]
     assert set(taken) == set(TEN_BLOCKS[::PORT_BLOCK])
@@ -35,17 +35,17 @@ def test_a_block_comes_again_only_after_all_others() -> None:
 def test_engines_that_live_at_once_share_no_block() -> None:
     blocks = PortBlocks(TEN_BLOCKS)
     for _ in range(20):
-        assert len({blocks.take(f"decode-{number}") for number in range(9)}) == 9
+        assert len({blocks.reserve(f"decode-{number}") for number in range(9)}) == 9
 
 
 def test_ports_that_others_use_are_passed_over_and_tried_again_later(monkeypatch: pytest.MonkeyPatch) -> None:
     blocks = PortBlocks(TEN_BLOCKS)
     monkeypatch.setattr(actors, "_is_free", lambda port: 20042 <= port < 20042 + PORT_BLOCK)
-    assert blocks.take("prefill-0") == 20042
+    assert blocks.reserve("prefill-0") == 20042
     with pytest.raises(StartError, match="no free block"):
-        blocks.take("decode-0")
+        blocks.reserve("decode-0")
     monkeypatch.setattr(actors, "_is_free", lambda _port: True)
-    assert blocks.take("decode-0") != 20042
+    assert blocks.reserve("decode-0") != 20042
 
 
 class _Method:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from disagg.config.door import page_origins
+from disagg.config.frontend import page_origins
 from disagg.errors import ConfigError
 from disagg.load import parse_config
 from disagg.planning.plan import resolve

@@ -26,7 +26,7 @@ FACTS = EngineFacts(
     page_size=1,
     pids={},
 )
-SIGHT = m.ProcessSample(1, 0, 0.1, 0, 0.2, 16, "S", 0.0, 0.1, 0.0)
+SAMPLE = m.ProcessSample(1, 0, 0.1, 0, 0.2, 16, "S", 0.0, 0.1, 0.0)
 
 
 class Scene:
@@ -44,7 +44,7 @@ class Scene:
 
     async def report(self, member: int) -> Report:
         report = await Report.begin(
-            member, self.address, 1, SECRET, lambda: [SIGHT], self.lost.append, self.dead.append
+            member, self.address, 1, SECRET, lambda: [SAMPLE], self.lost.append, self.dead.append
         )
         self.reports.append(report)
         return report
@@ -116,7 +116,7 @@ async def test_the_first_host_going_is_the_end_of_the_others(scene: Scene) -> No
 async def test_what_was_seen_grows_old(scene: Scene) -> None:
     now_s = 100.0
     seen = Members(2, lambda _leg, _stage: None, scene.gone.append, now_s=lambda: now_s)
-    seen.saw(m.MemberSamples(1, [SIGHT]))
+    seen.saw(m.MemberSamples(1, [SAMPLE]))
     now_s += members.REPORT_S / 2
     assert [one.beat_age_s for one in seen.samples()] == [pytest.approx(0.1 + members.REPORT_S / 2)]
     now_s += 2.5
@@ -159,7 +159,7 @@ async def test_a_stranger_among_the_frontends_cannot_report(scene: Scene) -> Non
     """An engine on one node has no other hosts: the words are dropped."""
     server = PlaneServer(StubEngine(), FACTS, 1, SECRET)
     address = f"127.0.0.1:{await server.start('127.0.0.1')}"
-    report = await Report.begin(1, address, 1, SECRET, lambda: [SIGHT], scene.lost.append, scene.dead.append)
+    report = await Report.begin(1, address, 1, SECRET, lambda: [SAMPLE], scene.lost.append, scene.dead.append)
     report.stage("leg-1", "prefilling")
     await asyncio.sleep(0.1)
     assert scene.lost == []

@@ -103,7 +103,7 @@ class Scene:
         while self.now_s < until_s:
             self.now_s += 0.5
             self.looks = ProcessLook(self.looks.state, self.looks.cpu_s + 0.5 * cpu_share)
-            self.watch.look()
+            self.watch.sample()
         return self.watch.health[0].sick
 
 
@@ -151,11 +151,11 @@ def test_time_that_the_host_itself_did_not_see_is_not_held_against_a_scheduler(t
 def test_a_scheduler_that_was_killed(tmp_path: Path, child: subprocess.Popen[bytes]) -> None:
     BeatWriter(tmp_path, beat(pid=child.pid, at_s=time.monotonic()), overlaps=False)
     watch = Watch(tmp_path)
-    watch.look()
+    watch.sample()
     assert watch.health[0].sick == ""
     child.kill()
     _wait_for_state(child.pid, "Z")
-    watch.look()
+    watch.sample()
     assert watch.health[0].sick == "its scheduler process is gone"
 
 

@@ -19,7 +19,7 @@ from reaper_pipe import ReaperPipe, host_spec
 from disagg.host_spec import Spare, StandbySpec, encode_spec, encode_standby
 
 # A standby host that has nothing to import.
-WARDEN = """
+REAPER = """
 import json, multiprocessing, os, socket, subprocess, sys, time
 from disagg.process import standby_reaper as standby_reaper
 from disagg.host_spec import decode_standby, decode_spec
@@ -44,7 +44,7 @@ standby_reaper.keep(decode_standby(line), pipe)
 class Standby(ReaperPipe):
     def __init__(self, folder: Path, environment: str = "1") -> None:
         self.log, self.scratch = folder / "engine.log", folder / "run" / "scratch"
-        super().__init__(WARDEN, encode_standby(StandbySpec(environment={"A": environment}, spares=(Spare("json"),))))
+        super().__init__(REAPER, encode_standby(StandbySpec(environment={"A": environment}, spares=(Spare("json"),))))
 
     def take(self) -> None:
         self.pipe.sendall(encode_spec(host_spec(self.log, self.scratch, incarnation=2, fork=False)) + b"\n")

@@ -46,7 +46,7 @@ class Host:
 
     def __init__(self, agent: NodeAgent, role: Role, model: str = "smollm2", **engine: Any) -> None:
         self.name = f"{role.value}-{next(_numbers)}"
-        ports = Ports.from_first(_blocks.take(self.name))
+        ports = Ports.from_first(_blocks.reserve(self.name))
         self.bootstrap_port = ports.bootstrap
         self.log = agent.folder / f"{self.name}.log"
         spec = HostSpec(

@@ -56,7 +56,7 @@ class Engine:
     async def start(self) -> float:
         """Seconds until its host says that it is up."""
         self.incarnation += 1
-        ports, ranks = Ports.from_first(self.blocks.take("a")), self.engine.get("tp_size", 1)
+        ports, ranks = Ports.from_first(self.blocks.reserve("a")), self.engine.get("tp_size", 1)
         arguments = engine_arguments(
             Role.AGGREGATED, self.engine, device="cpu", model_path=self.model, host=ADDRESS, ports=ports
         )

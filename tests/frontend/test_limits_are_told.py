@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from disagg.config.door import Frontend
+from disagg.config.frontend import FrontendSection
 from disagg.frontend.http1 import Limits
 from disagg.frontend.http1.chunked import EXTENSION_BYTES_MAX, SMALL_BYTES, SMALL_CHUNKS_MAX, TRAILER_BYTES_MAX
 from disagg.frontend.http1.head import METHOD_BYTES_MAX
@@ -19,7 +19,7 @@ PAGE = Path(__file__).parents[2] / "docs" / "limits.md"
 
 
 def test_the_page_has_the_numbers_of_the_code() -> None:
-    limits, frontend = Limits(), Frontend()
+    limits, frontend = Limits(), FrontendSection()
     gone_s = KEEPALIVE["TCP_KEEPIDLE"] + KEEPALIVE["TCP_KEEPINTVL"] * KEEPALIVE["TCP_KEEPCNT"]
     body_kib_s, flush_kib_s = limits.body_bytes_per_s / KIB, limits.flush_bytes_per_s / KIB
     rows = [

@@ -18,7 +18,7 @@ from disagg.planning.cluster_shape import ClusterShape, Nic, parse_shape
 from disagg.planning.gpu_kinds import GPU_KINDS
 from disagg.planning.plan import Plan, device_of, resolve
 from disagg.preflight import MeasuredLane, ModelFiles, NodeFacts
-from disagg.preflight.nodes import described
+from disagg.preflight.node_facts import described
 
 BASES = {
     "llama": """

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from disagg.cluster.node_inspect import look
+from disagg.cluster.node_inspect import inspect_node
 from disagg.planning.cluster_shape import UNLIMITED
 
 # nvidia-smi 580.159.04 on two NVIDIA H100 80GB HBM3 of one host; shortened.
@@ -39,7 +39,7 @@ def play_smi(
 
 def test_two_h100_joined_by_nvlink(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     play_smi(tmp_path, monkeypatch, H100, H100)
-    node = look("a", 32, 2)
+    node = inspect_node("a", 32, 2)
     assert node.shape.gpu is not None
     assert (node.shape.gpu.name, node.shape.gpu.memory_mib, node.shape.gpu.nvlink_gbyte_s) == ("h100-80g", 81559, 478.1)
     assert (node.capability, node.driver, node.shape.nvlink) == (9.0, "580.159.04", "node:a")
@@ -48,13 +48,13 @@ def test_two_h100_joined_by_nvlink(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 def test_a_rack_of_gpus_is_one_nvlink_domain(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     uuid = "11111111-2222-3333-4444-555555555555"
     play_smi(tmp_path, monkeypatch, "NVIDIA GB200, 189471, 10.0, 580.1", uuid=uuid)
-    assert look("a", 32, 1).shape.nvlink == look("b", 32, 1).shape.nvlink == f"rack:{uuid}-7"
+    assert inspect_node("a", 32, 1).shape.nvlink == inspect_node("b", 32, 1).shape.nvlink == f"rack:{uuid}-7"
 
 
 def test_gpus_of_two_kinds_are_told_as_mixed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     other = "NVIDIA GeForce RTX 3060, 12288, 8.6, 580.1"
     play_smi(tmp_path, monkeypatch, H100, other, links="")
-    node = look("a", 32, 2)
+    node = inspect_node("a", 32, 2)
     assert node.shape.gpu is not None
     assert (node.shape.gpu.name, node.shape.gpu.memory_mib) == ("h100-80g and NVIDIA GeForce RTX 3060", 12288)
     assert (node.capability, node.shape.nvlink) == (8.6, "")
@@ -62,9 +62,9 @@ def test_gpus_of_two_kinds_are_told_as_mixed(tmp_path: Path, monkeypatch: pytest
 
 def test_what_nvidia_smi_cannot_tell_is_not_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     play_smi(tmp_path, monkeypatch, "NVIDIA GB10, [N/A], 12.1, 580.1", links="")
-    assert (look("a", 32, 1).shape.gpu, look("a", 32, 1).capability) == (None, 12.1)
+    assert (inspect_node("a", 32, 1).shape.gpu, inspect_node("a", 32, 1).capability) == (None, 12.1)
     play_smi(tmp_path, monkeypatch, "NVIDIA H100 80GB HBM3, 81559, [N/A], 580.1", links="")
-    node = look("a", 32, 1)
+    node = inspect_node("a", 32, 1)
     assert node.shape.gpu is not None
     assert (node.shape.gpu.name, node.capability) == ("h100-80g", None)
 
@@ -74,8 +74,8 @@ def test_a_port_that_another_address_has_is_free_on_ours() -> None:
         taken.bind(("127.0.0.2", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        assert look("here", 2, 0, doors=(("127.0.0.1", port),)).busy_ports == ()
-        assert look("here", 2, 0, doors=(("0.0.0.0", port),)).busy_ports == (port,)
+        assert inspect_node("here", 2, 0, listeners=(("127.0.0.1", port),)).busy_ports == ()
+        assert inspect_node("here", 2, 0, listeners=(("0.0.0.0", port),)).busy_ports == (port,)
 
 
 @pytest.mark.parametrize(("capabilities", "lockable"), [("0000000000004000", UNLIMITED), ("00000000a80425fb", 65536)])
@@ -85,7 +85,7 @@ def test_a_process_with_ipc_lock_is_not_held_to_the_limit(
     (tmp_path / "status").write_text(f"Name:\tlook\nCapEff:\t{capabilities}\n")
     monkeypatch.setattr("disagg.cluster.node_inspect.OWN_STATUS", tmp_path / "status")
     monkeypatch.setattr("resource.getrlimit", lambda _: (65536, 65536))
-    assert look("a", 2, 0).shape.memlock_bytes == lockable
+    assert inspect_node("a", 2, 0).shape.memlock_bytes == lockable
 
 
 def test_this_machine_without_a_gpu() -> None:
@@ -93,7 +93,7 @@ def test_this_machine_without_a_gpu() -> None:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        node = look("here", 2, 0, doors=(("127.0.0.1", port),))
+        node = inspect_node("here", 2, 0, listeners=(("127.0.0.1", port),))
     assert (node.shape.gpu, node.capability, node.busy_ports, node.files) == (None, None, (port,), None)
     assert node.shape.memory_bytes
     assert node.shape.shm_bytes

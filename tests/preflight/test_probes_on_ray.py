@@ -13,7 +13,7 @@ from disagg.errors import ConfigError
 from disagg.load import parse_config
 from disagg.models.resolve import resolve_model
 from disagg.planning.plan import Plan, resolve
-from disagg.preflight.routes import Place, Route
+from disagg.preflight.kv_routes import KvRoute, Place
 
 pytestmark = [pytest.mark.engine, pytest.mark.nodes]
 YAML = """
@@ -51,13 +51,13 @@ def test_a_good_deployment_passes_and_the_lanes_between_its_nodes_are_measured()
     async def look() -> None:
         assert await probe.refuse(plan(), folder) == []
         began = time.monotonic()
-        nodes = await probe.look_at_nodes(folder)
+        nodes = await probe.inspect_nodes(folder)
         print(f"looked at {len(nodes)} nodes in {time.monotonic() - began:.1f} s")
         assert len({node.name for node in nodes}) == 2
         assert [(node.shape.cpus, node.shape.gpus) for node in nodes] == [(1.0, 0)] * 2
         assert all(node.files and not node.files.absent and node.shape.sglang for node in nodes)
         first, second = (Place(node.name, None) for node in nodes)
-        lanes = await probe.measure_lanes([Route(first, second), Route(second, first), Route(first, first)])
+        lanes = await probe.measure_lanes([KvRoute(first, second), KvRoute(second, first), KvRoute(first, first)])
         assert [(lane.source, lane.target) for lane in lanes] == [
             (nodes[0].name, nodes[1].name),
             (nodes[1].name, nodes[0].name),

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from random import Random
 from typing import Any
 
-from disagg.plane.engine import BootstrapPoint, Leg
+from disagg.plane.engine import Leg
+from disagg.plane.messages import Bootstrap
 from disagg.roles import Role
 from disagg.simulated_engine.engine import SimulatedEngine
 from disagg.simulated_engine.model import Model
@@ -53,7 +54,7 @@ class SimulatedPair:
     def leg(self, engine: SimulatedEngine, name: str = "", prompt: list[int] = PROMPT, **more: Any) -> Sink:
         sink = Sink()
         room, rank, dp_rank = more.get("room", 8), more.get("prefill_rank", 0), more.get("dp_rank", 0)
-        point = BootstrapPoint("prefill-0.1", 8998, room, rank) if room is not None else None
+        point = Bootstrap("prefill-0.1", 8998, room, rank) if room is not None else None
         sampling = {"max_new_tokens": more.get("max_tokens", 1), "ignore_eos": more.get("ignore_eos", True)}
         leg = Leg(name or f"leg{len(self.handles):03}", prompt, sampling, dp_rank, point)
         self.handles[sink] = engine.submit(leg, sink)

@@ -411,13 +411,14 @@ def test_a_dropped_peer_is_connected_anew() -> None:
 
 def test_fake_canaries_reach_every_rank_without_the_other_engine() -> None:
     async def scenario(pair: SimulatedPair) -> None:
-        from disagg.plane.engine import BootstrapPoint, Leg
+        from disagg.plane.engine import Leg
+        from disagg.plane.messages import Bootstrap
         from tests.simulation.pair import Sink
 
         for engine in (pair.prefill, pair.decode):
             for rank in range(2):
                 sink = Sink()
-                point = BootstrapPoint("2.2.2.2", 0, 0, rank)
+                point = Bootstrap("2.2.2.2", 0, 0, rank)
                 engine.submit(Leg("canary", [1, 2, 3, 4], {"max_new_tokens": 8}, rank, point), sink)
                 await pair.over(sink, limit_s=1)
                 assert sink.end is not None

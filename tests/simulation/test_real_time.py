@@ -27,12 +27,13 @@ async def test_a_pair_meets_over_tcp_at_any_speed(unused_tcp_port: int) -> None:
     await asyncio.sleep(0.06)
     assert await ranks_are_registered(f"127.0.0.1:{unused_tcp_port}")
     pair = SimulatedPair(*engines, None)  # type: ignore[arg-type]
-    from disagg.plane.engine import BootstrapPoint, Leg
+    from disagg.plane.engine import Leg
+    from disagg.plane.messages import Bootstrap
 
     sinks = [Sink(), Sink()]
     for engine, sink, tokens in zip(engines, sinks, (1, 40), strict=True):
         sampling = {"max_new_tokens": tokens, "ignore_eos": True}
-        engine.submit(Leg("leg", PROMPT, sampling, 0, BootstrapPoint(*at, 8, 0)), sink)
+        engine.submit(Leg("leg", PROMPT, sampling, 0, Bootstrap(*at, 8, 0)), sink)
     began_s = time.monotonic()
     await pair.over(*sinks, limit_s=5)
     assert sinks[1].ids == answer(PROMPT, 40, ignore_eos=True)

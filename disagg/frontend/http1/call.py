@@ -70,6 +70,12 @@ class CallConnection(Protocol):
 
 
 class Call:
+    """A request whose head is complete. `body` waits for the rest; `respond` or `write` answers; sizes are bytes.
+
+    `body` raises BadRequest (413 too large, 400 malformed) and whatever ended the wait; ClientGone when the client
+    left.
+    """
+
     __slots__ = (
         "_chunked", "_closes", "_connection", "_content", "_error", "_is_kept", "_left", "_limit_bytes", "_waiter",
         "answered", "chunk_writer", "client", "finished", "has_body", "head", "held_bytes", "size",
@@ -159,7 +165,7 @@ class Call:
             self._content = bytearray(self._content) + part
 
     def break_off(self, error: Exception) -> None:
-        """The body is not wanted any more, or cannot come: whoever waits for it gets the error."""
+        """Ends the reading of the body, which is not wanted or cannot come: whoever waits for it gets the error."""
         if self._error is not None:
             return
         self._error = error
@@ -175,7 +181,7 @@ class Call:
         self.break_off(BadRequest(None, "request_too_large", what, http_status=413))
 
     def wants_more(self, unasked_bytes: int) -> bool:
-        """Nobody has asked for the body yet: so much of it is taken in."""
+        """Whether to read on: while nobody has asked for the body, only its first `unasked_bytes` are read."""
         return self._limit_bytes is not None or not self._is_kept or self.size <= unasked_bytes
 
     # Its answer
@@ -223,7 +229,7 @@ class Call:
         return self._closes
 
     def ask_whether_there(self) -> bytes | None:
-        """What a client that still reads passes over; None where nothing can be said."""
+        """Bytes that a client which still reads will ignore; None where HTTP has none at this point."""
         if self.finished:
             return b""
         if self.head.minor == 0:

@@ -15,8 +15,10 @@ class Watcher(Protocol):
 
 
 class ChunkWriter:
-    """The body of a connection's running answer, for writes without a task: after its first part was sent, and before
-    its last. And its end, if the client leaves."""
+    """Writes events of a connection's running answer without a task, after its first part and before its last.
+
+    It also calls `on_lost` when the client leaves. One a connection, reused by one answer after the other.
+    """
 
     __slots__ = ("_burst", "_is_lost", "_transport", "_watcher", "is_chunked", "takes")
 
@@ -58,7 +60,7 @@ class ChunkWriter:
 class Burst:
     """Writes of one turn of the event loop, one close upon the other.
 
-    A client that shares our machine is then woken once for many of them; so is a proxy in front of us.
+    A client on our machine is then woken once for many of them; so is a proxy in front of us.
     """
 
     def __init__(self) -> None:

@@ -29,6 +29,11 @@ REFUSED_AT_ONCE = 64  # connections beyond the limit that are given an answer; t
 
 
 class Connection(asyncio.Protocol):
+    """The asyncio protocol of one client. The event loop calls it; no method blocks, and none raises.
+
+    `deadline_s` is on the loop's clock: `Door.end_late` ends the connection once it has passed.
+    """
+
     def __init__(self, door: Door) -> None:
         self.door = door
         self.deadline_s = math.inf  # of what is waited for: a head, a body, the client's end
@@ -200,7 +205,7 @@ class Connection(asyncio.Protocol):
             self.transport.close()
 
     def unsent(self, now_s: float) -> int:
-        """Bytes that the client has not taken. Gives up one that takes nothing, or too slowly to end."""
+        """Bytes that the client has not taken. Drops a client that takes nothing, or takes the rest too slowly."""
         size = self.transport.get_write_buffer_size()
         if not size:
             self.unsent_bytes = 0

@@ -42,6 +42,9 @@ class DoorConnection(Protocol):
 
 
 class Door:
+    """One a server. `connections_max` limits connections, `limits.held_bytes` what incomplete requests hold
+    together."""
+
     def __init__(self, app: App, limits: Limits, refusals: Refusals, connections_max: int) -> None:
         self.app, self.limits, self.refusals = app, limits, refusals
         self.connections_max = connections_max  # what limits and open files allow

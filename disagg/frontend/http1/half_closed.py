@@ -1,4 +1,4 @@
-"""A client has shut its sending side while its answer is not complete. Has it left, or does it wait and read?
+"""Finds out whether a client that shut its sending side during an answer has left, or waits and reads.
 
 Both look the same to TCP: a FIN. So we ask: we write what every client reads past. From one that has left a reset
 comes back, and its request is cancelled; one that only said "no more from me" goes on reading and gets its answer.

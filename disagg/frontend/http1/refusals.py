@@ -1,4 +1,4 @@
-"""What the door turned away, by reason: counted for /metrics, told in the log at most once in LOG_S.
+"""Counts what the HTTP layer refused, by reason: for /metrics, and for one line in the log each LOG_S at most.
 
 A log line for each would let whoever sends rubbish fill the disk, or freeze us on a pipe nobody reads.
 """

@@ -1,7 +1,7 @@
 """SGLang's paged allocator, taught to keep runs together: a KV transfer then needs fewer, larger descriptors.
 
-Way:   hooks.py, in schedulers of disaggregated engines -> SGLang's alloc and alloc_extend take the front of its list of
-       free pages -> [in_order] puts the best run there first
+Way:   transfer.py, in schedulers of disaggregated engines -> SGLang's alloc and alloc_extend take the front of its
+       list of free pages -> [in_order] puts the best run there first
 Why:   NIXL posts a descriptor for each run of pages that is adjacent on both sides, at 2.6 µs on an H200. SGLang takes
        free pages in the order of their addresses, holes and all; benchmarks/fragmentation.py has the difference
 Cost:  some twenty small kernels for a prompt, or a chunk of one; none in decode steps. The host waits for nothing: to

@@ -1,7 +1,7 @@
 """SGLang plugin: in a deployment for one machine alone, torch's rendezvous stores listen on loopback.
 
 Way:   entry point of the group `sglang.srt.plugins`, in every process of an engine whose environment says so
-Why:   torch's TCPStore listens on all addresses, whatever host it is given, and asks nobody who he is: a stranger could
+Why:   torch's TCPStore listens on all addresses, whatever host it is given, and authenticates nobody: a stranger could
        read and write it. gloo, NCCL and UCX are told by variables instead (cluster/actors.py)
 How:   the store is given a socket that listens already
 """

@@ -4,7 +4,7 @@ Way:   entry point of the group `sglang.srt.plugins`, in every scheduler: SGLang
        makes such rows harmless and notes them -> SGLang's result, on the host -> [judge_results] -> the request's abort
 Why:   torch.multinomial refuses a whole batch for one such row: on a CPU by an error, which ends the scheduler, on a
        GPU by an assertion on the device, after which its CUDA context is of no use any more
-Out:   the leg's end with MESSAGE (sglang_leg.py makes NotANumber of it). Other rows are not touched: their tokens stay
+Out:   the leg's end with MESSAGE (disagg/sglang/leg.py makes NotANumber of it). Other rows keep their tokens
 Cost:  a maximum and a fill over the logits, and a byte a row to the host beside the tokens. The host waits for nothing
 Not:   the verifier of speculative decoding samples by itself. With pipeline parallelism (only the last rank sees the
        logits) rows are made harmless and nobody is told; SGLang's own SGLANG_SANITIZE_NAN_LOGITS does no more anywhere
@@ -106,7 +106,7 @@ def judge_results(scheduler_class: Any, abort: Callable[[], Any]) -> None:
 
     @functools.wraps(send)
     def send_kv_chunk(self: Any, req: Any, last_chunk: bool = False, *args: Any, **kwargs: Any) -> Any:
-        """A prefill engine's leg ends with its transfer: that fails, and decode makes no token of it."""
+        """Fails the transfer of such a request: so its prefill leg ends, and decode makes no token from its KV."""
         if not (last_chunk and getattr(req, "disagg_not_a_number", False) and hasattr(req.disagg_kv_sender, "abort")):
             return send(self, req, last_chunk, *args, **kwargs)
         req.finished_reason = abort()
@@ -141,5 +141,5 @@ def _bad_requests(batch: Any, result: Any) -> list[Any]:
 
 
 def is_within_prompt(request: Any) -> bool:
-    """What a chunk that is not a prompt's last would give is thrown away."""
+    """Whether this is a chunk that is not its prompt's last: its token would be thrown away in any case."""
     return int(getattr(request, "inflight_middle_chunks", 0)) > 0

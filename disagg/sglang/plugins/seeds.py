@@ -17,7 +17,7 @@ from typing import Any
 
 from disagg.host_spec import LIFE_VARIABLE, is_on
 
-UNSEEDED = -(2**63)  # a client who asks for just this one gets its neighbour
+UNSEEDED = -(2**63)  # a client that asks for exactly this seed gets the next one
 
 
 def activate() -> None:
@@ -42,8 +42,8 @@ def carry_seeds(info_class: Any, sampling_backend: Any) -> None:
 
     def from_schedule_batch(cls: Any, batch: Any, *args: Any, **kwargs: Any) -> Any:
         info = from_batch(cls, batch, *args, **kwargs)
-        # Not None: deterministic inference is on, and SGLang sees to it. Flashinfer's samplers take no seeds; a
-        # speculative verifier would take UNSEEDED for one.
+        # Not None: deterministic inference is on, and SGLang itself handles seeds. Flashinfer's samplers take no seeds;
+        # a speculative verifier would take UNSEEDED for a seed.
         if info.sampling_seed is None and batch.spec_algorithm.is_none():
             given = [r.sampling_params.sampling_seed for r in batch.reqs]
             if any(seed is not None for seed in given) and sampling_backend() == "pytorch":

@@ -1,4 +1,4 @@
-"""In every scheduler: each leg's stages are told to the host as they come.
+"""In every scheduler: tells the host when a leg reaches a stage.
 
 Way:   SGLang's own per-request clock (SchedulerReqTimeStats) -> [here] -> disagg/sglang/stages.py -> host
 Cost:  one small datagram at each of a request's two or three stages; a decode step pays nothing
@@ -47,7 +47,7 @@ def activate() -> None:
         setattr(Stats, setter, call)
 
     def prompt_begins(stats: Any) -> bool:
-        """SGLang says it again for each chunk, and a decode engine says it of its first step."""
+        """Told once a leg: SGLang reports it for each chunk, and a decode engine for its first step too."""
         return bool(stats.forward_entry_time == 0.0 and stats.disagg_mode.value != "decode")
 
     tell("set_prefill_bootstrap_queue_entry_time", "bootstrapping")

@@ -1,8 +1,9 @@
-"""SGLang plugin of every engine: what we need of its KV transfers that it does not give by itself.
+"""SGLang plugin of every engine: adds what SGLang's KV transfers lack (times and bytes a request, dropping a dead
+peer).
 
 Way:   entry point of the group `sglang.srt.plugins`; SGLang runs it in the host and in every scheduler
 Out:   per request, to SGLangEngine: when its phases were, and SGLang's own count of KV bytes; its stages as they come
-       (stages.py); each scheduler's beats (pulse.py)
+       (stages.py); each scheduler's beats (heartbeat.py)
 Owns:  the NIXL agents' names (LIFE/PROCESS/NAME, so a dead peer can be found, and what is mapped of it) and their
        progress thread
 """
@@ -141,8 +142,8 @@ def _request_times() -> None:
 
 
 def _hand_over_request_times() -> None:
-    """In the host: `TokenizerManager.disagg_moments[request id]`, until SGLangEngine takes it. SGLang itself looks at
-    these objects only with its Prometheus metrics on."""
+    """In the host: keeps them as `TokenizerManager.disagg_moments[request id]` until SGLangLeg takes them. SGLang
+    itself reads these objects only with its Prometheus metrics on."""
     from sglang.srt.managers.io_struct import unwrap_from_pickle
     from sglang.srt.managers.tokenizer_manager import TokenizerManager
 
@@ -178,12 +179,12 @@ def _unmap_soon(agent: str, peer: Any) -> None:
 
 
 def _dead_peers() -> None:
-    """Adds Scheduler.disagg_drop_peer, which a thread calls (dead_peers.py), and drops what NIXL reports
-    disconnected. What SGLang's own threads write to it then fails (an AssertionError, or NIXL's NOT_FOUND), and with it
-    that room alone.
+    """Adds Scheduler.disagg_drop_peer, which a thread calls (dead_peers.py), and drops peers that NIXL reports as
+    disconnected. A transfer of SGLang's threads to a dropped peer then fails (AssertionError, or NIXL's NOT_FOUND), and
+    only that room with it.
 
-    One at a time with the registering of peers: SGLang's thread for that ends with the first error, and then no room is
-    bootstrapped any more.
+    A lock keeps dropping and registering apart: SGLang's thread that registers peers ends at its first error, and no
+    room is bootstrapped after that.
     """
     from sglang.srt.disaggregation.nixl import conn
     from sglang.srt.managers.scheduler import Scheduler

@@ -1,7 +1,7 @@
-"""Which ways of the KV are measured: from each node that sends some to each that takes it, as engines will be placed.
+"""Chooses between which nodes KV transfers are measured: from nodes that send KV to nodes that take it, as placed.
 
-Way:   placed members -> [routes] -> probe, which measures them one after the other
-Out:   ROUTES_MAX at most; each node is on one of them, while there are that many
+Way:   placed members -> [routes] -> disagg/cluster/cluster_inspect.py, which measures them one after the other
+Out:   ROUTES_MAX at most, chosen so that each node is on one of them as far as that number allows
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from itertools import product
 from typing import NamedTuple
 
-from disagg.planning.placement import Member
+from disagg.planning.placement import PlacedMember
 from disagg.role_table import ROLES
 
 ROUTES_MAX = 32  # a measurement takes a second or two
@@ -21,12 +21,12 @@ class Place(NamedTuple):
     gpu: int | None  # None: memory of the host
 
 
-class Route(NamedTuple):
+class KvRoute(NamedTuple):
     source: Place
     target: Place
 
 
-def routes(members: Iterable[Member], *, on_gpus: bool) -> list[Route]:
+def routes(members: Iterable[PlacedMember], *, on_gpus: bool) -> list[KvRoute]:
     members = list(members)
     sources = _places((each for each in members if ROLES[each.role].sends_kv_to), on_gpus=on_gpus)
     targets = _places((each for each in members if ROLES[each.role].takes_kv_from), on_gpus=on_gpus)
@@ -38,7 +38,7 @@ def routes(members: Iterable[Member], *, on_gpus: bool) -> list[Route]:
     return [_apart(sources[source], targets[target]) for source, target in pairs]
 
 
-def _places(members: Iterable[Member], *, on_gpus: bool) -> dict[str, list[Place]]:
+def _places(members: Iterable[PlacedMember], *, on_gpus: bool) -> dict[str, list[Place]]:
     places: dict[str, list[Place]] = {}
     for member in members:
         gpus = member.gpus if on_gpus else (None,)
@@ -46,7 +46,7 @@ def _places(members: Iterable[Member], *, on_gpus: bool) -> dict[str, list[Place
     return places
 
 
-def _apart(sources: list[Place], targets: list[Place]) -> Route:
-    """Two GPUs, where the roles have two: one to itself says nothing of the way between two."""
-    pairs = [Route(source, target) for source, target in product(sources, targets)]
+def _apart(sources: list[Place], targets: list[Place]) -> KvRoute:
+    """Two different GPUs where the roles have two: a transfer within one GPU shows nothing of the lane between two."""
+    pairs = [KvRoute(source, target) for source, target in product(sources, targets)]
     return next((route for route in pairs if route.source != route.target), pairs[0])

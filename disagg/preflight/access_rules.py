@@ -1,6 +1,6 @@
-"""What to say of a door that stands open: a warning, as some want it so.
+"""Warnings about an endpoint that anybody can reach. Not refusals, as some deployments want that.
 
-Way:   Subject -> [open_door_warnings] -> `disagg check`, and the log of `disagg serve`
+Way:   Subject -> [open_access_warnings] -> `disagg check`, and the log of `disagg serve`
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from disagg.config.addresses import is_loopback_host
 from disagg.preflight.subject import Subject
 
 
-def open_door_warnings(subject: Subject) -> Iterator[str]:
+def open_access_warnings(subject: Subject) -> Iterator[str]:
     host = str(subject.setting("frontend.host", "127.0.0.1"))
     if is_loopback_host(host):
         return

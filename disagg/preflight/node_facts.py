@@ -62,7 +62,7 @@ class MeasuredLane(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class NodeFacts:
-    """A node's shape, and what only a look at it tells."""
+    """A node's shape, and what only an inspection of the node shows."""
 
     shape: NodeShape
     capability: float | None = None  # of its GPUs
@@ -70,7 +70,7 @@ class NodeFacts:
     cuda: str = ""  # what its torch was built for: 12.9, 13.0
     busy_ports: tuple[int, ...] = ()
     files: ModelFiles | None = None
-    was_looked_at: bool = False  # what a probe has not seen is not there
+    was_looked_at: bool = False  # inspected: what was not found there does not exist, else it is not known
 
     @property
     def name(self) -> str:

@@ -1,6 +1,6 @@
 """The deployment's door as types: where it listens, which pages and which keys open it.
 
-Way:   Deployment -> [Frontend, Security] -> FrontendSpec
+Way:   Deployment -> [FrontendSection, Security] -> FrontendSpec
 Fails: pydantic's ValidationError, as in schema.py
 """
 
@@ -18,11 +18,11 @@ Origins = Annotated[tuple[str, ...], BeforeValidator(listed, json_schema_input_t
 
 
 class Cors(Section):
-    """Which web pages may use the endpoint from a browser. Never those paths that are for operators (/disagg)."""
+    """Which web pages may use the endpoint from a browser. Paths for operators (/disagg) are never opened to pages."""
 
     origins: Origins | None = None
-    """Of pages, as https://chat.example.org; ["*"]: of all. Default: all while host is loopback and there are no keys,
-    else none."""
+    """Origins of pages, as https://chat.example.org; ["*"]: any. Default: any while host is loopback and there are no
+    keys, else none."""
     max_age_s: Annotated[int, Field(ge=0, le=86_400)] = 600
     """How long a browser may remember what it was allowed."""
 
@@ -32,7 +32,7 @@ class Cors(Section):
         return None if origins is None else tuple(map(checked_origin, origins))
 
 
-class Frontend(Section):
+class FrontendSection(Section):
     """The OpenAI-compatible HTTP endpoint."""
 
     host: Annotated[str, Field(min_length=1)] = "127.0.0.1"
@@ -42,9 +42,10 @@ class Frontend(Section):
     body_limit_mib: Annotated[int, Field(ge=1, le=1024)] = 8
     """Larger requests get 413."""
     connections_max: Annotated[int, Field(ge=16, le=1_000_000)] = 10_000
-    """At once; fewer where `ulimit -n` allows no more. Beyond it the longest idle one closes, or a new one gets 503."""
+    """Open at the same time; fewer where `ulimit -n` is lower. Beyond it the longest idle one closes, or a new one gets
+    503."""
     held_limit_mib: Annotated[int, Field(ge=1, le=1 << 20)] = 256
-    """What requests that have not come in whole may hold together. A request beyond it gets 503."""
+    """Memory for requests that have not arrived in full, all together. A request beyond it gets 503."""
     cors: Cors = Cors()
     """Which web pages may use it."""
 
@@ -55,7 +56,7 @@ class Frontend(Section):
 
 
 def _a_key(key: SecretStr) -> SecretStr:
-    """It goes through an HTTP header, where a blank at its end is lost and other letters become others."""
+    """Refuses a key that an HTTP header would change: a blank at its end is lost, letters beyond ASCII are altered."""
     if not re.fullmatch(r"[!-~]+", key.get_secret_value()):
         raise ValueError("has a blank, a line end or a letter beyond ASCII; use letters, digits and signs")
     return key
@@ -88,8 +89,8 @@ class Security(Section):
         return bool(self.api_keys or self.admin_keys)
 
 
-def page_origins(frontend: Frontend, security: Security) -> tuple[str, ...]:
-    """What `frontend.cors.origins` says, or means by saying nothing."""
+def page_origins(frontend: FrontendSection, security: Security) -> tuple[str, ...]:
+    """`frontend.cors.origins`, or the default where it is not set."""
     if frontend.cors.origins is not None:
         return frontend.cors.origins
     return (ANY_ORIGIN,) if is_loopback_host(frontend.host) and not security.has_keys() else ()

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 
 from disagg.errors import Problem
 from disagg.preflight import (
-    door_rules,
+    access_rules,
     environment_rules,
     expert_rules,
     file_rules,
@@ -49,5 +49,5 @@ def warnings(subject: Subject) -> list[str]:
         *parallel_rules.tp_warnings(subject),
         *limit_rules.context_warnings(subject),
         *graph_rules.graph_warnings(subject),
-        *door_rules.open_door_warnings(subject),
+        *access_rules.open_access_warnings(subject),
     ]
