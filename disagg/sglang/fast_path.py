@@ -35,12 +35,12 @@ class RunningLeg(Protocol):
 class FastPath:
     def __init__(self, manager: Any, legs: Mapping[str, RunningLeg], unwrap: Unwrap) -> None:
         self._manager, self._legs, self._unwrap = manager, legs, unwrap
-        self._long_way: Callable[[Any], Awaitable[None]] = manager._handle_batch_output
+        self._slow_path: Callable[[Any], Awaitable[None]] = manager._handle_batch_output
 
     async def handle(self, batch: Any) -> None:
         """In place of TokenizerManager's method of this kind."""
         if not _is_plain(batch):
-            await self._long_way(batch)
+            await self._slow_path(batch)
             return
         states, left = self._manager.rid_to_state, []
         for index, rid in enumerate(batch.rids):
@@ -54,7 +54,7 @@ class FastPath:
         if len(left) < len(batch.rids):
             batch.time_stats = self._unwrap(batch.time_stats)  # pickled whole
             batch = part_of(batch, left)
-        await self._long_way(batch)
+        await self._slow_path(batch)
 
 
 def open_fast_path(manager: Any, legs: Mapping[str, RunningLeg], unwrap: Unwrap) -> bool:

@@ -52,13 +52,13 @@ class Manager:
 
     def __init__(self) -> None:
         self.rid_to_state: dict[str, State] = {}
-        self.long_way: list[str] = []
+        self.slow_path: list[str] = []
 
     async def _handle_batch_output(self, of: Any) -> None:
         of.time_stats = json.loads(of.time_stats) if isinstance(of.time_stats, str) else of.time_stats
         assert of.time_stats == [f"times of {rid}" for rid in of.rids]
         for index, rid in enumerate(of.rids):
-            self.long_way.append(f"{rid} {of.output_ids[index][0]}")
+            self.slow_path.append(f"{rid} {of.output_ids[index][0]}")
             state, reason = self.rid_to_state[rid], of.finished_reasons[index]
             meta = {"finish_reason": reason, "cached_tokens": of.cached_tokens[index]}
             state.out_list.append({"output_ids": list(of.output_ids[index]), "meta_info": meta})
@@ -109,7 +109,7 @@ async def settle() -> None:
         await asyncio.sleep(0)
 
 
-async def test_first_and_last_tokens_take_the_long_way_and_the_others_the_short_one() -> None:
+async def test_first_and_last_tokens_take_the_slow_path_and_the_others_the_fast_one() -> None:
     manager, legs = Manager(), dict[str, SGLangLeg]()
     assert open_fast_path(manager, legs, json.loads)
     a, b = await start(manager, legs, "a"), await start(manager, legs, "b")
@@ -123,10 +123,10 @@ async def test_first_and_last_tokens_take_the_long_way_and_the_others_the_short_
         await settle()
     assert (a.ids, a.end) == ([1, 2, 3, 4], ("length", 40))
     assert b.ids == [11, 12, 13]
-    assert manager.long_way == ["a 1", "b 11", "a 4"]
+    assert manager.slow_path == ["a 1", "b 11", "a 4"]
 
 
-async def test_no_token_overtakes_one_that_waits_on_the_long_way() -> None:
+async def test_no_token_overtakes_one_that_waits_on_the_slow_path() -> None:
     manager, legs = Manager(), dict[str, SGLangLeg]()
     open_fast_path(manager, legs, json.loads)
     sink = await start(manager, legs, "a")
@@ -137,10 +137,10 @@ async def test_no_token_overtakes_one_that_waits_on_the_long_way() -> None:
     await manager._handle_batch_output(batch(("a", 6, "stop")))
     await settle()
     assert sink.ids == [1, 2, 3, 4, 5, 6]
-    assert manager.long_way == ["a 1", "a 2", "a 3", "a 6"]
+    assert manager.slow_path == ["a 1", "a 2", "a 3", "a 6"]
 
 
-async def test_an_unknown_message_goes_the_long_way_whole() -> None:
+async def test_an_unknown_message_goes_the_slow_path_whole() -> None:
     manager, legs = Manager(), dict[str, SGLangLeg]()
     open_fast_path(manager, legs, json.loads)
     sink = await start(manager, legs, "a")
@@ -150,7 +150,7 @@ async def test_an_unknown_message_goes_the_long_way_whole() -> None:
         await manager._handle_batch_output(of)
         await settle()
     assert sink.ids == [1, 2, 3]
-    assert len(manager.long_way) == 3
+    assert len(manager.slow_path) == 3
 
 
 def test_a_part_of_a_batch_holds_its_requests_alone() -> None:
