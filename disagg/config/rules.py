@@ -31,7 +31,8 @@ class PoolText(NamedTuple):
 
 
 def count(value: Any, default: int = 1) -> int:
-    """A whole number above 0, or the default: the tree may hold anything, and what is no count is told elsewhere."""
+    """A whole number above 0, or the default where the tree holds anything else. (The schema and the rules report
+    that.)"""
     return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else default
 
 
