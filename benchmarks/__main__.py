@@ -81,8 +81,16 @@ def transfer(figures: Any) -> Iterator[Row]:
             yield what, f"{row['gbyte_s']:.1f} GB/s", f"{figures['transport']}; memcpy {row['copy_gbyte_s']:.1f} GB/s"
 
 
+def proving(figures: Any) -> Iterator[Row]:
+    for row in figures["rows"]:
+        n = row["engines_a_role"]
+        beside = f"{row['pairs_s']:.0f} pairs/s, {row['cpu_ms_pair']:.2f} ms CPU each; goal: 30 s for 100 + 100"
+        yield f"all pairs of {n} + {n} simulated engines are proven", f"{row['seconds']:.1f} s", beside
+
+
 PEERS = ("sglang-router", "smg", "dynamo")
 PARTS: list[tuple[str, list[str], Rows]] = [
+    ("proving", ["benchmarks.proving"], proving),
     ("added_ttft", ["benchmarks.added_ttft", "--json"], added_ttft),
     ("hotpath", ["benchmarks.hotpath", "--quick", "--json"], hotpath),
     ("engine_host", ["benchmarks.engine_host", "--rounds", "1", "--json"], engine_host),

@@ -24,6 +24,7 @@ from disagg.frontend.spec import FrontendSpec
 from disagg.host_spec import SECRET_VARIABLE
 from disagg.plane.server import PlaneServer
 from disagg.process.stub import FACTS, StubEngine
+from disagg.registry.control import ControlServer
 from disagg.registry.memory import MemoryRegistry
 from disagg.registry.records import EngineRecord, State
 from disagg.registry.served import RegistryServer
@@ -48,10 +49,10 @@ async def stub_deployment(
     secret = secrets.token_bytes(32)
     environment = os.environ | {SECRET_VARIABLE: secret.hex()}
     registry = MemoryRegistry()
-    server = RegistryServer(registry, secret, _no_log, _no_drain)
-    address = f"127.0.0.1:{await server.start('127.0.0.1')}"
+    server, control = RegistryServer(registry, secret), ControlServer(secret, _no_log, _no_drain)
     spec = FrontendSpec(
-        registry=address,
+        registry=f"127.0.0.1:{await server.start('127.0.0.1')}",
+        control=f"127.0.0.1:{await control.start('127.0.0.1')}",
         host="127.0.0.1",
         port=free_port(),
         body_limit_bytes=8 << 20,
@@ -71,7 +72,8 @@ async def stub_deployment(
             planes.setdefault(str(role), plane)
             pids[f"{role}-{number}" if number else str(role)] = process.pid
             is_prefill = role is Role.PREFILL
-            met = frozenset() if is_prefill else frozenset(f"prefill-{other}#1" for other in range(engines_a_role))
+            for other in range(engines_a_role) if not is_prefill else ():
+                await registry.add_met(f"prefill-{other}#1", f"decode-{number}#1")
             await registry.put(
                 EngineRecord(
                     id=f"{role}-{number}",
@@ -80,7 +82,6 @@ async def stub_deployment(
                     incarnation=1,
                     plane=plane,
                     bootstrap=f"127.0.0.1:{9 + number}" if is_prefill else "",
-                    peers=met,
                 )
             )
         began_s = time.perf_counter()
@@ -91,6 +92,7 @@ async def stub_deployment(
     finally:
         await frontend.stop()
         await server.close()
+        await control.close()
         for process, _ in hosts:
             process.kill()
             await process.wait()

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from disagg.cluster.live import LiveEngine
-from disagg.cluster.proving import Prover
+from disagg.cluster.proving import Pair, Prover
 from disagg.role_table import ROLES
 from transfer.canary import CanaryFailed
 
@@ -27,8 +27,6 @@ LOOK_S = 0.5
 PAIRS_EVERY = 3  # of a decode engine's turns, one is for its pairs, too
 PAIRS_A_TURN = 4  # prefills each of its ranks meets in such a turn; the next turn goes on where this one ended
 BUSY_NODE_FACTOR = 6  # an idle engine whose node has others at work is tried so much more rarely: they share cores
-
-Pair = tuple[str, str]  # lives of a prefill and a decode; an aggregated engine is both
 
 
 @dataclass(slots=True)
@@ -86,7 +84,7 @@ class Canaries:
         """One turn of each engine that is due."""
         up = self._prover.up
         self._turns = {life: self._turns.get(life) or Turns(self._now_s()) for life in up}
-        self._pair_failures = {pair: n for pair, n in self._pair_failures.items() if pair in self._prover.proven}
+        self._pair_failures = {pair: n for pair, n in self._pair_failures.items() if pair in self._prover.met}
         for live in list(up.values()):
             if self._is_due(live):
                 await self._turn(live)
@@ -118,7 +116,7 @@ class Canaries:
     async def _hum_on_all_ranks(self, live: LiveEngine) -> str | None:
         """Empty: all ranks are well. None: the engine got a request or ended meanwhile, so nothing is known."""
         for endpoint in live.endpoints():
-            async with self._prover.one_at_a_time:
+            async with self._prover.alone_with(live.life):
                 if not _is_idle(live):
                     return None
                 try:
@@ -132,7 +130,7 @@ class Canaries:
 
     async def _pairs(self, decode: LiveEngine) -> None:
         """Real transfers with some of the prefills that this decode has met; with those that failed first."""
-        known = sorted(p for p, d in self._prover.proven if d == decode.life)
+        known = sorted(self._prover.met.met_with(decode.life))
         failed = [p for p in known if (p, decode.life) in self._pair_failures]
         count = len(known)
         chosen = [known[(self._next_pair + i) % count] for i in range(min(PAIRS_A_TURN, count))]
@@ -151,11 +149,16 @@ class Canaries:
 
     async def _witnesses(self, pair: Pair) -> dict[Pair, bool]:
         """One other pair of each of the two, probed now."""
-        others = [other for other in sorted(self._prover.proven) if other != pair]
+        prefill, decode = pair
+        met = self._prover.met
+        with_others = (
+            [(prefill, other) for other in sorted(met.met_with(prefill)) if other != decode],
+            [(other, decode) for other in sorted(met.met_with(decode)) if other != prefill],
+        )
         probed: dict[Pair, bool] = {}
-        for side in (0, 1):
+        for others in with_others:
             for other in others:
-                if other[side] == pair[side] and (why := await self._sing(other)) is not None:
+                if (why := await self._sing(other)) is not None:
                     probed[other] = not why
                     break
         return probed
@@ -163,11 +166,11 @@ class Canaries:
     async def _sing(self, pair: Pair) -> str | None:
         """As `_hum_on_all_ranks`."""
         both = [self._prover.up.get(life) for life in pair]
-        async with self._prover.one_at_a_time:
+        async with self._prover.alone_with(*pair):
             if not all(live is not None and _is_idle(live) for live in both):
                 return None
             try:
-                await self._prover.sing_on_all_ranks(pair, self._limit_s)
+                await self._prover.probe_all_ranks(pair, self._limit_s)
             except CanaryFailed as error:
                 if not all(live is not None and _is_idle(live) for live in both):
                     return None

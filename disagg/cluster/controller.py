@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from dataclasses import dataclass
 from typing import Any
 
 import ray
@@ -28,6 +29,7 @@ from disagg.cluster.supervisor import EngineSupervisor
 from disagg.errors import StartError
 from disagg.lives import engine_id_of
 from disagg.planning.plan import EnginePlan, Plan
+from disagg.registry.control import ControlServer
 from disagg.registry.memory import MemoryRegistry
 from disagg.registry.records import State
 from disagg.registry.served import RegistryServer
@@ -39,14 +41,23 @@ PLACEMENT_S = 20.0
 NODE_AGENT_S = 300.0  # SGLang's imports from a cold disk
 
 
+@dataclass(frozen=True, slots=True)
+class Addresses:
+    """host:port of what a controller listens on."""
+
+    registry: str
+    control: str
+
+
 class Controller:
     def __init__(self, plan: Plan, setting: Setting) -> None:
         self._plan, self._setting = plan, setting
         secret = bytes.fromhex(setting.secret)
         self.registry = MemoryRegistry()
-        self._served = RegistryServer(self.registry, secret, self._read_log, self._drain)
+        self._served = RegistryServer(self.registry, secret)
+        self._control = ControlServer(secret, self._read_log, self._drain)
         self._runtime = Runtime()
-        self._prover = Prover(self._on_proven, self._on_failed, self._runtime.random)
+        self._prover = Prover(self.registry, self._on_proven, self._on_failed, self._runtime.random)
         canary_s = plan.deployment.health.canary_s
         self._canaries = Canaries(self._prover, self._on_sick, canary_s, self._runtime.now_s)
         self._agents = _NodeAgents(setting)
@@ -55,16 +66,17 @@ class Controller:
         self.supervisors: dict[str, EngineSupervisor] = {}
         self._tasks: list[asyncio.Task[None]] = []
 
-    async def start(self, host: str) -> str:
-        """Places and starts everything, without waiting for READY; returns the registry's address."""
-        port = await self._served.start(host)
+    async def start(self, host: str) -> Addresses:
+        """Places and starts everything, without waiting for READY; returns where frontends reach it."""
+        registry, control = await self._served.start(host), await self._control.start(host)
         await self.place()
         self._tasks = [
             asyncio.create_task(supervisor.run(), name=f"supervise {supervisor.plan.id}")
             for supervisor in self.supervisors.values()
         ]
+        self._tasks.append(asyncio.create_task(self._prover.run(), name="prove pairs"))
         self._tasks.append(asyncio.create_task(self._canaries.run(), name="idle canaries"))
-        return f"{host}:{port}"
+        return Addresses(f"{host}:{registry}", f"{host}:{control}")
 
     async def place(self) -> None:
         """A placement group and a supervisor an engine; raises StartError when the cluster has no room for all."""
@@ -117,7 +129,7 @@ class Controller:
                 raise error
 
     async def failed(self) -> None:
-        """Returns when a supervisor, or the canaries, have ended, which they do only by an error."""
+        """Returns when a supervisor, the prover or the canaries have ended, which they do only by an error."""
         await asyncio.wait(self._tasks, return_when=asyncio.FIRST_COMPLETED)
 
     async def stop(self) -> None:
@@ -128,6 +140,7 @@ class Controller:
         for node in self._nodes.values():
             node.close()
         await self._served.close()
+        await self._control.close()
         self._agents.close()
         for group in self._groups:
             remove_placement_group(group)
@@ -151,14 +164,14 @@ class Controller:
             ) from None
 
     async def _all_ready(self) -> None:
-        async for records in self.registry.watch():
-            if all(record.state is State.READY for record in records.values()):
+        async for view in self.registry.watch():
+            if all(record.state is State.READY for record in view.records.values()):
                 return
 
-    async def _on_proven(self, life: str, peer: str) -> None:
+    async def _on_proven(self, life: str) -> None:
         supervisor = self._of(life)
         if supervisor is not None:
-            await supervisor.proven(peer)
+            await supervisor.proven()
 
     async def _on_failed(self, life: str, why: str) -> None:
         supervisor = self._of(life)

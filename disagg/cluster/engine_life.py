@@ -51,7 +51,6 @@ NOTHING_YET: dict[str, Any] = {
     "devices": "",
     "node": "",
     "start_s": {},
-    "peers": frozenset(),
     "evict": False,
 }
 
@@ -84,8 +83,6 @@ class EngineLife:
             raise IllegalTransition(before.life, what, "report this bug")
         if event is Event.START:
             changes = NOTHING_YET | {"incarnation": before.incarnation + 1} | changes
-        if following in (State.QUARANTINED, State.DEAD):
-            changes |= {"peers": frozenset()}
         if following is not before.state:
             changes["since_s"] = self._wall_s()
         await self._become(msgspec.structs.replace(before, state=following, **changes))

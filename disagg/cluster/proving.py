@@ -1,8 +1,10 @@
-"""Who has met whom: no pair of incarnations serves before a real transfer between them has succeeded.
+"""Who meets whom: no pair of incarnations serves before a real transfer between them has succeeded.
 
-Way:   supervisor (an engine is up) -> [Prover] -> canaries on every rank -> READY, published in the registry
-In:    engines that are up; out: their `peers`, and the state READY
-Owns:  the table of who is up and who has met; the lock that lets canaries sing one after another
+Way:   supervisor (an engine is up) -> [Prover] -> a canary on every rank of each pair -> READY, and `met`
+In:    engines that are up; each is to meet all of its role's partner in its group
+Out:   pairs in the registry; `on_proven` for both sides of each success, `on_failed` for both sides of each failure
+Owns:  the probes under way, PROBES_MAX at most; the rule that no engine is in two of them, nor in a canary beside
+Fails: a pair that fails is tried again after RETRY_S, when the two have met everybody else
 """
 
 from __future__ import annotations
@@ -10,100 +12,161 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from random import Random
 
 from disagg.cluster.live import LiveEngine
+from disagg.cluster.meetings import Meetings
 from disagg.coordinator.rooms import Rooms
+from disagg.registry.interface import Registry
+from disagg.registry.met import Met
+from disagg.role_table import ROLES
 from disagg.roles import Role
-from transfer.canary import CanaryFailed, probe_pair
+from transfer.canary import CanaryFailed
 
 log = logging.getLogger(__name__)
 
 PROBE_S = 30.0  # a first transfer may set up its connections
 RETRY_S = 2.0
-ALL_RANKS_MAX = 16  # pairs of ranks; of larger engines each rank sings, but not with each of the other's
+PROBES_MAX = 64  # at once
+ALL_RANKS_MAX = 16  # pairs of ranks; of larger engines each rank is probed, but not with each of the other's
+
+Pair = tuple[str, str]  # lives of a prefill and a decode; an aggregated engine is both
 
 
 class Prover:
-    """`on_proven(life, peer life)` is called for both sides of each success; `on_failed(life, why)` likewise."""
+    """`run` does the work; `add` and `remove` tell it of engines. The registry's `met` is its memory."""
 
     def __init__(
         self,
-        on_proven: Callable[[str, str], Awaitable[None]],
+        registry: Registry,
+        on_proven: Callable[[str], Awaitable[None]],
         on_failed: Callable[[str, str], Awaitable[None]],
         random: Random,
     ) -> None:
-        self._on_proven, self._on_failed = on_proven, on_failed
+        """`on_proven(life)`: it has met one more; `on_failed(life, why)`: it has not met somebody who is well."""
+        self._registry, self._on_proven, self._on_failed = registry, on_proven, on_failed
         self._rooms = Rooms(random)
+        self._meetings = Meetings()
+        self._by_role: dict[tuple[str, Role], dict[str, None]] = {}  # (group, role) -> lives that are up
+        self._probes_running = 0
+        self._changed = asyncio.Event()  # something may have become free, or wanted
+        self._waiting: list[asyncio.Event] = []  # canaries, the first one first
         self.up: dict[str, LiveEngine] = {}  # by life
-        self.proven: set[tuple[str, str]] = set()  # (prefill's life, decode's life); an aggregated engine with itself
-        self.one_at_a_time = asyncio.Lock()  # canaries would slow each other down
+
+    @property
+    def met(self) -> Met:
+        return self._registry.met
 
     def has_met(self, life: str) -> bool:
-        return any(life in pair for pair in self.proven)
+        return bool(self.met.met_with(life))
 
-    async def add(self, live: LiveEngine) -> None:
-        """The engine is up. Returns when it has met every engine that is up, however many tries that takes."""
+    async def run(self) -> None:
+        """Until it is cancelled."""
+        async with asyncio.TaskGroup() as probes:
+            while True:
+                while self._probes_running < PROBES_MAX and (pair := self._meetings.next()) is not None:
+                    self._probes_running += 1
+                    probes.create_task(self._meet(self._in_order(pair)), name=f"probe {' and '.join(pair)}")
+                self._changed.clear()
+                await self._changed.wait()
+
+    def add(self, live: LiveEngine) -> None:
+        """The engine is up. It is going to meet every engine that is or comes up, however many tries that takes."""
         self.up[live.life] = live
-        while unmet := self._unmet(live.life):
-            met = [await self._meet(pair) for pair in unmet]
-            if not all(met):
-                await asyncio.sleep(RETRY_S)
+        group, role = live.record.group, ROLES[live.record.role]
+        self._by_role.setdefault((group, role.name), {})[live.life] = None
+        for life in self._by_role.get((group, role.partner), ()) if role.partner else [live.life]:
+            self._want((live.life, life))
+        self._changed.set()
 
     def remove(self, life: str) -> None:
         """The incarnation is dead: the others drop what they hold of it."""
-        if self.up.pop(life, None) is None:
+        live = self.up.pop(life, None)
+        if live is None:
             return
-        self.proven = {pair for pair in self.proven if life not in pair}
+        self._by_role.get((live.record.group, live.record.role), {}).pop(life, None)
+        self._meetings.drop(life)
         for other in self.up.values():
             other.client.tell_peer_gone(life)
 
-    async def sing_on_all_ranks(self, pair: tuple[str, str], limit_s: float) -> None:
-        """Raises CanaryFailed. The caller holds `one_at_a_time`."""
+    @asynccontextmanager
+    async def alone_with(self, *lives: str) -> AsyncIterator[None]:
+        """Waits until these are in no probe, and keeps them out of any."""
+        await self._take(lives)
+        try:
+            yield
+        finally:
+            self._free(lives)
+
+    async def probe_all_ranks(self, pair: Pair, limit_s: float) -> None:
+        """Raises CanaryFailed. The caller is `alone_with` the pair."""
         prefills, decodes = (self.up[life].endpoints() for life in pair)
-        is_alone = pair[0] == pair[1]
+        role, is_alone = ROLES[self.up[pair[1]].record.role], pair[0] == pair[1]
         for prefill_rank, decode_rank in _rank_pairs(1 if is_alone else len(prefills), len(decodes)):
             decode, prefill = decodes[decode_rank], None if is_alone else prefills[prefill_rank]
             room = self._rooms.take(prefill.dp_size, prefill.dp_rank) if prefill else self._rooms.take(1, 0)
             try:
-                await probe_pair(prefill, decode, room, limit_s)
+                await role.prove(prefill, decode, room, limit_s)
             finally:
                 self._rooms.give_back(room)
 
-    def _unmet(self, life: str) -> list[tuple[str, str]]:
-        live = self.up.get(life)
-        if live is None or live.is_retiring:
-            return []
-        peers = [other for other in self.up.values() if not other.is_retiring]
-        match live.record.role:
-            case Role.AGGREGATED:
-                pairs = [(life, life)]
-            case Role.PREFILL:
-                pairs = [(life, other.life) for other in peers if other.record.role is Role.DECODE]
-            case Role.DECODE:
-                pairs = [(other.life, life) for other in peers if other.record.role is Role.PREFILL]
-        return [pair for pair in pairs if pair not in self.proven]
+    async def _meet(self, pair: Pair) -> None:
+        """One try; both are taken."""
+        why = ""
+        try:
+            if self._both_serve(pair):
+                await self.probe_all_ranks(pair, PROBE_S)
+        except CanaryFailed as error:
+            log.warning("%s", error)
+            why = str(error)
+        finally:
+            self._probes_running -= 1
+            self._free(pair)
+        if not self._both_serve(pair):
+            return  # one of them has ended meanwhile: nothing is known of the other
+        if why:
+            asyncio.get_running_loop().call_later(RETRY_S, self._want, pair)
+            for life in dict.fromkeys(pair):
+                await self._on_failed(life, why)
+            return
+        await self._registry.add_met(*pair)
+        for life in dict.fromkeys(pair):
+            await self._on_proven(life)
 
-    async def _meet(self, pair: tuple[str, str]) -> bool:
-        async with self.one_at_a_time:
-            if pair in self.proven or not all(life in self.up for life in pair):
-                return True  # the other one has done it, or one of them is gone
-            try:
-                await self.sing_on_all_ranks(pair, PROBE_S)
-            except CanaryFailed as error:
-                log.warning("%s", error)
-                for life in set(pair):
-                    await self._on_failed(life, str(error))
-                return False
-            if not all(life in self.up for life in pair):
-                return True
-            self.proven.add(pair)
-        prefill, decode = pair
-        await self._on_proven(prefill, decode)
-        if decode != prefill:
-            await self._on_proven(decode, prefill)
-        return True
+    async def _take(self, lives: tuple[str, ...]) -> None:
+        turn = asyncio.Event()
+        self._waiting.append(turn)
+        self._meetings.claim(lives)
+        try:
+            while not self._meetings.take(lives):
+                turn.clear()
+                await turn.wait()
+        except BaseException:
+            self._meetings.unclaim(lives)
+            self._changed.set()
+            raise
+        finally:
+            self._waiting.remove(turn)
+
+    def _want(self, pair: Pair) -> None:
+        if self._both_serve(pair):
+            self._meetings.want(*pair)
+            self._changed.set()
+
+    def _both_serve(self, pair: Pair) -> bool:
+        return all((live := self.up.get(life)) is not None and not live.is_retiring for life in pair)
+
+    def _in_order(self, pair: Pair) -> Pair:
+        """The one that sends KV comes first."""
+        return ROLES[self.up[pair[0]].record.role].pair(*pair)
+
+    def _free(self, lives: tuple[str, ...]) -> None:
+        self._meetings.free(lives)
+        for turn in self._waiting:
+            turn.set()
+        self._changed.set()
 
 
 def _rank_pairs(prefills: int, decodes: int) -> list[tuple[int, int]]:

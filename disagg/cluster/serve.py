@@ -25,7 +25,7 @@ import ray
 from disagg import stopping, surroundings
 from disagg.cluster import cluster_inspect as preflight
 from disagg.cluster import janitor, ray_cluster
-from disagg.cluster.controller import Controller
+from disagg.cluster.controller import Addresses, Controller
 from disagg.cluster.frontend_process import FrontendProcess
 from disagg.cluster.ports import why_not_bound
 from disagg.cluster.setting import Setting
@@ -38,7 +38,8 @@ from disagg.frontend.spec import FrontendSpec
 from disagg.host_spec import DEPLOYMENT_VARIABLE, SECRET_VARIABLE
 from disagg.models.resolve import resolve_model
 from disagg.planning.plan import Plan, device_of, resolve
-from disagg.registry.records import EngineRecord, State
+from disagg.registry.records import State
+from disagg.registry.table import View
 
 log = logging.getLogger(__name__)
 
@@ -117,8 +118,8 @@ async def _run(deployment: Deployment, course: _Course) -> None:
         progress = asyncio.create_task(_report(controller.registry.watch(), began_s))
         try:
             # The frontend runs beside this driver; where engines are on other nodes their hosts are reached by address.
-            registry = await controller.start("127.0.0.1")
-            frontend = FrontendProcess(_frontend_spec(plan, registry, model_path), _frontend_environment(setting))
+            addresses = await controller.start("127.0.0.1")
+            frontend = FrontendProcess(_frontend_spec(plan, addresses, model_path), _frontend_environment(setting))
             await _first_error(frontend.start(), controller.until_ready())
             course.serves = not course.signal
             took_s = time.monotonic() - began_s
@@ -216,23 +217,24 @@ async def _first_error(*steps: object) -> None:
         raise errors.exceptions[0] from None
 
 
-async def _report(watch: AsyncIterator[dict[str, EngineRecord]], began_s: float) -> None:
+async def _report(watch: AsyncIterator[View], began_s: float) -> None:
     """Logs a line at each change of an engine's state, so that whoever waits sees why."""
     said: dict[str, tuple[int, State, str]] = {}
-    async for records in watch:
-        for record in records.values():
+    async for view in watch:
+        for record in filter(None, view.changes.records.values()):
             now = (record.incarnation, record.state, record.detail.splitlines()[0] if record.detail else "")
             if said.get(record.id) != now and record.incarnation:
                 said[record.id] = now
                 log.info("%6.1f s  %s %s %s", time.monotonic() - began_s, record.life, record.state, now[2])
 
 
-def _frontend_spec(plan: Plan, registry: str, model_path: Path) -> FrontendSpec:
+def _frontend_spec(plan: Plan, addresses: Addresses, model_path: Path) -> FrontendSpec:
     deadlines, security = plan.deadlines, plan.deployment.security
     said = deadlines.model_dump() | plan.deployment.routing.model_dump()
     limits = Limits(**{each.name: said[each.name] for each in dataclasses.fields(Limits)})
     return FrontendSpec(
-        registry=registry,
+        registry=addresses.registry,
+        control=addresses.control,
         host=plan.frontend.host,
         port=plan.frontend.port,
         body_limit_bytes=plan.frontend.body_limit_mib << 20,

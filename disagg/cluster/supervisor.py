@@ -25,7 +25,7 @@ from disagg.cluster.watch import IsRegistered, Watcher
 from disagg.errors import LegLost, StartError
 from disagg.planning.plan import EnginePlan
 from disagg.process.news import Exit
-from disagg.registry.memory import MemoryRegistry
+from disagg.registry.interface import Registry
 from disagg.registry.records import EngineRecord, State
 from disagg.role_table import ROLES
 from disagg.start_phases import Phases, told
@@ -62,7 +62,7 @@ class EngineSupervisor:
         plan: EnginePlan,
         setting: Setting,
         node: EngineNode,
-        registry: MemoryRegistry,
+        registry: Registry,
         prover: Prover,
         runtime: Runtime,
         is_registered: IsRegistered | None = None,
@@ -76,6 +76,7 @@ class EngineSupervisor:
         self._life = EngineLife(record, registry.put, runtime.wall_s)
         self._was_ready = self._life_was_ready = self._meeting_failed = False
         self._is_drained = False  # it rests until it is asked to start
+        self._lane_is_asked = self._lane_is_old = False
         self._ending: asyncio.Future[Ending] | None = None  # while an incarnation serves
         self._peers_told_s = 0.0
         self._phases, self._way = Phases(now_s=self._now_s), ""  # of the incarnation's start
@@ -99,8 +100,10 @@ class EngineSupervisor:
                 ending = Ending(Kind.DRAINED, f"drained; it ended before it was empty: {ending.why}")
             if ending.kind is Kind.DIED:
                 await self._life.advance(Event.DIED, detail=ending.why)
+                await self._registry.forget(self.record.life)
             await self.node.end()
             self._prover.remove(self.record.life)
+            await self._registry.forget(self.record.life)
             self._peers_told_s = self._now_s()
             if ending.kind is Kind.DRAINED:
                 log.info("%s is %s", self.record.life, ending.why)
@@ -125,22 +128,32 @@ class EngineSupervisor:
                 await self._life.note(restarts=restarts)
             await asyncio.sleep(pause_s)
 
-    async def proven(self, peer: str) -> None:
-        """A transfer with `peer` (a life) has succeeded."""
-        life = self.record.life
-        lane = await self.node.lane()
-        if self.record.life != life or not self._life.may(Event.PROVEN):
+    async def proven(self) -> None:
+        """A transfer with a peer has succeeded; the registry knows with whom."""
+        self._lane_is_old = True
+        if self._lane_is_asked:
+            return  # whoever asks will ask once more
+        self._lane_is_asked = True
+        try:
+            while self._lane_is_old:
+                self._lane_is_old = False
+                life, lane = self.record.life, await self.node.lane()
+                if self.record.life == life:
+                    await self._note_proven(lane)
+        finally:
+            self._lane_is_asked = False
+
+    async def _note_proven(self, lane: str) -> None:
+        if not self._life.may(Event.PROVEN):
             return
-        lives = {record.life for record in self._registry.records.values()}
-        peers = (self.record.peers & lives) | ({peer} if peer != life else set())
         is_new = self.record.state is not State.READY
         if is_new:
             self._phases.end("proving")
-            log.info("%s is ready, %s, after %s", life, self._way, told(self._phases.seconds))
+            log.info("%s is ready, %s, after %s", self.record.life, self._way, told(self._phases.seconds))
         self._was_ready = self._life_was_ready = True
         start_s = dict(self._phases.seconds)
         lane = lane or self.record.lane
-        await self._life.advance(Event.PROVEN, peers=peers, lane=lane, detail="", start_s=start_s)
+        await self._life.advance(Event.PROVEN, lane=lane, detail="", start_s=start_s)
         if is_new:
             self.node.keep_spare()
 
@@ -239,7 +252,6 @@ class EngineSupervisor:
         self._ending = ending
         exiting = asyncio.create_task(self._wait_for_exit(), name=f"exit of {live.life}")
         works = {
-            "prove": self._prover.add(live),
             "meet": self._must_meet(live),
             "watch": self._watch(live),
             "drain": self._drain(live),
@@ -248,11 +260,13 @@ class EngineSupervisor:
         tasks += [asyncio.create_task(work, name=f"{what} {live.life}") for what, work in works.items()]
         for task in tasks:
             task.add_done_callback(self._raise_from)
+        self._prover.add(live)
         try:
             found = await ending
             live.is_retiring = True
             if found.kind is Kind.SICK:
                 await self._life.advance(Event.SICK, detail=found.why)
+                await self._registry.forget(live.life)
                 log.warning("%s is quarantined: %s", live.life, found.why)
                 if not live.client.is_open and (exit_ := await self._exit_soon(exiting)) is not None:
                     found = exit_

@@ -30,6 +30,7 @@ from disagg.frontend.origins import Origins
 from disagg.frontend.service import Service
 from disagg.frontend.spec import LISTENING, FrontendSpec
 from disagg.host_spec import SECRET_VARIABLE
+from disagg.registry.control import ControlClient
 from disagg.registry.served import RemoteRegistry
 from disagg.routing.table import EngineTable
 from disagg.telemetry.stderr_log import log_to_stderr
@@ -67,7 +68,7 @@ async def serve(spec: FrontendSpec) -> None:
         vocabulary=codec.vocabulary,
         table=table,
         coordinator=Coordinator(table, spec.limits),
-        registry=registry,
+        control=ControlClient(spec.control, secret),
         number=spec.number,
         refusals=refusals,
     )

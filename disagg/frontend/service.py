@@ -1,4 +1,4 @@
-"""What stands behind the HTTP layer of one frontend process: coordinator, engine table, registry, counters.
+"""What stands behind the HTTP layer of one frontend process: coordinator, engines, controller, counters.
 
 Way:   HTTP handlers -> [Service] -> coordinator; engines come to it through the registry alone
 Owns:  this frontend's number, which every request id begins with
@@ -19,8 +19,8 @@ from disagg.coordinator.request import Request
 from disagg.coordinator.sink import Sink
 from disagg.frontend.http1 import Refusals
 from disagg.plane.messages import RankLoad
+from disagg.registry.control import ControlClient
 from disagg.registry.records import State
-from disagg.registry.served import RemoteRegistry
 from disagg.routing.table import EngineTable
 from disagg.telemetry.metrics import FrontendMetrics
 
@@ -41,13 +41,13 @@ class Service:
         vocabulary: int,
         table: EngineTable,
         coordinator: Coordinator,
-        registry: RemoteRegistry | None,
+        control: ControlClient | None,
         number: int = 0,
         refusals: Refusals | None = None,
     ) -> None:
         self.model_name, self.context_length, self.vocabulary = model_name, context_length, vocabulary
         self.created_s = int(time.time())
-        self._table, self._coordinator, self._registry = table, coordinator, registry
+        self._table, self._coordinator, self._control = table, coordinator, control
         self._prefix = f"{number:0{FRONTEND_DIGITS}x}"
         self._metrics = FrontendMetrics()
         self._refusals = refusals or Refusals()
@@ -83,7 +83,7 @@ class Service:
         for record in sorted(self._table.records.values(), key=lambda r: r.id):
             engine = msgspec.to_builtins(record)
             engine["since"] = engine.pop("since_s")
-            engine["peers"] = sorted(engine["peers"])
+            engine["peers"] = sorted(self._table.met_with(record.life))
             engine["in_flight_by_rank"] = self._table.in_flight(record.life)
             engine["in_flight"] = sum(engine["in_flight_by_rank"])
             engines.append(engine)
@@ -141,10 +141,10 @@ class Service:
         return self._coordinator.cancel(request_id)
 
     async def engine_log(self, engine_id: str, lines: int) -> str | None:
-        return await self._registry.log_lines(engine_id, lines) if self._registry else None
+        return await self._control.log_lines(engine_id, lines) if self._control else None
 
     async def drain(self, engine_id: str, restart: bool) -> str | None:
-        return await self._registry.drain(engine_id, restart) if self._registry else "there is no controller"
+        return await self._control.drain(engine_id, restart) if self._control else "there is no controller"
 
     def new_request_id(self) -> str:
         return self._prefix + os.urandom(RANDOM_BYTES).hex()

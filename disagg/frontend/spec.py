@@ -14,6 +14,7 @@ LISTENING = b"listening\n"
 
 class FrontendSpec(msgspec.Struct, frozen=True, kw_only=True):
     registry: str  # host:port
+    control: str  # host:port
     host: str
     port: int
     body_limit_bytes: int

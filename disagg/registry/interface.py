@@ -1,18 +1,47 @@
-"""The registry as everyone sees it: a small table of engine records with a watch."""
+"""The registry as everyone sees it: a small table with a watch. The controller writes, every frontend watches.
+
+Keys are small, one a fact: an engine's id has its record, a pair of lives has met. A backend (memory; later file and
+etcd) keeps them wherever it likes, and a Table of them for those who watch here.
+"""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from typing import Protocol
 
+from disagg.registry.met import Met
 from disagg.registry.records import EngineRecord
+from disagg.registry.table import View
 
 
-class Registry(Protocol):
+class Watched(Protocol):
+    """What whoever only reads needs."""
+
+    @property
+    def revision(self) -> int:
+        """Grows with each change."""
+
+    @property
+    def records(self) -> Mapping[str, EngineRecord]:
+        """By engine id; read only."""
+
+    @property
+    def met(self) -> Met:
+        """Read only."""
+
+    def watch(self) -> AsyncIterator[View]:
+        """Yields a view at once, and again after each change; changes in between may be merged. Ends when the
+        registry is gone."""
+
+
+class Registry(Watched, Protocol):
     async def put(self, record: EngineRecord) -> None:
         """Replaces the record of `record.id`."""
 
     async def remove(self, engine_id: str) -> None: ...
 
-    def watch(self) -> AsyncIterator[dict[str, EngineRecord]]:
-        """Yields the whole table at once and again after each change; changes in between may be merged."""
+    async def add_met(self, prefill: str, decode: str) -> None:
+        """A real transfer between these two lives has succeeded."""
+
+    async def forget(self, life: str) -> None:
+        """Whom this life has met is of no use any more."""

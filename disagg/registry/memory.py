@@ -2,33 +2,42 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 
+from disagg.registry.met import Met
 from disagg.registry.records import EngineRecord
+from disagg.registry.table import Table, View
 
 
 class MemoryRegistry:
+    """Implements disagg.registry.interface.Registry."""
+
     def __init__(self) -> None:
-        self.records: dict[str, EngineRecord] = {}
-        self._changed = asyncio.Event()
+        self._table = Table()
+
+    @property
+    def revision(self) -> int:
+        return self._table.revision
+
+    @property
+    def records(self) -> Mapping[str, EngineRecord]:
+        return self._table.records
+
+    @property
+    def met(self) -> Met:
+        return self._table.met
 
     async def put(self, record: EngineRecord) -> None:
-        if self.records.get(record.id) != record:
-            self.records = self.records | {record.id: record}
-            self._tell()
+        self._table.put(record)
 
     async def remove(self, engine_id: str) -> None:
-        if engine_id in self.records:
-            self.records = {key: record for key, record in self.records.items() if key != engine_id}
-            self._tell()
+        self._table.remove(engine_id)
 
-    async def watch(self) -> AsyncIterator[dict[str, EngineRecord]]:
-        while True:
-            changed = self._changed
-            yield self.records
-            await changed.wait()
+    async def add_met(self, prefill: str, decode: str) -> None:
+        self._table.add_met(prefill, decode)
 
-    def _tell(self) -> None:
-        self._changed.set()
-        self._changed = asyncio.Event()
+    async def forget(self, life: str) -> None:
+        self._table.forget(life)
+
+    def watch(self) -> AsyncIterator[View]:
+        return self._table.watch()

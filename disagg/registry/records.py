@@ -1,4 +1,4 @@
-"""What the registry holds: one record an engine, replaced whole at each change.
+"""What the registry holds of each engine: one record, replaced whole at each change. Who has met whom: met.py.
 
 In:    the controller writes; every frontend watches
 Owns:  the words for an engine's state. The unit everywhere is (engine id, incarnation, dp rank), even when dp is 1
@@ -37,6 +37,7 @@ class EngineRecord(msgspec.Struct, frozen=True, kw_only=True):
     id: str
     role: Role
     state: State
+    group: str = ""  # engines of one model: only these meet
     incarnation: int = 0
     node: str = ""  # IP address of its first node
     ranks: int = 1  # attention-data-parallel schedulers: dp ranks are 0 .. ranks-1
@@ -50,7 +51,6 @@ class EngineRecord(msgspec.Struct, frozen=True, kw_only=True):
     detail: str = ""  # why it is not ready
     evict: bool = False  # it drains, and has waited long enough: what can migrate should leave
     lane: str = ""  # the UCX transports that carried its last checked transfer
-    peers: frozenset[str] = frozenset()  # lives (below) a real transfer with which has succeeded
     context_length: int = 0  # tokens; 0: not known yet
     kv_tokens: int = 0  # capacity of each rank
     request_tokens_max: int = 0  # longest prompt + output a rank can hold

@@ -1,75 +1,69 @@
-"""The controller's registry for other processes: the whole table at each change, over an authenticated connection.
+"""The controller's table for other processes: all of it at the start, then what changes, one frame at a time.
 
-Way:   controller's MemoryRegistry -> [RegistryServer] =frames=> [RemoteRegistry] -> a frontend's EngineTable
+Way:   controller's registry -> [RegistryServer] =frames=> [RemoteRegistry] -> a frontend's routing and status
+In:    a watch for each connection; out: Changed, and the next one only when the last one was Seen: what happens to a
+       frontend that is slow is merged here, and costs no more than the table itself
 Fails: when the connection ends, `watch` ends: the deployment's driver is gone, and so is the deployment
-Also:  a frontend asks here for an engine's log lines, which lie on the engine's node (the controller knows the way),
-       and hands on an operator's wish to drain an engine
 """
 
 from __future__ import annotations
 
 import asyncio
-import itertools
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Mapping
 
 import msgspec
 
-from disagg.errors import DeadlineExceeded
 from disagg.plane.framing import Connection
-from disagg.registry.memory import MemoryRegistry
+from disagg.plane.network import TCP, Listener, Network
+from disagg.registry.changes import Changes
+from disagg.registry.interface import Watched
+from disagg.registry.met import Met
 from disagg.registry.records import EngineRecord
+from disagg.registry.table import Table, View
 
-LogReader = Callable[[str, int], Awaitable[str | None]]  # (engine id, lines) -> text; None: no such engine
-Drainer = Callable[[str, bool], Awaitable[str | None]]  # (engine id, start it again?) -> why not; None: it has begun
-ANSWER_S = 10.0
-
-
-class Table(msgspec.Struct, frozen=True, tag="table"):
-    records: list[EngineRecord]
+CONNECT_S = 10.0
 
 
-class LogWanted(msgspec.Struct, frozen=True, tag="log?"):
-    number: int
-    engine_id: str
-    lines: int
+class Changed(msgspec.Struct, frozen=True, tag="changed"):
+    """Changes (see there) of the table up to `revision`. The first frame of a connection holds the whole table."""
+
+    revision: int
+    records: list[EngineRecord] = []
+    removed: list[str] = []  # engine ids
+    met: dict[str, list[str]] = {}  # prefill life -> decode lives
+    forgotten: list[str] = []  # lives
 
 
-class DrainWanted(msgspec.Struct, frozen=True, tag="drain?"):
-    number: int
-    engine_id: str
-    restart: bool
+class Seen(msgspec.Struct, frozen=True, tag="seen"):
+    """A frontend has taken in everything up to `revision`."""
 
-
-class Answer(msgspec.Struct, frozen=True, tag="answer"):
-    """To the question of that number: log lines, or why an engine cannot be drained."""
-
-    number: int
-    text: str | None
+    revision: int
 
 
 _encode = msgspec.msgpack.Encoder().encode
-_decode = msgspec.msgpack.Decoder(Table | LogWanted | DrainWanted | Answer).decode
+_decode_changed = msgspec.msgpack.Decoder(Changed).decode
+_decode_seen = msgspec.msgpack.Decoder(Seen).decode
 
 
 class RegistryServer:
-    def __init__(self, registry: MemoryRegistry, secret: bytes, read_log: LogReader, drain: Drainer) -> None:
-        self._registry, self._secret, self._read_log, self._drain = registry, secret, read_log, drain
-        self._connections: set[Connection] = set()
-        self._server: asyncio.Server | None = None
-        self._tasks: set[asyncio.Task[None]] = set()
+    """`frames_sent` and `bytes_sent` count what went to all frontends together, without their lengths in front."""
+
+    def __init__(self, registry: Watched, secret: bytes, network: Network = TCP) -> None:
+        self._registry, self._secret, self._network = registry, secret, network
+        self._feeds: dict[Connection, _Feed] = {}
+        self._listener: Listener | None = None
+        self.frames_sent = self.bytes_sent = 0
 
     async def start(self, host: str) -> int:
         """Listens, begins to publish, and returns the port."""
-        self._server = await asyncio.get_running_loop().create_server(self._accept, host, 0)
-        self._hold(self._publish())
-        return int(self._server.sockets[0].getsockname()[1])
+        self._listener = await self._network.listen(self._accept, host)
+        return self._listener.port
 
     async def close(self) -> None:
-        for task in self._tasks:
-            task.cancel()
-        if self._server is not None:
-            self._server.close()
-        for connection in list(self._connections):
+        if self._listener is not None:
+            self._listener.close()
+        for connection, feed in list(self._feeds.items()):
+            feed.end()
             connection.close("the controller stops")
 
     def _accept(self) -> Connection:
@@ -78,97 +72,128 @@ class RegistryServer:
             is_server=True,
             on_open=self._opened,
             on_frame=lambda body: self._received(connection, body),
-            on_lost=lambda _why: self._connections.discard(connection),
+            on_lost=lambda _why: self._lost(connection),
         )
         return connection
 
     def _opened(self, connection: Connection) -> None:
-        self._connections.add(connection)
-        connection.send(self._table())
+        self._feeds[connection] = _Feed(self, connection, self._registry.watch())
 
     def _received(self, connection: Connection, body: bytes) -> None:
-        match _decode(body):
-            case LogWanted(number, engine_id, lines):
-                self._hold(self._answer(connection, number, self._read_log(engine_id, lines)))
-            case DrainWanted(number, engine_id, restart):
-                self._hold(self._answer(connection, number, self._drain(engine_id, restart)))
+        self._feeds[connection].seen(_decode_seen(body).revision)
 
-    async def _answer(self, connection: Connection, number: int, text: Awaitable[str | None]) -> None:
-        connection.send(_encode(Answer(number, await text)))
+    def _lost(self, connection: Connection) -> None:
+        feed = self._feeds.pop(connection, None)
+        if feed is not None:
+            feed.end()
 
-    async def _publish(self) -> None:
-        async for _ in self._registry.watch():
-            for connection in self._connections:
-                connection.send(self._table())
 
-    def _table(self) -> bytes:
-        return _encode(Table(list(self._registry.records.values())))
+class _Feed:
+    """What one frontend is told: one frame on its way at a time."""
 
-    def _hold(self, work: Awaitable[None]) -> None:
-        task = asyncio.ensure_future(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+    def __init__(self, server: RegistryServer, connection: Connection, watch: AsyncIterator[View]) -> None:
+        self._server, self._connection, self._watch = server, connection, watch
+        self._sent = self._seen = -1  # revisions
+        self._has_seen = asyncio.Event()
+        self._task = asyncio.get_running_loop().create_task(self._run(), name="tell a frontend what changes")
+
+    def seen(self, revision: int) -> None:
+        self._seen = revision
+        self._has_seen.set()
+
+    def end(self) -> None:
+        self._task.cancel()
+
+    async def _run(self) -> None:
+        async for view in self._watch:
+            body = _encode(_as_frame(view.changes))
+            self._server.frames_sent += 1
+            self._server.bytes_sent += len(body)
+            self._sent = view.changes.revision
+            self._connection.send(body)
+            while self._seen < self._sent:
+                self._has_seen.clear()
+                await self._has_seen.wait()
 
 
 class RemoteRegistry:
-    """A frontend's view of the controller's registry; read only."""
+    """A frontend's copy of the controller's table; read only. Implements disagg.registry.interface.Watched."""
 
-    def __init__(self, address: str, secret: bytes) -> None:
-        self._address, self._secret = address, secret
-        self._tables: asyncio.Queue[dict[str, EngineRecord] | None] = asyncio.Queue()
-        self._numbers = itertools.count()
-        self._answers: dict[int, asyncio.Future[str | None]] = {}
+    def __init__(self, address: str, secret: bytes, network: Network = TCP) -> None:
+        self._address, self._secret, self._network = address, secret, network
+        self._table = Table()
+        self._is_whole = asyncio.Event()  # the first frame has come, or nothing will
         self._connection: Connection | None = None
 
     async def connect(self) -> None:
+        """Returns when the whole table is here. Raises OSError (TimeoutError is one)."""
         host, port = self._address.rsplit(":", 1)
-        async with asyncio.timeout(ANSWER_S):
-            _, protocol = await asyncio.get_running_loop().create_connection(self._make, host, int(port))
-        self._connection = protocol
+        async with asyncio.timeout(CONNECT_S):
+            await self._network.connect(self._make, host, int(port))
+            await self._is_whole.wait()
+        if self._table.is_closed:
+            raise ConnectionError(f"the registry at {self._address} closed the connection")
 
-    async def watch(self) -> AsyncIterator[dict[str, EngineRecord]]:
-        while (table := await self._tables.get()) is not None:
-            while not self._tables.empty() and table is not None:
-                table = self._tables.get_nowait()  # only the newest matters
-            if table is None:
-                return
-            yield table
+    @property
+    def revision(self) -> int:
+        return self._table.revision
 
-    async def log_lines(self, engine_id: str, lines: int) -> str | None:
-        """None: there is no such engine."""
-        return await self._ask(lambda number: LogWanted(number, engine_id, lines))
+    @property
+    def records(self) -> Mapping[str, EngineRecord]:
+        return self._table.records
 
-    async def drain(self, engine_id: str, restart: bool) -> str | None:
-        """Returns when draining has begun: None, or why it cannot."""
-        return await self._ask(lambda number: DrainWanted(number, engine_id, restart))
+    @property
+    def met(self) -> Met:
+        return self._table.met
 
-    async def _ask(self, question: Callable[[int], LogWanted | DrainWanted]) -> str | None:
-        assert self._connection is not None
-        number = next(self._numbers)
-        answer: asyncio.Future[str | None] = asyncio.get_running_loop().create_future()
-        self._answers[number] = answer
-        self._connection.send(_encode(question(number)))
-        try:
-            async with asyncio.timeout(ANSWER_S):
-                return await answer
-        except TimeoutError:
-            what = f"the controller did not answer within {ANSWER_S:g} s"
-            raise DeadlineExceeded("registry", what, "try again") from None
-        finally:
-            del self._answers[number]
+    def watch(self) -> AsyncIterator[View]:
+        return self._table.watch()
+
+    def close(self) -> None:
+        if self._connection is not None:
+            self._connection.close("closed here")
 
     def _make(self) -> Connection:
-        return Connection(
+        self._connection = Connection(
             self._secret,
             is_server=False,
             on_open=lambda _connection: None,
             on_frame=self._received,
-            on_lost=lambda _why: self._tables.put_nowait(None),
+            on_lost=lambda _why: self._lost(),
         )
+        return self._connection
 
     def _received(self, body: bytes) -> None:
-        match _decode(body):
-            case Table(records):
-                self._tables.put_nowait({record.id: record for record in records})
-            case Answer(number, text) if number in self._answers and not self._answers[number].done():
-                self._answers[number].set_result(text)
+        assert self._connection is not None
+        changed = _decode_changed(body)
+        self._table.apply(_from_frame(changed))
+        self._connection.send(_encode(Seen(changed.revision)))
+        self._is_whole.set()
+
+    def _lost(self) -> None:
+        self._table.close()
+        self._is_whole.set()
+
+
+def _as_frame(changes: Changes) -> Changed:
+    return Changed(
+        changes.revision,
+        [record for record in changes.records.values() if record is not None],
+        [engine_id for engine_id, record in changes.records.items() if record is None],
+        {prefill: list(decodes) for prefill, decodes in changes.met.by_prefill().items()},
+        list(changes.forgotten),
+    )
+
+
+def _from_frame(changed: Changed) -> Changes:
+    changes = Changes(changed.revision)
+    for life in changed.forgotten:
+        changes.forget(life)
+    for prefill, decodes in changed.met.items():
+        for decode in decodes:
+            changes.add_met(prefill, decode)
+    for record in changed.records:
+        changes.put(record)
+    for engine_id in changed.removed:
+        changes.remove(engine_id)
+    return changes

@@ -1,7 +1,8 @@
 """Which engines this process may use now, and where the next request goes.
 
 Way:   admission -> [EngineTable.pick] -> Attempt
-In:    the registry's records, and what hosts report as taken; out: a Reservation of a pair, or None while none has room
+In:    the registry's records and who has met whom, and what hosts report as taken; out: a Reservation of a pair, or
+       None while none has room
 Owns:  a plane connection to each READY incarnation (made again when it breaks under a READY engine), and the count of
        what this process has on each dp rank
 Fails: an engine that is no longer READY or DRAINING loses its connection here at once, and with it all legs on it
@@ -14,7 +15,7 @@ import itertools
 import logging
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Set
+from collections.abc import AsyncIterator, Callable, Mapping, Set
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -23,7 +24,9 @@ from disagg.plane.client import PlaneClient
 from disagg.plane.ledger import Capacity
 from disagg.plane.messages import RankTaken
 from disagg.plane.network import TCP, Network
+from disagg.registry.met import Met
 from disagg.registry.records import EngineRecord, State
+from disagg.registry.table import View
 from disagg.roles import Role
 from disagg.routing.endpoints import UNBOUNDED, Endpoint, Pair
 from disagg.routing.reservation import Reservation
@@ -51,26 +54,27 @@ class EngineTable:
 
     def __init__(self, secret: bytes, network: Network = TCP, now_s: Callable[[], float] = time.monotonic) -> None:
         self._secret, self._network, self._now_s = secret, network, now_s
-        self.records: dict[str, EngineRecord] = {}
+        self.records: Mapping[str, EngineRecord] = {}
+        self._met = Met()
         self._lives: dict[str, _Life] = {}
         self._reservations: set[Reservation] = set()
         self._report_is_due = False
         self.on_change: Callable[[], None] = lambda: None
         self.on_evict: Callable[[str], None] = lambda _life: None
 
-    async def follow(self, watch: AsyncIterator[dict[str, EngineRecord]]) -> None:
+    async def follow(self, watch: AsyncIterator[View]) -> None:
         """Runs until the registry is gone. Waits for no connection: the next record may tell of a dead engine."""
-        async for records in watch:
-            self._apply(records)
+        async for view in watch:
+            self._apply(view)
 
-    async def update(self, records: dict[str, EngineRecord]) -> None:
+    async def update(self, view: View) -> None:
         """As one step of `follow`; returns when each newly READY engine is connected, or did not answer once."""
-        await asyncio.gather(*(life.first_try for life in self._apply(records)))
+        await asyncio.gather(*(life.first_try for life in self._apply(view)))
 
-    def _apply(self, records: dict[str, EngineRecord]) -> list[_Life]:
+    def _apply(self, view: View) -> list[_Life]:
         """Begins to connect to newly READY incarnations (returned), lets go of those that may not be used any more."""
-        self.records = records
-        wanted = {r.life: r for r in records.values() if r.plane and r.state in (State.READY, State.DRAINING)}
+        self.records, self._met = view.records, view.met
+        wanted = {r.life: r for r in view.records.values() if r.plane and r.state in (State.READY, State.DRAINING)}
         for life in self._lives.keys() - wanted.keys():
             self._let_go(self._lives.pop(life))
         new: list[_Life] = []
@@ -92,7 +96,10 @@ class EngineTable:
         """Some pair could serve, were it free: READY, connected, and a transfer between them has succeeded."""
         decodes, prefills = self._usable()
         lives = {life.record.life for life in prefills}
-        return any(life.record.role is Role.AGGREGATED or lives & life.record.peers for life in decodes)
+        return any(
+            life.record.role is Role.AGGREGATED or not lives.isdisjoint(self._met.met_with(life.record.life))
+            for life in decodes
+        )
 
     def pick(
         self,
@@ -131,8 +138,12 @@ class EngineTable:
             if decode.record.role is Role.AGGREGATED:
                 candidates = [(best[0], Pair(None, best[1]))]
             else:
-                met = [found for life, found in found_prefills if life in decode.record.peers]
-                candidates = [(_sum(best[0], score), Pair(place, best[1])) for score, place in met]
+                met = self._met.met_with(decode.record.life)
+                candidates = [
+                    (_sum(best[0], score), Pair(place, best[1]))
+                    for life, (score, place) in found_prefills
+                    if life in met
+                ]
             for score, pair in candidates:
                 if chosen is None or score < chosen[0]:
                     chosen = score, pair
@@ -147,6 +158,10 @@ class EngineTable:
                 if life.record.role in alone_on:
                     life.on_trial = reservation
         return reservation
+
+    def met_with(self, life: str) -> Set[str]:
+        """The lives a real transfer with which has succeeded, but for itself."""
+        return self._met.met_with(life) - {life}
 
     def is_lost(self, life: str) -> bool:
         """There is no connection to it now."""

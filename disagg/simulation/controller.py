@@ -99,9 +99,10 @@ class SimulatedController:
             why = await self._live(record)
             log.info("%s: %s", record.life, why)
             await self._put(engine_id, state=State.QUARANTINED, detail=why)
+            await self.registry.forget(record.life)
             self._forget(record.life)
             host.kill()
-            await self._put(engine_id, state=State.DEAD, peers=frozenset())
+            await self._put(engine_id, state=State.DEAD)
             await asyncio.sleep(self._habits.pause_s)
 
     async def _live(self, record: EngineRecord) -> str:
@@ -184,7 +185,6 @@ class SimulatedController:
                     self._singing.discard(pair)
             if pair in self._proven:
                 await self._met(prefill, decode)
-                await self._met(decode, prefill)
                 return
             await asyncio.sleep(self._habits.retry_s)
 
@@ -201,11 +201,17 @@ class SimulatedController:
             finally:
                 self._rooms.give_back(room)
 
-    async def _met(self, record: EngineRecord, peer: EngineRecord) -> None:
-        current = self.registry.records[record.id]
-        if current.life == record.life and current.state in (State.STARTING, State.READY):
-            peers = current.peers | ({peer.life} if peer.life != record.life else set())
-            await self._put(record.id, state=State.READY, peers=peers)
+    async def _met(self, *pair: EngineRecord) -> None:
+        current = [self.registry.records[record.id] for record in pair]
+        lives_on = [
+            now.life == record.life and now.state in (State.STARTING, State.READY)
+            for now, record in zip(current, pair, strict=True)
+        ]
+        if all(lives_on):
+            await self.registry.add_met(*(record.life for record in pair))
+        for record, lives in zip(pair, lives_on, strict=True):
+            if lives:
+                await self._put(record.id, state=State.READY)
 
     async def _put(self, engine_id: str, **changes: Any) -> None:
         await self.registry.put(msgspec.structs.replace(self.registry.records[engine_id], **changes))

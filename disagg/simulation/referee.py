@@ -140,15 +140,15 @@ class Referee:
                 self._calm_since_s[engine_id] = now_s
 
     def _healthy_pair(self, since_s: float) -> str:
-        now_s, records = self._loop.time(), self._world.controller.registry.records
+        now_s, registry = self._loop.time(), self._world.controller.registry
         calm = [
-            records[engine_id]
+            registry.records[engine_id]
             for engine_id in self._world.models
             if self._calm_since_s[engine_id] <= since_s and self._disturbed_until_s[engine_id] <= now_s
         ]
         for decode in (record for record in calm if record.role is Role.DECODE):
             for prefill in (record for record in calm if record.role is Role.PREFILL):
-                if prefill.life in decode.peers:
+                if (prefill.life, decode.life) in registry.met:
                     return f"{prefill.life} + {decode.life}"
         return ""
 

@@ -20,6 +20,7 @@ from disagg.coordinator.limits import Limits
 from disagg.coordinator.phases import Phase
 from disagg.coordinator.request import FinishReason, Request
 from disagg.errors import RequestError
+from disagg.registry.table import Table
 from disagg.roles import Role
 from disagg.routing.table import EngineTable
 from disagg.simulated_engine.model import Model
@@ -169,7 +170,7 @@ class SimulatedDeployment:
             assert frontend.following is not None
             frontend.following.cancel()
             await asyncio.wait([frontend.following])
-            await frontend.table.update({})
+            await frontend.table.update(Table().view())
         await self.controller.stop()
         await asyncio.sleep(0.1)
 
@@ -220,10 +221,11 @@ class SimulatedDeployment:
     @property
     def is_whole(self) -> bool:
         """Every engine is READY, has met every other one, and every frontend is connected to it."""
-        records = self.controller.registry.records
+        records, met = self.controller.registry.records, self.controller.registry.met
         prefills = {r.life for r in records.values() if r.role is Role.PREFILL}
         return len(records) == len(self.models) and all(
-            self.controller.is_ready(r.id) and (r.role is Role.PREFILL or prefills <= r.peers) for r in records.values()
+            self.controller.is_ready(r.id) and (r.role is Role.PREFILL or prefills <= met.met_with(r.life))
+            for r in records.values()
         )
 
     async def settle(self, limit_s: float = 120.0) -> None:

@@ -128,7 +128,7 @@ class Scene:
     def __init__(self) -> None:
         self.registry = MemoryRegistry()
         self.runtime = Runtime()
-        self.prover = Prover(self._on_proven, self._on_failed, self.runtime.random)
+        self.prover = Prover(self.registry, self._on_proven, self._on_failed, self.runtime.random)
         self.canaries = Canaries(self.prover, self._on_sick, 0.05, self.runtime.now_s, limit_s=0.1)
         self.nodes: dict[str, Node] = {}
         self.supervisors: dict[str, EngineSupervisor] = {}
@@ -149,6 +149,9 @@ class Scene:
 
     def record(self, engine_id: str) -> EngineRecord:
         return self.supervisors[engine_id].record
+
+    def met_with(self, engine_id: str) -> set[str]:
+        return set(self.registry.met.met_with(self.record(engine_id).life))
 
     def live(self, engine_id: str) -> LiveEngine:
         return self.prover.up[self.record(engine_id).life]
@@ -197,8 +200,8 @@ class Scene:
         await client.connect()
         return client
 
-    async def _on_proven(self, life: str, peer: str) -> None:
-        await self.supervisors[engine_id_of(life)].proven(peer)
+    async def _on_proven(self, life: str) -> None:
+        await self.supervisors[engine_id_of(life)].proven()
 
     async def _on_failed(self, life: str, why: str) -> None:
         await self.supervisors[engine_id_of(life)].failed(why)
@@ -233,6 +236,7 @@ def begin_request(client: PlaneClient) -> Receiver:
 async def scene(*roles: Role, setting: Setting = SETTING) -> AsyncIterator[Scene]:
     it = Scene()
     following = asyncio.create_task(_follow(it))
+    it.tasks.append(asyncio.create_task(it.prover.run()))
     await asyncio.sleep(0)
     for role in roles:
         it.add(role, setting)

@@ -10,6 +10,7 @@ from scene import SECRET, SETTING, Scene, begin_request, scene
 
 from disagg.cluster import supervisor
 from disagg.config.schema import Deadlines
+from disagg.registry.control import ControlClient, ControlServer
 from disagg.registry.records import EngineRecord, State
 from disagg.registry.served import RegistryServer, RemoteRegistry
 from disagg.roles import Role
@@ -137,17 +138,18 @@ async def test_a_drain_travels_from_a_frontend_to_the_controller() -> None:
         async def drain(engine_id: str, restart: bool) -> str | None:
             return await s.supervisors[engine_id].drain(restart) if engine_id in s.supervisors else "no such engine"
 
-        server = RegistryServer(s.registry, SECRET, no_log, drain)
-        port = await server.start("127.0.0.1")
-        remote = RemoteRegistry(f"127.0.0.1:{port}", SECRET)
+        server, control = RegistryServer(s.registry, SECRET), ControlServer(SECRET, no_log, drain)
+        remote = RemoteRegistry(f"127.0.0.1:{await server.start('127.0.0.1')}", SECRET)
+        asking = ControlClient(f"127.0.0.1:{await control.start('127.0.0.1')}", SECRET)
         await remote.connect()
-        tables = remote.watch()
-        await anext(tables)
-        assert await remote.drain("nobody-0", False) == "no such engine"
-        assert await remote.drain(ALONE, False) is None
-        assert (await anext(tables))[ALONE].state is State.DRAINING
-        refusal = await remote.drain(ALONE, False)
+        views = remote.watch()
+        await anext(views)
+        assert await asking.drain("nobody-0", False) == "no such engine"
+        assert await asking.drain(ALONE, False) is None
+        assert (await anext(views)).records[ALONE].state is State.DRAINING
+        refusal = await asking.drain(ALONE, False)
         assert refusal is not None
         assert "only a ready engine" in refusal
         await server.close()
+        await control.close()
         await asyncio.sleep(0.05)

@@ -12,9 +12,7 @@ from disagg.roles import Role
 class Published:
     def __init__(self, state: State) -> None:
         self.records: list[EngineRecord] = []
-        record = EngineRecord(
-            id="decode-0", role=Role.DECODE, state=state, incarnation=3, peers=frozenset({"prefill-0#1"})
-        )
+        record = EngineRecord(id="decode-0", role=Role.DECODE, state=state, incarnation=3)
         self.now_s = 100.0
         self.life = EngineLife(record, self.publish, lambda: self.now_s)
 
@@ -51,14 +49,7 @@ async def test_a_new_incarnation_knows_nothing_of_the_last() -> None:
     record = it.life.record
     assert record.life == "decode-0#4"
     assert (record.plane, record.bootstrap, record.node, record.pids, record.evict) == ("", "", "", {}, False)
-    assert (record.peers, record.detail) == (frozenset(), "waits for its place")
-
-
-@pytest.mark.parametrize("event", [Event.SICK, Event.DIED])
-async def test_who_does_not_serve_has_met_nobody(event: Event) -> None:
-    it = Published(State.READY)
-    await it.life.advance(event, detail="why")
-    assert it.life.record.peers == frozenset()
+    assert record.detail == "waits for its place"
 
 
 async def test_since_when_it_is_so() -> None:
@@ -66,6 +57,6 @@ async def test_since_when_it_is_so() -> None:
     it.now_s = 200.0
     await it.life.advance(Event.PROVEN)
     it.now_s = 300.0
-    await it.life.advance(Event.PROVEN, peers=frozenset({"prefill-0#1", "prefill-1#1"}))
+    await it.life.advance(Event.PROVEN, lane="tcp")
     await it.life.note(detail="something")
     assert it.life.record.since_s == 200.0

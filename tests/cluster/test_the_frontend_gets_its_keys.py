@@ -4,22 +4,24 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from disagg.cluster.controller import Addresses
 from disagg.cluster.serve import _frontend_spec
 from disagg.load import parse_config
 from disagg.planning.plan import resolve
 
 YAML = "version: 1\nmodel: {path: m}\nprefill: {}\ndecode: {}\n"
+HERE = Addresses("127.0.0.1:1", "127.0.0.1:2")
 KEY, ADMIN = "first-key-0123456789", "admin-key-0123456789"
 
 
 def test_all_of_it() -> None:
     security = f"security: {{api_keys: [{KEY}], admin_keys: [{ADMIN}], open_metrics: true}}\n"
     cors = "frontend: {host: 0.0.0.0, cors: {origins: ['https://chat.example.org'], max_age_s: 7}}\n"
-    spec = _frontend_spec(resolve(parse_config(YAML + security + cors), "cpu"), "127.0.0.1:1", Path("m"))
+    spec = _frontend_spec(resolve(parse_config(YAML + security + cors), "cpu"), HERE, Path("m"))
     assert (spec.api_keys, spec.admin_keys, spec.open_metrics) == ((KEY,), (ADMIN,), True)
     assert (spec.origins, spec.origins_age_s) == (("https://chat.example.org",), 7)
 
 
 def test_by_default_nobody_needs_a_key_and_all_pages_may() -> None:
-    spec = _frontend_spec(resolve(parse_config(YAML), "cpu"), "127.0.0.1:1", Path("m"))
+    spec = _frontend_spec(resolve(parse_config(YAML), "cpu"), HERE, Path("m"))
     assert (spec.api_keys, spec.admin_keys, spec.open_metrics, spec.origins) == ((), (), False, ("*",))

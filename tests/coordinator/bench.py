@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import time
 import uuid
 from collections.abc import AsyncIterator
@@ -18,6 +19,7 @@ from disagg.coordinator.request import FinishReason, Request
 from disagg.plane.server import PlaneServer
 from disagg.process.stub import StubEngine
 from disagg.registry.records import EngineRecord, State
+from disagg.registry.table import Table
 from disagg.roles import Role
 from disagg.routing.table import EngineTable
 
@@ -95,7 +97,7 @@ class Bench:
     table: EngineTable
     engines: dict[str, StubEngine]
     servers: dict[str, PlaneServer]
-    records: dict[str, EngineRecord]
+    registry: Table
 
     @property
     def prefill(self) -> StubEngine:
@@ -115,8 +117,12 @@ class Bench:
 
     async def change(self, name: str, **changes: Any) -> None:
         """What the controller would write into the registry."""
-        self.records = self.records | {name: msgspec.structs.replace(self.records[name], **changes)}
-        await self.table.update(self.records)
+        self.registry.put(msgspec.structs.replace(self.registry.records[name], **changes))
+        await self.table.update(self.registry.view())
+
+    async def meet(self, prefill: str = "prefill-0#1", decode: str = "decode-0#1") -> None:
+        self.registry.add_met(prefill, decode)
+        await self.table.update(self.registry.view())
 
     async def settle(self) -> None:
         """Everything is given back."""
@@ -144,14 +150,16 @@ async def bench(limits: Limits = QUICK, met: bool = True, **engines: StubEngine)
     """Engines by name, with _ for the dash (prefill_0); a bare role is its first engine. All have met, if any has."""
     named = {"prefill-0": StubEngine(), "decode-0": StubEngine()}
     named |= {(n.replace("_", "-") if "_" in n else f"{n}-0"): engine for n, engine in engines.items()}
-    servers, records = {}, {}
-    peers = frozenset(f"{name}#1" for name in named if name.startswith("prefill")) if met else frozenset()
+    servers, registry = {}, Table()
+    lives = {role: [f"{name}#1" for name in named if name.startswith(role)] for role in ("prefill", "decode")}
+    for prefill, decode in itertools.product(lives["prefill"], lives["decode"]) if met else ():
+        registry.add_met(prefill, decode)
     for name, engine in named.items():
         facts = engine.start()
         servers[name] = PlaneServer(engine, facts, 1, SECRET)
         port = await servers[name].start("127.0.0.1")
         is_prefill = name.startswith("prefill")
-        records[name] = EngineRecord(
+        record = EngineRecord(
             id=name,
             role=Role.PREFILL if is_prefill else Role.DECODE,
             state=State.READY,
@@ -159,17 +167,17 @@ async def bench(limits: Limits = QUICK, met: bool = True, **engines: StubEngine)
             ranks=facts.ranks,
             plane=f"127.0.0.1:{port}",
             bootstrap="127.0.0.1:9" if is_prefill else "",
-            peers=frozenset() if is_prefill else peers,
             kv_tokens=facts.kv_tokens,
             requests_max=facts.requests_max,
             page_size=facts.page_size,
         )
+        registry.put(record)
     table = EngineTable(SECRET)
-    await table.update(records)
+    await table.update(registry.view())
     try:
-        yield Bench(Coordinator(table, limits), table, named, servers, records)
+        yield Bench(Coordinator(table, limits), table, named, servers, registry)
     finally:
-        await table.update({})
+        await table.update(Table().view())
         await asyncio.sleep(0.02)  # asyncio forgets a socket that it accepts while its server is being closed
         for server in servers.values():
             server.close()

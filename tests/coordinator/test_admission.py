@@ -21,6 +21,7 @@ from disagg.errors import Cancelled, NoReadyPair, Overloaded
 from disagg.plane.engine import EngineFacts
 from disagg.process.stub import StubEngine
 from disagg.registry.records import State
+from disagg.registry.table import Table
 from disagg.routing.table import EngineTable
 
 
@@ -85,7 +86,7 @@ async def test_kv_is_counted_before_it_is_used() -> None:
 async def test_what_one_frontend_took_another_sees() -> None:
     async with bench(limits=Limits(), decode=_small(hold=True)) as b:
         other = EngineTable(b"s" * 32)
-        await other.update(b.records)
+        await other.update(b.registry.view())
         answering = [b.start(request()) for _ in range(2)]
         await until(lambda: len(b.decode.legs) == 2)
 
@@ -99,13 +100,13 @@ async def test_what_one_frontend_took_another_sees() -> None:
         b.decode.release()
         await asyncio.gather(*answering)
         await until(has_room)
-        await other.update({})
+        await other.update(Table().view())
 
 
 async def test_a_refusal_sends_the_request_back_to_the_queue_and_blames_nobody() -> None:
     async with bench(limits=Limits(), decode=_small(hold=True)) as b:
         unaware = EngineTable(b"s" * 32)
-        await unaware.update(b.records)
+        await unaware.update(b.registry.view())
         second = Coordinator(unaware, Limits())
         answering = [b.start(request()) for _ in range(2)]
         await until(lambda: len(b.decode.legs) == 2)
@@ -123,7 +124,7 @@ async def test_a_refusal_sends_the_request_back_to_the_queue_and_blames_nobody()
         assert reader.text == "x" * 8
         await asyncio.gather(*answering)
         await b.settle()
-        await unaware.update({})
+        await unaware.update(Table().view())
 
 
 async def test_cancelled_in_the_queue() -> None:
@@ -182,19 +183,12 @@ async def test_an_engine_that_does_not_answer_holds_up_no_news_of_others() -> No
     writers: list[asyncio.StreamWriter] = []
     silent = await asyncio.start_server(lambda _reader, writer: writers.append(writer), "127.0.0.1", 0)
     async with silent, bench(limits=Limits(no_pair_s=3)) as b:
-        news: asyncio.Queue[dict[str, object]] = asyncio.Queue()
-
-        async def watch():  # type: ignore[no-untyped-def]
-            while True:
-                yield await news.get()
-
-        following = asyncio.create_task(b.table.follow(watch()))
+        following = asyncio.create_task(b.table.follow(b.registry.watch()))
         port = silent.sockets[0].getsockname()[1]
-        late = msgspec.structs.replace(b.records["decode-0"], id="decode-1", plane=f"127.0.0.1:{port}")
-        news.put_nowait(b.records | {"decode-1": late})
-        dead = msgspec.structs.replace(b.records["decode-0"], state=State.DEAD)
+        decode = b.registry.records["decode-0"]
+        b.registry.put(msgspec.structs.replace(decode, id="decode-1", plane=f"127.0.0.1:{port}"))
         await asyncio.sleep(0.05)
-        news.put_nowait(b.records | {"decode-0": dead, "decode-1": late})
+        b.registry.put(msgspec.structs.replace(decode, state=State.DEAD))
         await until(lambda: not b.table.is_ready(), limit_s=0.5)
         following.cancel()
         for writer in writers:

@@ -19,6 +19,7 @@ from disagg.errors import Cancelled, LegLost, NotANumber
 from disagg.plane import messages as m
 from disagg.plane.client import PlaneClient
 from disagg.process.stub import FACTS, StubEngine
+from disagg.registry.table import Table
 from disagg.routing.table import EngineTable
 
 
@@ -173,10 +174,10 @@ async def test_a_hosts_first_report_counts() -> None:
         running = b.start(request())
         await until(lambda: b.decode.legs)
         late = EngineTable(b"s" * 32)
-        await late.update(b.records)
+        await late.update(b.registry.view())
         assert late.is_ready()
         assert late.pick(3, 8) is None
-        await late.update({})
+        await late.update(Table().view())
         b.decode.release()
         await running
 

@@ -122,7 +122,7 @@ async def test_a_request_waits_for_a_pair_that_comes_in_time() -> None:
     async with bench(met=False, limits=Limits(no_pair_s=5)) as b:
         answering = asyncio.create_task(b.answer(request(max_tokens=2)))
         await asyncio.sleep(0.05)
-        await b.change("decode-0", peers=frozenset({"prefill-0#1"}))
+        await b.meet()
         assert await asyncio.wait_for(answering, 30) == ("xx", "length")
 
 

@@ -52,6 +52,6 @@ async def test_one_engine_that_ignores_it_is_enough_for_a_refusal_whatever_its_s
         vocabulary=10,
         table=table,
         coordinator=Coordinator(table, Limits()),
-        registry=None,
+        control=None,
     )
     assert service.ignored == {"seed": "say so"}

@@ -134,6 +134,7 @@ def test_a_tokenizer_is_read_before_the_registry_is_met(tmp_path: Path) -> None:
     """The other way round, a machine slow enough for it to take 5 s lost the connection, and the frontend ended."""
     spec = FrontendSpec(
         registry="127.0.0.1:1",  # nobody listens there
+        control="127.0.0.1:1",
         host="127.0.0.1",
         port=0,
         body_limit_bytes=1 << 20,

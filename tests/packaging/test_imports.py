@@ -47,7 +47,6 @@ PROGRAMS = {
     "disagg.models.pip_program": "run by models/fetch.py",
     "disagg.models.tiny_weights": "run by models/workshop.py",
     "disagg.preflight.docs_table": "writes docs/preflight.md",
-    "disagg.registry.interface": "to be used by cluster/ soon",
     "disagg.process.standby_host": "run by the standby's reaper",
     "disagg.process.standby_reaper": "run by the actor",
     "disagg.process.stub": "the engine of tests and benchmarks",

@@ -1,0 +1,41 @@
+"""What has happened to a table since someone looked last, merged: one entry a key, however often it has changed.
+
+Way:   Table -> [Changes] -> a watcher, who may be slow; in a frame to a frontend, whose own Table takes them in
+Owns:  nothing that the table has not; what is large here was large there
+"""
+
+from __future__ import annotations
+
+from disagg.registry.met import Met
+from disagg.registry.records import EngineRecord
+
+
+class Changes:
+    """To be applied in this order: `forgotten`, `met`, `records`. The changes of an empty table are its whole content.
+
+    `records`: engine id -> its newest record; None: it was removed. `revision`: of the table after the last of them.
+    """
+
+    __slots__ = ("forgotten", "met", "records", "revision")
+
+    def __init__(self, revision: int = 0) -> None:
+        self.revision = revision
+        self.records: dict[str, EngineRecord | None] = {}
+        self.met = Met()
+        self.forgotten: dict[str, None] = {}  # lives
+
+    def put(self, record: EngineRecord) -> None:
+        self.records[record.id] = record
+
+    def remove(self, engine_id: str) -> None:
+        self.records[engine_id] = None
+
+    def add_met(self, prefill: str, decode: str) -> None:
+        self.met.add(prefill, decode)
+
+    def forget(self, life: str) -> None:
+        self.met.forget(life)
+        self.forgotten[life] = None
+
+    def __bool__(self) -> bool:
+        return bool(self.records or self.forgotten or len(self.met))

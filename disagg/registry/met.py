@@ -1,0 +1,86 @@
+"""Who has met whom: between which prefill and which decode incarnations a real transfer has succeeded.
+
+In:    the prover adds a pair, the end of an incarnation takes away all of its pairs
+Out:   routing asks which lives a decode has met; status shows it
+Owns:  the relation, both ways round, so that a change costs no more than what it changes
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Set
+
+NOBODY: Set[str] = frozenset()
+
+
+class Met:
+    """Pairs (prefill life, decode life); an aggregated engine has met itself: (its life, its life).
+
+    `add` is O(1), `forget` O(pairs of that life), `met_with` and `in` O(1).
+    """
+
+    __slots__ = ("_count", "_decodes", "_prefills")
+
+    def __init__(self, pairs: Iterable[tuple[str, str]] = ()) -> None:
+        # By life; the values are dicts for their order, which two runs of one simulation have to share.
+        self._decodes: dict[str, dict[str, None]] = {}  # of a prefill
+        self._prefills: dict[str, dict[str, None]] = {}  # of a decode
+        self._count = 0
+        for prefill, decode in pairs:
+            self.add(prefill, decode)
+
+    def add(self, prefill: str, decode: str) -> bool:
+        """Returns whether that was new."""
+        decodes = self._decodes.setdefault(prefill, {})
+        if decode in decodes:
+            return False
+        decodes[decode] = None
+        self._prefills.setdefault(decode, {})[prefill] = None
+        self._count += 1
+        return True
+
+    def forget(self, life: str) -> bool:
+        """The incarnation has ended; returns whether it had met anybody."""
+        decodes, prefills = self._decodes.pop(life, {}), self._prefills.pop(life, {})
+        for decode in decodes:
+            _take_out(self._prefills, decode, life)
+        for prefill in prefills:
+            _take_out(self._decodes, prefill, life)
+        self._count -= len(decodes.keys() | prefills.keys())
+        return bool(decodes or prefills)
+
+    def met_with(self, life: str) -> Set[str]:
+        """The lives of the other role that it has met; of an aggregated engine that is proven, itself.
+
+        A view: it changes with the relation.
+        """
+        found = self._prefills.get(life) or self._decodes.get(life)
+        return found.keys() if found else NOBODY
+
+    def by_prefill(self) -> Mapping[str, Iterable[str]]:
+        """Prefill life -> the decode lives it has met."""
+        return self._decodes
+
+    def __contains__(self, pair: object) -> bool:
+        return isinstance(pair, tuple) and pair[1] in self._decodes.get(pair[0], ())
+
+    def __iter__(self) -> Iterator[tuple[str, str]]:
+        return ((prefill, decode) for prefill, decodes in self._decodes.items() for decode in decodes)
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Met) and self._decodes == other._decodes
+
+    __hash__ = None  # type: ignore[assignment]  # it changes
+
+    def __repr__(self) -> str:
+        return f"Met({list(self)})"
+
+
+def _take_out(of: dict[str, dict[str, None]], key: str, life: str) -> None:
+    others = of.get(key)  # of an aggregated engine both sides are gone already
+    if others is not None:
+        others.pop(life, None)
+        if not others:
+            del of[key]

@@ -1,0 +1,152 @@
+"""The table itself, and those who watch it: engine records, and who has met whom.
+
+Way:   a backend (memory, served, later file and etcd) -> [Table] -> watchers: routing, status, who waits for READY
+In:    one change after another; out: to each watcher a View, at once and after each change, what came between merged
+Owns:  the newest of everything, under a revision that grows by one with each change
+"""
+
+from __future__ import annotations
+
+import asyncio
+import weakref
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Self
+
+from disagg.registry.changes import Changes
+from disagg.registry.met import Met
+from disagg.registry.records import EngineRecord
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """What a watcher sees. `records` (by engine id) and `met` are the table's own: read only, and always the newest.
+
+    `changes`: what is new since this watcher's last view, for whoever wants to do no more than that; in its first
+    view everything is.
+    """
+
+    records: Mapping[str, EngineRecord]
+    met: Met
+    changes: Changes
+
+
+class Table:
+    """Each change costs O(change), and as much once more for each watcher."""
+
+    def __init__(self) -> None:
+        self.revision = 0
+        self._records: dict[str, EngineRecord] = {}
+        self._met = Met()
+        self._watches: list[weakref.ref[Watch]] = []  # in the order they came; one that nobody holds any more is gone
+        self.is_closed = False
+
+    @classmethod
+    def of(cls, records: Iterable[EngineRecord], pairs: Iterable[tuple[str, str]] = ()) -> Self:
+        table = cls()
+        for prefill, decode in pairs:
+            table.add_met(prefill, decode)
+        for record in records:
+            table.put(record)
+        return table
+
+    @property
+    def records(self) -> Mapping[str, EngineRecord]:
+        """By engine id."""
+        return self._records
+
+    @property
+    def met(self) -> Met:
+        """Read only: it changes through `add_met` and `forget`."""
+        return self._met
+
+    def put(self, record: EngineRecord) -> None:
+        """Replaces the record of `record.id`."""
+        if self._records.get(record.id) != record:
+            self._records[record.id] = record
+            self._tell(lambda changes: changes.put(record))
+
+    def remove(self, engine_id: str) -> None:
+        if self._records.pop(engine_id, None) is not None:
+            self._tell(lambda changes: changes.remove(engine_id))
+
+    def add_met(self, prefill: str, decode: str) -> None:
+        """A real transfer between these two lives has succeeded."""
+        if self._met.add(prefill, decode):
+            self._tell(lambda changes: changes.add_met(prefill, decode))
+
+    def forget(self, life: str) -> None:
+        """Whom this life has met is of no use any more."""
+        if self._met.forget(life):
+            self._tell(lambda changes: changes.forget(life))
+
+    def apply(self, changes: Changes) -> None:
+        """Takes in what has happened to another table, and its revision."""
+        for life in changes.forgotten:
+            self.forget(life)
+        for prefill, decode in changes.met:
+            self.add_met(prefill, decode)
+        for engine_id, record in changes.records.items():
+            if record is None:
+                self.remove(engine_id)
+            else:
+                self.put(record)
+        self.revision = changes.revision
+
+    def snapshot(self) -> Changes:
+        """Everything, as changes of an empty table."""
+        changes = Changes(self.revision)
+        changes.records.update(self._records)
+        changes.met = Met(self._met)
+        return changes
+
+    def view(self) -> View:
+        """As the first one of a watch."""
+        return View(self._records, self._met, self.snapshot())
+
+    def watch(self) -> Watch:
+        watch = Watch(self)
+        self._watches.append(weakref.ref(watch))
+        return watch
+
+    def close(self) -> None:
+        """Nothing will change any more: every watch ends, after what it has not yielded yet."""
+        self.is_closed = True
+        for watch in self._living():
+            watch.wake()
+
+    def _tell(self, change: Callable[[Changes], None]) -> None:
+        self.revision += 1
+        for watch in self._living():
+            change(watch.pending)
+            watch.wake()
+
+    def _living(self) -> list[Watch]:
+        watches = [watch for ref in self._watches if (watch := ref()) is not None]
+        if len(watches) < len(self._watches):
+            self._watches = [weakref.ref(watch) for watch in watches]
+        return watches
+
+
+class Watch(AsyncIterator[View]):
+    """One watcher's place in a table. What happens while it is busy is merged; it ends when the table is closed."""
+
+    def __init__(self, table: Table) -> None:
+        self._table = table
+        self.pending = table.snapshot()
+        self._is_first = True
+        self._changed = asyncio.Event()
+
+    def wake(self) -> None:
+        self._changed.set()
+
+    async def __anext__(self) -> View:
+        while not self.pending and not self._is_first:
+            if self._table.is_closed:
+                raise StopAsyncIteration
+            self._changed.clear()
+            await self._changed.wait()
+        table, changes = self._table, self.pending
+        self.pending, self._is_first = Changes(), False
+        changes.revision = table.revision
+        return View(table.records, table.met, changes)

@@ -1,0 +1,109 @@
+"""A frontend's questions to the controller: answered in any order, and no question waits for ever."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from disagg.errors import DeadlineExceeded
+from disagg.registry import control
+from disagg.registry.control import ControlClient, ControlServer
+
+SECRET = b"s" * 32
+HOST = "127.0.0.1"
+
+
+class Controller:
+    def __init__(self) -> None:
+        self.hold: dict[str, asyncio.Event] = {}
+        self.server = ControlServer(SECRET, self._read_log, self._drain)
+
+    async def client(self, secret: bytes = SECRET) -> ControlClient:
+        return ControlClient(f"{HOST}:{await self.server.start(HOST)}", secret)
+
+    async def _read_log(self, engine_id: str, lines: int) -> str | None:
+        if engine_id in self.hold:
+            await self.hold[engine_id].wait()
+        return None if engine_id == "nobody-0" else f"{lines} lines of {engine_id}"
+
+    async def _drain(self, engine_id: str, restart: bool) -> str | None:
+        return None if restart else f"{engine_id} stays"
+
+
+@pytest.fixture
+def short(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(control, "ANSWER_S", 0.2)
+
+
+async def test_questions_are_answered_as_they_are_ready() -> None:
+    controller = Controller()
+    client = await controller.client()
+    controller.hold["decode-0"] = asyncio.Event()
+    slow = asyncio.create_task(client.log_lines("decode-0", 5))
+    assert await client.log_lines("decode-1", 7) == "7 lines of decode-1"
+    assert await client.log_lines("nobody-0", 7) is None
+    assert await client.drain("decode-1", True) is None
+    assert await client.drain("decode-1", False) == "decode-1 stays"
+    assert not slow.done()
+    controller.hold["decode-0"].set()
+    assert await slow == "5 lines of decode-0"
+    assert not client._answers
+    client.close()
+    await controller.server.close()
+
+
+@pytest.mark.usefixtures("short")
+async def test_a_controller_that_does_not_answer_is_given_up() -> None:
+    controller = Controller()
+    client = await controller.client()
+    controller.hold["decode-0"] = asyncio.Event()
+    with pytest.raises(DeadlineExceeded, match="did not answer"):
+        await client.log_lines("decode-0", 5)
+    assert not client._answers
+    client.close()
+    await controller.server.close()
+
+
+async def test_a_controller_that_ends_is_told_at_once_to_those_who_wait_and_the_next_question_asks_anew() -> None:
+    controller = Controller()
+    client = await controller.client()
+    controller.hold["decode-0"] = asyncio.Event()
+    waiting = asyncio.create_task(client.log_lines("decode-0", 5))
+    await asyncio.sleep(0.05)
+    await controller.server.close()
+    with pytest.raises(DeadlineExceeded, match="cannot be asked"):
+        await asyncio.wait_for(waiting, 5)
+    with pytest.raises(DeadlineExceeded, match="cannot be asked"):  # nobody listens
+        await client.drain("decode-0", True)
+    host, port = client._address.split(":")
+    again = ControlServer(SECRET, controller._read_log, controller._drain)
+    listener = await asyncio.get_running_loop().create_server(again._accept, host, int(port))
+    assert await client.drain("decode-0", True) is None
+    listener.close()
+    client.close()
+    await again.close()
+
+
+async def test_without_the_secret_nothing_is_answered() -> None:
+    controller = Controller()
+    client = await controller.client(b"t" * 32)
+    with pytest.raises(DeadlineExceeded, match="cannot be asked"):
+        await client.drain("decode-0", True)
+    await controller.server.close()
+    await asyncio.sleep(0.02)
+
+
+@pytest.mark.usefixtures("short")
+async def test_a_question_that_was_given_up_while_connecting_leaves_no_connection() -> None:
+    accepted: list[asyncio.StreamWriter] = []
+    silent = await asyncio.start_server(lambda _reader, writer: accepted.append(writer), HOST, 0)
+    client = ControlClient(f"{HOST}:{silent.sockets[0].getsockname()[1]}", SECRET)
+    with pytest.raises(DeadlineExceeded, match="did not answer"):
+        await client.log_lines("decode-0", 5)
+    assert client._connection is None
+    assert not client._connecting.locked()
+    silent.close()
+    for writer in accepted:
+        writer.transport.abort()
+    await asyncio.sleep(0.02)
