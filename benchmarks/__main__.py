@@ -88,11 +88,20 @@ def proving(figures: Any) -> Iterator[Row]:
         yield f"all pairs of {n} + {n} simulated engines are proven", f"{row['seconds']:.1f} s", beside
 
 
+def routing(figures: Any) -> Iterator[Row]:
+    for cost in figures:
+        if cost["met"] == "all":
+            what = f"a pick / a change of load, {cost['ranks']} ranks in engines of {cost['ranks_an_engine']}"
+            figure = f"{cost['pick_us']:.1f} / {cost['change_us']:.1f} µs"
+            yield what, figure, f"where no decode rank has room: {cost['full_us']:.1f} µs"
+
+
 PEERS = ("sglang-router", "smg", "dynamo")
 PARTS: list[tuple[str, list[str], Rows]] = [
     ("proving", ["benchmarks.proving"], proving),
     ("added_ttft", ["benchmarks.added_ttft", "--json"], added_ttft),
     ("hotpath", ["benchmarks.hotpath", "--quick", "--json"], hotpath),
+    ("routing", ["benchmarks.routing", "--json"], routing),
     ("engine_host", ["benchmarks.engine_host", "--rounds", "1", "--json"], engine_host),
     ("peers", ["benchmarks.peers", "--quick", "--only", ",".join(("ours", *PEERS)), "--out"], peers),
     ("fragmentation", ["benchmarks.fragmentation", "--requests", "300", "--json"], fragmentation),

@@ -245,6 +245,7 @@ def _frontend_spec(plan: Plan, addresses: Addresses, model_path: Path) -> Fronte
         number=0,
         stop_s=deadlines.stop_s,
         limits=limits,
+        policy=plan.deployment.routing.policy,
         simulated=plan.device == "simulated",
         sampling_defaults=plan.model.sampling_defaults.model_dump(exclude_none=True),
         api_keys=tuple(key.get_secret_value() for key in security.api_keys),

@@ -251,6 +251,8 @@ class Routing(Section):
     """Moves to another pair after it."""
     migration_tokens_max: Annotated[int, Field(ge=1)] = 1 << 30
     """A longer request (prompt and output) does not move."""
+    policy: Annotated[str, Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")] = "disagg.routing.policy:LeastLoaded"
+    """What chooses the engines of a request: a class that frontends can import, as module:Class."""
 
 
 class HealthSection(Section):

@@ -1,7 +1,7 @@
 """The bounded queue in front of the engines: who gets a pair now, who waits, and for how long.
 
-Way:   coordinator -> [Admission.reserve] -> a Reservation: a pair counted as taken in the engine table
-In:    what a request needs; each change of the table (an engine is ready, a place is free) serves the queue again
+Way:   coordinator -> [Admission.reserve] -> a Reservation: a pair counted as taken on its endpoints
+In:    what a request needs; each change of the endpoints (one is ready, or has a place free) serves the queue again
 Out:   a Reservation. First come, first served; requests that lost their pair midway go before those that had none
        yet, and suspects (suspects.py) before both to an engine that is idle, unless `others_first`; none is held up by
        them
@@ -23,7 +23,8 @@ from disagg.coordinator.request import Request
 from disagg.coordinator.suspects import alone_on, forgive
 from disagg.errors import DeadlineExceeded, NoReadyPair, Overloaded
 from disagg.routing.reservation import Reservation
-from disagg.routing.table import EngineTable
+from disagg.routing.router import Router
+from disagg.routing.view import RoutingView
 
 
 @dataclass(slots=True, eq=False)
@@ -43,16 +44,16 @@ class Admission:
     """
 
     def __init__(
-        self, table: EngineTable, *, queue_max: int, queue_s: float, no_pair_s: float, now_s: Callable[[], float]
+        self, router: Router, *, queue_max: int, queue_s: float, no_pair_s: float, now_s: Callable[[], float]
     ) -> None:
-        self._table, self._now_s = table, now_s
+        self._router, self._now_s = router, now_s
         self._queue_max, self._queue_s, self._no_pair_s = queue_max, queue_s, no_pair_s
         self._suspects: deque[_Waiter] = deque()
         self._first: deque[_Waiter] = deque()  # had a pair
         self._then: deque[_Waiter] = deque()
         self._unready_since_s: float | None = None
         self.others_first = False  # a suspect has killed its engine: those that wait since then go before the next one
-        table.on_change = self.serve
+        router.endpoints.on_change = self.serve
 
     def __len__(self) -> int:
         return sum(map(len, self._lines))
@@ -68,7 +69,7 @@ class Admission:
         if request.blames and alone_on(request):
             line = self._suspects
         if not (line or (line is self._then and self._first)):
-            reservation = self._pick(request)
+            reservation = self._pick(request, until_s)
             if reservation is not None:
                 return reservation
         if not is_first and len(self._then) >= self._queue_max:
@@ -106,13 +107,13 @@ class Admission:
     def _serve_suspects(self) -> None:
         """Gives a pair to each suspect for which an engine is idle; a request that was cleared joins the others."""
         for waiter in list(self._suspects):
-            forgive(waiter.request, self._table.is_lost)
+            forgive(waiter.request, self._router.is_lost)
             if not alone_on(waiter.request):
                 self._suspects.remove(waiter)
                 self._first.append(waiter)
             elif waiter.reservation.done():
                 self._suspects.remove(waiter)
-            elif (reservation := self._pick(waiter.request)) is not None:
+            elif (reservation := self._pick(waiter.request, waiter.until_s)) is not None:
                 waiter.reservation.set_result(reservation)
                 self._suspects.remove(waiter)
 
@@ -121,19 +122,30 @@ class Admission:
             while line:
                 waiter = line[0]
                 if not waiter.reservation.done():
-                    reservation = self._pick(waiter.request)
+                    reservation = self._pick(waiter.request, waiter.until_s)
                     if reservation is None:
                         return  # those behind it need not be tried: none may overtake
                     waiter.reservation.set_result(reservation)
                 line.popleft()
 
-    def _pick(self, request: Request) -> Reservation | None:
-        prompt_tokens = len(request.prompt_ids) + len(request.emitted_ids)
-        alone = alone_on(request) if request.blames else frozenset()
-        return self._table.pick(prompt_tokens, request.tokens_left, request.failed_on, alone)
+    def _pick(self, request: Request, until_s: float) -> Reservation | None:
+        reservation = self._router.pick(
+            RoutingView(
+                prompt_tokens=len(request.prompt_ids) + len(request.emitted_ids),
+                new_tokens=request.tokens_left,
+                prompt_ids=request.prompt_ids,
+                emitted_ids=request.emitted_ids,
+                deadline_s=until_s,
+                avoid=request.failed_on,
+                alone_on=alone_on(request) if request.blames else frozenset(),
+            )
+        )
+        if reservation is not None:
+            request.facts.routed = reservation.reason
+        return reservation
 
     def _note_readiness(self) -> None:
-        was_ready, is_ready = self._unready_since_s is None, self._table.is_ready()
+        was_ready, is_ready = self._unready_since_s is None, self._router.is_ready()
         if was_ready != is_ready:
             self._unready_since_s = None if is_ready else self._now_s()
             for waiter in itertools.chain(*self._lines):

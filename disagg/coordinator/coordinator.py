@@ -37,7 +37,7 @@ from disagg.errors import (
 )
 from disagg.routing.endpoints import Pair
 from disagg.routing.reservation import Reservation
-from disagg.routing.table import EngineTable
+from disagg.routing.router import Router
 
 log = logging.getLogger(__name__)
 
@@ -54,21 +54,21 @@ class Coordinator:
 
     def __init__(
         self,
-        table: EngineTable,
+        router: Router,
         limits: Limits,
         random: Random | None = None,
         now_s: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._table, self._limits, self._now_s = table, limits, now_s
+        self._router, self._limits, self._now_s = router, limits, now_s
         self.admission = Admission(
-            table, queue_max=limits.queue_max, queue_s=limits.queue_s, no_pair_s=limits.no_pair_s, now_s=now_s
+            router, queue_max=limits.queue_max, queue_s=limits.queue_s, no_pair_s=limits.no_pair_s, now_s=now_s
         )
         self.rooms = Rooms(random or Random())
         self.live: dict[str, Request] = {}
         self.attempts: dict[str, Attempt] = {}  # the running try of each live request
         self._shared = Shared(limits, self.rooms, TokenBatch(now_s), now_s)
         self._ended: OrderedDict[str, Remembered] = OrderedDict()
-        table.on_evict = self._evict
+        router.connections.on_evict = self._evict
 
     async def run(self, request: Request, sink: Sink) -> None:
         """Returns when the sink has the end of the answer. Cancelling this aborts both legs.
@@ -160,7 +160,7 @@ class Coordinator:
 
     def _is_blamed(self, request: Request, pair: Pair) -> bool:
         """Whether the loss of this pair is held against the request."""
-        forgive(request, self._table.is_lost)
+        forgive(request, self._router.is_lost)
         lives = {place.life for place in pair.places}
         return any(each.life in lives for each in request.blames)
 

@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 
 from disagg.routing.endpoints import RankId
+from disagg.routing.view import Reason
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +35,7 @@ class Failure:
 
 
 class Facts(msgspec.Struct, gc=False):
-    """None or empty: not known, or there is none. After several tries, room, ranks and KV are those of the last one.
+    """None or empty: not known, or there is none. Room, ranks, their reason and KV are those of the last try.
 
     Thousands are remembered. The garbage collector skips them: nothing that they hold leads back to them.
     """
@@ -43,6 +44,7 @@ class Facts(msgspec.Struct, gc=False):
     room: int | None = None
     prefill: RankId | None = None  # none on an aggregated engine
     decode: RankId | None = None
+    routed: Reason | None = None  # why there
     cached_tokens: int | None = None  # of the prompt
     kv_bytes: int | None = None  # that prefill sent
     kv_transfer_s: float | None = None
@@ -56,6 +58,7 @@ class Facts(msgspec.Struct, gc=False):
         facts: dict[str, Any] = {
             "client_request_id": self.client_request_id,
             "room": self.room,
+            "routed": msgspec.to_builtins(self.routed),
             "cached_tokens": self.cached_tokens,
             "kv_bytes": self.kv_bytes,
             "kv_transfer_s": self.kv_transfer_s,

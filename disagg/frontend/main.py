@@ -32,7 +32,9 @@ from disagg.frontend.spec import LISTENING, FrontendSpec
 from disagg.host_spec import SECRET_VARIABLE
 from disagg.registry.control import ControlClient
 from disagg.registry.served import RemoteRegistry
-from disagg.routing.table import EngineTable
+from disagg.routing.connections import Connections
+from disagg.routing.policy import load_policy
+from disagg.routing.router import Router
 from disagg.telemetry.stderr_log import log_to_stderr
 from disagg.tokenizer.codec import load_codec
 
@@ -60,14 +62,15 @@ async def serve(spec: FrontendSpec) -> None:
     codec = load_codec(Path(spec.model_path)).with_defaults(spec.sampling_defaults)
     registry = RemoteRegistry(spec.registry, secret)
     await registry.connect()
-    table = EngineTable(secret)
+    connections = Connections(secret)
+    router = Router(connections, load_policy(spec.policy))
     refusals = Refusals()
     service = Service(
         model_name=spec.model_name,
         context_length=codec.context_length,
         vocabulary=codec.vocabulary,
-        table=table,
-        coordinator=Coordinator(table, spec.limits),
+        router=router,
+        coordinator=Coordinator(router, spec.limits),
         control=ControlClient(spec.control, secret),
         number=spec.number,
         refusals=refusals,
@@ -90,7 +93,7 @@ async def serve(spec: FrontendSpec) -> None:
     gc.set_threshold(YOUNG_OBJECTS)
     sys.stdout.buffer.write(LISTENING)
     sys.stdout.flush()
-    following = asyncio.create_task(table.follow(registry.watch()), name="follow the registry")
+    following = asyncio.create_task(connections.follow(registry.watch()), name="follow the registry")
     ending = asyncio.create_task(over.wait(), name="wait for the end")
     await asyncio.wait([following, ending], return_when=asyncio.FIRST_COMPLETED)
     await frontend.stop(spec.stop_s)

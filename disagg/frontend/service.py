@@ -1,4 +1,4 @@
-"""What stands behind the HTTP layer of one frontend process: coordinator, engines, controller, counters.
+"""What stands behind the HTTP layer of one frontend process: coordinator, router, controller, counters.
 
 Way:   HTTP handlers -> [Service] -> coordinator; engines come to it through the registry alone
 Owns:  this frontend's number, which every request id begins with
@@ -21,7 +21,7 @@ from disagg.frontend.http1 import Refusals
 from disagg.plane.messages import RankLoad
 from disagg.registry.control import ControlClient
 from disagg.registry.records import State
-from disagg.routing.table import EngineTable
+from disagg.routing.router import Router
 from disagg.telemetry.metrics import FrontendMetrics
 
 FRONTEND_DIGITS = 4
@@ -39,7 +39,7 @@ class Service:
         model_name: str,
         context_length: int,
         vocabulary: int,
-        table: EngineTable,
+        router: Router,
         coordinator: Coordinator,
         control: ControlClient | None,
         number: int = 0,
@@ -47,7 +47,8 @@ class Service:
     ) -> None:
         self.model_name, self.context_length, self.vocabulary = model_name, context_length, vocabulary
         self.created_s = int(time.time())
-        self._table, self._coordinator, self._control = table, coordinator, control
+        self._router, self._connections = router, router.connections
+        self._coordinator, self._control = coordinator, control
         self._prefix = f"{number:0{FRONTEND_DIGITS}x}"
         self._metrics = FrontendMetrics()
         self._refusals = refusals or Refusals()
@@ -55,14 +56,14 @@ class Service:
     @property
     def request_tokens_max(self) -> int:
         """Prompt + output that every READY engine can hold; 0 while none is known."""
-        known = [r for r in self._table.records.values() if r.request_tokens_max]
+        known = [r for r in self._connections.records.values() if r.request_tokens_max]
         ready = [r for r in known if r.state is State.READY] or known
         return min((r.request_tokens_max for r in ready), default=0)
 
     @property
     def ignored(self) -> dict[str, str]:
         """Of all engines: a request may come to any of them, and to another one when it migrates."""
-        return {name: would_do for r in self._table.records.values() for name, would_do in r.ignores.items()}
+        return {name: would_do for r in self._connections.records.values() for name, would_do in r.ignores.items()}
 
     async def run(self, request: Request, sink: Sink) -> None:
         try:
@@ -71,25 +72,27 @@ class Service:
             self._metrics.ended(request)
 
     def ready(self) -> tuple[bool, str]:
-        if self._table.is_ready():
+        if self._router.is_ready():
             return True, ""
-        waiting = [f"{r.id} is {r.state}" + (f": {r.detail}" if r.detail else "") for r in self._table.records.values()]
+        waiting = [
+            f"{r.id} is {r.state}" + (f": {r.detail}" if r.detail else "") for r in self._connections.records.values()
+        ]
         return False, "; ".join(waiting) or "no engine is registered"
 
     def status(self, owner: bytes | None) -> dict[str, Any]:
         """Engines as the registry has them, with this frontend's own count of what runs on each."""
         live = (r for r in self._coordinator.live.values() if owner is None or (owner and r.owner == owner))
         engines = []
-        for record in sorted(self._table.records.values(), key=lambda r: r.id):
+        for record in sorted(self._connections.records.values(), key=lambda r: r.id):
             engine = msgspec.to_builtins(record)
             engine["since"] = engine.pop("since_s")
-            engine["peers"] = sorted(self._table.met_with(record.life))
-            engine["in_flight_by_rank"] = self._table.in_flight(record.life)
+            engine["peers"] = sorted(self._connections.met_with(record.life))
+            engine["in_flight_by_rank"] = self._connections.in_flight(record.life)
             engine["in_flight"] = sum(engine["in_flight_by_rank"])
             engines.append(engine)
         return {
             "model": self.model_name,
-            "ready": self._table.is_ready(),
+            "ready": self._router.is_ready(),
             "engines": engines,
             "frontend": {
                 "pid": os.getpid(),
@@ -101,13 +104,13 @@ class Service:
                 "queued": len(self._coordinator.admission),
                 "attempts": len(self._coordinator.attempts),
                 "rooms": len(self._coordinator.rooms),
-                "places": self._table.places_taken,
+                "places": self._router.endpoints.places_taken,
             },
         }
 
     async def loads(self) -> dict[str, Any]:
         """Engine life -> its ranks' own newest snapshots; an engine that does not answer in time has none."""
-        clients = self._table.clients
+        clients = self._connections.clients
         answers = await asyncio.gather(*(client.loads(LOADS_S) for client in clients.values()), return_exceptions=True)
         return {
             life: [] if isinstance(ranks, BaseException) else [_as_dict(rank) for rank in ranks]
@@ -125,7 +128,7 @@ class Service:
         events = sorted(request.timeline.items(), key=lambda event: event[1])
         prefill = request.facts.prefill
         sender = prefill.life if prefill else ""
-        lane = next((r.lane for r in self._table.records.values() if r.life == sender), "")
+        lane = next((r.lane for r in self._connections.records.values() if r.life == sender), "")
         return {
             "id": request.id,
             "phase": request.phase.name.lower(),
@@ -150,14 +153,14 @@ class Service:
         return self._prefix + os.urandom(RANDOM_BYTES).hex()
 
     def metrics(self) -> bytes:
-        states = [r.state for r in self._table.records.values()]
+        states = [r.state for r in self._connections.records.values()]
         return self._metrics.render(
             live=len(self._coordinator.live),
             queued=len(self._coordinator.admission),
             attempts=len(self._coordinator.attempts),
             rooms=len(self._coordinator.rooms),
-            places=self._table.places_taken,
-            granted=self._table.granted,
+            places=self._router.endpoints.places_taken,
+            granted=self._connections.granted,
             tasks=len(asyncio.all_tasks()),
             engines_ready=states.count(State.READY),
             engines=len(states),

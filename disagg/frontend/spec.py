@@ -8,6 +8,7 @@ from __future__ import annotations
 import msgspec
 
 from disagg.coordinator.limits import Limits
+from disagg.routing.policy import LEAST_LOADED
 
 LISTENING = b"listening\n"
 
@@ -23,6 +24,7 @@ class FrontendSpec(msgspec.Struct, frozen=True, kw_only=True):
     number: int
     stop_s: float
     limits: Limits
+    policy: str = LEAST_LOADED  # module:Class
     connections_max: int = 10_000
     held_limit_bytes: int = 256 << 20  # of requests that have not come in whole
     simulated: bool = False  # its engines are: every response says so

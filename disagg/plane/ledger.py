@@ -16,8 +16,12 @@ OUTPUT_RESERVED_TOKENS = 512
 
 def kv_tokens_needed(prompt_tokens: int, new_tokens: int, page_size: int) -> int:
     """KV tokens to set aside for one leg, in whole pages."""
-    tokens = prompt_tokens + min(new_tokens, OUTPUT_RESERVED_TOKENS)
-    return -(-tokens // page_size) * page_size
+    return -(-tokens_to_set_aside(prompt_tokens, new_tokens) // page_size) * page_size
+
+
+def tokens_to_set_aside(prompt_tokens: int, new_tokens: int) -> int:
+    """For one leg, before they are rounded up to pages."""
+    return prompt_tokens + (new_tokens if new_tokens < OUTPUT_RESERVED_TOKENS else OUTPUT_RESERVED_TOKENS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,3 +65,12 @@ class Ledger:
 def fits(requests: int, kv_tokens: int, needed: int, capacity: Capacity) -> bool:
     """A rank that holds nothing takes whatever one request may need: its estimate may be above what it really holds."""
     return requests == 0 or (requests < capacity.requests and kv_tokens + needed <= capacity.kv_tokens)
+
+
+def tokens_free(requests: int, kv_tokens: int, capacity: Capacity) -> int:
+    """The most tokens to set aside (see above) that `fits` lets one more request have, on a rank that holds some.
+
+    Negative where it may have none."""
+    if requests >= capacity.requests:
+        return -1
+    return (capacity.kv_tokens - kv_tokens) // capacity.page_size * capacity.page_size

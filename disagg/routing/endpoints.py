@@ -1,20 +1,29 @@
-"""Where a leg can run, and where a request does: one dp rank of one incarnation, and a pair of those.
+"""Where a leg can run, and where a request does: one dp rank of one connected engine, and a pair of those.
 
-Way:   registry's record -> [Endpoint] -> policy -> [Pair] -> Attempt, whose legs go there
+Way:   registry's record -> Connections -> [Engine of Endpoints] -> policy -> [Pair] -> Reservation
+Owns:  on each endpoint, what this process has there and what its host said last. Whatever changes either mends the
+       endpoint's place in its order (load.py), so a policy sees endpoints in order of load at any time
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import NamedTuple
+from dataclasses import dataclass, field
+from typing import NamedTuple, Protocol
 
 from disagg.plane.client import PlaneClient
-from disagg.plane.ledger import Capacity, fits, kv_tokens_needed
+from disagg.plane.ledger import Capacity, tokens_free
 from disagg.plane.messages import RankTaken
+from disagg.roles import Role
 
 UNBOUNDED = 1 << 40
 NOTHING = RankTaken(0, 0)
-LIMITLESS = Capacity(UNBOUNDED, UNBOUNDED, 1)  # for canaries, which clients' requests must not hold up
+
+
+class Order(Protocol):
+    """Keeps endpoints by load."""
+
+    def move(self, endpoint: Endpoint, before: tuple[int, int]) -> None:
+        """Its load was `before`, and is `endpoint.load` now."""
 
 
 class RankId(NamedTuple):
@@ -30,41 +39,93 @@ class RankId(NamedTuple):
 
 @dataclass(slots=True, eq=False)
 class Endpoint:
-    """One dp rank of one incarnation. Counts what this process has there; `reported` is what its host said last."""
+    """One dp rank of one engine, for as long as one connection to the engine lasts.
 
-    engine_id: str
-    life: str
+    `load`: requests and KV tokens there, all frontends' together as far as is known. `tokens_free`: the longest request
+    (see plane.ledger.tokens_to_set_aside) that still has room beside them; negative when none has.
+    """
+
+    engine: Engine
     dp_rank: int
-    dp_size: int
     bootstrap: str  # host:port; empty unless prefill
     client: PlaneClient
-    capacity: Capacity = LIMITLESS
-    requests: int = 0
+    capacity: Capacity
+    requests: int = 0  # this process's
     kv_tokens: int = 0
-    reported: RankTaken = NOTHING
+    reported: RankTaken = NOTHING  # by the host, for all frontends
+    load: tuple[int, int] = (0, 0)
+    tokens_free: int = UNBOUNDED
+    order: Order | None = None  # while a policy may choose it
+
+    @property
+    def life(self) -> str:
+        return self.engine.life
+
+    @property
+    def dp_size(self) -> int:
+        return len(self.engine.endpoints)
 
     @property
     def id(self) -> RankId:
-        return RankId(self.engine_id, self.life, self.dp_rank)
+        return RankId(self.engine.id, self.engine.life, self.dp_rank)
 
     @property
     def name(self) -> str:
         return str(self.id)
 
-    @property
-    def load(self) -> tuple[int, int]:
-        """Requests and KV tokens there, all frontends' together as far as is known."""
-        return max(self.requests, self.reported.requests), max(self.kv_tokens, self.reported.kv_tokens)
+    def take(self, kv_tokens: int) -> None:
+        self.requests += 1
+        self.kv_tokens += kv_tokens
+        self._changed()
 
-    def has_room(self, needed: int) -> bool:
-        return fits(*self.load, needed, self.capacity)
+    def give_back(self, kv_tokens: int) -> None:
+        self.requests -= 1
+        self.kv_tokens -= kv_tokens
+        self._changed()
 
-    def needed(self, prompt_tokens: int, new_tokens: int) -> int:
-        return kv_tokens_needed(prompt_tokens, new_tokens, self.capacity.page_size)
+    def report(self, taken: RankTaken) -> None:
+        """What its host has granted to all frontends together."""
+        self.reported = taken
+        self._changed()
 
     def on_refused(self) -> None:
         """Its host knows better than we: full, until it reports again."""
-        self.reported = RankTaken(max(1, self.capacity.requests), self.capacity.kv_tokens)
+        self.report(RankTaken(max(1, self.capacity.requests), self.capacity.kv_tokens))
+
+    def _changed(self) -> None:
+        reported, before = self.reported, self.load
+        requests, kv_tokens = self.requests, self.kv_tokens
+        if reported.requests > requests:
+            requests = reported.requests
+        if reported.kv_tokens > kv_tokens:
+            kv_tokens = reported.kv_tokens
+        load = (requests, kv_tokens)
+        if load != before:
+            self.load = load
+            self.tokens_free = tokens_free(requests, kv_tokens, self.capacity) if requests else UNBOUNDED
+            if self.order is not None:
+                self.order.move(self, before)
+
+
+@dataclass(slots=True, eq=False)
+class Engine:
+    """One incarnation of an engine, for as long as one connection to it lasts."""
+
+    id: str
+    life: str  # names the incarnation
+    role: Role
+    number: int  # of two that are loaded alike the lower one is chosen
+    endpoints: list[Endpoint] = field(default_factory=list)  # by dp rank
+
+    @property
+    def is_connected(self) -> bool:
+        """A connection that ends tells its legs before it tells anybody else: they see this False."""
+        return all(endpoint.client.is_open for endpoint in self.endpoints[:1])
+
+    @property
+    def is_idle(self) -> bool:
+        """Nobody's request runs there, as far as is known."""
+        return not any(endpoint.load[0] for endpoint in self.endpoints)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,6 @@
 """What one try of a request holds of its engines: a place on each endpoint of its pair.
 
-Way:   EngineTable.pick -> [Reservation] -> Admission -> Attempt, which gives each place back when its leg is over
+Way:   Router.pick -> [Reservation] -> Admission -> Attempt, which gives each place back when its leg is over
 Owns:  the places, counted on their endpoints from the first moment on; each is given back exactly once
 Fails: KeyError where one is given back twice, which is a bug
 """
@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from disagg.routing.endpoints import Endpoint, Pair
+from disagg.routing.view import Reason
 
 
 class Holder(Protocol):
@@ -21,15 +22,14 @@ class Holder(Protocol):
 
 
 class Reservation:
-    """`kv_tokens`: what it takes of each endpoint of the pair, in tokens of KV."""
+    """`kv_tokens`: what it takes of each endpoint of the pair, in tokens of KV. `reason`: why it was this pair."""
 
-    __slots__ = ("_holder", "_kv_tokens", "pair")
+    __slots__ = ("_holder", "_kv_tokens", "pair", "reason")
 
-    def __init__(self, pair: Pair, kv_tokens: dict[Endpoint, int], holder: Holder) -> None:
-        self.pair, self._kv_tokens, self._holder = pair, kv_tokens, holder
+    def __init__(self, pair: Pair, reason: Reason, kv_tokens: dict[Endpoint, int], holder: Holder) -> None:
+        self.pair, self.reason, self._kv_tokens, self._holder = pair, reason, kv_tokens, holder
         for endpoint, tokens in kv_tokens.items():
-            endpoint.requests += 1
-            endpoint.kv_tokens += tokens
+            endpoint.take(tokens)
 
     @property
     def held(self) -> tuple[Endpoint, ...]:
@@ -43,9 +43,7 @@ class Reservation:
 
     def release_leg(self, endpoint: Endpoint) -> None:
         """A prefill engine is free again long before its decode engine is."""
-        tokens = self._kv_tokens.pop(endpoint)  # KeyError: released twice, which is a bug
-        endpoint.requests -= 1
-        endpoint.kv_tokens -= tokens
+        endpoint.give_back(self._kv_tokens.pop(endpoint))  # KeyError: released twice, which is a bug
         self._holder.on_released(self, endpoint)
 
     def share(self) -> None:

@@ -1,6 +1,6 @@
 """The controller's part in a simulation: engine after engine, incarnation after incarnation, proven before it serves.
 
-Way:   [SimulatedController] -> SimulatedHost; records -> registry -> every frontend's EngineTable
+Way:   [SimulatedController] -> SimulatedHost; records -> registry -> every frontend's Connections
 In:    what hosts say of their health over real plane connections; out: the records that frontends act on
 Owns:  the hosts. Does what disagg/cluster/supervisor.py and proving.py do, without Ray
 Fails: an engine that is sick, silent or gone is quarantined at once, then killed and started anew

@@ -163,7 +163,7 @@ class Referee:
                 self.violate(late, entry)
                 return
         for frontend in self._world.frontends:
-            rooms, places = len(frontend.coordinator.rooms), frontend.table.places_taken
+            rooms, places = len(frontend.coordinator.rooms), frontend.router.endpoints.places_taken
             if places < rooms:  # a leg that has ended has given its place back; a room is given back after both
                 self.violate(f"{frontend.name}: {rooms} rooms but {places} places")
         for host in self._world.hosts.values():

@@ -22,7 +22,8 @@ from disagg.coordinator.request import FinishReason, Request
 from disagg.errors import RequestError
 from disagg.registry.table import Table
 from disagg.roles import Role
-from disagg.routing.table import EngineTable
+from disagg.routing.connections import Connections
+from disagg.routing.router import Router
 from disagg.simulated_engine.model import Model
 from disagg.simulated_engine.poison import Poison
 from disagg.simulated_engine.tokens import EOS
@@ -66,8 +67,9 @@ class Frontend:
     def __init__(self, network: SimNetwork, number: int, limits: Limits, seed: int) -> None:
         self.name, self.number = f"front-{number}", number
         now_s = asyncio.get_running_loop().time
-        self.table = EngineTable(SECRET, network=network.at(self.name), now_s=now_s)
-        self.coordinator = Coordinator(self.table, limits, Random(seed << 8 | number), now_s)
+        self.connections = Connections(SECRET, network=network.at(self.name), now_s=now_s)
+        self.router = Router(self.connections)
+        self.coordinator = Coordinator(self.router, limits, Random(seed << 8 | number), now_s)
         self.following: asyncio.Task[None] | None = None
 
 
@@ -156,7 +158,7 @@ class SimulatedDeployment:
         self.frontends = [Frontend(self.network, n, self.limits, self.seed) for n in range(self._frontend_count)]
         for frontend in self.frontends:
             watch = self.controller.registry.watch()
-            frontend.following = loop.create_task(frontend.table.follow(watch), name=f"{frontend.name} follows")
+            frontend.following = loop.create_task(frontend.connections.follow(watch), name=f"{frontend.name} follows")
         self.controller.start()
         async with asyncio.timeout(READY_S):
             while not self.is_whole:  # noqa: ASYNC110 - on a virtual clock a poll costs nothing
@@ -170,7 +172,7 @@ class SimulatedDeployment:
             assert frontend.following is not None
             frontend.following.cancel()
             await asyncio.wait([frontend.following])
-            await frontend.table.update(Table().view())
+            await frontend.connections.update(Table().view())
         await self.controller.stop()
         await asyncio.sleep(0.1)
 
@@ -245,7 +247,7 @@ class SimulatedDeployment:
             "waiting": sum(len(c.admission) for c in coordinators),
             "attempts": sum(len(c.attempts) for c in coordinators),
             "rooms": sum(len(c.rooms) for c in coordinators) + self.controller.rooms,
-            "places": sum(frontend.table.places_taken for frontend in self.frontends),
+            "places": sum(frontend.router.endpoints.places_taken for frontend in self.frontends),
             "granted requests": sum(sum(host.server.ledger.requests) for host in hosts),
             "granted kv tokens": sum(sum(host.server.ledger.kv_tokens) for host in hosts),
             "legs": sum(host.engine.legs_live for host in hosts),

@@ -21,7 +21,8 @@ from disagg.process.stub import StubEngine
 from disagg.registry.records import EngineRecord, State
 from disagg.registry.table import Table
 from disagg.roles import Role
-from disagg.routing.table import EngineTable
+from disagg.routing.connections import Connections
+from disagg.routing.router import Router
 
 SECRET = b"s" * 32
 ONCE = Limits(retry_limit=0, migration_limit=0)
@@ -94,7 +95,7 @@ def request(max_tokens: int = 8, text: Plain | None = None, **sampling: Any) -> 
 @dataclass
 class Bench:
     coordinator: Coordinator
-    table: EngineTable
+    router: Router
     engines: dict[str, StubEngine]
     servers: dict[str, PlaneServer]
     registry: Table
@@ -118,11 +119,11 @@ class Bench:
     async def change(self, name: str, **changes: Any) -> None:
         """What the controller would write into the registry."""
         self.registry.put(msgspec.structs.replace(self.registry.records[name], **changes))
-        await self.table.update(self.registry.view())
+        await self.router.connections.update(self.registry.view())
 
     async def meet(self, prefill: str = "prefill-0#1", decode: str = "decode-0#1") -> None:
         self.registry.add_met(prefill, decode)
-        await self.table.update(self.registry.view())
+        await self.router.connections.update(self.registry.view())
 
     async def settle(self) -> None:
         """Everything is given back."""
@@ -136,7 +137,7 @@ class Bench:
         coordinator = self.coordinator
         granted = sum(sum(server.ledger.requests) for server in self.servers.values() if server.sessions)
         waiting = len(coordinator.live) + len(coordinator.attempts) + len(coordinator.admission)
-        return len(coordinator.rooms) + self.table.places_taken + waiting + granted
+        return len(coordinator.rooms) + self.router.endpoints.places_taken + waiting + granted
 
 
 async def until(condition: Any, limit_s: float = 30.0) -> None:
@@ -172,12 +173,13 @@ async def bench(limits: Limits = QUICK, met: bool = True, **engines: StubEngine)
             page_size=facts.page_size,
         )
         registry.put(record)
-    table = EngineTable(SECRET)
-    await table.update(registry.view())
+    connections = Connections(SECRET)
+    router = Router(connections)
+    await connections.update(registry.view())
     try:
-        yield Bench(Coordinator(table, limits), table, named, servers, registry)
+        yield Bench(Coordinator(router, limits), router, named, servers, registry)
     finally:
-        await table.update(Table().view())
+        await connections.update(Table().view())
         await asyncio.sleep(0.02)  # asyncio forgets a socket that it accepts while its server is being closed
         for server in servers.values():
             server.close()

@@ -22,7 +22,12 @@ from disagg.plane.engine import EngineFacts
 from disagg.process.stub import StubEngine
 from disagg.registry.records import State
 from disagg.registry.table import Table
-from disagg.routing.table import EngineTable
+from disagg.roles import Role
+from disagg.routing.connections import Connections
+from disagg.routing.endpoints import NOTHING
+from disagg.routing.policy import Weighed
+from disagg.routing.router import Router
+from disagg.routing.view import RoutingView
 
 
 def _small(requests_max: int = 2, kv_tokens: int = 1 << 20, **more: object) -> StubEngine:
@@ -83,15 +88,27 @@ async def test_kv_is_counted_before_it_is_used() -> None:
         await b.settle()
 
 
+async def test_why_a_pair_was_chosen_is_a_fact_of_the_request() -> None:
+    """The second one finds the first on both sides: 3 + 8 tokens on decode, 3 + 1 on prefill, in pages of 16."""
+    async with bench(limits=Limits(), prefill=_small(hold=True), decode=_small(hold=True)) as b:
+        requests = [request(), request()]
+        answering = [b.start(each) for each in requests]
+        await until(lambda: len(b.decode.legs) == 2)
+        assert [each.facts.routed for each in requests] == [Weighed(0, 0, 0), Weighed(0, 2, 32)]
+        b.prefill.release()
+        b.decode.release()
+        await asyncio.gather(*answering)
+
+
 async def test_what_one_frontend_took_another_sees() -> None:
     async with bench(limits=Limits(), decode=_small(hold=True)) as b:
-        other = EngineTable(b"s" * 32)
-        await other.update(b.registry.view())
+        other = Router(Connections(b"s" * 32))
+        await other.connections.update(b.registry.view())
         answering = [b.start(request()) for _ in range(2)]
         await until(lambda: len(b.decode.legs) == 2)
 
         def has_room() -> bool:
-            if (reservation := other.pick(3, 8)) is None:
+            if (reservation := other.pick(RoutingView(prompt_tokens=3, new_tokens=8))) is None:
                 return False
             reservation.release()
             return True
@@ -100,19 +117,19 @@ async def test_what_one_frontend_took_another_sees() -> None:
         b.decode.release()
         await asyncio.gather(*answering)
         await until(has_room)
-        await other.update(Table().view())
+        await other.connections.update(Table().view())
 
 
 async def test_a_refusal_sends_the_request_back_to_the_queue_and_blames_nobody() -> None:
     async with bench(limits=Limits(), decode=_small(hold=True)) as b:
-        unaware = EngineTable(b"s" * 32)
-        await unaware.update(b.registry.view())
+        unaware = Router(Connections(b"s" * 32))
+        await unaware.connections.update(b.registry.view())
         second = Coordinator(unaware, Limits())
         answering = [b.start(request()) for _ in range(2)]
         await until(lambda: len(b.decode.legs) == 2)
-        for life in unaware._lives.values():
-            for place in life.places:
-                place.reported = type(place.reported)(0, 0)  # as if the report were still on its way
+        for role in Role:
+            for endpoint in list(unaware.endpoints.of(role)):
+                endpoint.report(NOTHING)  # as if the report were still on its way
         r = request()
         reader = Reader()
         refused = asyncio.create_task(second.run(r, reader))
@@ -124,7 +141,7 @@ async def test_a_refusal_sends_the_request_back_to_the_queue_and_blames_nobody()
         assert reader.text == "x" * 8
         await asyncio.gather(*answering)
         await b.settle()
-        await unaware.update(Table().view())
+        await unaware.connections.update(Table().view())
 
 
 async def test_cancelled_in_the_queue() -> None:
@@ -171,10 +188,10 @@ async def test_engines_that_vanish_while_one_waits_for_room_are_a_503_not_a_429(
 async def test_a_connection_that_broke_under_a_ready_engine_is_made_again() -> None:
     async with bench(limits=Limits(no_pair_s=3)) as b:
         assert await b.answer(request()) == ("x" * 8, "length")
-        before = b.table.clients["decode-0#1"]
+        before = b.router.connections.clients["decode-0#1"]
         for session in list(b.servers["decode-0"].sessions):
             session.connection.close("a cable was pulled")  # type: ignore[union-attr]
-        await until(lambda: b.table.clients.get("decode-0#1") not in (before, None))
+        await until(lambda: b.router.connections.clients.get("decode-0#1") not in (before, None))
         assert await b.answer(request()) == ("x" * 8, "length")
 
 
@@ -183,13 +200,13 @@ async def test_an_engine_that_does_not_answer_holds_up_no_news_of_others() -> No
     writers: list[asyncio.StreamWriter] = []
     silent = await asyncio.start_server(lambda _reader, writer: writers.append(writer), "127.0.0.1", 0)
     async with silent, bench(limits=Limits(no_pair_s=3)) as b:
-        following = asyncio.create_task(b.table.follow(b.registry.watch()))
+        following = asyncio.create_task(b.router.connections.follow(b.registry.watch()))
         port = silent.sockets[0].getsockname()[1]
         decode = b.registry.records["decode-0"]
         b.registry.put(msgspec.structs.replace(decode, id="decode-1", plane=f"127.0.0.1:{port}"))
         await asyncio.sleep(0.05)
         b.registry.put(msgspec.structs.replace(decode, state=State.DEAD))
-        await until(lambda: not b.table.is_ready(), limit_s=0.5)
+        await until(lambda: not b.router.is_ready(), limit_s=0.5)
         following.cancel()
         for writer in writers:
             writer.transport.abort()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from disagg.coordinator.facts import Facts, Failure, LostTry
 from disagg.routing.endpoints import RankId
+from disagg.routing.policy import Weighed
 
 
 def test_of_a_request_that_came_to_no_engine_nothing_is_shown() -> None:
@@ -19,6 +20,7 @@ def test_an_aggregated_engine_has_no_prefill_and_says_so() -> None:
 def test_ranks_are_names_and_lost_tries_are_told_field_by_field() -> None:
     facts = Facts(
         room=7,
+        routed=Weighed(avoided=0, requests=3, kv_tokens=640),
         prefill=RankId("prefill-0", "prefill-0#2", 1),
         decode=RankId("decode-3", "decode-3#1", 0),
         kv_bytes=4096,
@@ -30,6 +32,7 @@ def test_ranks_are_names_and_lost_tries_are_told_field_by_field() -> None:
     )
     assert facts.shown() == {
         "room": 7,
+        "routed": {"type": "Weighed", "avoided": 0, "requests": 3, "kv_tokens": 640},
         "prefill": "prefill-0#2/1",
         "decode": "decode-3#1/0",
         "kv_bytes": 4096,

@@ -20,7 +20,9 @@ from disagg.plane import messages as m
 from disagg.plane.client import PlaneClient
 from disagg.process.stub import FACTS, StubEngine
 from disagg.registry.table import Table
-from disagg.routing.table import EngineTable
+from disagg.routing.connections import Connections
+from disagg.routing.router import Router
+from disagg.routing.view import RoutingView
 
 
 class _NoAborts(StubEngine):
@@ -173,11 +175,11 @@ async def test_a_hosts_first_report_counts() -> None:
     async with bench(limits=ONCE, decode=StubEngine(hold=True, facts=small)) as b:
         running = b.start(request())
         await until(lambda: b.decode.legs)
-        late = EngineTable(b"s" * 32)
-        await late.update(b.registry.view())
+        late = Router(Connections(b"s" * 32))
+        await late.connections.update(b.registry.view())
         assert late.is_ready()
-        assert late.pick(3, 8) is None
-        await late.update(Table().view())
+        assert late.pick(RoutingView(prompt_tokens=3, new_tokens=8)) is None
+        await late.connections.update(Table().view())
         b.decode.release()
         await running
 

@@ -113,7 +113,7 @@ async def test_no_first_token_ends_at_its_deadline() -> None:
 
 async def test_engines_that_have_not_met_are_no_pair() -> None:
     async with bench(met=False) as b:
-        assert not b.table.is_ready()
+        assert not b.router.is_ready()
         with pytest.raises(NoReadyPair):
             await b.answer(request())
 
@@ -157,6 +157,6 @@ async def test_hundred_requests_at_once_all_end_and_give_everything_back() -> No
 async def test_one_frame_a_step_however_many_streams() -> None:
     async with bench(decode=StubEngine(step_s=0.02), limits=Limits()) as b:
         await asyncio.gather(*(b.answer(request(max_tokens=10)) for _ in range(50)))
-        client = b.table._lives["decode-0#1"].client
+        client = b.router.connections.clients["decode-0#1"]
         assert client is not None
         assert client.frames_received < 40, "a frame a step is about 12; a frame a token would be 500"

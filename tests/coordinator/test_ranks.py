@@ -25,7 +25,7 @@ async def test_requests_go_to_all_ranks_and_are_counted_on_them() -> None:
     async with bench(prefill=_two_ranks(), decode=_two_ranks()) as b:
         answering = [b.start(request()) for _ in range(3)]
         await until(lambda: len(b.decode.legs) == len(b.prefill.legs) == 3)
-        assert b.table.in_flight("prefill-0#1") == b.table.in_flight("decode-0#1") == [2, 1]
+        assert b.router.connections.in_flight("prefill-0#1") == b.router.connections.in_flight("decode-0#1") == [2, 1]
         assert Counter(leg.dp_rank for leg in b.decode.legs) == {0: 2, 1: 1}
         for leg in b.prefill.legs + b.decode.legs:
             assert leg.bootstrap is not None
@@ -36,12 +36,12 @@ async def test_requests_go_to_all_ranks_and_are_counted_on_them() -> None:
         b.prefill.release()
         b.decode.release()
         await asyncio.gather(*answering)
-        assert b.table.in_flight("prefill-0#1") == b.table.in_flight("decode-0#1") == [0, 0]
+        assert b.router.connections.in_flight("prefill-0#1") == b.router.connections.in_flight("decode-0#1") == [0, 0]
 
 
 async def test_an_engine_that_is_gone_has_nothing_in_flight() -> None:
     async with bench() as b:
-        assert b.table.in_flight("decode-0#7") == []
+        assert b.router.connections.in_flight("decode-0#7") == []
 
 
 def test_metrics_tell_which_ranks_served_a_request_and_which_sent_its_kv() -> None:

@@ -12,7 +12,8 @@ from disagg.coordinator.limits import Limits
 from disagg.frontend.service import Service
 from disagg.registry.records import EngineRecord, State
 from disagg.roles import Role
-from disagg.routing.table import EngineTable
+from disagg.routing.connections import Connections
+from disagg.routing.router import Router
 from disagg.sglang.ignored import ignored_parameters
 
 
@@ -42,16 +43,16 @@ def test_it_follows_from_the_engines_arguments(arguments: Any, off: tuple[str, .
 
 async def test_one_engine_that_ignores_it_is_enough_for_a_refusal_whatever_its_state() -> None:
     """A request may come to any engine, and to another one when it migrates."""
-    table = EngineTable(b"s" * 32)
+    router = Router(Connections(b"s" * 32))
     heeds = EngineRecord(id="decode-0", role=Role.DECODE, state=State.READY)
     ignores = EngineRecord(id="prefill-0", role=Role.PREFILL, state=State.STARTING, ignores={"seed": "say so"})
-    table.records = {record.id: record for record in (heeds, ignores)}
+    router.connections.records = {record.id: record for record in (heeds, ignores)}
     service = Service(
         model_name="m",
         context_length=10,
         vocabulary=10,
-        table=table,
-        coordinator=Coordinator(table, Limits()),
+        router=router,
+        coordinator=Coordinator(router, Limits()),
         control=None,
     )
     assert service.ignored == {"seed": "say so"}

@@ -37,7 +37,7 @@ def test_fifty_rounds_of_kill_and_rejoin_leave_nothing() -> None:
                     "links": sum(
                         link.is_open for host in sim.hosts.values() for link in sim.network.links_of(host.name)
                     ),
-                    "connections": sum(len(frontend.table.clients) for frontend in sim.frontends),
+                    "connections": sum(len(frontend.connections.clients) for frontend in sim.frontends),
                     "objects": len(gc.get_objects()),
                 }
 

@@ -1,0 +1,201 @@
+"""A plane connection to each engine that may be used now, as the registry tells of them.
+
+Way:   registry's records -> [Connections] -> Endpoints (load.py), from which a policy chooses
+In:    the registry's records and who has met whom, and what hosts report as taken
+Owns:  a plane connection to each READY incarnation, made again when it breaks under a READY engine
+Fails: an engine that is no longer READY or DRAINING loses its connection here at once, and with it all legs on it
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+import time
+from collections.abc import AsyncIterator, Callable, Mapping, Set
+from dataclasses import dataclass
+from functools import partial
+
+from disagg.errors import LegLost
+from disagg.plane.client import PlaneClient
+from disagg.plane.ledger import Capacity
+from disagg.plane.messages import RankTaken
+from disagg.plane.network import TCP, Network
+from disagg.registry.records import EngineRecord, State
+from disagg.registry.table import View
+from disagg.routing.endpoints import UNBOUNDED, Endpoint, Engine
+from disagg.routing.load import Endpoints
+
+log = logging.getLogger(__name__)
+
+RECONNECT_S = (0.1, 0.3, 1.0, 2.0)  # pauses between tries; the last one repeats
+
+
+@dataclass(slots=True, eq=False)
+class _Life:
+    """What this process holds of one incarnation."""
+
+    record: EngineRecord
+    number: int  # in order of appearance
+    first_try: asyncio.Future[None]  # done when the first connection is made, or was refused
+    client: PlaneClient | None = None
+    engine: Engine | None = None  # of the last connection, and of one that is being made
+    connecting: asyncio.Task[None] | None = None
+    is_evicted: bool = False
+
+
+class Connections:
+    """`on_evict(life)` is called when requests should leave an engine; `endpoints.on_change` when one may be free."""
+
+    def __init__(self, secret: bytes, network: Network = TCP, now_s: Callable[[], float] = time.monotonic) -> None:
+        self._secret, self._network, self._now_s = secret, network, now_s
+        self.records: Mapping[str, EngineRecord] = {}
+        self._lives: dict[str, _Life] = {}
+        self.endpoints = Endpoints()
+        self._numbers = itertools.count()
+        self._report_is_due = False
+        self.on_evict: Callable[[str], None] = lambda _life: None
+
+    async def follow(self, watch: AsyncIterator[View]) -> None:
+        """Runs until the registry is gone. Waits for no connection: the next record may tell of a dead engine."""
+        async for view in watch:
+            self._apply(view)
+
+    async def update(self, view: View) -> None:
+        """As one step of `follow`; returns when each newly READY engine is connected, or did not answer once."""
+        await asyncio.gather(*(life.first_try for life in self._apply(view)))
+
+    def _apply(self, view: View) -> list[_Life]:
+        """Begins to connect to newly READY incarnations (returned), lets go of those that may not be used any more."""
+        self.records = view.records
+        self.endpoints.meet(view.met)
+        wanted = {r.life: r for r in view.records.values() if r.plane and r.state in (State.READY, State.DRAINING)}
+        for life in self._lives.keys() - wanted.keys():
+            self._let_go(self._lives.pop(life))
+        new: list[_Life] = []
+        for life, record in wanted.items():
+            known = self._lives.get(life)
+            if known is not None:
+                known.record = record
+                self._offer(known)
+            elif record.state is State.READY:
+                first_try = asyncio.get_running_loop().create_future()
+                self._lives[life] = known = _Life(record, next(self._numbers), first_try)
+                new.append(known)
+                self._connect_soon(known)
+            if known is not None and record.evict and not known.is_evicted:
+                known.is_evicted = True
+                self.on_evict(life)
+        self.endpoints.on_change()
+        return new
+
+    def met_with(self, life: str) -> Set[str]:
+        """The lives a real transfer with which has succeeded, but for itself."""
+        return self.endpoints.met.met_with(life) - {life}
+
+    def is_lost(self, life: str) -> bool:
+        """There is no connection to it now."""
+        known = self._lives.get(life)
+        return known is None or known.client is None
+
+    @property
+    def clients(self) -> dict[str, PlaneClient]:
+        """Of the connected engines, by life."""
+        return {name: life.client for name, life in self._lives.items() if life.client is not None}
+
+    @property
+    def granted(self) -> dict[tuple[str, int], tuple[int, int]]:
+        """(engine id, dp rank) -> requests and KV tokens, as its host reported last."""
+        engines = (life.engine for life in self._lives.values() if life.engine is not None)
+        endpoints = (endpoint for engine in engines for endpoint in engine.endpoints)
+        return {(e.engine.id, e.dp_rank): (e.reported.requests, e.reported.kv_tokens) for e in endpoints}
+
+    def in_flight(self, life: str) -> list[int]:
+        """What this process has there, by dp rank; empty for an incarnation that is gone."""
+        known = self._lives.get(life)
+        if known is None:
+            return []
+        return [e.requests for e in known.engine.endpoints] if known.engine else [0] * known.record.ranks
+
+    def _offer(self, life: _Life) -> None:
+        """To policies, or not any more."""
+        if life.engine is None:
+            return
+        if life.client is not None and life.record.state is State.READY:
+            self.endpoints.add(life.engine)
+        else:
+            self.endpoints.remove(life.engine)
+
+    def _connect_soon(self, life: _Life) -> None:
+        if life.connecting is None and self._lives.get(life.record.life) is life:
+            life.connecting = asyncio.get_running_loop().create_task(
+                self._connect(life), name=f"connect to {life.record.life}"
+            )
+
+    async def _connect(self, life: _Life) -> None:
+        """Until it is connected, or let go of (which cancels this)."""
+        try:
+            for pause_s in itertools.chain(RECONNECT_S, itertools.repeat(RECONNECT_S[-1])):
+                try:
+                    await self._try_to_connect(life)
+                    self.endpoints.on_change()
+                    return
+                except LegLost as error:
+                    log.warning("%s: %s", life.record.life, error)
+                if not life.first_try.done():
+                    life.first_try.set_result(None)
+                await asyncio.sleep(pause_s)
+        finally:
+            life.connecting = None
+            if not life.first_try.done():
+                life.first_try.set_result(None)
+
+    async def _try_to_connect(self, life: _Life) -> None:
+        record = life.record
+        client = PlaneClient(
+            record.plane,
+            record.incarnation,
+            self._secret,
+            partial(self._lost, life),
+            on_taken=partial(self._taken, life),
+            network=self._network,
+            now_s=self._now_s,
+        )
+        capacity = Capacity(record.requests_max or UNBOUNDED, record.kv_tokens or UNBOUNDED, record.page_size)
+        life.engine = engine = Engine(record.id, record.life, record.role, life.number)
+        engine.endpoints = [  # before: the host's first report comes with its proof
+            Endpoint(engine, rank, record.bootstrap, client, capacity) for rank in range(record.ranks)
+        ]
+        await client.connect()
+        life.client = client
+        self._offer(life)
+
+    def _lost(self, life: _Life, why: str) -> None:
+        """The host is gone before the registry says so: no request goes there until it answers again."""
+        if life.client is None:
+            return  # it never was connected: `_connect` tries again
+        log.warning("%s: connection lost: %s", life.record.life, why)
+        life.client = None
+        self._offer(life)
+        self._connect_soon(life)
+        self.endpoints.on_change()
+
+    def _let_go(self, life: _Life) -> None:
+        if life.connecting is not None:
+            life.connecting.cancel()
+        client, life.client = life.client, None
+        self._offer(life)
+        if client is not None:
+            client.close()
+
+    def _taken(self, life: _Life, ranks: list[RankTaken]) -> None:
+        if life.engine is not None:
+            for endpoint, taken in zip(life.engine.endpoints, ranks, strict=False):
+                endpoint.report(taken)
+        if not self._report_is_due:  # reports of many hosts in one turn of the loop are looked at once
+            self._report_is_due = True
+            asyncio.get_running_loop().call_soon(self._look_at_reports)
+
+    def _look_at_reports(self) -> None:
+        self._report_is_due = False
+        self.endpoints.on_change()

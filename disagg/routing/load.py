@@ -1,0 +1,210 @@
+"""The endpoints that may be chosen now, least loaded first, and what this process has on them.
+
+Way:   Connections adds and removes engines; [Endpoints] -> policy -> [Endpoints.reserve] -> Reservation
+Owns:  an order by load for each role, which a change of one endpoint mends in O(log n) (a bisection and a shift of
+       pointers); which engine has met which, behind `peers_of`; who is alone where
+Fails: nothing here waits, and nothing looks at every pair
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, insort
+from collections.abc import Callable, Iterator, Set
+
+from disagg.plane.ledger import kv_tokens_needed
+from disagg.registry.met import Met
+from disagg.roles import Role
+from disagg.routing.endpoints import Endpoint, Engine, Pair
+from disagg.routing.reservation import Reservation
+from disagg.routing.view import Choice, RoutingView
+
+Score = tuple[int, int, int]  # is to be avoided, requests, KV tokens: less is better
+Candidate = tuple[Score, Endpoint]
+
+
+class ByLoad:
+    """Endpoints of one role by (requests, KV tokens), and among equals by age of the engine and dp rank."""
+
+    def __init__(self) -> None:
+        self._entries: list[tuple[int, int, int, int, Endpoint]] = []
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def __iter__(self) -> Iterator[Endpoint]:
+        for entry in self._entries:
+            yield entry[4]
+
+    def add(self, endpoint: Endpoint) -> None:
+        endpoint.order = self
+        insort(self._entries, _entry(endpoint, endpoint.load))
+
+    def remove(self, endpoint: Endpoint) -> None:
+        endpoint.order = None
+        del self._entries[bisect_left(self._entries, _entry(endpoint, endpoint.load))]
+
+    def move(self, endpoint: Endpoint, before: tuple[int, int]) -> None:
+        """Its load was `before`, and is `endpoint.load` now."""
+        entries = self._entries
+        del entries[bisect_left(entries, _entry(endpoint, before))]
+        insort(entries, _entry(endpoint, endpoint.load))
+
+
+def _entry(endpoint: Endpoint, load: tuple[int, int]) -> tuple[int, int, int, int, Endpoint]:
+    return (load[0], load[1], endpoint.engine.number, endpoint.dp_rank, endpoint)
+
+
+class Endpoints:
+    """What a policy chooses from: endpoints of READY engines that are connected. `on_change` is called when a pair may
+    have become free."""
+
+    def __init__(self) -> None:
+        self._orders = {role: ByLoad() for role in Role}  # without engines on trial
+        self._engines: dict[Role, dict[str, Engine]] = {role: {} for role in Role}  # by life
+        self._on_trial: dict[Engine, Reservation] = {}  # of requests that nobody else is to be beside
+        self._is_ready: bool | None = None  # None: something has changed
+        self.met = Met()
+        self.places_taken = 0  # by this process's reservations
+        self.on_change: Callable[[], None] = lambda: None
+
+    # for policies
+
+    def has(self, role: Role) -> bool:
+        """Some engine of this role could serve, were it free."""
+        return any(engine.is_connected for engine in self._engines[role].values())
+
+    def of(self, role: Role) -> ByLoad:
+        """Endpoints that may be chosen, were they free; without engines that a request is alone on."""
+        return self._orders[role]
+
+    def fitting(self, role: Role, request: RoutingView) -> Iterator[Candidate]:
+        """Endpoints of this role that have room for the request, best first: those to be avoided come last, and before
+        that the less loaded first. It is to be used up or dropped before anything changes."""
+        avoid, alone, tokens = request.avoid, role in request.alone_on, request.tokens_on(role)
+        last: list[Candidate] = []
+        for endpoint in self._orders[role]:
+            if endpoint.tokens_free < tokens or not _may_take(endpoint, alone):
+                continue
+            if avoid and endpoint.life in avoid:
+                last.append(((1, *endpoint.load), endpoint))
+            else:
+                yield (0, *endpoint.load), endpoint
+        yield from last
+
+    def fitting_on(self, life: str, role: Role, request: RoutingView) -> Iterator[Candidate]:
+        """Endpoints of one engine that have room for the request, in no order; none where it is gone."""
+        engine, tokens = self._engines[role].get(life), request.tokens_on(role)
+        for endpoint in engine.endpoints if engine else ():
+            if (
+                endpoint.order is not None
+                and endpoint.tokens_free >= tokens
+                and _may_take(endpoint, role in request.alone_on)
+            ):
+                yield (int(life in request.avoid), *endpoint.load), endpoint
+
+    def peers_of(self, decode: Endpoint) -> Set[str]:
+        """Lives of the prefill engines that it has met: a real transfer between them has succeeded. (Some may be gone.)
+        The one place that knows."""
+        return self.met.met_with(decode.life)
+
+    def is_free_for(self, pair: Pair, request: RoutingView) -> bool:
+        """Whether a policy may choose this."""
+        prefill, decode = pair.prefill, pair.decode
+        if prefill is None:
+            return self._is_free(decode, Role.AGGREGATED, request)
+        return (
+            self._is_free(decode, Role.DECODE, request)
+            and self._is_free(prefill, Role.PREFILL, request)
+            and prefill.life in self.peers_of(decode)
+        )
+
+    def _is_free(self, endpoint: Endpoint, role: Role, request: RoutingView) -> bool:
+        return (
+            endpoint.order is self._orders[role]
+            and endpoint.tokens_free >= request.tokens_on(role)
+            and _may_take(endpoint, role in request.alone_on)
+        )
+
+    # for the router
+
+    def is_ready(self) -> bool:
+        """Some pair could serve, were it free: READY, connected, and a transfer between them has succeeded."""
+        if self._is_ready is None:
+            prefills = set(self._engines[Role.PREFILL])
+            decodes = self._engines[Role.DECODE]
+            self._is_ready = bool(self._engines[Role.AGGREGATED]) or any(
+                not prefills.isdisjoint(self.met.met_with(life)) for life in decodes
+            )
+        return self._is_ready
+
+    def reserve(self, choice: Choice, request: RoutingView) -> Reservation:
+        """Counts the request on both sides; where it is to be alone nobody else comes before `share` or its end."""
+        pair, taken = choice.pair, {}
+        for place in pair.places:
+            new_tokens = 1 if place is pair.prefill else request.new_tokens
+            taken[place] = kv_tokens_needed(request.prompt_tokens, new_tokens, place.capacity.page_size)
+        reservation = Reservation(pair, choice.reason, taken, self)
+        self.places_taken += len(taken)
+        if request.alone_on:
+            for place in pair.places:
+                if place.engine.role in request.alone_on:
+                    self._on_trial[place.engine] = reservation
+                    self._hide(place.engine)
+        return reservation
+
+    # for connections
+
+    def meet(self, met: Met) -> None:
+        """Who has met whom has changed. It is the registry's own, which is always the newest."""
+        self.met, self._is_ready = met, None
+
+    def add(self, engine: Engine) -> None:
+        """It is READY and connected."""
+        self._is_ready = None
+        if engine.life not in self._engines[engine.role]:
+            self._engines[engine.role][engine.life] = engine
+            self._show(engine)
+
+    def remove(self, engine: Engine) -> None:
+        """It takes no more requests. What it has runs on."""
+        self._is_ready = None
+        if self._engines[engine.role].get(engine.life) is engine:
+            del self._engines[engine.role][engine.life]
+            self._hide(engine)
+
+    # told by reservations
+
+    def on_released(self, reservation: Reservation, endpoint: Endpoint) -> None:
+        self.places_taken -= 1
+        if self._on_trial:
+            self._end_trial(reservation, endpoint.engine)
+        self.on_change()
+
+    def on_shared(self, reservation: Reservation) -> None:
+        for place in reservation.pair.places:
+            self._end_trial(reservation, place.engine)
+        self.on_change()
+
+    # inner
+
+    def _end_trial(self, reservation: Reservation, engine: Engine) -> None:
+        if self._on_trial.get(engine) is not reservation:
+            return
+        del self._on_trial[engine]
+        if self._engines[engine.role].get(engine.life) is engine:
+            self._show(engine)
+
+    def _show(self, engine: Engine) -> None:
+        if engine not in self._on_trial:
+            for endpoint in engine.endpoints:
+                self._orders[engine.role].add(endpoint)
+
+    def _hide(self, engine: Engine) -> None:
+        for endpoint in engine.endpoints:
+            if endpoint.order is not None:
+                self._orders[engine.role].remove(endpoint)
+
+
+def _may_take(endpoint: Endpoint, alone: bool) -> bool:
+    """A connection that ends tells its legs before it tells us."""
+    return endpoint.client.is_open and not (alone and not endpoint.engine.is_idle)

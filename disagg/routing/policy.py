@@ -1,0 +1,137 @@
+"""Which pair a request gets. To add a policy: one class with `choose`, in a file of any name that can be imported.
+
+Way:   Router.pick -> [Policy.choose] -> a Choice, or None while nothing has room
+In:    a RoutingView of the request, and the Endpoints in order of load
+Out:   the pair and a Reason, which is kept among the request's facts
+Fails: StartError where `routing.policy` names no such class
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterator
+from typing import Protocol
+
+from disagg.errors import StartError
+from disagg.roles import Role
+from disagg.routing.endpoints import Pair
+from disagg.routing.load import Candidate, Endpoints, Score
+from disagg.routing.view import Choice, Reason, RoutingView
+
+LEAST_LOADED = "disagg.routing.policy:LeastLoaded"
+
+
+class Policy(Protocol):
+    """Made once a frontend, without arguments. It is called for each try, in the midst of the event loop: it awaits
+    nothing and takes microseconds. What it returns must be free for the request (see Endpoints.is_free_for)."""
+
+    def choose(self, request: RoutingView, endpoints: Endpoints) -> Choice | None: ...
+
+
+class Weighed(Reason, frozen=True):
+    """The least loaded, by what ran there before: both sides of a pair together."""
+
+    avoided: int  # sides that the request would rather have avoided
+    requests: int
+    kv_tokens: int
+
+
+class LeastLoaded:
+    """Of aggregated engines the least loaded endpoint; without any, the pair that is least loaded, both sides together,
+    of those that have met."""
+
+    def choose(self, request: RoutingView, endpoints: Endpoints) -> Choice | None:
+        if endpoints.has(Role.AGGREGATED):
+            return best_aggregated(request, endpoints)
+        return best_pair(request, endpoints)
+
+
+def best_aggregated(request: RoutingView, endpoints: Endpoints) -> Choice | None:
+    """The least loaded aggregated endpoint with room."""
+    for score, endpoint in endpoints.fitting(Role.AGGREGATED, request):
+        return Choice(Pair(None, endpoint), Weighed(*score))
+    return None
+
+
+def best_pair(request: RoutingView, endpoints: Endpoints) -> Choice | None:
+    """The least loaded pair that has met and has room on both sides.
+
+    Decode endpoints come best first, each with its best prefill: once the next one with the best prefill of all is no
+    better than what is found, nothing after it is. Where all have met that is the first of each.
+    """
+    prefills = _Kept(endpoints.fitting(Role.PREFILL, request))
+    if not prefills.first:
+        return None
+    least, count = prefills.first[0], len(endpoints.of(Role.PREFILL))
+    best: tuple[Score, Pair] | None = None
+    best_on = _BestOn(endpoints, request)
+    lives: set[str] = set()
+    for score, decode in endpoints.fitting(Role.DECODE, request):
+        if best is not None and _sum(score, least) >= best[0]:
+            break
+        if decode.life in lives:
+            continue  # its engine's other ranks have met the same, and one that is better has been seen
+        lives.add(decode.life)
+        peers = endpoints.peers_of(decode)
+        if len(peers) ** 2 < count:  # so few that it is quicker to look at each than to search the order for the first
+            found = min(filter(None, map(best_on.__getitem__, peers)), key=_score, default=None)
+        else:
+            found = next((candidate for candidate in prefills if candidate[1].life in peers), None)
+        if found is not None and (best is None or _sum(score, found[0]) < best[0]):
+            best = _sum(score, found[0]), Pair(found[1], decode)
+    return None if best is None else Choice(best[1], Weighed(*best[0]))
+
+
+class _BestOn(dict[str, Candidate | None]):
+    """A prefill engine's life -> the best of its endpoints that have room, if any has; each is looked for once."""
+
+    def __init__(self, endpoints: Endpoints, request: RoutingView) -> None:
+        super().__init__()
+        self._endpoints, self._request = endpoints, request
+
+    def __missing__(self, life: str) -> Candidate | None:
+        fitting = self._endpoints.fitting_on(life, Role.PREFILL, self._request)
+        found = self[life] = min(fitting, key=_score, default=None)
+        return found
+
+
+class _Kept:
+    """Candidates that may be gone through again; each is fetched when it is first asked for."""
+
+    def __init__(self, candidates: Iterator[Candidate]) -> None:
+        self._rest = candidates
+        self.first = next(candidates, None)
+        self._kept = [self.first] if self.first else []
+
+    def __iter__(self) -> Iterator[Candidate]:
+        at = 0
+        while True:
+            if at == len(self._kept):
+                candidate = next(self._rest, None)
+                if candidate is None:
+                    return
+                self._kept.append(candidate)
+            yield self._kept[at]
+            at += 1
+
+
+def _score(candidate: Candidate) -> Score:
+    return candidate[0]
+
+
+def _sum(one: Score, other: Score) -> Score:
+    return one[0] + other[0], one[1] + other[1], one[2] + other[2]
+
+
+def load_policy(path: str) -> Policy:
+    """The policy that an import path (module:Class) names."""
+    module, _, name = path.partition(":")
+    would_do = f"name a class with `choose` that every frontend can import, as {LEAST_LOADED}"
+    try:
+        policy = getattr(importlib.import_module(module), name)()
+    except (ImportError, AttributeError, ValueError, TypeError) as error:
+        raise StartError("routing.policy", f"{path} cannot be loaded: {error}", would_do) from error
+    if not callable(getattr(policy, "choose", None)):
+        raise StartError("routing.policy", f"{path} has no method `choose`", would_do)
+    loaded: Policy = policy
+    return loaded

@@ -1,0 +1,63 @@
+"""What admission asks: a reservation for this request, now, or None.
+
+Way:   admission -> [Router.pick] -> policy -> Endpoints.reserve -> Reservation -> Attempt
+Owns:  nothing but the policy. It awaits nothing, so no decision is half made
+Fails: a policy that raises, or chooses what may not be taken, costs the request nothing: LeastLoaded chooses instead,
+       which is logged once for each kind of error, and told in the request's facts
+"""
+
+from __future__ import annotations
+
+import logging
+
+from disagg.routing.connections import Connections
+from disagg.routing.policy import LeastLoaded, Policy
+from disagg.routing.reservation import Reservation
+from disagg.routing.view import Choice, Reason, RoutingView
+
+log = logging.getLogger(__name__)
+
+
+class PolicyFailed(Reason, frozen=True):
+    """LeastLoaded chose in its place."""
+
+    policy: str
+    why: str
+
+
+class Router:
+    """`connections`: to all engines of the registry; `endpoints`: of those that may be chosen now."""
+
+    def __init__(self, connections: Connections, policy: Policy | None = None) -> None:
+        self.connections, self.endpoints = connections, connections.endpoints
+        self._policy = policy or LeastLoaded()
+        self._least_loaded = LeastLoaded()
+        self._failures: set[str] = set()  # that the log has
+
+    def pick(self, request: RoutingView) -> Reservation | None:
+        """Counted as taken until it is released; None while nothing has room."""
+        endpoints = self.endpoints
+        try:
+            choice = self._policy.choose(request, endpoints)
+        except Exception as error:  # noqa: BLE001 - somebody else's code, called while frames of other requests are handed out
+            choice = self._instead(request, error)
+        else:
+            if choice is not None and not endpoints.is_free_for(choice.pair, request):
+                choice = self._instead(request, ValueError(f"{choice.pair.name} is not free"))
+        return None if choice is None else endpoints.reserve(choice, request)
+
+    def is_ready(self) -> bool:
+        """Some pair could serve, were it free."""
+        return self.endpoints.is_ready()
+
+    def is_lost(self, life: str) -> bool:
+        """There is no connection to this incarnation now."""
+        return self.connections.is_lost(life)
+
+    def _instead(self, request: RoutingView, error: Exception) -> Choice | None:
+        policy, why = type(self._policy).__qualname__, type(error).__name__
+        if why not in self._failures:
+            self._failures.add(why)
+            log.error("policy %s: LeastLoaded chooses in its place", policy, exc_info=error)
+        choice = self._least_loaded.choose(request, self.endpoints)
+        return None if choice is None else Choice(choice.pair, PolicyFailed(policy, f"{why}: {error}"))

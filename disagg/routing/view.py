@@ -1,0 +1,52 @@
+"""What a policy is told of a request, and what it answers.
+
+Way:   a Request that waits -> admission -> [RoutingView] -> policy -> [Choice] -> Reservation
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence, Set
+
+import msgspec
+
+from disagg.plane.ledger import tokens_to_set_aside
+from disagg.roles import Role
+from disagg.routing.endpoints import Pair
+
+
+class RoutingView(msgspec.Struct, frozen=True, kw_only=True):
+    """One try of one request, as routing sees it. Times in seconds of this process's monotonic clock.
+
+    `prompt_ids` and `emitted_ids` (tokens so far, of a request that migrates) are the request's own lists: to be read,
+    never to be changed or kept.
+    """
+
+    prompt_tokens: int  # to be prefilled: the prompt, and what has been put out so far
+    new_tokens: int  # the most that may still be put out
+    prompt_ids: Sequence[int] = ()
+    emitted_ids: Sequence[int] = ()
+    deadline_s: float = float("inf")
+    priority: int = 0
+    session: str = ""
+    model: str = ""
+    avoid: Set[str] = frozenset()  # engine lives to take only where nothing else has room
+    alone_on: Set[Role] = frozenset()  # of these roles only engines on which nothing runs
+
+    @property
+    def token_ids(self) -> list[int]:
+        """All that is to be prefilled; a copy, which takes its time on a long prompt."""
+        return [*self.prompt_ids, *self.emitted_ids]
+
+    def tokens_on(self, role: Role) -> int:
+        """To be set aside on an endpoint of this role, before they are rounded up to its pages."""
+        return tokens_to_set_aside(self.prompt_tokens, 1 if role is Role.PREFILL else self.new_tokens)
+
+
+class Reason(msgspec.Struct, frozen=True, tag=True):
+    """Why a pair was chosen: kept as the request's `Facts.routed`, with the class's name as its `type`. A policy
+    adds what it went by as fields of a subclass."""
+
+
+class Choice(msgspec.Struct, frozen=True):
+    pair: Pair
+    reason: Reason

@@ -1,0 +1,111 @@
+"""`routing.policy` names a class in a file of one's own; one that fails costs no request."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))  # tests share engines.py; they are not a package
+
+from engines import asked, make_engine, make_router, split
+from short_prompts import ByLength, ShortPrompts
+
+from disagg.config.schema import Routing
+from disagg.errors import StartError
+from disagg.plane.ledger import Capacity
+from disagg.registry.met import Met
+from disagg.roles import Role
+from disagg.routing.endpoints import Pair
+from disagg.routing.load import Endpoints
+from disagg.routing.policy import LeastLoaded, Weighed, load_policy
+from disagg.routing.router import PolicyFailed
+from disagg.routing.view import Choice, RoutingView
+
+
+def test_short_prompts_to_aggregated_engines_and_long_ones_to_pairs_beside_them() -> None:
+    together = make_engine("together-0#1", Role.AGGREGATED, 9, capacity=Capacity(2, 1 << 20, 1))
+    router = make_router(*split(1, 1), together, policy=load_policy("short_prompts:ShortPrompts"))
+    short, long = router.pick(asked(prompt_tokens=10)), router.pick(asked(prompt_tokens=1000))
+    assert short
+    assert long
+    assert short.pair.name == "together-0#1/0"
+    assert short.reason == ByLength(10, True)
+    assert long.pair.name == "prefill-0#1/0 + decode-0#1/0"
+    assert long.reason == ByLength(1000, False)
+    assert router.pick(asked(prompt_tokens=10))
+    third = router.pick(asked(prompt_tokens=10))
+    assert third
+    assert third.pair.prefill, "the aggregated engine is full: a pair takes it"
+
+
+def test_a_policy_sees_the_request() -> None:
+    seen: list[RoutingView] = []
+
+    class Looks(LeastLoaded):
+        def choose(self, request: RoutingView, endpoints: Endpoints) -> Choice | None:
+            seen.append(request)
+            return super().choose(request, endpoints)
+
+    request = asked(prompt_ids=[1, 2, 3], emitted_ids=[4], deadline_s=7.0, session="s", model="m", priority=2)
+    assert make_router(*split(1, 1), policy=Looks()).pick(request)
+    assert seen == [request]
+    assert seen[0].token_ids == [1, 2, 3, 4]
+
+
+def test_the_default_of_the_configuration_is_least_loaded() -> None:
+    assert isinstance(load_policy(Routing().policy), LeastLoaded)
+
+
+@pytest.mark.parametrize("path", ["nowhere:Policy", "short_prompts:Nothing", "short_prompts:ByLength", "pathlib:Path"])
+def test_a_path_that_names_no_policy_is_refused_with_what_would_do(path: str) -> None:
+    with pytest.raises(StartError, match=r"routing\.policy.*LeastLoaded"):
+        load_policy(path)
+
+
+class Broken:
+    def choose(self, request: RoutingView, endpoints: Endpoints) -> Choice | None:
+        raise KeyError(request.session)
+
+
+class Stubborn:
+    """Takes the first of each, whether there is room or not."""
+
+    def choose(self, request: RoutingView, endpoints: Endpoints) -> Choice | None:
+        prefill, decode = (
+            min(endpoints.of(role), key=lambda e: e.engine.number) for role in (Role.PREFILL, Role.DECODE)
+        )
+        return Choice(Pair(prefill, decode), Weighed(0, 0, 0))
+
+
+def test_where_a_policy_raises_least_loaded_chooses_and_the_log_says_so_once(caplog: pytest.LogCaptureFixture) -> None:
+    router = make_router(*split(2, 2), policy=Broken())
+    with caplog.at_level(logging.ERROR):
+        reservations = [router.pick(asked(session="s7")) for _ in range(3)]
+    assert all(each and each.reason == PolicyFailed("Broken", "KeyError: 's7'") for each in reservations)
+    assert len(caplog.records) == 1
+
+
+def test_a_choice_without_room_is_not_taken() -> None:
+    router = make_router(*split(2, 2, capacity=Capacity(1, 1 << 20, 1)), policy=Stubborn())
+    first, second = router.pick(asked()), router.pick(asked())
+    assert first
+    assert second
+    assert first.reason == Weighed(0, 0, 0)
+    assert second.pair.name == "prefill-1#1/0 + decode-1#1/0"
+    assert isinstance(second.reason, PolicyFailed)
+    assert router.pick(asked()) is None
+
+
+def test_a_choice_of_two_that_have_not_met_is_not_taken() -> None:
+    engines = split(2, 1)
+    met = Met([("prefill-1#1", "decode-0#1")])
+    reservation = make_router(*engines, policy=Stubborn(), met=met).pick(asked())
+    assert reservation
+    assert reservation.pair.name == "prefill-1#1/0 + decode-0#1/0"
+
+
+def test_the_policy_is_made_without_arguments() -> None:
+    assert isinstance(load_policy("short_prompts:ShortPrompts"), ShortPrompts)
