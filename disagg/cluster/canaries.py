@@ -1,4 +1,4 @@
-"""Canaries for engines that rest: does each rank still make steps, does each pair still move KV?
+"""Canaries for idle engines: does each rank still make steps, does each pair still move KV?
 
 Way:   controller -> [Canaries.run] -> transfer/canary.py on one engine or pair at a time
 Out:   `on_sick(life, why)` after FAILURES_MAX failures in a row
@@ -46,9 +46,9 @@ def is_due(quiet_s: float, since_last_s: float, failures: int, node_is_busy: boo
 
 
 def blame(pair: Pair, probed: Mapping[Pair, bool]) -> set[str]:
-    """Whose fault is it that this pair fails, given how others of the two sang just now?
+    """Which side of a failing pair is to blame, given how each side's probe with another peer went just now?
 
-    Who works with another peer is not to blame; where both do, it is the decode side, which a restart costs least.
+    A side that works with another peer is not to blame. If both do, decode is: its restart costs least.
     """
     prefill, decode = pair
     prefill_works = any(well for (p, _), well in probed.items() if p == prefill)
@@ -59,6 +59,12 @@ def blame(pair: Pair, probed: Mapping[Pair, bool]) -> set[str]:
 
 
 class Canaries:
+    """Probes idle engines one after another, until `run` is cancelled.
+
+    `canary_s`: how often each rank of an idle engine is probed; `limit_s`: how long a probe may take; both in seconds
+    of the clock `now_s`. `on_sick(life, why)` is called after FAILURES_MAX failures in a row.
+    """
+
     def __init__(
         self,
         prover: Prover,

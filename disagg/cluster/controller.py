@@ -50,6 +50,12 @@ class Addresses:
 
 
 class Controller:
+    """Starts and ends a deployment on Ray. `start` places all engines, `until_ready` waits for them, `stop` ends all.
+
+    Raises StartError when the cluster has too little room, when an engine's first start fails, or when not all engines
+    are READY within `deadlines.start_s` seconds.
+    """
+
     def __init__(self, plan: Plan, setting: Setting) -> None:
         self._plan, self._setting = plan, setting
         secret = bytes.fromhex(setting.secret)

@@ -22,10 +22,16 @@ from disagg.registry.records import Member
 from disagg.sglang.arguments import Ports, member_arguments
 
 T = TypeVar("T")
-CAUSE_S = 1.0  # a host that is gone takes the others with it, and their exits may be told before its own
+CAUSE_S = 1.0  # a host that dies takes the others with it, and their exits may be reported before its own
 
 
 class Gang:
+    """An EngineNode made of one EngineNode for each of the engine's nodes; the first one's host serves the plane.
+
+    `prepare` raises StartError where two of its nodes have one address. Every method raises NodeLost when one of the
+    nodes is lost.
+    """
+
     def __init__(self, nodes: Sequence[EngineNode]) -> None:
         self._nodes = nodes
         self._grounds: list[Ground] = []
@@ -58,7 +64,10 @@ class Gang:
             node.keep_spare()
 
     async def exited(self) -> Exit:
-        """Returns when one of its hosts has exited: the one that began it, if that is told."""
+        """Returns the exit of one of its hosts. Raises NodeLost when a node is lost.
+
+        That of the host that died first, if it is reported within CAUSE_S.
+        """
         waiting = [
             asyncio.create_task(node.exited(), name=f"exit of node {member}") for member, node in enumerate(self._nodes)
         ]
@@ -100,7 +109,7 @@ class Gang:
 
 
 async def _all(works: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
-    """The first failure ends the others, before it is raised: what they do must not meet the next incarnation."""
+    """Runs all; the first failure cancels the others and waits for them, so that none reaches the next incarnation."""
     tasks = [asyncio.create_task(work) for work in works]
     try:
         return await asyncio.gather(*tasks)

@@ -44,7 +44,7 @@ class LiveEngine:
         self.client.close()
 
     def quiet_s(self) -> float:
-        """For how long nobody but us has had a request here; 0 while somebody has."""
+        """Seconds for which no request but our own canaries has run here; 0 while one runs."""
         return 0.0 if self.others_requests else self._now_s() - self.quiet_since_s
 
     def endpoints(self) -> list[RankEndpoint]:

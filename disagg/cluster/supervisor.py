@@ -37,9 +37,9 @@ BACKOFF_READY_S = 2.0  # at most, after a life that was READY: what killed it wa
 STEADY_S = 60.0  # an engine that lived this long starts the next time without a pause
 POLL_S = 0.1
 LAST_LINES = 12
-EXIT_S = 1.0  # after a lost connection the exit status usually follows
+EXIT_S = 1.0  # after a lost connection we wait this long for the exit status, which says more
 EVICT_S = 5.0  # after `deadlines.drain_s` what still runs may move to other engines
-QUIET_S = 0.5  # of an empty ledger: a request that was on its way when draining began would show by then
+QUIET_S = 0.5  # the ledger stays empty this long: a request that was on its way when draining began has come by then
 
 
 class Kind(Enum):
@@ -57,6 +57,12 @@ class Ending:
 
 
 class EngineSupervisor:
+    """Runs one engine: a loop over its incarnations, each started, proven, watched, ended, and started again.
+
+    `run` is its task, and raises StartError if the first start fails. `drain` takes it out of service, for an operator.
+    Times are seconds of the runtime's clock; pauses between starts grow with failures in a row.
+    """
+
     def __init__(
         self,
         plan: EnginePlan,

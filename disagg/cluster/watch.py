@@ -1,9 +1,9 @@
-"""Is this incarnation sick? Looked at from its start to its end, twice a second, whether it works or rests.
+"""Decides whether an incarnation is sick: twice a second, from its start to its end, busy or idle.
 
 Way:   supervisor -> [Watcher.run] -> host (health of each rank), a prefill's bootstrap server
 Out:   `run` returns why the engine is sick, at most some 5 s after it became so
-Why:   a process that lives says little: a scheduler may hang behind a host that answers, a host behind a bootstrap
-       server that answers. Whether a rank makes progress is judged in its host; here the host itself is judged
+Why:   a living process proves little: a scheduler may hang behind a host that answers, and a host behind a bootstrap
+       server that answers. The host watches the progress of its ranks; here the host itself is watched
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ RECONNECT_S = 1.0
 SILENT_S = 3.0  # a host that has not answered for so long
 ROUTE_S = 1.0  # between two looks at the bootstrap server, and the time one may take
 ROUTES_MISSED_MAX = 3
-LATE_S = 0.5  # we ourselves were held up for so long: the answers may lie unread in our socket
+LATE_S = 0.5  # we ourselves were held up for this long: the answers may lie unread in our socket
 
 IsRegistered = Callable[[str], Awaitable[bool]]
 

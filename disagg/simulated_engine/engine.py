@@ -112,7 +112,8 @@ class SimulatedEngine:
             handle.rank.abort(handle)
 
     def loads(self) -> list[RankLoad]:
-        """A scheduler that is stuck or dead keeps its last stamp: it is the age of a snapshot that tells."""
+        """The newest load of each rank. A scheduler that hangs or is dead keeps its last time stamp, whose age shows
+        it."""
         now_s = self._wall_s()
         return [
             RankLoad(
@@ -138,7 +139,7 @@ class SimulatedEngine:
             peer.drop(life)
 
     def stop(self) -> None:
-        """Also a crash: nobody is told, but by the connections that end."""
+        """Ends the engine, as a crash does: others notice only that their connections end."""
         self.is_gone = True
         for rank in self.ranks:
             rank.die()
@@ -164,7 +165,7 @@ class SimulatedEngine:
         self.ranks[dp_rank].die()
 
     def slow(self, factor: float) -> None:
-        """Everything it does from now on takes so many times as long."""
+        """From now on everything takes `factor` times as long."""
         self._slowness = factor
 
     def dies(self) -> None:
@@ -181,7 +182,7 @@ class SimulatedEngine:
         self._transfers_to_lose += count
 
     def exhaust_kv(self, is_exhausted: bool = True) -> None:
-        """No page is free, whatever ends; or again as it was."""
+        """Makes the KV pool act as if full, until it is called with False."""
         for rank in self.ranks:
             rank.pool.is_exhausted = is_exhausted
             rank.go_on()

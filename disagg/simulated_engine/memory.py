@@ -1,8 +1,8 @@
-"""KV memory of one simulated dp rank: pages, and a prefix cache that gives its pages up when they are needed.
+"""KV memory of one simulated dp rank: pages, and a prefix cache whose pages are evicted when needed.
 
 Way:   rank scheduler -> [KvPool.take] for a prompt, `grow` for its output, `give_back` at its end
 Owns:  the count of pages. A page belongs to one holding, or to the cache; blocks that a holding reads are locked
-Fails: `take` and `grow` say None or False when there is no room, and change nothing
+Fails: where there is no room `take` returns None and `grow` False, and nothing changes
 """
 
 from __future__ import annotations

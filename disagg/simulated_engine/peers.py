@@ -208,7 +208,7 @@ class Peer:
                     leg.rank.do(leg.rank.released, leg)
 
     def _lost(self, link: PeerLink) -> None:
-        """Not told to the legs at once: SGLang finds it by its heartbeats, some seconds later."""
+        """The link is gone. The legs learn of it later, by heartbeats, as in SGLang."""
         if link is not self._link:
             return
         self._link = None

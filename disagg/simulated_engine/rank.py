@@ -1,4 +1,4 @@
-"""One dp rank's scheduler, pretending: it takes as long as a real one would, and does nothing else.
+"""A simulated dp rank's scheduler: it takes as long as a real one would, and computes nothing.
 
 Way:   SimulatedEngine -> [Rank.submit, abort] -> queues -> steps, one after the other -> a leg's sink
 Owns:  the rank's legs and KV pool; a leg's last word is said where its KV is given back, once
@@ -45,6 +45,13 @@ class RankEngine(Protocol):
 
 
 class Rank:
+    """One simulated scheduler: its queues, its KV pool, its running batch. All times are simulated, by the loop's
+    clock.
+
+    A leg waits until KV pages are set aside for it, has its prompt read in chunks, then makes one token a step. Sizes
+    are tokens, and pages of `model.page_size` tokens.
+    """
+
     def __init__(self, engine: RankEngine, index: int) -> None:
         self.engine, self.index, self.model = engine, index, engine.model
         model = engine.model
@@ -97,7 +104,7 @@ class Rank:
         self.go_on()
 
     def die(self) -> None:
-        """The scheduler's process is gone: nobody is told."""
+        """The scheduler's process is gone; it tells nobody."""
         self.is_dead = True
         for timer in [self._step, *(leg.timer for leg in self.legs)]:
             if timer is not None:
@@ -106,7 +113,7 @@ class Rank:
         self._backlog.clear()
 
     def do(self, action: Callable[..., None], *arguments: Any) -> None:
-        """Something the scheduler does when it comes round: a frozen one does it when it goes on."""
+        """Runs a step of the scheduler's loop. A frozen scheduler keeps it for when it goes on."""
         if self._frozen_at_s is not None:
             self._backlog.append((action, arguments))
         elif not self.is_dead:
@@ -138,7 +145,7 @@ class Rank:
             self._await_turn(leg)
 
     def stall(self, leg: SimulatedLeg) -> None:
-        """It waits for nothing that could come, until it is aborted."""
+        """The leg waits for something that cannot come, until it is aborted."""
         if leg.at is At.WAITING:
             self._waiting.remove(leg)
         if leg.timer is not None:
@@ -171,7 +178,7 @@ class Rank:
             self._run(leg, first_token)
 
     def end(self, leg: SimulatedLeg, reason: str, detail: str = "") -> None:
-        """A leg's last word: nothing of it is left here."""
+        """Ends a leg: gives back what it holds and tells its sink."""
         if leg.is_over:
             return
         queue = {At.WAITING: self._waiting, At.ALLOCATING: self._allocating}.get(leg.at)
@@ -345,7 +352,7 @@ class Rank:
         self.go_on()
 
     def run_on_garbage(self, leg: SimulatedLeg) -> None:
-        """No KV was sent (a canary's fake prefill): the engine decodes, and what it says means nothing."""
+        """Decodes without KV (a canary's fake prefill): its tokens mean nothing."""
         leg.state = fold(leg.leg.prompt_ids) ^ 1
         self._run(leg, following(leg.state, 1, True)[0][0])
 

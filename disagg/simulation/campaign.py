@@ -1,4 +1,4 @@
-"""A long time of a service's life, with everything going wrong, in a short one.
+"""A soak: many requests on a simulated deployment, with faults of every kind, in virtual time.
 
 Way:   workload -> [Campaign] -> SimulatedDeployment; faults aimed at requests in each phase; the referee looks on
 In:    how many requests, and a seed: it decides everything
@@ -154,7 +154,7 @@ class Campaign:
             await asyncio.sleep(SWEEP_S)
 
     async def _rest(self, tasks_before: int) -> None:
-        """All requests end; then all engines come back, and nobody holds anything."""
+        """Waits until all requests have ended and all engines are back; then nothing may be held."""
         referee, loop = self._referee, asyncio.get_running_loop()
         until_s = loop.time() + LIMITS.request_s + 1
         while referee.entries and loop.time() < until_s and referee.violation is None:  # noqa: ASYNC110

@@ -47,6 +47,9 @@ class Habits:
 
 
 class SimulatedController:
+    """Starts, proves, watches and restarts the simulated engines, as the real controller does. Times are virtual
+    seconds."""
+
     def __init__(self, network: SimNetwork, models: dict[str, Model], secret: bytes, seed: int, habits: Habits) -> None:
         self._network, self._models, self._secret, self._seed, self._habits = network, models, secret, seed, habits
         self._here = network.at(HOST)

@@ -1,4 +1,4 @@
-"""Everything that goes wrong in a soak: kinds of faults, each aimed at a request in one phase.
+"""The faults of a soak: their kinds, each aimed at a request in one phase.
 
 Way:   soak -> [Faults.strike] -> an engine, its host, a link, or the client of that request
 Out:   how long the engines around it may be out of order: what fails meanwhile may have a reason
@@ -103,7 +103,7 @@ class Faults:
         return random.choice([host for host in self._world.hosts.values() if host.role is role])
 
     def _harm(self, fault: Fault, stream: Stream, host: SimulatedHost, random: Random) -> float:
-        """Does it; returns for how many seconds it may be felt."""
+        """Applies the fault; returns for how many seconds it may disturb engines."""
         engine, later = host.engine, self._loop.call_later
         match fault:
             case Fault.CRASH:

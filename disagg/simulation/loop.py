@@ -3,7 +3,7 @@
 Way:   asyncio.Runner(loop_factory=VirtualLoop) -> [VirtualLoop] -> everything that a simulation runs
 Out:   `time()` in virtual seconds, from 0; the same program with the same seeds takes the same steps, in the same order
 Fails: Stuck when every task waits and no timer is set: nothing could ever happen again
-Owns:  no thread and no socket that anything is read from: whatever would need one does not belong in a simulation
+Owns:  no thread, and no socket to read from: code that needs one does not belong in a simulation
 """
 
 from __future__ import annotations

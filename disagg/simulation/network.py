@@ -41,14 +41,14 @@ class SimNetwork:
         return [link for link in self.links.values() if host in link.hosts]
 
     def take_away(self, host: str) -> None:
-        """The host's process is gone: its listeners and all its connections end at once."""
+        """Ends the host's listeners and all its connections at once, as its process's death would."""
         for address in [address for address in self._listeners if address[0] == host]:
             del self._listeners[address]
         for link in self.links_of(host):
             link.cut("Connection reset by peer")
 
     def silence(self, host: str) -> None:
-        """Nothing comes from the host or gets to it, and nobody is told."""
+        """From now on nothing reaches the host or comes from it, and no connection ends for that."""
         self._silent_hosts.add(host)
 
     def heal(self, host: str) -> None:

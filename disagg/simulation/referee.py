@@ -1,4 +1,4 @@
-"""What must hold in a soak, looked at after every event that matters.
+"""The rules that must hold in a soak, checked after every event that matters.
 
 Way:   requests' phases, their ends, deliveries on the network -> [Referee] -> nothing, or one Violation
 Owns:  the count and the hash of all events: the same seed gives the same hash
@@ -51,6 +51,11 @@ class Entry:
 
 
 class Referee:
+    """Watches a simulated deployment, and notes the first rule that is broken, as `violation`.
+
+    It also counts and hashes all events: two runs with one seed have the same hash.
+    """
+
     def __init__(self, world: SimulatedDeployment) -> None:
         self._world = world
         self._loop = asyncio.get_running_loop()
@@ -85,7 +90,7 @@ class Referee:
         self.event(entry.index << 5 ^ request.phase.value)
 
     def ended(self, entry: Entry) -> None:
-        """The client has its last word."""
+        """Called when the client has the end of its answer."""
         stream = entry.stream
         request = stream.request
         del self.entries[request.id]
@@ -198,7 +203,7 @@ class Referee:
                 self.violate(f"{host.life}/{rank}: {engine_rank.pool.tokens_used} KV tokens used")
 
     def at_rest(self, tasks_before: int) -> None:
-        """Everybody has gone home."""
+        """Checks at the end of a soak that nothing is held any more."""
         held = {name: count for name, count in self._world.gauges().items() if count}
         if held:
             self.violate(f"nobody runs, and yet: {held}")

@@ -1,4 +1,4 @@
-"""Who asks for what, and when: a real service's trace, made smaller.
+"""The requests of a soak, and when each comes: a real service's trace, made smaller.
 
 In:    benchmarks/data's trace (arrival, lengths, and which 512-token blocks of prompts are equal)
 Out:   request after request: the same index is always the same request, whatever else is asked

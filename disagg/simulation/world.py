@@ -74,7 +74,8 @@ class Frontend:
 
 
 class Stream:
-    """A client that reads its answer as it comes, and is its sink. At every fourth piece it is behind for a turn."""
+    """A client that reads its answer as it comes. It is the request's sink; at every fourth piece it lags for a
+    turn."""
 
     def __init__(self, frontend: Frontend, request: WatchedRequest) -> None:
         self.frontend, self.request = frontend, request
@@ -127,6 +128,11 @@ class Stream:
 
 
 class SimulatedDeployment:
+    """A whole deployment in one process on a virtual clock: engines, control plane, frontends, and the network between.
+
+    One `seed` decides everything that is random. Times are virtual seconds. Used as an async context.
+    """
+
     def __init__(
         self,
         prefill: int = 1,
