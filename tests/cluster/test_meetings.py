@@ -25,7 +25,7 @@ steps = st.one_of(
 )
 
 
-@settings(max_examples=500)
+@settings(max_examples=200, deadline=None)
 @given(st.lists(steps, max_size=60))
 def test_no_engine_is_taken_twice_and_all_that_can_be_is_found(done: list[tuple[str, object]]) -> None:
     meetings = Meetings()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from disagg.registry.met import Met
@@ -17,6 +17,7 @@ pairs = st.one_of(
 steps = st.lists(st.one_of(pairs, st.sampled_from(PREFILLS + DECODES + ALONE)))  # a pair meets, or a life ends
 
 
+@settings(deadline=None)
 @given(steps)
 def test_it_says_what_a_set_of_pairs_says(done: list[tuple[str, str] | str]) -> None:
     met, model = Met(), set[tuple[str, str]]()

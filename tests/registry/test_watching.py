@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from disagg.registry.records import EngineRecord, State
@@ -31,6 +31,7 @@ steps = st.one_of(
 )
 
 
+@settings(deadline=None)
 @given(st.lists(steps))
 def test_whenever_a_watcher_looks_its_copy_is_the_table(done: list[tuple[str, object]]) -> None:
     async def scenario() -> None:
