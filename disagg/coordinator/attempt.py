@@ -26,8 +26,6 @@ from disagg.coordinator.suspects import alone_on, blame, clear
 from disagg.errors import Cancelled, DeadlineExceeded, EngineLost, LegLost, NotANumber, Refused, RequestError
 from disagg.plane import messages as m
 from disagg.plane.client import LOST
-from disagg.role_table import ROLES
-from disagg.roles import Role
 from disagg.routing.endpoints import Pair
 from disagg.routing.reservation import Reservation
 
@@ -36,7 +34,6 @@ log = logging.getLogger(__name__)
 LAST_WORD_S = 5.0  # after an abort or a normal end a leg has this long to say its last word
 
 # Looked up once: a member of an Enum's class costs 0.2 µs in Python 3.11.
-_PREFILL, _DECODE, _AGGREGATED = Role.PREFILL, Role.DECODE, Role.AGGREGATED
 _ADMITTED, _DISPATCHED, _FIRST_TOKEN, _FINISH = Event.ADMITTED, Event.DISPATCHED, Event.FIRST_TOKEN, Event.FINISH
 _DECODING = Phase.DECODING
 
@@ -63,9 +60,8 @@ class Attempt:
         self._sink, self._shared, self._try = sink, shared, request.tries
         pair = reservation.pair
         leg_class = LegOnTrial if request.blames and alone_on(request) else DecodeLeg
-        role = _DECODE if pair.prefill else _AGGREGATED
-        self.decode = leg_class(self, role, pair.decode, request, sink, shared.batch)
-        self._prefill = Leg(self, _PREFILL, pair.prefill) if pair.prefill else None
+        self.decode = leg_class(self, pair.decode, request, sink, shared.batch)
+        self._prefill = Leg(self, pair.prefill) if pair.prefill else None
         self._legs = [leg for leg in (self._prefill, self.decode) if leg is not None]
         self._deadline = DeadlineTimer(request, shared.limits, shared.now_s, self)
         self._failure: RequestError | None = None
@@ -104,7 +100,7 @@ class Attempt:
         facts = request.facts
         facts.room, facts.prefill, facts.decode = self.room, prefill.id if prefill else None, self.pair.decode.id
         for leg in self._legs:
-            tokens = ROLES[leg.role].new_tokens(request.tokens_left)
+            tokens = leg.role.new_tokens(request.tokens_left)
             leg.number = leg.endpoint.client.submit(
                 leg,
                 leg_id=leg_id,
@@ -217,9 +213,7 @@ class Attempt:
     def on_leg_end(self, leg: Leg) -> None:
         assert leg.end is not None
         if self._try == self.request.tries:  # else it is a late word on an earlier try
-            note_end(
-                self.request, leg.end, leg.endpoint.client.clock_offset_s, read_prompt=ROLES[leg.role].reads_prompts
-            )
+            note_end(self.request, leg.end, leg.endpoint.client.clock_offset_s, read_prompt=leg.role.reads_prompts)
         if leg.end.reason not in m.WELL and (leg is self.decode or not self._has_kv):
             self._on_leg_failed(leg, leg.end)
         if leg is self.decode:
@@ -241,16 +235,16 @@ class Attempt:
     # inner
 
     def _on_leg_failed(self, leg: Leg, end: m.LegEnd) -> None:
-        what, endpoint = f"the {leg.role} engine ended its leg: {end.detail or end.reason}", leg.endpoint
+        what, endpoint = f"the {leg.role.name} engine ended its leg: {end.detail or end.reason}", leg.endpoint
         if end.reason == m.REFUSED:
             self.fail(Refused, what)
             endpoint.on_refused()
         elif end.reason == m.NOT_A_NUMBER:  # of this request alone, on whichever engine: none is to blame
-            self.fail(NotANumber, f"the model's output for this request is not a number ({leg.role})")
+            self.fail(NotANumber, f"the model's output for this request is not a number ({leg.role.name})")
         elif end.reason == LOST:
             if not self._is_closed:
                 alone = endpoint.client.legs_lost == 1 and endpoint.load[0] <= 1  # ours, and all frontends' there
-                blame(self.request, endpoint.life, leg.role, leg.received, alone)
+                blame(self.request, endpoint.life, leg.role.name, leg.received, alone)
             self.fail(EngineLost, what, endpoint.life)
         else:
             self.fail(LegLost, what, endpoint.life)

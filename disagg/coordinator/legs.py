@@ -22,7 +22,6 @@ from disagg.coordinator.suspects import PROVEN_TOKENS
 from disagg.errors import LegLost, RequestError
 from disagg.plane import messages as m
 from disagg.role_table import ROLES
-from disagg.roles import Role
 from disagg.routing.endpoints import Endpoint
 
 log = logging.getLogger(__name__)
@@ -57,8 +56,8 @@ class Leg:
 
     __slots__ = ("attempt", "end", "endpoint", "is_broken", "number", "received", "role")
 
-    def __init__(self, attempt: Try, role: Role, endpoint: Endpoint) -> None:
-        self.attempt, self.role, self.endpoint = attempt, role, endpoint
+    def __init__(self, attempt: Try, endpoint: Endpoint) -> None:
+        self.attempt, self.role, self.endpoint = attempt, ROLES[endpoint.engine.role], endpoint
         self.number = 0
         self.received = 0
         self.is_broken = False
@@ -67,7 +66,7 @@ class Leg:
     def on_tokens(self, offset: int, token_ids: list[int]) -> None:
         if offset != self.received:
             self.is_broken = True
-            what = f"{self.role} sent token {offset} after {self.received} tokens"
+            what = f"{self.role.name} sent token {offset} after {self.received} tokens"
             self.attempt.fail(LegLost, what, self.endpoint.life)
             return
         self.received = offset + len(token_ids)
@@ -77,7 +76,7 @@ class Leg:
         """Drops a prefill's token: its decode leg sends the same one."""
 
     def on_stage(self, name: str) -> None:
-        if ROLES[self.role].reads_prompts or name == "bootstrapping":
+        if self.role.reads_prompts or name == "bootstrapping":
             self.attempt.on_stage(name)  # what a decode engine calls transferring is its wait for prefill, too
 
     def on_end(self, end: m.LegEnd) -> None:
@@ -93,10 +92,8 @@ class DecodeLeg(Leg):
 
     __slots__ = ("batch", "is_held", "request", "sink", "unsent")
 
-    def __init__(
-        self, attempt: Try, role: Role, endpoint: Endpoint, request: Request, sink: Sink, batch: TokenBatch
-    ) -> None:
-        super().__init__(attempt, role, endpoint)
+    def __init__(self, attempt: Try, endpoint: Endpoint, request: Request, sink: Sink, batch: TokenBatch) -> None:
+        super().__init__(attempt, endpoint)
         self.request, self.sink, self.batch = request, sink, batch
         self.unsent: list[int] | None = None
         self.is_held = False  # the attempt's task takes what is there, or the try is over

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Set
 
 from disagg.plane.ledger import kv_tokens_needed
 from disagg.registry.met import Met
+from disagg.role_table import ROLES
 from disagg.roles import Role
 from disagg.routing.endpoints import Endpoint, Engine, Pair
 from disagg.routing.reservation import Reservation
@@ -59,8 +60,8 @@ class Endpoints:
     have become free."""
 
     def __init__(self) -> None:
-        self._orders = {role: ByLoad() for role in Role}  # without engines on trial
-        self._engines: dict[Role, dict[str, Engine]] = {role: {} for role in Role}  # by life
+        self._orders = {role: ByLoad() for role in ROLES}  # without engines on trial
+        self._engines: dict[Role, dict[str, Engine]] = {role: {} for role in ROLES}  # by life
         self._on_trial: dict[Engine, Reservation] = {}  # of requests that nobody else is to be beside
         self._is_ready: bool | None = None  # None: something has changed
         self.met = Met()
@@ -110,15 +111,13 @@ class Endpoints:
     def is_free_for(self, pair: Pair, request: RoutingView) -> bool:
         """Whether a policy may choose this."""
         prefill, decode = pair.prefill, pair.decode
-        if prefill is None:
-            return self._is_free(decode, Role.AGGREGATED, request)
-        return (
-            self._is_free(decode, Role.DECODE, request)
-            and self._is_free(prefill, Role.PREFILL, request)
-            and prefill.life in self.peers_of(decode)
-        )
+        if ROLES[decode.engine.role].takes_kv_from is not (prefill.engine.role if prefill else None):
+            return False
+        has_met = prefill is None or prefill.life in self.peers_of(decode)
+        return has_met and all(self._is_free(place, request) for place in pair.places)
 
-    def _is_free(self, endpoint: Endpoint, role: Role, request: RoutingView) -> bool:
+    def _is_free(self, endpoint: Endpoint, request: RoutingView) -> bool:
+        role = endpoint.engine.role
         return (
             endpoint.order is self._orders[role]
             and endpoint.tokens_free >= request.tokens_on(role)
@@ -130,18 +129,22 @@ class Endpoints:
     def is_ready(self) -> bool:
         """Some pair could serve, were it free: READY, connected, and a transfer between them has succeeded."""
         if self._is_ready is None:
-            prefills = set(self._engines[Role.PREFILL])
-            decodes = self._engines[Role.DECODE]
-            self._is_ready = bool(self._engines[Role.AGGREGATED]) or any(
-                not prefills.isdisjoint(self.met.met_with(life)) for life in decodes
-            )
+            self._is_ready = any(self._could_serve(role) for role in self._engines)
         return self._is_ready
+
+    def _could_serve(self, role: Role) -> bool:
+        """Alone, or with an engine whose KV it takes. Who sends some is asked for with who takes it."""
+        engines, sender = self._engines[role], ROLES[role].takes_kv_from
+        if sender is None:
+            return bool(engines) and ROLES[role].sends_kv_to is None
+        senders = self._engines[sender].keys()
+        return any(not senders.isdisjoint(self.met.met_with(life)) for life in engines)
 
     def reserve(self, choice: Choice, request: RoutingView) -> Reservation:
         """Counts the request on both sides; where it is to be alone nobody else comes before `share` or its end."""
         pair, taken = choice.pair, {}
         for place in pair.places:
-            new_tokens = 1 if place is pair.prefill else request.new_tokens
+            new_tokens = ROLES[place.engine.role].new_tokens(request.new_tokens)
             taken[place] = kv_tokens_needed(request.prompt_tokens, new_tokens, place.capacity.page_size)
         reservation = Reservation(pair, choice.reason, taken, self)
         self.places_taken += len(taken)

@@ -10,6 +10,7 @@ from collections.abc import Sequence, Set
 import msgspec
 
 from disagg.plane.ledger import tokens_to_set_aside
+from disagg.role_table import ROLES
 from disagg.roles import Role
 from disagg.routing.endpoints import Pair
 
@@ -39,7 +40,7 @@ class RoutingView(msgspec.Struct, frozen=True, kw_only=True):
 
     def tokens_on(self, role: Role) -> int:
         """To be set aside on an endpoint of this role, before they are rounded up to its pages."""
-        return tokens_to_set_aside(self.prompt_tokens, 1 if role is Role.PREFILL else self.new_tokens)
+        return tokens_to_set_aside(self.prompt_tokens, ROLES[role].new_tokens(self.new_tokens))
 
 
 class Reason(msgspec.Struct, frozen=True, tag=True):
