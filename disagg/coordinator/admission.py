@@ -91,6 +91,9 @@ class Admission:
     def serve(self) -> None:
         """Called after each change: gives pairs to the requests that are first in line."""
         self._note_readiness()
+        if not (self._suspects or self._first or self._then):
+            self.others_first = False
+            return
         self.others_first = self.others_first and bool(self._first or self._then)
         if not self.others_first:
             self._serve_suspects()

@@ -56,9 +56,7 @@ class Service:
     @property
     def request_tokens_max(self) -> int:
         """Prompt + output that every READY engine can hold; 0 while none is known."""
-        known = [r for r in self._connections.records.values() if r.request_tokens_max]
-        ready = [r for r in known if r.state is State.READY] or known
-        return min((r.request_tokens_max for r in ready), default=0)
+        return self._connections.request_tokens_max
 
     @property
     def ignored(self) -> dict[str, str]:

@@ -12,7 +12,7 @@ import asyncio
 import itertools
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Set
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Set
 from dataclasses import dataclass
 from functools import partial
 
@@ -50,6 +50,7 @@ class Connections:
     def __init__(self, secret: bytes, network: Network = TCP, now_s: Callable[[], float] = time.monotonic) -> None:
         self._secret, self._network, self._now_s = secret, network, now_s
         self.records: Mapping[str, EngineRecord] = {}
+        self.request_tokens_max = 0  # prompt + output that every READY engine can hold; 0 while none is known
         self._lives: dict[str, _Life] = {}
         self.endpoints = Endpoints()
         self._numbers = itertools.count()
@@ -68,6 +69,7 @@ class Connections:
     def _apply(self, view: View) -> list[_Life]:
         """Begins to connect to newly READY incarnations (returned), lets go of those that may not be used any more."""
         self.records = view.records
+        self.request_tokens_max = _request_tokens_max(view.records.values())
         self.endpoints.meet(view.met)
         wanted = {r.life: r for r in view.records.values() if r.plane and r.state in (State.READY, State.DRAINING)}
         for life in self._lives.keys() - wanted.keys():
@@ -199,3 +201,9 @@ class Connections:
     def _look_at_reports(self) -> None:
         self._report_is_due = False
         self.endpoints.on_change()
+
+
+def _request_tokens_max(records: Iterable[EngineRecord]) -> int:
+    known = [record for record in records if record.request_tokens_max]
+    ready = [record for record in known if record.state is State.READY] or known
+    return min((record.request_tokens_max for record in ready), default=0)
