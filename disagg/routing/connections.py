@@ -1,4 +1,4 @@
-"""A plane connection to each engine that may be used now, as the registry tells of them.
+"""A plane connection to each engine that may be used now, as the registry says.
 
 Way:   registry's records -> [Connections] -> Endpoints (load.py), from which a policy chooses
 In:    the registry's records and who has met whom, and what hosts report as taken
@@ -92,7 +92,7 @@ class Connections:
         return new
 
     def met_with(self, life: str) -> Set[str]:
-        """The lives a real transfer with which has succeeded, but for itself."""
+        """The lives with which this one has had a successful real transfer, itself left out."""
         return self.endpoints.met.met_with(life) - {life}
 
     def is_lost(self, life: str) -> bool:
@@ -120,7 +120,7 @@ class Connections:
         return [e.requests for e in known.engine.endpoints] if known.engine else [0] * known.record.ranks
 
     def _offer(self, life: _Life) -> None:
-        """To policies, or not any more."""
+        """Offers the engine to policies, or takes it back."""
         if life.engine is None:
             return
         if life.client is not None and life.record.state is State.READY:
@@ -135,7 +135,7 @@ class Connections:
             )
 
     async def _connect(self, life: _Life) -> None:
-        """Until it is connected, or let go of (which cancels this)."""
+        """Tries until it is connected. Letting go of the incarnation cancels this."""
         try:
             for pause_s in itertools.chain(RECONNECT_S, itertools.repeat(RECONNECT_S[-1])):
                 try:
@@ -173,7 +173,8 @@ class Connections:
         self._offer(life)
 
     def _lost(self, life: _Life, why: str) -> None:
-        """The host is gone before the registry says so: no request goes there until it answers again."""
+        """The connection ended before the registry reported a death: no request goes there until the host answers
+        again."""
         if life.client is None:
             return  # it never was connected: `_connect` tries again
         log.warning("%s: connection lost: %s", life.record.life, why)

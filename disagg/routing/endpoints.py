@@ -23,7 +23,7 @@ class Order(Protocol):
     """Keeps endpoints by load."""
 
     def move(self, endpoint: Endpoint, before: tuple[int, int]) -> None:
-        """Its load was `before`, and is `endpoint.load` now."""
+        """Called when the endpoint's load changes from `before` to `endpoint.load`."""
 
 
 class RankId(NamedTuple):
@@ -89,7 +89,7 @@ class Endpoint:
         self._changed()
 
     def on_refused(self) -> None:
-        """Its host knows better than we: full, until it reports again."""
+        """The host refused a leg: the endpoint counts as full until the host's next report."""
         self.report(RankTaken(max(1, self.capacity.requests), self.capacity.kv_tokens))
 
     def _changed(self) -> None:
@@ -119,7 +119,7 @@ class Engine:
 
     @property
     def is_connected(self) -> bool:
-        """A connection that ends tells its legs before it tells anybody else: they see this False."""
+        """Whether the connection is open. It is False already when a lost connection ends its legs."""
         return all(endpoint.client.is_open for endpoint in self.endpoints[:1])
 
     @property

@@ -3,7 +3,7 @@
 Way:   Connections adds and removes engines; [Endpoints] -> policy -> [Endpoints.reserve] -> Reservation
 Owns:  an order by load for each role, which a change of one endpoint mends in O(log n) (a bisection and a shift of
        pointers); which engine has met which, behind `peers_of`; who is alone where
-Fails: nothing here waits, and nothing looks at every pair
+Fails: never. Nothing here waits, and nothing goes through all pairs
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class ByLoad:
         del self._entries[bisect_left(self._entries, _entry(endpoint, endpoint.load))]
 
     def move(self, endpoint: Endpoint, before: tuple[int, int]) -> None:
-        """Its load was `before`, and is `endpoint.load` now."""
+        """Called when the endpoint's load changes from `before` to `endpoint.load`."""
         entries = self._entries
         del entries[bisect_left(entries, _entry(endpoint, before))]
         insort(entries, _entry(endpoint, endpoint.load))
@@ -71,11 +71,11 @@ class Endpoints:
     # for policies
 
     def has(self, role: Role) -> bool:
-        """Some engine of this role could serve, were it free."""
+        """Whether there is an engine of this role that could serve if it had room."""
         return any(engine.is_connected for engine in self._engines[role].values())
 
     def of(self, role: Role) -> ByLoad:
-        """Endpoints that may be chosen, were they free; without engines that a request is alone on."""
+        """Endpoints that may be chosen if they have room; without engines that one request has to itself."""
         return self._orders[role]
 
     def fitting(self, role: Role, request: RoutingView) -> Iterator[Candidate]:
@@ -109,7 +109,7 @@ class Endpoints:
         return self.met.met_with(decode.life)
 
     def is_free_for(self, pair: Pair, request: RoutingView) -> bool:
-        """Whether a policy may choose this."""
+        """Whether a policy may choose this pair for the request now."""
         prefill, decode = pair.prefill, pair.decode
         if ROLES[decode.engine.role].takes_kv_from is not (prefill.engine.role if prefill else None):
             return False
@@ -127,7 +127,7 @@ class Endpoints:
     # for the router
 
     def is_ready(self) -> bool:
-        """Some pair could serve, were it free: READY, connected, and a transfer between them has succeeded."""
+        """Whether some pair could serve if it had room: READY, connected, and met."""
         if self._is_ready is None:
             self._is_ready = any(self._could_serve(role) for role in self._engines)
         return self._is_ready
@@ -169,7 +169,7 @@ class Endpoints:
             self._show(engine)
 
     def remove(self, engine: Engine) -> None:
-        """It takes no more requests. What it has runs on."""
+        """The engine gets no more requests. Those it has run on."""
         self._is_ready = None
         if self._engines[engine.role].get(engine.life) is engine:
             del self._engines[engine.role][engine.life]

@@ -29,7 +29,7 @@ class Policy(Protocol):
 
 
 class Weighed(Reason, frozen=True):
-    """The least loaded, by what ran there before: both sides of a pair together."""
+    """The reason of LeastLoaded: what ran on both sides of the pair before this request."""
 
     avoided: int  # sides that the request would rather have avoided
     requests: int
@@ -56,8 +56,8 @@ def best_aggregated(request: RoutingView, endpoints: Endpoints) -> Choice | None
 def best_pair(request: RoutingView, endpoints: Endpoints) -> Choice | None:
     """The least loaded pair that has met and has room on both sides.
 
-    Decode endpoints come best first, each with its best prefill: once the next one with the best prefill of all is no
-    better than what is found, nothing after it is. Where all have met that is the first of each.
+    It goes through decode endpoints from the best on, and finds the best prefill for each. It stops when the next
+    decode endpoint would be no better even with the best prefill of all. Where all have met, it stops after the first.
     """
     prefills = _Kept(endpoints.fitting(Role.PREFILL, request))
     if not prefills.first:

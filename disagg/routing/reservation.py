@@ -14,7 +14,7 @@ from disagg.routing.view import Reason
 
 
 class Holder(Protocol):
-    """Who has made the reservation, and wants to know what becomes of it."""
+    """Who made the reservation, and is told when a place is given back, or others may come beside it."""
 
     def on_released(self, reservation: Reservation, endpoint: Endpoint) -> None: ...
 
