@@ -29,7 +29,7 @@ from disagg.sglang.fit import check_installed
 from disagg.sglang.heartbeat import read_beats
 from disagg.sglang.ignored import ignored_parameters
 from disagg.sglang.leg import ABORT_LONGEST_S, ABORT_S, SGLangLeg
-from disagg.sglang.rank_watch import LOOK_S, Watch
+from disagg.sglang.rank_watch import LOOK_S, RankWatch
 from disagg.sglang.stages import StageListener
 from disagg.sglang.versions import emit
 from disagg.start_phases import Phases
@@ -54,7 +54,7 @@ class SGLangEngine:
         self._phases = phases or Phases()
         self._engine: Any = None
         self._legs: dict[str, SGLangLeg] = {}
-        self._watch = Watch(scratch, others=other_samples)
+        self._watch = RankWatch(scratch, others=other_samples)
         self._stages: StageListener | None = None
         # Only an engine that reads prompts has steps of many seconds.
         self._abort_longest_s = ABORT_S if arguments.get("disaggregation_mode") == "decode" else ABORT_LONGEST_S
@@ -146,7 +146,7 @@ class SGLangMember:
     def __init__(self, arguments: dict[str, Any], *, fork: bool, scratch: Path, phases: Phases | None = None) -> None:
         self._arguments, self._fork, self._scratch = arguments, fork, scratch
         self._phases = phases or Phases()
-        self._watch = Watch(scratch)
+        self._watch = RankWatch(scratch)
         self._stages: StageListener | None = None
         self.loop: asyncio.AbstractEventLoop
 

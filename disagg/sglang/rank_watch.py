@@ -1,6 +1,6 @@
 """Watches an engine's scheduler processes from the host, twice a second, and keeps the newest verdict.
 
-Way:   beats of the schedulers, /proc -> [Watch.sample] -> verdict -> SGLangEngine.health
+Way:   beats of the schedulers, /proc -> [RankWatch.sample] -> verdict -> SGLangEngine.health
 Owns:  what was seen before: since when a process is stopped, its CPU time when its loop last came round
 Fails: never, whatever a scheduler does; a process that cannot be read counts as gone
 """
@@ -41,7 +41,7 @@ class _Watched:
     stopped_since_s: float | None = None
 
 
-class Watch:
+class RankWatch:
     """`others`: what is known of the engine's schedulers on other nodes."""
 
     def __init__(

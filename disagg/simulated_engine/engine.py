@@ -35,7 +35,7 @@ from disagg.roles import Role
 from disagg.simulated_engine.leg import At, SimulatedLeg
 from disagg.simulated_engine.model import Model
 from disagg.simulated_engine.peering import Allocated
-from disagg.simulated_engine.peers import Bootstrap, Peer
+from disagg.simulated_engine.peers import BootstrapServer, Peer
 from disagg.simulated_engine.poison import DEATH_S
 from disagg.simulated_engine.rank import Rank
 
@@ -59,7 +59,7 @@ class SimulatedEngine:
         self.model, self.life, self.network = model, life, network
         self._bootstrap_at, self._random, self._wall_s = bootstrap, random or Random(), wall_s
         self.ranks = [Rank(self, index) for index in range(model.ranks)]
-        self.bootstrap = Bootstrap(self)
+        self.bootstrap = BootstrapServer(self)
         self.peers: dict[tuple[str, int], Peer] = {}
         self._timers: set[asyncio.TimerHandle] = set()
         self._slowness = 1.0

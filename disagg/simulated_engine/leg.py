@@ -1,6 +1,6 @@
 """One leg inside a simulated rank: where it is, what it holds, and whom it deals with.
 
-Way:   SimulatedEngine, Bootstrap, Peer -> a leg's Scheduler (Rank) -> a leg's PrefillPeer (Peer)
+Way:   SimulatedEngine, BootstrapServer, Peer -> a leg's Scheduler (Rank) -> a leg's PrefillPeer (Peer)
 Owns:  the words for the places a leg comes through. Only rank.py moves a leg
 """
 

@@ -47,12 +47,12 @@ class Released(Message, frozen=True, tag="released"):
     room: int
 
 
-class Beat(Message, frozen=True, tag="beat"):
+class Heartbeat(Message, frozen=True, tag="beat"):
     """From decode, and back: the bootstrap server lives. It says nothing of the schedulers behind it."""
 
 
 _encode = msgspec.msgpack.Encoder().encode
-_decode = msgspec.msgpack.Decoder(Hello | Allocated | Gone | Landed | Released | Beat).decode
+_decode = msgspec.msgpack.Decoder(Hello | Allocated | Gone | Landed | Released | Heartbeat).decode
 
 
 class PeerLink(asyncio.Protocol):

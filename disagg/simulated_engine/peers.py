@@ -1,6 +1,6 @@
 """The two sides of bootstrapping: a prefill engine's rooms, and a decode engine's view of one prefill engine.
 
-Way:   decode rank -> [Peer] =PeerLink=> [Bootstrap] -> prefill rank; KV and Released come back the same way
+Way:   decode rank -> [Peer] =PeerLink=> [BootstrapServer] -> prefill rank; KV and Released come back the same way
 Owns:  the bootstrap address of a prefill engine and its rooms; a decode engine's connection to one such address
 Fails: a prefill that cannot be reached, or whose heartbeats stay away, fails the legs that wait for it
 """
@@ -15,7 +15,7 @@ from typing import Protocol
 from disagg.plane.network import Listener, Network
 from disagg.simulated_engine.leg import At, SimulatedLeg
 from disagg.simulated_engine.model import Model
-from disagg.simulated_engine.peering import Allocated, Beat, Gone, Landed, Message, PeerLink, Released
+from disagg.simulated_engine.peering import Allocated, Gone, Heartbeat, Landed, Message, PeerLink, Released
 
 CONNECT_TRIES, CONNECT_PAUSE_S, CONNECT_LIMIT_S = 15, 1.0, 2.0  # as SGLang's decode does
 NO_TOPOLOGY = "Could not fetch prefill parallel info"
@@ -35,7 +35,7 @@ class PeersEngine(Protocol):
     def soon(self, delay_s: float, action: Callable[[], None]) -> None: ...
 
 
-class Bootstrap:
+class BootstrapServer:
     """What a prefill engine has at its bootstrap address. Like SGLang's, it outlives dead schedulers behind it."""
 
     def __init__(self, engine: PeersEngine) -> None:
@@ -103,7 +103,7 @@ class Bootstrap:
 
     def _received(self, link: PeerLink, message: Message) -> None:
         match message:
-            case Beat():
+            case Heartbeat():
                 link.send(message)
             case Allocated(room):
                 leg = self._rooms.get(room)
@@ -231,7 +231,7 @@ class Peer:
             self._fail(LOST)
             return
         self._beats_missed += 1
-        self._link.send(Beat())
+        self._link.send(Heartbeat())
         self._beating = self._engine.loop.call_later(self._engine.model.heartbeat_s, self._beat)
 
     def _fail(self, why: str, legs: list[SimulatedLeg] | None = None) -> None:

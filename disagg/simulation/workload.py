@@ -27,7 +27,7 @@ class _Row(msgspec.Struct):
 
 
 @dataclass(frozen=True, slots=True)
-class CompletionRequest:
+class TraceRequest:
     at_s: float
     prompt: list[int]
     max_tokens: int
@@ -41,7 +41,7 @@ class Workload:
         self._block_tokens = TRACE_BLOCK_TOKENS // shorter_prompts
         self._lap_ms = self._rows[-1].timestamp + 1000
 
-    def __getitem__(self, index: int) -> CompletionRequest:
+    def __getitem__(self, index: int) -> TraceRequest:
         lap, at = divmod(index, len(self._rows))
         row, block = self._rows[at], self._block_tokens
         prompt = [lap % 200 + 1]  # another lap's prompts are not cached
@@ -49,7 +49,7 @@ class Workload:
             first = 300 + hash_id * block % 30_000
             prompt += range(first, first + block)
         del prompt[max(1, row.input_length // self._shorter_prompts) :]
-        return CompletionRequest(
+        return TraceRequest(
             at_s=(lap * self._lap_ms + row.timestamp) / 1e3 / self._faster,
             prompt=prompt,
             max_tokens=max(1, row.output_length // self._shorter_answers),

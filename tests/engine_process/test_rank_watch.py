@@ -14,7 +14,7 @@ from types import SimpleNamespace
 import pytest
 
 from disagg.sglang.heartbeat import Beat, BeatWriter, read_beats
-from disagg.sglang.rank_watch import ProcessLook, Watch, look_at_process
+from disagg.sglang.rank_watch import ProcessLook, RankWatch, look_at_process
 
 
 def beat(**changes: float) -> Beat:
@@ -92,7 +92,7 @@ class Scene:
     def __init__(self, folder: Path) -> None:
         self.now_s, self.looks = 1000.0, ProcessLook("S", 7.0)
         self.folder = folder
-        self.watch = Watch(folder, now_s=lambda: self.now_s, process=lambda _pid: self.looks)
+        self.watch = RankWatch(folder, now_s=lambda: self.now_s, process=lambda _pid: self.looks)
         self.beats()
 
     def beats(self) -> None:
@@ -150,7 +150,7 @@ def test_time_that_the_host_itself_did_not_see_is_not_held_against_a_scheduler(t
 
 def test_a_scheduler_that_was_killed(tmp_path: Path, child: subprocess.Popen[bytes]) -> None:
     BeatWriter(tmp_path, beat(pid=child.pid, at_s=time.monotonic()), overlaps=False)
-    watch = Watch(tmp_path)
+    watch = RankWatch(tmp_path)
     watch.sample()
     assert watch.health[0].sick == ""
     child.kill()
