@@ -118,7 +118,6 @@ class Exchange:
     def write_events(self, events: bytes, *, last: bool = False) -> None:
         """Part of an event stream, for a client that reads; the first call sends the head with it."""
         if self.answered:
-            self.chunk_writer.flush()
             self._call.write(events, last=last)
         else:
             fields = [(b"content-type", EVENT_STREAM), (b"cache-control", b"no-cache"), *self.answer_headers]

@@ -68,6 +68,7 @@ class HttpServer:
         self._ticking.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await self._ticking
+        door.burst.write()
         for connection in list(door.connections):
             connection.abort()
 

@@ -30,11 +30,7 @@ class ChunkWriter:
         self.is_chunked = True  # HTTP/1.0 has no chunks: its bodies end with the connection
 
     def write(self, part: bytes) -> None:
-        """In the event loop's next turn, or at `flush`."""
-        self._burst.put(self, part)
-
-    def flush(self) -> None:
-        self._burst.write()
+        self._burst.put(self._transport, b"%x\r\n%b\r\n" % (len(part), part) if self.is_chunked else part)
 
     def watch(self, watcher: Watcher) -> None:
         """Tells it when the connection is lost; at once, if it is. For one answer at a time."""
@@ -51,28 +47,25 @@ class ChunkWriter:
         if self._watcher is not None:
             self._watcher.on_lost()
 
-    def write_now(self, part: bytes) -> None:
-        transport = self._transport
-        if not transport.is_closing():
-            transport.write(b"%x\r\n%b\r\n" % (len(part), part) if self.is_chunked else part)
-
 
 class Burst:
-    """Writes of one turn of the event loop, one close upon the other.
+    """All that one turn of the event loop writes to clients, one write close upon the other.
 
     A client on our machine is then woken once for many of them; so is a proxy in front of us.
     """
 
     def __init__(self) -> None:
-        self._parts: list[tuple[ChunkWriter, bytes]] = []
+        self._parts: list[tuple[asyncio.Transport, bytes]] = []
 
-    def put(self, body: ChunkWriter, part: bytes) -> None:
+    def put(self, transport: asyncio.Transport, part: bytes) -> None:
+        """To be written in the event loop's next turn, or by `write`, after what was put before."""
         parts = self._parts
         if not parts:
             asyncio.get_running_loop().call_soon(self.write)
-        parts.append((body, part))
+        parts.append((transport, part))
 
     def write(self) -> None:
         parts, self._parts = self._parts, []
-        for body, part in parts:
-            body.write_now(part)
+        for transport, part in parts:
+            if not transport.is_closing():
+                transport.write(part)

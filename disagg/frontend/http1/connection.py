@@ -85,6 +85,7 @@ class Connection(asyncio.Protocol):
     def eof_received(self) -> bool:
         """True: the connection stays open for the answer."""
         self._got_eof = True
+        self.door.burst.write()  # False lets the transport close, and an answer of this turn is to go out before
         call = self._call
         if self._is_deaf and (call is None or call.finished):
             return False
@@ -134,8 +135,7 @@ class Connection(asyncio.Protocol):
         return self.door.date
 
     def write(self, data: bytes) -> None:
-        if not self.transport.is_closing():
-            self.transport.write(data)
+        self.door.burst.put(self.transport, data)
 
     async def writable(self) -> None:
         if not self.transport.is_closing():
@@ -186,7 +186,7 @@ class Connection(asyncio.Protocol):
     def shut_down(self) -> None:
         """The server stops: an idle connection closes, a busy one after its answer."""
         if self._call is None:
-            self.transport.close()
+            self._close()
 
     # What the door's clock asks
 
@@ -202,7 +202,7 @@ class Connection(asyncio.Protocol):
         elif self._buffer:
             self.refuse(BadRequest(None, "request_timeout", _late("head", limits.head_s), 408))
         else:
-            self.transport.close()
+            self._close()
 
     def unsent(self, now_s: float) -> int:
         """Bytes that the client has not taken. Drops a client that takes nothing, or takes the rest too slowly."""
@@ -319,7 +319,7 @@ class Connection(asyncio.Protocol):
             if self._buffer:
                 self.refuse(BadRequest(None, "malformed_request", "the connection ended within a request's head"))
             else:
-                self.transport.close()
+                self._close()
 
     def _wait_for_request(self) -> None:
         self.deadline_s = self._loop.time() + self.door.limits.idle_s
@@ -345,11 +345,16 @@ class Connection(asyncio.Protocol):
         self.door.waiting.pop(self, None)
         self._empty_buffer()
         if self._got_eof or self.transport.is_closing():
-            self.transport.close()
+            self._close()
             return
         self.deadline_s = self._loop.time() + self.door.limits.linger_s
+        self.door.burst.write()
         self.transport.write_eof()
         self.resume_reading()
+
+    def _close(self) -> None:
+        self.door.burst.write()
+        self.transport.close()
 
     def _ask_whether_there(self) -> bool:
         said = self._call.ask_whether_there() if self._call is not None else b""
