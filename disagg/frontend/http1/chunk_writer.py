@@ -57,6 +57,10 @@ class Burst:
     def __init__(self) -> None:
         self._parts: list[tuple[asyncio.Transport, bytes]] = []
 
+    @property
+    def is_due(self) -> bool:
+        return bool(self._parts)
+
     def put(self, transport: asyncio.Transport, part: bytes) -> None:
         """To be written in the event loop's next turn, or by `write`, after what was put before."""
         parts = self._parts
