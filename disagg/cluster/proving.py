@@ -3,7 +3,8 @@
 Way:   supervisor (an engine is up) -> [Prover] -> a canary on every rank of each pair -> READY, and `met`
 In:    engines that are up; each is to meet all of its role's partner in its group
 Out:   pairs in the registry; `on_proven` for both sides of each success, `on_failed` for both sides of each failure
-Owns:  the probes under way, PROBES_MAX at most; the rule that no engine is in two of them, nor in a canary beside
+Owns:  the probes under way, PROBES_MAX at most; the rule that no engine is in two of them, nor in a canary beside,
+       but for one that takes longer than PATIENCE_S: who waits for a peer that is out of order meets others meanwhile
 Fails: a pair that fails is tried again after RETRY_S, when the two have met everybody else
 """
 
@@ -28,6 +29,7 @@ from transfer.canary import CanaryFailed
 log = logging.getLogger(__name__)
 
 PROBE_S = 30.0  # a first transfer may set up its connections
+PATIENCE_S = 2.0  # a pair of ranks
 RETRY_S = 2.0
 PROBES_MAX = 64  # at once
 ALL_RANKS_MAX = 16  # pairs of ranks; of larger engines each rank is probed, but not with each of the other's
@@ -58,6 +60,11 @@ class Prover:
     @property
     def met(self) -> Met:
         return self._registry.met
+
+    @property
+    def rooms(self) -> int:
+        """In which a probe is under way."""
+        return len(self._rooms)
 
     def has_met(self, life: str) -> bool:
         return bool(self.met.met_with(life))
@@ -114,6 +121,15 @@ class Prover:
 
     async def _meet(self, pair: Pair) -> None:
         """One try; both are taken."""
+        is_taken = True
+
+        def let_go() -> None:
+            nonlocal is_taken
+            if is_taken:
+                is_taken = False
+                self._free(pair)
+
+        patience = asyncio.get_running_loop().call_later(self._patience_s(pair), let_go)
         why = ""
         try:
             if self._both_serve(pair):
@@ -122,8 +138,10 @@ class Prover:
             log.warning("%s", error)
             why = str(error)
         finally:
+            patience.cancel()
             self._probes_running -= 1
-            self._free(pair)
+            let_go()
+            self._changed.set()
         if not self._both_serve(pair):
             return  # one of them has ended meanwhile: nothing is known of the other
         if why:
@@ -134,6 +152,12 @@ class Prover:
         await self._registry.add_met(*pair)
         for life in dict.fromkeys(pair):
             await self._on_proven(life)
+
+    def _patience_s(self, pair: Pair) -> float:
+        if not self._both_serve(pair):
+            return 0.0
+        prefill, decode = (len(self.up[life].endpoints()) for life in pair)
+        return PATIENCE_S * len(_rank_pairs(1 if pair[0] == pair[1] else prefill, decode))
 
     async def _take(self, lives: tuple[str, ...]) -> None:
         turn = asyncio.Event()

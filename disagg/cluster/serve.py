@@ -125,8 +125,8 @@ async def _run(deployment: Deployment, course: _Course) -> None:
             took_s = time.monotonic() - began_s
             log.info("serving %s on %s after %.1f s", plan.model.name, plan.frontend.base_url, took_s)
             keeping = asyncio.create_task(frontend.keep_alive(), name="keep the frontend alive")
-            await controller.failed()
-            controller.check()
+            await controller.fleet.failed()
+            controller.fleet.check()
         finally:
             progress.cancel()
             if keeping is not None:

@@ -39,6 +39,7 @@ POLL_S = 0.1
 LAST_LINES = 12
 EXIT_S = 1.0  # after a lost connection we wait this long for the exit status, which says more
 EVICT_S = 5.0  # after `deadlines.drain_s` what still runs may move to other engines
+ALONE_MAX = 3  # failed probes in a row of a READY engine all whose peers have ended
 QUIET_S = 0.5  # the ledger stays empty this long: a request that was on its way when draining began has come by then
 
 
@@ -72,15 +73,21 @@ class EngineSupervisor:
         prover: Prover,
         runtime: Runtime,
         is_registered: IsRegistered | None = None,
+        *,
+        last_incarnation: int = 0,
+        must_start: bool = True,
     ) -> None:
+        """`is_registered`: None asks the role. `must_start`: a first start that fails ends `run`."""
         self.plan, self.node = plan, node
         self._setting, self._registry, self._prover = setting, registry, prover
         self._role = ROLES[plan.role]
         self._is_registered = is_registered or self._role.is_registered
+        self._must_start = must_start
         self._runtime, self._now_s = runtime, runtime.now_s
-        record = EngineRecord(id=plan.id, role=plan.role, state=State.NEW)
+        record = EngineRecord(id=plan.id, role=plan.role, state=State.NEW, incarnation=last_incarnation)
         self._life = EngineLife(record, registry.put, runtime.wall_s)
         self._was_ready = self._life_was_ready = self._meeting_failed = False
+        self._failed_alone = 0
         self._is_drained = False  # it rests until it is asked to start
         self._lane_is_asked = self._lane_is_old = False
         self._ending: asyncio.Future[Ending] | None = None  # while an incarnation serves
@@ -88,6 +95,7 @@ class EngineSupervisor:
         self._phases, self._way = Phases(now_s=self._now_s), ""  # of the incarnation's start
         self._drain_asked = asyncio.Event()
         self._start_asked = asyncio.Event()  # after a drain
+        self._is_down = asyncio.Event()  # drained, or ended otherwise
 
     @property
     def record(self) -> EngineRecord:
@@ -108,6 +116,7 @@ class EngineSupervisor:
                 await self._life.advance(Event.DIED, detail=ending.why)
                 await self._registry.forget(self.record.life)
             await self.node.end()
+            self._is_down.set()
             self._prover.remove(self.record.life)
             await self._registry.forget(self.record.life)
             self._peers_told_s = self._now_s()
@@ -118,7 +127,7 @@ class EngineSupervisor:
                 await self._start_asked.wait()
                 failures = 0
                 continue
-            if ending.kind is Kind.DIED and not self._was_ready:
+            if ending.kind is Kind.DIED and self._must_start and not self._was_ready:
                 raise StartError(f"engine {self.plan.id}", ending.why, f"its whole log: disagg logs {self.plan.id}")
             failures = 0 if self._now_s() - began_s > STEADY_S else failures + 1
             pause_s = BACKOFF_S[min(failures, len(BACKOFF_S)) - 1] if failures else 0.0
@@ -152,6 +161,7 @@ class EngineSupervisor:
     async def _note_proven(self, lane: str) -> None:
         if not self._life.may(Event.PROVEN):
             return
+        self._failed_alone = 0
         is_new = self.record.state is not State.READY
         if is_new:
             self._phases.end("proving")
@@ -164,9 +174,15 @@ class EngineSupervisor:
             self.node.keep_spare()
 
     async def failed(self, why: str) -> None:
+        """A transfer with a peer, who serves, has failed."""
         if self.record.state is State.STARTING:
             self._meeting_failed = True
             await self._life.note(detail=why)
+        elif self.record.state is State.READY and not self._prover.has_met(self.record.life):
+            # Canaries try what has met: whose peers have all been started again since would be READY for nobody.
+            self._failed_alone += 1
+            if self._failed_alone >= ALONE_MAX:
+                self.sick(f"all it had met have ended, and it meets nobody else: {why}")
 
     def sick(self, why: str) -> None:
         """The incarnation that serves now is not to serve any longer."""
@@ -187,12 +203,20 @@ class EngineSupervisor:
         await self._life.advance(Event.DRAIN, detail="takes no new work; what runs may end")
         return None
 
+    async def drained(self) -> None:
+        """Drains it if it serves; returns once it does not serve any more."""
+        self._is_down.clear()
+        await self.drain(restart=False)
+        if self.record.state is State.DRAINING:
+            await self._is_down.wait()
+
     async def _live(self) -> Ending:
         """One incarnation, from its start to the end of its service."""
         await self._memory_is_back()
         self._drain_asked.clear()
         self._start_asked.clear()
         self._life_was_ready = self._meeting_failed = self._is_drained = False
+        self._failed_alone = 0
         self._phases = Phases(now_s=self._now_s)
         await self._life.advance(Event.START, detail="waits for its place")
         limit_s = self._setting.deadlines.start_s

@@ -118,5 +118,8 @@ class Watcher:
                     is_there = await self._is_registered(self._bootstrap)
             except TimeoutError:
                 is_there = False
-            self.signs.routes_missed = 0 if is_there else self.signs.routes_missed + 1
+            if is_there:
+                self.signs.routes_missed = 0
+            elif self._now_s() - self.signs.heard_at_s < ROUTE_S:  # else the whole host is silent, which tells more
+                self.signs.routes_missed += 1
             await asyncio.sleep(max(0.0, looked_at_s + ROUTE_S - self._now_s()))

@@ -25,8 +25,9 @@ def simulated_arguments(role: Role, engine: Mapping[str, Any], *, host: str, boo
     return {**SETTABLE, **engine, **bootstrap}
 
 
-def simulated_engine(spec: HostSpec) -> SimulatedEngine:
+def simulated_engine(spec: HostSpec, **world: Any) -> SimulatedEngine:
+    """`world`: network, random and wall_s, where they are not this machine's."""
     arguments = dict(spec.arguments)
     host, port = arguments.pop("bootstrap_host", ""), arguments.pop("bootstrap_port", 0)
     model = Model(role=Role(spec.role), **arguments)
-    return SimulatedEngine(model, life=spec.life, bootstrap=(host, port) if host else None)
+    return SimulatedEngine(model, life=spec.life, bootstrap=(host, port) if host else None, **world)

@@ -68,6 +68,7 @@ class SimulatedEngine:
         self.is_gone = False
         self.on_kv_event: Callable[[str, int, list[int]], None] | None = None
         self.dropped_peers: list[str] = []
+        self.delivered_to: set[str] = set()  # lives that KV has gone to
         self.on_death: Callable[[], None] = lambda: None  # a scheduler has died of a request: its host ends, too
 
     # Engine
@@ -188,6 +189,11 @@ class SimulatedEngine:
             rank.go_on()
 
     # gauges
+
+    @property
+    def is_lame(self) -> bool:
+        """It does all but move KV."""
+        return self._transfers_to_lose > 1
 
     @property
     def legs_live(self) -> int:

@@ -25,6 +25,7 @@ from disagg.simulated_engine.tokens import EOS, fold, following
 class RankEngine(Protocol):
     """What a rank needs of the engine it is part of."""
 
+    delivered_to: set[str]
     model: Model
     on_kv_event: Callable[[str, int, list[int]], None] | None
 
@@ -305,6 +306,7 @@ class Rank:
         if leg.at is At.TRANSFERRING and not self.is_dead:
             assert leg.link is not None
             leg.link.send(Landed(leg.room, token))
+            self.engine.delivered_to.add(leg.link.life)
             self.do(self._transferred, leg, token, transfer_s)
 
     def _transferred(self, leg: SimulatedLeg, token: int, transfer_s: float) -> None:

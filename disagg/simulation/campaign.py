@@ -19,7 +19,7 @@ from disagg.coordinator.limits import Limits
 from disagg.coordinator.phases import Event, Phase
 from disagg.simulation.faults import CELLS, KILLERS, OF_CLIENTS, PHASES, Fault, Faults
 from disagg.simulation.loop import VirtualLoop
-from disagg.simulation.referee import Entry, Referee, Violation
+from disagg.simulation.referee import CANARIES_S, Entry, Referee, Violation
 from disagg.simulation.workload import Workload
 from disagg.simulation.world import SimulatedDeployment, Stream, WatchedRequest
 
@@ -161,9 +161,14 @@ class Campaign:
             await asyncio.sleep(0.1)
         try:
             await self._world.settle()
+            await asyncio.sleep(5.0)  # what is late may still come, and must change nothing
+            await self._world.settle()  # a canary may be under way
+            async with asyncio.timeout(CANARIES_S):
+                while referee.has_unnoticed:  # noqa: ASYNC110
+                    await asyncio.sleep(0.1)
+            await self._world.settle()
         except TimeoutError:
             referee.violate(f"nothing has come to rest: {self._world.gauges()}, whole: {self._world.is_whole}")
-        await asyncio.sleep(5.0)  # what is late may still come, and must change nothing
         if referee.violation is None:
             referee.at_rest(tasks_before)
 

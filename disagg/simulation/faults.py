@@ -29,6 +29,7 @@ class Fault(Enum):
     SLOW = "slow"
     KV_EXHAUSTED = "KV exhausted"
     ENDLESS_TRANSFER = "endless transfer"
+    BROKEN_LANE = "broken lane"
     LOST_ABORT = "lost abort"
     CUT = "cut connection"
     HALF_OPEN = "half-open"
@@ -49,18 +50,37 @@ PHASES = (
     Phase.DECODING,
     Phase.MIGRATING,
 )
-KILLERS = {Fault.CRASH, Fault.FREEZE, Fault.HOST_FREEZE, Fault.DEAD_SCHEDULER, Fault.PARTITION}
+KILLERS = {
+    Fault.CRASH,
+    Fault.FREEZE,
+    Fault.HOST_FREEZE,
+    Fault.DEAD_SCHEDULER,
+    Fault.PARTITION,
+    Fault.BROKEN_LANE,
+}
 OF_CLIENTS = {Fault.DISCONNECT, Fault.CANCEL, Fault.LOST_ABORT}
 
 _NO_FRAME = "no frame of the request has been sent yet"
 _NO_LEG = "there is no leg yet whose abort could be lost"
 _OVER = "its transfer is over"
-SENSELESS: dict[tuple[Fault, Phase], str] = {
-    (Fault.ENDLESS_TRANSFER, Phase.DECODING): _OVER,
-    (Fault.ENDLESS_TRANSFER, Phase.MIGRATING): "it has no pair: the next transfer is another phase's",
-    (Fault.LOST_ABORT, Phase.QUEUED): _NO_LEG,
-    (Fault.LOST_ABORT, Phase.MIGRATING): "the aborts of its old legs have been sent, those of new ones are not due",
-} | {(fault, phase): _NO_FRAME for fault in (Fault.DUPLICATE, Fault.STALE) for phase in (Phase.QUEUED, Phase.RESERVED)}
+SENSELESS: dict[tuple[Fault, Phase], str] = (
+    {
+        (Fault.ENDLESS_TRANSFER, Phase.DECODING): _OVER,
+        (Fault.ENDLESS_TRANSFER, Phase.MIGRATING): "it has no pair: the next transfer is another phase's",
+        (Fault.LOST_ABORT, Phase.QUEUED): _NO_LEG,
+        (Fault.LOST_ABORT, Phase.MIGRATING): "the aborts of its old legs have been sent, those of new ones are not due",
+    }
+    | {
+        (Fault.BROKEN_LANE, phase): "its own transfer is to be over: canaries have to find it, not this request"
+        for phase in PHASES
+        if phase is not Phase.DECODING
+    }
+    | {
+        (fault, phase): _NO_FRAME
+        for fault in (Fault.DUPLICATE, Fault.STALE)
+        for phase in (Phase.QUEUED, Phase.RESERVED)
+    }
+)
 CELLS = [(fault, phase) for fault in Fault for phase in PHASES if (fault, phase) not in SENSELESS]
 
 FOR_EVER = float("inf")
@@ -93,7 +113,7 @@ class Faults:
     def _victim(self, fault: Fault, stream: Stream, random: Random) -> SimulatedHost:
         """An engine of the request's pair, or any while it has none."""
         roles = [Role.PREFILL, Role.DECODE]
-        if fault is Fault.ENDLESS_TRANSFER:
+        if fault in (Fault.ENDLESS_TRANSFER, Fault.BROKEN_LANE):
             roles = [Role.PREFILL]
         if fault in (Fault.DUPLICATE, Fault.STALE):
             roles = [Role.DECODE]
@@ -129,6 +149,8 @@ class Faults:
             case Fault.ENDLESS_TRANSFER:
                 engine.lose_transfers()
                 return 2 * SETTLE_S
+            case Fault.BROKEN_LANE:
+                engine.lose_transfers(1 << 60)
             case Fault.LOST_ABORT:
                 engine.lose_aborts()
                 stream.task.cancel()

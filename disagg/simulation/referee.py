@@ -16,7 +16,7 @@ from typing import Any
 
 from disagg.coordinator.phases import LIVE, Phase
 from disagg.errors import DeadlineExceeded, LegLost, NoReadyPair, RequestError
-from disagg.registry.records import State
+from disagg.registry.records import EngineRecord, State
 from disagg.roles import Role
 from disagg.simulated_engine.tokens import EOS, answer
 from disagg.simulation.faults import FOR_EVER
@@ -26,6 +26,9 @@ from disagg.simulation.world import SimulatedDeployment, Stream, WatchedRequest
 CONNECTING = "to "  # a decode engine still looks for a prefill that is gone, as SGLang does for 15 s
 SLACK_S = 0.05
 MASK = (1 << 64) - 1
+NOTICED_S = 10.0  # an engine that does nothing any more does not serve for longer
+CANARIES_S = 120.0  # one that does all but move KV is found by canaries, when it rests
+ECHO_S = 20.0  # so long after a fault is over, canaries may still say what it did
 AFTER_READY_S = 1.0  # frontends have connected to an engine that is READY again
 
 
@@ -65,11 +68,14 @@ class Referee:
         self.event_count = 0
         self.event_hash = 0
         self.outcomes: dict[str, int] = {}
-        self._disturbed_until_s: dict[str, float] = dict.fromkeys(world.models, 0.0)
+        self._disturbed_until_s: dict[str, float] = dict.fromkeys(world.plans, 0.0)
         self._disturbed_life: dict[str, str] = {}
-        self._calm_since_s: dict[str, float] = dict.fromkeys(world.models, 0.0)
+        self._dying_since_s: dict[str, float] = {}  # lives that no fault's end will save
+        self._struck_until_s: dict[str, float] = {}  # by life
+        self._calm_since_s: dict[str, float] = dict.fromkeys(world.plans, 0.0)
         self._loop.set_exception_handler(self._exception)
         world.network.on_delivery = self._delivered
+        world.registry.on_put = self._check_end
 
     # events
 
@@ -124,17 +130,26 @@ class Referee:
     def disturbed(self, engine_id: str, for_s: float) -> None:
         until_s = self._loop.time() + for_s
         self._disturbed_until_s[engine_id] = max(self._disturbed_until_s[engine_id], until_s)
-        self._disturbed_life[engine_id] = self._world.hosts[engine_id].life
+        life = self._disturbed_life[engine_id] = self._world.hosts[engine_id].life
+        self._struck_until_s[life] = max(self._struck_until_s.get(life, 0.0), until_s)
+        if for_s == FOR_EVER:
+            self._dying_since_s.setdefault(life, self._loop.time())
 
     @property
     def dying_count(self) -> int:
         """Engines that will not come back but in a new life."""
         return sum(until_s == FOR_EVER for until_s in self._disturbed_until_s.values())
 
+    @property
+    def has_unnoticed(self) -> bool:
+        """An engine that is out of order for good serves."""
+        records = self._world.registry.records.values()
+        return any(record.state is State.READY and record.life in self._dying_since_s for record in records)
+
     def watch_engines(self) -> None:
         """An engine is in order again when it is READY in a new life, or when the fault is over."""
-        now_s, records = self._loop.time(), self._world.controller.registry.records
-        for engine_id in self._world.models:
+        now_s, records = self._loop.time(), self._world.registry.records
+        for engine_id in self._world.plans:
             record, until_s = records[engine_id], self._disturbed_until_s[engine_id]
             lives_anew = until_s == FOR_EVER and self._disturbed_life[engine_id] != record.life
             if record.state is not State.READY or lives_anew:
@@ -145,10 +160,10 @@ class Referee:
                 self._calm_since_s[engine_id] = now_s
 
     def _healthy_pair(self, since_s: float) -> str:
-        now_s, registry = self._loop.time(), self._world.controller.registry
+        now_s, registry = self._loop.time(), self._world.registry
         calm = [
             registry.records[engine_id]
-            for engine_id in self._world.models
+            for engine_id in self._world.plans
             if self._calm_since_s[engine_id] <= since_s and self._disturbed_until_s[engine_id] <= now_s
         ]
         for decode in (record for record in calm if record.role is Role.DECODE):
@@ -161,6 +176,7 @@ class Referee:
 
     def sweep(self) -> None:
         self.watch_engines()
+        self._check_fleet()
         now_s = self._loop.time()
         for entry in self.entries.values():
             late = self._late(entry.stream.request, now_s)
@@ -174,6 +190,29 @@ class Referee:
         for host in self._world.hosts.values():
             if host.is_alive:
                 self._check_host(host)
+
+    def _check_fleet(self) -> None:
+        """The control plane notices what is out of order, ends nothing else, and lets none serve that have not met."""
+        try:
+            self._world.fleet.check()
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is the violation
+            self.violate(f"the fleet has failed: {type(error).__name__}: {error}")
+        hosts = {host.life: host for host in self._world.hosts.values()}
+        for prefill, decode in self._world.registry.met:
+            if prefill not in hosts or decode not in hosts:
+                self.violate(f"{prefill} and {decode} are said to have met, and one of them is over")
+            elif decode not in hosts[prefill].engine.delivered_to:
+                self.violate(f"{prefill} and {decode} are said to have met, and no KV has gone that way")
+        for record in self._world.registry.records.values():
+            dying_s = self._loop.time() - self._dying_since_s.get(record.life, self._loop.time())
+            limit_s = CANARIES_S if self._world.hosts[record.id].engine.is_lame else NOTICED_S
+            if record.state is State.READY and dying_s > limit_s:
+                self.violate(f"{record.life} has been out of order for {dying_s:.1f} s, and serves")
+
+    def _check_end(self, record: EngineRecord) -> None:
+        now_s, life = self._loop.time(), record.life
+        if record.state in (State.QUARANTINED, State.DEAD) and now_s > self._struck_until_s.get(life, 0.0) + ECHO_S:
+            self.violate(f"{life} was in order, and is {record.state}: {record.detail}")
 
     def _late(self, request: WatchedRequest, now_s: float) -> str:
         limits, phase = self._world.limits, request.phase

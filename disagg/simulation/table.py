@@ -16,6 +16,7 @@ from random import Random
 
 from disagg.coordinator.phases import Phase
 from disagg.errors import RequestError
+from disagg.roles import Role
 from disagg.simulated_engine.tokens import answer
 from disagg.simulation.faults import (
     CELLS,
@@ -45,6 +46,7 @@ ROWS = {
     Fault.PARTITION: f"its host is cut off for {PARTITION_S:g} s",
     Fault.SLOW: f"it is {SLOW_FACTOR:g} times slower for {SLOW_S:g} s",
     Fault.KV_EXHAUSTED: f"no KV page is free for {EXHAUSTED_S:g} s",
+    Fault.BROKEN_LANE: "no transfer of it ends any more, and none is under way",
     Fault.ENDLESS_TRANSFER: "a transfer never ends (`deadlines.transfer_s`, 30)",
     Fault.CUT: "a connection breaks",
     Fault.HALF_OPEN: f"a connection is half-open for {HALF_OPEN_S:g} s",
@@ -96,7 +98,7 @@ async def _strike_once(fault: Fault, phase: Phase, seed: int) -> Struck:
             elif request.phase is phase:
                 loop.call_soon(strike)
             elif phase is Phase.MIGRATING and request.phase is Phase.DECODING and request.tries == 1:
-                loop.call_later(0.05, sim.kill, sim.host_of(stream, sim.models["decode-0"].role))
+                loop.call_later(0.05, sim.kill, sim.host_of(stream, Role.DECODE))
 
         began_s = loop.time()
         stream = sim.open([3, *PROMPT], OUTPUT)

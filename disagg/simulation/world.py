@@ -1,6 +1,7 @@
-"""A whole deployment on one virtual loop: engines, frontends, a controller, a network that can fail.
+"""A whole deployment on one virtual loop: engines, frontends, a fleet, a network that can fail.
 
-Way:   a test or a soak -> [SimulatedDeployment] -> the same coordinator, router and plane that serve in earnest
+Way:   a test or a soak -> [SimulatedDeployment] -> the same coordinator, router, plane and control plane (fleet,
+       supervisors, prover, canaries, watch, registry) that serve in earnest; nodes and engines are simulated
 In:    how many engines of which model, and a seed; out: streams of tokens, and gauges of everything that is held
 Owns:  all of it; leaving the `async with` block ends it
 """
@@ -15,24 +16,33 @@ from random import Random
 from types import TracebackType
 from typing import Any, Self
 
+from disagg.cluster.fleet import Fleet
+from disagg.cluster.runtime import Runtime
+from disagg.cluster.setting import Setting
+from disagg.config.schema import Deadlines
 from disagg.coordinator.coordinator import Coordinator
 from disagg.coordinator.limits import Limits
 from disagg.coordinator.phases import Phase
 from disagg.coordinator.request import FinishReason, Request
 from disagg.errors import RequestError
+from disagg.planning.plan import EnginePlan
+from disagg.registry.memory import MemoryRegistry
+from disagg.registry.records import EngineRecord, State
 from disagg.registry.table import Table
 from disagg.roles import Role
 from disagg.routing.connections import Connections
 from disagg.routing.router import Router
-from disagg.simulated_engine.model import Model
 from disagg.simulated_engine.poison import Poison
 from disagg.simulated_engine.tokens import EOS
-from disagg.simulation.controller import Habits, SimulatedController
 from disagg.simulation.hosts import SimulatedHost
 from disagg.simulation.network import SimNetwork
+from disagg.simulation.node import BootstrapLooks, SimulatedPlaces
 
 SECRET = b"simulated deployment's secret..."
 READY_S = 60.0
+CANARY_S = 3.0  # an idle engine's ranks are tried this often
+DEADLINES = Deadlines(start_s=60.0, drain_s=5.0)
+HOST = "controller"
 
 
 class NoText:
@@ -45,6 +55,18 @@ class NoText:
 
     def flush(self) -> str:
         return ""
+
+
+class WatchedRegistry(MemoryRegistry):
+    """Tells of each record that is put, however short it stands."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.on_put: Callable[[EngineRecord], None] = lambda _record: None
+
+    async def put(self, record: EngineRecord) -> None:
+        await super().put(record)
+        self.on_put(record)
 
 
 @dataclass(slots=True)
@@ -141,33 +163,41 @@ class SimulatedDeployment:
         seed: int,
         frontends: int = 1,
         limits: Limits | None = None,
-        habits: Habits | None = None,
         model: dict[str, Any] | None = None,  # of both roles
         prefill_model: dict[str, Any] | None = None,
         decode_model: dict[str, Any] | None = None,
     ) -> None:
         self.seed, self.random = seed, Random(seed)
         self.limits = limits or Limits()
-        self._habits = habits or Habits()
         shared = model or {}
-        self.models = {
-            f"prefill-{n}": Model(role=Role.PREFILL, **shared | (prefill_model or {})) for n in range(prefill)
-        } | {f"decode-{n}": Model(role=Role.DECODE, **shared | (decode_model or {})) for n in range(decode)}
+        self._engine_of = {Role.PREFILL: shared | (prefill_model or {}), Role.DECODE: shared | (decode_model or {})}
+        self.plans = {
+            f"{role.value}-{n}": self.plan(role, n)
+            for role, count in ((Role.PREFILL, prefill), (Role.DECODE, decode))
+            for n in range(count)
+        }
         self.network = SimNetwork(seed)
+        self.registry = WatchedRegistry()
+        self.places = SimulatedPlaces(self.network, SECRET, seed)
         self._frontend_count = frontends
         self.frontends: list[Frontend] = []
         self.request_count = 0
 
     async def __aenter__(self) -> Self:
         loop = asyncio.get_running_loop()
-        self.controller = SimulatedController(self.network, self.models, SECRET, self.seed, self._habits)
+        runtime = Runtime(loop.time, loop.time, self.network.at(HOST), Random(self.seed))
+        setting = Setting("simulated", "simulated", "", SECRET.hex(), DEADLINES, [], "")
+        looks = BootstrapLooks(self.network, f"{HOST}'s looks")
+        self.fleet = Fleet(setting, self.registry, self.places, runtime, CANARY_S, looks)
         self.frontends = [Frontend(self.network, n, self.limits, self.seed) for n in range(self._frontend_count)]
         for frontend in self.frontends:
-            watch = self.controller.registry.watch()
+            watch = self.registry.watch()
             frontend.following = loop.create_task(frontend.connections.follow(watch), name=f"{frontend.name} follows")
-        self.controller.start()
+        await self.fleet.place(list(self.plans.values()))
+        self.fleet.begin()
         async with asyncio.timeout(READY_S):
-            while not self.is_whole:  # noqa: ASYNC110 - on a virtual clock a poll costs nothing
+            while not self.is_whole:
+                self.fleet.check()
                 await asyncio.sleep(0.05)
         return self
 
@@ -179,7 +209,7 @@ class SimulatedDeployment:
             frontend.following.cancel()
             await asyncio.wait([frontend.following])
             await frontend.connections.update(Table().view())
-        await self.controller.stop()
+        await self.fleet.stop()
         await asyncio.sleep(0.1)
 
     # clients
@@ -212,9 +242,16 @@ class SimulatedDeployment:
 
     # engines
 
+    def plan(self, role: Role, number: int) -> EnginePlan:
+        """Of the engine `number` of a role, whether it is there or not."""
+        engine = self._engine_of[role]
+        return EnginePlan(f"{role.value}-{number}", role, role.value, 0, 1.0, 0.0, 1, 1, 1, engine, {})
+
     @property
     def hosts(self) -> dict[str, SimulatedHost]:
-        return self.controller.hosts
+        """By engine id: the newest incarnation's."""
+        places = self.places.by_engine
+        return {engine_id: place.node.host for engine_id, place in places.items() if place.node.host is not None}
 
     def host_of(self, stream: Stream, role: Role) -> SimulatedHost:
         """Where the stream runs now, or ran last."""
@@ -228,11 +265,13 @@ class SimulatedDeployment:
 
     @property
     def is_whole(self) -> bool:
-        """Every engine is READY, has met every other one, and every frontend is connected to it."""
-        records, met = self.controller.registry.records, self.controller.registry.met
+        """Every engine is READY, lives, and has met every other one."""
+        records, met, hosts = self.registry.records, self.registry.met, self.hosts
         prefills = {r.life for r in records.values() if r.role is Role.PREFILL}
-        return len(records) == len(self.models) and all(
-            self.controller.is_ready(r.id) and (r.role is Role.PREFILL or prefills <= met.met_with(r.life))
+        return records.keys() == self.plans.keys() and all(
+            r.state is State.READY
+            and hosts[r.id].is_alive
+            and (r.role is Role.PREFILL or prefills <= met.met_with(r.life))
             for r in records.values()
         )
 
@@ -252,7 +291,7 @@ class SimulatedDeployment:
             "requests": sum(len(c.live) for c in coordinators),
             "waiting": sum(len(c.admission) for c in coordinators),
             "attempts": sum(len(c.attempts) for c in coordinators),
-            "rooms": sum(len(c.rooms) for c in coordinators) + self.controller.rooms,
+            "rooms": sum(len(c.rooms) for c in coordinators) + self.fleet.prover.rooms,
             "places": sum(frontend.router.endpoints.places_taken for frontend in self.frontends),
             "granted requests": sum(sum(host.server.ledger.requests) for host in hosts),
             "granted kv tokens": sum(sum(host.server.ledger.kv_tokens) for host in hosts),

@@ -84,7 +84,10 @@ class World:
         assert max(self.probing.values()) == 1, "an engine is in two probes at once"
         try:
             if pair in self.hangs:
-                await asyncio.sleep(limit_s)
+                await asyncio.sleep(proving.PATIENCE_S)
+                self.probing.subtract(lives)  # from now on the two meet others meanwhile
+                lives = set()
+                await asyncio.sleep(limit_s - proving.PATIENCE_S)
             await asyncio.sleep(PROBE_S)
             if pair in self.fails | self.hangs:
                 raise CanaryFailed("canary", "it does not move")

@@ -20,8 +20,8 @@ async def main() -> None:
         setting = Setting(name, plan.device, "", secrets.token_hex(32), plan.deadlines, [], "127.0.0.1")
         controller = Controller(plan, setting)
         try:
-            await controller.place()
-            print(json.dumps(await controller.devices()))
+            await controller.fleet.place(plan.largest_first())
+            print(json.dumps(await controller.fleet.devices()))
         finally:
             await controller.stop()
 

@@ -182,7 +182,7 @@ def test_a_circle_and_an_arrow_up_are_found() -> None:
 
 
 @pytest.mark.parametrize(
-    "module", ["supervisor", "proving", "canaries", "watch", "live", "gang", "engine_life", "runtime", "setting"]
+    "module", ["supervisor", "proving", "canaries", "watch", "live", "gang", "engine_life", "fleet"]
 )
 def test_the_control_plane_itself_knows_no_ray(module: str) -> None:
     """So that a simulation runs the one that serves."""

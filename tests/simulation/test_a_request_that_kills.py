@@ -185,7 +185,8 @@ def test_any_mixture_of_them_loses_no_bystander(seed: int) -> None:
         for killer in killers:
             await its_error(killer)
         await world.settle()
-        assert deaths(world) <= 3 * len(killers)
+        # Three a killer, where it is alone with others; one more where killers meet while engines come back.
+        assert deaths(world) <= 4 * len(killers)
 
     run(scenario, (3, 3), seed)
 

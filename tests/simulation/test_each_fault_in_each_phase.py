@@ -28,6 +28,7 @@ COSTS_S = {
     Fault.SLOW: 6.0,  # 15 times slower for 2 s: nothing is lost
     Fault.KV_EXHAUSTED: 10.0,  # for 8 s no page is free: the request waits
     Fault.ENDLESS_TRANSFER: 32.0,  # deadlines.transfer_s, then another pair
+    Fault.BROKEN_LANE: 0.5,  # found when the engine rests
     Fault.CUT: 2.0,
     Fault.HALF_OPEN: 12.0,
     Fault.DELAY: 6.0,

@@ -27,7 +27,7 @@ async def _load(requests_a_second: float) -> tuple[list[Stream], list[tuple[str,
         for number in range(int(SECONDS * requests_a_second)):
             streams.append(sim.open([number, *range(200)], OUTPUT))
             await asyncio.sleep(1 / requests_a_second)
-            records = sim.controller.registry.records.values()
+            records = sim.registry.records.values()
             unwell += [(r.id, r.state) for r in records if r.state is not State.READY]
         tokens = sum(len(stream.ids) for stream in streams) / (loop.time() - began_s)
         await asyncio.wait([stream.task for stream in streams])

@@ -1,19 +1,25 @@
-"""Three bugs, each planted in a program that is otherwise right: a short soak finds each, and shrinks it to a seed."""
+"""Six bugs, each planted in a program that is otherwise right: a short soak finds each, and shrinks it to a seed."""
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 
 import msgspec
 import pytest
 
+from disagg.cluster import canaries
+from disagg.cluster.proving import Pair, Prover
+from disagg.cluster.supervisor import EngineSupervisor
 from disagg.coordinator.attempt import Attempt
 from disagg.coordinator.deadlines import DeadlineTimer
 from disagg.coordinator.phases import Phase
 from disagg.plane import messages as m
 from disagg.plane.client import PlaneClient
+from disagg.registry.records import State
 from disagg.simulation.campaign import Outcome, run_campaign
 from disagg.simulation.shrink import shrink
+from transfer.canary import CanaryFailed
 
 pytestmark = pytest.mark.slow
 
@@ -50,6 +56,30 @@ def no_deadline_while_bootstrapping(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(DeadlineTimer, "watch", watch_some)
 
 
+def a_ready_engine_is_never_sick(patch: pytest.MonkeyPatch) -> None:
+    sick = EngineSupervisor.sick
+
+    def heed_while_starting(self: EngineSupervisor, why: str) -> None:
+        if self.record.state is not State.READY:
+            sick(self, why)
+
+    patch.setattr(EngineSupervisor, "sick", heed_while_starting)
+
+
+def a_probe_that_fails_is_a_proof(patch: pytest.MonkeyPatch) -> None:
+    probe = Prover.probe_all_ranks
+
+    async def probe_somehow(self: Prover, pair: Pair, limit_s: float) -> None:
+        with contextlib.suppress(CanaryFailed):
+            await probe(self, pair, limit_s)
+
+    patch.setattr(Prover, "probe_all_ranks", probe_somehow)
+
+
+def canaries_blame_both_engines_of_a_pair(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(canaries, "blame", lambda pair, _probed: set(pair))
+
+
 def first_violation() -> Outcome:
     for seed in SEEDS:
         outcome = run_campaign(seed, REQUESTS, gap_requests=GAP)
@@ -64,6 +94,9 @@ def first_violation() -> Outcome:
         (double_release_on_an_abort_during_migration, "KeyError"),
         (a_stale_incarnations_frame_is_accepted, "wrong tokens"),
         (no_deadline_while_bootstrapping, "past its deadline in"),
+        (a_ready_engine_is_never_sick, "has been out of order for"),
+        (a_probe_that_fails_is_a_proof, "no KV has gone that way"),
+        (canaries_blame_both_engines_of_a_pair, "was in order, and is"),
     ],
 )
 def test_a_planted_bug_is_found_and_shrunk_to_a_seed(
@@ -73,7 +106,7 @@ def test_a_planted_bug_is_found_and_shrunk_to_a_seed(
         plant(patch)
         found = first_violation()
         assert seen_as in str(found.violation)
-        least = shrink(found, run_campaign, runs_max=20)
+        least = shrink(found, run_campaign, runs_max=60)
         print(f"seed {least.seed}, {least.requests} requests, {least.strikes}: {least.violation}")
         assert least.requests <= found.requests
         assert len(least.strikes) == 1

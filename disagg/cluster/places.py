@@ -1,0 +1,31 @@
+"""What a fleet needs of a cluster: room for an engine, and a way to run it there. Ray's is in ray_places.py.
+
+Way:   fleet -> [Places.ask] -> a Place with the engine's node -> supervisor
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from disagg.cluster.engine_node import EngineNode
+from disagg.planning.plan import EnginePlan
+
+
+class Place(Protocol):
+    """One engine's share of the cluster, asked for and perhaps not granted yet."""
+
+    @property
+    def node(self) -> EngineNode: ...
+
+    async def granted(self) -> None:
+        """Returns once the cluster has set it aside; may never."""
+
+    def release(self) -> None:
+        """Gives it back, whatever runs there."""
+
+
+class Places(Protocol):
+    def ask(self, plan: EnginePlan) -> Place: ...
+
+    def left(self) -> str:
+        """What the cluster has, for people."""

@@ -1,0 +1,160 @@
+"""Where a simulated engine runs, incarnation after incarnation: an EngineNode, and the places of a whole cluster.
+
+Way:   fleet -> [SimulatedPlaces] -> [SimulatedNode] -> SimulatedHost, one an incarnation
+In:    HostSpecs, as a real node gets them
+Owns:  the host of the current incarnation
+Fails: never of itself; asserts what the control plane owes a node: one incarnation at a time, each of a new name
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import fields
+from random import Random
+
+from disagg.cluster.engine_node import Ground
+from disagg.host_spec import HostSpec
+from disagg.planning.plan import EnginePlan
+from disagg.process.news import Exit, Ready
+from disagg.simulation.hosts import SimulatedHost
+from disagg.simulation.network import SimNetwork
+
+START_S = 0.5  # an engine's start
+ACTOR_S = (0.001, 0.01)  # an answer of an engine's actor
+END_S = (0.01, 0.1)  # a reaper needs to end a tree of processes
+FIRST_PORT = 9000
+
+
+class SimulatedNode:
+    """`host`: of the newest incarnation; None before the first."""
+
+    def __init__(self, network: SimNetwork, name: str, secret: bytes, seed: int) -> None:
+        self._network, self.name, self._secret, self._seed = network, name, secret, seed
+        self._random = Random(seed)
+        self._prepared = 0
+        self.host: SimulatedHost | None = None
+        self.spares_asked = 0
+
+    async def prepare(self) -> Ground:
+        await self._passes(ACTOR_S)
+        self._prepared += 1
+        return Ground(f"{self.name}.{self._prepared}", FIRST_PORT, fork=False)
+
+    async def start(self, spec: HostSpec) -> Ready:
+        assert self.host is None or not self.host.is_alive, f"{spec.life} begins, and {self.host.life} still lives"
+        await asyncio.sleep(START_S)
+        random = Random(self._seed << 20 | spec.incarnation)
+        self.host = SimulatedHost(self._network, spec, self._secret, random)
+        plane = await self.host.start()
+        facts = {each.name: getattr(self.host.facts, each.name) for each in fields(self.host.facts)}
+        return Ready(plane=plane, way="simulated", **facts)
+
+    def keep_spare(self) -> None:
+        self.spares_asked += 1
+
+    async def exited(self) -> Exit:
+        assert self.host is not None
+        await asyncio.shield(self.host.ended)
+        await self._passes(END_S)
+        return Exit(signal="SIGKILL")
+
+    async def end(self) -> None:
+        if self.host is not None and self.host.is_alive:
+            self.host.kill()
+            await self._passes(END_S)
+
+    async def lane(self) -> str:
+        await self._passes(ACTOR_S)
+        return "simulated"
+
+    async def log(self, lines: int) -> str:
+        return ""
+
+    async def devices(self) -> str:
+        return ""
+
+    def close(self) -> None:
+        if self.host is not None:
+            self.host.kill()
+
+    async def _passes(self, between_s: tuple[float, float]) -> None:
+        await asyncio.sleep(self._random.uniform(*between_s))
+
+
+class SimulatedPlace:
+    def __init__(self, node: SimulatedNode) -> None:
+        self.node = node
+        self.is_released = False
+
+    async def granted(self) -> None:
+        pass
+
+    def release(self) -> None:
+        assert self.node.host is None or not self.node.host.is_alive, "its place is given away under it"
+        self.is_released = True
+
+
+class SimulatedPlaces:
+    """A cluster that has room for all. `by_engine`: the newest place of each name."""
+
+    def __init__(self, network: SimNetwork, secret: bytes, seed: int) -> None:
+        self._network, self._secret, self._seed = network, secret, seed
+        self._count = 0
+        self.by_engine: dict[str, SimulatedPlace] = {}
+
+    def ask(self, plan: EnginePlan) -> SimulatedPlace:
+        self._count += 1
+        again = plan.id in self.by_engine  # an engine of this name was removed
+        name = f"{plan.id}-{self._count}" if again else plan.id
+        node = SimulatedNode(self._network, name, self._secret, self._seed << 20 | self._count)
+        place = self.by_engine[plan.id] = SimulatedPlace(node)
+        return place
+
+    def left(self) -> str:
+        return "room for all"
+
+
+class _Asking(asyncio.Protocol):
+    """A question to a bootstrap server, as HTTP."""
+
+    def __init__(self) -> None:
+        self.status: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        self.transport: asyncio.BaseTransport | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.WriteTransport)
+        self.transport = transport
+        transport.write(b"GET /route HTTP/1.1\r\n\r\n")
+
+    def data_received(self, data: bytes) -> None:
+        if not self.status.done():
+            self.status.set_result(int(data.split(b" ", 2)[1]))
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if not self.status.done():
+            self.status.set_result(0)
+
+
+class BootstrapLooks:
+    """`IsRegistered` over a simulated network."""
+
+    ANSWER_S = 2.0  # as prefill/bootstrap.py
+
+    def __init__(self, network: SimNetwork, host: str) -> None:
+        self._here = network.at(host)
+
+    async def __call__(self, address: str) -> bool:
+        """False while it does not listen or answer, or a rank is missing. Whoever serves alone has no address."""
+        if not address:
+            return True
+        host, port = address.rsplit(":", 1)
+        asking = _Asking()
+        try:
+            async with asyncio.timeout(self.ANSWER_S):
+                await self._here.connect(lambda: asking, host, int(port))
+                return await asking.status == 200
+        except (OSError, TimeoutError):
+            return False
+        finally:
+            if asking.transport is not None:
+                asking.transport.close()
