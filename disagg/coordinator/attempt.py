@@ -248,7 +248,8 @@ class Attempt:
             self.fail(EngineLost, what, endpoint.life)
         else:
             self.fail(LegLost, what, endpoint.life)
-        self._abort(*self._legs)  # SGLang tells neither side of the other's failure
+        if not self._is_closed:  # else `close` has aborted what was to be aborted
+            self._abort(*self._legs)  # SGLang tells neither side of the other's failure
 
     @property
     def _has_kv(self) -> bool:

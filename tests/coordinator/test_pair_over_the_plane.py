@@ -45,6 +45,7 @@ async def test_a_prefill_that_has_sent_its_kv_is_not_aborted_when_the_text_stops
         answering = b.start(request(max_tokens=1000, text=Plain(stop_after=1)))
         assert await asyncio.wait_for(answering, 30) == ("x", "stop")
         await until(lambda: not b.decode.loads()[0].running)
+        await asyncio.sleep(0.1)  # decode's last word comes back: that it was aborted is no failure of the try
         assert b.prefill.loads()[0].running == 1
         b.prefill.release()
         await b.settle()
