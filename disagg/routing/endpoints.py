@@ -56,18 +56,16 @@ class Endpoint:
     load: tuple[int, int] = (0, 0)
     tokens_free: int = UNBOUNDED
     order: Order | None = None  # while a policy may choose it
+    life: str = field(init=False)  # the engine's
+    id: RankId = field(init=False)  # one for all requests that are remembered to have run here
 
-    @property
-    def life(self) -> str:
-        return self.engine.life
+    def __post_init__(self) -> None:
+        self.life = self.engine.life
+        self.id = RankId(self.engine.id, self.life, self.dp_rank)
 
     @property
     def dp_size(self) -> int:
         return len(self.engine.endpoints)
-
-    @property
-    def id(self) -> RankId:
-        return RankId(self.engine.id, self.engine.life, self.dp_rank)
 
     @property
     def name(self) -> str:

@@ -48,3 +48,7 @@ async def test_what_is_remembered_is_not_looked_through() -> None:
         assert isinstance(kept, Remembered)
         gc.collect()
         assert not any(gc.is_tracked(each) for each in (kept, kept.facts, kept.timeline))
+        other = request(max_tokens=5)
+        await b.answer(other)
+        assert (other.facts.prefill, other.facts.decode) == (kept.facts.prefill, kept.facts.decode)
+        assert other.facts.decode is kept.facts.decode, "a rank's name is one object, however many requests ran there"
