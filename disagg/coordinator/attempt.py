@@ -65,6 +65,7 @@ class Attempt:
         self._legs = [leg for leg in (self._prefill, self.decode) if leg is not None]
         self._deadline = DeadlineTimer(request, shared.limits, shared.now_s, self)
         self._failure: RequestError | None = None
+        self._is_broken = False  # what comes now would follow a hole
         self._waiting: asyncio.Future[None] | None = None
         self._is_closed = False
         self._closing: asyncio.TimerHandle | None = None
@@ -117,9 +118,9 @@ class Attempt:
         leg, sink = self.decode, self._sink
         while True:
             reason = self._end_reason()
+            if self._failure is not None and (self._is_broken or (reason is None and not leg.unsent)):
+                raise self._failure
             if reason is None and not leg.unsent:
-                if self._failure is not None:
-                    raise self._failure
                 await self._woken()
                 continue
             if not sink.is_open():
@@ -160,13 +161,11 @@ class Attempt:
         self._sink.end(text, ids, finish)
 
     def close(self) -> None:
-        """Aborts what still runs. A prefill that has sent its KV ends by itself, and reports the bytes.
-
-        From now on nothing that a leg reports changes the request, which may have begun another try.
-        """
+        """Aborts what still runs. From now on nothing that a leg reports changes the request, which may have begun
+        another try."""
         self._is_closed = self.decode.is_held = True
         self._deadline.cancel()
-        self._abort(*(leg for leg in self._legs if leg is self.decode or not self._has_kv))
+        self._abort()
         if not self._is_over and self._closing is None:
             self._closing = asyncio.get_running_loop().call_later(LAST_WORD_S, self._last_word_is_late)
         self._let_go()
@@ -180,6 +179,8 @@ class Attempt:
             self.request.failed_on.update(lives)
             would_do = "try other values" if as_error is NotANumber else "try again"
             self._failure = as_error(f"request {self.request.id} on {self.pair.name}", what, would_do)
+            # Not left to `run`, which may wait for a slow client. SGLang tells neither side of the other's failure.
+            self._abort()
             self.wake()
 
     # Called by the legs and by the deadline's timer.
@@ -190,6 +191,7 @@ class Attempt:
             self._waiting.set_result(None)
 
     def break_off(self) -> None:
+        self._is_broken = True
         self._failure = RequestError(f"request {self.request.id}", "internal error", "see the frontend's log")
         self.wake()
 
@@ -248,23 +250,22 @@ class Attempt:
             self.fail(EngineLost, what, endpoint.life)
         else:
             self.fail(LegLost, what, endpoint.life)
-        if not self._is_closed:  # else `close` has aborted what was to be aborted
-            self._abort(*self._legs)  # SGLang tells neither side of the other's failure
 
     @property
     def _has_kv(self) -> bool:
         """Whether decode has all of the KV, and needs its prefill no more."""
         return self.decode.received > 0
 
-    def _abort(self, *legs: Leg) -> None:
-        for leg in legs:
-            if leg.end is None:
+    def _abort(self, *, all_legs: bool = False) -> None:
+        """A prefill that has sent its KV ends by itself, and reports the bytes."""
+        for leg in self._legs:
+            if leg.end is None and (all_legs or leg is self.decode or not self._has_kv):
                 leg.endpoint.client.abort(leg.number)
 
     def _last_word_is_late(self) -> None:
         silent = [leg.endpoint.name for leg in self._legs if leg.end is None]
         log.warning("request %s: no last word from %s", self.request.id, silent)
-        self._abort(*self._legs)
+        self._abort(all_legs=True)
         self._over()
 
     def _over(self) -> None:

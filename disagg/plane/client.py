@@ -94,6 +94,8 @@ class PlaneClient:
             async with asyncio.timeout(limit_s):
                 await self._network.connect(make, host, int(port))
                 await self._opened
+            if self._connection is None:  # it ended in the turn of the loop in which it opened
+                raise LegLost(self.address, "the engine host closed the connection")
         except BaseException as error:  # also a cancellation: no half-made connection stays behind
             self._on_lost = lambda _why: None
             for connection in made:

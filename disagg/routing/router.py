@@ -39,11 +39,10 @@ class Router:
         endpoints = self.endpoints
         try:
             choice = self._policy.choose(request, endpoints)
+            if choice is not None and not endpoints.is_free_for(choice.pair, request):
+                raise ValueError(f"{choice.pair.name} is not free")
         except Exception as error:  # noqa: BLE001 - somebody else's code, called while frames of other requests are handed out
             choice = self._instead(request, error)
-        else:
-            if choice is not None and not endpoints.is_free_for(choice.pair, request):
-                choice = self._instead(request, ValueError(f"{choice.pair.name} is not free"))
         return None if choice is None else endpoints.reserve(choice, request)
 
     def is_ready(self) -> bool:

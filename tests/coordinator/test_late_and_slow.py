@@ -227,3 +227,19 @@ async def test_a_leg_whose_logits_are_no_numbers_ends_its_request_and_no_other_e
         assert (r.tries, r.failed_on, r.phase) == (1, set(), Phase.FAILED)
         assert NotANumber.http_status == 500
         await b.settle()
+
+
+async def test_a_cancel_frees_the_engines_while_the_client_does_not_read() -> None:
+    async with bench(limits=Limits(), decode=StubEngine(step_s=0.01)) as b:
+        r, reader = request(max_tokens=10_000), Reader()
+        answering = asyncio.create_task(b.coordinator.run(r, reader))
+        await until(lambda: reader.pieces)
+        reader.opened = False
+        await until(lambda: b.coordinator.attempts[r.id].decode.unsent)
+        assert b.coordinator.cancel(r.id)
+        await until(lambda: not any(sum(server.ledger.requests) for server in b.servers.values()), 5)
+        assert not answering.done()
+        reader.opened = True
+        with pytest.raises(Cancelled):
+            await asyncio.wait_for(answering, 30)
+        await b.settle()

@@ -17,6 +17,7 @@ from disagg.coordinator.limits import Limits
 from disagg.coordinator.phases import Phase
 from disagg.coordinator.request import Remembered
 from disagg.errors import DeadlineExceeded, LegLost, RequestError
+from disagg.plane import messages as m
 from disagg.process.stub import StubEngine
 
 
@@ -143,3 +144,34 @@ async def test_tokens_at_which_a_sink_breaks_are_counted_once() -> None:
         with pytest.raises(RequestError, match="internal error"):
             await b.coordinator.run(r, reader)
         assert r.emitted_ids == list(range(3, 3 + len(r.emitted_ids)))
+
+
+@pytest.mark.parametrize("comes", ["end", "tokens"])
+async def test_nothing_follows_a_piece_at_which_the_sink_broke(comes: str) -> None:
+    """An answer with a hole must not end well, nor go on: not even by what came before its task woke."""
+    async with bench(limits=ONCE, decode=StubEngine(hold=True)) as b:
+        r = request(max_tokens=4)
+
+        class Breaks(Reader):
+            def put(self, text: str, token_ids: list[int]) -> None:
+                if not self.raises:
+                    super().put(text, token_ids)
+                    return
+                self.raises = False
+                leg = b.coordinator.attempts[r.id].decode
+                if comes == "tokens":
+                    asyncio.get_running_loop().call_soon(leg.on_tokens, leg.received, [7])
+                else:
+                    asyncio.get_running_loop().call_soon(leg.on_end, m.LegEnd(leg.number, "stop"))
+                raise ZeroDivisionError
+
+        reader = Breaks()
+        reader.raises = True
+        answering = asyncio.create_task(b.coordinator.run(r, reader))
+        await until(lambda: r.id in b.coordinator.attempts)
+        leg = b.coordinator.attempts[r.id].decode
+        await until(lambda: b.decode.legs)
+        leg.on_tokens(0, [5])
+        with pytest.raises(RequestError, match="internal error"):
+            await asyncio.wait_for(answering, 30)
+        assert (reader.pieces, reader.finish_reason) == ([], None)

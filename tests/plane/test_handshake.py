@@ -84,3 +84,18 @@ async def test_an_oversized_frame_ends_the_connection() -> None:
         while client.is_open:
             await asyncio.sleep(0.01)
     server.close()
+
+
+async def test_a_connection_that_ends_as_it_opens_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    server = PlaneServer(StubEngine(), FACTS, 1, SECRET)
+    client = _client(await server.start("127.0.0.1"), SECRET)
+    opened = PlaneClient._on_open
+
+    def open_and_lose(self: PlaneClient, connection: framing.Connection) -> None:
+        opened(self, connection)
+        connection.connection_lost(None)  # proof and end were read at once: `connect` has not run since
+
+    monkeypatch.setattr(PlaneClient, "_on_open", open_and_lose)
+    with pytest.raises(LegLost, match="closed"):
+        await client.connect(2)
+    server.close()

@@ -88,6 +88,19 @@ def test_where_a_policy_raises_least_loaded_chooses_and_the_log_says_so_once(cap
     assert len(caplog.records) == 1
 
 
+class Confused:
+    """Answers with a pair, which is no Choice."""
+
+    def choose(self, request: RoutingView, endpoints: Endpoints) -> Choice | None:
+        return LeastLoaded().choose(request, endpoints).pair  # type: ignore[union-attr,return-value]
+
+
+def test_an_answer_that_is_no_choice_costs_no_request() -> None:
+    reservation = make_router(*split(1, 1), policy=Confused()).pick(asked())
+    assert reservation
+    assert isinstance(reservation.reason, PolicyFailed)
+
+
 def test_a_choice_without_room_is_not_taken() -> None:
     router = make_router(*split(2, 2, capacity=Capacity(1, 1 << 20, 1)), policy=Stubborn())
     first, second = router.pick(asked()), router.pick(asked())
