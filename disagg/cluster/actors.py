@@ -253,10 +253,16 @@ class EngineActor:
         ready: asyncio.Future[Ready | Exit],
         gone: asyncio.Future[Exit],
     ) -> None:
-        answer = VANISHED
+        answer, why_ended = VANISHED, ""
         try:
             while line := await reader.readline():
-                match decode_news(line):
+                try:
+                    news = decode_news(line)
+                except msgspec.DecodeError as error:
+                    why_ended = f"what it says cannot be read: {error}"
+                    writer.write_eof()  # its reaper ends it all, and says so
+                    continue
+                match news:
                     case Started(reaper, host):
                         self._pids |= {"reaper": reaper, "host": host}
                     case Ready() as message:
@@ -272,6 +278,8 @@ class EngineActor:
             pass
         finally:
             writer.close()  # at the peer's end of file asyncio keeps our half open
+        if why_ended:
+            answer = msgspec.structs.replace(answer, why=why_ended)
         if not ready.done():
             ready.set_result(answer)
         gone.set_result(answer)

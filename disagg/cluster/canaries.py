@@ -91,16 +91,20 @@ class Canaries:
         up = self._prover.up
         self._turns = {life: self._turns.get(life) or Turns(self._now_s()) for life in up}
         self._pair_failures = {pair: n for pair, n in self._pair_failures.items() if pair in self._prover.met}
+        busy_nodes = self._busy_nodes()
         for live in list(up.values()):
-            if self._is_due(live):
+            if self._is_due(live, busy_nodes):
                 await self._turn(live)
+                busy_nodes = self._busy_nodes()
 
-    def _is_due(self, live: LiveEngine) -> bool:
+    def _busy_nodes(self) -> set[str]:
+        return {live.record.node for live in self._prover.up.values() if live.others_requests}
+
+    def _is_due(self, live: LiveEngine, busy_nodes: set[str]) -> bool:
         if live.is_retiring or live.life not in self._prover.up or not self._prover.has_met(live.life):
             return False
-        turns, node = self._turns[live.life], live.record.node
+        turns, node_is_busy = self._turns[live.life], live.record.node in busy_nodes
         failures = turns.failures + sum(n for pair, n in self._pair_failures.items() if pair[1] == live.life)
-        node_is_busy = any(o.others_requests for o in self._prover.up.values() if o.record.node == node)
         return is_due(live.quiet_s(), self._now_s() - turns.last_at_s, failures, node_is_busy, self._canary_s)
 
     async def _turn(self, live: LiveEngine) -> None:

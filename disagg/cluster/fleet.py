@@ -119,7 +119,9 @@ class Fleet:
 
     async def add(self, plan: EnginePlan) -> None:
         """One more engine; returns at once. Its record tells how its start goes, and what keeps it from one."""
-        self._begin(await self._enter(plan, is_first=False))
+        engine = await self._enter(plan, is_first=False)
+        if engine.leaving is None:  # else it was removed meanwhile
+            self._begin(engine)
 
     async def remove(self, engine_id: str) -> None:
         """Drains the engine if it serves, ends it, gives its place back and takes it out of the registry. Returns once

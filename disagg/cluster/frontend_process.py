@@ -67,7 +67,7 @@ class FrontendProcess:
             await asyncio.sleep(RESTART_PAUSE_S)
             try:
                 await self.start()
-            except StartError as error:
+            except (StartError, OSError) as error:
                 log.error("%s", error)
 
     async def stop(self) -> None:

@@ -159,8 +159,8 @@ class EngineSupervisor:
             self._lane_is_asked = False
 
     async def _note_proven(self, lane: str) -> None:
-        if not self._life.may(Event.PROVEN):
-            return
+        if self._ending is None or not self._life.may(Event.PROVEN):
+            return  # it does not serve any more
         self._failed_alone = 0
         is_new = self.record.state is not State.READY
         if is_new:
@@ -303,6 +303,7 @@ class EngineSupervisor:
             return found
         finally:
             self._ending = None
+            live.is_retiring = True
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)

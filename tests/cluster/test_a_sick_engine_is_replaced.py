@@ -9,6 +9,7 @@ import time
 import pytest
 from scene import SETTING, begin_request, scene
 
+from disagg.cluster.engine_node import NodeLost
 from disagg.errors import StartError
 from disagg.registry.records import State
 from disagg.roles import Role
@@ -98,6 +99,26 @@ async def test_a_lost_actor_is_no_end_of_the_deployment() -> None:
         s.nodes["aggregated-0"].lost = True
         await s.nodes["aggregated-0"].die("its reaper vanished")
         await s.until_ready("aggregated-0", 3)
+
+
+async def test_no_peer_is_tried_with_an_engine_whose_actor_was_lost_and_is_still_being_ended() -> None:
+    """It would fail, and be put down to the peer, too."""
+    async with scene(*PAIR) as s:
+        live, node, is_ended = s.live("decode-0"), s.nodes["decode-0"], asyncio.Event()
+        end = node.end
+
+        async def slowly() -> None:
+            await is_ended.wait()
+            await end()
+
+        node.end = slowly  # type: ignore[method-assign]
+        assert node._exit is not None
+        node._exit.set_exception(NodeLost("node", "the actor died"))
+        await s.until_seen("decode-0", State.DEAD)
+        assert live.life in s.prover.up
+        assert live.is_retiring
+        is_ended.set()
+        await s.until_ready("decode-0", 2)
 
 
 async def test_what_dies_before_it_was_ready_fails_the_deployment() -> None:

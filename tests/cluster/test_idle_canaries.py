@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from scene import Scene, begin_request, scene
@@ -138,3 +140,33 @@ async def test_a_pair_whose_kv_does_not_move_is_found_and_the_guilty_one_replace
         assert s.record("decode-0").incarnation == s.record("prefill-0").incarnation == 1
         quarantined = next(r for r in s.seen if r.state is State.QUARANTINED)
         assert "transfer prefill-0#1 -> decode-1#1" in quarantined.detail
+
+
+async def test_a_look_at_many_engines_looks_at_each_a_few_times() -> None:
+    looks = 0
+
+    class Engine:
+        """What a look needs of a LiveEngine that is busy."""
+
+        is_retiring, others_requests = False, 1
+
+        def __init__(self, number: int) -> None:
+            self.life, self._record = f"aggregated-{number}#1", SimpleNamespace(node=f"10.0.0.{number // 8}")
+
+        @property
+        def record(self) -> SimpleNamespace:
+            nonlocal looks
+            looks += 1
+            return self._record
+
+        def quiet_s(self) -> float:
+            return 0.0
+
+    async with scene() as s:
+        for number in range(250):
+            engine: Any = Engine(number)
+            s.prover.up[engine.life] = engine
+            await s.registry.add_met(engine.life, engine.life)
+        await s.canaries.look()
+        assert 0 < looks <= 3 * 250
+        s.prover.up.clear()

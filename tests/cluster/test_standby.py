@@ -11,6 +11,7 @@ import pytest
 
 from disagg.cluster import actors
 from disagg.cluster.actors import EngineActor
+from disagg.errors import StartError
 from disagg.host_spec import HostSpec, Spare, StandbySpec, decode_spec, decode_standby, encode_spec
 from disagg.process import standby as standby
 from disagg.process.news import Exit, News, Ready, StandbyReady, Started, encode_news
@@ -164,3 +165,20 @@ async def test_an_engine_that_no_spare_fits_has_none(reapers: list[Reaper], monk
     await actor.end()
     assert "numactl" in (await _next(actor, incarnation=2)).way
     await actor.end()
+
+
+async def test_news_that_cannot_be_read_end_the_incarnation_and_its_start_says_why(reapers: list[Reaper]) -> None:
+    """A start would else wait for its deadline, and its end for nothing."""
+    actor = EngineActor()
+
+    class Confused(Reaper):
+        def say(self, news: News) -> None:
+            self.writer.write(b'{"event": "ready", "kv_tokens": null}\n' if isinstance(news, Ready) else b"")
+
+    starting = asyncio.create_task(_next(actor))
+    await asyncio.sleep(0)
+    reapers[0].__class__ = Confused
+    with pytest.raises(StartError, match=r"(?s)what it says cannot be read: Expected `int`, got `null`.*kv_tokens"):
+        await asyncio.wait_for(starting, 5)
+    assert (await asyncio.wait_for(actor.exited(), 5)).why.startswith("what it says")
+    await asyncio.wait_for(actor.end(), 5)

@@ -11,7 +11,7 @@ from disagg.cluster.fleet import PLACEMENT_S
 from disagg.errors import StartError
 from disagg.host_spec import HostSpec
 from disagg.process.news import Ready
-from disagg.registry.records import State
+from disagg.registry.records import EngineRecord, State
 from disagg.roles import Role
 from disagg.simulated_engine.tokens import answer
 from disagg.simulation.loop import VirtualLoop
@@ -101,6 +101,50 @@ def test_an_engine_is_removed_whatever_it_does(state: str) -> None:
             assert not sim.hosts["decode-1"].is_alive
             assert "decode-1" not in sim.registry.records
             await sim.settle()
+
+    in_virtual_time(scenario)
+
+
+def test_a_success_that_is_still_being_noted_brings_no_removed_engine_back() -> None:
+    async def scenario() -> None:
+        async with SimulatedDeployment(seed=1) as sim:
+            added = await add(sim, Role.DECODE, 1)
+            answered, node = asyncio.Event(), sim.places.by_engine[added].node
+
+            async def lane() -> str:
+                asked.set()
+                await answered.wait()
+                return ""
+
+            asked, node.lane = asyncio.Event(), lane  # type: ignore[method-assign]
+            await asked.wait()
+            assert sim.registry.records[added].state is State.STARTING
+            await remove(sim, added)
+            answered.set()
+            await asyncio.sleep(1)
+            assert added not in sim.registry.records
+
+    in_virtual_time(scenario)
+
+
+def test_an_engine_that_is_removed_while_it_is_entered_is_not_begun(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A registry may take its time."""
+
+    async def scenario() -> None:
+        async with SimulatedDeployment(seed=1) as sim:
+            put = sim.registry.put
+
+            async def slowly(record: EngineRecord) -> None:
+                await asyncio.sleep(0.5)
+                await put(record)
+
+            monkeypatch.setattr(sim.registry, "put", slowly)
+            adding = asyncio.create_task(sim.fleet.add(sim.plan(Role.DECODE, 1)))
+            await asyncio.sleep(0.1)
+            await sim.fleet.remove("decode-1")
+            await adding
+            monkeypatch.undo()
+            assert "supervise decode-1" not in [task.get_name() for task in asyncio.all_tasks()]
 
     in_virtual_time(scenario)
 
