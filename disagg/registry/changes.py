@@ -24,15 +24,6 @@ class Changes:
         self.met = Met()
         self.forgotten: dict[str, None] = {}  # lives
 
-    def put(self, record: EngineRecord) -> None:
-        self.records[record.id] = record
-
-    def remove(self, engine_id: str) -> None:
-        self.records[engine_id] = None
-
-    def add_met(self, prefill: str, decode: str) -> None:
-        self.met.add(prefill, decode)
-
     def forget(self, life: str) -> None:
         self.met.forget(life)
         self.forgotten[life] = None

@@ -2,31 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
-
-from disagg.registry.met import Met
+from disagg.registry.interface import Registry
 from disagg.registry.records import EngineRecord
-from disagg.registry.table import Table, View
 
 
-class MemoryRegistry:
-    """Implements disagg.registry.interface.Registry."""
-
-    def __init__(self) -> None:
-        self._table = Table()
-
-    @property
-    def revision(self) -> int:
-        return self._table.revision
-
-    @property
-    def records(self) -> Mapping[str, EngineRecord]:
-        return self._table.records
-
-    @property
-    def met(self) -> Met:
-        return self._table.met
-
+class MemoryRegistry(Registry):
     async def put(self, record: EngineRecord) -> None:
         self._table.put(record)
 
@@ -38,6 +18,3 @@ class MemoryRegistry:
 
     async def forget(self, life: str) -> None:
         self._table.forget(life)
-
-    def watch(self) -> AsyncIterator[View]:
-        return self._table.watch()

@@ -9,7 +9,7 @@ Fails: when the connection ends, `watch` ends: the deployment's driver is gone, 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 
 import msgspec
 
@@ -19,7 +19,7 @@ from disagg.registry.changes import Changes
 from disagg.registry.interface import Watched
 from disagg.registry.met import Met
 from disagg.registry.records import EngineRecord
-from disagg.registry.table import Table, View
+from disagg.registry.table import View
 
 CONNECT_S = 10.0
 
@@ -116,12 +116,12 @@ class _Feed:
                 await self._has_seen.wait()
 
 
-class RemoteRegistry:
-    """A frontend's copy of the controller's table; read only. Implements disagg.registry.interface.Watched."""
+class RemoteRegistry(Watched):
+    """A frontend's copy of the controller's table; read only."""
 
     def __init__(self, address: str, secret: bytes, network: Network = TCP) -> None:
+        super().__init__()
         self._address, self._secret, self._network = address, secret, network
-        self._table = Table()
         self._is_whole = asyncio.Event()  # the first frame has come, or nothing will
         self._connection: Connection | None = None
 
@@ -133,21 +133,6 @@ class RemoteRegistry:
             await self._is_whole.wait()
         if self._table.is_closed:
             raise ConnectionError(f"the registry at {self._address} closed the connection")
-
-    @property
-    def revision(self) -> int:
-        return self._table.revision
-
-    @property
-    def records(self) -> Mapping[str, EngineRecord]:
-        return self._table.records
-
-    @property
-    def met(self) -> Met:
-        return self._table.met
-
-    def watch(self) -> AsyncIterator[View]:
-        return self._table.watch()
 
     def close(self) -> None:
         if self._connection is not None:
@@ -187,13 +172,7 @@ def _as_frame(changes: Changes) -> Changed:
 
 def _from_frame(changed: Changed) -> Changes:
     changes = Changes(changed.revision)
-    for life in changed.forgotten:
-        changes.forget(life)
-    for prefill, decodes in changed.met.items():
-        for decode in decodes:
-            changes.add_met(prefill, decode)
-    for record in changed.records:
-        changes.put(record)
-    for engine_id in changed.removed:
-        changes.remove(engine_id)
+    changes.forgotten = dict.fromkeys(changed.forgotten)
+    changes.met = Met((prefill, decode) for prefill, decodes in changed.met.items() for decode in decodes)
+    changes.records = {record.id: record for record in changed.records} | dict.fromkeys(changed.removed)
     return changes

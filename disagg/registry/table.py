@@ -64,16 +64,16 @@ class Table:
         """Replaces the record of `record.id`."""
         if self._records.get(record.id) != record:
             self._records[record.id] = record
-            self._tell(lambda changes: changes.put(record))
+            self._tell(lambda changes: changes.records.update({record.id: record}))
 
     def remove(self, engine_id: str) -> None:
         if self._records.pop(engine_id, None) is not None:
-            self._tell(lambda changes: changes.remove(engine_id))
+            self._tell(lambda changes: changes.records.update({engine_id: None}))
 
     def add_met(self, prefill: str, decode: str) -> None:
         """A real transfer between these two lives has succeeded."""
         if self._met.add(prefill, decode):
-            self._tell(lambda changes: changes.add_met(prefill, decode))
+            self._tell(lambda changes: changes.met.add(prefill, decode))
 
     def forget(self, life: str) -> None:
         """Whom this life has met is of no use any more."""
@@ -115,7 +115,7 @@ class Table:
         for watch in self._living():
             watch.wake()
 
-    def _tell(self, change: Callable[[Changes], None]) -> None:
+    def _tell(self, change: Callable[[Changes], object]) -> None:
         self.revision += 1
         for watch in self._living():
             change(watch.pending)

@@ -37,7 +37,7 @@ from disagg.simulated_engine.model import Model
 from disagg.simulated_engine.peering import Allocated
 from disagg.simulated_engine.peers import BootstrapServer, Peer
 from disagg.simulated_engine.poison import DEATH_S
-from disagg.simulated_engine.rank import Rank
+from disagg.simulated_engine.rank import Rank, RankLeg
 
 SICK_AFTER_S = 3.0
 JITTER = 0.1  # of each duration
@@ -59,9 +59,8 @@ class SimulatedEngine:
         self.model, self.life, self.network = model, life, network
         self._bootstrap_at, self._random, self._wall_s = bootstrap, random or Random(), wall_s
         self.ranks = [Rank(self, index) for index in range(model.ranks)]
-        self.bootstrap = BootstrapServer(self)
+        self.bootstrap = BootstrapServer(model, life, network)
         self.peers: dict[tuple[str, int], Peer] = {}
-        self._timers: set[asyncio.TimerHandle] = set()
         self._slowness = 1.0
         self._aborts_to_lose = 0
         self._transfers_to_lose = 0
@@ -97,7 +96,7 @@ class SimulatedEngine:
             pass
         elif refusal:
             simulated.at = At.OVER
-            self.loop.call_soon(sink.on_end, "error", refusal, 0, {})
+            asyncio.get_running_loop().call_soon(sink.on_end, "error", refusal, 0, {})
         else:
             simulated.rank.submit(simulated)
         return simulated
@@ -147,8 +146,6 @@ class SimulatedEngine:
         self.bootstrap.close()
         for peer in self.peers.values():
             peer.close()
-        for timer in self._timers:
-            timer.cancel()
 
     # faults, at any time
 
@@ -173,7 +170,7 @@ class SimulatedEngine:
         """Of a request (poison.py)."""
         for rank in self.ranks:
             rank.die()
-        self.loop.call_later(DEATH_S, self.on_death)
+        asyncio.get_running_loop().call_later(DEATH_S, self.on_death)
 
     def lose_aborts(self, count: int = 1) -> None:
         self._aborts_to_lose += count
@@ -205,20 +202,6 @@ class SimulatedEngine:
 
     # from the ranks
 
-    @property
-    def loop(self) -> asyncio.AbstractEventLoop:
-        return asyncio.get_running_loop()
-
-    def soon(self, delay_s: float, action: Callable[[], None]) -> None:
-        """Runs unless the engine stops before."""
-
-        def run() -> None:
-            self._timers.discard(timer)
-            action()
-
-        timer = self.loop.call_later(delay_s, run)
-        self._timers.add(timer)
-
     def lasting(self, duration_s: float) -> float:
         """How long a computation or a transfer takes here and now."""
         return duration_s * self._slowness / self.model.speed * (1 + JITTER * self._random.random())
@@ -230,7 +213,7 @@ class SimulatedEngine:
             return False
         return True
 
-    def meet(self, leg: SimulatedLeg) -> None:
+    def meet(self, leg: RankLeg) -> None:
         """A leg has reached its scheduler and looks for the other one."""
         if self.model.role is Role.PREFILL:
             self.bootstrap.meet(leg)
@@ -240,10 +223,10 @@ class SimulatedEngine:
             assert leg.leg.bootstrap is not None
             at = leg.leg.bootstrap.host, leg.leg.bootstrap.port
             if at not in self.peers:
-                self.peers[at] = Peer(self, *at)
+                self.peers[at] = Peer(self.model, self.life, self.network, *at)
             self.peers[at].meet(leg)
 
-    def allocated(self, leg: SimulatedLeg) -> None:
+    def allocated(self, leg: RankLeg) -> None:
         """A decode leg has its memory."""
         if leg.peer is None:
             leg.rank.run_on_garbage(leg)
@@ -251,7 +234,7 @@ class SimulatedEngine:
         leg.peer.send(Allocated(leg.room))
         leg.rank.later(leg, self.model.waiting_timeout_s, leg.rank.timed_out_landing, leg)
 
-    def forget_room(self, leg: SimulatedLeg) -> None:
+    def forget_room(self, leg: RankLeg) -> None:
         self.bootstrap.forget(leg)
 
     def _refusal(self, leg: Leg) -> str:

@@ -1,15 +1,13 @@
 """One leg inside a simulated rank: where it is, what it holds, and whom it deals with.
 
-Way:   SimulatedEngine, BootstrapServer, Peer -> a leg's Scheduler (Rank) -> a leg's PrefillPeer (Peer)
 Owns:  the words for the places a leg comes through. Only rank.py moves a leg
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from enum import Enum, auto
-from typing import Any, Protocol
+from typing import Any, Generic, Protocol, TypeVar
 
 from disagg.plane.engine import Leg, LegSink
 from disagg.roles import Role
@@ -17,6 +15,7 @@ from disagg.simulated_engine.memory import Holding
 from disagg.simulated_engine.peering import Message, PeerLink
 from disagg.simulated_engine.poison import Poison
 
+RankT = TypeVar("RankT")  # Rank: its file imports this one
 FAKE_HOST = "2.2.2.2"  # SGLang's: KV goes nowhere, or comes from nowhere
 
 
@@ -35,10 +34,10 @@ class At(Enum):
     OVER = auto()
 
 
-class SimulatedLeg:
+class SimulatedLeg(Generic[RankT]):
     """One leg in one rank, from submit to its last word."""
 
-    def __init__(self, leg: Leg, sink: LegSink, rank: Scheduler) -> None:
+    def __init__(self, leg: Leg, sink: LegSink, rank: RankT) -> None:
         self.leg, self.sink, self.rank = leg, sink, rank
         self.at = At.DISPATCHING
         self.abort_is_asked = False  # SGLang's abort_sent: another abort does nothing
@@ -81,55 +80,6 @@ class SimulatedLeg:
         return self.at is At.OVER
 
 
-class Scheduler(Protocol):
-    """What a leg's rank is told: by the engine, by its bootstrap server, by a peer. Rank is the one there is.
-
-    Only `do` and `later` may be called while it is frozen: they keep what is to be done until it goes on.
-    """
-
-    @property
-    def index(self) -> int: ...
-
-    @property
-    def is_dead(self) -> bool: ...
-
-    def do(self, action: Callable[..., None], *arguments: Any) -> None: ...
-
-    def later(self, leg: SimulatedLeg, delay_s: float, action: Callable[..., None], *arguments: Any) -> None: ...
-
-    def submit(self, leg: SimulatedLeg) -> None: ...
-
-    def abort(self, leg: SimulatedLeg) -> None: ...
-
-    def stall(self, leg: SimulatedLeg) -> None: ...
-
-    def end(self, leg: SimulatedLeg, reason: str, detail: str = "") -> None: ...
-
-    # of a prefill leg
-
-    def prefill_may_begin(self, leg: SimulatedLeg) -> None: ...
-
-    def timed_out_bootstrapping(self, leg: SimulatedLeg) -> None: ...
-
-    def decode_left(self, leg: SimulatedLeg) -> None: ...
-
-    def link_lost(self, leg: SimulatedLeg) -> None: ...
-
-    # of a decode leg
-
-    def allocate(self, leg: SimulatedLeg) -> None: ...
-
-    def run_on_garbage(self, leg: SimulatedLeg) -> None: ...
-
-    def landed(self, leg: SimulatedLeg, first_token: int) -> None: ...
-
-    def released(self, leg: SimulatedLeg) -> None: ...
-
-    def timed_out_landing(self, leg: SimulatedLeg) -> None: ...
-
-    def prefill_lost(self, leg: SimulatedLeg, why: str) -> None: ...
-
-
 class PrefillPeer(Protocol):
     """What a decode leg's rank asks of the prefill engine that the leg waits for. Peer is the one there is."""
 
@@ -138,4 +88,4 @@ class PrefillPeer(Protocol):
 
     def send(self, message: Message) -> None: ...
 
-    def forget(self, leg: SimulatedLeg) -> None: ...
+    def forget(self, leg: SimulatedLeg[Any]) -> None: ...

@@ -8,47 +8,32 @@ Fails: a prefill that cannot be reached, or whose heartbeats stay away, fails th
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from functools import partial
-from typing import Protocol
 
 from disagg.plane.network import Listener, Network
-from disagg.simulated_engine.leg import At, SimulatedLeg
+from disagg.simulated_engine.leg import At
 from disagg.simulated_engine.model import Model
 from disagg.simulated_engine.peering import Allocated, Gone, Heartbeat, Landed, Message, PeerLink, Released
+from disagg.simulated_engine.rank import RankLeg
 
 CONNECT_TRIES, CONNECT_PAUSE_S, CONNECT_LIMIT_S = 15, 1.0, 2.0  # as SGLang's decode does
 NO_TOPOLOGY = "Could not fetch prefill parallel info"
 LOST = "Lost connection with prefill instance"
 
 
-class PeersEngine(Protocol):
-    """What either side needs of its own engine."""
-
-    model: Model
-    life: str
-    network: Network
-
-    @property
-    def loop(self) -> asyncio.AbstractEventLoop: ...
-
-    def soon(self, delay_s: float, action: Callable[[], None]) -> None: ...
-
-
 class BootstrapServer:
     """What a prefill engine has at its bootstrap address. Like SGLang's, it outlives dead schedulers behind it."""
 
-    def __init__(self, engine: PeersEngine) -> None:
-        self._engine = engine
-        self._rooms: dict[int, SimulatedLeg] = {}
+    def __init__(self, model: Model, life: str, network: Network) -> None:
+        self._model, self._life, self._network = model, life, network
+        self._rooms: dict[int, RankLeg] = {}
         self._early: dict[int, PeerLink] = {}  # decode was quicker
         self._links: dict[PeerLink, None] = {}
         self._listener: Listener | None = None
         self._ready_at_s = 0.0
 
     async def listen(self, host: str, port: int) -> None:
-        self._ready_at_s = self._engine.loop.time() + self._engine.model.register_s
-        self._listener = await self._engine.network.listen(self._accept, host, port)
+        self._ready_at_s = asyncio.get_running_loop().time() + self._model.register_s
+        self._listener = await self._network.listen(self._accept, host, port)
 
     def close(self) -> None:
         if self._listener is not None:
@@ -61,7 +46,7 @@ class BootstrapServer:
         """Of live legs. As in SGLang (sglang #39428), what decode tells of a room that is over stays in `_early`."""
         return len(self._rooms)
 
-    def meet(self, leg: SimulatedLeg) -> None:
+    def meet(self, leg: RankLeg) -> None:
         """A prefill leg has reached its scheduler."""
         rank, room = leg.rank, leg.room
         other = self._rooms.get(room)
@@ -71,7 +56,7 @@ class BootstrapServer:
             if other.at in (At.BOOTSTRAPPING, At.WAITING):
                 other.rank.stall(other)
             return
-        if leg.is_fake or room == 0 or room % self._engine.model.ranks != rank.index:
+        if leg.is_fake or room == 0 or room % self._model.ranks != rank.index:
             rank.prefill_may_begin(leg)  # and will end as if all were well: nobody waits for it
             return
         self._rooms[room] = leg
@@ -79,9 +64,9 @@ class BootstrapServer:
         if leg.link is not None:
             rank.prefill_may_begin(leg)
         else:
-            rank.later(leg, self._engine.model.bootstrap_timeout_s, rank.timed_out_bootstrapping, leg)
+            rank.later(leg, self._model.bootstrap_timeout_s, rank.timed_out_bootstrapping, leg)
 
-    def forget(self, leg: SimulatedLeg) -> None:
+    def forget(self, leg: RankLeg) -> None:
         if self._rooms.get(leg.room) is leg:
             del self._rooms[leg.room]
 
@@ -90,16 +75,16 @@ class BootstrapServer:
             link.close()
 
     def _accept(self) -> PeerLink:
-        link = PeerLink(self._engine.life, self._received, self._lost, self._answer)
+        link = PeerLink(self._life, self._received, self._lost, self._answer)
         self._links[link] = None
         return link
 
     def _answer(self, path: str) -> tuple[int, str]:
         if path.startswith("/health"):
             return 200, "OK"
-        if self._engine.loop.time() < self._ready_at_s:
+        if asyncio.get_running_loop().time() < self._ready_at_s:
             return 503, "{}"
-        return 200, f'{{"dp_size": {self._engine.model.ranks}, "page_size": {self._engine.model.page_size}}}'
+        return 200, f'{{"dp_size": {self._model.ranks}, "page_size": {self._model.page_size}}}'
 
     def _received(self, link: PeerLink, message: Message) -> None:
         match message:
@@ -130,10 +115,11 @@ class BootstrapServer:
 class Peer:
     """One prefill engine, as a decode engine sees it: a bootstrap address."""
 
-    def __init__(self, engine: PeersEngine, host: str, port: int) -> None:
-        self._engine, self._host, self._port = engine, host, port
+    def __init__(self, model: Model, life: str, network: Network, host: str, port: int) -> None:
+        self._model, self._life, self._network, self._host, self._port = model, life, network, host, port
+        self._loop = asyncio.get_running_loop()
         self._link: PeerLink | None = None
-        self._legs: dict[int, SimulatedLeg] = {}  # by room: those that wait for this prefill
+        self._legs: dict[int, RankLeg] = {}  # by room: those that wait for this prefill
         self._connecting: asyncio.Task[None] | None = None
         self._beating: asyncio.TimerHandle | None = None
         self._beats_missed = 0
@@ -142,7 +128,7 @@ class Peer:
     def is_open(self) -> bool:
         return self._link is not None and self._link.is_open
 
-    def meet(self, leg: SimulatedLeg) -> None:
+    def meet(self, leg: RankLeg) -> None:
         other = self._legs.get(leg.room)
         leg.peer = self
         if other is not None and leg.room != 0:
@@ -154,13 +140,13 @@ class Peer:
             leg.rank.allocate(leg)
             self._watch()
         elif self._connecting is None:
-            self._connecting = self._engine.loop.create_task(self._connect(), name=f"to {self._host}:{self._port}")
+            self._connecting = self._loop.create_task(self._connect(), name=f"to {self._host}:{self._port}")
 
     def send(self, message: Message) -> None:
         if self._link is not None:
             self._link.send(message)
 
-    def forget(self, leg: SimulatedLeg) -> None:
+    def forget(self, leg: RankLeg) -> None:
         if self._legs.get(leg.room) is leg:
             del self._legs[leg.room]
 
@@ -177,11 +163,11 @@ class Peer:
             self._link.close()
 
     async def _connect(self) -> None:
-        link = PeerLink(self._engine.life, self._received, self._lost)
+        link = PeerLink(self._life, self._received, self._lost)
         for _ in range(CONNECT_TRIES):
             try:
                 async with asyncio.timeout(CONNECT_LIMIT_S):
-                    await self._engine.network.connect(lambda: link, self._host, self._port)
+                    await self._network.connect(lambda: link, self._host, self._port)
                 break
             except (OSError, TimeoutError):
                 await asyncio.sleep(CONNECT_PAUSE_S)
@@ -212,28 +198,26 @@ class Peer:
         if link is not self._link:
             return
         self._link = None
-        model = self._engine.model
-        orphans = list(self._legs.values())
-        delay_s = model.heartbeat_s * model.heartbeat_misses
-        self._engine.soon(delay_s, partial(self._fail, LOST, orphans))
+        delay_s = self._model.heartbeat_s * self._model.heartbeat_misses
+        self._loop.call_later(delay_s, self._fail, LOST, list(self._legs.values()))
 
     def _watch(self) -> None:
         if self._beating is None:
             self._beats_missed = 0
-            self._beating = self._engine.loop.call_later(self._engine.model.heartbeat_s, self._beat)
+            self._beating = self._loop.call_later(self._model.heartbeat_s, self._beat)
 
     def _beat(self) -> None:
         self._beating = None
         if not self._legs or self._link is None:
             return
-        if self._beats_missed >= self._engine.model.heartbeat_misses:
+        if self._beats_missed >= self._model.heartbeat_misses:
             self._link.close()
             self._fail(LOST)
             return
         self._beats_missed += 1
         self._link.send(Heartbeat())
-        self._beating = self._engine.loop.call_later(self._engine.model.heartbeat_s, self._beat)
+        self._beating = self._loop.call_later(self._model.heartbeat_s, self._beat)
 
-    def _fail(self, why: str, legs: list[SimulatedLeg] | None = None) -> None:
+    def _fail(self, why: str, legs: list[RankLeg] | None = None) -> None:
         for leg in list(self._legs.values()) if legs is None else legs:
             leg.rank.do(leg.rank.prefill_lost, leg, why)

@@ -21,6 +21,8 @@ from disagg.simulated_engine.model import Model
 from disagg.simulated_engine.peering import Gone, Landed
 from disagg.simulated_engine.tokens import EOS, fold, following
 
+RankLeg = SimulatedLeg["Rank"]
+
 
 class RankEngine(Protocol):
     """What a rank needs of the engine it is part of."""
@@ -29,16 +31,13 @@ class RankEngine(Protocol):
     model: Model
     on_kv_event: Callable[[str, int, list[int]], None] | None
 
-    @property
-    def loop(self) -> asyncio.AbstractEventLoop: ...
-
     def lasting(self, duration_s: float) -> float: ...
 
-    def meet(self, leg: SimulatedLeg) -> None: ...
+    def meet(self, leg: RankLeg) -> None: ...
 
-    def allocated(self, leg: SimulatedLeg) -> None: ...
+    def allocated(self, leg: RankLeg) -> None: ...
 
-    def forget_room(self, leg: SimulatedLeg) -> None: ...
+    def forget_room(self, leg: RankLeg) -> None: ...
 
     def loses_a_transfer(self) -> bool: ...
 
@@ -63,13 +62,13 @@ class Rank:
                 engine.on_kv_event(kind, index, blocks)
 
         self.pool = KvPool(model.kv_tokens, model.page_size, block_tokens, on_event)
-        self.legs: dict[SimulatedLeg, None] = {}
-        self._allocating: deque[SimulatedLeg] = deque()
-        self._waiting: deque[SimulatedLeg] = deque()
-        self._running: dict[SimulatedLeg, None] = {}
-        self._chunk: list[tuple[SimulatedLeg, int]] = []
+        self.legs: dict[RankLeg, None] = {}
+        self._allocating: deque[RankLeg] = deque()
+        self._waiting: deque[RankLeg] = deque()
+        self._running: dict[RankLeg, None] = {}
+        self._chunk: list[tuple[RankLeg, int]] = []
         self._step: asyncio.TimerHandle | None = None
-        self._aborts: list[SimulatedLeg] = []
+        self._aborts: list[RankLeg] = []
         self._frozen_at_s: float | None = None
         self._backlog: list[tuple[Callable[..., None], tuple[Any, ...]]] = []
         self.is_dead = False
@@ -78,11 +77,11 @@ class Rank:
 
     # from the engine
 
-    def submit(self, leg: SimulatedLeg) -> None:
+    def submit(self, leg: RankLeg) -> None:
         self.legs[leg] = None
         self.later(leg, self.model.dispatch_s, self._dispatched, leg)
 
-    def abort(self, leg: SimulatedLeg) -> None:
+    def abort(self, leg: RankLeg) -> None:
         if leg.at is At.DISPATCHING:
             leg.abort_waits = not self.model.loses_early_aborts
             return
@@ -120,11 +119,11 @@ class Rank:
         elif not self.is_dead:
             action(*arguments)
 
-    def later(self, leg: SimulatedLeg, delay_s: float, action: Callable[..., None], *arguments: Any) -> None:
+    def later(self, leg: RankLeg, delay_s: float, action: Callable[..., None], *arguments: Any) -> None:
         """A leg waits for one thing at a time."""
         if leg.timer is not None:
             leg.timer.cancel()
-        leg.timer = self.engine.loop.call_later(delay_s, self.do, action, *arguments)
+        leg.timer = asyncio.get_running_loop().call_later(delay_s, self.do, action, *arguments)
 
     @property
     def beat_age_s(self) -> float:
@@ -141,11 +140,11 @@ class Rank:
     def running_count(self) -> int:
         return len(self._running) + sum(leg.at is At.WAITING and leg.holding is not None for leg in self._waiting)
 
-    def prefill_may_begin(self, leg: SimulatedLeg) -> None:
+    def prefill_may_begin(self, leg: RankLeg) -> None:
         if leg.at is At.BOOTSTRAPPING:
             self._await_turn(leg)
 
-    def stall(self, leg: SimulatedLeg) -> None:
+    def stall(self, leg: RankLeg) -> None:
         """The leg waits for something that cannot come, until it is aborted."""
         if leg.at is At.WAITING:
             self._waiting.remove(leg)
@@ -153,32 +152,32 @@ class Rank:
             leg.timer.cancel()
         leg.at = At.STALLED
 
-    def decode_left(self, leg: SimulatedLeg) -> None:
+    def decode_left(self, leg: RankLeg) -> None:
         """SGLang polls rooms before the first chunk and after the last one, not in between."""
         leg.decode_is_gone = True
         if leg.at in (At.BOOTSTRAPPING, At.TRANSFERRING):
             self.end(leg, "error", "Aborted by decode-side abort notification.")
 
-    def link_lost(self, leg: SimulatedLeg) -> None:
+    def link_lost(self, leg: RankLeg) -> None:
         """Prefill's link to the decode engine: noticed when there is something to write."""
         if leg.at is At.TRANSFERRING:
             self.end(leg, "error", "NIXL_ERR_REMOTE_DISCONNECT")
 
-    def allocate(self, leg: SimulatedLeg) -> None:
+    def allocate(self, leg: RankLeg) -> None:
         """Decode has found its prefill and now wants memory."""
         if leg.at is At.BOOTSTRAPPING:
             leg.at = At.ALLOCATING
             self._allocating.append(leg)
             self.go_on()
 
-    def landed(self, leg: SimulatedLeg, first_token: int) -> None:
+    def landed(self, leg: RankLeg, first_token: int) -> None:
         if leg.at is At.LANDING and leg.room != 0:
             if leg.peer is not None:
                 leg.peer.forget(leg)
             leg.state = fold(leg.leg.prompt_ids)
             self._run(leg, first_token)
 
-    def end(self, leg: SimulatedLeg, reason: str, detail: str = "") -> None:
+    def end(self, leg: RankLeg, reason: str, detail: str = "") -> None:
         """Ends a leg: gives back what it holds and tells its sink."""
         if leg.is_over:
             return
@@ -208,7 +207,7 @@ class Rank:
 
     # dispatch and abort
 
-    def _dispatched(self, leg: SimulatedLeg) -> None:
+    def _dispatched(self, leg: RankLeg) -> None:
         leg.timer = None
         if leg.abort_waits:
             self.end(leg, "abort", "Aborted by AbortReq.")
@@ -219,14 +218,14 @@ class Rank:
             leg.sink.on_stage("bootstrapping")
             self.engine.meet(leg)
 
-    def _await_turn(self, leg: SimulatedLeg) -> None:
+    def _await_turn(self, leg: RankLeg) -> None:
         if leg.timer is not None:
             leg.timer.cancel()
         leg.at = At.WAITING
         self._waiting.append(leg)
         self.go_on()
 
-    def _abort(self, leg: SimulatedLeg) -> None:
+    def _abort(self, leg: RankLeg) -> None:
         if leg.at is At.LANDING and leg.peer is not None and leg.peer.is_open:
             leg.at = At.RELEASING
             leg.peer.send(Gone(leg.room))
@@ -234,7 +233,7 @@ class Rank:
         elif leg.at is not At.RELEASING:
             self.end(leg, "abort", "Aborted by AbortReq.")
 
-    def released(self, leg: SimulatedLeg) -> None:
+    def released(self, leg: RankLeg) -> None:
         if leg.at is At.RELEASING:
             self.end(leg, "abort", "Aborted by AbortReq.")
 
@@ -279,7 +278,7 @@ class Rank:
         self._step = None
         self.go_on()
 
-    def _prompt_done(self, leg: SimulatedLeg) -> None:
+    def _prompt_done(self, leg: RankLeg) -> None:
         leg.stats["forward_end"] = self._now_s()
         state = fold(leg.leg.prompt_ids)
         [token], leg.state = following(state, 1, leg.ignore_eos)
@@ -300,16 +299,16 @@ class Rank:
             transfer_s = self.engine.lasting(self.model.transfer_setup_s + kv_bytes / self.model.transfer_bytes_per_s)
             leg.stats |= {"kv_bytes": kv_bytes, "kv_transfer_s": transfer_s}
             # Written by the lane's own thread: it goes on while the scheduler is frozen, and decode is told.
-            leg.timer = self.engine.loop.call_later(transfer_s, self._written, leg, token, transfer_s)
+            leg.timer = asyncio.get_running_loop().call_later(transfer_s, self._written, leg, token, transfer_s)
 
-    def _written(self, leg: SimulatedLeg, token: int, transfer_s: float) -> None:
+    def _written(self, leg: RankLeg, token: int, transfer_s: float) -> None:
         if leg.at is At.TRANSFERRING and not self.is_dead:
             assert leg.link is not None
             leg.link.send(Landed(leg.room, token))
             self.engine.delivered_to.add(leg.link.life)
             self.do(self._transferred, leg, token, transfer_s)
 
-    def _transferred(self, leg: SimulatedLeg, token: int, transfer_s: float) -> None:
+    def _transferred(self, leg: RankLeg, token: int, transfer_s: float) -> None:
         if leg.at is At.TRANSFERRING:
             leg.stats["transfer_end"] = self._now_s()
             leg.sink.on_tokens([token])
@@ -331,21 +330,21 @@ class Rank:
         self.engine.allocated(leg)
         return True
 
-    def timed_out_landing(self, leg: SimulatedLeg) -> None:
+    def timed_out_landing(self, leg: RankLeg) -> None:
         if leg.at is At.LANDING:
             self.end(leg, "error", f"Request {leg.leg.id} timed out in KVPoll.WaitingForInput")
 
-    def timed_out_bootstrapping(self, leg: SimulatedLeg) -> None:
+    def timed_out_bootstrapping(self, leg: RankLeg) -> None:
         if leg.at is At.BOOTSTRAPPING:
             self.end(leg, "error", f"Request {leg.leg.id} timed out in KVPoll.Bootstrapping")
 
-    def prefill_lost(self, leg: SimulatedLeg, why: str) -> None:
+    def prefill_lost(self, leg: RankLeg, why: str) -> None:
         if leg.at is At.RELEASING:
             self.released(leg)
         elif leg.at in (At.BOOTSTRAPPING, At.ALLOCATING, At.LANDING):
             self.end(leg, "error", why)
 
-    def _run(self, leg: SimulatedLeg, first_token: int) -> None:
+    def _run(self, leg: RankLeg, first_token: int) -> None:
         if leg.timer is not None:
             leg.timer.cancel()
         leg.at = At.RUNNING
@@ -353,7 +352,7 @@ class Rank:
         self._send(leg, [first_token])
         self.go_on()
 
-    def run_on_garbage(self, leg: SimulatedLeg) -> None:
+    def run_on_garbage(self, leg: RankLeg) -> None:
         """Decodes without KV (a canary's fake prefill): its tokens mean nothing."""
         leg.state = fold(leg.leg.prompt_ids) ^ 1
         self._run(leg, following(leg.state, 1, True)[0][0])
@@ -377,7 +376,7 @@ class Rank:
         self._step = None
         self.go_on()
 
-    def _has_room_for(self, leg: SimulatedLeg, count: int) -> bool:
+    def _has_room_for(self, leg: RankLeg, count: int) -> bool:
         """Beyond what was set aside at first, an output takes a page when it needs one."""
         beyond = leg.sent_tokens + count - OUTPUT_RESERVED_TOKENS
         if beyond <= 0 or leg.holding is None:
@@ -386,7 +385,7 @@ class Rank:
         pages = -(-beyond // page) - max(0, -(-(beyond - count) // page))
         return pages == 0 or self.pool.grow(leg.holding, pages)
 
-    def _send(self, leg: SimulatedLeg, ids: list[int]) -> None:
+    def _send(self, leg: RankLeg, ids: list[int]) -> None:
         leg.sent_tokens += len(ids)
         leg.sink.on_tokens(ids)
         if ids[-1] == EOS and not leg.ignore_eos:
@@ -402,7 +401,7 @@ class Rank:
         duration_s = self.engine.lasting(duration_s)
         self.step_longest_s = max(self.step_longest_s, duration_s)
         self._step_began_s = self._now_s()
-        self._step = self.engine.loop.call_later(duration_s, self.do, done)
+        self._step = asyncio.get_running_loop().call_later(duration_s, self.do, done)
 
     def _apply_aborts(self) -> None:
         aborts, self._aborts = self._aborts, []
@@ -411,4 +410,4 @@ class Rank:
                 self._abort(leg)
 
     def _now_s(self) -> float:
-        return self.engine.loop.time()
+        return asyncio.get_running_loop().time()
