@@ -96,7 +96,7 @@ class Deployment:
             frontend.close()
         await self.served.close()
         for live in self._live:
-            live.close()
+            live.client.close()
         for server in self._servers:
             server.close()
         for engine in self._engines:
@@ -125,7 +125,7 @@ class Deployment:
         await self.registry.put(record)
         live = LiveEngine(record, SECRET, Runtime())
         self._live.append(live)
-        await live.connect()
+        await live.client.connect()
 
     async def _on_proven(self, life: str) -> None:
         record = self.registry.records[life.partition("#")[0]]

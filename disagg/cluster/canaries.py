@@ -73,7 +73,6 @@ class Canaries:
         now_s: Callable[[], float],
         limit_s: float = LIMIT_S,
     ) -> None:
-        """`canary_s`: an idle engine's ranks are tried this often."""
         self._prover, self._on_sick = prover, on_sick
         self._canary_s, self._limit_s, self._now_s = canary_s, limit_s, now_s
         self._turns: dict[str, Turns] = {}

@@ -26,10 +26,6 @@ class LiveEngine:
     def life(self) -> str:
         return self.record.life
 
-    async def connect(self) -> None:
-        """Raises LegLost."""
-        await self.client.connect()
-
     async def reconnect(self, limit_s: float) -> None:
         """Raises LegLost."""
         self.client.close()
@@ -39,9 +35,6 @@ class LiveEngine:
     async def health(self, limit_s: float) -> list[RankHealth]:
         """Raises LegLost, and TimeoutError."""
         return await self.client.health(limit_s)
-
-    def close(self) -> None:
-        self.client.close()
 
     def quiet_s(self) -> float:
         """Seconds for which no request but our own canaries has run here; 0 while one runs."""

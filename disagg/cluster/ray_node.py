@@ -9,32 +9,27 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import ray
 from ray.exceptions import RayError, RayTaskError
 from ray.util.placement_group import PlacementGroup
-from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, PlacementGroupSchedulingStrategy
 
-from disagg.cluster.actors import EngineActor
+from disagg.cluster.actors import EngineActor, NodeAgent
 from disagg.cluster.engine_node import Ground, NodeLost, incomplete, member_name
+from disagg.cluster.setting import Setting
 from disagg.errors import DisaggError
 from disagg.host_spec import HostSpec, encode_spec
 from disagg.planning.plan import EnginePlan
 from disagg.process.news import Exit, Ready
+from disagg.sglang.arguments import node_environment
 
 T = TypeVar("T")
 
+NODE_AGENT_S = 300.0  # SGLang's imports from a cold disk
 ANSWER_S = 10.0  # an actor's answer to a question that costs it nothing
 END_S = 8.0  # killing an incarnation's processes; their reaper does it
-
-
-class NodeAgents(Protocol):
-    async def on(self, node_id: str) -> tuple[Any, str | None]:
-        """The agent actor of a node, and its zygote's socket where engines are forked."""
-
-    def forget(self, node_id: str, agent: Any) -> None:
-        """It is gone, or does not answer: the next `on` makes another."""
 
 
 class RayNode:
@@ -146,3 +141,55 @@ class RayNode:
 def _address_of(node_id: str) -> str:
     """The address that Ray's own processes of that node use."""
     return next(str(node["NodeManagerAddress"]) for node in ray.nodes() if node["NodeID"] == node_id)
+
+
+class NodeAgents:
+    """One NodeAgent actor on each node that hosts an engine, made when its first engine comes."""
+
+    def __init__(self, setting: Setting) -> None:
+        self._setting = setting
+        self._by_node: dict[str, asyncio.Task[tuple[Any, str | None]]] = {}
+
+    async def on(self, node_id: str) -> tuple[Any, str | None]:
+        """The agent of a node, and its zygote's socket where engines are forked."""
+        making = self._by_node.get(node_id)
+        if making is None:
+            making = self._by_node[node_id] = asyncio.create_task(self._make(node_id))
+        try:
+            return await asyncio.shield(making)
+        except BaseException:
+            if making.done() and self._by_node.get(node_id) is making:  # else one of those who wait gave up
+                del self._by_node[node_id]
+            raise
+
+    def forget(self, node_id: str, agent: Any) -> None:
+        """It is gone, or does not answer: the next `on` makes another."""
+        task = self._by_node.get(node_id)
+        if task is not None and task.done() and task.result()[0] is agent:
+            self._end(self._by_node.pop(node_id))
+
+    def close(self) -> None:
+        for task in self._by_node.values():
+            self._end(task)
+
+    def _end(self, task: asyncio.Task[tuple[Any, str | None]]) -> None:
+        if task.done() and not task.cancelled() and task.exception() is None:
+            ray.kill(task.result()[0])
+
+    async def _make(self, node_id: str) -> tuple[Any, str | None]:
+        setting = self._setting
+        environment = node_environment(device=setting.device, deadlines=setting.deadlines)
+        strategy = NodeAffinitySchedulingStrategy(node_id, soft=False)
+        agent = (
+            ray.remote(NodeAgent)
+            .options(num_cpus=0, scheduling_strategy=strategy)
+            .remote(setting.deployment, setting.secret, environment, setting.python_path)
+        )
+        try:
+            async with asyncio.timeout(NODE_AGENT_S):
+                await agent.environment.remote()  # a new actor takes its time; one that is late afterwards is gone
+                # On a GPU the imports initialise CUDA, and a CUDA process cannot be forked: there engines are spawned.
+                return agent, await agent.warm_up.remote() if setting.device == "cpu" else None
+        except TimeoutError:
+            ray.kill(agent)
+            raise NodeLost(f"node {node_id}", f"its agent was not ready within {NODE_AGENT_S:g} s") from None

@@ -229,11 +229,11 @@ class EngineSupervisor:
                 self.record.life, what, "see `ray status` and its log, or raise deadlines.start_s"
             ) from None
         live = LiveEngine(self.record, bytes.fromhex(self._setting.secret), self._runtime)
-        await live.connect()
+        await live.client.connect()
         try:
             return await self._serve(live)
         finally:
-            live.close()
+            live.client.close()
 
     async def _memory_is_back(self) -> None:
         back_s = self._role.memory_back_s(self._setting.device)

@@ -15,16 +15,15 @@ NOBODY: Set[str] = frozenset()
 class Met:
     """Pairs (prefill life, decode life); an aggregated engine has met itself: (its life, its life).
 
-    `add` is O(1), `forget` O(pairs of that life), `met_with` and `in` O(1).
+    `add` is O(1), `forget` O(pairs of that life), `met_with` and `in` O(1), `len` O(prefills).
     """
 
-    __slots__ = ("_count", "_decodes", "_prefills")
+    __slots__ = ("_decodes", "_prefills")
 
     def __init__(self, pairs: Iterable[tuple[str, str]] = ()) -> None:
         # By life; the values are dicts for their order, which two runs of one simulation have to share.
         self._decodes: dict[str, dict[str, None]] = {}  # of a prefill
         self._prefills: dict[str, dict[str, None]] = {}  # of a decode
-        self._count = 0
         for prefill, decode in pairs:
             self.add(prefill, decode)
 
@@ -35,7 +34,6 @@ class Met:
             return False
         decodes[decode] = None
         self._prefills.setdefault(decode, {})[prefill] = None
-        self._count += 1
         return True
 
     def forget(self, life: str) -> bool:
@@ -45,7 +43,6 @@ class Met:
             _take_out(self._prefills, decode, life)
         for prefill in prefills:
             _take_out(self._decodes, prefill, life)
-        self._count -= len(decodes.keys() | prefills.keys())
         return bool(decodes or prefills)
 
     def met_with(self, life: str) -> Set[str]:
@@ -67,7 +64,7 @@ class Met:
         return ((prefill, decode) for prefill, decodes in self._decodes.items() for decode in decodes)
 
     def __len__(self) -> int:
-        return self._count
+        return sum(map(len, self._decodes.values()))
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Met) and self._decodes == other._decodes

@@ -59,7 +59,7 @@ class SimulatedEngine:
         self.model, self.life, self.network = model, life, network
         self._bootstrap_at, self._random, self._wall_s = bootstrap, random or Random(), wall_s
         self.ranks = [Rank(self, index) for index in range(model.ranks)]
-        self.bootstrap = BootstrapServer(model, life, network)
+        self.bootstrap = BootstrapServer(model, network)
         self.peers: dict[tuple[str, int], Peer] = {}
         self._slowness = 1.0
         self._aborts_to_lose = 0
@@ -235,7 +235,10 @@ class SimulatedEngine:
         leg.rank.later(leg, self.model.waiting_timeout_s, leg.rank.timed_out_landing, leg)
 
     def forget_room(self, leg: RankLeg) -> None:
+        """The leg waits for nobody any more."""
         self.bootstrap.forget(leg)
+        if leg.peer is not None:
+            leg.peer.forget(leg)
 
     def _refusal(self, leg: Leg) -> str:
         if self.model.role is not Role.AGGREGATED and leg.bootstrap is None:

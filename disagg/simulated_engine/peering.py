@@ -60,12 +60,11 @@ class PeerLink(asyncio.Protocol):
 
     def __init__(
         self,
-        here: str,
         on_message: Callable[[PeerLink, Message], None],
         on_lost: Callable[[PeerLink], None],
         answer: Callable[[str], tuple[int, str]] = lambda _path: (404, ""),
     ) -> None:
-        self._here, self._on_message, self._on_lost, self._answer = here, on_message, on_lost, answer
+        self._on_message, self._on_lost, self._answer = on_message, on_lost, answer
         self._buffer = b""
         self._transport: asyncio.Transport | None = None
         self.life = ""
@@ -96,9 +95,6 @@ class PeerLink(asyncio.Protocol):
     @property
     def is_open(self) -> bool:
         return self._transport is not None
-
-    def greet(self) -> None:
-        self.send(Hello(self._here))
 
     def send(self, message: Message) -> None:
         if self._transport is not None:

@@ -12,7 +12,7 @@ import asyncio
 from disagg.plane.network import Listener, Network
 from disagg.simulated_engine.leg import At
 from disagg.simulated_engine.model import Model
-from disagg.simulated_engine.peering import Allocated, Gone, Heartbeat, Landed, Message, PeerLink, Released
+from disagg.simulated_engine.peering import Allocated, Gone, Heartbeat, Hello, Landed, Message, PeerLink, Released
 from disagg.simulated_engine.rank import RankLeg
 
 CONNECT_TRIES, CONNECT_PAUSE_S, CONNECT_LIMIT_S = 15, 1.0, 2.0  # as SGLang's decode does
@@ -23,8 +23,8 @@ LOST = "Lost connection with prefill instance"
 class BootstrapServer:
     """What a prefill engine has at its bootstrap address. Like SGLang's, it outlives dead schedulers behind it."""
 
-    def __init__(self, model: Model, life: str, network: Network) -> None:
-        self._model, self._life, self._network = model, life, network
+    def __init__(self, model: Model, network: Network) -> None:
+        self._model, self._network = model, network
         self._rooms: dict[int, RankLeg] = {}
         self._early: dict[int, PeerLink] = {}  # decode was quicker
         self._links: dict[PeerLink, None] = {}
@@ -75,7 +75,7 @@ class BootstrapServer:
             link.close()
 
     def _accept(self) -> PeerLink:
-        link = PeerLink(self._life, self._received, self._lost, self._answer)
+        link = PeerLink(self._received, self._lost, self._answer)
         self._links[link] = None
         return link
 
@@ -163,7 +163,7 @@ class Peer:
             self._link.close()
 
     async def _connect(self) -> None:
-        link = PeerLink(self._life, self._received, self._lost)
+        link = PeerLink(self._received, self._lost)
         for _ in range(CONNECT_TRIES):
             try:
                 async with asyncio.timeout(CONNECT_LIMIT_S):
@@ -176,7 +176,7 @@ class Peer:
             self._fail(NO_TOPOLOGY)
             return
         self._link = link
-        link.greet()
+        link.send(Hello(self._life))
         for leg in list(self._legs.values()):
             leg.rank.do(leg.rank.allocate, leg)
         self._watch()

@@ -172,8 +172,7 @@ class Rank:
 
     def landed(self, leg: RankLeg, first_token: int) -> None:
         if leg.at is At.LANDING and leg.room != 0:
-            if leg.peer is not None:
-                leg.peer.forget(leg)
+            self.engine.forget_room(leg)
             leg.state = fold(leg.leg.prompt_ids)
             self._run(leg, first_token)
 
@@ -190,8 +189,6 @@ class Rank:
             leg.timer.cancel()
         if leg.holding is not None:
             self.pool.give_back(leg.holding, leg.computed_tokens)
-        if leg.peer is not None:
-            leg.peer.forget(leg)
         self.engine.forget_room(leg)
         del self.legs[leg]
         leg.sink.on_end(reason, detail, leg.cached_tokens, leg.stats)
@@ -203,7 +200,7 @@ class Rank:
             while self._allocating and self._allocate_first():
                 pass
             if self._step is None and not (self._waiting and self._begin_chunk()) and self._running:
-                self._begin_step()
+                self._begin(self.model.step_s + len(self._running) * self.model.step_leg_s, self._step_done)
 
     # dispatch and abort
 
@@ -356,9 +353,6 @@ class Rank:
         """Decodes without KV (a canary's fake prefill): its tokens mean nothing."""
         leg.state = fold(leg.leg.prompt_ids) ^ 1
         self._run(leg, following(leg.state, 1, True)[0][0])
-
-    def _begin_step(self) -> None:
-        self._begin(self.model.step_s + len(self._running) * self.model.step_leg_s, self._step_done)
 
     def _step_done(self) -> None:
         self._apply_aborts()

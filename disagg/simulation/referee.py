@@ -64,7 +64,6 @@ class Referee:
         self._loop = asyncio.get_running_loop()
         self.entries: dict[str, Entry] = {}
         self.violation: Violation | None = None
-        self.violated = asyncio.Event()
         self.event_count = 0
         self.event_hash = 0
         self.outcomes: dict[str, int] = {}
@@ -268,7 +267,6 @@ class Referee:
                 f"facts {request.facts}",
                 f"struck by {entry.strikes if entry else []}",
             ]
-        self.violated.set()
 
     def _exception(self, _loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         error = context.get("exception")

@@ -98,7 +98,7 @@ async def _strike_once(fault: Fault, phase: Phase, seed: int) -> Struck:
             elif request.phase is phase:
                 loop.call_soon(strike)
             elif phase is Phase.MIGRATING and request.phase is Phase.DECODING and request.tries == 1:
-                loop.call_later(0.05, sim.kill, sim.host_of(stream, Role.DECODE))
+                loop.call_later(0.05, sim.host_of(stream, Role.DECODE).kill)
 
         began_s = loop.time()
         stream = sim.open([3, *PROMPT], OUTPUT)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from random import Random
 from types import TracebackType
 from typing import Any, Self
@@ -260,9 +260,6 @@ class SimulatedDeployment:
         assert rank is not None
         return self.hosts[rank.engine_id]
 
-    def kill(self, host: SimulatedHost) -> None:
-        host.kill()
-
     @property
     def is_whole(self) -> bool:
         """Every engine is READY, lives, and has met every other one."""
@@ -299,7 +296,3 @@ class SimulatedDeployment:
             "kv tokens": sum(host.engine.kv_tokens_used for host in hosts),
             "engine rooms": sum(host.engine.bootstrap.rooms_open for host in hosts),
         }
-
-
-def with_limits(**changes: Any) -> Limits:
-    return replace(Limits(), **changes)

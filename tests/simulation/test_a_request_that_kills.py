@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from disagg.coordinator.limits import Limits
 from disagg.coordinator.phases import Phase
 from disagg.coordinator.suspects import PROVEN_TOKENS
 from disagg.errors import SuspectedPoison
@@ -16,7 +17,7 @@ from disagg.roles import Role
 from disagg.simulated_engine.poison import Poison
 from disagg.simulated_engine.tokens import answer
 from disagg.simulation.loop import VirtualLoop
-from disagg.simulation.world import SimulatedDeployment, Stream, with_limits
+from disagg.simulation.world import SimulatedDeployment, Stream
 
 PROMPT = [*range(1000, 1300)]
 OUTPUT = 120
@@ -27,7 +28,7 @@ PREFILL, DECODE = Role.PREFILL.value, Role.DECODE.value
 
 def run(scenario: Callable[[SimulatedDeployment], Awaitable[Any]], engines: tuple[int, int], seed: int) -> Any:
     async def main() -> Any:
-        limits = with_limits(no_pair_s=20.0)
+        limits = Limits(no_pair_s=20.0)
         async with SimulatedDeployment(*engines, seed=seed, frontends=1, limits=limits) as world:
             found = await scenario(world)
             await world.settle()
@@ -203,7 +204,7 @@ def test_an_engine_that_dies_of_itself_costs_nobody_his_answer(engines: tuple[in
         wanted = Phase.PREFILLING if role is Role.PREFILL else Phase.DECODING
         while new.request.phase is not wanted:
             await asyncio.sleep(0.001)
-        world.kill(world.host_of(new, role))
+        world.host_of(new, role).kill()
         await all_end_well([new, *running])
         assert [each.life.split("-")[0] for each in new.request.blames] == [role.value]
         assert new.request.tries == 2
@@ -216,7 +217,7 @@ def test_nobody_is_sent_to_a_suspect_before_it_is_cleared(seed: int) -> None:
     async def scenario(world: SimulatedDeployment) -> None:
         suspect = world.open([9, *PROMPT], OUTPUT)
         await suspect.until_tokens(2)
-        world.kill(world.host_of(suspect, Role.DECODE))
+        world.host_of(suspect, Role.DECODE).kill()
         while suspect.request.phase is not Phase.MIGRATING:
             await asyncio.sleep(0.001)
         others = bystanders(world, 4, tokens=20)

@@ -9,14 +9,13 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
+from disagg.coordinator.limits import Limits
 from disagg.coordinator.phases import LIVE, Phase
 from disagg.simulated_engine.tokens import answer
 from disagg.simulation.loop import VirtualLoop
-from disagg.simulation.world import SimulatedDeployment, Stream, with_limits
+from disagg.simulation.world import SimulatedDeployment, Stream
 
-LIMITS = with_limits(
-    no_pair_s=20.0, queue_s=20.0, bootstrap_s=5.0, transfer_s=5.0, first_token_s=10.0, next_token_s=5.0
-)
+LIMITS = Limits(no_pair_s=20.0, queue_s=20.0, bootstrap_s=5.0, transfer_s=5.0, first_token_s=10.0, next_token_s=5.0)
 ENDS = {Phase.FINISHED, Phase.FAILED, Phase.CANCELLED}
 
 
@@ -57,7 +56,7 @@ class AnyOrder(RuleBasedStateMachine):
             host = list(self.sim.hosts.values())[number]
             match how:
                 case "kill":
-                    self.sim.kill(host)
+                    host.kill()
                 case "freeze":
                     host.engine.freeze()
                 case "cut":

@@ -6,10 +6,11 @@ import asyncio
 
 import pytest
 
+from disagg.coordinator.limits import Limits
 from disagg.errors import Overloaded
 from disagg.registry.records import State
 from disagg.simulation.loop import VirtualLoop
-from disagg.simulation.world import SimulatedDeployment, Stream, with_limits
+from disagg.simulation.world import SimulatedDeployment, Stream
 
 OUTPUT = 100
 SLOTS = 2 * 8  # on two decode engines
@@ -19,7 +20,7 @@ TOLD_S = 0.05
 
 async def _load(requests_a_second: float) -> tuple[list[Stream], list[tuple[str, State]], float]:
     """All streams of SECONDS of arrivals; states of engines other than READY that were seen; tokens a second."""
-    limits = with_limits(queue_max=16, queue_s=4.0, first_token_s=8.0)
+    limits = Limits(queue_max=16, queue_s=4.0, first_token_s=8.0)
     model = {"requests_max": 8, "step_leg_s": 0.0, "prefill_token_s": 0.0001}
     async with SimulatedDeployment(prefill=2, decode=2, seed=3, limits=limits, model=model) as sim:
         loop, streams, unwell = asyncio.get_running_loop(), [], []

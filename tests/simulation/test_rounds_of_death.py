@@ -24,7 +24,7 @@ def test_fifty_rounds_of_kill_and_rejoin_leave_nothing() -> None:
                 prompt = [number, *range(100)]
                 streams = [sim.open([each, *prompt], 60) for each in range(4)]
                 await streams[0].until_tokens(5)
-                sim.kill(sim.host_of(streams[0], (Role.DECODE, Role.PREFILL)[number % 2]))
+                sim.host_of(streams[0], (Role.DECODE, Role.PREFILL)[number % 2]).kill()
                 for each, stream in enumerate(streams):
                     assert await stream.rest() == answer([each, *prompt], 60, ignore_eos=True)
                 await asyncio.sleep(5)
