@@ -54,7 +54,7 @@ class Prover:
         self._by_role: dict[tuple[str, Role], dict[str, None]] = {}  # (group, role) -> lives that are up
         self._probes_running = 0
         self._changed = asyncio.Event()  # something may have become free, or wanted
-        self._waiting: list[asyncio.Event] = []  # canaries, the first one first
+        self._freed = asyncio.Event()  # canaries wait for it, the first one first; each time it is another one
         self.up: dict[str, LiveEngine] = {}  # by life
 
     @property
@@ -160,19 +160,14 @@ class Prover:
         return PATIENCE_S * len(_rank_pairs(1 if pair[0] == pair[1] else prefill, decode))
 
     async def _take(self, lives: tuple[str, ...]) -> None:
-        turn = asyncio.Event()
-        self._waiting.append(turn)
         self._meetings.claim(lives)
         try:
             while not self._meetings.take(lives):
-                turn.clear()
-                await turn.wait()
+                await self._freed.wait()
         except BaseException:
             self._meetings.unclaim(lives)
             self._changed.set()
             raise
-        finally:
-            self._waiting.remove(turn)
 
     def _want(self, pair: Pair) -> None:
         if self._both_serve(pair):
@@ -188,8 +183,8 @@ class Prover:
 
     def _free(self, lives: tuple[str, ...]) -> None:
         self._meetings.free(lives)
-        for turn in self._waiting:
-            turn.set()
+        self._freed.set()
+        self._freed = asyncio.Event()
         self._changed.set()
 
 

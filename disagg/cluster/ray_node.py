@@ -47,19 +47,21 @@ class RayNode:
         self._environment: dict[str, str] = {}
 
     async def prepare(self) -> Ground:
-        if self._actor is not None and not await self._answers():
-            self.close()
+        if self._actor is not None:
+            try:
+                await self._answer_within(ANSWER_S, self._actor.node_id.remote())
+            except NodeLost:
+                self.close()
         actor = self._made()
         node_id = await self._answer(actor.node_id.remote())
         self._agent, zygote = await self._answer(self._agents.on(node_id))
         self._zygote = None if self._plan.spare else zygote
         try:
-            async with asyncio.timeout(ANSWER_S):
-                first_port = await self._answer(self._agent.ports.remote(self._name))
-                self._environment = await self._answer(self._agent.environment.remote())
-        except (NodeLost, TimeoutError) as error:
+            first_port = await self._answer_within(ANSWER_S, self._agent.ports.remote(self._name))
+            self._environment = await self._answer_within(ANSWER_S, self._agent.environment.remote())
+        except NodeLost as error:
             self._agents.forget(node_id, self._agent)
-            raise NodeLost(self._name, f"its node's agent is gone: {str(error) or 'no answer'}") from error
+            raise NodeLost(self._name, f"its node's agent is gone: {error.what}") from error
         return Ground(self._address or _address_of(node_id), first_port, self._zygote is not None)
 
     async def start(self, spec: HostSpec) -> Ready:
@@ -78,26 +80,24 @@ class RayNode:
         if self._actor is None:
             return
         try:
-            async with asyncio.timeout(END_S):
-                await self._answer(self._actor.end.remote())
-        except (NodeLost, TimeoutError):
+            await self._answer_within(END_S, self._actor.end.remote())
+        except NodeLost:
             self.close()
 
     async def lane(self) -> str:
         try:
-            async with asyncio.timeout(ANSWER_S):
-                return str(await self._answer(self._made().lane.remote()))
-        except (NodeLost, TimeoutError):
+            return str(await self._answer_within(ANSWER_S, self._made().lane.remote()))
+        except NodeLost:
             return ""
 
     async def devices(self) -> str:
-        return str(await self._answer_soon(self._made().devices.remote()))
+        return str(await self._answer_within(ANSWER_S, self._made().devices.remote()))
 
     async def log(self, lines: int) -> str:
         if self._agent is None:
             return ""
-        text = str(await self._answer_soon(self._agent.log.remote(self._name, lines)))
-        trouble = str(await self._answer_soon(self._made().log_trouble.remote()))
+        text = str(await self._answer_within(ANSWER_S, self._agent.log.remote(self._name, lines)))
+        trouble = str(await self._answer_within(ANSWER_S, self._made().log_trouble.remote()))
         return f"{text}\n[disagg] {incomplete(trouble)}" if trouble else text
 
     def close(self) -> None:
@@ -112,20 +112,12 @@ class RayNode:
             self._actor = ray.remote(EngineActor).options(**options).remote()
         return self._actor
 
-    async def _answers(self) -> bool:
+    async def _answer_within(self, limit_s: float, question: Awaitable[T]) -> T:
         try:
-            async with asyncio.timeout(ANSWER_S):
-                await self._answer(self._actor.node_id.remote())
-        except (NodeLost, TimeoutError):
-            return False
-        return True
-
-    async def _answer_soon(self, question: Awaitable[T]) -> T:
-        try:
-            async with asyncio.timeout(ANSWER_S):
+            async with asyncio.timeout(limit_s):
                 return await self._answer(question)
         except TimeoutError:
-            raise NodeLost(self._name, f"no answer within {ANSWER_S:g} s") from None
+            raise NodeLost(self._name, f"no answer within {limit_s:g} s") from None
 
     async def _answer(self, question: Awaitable[T]) -> T:
         try:

@@ -228,14 +228,13 @@ class SimulatedDeployment:
         prompt: list[int],
         max_tokens: int,
         *,
-        frontend: int = 0,
         ignore_eos: bool = True,
         poison: Poison | None = None,
     ) -> Stream:
         request = self.request(prompt, max_tokens, ignore_eos=ignore_eos)
         if poison is not None:
             request.sampling["poison"] = poison
-        return Stream(self.frontends[frontend], request)
+        return Stream(self.frontends[0], request)
 
     async def generate(self, prompt: list[int], max_tokens: int, *, ignore_eos: bool = True) -> list[int]:
         return await self.open(prompt, max_tokens, ignore_eos=ignore_eos).rest()
