@@ -17,7 +17,7 @@ import asyncio
 import itertools
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from disagg.coordinator.request import Request
 from disagg.coordinator.suspects import alone_on, forgive
@@ -33,7 +33,7 @@ class _Waiter:
     since_s: float
     until_s: float
     reservation: asyncio.Future[Reservation]
-    timer: asyncio.TimerHandle | None = field(default=None)
+    timer: asyncio.TimerHandle | None = None
 
 
 class Admission:
@@ -110,7 +110,7 @@ class Admission:
     def _serve_suspects(self) -> None:
         """Gives a pair to each suspect for which an engine is idle; a request that was cleared joins the others."""
         for waiter in list(self._suspects):
-            forgive(waiter.request, self._router.is_lost)
+            forgive(waiter.request, self._router.connections.is_lost)
             if not alone_on(waiter.request):
                 self._suspects.remove(waiter)
                 self._first.append(waiter)

@@ -14,10 +14,9 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from disagg.coordinator.deadlines import Deadline, DeadlineTimer
+from disagg.coordinator.deadlines import DeadlineTimer
 from disagg.coordinator.legs import DecodeLeg, Leg, LegOnTrial, TokenBatch
 from disagg.coordinator.limits import Limits
-from disagg.coordinator.measured import note_end
 from disagg.coordinator.phases import Event, Phase, advance, advance_to_stage
 from disagg.coordinator.request import Request
 from disagg.coordinator.rooms import Rooms
@@ -215,7 +214,7 @@ class Attempt:
     def on_leg_end(self, leg: Leg) -> None:
         assert leg.end is not None
         if self._try == self.request.tries:  # else it is a late word on an earlier try
-            note_end(self.request, leg.end, leg.endpoint.client.clock_offset_s, read_prompt=leg.role.reads_prompts)
+            self.request.note_end(leg.end, leg.endpoint.client.clock_offset_s, read_prompt=leg.role.reads_prompts)
         if leg.end.reason not in m.WELL and (leg is self.decode or not self._has_kv):
             self._on_leg_failed(leg, leg.end)
         if leg is self.decode:
@@ -230,9 +229,9 @@ class Attempt:
     def waits_for_client(self) -> bool:
         return bool(self.decode.unsent) or self.decode.end is not None
 
-    def on_late(self, deadline: Deadline) -> None:
-        lives = (endpoint.life for endpoint in self.pair.places)
-        self.fail(DeadlineExceeded, f"no {deadline.awaited} within deadlines.{deadline.name}", *lives)
+    def on_late(self, awaited: str, name: str) -> None:
+        lives = (endpoint.life for endpoint in self.pair.endpoints)
+        self.fail(DeadlineExceeded, f"no {awaited} within deadlines.{name}", *lives)
 
     # inner
 

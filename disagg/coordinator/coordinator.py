@@ -36,7 +36,6 @@ from disagg.errors import (
     SuspectedPoison,
 )
 from disagg.routing.endpoints import Pair
-from disagg.routing.reservation import Reservation
 from disagg.routing.router import Router
 
 log = logging.getLogger(__name__)
@@ -84,10 +83,13 @@ class Coordinator:
                 if request.is_cancelled:
                     reservation.release()
                     raise Cancelled(f"request {request.id}", "cancelled on request")
+                attempt = self.attempts[request.id] = Attempt(request, sink, reservation, self._shared)
                 try:
-                    await self._try(request, sink, reservation)
+                    await attempt.run()
                 except (LegLost, Refused, DeadlineExceeded) as error:
                     self._try_again(request, reservation.pair, error)
+                finally:
+                    self.attempts.pop(request.id)
         except RequestError as error:
             request.facts.error = Failure(type(error).__name__, error.message, error.where)
             log.warning("%s", error)  # it names the request
@@ -119,13 +121,6 @@ class Coordinator:
 
     def find(self, request_id: str) -> Request | Remembered | None:
         return self.live.get(request_id) or self._ended.get(request_id)
-
-    async def _try(self, request: Request, sink: Sink, reservation: Reservation) -> None:
-        attempt = self.attempts[request.id] = Attempt(request, sink, reservation, self._shared)
-        try:
-            await attempt.run()
-        finally:
-            del self.attempts[request.id]
 
     def _fail(self, request: Request, event: Event) -> None:
         if request.phase in LIVE:
@@ -160,8 +155,8 @@ class Coordinator:
 
     def _is_blamed(self, request: Request, pair: Pair) -> bool:
         """Whether the loss of this pair is held against the request."""
-        forgive(request, self._router.is_lost)
-        lives = {place.life for place in pair.places}
+        forgive(request, self._router.connections.is_lost)
+        lives = {endpoint.life for endpoint in pair.endpoints}
         return any(each.life in lives for each in request.blames)
 
     def _poison(self, request: Request, where: str) -> SuspectedPoison:
@@ -176,6 +171,6 @@ class Coordinator:
         """The engine `life` drains, and has waited long enough: its requests that can migrate are moved."""
         for attempt in list(self.attempts.values()):
             request = attempt.request
-            is_there = any(place.life == life for place in attempt.pair.places)
+            is_there = any(endpoint.life == life for endpoint in attempt.pair.endpoints)
             if is_there and (request.can_migrate or not request.emitted_ids):
                 attempt.fail(LegLost, "the engine is being drained", life)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 from disagg.coordinator.limits import Limits
 from disagg.coordinator.phases import Phase
@@ -25,21 +25,9 @@ _TRANSFERRING = Phase.TRANSFERRING
 _PREFILLING = Phase.PREFILLING
 
 
-class Deadline(NamedTuple):
-    at_s: float
-    awaited: str  # what must have happened by then
-    name: str  # the key of `deadlines` in the YAML
-
-
-_Deadline = tuple[float, str, str]  # as a Deadline, which costs more to make than all else here
-
-
-def deadline_of(request: Request, limits: Limits) -> Deadline:
-    """The earliest deadline: the phase's, the try's or the request's."""
-    return Deadline._make(_first(request, limits))
-
-
-def _first(request: Request, limits: Limits) -> _Deadline:
+def first_deadline(request: Request, limits: Limits) -> tuple[float, str, str]:
+    """The earliest, of the phase, the try or the request: seconds, what must have happened by then, its key in the
+    YAML's `deadlines`."""
     whole = request.received_at_s + limits.request_s, "end of the answer", "request_s"
     if request.phase is _DECODING:
         return min(whole, (request.token_at_s + limits.next_token_s, "next token", "next_token_s"))
@@ -60,7 +48,7 @@ class Watched(Protocol):
     def waits_for_client(self) -> bool:
         """Whether output waits for the client: then the client is slow, not the engine."""
 
-    def on_late(self, deadline: Deadline) -> None: ...
+    def on_late(self, awaited: str, name: str) -> None: ...
 
 
 class DeadlineTimer:
@@ -73,7 +61,7 @@ class DeadlineTimer:
 
     def watch(self) -> None:
         """Call this when the deadline may have become earlier. A later one needs no call: the timer sees it."""
-        at_s, _, _ = _first(self.request, self._limits)
+        at_s, _, _ = first_deadline(self.request, self._limits)
         if self._timer is None or at_s < self._timer_at_s:
             self._arm(at_s)
 
@@ -87,10 +75,10 @@ class DeadlineTimer:
         self._timer = asyncio.get_running_loop().call_later(max(0.0, at_s - self._now_s()), self._look)
 
     def _look(self) -> None:
-        deadline, now_s = deadline_of(self.request, self._limits), self._now_s()
+        (at_s, awaited, name), now_s = first_deadline(self.request, self._limits), self._now_s()
         if self._watched.waits_for_client:
             self._arm(now_s + UNREAD_S)
-        elif now_s < deadline.at_s - TIMER_SLACK_S:
-            self._arm(deadline.at_s)
+        elif now_s < at_s - TIMER_SLACK_S:
+            self._arm(at_s)
         else:
-            self._watched.on_late(deadline)
+            self._watched.on_late(awaited, name)

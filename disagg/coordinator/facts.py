@@ -6,7 +6,7 @@ Owns:  the names and the shape of what is shown
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import msgspec
@@ -55,19 +55,8 @@ class Facts(msgspec.Struct, gc=False):
 
     def shown(self) -> dict[str, Any]:
         """As a timeline shows them, what is not known left out."""
-        facts: dict[str, Any] = {
-            "client_request_id": self.client_request_id,
-            "room": self.room,
-            "routed": msgspec.to_builtins(self.routed),
-            "cached_tokens": self.cached_tokens,
-            "kv_bytes": self.kv_bytes,
-            "kv_transfer_s": self.kv_transfer_s,
-            "pauses_ms": list(self.pauses_ms) or None,
-            "lost_tries": [asdict(each) for each in self.lost_tries] or None,
-            "died_under_it": list(self.died_under_it) or None,
-            "error": asdict(self.error) if self.error else None,
-        }
-        known = {name: fact for name, fact in facts.items() if fact is not None}
+        facts = msgspec.to_builtins(self)
+        known = {name: list(f) if type(f) is tuple else f for name, f in facts.items() if f not in (None, ())}
         if self.decode is not None:
             known |= {"prefill": str(self.prefill) if self.prefill else None, "decode": str(self.decode)}
         return known

@@ -13,6 +13,7 @@ import msgspec
 
 from disagg.coordinator.facts import Facts
 from disagg.coordinator.phases import Phase
+from disagg.plane.messages import LegEnd
 from disagg.roles import Role
 
 FinishReason = Literal["stop", "length"]
@@ -107,6 +108,23 @@ class Request:
         no obstacle: its noise depends on the position in the whole sequence (disagg/sglang/plugins/seeds.py).
         """
         return all(self.sampling.get(name, neutral) == neutral for name, neutral in _PENALTIES.items())
+
+    def note_end(self, end: LegEnd, clock_offset_s: float, *, read_prompt: bool) -> None:
+        """Notes what an engine measured. Its times are its host's monotonic seconds, `clock_offset_s` ahead of ours;
+        `read_prompt`: the leg is prefill's, or an aggregated engine's."""
+        facts, stats = self.facts, dict(end.stats)
+        if "kv_bytes" in stats:
+            facts.kv_bytes, facts.kv_transfer_s = int(stats.pop("kv_bytes")), stats.pop("kv_transfer_s", 0.0)
+        if not read_prompt:
+            return
+        facts.cached_tokens = end.cached_tokens
+        here = {name: at_s - clock_offset_s for name, at_s in stats.items()}
+        # What the engine measured stands for when we heard of it.
+        moments = {"prefill_start": here.get("forward_start"), "prefill_end": here.get("forward_end")}
+        if "transfer_end" in here:
+            moments["transfer_start"] = here["transfer_end"] - (facts.kv_transfer_s or 0.0)
+            moments["transfer_end"] = here["transfer_end"]
+        self.timeline |= {name: at_s for name, at_s in moments.items() if at_s is not None}
 
     def mark(self, name: str, at_s: float) -> None:
         self.timeline.setdefault(name, at_s)

@@ -20,7 +20,7 @@ from disagg.frontend.generation import Generations
 from disagg.frontend.http1 import Call, Limits, Refusals
 from disagg.frontend.keys import Caller, Keys, Right
 from disagg.frontend.origins import Origins
-from disagg.frontend.responses import encode, model_body
+from disagg.frontend.responses import encode
 from disagg.frontend.routes import Route, Routes
 from disagg.frontend.server import HttpServer
 from disagg.logfile import ASKED_LINES_MAX
@@ -78,17 +78,17 @@ class Frontend:
             },
         )
 
-    async def start(self, host: str, port: int, *, reuse_port: bool = False) -> None:
-        await self._server.start(host, port, reuse_port=reuse_port)
+    async def start(self, host: str, port: int) -> None:
+        await self._server.start(host, port)
 
     async def stop(self, limit_s: float) -> None:
         """Running requests may end within the limit; then they are cancelled."""
         await self._server.stop(limit_s)
-        await self._generations.stop()
+        await self._generations.readers.stop()
 
     async def start_reader(self) -> None:
         """Ahead of the first long body; without it the first one waits for a process to start."""
-        await self._generations.start_reader()
+        await self._generations.readers.start()
 
     @property
     def port(self) -> int:
@@ -186,16 +186,22 @@ class Frontend:
         await _json(exchange, {"id": request_id, "cancelled": True})
 
     def _known(self, name: str, caller: Caller) -> str:
-        """A request's id. What is another's is as if it were not there."""
-        request_id = _request_id(name)
+        """The id of a request that is the caller's, named as in `x-request-id`, or with OpenAI's prefix."""
+        request_id = name.removeprefix("chatcmpl-").removeprefix("cmpl-")
         owner = self._backend.owner_of(request_id)
         if owner is None or not (caller.sees_all or owner == caller.owner):
             raise _no_such_request(name)
         return request_id
 
     def _model_body(self) -> dict[str, Any]:
-        backend = self._backend
-        return model_body(backend.model_name, backend.created_s, backend.context_length)
+        """`max_model_len` is vLLM's and SGLang's addition, which clients read to size their prompts."""
+        return {
+            "id": self._backend.model_name,
+            "object": "model",
+            "created": self._backend.created_s,
+            "owned_by": "disagg",
+            "max_model_len": self._backend.context_length,
+        }
 
 
 async def _json(exchange: Exchange, content: dict[str, Any]) -> None:
@@ -204,11 +210,6 @@ async def _json(exchange: Exchange, content: dict[str, Any]) -> None:
 
 def _methods(route: Route) -> bytes:
     return f"{route.method}, OPTIONS".encode() if route.right in FOR_PAGES else route.method.encode()
-
-
-def _request_id(name: str) -> str:
-    """Clients see the id in `x-request-id`, and with OpenAI's prefix in answers: both find the request."""
-    return name.removeprefix("chatcmpl-").removeprefix("cmpl-")
 
 
 def _no_such_request(name: str) -> BadRequest:

@@ -13,7 +13,7 @@ from urllib.parse import parse_qsl
 
 from disagg.errors import FrontendFull, NoReadyPair, Overloaded, RequestError
 from disagg.frontend.http1 import Call, ChunkWriter, ClientGone
-from disagg.frontend.responses import error_body, error_event
+from disagg.frontend.responses import error_body
 
 RETRY_AFTER_S = b"1"
 JSON = b"application/json"
@@ -63,6 +63,8 @@ class Exchange:
         self.path: str = call.head.path
         self.request_headers: list[Header] = call.head.fields
         self.answer_headers: list[Header] = []
+        self.client_host: str | None = call.client  # its address
+        self.is_http_1_0 = call.head.minor == 0
         self.chunk_writer: ChunkWriter = call.chunk_writer  # for events between the first and the last
 
     def request_header(self, name: bytes) -> bytes | None:
@@ -72,15 +74,6 @@ class Exchange:
     def answered(self) -> bool:
         """The head is out: what follows can only be more of the body."""
         return self._call.answered
-
-    @property
-    def client_host(self) -> str | None:
-        """The peer's address."""
-        return self._call.client
-
-    @property
-    def http_version(self) -> str:
-        return f"1.{self._call.head.minor}"
 
     def query(self, name: str) -> str | None:
         return dict(parse_qsl(self._call.head.query.decode("latin-1"))).get(name)
@@ -107,7 +100,7 @@ class Exchange:
         """Also in the midst of an event stream, which then ends without its [DONE]."""
         if self.answered:
             await self.writable()
-            self.write_events(error_event(error), last=True)
+            self.write_events(b"data: " + error_body(error) + b"\n\n", last=True)
         else:
             await self.answer_error(error)
 

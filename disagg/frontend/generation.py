@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Mapping
+from typing import Any
 
 from disagg.coordinator.request import Request
 from disagg.errors import RequestError
@@ -18,12 +20,11 @@ from disagg.fields import refuse
 from disagg.frontend.backend import Backend
 from disagg.frontend.body import check_encoding
 from disagg.frontend.exchange import Exchange
-from disagg.frontend.ignored import refuse_ignored
 from disagg.frontend.parameters import check_headers
 from disagg.frontend.readers import Readers
 from disagg.frontend.request_body import CompletionRequest, refuse_too_long
 from disagg.frontend.responses import Kind, whole
-from disagg.frontend.sinks import WholeText, stream
+from disagg.frontend.sinks import Chunks, ChunksWithMore, WholeText
 from disagg.tokenizer.codec import Codec
 
 log = logging.getLogger(__name__)
@@ -36,13 +37,7 @@ class Generations:
 
     def __init__(self, backend: Backend, codec: Codec, body_limit_bytes: int) -> None:
         self._backend, self._codec, self._body_limit_bytes = backend, codec, body_limit_bytes
-        self._readers = Readers(codec, backend.model_name)
-
-    async def start_reader(self) -> None:
-        await self._readers.start()
-
-    async def stop(self) -> None:
-        await self._readers.stop()
+        self.readers = Readers(codec, backend.model_name)
 
     async def answer(self, exchange: Exchange, kind: Kind, owner: bytes) -> None:
         """`owner` may see and cancel the request."""
@@ -64,7 +59,7 @@ class Generations:
 
     async def _read(self, exchange: Exchange, kind: Kind) -> CompletionRequest:
         """Reads the body. A function of its own, so that a stream of minutes does not keep the body's 8 MiB."""
-        return await self._readers.read(await exchange.body(self._body_limit_bytes), kind)
+        return await self.readers.read(await exchange.body(self._body_limit_bytes), kind)
 
     async def _generate(
         self,
@@ -81,17 +76,8 @@ class Generations:
             request.facts.client_request_id = _printable(client_id)
         model, created_s = self._backend.model_name, int(time.time())
         if asked.stream:
-            sink = stream(
-                exchange,
-                kind,
-                request,
-                created_s,
-                model,
-                include_usage=asked.include_usage,
-                token_ids=asked.return_token_ids,
-                continuous_usage=asked.continuous_usage,
-            )
-            await self._backend.run(request, sink)
+            chunks = ChunksWithMore if asked.return_token_ids or asked.continuous_usage else Chunks
+            await self._backend.run(request, chunks(exchange, kind, request, created_s, model, asked))
             return
         answer = WholeText()
         await self._backend.run(request, answer)
@@ -100,7 +86,7 @@ class Generations:
         await exchange.answer(200, body)
 
     def _request(self, asked: CompletionRequest, request_id: str, received_at_s: float) -> Request:
-        refuse_ignored(asked.sampling, self._backend)
+        _refuse_ignored(asked.sampling, self._backend)
         prompt_ids = asked.prompt
         assert isinstance(prompt_ids, list)
         request = Request(
@@ -114,6 +100,26 @@ class Generations:
         )
         request.mark("tokenised", time.monotonic())
         return request
+
+
+def _refuse_ignored(sampling: Mapping[str, Any], backend: Backend) -> None:
+    """Raises BadRequest for a parameter that engines would accept and ignore (disagg/sglang/ignored.py).
+
+    Where nothing is left to chance a seed has nothing to decide, and is let through. Engines are asked only for a
+    request that has such a parameter: most have none.
+    """
+    asked = []
+    if sampling.get("sampling_seed") is not None:
+        asked.append("seed")
+    if sampling.get("min_p"):
+        asked.append("min_p")
+    if not asked or sampling.get("temperature") == 0 or sampling.get("top_k") == 1:
+        return
+    ignored = backend.ignored
+    for name in asked:
+        if name in ignored:
+            what = f"engines here would ignore '{name}'; leave it out, or an operator would {ignored[name]}"
+            refuse(name, "ignored_parameter", what)
 
 
 def _output_tokens(asked: CompletionRequest, prompt_tokens: int, backend: Backend) -> int:

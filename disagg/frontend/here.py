@@ -33,7 +33,7 @@ def why_not_here(exchange: Exchange) -> str | None:
     name = next((name for name, _ in exchange.request_headers if _tells_of_a_proxy(name)), None)
     if name is not None:
         return f"this came through a proxy (header '{name.decode('latin-1')}'); behind one, {OR_ADMIN}"
-    if exchange.http_version == "1.0":
+    if exchange.is_http_1_0:
         return f"this came through a proxy (HTTP/1.0); behind one, {OR_ADMIN}"
     host = exchange.request_header(b"host")
     if host is not None and not _is_own_name(host_of(host.decode("latin-1"))):

@@ -68,7 +68,6 @@ async def serve(spec: FrontendSpec) -> None:
     service = Service(
         model_name=spec.model_name,
         context_length=codec.context_length,
-        vocabulary=codec.vocabulary,
         router=router,
         coordinator=Coordinator(router, spec.limits),
         control=ControlClient(spec.control, secret),

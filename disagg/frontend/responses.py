@@ -57,18 +57,3 @@ def error_body(error: RequestError) -> bytes:
     """`where` names hosts and rooms: it stays in our logs."""
     param = error.param if isinstance(error, BadRequest) else None
     return encode({"error": {"message": error.message, "type": error.kind, "param": param, "code": error.code}})
-
-
-def error_event(error: RequestError) -> bytes:
-    return b"data: " + error_body(error) + b"\n\n"
-
-
-def model_body(model: str, created_s: int, context_length: int) -> dict[str, Any]:
-    """`max_model_len` is vLLM's and SGLang's addition, which clients read to size their prompts."""
-    return {
-        "id": model,
-        "object": "model",
-        "created": created_s,
-        "owned_by": "disagg",
-        "max_model_len": context_length,
-    }

@@ -31,8 +31,8 @@ class HttpServer:
         self._ticking: asyncio.Task[None] | None = None
         self.port = 0
 
-    async def start(self, host: str, port: int, *, reuse_port: bool = False) -> None:
-        listener = listen(host, port, reuse_port=reuse_port)
+    async def start(self, host: str, port: int) -> None:
+        listener = listen(host, port)
         self.port = listener.getsockname()[1]
         self.door = Door(self._app, self._limits, self._refusals, connections_allowed(self._limits.connections))
         self._listening = await asyncio.get_running_loop().create_server(
@@ -73,12 +73,12 @@ class HttpServer:
             connection.abort()
 
 
-def listen(host: str, port: int, *, reuse_port: bool = False) -> socket.socket:
+def listen(host: str, port: int) -> socket.socket:
     """Accepted sockets inherit TCP_NODELAY: without it a token waits some 40 ms for the client's delayed ACK."""
     where = f"{host}:{port}"
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        listener = socket.create_server((host, port), family=family, backlog=BACKLOG, reuse_port=reuse_port)
+        listener = socket.create_server((host, port), family=family, backlog=BACKLOG)
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
             would_do = "stop what listens there, or set frontend.port to another one"

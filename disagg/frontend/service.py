@@ -38,14 +38,13 @@ class Service:
         *,
         model_name: str,
         context_length: int,
-        vocabulary: int,
         router: Router,
         coordinator: Coordinator,
         control: ControlClient | None,
         number: int = 0,
         refusals: Refusals | None = None,
     ) -> None:
-        self.model_name, self.context_length, self.vocabulary = model_name, context_length, vocabulary
+        self.model_name, self.context_length = model_name, context_length
         self.created_s = int(time.time())
         self._router, self._connections = router, router.connections
         self._coordinator, self._control = coordinator, control
@@ -94,15 +93,11 @@ class Service:
             "engines": engines,
             "frontend": {
                 "pid": os.getpid(),
-                "requests": len(self._coordinator.live),
+                **self._counts(),
                 "live": [
                     {"id": r.id, "phase": r.phase.name.lower(), "tokens": len(r.emitted_ids)}
                     for r in islice(live, LIVE_SHOWN)
                 ],
-                "queued": len(self._coordinator.admission),
-                "attempts": len(self._coordinator.attempts),
-                "rooms": len(self._coordinator.rooms),
-                "places": self._router.endpoints.places_taken,
             },
         }
 
@@ -152,18 +147,20 @@ class Service:
 
     def metrics(self) -> bytes:
         states = [r.state for r in self._connections.records.values()]
-        return self._metrics.render(
-            live=len(self._coordinator.live),
-            queued=len(self._coordinator.admission),
-            attempts=len(self._coordinator.attempts),
-            rooms=len(self._coordinator.rooms),
-            places=self._router.endpoints.places_taken,
-            granted=self._connections.granted,
-            tasks=len(asyncio.all_tasks()),
-            engines_ready=states.count(State.READY),
-            engines=len(states),
-            refused=self._refusals.by_reason,
-        )
+        now = self._counts() | {"tasks": len(asyncio.all_tasks())}
+        now |= {"engines_ready": states.count(State.READY), "engines": len(states)}
+        return self._metrics.render(now, self._connections.granted, self._refusals.by_reason)
+
+    def _counts(self) -> dict[str, int]:
+        """What is alive here; all 0 once everything has been given back."""
+        coordinator = self._coordinator
+        return {
+            "requests": len(coordinator.live),
+            "queued": len(coordinator.admission),
+            "attempts": len(coordinator.attempts),
+            "rooms": len(coordinator.rooms),
+            "places": self._router.endpoints.places_taken,
+        }
 
 
 def _as_dict(rank: RankLoad) -> dict[str, Any]:

@@ -15,6 +15,7 @@ import msgspec
 
 from disagg.coordinator.request import FinishReason, Request
 from disagg.frontend.exchange import Exchange
+from disagg.frontend.request_body import CompletionRequest
 from disagg.frontend.responses import WORDS, Kind, encode, one_line
 
 DONE = b"data: [DONE]\n\n"
@@ -55,17 +56,17 @@ class Chunks:
     )  # fmt: skip
 
     def __init__(
-        self, exchange: Exchange, kind: Kind, request: Request, created_s: int, model: str, include_usage: bool
+        self, exchange: Exchange, kind: Kind, request: Request, created_s: int, model: str, asked: CompletionRequest
     ) -> None:
         self._exchange, self._body, self._request = exchange, exchange.chunk_writer, request
         prefix, _, chunk = WORDS[kind]
         head = encode({"id": prefix + request.id, "object": chunk, "created": created_s, "model": model})[:-1]
         field = b'"delta":{"content":' if kind == "chat" else b'"text":'
-        self._include_usage = include_usage
+        self._include_usage = asked.include_usage
         self._is_chat = kind == "chat"
         self._head = b"data: " + head + b',"choices":'
         self._before = self._head + b'[{"index":0,' + field
-        self._tail, self._unfinished, self._after = _ends(kind, include_usage)
+        self._tail, self._unfinished, self._after = _ends(kind, asked.include_usage)
         self._is_begun = False
         self._opening = self._first_chunk()
 
@@ -108,12 +109,12 @@ class Chunks:
         return self._before + data + self._after
 
     def _finish(self, reason: FinishReason) -> bytes:
-        return self._head + b"[" + self._finished_choice(reason) + b"}]" + self._tail
+        return self._finished_choice(reason) + b"}]" + self._tail
 
     def _finished_choice(self, reason: FinishReason) -> bytes:
-        """Without its last bracket."""
+        """Without its last brackets."""
         field = b'"delta":{}' if self._is_chat else b'"text":""'
-        return b'{"index":0,' + field + b',"logprobs":null,"finish_reason":' + encode(reason)
+        return self._head + b'[{"index":0,' + field + b',"logprobs":null,"finish_reason":' + encode(reason)
 
 
 @cache
@@ -135,20 +136,11 @@ class ChunksWithMore(Chunks):
     __slots__ = ("_continuous_usage", "_prompt", "_with_ids")
 
     def __init__(
-        self,
-        exchange: Exchange,
-        kind: Kind,
-        request: Request,
-        created_s: int,
-        model: str,
-        include_usage: bool,
-        *,
-        token_ids: bool,
-        continuous_usage: bool,
+        self, exchange: Exchange, kind: Kind, request: Request, created_s: int, model: str, asked: CompletionRequest
     ) -> None:
-        self._with_ids, self._continuous_usage = token_ids, continuous_usage
-        self._prompt = b',"prompt_token_ids":' + encode(request.prompt_ids) if token_ids else b""
-        super().__init__(exchange, kind, request, created_s, model, include_usage)
+        self._with_ids, self._continuous_usage = asked.return_token_ids, asked.continuous_usage
+        self._prompt = b',"prompt_token_ids":' + encode(request.prompt_ids) if self._with_ids else b""
+        super().__init__(exchange, kind, request, created_s, model, asked)
 
     def _first_chunk(self) -> bytes:
         chunk = super()._first_chunk()
@@ -160,7 +152,7 @@ class ChunksWithMore(Chunks):
         return self._before + encode(text) + self._unfinished + self._ids(token_ids)
 
     def _finish(self, reason: FinishReason) -> bytes:
-        return self._head + b"[" + self._finished_choice(reason) + self._ids([])
+        return self._finished_choice(reason) + self._ids([])
 
     def _ids(self, token_ids: list[int]) -> bytes:
         ids = b',"token_ids":' + encode(token_ids) if self._with_ids else b""
@@ -172,29 +164,3 @@ class ChunksWithMore(Chunks):
     def _take_prompt(self) -> bytes:
         prompt, self._prompt = self._prompt, b""
         return prompt
-
-
-def stream(
-    exchange: Exchange,
-    kind: Kind,
-    request: Request,
-    created_s: int,
-    model: str,
-    *,
-    include_usage: bool,
-    token_ids: bool,
-    continuous_usage: bool,
-) -> Chunks:
-    """`token_ids`, `continuous_usage`: vLLM's; nearly no client asks for them."""
-    if token_ids or continuous_usage:
-        return ChunksWithMore(
-            exchange,
-            kind,
-            request,
-            created_s,
-            model,
-            include_usage,
-            token_ids=token_ids,
-            continuous_usage=continuous_usage,
-        )
-    return Chunks(exchange, kind, request, created_s, model, include_usage)

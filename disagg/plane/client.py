@@ -65,8 +65,7 @@ class PlaneClient:
         self._legs: dict[int, LegReceiver] = {}
         self._connection: Connection | None = None
         self._opened: asyncio.Future[None] | None = None
-        self._loads: asyncio.Future[list[m.RankLoad]] | None = None
-        self._health: asyncio.Future[list[m.RankHealth]] | None = None
+        self._answers: dict[type, asyncio.Future[Any]] = {}  # to questions that were asked
         self._keeping: asyncio.TimerHandle | None = None
         self._heard_at_s = self._kept_at_s = 0.0
         self._best_round_trip_s = float("inf")
@@ -79,27 +78,18 @@ class PlaneClient:
         loop = asyncio.get_running_loop()
         self._opened = loop.create_future()
         host, port = self.address.rsplit(":", 1)
-
-        made: list[Connection] = []
-
-        def make() -> Connection:
-            made.append(
-                Connection(
-                    self._secret, is_server=False, on_open=self._on_open, on_frame=self._received, on_lost=self._lost
-                )
-            )
-            return made[0]
-
+        connection = Connection(
+            self._secret, is_server=False, on_open=self._on_open, on_frame=self._received, on_lost=self._lost
+        )
         try:
             async with asyncio.timeout(limit_s):
-                await self._network.connect(make, host, int(port))
+                await self._network.connect(lambda: connection, host, int(port))
                 await self._opened
             if self._connection is None:  # it ended in the turn of the loop in which it opened
                 raise LegLost(self.address, "the engine host closed the connection")
         except BaseException as error:  # also a cancellation: no half-made connection stays behind
             self._on_lost = lambda _why: None
-            for connection in made:
-                connection.close("given up")
+            connection.close("given up")
             if isinstance(error, TimeoutError | OSError):
                 why = str(error) or "no answer in time"
                 raise LegLost(self.address, f"no connection to the engine host: {why}") from error
@@ -145,33 +135,32 @@ class PlaneClient:
 
     async def loads(self, limit_s: float = CONNECT_S) -> list[m.RankLoad]:
         """The engine's own newest load snapshot of each rank."""
-        if self._loads is None or self._loads.done():
-            self._loads = self._ask(m.LoadsWanted())
-        async with asyncio.timeout(limit_s):
-            return await asyncio.shield(self._loads)
+        ranks: list[m.RankLoad] = await self._ask(m.LoadsWanted(), limit_s)
+        return ranks
 
     async def health(self, limit_s: float = CONNECT_S) -> list[m.RankHealth]:
-        if self._health is None or self._health.done():
-            self._health = self._ask(m.HealthWanted())
-        async with asyncio.timeout(limit_s):
-            return await asyncio.shield(self._health)
-
-    def ping(self) -> None:
-        """Measures the clocks' offset; the measurement with the shortest round trip is kept."""
-        if self._connection is not None:
-            self._connection.send(m.encode(m.Ping(self._now_s())))
+        ranks: list[m.RankHealth] = await self._ask(m.HealthWanted(), limit_s)
+        return ranks
 
     def close(self) -> None:
         self._on_lost = lambda _why: None
         if self._connection is not None:
             self._connection.close("closed here")
 
-    def _ask(self, question: m.LoadsWanted | m.HealthWanted) -> asyncio.Future[Any]:
-        if self._connection is None:
-            raise LegLost(self.address, "no connection")
-        answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        self._connection.send(m.encode(question))
-        return answer
+    async def _ask(self, question: m.LoadsWanted | m.HealthWanted, limit_s: float) -> Any:
+        """Who asks while the same question waits for its answer shares that answer."""
+        asked = type(question)
+        if asked not in self._answers:
+            if self._connection is None:
+                raise LegLost(self.address, "no connection")
+            self._answers[asked] = asyncio.get_running_loop().create_future()
+            self._connection.send(m.encode(question))
+        async with asyncio.timeout(limit_s):
+            return await asyncio.shield(self._answers[asked])
+
+    def _answered(self, question: type, answer: Any) -> None:
+        if (waiting := self._answers.pop(question, None)) is not None:
+            waiting.set_result(answer)
 
     def _keep(self) -> None:
         """Every PING_S: is the host still there?"""
@@ -184,7 +173,8 @@ class PlaneClient:
         if now_s - self._heard_at_s > self._silent_s:
             self._connection.close(f"the host said nothing for {self._silent_s:g} s")
             return
-        self.ping()
+        # It measures the clocks' offset, too; the measurement with the shortest round trip is kept.
+        self._connection.send(m.encode(m.Ping(self._now_s())))
         self._keeping = asyncio.get_running_loop().call_later(PING_S, self._keep)
 
     def _on_open(self, connection: Connection) -> None:
@@ -212,9 +202,9 @@ class PlaneClient:
                     self._best_round_trip_s = round_trip_s
                     self.clock_offset_s = message.here_at_s - (message.sent_at_s + now_s) / 2
             case m.Loads():
-                _answered(self._loads, message.ranks)
+                self._answered(m.LoadsWanted, message.ranks)
             case m.Health():
-                _answered(self._health, message.ranks)
+                self._answered(m.HealthWanted, message.ranks)
             case m.PeerGone():
                 self._on_peer_gone(message.life)
             case m.Taken(incarnation, ranks) if incarnation == self.incarnation:
@@ -242,7 +232,8 @@ class PlaneClient:
         self._connection = None
         if self._keeping is not None:
             self._keeping.cancel()
-        for waiting in (self._opened, self._loads, self._health):
+        answers, self._answers = self._answers, {}
+        for waiting in (self._opened, *answers.values()):
             if waiting is not None and not waiting.done():
                 waiting.set_exception(LegLost(self.address, why))
                 waiting.exception()  # whoever asked may have given up: nobody need read it
@@ -251,8 +242,3 @@ class PlaneClient:
         for number, receiver in legs.items():
             receiver.on_end(m.LegEnd(number, LOST, f"the connection to the engine ended: {why}"))
         self._on_lost(why)
-
-
-def _answered(question: asyncio.Future[Any] | None, answer: Any) -> None:
-    if question is not None and not question.done():
-        question.set_result(answer)

@@ -117,10 +117,6 @@ class Connection(asyncio.Protocol):
             self._flush()
             self._transport.abort()
 
-    @property
-    def peer(self) -> str:
-        return str(self._transport.get_extra_info("peername")) if self._transport else "gone"
-
     def _prove(self) -> bool:
         """One step of the handshake; True once the peer is proven."""
         assert self._transport is not None

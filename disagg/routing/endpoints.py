@@ -2,13 +2,15 @@
 
 Way:   registry's record -> Connections -> [Engine of Endpoints] -> policy -> [Pair] -> Reservation
 Owns:  on each endpoint, what this process has there and what its host said last. Whatever changes either mends the
-       endpoint's place in its order (load.py), so a policy sees endpoints in order of load at any time
+       endpoint's place in its order, so a policy sees endpoints in order of load at any time
 """
 
 from __future__ import annotations
 
+from bisect import bisect_left, insort
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 from disagg.plane.client import PlaneClient
 from disagg.plane.ledger import Capacity, tokens_free
@@ -17,13 +19,6 @@ from disagg.roles import Role
 
 UNBOUNDED = 1 << 40
 NOTHING = RankTaken(0, 0)
-
-
-class Order(Protocol):
-    """Keeps endpoints by load."""
-
-    def move(self, endpoint: Endpoint, before: tuple[int, int]) -> None:
-        """Called when the endpoint's load changes from `before` to `endpoint.load`."""
 
 
 class RankId(NamedTuple):
@@ -55,7 +50,7 @@ class Endpoint:
     reported: RankTaken = NOTHING  # by the host, for all frontends
     load: tuple[int, int] = (0, 0)
     tokens_free: int = UNBOUNDED
-    order: Order | None = None  # while a policy may choose it
+    order: ByLoad | None = None  # while a policy may choose it
     life: str = field(init=False)  # the engine's
     id: RankId = field(init=False)  # one for all requests that are remembered to have run here
 
@@ -126,6 +121,41 @@ class Engine:
         return not any(endpoint.load[0] for endpoint in self.endpoints)
 
 
+class ByLoad:
+    """Endpoints of one role by (requests, KV tokens), and among equals by age of the engine and dp rank.
+
+    A change of one costs O(log n): a bisection and a shift of pointers.
+    """
+
+    def __init__(self) -> None:
+        self._entries: list[tuple[int, int, int, int, Endpoint]] = []
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def __iter__(self) -> Iterator[Endpoint]:
+        for entry in self._entries:
+            yield entry[4]
+
+    def add(self, endpoint: Endpoint) -> None:
+        endpoint.order = self
+        insort(self._entries, _entry(endpoint, endpoint.load))
+
+    def remove(self, endpoint: Endpoint) -> None:
+        endpoint.order = None
+        del self._entries[bisect_left(self._entries, _entry(endpoint, endpoint.load))]
+
+    def move(self, endpoint: Endpoint, before: tuple[int, int]) -> None:
+        """Called when the endpoint's load changes from `before` to `endpoint.load`."""
+        entries = self._entries
+        del entries[bisect_left(entries, _entry(endpoint, before))]
+        insort(entries, _entry(endpoint, endpoint.load))
+
+
+def _entry(endpoint: Endpoint, load: tuple[int, int]) -> tuple[int, int, int, int, Endpoint]:
+    return (load[0], load[1], endpoint.engine.number, endpoint.dp_rank, endpoint)
+
+
 @dataclass(frozen=True, slots=True)
 class Pair:
     """Where a request runs. `prefill` is None on an aggregated engine, which then is `decode`."""
@@ -134,9 +164,9 @@ class Pair:
     decode: Endpoint
 
     @property
-    def places(self) -> tuple[Endpoint, ...]:
+    def endpoints(self) -> tuple[Endpoint, ...]:
         return (self.decode,) if self.prefill is None else (self.prefill, self.decode)
 
     @property
     def name(self) -> str:
-        return " + ".join(place.name for place in self.places)
+        return " + ".join(endpoint.name for endpoint in self.endpoints)

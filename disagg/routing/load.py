@@ -1,58 +1,24 @@
 """The endpoints that may be chosen now, least loaded first, and what this process has on them.
 
 Way:   Connections adds and removes engines; [Endpoints] -> policy -> [Endpoints.reserve] -> Reservation
-Owns:  an order by load for each role, which a change of one endpoint mends in O(log n) (a bisection and a shift of
-       pointers); which engine has met which, behind `peers_of`; who is alone where
+Owns:  an order by load for each role; which engine has met which, behind `peers_of`; who is alone where
 Fails: never. Nothing here waits, and nothing goes through all pairs
 """
 
 from __future__ import annotations
 
-from bisect import bisect_left, insort
 from collections.abc import Callable, Iterator, Set
 
 from disagg.plane.ledger import kv_tokens_needed
 from disagg.registry.met import Met
 from disagg.role_table import ROLES
 from disagg.roles import Role
-from disagg.routing.endpoints import Endpoint, Engine, Pair
+from disagg.routing.endpoints import ByLoad, Endpoint, Engine, Pair
 from disagg.routing.reservation import Reservation
 from disagg.routing.view import Choice, RoutingView
 
 Score = tuple[int, int, int]  # is to be avoided, requests, KV tokens: less is better
 Candidate = tuple[Score, Endpoint]
-
-
-class ByLoad:
-    """Endpoints of one role by (requests, KV tokens), and among equals by age of the engine and dp rank."""
-
-    def __init__(self) -> None:
-        self._entries: list[tuple[int, int, int, int, Endpoint]] = []
-
-    def __len__(self) -> int:
-        return len(self._entries)
-
-    def __iter__(self) -> Iterator[Endpoint]:
-        for entry in self._entries:
-            yield entry[4]
-
-    def add(self, endpoint: Endpoint) -> None:
-        endpoint.order = self
-        insort(self._entries, _entry(endpoint, endpoint.load))
-
-    def remove(self, endpoint: Endpoint) -> None:
-        endpoint.order = None
-        del self._entries[bisect_left(self._entries, _entry(endpoint, endpoint.load))]
-
-    def move(self, endpoint: Endpoint, before: tuple[int, int]) -> None:
-        """Called when the endpoint's load changes from `before` to `endpoint.load`."""
-        entries = self._entries
-        del entries[bisect_left(entries, _entry(endpoint, before))]
-        insort(entries, _entry(endpoint, endpoint.load))
-
-
-def _entry(endpoint: Endpoint, load: tuple[int, int]) -> tuple[int, int, int, int, Endpoint]:
-    return (load[0], load[1], endpoint.engine.number, endpoint.dp_rank, endpoint)
 
 
 class Endpoints:
@@ -114,7 +80,7 @@ class Endpoints:
         if ROLES[decode.engine.role].takes_kv_from is not (prefill.engine.role if prefill else None):
             return False
         has_met = prefill is None or prefill.life in self.peers_of(decode)
-        return has_met and all(self._is_free(place, request) for place in pair.places)
+        return has_met and all(self._is_free(endpoint, request) for endpoint in pair.endpoints)
 
     def _is_free(self, endpoint: Endpoint, request: RoutingView) -> bool:
         role = endpoint.engine.role
@@ -143,16 +109,16 @@ class Endpoints:
     def reserve(self, choice: Choice, request: RoutingView) -> Reservation:
         """Counts the request on both sides; where it is to be alone nobody else comes before `share` or its end."""
         pair, taken = choice.pair, {}
-        for place in pair.places:
-            new_tokens = ROLES[place.engine.role].new_tokens(request.new_tokens)
-            taken[place] = kv_tokens_needed(request.prompt_tokens, new_tokens, place.capacity.page_size)
+        for endpoint in pair.endpoints:
+            new_tokens = ROLES[endpoint.engine.role].new_tokens(request.new_tokens)
+            taken[endpoint] = kv_tokens_needed(request.prompt_tokens, new_tokens, endpoint.capacity.page_size)
         reservation = Reservation(pair, choice.reason, taken, self)
         self.places_taken += len(taken)
         if request.alone_on:
-            for place in pair.places:
-                if place.engine.role in request.alone_on:
-                    self._on_trial[place.engine] = reservation
-                    self._hide(place.engine)
+            for endpoint in pair.endpoints:
+                if endpoint.engine.role in request.alone_on:
+                    self._on_trial[endpoint.engine] = reservation
+                    self._hide(endpoint.engine)
         return reservation
 
     # for connections
@@ -184,8 +150,8 @@ class Endpoints:
         self.on_change()
 
     def on_shared(self, reservation: Reservation) -> None:
-        for place in reservation.pair.places:
-            self._end_trial(reservation, place.engine)
+        for endpoint in reservation.pair.endpoints:
+            self._end_trial(reservation, endpoint.engine)
         self.on_change()
 
     # inner

@@ -49,10 +49,6 @@ class Router:
         """Some pair could serve, were it free."""
         return self.endpoints.is_ready()
 
-    def is_lost(self, life: str) -> bool:
-        """There is no connection to this incarnation now."""
-        return self.connections.is_lost(life)
-
     def _instead(self, request: RoutingView, error: Exception) -> Choice | None:
         policy, why = type(self._policy).__qualname__, type(error).__name__
         if why not in self._failures:

@@ -1,6 +1,6 @@
 """Sampling parameters that SGLang takes and does not heed, under the arguments an engine runs with.
 
-Way:   sglang.Engine, up -> [ignored_parameters] -> EngineFacts -> registry -> frontend/ignored.py, which refuses them
+Way:   sglang.Engine, up -> [ignored_parameters] -> EngineFacts -> registry -> frontend/generation.py refuses them
 Why:   a client that sends a seed wants the same answer again, and cannot see that the seed was ignored
 Read:  SGLang 0.5.16 to 0.5.23, layers/sampler.py and speculative/eagle_utils.py
 """

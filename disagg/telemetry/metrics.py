@@ -14,6 +14,16 @@ from disagg.telemetry.tallies import Count, Durations
 
 _PHASE_LABELS = {phase: (phase.name.lower(),) for phase in Phase}
 _PROMPT, _OUTPUT = ("prompt",), ("output",)
+GAUGES = {
+    "requests": ("disagg_requests_live", "Requests that have not ended"),
+    "queued": ("disagg_requests_queued", "Requests that wait for a pair, or for room on one"),
+    "attempts": ("disagg_attempts_live", "Tries that run: two legs each, one on an aggregated engine"),
+    "rooms": ("disagg_rooms_live", "Bootstrap rooms not given back yet"),
+    "places": ("disagg_places_taken", "Requests counted on an engine's dp rank, over all ranks"),
+    "tasks": ("disagg_tasks", "Tasks of this process's event loop"),
+    "engines_ready": ("disagg_engines_ready", "Engines that are READY"),
+    "engines": ("disagg_engines", "Engines of the deployment"),
+}
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
 
 
@@ -25,9 +35,6 @@ class FrontendMetrics:
 
     def __init__(self) -> None:
         self._registry = CollectorRegistry()
-
-        def gauge(name: str, text: str) -> Gauge:
-            return Gauge(name, text, registry=self._registry)
 
         registry, of_rank = self._registry, ("engine", "dp_rank")
         self._requests = Count(registry, "disagg_requests", "Requests by the phase they ended in", "phase")
@@ -56,21 +63,14 @@ class FrontendMetrics:
             "What the HTTP layer refused before it was a request, and connections it gave up",
             "reason",
         )
-        self._live = gauge("disagg_requests_live", "Requests that have not ended")
-        self._queued = gauge("disagg_requests_queued", "Requests that wait for a pair, or for room on one")
-        self._attempts = gauge("disagg_attempts_live", "Tries that run: two legs each, one on an aggregated engine")
-        self._rooms = gauge("disagg_rooms_live", "Bootstrap rooms not given back yet")
-        self._places = gauge("disagg_places_taken", "Requests counted on an engine's dp rank, over all ranks")
-        self._tasks = gauge("disagg_tasks", "Tasks of this process's event loop")
+        self._gauges = {key: Gauge(name, text, registry=registry) for key, (name, text) in GAUGES.items()}
         self._granted = {
-            kind: Gauge(name, text, ["engine", "dp_rank"], registry=self._registry)
+            kind: Gauge(name, text, of_rank, registry=registry)
             for kind, name, text in (
                 ("requests", "disagg_granted_requests", "Legs that a host has granted, all frontends' together"),
                 ("kv_tokens", "disagg_granted_kv_tokens", "KV tokens that a host has set aside for them"),
             )
         }
-        self._ready = gauge("disagg_engines_ready", "Engines that are READY")
-        self._engines = gauge("disagg_engines", "Engines of the deployment")
 
     def ended(self, request: Request) -> None:
         """Counts a request, however it ended."""
@@ -93,35 +93,18 @@ class FrontendMetrics:
             self._latency.add(time.monotonic() - request.received_at_s)
 
     def render(
-        self,
-        *,
-        live: int,
-        queued: int,
-        attempts: int,
-        rooms: int,
-        places: int,
-        granted: dict[tuple[str, int], tuple[int, int]],
-        tasks: int,
-        engines_ready: int,
-        engines: int,
-        refused: Mapping[str, int],
+        self, now: Mapping[str, int], granted: Mapping[tuple[str, int], tuple[int, int]], refused: Mapping[str, int]
     ) -> bytes:
-        """Prometheus' text format. `granted`: (engine id, dp rank) -> (requests, KV tokens); `refused`: reason -> how
-        many since this process began."""
+        """Prometheus' text format. `now`: the numbers of GAUGES; `granted`: (engine id, dp rank) -> (requests, KV
+        tokens); `refused`: reason -> how many since this process began."""
         self._refused.by_labels.update({(reason,): count for reason, count in refused.items()})
         for gauge in self._granted.values():
             gauge.clear()
         for (engine, rank), (requests, kv_tokens) in granted.items():
             self._granted["requests"].labels(engine, rank).set(requests)
             self._granted["kv_tokens"].labels(engine, rank).set(kv_tokens)
-        self._tasks.set(tasks)
-        self._live.set(live)
-        self._queued.set(queued)
-        self._attempts.set(attempts)
-        self._rooms.set(rooms)
-        self._places.set(places)
-        self._ready.set(engines_ready)
-        self._engines.set(engines)
+        for key, number in now.items():
+            self._gauges[key].set(number)
         return generate_latest(self._registry)
 
 

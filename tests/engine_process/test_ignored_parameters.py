@@ -50,7 +50,6 @@ async def test_one_engine_that_ignores_it_is_enough_for_a_refusal_whatever_its_s
     service = Service(
         model_name="m",
         context_length=10,
-        vocabulary=10,
         router=router,
         coordinator=Coordinator(router, Limits()),
         control=None,

@@ -125,7 +125,7 @@ def test_the_choice_is_as_good_as_the_best_of_all_pairs(seed: int) -> None:
         chosen = scores[reservation.pair.prefill, reservation.pair.decode]
         assert chosen == min(scores.values())
         assert reservation.reason == Weighed(*chosen)
-        for endpoint in reservation.pair.places:
+        for endpoint in reservation.pair.endpoints:
             if endpoint.engine.role in request.alone_on:
                 reference.alone[endpoint.engine] = reservation
     for reservation in running:
@@ -162,9 +162,9 @@ def _something_happens(random: Random, reference: Reference, endpoints: Endpoint
         case 8 if running:
             reservation = random.choice(running)
             reservation.share()
-            for place in reservation.pair.places:
-                if reference.alone.get(place.engine) is reservation:
-                    del reference.alone[place.engine]
+            for endpoint in reservation.pair.endpoints:
+                if reference.alone.get(endpoint.engine) is reservation:
+                    del reference.alone[endpoint.engine]
         case _ if engine.role is Role.DECODE:
             prefills = [each.life for each in reference.engines if each.role is Role.PREFILL]
             reference.met.forget(engine.life)

@@ -124,7 +124,7 @@ def test_an_aggregated_engine_alone_is_ready() -> None:
     reservation = router.pick(asked())
     assert router.is_ready()
     assert reservation
-    assert reservation.pair.places == (reservation.pair.decode,)
+    assert reservation.pair.endpoints == (reservation.pair.decode,)
 
 
 @pytest.mark.parametrize("page_size", [1, 16, 64])
