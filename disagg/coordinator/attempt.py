@@ -57,11 +57,10 @@ class Attempt:
         request.tries += 1
         self.request, self.reservation = request, reservation
         self._sink, self._shared, self._try = sink, shared, request.tries
-        pair = reservation.pair
+        pair, prefill = reservation.pair, reservation.pair.prefill
         leg_class = LegOnTrial if request.blames and alone_on(request) else DecodeLeg
         self.decode = leg_class(self, pair.decode, request, sink, shared.batch)
-        self._prefill = Leg(self, pair.prefill) if pair.prefill else None
-        self._legs = [leg for leg in (self._prefill, self.decode) if leg is not None]
+        self._legs = [Leg(self, prefill), self.decode] if prefill else [self.decode]
         self._deadline = DeadlineTimer(request, shared.limits, shared.now_s, self)
         self._failure: RequestError | None = None
         self._is_broken = False  # what comes now would follow a hole
@@ -69,7 +68,6 @@ class Attempt:
         self._is_closed = False
         self._closing: asyncio.TimerHandle | None = None
         self._is_over = False
-        prefill = pair.prefill
         self.room = shared.rooms.take(prefill.dp_size, prefill.dp_rank) if prefill else shared.rooms.take(1, 0)
 
     @property

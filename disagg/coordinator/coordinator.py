@@ -26,15 +26,7 @@ from disagg.coordinator.request import Remembered, Request
 from disagg.coordinator.rooms import Rooms
 from disagg.coordinator.sink import Sink
 from disagg.coordinator.suspects import forgive, is_guilty
-from disagg.errors import (
-    Cancelled,
-    DeadlineExceeded,
-    EngineLost,
-    LegLost,
-    Refused,
-    RequestError,
-    SuspectedPoison,
-)
+from disagg.errors import Cancelled, DeadlineExceeded, EngineLost, LegLost, Refused, RequestError, SuspectedPoison
 from disagg.routing.endpoints import Pair
 from disagg.routing.router import Router
 

@@ -15,9 +15,9 @@ from typing import Any
 
 from disagg.errors import BadRequest, NoReadyPair, RequestError
 from disagg.frontend.backend import Backend
-from disagg.frontend.exchange import ClientGone, Exchange, Header
+from disagg.frontend.exchange import Exchange, Header
 from disagg.frontend.generation import Generations
-from disagg.frontend.http1 import Call, Limits, Refusals
+from disagg.frontend.http1 import Call, ClientGone, Limits, Refusals
 from disagg.frontend.keys import Caller, Keys, Right
 from disagg.frontend.origins import Origins
 from disagg.frontend.responses import encode

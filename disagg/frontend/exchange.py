@@ -21,8 +21,6 @@ EVENT_STREAM = b"text/event-stream; charset=utf-8"
 
 Header = tuple[bytes, bytes]
 
-__all__ = ["ClientGone", "Exchange", "Header"]
-
 
 class WhileConnected:
     """Cancels what runs inside when the client leaves, or is given up because it does not read: then ClientGone."""

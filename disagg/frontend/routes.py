@@ -35,9 +35,6 @@ class Routes:
 
     def find(self, path: str) -> tuple[Route, str] | None:
         """A trailing slash and doubled ones change nothing: base URLs are typed, and joined, in all ways."""
-        found = self._exact.get(path)
-        if found is not None:
-            return found, ""
         return self._find(path) or self._find(re.sub("/{2,}", "/", path))
 
     def unknown(self, path: str) -> BadRequest:

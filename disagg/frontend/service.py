@@ -18,7 +18,6 @@ from disagg.coordinator.coordinator import Coordinator
 from disagg.coordinator.request import Request
 from disagg.coordinator.sink import Sink
 from disagg.frontend.http1 import Refusals
-from disagg.plane.messages import RankLoad
 from disagg.registry.control import ControlClient
 from disagg.registry.records import State
 from disagg.routing.router import Router
@@ -106,7 +105,7 @@ class Service:
         clients = self._connections.clients
         answers = await asyncio.gather(*(client.loads(LOADS_S) for client in clients.values()), return_exceptions=True)
         return {
-            life: [] if isinstance(ranks, BaseException) else [_as_dict(rank) for rank in ranks]
+            life: [] if isinstance(ranks, BaseException) else [msgspec.structs.asdict(rank) for rank in ranks]
             for life, ranks in zip(clients, answers, strict=True)
         }
 
@@ -161,7 +160,3 @@ class Service:
             "rooms": len(coordinator.rooms),
             "places": self._router.endpoints.places_taken,
         }
-
-
-def _as_dict(rank: RankLoad) -> dict[str, Any]:
-    return {name: getattr(rank, name) for name in rank.__struct_fields__}

@@ -31,6 +31,12 @@ class ClientGone(Exception):
     """Nobody is there to read an answer."""
 
 
+class CallDoor(Protocol):
+    limits: Limits
+    refusals: Refusals
+    date: bytes
+
+
 class CallConnection(Protocol):
     """What a call needs of the connection it came on. Nothing here fails, but `hold`: FrontendFull."""
 
@@ -38,13 +44,7 @@ class CallConnection(Protocol):
     client: str | None  # its address
 
     @property
-    def limits(self) -> Limits: ...
-
-    @property
-    def refusals(self) -> Refusals: ...
-
-    @property
-    def date(self) -> bytes: ...
+    def door(self) -> CallDoor: ...
 
     def is_last_request(self) -> bool: ...
 
@@ -77,8 +77,8 @@ class Call:
     """
 
     __slots__ = (
-        "_chunked", "_closes", "_connection", "_content", "_error", "_is_kept", "_left", "_limit_bytes", "_waiter",
-        "answered", "chunk_writer", "client", "finished", "has_body", "head", "held_bytes", "size",
+        "_chunked", "_connection", "_content", "_error", "_is_kept", "_left", "_limit_bytes", "_waiter",
+        "answered", "chunk_writer", "client", "closes", "finished", "has_body", "head", "held_bytes", "size",
     )  # fmt: skip
 
     def __init__(self, connection: CallConnection, head: Head) -> None:
@@ -87,7 +87,7 @@ class Call:
         self.chunk_writer = connection.chunk_writer
         self.answered = False  # the head is out
         self.finished = False  # and the last byte of the body
-        self._closes = not head.keeps_alive
+        self.closes = not head.keeps_alive  # the connection, behind this answer
         self._chunked = Chunked() if head.length < 0 else None
         self._content: bytes | bytearray = b""  # not a list of what came: 8 MiB in segments of 2 bytes would hold 230
         self._left = max(head.length, 0)
@@ -170,13 +170,13 @@ class Call:
             return
         self._error = error
         if isinstance(error, RequestError):
-            self._connection.refusals.add(error.code)
+            self._connection.door.refusals.add(error.code)
         self._is_kept, self._content = False, b""
         self._connection.release(self)
         self._wake()
 
     def _too_large(self, limit_bytes: int) -> None:
-        self.close_after()
+        self.closes = True
         what = f"the body is larger than the limit of {limit_bytes} bytes"
         self.break_off(BadRequest(None, "request_too_large", what, http_status=413))
 
@@ -206,7 +206,7 @@ class Call:
         if not self.answered:
             self.chunk_writer.is_chunked = is_chunked
             if not is_chunked:
-                self.close_after()
+                self.closes = True
             coding = [(b"transfer-encoding", b"chunked")] if is_chunked else []
             head = self._answer_head(200, [*fields, *coding])
         if is_chunked:
@@ -217,16 +217,8 @@ class Call:
         if last:
             self._finish()
 
-    def close_after(self) -> None:
-        """The connection closes behind this answer."""
-        self._closes = True
-
     def abort(self) -> None:
         self._connection.abort()
-
-    @property
-    def closes(self) -> bool:
-        return self._closes
 
     def ask_whether_there(self) -> bytes | None:
         """Bytes that a client which still reads will ignore; None where HTTP has none at this point."""
@@ -240,17 +232,17 @@ class Call:
         self.answered = True
         connection = self._connection
         if not self.has_body:
-            self._closes = self._closes or self._chunked is not None or self.head.expects_continue
-            self._closes = self._closes or self._left > connection.limits.rest_bytes
-        self._closes = self._closes or connection.is_last_request()
-        lines = [STATUS_LINES[status], b"date: ", connection.date, b"\r\n"]
+            self.closes = self.closes or self._chunked is not None or self.head.expects_continue
+            self.closes = self.closes or self._left > connection.door.limits.rest_bytes
+        self.closes = self.closes or connection.is_last_request()
+        lines = [STATUS_LINES[status], b"date: ", connection.door.date, b"\r\n"]
         for name, value in fields:
             lines += (name, b": ", value, b"\r\n")
-        if self._closes:
+        if self.closes:
             lines.append(b"connection: close\r\n")
         lines.append(b"\r\n")
         head = b"".join(lines)
-        if head.count(b"\n") != len(fields) + 3 + self._closes:
+        if head.count(b"\n") != len(fields) + 3 + self.closes:
             raise ValueError("a line break in a header field of an answer")
         return head
 

@@ -21,8 +21,6 @@ from disagg.frontend.http1.chunk_writer import ChunkWriter
 from disagg.frontend.http1.door import REFUSED, STUCK, Door
 from disagg.frontend.http1.half_closed import HalfClosed
 from disagg.frontend.http1.head import Head, check_beginning, empty_line, parse_head
-from disagg.frontend.http1.limits import Limits
-from disagg.frontend.http1.refusals import Refusals
 from disagg.frontend.responses import error_body
 
 REFUSED_AT_ONCE = 64  # connections beyond the limit that are given an answer; those beyond are reset
@@ -121,18 +119,6 @@ class Connection(asyncio.Protocol):
             self._writable.set_result(None)
 
     # What the call asks
-
-    @property
-    def limits(self) -> Limits:
-        return self.door.limits
-
-    @property
-    def refusals(self) -> Refusals:
-        return self.door.refusals
-
-    @property
-    def date(self) -> bytes:
-        return self.door.date
 
     def write(self, data: bytes) -> None:
         self.door.burst.put(self.transport, data)
@@ -287,7 +273,7 @@ class Connection(asyncio.Protocol):
         call = self._call
         assert call is not None
         self._is_deaf, self.deadline_s = True, math.inf
-        call.close_after()
+        call.closes = True
         call.break_off(error)
         if call.finished:
             self._end()
