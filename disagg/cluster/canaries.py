@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 from disagg.cluster.live import LiveEngine
 from disagg.cluster.proving import Pair, Prover
@@ -123,18 +124,14 @@ class Canaries:
         return turns.count % PAIRS_EVERY == 0 or any(d == decode for _, d in self._pair_failures)
 
     async def _hum_on_all_ranks(self, live: LiveEngine) -> str | None:
-        """Empty: all ranks are well. None: the engine got a request or ended meanwhile, so nothing is known."""
+        """As `_try`."""
         for endpoint in live.endpoints():
-            async with self._prover.alone_with(live.life):
-                if not _is_idle(live):
-                    return None
-                try:
-                    await ROLES[live.record.role].probe(endpoint, self._limit_s)
-                except CanaryFailed as error:
-                    if not _is_idle(live):
-                        return None
-                    log.warning("%s", error)
-                    return f"rank {endpoint.dp_rank}: canary: {error.what}"
+            probe = partial(ROLES[live.record.role].probe, endpoint, self._limit_s)
+            why = await self._try((live.life,), probe)
+            if why is None:
+                return None
+            if why:
+                return f"rank {endpoint.dp_rank}: canary: {why}"
         return ""
 
     async def _pairs(self, decode: LiveEngine) -> None:
@@ -173,20 +170,24 @@ class Canaries:
         return probed
 
     async def _sing(self, pair: Pair) -> str | None:
-        """As `_hum_on_all_ranks`."""
-        both = [self._prover.up.get(life) for life in pair]
-        async with self._prover.alone_with(*pair):
-            if not all(live is not None and _is_idle(live) for live in both):
+        """As `_try`."""
+        return await self._try(pair, partial(self._prover.probe_all_ranks, pair, self._limit_s))
+
+    async def _try(self, lives: tuple[str, ...], probe: Callable[[], Awaitable[None]]) -> str | None:
+        """Empty: they are well. None: one of them got a request or ended meanwhile, so nothing is known."""
+        found = [self._prover.up.get(life) for life in lives]
+        async with self._prover.alone_with(*lives):
+            if not all(map(_is_idle, found)):
                 return None
             try:
-                await self._prover.probe_all_ranks(pair, self._limit_s)
+                await probe()
             except CanaryFailed as error:
-                if not all(live is not None and _is_idle(live) for live in both):
+                if not all(map(_is_idle, found)):
                     return None
                 log.warning("%s", error)
                 return error.what
         return ""
 
 
-def _is_idle(live: LiveEngine) -> bool:
-    return not live.others_requests and not live.is_retiring and live.client.is_open
+def _is_idle(live: LiveEngine | None) -> bool:
+    return live is not None and not live.others_requests and not live.is_retiring and live.client.is_open

@@ -55,6 +55,14 @@ class EngineNode(Protocol):
         """Kills the actor."""
 
 
+async def log_of(node: EngineNode, lines: int) -> str:
+    """Its last lines, or why they cannot be read."""
+    try:
+        return await node.log(lines)
+    except NodeLost as error:
+        return f"its log cannot be read now: {error.message}"
+
+
 def member_name(engine_id: str, member: int) -> str:
     """Of an engine's part on one of its nodes; its log's name, too."""
     return f"{engine_id}.{member}" if member else engine_id

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from disagg.cluster.canaries import Canaries
-from disagg.cluster.engine_node import NodeLost
+from disagg.cluster.engine_node import log_of
 from disagg.cluster.places import Place, Places
 from disagg.cluster.proving import Prover
 from disagg.cluster.runtime import Runtime
@@ -139,12 +139,7 @@ class Fleet:
     async def log_lines(self, engine_id: str, lines: int) -> str | None:
         """None: there is no such engine."""
         supervisor = self.supervisor(engine_id)
-        if supervisor is None:
-            return None
-        try:
-            return await supervisor.node.log(lines)
-        except NodeLost as error:
-            return f"its log cannot be read now: {error.message}"
+        return await log_of(supervisor.node, lines) if supervisor is not None else None
 
     async def drain(self, engine_id: str, restart: bool) -> str | None:
         """Begins to drain it; returns why it cannot. `restart`: it comes back then."""

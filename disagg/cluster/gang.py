@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from disagg.cluster.engine_node import EngineNode, Ground, NodeLost, member_name
+from disagg.cluster.engine_node import EngineNode, Ground, NodeLost, log_of, member_name
 from disagg.errors import StartError
 from disagg.host_spec import HostSpec
 from disagg.process.news import Exit, Ready
@@ -96,7 +96,7 @@ class Gang:
 
     async def log(self, lines: int) -> str:
         """One part a node; SGLang begins its lines with the rank."""
-        logs = await asyncio.gather(*(_log_of(node, lines) for node in self._nodes))
+        logs = await asyncio.gather(*(log_of(node, lines) for node in self._nodes))
         heads = [f"==> node {member} of {len(self._nodes)} <==" for member in range(len(self._nodes))]
         return "\n\n".join(f"{head}\n{text}" for head, text in zip(heads, logs, strict=True))
 
@@ -121,13 +121,6 @@ async def _all(works: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
 
 def _followed(exit_: asyncio.Task[Exit]) -> bool:
     return exit_.exception() is None and exit_.result().has_followed
-
-
-async def _log_of(node: EngineNode, lines: int) -> str:
-    try:
-        return await node.log(lines)
-    except NodeLost as error:
-        return f"its log cannot be read now: {error.message}"
 
 
 def member_spec(first: HostSpec, member: int, ground: Ground, members: int) -> HostSpec:

@@ -105,24 +105,23 @@ class ControlClient:
 
     async def log_lines(self, engine_id: str, lines: int) -> str | None:
         """None: there is no such engine. Raises DeadlineExceeded."""
-        return await self._ask(lambda number: LogWanted(number, engine_id, lines))
+        return await self._ask(LogWanted(next(self._numbers), engine_id, lines))
 
     async def drain(self, engine_id: str, restart: bool) -> str | None:
         """Returns when draining has begun: None, or why it cannot. Raises DeadlineExceeded."""
-        return await self._ask(lambda number: DrainWanted(number, engine_id, restart))
+        return await self._ask(DrainWanted(next(self._numbers), engine_id, restart))
 
     def close(self) -> None:
         if self._connection is not None:
             self._connection.close("closed here")
 
-    async def _ask(self, question: Callable[[int], LogWanted | DrainWanted]) -> str | None:
-        number = next(self._numbers)
+    async def _ask(self, question: LogWanted | DrainWanted) -> str | None:
         answer: asyncio.Future[str | None] = asyncio.get_running_loop().create_future()
         try:
             async with asyncio.timeout(ANSWER_S):
                 connection = await self._connected()
-                self._answers[number] = answer
-                connection.send(_encode(question(number)))
+                self._answers[question.number] = answer
+                connection.send(_encode(question))
                 return await answer
         except TimeoutError:
             what = f"the controller did not answer within {ANSWER_S:g} s"
@@ -130,7 +129,7 @@ class ControlClient:
         except OSError as error:
             raise DeadlineExceeded("controller", f"the controller cannot be asked: {error}", "try again") from None
         finally:
-            self._answers.pop(number, None)
+            self._answers.pop(question.number, None)
 
     async def _connected(self) -> Connection:
         """The connection, proven; raises OSError when nobody listens there, or it was lost before it was proven."""
