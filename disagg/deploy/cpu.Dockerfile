@@ -15,7 +15,7 @@ COPY ./disagg/errors.py ./disagg/installed.py ./disagg/__init__.py ./disagg/
 COPY ./disagg/cpu_profile ./disagg/cpu_profile
 RUN PYTHONPATH=. python3 -m disagg.cpu_profile.profile
 
-COPY @INGREDIENTS@ ./
+COPY @FILES@ ./
 COPY ./configs ./configs
 COPY ./disagg ./disagg
 COPY ./prefill ./prefill

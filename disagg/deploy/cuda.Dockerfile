@@ -11,7 +11,7 @@ ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_BREAK_SYSTEM_PACKAGES
     DISAGG_CACHE=@MODELS@/disagg HF_HOME=@MODELS@/huggingface
 WORKDIR /opt/disagg
 
-COPY @INGREDIENTS@ ./
+COPY @FILES@ ./
 COPY ./configs ./configs
 COPY ./disagg ./disagg
 COPY ./prefill ./prefill

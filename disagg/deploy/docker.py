@@ -18,7 +18,8 @@ MODELS = "/models"  # where the image looks for what is fetched: a volume, so th
 CUDA_SGLANG = "0.5.19"
 CUDA_BASE = f"lmsysorg/sglang:v{CUDA_SGLANG}-cu129"
 CPU_BASE = "python:3.11.14-slim-bookworm"
-INGREDIENTS = ("pyproject.toml", "README.md", "LICENSE", "configs", "disagg", "prefill", "decode", "transfer")
+FILES = ("pyproject.toml", "README.md", "LICENSE", "disagg_start.py")  # what the wheel is built from, with these:
+FOLDERS = ("configs", "disagg", "prefill", "decode", "transfer")
 
 
 def render_docker(source: Source, ray_version: str) -> dict[str, str]:
@@ -30,7 +31,7 @@ def render_docker(source: Source, ray_version: str) -> dict[str, str]:
         "BASE": CUDA_BASE if source.has_gpus else CPU_BASE,
         "SGLANG": CUDA_SGLANG,
         "RAY": ray_version,
-        "INGREDIENTS": " ".join(f"./{each}" for each in INGREDIENTS if "." in each or each == "LICENSE"),
+        "FILES": " ".join(f"./{each}" for each in FILES),
         "MODELS": MODELS,
         "CONFIG": source.text.rstrip("\n"),
         "CONFIG_PATH": CONFIG,
@@ -42,5 +43,5 @@ def render_docker(source: Source, ray_version: str) -> dict[str, str]:
     text = files("disagg.deploy").joinpath(template).read_text(encoding="utf-8")
     for name, value in filled.items():
         text = text.replace(f"@{name}@", value)
-    ignored = ["# Only this goes to the build.", "*", *(f"!{each}" for each in INGREDIENTS), "**/__pycache__"]
+    ignored = ["# Only this goes to the build.", "*", *(f"!{each}" for each in (*FILES, *FOLDERS)), "**/__pycache__"]
     return {"Dockerfile": text, "Dockerfile.dockerignore": "\n".join(ignored) + "\n"}

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 import re
+import shlex
 import textwrap
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -25,11 +26,13 @@ from disagg.deploy.docker import CONFIG, MODELS
 from disagg.deploy.nodes import NodeGroup
 from disagg.deploy.probe import LIMIT_S, RAY_PORT
 from disagg.deploy.ray_service import HEAD_RESOURCE
-from disagg.deploy.source import DNS_LABEL, Source, quoted
+from disagg.deploy.source import DNS_LABEL, Source
 from disagg.errors import Problem
 
 KINDS = ("rayjob", "rayservice", "both")
 RAY_VERSION_MIN = (2, 53)  # the first whose nodes tell their health at /api/healthz
+# Text to PyYAML, and a number or a truth value to Kubernetes' reader.
+READ_OTHERWISE = re.compile(r"[yYnN]|[-+]?[\d._]+[eE][-+]?\d+|[-+]?0[oO][0-7]+")
 SERVE_PORTS = (8099, 8098)  # Ray Serve's own proxy; the second where the frontend has the first
 
 
@@ -102,7 +105,7 @@ def _values(source: Source, options: KubernetesOptions) -> dict[str, Any]:
         "serve_port": next(each for each in SERVE_PORTS if each != port),
         "agent_port": RAY_PORT,
         "command": command,
-        "entrypoint": quoted(command),
+        "entrypoint": shlex.join(command),
         "stop_s": source.stop_s,
         "probe_s": int(LIMIT_S),
         "head_probe_s": int(2 * LIMIT_S) + 2,
@@ -148,11 +151,12 @@ def _scalar(value: Any) -> str:
     """What a template puts in with {{ }} is one value, on one line, in quotes where YAML needs them."""
     if isinstance(value, _Written):
         return value
-    style = '"' if isinstance(value, str) and "\n" in value else None
+    style = '"' if isinstance(value, str) and ("\n" in value or READ_OTHERWISE.fullmatch(value)) else None
     return yaml.safe_dump(value, default_style=style, width=math.inf).removesuffix("...\n").removesuffix("\n")
 
 
 def _text_block(text: str, indent: int) -> _Written:
     """Several lines as they are, where YAML can say them so."""
-    block = yaml.safe_dump(text, default_style="|", width=math.inf).removesuffix("\n")
+    block = yaml.safe_dump(text, default_style="|", width=math.inf)
+    block = re.sub(r"\n(\.\.\.\n)?\Z", "", block)  # behind text that ends with an empty line PyYAML ends the document
     return _Written(textwrap.indent(block, " " * (indent - 2)).lstrip())

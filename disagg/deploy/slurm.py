@@ -8,11 +8,12 @@ Fails: problems of the options, before anything is written
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.resources import files
 
-from disagg.deploy.source import Source, quoted
+from disagg.deploy.source import Source
 from disagg.errors import Problem
 
 TIME = r"\d+|\d+:\d\d(:\d\d)?|\d+-\d+(:\d\d){0,2}"
@@ -59,10 +60,10 @@ def render_slurm(source: Source, options: SlurmOptions) -> str:
         "DIRECTIVES": "\n".join(f"#SBATCH {each}" for each in _directives(source, options)),
         "SETUP": "\n".join(options.setup) or "# nothing: `disagg` and `ray` are in the PATH of the one who submits",
         "CONFIG": source.text.rstrip("\n"),
-        "INTERFACE": quoted([options.interface or ""]),
-        "RAY_START": "".join(f" {quoted([each])}" for each in options.ray_start),
+        "INTERFACE": shlex.quote(options.interface or ""),
+        "RAY_START": "".join(f" {shlex.quote(each)}" for each in options.ray_start),
         "JOIN_S": str(options.join_s),
-        "SERVE": quoted(source.serve_command("CONFIG", "ray.address=auto")).replace(
+        "SERVE": shlex.join(source.serve_command("CONFIG", "ray.address=auto")).replace(
             "CONFIG", '"$folder/config.yaml"', 1
         ),
     }

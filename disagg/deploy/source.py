@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 import re
-import shlex
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -105,10 +104,6 @@ def read_source(
 
 
 NAME_MAX = 47  # KubeRay makes RayCluster names of it: 53, less its own suffix
-
-
-def quoted(words: Iterable[str]) -> str:
-    return shlex.join(words)
 
 
 def _scheduler_name(name: str) -> str:

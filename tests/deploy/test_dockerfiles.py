@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import tomllib
 from fnmatch import fnmatch
 from pathlib import Path
 
@@ -119,18 +120,18 @@ def test_all_that_is_copied_exists_and_passes_the_ignore_file(dockerfile: str, t
 
 def test_what_the_wheel_needs_is_copied(dockerfile: str) -> None:
     """pyproject.toml names what it builds from; without it `pip install .` fails in the image alone."""
-    copied = " ".join(of("COPY", dockerfile))
-    for needed in (
+    copied = {source for words in of("COPY", dockerfile) for source in words.split()[:-1]}
+    pyproject = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    project, wheel = pyproject["project"], pyproject["tool"]["hatch"]["build"]["targets"]["wheel"]
+    needed = {
         "pyproject.toml",
-        "README.md",
-        "LICENSE",
-        "./configs",
-        "./disagg ",
-        "./prefill",
-        "./decode",
-        "./transfer",
-    ):
-        assert needed in copied
+        project["readme"],
+        *project["license-files"],
+        *wheel["packages"],
+        *wheel["force-include"],
+    }
+    assert {"LICENSE", "configs", "disagg", "disagg_start.py", "decode"} < needed
+    assert {f"./{each}" for each in needed} <= copied
 
 
 def test_a_bad_configuration_writes_nothing(tmp_path: Path) -> None:

@@ -236,3 +236,21 @@ def test_device_auto_has_to_be_told_what_a_node_has(tmp_path: Path) -> None:
 def clusters(*words: str) -> list[dict[str, Any]]:
     found = documents(deploy("k8s", *words))
     return [found["RayJob"]["spec"]["rayClusterSpec"], found["RayService"]["spec"]["rayClusterConfig"]]
+
+
+@pytest.mark.parametrize("word", ["y", "n", "1e3", "12e4", "0o17"])
+def test_a_name_that_another_reader_of_yaml_takes_for_something_else_is_in_quotes(word: str) -> None:
+    """PyYAML reads them as text. KubeRay and kubectl read y as true and 1e3 as 1000, and refuse the manifest."""
+    text = deploy("k8s", "local-cpu", f"--namespace={word}", f"--model-pvc={word}", f"--auth-secret={word}")
+    assert text.count(f'namespace: "{word}"') == 4
+    assert text.count(f'claimName: "{word}"') == 4
+    assert text.count(f'secretName: "{word}"') == 2
+    assert f": {word}\n" not in text
+
+
+@pytest.mark.parametrize("end", ["", "\n", "\n\n", "\n\n\n", "\n...\n", "\n# é 'quoted' \"twice\": {{ 1 }} \n\n"])
+def test_the_configuration_is_in_the_map_as_the_file_has_it(end: str, tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(f"version: 1\nmodel: {{path: smollm2}}\ndevice: cpu\naggregated: {{}}{end}")
+    found = documents(deploy("k8s", path))
+    assert found["ConfigMap"]["data"] == {"config.yaml": path.read_text()}
