@@ -99,7 +99,7 @@ def show(config: str, seen: Assessment, *, as_json: bool = False) -> None:
 
 def problems_of(seen: Assessment) -> list[Problem]:
     """All that refuses a plan: the model's files here, and the preflight."""
-    from disagg.preflight import check as preflight
+    from disagg.preflight.api import check as preflight
     from disagg.preflight.file_rules import problems_here
 
     model = seen.plan.model
@@ -108,6 +108,6 @@ def problems_of(seen: Assessment) -> list[Problem]:
 
 def warnings_of(seen: Assessment) -> list[str]:
     """All that only slows a deployment down, or may surprise."""
-    from disagg.preflight import check_warnings
+    from disagg.preflight.api import check_warnings
 
     return [*seen.plan.warnings, *check_warnings(seen.plan, seen.shape, seen.facts)]

@@ -25,18 +25,19 @@ from disagg.preflight import (
 from disagg.preflight.rule import Rule
 from disagg.preflight.subject import Subject
 
-RULES: tuple[Rule, ...] = (
-    *range_rules.RULES,
-    *kv_rules.RULES,
-    *parallel_rules.RULES,
-    *expert_rules.RULES,
-    *limit_rules.RULES,
-    *environment_rules.RULES,
-    *node_rules.RULES,
-    *memory_rules.RULES,
-    *lane_rules.RULES,
-    *file_rules.RULES,
+TOPICS = (  # in the order their problems are told
+    range_rules,
+    kv_rules,
+    parallel_rules,
+    expert_rules,
+    limit_rules,
+    environment_rules,
+    node_rules,
+    memory_rules,
+    lane_rules,
+    file_rules,
 )
+RULES = tuple(each for topic in TOPICS for each in vars(topic).values() if isinstance(each, Rule))
 
 
 def problems(subject: Subject, rules: Iterable[Rule]) -> list[Problem]:

@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator
 
 from disagg.errors import Problem
-from disagg.preflight.rule import Rule
+from disagg.preflight.rule import rule
 from disagg.preflight.subject import Subject
 from disagg.surroundings import PROXIES, RANKS
 
@@ -25,6 +25,11 @@ FAST_TRANSPORTS = re.compile(
 )
 
 
+@rule(
+    "failure detection is off: a benchmark's setting. When a prefill engine dies, requests hang for as long",
+    "sglang #7227, #10365, #16903",
+    "leave it out: disagg sets 2 s and one miss",
+)
 def _heartbeat(subject: Subject) -> Iterator[Problem]:
     for pool in subject.split:
         interval_s = _number(pool.env.get(HEARTBEAT_INTERVAL), OUR_INTERVAL_S)
@@ -42,12 +47,22 @@ def _number(text: str | None, default: float) -> float:
         return default
 
 
+@rule(
+    "an aborted request's pages are given away while the prefill engine still writes into them",
+    "sglang #24527, #32564, #35049",
+    "leave it out",
+)
 def _deferred_release(subject: Subject) -> Iterator[Problem]:
     for pool in subject.split:
         if pool.env.get(DEFERRED_RELEASE, "1").lower() in ("0", "false", "no"):
             yield Problem(f"{pool.path}.env.{DEFERRED_RELEASE}", "is off")
 
 
+@rule(
+    "such memory has no CUDA IPC handle: NIXL registers it and then, silently, copies over TCP, 600 times slower",
+    "nixl #1754; Mooncake #2511",
+    "leave it out",
+)
 def _expandable_segments(subject: Subject) -> Iterator[Problem]:
     for pool in subject.split:
         for name in ALLOCATORS:
@@ -57,6 +72,11 @@ def _expandable_segments(subject: Subject) -> Iterator[Problem]:
                 yield Problem(f"{pool.path}.env.{name}", f"is {pool.env[name]}", would_do)
 
 
+@rule(
+    "KV crawls: an H200 does 0.5 GB/s without cuda_ipc, and a long prompt waits seconds for its first token",
+    "nixl #366; vllm #26382",
+    "take UCX_TLS out, or say transfer.allow_tcp: true",
+)
 def _transports(subject: Subject) -> Iterator[Problem]:
     if subject.setting("transfer.allow_tcp") is True:
         return
@@ -66,6 +86,11 @@ def _transports(subject: Subject) -> Iterator[Problem]:
             yield Problem(f"{pool.path}.env.UCX_TLS", f"is {said}, which leaves TCP for the KV")
 
 
+@rule(
+    "ranks register with their bootstrap server through the proxy, which knows none: prefill is never ready",
+    "",
+    "leave it out: engines talk with one another alone, and the model is fetched before, by `disagg serve`",
+)
 def _proxies(subject: Subject) -> Iterator[Problem]:
     for pool in subject.pools:
         for name in pool.env:
@@ -73,54 +98,13 @@ def _proxies(subject: Subject) -> Iterator[Problem]:
                 yield Problem(f"{pool.path}.env.{name}", "names a proxy for engines")
 
 
-def _ranks(subject: Subject) -> Iterator[Problem]:
+@rule(
+    "torch and SGLang take it for their own: a rank waits for a store or a device that is another program's",
+    "",
+    "leave it out: disagg says each engine's addresses and ranks",
+)
+def _launcher_ranks(subject: Subject) -> Iterator[Problem]:
     for pool in subject.pools:
         for name in pool.env:
             if name in RANKS:
                 yield Problem(f"{pool.path}.env.{name}", "is what a launcher says of its own ranks")
-
-
-RULES = (
-    Rule(
-        "heartbeat",
-        _heartbeat,
-        "failure detection is off: a benchmark's setting. When a prefill engine dies, requests hang for as long",
-        "sglang #7227, #10365, #16903",
-        "leave it out: disagg sets 2 s and one miss",
-    ),
-    Rule(
-        "deferred_release",
-        _deferred_release,
-        "an aborted request's pages are given away while the prefill engine still writes into them",
-        "sglang #24527, #32564, #35049",
-        "leave it out",
-    ),
-    Rule(
-        "expandable_segments",
-        _expandable_segments,
-        "such memory has no CUDA IPC handle: NIXL registers it and then, silently, copies over TCP, 600 times slower",
-        "nixl #1754; Mooncake #2511",
-        "leave it out",
-    ),
-    Rule(
-        "transports",
-        _transports,
-        "KV crawls: an H200 does 0.5 GB/s without cuda_ipc, and a long prompt waits seconds for its first token",
-        "nixl #366; vllm #26382",
-        "take UCX_TLS out, or say transfer.allow_tcp: true",
-    ),
-    Rule(
-        "proxies",
-        _proxies,
-        "ranks register with their bootstrap server through the proxy, which knows none: prefill is never ready",
-        "",
-        "leave it out: engines talk with one another alone, and the model is fetched before, by `disagg serve`",
-    ),
-    Rule(
-        "launcher_ranks",
-        _ranks,
-        "torch and SGLang take it for their own: a rank waits for a store or a device that is another program's",
-        "",
-        "leave it out: disagg says each engine's addresses and ranks",
-    ),
-)

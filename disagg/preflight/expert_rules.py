@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 from disagg.errors import Problem
 from disagg.planning.memory import SPANNING, usual_chunk
-from disagg.preflight.rule import Rule
+from disagg.preflight.rule import rule
 from disagg.preflight.subject import PoolView, Subject
 
 # Backend -> (the variable that bounds a rank's tokens in one dispatch, its default in SGLang 0.5.20).
@@ -24,6 +24,11 @@ WHOLE_PROMPTS = 16_384  # SGLang's max_prefill_tokens: what bounds a step where 
 GRAPHS_OFF = ("disable_cuda_graph", "disable_decode_cuda_graph")
 
 
+@rule(
+    "a dense model has nothing to share out; SGLang stops while it builds the model, or pays for nothing",
+    "sglang eplb/expert_location.py",
+    "leave it out",
+)
 def _experts_are_there(subject: Subject) -> Iterator[Problem]:
     if subject.model is None or subject.model.experts:
         return
@@ -34,6 +39,11 @@ def _experts_are_there(subject: Subject) -> Iterator[Problem]:
                 yield Problem(pool.at(argument), what)
 
 
+@rule(
+    "expert groups are cut from the ranks of tp_size; other sizes give ranks without experts, or are overridden",
+    "sglang #8590, #12012",
+    "take a divisor of tp_size",
+)
 def _ep_divides_tp(subject: Subject) -> Iterator[Problem]:
     for pool in subject.pools:
         size = pool.count("ep_size")
@@ -44,6 +54,11 @@ def _ep_divides_tp(subject: Subject) -> Iterator[Problem]:
             yield Problem(pool.at("ep_size"), f"is {size}, which does not divide tp_size {pool.tp}")
 
 
+@rule(
+    "SGLang stops on an assertion once every node has loaded",
+    "sglang #6081; vllm #52435",
+    "add redundant experts until they divide",
+)
 def _experts_divide(subject: Subject) -> Iterator[Problem]:
     for pool in subject.pools:
         if subject.model is None or not subject.model.experts or pool.ep == 1:
@@ -58,12 +73,22 @@ def _experts_divide(subject: Subject) -> Iterator[Problem]:
             )
 
 
+@rule(
+    "there is nothing to balance; SGLang stops on an assertion without a word",
+    "sglang #9652",
+    "say ep_size, or a moe_a2a_backend, or leave enable_eplb out",
+)
 def _eplb(subject: Subject) -> Iterator[Problem]:
     for pool in subject.pools:
         if pool.is_on("enable_eplb") and pool.ep == 1:
             yield Problem(pool.at("enable_eplb"), "is on, and ep_size is 1")
 
 
+@rule(
+    "each rank would pick another replica of an expert, and partial sums of different experts are added",
+    "sglang arg_groups/parallel_hook.py handle_eplb_and_dispatch",
+    "say dynamic",
+)
 def _dispatch_algorithm(subject: Subject) -> Iterator[Problem]:
     for pool in subject.pools:
         algorithm = pool.get("ep_dispatch_algorithm")
@@ -72,6 +97,11 @@ def _dispatch_algorithm(subject: Subject) -> Iterator[Problem]:
             yield Problem(pool.at("ep_dispatch_algorithm"), what, "say dynamic, or a moe_a2a_backend")
 
 
+@rule(
+    "there is no transfer for the second batch to hide behind; SGLang stops at start",
+    "sglang #5524",
+    "say moe_a2a_backend: deepep, or leave it out",
+)
 def _two_batch_overlap(subject: Subject) -> Iterator[Problem]:
     for pool in subject.pools:
         if not pool.is_on("enable_two_batch_overlap"):
@@ -83,6 +113,11 @@ def _two_batch_overlap(subject: Subject) -> Iterator[Problem]:
             yield Problem(at, "is on with moe_a2a_backend deepep_v2", "say moe_a2a_backend: deepep, or leave it out")
 
 
+@rule(
+    "its kernels take their groups from DP attention and fail while they are built",
+    "sglang arg_groups/moe_hook.py handle_a2a_moe",
+    "say enable_dp_attention: true and dp_size, or another moe_a2a_backend",
+)
 def _a2a_needs_dp_attention(subject: Subject) -> Iterator[Problem]:
     for pool in subject.pools:
         if pool.a2a in NEEDS_DP_ATTENTION and not (pool.is_on("enable_dp_attention") and pool.dp > 1):
@@ -90,12 +125,23 @@ def _a2a_needs_dp_attention(subject: Subject) -> Iterator[Problem]:
             yield Problem(pool.at("moe_a2a_backend"), what)
 
 
+@rule(
+    "DeepEP's normal dispatch cannot be captured: SGLang turns decode's CUDA graphs off, and each step takes "
+    "several times as long",
+    "sglang #5014",
+    "say low_latency or auto; if it is meant, say disable_cuda_graph: true too",
+)
 def _normal_mode_on_decode(subject: Subject) -> Iterator[Problem]:
     for pool in subject.of_role("decode"):
         if pool.a2a == "deepep" and pool.get("deepep_mode") == "normal" and not any(map(pool.is_on, GRAPHS_OFF)):
             yield Problem(pool.at("deepep_mode"), "is normal on a decode pool")
 
 
+@rule(
+    "the first long prompt stops the engine: 'x.size(0) <= num_max_dispatch_tokens_per_rank'",
+    "DeepEP #165",
+    "say normal or auto on prefill",
+)
 def _low_latency_on_prefill(subject: Subject) -> Iterator[Problem]:
     """Low-latency mode on a pool that reads prompts; an aggregated pool does so, too."""
     for pool in subject.of_role("prefill", "aggregated"):
@@ -115,6 +161,12 @@ def _chunk(subject: Subject, pool: PoolView) -> int:
     return usual_chunk(gpu) if gpu else 0
 
 
+@rule(
+    "the engine stops while it captures graphs, or weeks later in a full batch: "
+    "'x.size(0) <= num_max_dispatch_tokens_per_rank'",
+    "srt-slurm #44; sglang #29942, #14065; DeepEP #165",
+    "raise the limit, or lower the batch",
+)
 def _dispatch_tokens(subject: Subject) -> Iterator[Problem]:
     for pool in subject.of_role("decode", "aggregated"):
         limit = _dispatch_limit(pool)
@@ -150,6 +202,11 @@ def _batches_of_a_rank(pool: PoolView) -> Iterator[tuple[str, int]]:
             yield "cuda_graph_bs_decode", max(sizes)
 
 
+@rule(
+    "SGLang stops on an assertion, or ignores it and stops at a dense layer too narrow for its quantisation",
+    "sglang #4836",
+    "say enable_dp_attention: true, or leave it out",
+)
 def _dense_tp(subject: Subject) -> Iterator[Problem]:
     for pool in subject.pools:
         size = pool.get("moe_dense_tp_size")
@@ -158,86 +215,3 @@ def _dense_tp(subject: Subject) -> Iterator[Problem]:
             yield Problem(pool.at("moe_dense_tp_size"), what, f"say 1 or {pool.tp}")
         elif size == 1 and pool.tp > 1 and not pool.is_on("enable_dp_attention"):
             yield Problem(pool.at("moe_dense_tp_size"), "is 1 without enable_dp_attention, and SGLang ignores it")
-
-
-RULES = (
-    Rule(
-        "experts_are_there",
-        _experts_are_there,
-        "a dense model has nothing to share out; SGLang stops while it builds the model, or pays for nothing",
-        "sglang eplb/expert_location.py",
-        "leave it out",
-    ),
-    Rule(
-        "ep_divides_tp",
-        _ep_divides_tp,
-        "expert groups are cut from the ranks of tp_size; other sizes give ranks without experts, or are overridden",
-        "sglang #8590, #12012",
-        "take a divisor of tp_size",
-    ),
-    Rule(
-        "experts_divide",
-        _experts_divide,
-        "SGLang stops on an assertion once every node has loaded",
-        "sglang #6081; vllm #52435",
-        "add redundant experts until they divide",
-    ),
-    Rule(
-        "eplb",
-        _eplb,
-        "there is nothing to balance; SGLang stops on an assertion without a word",
-        "sglang #9652",
-        "say ep_size, or a moe_a2a_backend, or leave enable_eplb out",
-    ),
-    Rule(
-        "dispatch_algorithm",
-        _dispatch_algorithm,
-        "each rank would pick another replica of an expert, and partial sums of different experts are added",
-        "sglang arg_groups/parallel_hook.py handle_eplb_and_dispatch",
-        "say dynamic",
-    ),
-    Rule(
-        "two_batch_overlap",
-        _two_batch_overlap,
-        "there is no transfer for the second batch to hide behind; SGLang stops at start",
-        "sglang #5524",
-        "say moe_a2a_backend: deepep, or leave it out",
-    ),
-    Rule(
-        "a2a_needs_dp_attention",
-        _a2a_needs_dp_attention,
-        "its kernels take their groups from DP attention and fail while they are built",
-        "sglang arg_groups/moe_hook.py handle_a2a_moe",
-        "say enable_dp_attention: true and dp_size, or another moe_a2a_backend",
-    ),
-    Rule(
-        "normal_mode_on_decode",
-        _normal_mode_on_decode,
-        "DeepEP's normal dispatch cannot be captured: SGLang turns decode's CUDA graphs off, and each step takes "
-        "several times as long",
-        "sglang #5014",
-        "say low_latency or auto; if it is meant, say disable_cuda_graph: true too",
-    ),
-    Rule(
-        "low_latency_on_prefill",
-        _low_latency_on_prefill,
-        "the first long prompt stops the engine: 'x.size(0) <= num_max_dispatch_tokens_per_rank'",
-        "DeepEP #165",
-        "say normal or auto on prefill",
-    ),
-    Rule(
-        "dispatch_tokens",
-        _dispatch_tokens,
-        "the engine stops while it captures graphs, or weeks later in a full batch: "
-        "'x.size(0) <= num_max_dispatch_tokens_per_rank'",
-        "srt-slurm #44; sglang #29942, #14065; DeepEP #165",
-        "raise the limit, or lower the batch",
-    ),
-    Rule(
-        "dense_tp",
-        _dense_tp,
-        "SGLang stops on an assertion, or ignores it and stops at a dense layer too narrow for its quantisation",
-        "sglang #4836",
-        "say enable_dp_attention: true, or leave it out",
-    ),
-)

@@ -12,13 +12,18 @@ from disagg.models.facts import folder_here
 from disagg.models.text_files import LFS_WHAT
 from disagg.preflight.model_files import read_model_files
 from disagg.preflight.node_facts import ModelFiles, NodeFacts, outliers
-from disagg.preflight.rule import Rule
+from disagg.preflight.rule import rule
 from disagg.preflight.subject import Subject
 
 NAMED_MAX = 3
 
 
-def _present(subject: Subject) -> Iterator[Problem]:
+@rule(
+    "that node's ranks stop at once and the others wait for them in a barrier, for minutes",
+    "sglang #5457",
+    "copy the model to the same folder on every node, or mount it",
+)
+def _files_present(subject: Subject) -> Iterator[Problem]:
     for node in subject.used_nodes:
         if node.files is not None and node.files.absent:
             yield Problem("model.path", f"{node.files.folder} on node {node.name}: {node.files.absent}")
@@ -37,7 +42,12 @@ def problems_here(path: str, revision: str | None) -> list[Problem]:
     return [Problem("model.path", f"{what}; get the model again") for what in _wrong(files, str(folder))]
 
 
-def _whole(subject: Subject) -> Iterator[Problem]:
+@rule(
+    "older releases leave those weights uninitialised and answer garbage; others stop after loading the rest",
+    "sglang #32279",
+    "fetch the model again",
+)
+def _files_whole(subject: Subject) -> Iterator[Problem]:
     for node, files in _copies(subject.used_nodes):
         for what in _wrong(files, f"{files.folder} on node {node.name}"):
             yield Problem("model.path", what)
@@ -55,6 +65,11 @@ def _wrong(files: ModelFiles, where: str) -> Iterator[str]:
             yield f"{where}: {', '.join(names[:NAMED_MAX])}{more} {wrong}"
 
 
+@rule(
+    "ranks of two versions of a model make one garbage answer, or prefill's KV means nothing to decode",
+    "sglang #12157",
+    "copy one version to every node",
+)
 def _same_weights(subject: Subject) -> Iterator[Problem]:
     for which in (lambda files: files.config, lambda files: files.sizes, lambda files: files.content):
         problems = list(_same(list(_copies(subject.used_nodes)), which, "other files than the others have"))
@@ -63,6 +78,7 @@ def _same_weights(subject: Subject) -> Iterator[Problem]:
             return
 
 
+@rule("the frontend's token ids would be other words to the engines", "", "copy one version to every node")
 def _same_tokenizer(subject: Subject) -> Iterator[Problem]:
     return _same(list(_copies(subject.nodes)), lambda files: files.tokenizer, "another tokenizer than the others have")
 
@@ -77,35 +93,3 @@ def _same(
 
 def _copies(nodes: Iterable[NodeFacts]) -> Iterator[tuple[NodeFacts, ModelFiles]]:
     return ((node, node.files) for node in nodes if node.files is not None)
-
-
-RULES = (
-    Rule(
-        "files_present",
-        _present,
-        "that node's ranks stop at once and the others wait for them in a barrier, for minutes",
-        "sglang #5457",
-        "copy the model to the same folder on every node, or mount it",
-    ),
-    Rule(
-        "files_whole",
-        _whole,
-        "older releases leave those weights uninitialised and answer garbage; others stop after loading the rest",
-        "sglang #32279",
-        "fetch the model again",
-    ),
-    Rule(
-        "same_weights",
-        _same_weights,
-        "ranks of two versions of a model make one garbage answer, or prefill's KV means nothing to decode",
-        "sglang #12157",
-        "copy one version to every node",
-    ),
-    Rule(
-        "same_tokenizer",
-        _same_tokenizer,
-        "the frontend's token ids would be other words to the engines",
-        "",
-        "copy one version to every node",
-    ),
-)

@@ -12,7 +12,7 @@ from typing import NamedTuple
 from disagg.errors import Problem
 from disagg.planning.lanes import FABRIC_MEMORY, fabric_memory, nvlink_joins
 from disagg.preflight.node_facts import MeasuredLane, NodeFacts
-from disagg.preflight.rule import Rule
+from disagg.preflight.rule import rule
 from disagg.preflight.subject import PoolView, Subject
 
 # A lane as transfer.lanes names it -> UCX's transports that are one. cuda_copy is a way to the host, no lane.
@@ -48,6 +48,11 @@ def _nodes(subject: Subject, pool: PoolView) -> list[NodeFacts]:
     return list({node.name: node for places in subject.placed(pool).values() for node, _ in places}.values())
 
 
+@rule(
+    "KV crawls: 98 s to the first token instead of 0.2 to 0.5",
+    "nixl #366, #1097; Dynamo's disagg-communication page",
+    "install the RDMA stack there, or say transfer.allow_tcp: true",
+)
 def _tcp_between_nodes(subject: Subject) -> Iterator[Problem]:
     """One problem for two pools, not one for each of their pairs of nodes."""
     if subject.device != "cuda" or subject.setting("transfer.allow_tcp") is True:
@@ -62,6 +67,11 @@ def _tcp_between_nodes(subject: Subject) -> Iterator[Problem]:
         yield Problem("transfer.allow_tcp", what)
 
 
+@rule(
+    "no transfer would ever succeed",
+    "vllm #26382; openucx #10743",
+    "add rdma to transfer.lanes, or put both roles into one NVLink domain",
+)
 def _lanes_that_reach(subject: Subject) -> Iterator[Problem]:
     """`transfer.lanes` names what the preflight demands; cuda_ipc alone does not leave an NVLink domain."""
     lanes = subject.said_lanes
@@ -81,7 +91,12 @@ def _one_of_two_pools(pairs: Iterable[FarPair]) -> Iterator[FarPair]:
             yield pair
 
 
-def _measured(subject: Subject) -> Iterator[Problem]:
+@rule(
+    "UCX falls back to TCP without a word: a library, a device or a permission is missing",
+    "nixl #366, #1754; dynamo #1314",
+    "look at `ucx_info -d` there, or say transfer.allow_tcp: true",
+)
+def _measured_lane(subject: Subject) -> Iterator[Problem]:
     """A transfer on which TCP has a part is as slow as TCP: cuda_copy+tcp brings KV to the host first."""
     if subject.setting("transfer.allow_tcp") is True or subject.device != "cuda":
         return
@@ -90,6 +105,11 @@ def _measured(subject: Subject) -> Iterator[Problem]:
             yield Problem("transfer.allow_tcp", _took(lane))
 
 
+@rule(
+    "UCX takes what it finds, whatever transfer.lanes says: KV would go another way than was asked for",
+    "nixl #366; vllm #26382",
+    "look at `ucx_info -d` there, or name that lane in transfer.lanes",
+)
 def _measured_as_said(subject: Subject) -> Iterator[Problem]:
     """Checks measured lanes between nodes against transfer.lanes, which demands nothing within a node."""
     lanes = subject.said_lanes
@@ -101,35 +121,3 @@ def _measured_as_said(subject: Subject) -> Iterator[Problem]:
 
 def _took(lane: MeasuredLane) -> str:
     return f"UCX took {lane.transport or 'nothing known'} from {lane.source} to {lane.target}: {lane.gbyte_s:.2f} GB/s"
-
-
-RULES = (
-    Rule(
-        "tcp_between_nodes",
-        _tcp_between_nodes,
-        "KV crawls: 98 s to the first token instead of 0.2 to 0.5",
-        "nixl #366, #1097; Dynamo's disagg-communication page",
-        "install the RDMA stack there, or say transfer.allow_tcp: true",
-    ),
-    Rule(
-        "lanes_that_reach",
-        _lanes_that_reach,
-        "no transfer would ever succeed",
-        "vllm #26382; openucx #10743",
-        "add rdma to transfer.lanes, or put both roles into one NVLink domain",
-    ),
-    Rule(
-        "measured_lane",
-        _measured,
-        "UCX falls back to TCP without a word: a library, a device or a permission is missing",
-        "nixl #366, #1754; dynamo #1314",
-        "look at `ucx_info -d` there, or say transfer.allow_tcp: true",
-    ),
-    Rule(
-        "measured_as_said",
-        _measured_as_said,
-        "UCX takes what it finds, whatever transfer.lanes says: KV would go another way than was asked for",
-        "nixl #366; vllm #26382",
-        "look at `ucx_info -d` there, or name that lane in transfer.lanes",
-    ),
-)

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 from disagg.errors import Problem
 from disagg.planning.kv_pages import real_page_size
-from disagg.preflight.rule import Rule
+from disagg.preflight.rule import rule
 from disagg.preflight.subject import PoolView, Subject
 from transfer.canary import PROBE_NEW_TOKENS, PROBE_TOKENS
 
@@ -18,6 +18,11 @@ LEAST_CONTEXT = PROBE_TOKENS + PROBE_NEW_TOKENS + 6  # SGLang takes prompts up t
 LONGER_CONTEXT = "SGLANG_ALLOW_OVERWRITE_LONGER_CONTEXT_LEN"
 
 
+@rule(
+    "SGLang stops on an assertion; with DP attention the chunk is divided by dp_size first",
+    "sglang #20018",
+    "say a multiple of page_size times dp_size",
+)
 def _chunk_of_pages(subject: Subject) -> Iterator[Problem]:
     for pool in subject.of_role("prefill", "aggregated"):
         ranks = pool.dp if pool.is_on("enable_dp_attention") else 1
@@ -28,6 +33,11 @@ def _chunk_of_pages(subject: Subject) -> Iterator[Problem]:
             yield Problem(pool.at("chunked_prefill_size"), what, f"say a multiple of {page * ranks}")
 
 
+@rule(
+    "the host tier stands below the radix cache, and without one SGLang stops at start",
+    "sglang #12073, #19746",
+    "leave disable_radix_cache out, or enable_hierarchical_cache",
+)
 def _hierarchical_cache(subject: Subject) -> Iterator[Problem]:
     for pool in subject.pools:
         if not pool.is_on("enable_hierarchical_cache"):
@@ -40,6 +50,7 @@ def _hierarchical_cache(subject: Subject) -> Iterator[Problem]:
             yield Problem(pool.at("enable_hierarchical_cache"), what, would_do)
 
 
+@rule("SGLang stops at start", "sglang #19746", "leave it out")
 def _decode_radix_cache(subject: Subject) -> Iterator[Problem]:
     for pool in subject.pools:
         at = pool.at("disaggregation_decode_enable_radix_cache")
@@ -51,6 +62,7 @@ def _decode_radix_cache(subject: Subject) -> Iterator[Problem]:
                 yield Problem(at, what, "take one of the two out")
 
 
+@rule("SGLang stops at start", "sglang arg_groups/kv_cache_hook.py handle_cache_compatibility", "leave it out")
 def _decode_offload(subject: Subject) -> Iterator[Problem]:
     for pool in subject.pools:
         at = pool.at("disaggregation_decode_enable_offload_kvcache")
@@ -61,12 +73,22 @@ def _decode_offload(subject: Subject) -> Iterator[Problem]:
                 yield Problem(at, "is on without hicache_storage_backend", "name one, or leave it out")
 
 
+@rule(
+    "one engine cannot both share its steps between prefill and decode and do only one of them; SGLang stops",
+    "sglang arg_groups/validation_hook.py check_server_args",
+    "leave it out, or say it in an aggregated pool",
+)
 def _multiplexing(subject: Subject) -> Iterator[Problem]:
     for pool in subject.split:
         if pool.is_on("enable_pdmux"):
             yield Problem(pool.at("enable_pdmux"), f"is on in a pool of {pool.role}")
 
 
+@rule(
+    "SGLang stops while it reads the model; forced past that, positions beyond the model's give garbage",
+    "sglang configs/model_config.py _derive_context_length",
+    "say less, or nothing",
+)
 def _context_of_model(subject: Subject) -> Iterator[Problem]:
     model = subject.model
     for pool in subject.pools:
@@ -77,6 +99,11 @@ def _context_of_model(subject: Subject) -> Iterator[Problem]:
             yield Problem(pool.at("context_length"), what, f"say {model.context_length} at most")
 
 
+@rule(
+    "the frontend refuses longer requests; in SGLang they wait for ever for memory, or are answered with garbage",
+    "sglang #30233",
+    "say more max_total_tokens, or a shorter context_length",
+)
 def _memory_for_context(subject: Subject) -> Iterator[Problem]:
     for pool in subject.pools:
         tokens, context = pool.count("max_total_tokens", 0), pool.count("context_length", 0)
@@ -85,6 +112,11 @@ def _memory_for_context(subject: Subject) -> Iterator[Problem]:
             yield Problem(pool.at("max_total_tokens"), what, f"say {context} at least, or context_length: {tokens}")
 
 
+@rule(
+    "no pair of engines ever passes its first probe, and the start ends at deadlines.start_s without a cause",
+    "sglang disaggregation/decode.py num_reserved_decode_tokens; seen here",
+    "say more",
+)
 def _room_for_one_request(subject: Subject) -> Iterator[Problem]:
     """Room for the first request of all, a pair's probe. A decode engine also keeps room for its next tokens free."""
     for pool in subject.pools:
@@ -111,6 +143,11 @@ def context_warnings(subject: Subject) -> Iterator[str]:
             yield f"{pool.at('max_total_tokens')}: requests are limited to {tokens} of the model's {context} tokens"
 
 
+@rule(
+    "decode refuses what prefill has begun; prefill keeps the KV until its timeout",
+    "sglang #30233",
+    "say one context_length on all pools",
+)
 def _contexts(subject: Subject) -> Iterator[Problem]:
     for prefill, decode in subject.pairs():
         ours, theirs = _context(decode, subject), _context(prefill, subject)
@@ -130,6 +167,11 @@ def _is_overridden(pool: PoolView) -> bool:
     return pool.get("json_model_override_args") not in (None, "", "{}", {})
 
 
+@rule(
+    "ranks that wait for a slow loader are stopped before SGLang would say which of them it was",
+    "sglang #3360, #39128",
+    "raise deadlines.start_s",
+)
 def _start_timeout(subject: Subject) -> Iterator[Problem]:
     limit_s = subject.setting("deadlines.start_s", 600.0)
     for pool in subject.pools:
@@ -141,6 +183,11 @@ def _start_timeout(subject: Subject) -> Iterator[Problem]:
             )
 
 
+@rule(
+    "every rank of every node asks whether to run it, and stops",
+    "vllm #595; verl #875",
+    "say model.trust_remote_code: true if you trust its author",
+)
 def _remote_code(subject: Subject) -> Iterator[Problem]:
     if subject.setting("model.trust_remote_code") is True:
         return
@@ -149,84 +196,3 @@ def _remote_code(subject: Subject) -> Iterator[Problem]:
     if needs and len(said) < len(subject.pools):
         what = f"is off, and {needs.folder} brings its own code for {needs.model_type}, which transformers has not"
         yield Problem("model.trust_remote_code", what)
-
-
-RULES = (
-    Rule(
-        "chunk_of_pages",
-        _chunk_of_pages,
-        "SGLang stops on an assertion; with DP attention the chunk is divided by dp_size first",
-        "sglang #20018",
-        "say a multiple of page_size times dp_size",
-    ),
-    Rule(
-        "hierarchical_cache",
-        _hierarchical_cache,
-        "the host tier stands below the radix cache, and without one SGLang stops at start",
-        "sglang #12073, #19746",
-        "leave disable_radix_cache out, or enable_hierarchical_cache",
-    ),
-    Rule(
-        "decode_radix_cache",
-        _decode_radix_cache,
-        "SGLang stops at start",
-        "sglang #19746",
-        "leave it out",
-    ),
-    Rule(
-        "decode_offload",
-        _decode_offload,
-        "SGLang stops at start",
-        "sglang arg_groups/kv_cache_hook.py handle_cache_compatibility",
-        "leave it out",
-    ),
-    Rule(
-        "multiplexing",
-        _multiplexing,
-        "one engine cannot both share its steps between prefill and decode and do only one of them; SGLang stops",
-        "sglang arg_groups/validation_hook.py check_server_args",
-        "leave it out, or say it in an aggregated pool",
-    ),
-    Rule(
-        "context_of_model",
-        _context_of_model,
-        "SGLang stops while it reads the model; forced past that, positions beyond the model's give garbage",
-        "sglang configs/model_config.py _derive_context_length",
-        "say less, or nothing",
-    ),
-    Rule(
-        "memory_for_context",
-        _memory_for_context,
-        "the frontend refuses longer requests; in SGLang they wait for ever for memory, or are answered with garbage",
-        "sglang #30233",
-        "say more max_total_tokens, or a shorter context_length",
-    ),
-    Rule(
-        "room_for_one_request",
-        _room_for_one_request,
-        "no pair of engines ever passes its first probe, and the start ends at deadlines.start_s without a cause",
-        "sglang disaggregation/decode.py num_reserved_decode_tokens; seen here",
-        "say more",
-    ),
-    Rule(
-        "contexts",
-        _contexts,
-        "decode refuses what prefill has begun; prefill keeps the KV until its timeout",
-        "sglang #30233",
-        "say one context_length on all pools",
-    ),
-    Rule(
-        "start_timeout",
-        _start_timeout,
-        "ranks that wait for a slow loader are stopped before SGLang would say which of them it was",
-        "sglang #3360, #39128",
-        "raise deadlines.start_s",
-    ),
-    Rule(
-        "remote_code",
-        _remote_code,
-        "every rank of every node asks whether to run it, and stops",
-        "vllm #595; verl #875",
-        "say model.trust_remote_code: true if you trust its author",
-    ),
-)

@@ -14,12 +14,17 @@ from disagg.errors import Problem
 from disagg.planning.cluster_shape import GIB
 from disagg.planning.gpu_kinds import GpuKind
 from disagg.planning.memory import kv_bytes_of_rank, weight_bytes_of_rank
-from disagg.preflight.rule import Rule
+from disagg.preflight.rule import rule
 from disagg.preflight.subject import PoolView, Subject
 
 STATIC_SHARE_MOST = 0.95  # of the memory, where mem_fraction_static is not said; SGLang takes less
 
 
+@rule(
+    "every rank loads for minutes and stops: 'Not enough memory. Please try to increase --mem-fraction-static'",
+    "sglang #322, #4895",
+    "take more ranks, larger GPUs, or a quantised version of the model",
+)
 def _model_fits(subject: Subject) -> Iterator[Problem]:
     for pool, gpu, static in _gpus(subject):
         assert subject.model is not None
@@ -30,18 +35,11 @@ def _model_fits(subject: Subject) -> Iterator[Problem]:
             yield Problem(pool.at("tp_size"), what)
 
 
-def _request_fits(subject: Subject) -> Iterator[Problem]:
-    for pool, gpu, static in _gpus(subject):
-        model = subject.model
-        assert model is not None
-        tokens = pool.count("context_length", 0)
-        left = static - weight_bytes_of_rank(pool.arguments, model)
-        needed = kv_bytes_of_rank(pool.arguments, model, tokens)
-        if 0 <= left < needed:
-            what = f"of {tokens} needs {_gib(needed)} of KV a rank, and the weights leave {_gib(left)} of {gpu.name}"
-            yield Problem(pool.at("context_length"), what, f"say {int(tokens * left / needed)} at most, or more ranks")
-
-
+@rule(
+    "the kernel ends the engines, or others there, while they load: killed, without a word of their own",
+    "",
+    "take a smaller model, fewer engines on that node, or a node with more memory",
+)
 def _model_fits_host(subject: Subject) -> Iterator[Problem]:
     """On a CPU every engine on a node has its own copy of the weights in the node's memory."""
     if subject.device != "cpu" or subject.model is None:
@@ -61,6 +59,23 @@ def _model_fits_host(subject: Subject) -> Iterator[Problem]:
             yield Problem(f"node {node.name}", what)
 
 
+@rule(
+    "the engine starts, and no request of that length can run: the frontend refuses it, or decode waits for ever",
+    "sglang #30233, #1869",
+    "say a shorter context_length, or more ranks",
+)
+def _request_fits(subject: Subject) -> Iterator[Problem]:
+    for pool, gpu, static in _gpus(subject):
+        model = subject.model
+        assert model is not None
+        tokens = pool.count("context_length", 0)
+        left = static - weight_bytes_of_rank(pool.arguments, model)
+        needed = kv_bytes_of_rank(pool.arguments, model, tokens)
+        if 0 <= left < needed:
+            what = f"of {tokens} needs {_gib(needed)} of KV a rank, and the weights leave {_gib(left)} of {gpu.name}"
+            yield Problem(pool.at("context_length"), what, f"say {int(tokens * left / needed)} at most, or more ranks")
+
+
 def _gpus(subject: Subject) -> Iterator[tuple[PoolView, GpuKind, float]]:
     """Each pool with the smallest GPU that it gets, and the bytes of it that a rank's weights and KV may use."""
     for pool in subject.pools:
@@ -78,28 +93,3 @@ def _static(pool: PoolView, static: float) -> str:
 
 def _gib(count: float) -> str:
     return f"{count / GIB:.1f} GiB"
-
-
-RULES = (
-    Rule(
-        "model_fits",
-        _model_fits,
-        "every rank loads for minutes and stops: 'Not enough memory. Please try to increase --mem-fraction-static'",
-        "sglang #322, #4895",
-        "take more ranks, larger GPUs, or a quantised version of the model",
-    ),
-    Rule(
-        "model_fits_host",
-        _model_fits_host,
-        "the kernel ends the engines, or others there, while they load: killed, without a word of their own",
-        "",
-        "take a smaller model, fewer engines on that node, or a node with more memory",
-    ),
-    Rule(
-        "request_fits",
-        _request_fits,
-        "the engine starts, and no request of that length can run: the frontend refuses it, or decode waits for ever",
-        "sglang #30233, #1869",
-        "say a shorter context_length, or more ranks",
-    ),
-)

@@ -14,7 +14,7 @@ from disagg.errors import Problem
 from disagg.planning.cluster_shape import GIB, UNLIMITED
 from disagg.preflight.lane_rules import far_pairs
 from disagg.preflight.node_facts import NodeFacts, outliers
-from disagg.preflight.rule import Rule
+from disagg.preflight.rule import rule
 from disagg.preflight.subject import PoolView, Subject
 
 MIXED = " and "  # in the name a probe gives the GPUs of a node that has several kinds
@@ -38,10 +38,29 @@ ARGUMENT_NEEDS: dict[str, dict[str, tuple[float, float]]] = {
 FP8_EXPERTS = 8.9  # Triton's fp8e4nv
 
 
+@rule(
+    "Ray waits for room that never comes, until deadlines.start_s",
+    "dynamo #14251",
+    "take fewer replicas, a smaller engine or more nodes",
+)
+def _room(subject: Subject) -> Iterator[Problem]:
+    yield from subject.unplaced
+
+
+@rule(
+    "the two sides' messages differ between releases: requests fail in the handshake, or hang",
+    "sglang #6773, #40107; dynamo #9677",
+    "install one release on every node",
+)
 def _same_sglang(subject: Subject) -> Iterator[Problem]:
     return _same(subject, "sglang", lambda node: node.shape.sglang)
 
 
+@rule(
+    "agents exchange their metadata in a form that NIXL does not promise to keep between releases",
+    "sglang #6773",
+    "install one release on every node",
+)
 def _same_nixl(subject: Subject) -> Iterator[Problem]:
     return _same(subject, "nixl", lambda node: node.shape.nixl)
 
@@ -53,10 +72,11 @@ def _same(subject: Subject, package: str, version_of: Callable[[NodeFacts], str 
         yield Problem(f"node {node.name}", what, f"install {package} {most} there")
 
 
-def _room(subject: Subject) -> Iterator[Problem]:
-    yield from subject.unplaced
-
-
+@rule(
+    "ranks of one engine step together and split alike: 'The memory capacity is unbalanced', or NCCL hangs",
+    "sglang #1533, #5614; vllm #20282",
+    "give an engine GPUs of one kind",
+)
 def _one_kind_of_gpu(subject: Subject) -> Iterator[Problem]:
     for pool in subject.pools:
         for engine, places in subject.placed(pool).items():
@@ -66,6 +86,11 @@ def _one_kind_of_gpu(subject: Subject) -> Iterator[Problem]:
                 yield Problem(pool.path, what, "give the engine nodes of one kind, or fewer GPUs")
 
 
+@rule(
+    "its kernels do not exist for that GPU: the engine stops after loading, or at its first request",
+    "sglang #38291, #12887",
+    "take another value, or other GPUs",
+)
 def _gpus_can_do_it(subject: Subject) -> Iterator[Problem]:
     for pool in subject.pools:
         places = (place for places in subject.placed(pool).values() for place in places)
@@ -87,6 +112,11 @@ def _arguments_need(pool: PoolView, kind: str, capability: float) -> Iterator[Pr
             yield Problem(pool.at(argument), what)
 
 
+@rule(
+    "NCCL stops with 'Error while creating shared memory segment' once the ranks meet",
+    "sglang #4259, #1986; nccl #342",
+    "give /dev/shm a GiB a rank",
+)
 def _shared_memory(subject: Subject) -> Iterator[Problem]:
     ranks: Counter[str] = Counter()
     for member in subject.members:
@@ -103,6 +133,11 @@ def _size(count: int) -> str:
     return f"{count / GIB:.1f} GiB" if count >= GIB else f"{count / (1 << 20):.0f} MiB"
 
 
+@rule(
+    "RDMA pins what it moves; past the limit registration fails, in an error nobody would look for there",
+    "openucx #8090, #8793",
+    "ulimit -l unlimited (docker: --ulimit memlock=-1, and IPC_LOCK)",
+)
 def _locked_memory(subject: Subject) -> Iterator[Problem]:
     """Checks the limit on locked memory where KV leaves a node's GPUs over RDMA; elsewhere nothing is pinned."""
     lanes = subject.said_lanes
@@ -115,6 +150,7 @@ def _locked_memory(subject: Subject) -> Iterator[Problem]:
             yield Problem(f"node {node.name}", f"lets a process lock {_size(limit)} of memory, and has RDMA devices")
 
 
+@rule("torch finds no GPU, or CUDA stops with error 804", "sglang #11395", "update the driver")
 def _driver(subject: Subject) -> Iterator[Problem]:
     for node in subject.used_nodes:
         major, needed = _major(node.driver), DRIVER_OF_CUDA.get(node.cuda.partition(".")[0], 0)
@@ -128,6 +164,11 @@ def _major(version: str) -> int:
     return int(match[1]) if match else 0
 
 
+@rule(
+    "the engines load for minutes, and then the frontend cannot listen",
+    "",
+    "say another frontend.port, or end what listens there",
+)
 def _ports(subject: Subject) -> Iterator[Problem]:
     port = subject.setting("frontend.port", 8000)
     for node in subject.nodes:
@@ -135,6 +176,11 @@ def _ports(subject: Subject) -> Iterator[Problem]:
             yield Problem("frontend.port", f"{port} is taken on node {node.name}")
 
 
+@rule(
+    "SGLang counts the neighbours' memory as its own: which start wins is a race, the other stops",
+    "dynamo #12782; sglang #3265",
+    "say max_total_tokens and mem_fraction_static",
+)
 def _shared_gpu(subject: Subject) -> Iterator[Problem]:
     of_gpu: dict[tuple[str, int], list[str]] = {}
     for member in subject.members:
@@ -147,77 +193,3 @@ def _shared_gpu(subject: Subject) -> Iterator[Problem]:
             if engines and pool.get(argument) is None:
                 what = f"is not said, and {' and '.join(engines)} share a GPU"
                 yield Problem(pool.at(argument), what, f"{say}: max_total_tokens is the bound, beside a high fraction")
-
-
-RULES = (
-    Rule(
-        "room",
-        _room,
-        "Ray waits for room that never comes, until deadlines.start_s",
-        "dynamo #14251",
-        "take fewer replicas, a smaller engine or more nodes",
-    ),
-    Rule(
-        "same_sglang",
-        _same_sglang,
-        "the two sides' messages differ between releases: requests fail in the handshake, or hang",
-        "sglang #6773, #40107; dynamo #9677",
-        "install one release on every node",
-    ),
-    Rule(
-        "same_nixl",
-        _same_nixl,
-        "agents exchange their metadata in a form that NIXL does not promise to keep between releases",
-        "sglang #6773",
-        "install one release on every node",
-    ),
-    Rule(
-        "one_kind_of_gpu",
-        _one_kind_of_gpu,
-        "ranks of one engine step together and split alike: 'The memory capacity is unbalanced', or NCCL hangs",
-        "sglang #1533, #5614; vllm #20282",
-        "give an engine GPUs of one kind",
-    ),
-    Rule(
-        "gpus_can_do_it",
-        _gpus_can_do_it,
-        "its kernels do not exist for that GPU: the engine stops after loading, or at its first request",
-        "sglang #38291, #12887",
-        "take another value, or other GPUs",
-    ),
-    Rule(
-        "shared_memory",
-        _shared_memory,
-        "NCCL stops with 'Error while creating shared memory segment' once the ranks meet",
-        "sglang #4259, #1986; nccl #342",
-        "give /dev/shm a GiB a rank",
-    ),
-    Rule(
-        "locked_memory",
-        _locked_memory,
-        "RDMA pins what it moves; past the limit registration fails, in an error nobody would look for there",
-        "openucx #8090, #8793",
-        "ulimit -l unlimited (docker: --ulimit memlock=-1, and IPC_LOCK)",
-    ),
-    Rule(
-        "driver",
-        _driver,
-        "torch finds no GPU, or CUDA stops with error 804",
-        "sglang #11395",
-        "update the driver",
-    ),
-    Rule(
-        "ports",
-        _ports,
-        "the engines load for minutes, and then the frontend cannot listen",
-        "",
-        "say another frontend.port, or end what listens there",
-    ),
-    Rule(
-        "shared_gpu",
-        _shared_gpu,
-        "SGLang counts the neighbours' memory as its own: which start wins is a race, the other stops",
-        "dynamo #12782; sglang #3265",
-        "say max_total_tokens and mem_fraction_static",
-    ),
-)

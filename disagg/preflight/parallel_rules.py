@@ -8,18 +8,28 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from disagg.errors import Problem
-from disagg.preflight.rule import Rule
+from disagg.preflight.rule import rule
 from disagg.preflight.subject import Subject
 
 CONN = "sglang disaggregation/common/conn.py"
 
 
+@rule(
+    "the sender takes every rank for rank 0 and refuses the others' rooms: of N ranks all but 1/N of the requests",
+    "sglang #29725, #29733",
+    "say enable_dp_attention: true, or use replicas",
+)
 def _plain_data_parallel(subject: Subject) -> Iterator[Problem]:
     for pool in subject.pools:
         if pool.dp > 1 and not pool.is_on("enable_dp_attention"):
             yield Problem(pool.at("dp_size"), f"is {pool.dp} without enable_dp_attention")
 
 
+@rule(
+    "attention groups are cut from the ranks of tp_size; SGLang stops on an assertion without a word",
+    "sglang arg_groups/parallel_hook.py handle_data_parallelism",
+    "make tp_size a multiple of dp_size",
+)
 def _dp_divides_tp(subject: Subject) -> Iterator[Problem]:
     for pool in subject.pools:
         parts = pool.dp * pool.cp
@@ -28,6 +38,11 @@ def _dp_divides_tp(subject: Subject) -> Iterator[Problem]:
             yield Problem(pool.at("dp_size"), f"tp_size {pool.tp} cannot be shared out evenly among {among}")
 
 
+@rule(
+    "a decode rank looks for a prefill rank that does not exist, and its requests end at the bootstrap timeout",
+    f"{CONN} _resolve_rank_mapping",
+    "make one a multiple of the other",
+)
 def _tp_ratio(subject: Subject) -> Iterator[Problem]:
     for prefill, decode in subject.pairs():
         ours, theirs = decode.attention_tp, prefill.attention_tp
@@ -36,6 +51,11 @@ def _tp_ratio(subject: Subject) -> Iterator[Problem]:
             yield Problem(decode.at("tp_size"), what)
 
 
+@rule(
+    "sliding-window and Mamba states cannot be cut anew on the way: the transfer worker raises, the client hangs",
+    "llm-d #2433, #2442; sglang #31295",
+    "say the same tp_size on prefill and decode",
+)
 def _hybrid_tp(subject: Subject) -> Iterator[Problem]:
     model = subject.model
     if model is None or model.is_mla or not (model.sliding_layers or model.linear_layers):
@@ -52,6 +72,7 @@ def _ranks(count: int) -> str:
     return f"{count} attention rank{'' if count == 1 else 's'}"
 
 
+@rule("the decode scheduler dies on its first request, by an assertion", "sglang #14265", "say 1, or prefill's pp_size")
 def _pp(subject: Subject) -> Iterator[Problem]:
     for prefill, decode in subject.pairs():
         if decode.pp not in (1, prefill.pp):
@@ -59,12 +80,23 @@ def _pp(subject: Subject) -> Iterator[Problem]:
             yield Problem(decode.at("pp_size"), what, f"say 1{'' if prefill.pp == 1 else f' or {prefill.pp}'}")
 
 
+@rule(
+    "the decode scheduler dies on its first request, by an assertion",
+    f"{CONN} _resolve_rank_mapping",
+    "leave attn_cp_size out on decode",
+)
 def _decode_cp(subject: Subject) -> Iterator[Problem]:
     for pool in subject.of_role("decode"):
         if pool.cp > 1:
             yield Problem(pool.at("attn_cp_size"), f"is {pool.cp} on a decode pool", "leave it out")
 
 
+@rule(
+    "the decode scheduler dies on its first request: decode context parallelism takes an MLA cache and a prefill "
+    "without context parallelism",
+    f"{CONN} try_ensure_parallel_info",
+    "leave dcp_size out",
+)
 def _decode_dcp(subject: Subject) -> Iterator[Problem]:
     for prefill, decode in subject.pairs():
         if decode.count("dcp_size") > 1:
@@ -76,6 +108,9 @@ def _decode_dcp(subject: Subject) -> Iterator[Problem]:
                 yield Problem(decode.at("dcp_size"), what, f"leave {prefill.at('attn_cp_size')} out")
 
 
+@rule(
+    "SGLang stops on an assertion after minutes of start-up, on every node", "sglang #37154", "take one of the two out"
+)
 def _pp_with_speculative(subject: Subject) -> Iterator[Problem]:
     for pool in subject.pools:
         if pool.pp > 1 and pool.get("speculative_algorithm"):
@@ -83,6 +118,11 @@ def _pp_with_speculative(subject: Subject) -> Iterator[Problem]:
             yield Problem(pool.at("pp_size"), what)
 
 
+@rule(
+    "each rank gets whole heads; the model's first layer stops on an assertion while it is built",
+    "sglang #3436",
+    "take a tp_size that divides the heads",
+)
 def _heads(subject: Subject) -> Iterator[Problem]:
     """On a CPU SGLang pads the heads to the next multiple: seen with 9 of them on 2 ranks."""
     for pool in subject.pools:
@@ -94,6 +134,11 @@ def _heads(subject: Subject) -> Iterator[Problem]:
             yield Problem(pool.at("tp_size"), what, would_do)
 
 
+@rule(
+    "KV heads are shared out or copied whole; the model's first layer stops on an assertion while it is built",
+    "sglang models/llama.py LlamaAttention",
+    "take a tp_size that divides the KV heads, or a multiple of them",
+)
 def _kv_heads(subject: Subject) -> Iterator[Problem]:
     for pool in subject.pools:
         model, ranks = subject.model, pool.attention_tp
@@ -104,6 +149,11 @@ def _kv_heads(subject: Subject) -> Iterator[Problem]:
             yield Problem(pool.at("tp_size"), what, f"take a multiple or a divisor of {model.kv_heads}")
 
 
+@rule(
+    "SGLang leaves the head as it is without a word, or stops on an assertion where dp_size is above 1",
+    "sglang arg_groups/overrides.py _dp_lm_head_validation",
+    "say enable_dp_attention: true, or leave it out",
+)
 def _dp_lm_head(subject: Subject) -> Iterator[Problem]:
     for pool in subject.pools:
         if pool.is_on("enable_dp_lm_head") and not pool.is_on("enable_dp_attention"):
@@ -121,85 +171,3 @@ def tp_warnings(subject: Subject) -> Iterator[str]:
                 f"{decode.at('tp_size')}: {_ranks(ours)} here and {theirs} in {prefill.path}; for models without MLA "
                 "SGLang calls the performance of that not guaranteed (sglang #15674: crashes under load in 0.5.6)"
             )
-
-
-RULES = (
-    Rule(
-        "plain_data_parallel",
-        _plain_data_parallel,
-        "the sender takes every rank for rank 0 and refuses the others' rooms: of N ranks all but 1/N of the requests",
-        "sglang #29725, #29733",
-        "say enable_dp_attention: true, or use replicas",
-    ),
-    Rule(
-        "dp_divides_tp",
-        _dp_divides_tp,
-        "attention groups are cut from the ranks of tp_size; SGLang stops on an assertion without a word",
-        "sglang arg_groups/parallel_hook.py handle_data_parallelism",
-        "make tp_size a multiple of dp_size",
-    ),
-    Rule(
-        "tp_ratio",
-        _tp_ratio,
-        "a decode rank looks for a prefill rank that does not exist, and its requests end at the bootstrap timeout",
-        f"{CONN} _resolve_rank_mapping",
-        "make one a multiple of the other",
-    ),
-    Rule(
-        "hybrid_tp",
-        _hybrid_tp,
-        "sliding-window and Mamba states cannot be cut anew on the way: the transfer worker raises, the client hangs",
-        "llm-d #2433, #2442; sglang #31295",
-        "say the same tp_size on prefill and decode",
-    ),
-    Rule(
-        "pp",
-        _pp,
-        "the decode scheduler dies on its first request, by an assertion",
-        "sglang #14265",
-        "say 1, or prefill's pp_size",
-    ),
-    Rule(
-        "decode_cp",
-        _decode_cp,
-        "the decode scheduler dies on its first request, by an assertion",
-        f"{CONN} _resolve_rank_mapping",
-        "leave attn_cp_size out on decode",
-    ),
-    Rule(
-        "decode_dcp",
-        _decode_dcp,
-        "the decode scheduler dies on its first request: decode context parallelism takes an MLA cache and a prefill "
-        "without context parallelism",
-        f"{CONN} try_ensure_parallel_info",
-        "leave dcp_size out",
-    ),
-    Rule(
-        "pp_with_speculative",
-        _pp_with_speculative,
-        "SGLang stops on an assertion after minutes of start-up, on every node",
-        "sglang #37154",
-        "take one of the two out",
-    ),
-    Rule(
-        "heads",
-        _heads,
-        "each rank gets whole heads; the model's first layer stops on an assertion while it is built",
-        "sglang #3436",
-        "take a tp_size that divides the heads",
-    ),
-    Rule(
-        "kv_heads",
-        _kv_heads,
-        "KV heads are shared out or copied whole; the model's first layer stops on an assertion while it is built",
-        "sglang models/llama.py LlamaAttention",
-        "take a tp_size that divides the KV heads, or a multiple of them",
-    ),
-    Rule(
-        "dp_lm_head",
-        _dp_lm_head,
-        "SGLang leaves the head as it is without a word, or stops on an assertion where dp_size is above 1",
-        "sglang arg_groups/overrides.py _dp_lm_head_validation",
-        "say enable_dp_attention: true, or leave it out",
-    ),
-)

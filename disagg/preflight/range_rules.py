@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import TypeGuard
 
 from disagg.errors import Problem
-from disagg.preflight.rule import Rule
+from disagg.preflight.rule import rule
 from disagg.preflight.subject import Subject
 
 FRACTION = "mem_fraction_static"
@@ -29,6 +29,11 @@ OFF = -1  # of chunked_prefill_size
 TOKENS_MAX = 1 << 40
 
 
+@rule(
+    "SGLang takes most of them, and stops after loading, on an assertion or for want of memory, or serves nothing",
+    "sglang arg_groups/memory_hook.py",
+    "say another, or leave it out",
+)
 def _ranges(subject: Subject) -> Iterator[Problem]:
     for pool in subject.pools:
         share = pool.get(FRACTION)
@@ -46,14 +51,3 @@ def _ranges(subject: Subject) -> Iterator[Problem]:
 
 def _is_number(value: object) -> TypeGuard[int | float]:
     return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-RULES = (
-    Rule(
-        "ranges",
-        _ranges,
-        "SGLang takes most of them, and stops after loading, on an assertion or for want of memory, or serves nothing",
-        "sglang arg_groups/memory_hook.py",
-        "say another, or leave it out",
-    ),
-)

@@ -1,4 +1,4 @@
-"""One rule of the preflight: a plain function over plain data, and what there is to say about it.
+"""One rule of the preflight: a plain function over plain data, and, above it, what there is to say about it.
 
 Way:   Subject -> [Rule.problems] -> Problem(path, what, would do, why) -> ConfigError, before anything starts
 Fails: never; a rule that lacks a fact (no model folder, no nodes known) finds nothing
@@ -30,3 +30,8 @@ class Rule:
         for problem in self.check(subject):
             why = f"{self.why}: {self.thread}" if self.thread else self.why
             yield replace(problem, why=why, would_do=problem.would_do or self.would_do)
+
+
+def rule(why: str, thread: str, would_do: str) -> Callable[[Check], Rule]:
+    """Makes a Rule of the function below it, and names it as the function."""
+    return lambda check: Rule(check.__name__.removeprefix("_"), check, why, thread, would_do)

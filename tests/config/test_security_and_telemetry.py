@@ -8,7 +8,7 @@ from disagg.config.frontend import page_origins
 from disagg.errors import ConfigError
 from disagg.load import parse_config
 from disagg.planning.plan import resolve
-from disagg.preflight import check_warnings
+from disagg.preflight.api import check_warnings
 
 PAIR = "version: 1\ndevice: cpu\nmodel: {path: m}\nprefill: {engine: {log_level: debug}}\ndecode: {}\n"
 KEY = "a-secret-key-0123456789"

@@ -12,7 +12,7 @@ import openai
 from deployment import serving
 from streams import Stream, wait_until
 
-from disagg.models import cache_folder
+from disagg.models.catalogue import cache_folder
 from disagg.simulated_engine.tokens import answer
 
 

@@ -17,8 +17,7 @@ from disagg.models.facts import ModelFacts, find_facts
 from disagg.planning.cluster_shape import ClusterShape, Nic, parse_shape
 from disagg.planning.gpu_kinds import GPU_KINDS
 from disagg.planning.plan import Plan, device_of, resolve
-from disagg.preflight import MeasuredLane, ModelFiles, NodeFacts
-from disagg.preflight.node_facts import described
+from disagg.preflight.node_facts import MeasuredLane, ModelFiles, NodeFacts, described
 
 BASES = {
     "llama": """

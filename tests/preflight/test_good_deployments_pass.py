@@ -6,7 +6,7 @@ import pytest
 
 from disagg.load import parse_config
 from disagg.planning.plan import resolve
-from disagg.preflight import check
+from disagg.preflight.api import check
 from tests.preflight.mistakes import Mistake
 
 SHORT = {"all": {"memlock_bytes": 8 << 20}}

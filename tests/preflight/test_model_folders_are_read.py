@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from disagg.preflight import ModelFiles
 from disagg.preflight.file_rules import problems_here
 from disagg.preflight.model_files import INDEX, read_model_files
+from disagg.preflight.node_facts import ModelFiles
 
 SHARDS = ("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors")
 

@@ -1,6 +1,6 @@
 from pathlib import Path
 
-from disagg.preflight import RULES
+from disagg.preflight.all_rules import RULES
 from disagg.preflight.docs_table import filled
 
 PAGE = Path(__file__).parents[2] / "docs/preflight.md"

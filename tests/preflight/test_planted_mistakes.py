@@ -3,7 +3,8 @@
 import pytest
 
 from disagg.errors import ConfigError, Problem
-from disagg.preflight import RULES, check
+from disagg.preflight.all_rules import RULES
+from disagg.preflight.api import check
 from tests.preflight.mistakes import BASES, Mistake, model_of, planted, shape
 
 PLANTED = planted()

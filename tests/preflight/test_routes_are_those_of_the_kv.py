@@ -12,9 +12,8 @@ from disagg.load import parse_config
 from disagg.planning.cluster_shape import parse_shape
 from disagg.planning.placement import place
 from disagg.planning.plan import resolve
-from disagg.preflight import NodeFacts
 from disagg.preflight.kv_routes import ROUTES_MAX, KvRoute, Place, routes
-from disagg.preflight.node_facts import MeasuredLane, described
+from disagg.preflight.node_facts import MeasuredLane, NodeFacts, described
 
 POOLS = "version: 1\ndevice: cuda\nmodel: {path: meta-llama/Llama-3.1-8B-Instruct}\n"
 NODES = "nodes: [{count: %d, name: h, cpus: 128, gpus: 8, gpu_kind: h200, nics: [{count: 8, kind: ib, gbit: 400}]}]"

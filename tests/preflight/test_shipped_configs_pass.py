@@ -12,7 +12,7 @@ from disagg.load import load_config
 from disagg.models.facts import find_facts
 from disagg.planning.cluster_shape import load_shape
 from disagg.planning.plan import resolve
-from disagg.preflight import check
+from disagg.preflight.api import check
 
 CLUSTER = re.compile(r"--assume-cluster configs/clusters/(\S+)")
 
