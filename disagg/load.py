@@ -44,8 +44,11 @@ def parse_config(
     if file is not None and tree.get("name") is None:
         tree["name"] = _label(file.stem)
     tree = _with_page_size(tree)
-    deployment, of_schema = _deployment(tree)
-    problems += of_schema
+    deployment = None
+    try:
+        deployment = Deployment.model_validate(tree)
+    except ValidationError as error:
+        problems += problems_of(error, tree)
     pools, is_simulated = pool_texts(tree), tree.get("device") == "simulated"
     sglang = None if is_simulated else installed_release()
     meant = as_meant(pools, sglang)
@@ -87,13 +90,6 @@ def _whole(
     tree, of_sets = apply_sets(merged(layers), sets)
     tree, of_environment = fill_environment(tree, os.environ)
     return tree, layers, [*problems, *of_sets, *of_environment]
-
-
-def _deployment(tree: dict[str, Any]) -> tuple[Deployment | None, list[Problem]]:
-    try:
-        return Deployment.from_tree(tree), []
-    except ValidationError as error:
-        return None, problems_of(error, tree)
 
 
 def _label(stem: str) -> str:

@@ -15,7 +15,7 @@ import typer
 
 from disagg import stopping
 from disagg.cli import act, bench, deploy, model, observe
-from disagg.cli.check import check, look_at, show
+from disagg.cli.check import Sets, check, look_at, show
 from disagg.cli.setup import setup
 from disagg.errors import ConfigError, DisaggError
 
@@ -46,7 +46,7 @@ app.command()(act.cancel)
 @app.command()
 def serve(
     config: Annotated[str, typer.Argument(help="A YAML file, or the name of a shipped one (local-cpu).")],
-    sets: Annotated[list[str] | None, typer.Option("--set", help="path.to.key=value, over the YAML.")] = None,
+    sets: Sets = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the resolved plan and stop.")] = False,
 ) -> None:
     """Serve a deployment until Ctrl-C or SIGTERM."""

@@ -36,17 +36,8 @@ def main() -> int:
 
 def _demonstrate() -> int:
     config = sys.argv[1] if len(sys.argv) > 1 else "local-cpu"
-    url = f"http://127.0.0.1:{free_port()}"
-    command = [
-        sys.executable,
-        "-P",
-        "-m",
-        "disagg.cli.main",
-        "serve",
-        config,
-        "--set",
-        f"frontend.port={url.rpartition(':')[2]}",
-    ]
+    port, program = free_port(), [sys.executable, "-P", "-m", "disagg.cli.main"]
+    url, command = f"http://127.0.0.1:{port}", [*program, "serve", config, "--set", f"frontend.port={port}"]
     # In a session of its own: a Ctrl-C is ours, and would come to it twice.
     server = subprocess.Popen(command, env=os.environ | {"PYTHONUNBUFFERED": "1"}, start_new_session=True)
     with stopping.farewell(server.kill):

@@ -16,6 +16,7 @@ from typing import Annotated
 import typer
 
 from disagg import __version__
+from disagg.cli.check import Sets
 from disagg.deploy.docker import MODELS, render_docker
 from disagg.deploy.kubernetes import KubernetesOptions, problems_of_kubernetes, render_kubernetes
 from disagg.deploy.slurm import SlurmOptions, problems_of_slurm, render_slurm
@@ -25,7 +26,6 @@ from disagg.errors import StartError
 app = typer.Typer(help="Render a configuration for SLURM, Kubernetes or Docker.", no_args_is_help=True)
 
 Config = Annotated[str, typer.Argument(help="A YAML file, or the name of a shipped one.")]
-Sets = Annotated[list[str] | None, typer.Option("--set", help="path.to.key=value, over the YAML.")]
 Name = Annotated[str | None, typer.Option(help="Of the deployment on its scheduler; else its own.")]
 Gpus = Annotated[int | None, typer.Option(min=0, max=1024, help="What a node has: 8 with device: cuda, unless said.")]
 Cpus = Annotated[int | None, typer.Option(min=1, max=4096, help="What a node has; else as many as its engines want.")]
@@ -53,13 +53,9 @@ def slurm(
     options = SlurmOptions(
         partition, time, account, tuple(sbatch or ()), tuple(setup or ()), interface, tuple(ray_start or ())
     )
+    problems = problems_of_slurm(options)
     source = read_source(
-        config,
-        sets or (),
-        problems_of_slurm(options),
-        name=name,
-        gpus_per_node=gpus_per_node,
-        cpus_per_node=cpus_per_node,
+        config, sets or (), problems, name=name, gpus_per_node=gpus_per_node, cpus_per_node=cpus_per_node
     )
     text = render_slurm(source, options)
     if output is None:
@@ -108,13 +104,9 @@ def k8s(
         model_mount=model_mount,
         auth_secret=auth_secret,
     )
+    problems = problems_of_kubernetes(options)
     source = read_source(
-        config,
-        sets or (),
-        problems_of_kubernetes(options),
-        name=name,
-        gpus_per_node=gpus_per_node,
-        cpus_per_node=cpus_per_node,
+        config, sets or (), problems, name=name, gpus_per_node=gpus_per_node, cpus_per_node=cpus_per_node
     )
     texts = render_kubernetes(source, options)
     if output is None:

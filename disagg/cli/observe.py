@@ -65,9 +65,9 @@ def _key() -> dict[str, str]:
 def _about_keys(status: int) -> str:
     if status not in (401, 403):
         return ""
-    if status == 403 or os.environ.get(KEY_VARIABLE):
-        return f"the key here is that of ${KEY_VARIABLE}" if os.environ.get(KEY_VARIABLE) else ""
-    return f"put the key into {KEY_VARIABLE}"
+    if os.environ.get(KEY_VARIABLE):
+        return f"the key here is that of ${KEY_VARIABLE}"
+    return f"put the key into {KEY_VARIABLE}" if status == 401 else ""
 
 
 def status(

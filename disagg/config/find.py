@@ -1,6 +1,6 @@
 """Finds the configuration that a command line names.
 
-Way:   command line -> [shipped] -> load -> Deployment
+Way:   command line -> [find_config, find_cluster] -> load -> Deployment
 In:    a path, or the name of one that ships: local-cpu, local-cpu.yaml, configs/local-cpu.yaml; clusters likewise
 Fails: ConfigError, with the names that ship
 """

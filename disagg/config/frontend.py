@@ -1,4 +1,4 @@
-"""The deployment's door as types: where it listens, which pages and which keys open it.
+"""The frontend's part of the YAML as types: where it listens, which pages and which keys it serves.
 
 Way:   Deployment -> [FrontendSection, Security] -> FrontendSpec
 Fails: pydantic's ValidationError, as in schema.py

@@ -12,7 +12,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, ValidationInfo, field_validator, model_validator
 
@@ -311,17 +311,7 @@ def _one_or_many(pools: Any) -> Any:
     return () if pools is None else pools
 
 
-MAY_BE_EMPTY = (
-    "ray",
-    "frontend",
-    "deadlines",
-    "routing",
-    "health",
-    "transfer",
-    "registry",
-    "security",
-    "telemetry",
-)
+MAY_BE_EMPTY = ("ray", "frontend", "deadlines", "routing", "health", "transfer", "registry", "security", "telemetry")
 Pools = Annotated[
     tuple[Pool, ...], BeforeValidator(_one_or_many, json_schema_input_type=Pool | list[Pool | None] | None)
 ]
@@ -378,14 +368,13 @@ class Deployment(Section):
     def pools(self) -> Iterator[tuple[Role, int, Pool]]:
         """Every pool as (role, index in its role, pool), in the order engines are numbered."""
         for role in ROLES:
-            pools: tuple[Pool, ...] = getattr(self, role.value)
-            for index, pool in enumerate(pools):
+            for index, pool in enumerate(self.of_role(role)):
                 yield role, index, pool
 
     def of_role(self, role: Role) -> tuple[Pool, ...]:
         pools: tuple[Pool, ...] = getattr(self, role.value)
         return pools
 
-    @classmethod
-    def from_tree(cls, tree: Any) -> Self:
-        return cls.model_validate(tree)
+    def path_of(self, role: Role, index: int) -> str:
+        """Where messages say that a pool is: `decode`, or `decode.1` where the role has several."""
+        return f"{role}.{index}" if len(self.of_role(role)) > 1 else role.value

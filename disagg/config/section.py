@@ -1,6 +1,6 @@
 """What all sections of the YAML have in common.
 
-Way:   schema, door -> [Section]
+Way:   schema, frontend, sampling_defaults -> [Section]
 Fails: pydantic's ValidationError
 """
 

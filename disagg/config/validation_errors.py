@@ -1,6 +1,6 @@
 """Pydantic's errors as Problems: the path as the YAML has it, what is wrong, what would do.
 
-Way:   Deployment.from_tree -> ValidationError -> [problems] -> ConfigError
+Way:   Deployment -> ValidationError -> [problems_of] -> ConfigError
 """
 
 from __future__ import annotations
@@ -31,10 +31,7 @@ NOUNS = {
     "bool_type": "true or false",
     "finite_number": "a finite number",
 }
-PATTERNS = {
-    POOL_NAME: "letters, digits, - and _, 63 at most",
-    DNS_LABEL: "small letters, digits and -, 63 at most",
-}
+PATTERNS = {POOL_NAME: "letters, digits, - and _, 63 at most", DNS_LABEL: "small letters, digits and -, 63 at most"}
 BOUNDS = {"greater_than": "above", "greater_than_equal": "at least", "less_than": "below", "less_than_equal": "at most"}
 
 

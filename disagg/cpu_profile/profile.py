@@ -21,9 +21,9 @@ PIN = re.compile(r"([A-Za-z0-9][\w.-]*)==([^\s;#]+)")
 WITH_DEPENDENCIES = "torch"  # where pip gives CUDA torch, its libraries come too, and the stand-ins stay away
 
 
-def pins(text: str | None = None) -> dict[str, str]:
+def pins() -> dict[str, str]:
     """Package -> version, in the order of the file."""
-    lines = (REQUIREMENTS.read_text(encoding="utf-8") if text is None else text).splitlines()
+    lines = REQUIREMENTS.read_text(encoding="utf-8").splitlines()
     return {found[1]: found[2] for line in lines if (found := PIN.match(line))}
 
 
@@ -57,17 +57,8 @@ def _installed(name: str) -> str:
 
 
 def _pip(*arguments: str) -> None:
-    command = [
-        sys.executable,
-        "-m",
-        "pip",
-        "install",
-        "--disable-pip-version-check",
-        "--progress-bar",
-        "on",
-        *arguments,
-    ]
-    done = subprocess.run(command, stderr=subprocess.PIPE, text=True, check=False)
+    pip = [sys.executable, "-m", "pip", "install", "--disable-pip-version-check", "--progress-bar", "on"]
+    done = subprocess.run([*pip, *arguments], stderr=subprocess.PIPE, text=True, check=False)
     if done.returncode != 0:
         last = (done.stderr.strip().splitlines() or ["nothing was said"])[-1]
         would_do = "check that pip reaches a package index and the disk has 4 GB free, then run it again"

@@ -51,7 +51,7 @@ def pack(plan: Plan, gpus_per_node: int, cpus_per_node: int | None) -> tuple[Nod
 
 def unfit(plan: Plan, gpus_per_node: int, cpus_per_node: int | None) -> Iterator[Problem]:
     for role, index, pool in plan.deployment.pools():
-        path = f"{role.value}.{index}" if len(plan.deployment.of_role(role)) > 1 else role.value
+        path = plan.deployment.path_of(role, index)
         engine = next(each for each in plan.of_role(role) if each.pool_index == index)
         if engine.gpus > gpus_per_node:
             what = f"an engine wants {engine.gpus:g} GPUs on each of its {pool.nodes} node(s), and a node has"

@@ -13,7 +13,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from disagg.cpu_profile.paths import standin_paths
+from disagg.cpu_profile.paths import standin_environment
 from disagg.errors import StartError
 
 NEEDED = ("torch", "transformers", "gguf", "safetensors")
@@ -46,9 +46,7 @@ def _would_do(status: int, last: str) -> str:
 
 
 def _environment() -> dict[str, str]:
-    path = [*standin_paths(), *filter(None, [os.environ.get("PYTHONPATH")])]
-    return os.environ | {
-        "PYTHONPATH": os.pathsep.join(path),
+    return standin_environment(os.environ) | {
         "CUDA_VISIBLE_DEVICES": "",
         "HF_HUB_OFFLINE": "1",
         "TOKENIZERS_PARALLELISM": "false",

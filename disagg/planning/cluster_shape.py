@@ -56,10 +56,6 @@ class NodeShape:
     def rdma_gbyte_s(self) -> float:
         return sum(nic.gbit for nic in self.nics if nic.kind in RDMA) / 8
 
-    @property
-    def ethernet_gbyte_s(self) -> float:
-        return sum(nic.gbit for nic in self.nics if nic.kind == "ethernet") / 8
-
 
 @dataclass(frozen=True, slots=True)
 class ClusterShape:

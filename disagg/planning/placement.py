@@ -99,8 +99,7 @@ def _choose(engine: EnginePlan, nodes: list[_Free]) -> list[_Free] | None:
 
 
 def _no_place(plan: Plan, engine: EnginePlan, nodes: list[_Free]) -> Problem:
-    pools = len(plan.deployment.of_role(engine.role))
-    path = f"{engine.role.value}.{engine.pool_index}" if pools > 1 else engine.role.value
+    path = plan.deployment.path_of(engine.role, engine.pool_index)
     needs = " and ".join(_needs(engine))
     each = f" on each of {engine.nodes} nodes" if engine.nodes > 1 else " on one node"
     fit = sum(node.has_room(engine) for node in nodes)

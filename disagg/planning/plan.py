@@ -59,19 +59,14 @@ class EnginePlan:
             return simulated_arguments(self.role, self.engine, host=host, bootstrap_port=ports.bootstrap)
         return engine_arguments(self.role, self.engine, device=device, model_path=model_path, host=host, ports=ports)
 
-    def environment(self, *, device: str, deadlines: Deadlines, cpu_count: int | None = None) -> dict[str, str]:
+    def environment(self, *, device: str, deadlines: Deadlines) -> dict[str, str]:
         """The pool's own variables over ours."""
         if device == "simulated":
             return self.env
-        ours = engine_environment(
-            self.role,
-            device=device,
-            deadlines=deadlines,
-            ranks=self.ranks,
-            cpu_count=cpu_count,
-            pace_ms=self.pace_ms,
+        ranks, pace_ms = self.ranks, self.pace_ms
+        return (
+            engine_environment(self.role, device=device, deadlines=deadlines, ranks=ranks, pace_ms=pace_ms) | self.env
         )
-        return ours | self.env
 
 
 @dataclass(frozen=True, slots=True)

@@ -96,11 +96,7 @@ def _head(seen: Assessment) -> list[str]:
             f"{f' ({facts.quantisation})' if facts.quantisation else ''}{measured};"
             f" KV {facts.kv_bytes_per_token():,} bytes a token in {facts.dtype}",
         ]
-    head += [
-        f"device    {plan.device}",
-        f"ray       {plan.ray.address}",
-        f"frontend  {plan.frontend.base_url}",
-    ]
+    head += [f"device    {plan.device}", f"ray       {plan.ray.address}", f"frontend  {plan.frontend.base_url}"]
     if seen.shape:
         head.append(f"cluster   {seen.shape.source}: {len(seen.shape.nodes)} nodes, {seen.shape.gpus} GPUs, assumed")
     return head
@@ -207,9 +203,8 @@ def _prompts(seen: Assessment) -> list[int]:
 
 
 def _left_open(seen: Assessment, warnings: Sequence[str]) -> list[str]:
-    ports = ["auto: decided when an engine starts, anew for each of its lives"]
     return [
-        *ports,
+        "auto: decided when an engine starts, anew for each of its lives",
         *(f"not checked: {what}" for what in seen.unknown),
         *(f"warning: {warning}" for warning in warnings),
     ]

@@ -55,7 +55,7 @@ def subject_of(
 ) -> Subject:
     deployment = plan.deployment
     texts = [
-        PoolText(role, _path(role.value, index, len(deployment.of_role(role))), pool.model_dump(), pool.engine)
+        PoolText(role, deployment.path_of(role, index), pool.model_dump(), pool.engine)
         for role, index, pool in deployment.pools()
     ]
     nodes = described(cluster) if isinstance(cluster, ClusterShape) else tuple(cluster or ())
@@ -71,7 +71,3 @@ def subject_of(
         lanes=tuple(lanes),
         settings=deployment.model_dump(exclude={role.value for role in ROLES}),
     )
-
-
-def _path(role: str, index: int, count: int) -> str:
-    return f"{role}.{index}" if count > 1 else role

@@ -188,10 +188,7 @@ NOT_A_NUMBER = Part(
         *_all("managers.utils:GenerationBatchResult.", "next_token_ids copy_done"),
         _at(f"{_SCHEDULER}process_batch_result", begins="self, batch, result"),
         *_all(_SCHEDULER, "server_args disaggregation_mode"),
-        _at(
-            "disaggregation.prefill:SchedulerDisaggregationPrefillMixin.send_kv_chunk",
-            begins="self, req, last_chunk",
-        ),
+        _at("disaggregation.prefill:SchedulerDisaggregationPrefillMixin.send_kv_chunk", begins="self, req, last_chunk"),
         _at("managers.schedule_batch:FINISH_ABORT.__init__", begins="self, message, status_code", is_called=True),
         *_all(_REQ, "to_finish finished_reason disagg_kv_sender skip_radix_cache_insert inflight_middle_chunks rid"),
         _at("disaggregation.common.conn:CommonKVSender.abort", begins="self", is_called=True),

@@ -142,7 +142,7 @@ def test_a_description_says_only_what_is_known() -> None:
         480 << 30,
     )
     assert rack.nvlink == other.nvlink == "rack:0"
-    assert (rack.rdma_gbyte_s, rack.ethernet_gbyte_s, rack.sglang, rack.has_model) == (200, 25, "0.5.20", True)
+    assert (rack.rdma_gbyte_s, rack.nics[-1], rack.sglang, rack.has_model) == (200, ("ethernet", 200), "0.5.20", True)
     assert (h200.nvlink, l40s.nvlink, l40s.memlock_bytes) == ("node:h", "", 1 << 29)
     assert shape.gpus == 10
 

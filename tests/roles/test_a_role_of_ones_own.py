@@ -57,7 +57,7 @@ def it_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
 def plan(**pools: Any) -> Plan:
     tree = MODEL | pools
     assert not check_rules(tree, pool_texts(tree))
-    return resolve(WithEmbedding.from_tree(tree), "cpu")
+    return resolve(WithEmbedding.model_validate(tree), "cpu")
 
 
 def test_it_is_planned_with_arguments_and_environment_of_its_own() -> None:
