@@ -28,9 +28,8 @@ def fill_environment(tree: dict[str, Any], environ: Mapping[str, str]) -> tuple[
 class _Filling:
     def __init__(self, environ: Mapping[str, str]) -> None:
         self._environ = environ
-        self._done: dict[
-            tuple[int, bool], Any
-        ] = {}  # YAML aliases: one mapping may stand in many places, and in itself
+        # YAML aliases: one mapping may stand in many places, and in itself
+        self._done: dict[tuple[int, bool], Any] = {}
         self.problems: list[Problem] = []
 
     def fill(self, value: Any, path: str, *, text: bool) -> Any:

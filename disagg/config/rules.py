@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
-from disagg.config.schema import spelled
+from disagg.config.schema import Deployment, spelled
 from disagg.errors import Problem
 from disagg.role_table import ROLES
 from disagg.roles import Role
@@ -48,6 +48,12 @@ def pool_texts(tree: dict[str, Any]) -> list[PoolText]:
                 path = f"{role}.{index}" if isinstance(pools, list) else role
                 found.append(PoolText(role, path, pool, neutral(said)))
     return found
+
+
+def texts_of(deployment: Deployment) -> list[PoolText]:
+    """The same of a deployment that was read."""
+    pools = deployment.pools()
+    return [PoolText(role, deployment.path_of(role, at), pool.model_dump(), pool.engine) for role, at, pool in pools]
 
 
 def check_rules(tree: dict[str, Any], meant: list[PoolText]) -> list[Problem]:

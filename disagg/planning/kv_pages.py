@@ -11,14 +11,12 @@ from typing import Any
 from disagg.config.rules import count
 
 # Attention backend -> (page sizes it can do, the one SGLang takes in place of any other, for which phases).
-_ANY, _DECODE = (
-    ("attention_backend", "prefill_attention_backend", "decode_attention_backend"),
-    "decode_attention_backend",
-)
+_DECODE = ("attention_backend", "decode_attention_backend")
+_ANY = ("attention_backend", "prefill_attention_backend", "decode_attention_backend")
 PAGES_OF_BACKENDS: dict[str, tuple[tuple[int, ...], int, tuple[str, ...]]] = {
-    "flashmla": ((64,), 64, ("attention_backend", _DECODE)),
-    "trtllm_mla": ((32, 64), 64, ("attention_backend", _DECODE)),
-    "tokenspeed_mla": ((32, 64), 64, ("attention_backend", _DECODE)),
+    "flashmla": ((64,), 64, _DECODE),
+    "trtllm_mla": ((32, 64), 64, _DECODE),
+    "tokenspeed_mla": ((32, 64), 64, _DECODE),
     "cutedsl_mla": ((32, 64), 64, _ANY),
     "trtllm_mha": ((16, 32, 64, 128), 64, _ANY),
     "hpc_ops": ((64,), 64, _ANY),

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from disagg.config.engine_arguments import check_arguments
 from disagg.config.frontend import FrontendSection
-from disagg.config.rules import PoolText, gpus_fit
+from disagg.config.rules import gpus_fit, texts_of
 from disagg.config.schema import Deadlines, Deployment, ModelSection, Pool, Ray
 from disagg.errors import ConfigError
 from disagg.roles import Role
@@ -112,10 +112,7 @@ def resolve(deployment: Deployment, device: Device) -> Plan:
         for _ in range(pool.replicas):
             engines.append(_engine(f"{role.value}-{counts[role]}", role, index, pool, deployment, device))
             counts[role] += 1
-    texts = [
-        PoolText(role, f"{role.value}.{index}", pool.model_dump(), pool.engine)
-        for role, index, pool in deployment.pools()
-    ]
+    texts = texts_of(deployment)
     if problems := tuple(problem for text in texts for problem in gpus_fit(text, device)):
         raise ConfigError("plan", problems)
     return Plan(

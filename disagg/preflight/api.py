@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from disagg.config.rules import PoolText
+from disagg.config.rules import PoolText, texts_of
 from disagg.planning.cluster_shape import ClusterShape
 from disagg.planning.placement import place
 from disagg.preflight.all_rules import RULES, problems, warnings
@@ -54,15 +54,11 @@ def subject_of(
     lanes: Sequence[MeasuredLane] = (),
 ) -> Subject:
     deployment = plan.deployment
-    texts = [
-        PoolText(role, deployment.path_of(role, index), pool.model_dump(), pool.engine)
-        for role, index, pool in deployment.pools()
-    ]
     nodes = described(cluster) if isinstance(cluster, ClusterShape) else tuple(cluster or ())
     shape = cluster if isinstance(cluster, ClusterShape) else ClusterShape("the cluster", tuple(n.shape for n in nodes))
     placement, unplaced = place(plan, shape) if nodes else (None, [])
     return Subject(
-        pools=pool_views(texts, plan.device, plan.engines),
+        pools=pool_views(texts_of(deployment), plan.device, plan.engines),
         device=plan.device,
         model=facts,
         nodes=nodes,

@@ -1,6 +1,6 @@
 """Decides whether a dp rank makes progress, from samples of its scheduler processes.
 
-Way:   beats and /proc -> watch.py -> [judge] -> RankHealth -> frontends
+Way:   beats and /proc -> rank_watch.py -> [judge] -> RankHealth -> frontends
 In:    one ProcessSample a scheduler process; out: one RankHealth a dp rank. Nothing here looks, waits or remembers
 Why:   a prefill chunk that computes for 10 s is well; a process that sleeps, is stopped or spins for ever is not.
        A scheduler that computes uses CPU time, also on a GPU, as it spins while it waits for the device. While kernels

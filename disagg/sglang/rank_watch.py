@@ -1,6 +1,6 @@
 """Watches an engine's scheduler processes from the host, twice a second, and keeps the newest verdict.
 
-Way:   beats of the schedulers, /proc -> [RankWatch.sample] -> verdict -> SGLangEngine.health
+Way:   beats of the schedulers, /proc -> [RankWatch.sample] -> rank_health.py -> SGLangEngine.health
 Owns:  what was seen before: since when a process is stopped, its CPU time when its loop last came round
 Fails: never, whatever a scheduler does; a process that cannot be read counts as gone
 """
@@ -20,9 +20,8 @@ from disagg.sglang.heartbeat import Beat, read_beats
 from disagg.sglang.rank_health import judge
 
 LOOK_S = 0.5
-BLIND_S = (
-    2.0  # a look this late means that this process was stopped or had no core; that time is not held against ranks
-)
+# A look this late means that this process was stopped or had no core; that time is not held against ranks.
+BLIND_S = 2.0
 _TICK_S = 1 / os.sysconf("SC_CLK_TCK")
 
 

@@ -40,6 +40,14 @@ def test_a_decode_pool_s_pace_is_in_its_engines_environment() -> None:
     assert pace.VARIABLE not in prefill
 
 
+@pytest.mark.parametrize(("pools", "path"), [("{%s}", "aggregated"), ("[{}, {%s}]", "aggregated.1")])
+def test_what_only_the_device_shows_is_told_by_the_path_in_the_yaml(pools: str, path: str) -> None:
+    deployment = parse_config(HEAD + f"aggregated: {pools % 'resources: {gpus: 0}'}")
+    with pytest.raises(ConfigError) as refusal:
+        resolve(deployment, "cuda")
+    assert [problem.path for problem in refusal.value.problems] == [f"{path}.resources.gpus"]
+
+
 @pytest.mark.parametrize(
     ("pool", "device", "gpus", "ranks", "dp_ranks"),
     [
