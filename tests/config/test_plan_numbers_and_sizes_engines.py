@@ -40,14 +40,6 @@ def test_a_decode_pool_s_pace_is_in_its_engines_environment() -> None:
     assert pace.VARIABLE not in prefill
 
 
-@pytest.mark.parametrize(("pools", "path"), [("{%s}", "aggregated"), ("[{}, {%s}]", "aggregated.1")])
-def test_what_only_the_device_shows_is_told_by_the_path_in_the_yaml(pools: str, path: str) -> None:
-    deployment = parse_config(HEAD + f"aggregated: {pools % 'resources: {gpus: 0}'}")
-    with pytest.raises(ConfigError) as refusal:
-        resolve(deployment, "cuda")
-    assert [problem.path for problem in refusal.value.problems] == [f"{path}.resources.gpus"]
-
-
 @pytest.mark.parametrize(
     ("pool", "device", "gpus", "ranks", "dp_ranks"),
     [
@@ -66,8 +58,13 @@ def test_gpus_follow_the_ranks(pool: str, device: str, gpus: float, ranks: int, 
 @pytest.mark.parametrize(("gpus", "device"), [(0, "cuda"), (0.5, "cpu")])
 def test_gpus_that_contradict_the_device_are_refused(gpus: float, device: str) -> None:
     deployment = parse_config(HEAD + f"aggregated: {{resources: {{gpus: {gpus}}}}}")
-    with pytest.raises(ConfigError, match=rf"aggregated.0.resources.gpus: is {gpus}, but .* runs on {device}"):
+    with pytest.raises(ConfigError, match=rf"aggregated.resources.gpus: is {gpus}, but .* runs on {device}"):
         resolve(deployment, device)
+
+
+def test_of_several_pools_the_one_is_named() -> None:
+    with pytest.raises(ConfigError, match="aggregated.1.resources.gpus: is 0"):
+        resolve(parse_config(HEAD + "aggregated: [{}, {resources: {gpus: 0}}]"), "cuda")
 
 
 @pytest.mark.parametrize(
