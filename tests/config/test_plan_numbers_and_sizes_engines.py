@@ -63,7 +63,7 @@ def test_gpus_that_contradict_the_device_are_refused(gpus: float, device: str) -
 
 
 def test_of_several_pools_the_one_is_named() -> None:
-    with pytest.raises(ConfigError, match="aggregated.1.resources.gpus: is 0"):
+    with pytest.raises(ConfigError, match=r"aggregated\.1\.resources\.gpus: is 0"):
         resolve(parse_config(HEAD + "aggregated: [{}, {resources: {gpus: 0}}]"), "cuda")
 
 
