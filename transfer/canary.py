@@ -31,14 +31,13 @@ class CanaryFailed(DisaggError):
 
 @dataclass(frozen=True, slots=True)
 class RankEndpoint:
-    """One dp rank of one incarnation. `legs`: its engine's canary legs that have not ended."""
+    """One dp rank of one incarnation."""
 
     life: str
     dp_rank: int
     dp_size: int
     bootstrap: str  # host:port; empty unless prefill
     client: PlaneClient
-    legs: set[object]
 
     @property
     def name(self) -> str:
@@ -109,7 +108,6 @@ class _Leg:
 
     def begin(self, prompt: list[int], meet: m.Bootstrap | None) -> None:
         sampling: dict[str, Any] = GREEDY | {"max_new_tokens": self.new_tokens}
-        self.endpoint.legs.add(self)
         self._number = self.endpoint.client.submit(
             self,
             leg_id=f"{uuid.uuid4().hex}00",  # as long as a request's legs'
@@ -131,6 +129,5 @@ class _Leg:
         pass
 
     def on_end(self, end: m.LegEnd) -> None:
-        self.endpoint.legs.discard(self)
         if not self.ended.done():  # a wait that was given up has cancelled it
             self.ended.set_result(end)

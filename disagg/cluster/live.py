@@ -1,7 +1,7 @@
 """One incarnation that is up, as the controller sees it: its record, a plane connection, who uses it.
 
 Way:   supervisor (an engine has started) -> [LiveEngine] -> watch, prover, canaries, drain
-Owns:  the controller's plane connection to it, and the set of our own canary legs in it
+Owns:  the controller's plane connection to it
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ class LiveEngine:
     def __init__(self, record: EngineRecord, secret: bytes, runtime: Runtime) -> None:
         self.record, self._secret, self._runtime, self._now_s = record, secret, runtime, runtime.now_s
         self.client = self._make_client()
-        self.canary_legs: set[object] = set()  # begun by us and not ended in the engine
         self.others_requests = 0  # granted to frontends, as the host reported last
         self.quiet_since_s = self._now_s()
         self.is_retiring = False  # gets no canary any more
@@ -43,8 +42,7 @@ class LiveEngine:
     def endpoints(self) -> list[RankEndpoint]:
         record = self.record
         return [
-            RankEndpoint(record.life, rank, record.ranks, record.bootstrap, self.client, self.canary_legs)
-            for rank in range(record.ranks)
+            RankEndpoint(record.life, rank, record.ranks, record.bootstrap, self.client) for rank in range(record.ranks)
         ]
 
     def _make_client(self) -> PlaneClient:
@@ -60,9 +58,7 @@ class LiveEngine:
         )
 
     def _taken(self, ranks: list[RankTaken]) -> None:
-        # A leg of ours is in `canary_legs` from before its grant until after its end was reported, so this may take
-        # a client's request for a canary for a moment, but never a canary for a client's request.
-        others = max(0, sum(rank.requests for rank in ranks) - len(self.canary_legs))
+        others = sum(rank.requests - rank.canaries for rank in ranks)
         if others or self.others_requests:
             self.quiet_since_s = self._now_s()
         self.others_requests = others

@@ -242,7 +242,8 @@ class Attempt:
             self.fail(NotANumber, f"the model's output for this request is not a number ({leg.role.name})")
         elif end.reason == LOST:
             if not self._is_closed:
-                alone = endpoint.client.legs_lost == 1 and endpoint.load[0] <= 1  # ours, and all frontends' there
+                # Ours, and all frontends' there.
+                alone = endpoint.client.legs_lost == 1 and endpoint.requests_of_clients <= 1
                 blame(self.request, endpoint.life, leg.role.name, leg.received, alone)
             self.fail(EngineLost, what, endpoint.life)
         else:

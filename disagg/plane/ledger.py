@@ -37,28 +37,34 @@ class Capacity:
 class Grant:
     dp_rank: int
     kv_tokens: int
+    is_canary: bool
     is_open: bool = True
 
 
 class Ledger:
+    """By dp rank: `requests`, of these `canaries`, and `kv_tokens`."""
+
     def __init__(self, ranks: int, capacity: Capacity) -> None:
         self._capacity = capacity
         self.requests = [0] * ranks
+        self.canaries = [0] * ranks
         self.kv_tokens = [0] * ranks
 
-    def grant(self, dp_rank: int, prompt_tokens: int, new_tokens: int, *, in_any_case: bool = False) -> Grant | None:
-        """Counts one leg and returns its Grant; None where there is no room now. `in_any_case`: for a canary."""
+    def grant(self, dp_rank: int, prompt_tokens: int, new_tokens: int, *, is_canary: bool = False) -> Grant | None:
+        """Counts one leg and returns its Grant; None where there is no room now. A canary gets it in any case."""
         needed = kv_tokens_needed(prompt_tokens, new_tokens, self._capacity.page_size)
-        if not in_any_case and not fits(self.requests[dp_rank], self.kv_tokens[dp_rank], needed, self._capacity):
+        if not is_canary and not fits(self.requests[dp_rank], self.kv_tokens[dp_rank], needed, self._capacity):
             return None
         self.requests[dp_rank] += 1
+        self.canaries[dp_rank] += is_canary
         self.kv_tokens[dp_rank] += needed
-        return Grant(dp_rank, needed)
+        return Grant(dp_rank, needed, is_canary)
 
     def give_back(self, grant: Grant) -> None:
         assert grant.is_open, "given back twice"
         grant.is_open = False
         self.requests[grant.dp_rank] -= 1
+        self.canaries[grant.dp_rank] -= grant.is_canary
         self.kv_tokens[grant.dp_rank] -= grant.kv_tokens
 
 

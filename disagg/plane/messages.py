@@ -175,6 +175,7 @@ class RankTaken(Wire, frozen=True):
 
     requests: int
     kv_tokens: int
+    canaries: int = 0  # among the requests: the control plane's own
 
 
 class Taken(Wire, frozen=True, tag="taken"):

@@ -74,8 +74,9 @@ class PlaneServer:
             asyncio.get_running_loop().call_later(REPORT_S, self._report)
 
     def taken(self) -> m.Taken:
-        ranks = zip(self.ledger.requests, self.ledger.kv_tokens, strict=True)
-        return m.Taken(self.incarnation, [m.RankTaken(requests, tokens) for requests, tokens in ranks])
+        ledger = self.ledger
+        ranks = zip(ledger.requests, ledger.kv_tokens, ledger.canaries, strict=True)
+        return m.Taken(self.incarnation, [m.RankTaken(*rank) for rank in ranks])
 
     def _look_soon(self) -> None:
         self._looked_at_s = self.now_s()
@@ -183,7 +184,7 @@ class _Session:
             return
         prompt_ids, at = m.unpack_ids(message.prompt), message.bootstrap
         new_tokens = message.sampling["max_new_tokens"]
-        grant = self.server.ledger.grant(message.dp_rank, len(prompt_ids), new_tokens, in_any_case=message.is_canary)
+        grant = self.server.ledger.grant(message.dp_rank, len(prompt_ids), new_tokens, is_canary=message.is_canary)
         if grant is None:
             self._ends.append(m.LegEnd(message.leg, m.REFUSED, "no room for it now"))
             self._flush_soon()

@@ -66,6 +66,11 @@ class Endpoint:
     def name(self) -> str:
         return str(self.id)
 
+    @property
+    def requests_of_clients(self) -> int:
+        """`load` without canaries. They are no company: one cannot kill, and each restarted engine gets some."""
+        return max(self.requests, self.reported.requests - self.reported.canaries)
+
     def take(self, kv_tokens: int) -> None:
         self.requests += 1
         self.kv_tokens += kv_tokens
@@ -117,8 +122,8 @@ class Engine:
 
     @property
     def is_idle(self) -> bool:
-        """Nobody's request runs there, as far as is known."""
-        return not any(endpoint.load[0] for endpoint in self.endpoints)
+        """No client's request runs there, as far as is known."""
+        return not any(endpoint.requests_of_clients for endpoint in self.endpoints)
 
 
 class ByLoad:

@@ -71,7 +71,9 @@ async def test_each_idle_rank_hums_alone_and_every_third_time_the_pair_sings() -
         assert hum.bootstrap is not None
         assert hum.bootstrap.room == hum.dp_rank == 0
         assert s.nodes["prefill-0"].engine.legs[-1].sampling["max_new_tokens"] == 1
-        assert not s.live("decode-0").canary_legs
+        server = s.nodes["decode-0"].server
+        assert server
+        assert server.ledger.canaries == server.ledger.requests == [0]
 
 
 async def test_an_engine_that_hangs_at_rest_is_sick_at_the_second_canary() -> None:
@@ -121,7 +123,9 @@ async def test_a_client_that_comes_during_a_canary_makes_its_failure_no_sign() -
         engine.hangs = True
         await _turn(s)
         turning = asyncio.create_task(_turn(s))
-        await s.until(lambda: len(s.live("aggregated-0").canary_legs) == 2)
+        server = s.nodes["aggregated-0"].server
+        assert server
+        await s.until(lambda: server.ledger.canaries == [2])
         begin_request(client)
         await turning
         await asyncio.sleep(0.1)

@@ -48,7 +48,7 @@ class Live:
     def endpoints(self) -> list[RankEndpoint]:
         client: Any = self.client
         ranks = self.record.ranks
-        return [RankEndpoint(self.life, rank, ranks, "", client, set()) for rank in range(ranks)]
+        return [RankEndpoint(self.life, rank, ranks, "", client) for rank in range(ranks)]
 
 
 class World:

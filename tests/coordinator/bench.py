@@ -132,6 +132,7 @@ class Bench:
                 await asyncio.sleep(0.01)
         assert all(not any(server.ledger.requests) for server in self.servers.values())
         assert all(not any(server.ledger.kv_tokens) for server in self.servers.values())
+        assert all(not any(server.ledger.canaries) for server in self.servers.values())
 
     def held(self) -> int:
         coordinator = self.coordinator

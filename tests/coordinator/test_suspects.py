@@ -10,15 +10,17 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))  # tests share bench.py; they are not a package
 
-from bench import bench, request, until
+from bench import SECRET, Bench, bench, request, until
 
 from disagg.coordinator.limits import Limits
 from disagg.coordinator.phases import Phase
 from disagg.coordinator.request import Blame, Request
 from disagg.coordinator.suspects import alone_on, blame, clear, forgive, is_guilty
-from disagg.errors import EngineLost, Overloaded
+from disagg.errors import EngineLost, Overloaded, SuspectedPoison
+from disagg.plane.client import PlaneClient
 from disagg.process.stub import StubEngine
 from disagg.roles import Role
+from transfer.canary import RankEndpoint, probe_rank
 
 
 def _positions() -> StubEngine:
@@ -106,6 +108,36 @@ async def test_a_suspect_waits_for_the_engine_that_becomes_idle() -> None:
         assert await asyncio.wait_for(answering, 10) == ("x" * 30, "length")
         assert running.done(), "it ran before the other one had left"
         assert suspect.emitted_ids == [*range(3, 33)]
+
+
+async def test_a_canary_is_no_company() -> None:
+    """A suspect is sent to where only a canary runs, however long that takes, and counts as alone with it."""
+    async with bench(limits=Limits(queue_s=1.0), decode_0=_positions(), decode_1=_positions()) as b:
+        killer = request(max_tokens=1000)
+        answering = b.start(killer)
+        await until(lambda: killer.emitted_ids)
+        first = engine_of(killer)
+        second = "decode-1" if first == "decode-0" else "decode-0"
+        controller = await _canary_on(b, second)
+        await until(lambda: b.router.connections.granted[second, 0][0] == 1)
+        b.servers[first].close()
+        await until(lambda: engine_of(killer) == second and len(killer.emitted_ids) > 2)
+        await until(lambda: b.router.connections.granted[second, 0][0] == 2)
+        b.servers[second].close()
+        with pytest.raises(SuspectedPoison):
+            await asyncio.wait_for(answering, 5)
+        assert [each.alone for each in killer.blames] == [True, True]
+        controller.close()
+
+
+async def _canary_on(b: Bench, name: str) -> PlaneClient:
+    """One that does not end, as beside a peer that is out of order."""
+    client = PlaneClient(b.registry.records[name].plane, 1, SECRET, lambda _why: None)
+    await client.connect()
+    endpoint = RankEndpoint(f"{name}#1", 0, 1, "", client)
+    probing = asyncio.create_task(probe_rank(endpoint, 10_000, 60.0))
+    probing.add_done_callback(lambda task: task.exception())  # it is lost with its engine
+    return client
 
 
 async def test_an_operator_who_wants_no_second_try_gets_none() -> None:

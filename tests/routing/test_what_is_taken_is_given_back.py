@@ -72,6 +72,19 @@ def test_who_is_to_be_alone_waits_for_an_idle_engine_and_has_it_to_itself() -> N
     assert shared.pair.decode is alone.pair.decode
 
 
+def test_an_engine_with_nothing_but_a_canary_is_idle_and_yet_loaded() -> None:
+    prefill, *decodes = split(1, 2)
+    router = make_router(prefill, *decodes)
+    for decode in decodes:
+        decode.endpoints[0].report(RankTaken(1, 48, canaries=1))
+    alone = router.pick(asked(alone_on={Role.DECODE}))
+    assert alone
+    assert alone.pair.decode.load == (1, 48)
+    other = next(decode for decode in decodes if decode is not alone.pair.decode.engine)
+    other.endpoints[0].report(RankTaken(2, 96, canaries=1))
+    assert router.pick(asked(alone_on={Role.DECODE})) is None
+
+
 def test_an_engine_that_comes_back_on_trial_stays_hidden_until_the_trial_ends() -> None:
     prefill, decode = split(1, 1)
     router = make_router(prefill, decode)
