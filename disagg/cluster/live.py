@@ -18,6 +18,7 @@ class LiveEngine:
         self.record, self._secret, self._runtime, self._now_s = record, secret, runtime, runtime.now_s
         self.client = self._make_client()
         self.others_requests = 0  # granted to frontends, as the host reported last
+        self._ranks: list[RankHealth] = []  # as they were told last
         self.quiet_since_s = self._now_s()
         self.is_retiring = False  # gets no canary any more
 
@@ -33,7 +34,13 @@ class LiveEngine:
 
     async def health(self, limit_s: float) -> list[RankHealth]:
         """Raises LegLost, and TimeoutError."""
-        return await self.client.health(limit_s)
+        self._ranks = await self.client.health(limit_s)
+        return self._ranks
+
+    @property
+    def sign_age_s(self) -> float:
+        """Since the last sign of life of its host, or of the rank that is slowest: it may be busy, or out of order."""
+        return max(self.client.silence_s, *(rank.beat_age_s for rank in self._ranks), 0.0)
 
     def quiet_s(self) -> float:
         """Seconds for which no request but our own canaries has run here; 0 while one runs."""

@@ -80,11 +80,13 @@ class Prover:
                 await self._changed.wait()
 
     def add(self, live: LiveEngine) -> None:
-        """The engine is up. It is going to meet every engine that is or comes up, however many tries that takes."""
+        """The engine is up. It is going to meet every engine that is or comes up, however many tries that takes;
+        last those that have shown no sign of life for the longest time."""
         self.up[live.life] = live
         group, role = live.record.group, ROLES[live.record.role]
         self._by_role.setdefault((group, role.name), {})[live.life] = None
-        for life in self._by_role.get((group, role.partner), ()) if role.partner else [live.life]:
+        peers = self._by_role.get((group, role.partner), ()) if role.partner else [live.life]
+        for life in sorted(peers, key=lambda life: self.up[life].sign_age_s):
             self._want((live.life, life))
         self._changed.set()
 
@@ -150,8 +152,8 @@ class Prover:
                 await self._on_failed(life, why)
             return
         await self._registry.add_met(*pair)
-        for life in dict.fromkeys(pair):
-            await self._on_proven(life)
+        # At once: one side's actor may be slow to tell its lane, and the other side is READY all the same.
+        await asyncio.gather(*(self._on_proven(life) for life in dict.fromkeys(pair)))
 
     def _patience_s(self, pair: Pair) -> float:
         if not self._both_serve(pair):

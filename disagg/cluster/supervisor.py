@@ -36,6 +36,7 @@ BACKOFF_S = (0.0, 0.5, 1.0, 2.0, 5.0, 10.0)
 BACKOFF_READY_S = 2.0  # at most, after a life that was READY: what killed it was not its start
 STEADY_S = 60.0  # an engine that lived this long starts the next time without a pause
 POLL_S = 0.1
+REGISTERED_POLL_S = 0.02  # an engine that is up waits for nothing else
 LAST_LINES = 12
 EXIT_S = 1.0  # after a lost connection we wait this long for the exit status, which says more
 EVICT_S = 5.0  # after `deadlines.drain_s` what still runs may move to other engines
@@ -144,7 +145,9 @@ class EngineSupervisor:
             await asyncio.sleep(pause_s)
 
     async def proven(self) -> None:
-        """A transfer with a peer has succeeded; the registry knows with whom."""
+        """A transfer with a peer has succeeded; the registry knows with whom. Returns when its lane is looked up, too:
+        that asks an actor, and nobody waits for it to be READY."""
+        await self._note_proven()
         self._lane_is_old = True
         if self._lane_is_asked:
             return  # whoever asks will ask once more
@@ -153,25 +156,22 @@ class EngineSupervisor:
             while self._lane_is_old:
                 self._lane_is_old = False
                 life, lane = self.record.life, await self.node.lane()
-                if self.record.life == life:
-                    await self._note_proven(lane)
+                if lane != self.record.lane and lane and self.record.life == life and self._ending is not None:
+                    await self._life.note(lane=lane)
         finally:
             self._lane_is_asked = False
 
-    async def _note_proven(self, lane: str) -> None:
-        if self._ending is None or not self._life.may(Event.PROVEN):
+    async def _note_proven(self) -> None:
+        if self._ending is None:
             return  # it does not serve any more
         self._failed_alone = 0
-        is_new = self.record.state is not State.READY
-        if is_new:
-            self._phases.end("proving")
-            log.info("%s is ready, %s, after %s", self.record.life, self._way, told(self._phases.seconds))
+        if self.record.state is State.READY or not self._life.may(Event.PROVEN):
+            return
+        self._phases.end("proving")
+        log.info("%s is ready, %s, after %s", self.record.life, self._way, told(self._phases.seconds))
         self._was_ready = self._life_was_ready = True
-        start_s = dict(self._phases.seconds)
-        lane = lane or self.record.lane
-        await self._life.advance(Event.PROVEN, lane=lane, detail="", start_s=start_s)
-        if is_new:
-            self.node.keep_spare()
+        await self._life.advance(Event.PROVEN, detail="", start_s=dict(self._phases.seconds))
+        self.node.keep_spare()
 
     async def failed(self, why: str) -> None:
         """A transfer with a peer, who serves, has failed."""
@@ -255,7 +255,7 @@ class EngineSupervisor:
         self._phases.seconds |= _with_rest(ready.start_s, self._phases.seconds.pop("rest"))
         # Polled: the event is in another process.
         while bootstrap and not await self._is_registered(bootstrap):  # noqa: ASYNC110
-            await asyncio.sleep(POLL_S)
+            await asyncio.sleep(REGISTERED_POLL_S)
         self._phases.end("bootstrap")
         await self._life.note(
             start_s=dict(self._phases.seconds),

@@ -101,6 +101,11 @@ class PlaneClient:
     def is_open(self) -> bool:
         return self._connection is not None
 
+    @property
+    def silence_s(self) -> float:
+        """Since the host was heard last; while it is well, at most PING_S and a round trip."""
+        return self._now_s() - self._heard_at_s
+
     def submit(
         self,
         receiver: LegReceiver,

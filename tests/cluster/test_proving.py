@@ -44,6 +44,7 @@ class Live:
         self.life = self.record.life
         self.client = Client()
         self.is_retiring = False
+        self.sign_age_s = 0.0
 
     def endpoints(self) -> list[RankEndpoint]:
         client: Any = self.client

@@ -15,7 +15,7 @@ from disagg.registry.records import EngineRecord, State
 from disagg.roles import Role
 from disagg.simulated_engine.tokens import answer
 from disagg.simulation.loop import VirtualLoop
-from disagg.simulation.node import SimulatedNode, SimulatedPlace
+from disagg.simulation.node import END_S, START_S, SimulatedNode, SimulatedPlace
 from disagg.simulation.world import SimulatedDeployment
 
 PROMPT = list(range(1000, 1300))
@@ -240,6 +240,43 @@ def test_whoever_comes_up_meets_others_while_a_peer_does_not_answer() -> None:
             await until(lambda: sim.registry.records["decode-0"].state is State.READY, 4)
             met = sim.registry.met
             await until(lambda: met.met_with("decode-0#2") == {"prefill-1#1", "prefill-2#1"}, 2)
+
+    in_virtual_time(scenario)
+
+
+@pytest.mark.parametrize("what", ["host", "rank"])
+@pytest.mark.parametrize("number", range(3))
+def test_whoever_comes_up_meets_a_peer_that_hangs_last(number: int, what: str) -> None:
+    """Such a peer is found to be sick after some 3 s; until then nobody waits for it."""
+
+    async def scenario() -> None:
+        async with SimulatedDeployment(seed=1, prefill=3) as sim:
+            hangs = sim.hosts[f"prefill-{number}"]
+            (hangs if what == "host" else hangs.engine).freeze()
+            await asyncio.sleep(1.0)
+            sim.hosts["decode-0"].kill()
+            await until(lambda: sim.registry.records["decode-0"].life == "decode-0#2")
+            await until(lambda: sim.registry.records["decode-0"].state is State.READY, 0.7)
+            assert sim.registry.records[hangs.engine_id].state is State.READY, "it is not known yet"
+            await sim.settle()
+
+    in_virtual_time(scenario)
+
+
+@pytest.mark.parametrize("killed", ["prefill-0", "decode-0"])
+def test_an_engine_that_starts_again_is_ready_when_it_has_met_one(killed: str) -> None:
+    """Of the time from its death on, nothing is the control plane's own: it starts, its ranks register, it moves KV."""
+
+    async def scenario() -> None:
+        async with SimulatedDeployment(seed=1, prefill=2, decode=2) as sim:
+            began_s = asyncio.get_running_loop().time()
+            sim.hosts[killed].kill()
+            while sim.registry.records[killed].life != f"{killed}#2" or not sim.registry.met.met_with(f"{killed}#2"):
+                await asyncio.sleep(0.001)
+            assert sim.registry.records[killed].state is State.READY
+            took_s = asyncio.get_running_loop().time() - began_s
+            registering_s = sim.hosts[killed].engine.model.register_s if killed.startswith("prefill") else 0.0
+            assert took_s < END_S[1] + START_S + registering_s + 0.06
 
     in_virtual_time(scenario)
 
