@@ -114,11 +114,11 @@ def test_a_success_that_is_still_being_noted_brings_no_removed_engine_back() -> 
             async def lane() -> str:
                 asked.set()
                 await answered.wait()
-                return ""
+                return "tcp"
 
             asked, node.lane = asyncio.Event(), lane  # type: ignore[method-assign]
             await asked.wait()
-            assert sim.registry.records[added].state is State.STARTING
+            assert sim.registry.records[added].state is State.READY
             await remove(sim, added)
             answered.set()
             await asyncio.sleep(1)
