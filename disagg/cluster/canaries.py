@@ -109,7 +109,7 @@ class Canaries:
 
     async def _turn(self, live: LiveEngine) -> None:
         turns = self._turns[live.life]
-        why = await self._hum_on_all_ranks(live)
+        why = await self._probe_ranks(live)
         turns.count, turns.last_at_s = turns.count + 1, self._now_s()
         if why is None:  # a client came, nothing is known
             return
@@ -123,7 +123,7 @@ class Canaries:
     def _is_for_pairs(self, decode: str, turns: Turns) -> bool:
         return turns.count % PAIRS_EVERY == 0 or any(d == decode for _, d in self._pair_failures)
 
-    async def _hum_on_all_ranks(self, live: LiveEngine) -> str | None:
+    async def _probe_ranks(self, live: LiveEngine) -> str | None:
         """As `_try`."""
         for endpoint in live.endpoints():
             probe = partial(ROLES[live.record.role].probe, endpoint, self._limit_s)
@@ -143,8 +143,8 @@ class Canaries:
         self._next_pair += len(chosen)
         for prefill in dict.fromkeys([*failed, *chosen]):
             pair = (prefill, decode.life)
-            why = await self._sing(pair)
-            if not why:  # it sang, or a client came
+            why = await self._probe_pair(pair)
+            if not why:  # the transfer went well, or a client came
                 self._pair_failures.pop(pair, None)
                 continue
             failures = self._pair_failures[pair] = self._pair_failures.get(pair, 0) + 1
@@ -164,12 +164,12 @@ class Canaries:
         probed: dict[Pair, bool] = {}
         for others in with_others:
             for other in others:
-                if (why := await self._sing(other)) is not None:
+                if (why := await self._probe_pair(other)) is not None:
                     probed[other] = not why
                     break
         return probed
 
-    async def _sing(self, pair: Pair) -> str | None:
+    async def _probe_pair(self, pair: Pair) -> str | None:
         """As `_try`."""
         return await self._try(pair, partial(self._prover.probe_all_ranks, pair, self._limit_s))
 

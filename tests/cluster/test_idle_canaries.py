@@ -1,4 +1,4 @@
-"""Idle engines sing: two failures in a row make one sick; busy engines, and one failure, do not."""
+"""Idle engines are probed: two failures in a row make one sick; busy engines, and one failure, do not."""
 
 from __future__ import annotations
 

@@ -76,7 +76,7 @@ async def _next(actor: EngineActor, **changes: Any) -> Ready:
     return await actor.start(encode_spec(msgspec.structs.replace(SPEC, **changes)), None, {})
 
 
-async def _kit_is_ready(reapers: list[Reaper], sglang: str = "0.5.20") -> None:
+async def _standby_is_ready(reapers: list[Reaper], sglang: str = "0.5.20") -> None:
     await asyncio.sleep(0.02)
     reapers[-1].say(StandbyReady([7], 1.0, 0, sglang))
     await asyncio.sleep(0.02)
@@ -87,7 +87,7 @@ async def test_the_next_incarnation_is_the_standby(reapers: list[Reaper]) -> Non
     assert (await _next(actor)).way == "spawned"
     await actor.keep_spare()
     await actor.keep_spare()
-    await _kit_is_ready(reapers)
+    await _standby_is_ready(reapers)
     assert [reaper.module.rpartition(".")[2] for reaper in reapers] == ["reaper", "standby_reaper"]
     made_from = reapers[1].standby
     assert made_from is not None
@@ -132,7 +132,7 @@ async def test_one_that_does_not_fit_is_ended(
     await _next(actor)
     await actor.keep_spare()
     if sglang:
-        await _kit_is_ready(reapers, sglang)
+        await _standby_is_ready(reapers, sglang)
     await actor.end()
     way = (await _next(actor, incarnation=2, environment=environment)).way
     assert why in way

@@ -202,7 +202,7 @@ async def test_ranks_behind_a_controller_have_spares_too_and_a_dead_spare_is_rep
         assert await a.tokens(prompt) == first
 
 
-async def test_a_kit_that_ended_costs_only_its_time() -> None:
+async def test_a_standby_that_ended_costs_only_its_time() -> None:
     async with engine() as a:
         await a.start()
         standby = await a.keep_spare()
