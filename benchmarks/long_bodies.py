@@ -1,6 +1,8 @@
-"""What hostile bodies cost the streams that run meanwhile: the gaps between tokens of others while one is read.
+"""What hostile bodies, and long prompts, cost the streams that run meanwhile: the gaps between tokens of others while
+one is read.
 
-Way:   8 streams, a token each 5 ms -> 3 bodies of one kind, one after the other -> the gaps of all streams meanwhile
+Way:   8 streams, a token each 5 ms -> 3 bodies of one kind, one after the other, or 6 prompts at once -> the gaps of all
+       streams meanwhile
 Out:   a line for each kind: p50, p99 and the longest gap, and how long the body's answer took; medians over the rounds
 
 Run:   python -m benchmarks.long_bodies [--rounds 5] [--against CHECKOUT]
@@ -27,7 +29,7 @@ from benchmarks.prompts import random_prompts
 from benchmarks.stub_deployment import stub_deployment
 from disagg.models.resolve import resolve_model
 
-STEP_MS, STREAMS, STREAM_TOKENS, BODIES = 5.0, 8, 8_000, 3
+STEP_MS, STREAMS, STREAM_TOKENS, BODIES, PROMPTS = 5.0, 8, 8_000, 3, 6
 BEFORE_S = 0.7
 VOCABULARY = 49_000  # below SmolLM2's
 MESSAGE: dict[str, str] = {"role": "user", "content": ""}
@@ -43,6 +45,10 @@ KINDS: dict[str, tuple[str, dict[str, Any]]] = {
     "600,000 names": (CHAT, {f"{number:07d}": 1 for number in range(600_000)}),
     "8 MB of text": (TEXT, {"prompt": "word " * 1_600_000}),
 }
+AT_ONCE: dict[str, tuple[str, dict[str, Any]]] = {
+    "6 x 8,000 token ids": (TEXT, {"prompt": list(range(3, 8_003))}),
+    "6 x 8,000 words": (TEXT, {"prompt": "word " * 8_000}),
+}
 
 
 def quick_post(url: str, path: str, body: dict[str, Any]) -> bytes:
@@ -57,21 +63,24 @@ async def measure() -> dict[str, tuple[float, float, float, float]]:
     """Kind -> p50, p99 and longest gap of the streams while its bodies are read, and the answers' time; ms."""
     found = {}
     async with stub_deployment(Path(resolve_model("smollm2")), STEP_MS) as deployment:
-        for kind, (path, fields) in KINDS.items():
+        for kind, (path, fields) in (KINDS | AT_ONCE).items():
+            count, at_once = (PROMPTS, PROMPTS) if kind in AT_ONCE else (BODIES, 1)
             body = {"model": "stub", "max_tokens": STREAM_TOKENS, "ignore_eos": True, **STREAMED}
             prompts = random_prompts(kind, STREAMS, 50, VOCABULARY)
             streams = [post(deployment.url, TEXT, body | {"prompt": prompt}) for prompt in prompts]
             hostile = quick_post(deployment.url, path, {"model": "stub", "max_tokens": 1, **fields})
+            if at_once > 1:  # the frontend starts another reader of bodies for them, which takes seconds, once
+                await drive(deployment.url, [hostile] * at_once, at_once)
             answers: list[Answer] = []
             running = asyncio.create_task(drive(deployment.url, streams, STREAMS, sink=answers))
             await asyncio.sleep(BEFORE_S)
             began_s = time.perf_counter()
-            await drive(deployment.url, [hostile] * BODIES, 1)  # most are refused, and that is their answer
+            await drive(deployment.url, [hostile] * count, at_once)  # most are refused, and that is their answer
             ended_s = time.perf_counter()
             running.cancel()
             await asyncio.wait([running])
             gaps_ms = list(_gaps_ms(answers, began_s, ended_s))
-            took_ms = (ended_s - began_s) / BODIES * 1e3
+            took_ms = (ended_s - began_s) / count * 1e3
             cuts = quantiles(gaps_ms, n=100)
             found[kind] = (cuts[49], cuts[98], max(gaps_ms), took_ms)
     return found
@@ -109,7 +118,7 @@ def main() -> None:
     for number in range(arguments.rounds):
         for name in list(checkouts)[:: -1 if number % 2 else 1]:  # a machine's drift hits both
             rounds[name].append(measured_in(checkouts[name]))
-    for kind in KINDS:
+    for kind in KINDS | AT_ONCE:
         for name, rows in rounds.items():
             p50, p99, longest, took = (median(row[kind][column] for row in rows) for column in range(4))
             print(
