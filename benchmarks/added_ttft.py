@@ -16,9 +16,10 @@ from statistics import median, quantiles
 
 import uvloop
 
+from benchmarks.legs import send
+from benchmarks.load import chat, drive
 from benchmarks.stub_deployment import StubDeployment, stub_deployment
 from disagg.models.resolve import resolve_model
-from disagg.plane import messages as m
 from disagg.plane.client import PlaneClient
 
 ROUNDS = 9
@@ -26,45 +27,9 @@ REQUESTS = 100  # a round and side
 QUESTION = "Explain why Roger Federer is considered one of the greatest tennis players of all time"
 
 
-class _First:
-    """Tells when the first token came."""
-
-    def __init__(self) -> None:
-        self.came: asyncio.Future[float] = asyncio.get_running_loop().create_future()
-
-    def on_tokens(self, _offset: int, _token_ids: list[int]) -> None:
-        if not self.came.done():
-            self.came.set_result(time.perf_counter())
-
-    def on_stage(self, _name: str) -> None:
-        pass
-
-    def on_end(self, _end: m.LegEnd) -> None:
-        pass
-
-
 async def _through_http(deployment: StubDeployment) -> list[float]:
-    host, port = deployment.url.removeprefix("http://").split(":")
-    reader, writer = await asyncio.open_connection(host, int(port))
-    body = {"model": "stub", "messages": [{"role": "user", "content": QUESTION}], "stream": True, "max_tokens": 4}
-    payload = json.dumps(body).encode()
-    head = (
-        "POST /v1/chat/completions HTTP/1.1\r\nHost: bench\r\n"
-        f"Content-Type: application/json\r\nContent-Length: {len(payload)}\r\n\r\n"
-    )
-    times_ms = []
-    for _ in range(REQUESTS):
-        began = time.perf_counter()
-        writer.write(head.encode() + payload)
-        seen, first = b"", None
-        while not seen.endswith(b"0\r\n\r\n"):
-            seen += await reader.read(1 << 16)
-            if first is None and b'"content":"' in seen.replace(b'"content":""', b""):
-                first = time.perf_counter()
-        assert first is not None, seen
-        times_ms.append((first - began) * 1e3)
-    writer.close()
-    return times_ms
+    request = chat(deployment.url, "stub", QUESTION, 4)
+    return [answer.ttft_s * 1e3 for answer in await drive(deployment.url, [request] * REQUESTS, 1)]
 
 
 async def _over_the_plane(deployment: StubDeployment) -> list[float]:
@@ -73,15 +38,11 @@ async def _over_the_plane(deployment: StubDeployment) -> list[float]:
     ]
     for client in clients:
         await client.connect()
-    prompt = m.pack_ids(range(46))
     times_ms = []
-    for _ in range(REQUESTS):
-        began, receivers = time.perf_counter(), [_First(), _First()]
-        for client, receiver in zip(clients, receivers, strict=True):
-            client.submit(
-                receiver, leg_id="0" * 32, prompt=prompt, sampling={"max_new_tokens": 4}, dp_rank=0, bootstrap=None
-            )
-        times_ms.append((await receivers[1].came - began) * 1e3)
+    for number in range(REQUESTS):
+        began = time.perf_counter()
+        legs = [send(client, number, {"max_new_tokens": 4}) for client in clients]
+        times_ms.append((await legs[1].first_s - began) * 1e3)
         await asyncio.sleep(0.001)
     for client in clients:
         client.close()

@@ -13,7 +13,6 @@ import asyncio
 import json
 import os
 import secrets
-import sys
 import time
 from array import array
 from pathlib import Path
@@ -21,32 +20,17 @@ from statistics import median
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from benchmarks.processes import cpu_s, end_within
+from benchmarks.legs import send
+from benchmarks.processes import cpu_s, running, serve
 from disagg.cpu_profile.paths import standin_environment
-from disagg.plane import messages as m
 from disagg.plane.client import PlaneClient
 from disagg.sglang.fast_path import VARIABLE
 
 LEGS, STEP_S, WINDOW_S, ROUNDS = 512, 0.05, 4.0, 3
 TOKENS = 4096
-STOP_S = 15.0
+START_S = 300.0
 ENVIRONMENT = {"SGLANG_USE_CPU_ENGINE": "1", "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
 FACTS = {"max_req_input_len": 8000, "max_total_num_tokens": 1 << 22, "status": "ready"}
-
-
-class _Leg:
-    def __init__(self) -> None:
-        self.tokens = 0
-        self.end: m.LegEnd | None = None
-
-    def on_tokens(self, _offset: int, token_ids: list[int]) -> None:
-        self.tokens += len(token_ids)
-
-    def on_stage(self, _name: str) -> None:
-        pass
-
-    def on_end(self, end: m.LegEnd) -> None:
-        self.end = end
 
 
 def scheduler(_server_args: Any, port_args: Any, *rest: Any) -> None:
@@ -103,47 +87,19 @@ async def cost(way: str) -> float:
     """CPU µs of the host a token."""
     secret = secrets.token_bytes(32)
     with TemporaryDirectory() as scratch:
-        process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-m",
-            "benchmarks.engine_host",
-            "--host",
-            scratch,
-            stdout=asyncio.subprocess.PIPE,
-            stdin=asyncio.subprocess.PIPE,
-            start_new_session=True,
-            env=standin_environment(os.environ)
-            | ENVIRONMENT
-            | {"DISAGG_SECRET": secret.hex(), "TMPDIR": scratch, VARIABLE: way},
-        )
-        try:
-            assert process.stdout is not None
-            port = 0
-            while not port:
-                line = await asyncio.wait_for(process.stdout.readline(), 300)
-                port = int(line.removeprefix(b"port ")) if line.startswith(b"port ") else 0
-                assert line, "the host ended"
-            return await _measure(process.pid, port, secret)
-        finally:
-            assert process.stdin is not None
-            process.stdin.close()  # SGLang then ends its processes, and takes away what it has in /dev/shm
-            await end_within(process, STOP_S)
+        environment = standin_environment(os.environ) | ENVIRONMENT
+        environment |= {"DISAGG_SECRET": secret.hex(), "TMPDIR": scratch, VARIABLE: way}
+        # At its end of input SGLang ends its processes, and takes away what it has in /dev/shm.
+        process = running("benchmarks.engine_host", "--host", scratch, limit_s=START_S, environment=environment)
+        async with process as (pid, port):
+            return await _measure(pid, port, secret)
 
 
 async def _measure(pid: int, port: int, secret: bytes) -> float:
     client = PlaneClient(f"127.0.0.1:{port}", 1, secret, lambda _why: None)
     await client.connect()
-    legs = [_Leg() for _ in range(LEGS)]
-    prompt = m.pack_ids(range(46))
-    for number, leg in enumerate(legs):
-        client.submit(
-            leg,
-            leg_id=f"{number:034x}",
-            prompt=prompt,
-            sampling={"max_new_tokens": TOKENS, "ignore_eos": True},
-            dp_rank=0,
-            bootstrap=None,
-        )
+    sampling = {"max_new_tokens": TOKENS, "ignore_eos": True}
+    legs = [send(client, number, sampling) for number in range(LEGS)]
     async with asyncio.timeout(30):
         while not all(leg.tokens for leg in legs):
             assert all(leg.end is None for leg in legs), next(leg.end for leg in legs if leg.end)
@@ -178,15 +134,12 @@ def host(scratch: str) -> None:
     engine = sglang_engine.SGLangEngine(arguments, fork=False, scratch=Path(scratch))
     facts = engine.start()
 
-    async def serve() -> None:
+    async def served() -> None:
         server = PlaneServer(engine, facts, 1, bytes.fromhex(os.environ["DISAGG_SECRET"]))
-        print(f"port {await server.start('127.0.0.1')}", flush=True)
-        over = asyncio.Event()
-        asyncio.get_running_loop().add_reader(0, lambda: None if os.read(0, 4096) else over.set())
-        await over.wait()
+        await serve(await server.start("127.0.0.1"))
         engine.stop()
 
-    engine.loop.run_until_complete(serve())
+    engine.loop.run_until_complete(served())
 
 
 def main() -> None:

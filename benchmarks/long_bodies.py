@@ -1,8 +1,8 @@
 """What hostile bodies, and long prompts, cost the streams that run meanwhile: the gaps between tokens of others while
 one is read.
 
-Way:   8 streams, a token each 5 ms -> 3 bodies of one kind, one after the other, or 6 prompts at once -> the gaps of all
-       streams meanwhile
+Way:   8 streams, a token each 5 ms -> 3 bodies of one kind, one after the other, or 6 prompts at once -> the gaps of
+       all streams meanwhile
 Out:   a line for each kind: p50, p99 and the longest gap, and how long the body's answer took; medians over the rounds
 
 Run:   python -m benchmarks.long_bodies [--rounds 5] [--against CHECKOUT]

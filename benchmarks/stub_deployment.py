@@ -1,7 +1,7 @@
 """A whole deployment in front of engines that cost nothing: what is measured then is ours alone.
 
 Real frontend process, real plane over loopback, real registry; prefill and decode StubEngines, each in a process of
-its own (`python -m benchmarks.stub_deployment PREFILL|DECODE STEP_MS`), as engine hosts are.
+its own (`python -m benchmarks.stub_deployment STEP_MS`), as engine hosts are.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ import secrets
 import sys
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.processes import cpu_s, tree
+from benchmarks.processes import cpu_s, running, serve, tree
 from disagg.cluster.frontend_process import FrontendProcess
 from disagg.cluster.ports import free_port
 from disagg.coordinator.limits import Limits
@@ -30,6 +30,7 @@ from disagg.registry.records import EngineRecord, State
 from disagg.registry.served import RegistryServer
 from disagg.roles import Role
 
+HOST_S = 20.0
 IDLE_FOR_S, IDLE_SHARE, IDLE_LIMIT_S = 0.5, 0.05, 30.0
 
 
@@ -64,13 +65,17 @@ async def stub_deployment(
     )
     frontend = FrontendProcess(spec, environment)
     numbered = [(role, number) for role in (Role.PREFILL, Role.DECODE) for number in range(engines_a_role)]
-    hosts = [await _host(role, step_ms, environment) for role, _ in numbered]
-    try:
+    async with AsyncExitStack() as stack:
+        stack.push_async_callback(control.close)
+        stack.push_async_callback(server.close)
         planes: dict[str, str] = {}
         pids: dict[str, int] = {}
-        for (role, number), (process, plane) in zip(numbered, hosts, strict=True):
+        for role, number in numbered:
+            host = running("benchmarks.stub_deployment", str(step_ms), limit_s=HOST_S, environment=environment)
+            pid, port = await stack.enter_async_context(host)
+            plane = f"127.0.0.1:{port}"
             planes.setdefault(str(role), plane)
-            pids[f"{role}-{number}" if number else str(role)] = process.pid
+            pids[f"{role}-{number}" if number else str(role)] = pid
             is_prefill = role is Role.PREFILL
             for other in range(engines_a_role) if not is_prefill else ():
                 await registry.add_met(f"prefill-{other}#1", f"decode-{number}#1")
@@ -84,18 +89,12 @@ async def stub_deployment(
                     bootstrap=f"127.0.0.1:{9 + number}" if is_prefill else "",
                 )
             )
+        stack.push_async_callback(frontend.stop)
         began_s = time.perf_counter()
         await frontend.start()
         pids["frontend"] = frontend.pid
         await _until_idle(frontend.pid)
         yield StubDeployment(f"http://127.0.0.1:{spec.port}", secret, planes, pids, began_s)
-    finally:
-        await frontend.stop()
-        await server.close()
-        await control.close()
-        for process, _ in hosts:
-            process.kill()
-            await process.wait()
 
 
 async def _until_idle(pid: int) -> None:
@@ -109,22 +108,6 @@ async def _until_idle(pid: int) -> None:
                 return
 
 
-async def _host(role: Role, step_ms: float, environment: dict[str, str]) -> tuple[asyncio.subprocess.Process, str]:
-    process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-m",
-        "benchmarks.stub_deployment",
-        role,
-        str(step_ms),
-        stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.PIPE,
-        env=environment,
-    )
-    assert process.stdout is not None
-    port = int(await asyncio.wait_for(process.stdout.readline(), 20))
-    return process, f"127.0.0.1:{port}"
-
-
 async def _no_log(_engine_id: str, _lines: int) -> str | None:
     return None
 
@@ -135,13 +118,10 @@ async def _no_drain(_engine_id: str, _restart: bool) -> str | None:
 
 async def _serve(step_ms: float) -> None:
     server = PlaneServer(StubEngine(step_s=step_ms / 1e3), FACTS, 1, bytes.fromhex(os.environ[SECRET_VARIABLE]))
-    print(await server.start("127.0.0.1"), flush=True)
-    over = asyncio.Event()
-    asyncio.get_running_loop().add_reader(0, lambda: None if os.read(0, 4096) else over.set())
-    await over.wait()
+    await serve(await server.start("127.0.0.1"))
 
 
 if __name__ == "__main__":
     import uvloop
 
-    uvloop.run(_serve(float(sys.argv[2])))
+    uvloop.run(_serve(float(sys.argv[1])))

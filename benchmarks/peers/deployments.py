@@ -11,16 +11,15 @@ import asyncio
 import json
 import os
 import signal
-import sys
 import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from benchmarks import processes
 from benchmarks.load import chat, drive
 from benchmarks.peers.fake_worker import MODEL
-from benchmarks.processes import end_within
 from benchmarks.stub_deployment import stub_deployment
 from disagg.cluster.ports import free_port
 
@@ -119,16 +118,9 @@ class _Starter:
         return process
 
     async def worker(self, role: str, step_ms: float) -> str:
-        process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            *("-m", "benchmarks.peers.fake_worker", role, str(step_ms)),
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            start_new_session=True,
-        )
-        self._stack.push_async_callback(_end, process)
-        assert process.stdout is not None
-        return f"http://127.0.0.1:{int(await asyncio.wait_for(process.stdout.readline(), READY_S))}"
+        worker = processes.running("benchmarks.peers.fake_worker", role, str(step_ms), limit_s=READY_S)
+        _, port = await self._stack.enter_async_context(worker)
+        return f"http://127.0.0.1:{port}"
 
     def last_words(self, name: str) -> str:
         lines = (self.scratch / f"{name}.log").read_text(errors="replace").splitlines()
@@ -138,7 +130,7 @@ class _Starter:
 async def _end(process: asyncio.subprocess.Process) -> None:
     with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGTERM)
-    await end_within(process, STOP_S)
+    await processes.end_within(process, STOP_S)
 
 
 async def _router(start: _Starter, name: str, python: Path, port: int, step_ms: float) -> list[str]:

@@ -1,7 +1,6 @@
 """A SGLang server without a model, that costs little: what a router's PD mode needs, and nothing else.
 
-In:    `python -m benchmarks.peers.fake_worker prefill|decode STEP_MS`; the port is its first line of output, and it
-       ends when its standard input does
+In:    `python -m benchmarks.peers.fake_worker prefill|decode STEP_MS`, with `serve` of processes.py
 Out:   POST /v1/chat/completions: SSE events as SGLang's, one token an event. A prefill worker answers one token at
        once; a decode worker steps every STEP_MS (0: as fast as it can) and writes all streams of a step together
        anything else: a JSON object that describes it
@@ -12,12 +11,13 @@ It looks for three fields of the body and parses no JSON. As StubEngine, it know
 from __future__ import annotations
 
 import asyncio
-import os
 import re
 import sys
 import time
 from dataclasses import dataclass
 from typing import cast
+
+from benchmarks.processes import serve
 
 MODEL = "m"
 _ABOUT = (
@@ -162,12 +162,11 @@ def _take_chunks(buffer: bytes | bytearray, at: int) -> tuple[bytes, int] | None
 
 
 async def _serve(is_prefill: bool, step_ms: float) -> None:
-    loop, steps = asyncio.get_running_loop(), Steps(step_ms / 1e3)
-    server = await loop.create_server(lambda: Worker(is_prefill, steps), "127.0.0.1", 0, backlog=2048)
-    print(server.sockets[0].getsockname()[1], flush=True)
-    over = asyncio.Event()
-    loop.add_reader(0, lambda: None if os.read(0, 4096) else over.set())
-    await over.wait()
+    steps = Steps(step_ms / 1e3)
+    server = await asyncio.get_running_loop().create_server(
+        lambda: Worker(is_prefill, steps), "127.0.0.1", 0, backlog=2048
+    )
+    await serve(server.sockets[0].getsockname()[1])
 
 
 if __name__ == "__main__":
