@@ -9,8 +9,8 @@ import re
 from collections.abc import Iterator
 
 from disagg.errors import Problem
-from disagg.preflight.rule import rule
-from disagg.preflight.subject import Subject
+from disagg.preflight.rule import pool_rule, rule
+from disagg.preflight.subject import PoolView, Subject
 from disagg.surroundings import PROXIES, RANKS
 
 HEARTBEAT_INTERVAL = "SGLANG_DISAGGREGATION_HEARTBEAT_INTERVAL"
@@ -25,12 +25,9 @@ FAST_TRANSPORTS = re.compile(
 )
 
 
-@rule(
-    "failure detection is off: a benchmark's setting. When a prefill engine dies, requests hang for as long",
-    "sglang #7227, #10365, #16903",
-    "leave it out: disagg sets 2 s and one miss",
-)
+@rule("sglang #7227, #10365, #16903", "leave it out: disagg sets 2 s and one miss")
 def _heartbeat(subject: Subject) -> Iterator[Problem]:
+    """failure detection is off: a benchmark's setting. When a prefill engine dies, requests hang for as long"""
     for pool in subject.split:
         interval_s = _number(pool.env.get(HEARTBEAT_INTERVAL), OUR_INTERVAL_S)
         misses = _number(pool.env.get(HEARTBEAT_MISSES), OUR_MISSES)
@@ -47,23 +44,17 @@ def _number(text: str | None, default: float) -> float:
         return default
 
 
-@rule(
-    "an aborted request's pages are given away while the prefill engine still writes into them",
-    "sglang #24527, #32564, #35049",
-    "leave it out",
-)
+@rule("sglang #24527, #32564, #35049", "leave it out")
 def _deferred_release(subject: Subject) -> Iterator[Problem]:
+    """an aborted request's pages are given away while the prefill engine still writes into them"""
     for pool in subject.split:
         if pool.env.get(DEFERRED_RELEASE, "1").lower() in ("0", "false", "no"):
             yield Problem(f"{pool.path}.env.{DEFERRED_RELEASE}", "is off")
 
 
-@rule(
-    "such memory has no CUDA IPC handle: NIXL registers it and then, silently, copies over TCP, 600 times slower",
-    "nixl #1754; Mooncake #2511",
-    "leave it out",
-)
+@rule("nixl #1754; Mooncake #2511", "leave it out")
 def _expandable_segments(subject: Subject) -> Iterator[Problem]:
+    """such memory has no CUDA IPC handle: NIXL registers it and then, silently, copies over TCP, 600 times slower"""
     for pool in subject.split:
         for name in ALLOCATORS:
             said = pool.env.get(name, "").replace(" ", "").lower()
@@ -72,12 +63,9 @@ def _expandable_segments(subject: Subject) -> Iterator[Problem]:
                 yield Problem(f"{pool.path}.env.{name}", f"is {pool.env[name]}", would_do)
 
 
-@rule(
-    "KV crawls: an H200 does 0.5 GB/s without cuda_ipc, and a long prompt waits seconds for its first token",
-    "nixl #366; vllm #26382",
-    "take UCX_TLS out, or say transfer.allow_tcp: true",
-)
+@rule("nixl #366; vllm #26382", "take UCX_TLS out, or say transfer.allow_tcp: true")
 def _transports(subject: Subject) -> Iterator[Problem]:
+    """KV crawls: an H200 does 0.5 GB/s without cuda_ipc, and a long prompt waits seconds for its first token"""
     if subject.setting("transfer.allow_tcp") is True:
         return
     for pool in subject.split:
@@ -86,25 +74,17 @@ def _transports(subject: Subject) -> Iterator[Problem]:
             yield Problem(f"{pool.path}.env.UCX_TLS", f"is {said}, which leaves TCP for the KV")
 
 
-@rule(
-    "ranks register with their bootstrap server through the proxy, which knows none: prefill is never ready",
-    "",
-    "leave it out: engines talk with one another alone, and the model is fetched before, by `disagg serve`",
-)
-def _proxies(subject: Subject) -> Iterator[Problem]:
-    for pool in subject.pools:
-        for name in pool.env:
-            if name.lower() in PROXIES - {"no_proxy"}:
-                yield Problem(f"{pool.path}.env.{name}", "names a proxy for engines")
+@pool_rule("", "leave it out: engines talk with one another alone, and the model is fetched before, by `disagg serve`")
+def _proxies(pool: PoolView) -> Iterator[Problem]:
+    """ranks register with their bootstrap server through the proxy, which knows none: prefill is never ready"""
+    for name in pool.env:
+        if name.lower() in PROXIES - {"no_proxy"}:
+            yield Problem(f"{pool.path}.env.{name}", "names a proxy for engines")
 
 
-@rule(
-    "torch and SGLang take it for their own: a rank waits for a store or a device that is another program's",
-    "",
-    "leave it out: disagg says each engine's addresses and ranks",
-)
-def _launcher_ranks(subject: Subject) -> Iterator[Problem]:
-    for pool in subject.pools:
-        for name in pool.env:
-            if name in RANKS:
-                yield Problem(f"{pool.path}.env.{name}", "is what a launcher says of its own ranks")
+@pool_rule("", "leave it out: disagg says each engine's addresses and ranks")
+def _launcher_ranks(pool: PoolView) -> Iterator[Problem]:
+    """torch and SGLang take it for their own: a rank waits for a store or a device that is another program's"""
+    for name in pool.env:
+        if name in RANKS:
+            yield Problem(f"{pool.path}.env.{name}", "is what a launcher says of its own ranks")

@@ -18,12 +18,9 @@ from disagg.preflight.subject import Subject
 NAMED_MAX = 3
 
 
-@rule(
-    "that node's ranks stop at once and the others wait for them in a barrier, for minutes",
-    "sglang #5457",
-    "copy the model to the same folder on every node, or mount it",
-)
+@rule("sglang #5457", "copy the model to the same folder on every node, or mount it")
 def _files_present(subject: Subject) -> Iterator[Problem]:
+    """that node's ranks stop at once and the others wait for them in a barrier, for minutes"""
     for node in subject.used_nodes:
         if node.files is not None and node.files.absent:
             yield Problem("model.path", f"{node.files.folder} on node {node.name}: {node.files.absent}")
@@ -42,12 +39,9 @@ def problems_here(path: str, revision: str | None) -> list[Problem]:
     return [Problem("model.path", f"{what}; get the model again") for what in _wrong(files, str(folder))]
 
 
-@rule(
-    "older releases leave those weights uninitialised and answer garbage; others stop after loading the rest",
-    "sglang #32279",
-    "fetch the model again",
-)
+@rule("sglang #32279", "fetch the model again")
 def _files_whole(subject: Subject) -> Iterator[Problem]:
+    """older releases leave those weights uninitialised and answer garbage; others stop after loading the rest"""
     for node, files in _copies(subject.used_nodes):
         for what in _wrong(files, f"{files.folder} on node {node.name}"):
             yield Problem("model.path", what)
@@ -65,12 +59,9 @@ def _wrong(files: ModelFiles, where: str) -> Iterator[str]:
             yield f"{where}: {', '.join(names[:NAMED_MAX])}{more} {wrong}"
 
 
-@rule(
-    "ranks of two versions of a model make one garbage answer, or prefill's KV means nothing to decode",
-    "sglang #12157",
-    "copy one version to every node",
-)
+@rule("sglang #12157", "copy one version to every node")
 def _same_weights(subject: Subject) -> Iterator[Problem]:
+    """ranks of two versions of a model make one garbage answer, or prefill's KV means nothing to decode"""
     for which in (lambda files: files.config, lambda files: files.sizes, lambda files: files.content):
         problems = list(_same(list(_copies(subject.used_nodes)), which, "other files than the others have"))
         if problems:
@@ -78,8 +69,9 @@ def _same_weights(subject: Subject) -> Iterator[Problem]:
             return
 
 
-@rule("the frontend's token ids would be other words to the engines", "", "copy one version to every node")
+@rule("", "copy one version to every node")
 def _same_tokenizer(subject: Subject) -> Iterator[Problem]:
+    """the frontend's token ids would be other words to the engines"""
     return _same(list(_copies(subject.nodes)), lambda files: files.tokenizer, "another tokenizer than the others have")
 
 

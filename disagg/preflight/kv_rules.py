@@ -37,17 +37,15 @@ def shown(value: Any) -> str:
     return "SGLang's default" if value is None else str(value)
 
 
-@rule("the decode scheduler dies on its first request, by 'Page size mismatch'", "sglang #14439, #14474", SAME)
+@rule("sglang #14439, #14474", SAME)
 def _page_size(subject: Subject) -> Iterator[Problem]:
+    """the decode scheduler dies on its first request, by 'Page size mismatch'"""
     return differences(subject.split, ("page_size",))
 
 
-@rule(
-    "some attention backends set another page size by themselves, and decode then dies as with two page_size",
-    "sglang #14439",
-    SAME,
-)
+@rule("sglang #14439", SAME)
 def _pages_of_attention_backends(subject: Subject) -> Iterator[Problem]:
+    """some attention backends set another page size by themselves, and decode then dies as with two page_size"""
     pools = [pool for pool in subject.split if pool.get("page_size") == subject.split[0].get("page_size")]
     for pool in pools[1:]:
         (ours, backend), (first, because) = real_page_size(pool.arguments), real_page_size(pools[0].arguments)
@@ -58,49 +56,34 @@ def _pages_of_attention_backends(subject: Subject) -> Iterator[Problem]:
             yield Problem(pool.at(at), what, would_do)
 
 
-@rule(
-    "the decode scheduler dies on its first request, by 'KV cache dtype mismatch'",
-    "sglang disaggregation/common/conn.py try_ensure_parallel_info",
-    SAME,
-)
+@rule("sglang disaggregation/common/conn.py try_ensure_parallel_info", SAME)
 def _kv_cache_dtype(subject: Subject) -> Iterator[Problem]:
+    """the decode scheduler dies on its first request, by 'KV cache dtype mismatch'"""
     return differences(subject.split, ("kv_cache_dtype",))
 
 
-@rule(
-    "KV follows dtype, and SGLang compares only what kv_cache_dtype says: the decode leg hangs in its transfer, or "
-    "reads numbers of another kind",
-    "seen here with float32 and bfloat16, sglang 0.5.20",
-    "say the same dtype, or the same kv_cache_dtype",
-)
+@rule("seen here with float32 and bfloat16, sglang 0.5.20", "say the same dtype, or the same kv_cache_dtype")
 def _dtype(subject: Subject) -> Iterator[Problem]:
+    """KV follows dtype, and SGLang compares only what kv_cache_dtype says: the decode leg hangs in its transfer, or
+    reads numbers of another kind"""
     follows = [pool for pool in subject.split if pool.get("kv_cache_dtype") in (None, "auto")]
     return differences(follows, ("dtype",))
 
 
-@rule(
-    "bytes land where the other layout reads something else; 0.5.20 does not compare layouts, answers are garbage",
-    "sglang #37838",
-    SAME,
-)
+@rule("sglang #37838", SAME)
 def _kv_layout(subject: Subject) -> Iterator[Problem]:
+    """bytes land where the other layout reads something else; 0.5.20 does not compare layouts, answers are garbage"""
     return differences(subject.split, LAYOUT_ARGUMENTS)
 
 
-@rule(
-    "the draft model's KV and hidden states travel too; a side without them sizes its buffers differently, and "
-    "transfers fail or drafts are wrong",
-    "sglang #10059, #23918",
-    "say the same draft on every prefill and decode pool",
-)
+@rule("sglang #10059, #23918", "say the same draft on every prefill and decode pool")
 def _speculative(subject: Subject) -> Iterator[Problem]:
+    """the draft model's KV and hidden states travel too; a side without them sizes its buffers differently, and
+    transfers fail or drafts are wrong"""
     return differences(subject.split, SPECULATIVE_ARGUMENTS)
 
 
-@rule(
-    "a request names its adapter on both legs; the leg whose engine lacks it is refused, the other waits for KV",
-    "dynamo #4769, #8945",
-    "say the same adapters on every prefill and decode pool",
-)
+@rule("dynamo #4769, #8945", "say the same adapters on every prefill and decode pool")
 def _lora(subject: Subject) -> Iterator[Problem]:
+    """a request names its adapter on both legs; the leg whose engine lacks it is refused, the other waits for KV"""
     return differences(subject.split, LORA_ARGUMENTS)

@@ -49,12 +49,14 @@ def _nodes(subject: Subject, pool: PoolView) -> list[NodeFacts]:
 
 
 @rule(
-    "KV crawls: 98 s to the first token instead of 0.2 to 0.5",
     "nixl #366, #1097; Dynamo's disagg-communication page",
     "install the RDMA stack there, or say transfer.allow_tcp: true",
 )
 def _tcp_between_nodes(subject: Subject) -> Iterator[Problem]:
-    """One problem for two pools, not one for each of their pairs of nodes."""
+    """KV crawls: 98 s to the first token instead of 0.2 to 0.5
+
+    One problem for two pools, not one for each of their pairs of nodes.
+    """
     if subject.device != "cuda" or subject.setting("transfer.allow_tcp") is True:
         return
     without = (pair for pair in far_pairs(subject) if False in (pair.source.has_rdma, pair.target.has_rdma))
@@ -67,13 +69,12 @@ def _tcp_between_nodes(subject: Subject) -> Iterator[Problem]:
         yield Problem("transfer.allow_tcp", what)
 
 
-@rule(
-    "no transfer would ever succeed",
-    "vllm #26382; openucx #10743",
-    "add rdma to transfer.lanes, or put both roles into one NVLink domain",
-)
+@rule("vllm #26382; openucx #10743", "add rdma to transfer.lanes, or put both roles into one NVLink domain")
 def _lanes_that_reach(subject: Subject) -> Iterator[Problem]:
-    """`transfer.lanes` names what the preflight demands; cuda_ipc alone does not leave an NVLink domain."""
+    """no transfer would ever succeed
+
+    `transfer.lanes` names what the preflight demands; cuda_ipc alone does not leave an NVLink domain.
+    """
     lanes = subject.said_lanes
     if not lanes or {"rdma", "tcp"} & lanes:
         return
@@ -91,13 +92,12 @@ def _one_of_two_pools(pairs: Iterable[FarPair]) -> Iterator[FarPair]:
             yield pair
 
 
-@rule(
-    "UCX falls back to TCP without a word: a library, a device or a permission is missing",
-    "nixl #366, #1754; dynamo #1314",
-    "look at `ucx_info -d` there, or say transfer.allow_tcp: true",
-)
+@rule("nixl #366, #1754; dynamo #1314", "look at `ucx_info -d` there, or say transfer.allow_tcp: true")
 def _measured_lane(subject: Subject) -> Iterator[Problem]:
-    """A transfer on which TCP has a part is as slow as TCP: cuda_copy+tcp brings KV to the host first."""
+    """UCX falls back to TCP without a word: a library, a device or a permission is missing
+
+    A transfer on which TCP has a part is as slow as TCP: cuda_copy+tcp brings KV to the host first.
+    """
     if subject.setting("transfer.allow_tcp") is True or subject.device != "cuda":
         return
     for lane in subject.lanes:
@@ -105,13 +105,12 @@ def _measured_lane(subject: Subject) -> Iterator[Problem]:
             yield Problem("transfer.allow_tcp", _took(lane))
 
 
-@rule(
-    "UCX takes what it finds, whatever transfer.lanes says: KV would go another way than was asked for",
-    "nixl #366; vllm #26382",
-    "look at `ucx_info -d` there, or name that lane in transfer.lanes",
-)
+@rule("nixl #366; vllm #26382", "look at `ucx_info -d` there, or name that lane in transfer.lanes")
 def _measured_as_said(subject: Subject) -> Iterator[Problem]:
-    """Checks measured lanes between nodes against transfer.lanes, which demands nothing within a node."""
+    """UCX takes what it finds, whatever transfer.lanes says: KV would go another way than was asked for
+
+    Checks measured lanes between nodes against transfer.lanes, which demands nothing within a node.
+    """
     lanes = subject.said_lanes
     for lane in (lane for lane in subject.lanes if lane.source != lane.target):
         kinds = {kind for kind, names in TRANSPORTS.items() if any(map(names.fullmatch, lane.transports))}

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from disagg.errors import Problem
+from disagg.models.facts import ModelFacts
 from disagg.planning.cluster_shape import GIB
 from disagg.planning.gpu_kinds import GpuKind
 from disagg.planning.memory import kv_bytes_of_rank, weight_bytes_of_rank
@@ -20,28 +21,23 @@ from disagg.preflight.subject import PoolView, Subject
 STATIC_SHARE_MOST = 0.95  # of the memory, where mem_fraction_static is not said; SGLang takes less
 
 
-@rule(
-    "every rank loads for minutes and stops: 'Not enough memory. Please try to increase --mem-fraction-static'",
-    "sglang #322, #4895",
-    "take more ranks, larger GPUs, or a quantised version of the model",
-)
+@rule("sglang #322, #4895", "take more ranks, larger GPUs, or a quantised version of the model")
 def _model_fits(subject: Subject) -> Iterator[Problem]:
-    for pool, gpu, static in _gpus(subject):
-        assert subject.model is not None
-        weights = weight_bytes_of_rank(pool.arguments, subject.model)
+    """every rank loads for minutes and stops: 'Not enough memory. Please try to increase --mem-fraction-static'"""
+    for pool, model, gpu, static in _gpus(subject):
+        weights = weight_bytes_of_rank(pool.arguments, model)
         if weights > static:
             of_gpu = gpu.name if pool.gpu_share == 1 else f"{pool.gpu_share:g} of {gpu.name}"
             what = f"is {pool.tp}: a rank needs {_gib(weights)} for weights, and {_static(pool, static)} of {of_gpu}"
             yield Problem(pool.at("tp_size"), what)
 
 
-@rule(
-    "the kernel ends the engines, or others there, while they load: killed, without a word of their own",
-    "",
-    "take a smaller model, fewer engines on that node, or a node with more memory",
-)
+@rule("", "take a smaller model, fewer engines on that node, or a node with more memory")
 def _model_fits_host(subject: Subject) -> Iterator[Problem]:
-    """On a CPU every engine on a node has its own copy of the weights in the node's memory."""
+    """the kernel ends the engines, or others there, while they load: killed, without a word of their own
+
+    On a CPU every engine on a node has its own copy of the weights in the node's memory.
+    """
     if subject.device != "cpu" or subject.model is None:
         return
     needed: dict[str, int] = {}
@@ -59,15 +55,10 @@ def _model_fits_host(subject: Subject) -> Iterator[Problem]:
             yield Problem(f"node {node.name}", what)
 
 
-@rule(
-    "the engine starts, and no request of that length can run: the frontend refuses it, or decode waits for ever",
-    "sglang #30233, #1869",
-    "say a shorter context_length, or more ranks",
-)
+@rule("sglang #30233, #1869", "say a shorter context_length, or more ranks")
 def _request_fits(subject: Subject) -> Iterator[Problem]:
-    for pool, gpu, static in _gpus(subject):
-        model = subject.model
-        assert model is not None
+    """the engine starts, and no request of that length can run: the frontend refuses it, or decode waits for ever"""
+    for pool, model, gpu, static in _gpus(subject):
         tokens = pool.count("context_length", 0)
         left = static - weight_bytes_of_rank(pool.arguments, model)
         needed = kv_bytes_of_rank(pool.arguments, model, tokens)
@@ -76,14 +67,14 @@ def _request_fits(subject: Subject) -> Iterator[Problem]:
             yield Problem(pool.at("context_length"), what, f"say {int(tokens * left / needed)} at most, or more ranks")
 
 
-def _gpus(subject: Subject) -> Iterator[tuple[PoolView, GpuKind, float]]:
-    """Each pool with the smallest GPU that it gets, and the bytes of it that a rank's weights and KV may use."""
+def _gpus(subject: Subject) -> Iterator[tuple[PoolView, ModelFacts, GpuKind, float]]:
+    """Each pool with the model, the smallest GPU that it gets, and the bytes of that which weights and KV may use."""
     for pool in subject.pools:
         smallest = subject.smallest_gpu(pool)
         if subject.model is not None and smallest:
             said = pool.get("mem_fraction_static")
             share = float(said) if isinstance(said, int | float) and 0 < said <= 1 else STATIC_SHARE_MOST
-            yield pool, smallest, smallest.memory_bytes * pool.gpu_share * share
+            yield pool, subject.model, smallest, smallest.memory_bytes * pool.gpu_share * share
 
 
 def _static(pool: PoolView, static: float) -> str:

@@ -38,30 +38,21 @@ ARGUMENT_NEEDS: dict[str, dict[str, tuple[float, float]]] = {
 FP8_EXPERTS = 8.9  # Triton's fp8e4nv
 
 
-@rule(
-    "Ray waits for room that never comes, until deadlines.start_s",
-    "dynamo #14251",
-    "take fewer replicas, a smaller engine or more nodes",
-)
+@rule("dynamo #14251", "take fewer replicas, a smaller engine or more nodes")
 def _room(subject: Subject) -> Iterator[Problem]:
+    """Ray waits for room that never comes, until deadlines.start_s"""
     yield from subject.unplaced
 
 
-@rule(
-    "the two sides' messages differ between releases: requests fail in the handshake, or hang",
-    "sglang #6773, #40107; dynamo #9677",
-    "install one release on every node",
-)
+@rule("sglang #6773, #40107; dynamo #9677", "install one release on every node")
 def _same_sglang(subject: Subject) -> Iterator[Problem]:
+    """the two sides' messages differ between releases: requests fail in the handshake, or hang"""
     return _same(subject, "sglang", lambda node: node.shape.sglang)
 
 
-@rule(
-    "agents exchange their metadata in a form that NIXL does not promise to keep between releases",
-    "sglang #6773",
-    "install one release on every node",
-)
+@rule("sglang #6773", "install one release on every node")
 def _same_nixl(subject: Subject) -> Iterator[Problem]:
+    """agents exchange their metadata in a form that NIXL does not promise to keep between releases"""
     return _same(subject, "nixl", lambda node: node.shape.nixl)
 
 
@@ -72,12 +63,9 @@ def _same(subject: Subject, package: str, version_of: Callable[[NodeFacts], str 
         yield Problem(f"node {node.name}", what, f"install {package} {most} there")
 
 
-@rule(
-    "ranks of one engine step together and split alike: 'The memory capacity is unbalanced', or NCCL hangs",
-    "sglang #1533, #5614; vllm #20282",
-    "give an engine GPUs of one kind",
-)
+@rule("sglang #1533, #5614; vllm #20282", "give an engine GPUs of one kind")
 def _one_kind_of_gpu(subject: Subject) -> Iterator[Problem]:
+    """ranks of one engine step together and split alike: 'The memory capacity is unbalanced', or NCCL hangs"""
     for pool in subject.pools:
         for engine, places in subject.placed(pool).items():
             kinds = sorted({node.shape.gpu.name for node, member in places if node.shape.gpu and member.gpus})
@@ -86,12 +74,9 @@ def _one_kind_of_gpu(subject: Subject) -> Iterator[Problem]:
                 yield Problem(pool.path, what, "give the engine nodes of one kind, or fewer GPUs")
 
 
-@rule(
-    "its kernels do not exist for that GPU: the engine stops after loading, or at its first request",
-    "sglang #38291, #12887",
-    "take another value, or other GPUs",
-)
+@rule("sglang #38291, #12887", "take another value, or other GPUs")
 def _gpus_can_do_it(subject: Subject) -> Iterator[Problem]:
+    """its kernels do not exist for that GPU: the engine stops after loading, or at its first request"""
     for pool in subject.pools:
         places = (place for places in subject.placed(pool).values() for place in places)
         gpus = {(node.shape.gpu.name, node.capability) for node, _ in places if node.shape.gpu and node.capability}
@@ -112,12 +97,9 @@ def _arguments_need(pool: PoolView, kind: str, capability: float) -> Iterator[Pr
             yield Problem(pool.at(argument), what)
 
 
-@rule(
-    "NCCL stops with 'Error while creating shared memory segment' once the ranks meet",
-    "sglang #4259, #1986; nccl #342",
-    "give /dev/shm a GiB a rank",
-)
+@rule("sglang #4259, #1986; nccl #342", "give /dev/shm a GiB a rank")
 def _shared_memory(subject: Subject) -> Iterator[Problem]:
+    """NCCL stops with 'Error while creating shared memory segment' once the ranks meet"""
     ranks: Counter[str] = Counter()
     for member in subject.members:
         ranks[member.node] += len(member.ranks) if member.gpus else 0
@@ -133,13 +115,12 @@ def _size(count: int) -> str:
     return f"{count / GIB:.1f} GiB" if count >= GIB else f"{count / (1 << 20):.0f} MiB"
 
 
-@rule(
-    "RDMA pins what it moves; past the limit registration fails, in an error nobody would look for there",
-    "openucx #8090, #8793",
-    "ulimit -l unlimited (docker: --ulimit memlock=-1, and IPC_LOCK)",
-)
+@rule("openucx #8090, #8793", "ulimit -l unlimited (docker: --ulimit memlock=-1, and IPC_LOCK)")
 def _locked_memory(subject: Subject) -> Iterator[Problem]:
-    """Checks the limit on locked memory where KV leaves a node's GPUs over RDMA; elsewhere nothing is pinned."""
+    """RDMA pins what it moves; past the limit registration fails, in an error nobody would look for there
+
+    Checks the limit on locked memory where KV leaves a node's GPUs over RDMA; elsewhere nothing is pinned.
+    """
     lanes = subject.said_lanes
     if subject.device != "cuda" or (lanes and "rdma" not in lanes):
         return
@@ -150,8 +131,9 @@ def _locked_memory(subject: Subject) -> Iterator[Problem]:
             yield Problem(f"node {node.name}", f"lets a process lock {_size(limit)} of memory, and has RDMA devices")
 
 
-@rule("torch finds no GPU, or CUDA stops with error 804", "sglang #11395", "update the driver")
+@rule("sglang #11395", "update the driver")
 def _driver(subject: Subject) -> Iterator[Problem]:
+    """torch finds no GPU, or CUDA stops with error 804"""
     for node in subject.used_nodes:
         major, needed = _major(node.driver), DRIVER_OF_CUDA.get(node.cuda.partition(".")[0], 0)
         if node.shape.gpus and major and major < needed:
@@ -164,24 +146,18 @@ def _major(version: str) -> int:
     return int(match[1]) if match else 0
 
 
-@rule(
-    "the engines load for minutes, and then the frontend cannot listen",
-    "",
-    "say another frontend.port, or end what listens there",
-)
+@rule("", "say another frontend.port, or end what listens there")
 def _ports(subject: Subject) -> Iterator[Problem]:
+    """the engines load for minutes, and then the frontend cannot listen"""
     port = subject.setting("frontend.port", 8000)
     for node in subject.nodes:
         if port in node.busy_ports:
             yield Problem("frontend.port", f"{port} is taken on node {node.name}")
 
 
-@rule(
-    "SGLang counts the neighbours' memory as its own: which start wins is a race, the other stops",
-    "dynamo #12782; sglang #3265",
-    "say max_total_tokens and mem_fraction_static",
-)
+@rule("dynamo #12782; sglang #3265", "say max_total_tokens and mem_fraction_static")
 def _shared_gpu(subject: Subject) -> Iterator[Problem]:
+    """SGLang counts the neighbours' memory as its own: which start wins is a race, the other stops"""
     of_gpu: dict[tuple[str, int], list[str]] = {}
     for member in subject.members:
         for gpu in member.gpus:

@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from typing import TypeGuard
 
 from disagg.errors import Problem
-from disagg.preflight.rule import rule
-from disagg.preflight.subject import Subject
+from disagg.preflight.rule import pool_rule
+from disagg.preflight.subject import PoolView
 
 FRACTION = "mem_fraction_static"
 SIZES = (
@@ -29,24 +29,20 @@ OFF = -1  # of chunked_prefill_size
 TOKENS_MAX = 1 << 40
 
 
-@rule(
-    "SGLang takes most of them, and stops after loading, on an assertion or for want of memory, or serves nothing",
-    "sglang arg_groups/memory_hook.py",
-    "say another, or leave it out",
-)
-def _ranges(subject: Subject) -> Iterator[Problem]:
-    for pool in subject.pools:
-        share = pool.get(FRACTION)
-        if _is_number(share) and not 0 < share < 1:
-            yield Problem(pool.at(FRACTION), f"is {share!r:.40}, no fraction between 0 and 1", "say 0.85, for example")
-        for argument in SIZES:
-            size = pool.get(argument)
-            if _is_number(size) and not 1 <= size <= TOKENS_MAX:
-                yield Problem(pool.at(argument), f"is {size!r:.40}, and must be from 1 to {TOKENS_MAX}")
-        chunk = pool.get("chunked_prefill_size")
-        if _is_number(chunk) and chunk != OFF and not 1 <= chunk <= TOKENS_MAX:
-            what = f"is {chunk!r:.40}, and must be {OFF}, which is off, or from 1 to {TOKENS_MAX}"
-            yield Problem(pool.at("chunked_prefill_size"), what)
+@pool_rule("sglang arg_groups/memory_hook.py", "say another, or leave it out")
+def _ranges(pool: PoolView) -> Iterator[Problem]:
+    """SGLang takes most of them, and stops after loading, on an assertion or for want of memory, or serves nothing"""
+    share = pool.get(FRACTION)
+    if _is_number(share) and not 0 < share < 1:
+        yield Problem(pool.at(FRACTION), f"is {share!r:.40}, no fraction between 0 and 1", "say 0.85, for example")
+    for argument in SIZES:
+        size = pool.get(argument)
+        if _is_number(size) and not 1 <= size <= TOKENS_MAX:
+            yield Problem(pool.at(argument), f"is {size!r:.40}, and must be from 1 to {TOKENS_MAX}")
+    chunk = pool.get("chunked_prefill_size")
+    if _is_number(chunk) and chunk != OFF and not 1 <= chunk <= TOKENS_MAX:
+        what = f"is {chunk!r:.40}, and must be {OFF}, which is off, or from 1 to {TOKENS_MAX}"
+        yield Problem(pool.at("chunked_prefill_size"), what)
 
 
 def _is_number(value: object) -> TypeGuard[int | float]:
