@@ -13,7 +13,7 @@ import asyncio
 import json
 import sys
 import time
-from dataclasses import asdict, dataclass
+from contextlib import AsyncExitStack
 from pathlib import Path
 from random import Random
 
@@ -39,19 +39,6 @@ HOST = "127.0.0.1"
 BOOTSTRAP_PORT = 8998
 
 
-@dataclass(frozen=True, slots=True)
-class Figures:
-    """Of one size. `cpu_ms_pair`: of everything: controller, both engines and their hosts, frontends' tables."""
-
-    engines_a_role: int
-    pairs: int
-    seconds: float
-    pairs_s: float
-    cpu_ms_pair: float
-    registry_frames: int  # to all frontends together
-    registry_bytes: int
-
-
 class Deployment:
     """Prover and registry as the controller has them, and in place of its supervisors a word: READY."""
 
@@ -62,9 +49,8 @@ class Deployment:
         self.served = RegistryServer(self.registry, SECRET)
         self.prover = Prover(self.registry, self._on_proven, self._on_failed, Random(1))
         self.frontends: list[RemoteRegistry] = []
-        self._engines: list[SimulatedEngine] = []
-        self._servers: list[PlaneServer] = []
         self._live: list[LiveEngine] = []
+        self._stack = AsyncExitStack()
 
     async def start(self) -> None:
         """Every engine is up and connected, and no pair has met."""
@@ -72,8 +58,10 @@ class Deployment:
             for number in range(self._count):
                 await self._start_engine(role, f"{role}-{number}")
         port = await self.served.start(HOST)
+        self._stack.push_async_callback(self.served.close)
         self.frontends = [RemoteRegistry(f"{HOST}:{port}", SECRET) for _ in range(FRONTENDS)]
         for frontend in self.frontends:
+            self._stack.callback(frontend.close)
             await frontend.connect()
 
     async def prove(self) -> None:
@@ -92,15 +80,7 @@ class Deployment:
             running.cancel()
 
     async def stop(self) -> None:
-        for frontend in self.frontends:
-            frontend.close()
-        await self.served.close()
-        for live in self._live:
-            live.client.close()
-        for server in self._servers:
-            server.close()
-        for engine in self._engines:
-            engine.stop()
+        await self._stack.aclose()
         await asyncio.sleep(0.1)
 
     async def _start_engine(self, role: Role, engine_id: str) -> None:
@@ -110,8 +90,8 @@ class Deployment:
         )
         facts = engine.start()
         server = PlaneServer(engine, facts, 1, SECRET)
-        self._engines.append(engine)
-        self._servers.append(server)
+        self._stack.callback(engine.stop)
+        self._stack.callback(server.close)
         plane = f"{HOST}:{await server.start(HOST)}"
         await engine.open()
         record = EngineRecord(
@@ -125,6 +105,7 @@ class Deployment:
         await self.registry.put(record)
         live = LiveEngine(record, SECRET, Runtime())
         self._live.append(live)
+        self._stack.callback(live.client.close)
         await live.client.connect()
 
     async def _on_proven(self, life: str) -> None:
@@ -136,7 +117,9 @@ class Deployment:
         print(why, file=sys.stderr)
 
 
-async def measure(engines_a_role: int) -> Figures:
+async def measure(engines_a_role: int) -> dict[str, float]:
+    """CPU is that of everything: controller, both engines and their hosts, frontends' tables. What the registry sent
+    is to all frontends together."""
     deployment = Deployment(engines_a_role)
     await deployment.start()
     try:
@@ -146,15 +129,15 @@ async def measure(engines_a_role: int) -> Figures:
     finally:
         await deployment.stop()
     pairs, served = engines_a_role**2, deployment.served
-    return Figures(
-        engines_a_role,
-        pairs,
-        round(seconds, 2),
-        round(pairs / seconds, 1),
-        round(cpu_s / pairs * 1e3, 3),
-        served.frames_sent,
-        served.bytes_sent,
-    )
+    return {
+        "engines_a_role": engines_a_role,
+        "pairs": pairs,
+        "seconds": round(seconds, 2),
+        "pairs_s": round(pairs / seconds, 1),
+        "cpu_ms_pair": round(cpu_s / pairs * 1e3, 3),
+        "registry_frames": served.frames_sent,
+        "registry_bytes": served.bytes_sent,
+    }
 
 
 def main() -> int:
@@ -165,11 +148,11 @@ def main() -> int:
         except TimeoutError:
             print(f"{engines_a_role}+{engines_a_role} engines: not all have met within {LIMIT_S:g} s", file=sys.stderr)
             return 1
-        rows.append(asdict(row))
+        rows.append(row)
         print(
-            f"{engines_a_role}+{engines_a_role} engines: {row.pairs} pairs in {row.seconds:g} s, "
-            f"{row.pairs_s:g} pairs/s, {row.cpu_ms_pair:g} ms CPU a pair; "
-            f"registry to {FRONTENDS} frontends: {row.registry_frames} frames, {row.registry_bytes / 1e6:.2f} MB"
+            f"{engines_a_role}+{engines_a_role} engines: {row['pairs']} pairs in {row['seconds']:g} s, "
+            f"{row['pairs_s']:g} pairs/s, {row['cpu_ms_pair']:g} ms CPU a pair; registry to {FRONTENDS} frontends: "
+            f"{row['registry_frames']} frames, {row['registry_bytes'] / 1e6:.2f} MB"
         )
     if len(sys.argv) > 1:
         Path(sys.argv[1]).write_text(json.dumps({"rows": rows}), encoding="utf-8")
