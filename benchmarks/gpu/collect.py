@@ -14,10 +14,7 @@ from benchmarks.gpu.places import RESULTS
 
 
 def collect(results: Path = RESULTS) -> dict[str, Any]:
-    found: dict[str, Any] = {path.stem: json.loads(path.read_bytes()) for path in sorted(results.glob("*.json"))}
-    for path in sorted(results.glob("*.jsonl")):
-        found[path.stem] = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    return found
+    return {path.stem: json.loads(path.read_bytes()) for path in sorted(results.glob("*.json"))}
 
 
 if __name__ == "__main__":

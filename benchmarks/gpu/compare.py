@@ -9,8 +9,8 @@ says which are up, where that is not all but u. On two cards (BENCH_DEVICE="cuda
 two aggregated engines, and there is no a.
 
 Way:   engines with one shape and the same arguments start together -> warmed -> items (a cell, a round, a setup)
-Out:   STATE/results/compare.jsonl, a row an item as soon as it is there: a later call goes on where one stopped;
-       of two cards two-cards-compare.jsonl
+Out:   STATE/results/compare.json, a row an item as soon as it is there: a later call goes on where one stopped;
+       of two cards two-cards-compare.json
 In:    the same prompts for all of them in a round, new ones each round; the order of setups turns round each time
 Burst: streams that decode while long prompts arrive: their inter-token latency meanwhile
 
@@ -60,13 +60,11 @@ class Item:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--seconds", type=float, default=500.0, help="begin nothing that would end later")
-    parser.add_argument("--rounds", type=int, help="instead of each cell's own number")
     parser.add_argument("--only", default="", help="cells by name, or burst; comma-separated")
     parser.add_argument("--up", action="store_true", help="start the servers, do not wait")
-    parser.add_argument("--whole-weights", action="store_true", help="every layer its own")
     options = parser.parse_args()
     end_s = time.monotonic() + options.seconds
-    wanted = _wanted(one_layer=not options.whole_weights)
+    wanted = _wanted()
     servers = dict(zip(wanted, only(wanted.values()), strict=True))
     if options.up:
         print("started:", ", ".join(servers))
@@ -76,18 +74,18 @@ def main() -> None:
     asyncio.run(_measure(servers, options, end_s))
 
 
-def _wanted(*, one_layer: bool) -> dict[str, Wanted]:
+def _wanted() -> dict[str, Wanted]:
     it = profile()
     model = str(make_shape(it.shape, STATE / "models" / it.shape))
     aggregated, replicas = aggregated_config(it.config), f"aggregated.replicas={it.cards}"
     queue = ("routing.queue_max=4096", "deadlines.queue_s=600")
     servers = {
-        "a": bare("a", it, model, one_layer=one_layer),
-        "b-prefill": bare("b-prefill", it, model, "prefill", one_layer=one_layer),
-        "b-decode": bare("b-decode", it, model, "decode", one_layer=one_layer),
-        "c": ours("c", it.config, model, queue, engine=it.shape_engine, one_layer=one_layer),
-        "u": ours("u", it.config, model, (*queue, "decode.pace_ms=null"), engine=it.shape_engine, one_layer=one_layer),
-        "d": ours("d", aggregated, model, (*queue, replicas), engine=it.shape_engine, one_layer=one_layer),
+        "a": bare("a", it, model),
+        "b-prefill": bare("b-prefill", it, model, "prefill"),
+        "b-decode": bare("b-decode", it, model, "decode"),
+        "c": ours("c", it.config, model, queue, of_shape=True),
+        "u": ours("u", it.config, model, (*queue, "decode.pace_ms=null"), of_shape=True),
+        "d": ours("d", aggregated, model, (*queue, replicas), of_shape=True),
     }
     return {name: server for name, server in servers.items() if name[0] in it.setups}
 
@@ -96,12 +94,12 @@ async def _measure(servers: dict[str, Server], options: argparse.Namespace, end_
     loads = {setup: _load(setup, servers) for setup in profile().setups}
     await _warm(servers, loads)
     memory = memory_used_mib()
-    log = results_path("compare.jsonl")
-    rows = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()] if log.exists() else []
+    earlier = results_path("compare.json")
+    rows: list[dict[str, Any]] = json.loads(earlier.read_bytes()) if earlier.exists() else []
     done = {(row["what"], row["round"], row["setup"]) for row in rows}
     took_s: dict[tuple[str, str], float] = {(row["what"], row["setup"]): row["took_s"] for row in rows}
     only_ = [name for name in options.only.split(",") if name]
-    for item in _items(options.rounds):
+    for item in _items():
         key = (item.what, item.round, item.setup)
         if key in done or (only_ and item.what not in only_):
             continue
@@ -113,14 +111,14 @@ async def _measure(servers: dict[str, Server], options: argparse.Namespace, end_
         row |= await (_burst if item.what == "burst" else _cell)(item, loads[item.setup])
         row |= {"took_s": round(time.monotonic() - began_s, 2), "memory_mib": memory}
         took_s[item.what, item.setup] = row["took_s"]
-        with log.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(row) + "\n")
+        rows.append(row)
+        write_result("compare", rows)
         print(*key, json.dumps({name: row[name] for name in TOLD if name in row}))
     if "c" in servers:
         write_result("lane", await _lane(servers["c"]))
 
 
-def _items(rounds: int | None) -> Iterator[Item]:
+def _items() -> Iterator[Item]:
     """What matters least, the heaviest cell of the aggregated ones, last: if time runs out, it is there."""
     it = profile()
     *light, heavy = it.cells
@@ -132,9 +130,9 @@ def _items(rounds: int | None) -> Iterator[Item]:
         ([(heavy.name, heavy)], [setup for setup in it.setups if setup in "ad"]),
     ]
     for named, setups in groups:
-        for number in range(max(rounds or cell.rounds for _, cell in named)):
+        for number in range(max(cell.rounds for _, cell in named)):
             for name, cell in named:
-                if number < (rounds or cell.rounds):
+                if number < cell.rounds:
                     for setup in setups if number % 2 else reversed(setups):
                         yield Item(name, number, setup, cell)
 

@@ -13,10 +13,7 @@ import argparse
 import json
 import os
 import platform
-import shutil
 import signal
-import subprocess
-import tempfile
 import time
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -32,7 +29,6 @@ AFTER_S = (0.5, 2.0, 10.0)
 ACT_AFTER_S = 0.1  # what a variant does, it does so long after the kill
 ROUNDS = 25
 OUTSIDE_S = 1.0  # between the end of a process and the card's word for it
-INTERPOSER = Path(__file__).with_name("ipc_interposer.c")
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +36,7 @@ class Variant:
     name: str
     env: dict[str, str] = field(default_factory=dict)
     removes: bool = True  # NIXL's remove_remote_agent, as SGLang's hook does for a dead peer
-    act: str = ""  # then: "unmap" (transfer/ipc_cache.py), "interposed", or "restart" of the writer
+    act: str = ""  # then: "unmap" (transfer/ipc_cache.py), or "restart" of the writer
     mid_write: bool = False  # killed under a write, and what is done is done after ipc_cache's quiet time
 
 
@@ -49,7 +45,6 @@ VARIANTS = (
     Variant("UCX forgets the peer", act="unmap"),
     Variant("the same, killed mid-write", act="unmap", mid_write=True),
     Variant("UCX_CUDA_IPC_CACHE=n", {"UCX_CUDA_IPC_CACHE": "n"}),
-    Variant("interposed cuIpcCloseMemHandle", {"LD_PRELOAD": "?"}, act="interposed"),
     Variant("the writer restarted", act="restart", removes=False),
     Variant("remove_remote_agent"),
     Variant("UCX_CUDA_IPC_CACHE_MAX_REGIONS=8", {"UCX_CUDA_IPC_CACHE_MAX_REGIONS": "8"}),
@@ -69,14 +64,13 @@ def main() -> None:
     arguments = parser.parse_args()
     rows = []
     print(HEAD)
-    with tempfile.TemporaryDirectory() as folder:
-        for variant in VARIANTS:
-            if arguments.only and not any(word in variant.name for word in arguments.only):
-                continue
-            rows.append(_row(variant, arguments, Path(folder)))
-            print(line_of(rows[-1]), flush=True)
-            if arguments.json:  # after each: time may run out
-                _write(arguments, rows)
+    for variant in VARIANTS:
+        if arguments.only and not any(word in variant.name for word in arguments.only):
+            continue
+        rows.append(_row(variant, arguments))
+        print(line_of(rows[-1]), flush=True)
+        if arguments.json:  # after each: time may run out
+            _write(arguments, rows)
 
 
 def _write(arguments: argparse.Namespace, rows: list[dict[str, Any]]) -> None:
@@ -85,18 +79,18 @@ def _write(arguments: argparse.Namespace, rows: list[dict[str, Any]]) -> None:
     arguments.json.write_text(f"{json.dumps(told, indent=1)}\n")
 
 
-def _row(variant: Variant, arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
+def _row(variant: Variant, arguments: argparse.Namespace) -> dict[str, Any]:
     row: dict[str, Any] = {"variant": variant.name, "env": variant.env}
     try:
         with ExitStack() as closing:
-            row |= _measured(variant, arguments, folder, closing)
-    except (StartError, OSError, subprocess.CalledProcessError) as error:
+            row |= _measured(variant, arguments, closing)
+    except (StartError, OSError) as error:
         row["failed"] = str(error)
     time.sleep(OUTSIDE_S)
     return row
 
 
-def _measured(variant: Variant, arguments: argparse.Namespace, folder: Path, closing: ExitStack) -> dict[str, Any]:
+def _measured(variant: Variant, arguments: argparse.Namespace, closing: ExitStack) -> dict[str, Any]:
     def start(env: dict[str, str]) -> LaneEnd:
         end = LaneEnd(
             arguments.gpu,
@@ -113,8 +107,7 @@ def _measured(variant: Variant, arguments: argparse.Namespace, folder: Path, clo
         times = writer.ask("write", offer=offer, size_bytes=arguments.transfer_mib << 20, rounds=ROUNDS, warm=0)["ms"]
         return {"first_ms": times[0], "ms": median(times[1:])}
 
-    env = variant.env | ({"LD_PRELOAD": _interposer(folder)} if "LD_PRELOAD" in variant.env else {})
-    writer, living, doomed = start(env), start({}), start({})  # all three import at the same time
+    writer, living, doomed = start(variant.env), start({}), start({})  # all three import at the same time
     writer.offer()
     living_offer = living.offer()
     doomed_offer = doomed.offer()
@@ -139,11 +132,9 @@ def _measured(variant: Variant, arguments: argparse.Namespace, folder: Path, clo
         time.sleep(QUIET_S)
     if variant.act == "unmap":
         row["acted"] = writer.ask("unmap", peer=who, addresses=doomed_offer["memory"]["addresses"])
-    elif variant.act == "interposed":
-        row["acted"] = writer.ask("interposed", pid=who[0])
     elif variant.act == "restart":
         writer.close()
-        writer = start(env)
+        writer = start(variant.env)
         writer.offer()
         row["acted"] = f"{time.monotonic() - killed_s:.1f} s"
     used_mb = {}
@@ -164,17 +155,6 @@ def _measured(variant: Variant, arguments: argparse.Namespace, folder: Path, clo
     row["follower_is_right"] = set(follower.ask("first_bytes")) == {77}
     row["living_is_right"] = set(living.ask("first_bytes")) == {77}
     return row
-
-
-def _interposer(folder: Path) -> str:
-    compiler = next(filter(None, map(shutil.which, ("cc", "gcc", "clang", "nvcc"))), None)
-    if compiler is None:
-        raise StartError("interposer", "this machine has no C compiler")
-    library = folder / "ipc_interposer.so"
-    if not library.exists():
-        position = ["-Xcompiler", "-fPIC"] if Path(compiler).name == "nvcc" else ["-fPIC"]
-        subprocess.run([compiler, "-shared", *position, "-O1", "-o", library, INTERPOSER, "-ldl"], check=True)
-    return str(library)
 
 
 HEAD = (

@@ -5,7 +5,6 @@ Way:   LaneEnd(program="benchmarks.gpu.end") -> this program
 
 from __future__ import annotations
 
-import ctypes
 import json
 import os
 import signal
@@ -60,14 +59,6 @@ class GpuEnd(End):
 
     def unmap(self, *, peer: Sequence[int], addresses: list[int]) -> bool:
         return forget(Identity(*peer), addresses)
-
-    def interposed(self, *, pid: int) -> dict[str, int]:
-        """Of ipc_interposer.c, which this process was started with: how many mappings it closed, and how it knew."""
-        library = ctypes.CDLL(None)
-        by_pid = library.disagg_ipc_close(pid, self.device)
-        # The handle's bytes are CUDA's own matter: without the pid in them, all is closed to see what that gives back.
-        closed = by_pid or library.disagg_ipc_close(0, self.device)
-        return {"closed": closed, "found_by_pid": by_pid, "opened": library.disagg_ipc_opened()}
 
     def gather_ms(self, *, size_bytes: int, page_bytes: int, rounds: int) -> float:
         """Scattered pages of every buffer into adjacent ones, by one indexed copy a buffer: what staging would cost."""

@@ -14,19 +14,19 @@ import os
 import signal
 import sys
 import time
-from contextlib import suppress
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 import psutil
 
+from benchmarks import processes
 from benchmarks.gpu.asking import Stream, follow
 from benchmarks.gpu.environment import memory_used_mib
 from benchmarks.gpu.places import Profile, profile, write_result
 from benchmarks.gpu.servers import Server, only, ours, status, until_ready
 from benchmarks.gpu.statistics import latencies
 from benchmarks.gpu.tokens import text_ids, until_back
+from disagg.lives import life_of
 
 ROUNDS, STREAMS, PROMPT_TOKENS = 5, 8, 200
 START_S, BACK_S, SETTLE_S = 240.0, 150.0, 4.0
@@ -45,9 +45,9 @@ async def _rounds(it: Profile, server: Server, rounds: int) -> None:
     # One prompt for each stream, the same every round: answers can be compared.
     prompts = [text[i * 997 : i * 997 + PROMPT_TOKENS] for i in range(STREAMS)]
     await until_back(server, {engine: 0 for engine in status(server)}, BACK_S)  # one pair is enough to be served
-    await _streams(it, server, prompts)  # from now on the prompts are in the prefix cache, in every round alike
-    undisturbed = await _streams(it, server, prompts)
-    rows: list[dict[str, Any]] = [{"round": "undisturbed", **_judged(it, undisturbed, undisturbed), **_memory()}]
+    for _ in range(2):  # the first puts the prompts into the prefix cache, for all rounds alike
+        undisturbed = await _fill(it, server, prompts, [Stream() for _ in prompts])
+    rows: list[dict[str, Any]] = [{"round": "undisturbed", **_judged(it, undisturbed, undisturbed)}]
     write_result("kill", rows)
     for number in range(rounds):
         rows.append({"round": number, **await _round(it, server, prompts, undisturbed, f"decode-{number % 2}")})
@@ -60,9 +60,9 @@ async def _round(
 ) -> dict[str, Any]:
     before = status(server)[victim]
     pids = before["pids"]
-    tree = {pid: psutil.Process(pid) for pid in _all_below(pids["reaper"])}
+    tree = {pid: psutil.Process(pid) for pid in processes.tree(pids["reaper"])}
     streams = [Stream() for _ in prompts]
-    running = asyncio.gather(*(_follow(it, server, *each) for each in zip(prompts, streams, strict=True)))
+    running = asyncio.create_task(_fill(it, server, prompts, streams))
     while min(len(stream.ids) for stream in streams) < it.kill_tokens // 8:
         await asyncio.sleep(0.005)
         if running.done():
@@ -80,20 +80,15 @@ async def _round(
         "victim": victim,
         "streams_on_victim": on_victim,
         "ready_again_s": round(ready_s, 2),
-        "left_behind": left + _lives(before["id"], before["incarnation"]),
+        "left_behind": left + _lives(life_of(before["id"], before["incarnation"])),
         **_judged(it, streams, undisturbed, kill_at_s),
-        **_memory(),
     }
 
 
-async def _streams(it: Profile, server: Server, prompts: list[list[int]]) -> list[Stream]:
-    streams = [Stream() for _ in prompts]
-    await asyncio.gather(*(_follow(it, server, *each) for each in zip(prompts, streams, strict=True)))
+async def _fill(it: Profile, server: Server, prompts: list[list[int]], streams: list[Stream]) -> list[Stream]:
+    pairs = zip(prompts, streams, strict=True)
+    await asyncio.gather(*(follow(server.url, prompt, it.kill_tokens, stream) for prompt, stream in pairs))
     return streams
-
-
-async def _follow(it: Profile, server: Server, prompt: list[int], stream: Stream) -> None:
-    await follow(server.url, prompt, it.kill_tokens, stream)
 
 
 def _judged(it: Profile, streams: list[Stream], undisturbed: list[Stream], kill_at_s: float = 0.0) -> dict[str, Any]:
@@ -118,31 +113,16 @@ def _judged(it: Profile, streams: list[Stream], undisturbed: list[Stream], kill_
         "longest_pause_ms": max(row["longest_pause_ms"] for row in rows),
         "itl_ms": latencies(gaps),
         "streams": rows,
+        "memory_used_mib": memory_used_mib(),
     }
 
 
-def _memory() -> dict[str, Any]:
-    return {"memory_used_mib": memory_used_mib()}
-
-
-def _all_below(pid: int) -> list[int]:
-    with suppress(psutil.NoSuchProcess):
-        process = psutil.Process(pid)
-        return [pid, *(child.pid for child in process.children(recursive=True))]
-    return []
-
-
-def _lives(engine_id: str, incarnation: int) -> list[int]:
+def _lives(life: str) -> list[int]:
     """Processes that say they are of this incarnation. SGLang's write over their environment: hence the tree, too."""
     from disagg.host_spec import LIFE_VARIABLE
 
-    wanted = f"{LIFE_VARIABLE}={engine_id}#{incarnation}".encode()
-    found = []
-    for folder in Path("/proc").glob("[0-9]*"):
-        with suppress(OSError):
-            if wanted in (folder / "environ").read_bytes().split(b"\0"):
-                found.append(int(folder.name))
-    return found
+    every = psutil.process_iter(["environ"])
+    return [each.pid for each in every if (each.info["environ"] or {}).get(LIFE_VARIABLE) == life]
 
 
 if __name__ == "__main__":

@@ -64,7 +64,6 @@ class Server:
     pid: int
     born_s: float  # with its pid: which process is meant
     started_s: float  # time.time()
-    model: str = ""
     bootstrap_port: int = 0
 
     @property
@@ -90,14 +89,14 @@ def ours(
     model: str,
     sets: Sequence[str] = (),
     *,
-    engine: Mapping[str, Any] | None = None,
-    one_layer: bool = False,
+    of_shape: bool = False,
     environment: Mapping[str, str] | None = None,
 ) -> Wanted:
-    """A deployment; on a Ray of its own, or two of them would share one. `engine`: arguments of all its engines."""
+    """A deployment; on a Ray of its own, or two of them would share one. `of_shape`: its engines have the
+    shape's arguments, and one layer's weights."""
     port, it = _port(), profile()
     roles = ("aggregated",) if "aggregated" in config else ("prefill", "decode")
-    arguments = it.engine | dict(engine or {})
+    arguments = it.engine | (it.shape_engine if of_shape else {})
     words = [sys.executable, "-m", "disagg.cli.main", "serve", config]
     sets = [
         f"model.path={model}",
@@ -108,13 +107,13 @@ def ours(
         *(f"{role}.engine.{key}={json.dumps(value)}" for role in roles for key, value in arguments.items()),
         *sets,
     ]
-    if one_layer:
+    if of_shape:
         sets = [*sets, *(f'{role}.env.{ONE_LAYER_VARIABLE}="1"' for role in roles)]
     words += [word for each in sets for word in ("--set", each)]
     return Wanted(it.prefix + name, tuple(words), port, "/ready", dict(environment or {}))
 
 
-def bare(name: str, it: Profile, model: str, mode: str = "", *, one_layer: bool = False) -> Wanted:
+def bare(name: str, it: Profile, model: str, mode: str = "") -> Wanted:
     """An SGLang server as it comes, with the engine arguments of the shape. `mode`: prefill, decode or neither.
 
     Of two cards a prefill has the first and a decode the second, each seeing only its own, as Ray's actors do.
@@ -132,7 +131,7 @@ def bare(name: str, it: Profile, model: str, mode: str = "", *, one_layer: bool 
     if mode:
         arguments = ROLES[Role(mode)].arguments(arguments, device=it.device, bootstrap_port=bootstrap)
     words = [sys.executable, *command_line(arguments, metadata.version("sglang"))[1:]]
-    environment = bare_environment(name, it) | ({ONE_LAYER_VARIABLE: "1"} if one_layer else {})
+    environment = bare_environment(name, it) | {ONE_LAYER_VARIABLE: "1"}
     if it.cards > 1:
         environment["CUDA_VISIBLE_DEVICES"] = "1" if mode == "decode" else "0"
     return Wanted(it.prefix + name, tuple(words), port, "/health", environment, bootstrap if mode == "prefill" else 0)
