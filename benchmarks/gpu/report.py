@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from operator import sub, truediv
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -91,9 +92,11 @@ def _setups(rows: Iterable[Row]) -> Iterator[tuple[str, str]]:
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str]:
-    yield f"| {' | '.join(head)} |"
-    yield f"|{' --- |' * len(head)}"
-    for row in rows:
+    """Nothing where there are no rows."""
+    for number, row in enumerate(rows):
+        if number == 0:
+            yield f"| {' | '.join(head)} |"
+            yield f"|{' --- |' * len(head)}"
         yield f"| {' | '.join(row)} |"
 
 
@@ -108,60 +111,40 @@ def _machine(results: Row) -> Iterator[str]:
 
 def _compared(results: Row) -> Iterator[str]:
     rows = good(results.get("compare", []))
-    cells = _cells(rows)
-    if not cells:
-        return
-    yield from _table(
-        ["concurrency, in/out", "setup", *CELL_COLUMNS, "rounds"],
-        (
-            [
-                cell,
-                f"{setup}: {what}",
-                *(spread(of(rows, cell, setup, pick)) for pick in CELL_COLUMNS.values()),
-                str(len(of(rows, cell, setup, CELL_COLUMNS["output tok/s"]))),
-            ]
-            for cell in cells
-            for setup, what in _setups(rows)
-        ),
+    told = (
+        [
+            cell,
+            f"{setup}: {what}",
+            *(spread(of(rows, cell, setup, pick)) for pick in CELL_COLUMNS.values()),
+            str(len(of(rows, cell, setup, CELL_COLUMNS["output tok/s"]))),
+        ]
+        for cell in _cells(rows)
+        for setup, what in _setups(rows)
     )
+    return _table(["concurrency, in/out", "setup", *CELL_COLUMNS, "rounds"], told)
 
 
 def _against_bare(results: Row) -> Iterator[str]:
     """c beside b, and d beside a, round by round."""
     rows = good(results.get("compare", []))
-    cells = _cells(rows)
-    if not cells:
-        return
-    tok_s, ttft_ms = CELL_COLUMNS["output tok/s"], CELL_COLUMNS["TTFT p50, ms"]
+    ratio, added = (CELL_COLUMNS["output tok/s"], truediv), (CELL_COLUMNS["TTFT p50, ms"], sub)
 
-    def ratio(cell: str, ours: str, theirs: str) -> str:
-        pairs = zip(of(rows, cell, ours, tok_s), of(rows, cell, theirs, tok_s), strict=False)
-        return spread([a / b for a, b in pairs])
-
-    def added(cell: str, ours: str, theirs: str) -> str:
-        pairs = zip(of(rows, cell, ours, ttft_ms), of(rows, cell, theirs, ttft_ms), strict=False)
-        return spread([a - b for a, b in pairs])
+    def beside(cell: str, ours: str, theirs: str, pick: Pick, how: Callable[[float, float], float]) -> str:
+        pairs = zip(of(rows, cell, ours, pick), of(rows, cell, theirs, pick), strict=False)
+        return spread([how(a, b) for a, b in pairs])
 
     head = ["concurrency, in/out", "c/b tok/s", "c - b TTFT p50, ms", "d/a tok/s", "d - a TTFT p50, ms"]
-    yield from _table(
-        head,
-        (
-            [cell, ratio(cell, "c", "b"), added(cell, "c", "b"), ratio(cell, "d", "a"), added(cell, "d", "a")]
-            for cell in cells
-        ),
-    )
+    columns = [(*setups, *what) for setups in ("cb", "da") for what in (ratio, added)]
+    return _table(head, ([cell, *(beside(cell, *column) for column in columns)] for cell in _cells(rows)))
 
 
 def _burst(results: Row) -> Iterator[str]:
     rows = [row for row in good(results.get("compare", [])) if row["what"] == "burst"]
-    if rows:
-        yield from _table(
-            ["while long prompts arrive", *BURST_COLUMNS],
-            (
-                [f"{setup}: {what}", *(spread(of(rows, "burst", setup, pick)) for pick in BURST_COLUMNS.values())]
-                for setup, what in _setups(rows)
-            ),
-        )
+    told = (
+        [f"{setup}: {what}", *(spread(of(rows, "burst", setup, pick)) for pick in BURST_COLUMNS.values())]
+        for setup, what in _setups(rows)
+    )
+    return _table(["while long prompts arrive", *BURST_COLUMNS], told)
 
 
 def _tokens(results: Row) -> Iterator[str]:
@@ -173,37 +156,27 @@ def _tokens(results: Row) -> Iterator[str]:
 
 
 def _kills(results: Row) -> Iterator[str]:
-    rows = results.get("kill", [])
     head = ["round", "whole", "as undisturbed", "longest pause, ms", "ready again, s", "left behind", "cards, MiB"]
-    if rows:
-        yield from _table(
-            head,
-            (
-                [
-                    str(row["round"]),
-                    f"{row['whole']} of {len(row['streams'])}",
-                    str(row["as_undisturbed"]),
-                    f"{row['longest_pause_ms']:.0f}",
-                    str(row.get("ready_again_s", "")),
-                    str(len(row.get("left_behind", []))),
-                    ", ".join(map(str, row["memory_used_mib"])),
-                ]
-                for row in rows
-            ),
-        )
+    told = (
+        [
+            str(row["round"]),
+            f"{row['whole']} of {len(row['streams'])}",
+            str(row["as_undisturbed"]),
+            f"{row['longest_pause_ms']:.0f}",
+            str(row.get("ready_again_s", "")),
+            str(len(row.get("left_behind", []))),
+            ", ".join(map(str, row["memory_used_mib"])),
+        ]
+        for row in results.get("kill", [])
+    )
+    return _table(head, told)
 
 
 def _startup(results: Row) -> Iterator[str]:
-    found = results.get("startup")
-    if found:
-        marks = list(dict.fromkeys(mark for life in found["lives"] for mark in life["seconds_since_kill"]))
-        yield from _table(
-            ["seconds after the kill of", *marks],
-            (
-                [life["engine"], *(str(life["seconds_since_kill"].get(mark, "-")) for mark in marks)]
-                for life in found["lives"]
-            ),
-        )
+    lives = [(life["engine"], life["seconds_since_kill"]) for life in results.get("startup", {}).get("lives", [])]
+    marks = list(dict.fromkeys(mark for _, seconds in lives for mark in seconds))
+    told = ([engine, *(str(seconds.get(mark, "-")) for mark in marks)] for engine, seconds in lives)
+    return _table(["seconds after the kill of", *marks], told)
 
 
 def _compare_picture(rows: list[Row]) -> str:
