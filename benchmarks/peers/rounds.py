@@ -9,19 +9,17 @@ from __future__ import annotations
 import sys
 import tempfile
 from collections import defaultdict
-from collections.abc import Awaitable, Sequence
-from contextlib import AsyncExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import AsyncExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median, quantiles
-from typing import TypeVar
 
 from benchmarks.peers import measure
 from benchmarks.peers.deployments import FLOOR, Deployment, NotReady, running
 from benchmarks.peers.others import Others
 from benchmarks.prompts import Prompts
 
-T = TypeVar("T")
 SHORT, MIDDLE, LONG = 46, 500, 8000  # tokens of a prompt
 PACES = ((64, 10.0, 0.5), (512, 50.0, 2.5))  # streams, milliseconds a step, seconds until all have begun
 CLIENTS = (64, 512)
@@ -123,45 +121,41 @@ class _Round:
 
     async def paced(self, streams: int, step_ms: float, begin_s: float) -> None:
         tokens = int((begin_s + self.extent.paced_s) * 1e3 / step_ms)
-        got = await self._try(
-            f"{streams} streams", measure.paced(self.deployment, self.prompts.texts(streams, SHORT), step_ms, tokens)
-        )
-        if got is not None:
+        with self._noting(f"{streams} streams"):
+            got = await measure.paced(self.deployment, self.prompts.texts(streams, SHORT), step_ms, tokens)
             self._put(f"token_us_{streams}", got.cpu_us_a_token)
             self._put(f"pace_{streams}", got.pace)
 
     async def at_full_speed(self) -> None:
-        name, extent, texts = self.deployment.name, self.extent, self.prompts.texts
-        await self._try("warming up", measure.saturated(self.deployment, texts(256, SHORT), 16, 16, 0.3))  # warms it up
-        for at in await self._try("TTFT", measure.ttft(self.deployment, texts(extent.ttft_requests, SHORT))) or []:
-            self._put("ttft_1", at)
-        if name != FLOOR:
+        deployment, extent, texts = self.deployment, self.extent, self.prompts.texts
+        with self._noting("warming up"):
+            await measure.saturated(deployment, texts(256, SHORT), 16, 16, 0.3)
+        with self._noting("TTFT"):
+            for at in await measure.ttft(deployment, texts(extent.ttft_requests, SHORT)):
+                self._put("ttft_1", at)
+        if deployment.name != FLOOR:
             for tokens, count in ((MIDDLE, extent.middle_requests), (LONG, extent.long_requests)):
-                cost = await self._try(f"{tokens} tokens", measure.per_request(self.deployment, texts(count, tokens)))
-                if cost is not None:
-                    self._put(f"request_us_{tokens}", cost)
+                with self._noting(f"{tokens} tokens"):
+                    self._put(f"request_us_{tokens}", await measure.per_request(deployment, texts(count, tokens)))
         for clients in CLIENTS:
-            ones = await self._try(
-                f"{clients} clients, 1 token",
-                measure.saturated(self.deployment, texts(TEXTS, SHORT), clients, 1, extent.seconds),
-            )
-            if ones is not None:
+            with self._noting(f"{clients} clients, 1 token"):
+                ones = await measure.saturated(deployment, texts(TEXTS, SHORT), clients, 1, extent.seconds)
                 self._put(f"req_s_{clients}", ones.requests_per_s)
                 for at in ones.ttft_ms if clients == CLIENTS[0] else []:
                     self._put(f"ttft_{clients}", at)
-            streams = await self._try(
-                f"{clients} clients",
-                measure.saturated(self.deployment, texts(TEXTS, SHORT), clients, STREAM_TOKENS, extent.seconds),
-            )
-            if streams is not None:
+            with self._noting(f"{clients} clients"):
+                streams = await measure.saturated(
+                    deployment, texts(TEXTS, SHORT), clients, STREAM_TOKENS, extent.seconds
+                )
                 self._put(f"tok_s_{clients}", streams.tokens_per_s)
 
     def _put(self, metric: str, value: float) -> None:
         self.results.put(self.deployment.name, metric, value)
 
-    async def _try(self, what: str, measured: Awaitable[T]) -> T | None:
+    @contextmanager
+    def _noting(self, what: str) -> Iterator[None]:
+        """A measurement that failed is a note, and the next one is taken."""
         try:
-            return await measured
+            yield
         except measure.Failed as error:
             self.results.note(self.deployment.name, f"{what}: {error}")
-            return None
