@@ -20,6 +20,7 @@ from disagg.frontend.generation import Generations
 from disagg.frontend.http1 import Call, ClientGone, Limits, Refusals
 from disagg.frontend.keys import Caller, Keys, Right
 from disagg.frontend.origins import Origins
+from disagg.frontend.request_body import no_such_model
 from disagg.frontend.responses import encode
 from disagg.frontend.routes import Route, Routes
 from disagg.frontend.server import HttpServer
@@ -68,8 +69,7 @@ class Frontend:
                 "/metrics": Route("GET", Right.METRICS, self._metrics),
                 "/disagg/status": Route("GET", Right.STATUS, self._status),
                 "/disagg/loads": Route("GET", Right.STATUS, self._loads),
-            },
-            {  # the rest of the path is the name
+                # the rest of the path is the name
                 "/v1/models/": Route("GET", Right.CLIENT, self._model),
                 "/v1/requests/": Route("DELETE", Right.CLIENT, self._cancel),
                 "/disagg/requests/": Route("GET", Right.STATUS, self._timeline),
@@ -100,13 +100,15 @@ class Frontend:
         try:
             await self._answer(exchange)
         except ClientGone:
-            exchange.give_up()
+            call.abort()  # what the client has not taken yet would otherwise keep it for ever
         except RequestError as error:
-            await exchange.answer_error(error)
+            await exchange.fail(error)
         except asyncio.CancelledError:  # by HttpServer.stop alone, which waits for what is said here
             await exchange.fail(NoReadyPair("frontend", "this server stops", "try again"))
         except Exception:
-            log.exception("%s %r: an error nobody foresaw", exchange.method, exchange.path[:100])
+            log.exception(
+                "%s %r %s: an error nobody foresaw", exchange.method, exchange.path[:100], exchange.request_id
+            )
             await exchange.fail(RequestError("frontend", "internal error", "see the frontend's log"))
 
     async def _answer(self, exchange: Exchange) -> None:
@@ -138,8 +140,7 @@ class Frontend:
 
     async def _model(self, exchange: Exchange, name: str, caller: Caller) -> None:
         if name != self._backend.model_name:
-            what = f"there is no model '{name[:100]}' here; this is '{self._backend.model_name}'"
-            raise BadRequest("model", "model_not_found", what, http_status=404)
+            raise no_such_model(name, self._backend.model_name)
         await _json(exchange, self._model_body())
 
     async def _health(self, exchange: Exchange, _: str, caller: Caller) -> None:

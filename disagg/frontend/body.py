@@ -16,22 +16,24 @@ from disagg.errors import BadRequest
 from disagg.frontend.exchange import Exchange
 
 UTF_8_MARK = b"\xef\xbb\xbf"
-_SURROGATE = re.compile(rb"\\u[dD](?:([89abAB])|[c-fC-F])[0-9a-fA-F]{2}")
-_LOW_HALF = re.compile(rb"\\u[dD][c-fC-F][0-9a-fA-F]{2}")
+# All up to half of a surrogate pair that stands without its other half.
+_WHOLE_CHARACTERS = re.compile(
+    rb"(?:[^\\]++"
+    rb"|\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}"  # a whole pair
+    rb"|\\(?!u[dD][89a-fA-F][0-9a-fA-F]{2})(?:.|\Z))*+",  # another escape
+    re.DOTALL,
+)
 _PLAIN = (b"", b"identity")
 
-# What a body begins with: what it is, and what would do.
-_LOOKS: tuple[tuple[re.Pattern[bytes], str, str], ...] = tuple(
-    (re.compile(begin, re.DOTALL), what, would_do)
-    for begin, what, would_do in (
-        (rb"\s*\Z", "it is empty", "send a JSON object"),
-        (rb"\x1f\x8b|\x28\xb5\x2f\xfd|\x78[\x01\x5e\x9c\xda]", "it looks compressed", "send it as it is"),
-        (rb"\xff\xfe|\xfe\xff|.?\0", "it looks like UTF-16 or UTF-32", "send UTF-8"),
-        (rb"--[^\r\n]{1,80}\r?\n", "it looks like multipart form data", "send a JSON object as the whole body"),
-        (rb"[\w.%\[\]-]{1,80}=", "it looks like form data", "send a JSON object as the whole body"),
-        (rb"\s*[\[{]\s*'", "it has names in single quotes", "JSON wants double ones"),
-        (rb"'", "it is in single quotes", "a shell that leaves them wants double ones around it"),
-    )
+# What a body begins with, what it is, and what would do.
+_LOOKS = (
+    (rb"\s*\Z", "it is empty", "send a JSON object"),
+    (rb"\x1f\x8b|\x28\xb5\x2f\xfd|\x78[\x01\x5e\x9c\xda]", "it looks compressed", "send it as it is"),
+    (rb"\xff\xfe|\xfe\xff|.?\0", "it looks like UTF-16 or UTF-32", "send UTF-8"),
+    (rb"--[^\r\n]{1,80}\r?\n", "it looks like multipart form data", "send a JSON object as the whole body"),
+    (rb"[\w.%\[\]-]{1,80}=", "it looks like form data", "send a JSON object as the whole body"),
+    (rb"\s*[\[{]\s*'", "it has names in single quotes", "JSON wants double ones"),
+    (rb"'", "it is in single quotes", "a shell that leaves them wants double ones around it"),
 )
 
 
@@ -59,38 +61,18 @@ def decode_body(data: bytes) -> dict[str, Any]:
 
 def _why_not(data: bytes, error: Exception) -> str:
     for begin, what, would_do in _LOOKS:
-        if begin.match(data):
+        if re.match(begin, data, re.DOTALL):
             return f"{what}; {would_do}"
     try:
         data.decode()
     except UnicodeDecodeError as wrong:
-        if data[wrong.start] == 0xED:
-            return _half_a_character(wrong.start)
-        return f"byte {wrong.start} is no UTF-8 (0x{data[wrong.start]:02x}); send UTF-8"
-    at = _lone_surrogate(data)
-    return str(error) if at is None else _half_a_character(at)
-
-
-def _half_a_character(at: int) -> str:
+        at = wrong.start
+        if data[at] != 0xED:  # of half a character that was written without an escape
+            return f"byte {at} is no UTF-8 (0x{data[at]:02x}); send UTF-8"
+    else:
+        whole = _WHOLE_CHARACTERS.match(data)
+        assert whole is not None  # it matches the empty string, too
+        if (at := whole.end()) == len(data):
+            return str(error)
     what = f"half a character at byte {at} (a lone surrogate)"
     return f"{what}; a text was cut within an emoji, or such: cut it between characters"
-
-
-def _lone_surrogate(data: bytes) -> int | None:
-    """Where the first half of a pair stands without its other half. An escaped backslash before `u` makes no escape."""
-    at = 0
-    while (found := _SURROGATE.search(data, at)) is not None:
-        at = found.end()
-        if _backslashes_before(data, found.start()) % 2:
-            continue
-        if found[1] is None or _LOW_HALF.match(data, at) is None:
-            return found.start()
-        at += 6
-    return None
-
-
-def _backslashes_before(data: bytes, end: int) -> int:
-    start = end
-    while start and data[start - 1] == ord("\\"):
-        start -= 1
-    return end - start

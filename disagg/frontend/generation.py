@@ -4,18 +4,16 @@ Way:   Exchange -> [Generations.answer] -> Backend.run, with a sink that brings 
 In:    one exchange; the backend, the codec
 Out:   an OpenAI answer, whole or as server-sent events; errors as OpenAI error objects, also in a stream's midst
 Owns:  the task that runs the request: it is cancelled when the client leaves, and with it both legs
-Fails: never to its caller, but for ClientGone and a cancellation
+Fails: RequestError, before or after the answer's head: its caller tells the client; ClientGone
 """
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Mapping
 from typing import Any
 
 from disagg.coordinator.request import Request
-from disagg.errors import RequestError
 from disagg.fields import refuse
 from disagg.frontend.backend import Backend
 from disagg.frontend.body import check_encoding
@@ -26,8 +24,7 @@ from disagg.frontend.request_body import CompletionRequest, refuse_too_long
 from disagg.frontend.responses import Kind, whole
 from disagg.frontend.sinks import Chunks, ChunksWithMore, WholeText
 from disagg.tokenizer.codec import Codec
-
-log = logging.getLogger(__name__)
+from disagg.tokenizer.text import TextStream
 
 CLIENT_ID_CHARACTERS_MAX = 128
 
@@ -42,63 +39,43 @@ class Generations:
     async def answer(self, exchange: Exchange, kind: Kind, owner: bytes) -> None:
         """`owner` may see and cancel the request."""
         received_at_s = time.monotonic()
-        request_id = self._backend.new_request_id()
-        exchange.answer_headers.append((b"x-request-id", request_id.encode()))
+        exchange.request_id = self._backend.new_request_id()
+        exchange.answer_headers.append((b"x-request-id", exchange.request_id.encode()))
         with exchange.while_connected():
-            try:
-                check_headers(exchange.request_headers)
-                check_encoding(exchange)
-                asked = await self._read(exchange, kind)
-                await self._generate(exchange, kind, asked, request_id, received_at_s, owner)
-            except RequestError as error:
-                await exchange.fail(error)
-            except Exception:
-                log.exception("request %s: an error nobody foresaw", request_id)
-                unforeseen = RequestError(f"request {request_id}", "internal error", "see the frontend's log")
-                await exchange.fail(unforeseen)
+            check_headers(exchange.request_headers)
+            check_encoding(exchange)
+            asked = await self._read(exchange, kind)
+            request = self._request(exchange, asked, owner, received_at_s)
+            model, created_s = self._backend.model_name, int(time.time())
+            if asked.stream:
+                chunks = ChunksWithMore if asked.return_token_ids or asked.continuous_usage else Chunks
+                await self._backend.run(request, chunks(exchange, kind, request, created_s, model, asked))
+                return
+            answer = WholeText()
+            await self._backend.run(request, answer)
+            assert answer.finish_reason is not None, "the answer broke off without a reason"
+            body = whole(kind, request, created_s, model, answer.text, answer.finish_reason, asked.return_token_ids)
+            await exchange.answer(200, body)
 
     async def _read(self, exchange: Exchange, kind: Kind) -> CompletionRequest:
         """Reads the body. A function of its own, so that a stream of minutes does not keep the body's 8 MiB."""
-        return await self.readers.read(await exchange.body(self._body_limit_bytes), kind)
+        return await self.readers.read(await exchange.call.body(self._body_limit_bytes), kind)
 
-    async def _generate(
-        self,
-        exchange: Exchange,
-        kind: Kind,
-        asked: CompletionRequest,
-        request_id: str,
-        received_at_s: float,
-        owner: bytes,
-    ) -> None:
-        request = self._request(asked, request_id, received_at_s)
-        request.owner = owner
-        if (client_id := exchange.request_header(b"x-request-id")) is not None:
-            request.facts.client_request_id = _printable(client_id)
-        model, created_s = self._backend.model_name, int(time.time())
-        if asked.stream:
-            chunks = ChunksWithMore if asked.return_token_ids or asked.continuous_usage else Chunks
-            await self._backend.run(request, chunks(exchange, kind, request, created_s, model, asked))
-            return
-        answer = WholeText()
-        await self._backend.run(request, answer)
-        assert answer.finish_reason is not None, "the answer broke off without a reason"
-        body = whole(kind, request, created_s, model, answer.text, answer.finish_reason, asked.return_token_ids)
-        await exchange.answer(200, body)
-
-    def _request(self, asked: CompletionRequest, request_id: str, received_at_s: float) -> Request:
+    def _request(self, exchange: Exchange, asked: CompletionRequest, owner: bytes, received_at_s: float) -> Request:
         _refuse_ignored(asked.sampling, self._backend)
-        prompt_ids = asked.prompt
-        assert isinstance(prompt_ids, list)
         request = Request(
-            id=request_id,
-            prompt_ids=prompt_ids,
+            id=exchange.request_id,
+            prompt_ids=asked.prompt_ids,
             sampling=asked.sampling,
-            max_tokens=_output_tokens(asked, len(prompt_ids), self._backend),
-            text=self._codec.text_stream(asked.stop),
+            max_tokens=_output_tokens(asked, self._backend.request_tokens_max, self._codec.context_length),
+            text=TextStream(self._codec.texts, asked.stop),
             received_at_s=received_at_s,
             end_ids=frozenset() if asked.sampling.get("ignore_eos") else self._codec.end_ids,
+            owner=owner,
         )
         request.mark("tokenised", time.monotonic())
+        if (client_id := exchange.request_header(b"x-request-id")) is not None:
+            request.facts.client_request_id = _printable(client_id)
         return request
 
 
@@ -122,11 +99,11 @@ def _refuse_ignored(sampling: Mapping[str, Any], backend: Backend) -> None:
             refuse(name, "ignored_parameter", what)
 
 
-def _output_tokens(asked: CompletionRequest, prompt_tokens: int, backend: Backend) -> int:
+def _output_tokens(asked: CompletionRequest, held: int, context_length: int) -> int:
     """How many tokens the answer may have. Raises BadRequest for what no engine could hold."""
-    held = backend.request_tokens_max
-    limit = min(backend.context_length, held) if held else backend.context_length
-    whose = "the model's context" if limit == backend.context_length else "what the engines here can hold"
+    prompt_tokens = len(asked.prompt_ids)
+    limit = min(context_length, held) if held else context_length
+    whose = "the model's context" if limit == context_length else "what the engines here can hold"
     if prompt_tokens >= limit:
         refuse_too_long(asked.source, prompt_tokens, limit, whose)
     if asked.max_tokens is None:

@@ -12,7 +12,6 @@ security.admin_keys.
 from __future__ import annotations
 
 import socket
-from functools import cache
 from ipaddress import IPv6Address, ip_address
 from urllib.parse import urlsplit
 
@@ -28,12 +27,14 @@ OR_ADMIN = "set security.admin_keys and send one of them"
 
 
 def why_not_here(exchange: Exchange) -> str | None:
-    if not is_loopback(exchange.client_host):
+    if not is_loopback(exchange.call.client):
         return f"this is for the frontend's own machine only; from elsewhere, {OR_ADMIN}"
-    name = next((name for name, _ in exchange.request_headers if _tells_of_a_proxy(name)), None)
+    name = next(
+        (name for name, _ in exchange.request_headers if name in FORWARDED or name.startswith(FORWARDED_PREFIX)), None
+    )
     if name is not None:
         return f"this came through a proxy (header '{name.decode('latin-1')}'); behind one, {OR_ADMIN}"
-    if exchange.is_http_1_0:
+    if exchange.call.head.minor == 0:
         return f"this came through a proxy (HTTP/1.0); behind one, {OR_ADMIN}"
     host = exchange.request_header(b"host")
     if host is not None and not _is_own_name(host_of(host.decode("latin-1"))):
@@ -72,24 +73,15 @@ def host_of(authority: str) -> str:
         return ""
 
 
-def _tells_of_a_proxy(name: bytes) -> bool:
-    return name in FORWARDED or name.startswith(FORWARDED_PREFIX)
-
-
 def _is_own_name(host: str) -> bool:
     """Addresses cannot be made to point elsewhere; names can, but for those that are ours."""
-    if host == "localhost" or host.endswith(".localhost") or host in _machine_names():
+    if host == "localhost" or host.endswith(".localhost") or host == socket.gethostname().lower():
         return True
     try:
         ip_address(host)
     except ValueError:
         return False
     return True
-
-
-@cache
-def _machine_names() -> frozenset[str]:
-    return frozenset({socket.gethostname().lower()})
 
 
 def _is_same(origin: bytes, host: bytes | None) -> bool:

@@ -19,65 +19,37 @@ COMPLETION = SHARED | {"prompt"}
 HARMLESS = frozenset({"user", "metadata", "prompt_cache_key", "safety_identifier"})  # labels: they ask for nothing
 
 _ANY = object()
-# Not built yet. A value that asks for nothing passes, as clients send their defaults.
+
+
+def _unbuilt(names: str, *neutral: Any) -> dict[str, tuple[Any, ...]]:
+    """Not built yet. A value that asks for nothing passes, as clients send their defaults; null always does."""
+    return dict.fromkeys(names.split(), neutral)
+
+
 UNBUILT: Mapping[str, tuple[Any, ...]] = {
-    "n": (1,),
-    "best_of": (1,),
-    "echo": (False,),
-    "suffix": ("",),
-    "logprobs": (False,),
-    "top_logprobs": (0,),
-    "prompt_logprobs": (),
-    "logit_bias": ({},),
-    "tools": ([],),
-    "tool_choice": ("none", "auto"),
-    "parallel_tool_calls": (_ANY,),  # says how tools are called; there are none
-    "functions": ([],),
-    "function_call": ("none", "auto"),
-    "response_format": ({"type": "text"},),
-    "modalities": (["text"],),
-    "audio": (),
-    "prediction": (),
-    "reasoning_effort": (),
-    "verbosity": (),
-    "web_search_options": (),
-    "store": (False,),
-    "service_tier": ("auto", "default"),
-    "prompt_cache_retention": (),
+    **_unbuilt("n best_of", 1),
+    **_unbuilt("top_logprobs", 0),
+    **_unbuilt("echo logprobs store", False),
+    **_unbuilt("suffix", ""),
+    **_unbuilt("logit_bias", {}),
+    **_unbuilt("tools functions", []),
+    **_unbuilt("tool_choice function_call", "none", "auto"),
+    **_unbuilt("parallel_tool_calls", _ANY),  # says how tools are called; there are none
+    **_unbuilt("response_format", {"type": "text"}),
+    **_unbuilt("modalities", ["text"]),
+    **_unbuilt("service_tier", "auto", "default"),
+    **_unbuilt("prompt_logprobs audio prediction reasoning_effort verbosity web_search_options prompt_cache_retention"),
     # of SGLang and vLLM
-    "min_tokens": (0,),
-    "stop_token_ids": ([],),
-    "stop_regex": ([],),
-    "no_stop_trim": (False,),
-    "include_stop_str_in_output": (False,),
-    "skip_special_tokens": (True,),
-    "spaces_between_special_tokens": (True,),
-    "add_generation_prompt": (True,),
-    "continue_final_message": (False,),
-    "chat_template": (),
-    "documents": ([],),
-    "regex": (),
-    "ebnf": (),
-    "json_schema": (),
-    "structural_tag": (),
-    "structured_outputs": (),
-    "guided_json": (),
-    "guided_regex": (),
-    "guided_choice": (),
-    "guided_grammar": (),
-    "separate_reasoning": (),
-    "stream_reasoning": (),
-    "lora_path": (),
-    "session_params": (),
-    "return_hidden_states": (False,),
-    "use_beam_search": (False,),
-    "length_penalty": (1.0,),
-    "truncate_prompt_tokens": (),
-    "priority": (0,),
-    "custom_params": (),
-    "custom_logit_processor": (),
-    "prompt_embeds": (),
-    "input_embeds": (),
+    **_unbuilt("min_tokens priority", 0),
+    **_unbuilt("length_penalty", 1.0),
+    **_unbuilt("stop_token_ids stop_regex documents", []),
+    **_unbuilt("no_stop_trim include_stop_str_in_output continue_final_message", False),
+    **_unbuilt("return_hidden_states use_beam_search", False),
+    **_unbuilt("skip_special_tokens spaces_between_special_tokens add_generation_prompt", True),
+    **_unbuilt("regex ebnf json_schema structural_tag structured_outputs"),
+    **_unbuilt("guided_json guided_regex guided_choice guided_grammar separate_reasoning stream_reasoning"),
+    **_unbuilt("chat_template lora_path session_params truncate_prompt_tokens custom_params custom_logit_processor"),
+    **_unbuilt("prompt_embeds input_embeds"),
 }
 
 # Rooms, hosts and ranks are ours to give: a client that chose them would reach another client's KV.

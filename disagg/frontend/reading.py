@@ -1,7 +1,7 @@
 """From a body's bytes to a checked request with its token ids: all that needs only the body and the model's folder.
 
-Way:   body -> [read]: JSON -> CompletionRequest -> chat template -> token ids
-Out:   CompletionRequest whose prompt is a list of ids, shorter than the model's context
+Way:   body -> [read]: JSON -> checked fields -> chat template -> token ids
+Out:   CompletionRequest whose prompt is shorter than the model's context
 Fails: BadRequest, naming the parameter
 
 It runs in the event loop for short bodies, and in a reader (disagg/frontend/readers.py) for long ones: the body's bytes
@@ -10,10 +10,17 @@ decide, since a message, a part of one or a list in `metadata` costs as much as 
 
 from __future__ import annotations
 
-import msgspec
-
-from disagg.fields import refuse
-from disagg.frontend.request_body import CompletionRequest, parse_chat, parse_completion, refuse_too_long
+from disagg.fields import boolean, refuse, required
+from disagg.frontend.body import decode_body
+from disagg.frontend.parameters import CHAT, COMPLETION, check_names, template_variables
+from disagg.frontend.request_body import (
+    CompletionRequest,
+    check_model,
+    messages_of,
+    other_fields,
+    prompt_of,
+    refuse_too_long,
+)
 from disagg.frontend.responses import Kind
 from disagg.tokenizer.codec import Codec
 
@@ -29,21 +36,22 @@ def is_short(data: bytes, codec: Codec) -> bool:
 
 
 def read(data: bytes, kind: Kind, model: str, codec: Codec) -> CompletionRequest:
-    if kind == "chat":
-        asked = parse_chat(data, model, codec.sampling_defaults, codec.context_length)
+    is_chat, limit = kind == "chat", codec.context_length
+    body = check_names(decode_body(data), CHAT if is_chat else COMPLETION)
+    check_model(body, model)
+    source = "messages" if is_chat else "prompt"
+    given = required(body, source)
+    others = other_fields(body, codec.sampling_defaults)
+    # Put around the prompt by the tokenizer: not where a template has written them.
+    special_tokens = boolean(body, "add_special_tokens", absent=not is_chat)
+    if is_chat:
+        messages, variables = messages_of(given, limit), template_variables(body)
+        prompt_ids = codec.chat_ids(messages, variables, special_tokens=special_tokens)
     else:
-        asked = parse_completion(data, model, codec.sampling_defaults, codec.context_length, codec.vocabulary)
-    prompt_ids = _prompt_ids(asked, codec)
+        prompt = prompt_of(given, codec.vocabulary, limit)
+        prompt_ids = codec.text_ids(prompt, special_tokens=special_tokens) if isinstance(prompt, str) else prompt
     if not prompt_ids:
-        refuse(asked.source, "empty_prompt", f"'{asked.source}' gives no token")
-    if len(prompt_ids) >= codec.context_length:
-        refuse_too_long(asked.source, len(prompt_ids), codec.context_length)
-    return msgspec.structs.replace(asked, messages=[], template_variables={}, prompt=prompt_ids)
-
-
-def _prompt_ids(asked: CompletionRequest, codec: Codec) -> list[int]:
-    if asked.source == "messages":
-        return codec.chat_ids(asked.messages, asked.template_variables, special_tokens=asked.special_tokens)
-    if isinstance(asked.prompt, str):
-        return codec.text_ids(asked.prompt, special_tokens=asked.special_tokens)
-    return asked.prompt
+        refuse(source, "empty_prompt", f"'{source}' gives no token")
+    if len(prompt_ids) >= limit:
+        refuse_too_long(source, len(prompt_ids), limit)
+    return CompletionRequest(source=source, prompt_ids=prompt_ids, **others)

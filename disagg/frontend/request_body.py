@@ -1,9 +1,9 @@
-"""A JSON body of /v1/chat/completions or /v1/completions as plain, checked data.
+"""The fields of a JSON body of /v1/chat/completions or /v1/completions as plain, checked data.
 
-Way:   bytes -> [parse_chat, parse_completion] -> CompletionRequest -> tokenised -> Request
-In:    bytes below the body limit; nothing in them is trusted
-Out:   CompletionRequest: every field in its range; only lengths in tokens are still to be checked
-Fails: BadRequest, naming the parameter (the first that is wrong)
+Way:   body -> reading.py -> [messages_of, prompt_of, other_fields] -> CompletionRequest -> Request
+In:    a decoded body whose names are known; nothing in them is trusted
+Out:   every field in its range; only lengths in tokens are still to be checked
+Fails: BadRequest, naming the parameter
 """
 
 from __future__ import annotations
@@ -15,8 +15,6 @@ import msgspec
 
 from disagg.errors import BadRequest
 from disagg.fields import Body, boolean, integer, refuse, required, strings, whole, wrong_type
-from disagg.frontend.body import decode_body
-from disagg.frontend.parameters import CHAT, COMPLETION, check_names, template_variables
 from disagg.sampling import sampling_of
 
 INT32_MAX = 2**31 - 1
@@ -33,11 +31,8 @@ MESSAGE_UNBUILT = frozenset(
 
 
 class CompletionRequest(msgspec.Struct, frozen=True, kw_only=True):
-    source: str  # the parameter that holds the prompt: messages or prompt
-    messages: list[dict[str, Any]] = []
-    template_variables: Mapping[str, Any] = {}
-    prompt: str | list[int] = ""
-    special_tokens: bool  # put around the prompt by the tokenizer: not where a template has written them
+    source: str  # the parameter that held the prompt: messages or prompt
+    prompt_ids: list[int]
     stream: bool
     include_usage: bool
     continuous_usage: bool  # vLLM's addition: the usage so far in each chunk
@@ -48,43 +43,21 @@ class CompletionRequest(msgspec.Struct, frozen=True, kw_only=True):
     sampling: dict[str, Any]
 
 
-def parse_chat(data: bytes, model: str, defaults: Mapping[str, float], context_length: int) -> CompletionRequest:
-    body = check_names(decode_body(data), CHAT)
-    _check_model(body, model)
-    messages = _messages(required(body, "messages"), context_length)
-    return CompletionRequest(
-        source="messages",
-        messages=messages,
-        template_variables=template_variables(body),
-        special_tokens=boolean(body, "add_special_tokens"),
-        **_shared(body, defaults),
-    )
-
-
-def parse_completion(
-    data: bytes, model: str, defaults: Mapping[str, float], context_length: int, vocabulary: int
-) -> CompletionRequest:
-    body = check_names(decode_body(data), COMPLETION)
-    _check_model(body, model)
-    return CompletionRequest(
-        source="prompt",
-        prompt=_prompt(required(body, "prompt"), vocabulary, context_length),
-        special_tokens=boolean(body, "add_special_tokens", absent=True),
-        **_shared(body, defaults),
-    )
-
-
-def _check_model(body: Body, model: str) -> None:
+def check_model(body: Body, model: str) -> None:
     asked = required(body, "model")
     if not isinstance(asked, str):
         wrong_type("model", "a string", asked)
     if asked != model:
-        raise BadRequest(
-            "model", "model_not_found", f"there is no model '{asked[:100]}' here; this is '{model}'", http_status=404
-        )
+        raise no_such_model(asked, model)
 
 
-def _shared(body: Body, defaults: Mapping[str, float]) -> dict[str, Any]:
+def no_such_model(asked: str, model: str) -> BadRequest:
+    what = f"there is no model '{asked[:100]}' here; this is '{model}'"
+    return BadRequest("model", "model_not_found", what, http_status=404)
+
+
+def other_fields(body: Body, defaults: Mapping[str, float]) -> dict[str, Any]:
+    """All of a CompletionRequest but its prompt."""
     stream = boolean(body, "stream")
     max_tokens, max_tokens_name = _max_tokens(body)
     include_usage, continuous_usage = _usage_options(body, stream)
@@ -135,7 +108,7 @@ def refuse_too_long(source: str, prompt_tokens: int, limit: int, whose: str = "t
     refuse(source, "context_length_exceeded", what)
 
 
-def _prompt(value: Any, vocabulary: int, context_length: int) -> str | list[int]:
+def prompt_of(value: Any, vocabulary: int, context_length: int) -> str | list[int]:
     """One prompt: a text or its token ids, or a list that holds one of the two and nothing else."""
     here = "prompt"
     if isinstance(value, list) and len(value) == 1 and isinstance(value[0], str | list):
@@ -170,7 +143,7 @@ def _ids_one_by_one(ids: list[Any], here: str, vocabulary: int) -> list[int]:
     return checked
 
 
-def _messages(value: Any, context_length: int) -> list[dict[str, Any]]:
+def messages_of(value: Any, context_length: int) -> list[dict[str, Any]]:
     if not isinstance(value, list):
         wrong_type("messages", "a list", value)
     if not value:

@@ -29,9 +29,10 @@ class Route:
 
 
 class Routes:
-    def __init__(self, exact: Mapping[str, Route], named: Mapping[str, Route]) -> None:
-        """`named`: what follows the path is a name, and is given to the handler."""
-        self._exact, self._named = exact, named
+    def __init__(self, routes: Mapping[str, Route]) -> None:
+        """What follows a path that ends with a slash is a name, and is given to the handler."""
+        self._routes = routes
+        self._for_clients = [path for path in routes if path.startswith(VERSION) and not path.endswith("/")]
 
     def find(self, path: str) -> tuple[Route, str] | None:
         """A trailing slash and doubled ones change nothing: base URLs are typed, and joined, in all ways."""
@@ -47,21 +48,19 @@ class Routes:
         elif meant:
             hint = f"did you mean {meant}?"
         else:
-            hint = f"this serves {', '.join(each for each in self._exact if each.startswith(VERSION))}"
+            hint = f"this serves {', '.join(self._for_clients)}"
         return BadRequest(None, "unknown_url", f"there is no {shown} here; {hint}", http_status=404)
 
     def _find(self, path: str) -> tuple[Route, str] | None:
         whole = path.rstrip("/")
-        if (found := self._exact.get(whole)) is not None:
+        if (found := self._routes.get(whole)) is not None:
             return found, ""
-        prefix = next((each for each in self._named if whole.startswith(each)), None)
-        return None if prefix is None else (self._named[prefix], whole.removeprefix(prefix))
+        prefix = next((each for each in self._routes if each.endswith("/") and whole.startswith(each)), None)
+        return None if prefix is None else (self._routes[prefix], whole.removeprefix(prefix))
 
     def _probably_meant(self, path: str) -> str | None:
-        """Of the paths for clients."""
-        known = [each for each in self._exact if each.startswith(VERSION)]
         asked = re.sub("/{2,}", "/", path.lower()[: 2 * SHOWN_CHARACTERS]).rstrip("/")
-        for each in known:  # the longest first: /chat/completions ends with /completions too
+        for each in self._for_clients:  # the longest first: /chat/completions ends with /completions too
             if asked.endswith(each.removeprefix(VERSION)):
                 return each
-        return next(iter(get_close_matches(asked, known, n=1, cutoff=0.8)), None)
+        return next(iter(get_close_matches(asked, self._for_clients, n=1, cutoff=0.8)), None)

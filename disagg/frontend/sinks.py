@@ -51,19 +51,18 @@ class Chunks:
     """The events of one stream, from an engine's step to the client's socket with no task in between."""
 
     __slots__ = (
-        "_after", "_before", "_body", "_exchange", "_head", "_include_usage", "_is_begun", "_is_chat", "_opening",
-        "_request", "_tail", "_unfinished",
+        "_after", "_asked", "_before", "_body", "_exchange", "_head", "_is_begun", "_is_chat", "_opening", "_request",
+        "_tail", "_unfinished",
     )  # fmt: skip
 
     def __init__(
         self, exchange: Exchange, kind: Kind, request: Request, created_s: int, model: str, asked: CompletionRequest
     ) -> None:
-        self._exchange, self._body, self._request = exchange, exchange.chunk_writer, request
+        self._exchange, self._body, self._request = exchange, exchange.call.chunk_writer, request
         prefix, _, chunk = WORDS[kind]
         head = encode({"id": prefix + request.id, "object": chunk, "created": created_s, "model": model})[:-1]
         field = b'"delta":{"content":' if kind == "chat" else b'"text":'
-        self._include_usage = asked.include_usage
-        self._is_chat = kind == "chat"
+        self._asked, self._is_chat = asked, kind == "chat"
         self._head = b"data: " + head + b',"choices":'
         self._before = self._head + b'[{"index":0,' + field
         self._tail, self._unfinished, self._after = _ends(kind, asked.include_usage)
@@ -74,7 +73,7 @@ class Chunks:
         return self._body.takes
 
     async def opens(self) -> None:
-        await self._exchange.writable()
+        await self._exchange.call.writable()
 
     def put(self, text: str, token_ids: list[int]) -> None:
         event = self._piece(text, token_ids)
@@ -88,7 +87,7 @@ class Chunks:
 
     def end(self, text: str, token_ids: list[int], reason: FinishReason) -> None:
         last = self._opening + self._piece(text, token_ids) + self._finish(reason)
-        if self._include_usage:
+        if self._asked.include_usage:
             last += self._head + b'[],"usage":' + encode(self._request.usage) + b"}\n\n"
         self._exchange.write_events(last + DONE, last=True)
 
@@ -109,12 +108,13 @@ class Chunks:
         return self._before + data + self._after
 
     def _finish(self, reason: FinishReason) -> bytes:
-        return self._finished_choice(reason) + b"}]" + self._tail
-
-    def _finished_choice(self, reason: FinishReason) -> bytes:
-        """Without its last brackets."""
         field = b'"delta":{}' if self._is_chat else b'"text":""'
-        return self._head + b'[{"index":0,' + field + b',"logprobs":null,"finish_reason":' + encode(reason)
+        choice = self._head + b'[{"index":0,' + field + b',"logprobs":null,"finish_reason":' + encode(reason)
+        return choice + self._close([])
+
+    def _close(self, _token_ids: list[int]) -> bytes:
+        """From a choice's last field to the event's end."""
+        return b"}]" + self._tail
 
 
 @cache
@@ -133,33 +133,26 @@ class ChunksWithMore(Chunks):
     `continuous_usage_stats`: each event holds the usage so far.
     """
 
-    __slots__ = ("_continuous_usage", "_prompt", "_with_ids")
-
-    def __init__(
-        self, exchange: Exchange, kind: Kind, request: Request, created_s: int, model: str, asked: CompletionRequest
-    ) -> None:
-        self._with_ids, self._continuous_usage = asked.return_token_ids, asked.continuous_usage
-        self._prompt = b',"prompt_token_ids":' + encode(request.prompt_ids) if self._with_ids else b""
-        super().__init__(exchange, kind, request, created_s, model, asked)
+    __slots__ = ("_prompt",)
 
     def _first_chunk(self) -> bytes:
+        self._prompt = (
+            b',"prompt_token_ids":' + encode(self._request.prompt_ids) if self._asked.return_token_ids else b""
+        )
         chunk = super()._first_chunk()
         return chunk.removesuffix(self._tail) + self._take_prompt() + self._end() if chunk else b""
 
     def _piece(self, text: str, token_ids: list[int]) -> bytes:
-        if not text and not (token_ids and self._with_ids):
+        if not text and not (token_ids and self._asked.return_token_ids):
             return b""
-        return self._before + encode(text) + self._unfinished + self._ids(token_ids)
+        return self._before + encode(text) + self._unfinished + self._close(token_ids)
 
-    def _finish(self, reason: FinishReason) -> bytes:
-        return self._finished_choice(reason) + self._ids([])
-
-    def _ids(self, token_ids: list[int]) -> bytes:
-        ids = b',"token_ids":' + encode(token_ids) if self._with_ids else b""
+    def _close(self, token_ids: list[int]) -> bytes:
+        ids = b',"token_ids":' + encode(token_ids) if self._asked.return_token_ids else b""
         return self._take_prompt() + ids + b"}]" + self._end()
 
     def _end(self) -> bytes:
-        return b',"usage":' + encode(self._request.usage) + b"}\n\n" if self._continuous_usage else self._tail
+        return b',"usage":' + encode(self._request.usage) + b"}\n\n" if self._asked.continuous_usage else self._tail
 
     def _take_prompt(self) -> bytes:
         prompt, self._prompt = self._prompt, b""

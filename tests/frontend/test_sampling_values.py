@@ -12,7 +12,9 @@ import pytest
 from scripted import make_model_folder
 
 from disagg.errors import BadRequest, StartError
-from disagg.frontend.request_body import parse_completion
+from disagg.frontend.body import decode_body
+from disagg.frontend.parameters import COMPLETION, check_names
+from disagg.frontend.request_body import other_fields
 from disagg.sampling import FIELDS, FLOAT32_LEAST, NAMES, TOP_K_MAX, SamplingField, defaults_of
 from disagg.tokenizer.codec import load_codec
 
@@ -22,8 +24,12 @@ TINY = (5e-324, 1e-45, 1e-40, 1e-39)  # float64 holds them; float32 takes them f
 
 
 def read(**fields: Any) -> dict[str, Any]:
-    body = json.dumps({"model": "m", "prompt": "x", **fields}).encode()
-    return parse_completion(body, "m", {}, 512, 259).sampling
+    return sampling_in(json.dumps(fields).encode())
+
+
+def sampling_in(body: bytes) -> dict[str, Any]:
+    sampling: dict[str, Any] = other_fields(check_names(decode_body(body), COMPLETION), {})["sampling"]
+    return sampling
 
 
 def ends(field: SamplingField) -> list[Any]:
@@ -74,7 +80,7 @@ def test_a_repetition_penalty_that_would_overflow_is_refused(value: float) -> No
 @pytest.mark.parametrize("field", FIELDS, ids=lambda field: field.name)
 def test_what_is_no_number_of_any_size_is_refused(field: SamplingField, value: str) -> None:
     with pytest.raises(BadRequest):
-        parse_completion(f'{{"model": "m", "prompt": "x", "{field.name}": {value}}}'.encode(), "m", {}, 512, 259)
+        sampling_in(f'{{"{field.name}": {value}}}'.encode())
 
 
 def test_no_pair_of_ends_gives_inf_or_nan() -> None:

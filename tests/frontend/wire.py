@@ -25,7 +25,7 @@ class Echo:
     async def __call__(self, call: Call) -> None:
         exchange = Exchange(call)
         try:
-            body = await exchange.body(BODY_MAX) if self.reads_bodies else b""
+            body = await call.body(BODY_MAX) if self.reads_bodies else b""
         except RequestError as error:
             await exchange.answer_error(error)
             return

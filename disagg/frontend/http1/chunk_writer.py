@@ -7,45 +7,41 @@ Owns:  what one turn of the event loop has to write, until that turn's end
 from __future__ import annotations
 
 import asyncio
-from typing import Protocol
-
-
-class Watcher(Protocol):
-    def on_lost(self) -> None: ...
+from collections.abc import Callable
 
 
 class ChunkWriter:
     """Writes events of a connection's running answer without a task, after its first part and before its last.
 
-    It also calls `on_lost` when the client leaves. One a connection, reused by one answer after the other.
+    It also calls who watches when the client leaves. One a connection, reused by one answer after the other.
     """
 
-    __slots__ = ("_burst", "_is_lost", "_transport", "_watcher", "is_chunked", "takes")
+    __slots__ = ("_burst", "_is_lost", "_on_lost", "_transport", "is_chunked", "takes")
 
     def __init__(self, transport: asyncio.Transport, burst: Burst) -> None:
         self._transport, self._burst = transport, burst
         self._is_lost = False
-        self._watcher: Watcher | None = None
+        self._on_lost: Callable[[], None] | None = None
         self.takes = True  # the client is there, and reads
         self.is_chunked = True  # HTTP/1.0 has no chunks: its bodies end with the connection
 
     def write(self, part: bytes) -> None:
         self._burst.put(self._transport, b"%x\r\n%b\r\n" % (len(part), part) if self.is_chunked else part)
 
-    def watch(self, watcher: Watcher) -> None:
-        """Tells it when the connection is lost; at once, if it is. For one answer at a time."""
-        self._watcher = watcher
+    def watch(self, on_lost: Callable[[], None]) -> None:
+        """Calls it when the connection is lost; at once, if it is. For one answer at a time."""
+        self._on_lost = on_lost
         if self._is_lost:
-            watcher.on_lost()
+            on_lost()
 
-    def unwatch(self, watcher: Watcher) -> None:
-        if self._watcher is watcher:  # else the next answer has begun
-            self._watcher = None
+    def unwatch(self, on_lost: Callable[[], None]) -> None:
+        if self._on_lost is on_lost:  # else the next answer has begun
+            self._on_lost = None
 
     def lost(self) -> None:
         self._is_lost, self.takes = True, False
-        if self._watcher is not None:
-            self._watcher.on_lost()
+        if self._on_lost is not None:
+            self._on_lost()
 
 
 class Burst:
