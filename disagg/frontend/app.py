@@ -56,7 +56,7 @@ class Frontend:
         origins: Origins = Origins(),
     ) -> None:
         self._keys, self._origins = keys, origins
-        self._backend, self._headers = backend, headers
+        self._backend, self._codec, self._headers = backend, codec, headers
         self._generations = Generations(backend, codec, body_limit_bytes)
         self._server = HttpServer(self, limits, refusals or Refusals())
         self._routes = Routes(
@@ -201,7 +201,7 @@ class Frontend:
             "object": "model",
             "created": self._backend.created_s,
             "owned_by": "disagg",
-            "max_model_len": self._backend.context_length,
+            "max_model_len": self._codec.context_length,
         }
 
 

@@ -11,7 +11,6 @@ from disagg.coordinator.sink import Sink
 class Backend(Protocol):
     model_name: str  # what clients say
     created_s: int  # wall clock
-    context_length: int  # tokens, prompt + output
 
     @property
     def request_tokens_max(self) -> int:

@@ -67,7 +67,6 @@ async def serve(spec: FrontendSpec) -> None:
     refusals = Refusals()
     service = Service(
         model_name=spec.model_name,
-        context_length=codec.context_length,
         router=router,
         coordinator=Coordinator(router, spec.limits),
         control=ControlClient(spec.control, secret),

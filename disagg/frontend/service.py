@@ -36,14 +36,13 @@ class Service:
         self,
         *,
         model_name: str,
-        context_length: int,
         router: Router,
         coordinator: Coordinator,
         control: ControlClient | None,
         number: int = 0,
         refusals: Refusals | None = None,
     ) -> None:
-        self.model_name, self.context_length = model_name, context_length
+        self.model_name = model_name
         self.created_s = int(time.time())
         self._router, self._connections = router, router.connections
         self._coordinator, self._control = coordinator, control

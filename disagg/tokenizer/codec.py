@@ -1,6 +1,6 @@
 """What a model's folder says about text: tokenizer, chat template, context length, sampling defaults.
 
-Way:   parsed request -> [Codec] -> prompt ids; and back, a TextStream for each request
+Way:   parsed request -> [Codec] -> prompt ids; and back, texts for each request's TextStream
 In:    tokenizer.json, tokenizer_config.json, chat_template.jinja, config.json, generation_config.json
 Fails: StartError for a folder without tokenizer.json; BadRequest from the template
 
@@ -14,8 +14,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from tokenizers import Tokenizer
-
 from disagg.errors import BadRequest, StartError
 from disagg.models.context import CONTEXT_KEYS, context_length
 from disagg.models.text_files import read_object
@@ -23,14 +21,13 @@ from disagg.sampling import defaults_of
 from disagg.tokenizer.encoder import Encoder
 from disagg.tokenizer.template import ChatTemplate
 from disagg.tokenizer.template_files import load_template
-from disagg.tokenizer.text import Texts, TextStream
+from disagg.tokenizer.text import Texts
 from disagg.tokenizer.tokenizer_files import load_tokenizer
 
 
 @dataclass(frozen=True, slots=True)
 class Codec:
     folder: Path  # the model's
-    tokenizer: Tokenizer
     encoder: Encoder
     texts: Texts
     template: ChatTemplate | None
@@ -58,9 +55,6 @@ class Codec:
             raise BadRequest("messages", "no_chat_template", what)
         return self.encoder.encode(template.render(messages, variables), special_tokens=special_tokens)
 
-    def text_stream(self, stop: tuple[str, ...]) -> TextStream:
-        return TextStream(self.texts, stop)
-
 
 def load_codec(folder: Path) -> Codec:
     tokenizer = load_tokenizer(folder)
@@ -69,7 +63,6 @@ def load_codec(folder: Path) -> Codec:
     generation_config = read_object(folder / "generation_config.json")
     return Codec(
         folder=folder,
-        tokenizer=tokenizer,
         encoder=Encoder(tokenizer, str(folder)),
         texts=Texts(tokenizer),
         template=load_template(folder, read_object(folder / "tokenizer_config.json")),

@@ -15,7 +15,7 @@ from __future__ import annotations
 import logging
 import random
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, cast
 
 from tokenizers import Tokenizer
 
@@ -64,16 +64,13 @@ class Encoder:
     def encode(self, text: str, *, special_tokens: bool) -> list[int]:
         if self._fast is not None:
             try:
-                ids: list[int] = self._fast(text, add_special_tokens=special_tokens).ids
+                return cast(list[int], self._fast(text, add_special_tokens=special_tokens).ids)
             except ValueError:
                 pass
-            else:
-                return ids
         return self.encode_slowly(text, special_tokens=special_tokens)
 
     def encode_slowly(self, text: str, *, special_tokens: bool) -> list[int]:
-        ids: list[int] = self._tokenizer.encode(text, add_special_tokens=special_tokens).ids
-        return ids
+        return cast(list[int], self._tokenizer.encode(text, add_special_tokens=special_tokens).ids)
 
     def _first_that_differs(self) -> str | None:
         for text in sample(self._tokenizer):
@@ -111,5 +108,4 @@ def _fast_tokenizer(model: Tokenizer, where: str) -> Callable[..., Any] | None:
     except Exception as error:  # noqa: BLE001 - whatever it cannot read, the other one can
         log.info("%s: fastokens cannot read it: %s", where, error)
         return None
-    encode: Callable[..., Any] = tokenizer.encode
-    return encode
+    return cast(Callable[..., Any], tokenizer.encode)

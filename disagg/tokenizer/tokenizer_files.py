@@ -18,23 +18,20 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, normalizers, pre_tokenizers, processors
 
 from disagg.errors import StartError
-from disagg.models.text_files import LFS_REMEDY, LFS_WHAT, is_lfs_pointer, read_object
+from disagg.models.text_files import read_object, read_text
 
 FILE, CONFIG = "tokenizer.json", "tokenizer_config.json"
 SPECIAL_TOKENS = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 # Of these SGLang honours add_bos_token, under exactly these names, and takes an absent one for true.
-ADD_BOS = frozenset(
-    {
-        *("LlamaTokenizer", "LlamaTokenizerFast", "CodeLlamaTokenizer", "CodeLlamaTokenizerFast"),
-        *("GemmaTokenizer", "GemmaTokenizerFast", "CohereTokenizerFast"),
-    }
-)
+ADD_BOS = {f"{name}Tokenizer{fast}" for name in ("Llama", "CodeLlama", "Gemma") for fast in ("", "Fast")}
+ADD_BOS |= {"CohereTokenizerFast"}
 QWEN2_WORDS = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
@@ -57,7 +54,12 @@ class Kind:
 def load_tokenizer(folder: Path) -> Tokenizer:
     """Without truncation and padding."""
     file, config = folder / FILE, read_object(folder / CONFIG)
-    text = _text(file)
+    if not file.exists():
+        would_do = (
+            "convert the tokenizer with transformers: AutoTokenizer.from_pretrained(folder).save_pretrained(folder)"
+        )
+        raise StartError(str(folder), "the model's folder has no tokenizer.json", would_do)
+    text = read_text(file)
     try:
         tokenizer = Tokenizer.from_str(text)
     except Exception as error:  # `tokenizers` raises nothing more particular
@@ -72,28 +74,14 @@ def load_tokenizer(folder: Path) -> Tokenizer:
     _add_tokens(tokenizer, _added_tokens(folder, config, tree), named)
     if kind is not None and kind.bare_special_tokens:
         tokenizer.add_tokens([AddedToken(_content(token), special=True) for token in named.values()])
-    bos = named.get("bos_token")
-    if _adds_bos(config):
+    if config.get("tokenizer_class") in ADD_BOS and config.get("add_bos_token") is not False:
+        bos = named.get("bos_token")
         _put_bos_before(tokenizer, None if bos is None else _content(bos))
     if config.get("split_special_tokens"):
         tokenizer.encode_special_tokens = True
     tokenizer.no_truncation()
     tokenizer.no_padding()
     return tokenizer
-
-
-def _text(file: Path) -> str:
-    if not file.exists():
-        would_do = (
-            "convert the tokenizer with transformers: AutoTokenizer.from_pretrained(folder).save_pretrained(folder)"
-        )
-        raise StartError(str(file.parent), "the model's folder has no tokenizer.json", would_do)
-    if is_lfs_pointer(file):
-        raise StartError(str(file), LFS_WHAT, LFS_REMEDY)
-    try:
-        return file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise StartError(str(file), f"is no tokenizer: {error}", "get the model again") from error
 
 
 def _kind(config: Config, model: Config) -> Kind | None:
@@ -176,10 +164,6 @@ def _add_tokens(tokenizer: Tokenizer, added: Iterator[AddedToken], named: Mappin
         tokenizer.add_tokens(adding)
 
 
-def _adds_bos(config: Config) -> bool:
-    return config.get("tokenizer_class") in ADD_BOS and config.get("add_bos_token") is not False
-
-
 def _put_bos_before(tokenizer: Tokenizer, bos: str | None) -> None:
     """Puts the BOS token in front of a text, and drops all that tokenizer.json would put around it."""
     if bos is None:
@@ -194,10 +178,6 @@ def _put_bos_before(tokenizer: Tokenizer, bos: str | None) -> None:
 
 def _llama(tokenizer: Tokenizer, config: Config) -> None:
     _spaces(tokenizer, config, "always" if config.get("legacy") else "first")
-
-
-def _code_llama(tokenizer: Tokenizer, config: Config) -> None:
-    _spaces(tokenizer, config, "first")
 
 
 def _spaces(tokenizer: Tokenizer, config: Config, scheme: str) -> None:
@@ -241,45 +221,33 @@ def _cohere(tokenizer: Tokenizer, config: Config) -> None:
     tokenizer.decoder = decoders.ByteLevel()
 
 
+def _tokens(**texts: str) -> dict[str, str]:
+    return {f"{name}_token": text for name, text in texts.items()}
+
+
 _BYTES = {"continuing_subword_prefix": "", "end_of_word_suffix": "", "fuse_unk": False, "byte_fallback": False}
+_PIECES = {"fuse_unk": True, "byte_fallback": True}
 _END = "<|endoftext|>"
 KINDS = {
-    "LlamaTokenizer": Kind(
-        {"fuse_unk": True, "byte_fallback": True},
-        _llama,
-        {"unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>"},
-    ),
+    "LlamaTokenizer": Kind(_PIECES, _llama, _tokens(unk="<unk>", bos="<s>", eos="</s>")),
     "CodeLlamaTokenizer": Kind(
-        {"fuse_unk": True, "byte_fallback": True, "unk_token": "<unk>"},
-        _code_llama,
-        {
-            **{"unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>"},
-            **{"prefix_token": "▁<PRE>", "middle_token": "▁<MID>", "suffix_token": "▁<SUF>"},
-            **{"eot_token": "▁<EOT>", "fill_token": "<FILL_ME>"},
-        },
+        {**_PIECES, "unk_token": "<unk>"},
+        partial(_spaces, scheme="first"),
+        _tokens(unk="<unk>", bos="<s>", eos="</s>", prefix="▁<PRE>", middle="▁<MID>", suffix="▁<SUF>")
+        | _tokens(eot="▁<EOT>", fill="<FILL_ME>"),
     ),
     "GemmaTokenizer": Kind(
-        {"fuse_unk": True, "byte_fallback": True, "unk_token": "<unk>"},
+        {**_PIECES, "unk_token": "<unk>"},
         _gemma,
-        {
-            "unk_token": "<unk>",
-            "bos_token": "<bos>",
-            "eos_token": "<eos>",
-            "pad_token": "<pad>",
-            "mask_token": "<mask>",
-        },
+        _tokens(unk="<unk>", bos="<bos>", eos="<eos>", pad="<pad>", mask="<mask>"),
     ),
-    "Qwen2Tokenizer": Kind(_BYTES, _qwen2, {"unk_token": _END, "eos_token": _END, "pad_token": _END}, True),
-    "GPTNeoXTokenizer": Kind(
-        _BYTES, _gpt_neox, {"unk_token": _END, "bos_token": _END, "eos_token": _END, "pad_token": "<|padding|>"}
-    ),
+    "Qwen2Tokenizer": Kind(_BYTES, _qwen2, _tokens(unk=_END, eos=_END, pad=_END), bare_special_tokens=True),
+    "GPTNeoXTokenizer": Kind(_BYTES, _gpt_neox, _tokens(unk=_END, bos=_END, eos=_END, pad="<|padding|>")),
     "CohereTokenizer": Kind(
         _BYTES,
         _cohere,
-        {
-            **{"bos_token": "<BOS_TOKEN>", "eos_token": "<|END_OF_TURN_TOKEN|>", "unk_token": "<UNK>"},
-            **{"sep_token": "<SEP>", "pad_token": "<PAD>", "cls_token": "<CLS>", "mask_token": "<MASK_TOKEN>"},
-        },
+        _tokens(bos="<BOS_TOKEN>", eos="<|END_OF_TURN_TOKEN|>", unk="<UNK>", sep="<SEP>", pad="<PAD>", cls="<CLS>")
+        | _tokens(mask="<MASK_TOKEN>"),
     ),
-    "GPT2Tokenizer": Kind(_BYTES, _gpt2, {"unk_token": _END, "bos_token": _END, "eos_token": _END}),
+    "GPT2Tokenizer": Kind(_BYTES, _gpt2, _tokens(unk=_END, bos=_END, eos=_END)),
 }

@@ -49,7 +49,6 @@ async def test_one_engine_that_ignores_it_is_enough_for_a_refusal_whatever_its_s
     router.connections.records = {record.id: record for record in (heeds, ignores)}
     service = Service(
         model_name="m",
-        context_length=10,
         router=router,
         coordinator=Coordinator(router, Limits()),
         control=None,

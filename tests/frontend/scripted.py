@@ -76,7 +76,6 @@ class ScriptedBackend:
     script: Script
     model_name: str = MODEL
     created_s: int = 1_764_000_000
-    context_length: int = CONTEXT
     request_tokens_max: int = 0
     ignored: dict[str, str] = field(default_factory=dict)
     not_ready: str = ""

@@ -102,7 +102,7 @@ def test_an_unfinished_character_at_the_end_is_shown_as_decode_would(tokenizer: 
 
 
 def test_bytes_that_form_no_character_do_not_pile_up(codec: Codec) -> None:
-    stray = codec.tokenizer.encode("\U0001f3be").ids[-1]  # a continuation byte
+    stray = codec.texts.tokenizer.encode("\U0001f3be").ids[-1]  # a continuation byte
     stream = TextStream(codec.texts)
     shown = [stream.push([stray]) for _ in range(10 * UNFINISHED_IDS_MAX)]
     assert "".join([*shown, stream.flush()]) == "\ufffd" * 10 * UNFINISHED_IDS_MAX
@@ -133,9 +133,9 @@ def test_any_ids_of_a_real_vocabulary_give_what_decode_gives(data: st.DataObject
     if not file.exists():
         pytest.skip("run `make setup`")
     codec = real_codec()
-    ids = data.draw(st.lists(st.integers(0, codec.tokenizer.get_vocab_size() - 1), max_size=UNFINISHED_IDS_MAX))
-    assert codec.texts.of(codec.tokenizer.encode("the").ids[0]) == "the", "the table of texts is used"
-    assert "".join(run(TextStream(codec.texts), steps(ids, data.draw(SIZES)))) == codec.tokenizer.decode(ids)
+    ids = data.draw(st.lists(st.integers(0, codec.texts.tokenizer.get_vocab_size() - 1), max_size=UNFINISHED_IDS_MAX))
+    assert codec.texts.of(codec.texts.tokenizer.encode("the").ids[0]) == "the", "the table of texts is used"
+    assert "".join(run(TextStream(codec.texts), steps(ids, data.draw(SIZES)))) == codec.texts.tokenizer.decode(ids)
 
 
 @functools.cache
