@@ -2,9 +2,9 @@
 
 Way:   Exchange -> [Generations.answer] -> Backend.run, with a sink that brings tokens back to the exchange
 In:    one exchange; the backend, the codec
-Out:   an OpenAI answer, whole or as server-sent events; errors as OpenAI error objects, also in a stream's midst
+Out:   an OpenAI answer, whole or as server-sent events
 Owns:  the task that runs the request: it is cancelled when the client leaves, and with it both legs
-Fails: RequestError, before or after the answer's head: its caller tells the client; ClientGone
+Fails: BadRequest and other RequestErrors, before or after the answer's head: its caller tells the client; ClientGone
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ PROSE = st.text(st.sampled_from("ab \n\u00e9\u20ac\U0001f3be\U0001f468\u200d\U00
 
 @pytest.fixture(scope="module")
 def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
-    return load_codec(make_model_folder(tmp_path_factory.mktemp("text"))).tokenizer
+    return load_codec(make_model_folder(tmp_path_factory.mktemp("text"))).texts.tokenizer
 
 
 def steps(ids: list[int], sizes: list[int]) -> list[list[int]]:
