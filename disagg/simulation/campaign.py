@@ -16,7 +16,7 @@ from functools import partial
 from random import Random
 
 from disagg.coordinator.limits import Limits
-from disagg.coordinator.phases import Event, Phase
+from disagg.coordinator.phases import NEXT, Phase
 from disagg.simulation.faults import CELLS, KILLERS, OF_CLIENTS, PHASES, Fault, Faults
 from disagg.simulation.loop import VirtualLoop
 from disagg.simulation.referee import CANARIES_S, Entry, Referee, Violation
@@ -229,16 +229,7 @@ class Campaign:
             self._referee.violate(str(error), entry)
 
 
-ENTERING = {
-    Phase.QUEUED: Event.RETRY,
-    Phase.RESERVED: Event.ADMITTED,
-    Phase.DISPATCHED: Event.DISPATCHED,
-    Phase.BOOTSTRAPPING: Event.BOOTSTRAP,
-    Phase.PREFILLING: Event.PREFILL,
-    Phase.TRANSFERRING: Event.TRANSFER,
-    Phase.DECODING: Event.FIRST_TOKEN,
-    Phase.MIGRATING: Event.MIGRATE,
-}
+ENTERING = {phase: event for (_, event), phase in NEXT.items()}  # one event leads to each phase
 
 
 def run_campaign(

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from enum import Enum
 from random import Random
 
-from disagg.coordinator.phases import Phase
+from disagg.coordinator.phases import LIVE, Phase
 from disagg.plane import messages as m
 from disagg.roles import Role
 from disagg.simulation.hosts import SimulatedHost
@@ -40,16 +40,7 @@ class Fault(Enum):
     CANCEL = "cancel"
 
 
-PHASES = (
-    Phase.QUEUED,
-    Phase.RESERVED,
-    Phase.DISPATCHED,
-    Phase.BOOTSTRAPPING,
-    Phase.PREFILLING,
-    Phase.TRANSFERRING,
-    Phase.DECODING,
-    Phase.MIGRATING,
-)
+PHASES = tuple(phase for phase in Phase if phase in LIVE)
 KILLERS = {
     Fault.CRASH,
     Fault.FREEZE,

@@ -113,27 +113,6 @@ class SimulatedPlaces:
         return "room for all"
 
 
-class _Asking(asyncio.Protocol):
-    """A question to a bootstrap server, as HTTP."""
-
-    def __init__(self) -> None:
-        self.status: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-        self.transport: asyncio.BaseTransport | None = None
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.WriteTransport)
-        self.transport = transport
-        transport.write(b"GET /route HTTP/1.1\r\n\r\n")
-
-    def data_received(self, data: bytes) -> None:
-        if not self.status.done():
-            self.status.set_result(int(data.split(b" ", 2)[1]))
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        if not self.status.done():
-            self.status.set_result(0)
-
-
 class BootstrapLooks:
     """`IsRegistered` over a simulated network."""
 
@@ -147,13 +126,15 @@ class BootstrapLooks:
         if not address:
             return True
         host, port = address.rsplit(":", 1)
-        asking = _Asking()
+        answer, connections = asyncio.StreamReader(), list[asyncio.StreamWriter]()
+        asking = asyncio.StreamReaderProtocol(answer, lambda _reader, writer: connections.append(writer))
         try:
             async with asyncio.timeout(self.ANSWER_S):
                 await self._here.connect(lambda: asking, host, int(port))
-                return await asking.status == 200
+                connections[0].write(b"GET /route HTTP/1.1\r\n\r\n")
+                return b" 200 " in await answer.readline()
         except (OSError, TimeoutError):
             return False
         finally:
-            if asking.transport is not None:
-                asking.transport.close()
+            for connection in connections:
+                connection.close()

@@ -83,9 +83,7 @@ class Referee:
         self.event_hash = (self.event_hash * 1_000_003 ^ value ^ int(self._loop.time() * 1e6)) & MASK
 
     def _delivered(self, link: Link, direction: int, size: int) -> None:
-        self.event_count += 1
-        value = link.number << 24 ^ size << 1 ^ direction ^ int(self._loop.time() * 1e6)
-        self.event_hash = (self.event_hash * 1_000_003 ^ value) & MASK
+        self.event(link.number << 24 ^ size << 1 ^ direction)
 
     def phase(self, request: WatchedRequest) -> None:
         entry = self.entries.get(request.id)
