@@ -207,11 +207,9 @@ class SimulatedEngine:
         return duration_s * self._slowness / self.model.speed * (1 + JITTER * self._random.random())
 
     def loses_a_transfer(self) -> bool:
-        self._transfers_to_lose -= 1
-        if self._transfers_to_lose < 0:
-            self._transfers_to_lose = 0
-            return False
-        return True
+        is_lost = self._transfers_to_lose > 0
+        self._transfers_to_lose -= is_lost
+        return is_lost
 
     def meet(self, leg: RankLeg) -> None:
         """A leg has reached its scheduler and looks for the other one."""
@@ -232,7 +230,7 @@ class SimulatedEngine:
             leg.rank.run_on_garbage(leg)
             return
         leg.peer.send(Allocated(leg.room))
-        leg.rank.later(leg, self.model.waiting_timeout_s, leg.rank.timed_out_landing, leg)
+        leg.rank.later(leg, self.model.waiting_timeout_s, leg.rank.timed_out, leg, At.LANDING, "WaitingForInput")
 
     def forget_room(self, leg: RankLeg) -> None:
         """The leg waits for nobody any more."""

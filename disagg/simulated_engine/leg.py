@@ -53,6 +53,10 @@ class SimulatedLeg(Generic[RankT]):
         self.timer: asyncio.TimerHandle | None = None
         self.stats: dict[str, float] = {}
 
+    def wait_no_more(self) -> None:
+        if self.timer is not None:
+            self.timer.cancel()
+
     @property
     def tokens_wanted(self) -> int:
         return int(self.leg.sampling["max_new_tokens"])

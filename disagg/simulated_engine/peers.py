@@ -64,7 +64,7 @@ class BootstrapServer:
         if leg.link is not None:
             rank.prefill_may_begin(leg)
         else:
-            rank.later(leg, self._model.bootstrap_timeout_s, rank.timed_out_bootstrapping, leg)
+            rank.later(leg, self._model.bootstrap_timeout_s, rank.timed_out, leg, At.BOOTSTRAPPING, "Bootstrapping")
 
     def forget(self, leg: RankLeg) -> None:
         if self._rooms.get(leg.room) is leg:
@@ -183,15 +183,11 @@ class Peer:
 
     def _received(self, _link: PeerLink, message: Message) -> None:
         self._beats_missed = 0
-        match message:
-            case Landed(room, first_token):
-                leg = self._legs.get(room)
-                if leg is not None:
-                    leg.rank.do(leg.rank.landed, leg, first_token)
-            case Released(room):
-                leg = self._legs.get(room)
-                if leg is not None:
-                    leg.rank.do(leg.rank.released, leg)
+        if isinstance(message, Landed | Released) and (leg := self._legs.get(message.room)) is not None:
+            if isinstance(message, Landed):
+                leg.rank.do(leg.rank.landed, leg, message.first_token)
+            else:
+                leg.rank.do(leg.rank.released, leg)
 
     def _lost(self, link: PeerLink) -> None:
         """The link is gone. The legs learn of it later, by heartbeats, as in SGLang."""

@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from disagg.plane.ledger import OUTPUT_RESERVED_TOKENS
+from disagg.plane.ledger import OUTPUT_RESERVED_TOKENS, tokens_to_set_aside
 from disagg.roles import Role
 from disagg.simulated_engine.leg import At, SimulatedLeg
 from disagg.simulated_engine.memory import KvPool
@@ -106,9 +106,10 @@ class Rank:
     def die(self) -> None:
         """The scheduler's process is gone; it tells nobody."""
         self.is_dead = True
-        for timer in [self._step, *(leg.timer for leg in self.legs)]:
-            if timer is not None:
-                timer.cancel()
+        if self._step is not None:
+            self._step.cancel()
+        for leg in self.legs:
+            leg.wait_no_more()
         self.legs.clear()
         self._backlog.clear()
 
@@ -121,8 +122,7 @@ class Rank:
 
     def later(self, leg: RankLeg, delay_s: float, action: Callable[..., None], *arguments: Any) -> None:
         """A leg waits for one thing at a time."""
-        if leg.timer is not None:
-            leg.timer.cancel()
+        leg.wait_no_more()
         leg.timer = asyncio.get_running_loop().call_later(delay_s, self.do, action, *arguments)
 
     @property
@@ -148,8 +148,7 @@ class Rank:
         """The leg waits for something that cannot come, until it is aborted."""
         if leg.at is At.WAITING:
             self._waiting.remove(leg)
-        if leg.timer is not None:
-            leg.timer.cancel()
+        leg.wait_no_more()
         leg.at = At.STALLED
 
     def decode_left(self, leg: RankLeg) -> None:
@@ -185,8 +184,7 @@ class Rank:
             queue.remove(leg)
         leg.at = At.OVER
         self._running.pop(leg, None)
-        if leg.timer is not None:
-            leg.timer.cancel()
+        leg.wait_no_more()
         if leg.holding is not None:
             self.pool.give_back(leg.holding, leg.computed_tokens)
         self.engine.forget_room(leg)
@@ -216,8 +214,7 @@ class Rank:
             self.engine.meet(leg)
 
     def _await_turn(self, leg: RankLeg) -> None:
-        if leg.timer is not None:
-            leg.timer.cancel()
+        leg.wait_no_more()
         leg.at = At.WAITING
         self._waiting.append(leg)
         self.go_on()
@@ -242,8 +239,7 @@ class Rank:
         for leg in self._waiting:
             prompt = leg.leg.prompt_ids
             if leg.holding is None:
-                reserve = min(leg.tokens_wanted, OUTPUT_RESERVED_TOKENS)
-                taken = self.pool.take(prompt, len(prompt) + reserve)
+                taken = self.pool.take(prompt, tokens_to_set_aside(len(prompt), leg.tokens_wanted))
                 if taken is None:
                     break
                 leg.holding, leg.cached_tokens = taken
@@ -315,10 +311,10 @@ class Rank:
 
     def _allocate_first(self) -> bool:
         leg = self._allocating[0]
-        prompt_tokens = len(leg.leg.prompt_ids)
+        prompt = leg.leg.prompt_ids
         if len(self._running) >= self.model.requests_max:
             return False
-        taken = self.pool.take(leg.leg.prompt_ids, prompt_tokens + min(leg.tokens_wanted, OUTPUT_RESERVED_TOKENS))
+        taken = self.pool.take(prompt, tokens_to_set_aside(len(prompt), leg.tokens_wanted))
         if taken is None:
             return False
         leg.holding, _ = taken
@@ -327,13 +323,10 @@ class Rank:
         self.engine.allocated(leg)
         return True
 
-    def timed_out_landing(self, leg: RankLeg) -> None:
-        if leg.at is At.LANDING:
-            self.end(leg, "error", f"Request {leg.leg.id} timed out in KVPoll.WaitingForInput")
-
-    def timed_out_bootstrapping(self, leg: RankLeg) -> None:
-        if leg.at is At.BOOTSTRAPPING:
-            self.end(leg, "error", f"Request {leg.leg.id} timed out in KVPoll.Bootstrapping")
+    def timed_out(self, leg: RankLeg, where: At, poll: str) -> None:
+        """`poll`: what SGLang calls the place `where`."""
+        if leg.at is where:
+            self.end(leg, "error", f"Request {leg.leg.id} timed out in KVPoll.{poll}")
 
     def prefill_lost(self, leg: RankLeg, why: str) -> None:
         if leg.at is At.RELEASING:
@@ -342,8 +335,7 @@ class Rank:
             self.end(leg, "error", why)
 
     def _run(self, leg: RankLeg, first_token: int) -> None:
-        if leg.timer is not None:
-            leg.timer.cancel()
+        leg.wait_no_more()
         leg.at = At.RUNNING
         leg.state = fold([first_token], leg.state)
         self._send(leg, [first_token])
