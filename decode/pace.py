@@ -44,9 +44,7 @@ class Pace:
 
 
 def activate() -> None:
-    if VARIABLE not in os.environ or "sglang.srt.managers.scheduler" not in sys.modules:
-        return
-    if not is_on("pace"):
+    if VARIABLE not in os.environ or "sglang.srt.managers.scheduler" not in sys.modules or not is_on("pace"):
         return
     from sglang.srt.managers.scheduler import Scheduler
 

@@ -13,6 +13,7 @@ import sys
 from typing import Any
 
 from disagg.host_spec import LIFE_VARIABLE
+from disagg.sglang.plugins.instead import instead_of
 
 CONTROLLER_WAIT_MS = 1000  # a request ends the wait
 IDLE_POLL_MS = 5  # DP attention: a rank that sleeps longer makes every step of the others wait
@@ -35,14 +36,10 @@ def _kv_pool_in_host_memory() -> None:
     """NIXL agents take "VRAM" for DRAM: that is where the KV pool lies."""
     from nixl._api import nixl_agent
 
-    init = nixl_agent.__init__
-
-    @functools.wraps(init)
+    @instead_of(nixl_agent)
     def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
-        init(self, *args, **kwargs)
+        __init__.real(self, *args, **kwargs)
         self.nixl_mems["VRAM"] = self.nixl_mems["DRAM"]
-
-    nixl_agent.__init__ = __init__
 
 
 def _no_pinned_memory() -> None:
@@ -65,13 +62,10 @@ def _patient_dp_controller() -> None:
     """It asks for requests without a pause, on a whole core. Forked from the host, it has what is set here."""
     from sglang.srt.managers import data_parallel_controller as controller
 
-    sock_recv = controller.sock_recv
-
-    def wait_and_recv(socket: Any, flags: int = 0) -> Any:
+    @instead_of(controller)
+    def sock_recv(socket: Any, flags: int = 0) -> Any:
         socket.poll(CONTROLLER_WAIT_MS)
-        return sock_recv(socket, flags=flags)
-
-    controller.sock_recv = wait_and_recv
+        return sock_recv.real(socket, flags=flags)
 
 
 def _mla_on_torch_native() -> None:
@@ -127,9 +121,9 @@ def _experts_of_other_ranks() -> None:
     """ep_size > 1: another rank's expert has id -1, which the torch MoE would index with; a rank may have no token."""
     from sglang.srt.layers.moe import fused_moe_native
 
-    forward = fused_moe_native.moe_forward_native
-
+    @instead_of(fused_moe_native)
     def moe_forward_native(layer: Any, x: Any, topk: Any, config: Any) -> Any:
+        forward = moe_forward_native.real
         if x.shape[0] == 0:
             return x
         elsewhere = topk.topk_ids < 0
@@ -140,8 +134,6 @@ def _experts_of_other_ranks() -> None:
             topk._replace(topk_weights=weights[:, k : k + 1], topk_ids=ids[:, k : k + 1]) for k in range(ids.shape[1])
         )
         return sum(forward(layer, x, slot, config) for slot in slots)
-
-    fused_moe_native.moe_forward_native = moe_forward_native
 
 
 def _dp_attention() -> None:
@@ -154,12 +146,10 @@ def _dp_attention() -> None:
 
     TorchNativeAttnBackend.get_cpu_graph_seq_len_fill_value = lambda self: 1
     GroupCoordinator.all_to_all_single = GroupCoordinator._all_to_all_single
-    sleep = IdleSleeper.maybe_sleep
 
+    @instead_of(IdleSleeper)
     def maybe_sleep(self: Any) -> None:
         if is_dp_attention_enabled():
             self.poller.poll(IDLE_POLL_MS)
         else:
-            sleep(self)
-
-    IdleSleeper.maybe_sleep = maybe_sleep
+            maybe_sleep.real(self)

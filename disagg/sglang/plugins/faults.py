@@ -10,7 +10,6 @@ seconds of a slow transfer `held`: until the file is gone.
 
 from __future__ import annotations
 
-import functools
 import os
 import sys
 import time
@@ -19,6 +18,7 @@ from typing import Any
 
 from disagg.host_spec import LIFE_VARIABLE
 from disagg.lives import engine_id_of
+from disagg.sglang.plugins.instead import instead_of
 
 HANG_VARIABLE, SLOW_VARIABLE, NAN_VARIABLE = "DISAGG_TEST_HANG", "DISAGG_TEST_SLOW_TRANSFER", "DISAGG_TEST_NAN"
 LONGEST_S = 60.0
@@ -51,17 +51,13 @@ def _seconds(asked: str) -> float:
 def _hang(path: Path) -> None:
     from sglang.srt.managers.scheduler import Scheduler
 
-    process = Scheduler.process_input_requests
-
-    @functools.wraps(process)
+    @instead_of(Scheduler)
     def process_input_requests(self: Any, *args: Any, **kwargs: Any) -> Any:
         if path.exists() and (seconds := _seconds(_asked(path))):
             path.unlink(missing_ok=True)
             sys.stderr.write(f"{HANG_VARIABLE}: this scheduler sleeps for {seconds:g} s\n")
             time.sleep(seconds)
-        return process(self, *args, **kwargs)
-
-    Scheduler.process_input_requests = process_input_requests
+        return process_input_requests.real(self, *args, **kwargs)
 
 
 def _slow_transfer(path: Path) -> None:
@@ -81,16 +77,12 @@ def _slow_transfer(path: Path) -> None:
 def _nan(path: Path) -> None:
     from sglang.srt.sampling.sampling_batch_info import SamplingBatchInfo
 
-    apply = SamplingBatchInfo.apply_logits_bias
-
-    @functools.wraps(apply)
+    @instead_of(SamplingBatchInfo)
     def apply_logits_bias(self: Any, logits: Any) -> Any:
         """Called before each step's tokens are sampled."""
         if path.exists():
             logits.masked_fill_(self.temperatures == float(path.read_text()), float("nan"))
-        return apply(self, logits)
-
-    SamplingBatchInfo.apply_logits_bias = apply_logits_bias
+        return apply_logits_bias.real(self, logits)
 
 
 def _wait(path: Path) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from disagg.sglang.heartbeat import Beat, BeatWriter
+from disagg.sglang.plugins.instead import instead_of
 
 
 def begin(scheduler: Any, ranks: Any, folder: Path) -> None:
@@ -31,14 +32,13 @@ def begin(scheduler: Any, ranks: Any, folder: Path) -> None:
         step_longest_tokens=0,
     )
     writer = BeatWriter(folder, beat, overlaps=bool(scheduler.enable_overlap))
-    process, run = scheduler.process_input_requests, scheduler.run_batch
 
+    @instead_of(scheduler)
     def process_input_requests(*args: Any, **kwargs: Any) -> Any:
         writer.came_round()
-        return process(*args, **kwargs)
+        return process_input_requests.real(*args, **kwargs)
 
+    @instead_of(scheduler)
     def run_batch(batch: Any, *args: Any, **kwargs: Any) -> Any:
         writer.batch_begins(batch.extend_num_tokens or len(batch.reqs) or 1)
-        return run(batch, *args, **kwargs)
-
-    scheduler.process_input_requests, scheduler.run_batch = process_input_requests, run_batch
+        return run_batch.real(batch, *args, **kwargs)

@@ -10,8 +10,9 @@ Cost:  some twenty small kernels for a prompt, or a chunk of one; none in decode
 
 from __future__ import annotations
 
-import functools
 from typing import TYPE_CHECKING, Any
+
+from disagg.sglang.plugins.instead import instead_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -51,23 +52,19 @@ def in_order(free: Tensor, count: int) -> Tensor:
 def activate() -> None:
     from sglang.srt.mem_cache.allocator.paged import PagedTokenToKVPoolAllocator as Allocator
 
-    alloc, alloc_extend = Allocator.alloc, Allocator.alloc_extend
-
-    @functools.wraps(alloc)
-    def alloc_in_order(self: Any, need_size: int) -> Any:
+    @instead_of(Allocator)
+    def alloc(self: Any, need_size: int) -> Any:
         _prepare(self, need_size // self.page_size)
-        return alloc(self, need_size)
+        return alloc.real(self, need_size)
 
-    @functools.wraps(alloc_extend)
-    def alloc_extend_in_order(
+    @instead_of(Allocator)
+    def alloc_extend(
         self: Any, prefix_lens: Any, prefix_lens_cpu: Any, seq_lens: Any, seq_lens_cpu: Any, *args: Any, **kwargs: Any
     ) -> Any:
         whole = self.page_size - 1
         pages = (seq_lens_cpu + whole) // self.page_size - (prefix_lens_cpu + whole) // self.page_size
         _prepare(self, int(pages.sum()))
-        return alloc_extend(self, prefix_lens, prefix_lens_cpu, seq_lens, seq_lens_cpu, *args, **kwargs)
-
-    Allocator.alloc, Allocator.alloc_extend = alloc_in_order, alloc_extend_in_order
+        return alloc_extend.real(self, prefix_lens, prefix_lens_cpu, seq_lens, seq_lens_cpu, *args, **kwargs)
 
 
 def _prepare(allocator: Any, count: int) -> None:

@@ -12,15 +12,12 @@ Not:   the verifier of speculative decoding samples by itself. With pipeline par
 
 from __future__ import annotations
 
-import functools
 import logging
-import os
-import sys
 from collections.abc import Callable
 from typing import Any
 
-from disagg.host_spec import LIFE_VARIABLE, is_on
 from disagg.plane.messages import NOT_A_NUMBER
+from disagg.sglang.plugins.instead import acts_here, instead_of
 
 log = logging.getLogger(__name__)
 
@@ -30,13 +27,8 @@ _NOTED = "disagg_not_numbers"  # of a result, and of its token ids until they ar
 
 
 def activate() -> None:
-    if LIFE_VARIABLE not in os.environ or "sglang.srt.managers.scheduler" not in sys.modules:
+    if not acts_here("not_a_number"):
         return
-    if is_on("not_a_number"):
-        patch()
-
-
-def patch() -> None:
     from sglang.srt.layers.sampler import Sampler
     from sglang.srt.managers.schedule_batch import FINISH_ABORT
     from sglang.srt.managers.scheduler import Scheduler
@@ -48,16 +40,12 @@ def patch() -> None:
 
 
 def guard_sampler(sampler: Any) -> None:
-    forward = sampler.forward
-
-    @functools.wraps(forward)
-    def guarded(self: Any, logits_output: Any, sampling_info: Any, *args: Any, **kwargs: Any) -> Any:
+    @instead_of(sampler)
+    def forward(self: Any, logits_output: Any, sampling_info: Any, *args: Any, **kwargs: Any) -> Any:
         noted = make_harmless(logits_output.next_token_logits, sampling_info.temperatures)
-        token_ids = forward(self, logits_output, sampling_info, *args, **kwargs)
+        token_ids = forward.real(self, logits_output, sampling_info, *args, **kwargs)
         setattr(token_ids, _NOTED, noted)
         return token_ids
-
-    sampler.forward = guarded
 
 
 def make_harmless(logits: Any, temperatures: Any) -> Any:
@@ -78,20 +66,15 @@ def make_harmless(logits: Any, temperatures: Any) -> Any:
 
 def carry_notes(result_class: Any) -> None:
     """SGLang puts a copy on the host in the place of the token ids, and records `copy_done` after it."""
-    copy = result_class.copy_to_cpu
 
-    @functools.wraps(copy)
+    @instead_of(result_class)
     def copy_to_cpu(self: Any, *args: Any, **kwargs: Any) -> Any:
         setattr(self, _NOTED, getattr(self.next_token_ids, _NOTED, None))
-        return copy(self, *args, **kwargs)
-
-    result_class.copy_to_cpu = copy_to_cpu
+        return copy_to_cpu.real(self, *args, **kwargs)
 
 
 def judge_results(scheduler_class: Any, abort: Callable[[], Any]) -> None:
-    process, send = scheduler_class.process_batch_result, scheduler_class.send_kv_chunk
-
-    @functools.wraps(process)
+    @instead_of(scheduler_class)
     def process_batch_result(self: Any, batch: Any, result: Any, *args: Any, **kwargs: Any) -> Any:
         for request in _bad_requests(batch, result):
             if is_alone(self):
@@ -102,18 +85,16 @@ def judge_results(scheduler_class: Any, abort: Callable[[], Any]) -> None:
                     request.to_finish = abort()
             else:
                 log.error("request %s: %s; with pipeline parallelism it goes on", request.rid, MESSAGE)
-        return process(self, batch, result, *args, **kwargs)
+        return process_batch_result.real(self, batch, result, *args, **kwargs)
 
-    @functools.wraps(send)
+    @instead_of(scheduler_class)
     def send_kv_chunk(self: Any, req: Any, last_chunk: bool = False, *args: Any, **kwargs: Any) -> Any:
         """Fails the transfer of such a request: so its prefill leg ends, and decode makes no token from its KV."""
         if not (last_chunk and getattr(req, "disagg_not_a_number", False) and hasattr(req.disagg_kv_sender, "abort")):
-            return send(self, req, last_chunk, *args, **kwargs)
+            return send_kv_chunk.real(self, req, last_chunk, *args, **kwargs)
         req.finished_reason = abort()
         req.disagg_kv_sender.abort()
         return None
-
-    scheduler_class.process_batch_result, scheduler_class.send_kv_chunk = process_batch_result, send_kv_chunk
 
 
 def is_alone(scheduler: Any) -> bool:

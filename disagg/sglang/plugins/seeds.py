@@ -11,23 +11,16 @@ Cost:  nothing in a batch without a seed; else a sort of the rows that have one,
 
 from __future__ import annotations
 
-import os
-import sys
 from typing import Any
 
-from disagg.host_spec import LIFE_VARIABLE, is_on
+from disagg.sglang.plugins.instead import acts_here, instead_of
 
 UNSEEDED = -(2**63)  # a client that asks for exactly this seed gets the next one
 
 
 def activate() -> None:
-    if LIFE_VARIABLE not in os.environ or "sglang.srt.managers.scheduler" not in sys.modules:
+    if not acts_here("seeds"):
         return
-    if is_on("seeds"):
-        patch()
-
-
-def patch() -> None:
     from sglang.srt.layers import sampler
     from sglang.srt.sampling.sampling_batch_info import SamplingBatchInfo
 
@@ -38,7 +31,7 @@ def patch() -> None:
 def carry_seeds(info_class: Any, sampling_backend: Any) -> None:
     import torch
 
-    from_batch, merge = info_class.from_schedule_batch.__func__, info_class.merge_batch
+    from_batch = info_class.from_schedule_batch.__func__
 
     def from_schedule_batch(cls: Any, batch: Any, *args: Any, **kwargs: Any) -> Any:
         info = from_batch(cls, batch, *args, **kwargs)
@@ -51,25 +44,24 @@ def carry_seeds(info_class: Any, sampling_backend: Any) -> None:
                 info.sampling_seed = torch.tensor(seeds, dtype=torch.int64, device=info.device)
         return info
 
+    @instead_of(info_class)
     def merge_batch(self: Any, other: Any) -> Any:
         if (self.sampling_seed is None) != (other.sampling_seed is None):  # SGLang would keep one side's alone
             lacks = self if self.sampling_seed is None else other
             lacks.sampling_seed = torch.full((len(lacks),), UNSEEDED, dtype=torch.int64, device=lacks.device)
-        return merge(self, other)
+        return merge_batch.real(self, other)
 
     info_class.from_schedule_batch = classmethod(from_schedule_batch)
-    info_class.merge_batch = merge_batch
 
 
 def sample_with_seeds(sampler: Any) -> None:
     """`sampler`: SGLang's module of that name."""
-    filtered_sampling = sampler.top_k_top_p_min_p_sampling_from_probs_torch
-    plain_sampling = sampler.sampling_from_probs_torch
 
+    @instead_of(sampler, "top_k_top_p_min_p_sampling_from_probs_torch")
     def top_k_top_p_min_p(
         probs: Any, top_ks: Any, top_ps: Any, min_ps: Any, need_min_p: bool, seeds: Any, positions: Any, **kwargs: Any
     ) -> Any:
-        result = filtered_sampling(probs, top_ks, top_ps, min_ps, need_min_p, None, positions, **kwargs)
+        result = top_k_top_p_min_p.real(probs, top_ks, top_ps, min_ps, need_min_p, None, positions, **kwargs)
         rows = _seeded_rows(seeds)
         if rows is None:
             return result
@@ -81,17 +73,15 @@ def sample_with_seeds(sampler: Any) -> None:
             result[3][rows] = weights.gather(1, column).view(-1).to(result[3].dtype)
         return result
 
+    @instead_of(sampler, "sampling_from_probs_torch")
     def sampling_from_probs(probs: Any, sampling_seed: Any = None, positions: Any = None) -> Any:
-        ids = plain_sampling(probs, None, positions)
+        ids = sampling_from_probs.real(probs, None, positions)
         rows = _seeded_rows(sampling_seed)
         if rows is not None:
             weights, order = probs[rows].sort(dim=-1, descending=True, stable=True)
             column = _choose(weights, sampling_seed[rows], positions[rows])
             ids[rows] = order.gather(1, column).view(-1).to(ids.dtype)
         return ids
-
-    sampler.top_k_top_p_min_p_sampling_from_probs_torch = top_k_top_p_min_p
-    sampler.sampling_from_probs_torch = sampling_from_probs
 
 
 def _seeded_rows(seeds: Any) -> Any:

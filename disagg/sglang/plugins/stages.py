@@ -6,12 +6,12 @@ Cost:  one small datagram at each of a request's two or three stages; a decode s
 
 from __future__ import annotations
 
-import functools
 import socket
 from pathlib import Path
 from typing import Any
 
 from disagg.sglang import stages
+from disagg.sglang.plugins.instead import instead_of
 
 _voice: socket.socket | None = None  # of the one rank of a dp rank that speaks
 
@@ -26,25 +26,17 @@ def activate() -> None:
     from sglang.srt.managers.schedule_batch import Req
     from sglang.srt.observability.req_time_stats import SchedulerReqTimeStats as Stats
 
-    init = Req.__init__
-
-    @functools.wraps(init)
+    @instead_of(Req)
     def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
-        init(self, *args, **kwargs)
+        __init__.real(self, *args, **kwargs)
         self.time_stats.disagg_leg_id = self.rid  # the clock does not know whose it is
 
-    Req.__init__ = __init__
-
     def tell(setter: str, stage: str, when: Any = lambda _stats: True) -> None:
-        real = getattr(Stats, setter)
-
-        @functools.wraps(real)
+        @instead_of(Stats, setter)
         def call(self: Any, *args: Any, **kwargs: Any) -> None:
             if _voice is not None and when(self):
                 stages.say(_voice, self.disagg_leg_id, stage)
-            real(self, *args, **kwargs)
-
-        setattr(Stats, setter, call)
+            call.real(self, *args, **kwargs)
 
     def prompt_begins(stats: Any) -> bool:
         """Told once a leg: SGLang reports it for each chunk, and a decode engine for its first step too."""

@@ -10,7 +10,6 @@ Owns:  the NIXL agents' names (LIFE/PROCESS/NAME, so a dead peer can be found, a
 
 from __future__ import annotations
 
-import functools
 import itertools
 import logging
 import os
@@ -24,6 +23,7 @@ from disagg.sglang import dead_peers
 from disagg.sglang.plugins import faults, stages
 from disagg.sglang.plugins import heartbeat as pulse
 from disagg.sglang.plugins import kv_runs as runs
+from disagg.sglang.plugins.instead import instead_of
 from transfer import ipc_cache
 
 log = logging.getLogger(__name__)
@@ -66,18 +66,14 @@ def _once_a_scheduler_has_started() -> None:
     """SGLang asks a scheduler for its init info between its start and its loop."""
     from sglang.srt.managers.scheduler import Scheduler
 
-    get_init_info = Scheduler.get_init_info
-
-    @functools.wraps(get_init_info)
-    def begin(self: Any) -> Any:
+    @instead_of(Scheduler)
+    def get_init_info(self: Any) -> Any:
         folder, ranks = Path(os.environ["TMPDIR"]), _ranks_of(self)
         pulse.begin(self, ranks, folder)
         dead_peers.follow(folder, self.disagg_drop_peer)
         if is_on("stages") and (ranks.pp_rank, ranks.attn_tp_rank, ranks.attn_cp_rank) == (0, 0, 0):
             stages.begin(folder)
-        return get_init_info(self)
-
-    Scheduler.get_init_info = begin
+        return get_init_info.real(self)
 
 
 def _ranks_of(scheduler: Any) -> Any:
@@ -104,23 +100,19 @@ def _patient_agents(life: str) -> None:
         )
 
     bindings.nixlAgentConfig = PatientConfig
-    init = nixl_agent.__init__
 
-    @functools.wraps(init)
+    @instead_of(nixl_agent)
     def __init__(self: Any, name: str, *args: Any, **kwargs: Any) -> None:
-        init(self, f"{life}/{ipc_cache.identity()}/{name}", *args, **kwargs)
-
-    nixl_agent.__init__ = __init__
+        __init__.real(self, f"{life}/{ipc_cache.identity()}/{name}", *args, **kwargs)
 
 
 def _request_times() -> None:
     """SGLang's schedulers keep these times and bytes per request but send only two of them on, and those not always."""
     from sglang.srt.observability.req_time_stats import SchedulerReqTimeStats as Stats
 
-    getstate, setstate = Stats.__getstate__, Stats.__setstate__
-
+    @instead_of(Stats)
     def __getstate__(self: Any) -> Any:
-        state = getstate(self)
+        state = __getstate__.real(self)
         if getattr(self, "_disagg_sent", False):
             return state  # a decode step pickles this for each request: tell it once
         moments = {name: at for attribute, name in _MOMENTS.items() if (at := getattr(self, attribute, 0.0)) > 0}
@@ -132,13 +124,12 @@ def _request_times() -> None:
             self._disagg_sent = self.disagg_mode.value != "prefill"
         return {**state, _STATE_KEY: moments}
 
+    @instead_of(Stats)
     def __setstate__(self: Any, state: Any) -> None:
         if isinstance(state, dict) and _STATE_KEY in state:
             state = dict(state)
             self.disagg_moments = state.pop(_STATE_KEY)
-        setstate(self, state)
-
-    Stats.__getstate__, Stats.__setstate__ = __getstate__, __setstate__
+        __setstate__.real(self, state)
 
 
 def _hand_over_request_times() -> None:
@@ -147,9 +138,7 @@ def _hand_over_request_times() -> None:
     from sglang.srt.managers.io_struct import unwrap_from_pickle
     from sglang.srt.managers.tokenizer_manager import TokenizerManager
 
-    handle = TokenizerManager._handle_batch_output
-
-    @functools.wraps(handle)
+    @instead_of(TokenizerManager)
     async def _handle_batch_output(self: Any, batch: Any) -> Any:
         batch.time_stats = unwrap_from_pickle(batch.time_stats)  # once: SGLang's own call finds plain objects
         kept = self.__dict__.setdefault("disagg_moments", {})
@@ -157,9 +146,7 @@ def _hand_over_request_times() -> None:
             moments = getattr(stats, "disagg_moments", None)
             if moments and request_id in self.rid_to_state:
                 kept[request_id] = moments
-        return await handle(self, batch)
-
-    TokenizerManager._handle_batch_output = _handle_batch_output
+        return await _handle_batch_output.real(self, batch)
 
 
 def _unmap_soon(agent: str, peer: Any) -> None:
@@ -217,24 +204,19 @@ def _dead_peers() -> None:
             log.warning("NIXL could not remove the dead agent %s: %s", agent, error)
         return peer
 
-    def add_remote_peer(self: Any, *args: Any, **kwargs: Any) -> Any:
+    @instead_of(conn.NixlKVManager)
+    def _add_remote_peer(self: Any, *args: Any, **kwargs: Any) -> Any:
         with registering:
-            return add(self, *args, **kwargs)
+            return _add_remote_peer.real(self, *args, **kwargs)
 
-    def after_failure(method: Any) -> Any:
-        @functools.wraps(method)
-        def call(self: Any, bootstrap_room: int, *args: Any, **kwargs: Any) -> Any:
-            agents = list(self.transfer_infos.get(bootstrap_room, ())) if hasattr(self, "transfer_infos") else []
-            result = method(self, bootstrap_room, *args, **kwargs)
-            error = getattr(self, "exceptions", {}).get(bootstrap_room)
-            if type(error).__name__ == "nixlRemoteDisconnectError":
-                for agent in agents:
-                    drop_agent(self, agent)
-            return result
-
-        return call
+    @instead_of(conn.NixlKVManager)
+    def record_failure(self: Any, bootstrap_room: int, *args: Any, **kwargs: Any) -> Any:
+        agents = list(self.transfer_infos.get(bootstrap_room, ())) if hasattr(self, "transfer_infos") else []
+        result = record_failure.real(self, bootstrap_room, *args, **kwargs)
+        error = getattr(self, "exceptions", {}).get(bootstrap_room)
+        if type(error).__name__ == "nixlRemoteDisconnectError":
+            for agent in agents:
+                drop_agent(self, agent)
+        return result
 
     Scheduler.disagg_drop_peer = disagg_drop_peer
-    add = conn.NixlKVManager._add_remote_peer
-    conn.NixlKVManager._add_remote_peer = functools.wraps(add)(add_remote_peer)
-    conn.NixlKVManager.record_failure = after_failure(conn.NixlKVManager.record_failure)
