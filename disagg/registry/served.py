@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator
 import msgspec
 
 from disagg.plane.framing import Connection
-from disagg.plane.network import TCP, Listener, Network
+from disagg.plane.network import TCP, Listener
 from disagg.registry.changes import Changes
 from disagg.registry.interface import Watched
 from disagg.registry.met import Met
@@ -48,15 +48,15 @@ _decode_seen = msgspec.msgpack.Decoder(Seen).decode
 class RegistryServer:
     """`frames_sent` and `bytes_sent` count what went to all frontends together, without their lengths in front."""
 
-    def __init__(self, registry: Watched, secret: bytes, network: Network = TCP) -> None:
-        self._registry, self._secret, self._network = registry, secret, network
+    def __init__(self, registry: Watched, secret: bytes) -> None:
+        self._registry, self._secret = registry, secret
         self._feeds: dict[Connection, _Feed] = {}
         self._listener: Listener | None = None
         self.frames_sent = self.bytes_sent = 0
 
     async def start(self, host: str) -> int:
         """Listens, begins to publish, and returns the port."""
-        self._listener = await self._network.listen(self._accept, host)
+        self._listener = await TCP.listen(self._accept, host)
         return self._listener.port
 
     async def close(self) -> None:
@@ -119,9 +119,9 @@ class _Feed:
 class RemoteRegistry(Watched):
     """A frontend's copy of the controller's table; read only."""
 
-    def __init__(self, address: str, secret: bytes, network: Network = TCP) -> None:
+    def __init__(self, address: str, secret: bytes) -> None:
         super().__init__()
-        self._address, self._secret, self._network = address, secret, network
+        self._address, self._secret = address, secret
         self._is_whole = asyncio.Event()  # the first frame has come, or nothing will
         self._connection: Connection | None = None
 
@@ -129,7 +129,7 @@ class RemoteRegistry(Watched):
         """Returns when the whole table is here. Raises OSError (TimeoutError is one)."""
         host, port = self._address.rsplit(":", 1)
         async with asyncio.timeout(CONNECT_S):
-            await self._network.connect(self._make, host, int(port))
+            await TCP.connect(self._make, host, int(port))
             await self._is_whole.wait()
         if self._table.is_closed:
             raise ConnectionError(f"the registry at {self._address} closed the connection")
