@@ -22,6 +22,7 @@ from typing import BinaryIO
 import msgspec
 
 from disagg import surroundings
+from disagg.cluster.ports import why_not_bound
 from disagg.errors import StartError
 from disagg.folders import log_folder, own_folder, run_folder
 from disagg.host_spec import (
@@ -127,7 +128,7 @@ class PortBlocks:
         held = self._held.pop(engine_id, None)
         for _ in range(len(self._free)):
             first = self._free.popleft()
-            if all(_is_free(port) for port in range(first, first + PORT_BLOCK)):
+            if not any(why_not_bound("", port) for port in range(first, first + PORT_BLOCK)):
                 self._held[engine_id] = first
                 break
             self._free.append(first)
@@ -137,16 +138,6 @@ class PortBlocks:
             what = f"no free block of {PORT_BLOCK} ports among {len(self._free)}"
             raise StartError("ports", what, "end what else uses ports from 20000 to 32000 on this node")
         return self._held[engine_id]
-
-
-def _is_free(port: int) -> bool:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("", port))
-        except OSError:
-            return False
-        return True
 
 
 class EngineActor:

@@ -166,8 +166,7 @@ class FarEnd:
         try:
             return ray.get(asked, timeout=LANE_LIMIT_S)
         except ray.exceptions.RayError as error:
-            last = (str(error).strip().splitlines() or [type(error).__name__])[-1]
-            raise StartError("bench", last, "see Ray's logs there") from error
+            raise StartError("bench", _last_line(error), "see Ray's logs there") from error
 
 
 def _start_end(place: Place, node_id: str, **about: Any) -> Any:
@@ -195,5 +194,8 @@ async def _within(asked: Any, limit_s: float, who: str) -> Any:
     except TimeoutError:
         raise StartError("preflight", f"no answer from {who} within {limit_s:g} s", "see `ray status`") from None
     except ray.exceptions.RayError as error:
-        last = (str(error).strip().splitlines() or [type(error).__name__])[-1]
-        raise StartError("preflight", f"{who}: {last}", "see Ray's logs there") from error
+        raise StartError("preflight", f"{who}: {_last_line(error)}", "see Ray's logs there") from error
+
+
+def _last_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[-1]

@@ -17,8 +17,9 @@ import secrets
 import threading
 import time
 from collections.abc import AsyncIterator, Callable
+from concurrent.futures import Future
 from pathlib import Path
-from typing import TypeVar, cast
+from typing import TypeVar
 
 import ray
 
@@ -182,29 +183,18 @@ async def _apart(call: Callable[..., T], *arguments: object) -> T:
     """Runs a call that blocks in a thread of its own. A cancellation does not wait for that thread, as it would for one
     of the loop's executor. The thread never ends: the kernel kills Ray's processes when the thread that started them
     does."""
-    loop = asyncio.get_running_loop()
-    answer: asyncio.Future[T] = loop.create_future()
-
-    def settle(result: T | None, error: BaseException | None) -> None:
-        if answer.done():
-            return  # nobody waits any more
-        if error is not None:
-            answer.set_exception(error)
-        else:
-            answer.set_result(cast(T, result))
+    answer: Future[T] = Future()
+    answer.set_running_or_notify_cancel()  # a cancellation leaves it to the thread
 
     def run() -> None:
-        result, error = None, None
         try:
-            result = call(*arguments)
-        except BaseException as raised:  # noqa: BLE001 - raised again where it is waited for
-            error = raised
-        with contextlib.suppress(RuntimeError):  # the loop is closed
-            loop.call_soon_threadsafe(settle, result, error)
+            answer.set_result(call(*arguments))
+        except BaseException as error:  # noqa: BLE001 - raised again where it is waited for
+            answer.set_exception(error)
         threading.Event().wait()
 
     threading.Thread(target=run, name=getattr(call, "__name__", "sweep"), daemon=True).start()
-    return await answer
+    return await asyncio.wrap_future(answer)
 
 
 async def _first_error(*steps: object) -> None:

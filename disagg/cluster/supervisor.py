@@ -26,7 +26,7 @@ from disagg.errors import LegLost, StartError
 from disagg.planning.plan import EnginePlan
 from disagg.process.news import Exit
 from disagg.registry.interface import Registry
-from disagg.registry.records import EngineRecord, State
+from disagg.registry.records import EngineRecord, IncarnationFacts, State
 from disagg.role_table import ROLES
 from disagg.start_phases import Phases, told
 
@@ -257,24 +257,9 @@ class EngineSupervisor:
         while bootstrap and not await self._is_registered(bootstrap):  # noqa: ASYNC110
             await asyncio.sleep(REGISTERED_POLL_S)
         self._phases.end("bootstrap")
-        await self._life.note(
-            start_s=dict(self._phases.seconds),
-            node=ground.address,
-            plane=ready.plane,
-            bootstrap=bootstrap,
-            ranks=ready.ranks,
-            pids=ready.pids,
-            devices=ready.devices,
-            members=ready.members,
-            context_length=ready.context_length,
-            kv_tokens=ready.kv_tokens,
-            request_tokens_max=ready.request_tokens_max,
-            requests_max=ready.requests_max,
-            page_size=ready.page_size,
-            ignores=ready.ignores,
-            switched_off=ready.switched_off,
-            detail=self._role.waits_for,
-        )
+        facts = {name: getattr(ready, name) for name in IncarnationFacts.__struct_fields__}
+        facts["start_s"] = dict(self._phases.seconds)
+        await self._life.note(node=ground.address, bootstrap=bootstrap, detail=self._role.waits_for, **facts)
 
     async def _serve(self, live: LiveEngine) -> Ending:
         """From up to the end of its service, whatever ends it. The processes may still be there."""

@@ -6,8 +6,10 @@ Owns:  the meaning of one leg on one engine. An engine knows nothing of pairs, r
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Protocol
+
+import msgspec
 
 from disagg.plane.messages import Bootstrap, RankHealth, RankLoad
 
@@ -39,30 +41,19 @@ class LegSink(Protocol):
         """
 
 
-@dataclass(frozen=True, slots=True)
-class EngineFacts:
-    """Known once an engine has started."""
+class EngineFacts(msgspec.Struct, frozen=True, kw_only=True):
+    """Known once an engine has started. 0 or empty: not known yet, or not told by a part of it on a further node."""
 
-    ranks: int
-    context_length: int  # tokens
-    kv_tokens: int  # capacity of each rank
-    request_tokens_max: int  # the longest prompt + output one request may have
-    requests_max: int  # that run at once on each rank
-    page_size: int  # tokens; KV is allocated in these
-    pids: dict[str, int | list[int]]
+    ranks: int = 1  # attention-data-parallel schedulers: dp ranks are 0 .. ranks-1
+    context_length: int = 0  # tokens
+    kv_tokens: int = 0  # capacity of each rank
+    request_tokens_max: int = 0  # the longest prompt + output one request may have
+    requests_max: int = 0  # that run at once on each rank
+    page_size: int = 1  # tokens; KV is allocated in these
+    pids: dict[str, int | list[int]] = {}  # host, schedulers, detokenizers; its actor adds its own and the reaper's
     # Sampling parameters, by their names in a request, that this engine would accept and ignore -> what would do.
-    ignores: dict[str, str] = field(default_factory=dict)
+    ignores: dict[str, str] = {}
     switched_off: tuple[str, ...] = ()  # parts of ours that the installed SGLang does not fit (disagg/sglang/fit.py)
-
-
-@dataclass(frozen=True, slots=True)
-class PartFacts:
-    """The same of the part of an engine on one of its further nodes."""
-
-    kv_tokens: int
-    requests_max: int
-    page_size: int
-    pids: dict[str, int | list[int]]
 
 
 class Engine(Protocol):

@@ -8,7 +8,6 @@ Fails: whatever stops it ends up in the engine's log; the reaper tells the actor
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import logging
 import os
 import random
@@ -72,14 +71,7 @@ def _run_first(spec: HostSpec, pipe: socket.socket, phases: Phases, spares: Spar
 
 def _run_member(spec: HostSpec, pipe: socket.socket, phases: Phases, spares: Spares) -> None:
     member = SGLangMember(spec.arguments, fork=spec.fork, scratch=Path(spec.scratch), phases=phases)
-    facts = member.start()
-    ready = Ready(
-        pids=facts.pids,
-        kv_tokens=facts.kv_tokens,
-        requests_max=facts.requests_max,
-        page_size=facts.page_size,
-        start_s=phases.seconds,
-    )
+    ready = Ready(start_s=phases.seconds, **msgspec.structs.asdict(member.start()))
     member.loop.run_until_complete(_report(spec, pipe, _with_spares(ready, spares), member))
 
 
@@ -124,8 +116,7 @@ async def _serve(
         await others.joined()
     phases.end("plane")
     log.info("%s is up after %s", spec.place, told(phases.seconds))
-    said = {each.name: getattr(facts, each.name) for each in dataclasses.fields(facts)}
-    said["pids"] = {"host": os.getpid()} | facts.pids
+    said = msgspec.structs.asdict(facts) | {"pids": {"host": os.getpid()} | facts.pids}
     ready = Ready(plane=f"{spec.plane_host}:{port}", start_s=phases.seconds, **said)
     _say_ready(pipe, _with_spares(ready, spares) if spares else ready)
     await asyncio.Event().wait()

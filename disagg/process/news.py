@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from disagg.host_spec import FOLLOWED, Spare
-from disagg.registry.records import Member
+from disagg.registry.records import IncarnationFacts
 
 
 class Started(msgspec.Struct, frozen=True, tag_field="event", tag="started"):
@@ -23,28 +23,14 @@ class Started(msgspec.Struct, frozen=True, tag_field="event", tag="started"):
     host: int
 
 
-class Ready(msgspec.Struct, frozen=True, kw_only=True, tag_field="event", tag="ready"):
-    """Of the host: it can take legs. 0 or empty: not told, as a further node of an engine tells no plane."""
+class Ready(IncarnationFacts, frozen=True, kw_only=True, tag_field="event", tag="ready"):
+    """Of the host: it can take legs."""
 
-    plane: str = ""  # host:port of its request plane
-    ranks: int = 1  # attention-data-parallel schedulers
-    context_length: int = 0  # tokens
-    kv_tokens: int = 0  # capacity of each rank
-    request_tokens_max: int = 0  # the longest prompt + output that one request may have
-    requests_max: int = 0  # that run at once on each rank
-    page_size: int = 1  # tokens
-    pids: dict[str, int | list[int]] = {}
-    ignores: dict[str, str] = {}  # sampling parameters that it would take and not heed -> what would do
-    switched_off: tuple[str, ...] = ()  # parts of ours that its SGLang does not fit
-    start_s: dict[str, float] = {}  # seconds of its start, by phase
     spares: tuple[Spare, ...] = ()  # processes that a standby would keep ready
     unfit: str = ""  # why there can be no standby
     # The actor adds:
     way: str = "started"  # how its processes came to be, for people
-    devices: str = ""  # CUDA_VISIBLE_DEVICES
     log_trouble: str = ""  # why its log lacks lines
-    # And where the engine goes over several nodes, its gang:
-    members: tuple[Member, ...] = ()
 
 
 class StandbyReady(msgspec.Struct, frozen=True, tag_field="event", tag="spare"):

@@ -15,13 +15,10 @@ from disagg.plane.messages import RankHealth, RankLoad
 
 KV_TOKENS = 1 << 20
 FACTS = EngineFacts(
-    ranks=1,
     context_length=8192,
     kv_tokens=KV_TOKENS,
     request_tokens_max=8192,
     requests_max=4096,
-    page_size=1,
-    pids={},
 )
 
 

@@ -118,7 +118,8 @@ class ControlClient:
         try:
             async with asyncio.timeout(ANSWER_S):
                 await TCP.connect(lambda: connection, host, int(port))
-                return _decode_answer(await answer)
+                text: str | None = _decode_answer(await answer)
+                return text
         except TimeoutError:
             what = f"the controller did not answer within {ANSWER_S:g} s"
             raise DeadlineExceeded("controller", what, "try again") from None

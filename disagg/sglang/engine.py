@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from disagg.errors import StartError
-from disagg.plane.engine import EngineFacts, Leg, LegSink, PartFacts
+from disagg.plane.engine import EngineFacts, Leg, LegSink
 from disagg.plane.messages import ProcessSample, RankHealth, RankLoad
 from disagg.sglang import dead_peers
 from disagg.sglang.children import pids_by_role
@@ -150,7 +150,7 @@ class SGLangMember:
         self._stages: StageListener | None = None
         self.loop: asyncio.AbstractEventLoop
 
-    def start(self) -> PartFacts:
+    def start(self) -> EngineFacts:
         """Blocks until its schedulers are up."""
         if self._fork:
             _fork_children()
@@ -159,7 +159,7 @@ class SGLangMember:
         self.loop = engine.loop
         self._look()
         pids: dict[str, int | list[int]] = {"host": os.getpid(), **pids_by_role(engine.get_all_child_pids())}
-        return PartFacts(pids=pids, **_capacity(self._scratch))
+        return EngineFacts(pids=pids, **_capacity(self._scratch))
 
     def samples(self) -> list[ProcessSample]:
         return self._watch.samples
@@ -190,7 +190,7 @@ def _sglang(arguments: dict[str, Any], phases: Phases) -> tuple[Any, tuple[str, 
     return engine, off
 
 
-def _capacity(scratch: Path) -> dict[str, int]:
+def _capacity(scratch: Path) -> dict[str, Any]:
     """Each rank's capacity, from the schedulers' beats: SGLang's init info lacks parts, and with dp all other ranks."""
     beats = read_beats(scratch)
     if not beats:

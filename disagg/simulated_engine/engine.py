@@ -81,7 +81,6 @@ class SimulatedEngine:
             request_tokens_max=min(model.context_length, self.ranks[0].pool.tokens_total),
             requests_max=model.requests_max,
             page_size=model.page_size,
-            pids={},
         )
 
     async def open(self) -> None:

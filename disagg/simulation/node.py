@@ -9,8 +9,9 @@ Fails: never of itself; asserts what the control plane owes a node: one incarnat
 from __future__ import annotations
 
 import asyncio
-from dataclasses import fields
 from random import Random
+
+import msgspec
 
 from disagg.cluster.engine_node import Ground
 from disagg.host_spec import HostSpec
@@ -45,8 +46,7 @@ class SimulatedNode:
         random = Random(self._seed << 20 | spec.incarnation)
         self.host = SimulatedHost(self._network, spec, self._secret, random)
         plane = await self.host.start()
-        facts = {each.name: getattr(self.host.facts, each.name) for each in fields(self.host.facts)}
-        return Ready(plane=plane, way="simulated", **facts)
+        return Ready(plane=plane, way="simulated", **msgspec.structs.asdict(self.host.facts))
 
     def keep_spare(self) -> None:
         pass

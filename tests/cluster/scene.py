@@ -6,9 +6,10 @@ Time is real, as sockets need it; tests that wait here use the fixture `quick`, 
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+
+import msgspec
 
 from disagg.cluster.canaries import Canaries
 from disagg.cluster.engine_node import Ground, NodeLost
@@ -90,7 +91,7 @@ class Node:
         self.server = PlaneServer(self.engine, FACTS, spec.incarnation, SECRET)
         port = await self.server.start("127.0.0.1")
         self._exit = asyncio.get_running_loop().create_future()
-        facts = {f.name: getattr(FACTS, f.name) for f in dataclasses.fields(FACTS)}
+        facts = msgspec.structs.asdict(FACTS)
         return Ready(plane=f"127.0.0.1:{port}", start_s={"engine": 1.5}, way="spawned", **facts)
 
     async def exited(self) -> Exit:

@@ -21,7 +21,7 @@ PLAN = EnginePlan("decode-0", Role.DECODE, "", 0, 1.0, 0.0, 1, 1, 1, {}, {})
 
 @pytest.fixture(autouse=True)
 def _all_free(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(actors, "_is_free", lambda _port: True)
+    monkeypatch.setattr(actors, "why_not_bound", lambda _host, _port: None)
 
 
 def test_a_block_comes_again_only_after_all_others() -> None:
@@ -40,11 +40,12 @@ def test_engines_that_live_at_once_share_no_block() -> None:
 
 def test_ports_that_others_use_are_passed_over_and_tried_again_later(monkeypatch: pytest.MonkeyPatch) -> None:
     blocks = PortBlocks(TEN_BLOCKS)
-    monkeypatch.setattr(actors, "_is_free", lambda port: 20042 <= port < 20042 + PORT_BLOCK)
+    free = range(20042, 20042 + PORT_BLOCK)
+    monkeypatch.setattr(actors, "why_not_bound", lambda _host, port: None if port in free else OSError())
     assert blocks.reserve("prefill-0") == 20042
     with pytest.raises(StartError, match="no free block"):
         blocks.reserve("decode-0")
-    monkeypatch.setattr(actors, "_is_free", lambda _port: True)
+    monkeypatch.setattr(actors, "why_not_bound", lambda _host, _port: None)
     assert blocks.reserve("decode-0") != 20042
 
 

@@ -7,6 +7,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))  # tests share bench.py; they are not a package
@@ -33,7 +34,7 @@ class _NoAborts(StubEngine):
 
 
 async def test_a_prefill_place_is_free_again_while_decode_goes_on() -> None:
-    small = replace(FACTS, requests_max=2)
+    small = msgspec.structs.replace(FACTS, requests_max=2)
     async with bench(limits=ONCE, prefill=StubEngine(facts=small), decode=StubEngine(step_s=0.01)) as b:
         answering = [b.start(request(max_tokens=50)) for _ in range(6)]
         await until(lambda: len(b.decode.legs) == 6)
@@ -154,7 +155,7 @@ async def test_what_comes_after_a_client_has_left_is_not_put_into_its_sink(caplo
 
 
 async def test_a_request_that_waits_does_not_get_the_engine_whose_connection_has_just_ended() -> None:
-    small = replace(FACTS, requests_max=1)
+    small = msgspec.structs.replace(FACTS, requests_max=1)
     decodes = {f"decode_{n}": StubEngine(hold=True, facts=small) for n in (0, 1)}
     async with bench(limits=ONCE, **decodes) as b:
         running = [b.start(request()), b.start(request())]
@@ -171,7 +172,7 @@ async def test_a_request_that_waits_does_not_get_the_engine_whose_connection_has
 
 
 async def test_a_hosts_first_report_counts() -> None:
-    small = replace(FACTS, requests_max=1)
+    small = msgspec.structs.replace(FACTS, requests_max=1)
     async with bench(limits=ONCE, decode=StubEngine(hold=True, facts=small)) as b:
         running = b.start(request())
         await until(lambda: b.decode.legs)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections import Counter
-from dataclasses import replace
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))  # tests share bench.py; they are not a package
 
+import msgspec
 from bench import bench, request, until
 
 from disagg.process.stub import FACTS, StubEngine
@@ -18,7 +18,7 @@ from disagg.telemetry.metrics import FrontendMetrics
 
 
 def _two_ranks() -> StubEngine:
-    return StubEngine(hold=True, facts=replace(FACTS, ranks=2))
+    return StubEngine(hold=True, facts=msgspec.structs.replace(FACTS, ranks=2))
 
 
 async def test_requests_go_to_all_ranks_and_are_counted_on_them() -> None:
