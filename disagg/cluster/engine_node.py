@@ -48,9 +48,6 @@ class EngineNode(Protocol):
 
     async def log(self, lines: int) -> str: ...
 
-    async def devices(self) -> str:
-        """CUDA_VISIBLE_DEVICES as Ray gave it to its actors."""
-
     def close(self) -> None:
         """Kills the actor."""
 

@@ -132,10 +132,6 @@ class Fleet:
             engine.leaving.add_done_callback(self._ended)
         await asyncio.shield(engine.leaving)
 
-    async def devices(self) -> dict[str, str]:
-        """CUDA_VISIBLE_DEVICES of each engine's actors."""
-        return {id_: await engine.supervisor.node.devices() for id_, engine in self._engines.items()}
-
     async def log_lines(self, engine_id: str, lines: int) -> str | None:
         """None: there is no such engine."""
         supervisor = self.supervisor(engine_id)

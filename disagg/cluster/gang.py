@@ -100,9 +100,6 @@ class Gang:
         heads = [f"==> node {member} of {len(self._nodes)} <==" for member in range(len(self._nodes))]
         return "\n\n".join(f"{head}\n{text}" for head, text in zip(heads, logs, strict=True))
 
-    async def devices(self) -> str:
-        return " ".join(await asyncio.gather(*(node.devices() for node in self._nodes)))
-
     def close(self) -> None:
         for node in self._nodes:
             node.close()

@@ -90,9 +90,6 @@ class RayNode:
         except NodeLost:
             return ""
 
-    async def devices(self) -> str:
-        return str(await self._answer_within(ANSWER_S, self._made().devices.remote()))
-
     async def log(self, lines: int) -> str:
         if self._agent is None:
             return ""

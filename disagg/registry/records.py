@@ -38,7 +38,7 @@ class IncarnationFacts(EngineFacts, frozen=True, kw_only=True):
     plane: str = ""  # host:port of its request plane; empty of a further node, which serves none
     start_s: dict[str, float] = msgspec.field(
         default_factory=dict
-    )  # where its start's seconds went: by phase, in order
+    )  # where its start's seconds went, by phase
     devices: str = ""  # CUDA_VISIBLE_DEVICES as its actor got it
     members: tuple[Member, ...] = ()  # of an engine over several nodes: all of them, the first one too
 

@@ -69,9 +69,6 @@ class SimulatedNode:
     async def log(self, lines: int) -> str:
         return ""
 
-    async def devices(self) -> str:
-        return ""
-
     def close(self) -> None:
         if self.host is not None:
             self.host.kill()

@@ -118,9 +118,6 @@ class Node:
     async def log(self, lines: int) -> str:
         return ""
 
-    async def devices(self) -> str:
-        return ""
-
     def close(self) -> None:
         pass
 

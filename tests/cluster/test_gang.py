@@ -64,9 +64,6 @@ class Node:
     async def log(self, lines: int) -> str:
         return f"line of {self.number}"
 
-    async def devices(self) -> str:
-        return str(self.number)
-
     def close(self) -> None:
         pass
 

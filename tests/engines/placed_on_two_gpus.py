@@ -21,7 +21,8 @@ async def main() -> None:
         controller = Controller(plan, setting)
         try:
             await controller.fleet.place(plan.largest_first())
-            print(json.dumps(await controller.fleet.devices()))
+            engines = {each.plan.id: each.node for each in controller.fleet.supervisors}
+            print(json.dumps({name: await node._made().devices.remote() for name, node in engines.items()}))
         finally:
             await controller.stop()
 
