@@ -60,11 +60,11 @@ class Answer:
         return [after_s - before_s for before_s, after_s in self.steps_s]
 
 
-def post(url: str, path: str, body: dict[str, Any], headers: str = "") -> bytes:
+def post(url: str, path: str, body: dict[str, Any]) -> bytes:
     """A request, ready to be sent."""
     payload = json.dumps(body).encode()
     host = urlsplit(url).netloc
-    head = f"POST {path} HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\n{headers}"
+    head = f"POST {path} HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\n"
     return f"{head}Content-Length: {len(payload)}\r\n\r\n".encode() + payload
 
 
