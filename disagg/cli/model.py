@@ -31,7 +31,7 @@ def get(
 ) -> None:
     """Download a model, with what it takes to serve it; at once when it is there. A hub id goes into the Hugging Face
     cache of this machine, as `disagg serve` puts it there."""
-    with stopping.unwinding(), _errors_told(), _progress(name) as tell:
+    with stopping.unwinding(), errors_told(), _progress(name) as tell:
         folder = get_model(name, revision, tell, verify)
     typer.echo(folder)
 
@@ -50,7 +50,7 @@ def list_models() -> None:
 @app.command()
 def path(name: Annotated[str, typer.Argument(help="A folder, a name or a hub id, as in `model.path`.")]) -> None:
     """The folder that `model.path: NAME` means."""
-    with _errors_told():
+    with errors_told():
         typer.echo(resolve_model(name))
 
 
@@ -60,7 +60,7 @@ def make_tiny_model(
     into: Annotated[Path | None, typer.Option(help="Default: the cache, under the name tiny-KIND.")] = None,
 ) -> None:
     """Make a model of a few megabytes with random weights, for tests."""
-    with stopping.unwinding(), _errors_told(), _progress(f"tiny-{kind}") as tell:
+    with stopping.unwinding(), errors_told(), _progress(f"tiny-{kind}") as tell:
         folder = make_tiny(kind, into, tell)
     typer.echo(folder)
 
@@ -74,7 +74,8 @@ def _state(name: str) -> str:
 
 
 @contextmanager
-def _errors_told() -> Iterator[None]:
+def errors_told() -> Iterator[None]:
+    """Every error of ours ends the command with status 1; it is told on stderr."""
     try:
         yield
     except DisaggError as error:

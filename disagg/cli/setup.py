@@ -9,8 +9,8 @@ from typing import Annotated
 import typer
 
 from disagg import stopping
+from disagg.cli.model import errors_told
 from disagg.cpu_profile.profile import install
-from disagg.errors import DisaggError
 
 PROFILES = ("cpu",)
 CUDA = ("cuda", "gpu")
@@ -22,12 +22,8 @@ def setup(profile: Annotated[str, typer.Argument(help="cpu: engines on a machine
         hint = f"for CUDA: {_cuda_command()}" if profile in CUDA else f"known: {', '.join(PROFILES)}"
         typer.echo(f"error: profile {profile}: is not known; {hint}", err=True)
         raise typer.Exit(2)
-    try:
-        with stopping.unwinding():  # pip ends with us
-            installed = install(lambda step: typer.echo(f"setup: {step}"))
-    except DisaggError as error:
-        typer.echo(f"error: {error}", err=True)
-        raise typer.Exit(1) from None
+    with errors_told(), stopping.unwinding():  # pip ends with us
+        installed = install(lambda step: typer.echo(f"setup: {step}"))
     typer.echo(f"setup: {installed} packages installed" if installed else "setup: nothing to do")
 
 
@@ -36,7 +32,3 @@ def _cuda_command() -> str:
     wanted = importlib.metadata.requires("disagg") or []
     packages = [each.partition(";")[0].strip() for each in wanted if each.replace('"', "'").endswith("== 'cuda'")]
     return shlex.join(["pip", "install", *packages])
-
-
-if __name__ == "__main__":
-    typer.run(setup)

@@ -85,12 +85,10 @@ class Security(Section):
             raise ValueError("admin_keys and api_keys have a key in common; make another one for operators")
         return self
 
-    def has_keys(self) -> bool:
-        return bool(self.api_keys or self.admin_keys)
-
 
 def page_origins(frontend: FrontendSection, security: Security) -> tuple[str, ...]:
     """`frontend.cors.origins`, or the default where it is not set."""
     if frontend.cors.origins is not None:
         return frontend.cors.origins
-    return (ANY_ORIGIN,) if is_loopback_host(frontend.host) and not security.has_keys() else ()
+    has_keys = security.api_keys or security.admin_keys
+    return (ANY_ORIGIN,) if is_loopback_host(frontend.host) and not has_keys else ()

@@ -121,19 +121,12 @@ def _yaml_path(location: tuple[int | str, ...], tree: Any) -> str:
 
 
 def _field_at(location: tuple[int | str, ...], root: type[BaseModel]) -> FieldInfo | None:
-    *_, field = _fields_along(location, root)
-    return field
-
-
-def _fields_along(location: tuple[int | str, ...], root: type[BaseModel]) -> Iterator[FieldInfo | None]:
     model: type[BaseModel] | None = root
-    yield None
-    for part in location:
-        if isinstance(part, int):
-            continue
+    field = None
+    for part in (part for part in location if isinstance(part, str)):
         field = model.model_fields.get(part) if model else None
-        yield field
         model = next(_models_in(field.annotation), None) if field else None
+    return field
 
 
 def _keys_at(location: tuple[int | str, ...], root: type[BaseModel]) -> list[str]:

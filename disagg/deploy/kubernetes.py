@@ -83,9 +83,8 @@ def problems_of_kubernetes(options: KubernetesOptions) -> Iterator[Problem]:
 def render_kubernetes(source: Source, options: KubernetesOptions) -> dict[str, str]:
     """File name -> text."""
     values = _values(source, options)
-    names = ["configmap.yaml", "service.yaml"]
-    names += ["rayjob.yaml"] if options.kind in ("rayjob", "both") else []
-    names += ["rayservice.yaml"] if options.kind in ("rayservice", "both") else []
+    kinds = ("rayjob", "rayservice") if options.kind == "both" else (options.kind,)
+    names = [f"{each}.yaml" for each in ("configmap", "service", *kinds)]
     templates = _templates()
     return {name: templates.get_template(f"{name}.j2").render(values) for name in names}
 

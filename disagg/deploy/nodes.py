@@ -14,10 +14,8 @@ from dataclasses import dataclass
 
 from disagg.errors import Problem
 from disagg.planning.cluster_shape import ClusterShape, NodeShape
-from disagg.planning.placement import Placement, place
+from disagg.planning.placement import ROUNDING, Placement, place
 from disagg.planning.plan import Plan
-
-ROUNDING = 1e-4  # Ray counts in ten-thousandths
 
 
 @dataclass(frozen=True, slots=True)

@@ -194,10 +194,8 @@ def _bytes_under(folder: Path) -> int:
     total = 0
     for place, _, names in os.walk(folder):
         for name in names:
-            try:
+            with suppress(FileNotFoundError):  # pip has moved it
                 total += os.stat(os.path.join(place, name)).st_size
-            except FileNotFoundError:  # pip has moved it
-                continue
     return total
 
 

@@ -1,7 +1,8 @@
-"""What GPUs have: memory, NVLink. Figures for planning, not measurements of anybody's machine.
+"""What GPUs have: memory, NVLink, a compute capability. Figures for planning, not measurements of anybody's machine.
 
 Way:   a cluster's description -> [gpu kinds] -> memory estimate, lanes
-Owns:  the table. Memory as nvidia-smi reports the total; NVLink in one direction, from NVIDIA's data sheets
+Owns:  the table. Memory as nvidia-smi reports the total; NVLink in one direction, from NVIDIA's data sheets; compute
+       capabilities from NVIDIA's CUDA GPU list, for described GPUs (of those that are there a probe asks the driver)
 """
 
 from __future__ import annotations
@@ -21,20 +22,19 @@ class GpuKind(NamedTuple):
         return self.memory_mib * MIB
 
 
-GPU_KINDS = {
-    kind.name: kind
-    for kind in (
-        GpuKind("a100-40g", 40_960, 300),
-        GpuKind("a100-80g", 81_920, 300),
-        GpuKind("l4", 23_034, 0),
-        GpuKind("l40s", 46_068, 0),
-        GpuKind("h20", 97_871, 450),
-        GpuKind("h100-80g", 81_559, 450),
-        GpuKind("h100-pcie", 81_559, 0),
-        GpuKind("h200", 143_771, 450),
-        GpuKind("b200", 183_359, 900),
-        GpuKind("b300", 275_040, 900),
-        GpuKind("gb200", 189_471, 900),
-        GpuKind("gb300", 284_208, 900),
-    )
-}
+_TABLE = (
+    (GpuKind("a100-40g", 40_960, 300), 8.0),
+    (GpuKind("a100-80g", 81_920, 300), 8.0),
+    (GpuKind("l4", 23_034, 0), 8.9),
+    (GpuKind("l40s", 46_068, 0), 8.9),
+    (GpuKind("h20", 97_871, 450), 9.0),
+    (GpuKind("h100-80g", 81_559, 450), 9.0),
+    (GpuKind("h100-pcie", 81_559, 0), 9.0),
+    (GpuKind("h200", 143_771, 450), 9.0),
+    (GpuKind("b200", 183_359, 900), 10.0),
+    (GpuKind("b300", 275_040, 900), 10.3),
+    (GpuKind("gb200", 189_471, 900), 10.0),
+    (GpuKind("gb300", 284_208, 900), 10.3),
+)
+GPU_KINDS = {kind.name: kind for kind, _ in _TABLE}
+CAPABILITIES = {kind: capability for kind, capability in _TABLE}

@@ -75,18 +75,16 @@ def lane_between(source: NodeShape, target: NodeShape, *, same_gpu: bool = False
 
 def lanes_in_use(plan: Plan, pool: str, placement: Placement, shape: ClusterShape) -> dict[Lane, int]:
     """Lane -> how many pairs of members, of an engine of `pool` and of one that takes its KV, lie at its ends."""
-    senders = [engine for engine in plan.engines if engine.pool == pool]
-    roles = {engine.role for engine in senders}
-    takers = [engine for engine in plan.engines if ROLES[engine.role].takes_kv_from in roles]
-    sources = [member for engine in senders for member in placement.of(engine.id)]
-    targets = [member for engine in takers for member in placement.of(engine.id)]
+    engines = {engine.id: engine for engine in plan.engines}
     nodes = {node.name: node for node in shape.nodes}
-    env = {engine.id: engine.env for engine in plan.engines}
+    sources = [member for member in placement.members if engines[member.engine].pool == pool]
+    roles = {member.role for member in sources}
+    targets = [member for member in placement.members if ROLES[member.role].takes_kv_from in roles]
     pairs: dict[Lane, int] = {}
     for source in sources:
         for target in targets:
             shared = source.node == target.node and bool(set(source.gpus) & set(target.gpus))
-            fabric = fabric_memory(env[source.engine], env[target.engine])
+            fabric = fabric_memory(engines[source.engine].env, engines[target.engine].env)
             lane = lane_between(nodes[source.node], nodes[target.node], same_gpu=shared, fabric=fabric)
             pairs[lane] = pairs.get(lane, 0) + 1
     return pairs

@@ -63,10 +63,9 @@ class EnginePlan:
         """The pool's own variables over ours."""
         if device == "simulated":
             return self.env
-        ranks, pace_ms = self.ranks, self.pace_ms
-        return (
-            engine_environment(self.role, device=device, deadlines=deadlines, ranks=ranks, pace_ms=pace_ms) | self.env
-        )
+        pace_ms = self.pace_ms
+        ours = engine_environment(self.role, device=device, deadlines=deadlines, ranks=self.ranks, pace_ms=pace_ms)
+        return ours | self.env
 
 
 @dataclass(frozen=True, slots=True)

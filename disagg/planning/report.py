@@ -61,17 +61,10 @@ def to_json(seen: Assessment, problems: Sequence[Problem] = (), warnings: Sequen
 
 
 def _engine_tree(seen: Assessment, engine: EnginePlan) -> dict[str, Any]:
-    memory = seen.memory.get(engine.id)
+    memory, said = seen.memory.get(engine.id), ("id", "role", "pool", "nodes", "ranks", "dp_ranks", "spare", "pace_ms")
     return {
-        "id": engine.id,
-        "role": engine.role.value,
-        "pool": engine.pool,
-        "nodes": engine.nodes,
-        "ranks": engine.ranks,
-        "dp_ranks": engine.dp_ranks,
+        **{name: getattr(engine, name) for name in said},
         "resources": {"cpus": engine.cpus, "gpus": engine.gpus},
-        "spare": engine.spare,
-        "pace_ms": engine.pace_ms,
         "members": [asdict(member) for member in seen.placement.of(engine.id)],
         "memory": asdict(memory) | {"free": memory.free} if memory else None,
         "arguments": shown_arguments(seen.plan, engine),

@@ -119,7 +119,7 @@ def _low_latency_on_prefill(subject: Subject) -> Iterator[Problem]:
     """
     for pool in subject.of_role("prefill", "aggregated"):
         limit = _dispatch_limit(pool)
-        chunk = _chunk(subject, pool) // (pool.dp if pool.is_on("enable_dp_attention") else 1)
+        chunk = _chunk(subject, pool) // pool.attention_dp
         if limit and pool.get("deepep_mode") == "low_latency" and chunk > limit[1]:
             what = f"is low_latency, and a rank's chunk of {chunk} tokens is over {limit[0]}={limit[1]}"
             yield Problem(pool.at("deepep_mode"), what)
@@ -161,9 +161,8 @@ def _dispatch_limit(pool: PoolView) -> tuple[str, int] | None:
 
 
 def _batches_of_a_rank(pool: PoolView) -> Iterator[tuple[str, int]]:
-    ranks = pool.dp if pool.is_on("enable_dp_attention") else 1
     if pool.count("max_running_requests", 0):
-        yield "max_running_requests", -(-pool.count("max_running_requests") // ranks)
+        yield "max_running_requests", -(-pool.count("max_running_requests") // pool.attention_dp)
     if not any(map(pool.is_on, GRAPHS_OFF)):
         if pool.count("cuda_graph_max_bs_decode", 0):
             yield "cuda_graph_max_bs_decode", pool.count("cuda_graph_max_bs_decode")

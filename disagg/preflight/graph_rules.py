@@ -18,9 +18,9 @@ def graph_warnings(subject: Subject) -> Iterator[str]:
     if subject.device == "cpu":
         return
     for pool in subject.of_role("decode", "aggregated"):
-        running = pool.count("max_running_requests", 0)
-        if pool.is_on("enable_dp_attention"):
-            running = -(-running // pool.dp)  # a rank's share, as graphs are a rank's
+        running = -(
+            -pool.count("max_running_requests", 0) // pool.attention_dp
+        )  # a rank's share, as graphs are a rank's
         if not running or pool.is_on("disable_cuda_graph") or pool.is_on("disable_decode_cuda_graph"):
             continue
         largest, whose = _largest(pool, subject)

@@ -21,8 +21,8 @@ LONGER_CONTEXT = "SGLANG_ALLOW_OVERWRITE_LONGER_CONTEXT_LEN"
 @pool_rule("sglang #20018", "say a multiple of page_size times dp_size")
 def _chunk_of_pages(pool: PoolView) -> Iterator[Problem]:
     """SGLang stops on an assertion; with DP attention the chunk is divided by dp_size first"""
-    ranks = pool.dp if pool.is_on("enable_dp_attention") else 1
-    chunk, (page, _) = pool.count("chunked_prefill_size", 0), real_page_size(pool.arguments)
+    ranks, (page, _) = pool.attention_dp, real_page_size(pool.arguments)
+    chunk = pool.count("chunked_prefill_size", 0)
     if pool.role in ("prefill", "aggregated") and chunk and (chunk // ranks % page or chunk < ranks):
         shared = f" over dp_size {ranks} is {chunk // ranks} a rank, which" if ranks > 1 else ""
         what = f"{chunk}{shared} is no multiple of page_size {page}"

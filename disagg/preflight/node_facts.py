@@ -12,22 +12,9 @@ from dataclasses import dataclass
 from typing import NamedTuple, TypeVar
 
 from disagg.planning.cluster_shape import RDMA, ClusterShape, NodeShape
+from disagg.planning.gpu_kinds import CAPABILITIES
 
 T = TypeVar("T")
-
-# Compute capabilities, for described GPUs; a probe asks the driver. From NVIDIA's CUDA GPU list.
-CAPABILITIES = {
-    "a100": 8.0,
-    "l4": 8.9,
-    "l40s": 8.9,
-    "h20": 9.0,
-    "h100": 9.0,
-    "h200": 9.0,
-    "b200": 10.0,
-    "gb200": 10.0,
-    "b300": 10.3,
-    "gb300": 10.3,
-}
 
 
 class ModelFiles(NamedTuple):
@@ -84,7 +71,7 @@ class NodeFacts:
 
 
 def described(shape: ClusterShape) -> tuple[NodeFacts, ...]:
-    return tuple(NodeFacts(node, capability=_capability(node)) for node in shape.nodes)
+    return tuple(NodeFacts(node, capability=CAPABILITIES.get(node.gpu) if node.gpu else None) for node in shape.nodes)
 
 
 def outliers(said: Iterable[tuple[T, str | None]]) -> tuple[str, list[T]]:
@@ -92,7 +79,3 @@ def outliers(said: Iterable[tuple[T, str | None]]) -> tuple[str, list[T]]:
     pairs = [(who, what) for who, what in said if what]
     most = next((what for what, _ in Counter(what for _, what in pairs).most_common(1)), "")
     return most, [who for who, what in pairs if what != most]
-
-
-def _capability(node: NodeShape) -> float | None:
-    return CAPABILITIES.get(node.gpu.name.partition("-")[0]) if node.gpu else None

@@ -70,8 +70,12 @@ class PoolView:
     def attention_tp(self) -> int:
         """The number of ranks that share the heads of one request: tp_size, less what attention dp and cp divide
         off."""
-        split = self.tp // (self.dp * self.cp) if self.is_on("enable_dp_attention") else self.tp // self.cp
-        return max(1, split)
+        return max(1, self.tp // (self.attention_dp * self.cp))
+
+    @property
+    def attention_dp(self) -> int:
+        """Among how many groups of ranks the requests are shared out, each with a batch and a chunk of its own."""
+        return self.dp if self.is_on("enable_dp_attention") else 1
 
     @property
     def a2a(self) -> str:
