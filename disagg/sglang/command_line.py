@@ -12,9 +12,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
-from disagg.sglang.releases import Option, release
+from disagg.sglang.releases import Option, flag_of, release
 from disagg.sglang.versions import emit
 
 PROGRAM = ("python", "-m", "sglang.launch_server")
@@ -49,10 +49,5 @@ def _text(value: Any) -> str:
 
 
 def _guessed(name: str, value: Any) -> Option:
-    return Option(
-        flag=f"--{name.replace('_', '-')}",
-        kind="switch" if isinstance(value, bool) else "value",
-        nargs="+" if isinstance(value, list | tuple) else None,
-        parser="str",
-        choices=None,
-    )
+    kind: Literal["switch", "value"] = "switch" if isinstance(value, bool) else "value"
+    return Option(flag_of(name), kind, nargs="+" if isinstance(value, list | tuple) else None)

@@ -47,22 +47,16 @@ class DeadPeers:
 
     def __init__(self, folder: Path, drop: Callable[[str], None]) -> None:
         self._path, self._drop = folder / _NAME, drop
-        self._read_bytes = 0
+        self._told_count = 0
 
     def read_new(self) -> None:
         try:
-            size = self._path.stat().st_size
+            *lives, _half_written = self._path.read_bytes().split(b"\n")  # one an incarnation: it stays small
         except FileNotFoundError:
             return
-        if size == self._read_bytes:
-            return
-        with self._path.open("rb") as file:
-            file.seek(self._read_bytes)
-            whole, _, _ = file.read().rpartition(b"\n")  # the last line may be half written
-        if whole:
-            self._read_bytes += len(whole) + 1
-            for life in whole.decode().splitlines():
-                try:
-                    self._drop(life)
-                except Exception:  # the next one is to be dropped nevertheless
-                    log.exception("the dead peer %s could not be dropped", life)
+        new, self._told_count = lives[self._told_count :], len(lives)
+        for life in map(bytes.decode, new):
+            try:
+                self._drop(life)
+            except Exception:  # the next one is to be dropped nevertheless
+                log.exception("the dead peer %s could not be dropped", life)

@@ -1,6 +1,6 @@
 """A running leg's tokens, taken out of SGLang's batches before its TokenizerManager sees them.
 
-Way:   scheduler -> TokenizerManager's socket -> [FastPath] -> LegSink; the rest of the batch goes on to SGLang
+Way:   scheduler -> TokenizerManager's socket -> [fast path] -> LegSink; the rest of the batch goes on to SGLang
 In:    BatchTokenIDOutput, one an engine step
 Out:   the same ids in the same order as through SGLang's TokenizerManager. A request's first and last chunks always go
        through that, so that SGLang's own records (times, states, finish reasons) stay right
@@ -16,48 +16,16 @@ import inspect
 import logging
 import os
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, Protocol
+from typing import Any
+
+from disagg.sglang.leg import SGLangLeg
 
 log = logging.getLogger(__name__)
-
-Unwrap = Callable[[Any], Any]
 
 VARIABLE = "DISAGG_FAST_PATH"
 
 
-class RunningLeg(Protocol):
-    def takes_tokens(self, state: Any) -> bool:
-        """Whether every token so far has come to the sink. `state`: TokenizerManager's."""
-
-    def push(self, token_ids: list[int]) -> None: ...
-
-
-class FastPath:
-    def __init__(self, manager: Any, legs: Mapping[str, RunningLeg], unwrap: Unwrap) -> None:
-        self._manager, self._legs, self._unwrap = manager, legs, unwrap
-        self._slow_path: Callable[[Any], Awaitable[None]] = manager._handle_batch_output
-
-    async def handle(self, batch: Any) -> None:
-        """In place of TokenizerManager's method of this kind."""
-        if not _is_plain(batch):
-            await self._slow_path(batch)
-            return
-        states, left = self._manager.rid_to_state, []
-        for index, rid in enumerate(batch.rids):
-            leg = self._legs.get(rid)
-            if leg is not None and batch.finished_reasons[index] is None and leg.takes_tokens(states.get(rid)):
-                leg.push(list(batch.output_ids[index]))
-            else:
-                left.append(index)
-        if not left:
-            return
-        if len(left) < len(batch.rids):
-            batch.time_stats = self._unwrap(batch.time_stats)  # pickled whole
-            batch = part_of(batch, left)
-        await self._slow_path(batch)
-
-
-def open_fast_path(manager: Any, legs: Mapping[str, RunningLeg], unwrap: Unwrap) -> bool:
+def open_fast_path(manager: Any, legs: Mapping[str, SGLangLeg], unwrap: Callable[[Any], Any]) -> bool:
     """Returns whether the path is open. `unwrap`: SGLang's function that unpickles a part of a message."""
     if os.environ.get(VARIABLE) == "0":
         return False
@@ -67,7 +35,27 @@ def open_fast_path(manager: Any, legs: Mapping[str, RunningLeg], unwrap: Unwrap)
         return False
     if getattr(manager, "enable_metrics", True):
         return False  # SGLang counts each token
-    manager._handle_batch_output = FastPath(manager, legs, unwrap).handle
+    slow_path: Callable[[Any], Awaitable[None]] = manager._handle_batch_output
+
+    async def fast_path(batch: Any) -> None:
+        if not _is_plain(batch):
+            await slow_path(batch)
+            return
+        states, left = manager.rid_to_state, []
+        for index, rid in enumerate(batch.rids):
+            leg = legs.get(rid)
+            if leg is not None and batch.finished_reasons[index] is None and leg.takes_tokens(states.get(rid)):
+                leg.push(list(batch.output_ids[index]))
+            else:
+                left.append(index)
+        if not left:
+            return
+        if len(left) < len(batch.rids):
+            batch.time_stats = unwrap(batch.time_stats)  # pickled whole
+            batch = part_of(batch, left)
+        await slow_path(batch)
+
+    manager._handle_batch_output = fast_path
     return True
 
 

@@ -12,11 +12,12 @@ Fails: never; a version outside the supported ones is read as the nearest of the
 from __future__ import annotations
 
 import functools
-import json
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
+
+import msgspec
 
 from disagg.installed import installed_version
 
@@ -27,26 +28,34 @@ NEUTRAL = "0.5.20"  # the release whose names a pool's `engine` is written in
 Number = tuple[int, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Argument:
+class Argument(msgspec.Struct, frozen=True):
     """What one release takes under a name."""
 
-    types: frozenset[str] | None  # int, float, bool, str, list, dict, None; None: anything goes, SGLang is the judge
-    choices: tuple[object, ...] | None
+    # int, float, bool, str, list, dict, None; None: anything goes, SGLang is the judge
+    types: frozenset[str] | None = None
+    choices: tuple[Any, ...] | None = None
     choices_open: bool = False  # a list that SGLang's plugins may add to
     aliases: tuple[str, ...] = ()  # other names on SGLang's command line
 
 
-@dataclass(frozen=True, slots=True)
-class Option:
+class Option(msgspec.Struct, frozen=True):
     """How one release's command line takes an argument."""
 
-    flag: str
+    flag: str = ""  # in the table: only where it is not the argument's name (flag_of)
     # value: --x 1; switch: --x or nothing; yes_no: --x or --no-x; adapters: --lora-paths a=DIR b=DIR
-    kind: Literal["value", "switch", "yes_no", "adapters"]
-    nargs: Literal["+", "*", "?"] | None
-    parser: str  # what SGLang reads the text with: int, float, str, loads, human_readable_int, …
-    choices: tuple[object, ...] | None
+    kind: Literal["value", "switch", "yes_no", "adapters"] = "value"
+    nargs: Literal["+", "*", "?"] | None = None
+    parser: str = "str"  # what SGLang reads the text with: int, float, str, loads, human_readable_int, …
+    choices: tuple[Any, ...] | None = None  # in the table: only where they are not the argument's
+
+
+class _Row(Argument, frozen=True, kw_only=True):
+    """A line of the table."""
+
+    name: str
+    since: str
+    until: str
+    option: Option | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,35 +107,18 @@ def spans(name: str) -> list[tuple[str, str]]:
 @functools.cache
 def _releases() -> dict[str, Release]:
     found = {version: Release(version, {}, {}) for version in RELEASES}
-    for line in TABLE.read_text(encoding="utf-8").splitlines():
-        row = json.loads(line)
-        first, last = RELEASES.index(row["since"]), RELEASES.index(row["until"])
-        argument, option = _argument(row), _option(row)
+    for row in msgspec.json.Decoder(_Row).decode_lines(TABLE.read_bytes()):
+        first, last = RELEASES.index(row.since), RELEASES.index(row.until)
+        option = row.option
+        if option is not None:
+            flag, choices = option.flag or flag_of(row.name), option.choices or row.choices or None
+            option = msgspec.structs.replace(option, flag=flag, choices=choices)
         for version in RELEASES[first : last + 1]:
-            found[version].arguments[row["name"]] = argument
-            if option:
-                found[version].options[row["name"]] = option
+            found[version].arguments[row.name] = row
+            if option is not None:
+                found[version].options[row.name] = option
     return found
 
 
-def _argument(row: dict[str, Any]) -> Argument:
-    types, choices = row.get("types"), row.get("choices")
-    return Argument(
-        types=None if types is None else frozenset(types),
-        choices=None if choices is None else tuple(choices),
-        choices_open=row.get("choices_open", False),
-        aliases=tuple(row.get("aliases", ())),
-    )
-
-
-def _option(row: dict[str, Any]) -> Option | None:
-    option = row.get("option")
-    if option is None:
-        return None
-    return Option(
-        flag=option.get("flag", "--" + row["name"].replace("_", "-")),
-        kind=option.get("kind", "value"),
-        nargs=option.get("nargs"),
-        parser=option.get("parser", "str"),
-        choices=tuple(option.get("choices") or row.get("choices") or ()) or None,
-    )
+def flag_of(name: str) -> str:
+    return f"--{name.replace('_', '-')}"

@@ -81,18 +81,15 @@ def _function(text: str, name: str, indent: str) -> str:
 
 
 def _told(args: ast.arguments) -> str:
-    positional = [*args.posonlyargs, *args.args]
-    required = len(positional) - len(args.defaults)
-    parts = [arg.arg + ("=" if index >= required else "") for index, arg in enumerate(positional)]
-    if args.vararg:
-        parts.append(f"*{args.vararg.arg}")
-    elif args.kwonlyargs:
-        parts.append("*")
-    pairs = zip(args.kwonlyargs, args.kw_defaults, strict=True)
-    parts += [arg.arg + ("=" if default is not None else "") for arg, default in pairs]
-    if args.kwarg:
-        parts.append(f"**{args.kwarg.arg}")
-    return ", ".join(parts)
+    """Without annotations, the values of defaults, and the mark of positional parameters."""
+    nothing = ast.Name("")
+    args.args, args.posonlyargs = [*args.posonlyargs, *args.args], []
+    args.defaults = [nothing for _ in args.defaults]
+    args.kw_defaults = [default and nothing for default in args.kw_defaults]
+    for each in ast.walk(args):
+        if isinstance(each, ast.arg):
+            each.annotation = None
+    return ast.unparse(args)
 
 
 def _attribute(text: str, name: str) -> str:

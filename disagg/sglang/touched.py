@@ -49,12 +49,14 @@ def _at(*paths: str, begins: str = "", keywords: str = "", is_called: bool = Fal
     return Touch(tuple(_SRT + path for path in paths), begins, keywords, is_called)
 
 
-def _all(owner: str, names: str) -> tuple[Touch, ...]:
-    return tuple(_at(f"{owner}{name}") for name in names.split())
+def _all(owner: str, names: str, begins: str = "", *, is_called: bool = False) -> tuple[Touch, ...]:
+    return tuple(_at(f"{owner}{name}", begins=begins, is_called=is_called) for name in names.split())
 
 
 _SCHEDULER, _REQ = "managers.scheduler:Scheduler.", "managers.schedule_batch:Req."
 _STATS = "observability.req_time_stats:SchedulerReqTimeStats."
+_STATS_BASE = "observability.req_time_stats:ReqTimeStatsBase."
+_NIXL, _COMMON = "disaggregation.nixl.conn:NixlKVManager.", "disaggregation.common.conn:CommonKVManager."
 _MANAGER = "managers.tokenizer_manager:TokenizerManager."
 _ALLOCATORS = (
     "mem_cache.allocator.base:BaseTokenToKVPoolAllocator.",
@@ -71,8 +73,7 @@ ENGINE = Part(
             "bootstrap_room, disagg_prefill_dp_rank",
             is_called=True,
         ),
-        _at("entrypoints.engine:Engine.shutdown", is_called=True),
-        _at("entrypoints.engine:Engine.get_all_child_pids", is_called=True),
+        *_all("entrypoints.engine:Engine.", "shutdown get_all_child_pids", is_called=True),
         *_all("entrypoints.engine:Engine.", "_scheduler_init_result tokenizer_manager server_args loop"),
         _at(f"{_MANAGER}abort_request", keywords="rid", is_called=True),
         *_all(_MANAGER, "rid_to_state model_config load_snapshot_reader"),
@@ -93,25 +94,16 @@ TRANSFER = Part(
         _at(f"{_SCHEDULER}ps", f"{_SCHEDULER}pp_rank", "runtime_context:get_parallel"),
         *_all("managers.schedule_batch:ScheduleBatch.", "reqs extend_num_tokens"),
         _at(f"{_STATS}__getstate__", begins="self"),
-        _at(
-            "observability.req_time_stats:ReqTimeStatsBase.__setstate__", f"{_STATS}__setstate__", begins="self, state"
-        ),
+        _at(f"{_STATS_BASE}__setstate__", f"{_STATS}__setstate__", begins="self, state"),
         *_all(
             _STATS,
             "prefill_bootstrap_queue_entry_time bootstrap_done_time forward_entry_time prefill_finished_time "
             "prefill_transfer_queue_entry_time prefill_kv_transfer_finish_time decode_prealloc_queue_entry_time "
             "decode_transfer_queue_entry_time wait_queue_entry_time transfer_total_mb transfer_speed_gb_s",
         ),
-        _at("disaggregation.nixl.conn:NixlKVManager._add_remote_peer", begins="self"),
-        _at(
-            "disaggregation.nixl.conn:NixlKVManager.record_failure",
-            "disaggregation.common.conn:CommonKVManager.record_failure",
-            begins="self, bootstrap_room",
-        ),
-        _at(
-            "disaggregation.nixl.conn:NixlKVManager.decode_kv_args_table",
-            "disaggregation.common.conn:CommonKVManager.decode_kv_args_table",
-        ),
+        _at(f"{_NIXL}_add_remote_peer", begins="self"),
+        _at(f"{_NIXL}record_failure", f"{_COMMON}record_failure", begins="self, bootstrap_room"),
+        _at(f"{_NIXL}decode_kv_args_table", f"{_COMMON}decode_kv_args_table"),
         _at(f"{_SCHEDULER}disagg_prefill_bootstrap_queue"),
     ),
 )
@@ -121,15 +113,11 @@ STAGES = Part(
     (
         _at(f"{_REQ}__init__", begins="self"),
         *_all(_REQ, "rid time_stats"),
-        *(
-            _at(f"{_STATS}{name}", begins="self")
-            for name in (
-                "set_prefill_bootstrap_queue_entry_time",
-                "set_decode_prealloc_queue_entry_time",
-                "set_forward_entry_time",
-                "set_prefill_transfer_queue_entry_time",
-                "set_decode_transfer_queue_entry_time",
-            )
+        *_all(
+            _STATS,
+            "set_prefill_bootstrap_queue_entry_time set_decode_prealloc_queue_entry_time set_forward_entry_time "
+            "set_prefill_transfer_queue_entry_time set_decode_transfer_queue_entry_time",
+            "self",
         ),
         _at(f"{_STATS}forward_entry_time"),
     ),

@@ -27,19 +27,19 @@ RENAMED = {
     "mamba_scheduler_strategy": "mamba_radix_cache_strategy",
     "stream_output": "incremental_streaming_output",
 }
+_CP_MODE = "say cp_strategy: zigzag for in-seq-split, interleave for round-robin-split"
+_CP_INTERLEAVED = "say enable_prefill_cp: true, and cp_strategy: interleave for round-robin-split"
 # Retired name -> what says the same now; not folded, because the value changes with the name.
 REPLACED = {
     "enable_breakable_cuda_graph": "say cuda_graph_backend_prefill: breakable",
     "disable_piecewise_cuda_graph": "say cuda_graph_backend_prefill: disabled",
     "enforce_piecewise_cuda_graph": "say cuda_graph_backend_prefill: tc_piecewise",
     "enable_prefill_context_parallel": "say enable_prefill_cp: true, and cp_strategy: zigzag for in-seq-split",
-    "prefill_cp_mode": "say cp_strategy: zigzag for in-seq-split, interleave for round-robin-split",
-    "enable_dsa_prefill_context_parallel": "say enable_prefill_cp: true, and cp_strategy: interleave for "
-    "round-robin-split",
-    "dsa_prefill_cp_mode": "say cp_strategy: zigzag for in-seq-split, interleave for round-robin-split",
-    "enable_nsa_prefill_context_parallel": "say enable_prefill_cp: true, and cp_strategy: interleave for "
-    "round-robin-split",
-    "nsa_prefill_cp_mode": "say cp_strategy: zigzag for in-seq-split, interleave for round-robin-split",
+    "prefill_cp_mode": _CP_MODE,
+    "enable_dsa_prefill_context_parallel": _CP_INTERLEAVED,
+    "dsa_prefill_cp_mode": _CP_MODE,
+    "enable_nsa_prefill_context_parallel": _CP_INTERLEAVED,
+    "nsa_prefill_cp_mode": _CP_MODE,
     "enable_expert_distribution_metrics": "say expert_balancedness_report_mode: both (from sglang 0.5.18 on)",
     "keep_mm_feature_on_device": "say mm_feature_transport: cuda_ipc",
     "torchao_config": "say quantization",
