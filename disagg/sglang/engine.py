@@ -19,6 +19,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from msgspec.structs import asdict, replace
+
 from disagg.errors import StartError
 from disagg.plane.engine import EngineFacts, Leg, LegSink
 from disagg.plane.messages import ProcessSample, RankHealth, RankLoad
@@ -37,9 +39,10 @@ from disagg.start_phases import Phases
 log = logging.getLogger(__name__)
 
 
-class SGLangEngine:
-    """One `sglang.Engine` in this process's main thread. `scratch`: the folder of this incarnation alone (TMPDIR).
-    `other_samples`: gives the samples of its schedulers on other nodes."""
+class _Part:
+    """What is on each node of an engine: an `sglang.Engine` in this process's main thread, and a watch on its
+    schedulers. `scratch`: the folder of this incarnation alone (TMPDIR); `other_samples`: gives the samples of the
+    engine's schedulers on other nodes."""
 
     def __init__(
         self,
@@ -53,40 +56,58 @@ class SGLangEngine:
         self._arguments, self._fork, self._scratch = arguments, fork, scratch
         self._phases = phases or Phases()
         self._engine: Any = None
-        self._legs: dict[str, SGLangLeg] = {}
         self._watch = RankWatch(scratch, others=other_samples)
         self._stages: StageListener | None = None
-        # Only an engine that reads prompts has steps of many seconds.
-        self._abort_longest_s = ABORT_S if arguments.get("disaggregation_mode") == "decode" else ABORT_LONGEST_S
 
     def start(self) -> EngineFacts:
+        """Blocks until its schedulers are up."""
         if self._fork:
             _fork_children()
-        stages = self._stages = StageListener(self._scratch)
-        engine, off = _sglang(self._arguments, self._phases)
-        self._engine = engine
-        from sglang.srt.managers.io_struct import unwrap_from_pickle
-
-        info = engine._scheduler_init_result.scheduler_infos[0]
-        capacity = _capacity(self._scratch)
-        stages.listen(engine.loop, self.on_stage)
-        open_fast_path(engine.tokenizer_manager, self._legs, unwrap_from_pickle)
-        engine.loop.call_soon(self._look)
-        return EngineFacts(
-            ranks=_dp_ranks(engine.server_args),
-            context_length=int(engine.tokenizer_manager.model_config.context_len),
-            request_tokens_max=request_tokens_max(int(info["max_req_input_len"]), engine.server_args, capacity),
-            pids={"host": os.getpid(), **pids_by_role(engine.get_all_child_pids())},
-            ignores=ignored_parameters(engine.server_args, off),
-            switched_off=off,
-            **capacity,
-        )
+        self._stages = StageListener(self._scratch)  # it must exist before the schedulers do
+        self._engine, off = _sglang(self._arguments, self._phases)
+        self._look()
+        pids = pids_by_role(self._engine.get_all_child_pids())
+        return EngineFacts(pids={"host": os.getpid(), **pids}, switched_off=off, **_capacity(self._scratch))
 
     @property
     def loop(self) -> asyncio.AbstractEventLoop:
         """The loop that this engine's asyncio parts were made for."""
         loop: asyncio.AbstractEventLoop = self._engine.loop
         return loop
+
+    def drop_peer(self, life: str) -> None:
+        dead_peers.announce(self._scratch, life)
+
+    def listen(self, on_stage: Callable[[str, str], None]) -> None:
+        """`on_stage(leg id, stage)` is called for what the schedulers here report."""
+        assert self._stages is not None
+        self._stages.listen(self.loop, on_stage)
+
+    def _look(self) -> None:
+        self.loop.call_later(LOOK_S, self._look)  # first: a look that fails must not be the last
+        self._watch.sample()
+
+
+class SGLangEngine(_Part):
+    """The part on the first node, which takes the legs."""
+
+    def start(self) -> EngineFacts:
+        self._legs: dict[str, SGLangLeg] = {}
+        # Only an engine that reads prompts has steps of many seconds.
+        self._abort_longest_s = ABORT_S if self._arguments.get("disaggregation_mode") == "decode" else ABORT_LONGEST_S
+        facts, engine = super().start(), self._engine
+        from sglang.srt.managers.io_struct import unwrap_from_pickle
+
+        info = engine._scheduler_init_result.scheduler_infos[0]
+        self.listen(self.on_stage)
+        open_fast_path(engine.tokenizer_manager, self._legs, unwrap_from_pickle)
+        return replace(
+            facts,
+            ranks=_dp_ranks(engine.server_args),
+            context_length=int(engine.tokenizer_manager.model_config.context_len),
+            request_tokens_max=request_tokens_max(int(info["max_req_input_len"]), engine.server_args, asdict(facts)),
+            ignores=ignored_parameters(engine.server_args, facts.switched_off),
+        )
 
     def submit(self, leg: Leg, sink: LegSink) -> object:
         handle = self._legs[leg.id] = SGLangLeg(
@@ -122,9 +143,6 @@ class SGLangEngine:
     def health(self) -> list[RankHealth]:
         return self._watch.health
 
-    def drop_peer(self, life: str) -> None:
-        dead_peers.announce(self._scratch, life)
-
     def stop(self) -> None:
         if self._stages is not None:
             self._stages.close()
@@ -135,45 +153,12 @@ class SGLangEngine:
         if leg_id in self._legs:
             self._legs[leg_id].on_stage(stage)
 
-    def _look(self) -> None:
-        self._engine.loop.call_later(LOOK_S, self._look)  # first: a look that fails must not be the last
-        self._watch.sample()
 
-
-class SGLangMember:
+class SGLangMember(_Part):
     """The part of an engine over several nodes that is on one of its further nodes."""
-
-    def __init__(self, arguments: dict[str, Any], *, fork: bool, scratch: Path, phases: Phases | None = None) -> None:
-        self._arguments, self._fork, self._scratch = arguments, fork, scratch
-        self._phases = phases or Phases()
-        self._watch = RankWatch(scratch)
-        self._stages: StageListener | None = None
-        self.loop: asyncio.AbstractEventLoop
-
-    def start(self) -> EngineFacts:
-        """Blocks until its schedulers are up."""
-        if self._fork:
-            _fork_children()
-        self._stages = StageListener(self._scratch)
-        engine, _ = _sglang(self._arguments, self._phases)
-        self.loop = engine.loop
-        self._look()
-        pids: dict[str, int | list[int]] = {"host": os.getpid(), **pids_by_role(engine.get_all_child_pids())}
-        return EngineFacts(pids=pids, **_capacity(self._scratch))
 
     def samples(self) -> list[ProcessSample]:
         return self._watch.samples
-
-    def drop_peer(self, life: str) -> None:
-        dead_peers.announce(self._scratch, life)
-
-    def listen(self, on_stage: Callable[[str, str], None]) -> None:
-        assert self._stages is not None
-        self._stages.listen(self.loop, on_stage)
-
-    def _look(self) -> None:
-        self.loop.call_later(LOOK_S, self._look)
-        self._watch.sample()
 
 
 def _sglang(arguments: dict[str, Any], phases: Phases) -> tuple[Any, tuple[str, ...]]:
