@@ -118,7 +118,7 @@ class Frontend:
             self._origins.mark(exchange)
             if exchange.method == "OPTIONS" and route is not None:
                 self._origins.preflight(exchange, _methods(route))
-                await exchange.answer_empty()
+                await exchange.call.respond(204, exchange.answer_headers, b"")
                 return
         caller = self._keys.check(exchange, Right.CLIENT if route is None else route.right)
         if route is None:

@@ -66,10 +66,6 @@ class Exchange:
     async def answer(self, status: int, body: bytes, content_type: bytes = JSON) -> None:
         await self.call.respond(status, [(b"content-type", content_type), *self.answer_headers], body)
 
-    async def answer_empty(self) -> None:
-        """No Content."""
-        await self.call.respond(204, self.answer_headers, b"")
-
     async def answer_error(self, error: RequestError) -> None:
         if isinstance(error, Overloaded | NoReadyPair | FrontendFull):
             self.answer_headers.append((b"retry-after", RETRY_AFTER_S))

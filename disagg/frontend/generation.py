@@ -85,16 +85,12 @@ def _refuse_ignored(sampling: Mapping[str, Any], backend: Backend) -> None:
     Where nothing is left to chance a seed has nothing to decide, and is let through. Engines are asked only for a
     request that has such a parameter: most have none.
     """
-    asked = []
-    if sampling.get("sampling_seed") is not None:
-        asked.append("seed")
-    if sampling.get("min_p"):
-        asked.append("min_p")
-    if not asked or sampling.get("temperature") == 0 or sampling.get("top_k") == 1:
+    asked = {"seed": sampling.get("sampling_seed") is not None, "min_p": bool(sampling.get("min_p"))}
+    if not any(asked.values()) or sampling.get("temperature") == 0 or sampling.get("top_k") == 1:
         return
     ignored = backend.ignored
-    for name in asked:
-        if name in ignored:
+    for name, is_asked in asked.items():
+        if is_asked and name in ignored:
             what = f"engines here would ignore '{name}'; leave it out, or an operator would {ignored[name]}"
             refuse(name, "ignored_parameter", what)
 

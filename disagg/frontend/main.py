@@ -92,13 +92,12 @@ async def serve(spec: FrontendSpec) -> None:
     sys.stdout.buffer.write(LISTENING)
     sys.stdout.flush()
     following = asyncio.create_task(connections.follow(registry.watch()), name="follow the registry")
-    ending = asyncio.create_task(over.wait(), name="wait for the end")
-    await asyncio.wait([following, ending], return_when=asyncio.FIRST_COMPLETED)
+    following.add_done_callback(lambda _: over.set())
+    await over.wait()
     await frontend.stop(spec.stop_s)
-    for task in (following, ending):
-        task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await task
+    following.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await following
 
 
 def main() -> None:

@@ -14,12 +14,11 @@ import re
 from collections.abc import Collection
 
 from disagg.errors import BadRequest
-from disagg.frontend.exchange import Exchange, Header
+from disagg.frontend.exchange import Exchange
 
 ANY = "*"
 MAX_AGE_S = 600
 EXPOSED = b"x-request-id, retry-after, x-disagg-simulated"
-_VARY: Header = (b"vary", b"Origin")
 _NAMES = re.compile(rb"[\w!#$%&'*+.^`|~-]+(?:[ \t]*,[ \t]*[\w!#$%&'*+.^`|~-]+)*", re.ASCII)
 _NAMES_BYTES_MAX = 2048
 
@@ -37,7 +36,7 @@ class Origins:
             return
         origin = exchange.request_header(b"origin")
         if not self._any or origin is not None:
-            exchange.answer_headers.append(_VARY)  # a cache must not give one origin's answer to another
+            exchange.answer_headers.append((b"vary", b"Origin"))  # a cache must not give one origin's answer to another
         if origin is not None and self._allows(origin):
             allowed = b"*" if self._any else origin
             exchange.answer_headers += [

@@ -19,8 +19,9 @@ from typing import BinaryIO
 import msgspec
 
 from disagg.errors import BadRequest
-from disagg.frontend.readers import LENGTH_BYTES, Done, Order, Refusal, frame
+from disagg.frontend.readers import LENGTH_BYTES, Order, Refusal, frame
 from disagg.frontend.reading import read
+from disagg.frontend.request_body import CompletionRequest
 from disagg.frontend.responses import Kind
 from disagg.tokenizer.codec import load_codec
 
@@ -35,11 +36,11 @@ def serve(source: BinaryIO, sink: BinaryIO) -> None:
     gc.disable()  # it would look through the millions of lists of a hostile body, again and again; they hold no cycles
     while (body := _next(source)) is not None:
         signal.setitimer(signal.ITIMER_PROF, order.read_s)
-        answer: Done | Refusal
+        answer: CompletionRequest | Refusal
         try:
-            answer = Done(read(body[4:], KINDS[body[:4]], order.model, codec))
+            answer = read(body[4:], KINDS[body[:4]], order.model, codec)
         except BadRequest as error:
-            answer = Refusal(error.param, error.code, error.message, error.http_status)
+            answer = Refusal(error.args)
         data = msgspec.msgpack.encode(answer)
         del body, answer
         signal.setitimer(signal.ITIMER_PROF, 0)

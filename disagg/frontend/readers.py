@@ -45,20 +45,11 @@ class Order(msgspec.Struct, array_like=True, frozen=True):
     sampling_defaults: dict[str, float]  # the deployment's over the model's
 
 
-class Refusal(msgspec.Struct, array_like=True, frozen=True, tag="refused"):
-    """A BadRequest."""
-
-    param: str | None
-    code: str
-    message: str
-    http_status: int
+class Refusal(msgspec.Struct, frozen=True, tag=True):
+    args: tuple[str | None, str, str, int]  # of the BadRequest
 
 
-class Done(msgspec.Struct, array_like=True, frozen=True, tag="read"):
-    asked: CompletionRequest
-
-
-decode_answer = msgspec.msgpack.Decoder(Done | Refusal).decode
+decode_answer = msgspec.msgpack.Decoder(CompletionRequest | Refusal).decode
 
 
 class Readers:
@@ -106,11 +97,9 @@ class Readers:
             await reader.stop()
             raise
         self._idle.append(reader)
-        match answer:
-            case Done(asked):
-                return asked
-            case Refusal(param, code, message, http_status):
-                raise BadRequest(param, code, message, http_status)
+        if isinstance(answer, Refusal):
+            raise BadRequest(*answer.args)
+        return answer
 
     def _over(self, task: asyncio.Task[CompletionRequest]) -> None:
         self._working.discard(task)
@@ -146,13 +135,13 @@ class _Reader:
         reader._input.write(frame(order))
         return reader
 
-    async def ask(self, data: bytes, kind: Kind) -> Done | Refusal:
+    async def ask(self, data: bytes, kind: Kind) -> CompletionRequest | Refusal:
         try:
             self._input.write(frame(kind.encode(), len(data)))
             self._input.write(data)
             await self._input.drain()
             length = int.from_bytes(await self._output.readexactly(LENGTH_BYTES))
-            answer: Done | Refusal = decode_answer(await self._output.readexactly(length))
+            answer: CompletionRequest | Refusal = decode_answer(await self._output.readexactly(length))
             return answer
         except (asyncio.IncompleteReadError, ConnectionError):
             status = await self._process.wait()

@@ -9,7 +9,7 @@ Fails: BadRequest, naming the parameter
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 import msgspec
 
@@ -17,6 +17,8 @@ from disagg.errors import BadRequest
 from disagg.fields import Body, boolean, integer, refuse, required, strings, whole, wrong_type
 from disagg.sampling import sampling_of
 
+T = TypeVar("T")
+_KINDS: dict[type, str] = {str: "a string", list: "a list", dict: "an object"}
 INT32_MAX = 2**31 - 1
 STOP_STRINGS_MAX = 16
 STOP_CHARACTERS_MAX = 256
@@ -30,7 +32,7 @@ MESSAGE_UNBUILT = frozenset(
 )
 
 
-class CompletionRequest(msgspec.Struct, frozen=True, kw_only=True):
+class CompletionRequest(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     source: str  # the parameter that held the prompt: messages or prompt
     prompt_ids: list[int]
     stream: bool
@@ -44,9 +46,7 @@ class CompletionRequest(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def check_model(body: Body, model: str) -> None:
-    asked = required(body, "model")
-    if not isinstance(asked, str):
-        wrong_type("model", "a string", asked)
+    asked = _typed(str, required(body, "model"), "model")
     if asked != model:
         raise no_such_model(asked, model)
 
@@ -86,9 +86,7 @@ def _usage_options(body: Body, stream: bool) -> tuple[bool, bool]:
     options = body.get("stream_options")
     if options is None:
         return False, False
-    if not isinstance(options, dict):
-        wrong_type("stream_options", "an object", options)
-    for name, value in options.items():
+    for name, value in _typed(dict, options, "stream_options").items():
         if value is None:
             continue
         here = f"stream_options.{name[:100]}"
@@ -144,9 +142,7 @@ def _ids_one_by_one(ids: list[Any], here: str, vocabulary: int) -> list[int]:
 
 
 def messages_of(value: Any, context_length: int) -> list[dict[str, Any]]:
-    if not isinstance(value, list):
-        wrong_type("messages", "a list", value)
-    if not value:
+    if not _typed(list, value, "messages"):
         refuse("messages", "empty_array", "'messages' is empty; send at least one")
     if len(value) > context_length:  # before each is looked at: templates give a token to every message, and more
         what = f"'messages' has {len(value)} entries; the model's context is {context_length} tokens"
@@ -155,9 +151,7 @@ def messages_of(value: Any, context_length: int) -> list[dict[str, Any]]:
 
 
 def _message(value: Any, here: str) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        wrong_type(here, "an object", value)
-    for name, content in value.items():
+    for name, content in _typed(dict, value, here).items():
         if content is None:
             continue
         if name in MESSAGE_UNBUILT:
@@ -168,22 +162,19 @@ def _message(value: Any, here: str) -> dict[str, Any]:
     for name in ("role", "content"):
         if value.get(name) is None:
             refuse(f"{here}.{name}", "missing_required_parameter", f"'{here}.{name}' is missing")
-    message = {"role": _role(value["role"], f"{here}.role"), "content": _content(value["content"], f"{here}.content")}
+    role = _role(_typed(str, value["role"], f"{here}.role"), f"{here}.role")
+    message = {"role": role, "content": _content(value["content"], f"{here}.content")}
     if (name := value.get("name")) is not None:
-        if not isinstance(name, str):
-            wrong_type(f"{here}.name", "a string", name)
-        message["name"] = name
+        message["name"] = _typed(str, name, f"{here}.name")
     return message
 
 
-def _role(value: Any, here: str) -> str:
-    if not isinstance(value, str):
-        wrong_type(here, "a string", value)
-    if value not in ROLES:
-        refuse(here, "invalid_value", f"'{here}' is '{value[:100]}'; roles are system, developer, user and assistant")
-    if value in ("tool", "function"):
-        refuse(here, "unsupported_parameter", f"'{here}' is '{value}': tools are not supported here yet")
-    return value
+def _role(role: str, here: str) -> str:
+    if role not in ROLES:
+        refuse(here, "invalid_value", f"'{here}' is '{role[:100]}'; roles are system, developer, user and assistant")
+    if role in ("tool", "function"):
+        refuse(here, "unsupported_parameter", f"'{here}' is '{role}': tools are not supported here yet")
+    return role
 
 
 def _content(value: Any, here: str) -> str | list[dict[str, str]]:
@@ -198,16 +189,18 @@ def _content(value: Any, here: str) -> str | list[dict[str, str]]:
 
 
 def _part(part: Any, here: str) -> dict[str, str]:
-    if not isinstance(part, dict):
-        wrong_type(here, "an object", part)
-    kind = part.get("type")
+    kind = _typed(dict, part, here).get("type")
     if kind != "text":
         code = "missing_required_parameter" if kind is None else "unsupported_parameter"
         refuse(f"{here}.type", code, f"'{here}.type' must be 'text': no other content is supported here yet")
-    text = part.get("text")
-    if not isinstance(text, str):
-        wrong_type(f"{here}.text", "a string", text)
+    text = _typed(str, part.get("text"), f"{here}.text")
     for name, value in part.items():
         if name not in PART_FIELDS and value not in (None, [], ""):
             refuse(f"{here}.{name[:100]}", "unknown_parameter", f"'{here}.{name[:100]}' is not a field of a text part")
     return {"type": "text", "text": text}
+
+
+def _typed(kind: type[T], value: Any, here: str) -> T:
+    if not isinstance(value, kind):
+        wrong_type(here, _KINDS[kind], value)
+    return value

@@ -27,13 +27,10 @@ KEEPALIVE = {"TCP_KEEPIDLE": 60, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 6}
 class HttpServer:
     def __init__(self, app: App, limits: Limits, refusals: Refusals) -> None:
         self._app, self._limits, self._refusals = app, limits, refusals
-        self._listening: asyncio.Server | None = None
-        self._ticking: asyncio.Task[None] | None = None
-        self.port = 0
 
     async def start(self, host: str, port: int) -> None:
         listener = listen(host, port)
-        self.port = listener.getsockname()[1]
+        self.port: int = listener.getsockname()[1]
         self.door = Door(self._app, self._limits, self._refusals, connections_allowed(self._limits.connections))
         self._listening = await asyncio.get_running_loop().create_server(
             lambda: Connection(self.door), sock=listener, backlog=BACKLOG
@@ -52,8 +49,6 @@ class HttpServer:
 
     async def stop(self, limit_s: float) -> None:
         """Stops listening, lets running requests end within the limit, cancels the rest."""
-        if self._listening is None or self._ticking is None:
-            return
         door, door.is_closing = self.door, True
         self._listening.close()
         for connection in list(door.connections):

@@ -72,7 +72,7 @@ async def test_a_client_that_shuts_its_side_in_the_turn_of_its_answer_gets_it() 
     door = door_of(Echo())
     wire = connect(door)
     wire.connection.data_received(GET)
-    while not door.burst.is_due:
+    while not door.burst.parts:
         await turns(1)
     assert not wire.connection.eof_received()  # then the transport closes by itself
     assert wire.statuses == [200]
@@ -83,7 +83,7 @@ async def test_a_server_that_stops_lets_out_what_is_answered() -> None:
     await server.start("127.0.0.1", 0)
     wire = connect(server.door)
     wire.connection.data_received(GET)
-    while not server.door.burst.is_due:
+    while not server.door.burst.parts:
         await turns(1)
     await server.stop(30)
     assert wire.statuses == [200]

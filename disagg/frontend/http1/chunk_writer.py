@@ -51,21 +51,17 @@ class Burst:
     """
 
     def __init__(self) -> None:
-        self._parts: list[tuple[asyncio.Transport, bytes]] = []
-
-    @property
-    def is_due(self) -> bool:
-        return bool(self._parts)
+        self.parts: list[tuple[asyncio.Transport, bytes]] = []
 
     def put(self, transport: asyncio.Transport, part: bytes) -> None:
         """To be written in the event loop's next turn, or by `write`, after what was put before."""
-        parts = self._parts
+        parts = self.parts
         if not parts:
             asyncio.get_running_loop().call_soon(self.write)
         parts.append((transport, part))
 
     def write(self) -> None:
-        parts, self._parts = self._parts, []
+        parts, self.parts = self.parts, []
         for transport, part in parts:
             if not transport.is_closing():
                 transport.write(part)
