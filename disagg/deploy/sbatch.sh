@@ -121,7 +121,7 @@ if ((SLURM_JOB_NUM_NODES > 1)); then
     steps+=($!)
 fi
 
-python3 -m disagg.deploy.wait_for_nodes "$SLURM_JOB_NUM_NODES" <<JOIN_S>> &
+python3 -m disagg.deploy.wait_for_nodes "$SLURM_JOB_NUM_NODES" 300 &
 serving=($!)
 wait -n "${serving[0]}" "${steps[0]}" || { say "Ray is not up on all nodes"; exit 1; }
 

@@ -30,7 +30,6 @@ class SlurmOptions:
     setup: tuple[str, ...] = ()  # shell lines that bring `disagg` and `ray` into the PATH
     interface: str | None = None  # whose address a node has, where the cluster has several networks
     ray_start: tuple[str, ...] = ()  # further arguments of every `ray start`
-    join_s: int = 300
 
 
 def problems_of_slurm(options: SlurmOptions) -> Iterator[Problem]:
@@ -62,7 +61,6 @@ def render_slurm(source: Source, options: SlurmOptions) -> str:
         "CONFIG": source.text.rstrip("\n"),
         "INTERFACE": shlex.quote(options.interface or ""),
         "RAY_START": "".join(f" {shlex.quote(each)}" for each in options.ray_start),
-        "JOIN_S": str(options.join_s),
         "SERVE": shlex.join(source.serve_command("CONFIG", "ray.address=auto")).replace(
             "CONFIG", '"$folder/config.yaml"', 1
         ),

@@ -41,9 +41,8 @@ NO_MODEL_OF_TEXT = "give the folder of a language model in the hub's format"
 class LayerCounts(NamedTuple):
     """By what a layer keeps of the tokens before."""
 
-    full: int  # all of them
     sliding: int  # those in its window
-    linear: int  # a state of one size
+    linear: int  # a state of one size; the others keep all of them
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +101,7 @@ class HubConfig:
             linear, sliding = total - total // interval, 0
         else:
             linear, sliding = 0, self._sliding_by_pattern(total) if self._is_windowed else 0
-        return LayerCounts(total - linear - sliding, sliding, linear)
+        return LayerCounts(sliding, linear)
 
     @property
     def _is_windowed(self) -> bool:

@@ -5,7 +5,7 @@ Way:   Subject -> [these rules] -> Problems on the pool that differs from the fi
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 from disagg.errors import Problem
@@ -13,18 +13,16 @@ from disagg.planning.kv_pages import real_page_size
 from disagg.preflight.rule import rule
 from disagg.preflight.subject import PoolView, Subject
 
-LAYOUT_ARGUMENTS = ("enable_page_major_kv_layout", "dsv4_attn_backend", "enable_hisparse")
 SPECULATIVE_ARGUMENTS = (
     "speculative_algorithm",
     "speculative_draft_model_path",
     "speculative_draft_model_revision",
     "speculative_draft_kv_cache_dtype",
 )
-LORA_ARGUMENTS = ("enable_lora", "lora_paths", "max_lora_rank", "lora_target_modules")
 SAME = "say the same on every prefill and decode pool: KV is copied as it is"
 
 
-def differences(pools: list[PoolView], arguments: Iterable[str]) -> Iterator[Problem]:
+def differences(pools: list[PoolView], *arguments: str) -> Iterator[Problem]:
     for argument in arguments:
         for pool in pools[1:]:
             ours, first = pool.get(argument), pools[0].get(argument)
@@ -40,7 +38,7 @@ def shown(value: Any) -> str:
 @rule("sglang #14439, #14474", SAME)
 def _page_size(subject: Subject) -> Iterator[Problem]:
     """the decode scheduler dies on its first request, by 'Page size mismatch'"""
-    return differences(subject.split, ("page_size",))
+    return differences(subject.split, "page_size")
 
 
 @rule("sglang #14439", SAME)
@@ -59,7 +57,7 @@ def _pages_of_attention_backends(subject: Subject) -> Iterator[Problem]:
 @rule("sglang disaggregation/common/conn.py try_ensure_parallel_info", SAME)
 def _kv_cache_dtype(subject: Subject) -> Iterator[Problem]:
     """the decode scheduler dies on its first request, by 'KV cache dtype mismatch'"""
-    return differences(subject.split, ("kv_cache_dtype",))
+    return differences(subject.split, "kv_cache_dtype")
 
 
 @rule("seen here with float32 and bfloat16, sglang 0.5.20", "say the same dtype, or the same kv_cache_dtype")
@@ -67,23 +65,23 @@ def _dtype(subject: Subject) -> Iterator[Problem]:
     """KV follows dtype, and SGLang compares only what kv_cache_dtype says: the decode leg hangs in its transfer, or
     reads numbers of another kind"""
     follows = [pool for pool in subject.split if pool.get("kv_cache_dtype") in (None, "auto")]
-    return differences(follows, ("dtype",))
+    return differences(follows, "dtype")
 
 
 @rule("sglang #37838", SAME)
 def _kv_layout(subject: Subject) -> Iterator[Problem]:
     """bytes land where the other layout reads something else; 0.5.20 does not compare layouts, answers are garbage"""
-    return differences(subject.split, LAYOUT_ARGUMENTS)
+    return differences(subject.split, "enable_page_major_kv_layout", "dsv4_attn_backend", "enable_hisparse")
 
 
 @rule("sglang #10059, #23918", "say the same draft on every prefill and decode pool")
 def _speculative(subject: Subject) -> Iterator[Problem]:
     """the draft model's KV and hidden states travel too; a side without them sizes its buffers differently, and
     transfers fail or drafts are wrong"""
-    return differences(subject.split, SPECULATIVE_ARGUMENTS)
+    return differences(subject.split, *SPECULATIVE_ARGUMENTS)
 
 
 @rule("dynamo #4769, #8945", "say the same adapters on every prefill and decode pool")
 def _lora(subject: Subject) -> Iterator[Problem]:
     """a request names its adapter on both legs; the leg whose engine lacks it is refused, the other waits for KV"""
-    return differences(subject.split, LORA_ARGUMENTS)
+    return differences(subject.split, "enable_lora", "lora_paths", "max_lora_rank", "lora_target_modules")

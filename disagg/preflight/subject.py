@@ -34,7 +34,6 @@ class PoolView:
     path: str
     arguments: Mapping[str, Any]
     env: Mapping[str, str] = field(default_factory=dict)
-    nodes: int = 1
     engines: tuple[str, ...] = ()  # their ids; empty before there is a plan
     gpu_share: float = 1.0  # of the GPU that an engine shares with others
 
@@ -167,7 +166,6 @@ def _view(text: PoolText, defaults: Mapping[str, Any], engines: tuple[str, ...])
         path=text.path,
         arguments={**defaults, **text.engine},
         env={str(name): str(value) for name, value in env.items()} if isinstance(env, dict) else {},
-        nodes=count(text.pool.get("nodes")),
         engines=engines,
         gpu_share=_share(text.pool.get("resources")),
     )

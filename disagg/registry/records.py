@@ -36,9 +36,7 @@ class IncarnationFacts(EngineFacts, frozen=True, kw_only=True):
     """Known once an incarnation is up: told by its host, its actor, and the gang of an engine over several nodes."""
 
     plane: str = ""  # host:port of its request plane; empty of a further node, which serves none
-    start_s: dict[str, float] = msgspec.field(
-        default_factory=dict
-    )  # where its start's seconds went, by phase
+    start_s: dict[str, float] = msgspec.field(default_factory=dict)  # where its start's seconds went, by phase
     devices: str = ""  # CUDA_VISIBLE_DEVICES as its actor got it
     members: tuple[Member, ...] = ()  # of an engine over several nodes: all of them, the first one too
 
