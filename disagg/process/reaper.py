@@ -120,13 +120,17 @@ def say_started(pipe: socket.socket, host: HostProcess) -> None:
 def follow(spec: HostSpec, pipe: socket.socket, host: HostProcess, printed: bytes = b"") -> None:
     """Returns once nothing of the engine is left. `printed`: what the host printed while it was a standby."""
     log = _TellingLog(spec, pipe)
+    lanes = LaneReader(gpu=spec.arguments.get("device") == "cuda")
+
+    def on_output(data: bytes) -> None:
+        for line in log.write(data):
+            if lane := lanes.read(line):
+                say(pipe, LaneSeen(lane))
+
     log.write(printed)
-    exit_ = _tend(host, pipe, log, LaneReader(gpu=spec.arguments.get("device") == "cuda"))
-    host.note_segments()
-    end_tree()
-    os.set_blocking(host.out, False)
-    while data := read(host.out):
-        log.write(data)
+    exit_ = tend(host, pipe, on_output)
+    assert isinstance(exit_, Exit)  # the actor sends no second line
+    log.write(end(host))
     say(pipe, with_tail(exit_, log.tail))
     log.close()
     shutil.rmtree(spec.scratch, ignore_errors=True)
@@ -190,44 +194,48 @@ def _become_host(out: int, run: Callable[[], None]) -> NoReturn:
         os._exit(status)
 
 
-def _tend(host: HostProcess, pipe: socket.socket, log: RotatingLog, lanes: LaneReader) -> Exit:
-    """Copies the engine's output to its log until the host or the actor is gone; returns what happened."""
-    died = os.pidfd_open(host.pid)
-    selector = selectors.DefaultSelector()
-    for source in (pipe, host.out, died, host.news):
-        if source is not None:
-            selector.register(source, selectors.EVENT_READ)
-    look_at = 0.0
-    while True:
-        for key, _ in selector.select(LOOK_S):
-            if key.fileobj == host.out:
-                data = read(host.out)
-                if not data:
-                    selector.unregister(host.out)
-                for line in log.write(data):
-                    if lane := lanes.read(line):
-                        say(pipe, LaneSeen(lane))
-            elif key.fileobj == host.news:
-                read(key.fd)
-                look_at = 0.0  # look at once: an engine that dies early would be gone at the next regular look
-            elif key.fileobj == died:
-                _, raw = os.waitpid(host.pid, 0)
-                return exit_of(raw)
-            elif not read_pipe(pipe):
-                return ACTOR_GONE
-        if time.monotonic() >= look_at:
-            look_at = time.monotonic() + LOOK_S
-            host.note_segments()
+def tend(
+    host: HostProcess, pipe: socket.socket, on_output: Callable[[bytes], None], look_s: float = LOOK_S
+) -> Exit | bytes:
+    """Hands on what the host prints until it or the actor is gone, or the actor sends a line; returns what happened."""
+    died, line, look_at = os.pidfd_open(host.pid), b"", 0.0
+    with selectors.DefaultSelector() as selector:
+        for source in (pipe, host.out, died, host.news):
+            if source is not None:
+                selector.register(source, selectors.EVENT_READ)
+        while not line.endswith(b"\n"):
+            for key, _ in selector.select(look_s):
+                if key.fileobj == host.out:
+                    data = _read(host.out)
+                    if not data:
+                        selector.unregister(host.out)
+                    on_output(data)
+                elif key.fileobj == host.news:
+                    _read(key.fd)
+                    look_at = 0.0  # look at once: an engine that dies early would be gone at the next regular look
+                elif key.fileobj == died:
+                    _, raw = os.waitpid(host.pid, 0)
+                    return exit_of(raw)
+                elif data := _read(key.fd):
+                    line += data
+                else:
+                    return ACTOR_GONE
+            if time.monotonic() >= look_at:
+                look_at = time.monotonic() + look_s
+                host.note_segments()
+    os.close(died)
+    return line
 
 
-def read_pipe(pipe: socket.socket) -> bytes:
-    try:
-        return pipe.recv(4096)
-    except OSError:
-        return b""
+def end(host: HostProcess) -> bytes:
+    """Kills what is left; returns what it has printed meanwhile."""
+    host.note_segments()
+    end_tree()
+    os.set_blocking(host.out, False)
+    return b"".join(iter(lambda: _read(host.out), b""))
 
 
-def read(fd: int) -> bytes:
+def _read(fd: int) -> bytes:
     try:
         return os.read(fd, 1 << 16)
     except OSError:
@@ -235,7 +243,7 @@ def read(fd: int) -> bytes:
 
 
 def say(pipe: socket.socket, news: News) -> None:
-    with contextlib.suppress(OSError):  # the actor is gone: `_tend` sees the closed pipe
+    with contextlib.suppress(OSError):  # the actor is gone: `tend` sees the closed pipe
         pipe.sendall(encode_news(news) + b"\n")
 
 

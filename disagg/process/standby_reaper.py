@@ -12,7 +12,6 @@ Usage: python -m disagg.process.standby_reaper PIPE_FD
 from __future__ import annotations
 
 import os
-import selectors
 import socket
 import sys
 import threading
@@ -23,11 +22,12 @@ import msgspec
 
 from disagg.host_spec import StandbySpec, decode_spec, decode_standby
 from disagg.process import reaper as reaper
-from disagg.process.news import Exit, exit_of, with_tail
+from disagg.process.news import Exit, with_tail
 from disagg.process_tree import tree
 
 PRINTED_MAX_BYTES = 64 << 10  # what is kept of the standby's output until there is an engine's log for it
 TAIL_LINES = 20
+LOOK_S = 300.0  # a standby opens segments while it imports, and each one that appears is news
 IDLE_NICE = 19
 
 
@@ -40,13 +40,18 @@ def keep(standby: StandbySpec, pipe: socket.socket) -> None:
     order, theirs = socket.socketpair()
     with theirs:
         host = reaper.start(lambda: _become_spare(standby, pipe, theirs))
-    line, printed, exit_ = _wait(pipe, host)
-    if exit_ is not None:
-        host.note_segments()
-        reaper.end_tree()
+    printed = bytearray()
+
+    def keep_last(data: bytes) -> None:
+        printed.extend(data)
+        del printed[:-PRINTED_MAX_BYTES]
+
+    line = reaper.tend(host, pipe, keep_last, LOOK_S)
+    if isinstance(line, Exit):
+        keep_last(reaper.end(host))
         reaper.remove_segments(host)
         tail = printed.decode(errors="replace").splitlines()[-TAIL_LINES:]
-        reaper.say(pipe, with_tail(exit_, tail))
+        reaper.say(pipe, with_tail(line, tail))
         return
     _raise_tree(usual)
     # The news of its last segment may have come with the order, and the engine may die before that news is read.
@@ -57,7 +62,7 @@ def keep(standby: StandbySpec, pipe: socket.socket) -> None:
         reaper.say_started(pipe, host)
         with order, suppress(OSError):  # it has just died: `follow` sees it
             order.sendall(line)
-        reaper.follow(spec, pipe, host, printed)
+        reaper.follow(spec, pipe, host, bytes(printed))
 
 
 def _become_spare(standby: StandbySpec, pipe: socket.socket, order: socket.socket) -> NoReturn:
@@ -66,38 +71,6 @@ def _become_spare(standby: StandbySpec, pipe: socket.socket, order: socket.socke
     words = ["-P", "-m", "disagg.process.standby_host", str(pipe.fileno()), str(order.fileno())]
     spares = msgspec.json.encode(standby.spares).decode()
     os.execve(sys.executable, [sys.executable, *words, spares], os.environ | standby.environment)
-
-
-def _wait(pipe: socket.socket, host: reaper.HostProcess) -> tuple[bytes, bytes, Exit | None]:
-    """The HostSpec's line, what was printed meanwhile, and the standby's end where there will be no line."""
-    line = printed = b""
-    died = os.pidfd_open(host.pid)
-    with selectors.DefaultSelector() as selector:
-        for source in (pipe, host.out, died, host.news):
-            if source is not None:
-                selector.register(source, selectors.EVENT_READ)
-        while not line.endswith(b"\n"):
-            for key, _ in selector.select():
-                if key.fileobj == host.out:
-                    data = reaper.read(host.out)
-                    if not data:
-                        selector.unregister(host.out)
-                    printed = (printed + data)[-PRINTED_MAX_BYTES:]
-                elif key.fileobj == host.news:
-                    reaper.read(key.fd)
-                    host.note_segments()
-                elif key.fileobj == died:
-                    os.set_blocking(host.out, False)
-                    printed += reaper.read(host.out)
-                    _, raw = os.waitpid(host.pid, 0)
-                    return b"", printed, exit_of(raw)
-                else:
-                    data = reaper.read_pipe(pipe)
-                    if not data:
-                        return b"", printed, reaper.ACTOR_GONE
-                    line += data
-    os.close(died)
-    return line, printed, None
 
 
 def _can_be_raised_again(usual: int) -> bool:

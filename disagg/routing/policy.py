@@ -9,7 +9,8 @@ Fails: StartError where `routing.policy` names no such class
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterator
+from copy import copy
+from itertools import tee
 from typing import Protocol
 
 from disagg.errors import StartError
@@ -59,10 +60,11 @@ def best_pair(request: RoutingView, endpoints: Endpoints) -> Choice | None:
     It goes through decode endpoints from the best on, and finds the best prefill for each. It stops when the next
     decode endpoint would be no better even with the best prefill of all. Where all have met, it stops after the first.
     """
-    prefills = _Kept(endpoints.fitting(Role.PREFILL, request))
-    if not prefills.first:
+    (prefills,) = tee(endpoints.fitting(Role.PREFILL, request), 1)  # each copy of it goes through all, fetched once
+    first = next(copy(prefills), None)
+    if first is None:
         return None
-    least, count = prefills.first[0], len(endpoints.of(Role.PREFILL))
+    least, count = first[0], len(endpoints.of(Role.PREFILL))
     best: tuple[Score, Pair] | None = None
     best_on = _BestOn(endpoints, request)
     lives: set[str] = set()
@@ -76,7 +78,7 @@ def best_pair(request: RoutingView, endpoints: Endpoints) -> Choice | None:
         if len(peers) ** 2 < count:  # so few that it is quicker to look at each than to search the order for the first
             found = min(filter(None, map(best_on.__getitem__, peers)), key=_score, default=None)
         else:
-            found = next((candidate for candidate in prefills if candidate[1].life in peers), None)
+            found = next((candidate for candidate in copy(prefills) if candidate[1].life in peers), None)
         if found is not None and (best is None or _sum(score, found[0]) < best[0]):
             best = _sum(score, found[0]), Pair(found[1], decode)
     return None if best is None else Choice(best[1], Weighed(*best[0]))
@@ -93,26 +95,6 @@ class _BestOn(dict[str, Candidate | None]):
         fitting = self._endpoints.fitting_on(life, Role.PREFILL, self._request)
         found = self[life] = min(fitting, key=_score, default=None)
         return found
-
-
-class _Kept:
-    """Candidates that may be gone through again; each is fetched when it is first asked for."""
-
-    def __init__(self, candidates: Iterator[Candidate]) -> None:
-        self._rest = candidates
-        self.first = next(candidates, None)
-        self._kept = [self.first] if self.first else []
-
-    def __iter__(self) -> Iterator[Candidate]:
-        at = 0
-        while True:
-            if at == len(self._kept):
-                candidate = next(self._rest, None)
-                if candidate is None:
-                    return
-                self._kept.append(candidate)
-            yield self._kept[at]
-            at += 1
 
 
 def _score(candidate: Candidate) -> Score:
