@@ -6,23 +6,22 @@ Owns:  nothing that the table has not; what is large here was large there
 
 from __future__ import annotations
 
+import msgspec
+
 from disagg.registry.met import Met
 from disagg.registry.records import EngineRecord
 
 
-class Changes:
+class Changes(msgspec.Struct):
     """To be applied in this order: `forgotten`, `met`, `records`. The changes of an empty table are its whole content.
 
     `records`: engine id -> its newest record; None: it was removed. `revision`: of the table after the last of them.
     """
 
-    __slots__ = ("forgotten", "met", "records", "revision")
-
-    def __init__(self, revision: int = 0) -> None:
-        self.revision = revision
-        self.records: dict[str, EngineRecord | None] = {}
-        self.met = Met()
-        self.forgotten: dict[str, None] = {}  # lives
+    revision: int = 0
+    records: dict[str, EngineRecord | None] = {}
+    met: Met = msgspec.field(default_factory=Met)
+    forgotten: dict[str, None] = {}  # lives
 
     def forget(self, life: str) -> None:
         self.met.forget(life)

@@ -1,15 +1,14 @@
 """The controller's table for other processes: all of it at the start, then what changes, one frame at a time.
 
 Way:   controller's registry -> [RegistryServer] =frames=> [RemoteRegistry] -> a frontend's routing and status
-In:    a watch for each connection; out: Changed, and the next one only when the last one was Seen: what happens to a
-       frontend that is slow is merged here, and costs no more than the table itself
+In:    a watch for each connection; out: Changes, at first the whole table, and the next ones only when the last
+       ones were SEEN: what happens to a frontend that is slow is merged here, and costs no more than the table itself
 Fails: when the connection ends, `watch` ends: the deployment's driver is gone, and so is the deployment
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 
 import msgspec
 
@@ -18,31 +17,17 @@ from disagg.plane.network import TCP, Listener
 from disagg.registry.changes import Changes
 from disagg.registry.interface import Watched
 from disagg.registry.met import Met
-from disagg.registry.records import EngineRecord
-from disagg.registry.table import View
 
 CONNECT_S = 10.0
+SEEN = b""  # the frame of a frontend that has taken in the last one
 
 
-class Changed(msgspec.Struct, frozen=True, tag="changed"):
-    """Changes (see there) of the table up to `revision`. The first frame of a connection holds the whole table."""
-
-    revision: int
-    records: list[EngineRecord] = []
-    removed: list[str] = []  # engine ids
-    met: dict[str, list[str]] = {}  # prefill life -> decode lives
-    forgotten: list[str] = []  # lives
+def _met_of(_type: type, by_prefill: dict[str, dict[str, None]]) -> Met:
+    return Met((prefill, decode) for prefill, decodes in by_prefill.items() for decode in decodes)
 
 
-class Seen(msgspec.Struct, frozen=True, tag="seen"):
-    """A frontend has taken in everything up to `revision`."""
-
-    revision: int
-
-
-_encode = msgspec.msgpack.Encoder().encode
-_decode_changed = msgspec.msgpack.Decoder(Changed).decode
-_decode_seen = msgspec.msgpack.Decoder(Seen).decode
+_encode = msgspec.msgpack.Encoder(enc_hook=Met.by_prefill).encode
+decode_changes = msgspec.msgpack.Decoder(Changes, dec_hook=_met_of).decode
 
 
 class RegistryServer:
@@ -50,7 +35,7 @@ class RegistryServer:
 
     def __init__(self, registry: Watched, secret: bytes) -> None:
         self._registry, self._secret = registry, secret
-        self._feeds: dict[Connection, _Feed] = {}
+        self._feeds: dict[Connection, asyncio.Task[None]] = {}
         self._listener: Listener | None = None
         self.frames_sent = self.bytes_sent = 0
 
@@ -63,57 +48,38 @@ class RegistryServer:
         if self._listener is not None:
             self._listener.close()
         for connection, feed in list(self._feeds.items()):
-            feed.end()
+            feed.cancel()
             connection.close("the controller stops")
 
     def _accept(self) -> Connection:
+        has_seen = asyncio.Event()
         connection = Connection(
             self._secret,
             is_server=True,
-            on_open=self._opened,
-            on_frame=lambda body: self._received(connection, body),
+            on_open=lambda opened: self._opened(opened, has_seen),
+            on_frame=lambda _seen: has_seen.set(),
             on_lost=lambda _why: self._lost(connection),
         )
         return connection
 
-    def _opened(self, connection: Connection) -> None:
-        self._feeds[connection] = _Feed(self, connection, self._registry.watch())
+    def _opened(self, connection: Connection, has_seen: asyncio.Event) -> None:
+        telling = self._tell(connection, has_seen)
+        self._feeds[connection] = asyncio.get_running_loop().create_task(telling, name="tell a frontend what changes")
 
-    def _received(self, connection: Connection, body: bytes) -> None:
-        self._feeds[connection].seen(_decode_seen(body).revision)
+    async def _tell(self, connection: Connection, has_seen: asyncio.Event) -> None:
+        """One frame on its way at a time."""
+        async for view in self._registry.watch():
+            body = _encode(view.changes)
+            self.frames_sent += 1
+            self.bytes_sent += len(body)
+            has_seen.clear()
+            connection.send(body)
+            await has_seen.wait()
 
     def _lost(self, connection: Connection) -> None:
         feed = self._feeds.pop(connection, None)
         if feed is not None:
-            feed.end()
-
-
-class _Feed:
-    """What one frontend is told: one frame on its way at a time."""
-
-    def __init__(self, server: RegistryServer, connection: Connection, watch: AsyncIterator[View]) -> None:
-        self._server, self._connection, self._watch = server, connection, watch
-        self._sent = self._seen = -1  # revisions
-        self._has_seen = asyncio.Event()
-        self._task = asyncio.get_running_loop().create_task(self._run(), name="tell a frontend what changes")
-
-    def seen(self, revision: int) -> None:
-        self._seen = revision
-        self._has_seen.set()
-
-    def end(self) -> None:
-        self._task.cancel()
-
-    async def _run(self) -> None:
-        async for view in self._watch:
-            body = _encode(_as_frame(view.changes))
-            self._server.frames_sent += 1
-            self._server.bytes_sent += len(body)
-            self._sent = view.changes.revision
-            self._connection.send(body)
-            while self._seen < self._sent:
-                self._has_seen.clear()
-                await self._has_seen.wait()
+            feed.cancel()
 
 
 class RemoteRegistry(Watched):
@@ -150,29 +116,10 @@ class RemoteRegistry(Watched):
 
     def _received(self, body: bytes) -> None:
         assert self._connection is not None
-        changed = _decode_changed(body)
-        self._table.apply(_from_frame(changed))
-        self._connection.send(_encode(Seen(changed.revision)))
+        self._table.apply(decode_changes(body))
+        self._connection.send(SEEN)
         self._is_whole.set()
 
     def _lost(self) -> None:
         self._table.close()
         self._is_whole.set()
-
-
-def _as_frame(changes: Changes) -> Changed:
-    return Changed(
-        changes.revision,
-        [record for record in changes.records.values() if record is not None],
-        [engine_id for engine_id, record in changes.records.items() if record is None],
-        {prefill: list(decodes) for prefill, decodes in changes.met.by_prefill().items()},
-        list(changes.forgotten),
-    )
-
-
-def _from_frame(changed: Changed) -> Changes:
-    changes = Changes(changed.revision)
-    changes.forgotten = dict.fromkeys(changed.forgotten)
-    changes.met = Met((prefill, decode) for prefill, decodes in changed.met.items() for decode in decodes)
-    changes.records = {record.id: record for record in changed.records} | dict.fromkeys(changed.removed)
-    return changes

@@ -95,10 +95,7 @@ class Table:
 
     def snapshot(self) -> Changes:
         """Everything, as changes of an empty table."""
-        changes = Changes(self.revision)
-        changes.records.update(self._records)
-        changes.met = Met(self._met)
-        return changes
+        return Changes(self.revision, dict(self._records), Met(self._met))
 
     def view(self) -> View:
         """As the first one of a watch."""

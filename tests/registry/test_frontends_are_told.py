@@ -10,9 +10,10 @@ import msgspec
 import pytest
 
 from disagg.plane.framing import Connection
+from disagg.registry.changes import Changes
 from disagg.registry.memory import MemoryRegistry
 from disagg.registry.records import EngineRecord, State
-from disagg.registry.served import Changed, RegistryServer, RemoteRegistry, Seen
+from disagg.registry.served import SEEN, RegistryServer, RemoteRegistry, decode_changes
 from disagg.roles import Role
 
 SECRET = b"s" * 32
@@ -78,13 +79,13 @@ async def test_a_pair_that_meets_costs_a_frame_of_its_own_size_however_large_the
 async def test_changes_are_merged_while_a_frontend_is_slow() -> None:
     """A frontend that says nothing gets nothing more; what happens meanwhile is one frame, without what is over."""
     async with served(1) as (registry, _, address):
-        frames: list[Changed] = []
+        frames: list[Changes] = []
         host, port = address.split(":")
         slow = Connection(
             SECRET,
             is_server=False,
             on_open=lambda _: None,
-            on_frame=lambda body: frames.append(msgspec.msgpack.decode(body, type=Changed)),
+            on_frame=lambda body: frames.append(decode_changes(body)),
             on_lost=lambda _: None,
         )
         await asyncio.get_running_loop().create_connection(lambda: slow, host, int(port))
@@ -95,11 +96,11 @@ async def test_changes_are_merged_while_a_frontend_is_slow() -> None:
             await registry.forget(f"decode-0#{incarnation - 1}")
         await asyncio.sleep(0.1)
         assert len(frames) == 1
-        slow.send(msgspec.msgpack.encode(Seen(frames[0].revision)))
+        slow.send(SEEN)
         await until(lambda: len(frames) == 2)
         merged = frames[1]
-        assert [(r.id, r.incarnation) for r in merged.records] == [("decode-0", 499)]
-        assert merged.met == {"prefill-0#1": ["decode-0#499"]}
+        assert [(r.id, r.incarnation) for r in merged.records.values() if r] == [("decode-0", 499)]
+        assert list(merged.met) == [("prefill-0#1", "decode-0#499")]
         assert merged.revision == registry.revision
         slow.close("done")
 
