@@ -14,7 +14,8 @@ import msgspec
 
 from disagg.errors import DeadlineExceeded
 from disagg.plane.framing import Connection
-from disagg.plane.network import TCP, Listener
+from disagg.plane.network import TCP
+from disagg.registry.frame_server import FrameServer
 
 LogReader = Callable[[str, int], Awaitable[str | None]]  # (engine id, lines) -> text; None: no such engine
 Drainer = Callable[[str, bool], Awaitable[str | None]]  # (engine id, start it again?) -> why not; None: it has begun
@@ -36,50 +37,20 @@ _decode_question = msgspec.msgpack.Decoder(LogWanted | DrainWanted).decode
 _decode_answer = msgspec.msgpack.Decoder(str | None).decode  # log lines, or why an engine cannot be drained
 
 
-class ControlServer:
-    """Answers every frontend's questions through `read_log` and `drain`. Raises OSError when it cannot listen."""
+class ControlServer(FrameServer):
+    """Answers every frontend's questions through `read_log` and `drain`."""
 
     def __init__(self, secret: bytes, read_log: LogReader, drain: Drainer) -> None:
-        self._secret, self._read_log, self._drain = secret, read_log, drain
-        self._connections: dict[Connection, None] = {}
-        self._listener: Listener | None = None
-        self._tasks: set[asyncio.Task[None]] = set()
+        super().__init__(secret)
+        self._read_log, self._drain = read_log, drain
 
-    async def start(self, host: str) -> int:
-        """Listens and returns the port."""
-        self._listener = await TCP.listen(self._accept, host)
-        return self._listener.port
-
-    async def close(self) -> None:
-        for task in self._tasks:
-            task.cancel()
-        if self._listener is not None:
-            self._listener.close()
-        for connection in list(self._connections):
-            connection.close("the controller stops")
-
-    def _accept(self) -> Connection:
-        connection = Connection(
-            self._secret,
-            is_server=True,
-            on_open=lambda opened: self._connections.setdefault(opened),
-            on_frame=lambda body: self._received(connection, body),
-            on_lost=lambda _why: self._connections.pop(connection, None),
-        )
-        return connection
-
-    def _received(self, connection: Connection, body: bytes) -> None:
-        match _decode_question(body):
+    async def serve(self, connection: Connection, frames: asyncio.Queue[bytes]) -> None:
+        match _decode_question(await frames.get()):
             case LogWanted(engine_id, lines):
-                answer = self._read_log(engine_id, lines)
+                answer = await self._read_log(engine_id, lines)
             case DrainWanted(engine_id, restart):
-                answer = self._drain(engine_id, restart)
-        task = asyncio.get_running_loop().create_task(self._answer(connection, answer), name="answer")
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
-    async def _answer(self, connection: Connection, text: Awaitable[str | None]) -> None:
-        connection.send(_encode(await text))
+                answer = await self._drain(engine_id, restart)
+        connection.send(_encode(answer))
 
 
 class ControlClient:

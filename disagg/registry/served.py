@@ -13,8 +13,9 @@ import asyncio
 import msgspec
 
 from disagg.plane.framing import Connection
-from disagg.plane.network import TCP, Listener
+from disagg.plane.network import TCP
 from disagg.registry.changes import Changes
+from disagg.registry.frame_server import FrameServer
 from disagg.registry.interface import Watched
 from disagg.registry.met import Met
 
@@ -30,56 +31,21 @@ _encode = msgspec.msgpack.Encoder(enc_hook=Met.by_prefill).encode
 decode_changes = msgspec.msgpack.Decoder(Changes, dec_hook=_met_of).decode
 
 
-class RegistryServer:
+class RegistryServer(FrameServer):
     """`frames_sent` and `bytes_sent` count what went to all frontends together, without their lengths in front."""
 
     def __init__(self, registry: Watched, secret: bytes) -> None:
-        self._registry, self._secret = registry, secret
-        self._feeds: dict[Connection, asyncio.Task[None]] = {}
-        self._listener: Listener | None = None
+        super().__init__(secret)
+        self._registry = registry
         self.frames_sent = self.bytes_sent = 0
 
-    async def start(self, host: str) -> int:
-        """Listens, begins to publish, and returns the port."""
-        self._listener = await TCP.listen(self._accept, host)
-        return self._listener.port
-
-    async def close(self) -> None:
-        if self._listener is not None:
-            self._listener.close()
-        for connection, feed in list(self._feeds.items()):
-            feed.cancel()
-            connection.close("the controller stops")
-
-    def _accept(self) -> Connection:
-        has_seen = asyncio.Event()
-        connection = Connection(
-            self._secret,
-            is_server=True,
-            on_open=lambda opened: self._opened(opened, has_seen),
-            on_frame=lambda _seen: has_seen.set(),
-            on_lost=lambda _why: self._lost(connection),
-        )
-        return connection
-
-    def _opened(self, connection: Connection, has_seen: asyncio.Event) -> None:
-        telling = self._tell(connection, has_seen)
-        self._feeds[connection] = asyncio.get_running_loop().create_task(telling, name="tell a frontend what changes")
-
-    async def _tell(self, connection: Connection, has_seen: asyncio.Event) -> None:
-        """One frame on its way at a time."""
+    async def serve(self, connection: Connection, frames: asyncio.Queue[bytes]) -> None:
         async for view in self._registry.watch():
             body = _encode(view.changes)
             self.frames_sent += 1
             self.bytes_sent += len(body)
-            has_seen.clear()
             connection.send(body)
-            await has_seen.wait()
-
-    def _lost(self, connection: Connection) -> None:
-        feed = self._feeds.pop(connection, None)
-        if feed is not None:
-            feed.cancel()
+            await frames.get()  # SEEN
 
 
 class RemoteRegistry(Watched):
