@@ -7,22 +7,26 @@ Fails: KeyError where one is given back twice, which is a bug
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from disagg.routing.endpoints import Endpoint, Pair
 from disagg.routing.view import Reason
 
-if TYPE_CHECKING:
-    from disagg.routing.load import Endpoints
+
+class Holder(Protocol):
+    """Who made the reservation, and is told when a place is given back, or others may come beside it."""
+
+    def on_released(self, reservation: Reservation, endpoint: Endpoint) -> None: ...
+
+    def on_shared(self, reservation: Reservation) -> None: ...
 
 
 class Reservation:
-    """`kv_tokens`: what it takes of each endpoint of the pair, in tokens of KV. `reason`: why it was this pair.
-    `holder` is told when a place is given back, or others may come beside it."""
+    """`kv_tokens`: what it takes of each endpoint of the pair, in tokens of KV. `reason`: why it was this pair."""
 
     __slots__ = ("_holder", "_kv_tokens", "pair", "reason")
 
-    def __init__(self, pair: Pair, reason: Reason, kv_tokens: dict[Endpoint, int], holder: Endpoints) -> None:
+    def __init__(self, pair: Pair, reason: Reason, kv_tokens: dict[Endpoint, int], holder: Holder) -> None:
         self.pair, self.reason, self._kv_tokens, self._holder = pair, reason, kv_tokens, holder
         for endpoint, tokens in kv_tokens.items():
             endpoint.take(tokens)
