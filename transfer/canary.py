@@ -22,7 +22,7 @@ HUM_IDS = [10, 11, 12, 13]
 # SGLang answers a leg with this bootstrap host without any peer: a fake transfer, and decode goes on from whatever its
 # KV memory holds. Its own warm-up does it, with the dp rank as the room.
 FAKE_HOST, FAKE_PORT = "2.2.2.2", 0
-GREEDY = {"temperature": 0.0, "ignore_eos": True}
+GREEDY: dict[str, Any] = {"temperature": 0.0, "ignore_eos": True}
 
 
 class CanaryFailed(DisaggError):
@@ -79,7 +79,9 @@ async def _complete(
             leg.begin(prompt, meet)
         async with asyncio.timeout(limit_s):
             for ending in asyncio.as_completed([leg.ended for leg in legs]):
-                _check(names, await ending)
+                end = await ending
+                if end.reason not in m.WELL:
+                    raise CanaryFailed(f"canary {names}", end.detail or end.reason)
     except TimeoutError:
         silent = [leg.endpoint.name for leg in legs if not leg.ended.done()]
         raise CanaryFailed(f"canary {names}", f"no end within {limit_s:g} s from {', '.join(silent)}") from None
@@ -92,11 +94,6 @@ async def _complete(
             raise CanaryFailed(f"canary {names}", what)
 
 
-def _check(names: str, end: m.LegEnd) -> None:
-    if end.reason not in m.WELL:
-        raise CanaryFailed(f"canary {names}", end.detail or end.reason)
-
-
 class _Leg:
     """The receiver of one leg's frames."""
 
@@ -107,12 +104,11 @@ class _Leg:
         self._number = 0
 
     def begin(self, prompt: list[int], meet: m.Bootstrap | None) -> None:
-        sampling: dict[str, Any] = GREEDY | {"max_new_tokens": self.new_tokens}
         self._number = self.endpoint.client.submit(
             self,
             leg_id=f"{uuid.uuid4().hex}00",  # as long as a request's legs'
             prompt=m.pack_ids(prompt),
-            sampling=sampling,
+            sampling=GREEDY | {"max_new_tokens": self.new_tokens},
             dp_rank=self.endpoint.dp_rank,
             bootstrap=meet,
             is_canary=True,

@@ -82,16 +82,13 @@ class Coordinator:
                     self._try_again(request, reservation.pair, error)
                 finally:
                     self.attempts.pop(request.id)
-        except RequestError as error:
-            request.facts.error = Failure(type(error).__name__, error.message, error.where)
-            log.warning("%s", error)  # it names the request
-            self._fail(request, Event.CLIENT_GONE if isinstance(error, Cancelled) else Event.FAILURE)
-            raise
-        except asyncio.CancelledError:
-            self._fail(request, Event.CLIENT_GONE)
-            raise
-        except Exception:
-            self._fail(request, Event.FAILURE)
+        except BaseException as error:
+            if isinstance(error, RequestError):
+                request.facts.error = Failure(type(error).__name__, error.message, error.where)
+                log.warning("%s", error)  # it names the request
+            if request.phase in LIVE:
+                is_gone = isinstance(error, Cancelled | asyncio.CancelledError)
+                advance(request, Event.CLIENT_GONE if is_gone else Event.FAILURE, self._now_s())
             raise
         finally:
             del self.live[request.id]
@@ -113,10 +110,6 @@ class Coordinator:
 
     def find(self, request_id: str) -> Request | Remembered | None:
         return self.live.get(request_id) or self._ended.get(request_id)
-
-    def _fail(self, request: Request, event: Event) -> None:
-        if request.phase in LIVE:
-            advance(request, event, self._now_s())
 
     def _try_again(self, request: Request, pair: Pair, error: LegLost | Refused | DeadlineExceeded) -> None:
         """Sends the request back to wait for another pair, or raises the error."""

@@ -121,16 +121,12 @@ class _Session:
         self.server = server
         self.heard_at_s = server.now_s()
         self.connection: Connection | None = None
-        self._member: int | None = None  # the peer is a host of the same engine
+        self.member: int | None = None  # the peer is a host of the same engine
         self._legs: dict[int, _LiveLeg] = {}
-        self._deltas: list[m.Delta] = []
+        self.deltas: list[m.Delta] = []
         self._ends: list[m.LegEnd] = []
-        self._stages: list[m.Stage] = []
+        self.stages: list[m.Stage] = []
         self._flush_is_due = False
-
-    @property
-    def is_member(self) -> bool:
-        return self._member is not None
 
     def opened(self, connection: Connection) -> None:
         self.connection = connection
@@ -158,10 +154,10 @@ class _Session:
             case m.PeerGone():
                 server.engine.drop_peer(message.life)
                 for session in server.sessions:
-                    if session.is_member:
+                    if session.member is not None:
                         session.send(message)
             case m.MemberSamples() if server.others is not None:
-                self._member = message.member
+                self.member = message.member
                 server.others.saw(message)
             case m.MemberStage() if server.others is not None:
                 server.others.came_to(message)
@@ -175,8 +171,8 @@ class _Session:
         self.server.sessions.discard(self)
         for live in list(self._legs.values()):
             self.server.engine.abort(live.handle)
-        if self._member is not None and self.server.others is not None:
-            self.server.others.left(self._member, why)
+        if self.member is not None and self.server.others is not None:
+            self.server.others.left(self.member, why)
 
     def _submit(self, message: m.Submit) -> None:
         if message.leg in self._legs or not 0 <= message.dp_rank < self.server.ranks:
@@ -187,7 +183,7 @@ class _Session:
         grant = self.server.ledger.grant(message.dp_rank, len(prompt_ids), new_tokens, is_canary=message.is_canary)
         if grant is None:
             self._ends.append(m.LegEnd(message.leg, m.REFUSED, "no room for it now"))
-            self._flush_soon()
+            self.flush_soon()
             return
         self.server.report_soon()
         log.info("leg %s begins: %d prompt tokens, room %s", message.leg_id, len(prompt_ids), at.room if at else 0)
@@ -195,24 +191,16 @@ class _Session:
         live = self._legs[message.leg] = _LiveLeg(self, message.leg, leg.id, grant)
         live.handle = self.server.engine.submit(leg, live)
 
-    def add_delta(self, delta: m.Delta) -> None:
-        self._deltas.append(delta)
-        self._flush_soon()
-
-    def add_stage(self, stage: m.Stage) -> None:
-        self._stages.append(stage)
-        self._flush_soon()
-
     def add_end(self, end: m.LegEnd) -> None:
         del self._legs[end.leg]  # KeyError: a second last word, which is a bug
         self._ends.append(end)
-        self._flush_soon()
+        self.flush_soon()
 
     def send(self, message: m.ToFrontend) -> None:
         if self.connection is not None:
             self.connection.send(m.encode(message))
 
-    def _flush_soon(self) -> None:
+    def flush_soon(self) -> None:
         # The tasks that one engine step woke are in the ready queue already, so this runs after all of them.
         if not self._flush_is_due:
             self._flush_is_due = True
@@ -220,8 +208,8 @@ class _Session:
 
     def _flush(self) -> None:
         self._flush_is_due = False
-        step = m.Step(self.server.incarnation, self._deltas, self._ends, self._stages)
-        self._deltas, self._ends, self._stages = [], [], []
+        step = m.Step(self.server.incarnation, self.deltas, self._ends, self.stages)
+        self.deltas, self._ends, self.stages = [], [], []
         self.send(step)
 
     def _drop(self, why: str) -> None:
@@ -240,11 +228,13 @@ class _LiveLeg:
         self.handle: object = None
 
     def on_tokens(self, token_ids: list[int]) -> None:
-        self._session.add_delta(m.Delta(self._number, self._offset, token_ids))
+        self._session.deltas.append(m.Delta(self._number, self._offset, token_ids))
+        self._session.flush_soon()
         self._offset += len(token_ids)
 
     def on_stage(self, name: str) -> None:
-        self._session.add_stage(m.Stage(self._number, name))
+        self._session.stages.append(m.Stage(self._number, name))
+        self._session.flush_soon()
 
     def on_end(self, reason: str, detail: str, cached_tokens: int, stats: dict[str, float]) -> None:
         log.info("leg %s ends: %s, %d tokens %s", self._id, reason, self._offset, detail)

@@ -12,6 +12,7 @@ Fails: never; a version outside the supported ones is read as the nearest of the
 from __future__ import annotations
 
 import functools
+import itertools
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -94,13 +95,8 @@ def number_of(version: str) -> Number:
 
 def spans(name: str) -> list[tuple[str, str]]:
     """(first, last) of each unbroken run of supported releases that have the argument `name`."""
-    runs: list[list[str]] = []
-    for index, version in enumerate(RELEASES):
-        if name in _releases()[version].arguments:
-            if runs and runs[-1][-1] == RELEASES[index - 1]:
-                runs[-1].append(version)
-            else:
-                runs.append([version])
+    grouped = itertools.groupby(RELEASES, lambda version: name in _releases()[version].arguments)
+    runs = [list(run) for has_it, run in grouped if has_it]
     return [(run[0], run[-1]) for run in runs]
 
 

@@ -8,6 +8,7 @@ Fails: where there is no room `take` returns None and `grow` False, and nothing 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from zlib import crc32
 
 from disagg.plane.messages import pack_ids
@@ -15,16 +16,14 @@ from disagg.plane.messages import pack_ids
 KvEvents = Callable[[str, list[int]], None]  # ("stored" or "removed", hashes of blocks)
 
 
+@dataclass(slots=True, eq=False)
 class Holding:
     """What one leg holds of a pool."""
 
-    __slots__ = ("blocks", "hit_count", "is_open", "pages")
-
-    def __init__(self, pages: int, blocks: list[int], hit_count: int) -> None:
-        self.pages = pages  # its own, without those it reads from the cache
-        self.blocks = blocks  # hashes of the prompt's full blocks; the first `hit_count` were cached
-        self.hit_count = hit_count
-        self.is_open = True
+    pages: int  # its own, without those it reads from the cache
+    blocks: list[int]  # hashes of the prompt's full blocks; the first `hit_count` were cached
+    hit_count: int
+    is_open: bool = True
 
 
 class KvPool:

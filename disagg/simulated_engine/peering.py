@@ -22,29 +22,26 @@ class Hello(Message, frozen=True, tag="hello"):
     life: str
 
 
-class Allocated(Message, frozen=True, tag="allocated"):
+class OfRoom(Message, frozen=True):
+    room: int
+
+
+class Allocated(OfRoom, frozen=True, tag="allocated"):
     """Decode has KV for the prompt: prefill may begin, and knows where to write."""
 
-    room: int
 
-
-class Gone(Message, frozen=True, tag="gone"):
+class Gone(OfRoom, frozen=True, tag="gone"):
     """Decode does not want this room any more."""
 
-    room: int
 
-
-class Landed(Message, frozen=True, tag="landed"):
+class Landed(OfRoom, frozen=True, tag="landed"):
     """The whole prompt's KV has been written, and this is the first token."""
 
-    room: int
     first_token: int
 
 
-class Released(Message, frozen=True, tag="released"):
+class Released(OfRoom, frozen=True, tag="released"):
     """Prefill writes nothing to this room any more: decode may free its pages."""
-
-    room: int
 
 
 class Heartbeat(Message, frozen=True, tag="beat"):

@@ -10,9 +10,8 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
-from collections import Counter, deque
+from collections import deque
 from dataclasses import dataclass
-from functools import partial
 from random import Random
 
 from disagg.coordinator.limits import Limits
@@ -66,10 +65,6 @@ class Outcome:
     outcomes: dict[str, int]
     virtual_s: float
     live_max: int
-
-    @property
-    def cells(self) -> Counter[tuple[Fault, Phase]]:
-        return Counter((strike.fault, strike.phase) for strike in self.strikes)
 
 
 class Campaign:
@@ -139,14 +134,11 @@ class Campaign:
         referee, frontends = self._referee, self._world.frontends
         stream = Stream(frontends[index % len(frontends)], request)
         entry = referee.entries[request.id] = Entry(index, stream)
-        stream.task.add_done_callback(partial(self._ended, entry))
+        stream.task.add_done_callback(lambda _task: referee.ended(entry))
         self._live_max = max(self._live_max, len(referee.entries))
         if self._open[Phase.QUEUED] or (index, Phase.QUEUED) in self._struck_phases:
             # Once its task has run: does it really wait?
             asyncio.get_running_loop().call_soon(self._consider, entry, Phase.QUEUED)
-
-    def _ended(self, entry: Entry, _task: asyncio.Task[None]) -> None:
-        self._referee.ended(entry)
 
     async def _sweep(self) -> None:
         while self._referee.violation is None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass
 from random import Random
 from typing import Any
 
@@ -79,30 +80,29 @@ class SimNetwork:
         if (host, port) in self._listeners:
             raise OSError(f"{host}:{port} is taken")
         self._listeners[host, port] = make
-        return _SimListener(self._listeners, (host, port))
+        return _SimListener(self._listeners, host, port)
 
 
+@dataclass(frozen=True, slots=True)
 class _HostNetwork:
-    def __init__(self, network: SimNetwork, host: str) -> None:
-        self._network, self._host = network, host
+    network: SimNetwork
+    host: str
 
     async def connect(self, make: Callable[[], asyncio.Protocol], host: str, port: int) -> None:
-        await self._network.connect(make, self._host, host, port)
+        await self.network.connect(make, self.host, host, port)
 
     async def listen(self, make: Callable[[], asyncio.Protocol], host: str, port: int = 0) -> Listener:
-        return self._network.listen(make, host, port)
+        return self.network.listen(make, host, port)
 
 
+@dataclass(frozen=True, slots=True)
 class _SimListener:
-    def __init__(self, listeners: dict[tuple[str, int], Any], address: tuple[str, int]) -> None:
-        self._listeners, self._address = listeners, address
-
-    @property
-    def port(self) -> int:
-        return self._address[1]
+    listeners: dict[tuple[str, int], Any]
+    host: str
+    port: int
 
     def close(self) -> None:
-        self._listeners.pop(self._address, None)
+        self.listeners.pop((self.host, self.port), None)
 
 
 class Link:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from disagg.coordinator.phases import LIVE, Phase
-from disagg.errors import DeadlineExceeded, LegLost, NoReadyPair, RequestError
+from disagg.errors import DeadlineExceeded, LegLost, NoReadyPair
 from disagg.registry.records import EngineRecord, State
 from disagg.roles import Role
 from disagg.simulated_engine.tokens import EOS, answer
@@ -26,6 +26,7 @@ from disagg.simulation.world import SimulatedDeployment, Stream, WatchedRequest
 CONNECTING = "to "  # a decode engine still looks for a prefill that is gone, as SGLang does for 15 s
 SLACK_S = 0.05
 MASK = (1 << 64) - 1
+UNDUE = (LegLost, DeadlineExceeded, NoReadyPair)  # before a first token, while a pair is in order
 NOTICED_S = 10.0  # an engine that does nothing any more does not serve for longer
 CANARIES_S = 120.0  # one that does all but move KV is found by canaries, when it rests
 ECHO_S = 20.0  # so long after a fault is over, canaries may still say what it did
@@ -114,13 +115,8 @@ class Referee:
             reason = "stop" if whole[-1] == EOS and not ignore_eos else "length"
             if len(stream.ids) != len(whole) or stream.finish_reason != reason:
                 self.violate(f"{len(stream.ids)} of {len(whole)} tokens, {stream.finish_reason}, not {reason}", entry)
-        elif isinstance(stream.error, LegLost | DeadlineExceeded | NoReadyPair) and not stream.ids:
-            self._may_fail(stream.error, entry)
-
-    def _may_fail(self, error: RequestError, entry: Entry) -> None:
-        pair = self._healthy_pair(entry.stream.request.received_at_s)
-        if pair:
-            self.violate(f"lost before its first token ({error.what}) while {pair} was in order", entry)
+        elif isinstance(stream.error, UNDUE) and not stream.ids and (pair := self._healthy_pair(request.received_at_s)):
+            self.violate(f"lost before its first token ({stream.error.what}) while {pair} was in order", entry)
 
     # engines
 

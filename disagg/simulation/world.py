@@ -86,13 +86,14 @@ class WatchedRequest(Request):
 
 
 class Frontend:
-    def __init__(self, network: SimNetwork, number: int, limits: Limits, seed: int) -> None:
+    def __init__(self, world: SimulatedDeployment, number: int) -> None:
         self.name, self.number = f"front-{number}", number
-        now_s = asyncio.get_running_loop().time
-        self.connections = Connections(SECRET, network=network.at(self.name), now_s=now_s)
+        loop = asyncio.get_running_loop()
+        self.connections = Connections(SECRET, network=world.network.at(self.name), now_s=loop.time)
         self.router = Router(self.connections)
-        self.coordinator = Coordinator(self.router, limits, Random(seed << 8 | number), now_s)
-        self.following: asyncio.Task[None] | None = None
+        self.coordinator = Coordinator(self.router, world.limits, Random(world.seed << 8 | number), loop.time)
+        watch = world.registry.watch()
+        self.following = loop.create_task(self.connections.follow(watch), name=f"{self.name} follows")
 
 
 class Stream:
@@ -189,10 +190,7 @@ class SimulatedDeployment:
         setting = Setting("simulated", "simulated", "", SECRET.hex(), DEADLINES, [], "")
         looks = BootstrapLooks(self.network, f"{HOST}'s looks")
         self.fleet = Fleet(setting, self.registry, self.places, runtime, CANARY_S, looks)
-        self.frontends = [Frontend(self.network, n, self.limits, self.seed) for n in range(self._frontend_count)]
-        for frontend in self.frontends:
-            watch = self.registry.watch()
-            frontend.following = loop.create_task(frontend.connections.follow(watch), name=f"{frontend.name} follows")
+        self.frontends = [Frontend(self, n) for n in range(self._frontend_count)]
         await self.fleet.place(list(self.plans.values()))
         self.fleet.begin()
         async with asyncio.timeout(READY_S):
@@ -205,7 +203,6 @@ class SimulatedDeployment:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         for frontend in self.frontends:
-            assert frontend.following is not None
             frontend.following.cancel()
             await asyncio.wait([frontend.following])
             await frontend.connections.update(Table().view())
