@@ -66,23 +66,17 @@ class Exchange:
     async def answer(self, status: int, body: bytes, content_type: bytes = JSON) -> None:
         await self.call.respond(status, [(b"content-type", content_type), *self.answer_headers], body)
 
-    async def answer_error(self, error: RequestError) -> None:
-        if isinstance(error, Overloaded | NoReadyPair | FrontendFull):
-            self.answer_headers.append((b"retry-after", RETRY_AFTER_S))
-        await self.answer(error.http_status, error_body(error))
-
     async def fail(self, error: RequestError) -> None:
         """Also in the midst of an event stream, which then ends without its [DONE]."""
         if self.call.answered:
             await self.call.writable()
             self.write_events(b"data: " + error_body(error) + b"\n\n", last=True)
-        else:
-            await self.answer_error(error)
+            return
+        if isinstance(error, Overloaded | NoReadyPair | FrontendFull):
+            self.answer_headers.append((b"retry-after", RETRY_AFTER_S))
+        await self.answer(error.http_status, error_body(error))
 
     def write_events(self, events: bytes, *, last: bool = False) -> None:
         """Part of an event stream, for a client that reads; the first call sends the head with it."""
-        if self.call.answered:
-            self.call.write(events, last=last)
-        else:
-            fields = [(b"content-type", EVENT_STREAM), (b"cache-control", b"no-cache"), *self.answer_headers]
-            self.call.write(events, fields, last=last)
+        fields = [(b"content-type", EVENT_STREAM), (b"cache-control", b"no-cache"), *self.answer_headers]
+        self.call.write(events, fields, last=last)

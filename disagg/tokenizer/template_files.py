@@ -18,7 +18,7 @@ from jinja2 import TemplateError
 from disagg.errors import StartError
 from disagg.models.text_files import read_object, read_text
 from disagg.tokenizer.template import ChatTemplate
-from disagg.tokenizer.tokenizer_files import CONFIG, SPECIAL_TOKENS
+from disagg.tokenizer.tokenizer_files import CONFIG, SPECIAL_TOKENS, with_map
 
 FILE, FOLDER, PROCESSORS = "chat_template.jinja", "additional_chat_templates", "chat_template.json"
 
@@ -61,11 +61,8 @@ def _of_several(said: Any, file: Path) -> str | None:
 
 
 def special_tokens(folder: Path, tokenizer_config: Mapping[str, Any]) -> dict[str, str]:
-    """Name -> text, as transformers gives them to a template. special_tokens_map.json is older than
-    `added_tokens_decoder`, and counts only where there is none."""
-    named = dict(tokenizer_config)
-    if "added_tokens_decoder" not in tokenizer_config:
-        named |= read_object(folder / "special_tokens_map.json")
+    """Name -> text, as transformers gives them to a template."""
+    named = with_map(folder, tokenizer_config)
     texts = {}
     for name, token in named.items():
         text = token.get("content") if isinstance(token, dict) and name in SPECIAL_TOKENS else token

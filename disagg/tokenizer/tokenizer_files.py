@@ -105,9 +105,7 @@ def _made_anew(raw: Tokenizer, tree: Config, kind: Kind, named: Mapping[str, Any
 
 def _named(folder: Path, config: Config, kind: Kind | None) -> dict[str, str | AddedToken]:
     """Special tokens by name, and those without one under their numbers."""
-    said = dict(config)
-    if "added_tokens_decoder" not in config:
-        said |= read_object(folder / "special_tokens_map.json")
+    said = with_map(folder, config)
     found: dict[str, str | AddedToken] = {}
     defaults = kind.special_tokens if kind else {}
     for name in (*SPECIAL_TOKENS, *(name for name in defaults if name not in SPECIAL_TOKENS)):
@@ -119,6 +117,11 @@ def _named(folder: Path, config: Config, kind: Kind | None) -> dict[str, str | A
     found |= {str(name): _token(token, special=True) for name, token in each if token is not None}
     others = (name for name in said if name.endswith("_token") and name not in SPECIAL_TOKENS)
     return found | {name: said[name] for name in others if isinstance(said[name], str)}
+
+
+def with_map(folder: Path, config: Config) -> Config:
+    """special_tokens_map.json is older than `added_tokens_decoder`, and counts only where there is none."""
+    return config if "added_tokens_decoder" in config else {**config, **read_object(folder / "special_tokens_map.json")}
 
 
 def _token(said: Any, **more: Any) -> str | AddedToken:

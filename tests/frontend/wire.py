@@ -27,7 +27,7 @@ class Echo:
         try:
             body = await call.body(BODY_MAX) if self.reads_bodies else b""
         except RequestError as error:
-            await exchange.answer_error(error)
+            await exchange.fail(error)
             return
         self.got.append((call.head.method, call.head.path, body))
         if self.may_answer is not None:

@@ -136,10 +136,8 @@ class Call:
 
     def feed(self, data: bytes) -> bytes | None:
         """Takes what came of the body; what follows it, or None while it goes on. Fails: RequestError"""
-        rest: bytes | None
         if self._chunked is not None:
-            rest = self._chunked.feed(data)
-            part = self._chunked.take()
+            part, rest = self._chunked.feed(data)
         else:
             part = data[: self._left]
             self._left -= len(part)

@@ -24,10 +24,9 @@ _FIRST, _NEXT = re.compile(_SIZE), re.compile(rb"\r\n" + _SIZE)
 
 
 class Chunked:
-    """`feed` takes what came; `take` gives the content in it."""
+    """`feed` takes what came; it keeps no content."""
 
     def __init__(self) -> None:
-        self._parts: list[bytes] = []
         self._size = 0  # bytes of content so far
         self._left = 0  # bytes of the running chunk
         self._line = _FIRST
@@ -35,33 +34,27 @@ class Chunked:
         self._is_last = False
         self._chunks = self._extension_bytes = 0
 
-    def feed(self, data: bytes) -> bytes | None:
-        """What follows the body; None while the body goes on."""
+    def feed(self, data: bytes) -> tuple[bytes, bytes | None]:
+        """The content in it, and what follows the body; None while the body goes on."""
+        parts: list[bytes] = []
         data, at = self._rest + data if self._rest else data, 0
         self._rest = b""
         while not self._is_last:
             if self._left:
                 part = data[at : at + self._left]
-                if part:
-                    self._parts.append(part)
-                    self._size += len(part)
-                    self._left -= len(part)
-                    at += len(part)
+                parts.append(part)
+                self._size += len(part)
+                self._left -= len(part)
+                at += len(part)
                 if self._left:
-                    return None
+                    return b"".join(parts), None
             line = self._line.match(data, at)
             if line is None:
                 self._keep(data[at:])
-                return None
+                return b"".join(parts), None
             at = line.end()
             self._begin(int(line[1], 16), len(line[2]))
-        return self._trailers(data[at:])
-
-    def take(self) -> bytes:
-        """Content since the last call."""
-        content = b"".join(self._parts)
-        self._parts.clear()
-        return content
+        return b"".join(parts), self._trailers(data[at:])
 
     def _begin(self, size: int, extension_bytes: int) -> None:
         self._line = _NEXT
