@@ -84,10 +84,6 @@ def _in_32_bits(top_k: int) -> int:
     return -1 if top_k == 0 else min(top_k, TOP_K_MAX)  # 0: vLLM's and transformers' way to say off
 
 
-def _as_it_is(seed: int) -> int:
-    return seed
-
-
 FIELDS = (
     SamplingField("temperature", "float32", 0.0, 2.0, _greedy_where_tiny),
     SamplingField("top_p", "float32", 0.0, 1.0, _one_token_at_least, above_least=True),
@@ -96,7 +92,7 @@ FIELDS = (
     SamplingField("frequency_penalty", "float32", -2.0, 2.0, _nothing_where_tiny),
     SamplingField("presence_penalty", "float32", -2.0, 2.0, _nothing_where_tiny),
     SamplingField("repetition_penalty", "float32", REPETITION_LEAST, 2.0, _nothing_where_tiny),
-    SamplingField("seed", "int64", -INT64_MAX - 1, INT64_MAX, _as_it_is, engine_name="sampling_seed"),
+    SamplingField("seed", "int64", -INT64_MAX - 1, INT64_MAX, int, engine_name="sampling_seed"),
 )
 _BY_NAME = {field.name: field for field in FIELDS}
 NAMES = frozenset(_BY_NAME) | {"ignore_eos"}

@@ -11,7 +11,6 @@ import asyncio
 import logging
 import os
 import random
-import socket
 import subprocess
 import sys
 import time
@@ -221,19 +220,19 @@ class EngineActor:
     ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter, str]:
         """(the pipe to a reaper that waits for the spec, how that reaper came to be, for people)."""
         if zygote:
-            pipe, way = await _pipe_from_zygote(zygote), "forked"
-        else:
-            standby, self._standby = self._standby, None
-            if standby is not None:
-                try:
-                    return await standby.claim(spec)
-                except NoStandby as error:
-                    self._no_standby = str(error)
-            pipe, way = spawn_with_pipe("disagg.process.reaper", environment), "spawned"
-            if self._no_standby:
-                way += f", for its spare is of no use: {self._no_standby}"
-                self._no_standby = ""  # said
-                log.warning("%s is %s", spec.place, way)
+            reader, writer = await asyncio.open_unix_connection(zygote, limit=PIPE_LINE_MAX_BYTES)
+            return reader, writer, "forked"
+        standby, self._standby = self._standby, None
+        if standby is not None:
+            try:
+                return await standby.claim(spec)
+            except NoStandby as error:
+                self._no_standby = str(error)
+        pipe, way = spawn_with_pipe("disagg.process.reaper", environment), "spawned"
+        if self._no_standby:
+            way += f", for its spare is of no use: {self._no_standby}"
+            self._no_standby = ""  # said
+            log.warning("%s is %s", spec.place, way)
         reader, writer = await asyncio.open_unix_connection(sock=pipe, limit=PIPE_LINE_MAX_BYTES)
         return reader, writer, way
 
@@ -336,14 +335,3 @@ def interface_of(address: str) -> str:
         if any(each.address == address for each in addresses):
             return str(name)
     return ""
-
-
-async def _pipe_from_zygote(path: str) -> socket.socket:
-    pipe = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    pipe.setblocking(False)
-    try:
-        await asyncio.get_running_loop().sock_connect(pipe, path)
-    except BaseException:
-        pipe.close()
-        raise
-    return pipe

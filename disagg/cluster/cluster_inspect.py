@@ -110,10 +110,8 @@ async def measure_lanes(ways: Sequence[KvRoute]) -> list[MeasuredLane]:
         offers = dict(zip(targets, offered[: len(targets)], strict=True))
         lanes = []
         for way, writer in zip(ways, writers, strict=True):
-            written, who = (
-                writer.write_to.remote(offers[way.target]),
-                f"{way.source.node}, writing to {way.target.node}",
-            )
+            written = writer.write_to.remote(offers[way.target])
+            who = f"{way.source.node}, writing to {way.target.node}"
             transport, gbyte_s = await _within(written, LANE_LIMIT_S, who)
             lanes.append(MeasuredLane(way.source.node, way.target.node, transport, gbyte_s))
         return lanes

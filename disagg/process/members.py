@@ -95,7 +95,6 @@ class Report:
 
     def __init__(self, member: int, first: PlaneClient, samples: Callable[[], list[m.ProcessSample]]) -> None:
         self._member, self._first, self._samples = member, first, samples
-        self._telling: asyncio.TimerHandle | None = None
 
     @classmethod
     async def begin(
@@ -129,15 +128,6 @@ class Report:
 
     def stage(self, leg_id: str, name: str) -> None:
         self._first.tell(m.MemberStage(leg_id, name))
-
-    def hush(self) -> None:
-        """Stops reporting."""
-        if self._telling is not None:
-            self._telling.cancel()
-
-    def close(self) -> None:
-        self.hush()
-        self._first.close()
 
     def _tell(self) -> None:
         self._telling = asyncio.get_running_loop().call_later(REPORT_S, self._tell)

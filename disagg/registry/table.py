@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import weakref
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
-from typing import Self
 
 from disagg.registry.changes import Changes
 from disagg.registry.met import Met
@@ -40,15 +39,6 @@ class Table:
         self._met = Met()
         self._watches: list[weakref.ref[Watch]] = []  # in the order they came; one that nobody holds any more is gone
         self.is_closed = False
-
-    @classmethod
-    def of(cls, records: Iterable[EngineRecord], pairs: Iterable[tuple[str, str]] = ()) -> Self:
-        table = cls()
-        for prefill, decode in pairs:
-            table.add_met(prefill, decode)
-        for record in records:
-            table.put(record)
-        return table
 
     @property
     def records(self) -> Mapping[str, EngineRecord]:

@@ -37,7 +37,6 @@ class _Life:
 
     record: EngineRecord
     number: int  # in order of appearance
-    first_try: asyncio.Future[None]  # done when the first connection is made, or was refused
     client: PlaneClient | None = None
     engine: Engine | None = None  # of the last connection, and of one that is being made
     connecting: asyncio.Task[None] | None = None
@@ -60,36 +59,28 @@ class Connections:
     async def follow(self, watch: AsyncIterator[View]) -> None:
         """Runs until the registry is gone. Waits for no connection: the next record may tell of a dead engine."""
         async for view in watch:
-            self._apply(view)
+            self.apply(view)
 
-    async def update(self, view: View) -> None:
-        """As one step of `follow`; returns when each newly READY engine is connected, or did not answer once."""
-        await asyncio.gather(*(life.first_try for life in self._apply(view)))
-
-    def _apply(self, view: View) -> list[_Life]:
-        """Begins to connect to newly READY incarnations (returned), lets go of those that may not be used any more."""
+    def apply(self, view: View) -> None:
+        """Begins to connect to newly READY incarnations, lets go of those that may not be used any more."""
         self.records = view.records
         self.request_tokens_max = _request_tokens_max(view.records.values())
         self.endpoints.meet(view.met)
         wanted = {r.life: r for r in view.records.values() if r.plane and r.state in (State.READY, State.DRAINING)}
         for life in self._lives.keys() - wanted.keys():
             self._let_go(self._lives.pop(life))
-        new: list[_Life] = []
         for life, record in wanted.items():
             known = self._lives.get(life)
             if known is not None:
                 known.record = record
                 self._offer(known)
             elif record.state is State.READY:
-                first_try = asyncio.get_running_loop().create_future()
-                self._lives[life] = known = _Life(record, next(self._numbers), first_try)
-                new.append(known)
+                self._lives[life] = known = _Life(record, next(self._numbers))
                 self._connect_soon(known)
             if known is not None and record.evict and not known.is_evicted:
                 known.is_evicted = True
                 self.on_evict(life)
         self.endpoints.on_change()
-        return new
 
     def met_with(self, life: str) -> Set[str]:
         """The lives with which this one has had a successful real transfer, itself left out."""
@@ -144,13 +135,9 @@ class Connections:
                     return
                 except LegLost as error:
                     log.warning("%s: %s", life.record.life, error)
-                if not life.first_try.done():
-                    life.first_try.set_result(None)
                 await asyncio.sleep(pause_s)
         finally:
             life.connecting = None
-            if not life.first_try.done():
-                life.first_try.set_result(None)
 
     async def _try_to_connect(self, life: _Life) -> None:
         record = life.record

@@ -205,7 +205,7 @@ class SimulatedDeployment:
         for frontend in self.frontends:
             frontend.following.cancel()
             await asyncio.wait([frontend.following])
-            await frontend.connections.update(Table().view())
+            frontend.connections.apply(Table().view())
         await self.fleet.stop()
         await asyncio.sleep(0.1)
 

@@ -19,7 +19,7 @@ from disagg.coordinator.request import FinishReason, Request
 from disagg.plane.server import PlaneServer
 from disagg.process.stub import StubEngine
 from disagg.registry.records import EngineRecord, State
-from disagg.registry.table import Table
+from disagg.registry.table import Table, View
 from disagg.roles import Role
 from disagg.routing.connections import Connections
 from disagg.routing.router import Router
@@ -119,11 +119,11 @@ class Bench:
     async def change(self, name: str, **changes: Any) -> None:
         """What the controller would write into the registry."""
         self.registry.put(msgspec.structs.replace(self.registry.records[name], **changes))
-        await self.router.connections.update(self.registry.view())
+        await update(self.router.connections, self.registry.view())
 
     async def meet(self, prefill: str = "prefill-0#1", decode: str = "decode-0#1") -> None:
         self.registry.add_met(prefill, decode)
-        await self.router.connections.update(self.registry.view())
+        await update(self.router.connections, self.registry.view())
 
     async def settle(self) -> None:
         """Everything is given back."""
@@ -176,11 +176,20 @@ async def bench(limits: Limits = QUICK, met: bool = True, **engines: StubEngine)
         registry.put(record)
     connections = Connections(SECRET)
     router = Router(connections)
-    await connections.update(registry.view())
+    await update(connections, registry.view())
     try:
         yield Bench(Coordinator(router, limits), router, named, servers, registry)
     finally:
-        await connections.update(Table().view())
+        connections.apply(Table().view())
         await asyncio.sleep(0.02)  # asyncio forgets a socket that it accepts while its server is being closed
         for server in servers.values():
             server.close()
+
+
+async def update(connections: Connections, view: View) -> None:
+    """Returns when each READY engine is connected."""
+    connections.apply(view)
+    ready = [record.life for record in view.records.values() if record.state is State.READY]
+    async with asyncio.timeout(30):
+        while any(map(connections.is_lost, ready)):
+            await asyncio.sleep(0)

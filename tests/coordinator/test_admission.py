@@ -12,7 +12,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))  # tests share bench.py; they are not a package
 
-from bench import Reader, bench, request, until
+from bench import Reader, bench, request, until, update
 
 from disagg.coordinator.coordinator import Coordinator
 from disagg.coordinator.limits import Limits
@@ -103,7 +103,7 @@ async def test_why_a_pair_was_chosen_is_a_fact_of_the_request() -> None:
 async def test_what_one_frontend_took_another_sees() -> None:
     async with bench(limits=Limits(), decode=_small(hold=True)) as b:
         other = Router(Connections(b"s" * 32))
-        await other.connections.update(b.registry.view())
+        await update(other.connections, b.registry.view())
         answering = [b.start(request()) for _ in range(2)]
         await until(lambda: len(b.decode.legs) == 2)
 
@@ -117,13 +117,13 @@ async def test_what_one_frontend_took_another_sees() -> None:
         b.decode.release()
         await asyncio.gather(*answering)
         await until(has_room)
-        await other.connections.update(Table().view())
+        other.connections.apply(Table().view())
 
 
 async def test_a_refusal_sends_the_request_back_to_the_queue_and_blames_nobody() -> None:
     async with bench(limits=Limits(), decode=_small(hold=True)) as b:
         unaware = Router(Connections(b"s" * 32))
-        await unaware.connections.update(b.registry.view())
+        await update(unaware.connections, b.registry.view())
         second = Coordinator(unaware, Limits())
         answering = [b.start(request()) for _ in range(2)]
         await until(lambda: len(b.decode.legs) == 2)
@@ -141,7 +141,7 @@ async def test_a_refusal_sends_the_request_back_to_the_queue_and_blames_nobody()
         assert reader.text == "x" * 8
         await asyncio.gather(*answering)
         await b.settle()
-        await unaware.connections.update(Table().view())
+        unaware.connections.apply(Table().view())
 
 
 async def test_cancelled_in_the_queue() -> None:

@@ -12,7 +12,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))  # tests share bench.py; they are not a package
 
-from bench import ONCE, Reader, bench, request, until
+from bench import ONCE, Reader, bench, request, until, update
 
 from disagg.coordinator.limits import Limits
 from disagg.coordinator.phases import Phase
@@ -177,10 +177,10 @@ async def test_a_hosts_first_report_counts() -> None:
         running = b.start(request())
         await until(lambda: b.decode.legs)
         late = Router(Connections(b"s" * 32))
-        await late.connections.update(b.registry.view())
+        await update(late.connections, b.registry.view())
         assert late.is_ready()
         assert late.pick(RoutingView(prompt_tokens=3, new_tokens=8)) is None
-        await late.connections.update(Table().view())
+        late.connections.apply(Table().view())
         b.decode.release()
         await running
 

@@ -56,6 +56,16 @@ class Scene:
         return what[0]
 
 
+def hush(report: Report) -> None:
+    """It stops reporting."""
+    report._telling.cancel()
+
+
+def close(report: Report) -> None:
+    hush(report)
+    report._first.close()
+
+
 @pytest.fixture
 async def scene(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Scene]:
     monkeypatch.setattr(members, "REPORT_S", 0.02)
@@ -65,7 +75,7 @@ async def scene(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Scene]:
     yield made
     made.server.close()
     for report in made.reports:
-        report.close()
+        close(report)
 
 
 async def test_the_first_host_is_complete_once_all_others_have_reported(scene: Scene) -> None:
@@ -92,7 +102,7 @@ async def test_a_host_that_goes_is_the_end_of_the_first(scene: Scene) -> None:
     gone = await scene.report(1)
     await scene.report(2)
     await scene.members.joined()
-    gone.close()
+    close(gone)
     assert "node 1 of this engine is gone" in await scene.until(scene.gone)
 
 
@@ -100,7 +110,7 @@ async def test_a_host_that_says_nothing_is_the_end_of_the_first(scene: Scene) ->
     await scene.report(1)
     silent = await scene.report(2)
     await scene.members.joined()
-    silent.hush()
+    hush(silent)
     assert "node 2" in await scene.until(scene.gone)
     assert "said nothing" in scene.gone[0]
 
@@ -151,7 +161,7 @@ async def test_a_first_host_that_listens_late_is_waited_for(scene: Scene) -> Non
     assert scene.lost == []
     scene.gone.clear()
     for report in scene.reports:
-        report.close()
+        close(report)
     late.close()
 
 
@@ -163,5 +173,5 @@ async def test_a_stranger_among_the_frontends_cannot_report(scene: Scene) -> Non
     report.stage("leg-1", "prefilling")
     await asyncio.sleep(0.1)
     assert scene.lost == []
-    report.close()
+    close(report)
     server.close()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+from collections.abc import Iterable
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -18,6 +19,15 @@ PREFILLS, DECODES = ("prefill-0#1", "prefill-1#1"), ("decode-0#1", "decode-1#1")
 def record(engine_id: str, state: State = State.STARTING) -> EngineRecord:
     role = Role.PREFILL if engine_id.startswith("prefill") else Role.DECODE
     return EngineRecord(id=engine_id, role=role, state=state, incarnation=1)
+
+
+def table_of(records: Iterable[EngineRecord], pairs: Iterable[tuple[str, str]] = ()) -> Table:
+    table = Table()
+    for prefill, decode in pairs:
+        table.add_met(prefill, decode)
+    for each in records:
+        table.put(each)
+    return table
 
 
 ids = st.sampled_from(["prefill-0", "prefill-1", "decode-0", "decode-1"])
@@ -63,7 +73,7 @@ def test_whenever_a_watcher_looks_its_copy_is_the_table(done: list[tuple[str, ob
 
 
 async def test_a_watcher_gets_everything_first_and_then_changes_alone() -> None:
-    table = Table.of([record("prefill-0"), record("decode-0")], [(PREFILLS[0], DECODES[0])])
+    table = table_of([record("prefill-0"), record("decode-0")], [(PREFILLS[0], DECODES[0])])
     watch = table.watch()
     first = await anext(watch)
     assert first.changes.records == first.records == table.records
@@ -79,7 +89,7 @@ async def test_a_watcher_gets_everything_first_and_then_changes_alone() -> None:
 
 
 async def test_what_changes_nothing_wakes_nobody() -> None:
-    table = Table.of([record("decode-0")], [(PREFILLS[0], DECODES[0])])
+    table = table_of([record("decode-0")], [(PREFILLS[0], DECODES[0])])
     watch = table.watch()
     await anext(watch)
     table.put(record("decode-0"))
@@ -95,7 +105,7 @@ async def test_what_changes_nothing_wakes_nobody() -> None:
 
 
 async def test_a_closed_table_still_tells_what_it_has_not_told() -> None:
-    table = Table.of([record("decode-0")])
+    table = table_of([record("decode-0")])
     watch = table.watch()
     await anext(watch)
     table.put(record("decode-0", State.READY))
