@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from functools import partial
 
 from prometheus_client import CollectorRegistry, Gauge, generate_latest
 
@@ -24,6 +25,10 @@ GAUGES = {
     "engines_ready": ("disagg_engines_ready", "Engines that are READY"),
     "engines": ("disagg_engines", "Engines of the deployment"),
 }
+GRANTED = (
+    ("disagg_granted_requests", "Legs that a host has granted, all frontends' together"),
+    ("disagg_granted_kv_tokens", "KV tokens that a host has set aside for them"),
+)
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
 
 
@@ -34,43 +39,30 @@ class FrontendMetrics:
     """
 
     def __init__(self) -> None:
-        self._registry = CollectorRegistry()
-
-        registry, of_rank = self._registry, ("engine", "dp_rank")
-        self._requests = Count(registry, "disagg_requests", "Requests by the phase they ended in", "phase")
-        self._tokens = Count(registry, "disagg_tokens", "Tokens by kind", "kind")
-        self._served = Count(
-            registry,
-            "disagg_requests_served",
-            "Requests by the ranks they ended on: one each on prefill and on decode",
-            *of_rank,
+        self._registry, of_rank = CollectorRegistry(), ("engine", "dp_rank")
+        count, durations = partial(Count, self._registry), partial(Durations, self._registry, SECONDS)
+        self._requests = count("disagg_requests", "Requests by the phase they ended in", "phase")
+        self._tokens = count("disagg_tokens", "Tokens by kind", "kind")
+        self._served = count(
+            "disagg_requests_served", "Requests by the ranks they ended on: one each on prefill and on decode", *of_rank
         )
-        self._kv_bytes = Count(
-            registry, "disagg_kv_transfer_bytes", "KV bytes by the rank that sent them, SGLang's own count", *of_rank
+        self._kv_bytes = count(
+            "disagg_kv_transfer_bytes", "KV bytes by the rank that sent them, SGLang's own count", *of_rank
         )
-        self._ttft = Durations(registry, "disagg_ttft_seconds", "Received to first token", SECONDS)
-        self._latency = Durations(registry, "disagg_request_seconds", "Received to the last token", SECONDS)
-        self._lost_tries = Count(registry, "disagg_lost_tries", "Tries that a leg was lost in, or a deadline", "when")
-        self._pause = Durations(
-            registry,
+        self._ttft = durations("disagg_ttft_seconds", "Received to first token")
+        self._latency = durations("disagg_request_seconds", "Received to the last token")
+        self._lost_tries = count("disagg_lost_tries", "Tries that a leg was lost in, or a deadline", "when")
+        self._pause = durations(
             "disagg_migration_pause_seconds",
             "How long a client's stream stood still while its request moved to another pair",
-            SECONDS,
         )
-        self._refused = Count(
-            registry,
+        self._refused = count(
             "disagg_refused",
             "What the HTTP layer refused before it was a request, and connections it gave up",
             "reason",
         )
-        self._gauges = {key: Gauge(name, text, registry=registry) for key, (name, text) in GAUGES.items()}
-        self._granted = {
-            kind: Gauge(name, text, of_rank, registry=registry)
-            for kind, name, text in (
-                ("requests", "disagg_granted_requests", "Legs that a host has granted, all frontends' together"),
-                ("kv_tokens", "disagg_granted_kv_tokens", "KV tokens that a host has set aside for them"),
-            )
-        }
+        self._gauges = {key: Gauge(name, text, registry=self._registry) for key, (name, text) in GAUGES.items()}
+        self._granted = [Gauge(name, text, of_rank, registry=self._registry) for name, text in GRANTED]
 
     def ended(self, request: Request) -> None:
         """Counts a request, however it ended."""
@@ -95,14 +87,13 @@ class FrontendMetrics:
     def render(
         self, now: Mapping[str, int], granted: Mapping[tuple[str, int], tuple[int, int]], refused: Mapping[str, int]
     ) -> bytes:
-        """Prometheus' text format. `now`: the numbers of GAUGES; `granted`: (engine id, dp rank) -> (requests, KV
-        tokens); `refused`: reason -> how many since this process began."""
+        """Prometheus' text format. `now`: the numbers of GAUGES; `granted`: (engine id, dp rank) -> those of
+        GRANTED; `refused`: reason -> how many since this process began."""
         self._refused.by_labels.update({(reason,): count for reason, count in refused.items()})
-        for gauge in self._granted.values():
+        for index, gauge in enumerate(self._granted):
             gauge.clear()
-        for (engine, rank), (requests, kv_tokens) in granted.items():
-            self._granted["requests"].labels(engine, rank).set(requests)
-            self._granted["kv_tokens"].labels(engine, rank).set(kv_tokens)
+            for rank, numbers in granted.items():
+                gauge.labels(*rank).set(numbers[index])
         for key, number in now.items():
             self._gauges[key].set(number)
         return generate_latest(self._registry)

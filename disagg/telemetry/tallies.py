@@ -35,7 +35,7 @@ class Count(Collector):
 class Durations(Collector):
     """A histogram. `bounds_s`: of its buckets, each included, without infinity."""
 
-    def __init__(self, registry: CollectorRegistry, name: str, text: str, bounds_s: Sequence[float]) -> None:
+    def __init__(self, registry: CollectorRegistry, bounds_s: Sequence[float], name: str, text: str) -> None:
         self._name, self._text, self._bounds_s = name, text, bounds_s
         self._counts = [0] * (len(bounds_s) + 1)
         self._sum_s = 0.0
