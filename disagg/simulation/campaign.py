@@ -11,14 +11,14 @@ import asyncio
 import gc
 import logging
 from collections import deque
-from dataclasses import dataclass
 from random import Random
 
 from disagg.coordinator.limits import Limits
 from disagg.coordinator.phases import NEXT, Phase
 from disagg.simulation.faults import CELLS, KILLERS, OF_CLIENTS, PHASES, Fault, Faults
 from disagg.simulation.loop import VirtualLoop
-from disagg.simulation.referee import CANARIES_S, Entry, Referee, Violation
+from disagg.simulation.outcome import Outcome, Strike
+from disagg.simulation.referee import CANARIES_S, Entry, Referee
 from disagg.simulation.workload import Workload
 from disagg.simulation.world import SimulatedDeployment, Stream, WatchedRequest
 
@@ -44,104 +44,69 @@ GAP_REQUESTS = 40  # between two faults
 SWEEP_S = 0.25
 
 
-@dataclass(frozen=True, slots=True)
-class Strike:
-    """One fault on one request, when it came to `phase` for the `nth` time."""
-
-    index: int
-    fault: Fault
-    phase: Phase
-    nth: int
-
-
-@dataclass(slots=True)
-class Outcome:
-    seed: int
-    requests: int
-    violation: Violation | None
-    strikes: list[Strike]
-    event_count: int
-    event_hash: int
-    outcomes: dict[str, int]
-    virtual_s: float
-    live_max: int
-
-
 class Campaign:
     """`plan`: exactly these strikes; without one, faults are dealt from a shuffled deck of all cells."""
 
     def __init__(
         self, seed: int, requests: int, plan: list[Strike] | None = None, gap_requests: int = GAP_REQUESTS
     ) -> None:
-        self.seed, self.requests, self._gap = seed, requests, gap_requests
+        self.outcome, self._gap = Outcome(seed, requests), gap_requests
         self._plan = None if plan is None else {(s.index, s.phase, s.nth): s.fault for s in plan}
         self._struck_phases = {(s.index, s.phase) for s in plan or []}
         self._open: dict[Phase, deque[Fault]] = {phase: deque() for phase in PHASES}
         self._deck: list[tuple[Fault, Phase]] = []
         self._random = Random(seed)
-        self.strikes: list[Strike] = []
-        self._live_max = 0
 
     async def run(self) -> Outcome:
-        loop = asyncio.get_running_loop()
+        loop, outcome = asyncio.get_running_loop(), self.outcome
         workload = Workload()
         async with SimulatedDeployment(
             ENGINES,
             ENGINES,
-            seed=self.seed,
+            seed=outcome.seed,
             frontends=FRONTENDS,
             limits=LIMITS,
             model=SHARED,
             prefill_model=PREFILL,
             decode_model=DECODE,
         ) as world:
-            self._world, self._referee = world, Referee(world)
+            self._world, self._referee = world, Referee(world, outcome)
             self._faults = Faults(world, self._referee.disturbed)
             referee = self._referee
             tasks_before, began_s = len(asyncio.all_tasks()) + 1, loop.time()  # one more: the sweeper's
             sweeper = loop.create_task(self._sweep())
-            for index in range(self.requests):
+            for index in range(outcome.requests):
                 asked = workload[index]
                 wait_s = began_s + asked.at_s - loop.time()
                 if wait_s > 0:
                     await asyncio.sleep(wait_s)
-                if referee.violation is not None:
+                if outcome.violation is not None:
                     break
                 self._deal(index)
                 request = world.request(asked.prompt, asked.max_tokens, ignore_eos=asked.ignore_eos)
                 request.on_phase = self._on_phase
                 self._begin(index, request)
-            if referee.violation is None:
+            if outcome.violation is None:
                 await self._rest(tasks_before)
             sweeper.cancel()
-            virtual_s = loop.time() - began_s
+            outcome.virtual_s = loop.time() - began_s
             for entry in list(referee.entries.values()):
                 entry.stream.task.cancel()
             await asyncio.sleep(0.1)
-        return Outcome(
-            self.seed,
-            self.requests,
-            referee.violation,
-            self.strikes,
-            referee.event_count,
-            referee.event_hash,
-            referee.outcomes,
-            virtual_s,
-            self._live_max,
-        )
+        return outcome
 
     def _begin(self, index: int, request: WatchedRequest) -> None:
         referee, frontends = self._referee, self._world.frontends
         stream = Stream(frontends[index % len(frontends)], request)
         entry = referee.entries[request.id] = Entry(index, stream)
         stream.task.add_done_callback(lambda _task: referee.ended(entry))
-        self._live_max = max(self._live_max, len(referee.entries))
+        self.outcome.live_max = max(self.outcome.live_max, len(referee.entries))
         if self._open[Phase.QUEUED] or (index, Phase.QUEUED) in self._struck_phases:
             # Once its task has run: does it really wait?
             asyncio.get_running_loop().call_soon(self._consider, entry, Phase.QUEUED)
 
     async def _sweep(self) -> None:
-        while self._referee.violation is None:
+        while self.outcome.violation is None:
             self._referee.sweep()
             await asyncio.sleep(SWEEP_S)
 
@@ -149,7 +114,7 @@ class Campaign:
         """Waits until all requests have ended and all engines are back; then nothing may be held."""
         referee, loop = self._referee, asyncio.get_running_loop()
         until_s = loop.time() + LIMITS.request_s + 1
-        while referee.entries and loop.time() < until_s and referee.violation is None:  # noqa: ASYNC110
+        while referee.entries and loop.time() < until_s and self.outcome.violation is None:  # noqa: ASYNC110
             await asyncio.sleep(0.1)
         try:
             await self._world.settle()
@@ -161,7 +126,7 @@ class Campaign:
             await self._world.settle()
         except TimeoutError:
             referee.violate(f"nothing has come to rest: {self._world.gauges()}, whole: {self._world.is_whole}")
-        if referee.violation is None:
+        if self.outcome.violation is None:
             referee.at_rest(tasks_before)
 
     # faults
@@ -211,10 +176,10 @@ class Campaign:
             return
 
     def _strike(self, entry: Entry, strike: Strike) -> None:
-        self.strikes.append(strike)
+        self.outcome.strikes.append(strike)
         entry.strikes.append(f"{strike.fault.value} in {strike.phase.name}")
         self._referee.event(strike.index << 8 ^ strike.phase.value)
-        random = Random((self.seed << 32 | strike.index) << 4 | strike.phase.value)
+        random = Random((self.outcome.seed << 32 | strike.index) << 4 | strike.phase.value)
         try:
             self._faults.strike(strike.fault, entry.stream, random)
         except AssertionError as error:

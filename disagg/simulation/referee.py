@@ -21,6 +21,7 @@ from disagg.roles import Role
 from disagg.simulated_engine.tokens import EOS, answer
 from disagg.simulation.faults import FOR_EVER
 from disagg.simulation.network import Link
+from disagg.simulation.outcome import Outcome, Violation
 from disagg.simulation.world import SimulatedDeployment, Stream, WatchedRequest
 
 CONNECTING = "to "  # a decode engine still looks for a prefill that is gone, as SGLang does for 15 s
@@ -33,18 +34,6 @@ ECHO_S = 20.0  # so long after a fault is over, canaries may still say what it d
 AFTER_READY_S = 1.0  # frontends have connected to an engine that is READY again
 
 
-@dataclass(slots=True)
-class Violation:
-    what: str
-    at_s: float
-    index: int = -1  # of the request it was seen on
-    timeline: list[str] = field(default_factory=list)
-
-    def __str__(self) -> str:
-        of = f" (request {self.index})" if self.index >= 0 else ""
-        return "\n  ".join([f"{self.what}{of}, at {self.at_s:.3f} s", *self.timeline])
-
-
 @dataclass(slots=True, eq=False)
 class Entry:
     """One live request, as the soak knows it."""
@@ -55,19 +44,15 @@ class Entry:
 
 
 class Referee:
-    """Watches a simulated deployment, and notes the first rule that is broken, as `violation`.
+    """Watches a simulated deployment, and notes the first rule that is broken in the soak's outcome.
 
     It also counts and hashes all events: two runs with one seed have the same hash.
     """
 
-    def __init__(self, world: SimulatedDeployment) -> None:
-        self._world = world
+    def __init__(self, world: SimulatedDeployment, outcome: Outcome) -> None:
+        self._world, self._outcome = world, outcome
         self._loop = asyncio.get_running_loop()
         self.entries: dict[str, Entry] = {}
-        self.violation: Violation | None = None
-        self.event_count = 0
-        self.event_hash = 0
-        self.outcomes: dict[str, int] = {}
         self._disturbed_until_s: dict[str, float] = dict.fromkeys(world.plans, 0.0)
         self._disturbed_life: dict[str, str] = {}
         self._dying_since_s: dict[str, float] = {}  # lives that no fault's end will save
@@ -80,8 +65,9 @@ class Referee:
     # events
 
     def event(self, value: int) -> None:
-        self.event_count += 1
-        self.event_hash = (self.event_hash * 1_000_003 ^ value ^ int(self._loop.time() * 1e6)) & MASK
+        outcome = self._outcome
+        outcome.event_count += 1
+        outcome.event_hash = (outcome.event_hash * 1_000_003 ^ value ^ int(self._loop.time() * 1e6)) & MASK
 
     def _delivered(self, link: Link, direction: int, size: int) -> None:
         self.event(link.number << 24 ^ size << 1 ^ direction)
@@ -101,7 +87,7 @@ class Referee:
         outcome = (
             "cancelled" if stream.task.cancelled() else type(stream.error).__name__ if stream.error else "finished"
         )
-        self.outcomes[outcome] = self.outcomes.get(outcome, 0) + 1
+        self._outcome.outcomes[outcome] = self._outcome.outcomes.get(outcome, 0) + 1
         ignore_eos = bool(request.sampling["ignore_eos"])
         whole = answer(request.prompt_ids, request.max_tokens, ignore_eos)
         error = None if stream.task.cancelled() else stream.task.exception()
@@ -250,13 +236,13 @@ class Referee:
     # violations
 
     def violate(self, what: str, entry: Entry | None = None, request: WatchedRequest | None = None) -> None:
-        if self.violation is not None:
+        if self._outcome.violation is not None:
             return
-        self.violation = Violation(what, self._loop.time(), entry.index if entry else -1)
+        violation = self._outcome.violation = Violation(what, self._loop.time(), entry.index if entry else -1)
         request = request or (entry.stream.request if entry else None)
         if request is not None:
             moments = [f"{name} {at_s:.4f}" for name, at_s in request.history]
-            self.violation.timeline = [
+            violation.timeline = [
                 f"received {request.received_at_s:.4f}, {', '.join(moments)}",
                 f"facts {request.facts}",
                 f"struck by {entry.strikes if entry else []}",

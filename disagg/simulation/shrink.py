@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from disagg.simulation.campaign import Outcome, Strike
+from disagg.simulation.outcome import Outcome, Strike
 
 Run = Callable[[int, int, list[Strike]], Outcome]  # seed, requests, strikes
 

@@ -18,8 +18,9 @@ from collections import Counter
 import msgspec
 
 from disagg.coordinator.phases import Phase
-from disagg.simulation.campaign import GAP_REQUESTS, Outcome, run_campaign
+from disagg.simulation.campaign import GAP_REQUESTS, run_campaign
 from disagg.simulation.faults import CELLS, PHASES, SENSELESS, Fault
+from disagg.simulation.outcome import Outcome
 from disagg.simulation.shrink import shrink
 
 EVENTS_MIN = 20  # a request, on average

@@ -17,7 +17,8 @@ from disagg.coordinator.phases import Phase
 from disagg.plane import messages as m
 from disagg.plane.client import PlaneClient
 from disagg.registry.records import State
-from disagg.simulation.campaign import Outcome, run_campaign
+from disagg.simulation.campaign import run_campaign
+from disagg.simulation.outcome import Outcome
 from disagg.simulation.shrink import shrink
 from transfer.canary import CanaryFailed
 
