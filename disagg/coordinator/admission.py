@@ -51,16 +51,13 @@ class Admission:
         self._suspects: deque[_Waiter] = deque()
         self._first: deque[_Waiter] = deque()  # had a pair
         self._then: deque[_Waiter] = deque()
+        self._lines = self._suspects, self._first, self._then
         self._unready_since_s: float | None = None
         self.others_first = False  # a suspect has killed its engine: those that wait since then go before the next one
         router.endpoints.on_change = self.serve
 
     def __len__(self) -> int:
         return sum(map(len, self._lines))
-
-    @property
-    def _lines(self) -> tuple[deque[_Waiter], deque[_Waiter], deque[_Waiter]]:
-        return self._suspects, self._first, self._then
 
     async def reserve(self, request: Request, until_s: float) -> Reservation:
         """Waits for a pair with room, until `until_s` at most. Raises Overloaded, NoReadyPair or DeadlineExceeded."""

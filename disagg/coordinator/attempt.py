@@ -118,7 +118,9 @@ class Attempt:
             if self._failure is not None and (self._is_broken or (reason is None and not leg.unsent)):
                 raise self._failure
             if reason is None and not leg.unsent:
-                await self._woken()
+                leg.is_held = False
+                self._waiting = asyncio.get_running_loop().create_future()
+                await self._waiting
                 continue
             if not sink.is_open():
                 leg.is_held = True
@@ -129,11 +131,6 @@ class Attempt:
                 return
             leg.is_held = False
             leg.hand_out(self._shared.now_s(), is_open=True)
-
-    async def _woken(self) -> None:
-        self.decode.is_held = False
-        self._waiting = asyncio.get_running_loop().create_future()
-        await self._waiting
 
     def _end_reason(self) -> str | None:
         """Why the answer ends with the tokens that came, or None. Also where the engine's last word was lost with
