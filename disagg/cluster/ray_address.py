@@ -57,19 +57,17 @@ def meant(address: str, environment: Mapping[str, str]) -> Meant:
 
 def _checked(said: str) -> str:
     """A value of RAY_ADDRESS."""
-    what = would_do = ""
+    would_do = f"unset {VARIABLE}, or set it to HOST:PORT of `ray start --head` (its port is 6379 unless said)"
     if said.startswith("ray://"):
         what = "Ray Client is not supported"
         would_do = f"unset {VARIABLE} and start this on a node of the cluster, or with `ray job submit`"
     elif said.startswith(("http://", "https://")):
         what = "that is a dashboard's address, which takes jobs (`ray job submit`) and no drivers"
-        would_do = f"unset {VARIABLE}, or set it to HOST:PORT of `ray start --head` (its port is 6379 unless said)"
     elif not (port := _HOST_PORT.fullmatch(said)) or not 0 < int(port[1]) < 65536:
         what = "it is no HOST:PORT"
-        would_do = f"unset {VARIABLE}, or set it to HOST:PORT of `ray start --head` (its port is 6379 unless said)"
-    if what:
-        raise StartError(f"{VARIABLE}={said}", what, would_do)
-    return said
+    else:
+        return said
+    raise StartError(f"{VARIABLE}={said}", what, would_do)
 
 
 def _joined(here: Iterable[Here]) -> Meant:

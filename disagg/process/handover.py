@@ -61,7 +61,7 @@ class Spares:
     def __init__(self, wanted: Iterable[Spare]) -> None:
         self._born_with = {name: os.environ.get(name) for name in FIXED}
         self._executable = os.fsdecode(spawn.get_executable() or sys.executable)
-        self._lock = threading.Lock()  # a data-parallel controller starts its schedulers from threads
+        self._lock = threading.RLock()  # a data-parallel controller starts its schedulers from threads
         self._waiting = [_start(spare, self._executable) for spare in wanted]
         self._expects_some = bool(self._waiting)
         self.started: list[str] = []  # the module of each process that was started, in order
@@ -100,10 +100,7 @@ class Spares:
     def dismiss(self) -> int:
         """Ends those that were not used; returns how many."""
         with self._lock:
-            return self._dismiss()
-
-    def _dismiss(self) -> int:
-        left, self._waiting = self._waiting, []
+            left, self._waiting = self._waiting, []
         for waiting in left:
             _end(waiting)
         return len(left)
@@ -134,7 +131,7 @@ class Spares:
         if os.fsdecode(spawn.get_executable() or "") != self._executable:
             self.unfit = "SGLang starts it through numactl (env SGLANG_AUTO_NUMA_BIND: '0' turns that off)"
         if self.unfit:
-            self._dismiss()
+            self.dismiss()
             raise NoSpare(self.unfit)
         for waiting in self._waiting:
             if waiting.module == module:
