@@ -110,9 +110,11 @@ def _request_times() -> None:
     """SGLang's schedulers keep these times and bytes per request but send only two of them on, and those not always."""
     from sglang.srt.observability.req_time_stats import SchedulerReqTimeStats as Stats
 
-    @instead_of(Stats)
+    # Not by instead_of: these two run for each request of each decode step.
+    getstate, setstate = Stats.__getstate__, Stats.__setstate__
+
     def __getstate__(self: Any) -> Any:
-        state = __getstate__.real(self)
+        state = getstate(self)
         if getattr(self, "_disagg_sent", False):
             return state  # a decode step pickles this for each request: tell it once
         moments = {name: at for attribute, name in _MOMENTS.items() if (at := getattr(self, attribute, 0.0)) > 0}
@@ -124,12 +126,13 @@ def _request_times() -> None:
             self._disagg_sent = self.disagg_mode.value != "prefill"
         return {**state, _STATE_KEY: moments}
 
-    @instead_of(Stats)
     def __setstate__(self: Any, state: Any) -> None:
         if isinstance(state, dict) and _STATE_KEY in state:
             state = dict(state)
             self.disagg_moments = state.pop(_STATE_KEY)
-        __setstate__.real(self, state)
+        setstate(self, state)
+
+    Stats.__getstate__, Stats.__setstate__ = __getstate__, __setstate__
 
 
 def _hand_over_request_times() -> None:
