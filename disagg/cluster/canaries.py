@@ -1,9 +1,11 @@
-"""Canaries for idle engines: does each rank still make steps, does each pair still move KV?
+"""Canaries: does each rank of an idle engine still make steps, does each pair still move KV?
 
-Way:   controller -> [Canaries.run] -> transfer/canary.py on one engine or pair at a time
+Way:   fleet -> [Canaries.run] -> transfer/canary.py on one engine or pair at a time
+In:    engines that are idle; pairs between which a request's KV did not come, as frontends tell (`suspect`)
 Out:   `on_sick(life, why)` after FAILURES_MAX failures in a row
 Why:   an engine without requests shows no progress to judge by, and the first client would meet its hang. An engine
-       with requests gets none: its progress is watched in its host, and a canary would cost its clients time
+       with requests gets none: its progress is watched in its host, and a canary would cost its clients time. But its
+       host does not see whether KV arrives; so a suspected pair gets one, busy or not
 """
 
 from __future__ import annotations
@@ -22,12 +24,17 @@ from transfer.canary import CanaryFailed
 log = logging.getLogger(__name__)
 
 LIMIT_S = 5.0  # one canary
+BUSY_LIMIT_S = 30.0  # for a prompt of a few tokens to be read, behind all others
+BUSY_TRANSFER_S = 10.0  # for its KV to come, beside that of others
 FAILURES_MAX = 2  # in a row
 AGAIN_S = 1.0  # after a failure
 LOOK_S = 0.5
 PAIRS_EVERY = 3  # of a decode engine's turns, one is for its pairs, too
 PAIRS_A_TURN = 4  # prefills each of its ranks meets in such a turn; the next turn goes on where this one ended
 BUSY_NODE_FACTOR = 6  # an idle engine whose node has others at work is tried so much more rarely: they share cores
+
+
+ProbePair = Callable[[Pair], Awaitable[str | None]]
 
 
 @dataclass(slots=True)
@@ -37,6 +44,14 @@ class Turns:
     last_at_s: float
     count: int = 0
     failures: int = 0  # in a row
+
+
+def _is_there(live: LiveEngine) -> bool:
+    return not live.is_retiring and live.client.is_open
+
+
+def _is_idle(live: LiveEngine) -> bool:
+    return not live.others_requests and _is_there(live)
 
 
 def is_due(quiet_s: float, since_last_s: float, failures: int, node_is_busy: bool, canary_s: float) -> bool:
@@ -79,6 +94,12 @@ class Canaries:
         self._turns: dict[str, Turns] = {}
         self._pair_failures: dict[Pair, int] = {}
         self._next_pair = 0
+        self._suspected: dict[Pair, None] = {}
+
+    def suspect(self, pair: Pair) -> None:
+        """A request's KV did not come: the pair is tried next, however busy it is."""
+        if pair in self._prover.met:
+            self._suspected[pair] = None
 
     async def run(self) -> None:
         """Until it is cancelled."""
@@ -88,6 +109,10 @@ class Canaries:
 
     async def look(self) -> None:
         """One turn of each engine that is due."""
+        while self._suspected:
+            pair = next(iter(self._suspected))
+            await self._try_suspected(pair)
+            del self._suspected[pair]  # what was said of it meanwhile is answered, too
         up = self._prover.up
         self._turns = {life: self._turns.get(life) or Turns(self._now_s()) for life in up}
         self._pair_failures = {pair: n for pair, n in self._pair_failures.items() if pair in self._prover.met}
@@ -149,11 +174,21 @@ class Canaries:
                 continue
             failures = self._pair_failures[pair] = self._pair_failures.get(pair, 0) + 1
             if failures >= FAILURES_MAX:
-                for life in blame(pair, await self._witnesses(pair)):
-                    self._on_sick(life, f"transfer {prefill} -> {decode.life}: {why}")
+                await self._blame(pair, why, self._probe_pair)
                 self._pair_failures.pop(pair, None)
 
-    async def _witnesses(self, pair: Pair) -> dict[Pair, bool]:
+    async def _try_suspected(self, pair: Pair) -> None:
+        why: str | None = ""
+        for _ in range(FAILURES_MAX):
+            if not (why := await self._probe_busy(pair)):
+                return
+        await self._blame(pair, str(why), self._probe_busy)
+
+    async def _blame(self, pair: Pair, why: str, probe: ProbePair) -> None:
+        for life in blame(pair, await self._witnesses(pair, probe)):
+            self._on_sick(life, f"transfer {pair[0]} -> {pair[1]}: {why}")
+
+    async def _witnesses(self, pair: Pair, probe: ProbePair) -> dict[Pair, bool]:
         """One other pair of each of the two, probed now."""
         prefill, decode = pair
         met = self._prover.met
@@ -164,7 +199,7 @@ class Canaries:
         probed: dict[Pair, bool] = {}
         for others in with_others:
             for other in others:
-                if (why := await self._probe_pair(other)) is not None:
+                if (why := await probe(other)) is not None:
                     probed[other] = not why
                     break
         return probed
@@ -173,21 +208,32 @@ class Canaries:
         """As `_try`."""
         return await self._try(pair, partial(self._prover.probe_all_ranks, pair, self._limit_s))
 
-    async def _try(self, lives: tuple[str, ...], probe: Callable[[], Awaitable[None]]) -> str | None:
-        """Empty: they are well. None: one of them got a request or ended meanwhile, so nothing is known."""
+    async def _probe_busy(self, pair: Pair) -> str | None:
+        """As `_try`, but that other requests do not make it void: its time runs once its prompt has been read."""
+        probe = partial(self._prover.probe_all_ranks, pair, BUSY_LIMIT_S, BUSY_TRANSFER_S)
+        return await self._try(pair, probe, _is_there)
+
+    async def _try(
+        self,
+        lives: tuple[str, ...],
+        probe: Callable[[], Awaitable[None]],
+        counts: Callable[[LiveEngine], bool] = _is_idle,
+    ) -> str | None:
+        """Empty: they are well. None: one of them got a request or ended meanwhile, so nothing is known. `counts`: of
+        which engines a failure tells something, before the probe and after it."""
         found = [self._prover.up.get(life) for life in lives]
+
+        def all_count() -> bool:
+            return all(live is not None and counts(live) for live in found)
+
         async with self._prover.alone_with(*lives):
-            if not all(map(_is_idle, found)):
+            if not all_count():
                 return None
             try:
                 await probe()
             except CanaryFailed as error:
-                if not all(map(_is_idle, found)):
+                if error.was_unread or not all_count():
                     return None
                 log.warning("%s", error)
                 return error.what
         return ""
-
-
-def _is_idle(live: LiveEngine | None) -> bool:
-    return live is not None and not live.others_requests and not live.is_retiring and live.client.is_open

@@ -27,7 +27,6 @@ decode: {}
 def bare_codec(**sampling_defaults: float) -> Codec:
     nothing: Any = None
     codec = Codec(
-        tokenizer=nothing,
         encoder=nothing,
         texts=nothing,
         template=nothing,
