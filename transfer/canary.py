@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -85,29 +84,34 @@ async def _complete(
     prompt."""
     names = " -> ".join(endpoint.name for endpoint, _ in parts)
     legs = [_Leg(endpoint, new_tokens) for endpoint, new_tokens in parts]
+    reader = legs[0]
+
+    def failed(what: str) -> CanaryFailed:
+        error = CanaryFailed(f"canary {names}", what)
+        error.was_unread = transfer_s is not None and not reader.is_read
+        return error
+
     try:
         for leg in legs:
             leg.begin(prompt, meet)
         async with asyncio.timeout(limit_s) as limit:
             if transfer_s is not None:
-                legs[0].once_read = lambda: limit.reschedule(asyncio.get_running_loop().time() + transfer_s)
+                await reader.read_or_ended.wait()
+                limit.reschedule(asyncio.get_running_loop().time() + transfer_s)
             for ending in asyncio.as_completed([leg.ended for leg in legs]):
                 end = await ending
                 if end.reason not in m.WELL:
-                    raise CanaryFailed(f"canary {names}", end.detail or end.reason)
+                    raise failed(end.detail or end.reason)
     except TimeoutError:
         silent = [leg.endpoint.name for leg in legs if not leg.ended.done()]
-        within_s = transfer_s if transfer_s and legs[0].is_read else limit_s
-        late = CanaryFailed(f"canary {names}", f"no end within {within_s:g} s from {', '.join(silent)}")
-        late.was_unread = transfer_s is not None and not legs[0].is_read
-        raise late from None
+        within_s = transfer_s if transfer_s is not None and reader.is_read else limit_s
+        raise failed(f"no end within {within_s:g} s from {', '.join(silent)}") from None
     finally:
         for leg in legs:
             leg.abort()
     for leg in legs:
         if leg.received != leg.new_tokens:
-            what = f"{leg.received} tokens came from {leg.endpoint.name} instead of {leg.new_tokens}"
-            raise CanaryFailed(f"canary {names}", what)
+            raise failed(f"{leg.received} tokens came from {leg.endpoint.name} instead of {leg.new_tokens}")
 
 
 class _Leg:
@@ -117,7 +121,7 @@ class _Leg:
         self.endpoint, self.new_tokens = endpoint, new_tokens
         self.received = 0
         self.is_read = False
-        self.once_read: Callable[[], None] = lambda: None
+        self.read_or_ended = asyncio.Event()
         self.ended: asyncio.Future[m.LegEnd] = asyncio.get_running_loop().create_future()
         self._number = 0
 
@@ -140,10 +144,11 @@ class _Leg:
         self.received += len(token_ids)
 
     def on_stage(self, name: str) -> None:
-        if name == "transferring" and not self.is_read:
+        if name == "transferring":
             self.is_read = True
-            self.once_read()
+            self.read_or_ended.set()
 
     def on_end(self, end: m.LegEnd) -> None:
+        self.read_or_ended.set()
         if not self.ended.done():  # a wait that was given up has cancelled it
             self.ended.set_result(end)

@@ -30,6 +30,7 @@ FAILURES_MAX = 2  # in a row
 AGAIN_S = 1.0  # after a failure
 LOOK_S = 0.5
 PAIRS_EVERY = 3  # of a decode engine's turns, one is for its pairs, too
+WITNESSES_MAX = 3  # of one side of a pair that fails: one of them may be out of order itself
 PAIRS_A_TURN = 4  # prefills each of its ranks meets in such a turn; the next turn goes on where this one ended
 BUSY_NODE_FACTOR = 6  # an idle engine whose node has others at work is tried so much more rarely: they share cores
 
@@ -62,16 +63,19 @@ def is_due(quiet_s: float, since_last_s: float, failures: int, node_is_busy: boo
 
 
 def blame(pair: Pair, probed: Mapping[Pair, bool]) -> set[str]:
-    """Which side of a failing pair is to blame, given how each side's probe with another peer went just now?
+    """Which side of a failing pair is to blame, given how each side's probes with other peers went just now?
 
-    A side that works with another peer is not to blame. If both do, decode is: its restart costs least.
+    A side that works with another peer is not to blame. If both do, decode is: its restart costs least. Of a side that
+    could be tried with nobody else nothing is known: it is blamed where the same is true of both.
     """
     prefill, decode = pair
-    prefill_works = any(well for (p, _), well in probed.items() if p == prefill)
-    decode_works = any(well for (_, d), well in probed.items() if d == decode)
-    if prefill_works:
+    of_prefill = [well for (p, _), well in probed.items() if p == prefill]
+    of_decode = [well for (_, d), well in probed.items() if d == decode]
+    if any(of_prefill):
         return {decode}
-    return {prefill} if decode_works else {prefill, decode}
+    if any(of_decode) or bool(of_prefill) > bool(of_decode):
+        return {prefill}
+    return {decode} if bool(of_decode) > bool(of_prefill) else {prefill, decode}
 
 
 class Canaries:
@@ -174,7 +178,8 @@ class Canaries:
                 continue
             failures = self._pair_failures[pair] = self._pair_failures.get(pair, 0) + 1
             if failures >= FAILURES_MAX:
-                await self._blame(pair, why, self._probe_pair)
+                for life in blame(pair, await self._witnesses(pair, self._probe_pair)):
+                    self._on_sick(life, f"transfer {prefill} -> {decode.life}: {why}")
                 self._pair_failures.pop(pair, None)
 
     async def _try_suspected(self, pair: Pair) -> None:
@@ -182,14 +187,13 @@ class Canaries:
         for _ in range(FAILURES_MAX):
             if not (why := await self._probe_busy(pair)):
                 return
-        await self._blame(pair, str(why), self._probe_busy)
-
-    async def _blame(self, pair: Pair, why: str, probe: ProbePair) -> None:
-        for life in blame(pair, await self._witnesses(pair, probe)):
+        probed = await self._witnesses(pair, self._probe_busy)
+        # Without witnesses decode keeps its streams: whether it takes KV at all, the next life of its prefill shows.
+        for life in blame(pair, probed) if probed else {pair[0]}:
             self._on_sick(life, f"transfer {pair[0]} -> {pair[1]}: {why}")
 
     async def _witnesses(self, pair: Pair, probe: ProbePair) -> dict[Pair, bool]:
-        """One other pair of each of the two, probed now."""
+        """Other pairs of each of the two, probed now: until one works, WITNESSES_MAX at most."""
         prefill, decode = pair
         met = self._prover.met
         with_others = (
@@ -201,6 +205,8 @@ class Canaries:
             for other in others:
                 if (why := await probe(other)) is not None:
                     probed[other] = not why
+                told = [well for each, well in probed.items() if each in others]
+                if any(told) or len(told) == WITNESSES_MAX:
                     break
         return probed
 

@@ -27,7 +27,10 @@ async def _ask_without_end(sim: SimulatedDeployment, client: int) -> None:
 
 
 def _with_busy_engines(scenario: Callable[[SimulatedDeployment], Awaitable[None]]) -> None:
+    errors: list[object] = []
+
     async def run() -> None:
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: errors.append(context))
         async with SimulatedDeployment(prefill=2, decode=2, seed=5, limits=LIMITS) as sim:
             clients = [asyncio.create_task(_ask_without_end(sim, client)) for client in range(CLIENTS)]
             await asyncio.sleep(5)
@@ -39,6 +42,7 @@ def _with_busy_engines(scenario: Callable[[SimulatedDeployment], Awaitable[None]
 
     with asyncio.Runner(loop_factory=VirtualLoop) as runner:
         runner.run(run())
+    assert errors == []
 
 
 def _incarnations(sim: SimulatedDeployment) -> dict[str, int]:
@@ -82,5 +86,19 @@ def test_a_prefill_with_too_much_to_do_is_not_to_blame(monkeypatch: pytest.Monke
         await asyncio.sleep(20)  # two tries, and witnesses
         assert _incarnations(sim) == ALL_FIRST
         prefill.engine.slow(1.0)
+
+    _with_busy_engines(scenario)
+
+
+def test_a_stage_that_is_told_after_the_canary_was_given_up_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its prompt is read just after that: the leg's frames still come."""
+
+    async def scenario(sim: SimulatedDeployment) -> None:
+        for number in range(20):
+            monkeypatch.setattr(canaries, "BUSY_LIMIT_S", 0.002 * (number + 1))
+            sim.fleet.transfer_lost("prefill-0#1", "decode-0#1")
+            await asyncio.sleep(1.1)
+        sim.fleet.check()
+        assert _incarnations(sim) == ALL_FIRST
 
     _with_busy_engines(scenario)
