@@ -79,7 +79,7 @@ def blame(pair: Pair, probed: Mapping[Pair, bool]) -> set[str]:
 
 
 class Canaries:
-    """Probes idle engines one after another, until `run` is cancelled.
+    """Probes idle engines one after another, and suspected pairs beside, until `run` is cancelled.
 
     `canary_s`: how often each rank of an idle engine is probed; `limit_s`: how long a probe may take; both in seconds
     of the clock `now_s`. `on_sick(life, why)` is called after FAILURES_MAX failures in a row.
@@ -98,25 +98,26 @@ class Canaries:
         self._turns: dict[str, Turns] = {}
         self._pair_failures: dict[Pair, int] = {}
         self._next_pair = 0
-        self._suspected: dict[Pair, None] = {}
+        self._tries: asyncio.TaskGroup | None = None  # of suspected pairs
+        self._suspected: set[str] = set()  # lives in these
 
     def suspect(self, pair: Pair) -> None:
-        """A request's KV did not come: the pair is tried next, however busy it is."""
-        if pair in self._prover.met:
-            self._suspected[pair] = None
+        """A request's KV did not come: the pair is tried now, however busy it is. While one of the two is tried with
+        somebody else this is not heard: if it stays so, the next request will tell."""
+        if self._tries is not None and pair in self._prover.met and self._suspected.isdisjoint(pair):
+            self._suspected.update(pair)
+            trying = self._tries.create_task(self._try_suspected(pair), name=f"try {' and '.join(pair)}")
+            trying.add_done_callback(lambda _: self._suspected.difference_update(pair))
 
     async def run(self) -> None:
         """Until it is cancelled."""
-        while True:
-            await asyncio.sleep(min(LOOK_S, self._canary_s))
-            await self.look()
+        async with asyncio.TaskGroup() as self._tries:
+            while True:
+                await asyncio.sleep(min(LOOK_S, self._canary_s))
+                await self.look()
 
     async def look(self) -> None:
         """One turn of each engine that is due."""
-        while self._suspected:
-            pair = next(iter(self._suspected))
-            await self._try_suspected(pair)
-            del self._suspected[pair]  # what was said of it meanwhile is answered, too
         up = self._prover.up
         self._turns = {life: self._turns.get(life) or Turns(self._now_s()) for life in up}
         self._pair_failures = {pair: n for pair, n in self._pair_failures.items() if pair in self._prover.met}
@@ -183,9 +184,10 @@ class Canaries:
                 self._pair_failures.pop(pair, None)
 
     async def _try_suspected(self, pair: Pair) -> None:
-        why: str | None = ""
+        why: str | None = None
         for _ in range(FAILURES_MAX):
-            if not (why := await self._probe_busy(pair)):
+            why = await self._probe_busy(pair)
+            if not why:
                 return
         probed = await self._witnesses(pair, self._probe_busy)
         # Without witnesses decode keeps its streams: whether it takes KV at all, the next life of its prefill shows.
