@@ -157,7 +157,7 @@ class Canaries:
         """As `_try`."""
         for endpoint in live.endpoints():
             probe = partial(ROLES[live.record.role].probe, endpoint, self._limit_s)
-            why = await self._try((live.life,), probe)
+            why = await self._try_alone((live.life,), probe)
             if why is None:
                 return None
             if why:
@@ -214,18 +214,20 @@ class Canaries:
 
     async def _probe_pair(self, pair: Pair) -> str | None:
         """As `_try`."""
-        return await self._try(pair, partial(self._prover.probe_all_ranks, pair, self._limit_s))
+        return await self._try_alone(pair, partial(self._prover.probe_all_ranks, pair, self._limit_s))
 
     async def _probe_busy(self, pair: Pair) -> str | None:
         """As `_try`, but that other requests do not make it void: its time runs once its prompt has been read."""
         probe = partial(self._prover.probe_all_ranks, pair, BUSY_LIMIT_S, BUSY_TRANSFER_S)
-        return await self._try(pair, probe, _is_there)
+        return await self._try(pair, probe, _is_there)  # not alone: newcomers would have to wait until it is over
+
+    async def _try_alone(self, lives: tuple[str, ...], probe: Callable[[], Awaitable[None]]) -> str | None:
+        """As `_try`, of idle engines."""
+        async with self._prover.alone_with(*lives):
+            return await self._try(lives, probe, _is_idle)
 
     async def _try(
-        self,
-        lives: tuple[str, ...],
-        probe: Callable[[], Awaitable[None]],
-        counts: Callable[[LiveEngine], bool] = _is_idle,
+        self, lives: tuple[str, ...], probe: Callable[[], Awaitable[None]], counts: Callable[[LiveEngine], bool]
     ) -> str | None:
         """Empty: they are well. None: one of them got a request or ended meanwhile, so nothing is known. `counts`: of
         which engines a failure tells something, before the probe and after it."""
@@ -234,14 +236,13 @@ class Canaries:
         def all_count() -> bool:
             return all(live is not None and counts(live) for live in found)
 
-        async with self._prover.alone_with(*lives):
-            if not all_count():
+        if not all_count():
+            return None
+        try:
+            await probe()
+        except CanaryFailed as error:
+            if error.was_unread or not all_count():
                 return None
-            try:
-                await probe()
-            except CanaryFailed as error:
-                if error.was_unread or not all_count():
-                    return None
-                log.warning("%s", error)
-                return error.what
+            log.warning("%s", error)
+            return error.what
         return ""

@@ -110,7 +110,8 @@ class Prover:
             self._free(lives)
 
     async def probe_all_ranks(self, pair: Pair, limit_s: float, transfer_s: float | None = None) -> None:
-        """Each pair of ranks, with `probe_pair`'s limits. Raises CanaryFailed. The caller is `alone_with` the pair."""
+        """Each pair of ranks, with `probe_pair`'s limits; of idle engines the caller is `alone_with` them. Raises
+        CanaryFailed."""
         prefills, decodes = (self.up[life].endpoints() for life in pair)
         role, is_alone = ROLES[self.up[pair[1]].record.role], pair[0] == pair[1]
         for prefill_rank, decode_rank in _rank_pairs(1 if is_alone else len(prefills), len(decodes)):
