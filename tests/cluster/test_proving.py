@@ -76,9 +76,7 @@ class World:
             self.add(Role.PREFILL, number)
             self.add(Role.DECODE, number)
 
-    async def probe(
-        self, prefill: RankEndpoint | None, decode: RankEndpoint, room: int, limit_s: float, _: object
-    ) -> None:
+    async def probe(self, prefill: RankEndpoint | None, decode: RankEndpoint, room: int, limit_s: float) -> None:
         pair = (prefill or decode).life, decode.life
         lives = set(pair)
         self.probes.append(pair)
