@@ -45,24 +45,26 @@ def _hierarchical_cache(pool: PoolView) -> Iterator[Problem]:
 @pool_rule("sglang #19746", "leave it out")
 def _decode_radix_cache(pool: PoolView) -> Iterator[Problem]:
     """SGLang stops at start"""
-    at = pool.at("disaggregation_decode_enable_radix_cache")
-    if pool.is_on("disaggregation_decode_enable_radix_cache"):
-        if pool.role != "decode":
-            yield Problem(at, f"is on in a pool of {pool.role}", "leave it to the decode pools")
-        elif pool.get("speculative_algorithm"):
-            what = f"is on beside speculative_algorithm {pool.get('speculative_algorithm')}"
-            yield Problem(at, what, "take one of the two out")
+    name = "disaggregation_decode_enable_radix_cache"
+    yield from _on_elsewhere(pool, name)
+    if pool.role == "decode" and pool.is_on(name) and pool.get("speculative_algorithm"):
+        what = f"is on beside speculative_algorithm {pool.get('speculative_algorithm')}"
+        yield Problem(pool.at(name), what, "take one of the two out")
 
 
 @pool_rule("sglang arg_groups/kv_cache_hook.py handle_cache_compatibility", "leave it out")
 def _decode_offload(pool: PoolView) -> Iterator[Problem]:
     """SGLang stops at start"""
-    at = pool.at("disaggregation_decode_enable_offload_kvcache")
-    if pool.is_on("disaggregation_decode_enable_offload_kvcache"):
-        if pool.role != "decode":
-            yield Problem(at, f"is on in a pool of {pool.role}", "leave it to the decode pools")
-        elif pool.get("hicache_storage_backend") is None:
-            yield Problem(at, "is on without hicache_storage_backend", "name one, or leave it out")
+    name = "disaggregation_decode_enable_offload_kvcache"
+    yield from _on_elsewhere(pool, name)
+    if pool.role == "decode" and pool.is_on(name) and pool.get("hicache_storage_backend") is None:
+        yield Problem(pool.at(name), "is on without hicache_storage_backend", "name one, or leave it out")
+
+
+def _on_elsewhere(pool: PoolView, name: str) -> Iterator[Problem]:
+    """An argument of decode engines in a pool of another role."""
+    if pool.role != "decode" and pool.is_on(name):
+        yield Problem(pool.at(name), f"is on in a pool of {pool.role}", "leave it to the decode pools")
 
 
 @rule("sglang arg_groups/validation_hook.py check_server_args", "leave it out, or say it in an aggregated pool")
