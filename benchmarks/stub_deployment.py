@@ -50,7 +50,10 @@ async def stub_deployment(
     secret = secrets.token_bytes(32)
     environment = os.environ | {SECRET_VARIABLE: secret.hex()}
     registry = MemoryRegistry()
-    server, control = RegistryServer(registry, secret), ControlServer(secret, _no_log, _no_drain)
+    server, control = (
+        RegistryServer(registry, secret),
+        ControlServer(secret, _no_log, _no_drain, lambda _prefill, _decode: None),
+    )
     spec = FrontendSpec(
         registry=f"127.0.0.1:{await server.start('127.0.0.1')}",
         control=f"127.0.0.1:{await control.start('127.0.0.1')}",

@@ -67,9 +67,12 @@ class WorkerRole:
         """`own`, an engine of this role, and one of its partner's: the sender first."""
         return (other, own) if self.takes_kv_from else (own, other)
 
-    async def prove(self, sender: RankEndpoint | None, own: RankEndpoint, room: int, limit_s: float) -> None:
-        """A real request at `own`, with the KV of `sender` where it takes some. Raises CanaryFailed."""
-        await probe_pair(sender, own, room, limit_s)
+    async def prove(
+        self, sender: RankEndpoint | None, own: RankEndpoint, room: int, limit_s: float, transfer_s: float | None = None
+    ) -> None:
+        """A real request at `own`, with the KV of `sender` where it takes some; see `probe_pair`. Raises
+        CanaryFailed."""
+        await probe_pair(sender, own, room, limit_s, transfer_s)
 
     async def probe(self, endpoint: RankEndpoint, limit_s: float) -> None:
         """Whether this rank, alone, still makes steps. Raises CanaryFailed."""

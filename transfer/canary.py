@@ -26,7 +26,8 @@ GREEDY: dict[str, Any] = {"temperature": 0.0, "ignore_eos": True}
 
 
 class CanaryFailed(DisaggError):
-    pass
+    was_unread = False
+    """Of a busy engine: its prompt was not read in time. Nothing is known of its KV then."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,15 +45,19 @@ class RankEndpoint:
         return f"{self.life}/{self.dp_rank}"
 
 
-async def probe_pair(prefill: RankEndpoint | None, decode: RankEndpoint, room: int, limit_s: float) -> None:
-    """One greedy request through the pair; without a prefill, through the aggregated engine `decode` alone."""
+async def probe_pair(
+    prefill: RankEndpoint | None, decode: RankEndpoint, room: int, limit_s: float, transfer_s: float | None = None
+) -> None:
+    """One greedy request through the pair; without a prefill, through the aggregated engine `decode` alone.
+
+    `transfer_s`: for busy engines, the limit from when the prompt has been read. Raises CanaryFailed."""
     prompt = [room % 251 + 1, *range(10, 9 + PROBE_TOKENS)]  # a first token of its own: less is cached
     if prefill is None:
         await _complete([(decode, PROBE_NEW_TOKENS)], prompt, None, limit_s)
         return
     host, port = prefill.bootstrap.rsplit(":", 1)
     meet = m.Bootstrap(host, int(port), room, prefill.dp_rank)
-    await _complete([(prefill, 1), (decode, PROBE_NEW_TOKENS)], prompt, meet, limit_s)
+    await _complete([(prefill, 1), (decode, PROBE_NEW_TOKENS)], prompt, meet, limit_s, transfer_s)
 
 
 async def probe_rank(
@@ -69,29 +74,44 @@ def no_peer(endpoint: RankEndpoint) -> m.Bootstrap:
 
 
 async def _complete(
-    parts: list[tuple[RankEndpoint, int]], prompt: list[int], meet: m.Bootstrap | None, limit_s: float
+    parts: list[tuple[RankEndpoint, int]],
+    prompt: list[int],
+    meet: m.Bootstrap | None,
+    limit_s: float,
+    transfer_s: float | None = None,
 ) -> None:
-    """All parts at once, each with its count of new tokens; returns when all have ended well."""
+    """All parts at once, each with its count of new tokens; returns when all have ended well. The first one reads the
+    prompt."""
     names = " -> ".join(endpoint.name for endpoint, _ in parts)
     legs = [_Leg(endpoint, new_tokens) for endpoint, new_tokens in parts]
+    reader = legs[0]
+
+    def failed(what: str) -> CanaryFailed:
+        error = CanaryFailed(f"canary {names}", what)
+        error.was_unread = transfer_s is not None and not reader.is_read
+        return error
+
     try:
         for leg in legs:
             leg.begin(prompt, meet)
-        async with asyncio.timeout(limit_s):
+        async with asyncio.timeout(limit_s) as limit:
+            if transfer_s is not None:
+                await reader.read_or_ended.wait()
+                limit.reschedule(asyncio.get_running_loop().time() + transfer_s)
             for ending in asyncio.as_completed([leg.ended for leg in legs]):
                 end = await ending
                 if end.reason not in m.WELL:
-                    raise CanaryFailed(f"canary {names}", end.detail or end.reason)
+                    raise failed(end.detail or end.reason)
     except TimeoutError:
         silent = [leg.endpoint.name for leg in legs if not leg.ended.done()]
-        raise CanaryFailed(f"canary {names}", f"no end within {limit_s:g} s from {', '.join(silent)}") from None
+        within_s = transfer_s if transfer_s is not None and reader.is_read else limit_s
+        raise failed(f"no end within {within_s:g} s from {', '.join(silent)}") from None
     finally:
         for leg in legs:
             leg.abort()
     for leg in legs:
         if leg.received != leg.new_tokens:
-            what = f"{leg.received} tokens came from {leg.endpoint.name} instead of {leg.new_tokens}"
-            raise CanaryFailed(f"canary {names}", what)
+            raise failed(f"{leg.received} tokens came from {leg.endpoint.name} instead of {leg.new_tokens}")
 
 
 class _Leg:
@@ -100,6 +120,8 @@ class _Leg:
     def __init__(self, endpoint: RankEndpoint, new_tokens: int) -> None:
         self.endpoint, self.new_tokens = endpoint, new_tokens
         self.received = 0
+        self.is_read = False
+        self.read_or_ended = asyncio.Event()
         self.ended: asyncio.Future[m.LegEnd] = asyncio.get_running_loop().create_future()
         self._number = 0
 
@@ -122,8 +144,11 @@ class _Leg:
         self.received += len(token_ids)
 
     def on_stage(self, name: str) -> None:
-        pass
+        if name == "transferring":
+            self.is_read = True
+            self.read_or_ended.set()
 
     def on_end(self, end: m.LegEnd) -> None:
+        self.read_or_ended.set()
         if not self.ended.done():  # a wait that was given up has cancelled it
             self.ended.set_result(end)

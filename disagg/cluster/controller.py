@@ -42,7 +42,7 @@ class Controller:
         self.fleet = Fleet(setting, self.registry, self._places, Runtime(), plan.deployment.health.canary_s)
         secret = bytes.fromhex(setting.secret)
         self._served = RegistryServer(self.registry, secret)
-        self._control = ControlServer(secret, self.fleet.log_lines, self.fleet.drain)
+        self._control = ControlServer(secret, self.fleet.log_lines, self.fleet.drain, self.fleet.transfer_lost)
 
     async def start(self, host: str) -> Addresses:
         """Places and starts everything, without waiting for READY; returns where frontends reach it."""

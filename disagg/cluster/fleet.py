@@ -144,6 +144,10 @@ class Fleet:
             return f"there is no engine '{engine_id[:100]}' here; there are {', '.join(sorted(self._engines))}"
         return await supervisor.drain(restart)
 
+    def transfer_lost(self, prefill: str, decode: str) -> None:
+        """A frontend's word: a request's KV did not come from the one life to the other."""
+        self.canaries.suspect((prefill, decode))
+
     def check(self) -> None:
         """Raises what ended a supervisor, the prover or the canaries."""
         if self._error is not None:

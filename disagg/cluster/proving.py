@@ -109,15 +109,16 @@ class Prover:
         finally:
             self._free(lives)
 
-    async def probe_all_ranks(self, pair: Pair, limit_s: float) -> None:
-        """Raises CanaryFailed. The caller is `alone_with` the pair."""
+    async def probe_all_ranks(self, pair: Pair, limit_s: float, transfer_s: float | None = None) -> None:
+        """Each pair of ranks, with `probe_pair`'s limits; of idle engines the caller is `alone_with` them. Raises
+        CanaryFailed."""
         prefills, decodes = (self.up[life].endpoints() for life in pair)
         role, is_alone = ROLES[self.up[pair[1]].record.role], pair[0] == pair[1]
         for prefill_rank, decode_rank in _rank_pairs(1 if is_alone else len(prefills), len(decodes)):
             decode, prefill = decodes[decode_rank], None if is_alone else prefills[prefill_rank]
             room = self._rooms.take(prefill.dp_size, prefill.dp_rank) if prefill else self._rooms.take(1, 0)
             try:
-                await role.prove(prefill, decode, room, limit_s)
+                await role.prove(prefill, decode, room, limit_s, transfer_s)
             finally:
                 self._rooms.give_back(room)
 

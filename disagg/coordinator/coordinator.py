@@ -59,6 +59,7 @@ class Coordinator:
         self.attempts: dict[str, Attempt] = {}  # the running try of each live request
         self._shared = Shared(limits, self.rooms, TokenBatch(now_s), now_s)
         self._ended: OrderedDict[str, Remembered] = OrderedDict()
+        self.on_transfer_lost: Callable[[str, str], None] = lambda _prefill, _decode: None  # lives
         router.connections.on_evict = self._evict
 
     async def run(self, request: Request, sink: Sink) -> None:
@@ -118,6 +119,8 @@ class Coordinator:
         if isinstance(error, Refused):  # by a live engine that is full: no failure, and not counted as one
             advance(request, again, self._now_s())
             return
+        if request.phase is Phase.TRANSFERRING and pair.prefill is not None and not isinstance(error, EngineLost):
+            self.on_transfer_lost(pair.prefill.life, pair.decode.life)
         request.waiting_since_s = self._now_s()
         is_blamed = isinstance(error, EngineLost) and self._is_blamed(request, pair)
         is_bystander = isinstance(error, EngineLost) and not (is_blamed and request.blames[-1].alone)

@@ -7,6 +7,7 @@ Owns:  this frontend's number, which every request id begins with
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import time
 from itertools import islice
@@ -17,11 +18,14 @@ import msgspec
 from disagg.coordinator.coordinator import Coordinator
 from disagg.coordinator.request import Request
 from disagg.coordinator.sink import Sink
+from disagg.errors import DeadlineExceeded
 from disagg.frontend.http1 import Refusals
 from disagg.registry.control import ControlClient
 from disagg.registry.records import State
 from disagg.routing.router import Router
 from disagg.telemetry.metrics import FrontendMetrics
+
+log = logging.getLogger(__name__)
 
 FRONTEND_DIGITS = 4
 RANDOM_BYTES = (32 - FRONTEND_DIGITS) // 2
@@ -49,6 +53,8 @@ class Service:
         self._prefix = f"{number:0{FRONTEND_DIGITS}x}"
         self._metrics = FrontendMetrics()
         self._refusals = refusals or Refusals()
+        self._telling: dict[tuple[str, str], asyncio.Task[None]] = {}  # pairs whose lost KV the controller hears of now
+        coordinator.on_transfer_lost = self._transfer_lost
 
     @property
     def request_tokens_max(self) -> int:
@@ -139,6 +145,19 @@ class Service:
 
     async def drain(self, engine_id: str, restart: bool) -> str | None:
         return await self._control.drain(engine_id, restart) if self._control else "there is no controller"
+
+    def _transfer_lost(self, prefill: str, decode: str) -> None:
+        """Tells the controller, which alone can find out whose fault it is. Once at a time of each pair."""
+        pair = prefill, decode
+        if self._control is not None and pair not in self._telling:
+            self._telling[pair] = task = asyncio.create_task(self._tell_transfer_lost(self._control, pair))
+            task.add_done_callback(lambda _: self._telling.pop(pair))
+
+    async def _tell_transfer_lost(self, control: ControlClient, pair: tuple[str, str]) -> None:
+        try:
+            await control.transfer_lost(*pair)
+        except DeadlineExceeded as error:
+            log.warning("nobody hears that KV did not come from %s to %s: %s", *pair, error)
 
     def new_request_id(self) -> str:
         return self._prefix + os.urandom(RANDOM_BYTES).hex()

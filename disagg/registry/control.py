@@ -1,4 +1,5 @@
-"""What a frontend asks the controller to do: read an engine's log, which lies on the engine's node; drain an engine.
+"""What a frontend asks the controller to do: read an engine's log, which lies on the engine's node; drain an engine;
+look at a pair whose KV did not come.
 
 Way:   operator -> frontend -> [ControlClient] =frames=> [ControlServer] -> controller
 In:    one question a connection, which is made for it; out: one answer, and the connection is closed
@@ -19,6 +20,7 @@ from disagg.registry.frame_server import FrameServer
 
 LogReader = Callable[[str, int], Awaitable[str | None]]  # (engine id, lines) -> text; None: no such engine
 Drainer = Callable[[str, bool], Awaitable[str | None]]  # (engine id, start it again?) -> why not; None: it has begun
+OnTransferLost = Callable[[str, str], None]  # lives of a prefill and a decode
 ANSWER_S = 10.0
 
 
@@ -32,17 +34,22 @@ class DrainWanted(msgspec.Struct, frozen=True, tag="drain?"):
     restart: bool
 
 
+class TransferLost(msgspec.Struct, frozen=True, tag="transfer lost"):
+    prefill: str  # lives
+    decode: str
+
+
 _encode = msgspec.msgpack.Encoder().encode
-_decode_question = msgspec.msgpack.Decoder(LogWanted | DrainWanted).decode
+_decode_question = msgspec.msgpack.Decoder(LogWanted | DrainWanted | TransferLost).decode
 _decode_answer = msgspec.msgpack.Decoder(str | None).decode  # log lines, or why an engine cannot be drained
 
 
 class ControlServer(FrameServer):
-    """Answers every frontend's questions through `read_log` and `drain`."""
+    """Answers every frontend's questions through `read_log` and `drain`, and hands on what it tells."""
 
-    def __init__(self, secret: bytes, read_log: LogReader, drain: Drainer) -> None:
+    def __init__(self, secret: bytes, read_log: LogReader, drain: Drainer, on_transfer_lost: OnTransferLost) -> None:
         super().__init__(secret)
-        self._read_log, self._drain = read_log, drain
+        self._read_log, self._drain, self._on_transfer_lost = read_log, drain, on_transfer_lost
 
     async def serve(self, connection: Connection, frames: asyncio.Queue[bytes]) -> None:
         match _decode_question(await frames.get()):
@@ -50,6 +57,8 @@ class ControlServer(FrameServer):
                 answer = await self._read_log(engine_id, lines)
             case DrainWanted(engine_id, restart):
                 answer = await self._drain(engine_id, restart)
+            case TransferLost(prefill, decode):
+                answer = self._on_transfer_lost(prefill, decode)
         connection.send(_encode(answer))
 
 
@@ -67,7 +76,11 @@ class ControlClient:
         """Returns when draining has begun: None, or why it cannot. Raises DeadlineExceeded."""
         return await self._ask(DrainWanted(engine_id, restart))
 
-    async def _ask(self, question: LogWanted | DrainWanted) -> str | None:
+    async def transfer_lost(self, prefill: str, decode: str) -> None:
+        """A request's KV did not come from the one life to the other. Raises DeadlineExceeded."""
+        await self._ask(TransferLost(prefill, decode))
+
+    async def _ask(self, question: LogWanted | DrainWanted | TransferLost) -> str | None:
         answer: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
 
         def on_frame(body: bytes) -> None:

@@ -92,6 +92,7 @@ class Frontend:
         self.connections = Connections(SECRET, network=world.network.at(self.name), now_s=loop.time)
         self.router = Router(self.connections)
         self.coordinator = Coordinator(self.router, world.limits, Random(world.seed << 8 | number), loop.time)
+        self.coordinator.on_transfer_lost = world.fleet.transfer_lost
         watch = world.registry.watch()
         self.following = loop.create_task(self.connections.follow(watch), name=f"{self.name} follows")
 

@@ -28,7 +28,9 @@ class EmbeddingRole(WorkerRole):
     name: ClassVar[Role] = NAME
     makes_tokens: ClassVar = False
 
-    async def prove(self, sender: RankEndpoint | None, own: RankEndpoint, room: int, limit_s: float) -> None:
+    async def prove(
+        self, sender: RankEndpoint | None, own: RankEndpoint, room: int, limit_s: float, transfer_s: float | None = None
+    ) -> None:
         assert sender is None
         await probe_rank(own, 1, limit_s)
 

@@ -138,7 +138,7 @@ async def test_a_drain_travels_from_a_frontend_to_the_controller() -> None:
         async def drain(engine_id: str, restart: bool) -> str | None:
             return await s.supervisors[engine_id].drain(restart) if engine_id in s.supervisors else "no such engine"
 
-        server, control = RegistryServer(s.registry, SECRET), ControlServer(SECRET, no_log, drain)
+        server, control = RegistryServer(s.registry, SECRET), ControlServer(SECRET, no_log, drain, lambda *_: None)
         remote = RemoteRegistry(f"127.0.0.1:{await server.start('127.0.0.1')}", SECRET)
         asking = ControlClient(f"127.0.0.1:{await control.start('127.0.0.1')}", SECRET)
         await remote.connect()

@@ -47,6 +47,9 @@ def test_who_is_to_blame_for_a_pair_that_fails() -> None:
     assert blame(pair, {("p0", "d1"): True, ("p1", "d0"): True}) == {"d0"}
     assert blame(pair, {("p0", "d1"): False, ("p1", "d0"): True}) == {"p0"}
     assert blame(pair, {("p0", "d1"): False, ("p1", "d0"): False}) == {"p0", "d0"}
+    assert blame(pair, {("p0", "d1"): False}) == {"p0"}  # of decode nothing is known
+    assert blame(pair, {("p1", "d0"): False}) == {"d0"}
+    assert blame(pair, {("p0", "d1"): False, ("p1", "d0"): False, ("p2", "d0"): True}) == {"p0"}
 
 
 async def _turn(s: Scene) -> None:

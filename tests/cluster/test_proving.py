@@ -76,7 +76,9 @@ class World:
             self.add(Role.PREFILL, number)
             self.add(Role.DECODE, number)
 
-    async def probe(self, prefill: RankEndpoint | None, decode: RankEndpoint, room: int, limit_s: float) -> None:
+    async def probe(
+        self, prefill: RankEndpoint | None, decode: RankEndpoint, room: int, limit_s: float, _: object
+    ) -> None:
         pair = (prefill or decode).life, decode.life
         lives = set(pair)
         self.probes.append(pair)

@@ -19,6 +19,7 @@ from disagg.plane import messages as m
 from disagg.plane.client import PlaneClient
 from disagg.roles import Role
 from disagg.sampling import sampling_of
+from transfer.canary import CanaryFailed, RankEndpoint, probe_pair
 
 FREE_S = BUSY_S  # from a leg's end to the engine's own word that its KV is free: under a second, on an idle machine
 HANG_S = 5.0  # a loop that does not come round for so long is taken for hung, unless it computes
@@ -160,6 +161,36 @@ async def test_abort_during_a_slow_transfer(pair: Pair, zygote: NodeAgent) -> No
     await asyncio.sleep(4)  # the sender wakes and must find that there is nothing to send
     _, answer = pair.legs(fresh_prompt(20), 2)
     assert (await answer.until_end()).reason == "length"
+
+
+async def test_a_canary_beside_others_tells_what_became_of_its_kv(pair: Pair, zygote: NodeAgent) -> None:
+    """It comes; it does not come; and where its prompt waits behind another one nothing is known of it."""
+    port = pair.bootstrap_port
+    prefill = RankEndpoint("prefill-0#1", 0, 1, f"{ADDRESS}:{port}", pair.prefill)
+    decode = RankEndpoint("decode-0#1", 0, 1, "", pair.decode)
+
+    async def probe(limit_s: float, transfer_s: float) -> None:
+        await probe_pair(prefill, decode, random.getrandbits(62) + 1, limit_s, transfer_s)
+
+    _, stream = pair.legs(fresh_prompt(40), 3000)
+    await stream.until(lambda d: d.token_ids)
+    await probe(BUSY_S, BUSY_S)
+    zygote.slow_transfer.write_text("held")
+    with pytest.raises(CanaryFailed, match=r"no end within 0\.5 s") as lost:
+        await probe(BUSY_S, 0.5)
+    zygote.slow_transfer.unlink()
+    assert not lost.value.was_unread
+    _abort(stream)
+    await stream.until_end()
+    await pair.assert_free()
+    long = pair.legs(fresh_prompt(LONG_PROMPT), 4)
+    await long[0].until(lambda p: "prefilling" in p.stages)
+    with pytest.raises(CanaryFailed) as late:
+        await probe(0.5, 0.5)
+    assert late.value.was_unread
+    _abort(*long)
+    for each in long:
+        await each.until_end()
 
 
 async def test_a_prompt_cancelled_early_costs_little(pair: Pair, hosts: tuple[Host, Host]) -> None:

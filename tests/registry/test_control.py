@@ -18,7 +18,8 @@ HOST = "127.0.0.1"
 class Controller:
     def __init__(self) -> None:
         self.hold: dict[str, asyncio.Event] = {}
-        self.server = ControlServer(SECRET, self._read_log, self._drain)
+        self.lost: list[tuple[str, str]] = []
+        self.server = ControlServer(SECRET, self._read_log, self._drain, lambda *pair: self.lost.append(pair))
 
     async def client(self, secret: bytes = SECRET) -> ControlClient:
         return ControlClient(f"{HOST}:{await self.server.start(HOST)}", secret)
@@ -46,6 +47,8 @@ async def test_questions_are_answered_as_they_are_ready() -> None:
     assert await client.log_lines("nobody-0", 7) is None
     assert await client.drain("decode-1", True) is None
     assert await client.drain("decode-1", False) == "decode-1 stays"
+    await client.transfer_lost("prefill-0#1", "decode-0#1")
+    assert controller.lost == [("prefill-0#1", "decode-0#1")]
     assert not slow.done()
     controller.hold["decode-0"].set()
     assert await slow == "5 lines of decode-0"
@@ -74,7 +77,7 @@ async def test_a_controller_that_ends_is_told_at_once_to_those_who_wait_and_the_
     with pytest.raises(DeadlineExceeded, match="cannot be asked"):  # nobody listens
         await client.drain("decode-0", True)
     host, port = client._address.split(":")
-    again = ControlServer(SECRET, controller._read_log, controller._drain)
+    again = ControlServer(SECRET, controller._read_log, controller._drain, lambda *_: None)
     listener = await asyncio.get_running_loop().create_server(again._accept, host, int(port))
     assert await client.drain("decode-0", True) is None
     listener.close()

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
+from typing import Any
 
 import msgspec
 import pytest
 
 from disagg.cluster import canaries
-from disagg.cluster.proving import Pair, Prover
+from disagg.cluster.proving import Prover
 from disagg.cluster.supervisor import EngineSupervisor
 from disagg.coordinator.attempt import Attempt
 from disagg.coordinator.deadlines import DeadlineTimer
@@ -71,9 +72,9 @@ def a_ready_engine_is_never_sick(patch: pytest.MonkeyPatch) -> None:
 def a_probe_that_fails_is_a_proof(patch: pytest.MonkeyPatch) -> None:
     probe = Prover.probe_all_ranks
 
-    async def probe_somehow(self: Prover, pair: Pair, limit_s: float) -> None:
+    async def probe_somehow(self: Prover, *asked: Any) -> None:
         with contextlib.suppress(CanaryFailed):
-            await probe(self, pair, limit_s)
+            await probe(self, *asked)
 
     patch.setattr(Prover, "probe_all_ranks", probe_somehow)
 
