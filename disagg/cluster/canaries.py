@@ -179,7 +179,7 @@ class Canaries:
                 continue
             failures = self._pair_failures[pair] = self._pair_failures.get(pair, 0) + 1
             if failures >= FAILURES_MAX:
-                for life in blame(pair, await self._witnesses(pair, self._probe_pair)):
+                for life in sorted(blame(pair, await self._witnesses(pair, self._probe_pair))):
                     self._on_sick(life, f"transfer {prefill} -> {decode.life}: {why}")
                 self._pair_failures.pop(pair, None)
 
@@ -191,7 +191,7 @@ class Canaries:
                 return
         probed = await self._witnesses(pair, self._probe_busy)
         # Without witnesses decode keeps its streams: whether it takes KV at all, the next life of its prefill shows.
-        for life in blame(pair, probed) if probed else {pair[0]}:
+        for life in sorted(blame(pair, probed)) if probed else [pair[0]]:
             self._on_sick(life, f"transfer {pair[0]} -> {pair[1]}: {why}")
 
     async def _witnesses(self, pair: Pair, probe: ProbePair) -> dict[Pair, bool]:
