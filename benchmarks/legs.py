@@ -20,7 +20,7 @@ class Leg:
         self.first_s: asyncio.Future[float] = asyncio.get_running_loop().create_future()
         self.end: m.LegEnd | None = None
 
-    def on_tokens(self, _offset: int, token_ids: list[int]) -> None:
+    def on_tokens(self, _offset: int, token_ids: list[int], _logprobs: object) -> None:
         self.tokens += len(token_ids)
         if not self.first_s.done():
             self.first_s.set_result(time.perf_counter())

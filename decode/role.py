@@ -40,6 +40,10 @@ class DecodeRole(WorkerRole):
         """Two tokens: the first is made up by SGLang, as if it were a prefill's."""
         await probe_rank(endpoint, 2, limit_s, no_peer(endpoint))
 
+    def asks(self, asked: Mapping[str, Any]) -> dict[str, Any]:
+        """It has not read the prompt: its logprobs come from the prefill's leg."""
+        return {name: value for name, value in asked.items() if name != "logprob_start_len"}
+
     def memory_back_s(self, device: str) -> float:
         """Its KV pool is mapped by the prefill engines that sent to it, until they hear of its end."""
         return MEMORY_BACK_S if device == "cuda" else 0.0

@@ -12,6 +12,7 @@ DisaggError
    ├─ LegLost           502: an engine ended its leg under the request
    │  └─ EngineLost     502: the connection to the engine ended, and with it all legs there: it died, or was cut off
    ├─ SuspectedPoison   422: engines died under this request, the last one with nothing else on it: no further try
+   ├─ NotAccepted       400: the engine does not take what the request asks (a grammar that is none); not tried again
    ├─ NotANumber        500: the model, or the request's own values, gave logits that are no numbers; not tried again
    ├─ Refused           429: a live engine had no room after all; the request waits again (nobody else sees it)
    ├─ DeadlineExceeded  504: a phase outlived its deadline
@@ -99,6 +100,10 @@ class ReaderLost(RequestError):
 
 class LegLost(RequestError):
     http_status, code = 502, "leg_lost"
+
+
+class NotAccepted(RequestError):
+    http_status, code, kind = 400, "not_accepted", "invalid_request_error"
 
 
 class NotANumber(RequestError):

@@ -82,6 +82,10 @@ class WorkerRole:
         """How many tokens a leg of it makes, of those that the request asks for: for so many it reserves KV."""
         return asked
 
+    def asks(self, asked: Mapping[str, Any]) -> dict[str, Any]:
+        """What its leg of a request is asked for beside tokens (plane.messages.Submit.asks)."""
+        return dict(asked)
+
     def memory_back_s(self, device: str) -> float:
         """For how long after its peers were told of its end an incarnation's GPU memory may still be in use. The next
         one waits for that: SGLang sizes its KV by what is free."""

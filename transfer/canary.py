@@ -140,7 +140,7 @@ class _Leg:
         if not self.ended.done():
             self.endpoint.client.abort(self._number)
 
-    def on_tokens(self, _offset: int, token_ids: list[int]) -> None:
+    def on_tokens(self, _offset: int, token_ids: list[int], _logprobs: object) -> None:
         self.received += len(token_ids)
 
     def on_stage(self, name: str) -> None:

@@ -3,8 +3,8 @@
 Way:   coordinator -> [Attempt] -> the two plane clients; decode's tokens come back and go to the sink as they come.
        Whichever leg fails first ends both
 Owns:  the reservation (a place on each engine) and the room, until both legs have said their last word
-Fails: `run` raises LegLost (a leg failed), EngineLost (with its engine), Refused (a host has no room), NotANumber,
-       DeadlineExceeded or Cancelled, after every token that came before; what still runs is aborted
+Fails: `run` raises LegLost (a leg failed), EngineLost (with its engine), Refused (a host has no room), NotAccepted,
+       NotANumber, DeadlineExceeded or Cancelled, after every token that came before; what still runs is aborted
 """
 
 from __future__ import annotations
@@ -22,7 +22,16 @@ from disagg.coordinator.request import Request
 from disagg.coordinator.rooms import Rooms
 from disagg.coordinator.sink import Sink
 from disagg.coordinator.suspects import alone_on, blame, clear
-from disagg.errors import Cancelled, DeadlineExceeded, EngineLost, LegLost, NotANumber, Refused, RequestError
+from disagg.errors import (
+    Cancelled,
+    DeadlineExceeded,
+    EngineLost,
+    LegLost,
+    NotAccepted,
+    NotANumber,
+    Refused,
+    RequestError,
+)
 from disagg.plane import messages as m
 from disagg.plane.client import LOST
 from disagg.routing.endpoints import Pair
@@ -30,6 +39,7 @@ from disagg.routing.reservation import Reservation
 
 log = logging.getLogger(__name__)
 
+WOULD_DO = {NotANumber: "try other values", NotAccepted: ""}
 LAST_WORD_S = 5.0  # after an abort or a normal end a leg has this long to say its last word
 
 # Looked up once: a member of an Enum's class costs 0.2 µs in Python 3.11.
@@ -89,12 +99,16 @@ class Attempt:
         advance(request, _DISPATCHED, now_s)  # before: an engine on a busy machine may be quicker
         request.try_since_s = now_s
         prompt, leg_id = m.pack_ids(request.prompt_ids), f"{request.id}{self._try:02x}"
+        del request.logprobs[len(request.emitted_ids) :]  # of tokens that the last try could not hand out
         if request.emitted_ids:
             prompt += m.pack_ids(request.emitted_ids)
         bootstrap = None
         if prefill is not None:
             host, port = prefill.bootstrap.rsplit(":", 1)
             bootstrap = m.Bootstrap(host, int(port), self.room, prefill.dp_rank)
+        asks = request.asks
+        if asks and not request.lacks_prompt_logprobs:
+            asks = {name: value for name, value in asks.items() if name != "logprob_start_len"}
         facts = request.facts
         facts.room, facts.prefill, facts.decode = self.room, prefill.id if prefill else None, self.pair.decode.id
         for leg in self._legs:
@@ -106,7 +120,9 @@ class Attempt:
                 sampling=request.sampling | {"max_new_tokens": tokens},
                 dp_rank=leg.endpoint.dp_rank,
                 bootstrap=bootstrap,
+                asks=leg.role.asks(asks),
             )
+        self.decode.is_held = request.lacks_prompt_logprobs
         self._deadline.watch()
 
     async def _answer(self) -> None:
@@ -115,10 +131,11 @@ class Attempt:
         leg, sink = self.decode, self._sink
         while True:
             reason = self._end_reason()
-            if self._failure is not None and (self._is_broken or (reason is None and not leg.unsent)):
+            lacks_prompt = self.request.lacks_prompt_logprobs
+            if self._failure is not None and (self._is_broken or lacks_prompt or (reason is None and not leg.unsent)):
                 raise self._failure
-            if reason is None and not leg.unsent:
-                leg.is_held = False
+            if lacks_prompt or (reason is None and not leg.unsent):
+                leg.is_held = lacks_prompt
                 self._waiting = asyncio.get_running_loop().create_future()
                 await self._waiting
                 continue
@@ -171,7 +188,7 @@ class Attempt:
             return
         if self._failure is None or as_error is Cancelled:  # a cancelled request gets no other try
             self.request.failed_on.update(lives)
-            would_do = "try other values" if as_error is NotANumber else "try again"
+            would_do = WOULD_DO.get(as_error, "try again")
             self._failure = as_error(f"request {self.request.id} on {self.pair.name}", what, would_do)
             # Not left to `run`, which may wait for a slow client. SGLang tells neither side of the other's failure.
             self._abort()
@@ -210,9 +227,12 @@ class Attempt:
         assert leg.end is not None
         if self._try == self.request.tries:  # else it is a late word on an earlier try
             self.request.note_end(leg.end, leg.endpoint.client.clock_offset_s, read_prompt=leg.role.reads_prompts)
-        if leg.end.reason not in m.WELL and (leg is self.decode or not self._has_kv):
+        lacks_prompt = leg.role.reads_prompts and self.request.lacks_prompt_logprobs
+        if leg.end.reason not in m.WELL and (leg is self.decode or lacks_prompt or not self._has_kv):
             self._on_leg_failed(leg, leg.end)
-        if leg is self.decode:
+        elif lacks_prompt and self._try == self.request.tries:
+            self.fail(LegLost, f"the {leg.role.name} engine sent no logprobs of the prompt", leg.endpoint.life)
+        if leg is self.decode or "logprob_start_len" in self.request.asks:
             self.wake()
         if self._is_over:
             return
@@ -222,7 +242,8 @@ class Attempt:
 
     @property
     def waits_for_client(self) -> bool:
-        return bool(self.decode.unsent) or self.decode.end is not None
+        has_news = bool(self.decode.unsent) or self.decode.end is not None
+        return has_news and not self.request.lacks_prompt_logprobs
 
     def on_late(self, awaited: str, name: str) -> None:
         lives = (endpoint.life for endpoint in self.pair.endpoints)
@@ -235,6 +256,8 @@ class Attempt:
         if end.reason == m.REFUSED:
             self.fail(Refused, what)
             endpoint.on_refused()
+        elif end.reason == m.INVALID:
+            self.fail(NotAccepted, end.detail)
         elif end.reason == m.NOT_A_NUMBER:  # of this request alone, on whichever engine: none is to blame
             self.fail(NotANumber, f"the model's output for this request is not a number ({leg.role.name})")
         elif end.reason == LOST:

@@ -63,17 +63,22 @@ class Leg:
         self.is_broken = False
         self.end: m.LegEnd | None = None
 
-    def on_tokens(self, offset: int, token_ids: list[int]) -> None:
+    def on_tokens(self, offset: int, token_ids: list[int], logprobs: list[m.TokenLogprobs] | None = None) -> None:
         if offset != self.received:
             self.is_broken = True
             what = f"{self.role.name} sent token {offset} after {self.received} tokens"
             self.attempt.fail(LegLost, what, self.endpoint.life)
             return
         self.received = offset + len(token_ids)
+        if logprobs is not None:
+            self.note_logprobs(logprobs)
         self.receive(token_ids)
 
     def receive(self, token_ids: list[int]) -> None:
         """Drops a prefill's token: its decode leg sends the same one."""
+
+    def note_logprobs(self, logprobs: list[m.TokenLogprobs]) -> None:
+        """Of the tokens that `receive` gets next; a prefill's are dropped with its token."""
 
     def on_stage(self, name: str) -> None:
         if self.role.reads_prompts or name == "bootstrapping":
@@ -105,6 +110,9 @@ class DecodeLeg(Leg):
         self.unsent = token_ids
         if not self.is_held:
             self.batch.add(self)
+
+    def note_logprobs(self, logprobs: list[m.TokenLogprobs]) -> None:
+        self.request.logprobs += logprobs
 
     def hand_out(self, now_s: float, *, is_open: bool = False) -> None:
         """Gives all unsent ids to the sink as one piece, if it takes one now."""

@@ -13,7 +13,7 @@ import msgspec
 
 from disagg.coordinator.facts import Facts
 from disagg.coordinator.phases import Phase
-from disagg.plane.messages import LegEnd
+from disagg.plane.messages import LegEnd, TokenLogprobs
 from disagg.roles import Role
 
 FinishReason = Literal["stop", "length"]
@@ -72,6 +72,10 @@ class Request:
     timeline: dict[str, float] = field(default_factory=dict)  # event -> monotonic seconds
     facts: Facts = field(default_factory=Facts)
     owner: bytes = b""  # who may see and cancel it: a digest of his key; empty without keys
+    asks: dict[str, Any] = field(default_factory=dict)  # of both legs, beside sampling (plane.messages.Submit.asks)
+    logprobs: list[TokenLogprobs] = field(default_factory=list)  # of the emitted ids, if asked for, and of unsent ones
+    prompt_logprobs: list[TokenLogprobs] | None = None  # once the prompt has been read, if asked for
+    matched_id: int | None = None  # the token that ended it
 
     def add(self, token_ids: list[int], now_s: float) -> str:
         """Adds new tokens; returns the text that may be shown because of them."""
@@ -101,6 +105,11 @@ class Request:
         return None if self.tokens_left else "length"
 
     @property
+    def lacks_prompt_logprobs(self) -> bool:
+        """Whether it asks for logprobs of its prompt, and they have not come: they go before the first token."""
+        return "logprob_start_len" in self.asks and self.prompt_logprobs is None
+
+    @property
     def can_migrate(self) -> bool:
         """Whether another engine would continue with the same tokens.
 
@@ -115,8 +124,12 @@ class Request:
         facts, stats = self.facts, dict(end.stats)
         if "kv_bytes" in stats:
             facts.kv_bytes, facts.kv_transfer_s = int(stats.pop("kv_bytes")), stats.pop("kv_transfer_s", 0.0)
+        if end.matched_id is not None:
+            self.matched_id = end.matched_id
         if not read_prompt:
             return
+        if self.lacks_prompt_logprobs:
+            self.prompt_logprobs = end.prompt_logprobs
         facts.cached_tokens = end.cached_tokens
         here = {name: at_s - clock_offset_s for name, at_s in stats.items()}
         # What the engine measured stands for when we heard of it.

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import msgspec
+
+from disagg.plane.messages import TokenLogprobs
 
 
 class Content(msgspec.Struct, frozen=True, gc=False):
@@ -42,14 +44,6 @@ class CallArguments(msgspec.Struct, frozen=True, gc=False):
 
 Part = Content | Reasoning | CallBegins | CallArguments
 EndReason = str  # stop, length, tool_calls: OpenAI's words
-
-
-class TokenLogprobs(NamedTuple):
-    """Of one token: its id, its logprob, and the likeliest (id, logprob) there. None: of a prompt's first token."""
-
-    token_id: int
-    logprob: float | None
-    top: Sequence[tuple[int, float]] = ()
 
 
 @dataclass(slots=True)

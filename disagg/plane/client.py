@@ -33,7 +33,7 @@ LATE_S = 0.5  # a timer this late means that our own process was held up, not th
 
 
 class LegReceiver(Protocol):
-    def on_tokens(self, offset: int, token_ids: list[int]) -> None: ...
+    def on_tokens(self, offset: int, token_ids: list[int], logprobs: list[m.TokenLogprobs] | None) -> None: ...
 
     def on_stage(self, name: str) -> None: ...
 
@@ -116,6 +116,7 @@ class PlaneClient:
         dp_rank: int,
         bootstrap: m.Bootstrap | None,
         is_canary: bool = False,
+        asks: dict[str, Any] | None = None,
     ) -> int:
         """Sends the leg and returns its number. On a lost connection the receiver has its end before this returns."""
         leg = next(self._numbers)
@@ -123,7 +124,8 @@ class PlaneClient:
             receiver.on_end(m.LegEnd(leg, LOST, "no connection"))
             return leg
         self._legs[leg] = receiver
-        self._connection.send_soon(m.encode(m.Submit(leg, leg_id, prompt, sampling, dp_rank, bootstrap, is_canary)))
+        submit = m.Submit(leg, leg_id, prompt, sampling, dp_rank, bootstrap, is_canary, asks or {})
+        self._connection.send_soon(m.encode(submit))
         return leg
 
     def abort(self, leg: int) -> None:
@@ -227,7 +229,7 @@ class PlaneClient:
         for delta in step.deltas:
             receiver = legs.get(delta.leg)
             if receiver is not None:
-                receiver.on_tokens(delta.offset, delta.tokens)
+                receiver.on_tokens(delta.offset, delta.tokens, delta.logprobs)
         for end in step.ends:
             receiver = self._legs.pop(end.leg, None)
             if receiver is not None:

@@ -6,12 +6,12 @@ Owns:  the meaning of one leg on one engine. An engine knows nothing of pairs, r
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import msgspec
 
-from disagg.plane.messages import Bootstrap, RankHealth, RankLoad
+from disagg.plane.messages import Bootstrap, RankHealth, RankLoad, TokenLogprobs
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,22 +23,27 @@ class Leg:
     sampling: dict[str, Any]  # SGLang's sampling parameters, max_new_tokens among them
     dp_rank: int
     bootstrap: Bootstrap | None  # None on an aggregated engine
+    asks: dict[str, Any] = field(default_factory=dict)  # see Submit
 
 
 class LegSink(Protocol):
     """Called on the host's event loop. `on_end` comes exactly once and nothing follows it."""
 
-    def on_tokens(self, token_ids: list[int]) -> None: ...
+    def on_tokens(self, token_ids: list[int], logprobs: list[TokenLogprobs] | None = None) -> None: ...
 
     def on_stage(self, name: str) -> None:
         """The leg has come to bootstrapping, prefilling or transferring."""
 
-    def on_end(self, reason: str, detail: str, cached_tokens: int, stats: dict[str, float]) -> None:
-        """The engine holds nothing for this leg any more.
-
-        `reason`: stop, length, abort, error or not a number. `stats`: event -> monotonic seconds here, kv_bytes,
-        kv_transfer_s.
-        """
+    def on_end(
+        self,
+        reason: str,
+        detail: str,
+        cached_tokens: int,
+        stats: dict[str, float],
+        prompt_logprobs: list[TokenLogprobs] | None = None,
+        matched_id: int | None = None,
+    ) -> None:
+        """The engine holds nothing for this leg any more. The words are LegEnd's."""
 
 
 class EngineFacts(msgspec.Struct, frozen=True, kw_only=True):

@@ -15,6 +15,7 @@ import msgspec
 
 WELL = ("stop", "length")  # a LegEnd's reason when nothing went wrong
 REFUSED = "refused"
+INVALID = "invalid"
 NOT_A_NUMBER = "not a number"
 MAX_FRAME_BYTES = 64 << 20  # a 16M-token prompt; anything larger is a broken or hostile peer
 
@@ -43,6 +44,7 @@ class Submit(Wire, frozen=True, tag="submit"):
     dp_rank: int
     bootstrap: Bootstrap | None = None  # None: an aggregated engine
     is_canary: bool = False  # granted beyond capacity: a full engine must still be able to prove that it lives
+    asks: dict[str, Any] = {}  # beside sampling, in SGLang's words: return_logprob, top_logprobs_num, lora_path, …
 
 
 class Abort(Wire, frozen=True, tag="abort"):
@@ -102,10 +104,19 @@ ToHost = Submit | Abort | LoadsWanted | HealthWanted | PeerGone | Ping | MemberS
 # host -> frontend
 
 
+class TokenLogprobs(Wire, frozen=True):
+    """Of one token, and of the likeliest in its place, as (id, logprob). None: of a prompt's first token."""
+
+    token_id: int
+    logprob: float | None
+    top: list[tuple[int, float]] = []
+
+
 class Delta(Wire, frozen=True):
     leg: int
     offset: int  # index of the first of these tokens among all that this leg emitted
     tokens: list[int]
+    logprobs: list[TokenLogprobs] | None = None  # one a token, where the leg was asked for them
 
 
 class Stage(Wire, frozen=True):
@@ -116,14 +127,17 @@ class Stage(Wire, frozen=True):
 
 
 class LegEnd(Wire, frozen=True):
-    """The last word on a leg. `reason`: stop, length, abort (asked for), error, refused (it never began), or not a
-    number (among its logits, and nothing else is wrong with the engine)."""
+    """The last word on a leg. `reason`: stop, length, abort (asked for), error, refused (it never began), invalid (the
+    engine does not take what it asks: the client's to mend), or not a number (among its logits, and nothing else is
+    wrong with the engine)."""
 
     leg: int
     reason: str
     detail: str = ""
     cached_tokens: int = 0
     stats: dict[str, float] = {}  # name -> host's monotonic seconds, and "kv_bytes", "kv_transfer_s"
+    prompt_logprobs: list[TokenLogprobs] | None = None  # of a leg that read the prompt, and was asked for them
+    matched_id: int | None = None  # the token that ended it, where its reason is stop
 
 
 class Step(Wire, frozen=True, tag="step"):

@@ -187,7 +187,7 @@ class _Session:
             return
         self.server.report_soon()
         log.info("leg %s begins: %d prompt tokens, room %s", message.leg_id, len(prompt_ids), at.room if at else 0)
-        leg = Leg(message.leg_id, prompt_ids, message.sampling, message.dp_rank, at)
+        leg = Leg(message.leg_id, prompt_ids, message.sampling, message.dp_rank, at, message.asks)
         live = self._legs[message.leg] = _LiveLeg(self, message.leg, leg.id, grant)
         live.handle = self.server.engine.submit(leg, live)
 
@@ -227,8 +227,8 @@ class _LiveLeg:
         self._offset = 0
         self.handle: object = None
 
-    def on_tokens(self, token_ids: list[int]) -> None:
-        self._session.deltas.append(m.Delta(self._number, self._offset, token_ids))
+    def on_tokens(self, token_ids: list[int], logprobs: list[m.TokenLogprobs] | None = None) -> None:
+        self._session.deltas.append(m.Delta(self._number, self._offset, token_ids, logprobs))
         self._session.flush_soon()
         self._offset += len(token_ids)
 
@@ -236,9 +236,18 @@ class _LiveLeg:
         self._session.stages.append(m.Stage(self._number, name))
         self._session.flush_soon()
 
-    def on_end(self, reason: str, detail: str, cached_tokens: int, stats: dict[str, float]) -> None:
+    def on_end(
+        self,
+        reason: str,
+        detail: str,
+        cached_tokens: int,
+        stats: dict[str, float],
+        prompt_logprobs: list[m.TokenLogprobs] | None = None,
+        matched_id: int | None = None,
+    ) -> None:
         log.info("leg %s ends: %s, %d tokens %s", self._id, reason, self._offset, detail)
         server = self._session.server
         server.ledger.give_back(self._grant)
         server.report_soon()
-        self._session.add_end(m.LegEnd(self._number, reason, detail, cached_tokens, stats))
+        end = m.LegEnd(self._number, reason, detail, cached_tokens, stats, prompt_logprobs, matched_id)
+        self._session.add_end(end)

@@ -15,10 +15,12 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Callable
+from http import HTTPStatus
 from typing import Any
 
 from disagg.plane.engine import Leg, LegSink
-from disagg.plane.messages import NOT_A_NUMBER
+from disagg.plane.messages import INVALID, NOT_A_NUMBER, TokenLogprobs
+from disagg.sglang.logprobs import input_logprobs, output_logprobs
 from disagg.sglang.stages import STAGES
 
 REASONS = {"stop": "stop", "length": "length"}  # SGLang's finish types that are not failures
@@ -61,9 +63,13 @@ class SGLangLeg:
 
     def takes_tokens(self, state: Any) -> bool:
         """Whether the fast path may deliver: not the first tokens, not while earlier ones are still in the
-        TokenizerManager, not after the end."""
+        TokenizerManager, not after the end, and not of a leg that is asked for more than tokens."""
         return (
-            self._has_begun and not self._ended and state is not None and not (state.out_list or state.event.is_set())
+            self._has_begun
+            and not self._ended
+            and not self.leg.asks
+            and state is not None
+            and not (state.out_list or state.event.is_set())
         )
 
     def push(self, token_ids: list[int]) -> None:
@@ -86,6 +92,8 @@ class SGLangLeg:
 
     async def _run(self, engine: Any, on_end: Callable[[], object]) -> None:
         reason, detail, cached = "error", "the stream ended without a reason", 0
+        prompt_logprobs: list[TokenLogprobs] | None = None
+        matched_id: int | None = None
         try:
             if self._abort_asked_at_s is not None:
                 raise asyncio.CancelledError
@@ -95,27 +103,34 @@ class SGLangLeg:
                     meta = chunk["meta_info"]
                     finish = meta.get("finish_reason")
                     failed = finish is not None and finish["type"] not in REASONS
-                    if chunk.get("output_ids") and not failed:
-                        self._sink.on_tokens(chunk["output_ids"])
+                    if prompt_logprobs is None and "logprob_start_len" in self.leg.asks:
+                        prompt_logprobs = input_logprobs(meta)
+                    if (ids := chunk.get("output_ids")) and not failed:
+                        self._sink.on_tokens(ids, output_logprobs(meta, len(ids)) if self.leg.asks else None)
                         self._has_begun = True
                     if finish is not None:
                         cached = int(meta.get("cached_tokens") or 0)
                         reason, detail = REASONS.get(finish["type"], "error"), str(finish.get("message") or "")
+                        matched = finish.get("matched")
+                        matched_id = matched if type(matched) is int else None
                         if failed and NOT_A_NUMBER in detail:  # disagg/sglang/plugins/not_a_number.py
                             reason = NOT_A_NUMBER
+                        elif failed and finish.get("status_code") == HTTPStatus.BAD_REQUEST:
+                            reason = INVALID
         except asyncio.CancelledError:
             reason, detail = "abort", self._gave_up
         except Exception as error:  # noqa: BLE001 - SGLang refused this leg (ValueError, HTTPException, …)
             detail = str(getattr(error, "detail", None) or error)
-            reason = NOT_A_NUMBER if NOT_A_NUMBER in detail else "error"
-        if self._abort_asked_at_s is not None and reason == "error":
+            # A ValueError is what SGLang answers with 400.
+            reason = NOT_A_NUMBER if NOT_A_NUMBER in detail else INVALID if type(error) is ValueError else "error"
+        if self._abort_asked_at_s is not None and reason in ("error", INVALID):
             reason = "abort"
         self._ended = True
         if self._again is not None:
             self._again.cancel()
         moments = getattr(self._manager, "disagg_moments", {})  # kept by disagg/sglang/plugins/transfer.py
         on_end()
-        self._sink.on_end(reason, detail, cached, moments.pop(self.leg.id, {}))
+        self._sink.on_end(reason, detail, cached, moments.pop(self.leg.id, {}), prompt_logprobs, matched_id)
 
     def _abort_again(self) -> None:
         """Called once a second after an abort: the abort may be lost, or the scheduler may be computing, or hang."""
@@ -146,6 +161,7 @@ def _generate_arguments(leg: Leg) -> dict[str, Any]:
         "rid": leg.id,
         "stream": True,
         "routed_dp_rank": leg.dp_rank,
+        **leg.asks,
     }
     if leg.bootstrap is not None:
         arguments |= {

@@ -212,7 +212,7 @@ class Receiver:
     def __init__(self) -> None:
         self.end: m.LegEnd | None = None
 
-    def on_tokens(self, offset: int, token_ids: list[int]) -> None:
+    def on_tokens(self, offset: int, token_ids: list[int], _logprobs: object) -> None:
         pass
 
     def on_stage(self, name: str) -> None:

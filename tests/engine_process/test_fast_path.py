@@ -87,12 +87,12 @@ class Sink:
         self.ids: list[int] = []
         self.end: tuple[str, int] | None = None
 
-    def on_tokens(self, token_ids: list[int]) -> None:
+    def on_tokens(self, token_ids: list[int], _logprobs: object = None) -> None:
         self.ids += token_ids
 
     def on_stage(self, name: str) -> None: ...
 
-    def on_end(self, reason: str, _detail: str, cached_tokens: int, _stats: dict[str, float]) -> None:
+    def on_end(self, reason: str, _detail: str, cached_tokens: int, _stats: object, *_more: object) -> None:
         self.end = reason, cached_tokens
 
 

@@ -80,13 +80,13 @@ class Sink:
         self.stages: list[str] = []
         self.ends: list[tuple[str, str]] = []
 
-    def on_tokens(self, token_ids: list[int]) -> None:
+    def on_tokens(self, token_ids: list[int], _logprobs: object = None) -> None:
         self.token_ids += token_ids
 
     def on_stage(self, name: str) -> None:
         self.stages.append(name)
 
-    def on_end(self, reason: str, detail: str, _cached_tokens: int, _stats: dict[str, float]) -> None:
+    def on_end(self, reason: str, detail: str, _cached: int, _stats: dict[str, float], *_more: object) -> None:
         self.ends.append((reason, detail))
 
 

@@ -153,6 +153,7 @@ class LegLog:
     def __init__(self, client: PlaneClient, **submit: Any) -> None:
         self.stages: list[str] = []
         self.token_ids: list[int] = []
+        self.logprobs: list[m.TokenLogprobs] = []
         self.end: m.LegEnd | None = None
         self._client, self._news = client, asyncio.Event()
         self._number = client.submit(self, **submit)
@@ -161,9 +162,10 @@ class LegLog:
         self.stages.append(name)
         self._news.set()
 
-    def on_tokens(self, offset: int, token_ids: list[int]) -> None:
+    def on_tokens(self, offset: int, token_ids: list[int], logprobs: list[m.TokenLogprobs] | None) -> None:
         assert offset == len(self.token_ids)
         self.token_ids += token_ids
+        self.logprobs += logprobs or []
         self._news.set()
 
     def on_end(self, end: m.LegEnd) -> None:

@@ -30,7 +30,7 @@ class Sink:
         self.stats: dict[str, float] = {}
         self.cached_tokens = 0
 
-    def on_tokens(self, token_ids: list[int]) -> None:
+    def on_tokens(self, token_ids: list[int], _logprobs: object = None) -> None:
         assert self.end is None
         self.ids += token_ids
 
@@ -38,7 +38,7 @@ class Sink:
         assert self.end is None
         self.stages.append(name)
 
-    def on_end(self, reason: str, detail: str, cached_tokens: int, stats: dict[str, float]) -> None:
+    def on_end(self, reason: str, detail: str, cached_tokens: int, stats: dict[str, float], *_more: object) -> None:
         assert self.end is None, "a second last word"
         self.end, self.ended_at_s = (reason, detail), asyncio.get_running_loop().time()
         self.cached_tokens, self.stats = cached_tokens, stats
