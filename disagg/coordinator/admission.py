@@ -136,6 +136,7 @@ class Admission:
                 prompt_ids=request.prompt_ids,
                 emitted_ids=request.emitted_ids,
                 deadline_s=until_s,
+                prefix_on=request.prefix_on,
                 avoid=request.failed_on,
                 alone_on=alone_on(request) if request.blames else frozenset(),
             )

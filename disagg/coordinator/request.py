@@ -15,6 +15,7 @@ from disagg.coordinator.facts import Facts
 from disagg.coordinator.phases import Phase
 from disagg.plane.messages import LegEnd, TokenLogprobs
 from disagg.roles import Role
+from disagg.routing.endpoints import RankId
 
 FinishReason = Literal["stop", "length"]
 
@@ -22,6 +23,7 @@ FinishReason = Literal["stop", "length"]
 class TextSide(Protocol):
     """Turns token ids into text that may be shown (disagg/tokenizer/text.py)."""
 
+    matched: str  # the stop string that has been met; empty before
     stopped: bool  # a stop string has been met: what `push` returned ends before it, and no more may be pushed
 
     def push(self, token_ids: list[int]) -> str:
@@ -76,6 +78,7 @@ class Request:
     logprobs: list[TokenLogprobs] = field(default_factory=list)  # of the emitted ids, if asked for, and of unsent ones
     prompt_logprobs: list[TokenLogprobs] | None = None  # once the prompt has been read, if asked for
     matched_id: int | None = None  # the token that ended it
+    prefix_on: RankId | None = None  # where another request has just read the same prompt
 
     def add(self, token_ids: list[int], now_s: float) -> str:
         """Adds new tokens; returns the text that may be shown because of them."""
@@ -103,6 +106,11 @@ class Request:
         if self.emitted_ids and self.emitted_ids[-1] in self.end_ids:
             return "stop"
         return None if self.tokens_left else "length"
+
+    @property
+    def matched_stop(self) -> str | int | None:
+        """The stop string that ended it, else the token."""
+        return self.text.matched or self.matched_id
 
     @property
     def lacks_prompt_logprobs(self) -> bool:

@@ -14,8 +14,9 @@ from disagg.sampling import NAMES
 
 SHARED = NAMES | {"model", "stream", "stream_options", "max_tokens", "stop", "return_token_ids"}
 SHARED |= {"add_special_tokens"}
-CHAT = SHARED | {"messages", "max_completion_tokens", "chat_template_kwargs"}
-COMPLETION = SHARED | {"prompt"}
+SHARED |= {"n", "logprobs"}
+CHAT = SHARED | {"messages", "max_completion_tokens", "chat_template_kwargs", "top_logprobs"}
+COMPLETION = SHARED | {"prompt", "best_of", "echo"}
 HARMLESS = frozenset({"user", "metadata", "prompt_cache_key", "safety_identifier"})  # labels: they ask for nothing
 
 _ANY = object()
@@ -27,9 +28,9 @@ def _unbuilt(names: str, *neutral: Any) -> dict[str, tuple[Any, ...]]:
 
 
 UNBUILT: Mapping[str, tuple[Any, ...]] = {
-    **_unbuilt("n best_of", 1),
+    **_unbuilt("best_of", 1),
     **_unbuilt("top_logprobs", 0),
-    **_unbuilt("echo logprobs store", False),
+    **_unbuilt("echo store", False),
     **_unbuilt("suffix", ""),
     **_unbuilt("logit_bias", {}),
     **_unbuilt("tools functions", []),

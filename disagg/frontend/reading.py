@@ -18,7 +18,7 @@ from disagg.frontend.request_body import (
     check_model,
     messages_of,
     other_fields,
-    prompt_of,
+    prompts_of,
     refuse_too_long,
 )
 from disagg.frontend.responses import Kind
@@ -41,17 +41,21 @@ def read(data: bytes, kind: Kind, model: str, codec: Codec) -> CompletionRequest
     check_model(body, model)
     source = "messages" if is_chat else "prompt"
     given = required(body, source)
-    others = other_fields(body, codec.sampling_defaults)
+    others = other_fields(body, codec.sampling_defaults, is_chat=is_chat)
     # Put around the prompt by the tokenizer: not where a template has written them.
     special_tokens = boolean(body, "add_special_tokens", absent=not is_chat)
     if is_chat:
         messages, variables = messages_of(given, limit), template_variables(body)
-        prompt_ids = codec.chat_ids(messages, variables, special_tokens=special_tokens)
+        prompts = [codec.chat_ids(messages, variables, special_tokens=special_tokens)]
     else:
-        prompt = prompt_of(given, codec.vocabulary, limit)
-        prompt_ids = codec.text_ids(prompt, special_tokens=special_tokens) if isinstance(prompt, str) else prompt
-    if not prompt_ids:
-        refuse(source, "empty_prompt", f"'{source}' gives no token")
-    if len(prompt_ids) >= limit:
-        refuse_too_long(source, len(prompt_ids), limit)
-    return CompletionRequest(source=source, prompt_ids=prompt_ids, **others)
+        prompts = [
+            codec.text_ids(prompt, special_tokens=special_tokens) if isinstance(prompt, str) else prompt
+            for prompt in prompts_of(given, codec.vocabulary, limit)
+        ]
+    for index, prompt_ids in enumerate(prompts):
+        here = source if len(prompts) == 1 else f"{source}[{index}]"
+        if not prompt_ids:
+            refuse(here, "empty_prompt", f"'{here}' gives no token")
+        if len(prompt_ids) >= limit:
+            refuse_too_long(here, len(prompt_ids), limit)
+    return CompletionRequest(source=source, prompts=prompts, **others)

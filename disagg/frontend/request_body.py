@@ -20,6 +20,10 @@ from disagg.sampling import sampling_of
 T = TypeVar("T")
 _KINDS: dict[type, str] = {str: "a string", list: "a list", dict: "an object"}
 INT32_MAX = 2**31 - 1
+N_MAX = 32
+PROMPTS_MAX = 256
+SAMPLES_MAX = 256  # of all prompts together
+TOP_LOGPROBS_MAX = 20  # as OpenAI's; more than 128 would end a prefill engine's scheduler
 STOP_STRINGS_MAX = 16
 STOP_CHARACTERS_MAX = 256
 STREAM_OPTIONS = frozenset({"include_usage", "continuous_usage_stats", "include_obfuscation"})
@@ -33,13 +37,19 @@ MESSAGE_UNBUILT = frozenset(
 
 
 class CompletionRequest(msgspec.Struct, frozen=True, kw_only=True, tag=True):
-    source: str  # the parameter that held the prompt: messages or prompt
-    prompt_ids: list[int]
+    """`n` answers to each prompt; `best_of` are made of each, and the likeliest `n` of them returned."""
+
+    source: str  # the parameter that held the prompts: messages or prompt
+    prompts: list[list[int]]
+    n: int
+    best_of: int
+    echo: bool  # the answer begins with its prompt
+    logprobs: int | None  # how many of the likeliest tokens beside each token's own; None: no logprobs
     stream: bool
     include_usage: bool
     continuous_usage: bool  # vLLM's addition: the usage so far in each chunk
     return_token_ids: bool  # vLLM's addition: the prompt's and the answer's token ids beside the text
-    max_tokens: int | None  # output; None: as many as the context leaves
+    max_tokens: int | None  # output; None: as many as the context leaves. 0: the prompt alone, to be echoed
     max_tokens_name: str
     stop: tuple[str, ...]
     sampling: dict[str, Any]
@@ -56,13 +66,23 @@ def no_such_model(asked: str, model: str) -> BadRequest:
     return BadRequest("model", "model_not_found", what, http_status=404)
 
 
-def other_fields(body: Body, defaults: Mapping[str, float]) -> dict[str, Any]:
-    """All of a CompletionRequest but its prompt."""
-    stream = boolean(body, "stream")
-    max_tokens, max_tokens_name = _max_tokens(body)
+def other_fields(body: Body, defaults: Mapping[str, float], *, is_chat: bool) -> dict[str, Any]:
+    """All of a CompletionRequest but its prompts."""
+    stream, echo = boolean(body, "stream"), boolean(body, "echo")
+    n = integer(body, "n", 1, N_MAX) or 1
+    best_of = integer(body, "best_of", 1, N_MAX) or n
+    if best_of < n:
+        refuse("best_of", "invalid_value", f"'best_of' is {best_of}; it must be at least 'n', which is {n}")
+    if stream and best_of > n:
+        refuse("best_of", "invalid_value", "a stream cannot wait for the best answers; leave out 'best_of' or 'stream'")
+    max_tokens, max_tokens_name = _max_tokens(body, least=0 if echo else 1)
     include_usage, continuous_usage = _usage_options(body, stream)
     return {
         "stream": stream,
+        "n": n,
+        "best_of": best_of,
+        "echo": echo,
+        "logprobs": _logprobs_of_chat(body) if is_chat else _logprobs_of_text(body),
         "include_usage": include_usage,
         "continuous_usage": continuous_usage,
         "return_token_ids": boolean(body, "return_token_ids"),
@@ -73,9 +93,20 @@ def other_fields(body: Body, defaults: Mapping[str, float]) -> dict[str, Any]:
     }
 
 
-def _max_tokens(body: Body) -> tuple[int | None, str]:
+def _logprobs_of_chat(body: Body) -> int | None:
+    is_asked, top = boolean(body, "logprobs"), integer(body, "top_logprobs", 0, TOP_LOGPROBS_MAX) or 0
+    if top and not is_asked:
+        refuse("top_logprobs", "invalid_value", "'top_logprobs' is only for requests with 'logprobs': true")
+    return top if is_asked else None
+
+
+def _logprobs_of_text(body: Body) -> int | None:
+    return None if body.get("logprobs") is False else integer(body, "logprobs", 0, TOP_LOGPROBS_MAX)
+
+
+def _max_tokens(body: Body, least: int) -> tuple[int | None, str]:
     """`max_tokens` is the older name of max_completion_tokens; both together must be equal, else BadRequest."""
-    old, new = integer(body, "max_tokens", 1, INT32_MAX), integer(body, "max_completion_tokens", 1, INT32_MAX)
+    old, new = integer(body, "max_tokens", least, INT32_MAX), integer(body, "max_completion_tokens", least, INT32_MAX)
     if old is not None and new is not None and old != new:
         refuse("max_tokens", "invalid_value", "'max_tokens' and 'max_completion_tokens' differ; give one of them")
     return (old, "max_tokens") if new is None else (new, "max_completion_tokens")
@@ -106,11 +137,17 @@ def refuse_too_long(source: str, prompt_tokens: int, limit: int, whose: str = "t
     refuse(source, "context_length_exceeded", what)
 
 
-def prompt_of(value: Any, vocabulary: int, context_length: int) -> str | list[int]:
-    """One prompt: a text or its token ids, or a list that holds one of the two and nothing else."""
-    here = "prompt"
-    if isinstance(value, list) and len(value) == 1 and isinstance(value[0], str | list):
-        value, here = value[0], "prompt[0]"
+def prompts_of(value: Any, vocabulary: int, context_length: int) -> list[str | list[int]]:
+    """One prompt, a text or its token ids, or a list of such."""
+    if not (isinstance(value, list) and value and isinstance(value[0], str | list)):
+        return [_prompt(value, "prompt", vocabulary, context_length)]
+    if len(value) > PROMPTS_MAX:
+        what = f"'prompt' holds {len(value)} prompts; at most {PROMPTS_MAX} are allowed"
+        refuse("prompt", "array_above_max_length", what)
+    return [_prompt(each, f"prompt[{index}]", vocabulary, context_length) for index, each in enumerate(value)]
+
+
+def _prompt(value: Any, here: str, vocabulary: int, context_length: int) -> str | list[int]:
     if isinstance(value, str):
         return value
     if not isinstance(value, list):
@@ -118,7 +155,7 @@ def prompt_of(value: Any, vocabulary: int, context_length: int) -> str | list[in
     if not value:
         refuse(here, "empty_array", f"'{here}' is empty")
     if len(value) >= context_length and type(value[0]) is int:  # before each id is looked at
-        refuse_too_long("prompt", len(value), context_length)
+        refuse_too_long(here, len(value), context_length)
     # All at once, in C: one by one, 8,000 ids take a millisecond of everybody's time.
     if set(map(type, value)) != {int} or min(value) < 0 or max(value) >= vocabulary:
         return _ids_one_by_one(value, here, vocabulary)
@@ -128,9 +165,6 @@ def prompt_of(value: Any, vocabulary: int, context_length: int) -> str | list[in
 def _ids_one_by_one(ids: list[Any], here: str, vocabulary: int) -> list[int]:
     checked = []
     for index, given in enumerate(ids):
-        if isinstance(given, str | list) and here == "prompt":
-            what = f"'prompt' holds {len(ids)} prompts: several in one request are not supported yet; send each alone"
-            refuse("prompt", "unsupported_parameter", what)
         token_id = whole(given)
         if token_id is None:
             wrong_type(f"{here}[{index}]", "a token id", given)

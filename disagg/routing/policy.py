@@ -15,7 +15,7 @@ from typing import Protocol
 
 from disagg.errors import StartError
 from disagg.roles import Role
-from disagg.routing.endpoints import Pair
+from disagg.routing.endpoints import Pair, RankId
 from disagg.routing.load import Candidate, Endpoints, Score
 from disagg.routing.view import Choice, Reason, RoutingView
 
@@ -42,9 +42,28 @@ class LeastLoaded:
     of those that have met."""
 
     def choose(self, request: RoutingView, endpoints: Endpoints) -> Choice | None:
+        if request.prefix_on is not None and (choice := best_after(request.prefix_on, request, endpoints)) is not None:
+            return choice
         if endpoints.has(Role.AGGREGATED):
             return best_aggregated(request, endpoints)
         return best_pair(request, endpoints)
+
+
+class SamePrompt(Weighed, frozen=True):
+    """The reason for a sample that follows another one of its prompt."""
+
+
+def best_after(rank: RankId, request: RoutingView, endpoints: Endpoints) -> Choice | None:
+    """At the rank that has just read this prompt, if it has room; with the least loaded decode that it has met."""
+    for score, endpoint in endpoints.fitting_on(rank.life, Role.AGGREGATED, request):
+        if endpoint.id == rank and not score[0]:
+            return Choice(Pair(None, endpoint), SamePrompt(*score))
+    for score, prefill in endpoints.fitting_on(rank.life, Role.PREFILL, request):
+        if prefill.id == rank and not score[0]:
+            for other, decode in endpoints.fitting(Role.DECODE, request):
+                if prefill.life in endpoints.peers_of(decode):
+                    return Choice(Pair(prefill, decode), SamePrompt(*_sum(score, other)))
+    return None
 
 
 def best_aggregated(request: RoutingView, endpoints: Endpoints) -> Choice | None:

@@ -12,7 +12,7 @@ import msgspec
 from disagg.plane.ledger import tokens_to_set_aside
 from disagg.role_table import ROLES
 from disagg.roles import Role
-from disagg.routing.endpoints import Pair
+from disagg.routing.endpoints import Pair, RankId
 
 
 class RoutingView(msgspec.Struct, frozen=True, kw_only=True):
@@ -30,6 +30,7 @@ class RoutingView(msgspec.Struct, frozen=True, kw_only=True):
     priority: int = 0
     session: str = ""
     model: str = ""
+    prefix_on: RankId | None = None  # the rank that has just read the same prompt
     avoid: Set[str] = frozenset()  # engine lives to take only where nothing else has room
     alone_on: Set[Role] = frozenset()  # of these roles only engines on which nothing runs
 

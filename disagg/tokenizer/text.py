@@ -22,10 +22,10 @@ UNFINISHED_IDS_MAX = 64  # a character has at most four bytes: more ids than thi
 class TextStream:
     """Implements `disagg.coordinator.request.TextSide`."""
 
-    __slots__ = ("_characters", "_stop", "_texts", "stopped")
+    __slots__ = ("_characters", "_stop", "_texts", "matched", "stopped")
 
     def __init__(self, texts: Texts, stop: tuple[str, ...] = ()) -> None:
-        self.stopped = False
+        self.stopped, self.matched = False, ""
         self._texts = texts
         self._characters: _Characters | None = None  # once a token's text depends on others
         self._stop = _StopStrings(stop) if stop else None
@@ -35,7 +35,8 @@ class TextStream:
         text = self._text(token_ids)
         if self._stop is None or not text:
             return text
-        shown, self.stopped = self._stop.push(text)
+        shown, self.matched = self._stop.push(text)
+        self.stopped = bool(self.matched)
         return shown
 
     def flush(self) -> str:
@@ -44,7 +45,8 @@ class TextStream:
         text = self._characters.flush() if self._characters is not None else ""
         if self._stop is None:
             return text
-        shown, self.stopped = self._stop.push(text)
+        shown, self.matched = self._stop.push(text)
+        self.stopped = bool(self.matched)
         return shown if self.stopped else shown + self._stop.held
 
     def _text(self, token_ids: list[int]) -> str:
@@ -144,16 +146,17 @@ class _StopStrings:
         self._first_characters = frozenset(each[0] for each in stop)
         self.held = ""
 
-    def push(self, text: str) -> tuple[str, bool]:
-        """The text that may be shown, and whether a stop string ends it."""
+    def push(self, text: str) -> tuple[str, str]:
+        """The text that may be shown, and the stop string that ends it, or an empty one."""
         text = self.held + text
-        found = [(start + len(each), start) for each in self._stop if (start := text.find(each)) >= 0]
+        found = [(start + len(each), start, each) for each in self._stop if (start := text.find(each)) >= 0]
         if found:
             self.held = ""
-            return text[: min(found)[1]], True
+            _, start, matched = min(found)
+            return text[:start], matched
         cut = self._begin_of_a_stop(text)
         self.held = text[cut:]
-        return text[:cut], False
+        return text[:cut], ""
 
     def _begin_of_a_stop(self, text: str) -> int:
         for start in range(max(0, len(text) - self._longest + 1), len(text)):

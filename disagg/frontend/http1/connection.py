@@ -124,9 +124,11 @@ class Connection(asyncio.Protocol):
         self.door.burst.put(self.transport, data)
 
     async def writable(self) -> None:
+        """Several may wait: the samples of one answer."""
         if not self.transport.is_closing():
-            self._writable = self._loop.create_future()
-            await self._writable
+            if self._writable is None or self._writable.done():
+                self._writable = self._loop.create_future()
+            await asyncio.shield(self._writable)
 
     def resume_reading(self) -> None:
         if self._is_paused and not self.transport.is_closing():

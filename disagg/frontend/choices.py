@@ -1,0 +1,196 @@
+"""The choices of an answer as their tokens come: text becomes parts, and parts become what an API says.
+
+Way:   decode leg -> [StreamedChoice, WholeChoice] (each a Sink) -> parser -> parts -> StreamForm, or a ChoiceAnswer
+In:    a choice's text as it may be shown, its token ids, its logprobs
+Owns:  that the head goes with the first event, and the stream's end with the end of its last choice
+Fails: what a parser raises ends its own request
+
+(A stream of one choice that is nothing but text has a shorter way: sinks.Chunks.)
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+from disagg.coordinator.request import FinishReason, Request
+from disagg.frontend.exchange import Exchange
+from disagg.frontend.parts import (
+    Call,
+    CallArguments,
+    CallBegins,
+    ChoiceAnswer,
+    Content,
+    Part,
+    Reasoning,
+    StreamForm,
+)
+from disagg.plane.messages import TokenLogprobs
+
+
+class Parser(Protocol):
+    """What reads a choice's text (disagg/frontend/output_parser.py)."""
+
+    def push(self, text: str) -> list[Part]: ...
+
+    def end(self, reason: FinishReason) -> tuple[list[Part], str]:
+        """What was held back, and why the choice ends once its calls are known."""
+
+
+class _Plain:
+    """Of a model whose text is its answer."""
+
+    def push(self, text: str) -> list[Part]:
+        return [Content(text)] if text else []
+
+    def end(self, reason: FinishReason) -> tuple[list[Part], str]:
+        return [], reason
+
+
+PLAIN: Parser = _Plain()
+
+
+class Gathered:
+    """The parts of one choice so far, without a copy for each: an answer may have a hundred thousand."""
+
+    def __init__(self) -> None:
+        self._texts: list[str] = []
+        self._reasoning: list[str] = []
+        self._calls: list[tuple[str, str, list[str]]] = []
+
+    def add(self, parts: Sequence[Part]) -> None:
+        for part in parts:
+            match part:
+                case Content():
+                    self._texts.append(part.text)
+                case Reasoning():
+                    self._reasoning.append(part.text)
+                case CallBegins():
+                    self._calls.append((part.id, part.name, []))
+                case CallArguments():
+                    self._calls[part.index][2].append(part.text)
+
+    def answer(self, index: int, request: Request, reason: str, echo: str) -> ChoiceAnswer:
+        return ChoiceAnswer(
+            index=index,
+            text=echo + "".join(self._texts),
+            reasoning="".join(self._reasoning),
+            calls=[Call(call_id, name, "".join(arguments)) for call_id, name, arguments in self._calls],
+            finish_reason=reason,
+            matched_stop=request.matched_stop,
+            token_ids=request.emitted_ids,
+            logprobs=request.logprobs,
+            prompt_token_ids=request.prompt_ids,
+            prompt_logprobs=request.prompt_logprobs or [],
+        )
+
+
+class WholeChoice:
+    """Collects a choice, for an answer that is not streamed."""
+
+    def __init__(self, index: int, request: Request, parser: Parser = PLAIN, echo: str = "", mute: bool = False) -> None:
+        self._index, self._request, self._parser, self._echo, self._mute = index, request, parser, echo, mute
+        self._gathered = Gathered()
+        self.began = asyncio.Event()
+        self.answer: ChoiceAnswer | None = None
+
+    def is_open(self) -> bool:
+        return True
+
+    async def opens(self) -> None:
+        pass
+
+    def put(self, text: str, _token_ids: list[int]) -> None:
+        self.began.set()
+        self._gathered.add(self._parser.push(text))
+
+    def end(self, text: str, token_ids: list[int], reason: FinishReason) -> None:
+        if not self._mute:
+            self.put(text, token_ids)
+        parts, end_reason = self._parser.end(reason)
+        self._gathered.add(parts)
+        self.answer = self._gathered.answer(self._index, self._request, end_reason, self._echo)
+
+
+class Stream:
+    """The events of all choices of one answer. `usage`: OpenAI's object, once all have ended."""
+
+    def __init__(self, exchange: Exchange, form: StreamForm, choices: int, usage: Callable[[], dict[str, Any]]) -> None:
+        self.call, self.form = exchange.call, form
+        self._exchange, self._left, self._usage = exchange, choices, usage
+        self._is_begun = False
+
+    def write(self, events: bytes) -> None:
+        if not events:
+            return
+        if self._is_begun:
+            self.call.chunk_writer.write(events)
+        else:
+            self._is_begun = True
+            self._exchange.write_events(events)
+
+    def end_choice(self, events: bytes) -> None:
+        self._left -= 1
+        if self._left:
+            self.write(events)
+        else:
+            self._exchange.write_events(events + self.form.ends(self._usage()), last=True)
+
+
+class StreamedChoice:
+    """`echo`: the prompt's text, which the answer is to begin with."""
+
+    def __init__(
+        self,
+        stream: Stream,
+        index: int,
+        request: Request,
+        parser: Parser = PLAIN,
+        echo: str | None = None,
+        mute: bool = False,
+    ) -> None:
+        self._stream, self._form, self._index, self._request = stream, stream.form, index, request
+        self._parser, self._echo, self._mute = parser, echo, mute
+        self._gathered = Gathered()
+        self._told = 0  # tokens whose logprobs have been told
+        self.began = asyncio.Event()
+
+    def is_open(self) -> bool:
+        return self._stream.call.chunk_writer.takes
+
+    async def opens(self) -> None:
+        await self._stream.call.writable()
+
+    def put(self, text: str, token_ids: list[int]) -> None:
+        if self._mute:
+            self._stream.write(self._begin())
+        else:
+            self._stream.write(self._begin() + self._piece(self._parser.push(text), token_ids))
+
+    def end(self, text: str, token_ids: list[int], reason: FinishReason) -> None:
+        events = self._begin()
+        parts = [] if self._mute else self._parser.push(text)
+        more, end_reason = self._parser.end(reason)
+        events += self._piece([*parts, *more], [] if self._mute else token_ids)
+        answer = self._gathered.answer(self._index, self._request, end_reason, self._echo or "")
+        self._stream.end_choice(events + self._form.choice_ends(answer))
+
+    def _begin(self) -> bytes:
+        """With the first text: what opens the choice, and the prompt where it is asked for."""
+        if self.began.is_set():
+            return b""
+        self.began.set()
+        events = self._form.begins(self._index)
+        if self._echo is not None:
+            events += self._form.piece(self._index, [Content(self._echo)], [], self._request.prompt_logprobs or [])
+        return events
+
+    def _piece(self, parts: list[Part], token_ids: list[int]) -> bytes:
+        if not parts and not token_ids:
+            return b""
+        self._gathered.add(parts)
+        logprobs = self._request.logprobs
+        told: list[TokenLogprobs] = logprobs[self._told : self._told + len(token_ids)] if logprobs else []
+        self._told += len(token_ids)
+        return self._form.piece(self._index, parts, token_ids, told)

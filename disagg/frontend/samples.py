@@ -1,0 +1,125 @@
+"""The samples of one answer: each prompt as often as asked, each sample a request of its own with a room of its own.
+
+Way:   CompletionRequest -> [requests_of] -> Requests -> [run_samples] -> Backend.run, each with its sink
+Out:   when all have ended; the first error, when one fails, after the others were cancelled
+Owns:  the samples' tasks
+Why:   a lost sample is tried again alone, and each goes where there is room. The samples of a long prompt follow the
+       first one to the engine that has read it, so that its prefix cache spares them the reading
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from disagg.coordinator.request import Request
+from disagg.coordinator.sink import Sink
+from disagg.errors import RequestError
+from disagg.fields import refuse
+from disagg.frontend.backend import Backend
+from disagg.frontend.request_body import SAMPLES_MAX, CompletionRequest, refuse_too_long
+from disagg.tokenizer.codec import Codec
+from disagg.tokenizer.text import TextStream
+
+FOLLOWS_TOKENS = 256  # of a prompt this long the further samples wait until the first one has read it
+OUTPUT_TOKENS_MAX = 1 << 20  # of all samples of an answer together
+
+
+class Begins(Sink, Protocol):
+    began: asyncio.Event  # its first token has come
+
+
+def requests_of(
+    asked: CompletionRequest, backend: Backend, codec: Codec, request_id: str, owner: bytes, received_at_s: float
+) -> list[Request]:
+    """`best_of` requests for each prompt, prompt by prompt; the first one has `request_id`. Raises BadRequest."""
+    count = len(asked.prompts) * asked.best_of
+    if count > SAMPLES_MAX:
+        what = f"{len(asked.prompts)} prompts, each {asked.best_of} times, are {count} samples; at most {SAMPLES_MAX}"
+        refuse(asked.source, "too_many_samples", f"{what} are allowed in a request")
+    lengths = [_output_tokens(asked, prompt_ids, backend, codec) for prompt_ids in asked.prompts]
+    if count > 1 and sum(lengths) * asked.best_of > OUTPUT_TOKENS_MAX:
+        what = f"{count} samples may have {sum(lengths) * asked.best_of} tokens together; {OUTPUT_TOKENS_MAX} are allowed"
+        refuse(asked.max_tokens_name, "too_many_tokens", f"{what}: send a smaller '{asked.max_tokens_name}'")
+    asks, end_ids = _asks(asked), frozenset() if asked.sampling.get("ignore_eos") else codec.end_ids
+    requests = []
+    for prompt_ids, max_tokens in zip(asked.prompts, lengths, strict=True):
+        for sample in range(asked.best_of):
+            requests.append(
+                Request(
+                    id=backend.new_request_id() if requests else request_id,
+                    prompt_ids=prompt_ids,
+                    sampling=_sampling(asked.sampling, sample),
+                    max_tokens=max_tokens,
+                    text=TextStream(codec.texts, asked.stop),
+                    received_at_s=received_at_s,
+                    end_ids=end_ids,
+                    owner=owner,
+                    asks=asks,
+                )
+            )
+    return requests
+
+
+async def run_samples(backend: Backend, samples: Sequence[tuple[Request, Begins]], per_prompt: int) -> None:
+    """Returns when each sink has its end. `samples` are in the order of `requests_of`."""
+    try:
+        async with asyncio.TaskGroup() as tasks:
+            for at in range(0, len(samples), per_prompt):
+                first, *others = samples[at : at + per_prompt]
+                tasks.create_task(_run_first(backend, *first))
+                for request, sink in others:
+                    tasks.create_task(_run_after(backend, first, request, sink))
+    except* Exception as group:
+        raise _first(group) from None
+
+
+async def _run_first(backend: Backend, request: Request, sink: Begins) -> None:
+    try:
+        await backend.run(request, sink)
+    finally:
+        sink.began.set()
+
+
+async def _run_after(backend: Backend, first: tuple[Request, Begins], request: Request, sink: Begins) -> None:
+    if len(request.prompt_ids) >= FOLLOWS_TOKENS:
+        first_request, first_sink = first
+        await first_sink.began.wait()
+        request.prefix_on = first_request.facts.prefill or first_request.facts.decode
+    await backend.run(request, sink)
+
+
+def _first(group: BaseExceptionGroup[Exception]) -> Exception:
+    """Of several errors the one that nobody foresaw: it is the one to be mended."""
+    found = list(group.exceptions)
+    return next((error for error in found if not isinstance(error, RequestError)), found[0])
+
+
+def _sampling(sampling: dict[str, Any], sample: int) -> dict[str, Any]:
+    """With one seed all samples would be the same: the further ones count on from it."""
+    seed = sampling.get("sampling_seed")
+    return sampling if seed is None or not sample else sampling | {"sampling_seed": (seed + sample) % (1 << 63)}
+
+
+def _asks(asked: CompletionRequest) -> dict[str, Any]:
+    if asked.logprobs is None:
+        # To tell the likeliest answers from others.
+        return {"return_logprob": True, "top_logprobs_num": 0} if asked.best_of > asked.n else {}
+    asks: dict[str, Any] = {"return_logprob": True, "top_logprobs_num": asked.logprobs}
+    return asks | {"logprob_start_len": 0} if asked.echo else asks
+
+
+def _output_tokens(asked: CompletionRequest, prompt_ids: list[int], backend: Backend, codec: Codec) -> int:
+    """How many tokens the answer may have. Raises BadRequest for what no engine could hold."""
+    prompt_tokens, held = len(prompt_ids), backend.request_tokens_max
+    limit = min(codec.context_length, held) if held else codec.context_length
+    whose = "the model's context" if limit == codec.context_length else "what the engines here can hold"
+    if prompt_tokens >= limit:
+        refuse_too_long(asked.source, prompt_tokens, limit, whose)
+    if asked.max_tokens is None:
+        return limit - prompt_tokens
+    if prompt_tokens + asked.max_tokens > limit:
+        what = f"{prompt_tokens} prompt tokens and {asked.max_tokens_name} = {asked.max_tokens} are more than "
+        refuse(asked.max_tokens_name, "context_length_exceeded", f"{what}{whose}, {limit}")
+    return max(1, asked.max_tokens)  # 0: an engine makes one, which nobody is told
