@@ -1,7 +1,7 @@
 """Who sends a request, and what the sender may do: API keys, admin keys, and the operator on this machine.
 
 Way:   request's head -> [Keys.check] -> the handler of the route
-In:    `Authorization: Bearer KEY`, as OpenAI's clients send it
+In:    `Authorization: Bearer KEY`, as OpenAI's clients send it, or `x-api-key: KEY`, as Anthropic's do
 Out:   a Caller: whose requests he sees and cancels
 Fails: BadRequest with status 401 or 403, before the body is read. Keys are compared in constant time, and never shown
 
@@ -56,13 +56,12 @@ class Keys:
     def check(self, exchange: Exchange, right: Right) -> Caller:
         if right in self._everybodys:
             return NOBODY
-        said = exchange.request_header(b"authorization") or b""
-        key = _digest(said[len(_BEARER) :].strip()) if said[: len(_BEARER)].lower() == _BEARER else b""
+        key = _key_of(exchange)
         is_admin, is_client = _is_one_of(key, self._admin_digests), _is_one_of(key, self._digests)
         if right in (Right.STATUS, Right.OPERATE):
             self._check_operator(exchange, right, is_admin, is_client)
         elif self._digests and not (is_admin or is_client):
-            _refuse_key(exchange, "no valid API key: send `Authorization: Bearer KEY`")
+            _refuse_key(exchange, "no valid API key: send `Authorization: Bearer KEY` or `x-api-key: KEY`")
         return Caller(key if is_admin or is_client else b"", is_admin or self._is_here(exchange))
 
     def _check_operator(self, exchange: Exchange, right: Right, is_admin: bool, is_client: bool) -> None:
@@ -82,6 +81,19 @@ class Keys:
     def _is_here(self, exchange: Exchange) -> bool:
         """Without admin keys, a program on this machine counts as the operator."""
         return not self._digests and not self._admin_digests and why_not_here(exchange) is None
+
+
+def _key_of(exchange: Exchange) -> bytes:
+    """The digest of the key that was sent, in one of two headers or the same in both; empty without one."""
+    said = exchange.request_header(b"authorization") or b""
+    bearer = _digest(said[len(_BEARER) :].strip()) if said[: len(_BEARER)].lower() == _BEARER else b""
+    other = exchange.request_header(b"x-api-key")
+    if other is None:
+        return bearer
+    key = _digest(other.strip())
+    if bearer and not hmac.compare_digest(bearer, key):
+        _refuse_key(exchange, "`Authorization` and `x-api-key` hold different keys: send one of the two headers")
+    return key
 
 
 def _digest(key: bytes) -> bytes:

@@ -51,6 +51,47 @@ async def test_each_key_opens(codec: Codec, key: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ([f"x-api-key: {FIRST}"], 200),
+        ([f"X-API-Key:   {SECOND} "], 200),
+        ([f"x-api-key: {FIRST}", f"authorization: Bearer {FIRST}"], 200),
+        ([f"x-api-key: {FIRST}", "authorization: Basic of-a-proxy"], 200),
+        (["x-api-key: wrong-key-0123456789"], 401),
+        (["x-api-key:"], 401),
+        ([f"x-api-key: Bearer {FIRST}"], 401),
+        ([f"x-api-key: {FIRST}", f"authorization: Bearer {SECOND}"], 401),  # whose requests would they be?
+        (["x-api-key: wrong-key-0123456789", f"authorization: Bearer {FIRST}"], 401),
+        (["x-api-key:", f"authorization: Bearer {FIRST}"], 401),
+    ],
+)
+async def test_a_key_may_come_as_anthropics_clients_send_it(codec: Codec, headers: list[str], status: int) -> None:
+    async with serving(ScriptedBackend(says("Hi")), codec, keys=CLIENTS_ALONE) as frontend:
+        for method, path in (("GET", "/v1/models"), ("GET", "/disagg/status")):
+            answer = await exchange(frontend.port, http_request(method, path, headers=headers))
+            assert (path, answer.status) == (path, status), answer.body
+        if len(headers) == 2 and status == 401:
+            assert "different keys" in answer.json["error"]["message"]
+
+
+async def test_two_keys_do_no_harm_where_none_is_asked_for(codec: Codec) -> None:
+    async with serving(ScriptedBackend(says("Hi")), codec) as frontend:
+        headers = ["x-api-key: one", "authorization: Bearer other"]
+        assert (await exchange(frontend.port, http_request("GET", "/v1/models", headers=headers))).status == 200
+
+
+async def test_a_request_belongs_to_its_key_however_it_was_sent(codec: Codec) -> None:
+    backend = ScriptedBackend(hangs("Hi"))
+    async with serving(backend, codec, keys=CLIENTS_ALONE) as frontend:
+        task = asyncio.create_task(asked(frontend, "POST", "/v1/chat/completions", None, f"x-api-key: {FIRST}"))
+        await until(lambda: bool(backend.requests))
+        path = f"/v1/requests/chatcmpl-{backend.requests[0].id}"
+        assert (await asked(frontend, "DELETE", path, SECOND)).status == 404
+        assert (await asked(frontend, "DELETE", path, FIRST)).status == 200
+        task.cancel()
+
+
+@pytest.mark.parametrize(
     ("keys", "key", "client", "status", "operate"),
     [
         (Keys(), None, 200, 200, 200),
