@@ -71,7 +71,16 @@ class Gathered:
                 case CallArguments():
                     self._calls[part.index][2].append(part.text)
 
-    def answer(self, index: int, request: Request, reason: str, echo: str) -> ChoiceAnswer:
+    def answer(self, index: int, request: Request, reason: str, echo: str, is_mute: bool) -> ChoiceAnswer:
+        """`is_mute`: the client wants no token of the answer, but its prompt alone."""
+        if is_mute:
+            return ChoiceAnswer(
+                index=index,
+                text=echo,
+                finish_reason="length",
+                prompt_token_ids=request.prompt_ids,
+                prompt_logprobs=request.prompt_logprobs or [],
+            )
         return ChoiceAnswer(
             index=index,
             text=echo + "".join(self._texts),
@@ -89,8 +98,11 @@ class Gathered:
 class WholeChoice:
     """Collects a choice, for an answer that is not streamed."""
 
-    def __init__(self, index: int, request: Request, parser: Parser = PLAIN, echo: str = "", mute: bool = False) -> None:
-        self._index, self._request, self._parser, self._echo, self._mute = index, request, parser, echo, mute
+    def __init__(
+        self, index: int, request: Request, parser: Parser = PLAIN, echo: str = "", is_mute: bool = False
+    ) -> None:
+        self._index, self._request, self._parser, self._echo = index, request, parser, echo
+        self._is_mute = is_mute
         self._gathered = Gathered()
         self.began = asyncio.Event()
         self.answer: ChoiceAnswer | None = None
@@ -103,14 +115,14 @@ class WholeChoice:
 
     def put(self, text: str, _token_ids: list[int]) -> None:
         self.began.set()
-        self._gathered.add(self._parser.push(text))
+        if not self._is_mute:
+            self._gathered.add(self._parser.push(text))
 
     def end(self, text: str, token_ids: list[int], reason: FinishReason) -> None:
-        if not self._mute:
-            self.put(text, token_ids)
+        self.put(text, token_ids)
         parts, end_reason = self._parser.end(reason)
         self._gathered.add(parts)
-        self.answer = self._gathered.answer(self._index, self._request, end_reason, self._echo)
+        self.answer = self._gathered.answer(self._index, self._request, end_reason, self._echo, self._is_mute)
 
 
 class Stream:
@@ -148,10 +160,10 @@ class StreamedChoice:
         request: Request,
         parser: Parser = PLAIN,
         echo: str | None = None,
-        mute: bool = False,
+        is_mute: bool = False,
     ) -> None:
         self._stream, self._form, self._index, self._request = stream, stream.form, index, request
-        self._parser, self._echo, self._mute = parser, echo, mute
+        self._parser, self._echo, self._is_mute = parser, echo, is_mute
         self._gathered = Gathered()
         self._told = 0  # tokens whose logprobs have been told
         self.began = asyncio.Event()
@@ -163,17 +175,14 @@ class StreamedChoice:
         await self._stream.call.writable()
 
     def put(self, text: str, token_ids: list[int]) -> None:
-        if self._mute:
-            self._stream.write(self._begin())
-        else:
-            self._stream.write(self._begin() + self._piece(self._parser.push(text), token_ids))
+        self._stream.write(self._begin() + self._piece(self._parser.push(text), token_ids))
 
     def end(self, text: str, token_ids: list[int], reason: FinishReason) -> None:
         events = self._begin()
-        parts = [] if self._mute else self._parser.push(text)
+        parts = self._parser.push(text)
         more, end_reason = self._parser.end(reason)
-        events += self._piece([*parts, *more], [] if self._mute else token_ids)
-        answer = self._gathered.answer(self._index, self._request, end_reason, self._echo or "")
+        events += self._piece([*parts, *more], token_ids)
+        answer = self._gathered.answer(self._index, self._request, end_reason, self._echo or "", self._is_mute)
         self._stream.end_choice(events + self._form.choice_ends(answer))
 
     def _begin(self) -> bytes:
@@ -187,7 +196,7 @@ class StreamedChoice:
         return events
 
     def _piece(self, parts: list[Part], token_ids: list[int]) -> bytes:
-        if not parts and not token_ids:
+        if self._is_mute or not (parts or token_ids):
             return b""
         self._gathered.add(parts)
         logprobs = self._request.logprobs

@@ -1,30 +1,35 @@
 """POST /v1/chat/completions and /v1/completions: from the body's bytes to the last byte of the answer.
 
-Way:   Exchange -> [Generations.answer] -> Backend.run, with a sink that brings tokens back to the exchange
+Way:   Exchange -> [Generations.answer] -> Backend.run for each sample, with sinks that bring tokens back
 In:    one exchange; the backend, the codec
 Out:   an OpenAI answer, whole or as server-sent events
-Owns:  the task that runs the request: it is cancelled when the client leaves, and with it both legs
+Owns:  the task that runs the requests: it is cancelled when the client leaves, and with it all legs
 Fails: BadRequest and other RequestErrors, before or after the answer's head: its caller tells the client; ClientGone
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from disagg.coordinator.request import Request
 from disagg.fields import refuse
 from disagg.frontend.backend import Backend
 from disagg.frontend.body import check_encoding
+from disagg.frontend.chat_form import ChatStream, ChatWhole
+from disagg.frontend.choices import Stream, StreamedChoice, WholeChoice
+from disagg.frontend.completion_form import Saying
 from disagg.frontend.exchange import Exchange
 from disagg.frontend.parameters import check_headers
+from disagg.frontend.parts import ChoiceAnswer, StreamForm, WholeForm
 from disagg.frontend.readers import Readers
-from disagg.frontend.request_body import CompletionRequest, refuse_too_long
-from disagg.frontend.responses import Kind, whole
-from disagg.frontend.sinks import Chunks, ChunksWithMore, WholeText
+from disagg.frontend.request_body import CompletionRequest
+from disagg.frontend.responses import Kind
+from disagg.frontend.samples import likeliest, requests_of, run_samples, usage_of
+from disagg.frontend.sinks import Chunks
+from disagg.frontend.text_form import TextCompletionStream, TextCompletionWhole
 from disagg.tokenizer.codec import Codec
-from disagg.tokenizer.text import TextStream
 
 CLIENT_ID_CHARACTERS_MAX = 128
 
@@ -45,38 +50,78 @@ class Generations:
             check_headers(exchange.request_headers)
             check_encoding(exchange)
             asked = await self._read(exchange, kind)
-            request = self._request(exchange, asked, owner, received_at_s)
-            model, created_s = self._backend.model_name, int(time.time())
-            if asked.stream:
-                chunks = ChunksWithMore if asked.return_token_ids or asked.continuous_usage else Chunks
-                await self._backend.run(request, chunks(exchange, kind, request, created_s, model, asked))
-                return
-            answer = WholeText()
-            await self._backend.run(request, answer)
-            assert answer.finish_reason is not None, "the answer broke off without a reason"
-            body = whole(kind, request, created_s, model, answer.text, answer.finish_reason, asked.return_token_ids)
-            await exchange.answer(200, body)
+            _refuse_ignored(asked.sampling, self._backend)
+            requests = requests_of(asked, self._backend, self._codec, exchange.request_id, owner, received_at_s)
+            self._note(exchange, requests)
+            if asked.stream and asked.is_plain:
+                sink = Chunks(exchange, kind, requests[0], int(time.time()), self._backend.model_name, asked)
+                await self._backend.run(requests[0], sink)
+            elif asked.stream:
+                await self._stream(exchange, kind, asked, requests)
+            else:
+                await self._whole(exchange, kind, asked, requests)
 
     async def _read(self, exchange: Exchange, kind: Kind) -> CompletionRequest:
         """Reads the body. A function of its own, so that a stream of minutes does not keep the body's 8 MiB."""
         return await self.readers.read(await exchange.call.body(self._body_limit_bytes), kind)
 
-    def _request(self, exchange: Exchange, asked: CompletionRequest, owner: bytes, received_at_s: float) -> Request:
-        _refuse_ignored(asked.sampling, self._backend)
-        request = Request(
+    def _note(self, exchange: Exchange, requests: Sequence[Request]) -> None:
+        tokenised_at_s = time.monotonic()
+        client_id = exchange.request_header(b"x-request-id")
+        for request in requests:
+            request.mark("tokenised", tokenised_at_s)
+            if client_id is not None:
+                request.facts.client_request_id = _printable(client_id)
+
+    async def _stream(
+        self, exchange: Exchange, kind: Kind, asked: CompletionRequest, requests: Sequence[Request]
+    ) -> None:
+        form = _stream_form(kind, self._saying(exchange, asked, requests))
+        stream = Stream(exchange, form, len(requests), lambda: usage_of(requests, asked))
+        sinks = [
+            StreamedChoice(stream, index, request, echo=self._echo(asked, request), is_mute=asked.max_tokens == 0)
+            for index, request in enumerate(requests)
+        ]
+        await run_samples(self._backend, list(zip(requests, sinks, strict=True)), asked.best_of)
+
+    async def _whole(
+        self, exchange: Exchange, kind: Kind, asked: CompletionRequest, requests: Sequence[Request]
+    ) -> None:
+        sinks = [
+            WholeChoice(index, request, echo=self._echo(asked, request) or "", is_mute=asked.max_tokens == 0)
+            for index, request in enumerate(requests)
+        ]
+        await run_samples(self._backend, list(zip(requests, sinks, strict=True)), asked.best_of)
+        answers = likeliest([_answer_of(sink) for sink in sinks], asked)
+        form = _whole_form(kind, self._saying(exchange, asked, requests))
+        await exchange.answer(200, form.whole(answers, usage_of(requests, asked)))
+
+    def _saying(self, exchange: Exchange, asked: CompletionRequest, requests: Sequence[Request]) -> Saying:
+        return Saying(
             id=exchange.request_id,
-            prompt_ids=asked.prompt_ids,
-            sampling=asked.sampling,
-            max_tokens=_output_tokens(asked, self._backend.request_tokens_max, self._codec.context_length),
-            text=TextStream(self._codec.texts, asked.stop),
-            received_at_s=received_at_s,
-            end_ids=frozenset() if asked.sampling.get("ignore_eos") else self._codec.end_ids,
-            owner=owner,
+            created_s=int(time.time()),
+            model=self._backend.model_name,
+            token_text=self._codec.token_text,
+            include_usage=asked.include_usage,
+            usage_so_far=(lambda: usage_of(requests, asked)) if asked.continuous_usage else None,
+            prompt_ids=(lambda index: asked.prompts[index // asked.n]) if asked.return_token_ids else None,
         )
-        request.mark("tokenised", time.monotonic())
-        if (client_id := exchange.request_header(b"x-request-id")) is not None:
-            request.facts.client_request_id = _printable(client_id)
-        return request
+
+    def _echo(self, asked: CompletionRequest, request: Request) -> str | None:
+        return self._codec.texts.tokenizer.decode(request.prompt_ids, skip_special_tokens=True) if asked.echo else None
+
+
+def _answer_of(choice: WholeChoice) -> ChoiceAnswer:
+    assert choice.answer is not None, "the answer broke off without a reason"
+    return choice.answer
+
+
+def _stream_form(kind: Kind, saying: Saying) -> StreamForm:
+    return ChatStream(saying) if kind == "chat" else TextCompletionStream(saying)
+
+
+def _whole_form(kind: Kind, saying: Saying) -> WholeForm:
+    return ChatWhole(saying) if kind == "chat" else TextCompletionWhole(saying)
 
 
 def _refuse_ignored(sampling: Mapping[str, Any], backend: Backend) -> None:
@@ -93,21 +138,6 @@ def _refuse_ignored(sampling: Mapping[str, Any], backend: Backend) -> None:
         if is_asked and name in ignored:
             what = f"engines here would ignore '{name}'; leave it out, or an operator would {ignored[name]}"
             refuse(name, "ignored_parameter", what)
-
-
-def _output_tokens(asked: CompletionRequest, held: int, context_length: int) -> int:
-    """How many tokens the answer may have. Raises BadRequest for what no engine could hold."""
-    prompt_tokens = len(asked.prompt_ids)
-    limit = min(context_length, held) if held else context_length
-    whose = "the model's context" if limit == context_length else "what the engines here can hold"
-    if prompt_tokens >= limit:
-        refuse_too_long(asked.source, prompt_tokens, limit, whose)
-    if asked.max_tokens is None:
-        return limit - prompt_tokens
-    if prompt_tokens + asked.max_tokens > limit:
-        what = f"{prompt_tokens} prompt tokens and {asked.max_tokens_name} = {asked.max_tokens} are more than "
-        refuse(asked.max_tokens_name, "context_length_exceeded", f"{what}{whose}, {limit}")
-    return asked.max_tokens
 
 
 def _printable(client_id: bytes) -> str:

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 import msgspec
 
-from disagg.plane.messages import TokenLogprobs
+from disagg.plane.messages import TokenLogprobs as TokenLogprobs
 
 
 class Content(msgspec.Struct, frozen=True, gc=False):

@@ -54,6 +54,12 @@ class CompletionRequest(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     stop: tuple[str, ...]
     sampling: dict[str, Any]
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether the answer is one text and nothing else."""
+        has_more = self.echo or self.return_token_ids or self.continuous_usage or self.logprobs is not None
+        return len(self.prompts) == self.best_of == 1 and not has_more
+
 
 def check_model(body: Body, model: str) -> None:
     asked = _typed(str, required(body, "model"), "model")

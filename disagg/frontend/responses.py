@@ -10,7 +10,6 @@ from typing import Any, Literal
 
 import msgspec
 
-from disagg.coordinator.request import FinishReason, Request
 from disagg.errors import BadRequest, RequestError
 
 Kind = Literal["chat", "text"]
@@ -35,22 +34,6 @@ def one_line(data: bytes) -> bytes:
         if end in data:
             data = data.replace(end, escaped)
     return data
-
-
-def whole(
-    kind: Kind, request: Request, created_s: int, model: str, text: str, reason: FinishReason, with_token_ids: bool
-) -> bytes:
-    """`with_token_ids`: for `return_token_ids`, where vLLM has them."""
-    prefix, name, _ = WORDS[kind]
-    said: dict[str, Any] = (
-        {"message": {"role": "assistant", "content": text, "refusal": None}} if kind == "chat" else {"text": text}
-    )
-    choice = {"index": 0, **said, "logprobs": None, "finish_reason": reason}
-    answer = {"id": prefix + request.id, "object": name, "created": created_s, "model": model, "choices": [choice]}
-    if with_token_ids:
-        (answer if kind == "chat" else choice)["prompt_token_ids"] = request.prompt_ids
-        choice["token_ids"] = request.emitted_ids
-    return encode({**answer, "usage": request.usage})
 
 
 def error_body(error: RequestError) -> bytes:

@@ -18,6 +18,7 @@ from disagg.coordinator.sink import Sink
 from disagg.errors import RequestError
 from disagg.fields import refuse
 from disagg.frontend.backend import Backend
+from disagg.frontend.parts import ChoiceAnswer
 from disagg.frontend.request_body import SAMPLES_MAX, CompletionRequest, refuse_too_long
 from disagg.tokenizer.codec import Codec
 from disagg.tokenizer.text import TextStream
@@ -40,10 +41,12 @@ def requests_of(
         refuse(asked.source, "too_many_samples", f"{what} are allowed in a request")
     lengths = [_output_tokens(asked, prompt_ids, backend, codec) for prompt_ids in asked.prompts]
     if count > 1 and sum(lengths) * asked.best_of > OUTPUT_TOKENS_MAX:
-        what = f"{count} samples may have {sum(lengths) * asked.best_of} tokens together; {OUTPUT_TOKENS_MAX} are allowed"
+        what = (
+            f"{count} samples may have {sum(lengths) * asked.best_of} tokens together; {OUTPUT_TOKENS_MAX} are allowed"
+        )
         refuse(asked.max_tokens_name, "too_many_tokens", f"{what}: send a smaller '{asked.max_tokens_name}'")
     asks, end_ids = _asks(asked), frozenset() if asked.sampling.get("ignore_eos") else codec.end_ids
-    requests = []
+    requests: list[Request] = []
     for prompt_ids, max_tokens in zip(asked.prompts, lengths, strict=True):
         for sample in range(asked.best_of):
             requests.append(
@@ -64,6 +67,9 @@ def requests_of(
 
 async def run_samples(backend: Backend, samples: Sequence[tuple[Request, Begins]], per_prompt: int) -> None:
     """Returns when each sink has its end. `samples` are in the order of `requests_of`."""
+    if len(samples) == 1:
+        await backend.run(*samples[0])
+        return
     try:
         async with asyncio.TaskGroup() as tasks:
             for at in range(0, len(samples), per_prompt):
@@ -71,8 +77,39 @@ async def run_samples(backend: Backend, samples: Sequence[tuple[Request, Begins]
                 tasks.create_task(_run_first(backend, *first))
                 for request, sink in others:
                     tasks.create_task(_run_after(backend, first, request, sink))
-    except* Exception as group:
-        raise _first(group) from None
+    except ExceptionGroup as group:
+        raise _first(group.exceptions) from None
+
+
+def likeliest(answers: list[ChoiceAnswer], asked: CompletionRequest) -> list[ChoiceAnswer]:
+    """Of each prompt's `best_of` answers the `n` with the highest logprob a token, numbered anew."""
+    if asked.best_of == asked.n:
+        return answers
+    chosen: list[ChoiceAnswer] = []
+    for at in range(0, len(answers), asked.best_of):
+        chosen += sorted(answers[at : at + asked.best_of], key=_mean_logprob, reverse=True)[: asked.n]
+    for index, answer in enumerate(chosen):
+        answer.index = index
+        if asked.logprobs is None:  # they were for this alone
+            answer.logprobs = []
+    return chosen
+
+
+def usage_of(requests: Sequence[Request], asked: CompletionRequest) -> dict[str, Any]:
+    """OpenAI's usage object: each prompt counts once, each token that was made counts."""
+    firsts = requests[:: asked.best_of]
+    prompt_tokens = sum(len(request.prompt_ids) for request in firsts)
+    output_tokens = 0 if asked.max_tokens == 0 else sum(len(request.emitted_ids) for request in requests)
+    return {
+        "prompt_tokens": prompt_tokens,
+        "completion_tokens": output_tokens,
+        "total_tokens": prompt_tokens + output_tokens,
+        "prompt_tokens_details": {"cached_tokens": sum(request.facts.cached_tokens or 0 for request in firsts)},
+    }
+
+
+def _mean_logprob(answer: ChoiceAnswer) -> float:
+    return sum(each.logprob or 0.0 for each in answer.logprobs) / max(1, len(answer.logprobs))
 
 
 async def _run_first(backend: Backend, request: Request, sink: Begins) -> None:
@@ -90,10 +127,9 @@ async def _run_after(backend: Backend, first: tuple[Request, Begins], request: R
     await backend.run(request, sink)
 
 
-def _first(group: BaseExceptionGroup[Exception]) -> Exception:
-    """Of several errors the one that nobody foresaw: it is the one to be mended."""
-    found = list(group.exceptions)
-    return next((error for error in found if not isinstance(error, RequestError)), found[0])
+def _first(errors: Sequence[Exception]) -> Exception:
+    """Of several errors one that nobody foresaw, if there is one: it is the one to be mended."""
+    return next((error for error in errors if not isinstance(error, RequestError)), errors[0])
 
 
 def _sampling(sampling: dict[str, Any], sample: int) -> dict[str, Any]:

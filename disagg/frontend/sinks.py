@@ -1,6 +1,6 @@
-"""Where an answer goes as it comes: a stream's chunks to the client's socket, or a text that is collected.
+"""The short way of a stream that is one text and nothing else: chunks to the client's socket as tokens come.
 
-Way:   decode leg -> [Chunks, WholeText] (each a disagg.coordinator.sink.Sink) -> ChunkWriter; or responses.whole
+Way:   decode leg -> [Chunks] (a disagg.coordinator.sink.Sink) -> ChunkWriter. All other answers: choices.py
 Out:   what the `openai` clients expect, field for field (golden bytes in the tests)
 Owns:  that the head and the role go with the first text, and the end with the last: a write for each piece
 
@@ -14,37 +14,12 @@ from functools import cache
 import msgspec
 
 from disagg.coordinator.request import FinishReason, Request
+from disagg.frontend.completion_form import DONE
 from disagg.frontend.exchange import Exchange
 from disagg.frontend.request_body import CompletionRequest
 from disagg.frontend.responses import WORDS, Kind, encode, one_line
 
-DONE = b"data: [DONE]\n\n"
 _to_json = msgspec.json.encode
-
-
-class WholeText:
-    """Collects the whole text, for an answer that is not streamed."""
-
-    def __init__(self) -> None:
-        self._texts: list[str] = []
-        self.finish_reason: FinishReason | None = None
-
-    @property
-    def text(self) -> str:
-        return "".join(self._texts)
-
-    def is_open(self) -> bool:
-        return True
-
-    async def opens(self) -> None:
-        pass
-
-    def put(self, text: str, _token_ids: list[int]) -> None:
-        self._texts.append(text)
-
-    def end(self, text: str, _token_ids: list[int], reason: FinishReason) -> None:
-        self._texts.append(text)
-        self.finish_reason = reason
 
 
 class Chunks:
@@ -52,7 +27,7 @@ class Chunks:
 
     __slots__ = (
         "_after", "_asked", "_before", "_body", "_exchange", "_head", "_is_begun", "_is_chat", "_opening", "_request",
-        "_tail", "_unfinished",
+        "_tail",
     )  # fmt: skip
 
     def __init__(
@@ -65,7 +40,7 @@ class Chunks:
         self._asked, self._is_chat = asked, kind == "chat"
         self._head = b"data: " + head + b',"choices":'
         self._before = self._head + b'[{"index":0,' + field
-        self._tail, self._unfinished, self._after = _ends(kind, asked.include_usage)
+        self._tail, self._after = _ends(kind, asked.include_usage)
         self._is_begun = False
         self._opening = self._first_chunk()
 
@@ -75,8 +50,8 @@ class Chunks:
     async def opens(self) -> None:
         await self._exchange.call.writable()
 
-    def put(self, text: str, token_ids: list[int]) -> None:
-        event = self._piece(text, token_ids)
+    def put(self, text: str, _token_ids: list[int]) -> None:
+        event = self._piece(text)
         if self._is_begun:
             if event:
                 self._body.write(event)
@@ -85,8 +60,8 @@ class Chunks:
             self._opening = b""
             self._exchange.write_events(begin)
 
-    def end(self, text: str, token_ids: list[int], reason: FinishReason) -> None:
-        last = self._opening + self._piece(text, token_ids) + self._finish(reason)
+    def end(self, text: str, _token_ids: list[int], reason: FinishReason) -> None:
+        last = self._opening + self._piece(text) + self._finish(reason)
         if self._asked.include_usage:
             last += self._head + b'[],"usage":' + encode(self._request.usage) + b"}\n\n"
         self._exchange.write_events(last + DONE, last=True)
@@ -98,7 +73,7 @@ class Chunks:
         choice = b'[{"index":0,"delta":{"role":"assistant","content":""},"logprobs":null,"finish_reason":null}]'
         return self._head + choice + self._tail
 
-    def _piece(self, text: str, token_ids: list[int]) -> bytes:
+    def _piece(self, text: str) -> bytes:
         """Empty when it has nothing to show."""
         if not text:
             return b""
@@ -110,50 +85,11 @@ class Chunks:
     def _finish(self, reason: FinishReason) -> bytes:
         field = b'"delta":{}' if self._is_chat else b'"text":""'
         choice = self._head + b'[{"index":0,' + field + b',"logprobs":null,"finish_reason":' + encode(reason)
-        return choice + self._close([])
-
-    def _close(self, _token_ids: list[int]) -> bytes:
-        """From a choice's last field to the event's end."""
-        return b"}]" + self._tail
+        return choice + b"}]" + self._tail
 
 
 @cache
-def _ends(kind: Kind, include_usage: bool) -> tuple[bytes, bytes, bytes]:
+def _ends(kind: Kind, include_usage: bool) -> tuple[bytes, bytes]:
     """The same objects for all streams: what every token touches stays in the processor's cache."""
     tail = (b',"usage":null}' if include_usage else b"}") + b"\n\n"
-    unfinished = (b"}" if kind == "chat" else b"") + b',"logprobs":null,"finish_reason":null'
-    return tail, unfinished, unfinished + b"}]" + tail
-
-
-class ChunksWithMore(Chunks):
-    """Chunks with vLLM's additional fields, in the places where vLLM has them.
-
-    `return_token_ids`: each choice holds the ids that came with it, also those whose text is still held back or is
-    none; the prompt's stand once, in the first event of a chat, in the first choice of a text.
-    `continuous_usage_stats`: each event holds the usage so far.
-    """
-
-    __slots__ = ("_prompt",)
-
-    def _first_chunk(self) -> bytes:
-        self._prompt = (
-            b',"prompt_token_ids":' + encode(self._request.prompt_ids) if self._asked.return_token_ids else b""
-        )
-        chunk = super()._first_chunk()
-        return chunk.removesuffix(self._tail) + self._take_prompt() + self._end() if chunk else b""
-
-    def _piece(self, text: str, token_ids: list[int]) -> bytes:
-        if not text and not (token_ids and self._asked.return_token_ids):
-            return b""
-        return self._before + encode(text) + self._unfinished + self._close(token_ids)
-
-    def _close(self, token_ids: list[int]) -> bytes:
-        ids = b',"token_ids":' + encode(token_ids) if self._asked.return_token_ids else b""
-        return self._take_prompt() + ids + b"}]" + self._end()
-
-    def _end(self) -> bytes:
-        return b',"usage":' + encode(self._request.usage) + b"}\n\n" if self._asked.continuous_usage else self._tail
-
-    def _take_prompt(self) -> bytes:
-        prompt, self._prompt = self._prompt, b""
-        return prompt
+    return tail, (b"}" if kind == "chat" else b"") + b',"logprobs":null,"finish_reason":null}]' + tail

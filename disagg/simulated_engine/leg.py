@@ -10,10 +10,12 @@ from enum import Enum, auto
 from typing import Any, Generic, Protocol, TypeVar
 
 from disagg.plane.engine import Leg, LegSink
+from disagg.plane.messages import WELL
 from disagg.roles import Role
 from disagg.simulated_engine.memory import Holding
 from disagg.simulated_engine.peering import Message, PeerLink
 from disagg.simulated_engine.poison import Poison
+from disagg.simulated_engine.tokens import logprobs_of, prompt_logprobs_of
 
 RankT = TypeVar("RankT")  # Rank: its file imports this one
 FAKE_HOST = "2.2.2.2"  # SGLang's: KV goes nowhere, or comes from nowhere
@@ -64,6 +66,18 @@ class SimulatedLeg(Generic[RankT]):
     @property
     def ignore_eos(self) -> bool:
         return bool(self.leg.sampling.get("ignore_eos", False))
+
+    def put(self, ids: list[int]) -> None:
+        """Tokens, with what the leg is asked for beside them."""
+        asks = self.leg.asks
+        self.sink.on_tokens(ids, logprobs_of(ids, asks["top_logprobs_num"]) if "return_logprob" in asks else None)
+
+    def ends(self, reason: str, detail: str) -> None:
+        """Its last word."""
+        prompt = None
+        if "logprob_start_len" in self.leg.asks and reason in WELL:
+            prompt = prompt_logprobs_of(self.leg.prompt_ids, self.leg.asks["top_logprobs_num"])
+        self.sink.on_end(reason, detail, self.cached_tokens, self.stats, prompt)
 
     def kills(self, role: Role, tokens: int, legs: int) -> bool:
         """Whether it ends its engine now, with so many tokens of prompt and answer, among so many legs of a batch."""

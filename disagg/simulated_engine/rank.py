@@ -189,7 +189,7 @@ class Rank:
             self.pool.give_back(leg.holding, leg.computed_tokens)
         self.engine.forget_room(leg)
         del self.legs[leg]
-        leg.sink.on_end(reason, detail, leg.cached_tokens, leg.stats)
+        leg.ends(reason, detail)
         self.go_on()
 
     def go_on(self) -> None:
@@ -304,7 +304,7 @@ class Rank:
     def _transferred(self, leg: RankLeg, token: int, transfer_s: float) -> None:
         if leg.at is At.TRANSFERRING:
             leg.stats["transfer_end"] = self._now_s()
-            leg.sink.on_tokens([token])
+            leg.put([token])
             self.end(leg, "stop" if token == EOS else "length")
 
     # decode
@@ -373,7 +373,7 @@ class Rank:
 
     def _send(self, leg: RankLeg, ids: list[int]) -> None:
         leg.sent_tokens += len(ids)
-        leg.sink.on_tokens(ids)
+        leg.put(ids)
         if ids[-1] == EOS and not leg.ignore_eos:
             self.end(leg, "stop")
         elif leg.sent_tokens >= leg.tokens_wanted:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from zlib import crc32
 
-from disagg.plane.messages import pack_ids
+from disagg.plane.messages import TokenLogprobs, pack_ids
 
 EOS = 2
 FIRST_ID, ID_COUNT = 300, 30_000  # above special tokens, inside any vocabulary that we serve
@@ -40,3 +40,18 @@ def following(state: int, count: int, ignore_eos: bool) -> tuple[list[int], int]
 def answer(prompt_ids: list[int], max_tokens: int, ignore_eos: bool = False) -> list[int]:
     """The whole greedy answer that any engine gives to this prompt."""
     return following(fold(prompt_ids), max_tokens, ignore_eos)[0]
+
+
+def logprobs_of(ids: list[int], top: int) -> list[TokenLogprobs]:
+    """Of each id a number that follows from it alone, and of its `top` neighbours."""
+    return [
+        TokenLogprobs(each, _logprob(each), [(each + at, _logprob(each) - at) for at in range(top)]) for each in ids
+    ]
+
+
+def prompt_logprobs_of(ids: list[int], top: int) -> list[TokenLogprobs]:
+    return [TokenLogprobs(ids[0], None), *logprobs_of(ids[1:], top)]
+
+
+def _logprob(token_id: int) -> float:
+    return -(token_id % 97) / 16

@@ -48,7 +48,7 @@ HOST = "controller"
 class NoText:
     """A text side for those who only look at tokens."""
 
-    stopped = False
+    stopped, matched = False, ""
 
     def push(self, _token_ids: list[int]) -> str:
         return ""

@@ -22,6 +22,7 @@ from disagg.tokenizer.encoder import Encoder
 from disagg.tokenizer.template import ChatTemplate
 from disagg.tokenizer.template_files import load_template
 from disagg.tokenizer.text import Texts
+from disagg.tokenizer.token_bytes import TokenBytes
 from disagg.tokenizer.tokenizer_files import load_tokenizer
 
 
@@ -30,6 +31,7 @@ class Codec:
     folder: Path  # the model's
     encoder: Encoder
     texts: Texts
+    token_text: TokenBytes  # of one token, for logprobs
     template: ChatTemplate | None
     context_length: int
     vocabulary: int  # ids the model knows; the tokenizer may name fewer
@@ -65,6 +67,7 @@ def load_codec(folder: Path) -> Codec:
         folder=folder,
         encoder=Encoder(tokenizer, str(folder)),
         texts=Texts(tokenizer),
+        token_text=TokenBytes(tokenizer),
         template=load_template(folder, read_object(folder / "tokenizer_config.json")),
         context_length=_context_length(folder, config),
         vocabulary=int(config.get("vocab_size") or tokenizer.get_vocab_size()),

@@ -83,6 +83,7 @@ class ScriptedBackend:
     closed: list[str] = field(default_factory=list)
     drained: list[tuple[str, bool]] = field(default_factory=list)
     ended: asyncio.Event = field(default_factory=asyncio.Event)
+    ids_given: int = 0
 
     async def run(self, request: Request, sink: Sink) -> None:
         self.requests.append(request)
@@ -122,7 +123,8 @@ class ScriptedBackend:
         return None if engine_id == "prefill-0" else f"there is no engine {engine_id}"
 
     def new_request_id(self) -> str:
-        return f"0001{len(self.requests):028x}"
+        self.ids_given += 1
+        return f"0001{self.ids_given - 1:028x}"
 
     def metrics(self) -> bytes:
         return b"disagg_requests_live 0\n"
@@ -193,6 +195,11 @@ class Answer:
     @property
     def json(self) -> Any:
         return json.loads(self.body)
+
+    @property
+    def events(self) -> list[str]:
+        """The data of each server-sent event."""
+        return [line.removeprefix("data: ") for line in self.body.decode().split("\n") if line.startswith("data: ")]
 
 
 async def exchange(port: int, request: bytes, limit_s: float = 10) -> Answer:

@@ -117,10 +117,23 @@ BAD: list[tuple[str, dict[str, Any], int, str | None, str]] = [
     (TEXT, {"prompt": ""}, 400, "prompt", "empty_prompt"),
     (TEXT, {"prompt": []}, 400, "prompt", "empty_array"),
     (TEXT, {"prompt": 5}, 400, "prompt", "invalid_type"),
-    (TEXT, {"prompt": ["a", "b"]}, 400, "prompt", "unsupported_parameter"),
-    (TEXT, {"prompt": [[1], [2]]}, 400, "prompt", "unsupported_parameter"),
-    (TEXT, {"prompt": [1, "a"]}, 400, "prompt", "unsupported_parameter"),
-    (TEXT, {"prompt": ["a", 1]}, 400, "prompt", "unsupported_parameter"),
+    (TEXT, {"prompt": [1, "a"]}, 400, "prompt[1]", "invalid_type"),
+    (TEXT, {"prompt": ["a", 1]}, 400, "prompt[1]", "invalid_type"),
+    (TEXT, {"prompt": ["a", ""]}, 400, "prompt[1]", "empty_prompt"),
+    (TEXT, {"prompt": [[1], [2, 259]]}, 400, "prompt[1][1]", "invalid_token_id"),
+    (TEXT, {"prompt": ["a"] * 257}, 400, "prompt", "array_above_max_length"),
+    (TEXT, {"prompt": ["a"] * 16, "n": 17}, 400, "prompt", "too_many_samples"),
+    (TEXT, {"prompt": "a", "n": 0}, 400, "n", "integer_below_min_value"),
+    (TEXT, {"prompt": "a", "n": 33}, 400, "n", "integer_above_max_value"),
+    (TEXT, {"prompt": "a", "n": 2, "best_of": 1}, 400, "best_of", "invalid_value"),
+    (TEXT, {"prompt": "a", "best_of": 2, "stream": True}, 400, "best_of", "invalid_value"),
+    (TEXT, {"prompt": "a", "logprobs": 21}, 400, "logprobs", "integer_above_max_value"),
+    (TEXT, {"prompt": "a", "logprobs": True}, 400, "logprobs", "invalid_type"),
+    (TEXT, {"prompt": "a", "max_tokens": 0}, 400, "max_tokens", "integer_below_min_value"),
+    (CHAT, {"top_logprobs": 2}, 400, "top_logprobs", "invalid_value"),
+    (CHAT, {"logprobs": True, "top_logprobs": 21}, 400, "top_logprobs", "integer_above_max_value"),
+    (CHAT, {"logprobs": 1}, 400, "logprobs", "invalid_type"),
+    (CHAT, {"n": True}, 400, "n", "invalid_type"),
     (TEXT, {"prompt": [""]}, 400, "prompt", "empty_prompt"),
     (TEXT, {"prompt": [[]]}, 400, "prompt[0]", "empty_array"),
     (TEXT, {"prompt": [["a"]]}, 400, "prompt[0][0]", "invalid_type"),
@@ -137,12 +150,9 @@ BAD: list[tuple[str, dict[str, Any], int, str | None, str]] = [
     *[
         (CHAT, {name: value}, 400, name, "unsupported_parameter")
         for name, value in {
-            "n": 2,
             "tools": [{"type": "function", "function": {"name": "f"}}],
             "tool_choice": "required",
             "functions": [{"name": "f"}],
-            "logprobs": True,
-            "top_logprobs": 2,
             "response_format": {"type": "json_object"},
             "logit_bias": {"5": 1},
             "audio": {"endpoint": "x"},
@@ -154,14 +164,8 @@ BAD: list[tuple[str, dict[str, Any], int, str | None, str]] = [
             "regex": "a+",
         }.items()
     ],
-    *[
-        (CHAT, {name: value}, 400, name, "unsupported_parameter")
-        for name, value in {"n": True, "logprobs": 1, "min_tokens": False}.items()
-    ],
-    *[
-        (TEXT, {name: value}, 400, name, "unsupported_parameter")
-        for name, value in {"best_of": 2, "echo": True, "suffix": "x", "logprobs": 0}.items()
-    ],
+    *[(CHAT, {name: value}, 400, name, "unsupported_parameter") for name, value in {"min_tokens": False}.items()],
+    *[(TEXT, {name: value}, 400, name, "unsupported_parameter") for name, value in {"suffix": "x"}.items()],
     *[
         (CHAT, {name: value}, 400, name, "forbidden_parameter")
         for name, value in {

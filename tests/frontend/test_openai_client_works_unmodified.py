@@ -79,8 +79,8 @@ async def test_models(client: openai.AsyncOpenAI) -> None:
 
 async def test_errors_become_the_clients_exceptions(client: openai.AsyncOpenAI, backend: ScriptedBackend) -> None:
     with pytest.raises(openai.BadRequestError) as caught:
-        await client.completions.create(model=MODEL, prompt="Hi", n=2)
-    assert (caught.value.param, caught.value.code) == ("n", "unsupported_parameter")
+        await client.completions.create(model=MODEL, prompt="Hi", suffix="x")
+    assert (caught.value.param, caught.value.code) == ("suffix", "unsupported_parameter")
     assert caught.value.request_id is not None
 
     backend.script = fails(Overloaded("frontend", "the queue is full", "try again"))

@@ -28,7 +28,7 @@ def read(**fields: Any) -> dict[str, Any]:
 
 
 def sampling_in(body: bytes) -> dict[str, Any]:
-    sampling: dict[str, Any] = other_fields(check_names(decode_body(body), COMPLETION), {})["sampling"]
+    sampling: dict[str, Any] = other_fields(check_names(decode_body(body), COMPLETION), {}, is_chat=False)["sampling"]
     return sampling
 
 
