@@ -69,6 +69,7 @@ class ChoiceAnswer:
     logprobs: list[TokenLogprobs] = field(default_factory=list)
     prompt_token_ids: list[int] = field(default_factory=list)
     prompt_logprobs: list[TokenLogprobs] = field(default_factory=list)
+    cached_tokens: int = 0  # of the prompt
 
     def add(self, parts: Sequence[Part]) -> None:
         for part in parts:

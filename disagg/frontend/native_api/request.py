@@ -1,0 +1,65 @@
+"""SGLang's /generate body as a body of /v1/completions.
+
+Way:   body -> [completion_body] -> the fields that every completion has
+In:    text or input_ids, sampling_params in SGLang's words, logprobs in SGLang's words
+Fails: BadRequest, naming the parameter as SGLang has it
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from disagg.fields import Body, boolean, integer, refuse, wrong_type
+
+MAX_NEW_TOKENS = 128  # SGLang's, where the client says nothing
+INT32_MAX = 2**31 - 1
+SAME = frozenset(
+    "temperature top_p top_k min_p frequency_penalty presence_penalty repetition_penalty stop stop_token_ids stop_regex "
+    "ignore_eos skip_special_tokens spaces_between_special_tokens no_stop_trim logit_bias n json_schema regex ebnf "
+    "structural_tag".split()
+)
+RENAMED = {"max_new_tokens": "max_tokens", "min_new_tokens": "min_tokens", "sampling_seed": "seed"}
+BESIDE = frozenset({"return_logprob", "logprob_start_len", "top_logprobs_num", "return_text_in_logprobs"})
+UNREAD = frozenset({"log_metrics", "background", "labels", "conversation_id", "custom_labels", "return_bytes"})
+
+
+def completion_body(body: Body) -> Body:
+    """Of its fields those that are not named here stay as they are: the table of parameters knows them."""
+    rest = {name: value for name, value in body.items() if name not in BESIDE | UNREAD and value is not None}
+    prompt = _prompt(rest.pop("text", None), rest.pop("input_ids", None))
+    rest |= {"prompt": prompt, "max_tokens": MAX_NEW_TOKENS, "add_special_tokens": True}
+    rest |= _sampling(rest.pop("sampling_params", {}))
+    if boolean(body, "return_logprob"):
+        rest["logprobs"] = integer(body, "top_logprobs_num", 0, INT32_MAX) or 0
+    return rest
+
+
+def prompt_logprobs_from(body: Body) -> int | None:
+    """The first token of the prompt whose logprob is asked for; None: of none."""
+    start = integer(body, "logprob_start_len", -1, INT32_MAX)
+    return None if start is None or start < 0 or not boolean(body, "return_logprob") else start
+
+
+def _prompt(text: Any, ids: Any) -> Any:
+    if (text is None) == (ids is None):
+        what = "neither is here" if text is None else "both are here"
+        refuse("text", "invalid_value", f"a request has either 'text' or 'input_ids'; {what}")
+    return ids if text is None else text
+
+
+def _sampling(given: Any) -> dict[str, Any]:
+    if isinstance(given, list):
+        if any(each != given[0] for each in given[1:]):
+            refuse("sampling_params", "unsupported_parameter", "'sampling_params' must be the same for all prompts here")
+        given = given[0] if given else {}
+    if not isinstance(given, Mapping):
+        wrong_type("sampling_params", "an object", given)
+    sampling = {}
+    for name, value in given.items():
+        if name not in SAME and name not in RENAMED:
+            here = f"sampling_params.{name[:100]}"
+            refuse(here, "unknown_parameter", f"'{here}' is not a sampling parameter here")
+        if value is not None:
+            sampling[RENAMED.get(name, name)] = value
+    return sampling
