@@ -25,9 +25,6 @@ GOLDEN = Path(__file__).parent / "golden"
 ID = "0001" + "0" * 28
 CHAT_PROMPT = [257, 84, 82, 68, 81, 198, 39, 72, 258, 198, 257, 64, 82, 82, 72, 82, 83, 64, 77, 83, 198]
 PROMPTS = {"chat": CHAT_PROMPT, "text": [39, 72]}
-    "chat": [257, 84, 82, 68, 81, 198, 39, 72, 258, 198, 257, 64, 82, 82, 72, 82, 83, 64, 77, 83, 198],
-    "text": [39, 72],
-}
 TEXTS = ['He"l\n', "", "lo 🎾"]
 TOKENS = {0: ("H", b"H"), 1: ("\ufffd", b"\xf0\x9f"), 2: ("\ufffd", b"\x8e\xbe"), 3: ("!", b"!")}
 LOGPROBS = [TokenLogprobs(each, -0.5, [(each, -0.5), (3, -2.0)]) for each in range(3)]
