@@ -24,6 +24,7 @@ class Block:
     name: str = ""  # of a call's function
     texts: list[str] = field(default_factory=list)  # of a call: its arguments
     logprobs: list[TokenLogprobs] = field(default_factory=list)
+    is_last: bool = False
 
     @property
     def text(self) -> str:
@@ -54,6 +55,8 @@ class Blocks:
     def end(self) -> bytes:
         """Closes what is open. White space that stood alone is the answer where there are no calls."""
         said = self._text(self._space) if self._space and not self._calls else b""
+        if self.all:
+            self.all[-1].is_last = True
         return said + self._close()
 
     def _part(self, part: Part) -> bytes:
@@ -103,10 +106,13 @@ class Blocks:
 
 def blocks_of(answer: ChoiceAnswer) -> list[Block]:
     """A whole choice's: reasoning, text, calls."""
-    return [
+    blocks = [
         Block(index, kind, call_id, name, [text], answer.logprobs if kind == "text" else [])
         for index, (kind, call_id, name, text) in enumerate(_said(answer))
     ]
+    if blocks:
+        blocks[-1].is_last = True
+    return blocks
 
 
 def _said(answer: ChoiceAnswer) -> Iterator[tuple[BlockKind, str, str, str]]:

@@ -45,11 +45,11 @@ def chat_messages(system: list[str], messages: list[dict[str, Any]]) -> list[Mes
 
 
 def texts_of(content: Any, here: str) -> list[str]:
-    """A string, or blocks that are texts; empty ones left out."""
+    """A string, or blocks that are texts; blank ones left out."""
     if isinstance(content, str):
         return [content] if content.strip() else []
     blocks = _blocks(typed(list, content, here), here)
-    return [text for place, block in blocks if (text := _text(block, place))]
+    return [text for place, block in blocks if (text := _text(block, place)).strip()]
 
 
 def _of_user(content: list[Any], here: str) -> list[Message]:

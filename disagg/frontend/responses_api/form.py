@@ -61,7 +61,7 @@ class _Items:
 
     def __init__(self, head: ResponseHead) -> None:
         self._head, self._number = head, 0
-        self.is_cut = False  # what is closed now is the answer's last, and it reached the limit
+        self.is_cut = False  # the answer reached its limit
         self.logprobs: list[TokenLogprobs] = []  # of tokens whose text is still to come
 
     def say(self, kind: str, **fields: Any) -> bytes:
@@ -90,7 +90,7 @@ class _Items:
         elif block.kind == "call":
             text = {"arguments": block.text, "name": block.name}
         done = self.say(f"response.{self._text_name(block)}.done", **self._place(block), **text)
-        item = self._head.item(block, status_of(block, [block], self.is_cut))
+        item = self._head.item(block, status_of(block, self.is_cut))
         done += self._part("done", block)
         return done + self.say("response.output_item.done", output_index=block.index, item=item)
 

@@ -40,7 +40,7 @@ class ResponseHead:
 
     def ended(self, finish_reason: str, blocks: list[Block], usage: dict[str, Any]) -> dict[str, Any]:
         is_cut = finish_reason == "length"
-        output = [self.item(block, status_of(block, blocks, is_cut)) for block in blocks]
+        output = [self.item(block, status_of(block, is_cut)) for block in blocks]
         details = {"reason": "max_output_tokens"} if is_cut else None
         status = "incomplete" if is_cut else "completed"
         return self.response(status, output, incomplete_details=details, usage=_usage(usage))
@@ -73,9 +73,9 @@ class ResponseHead:
         return {**said, "encrypted_content": sealed(text)} if self.seals else said
 
 
-def status_of(block: Block, blocks: list[Block], is_cut: bool) -> str:
+def status_of(block: Block, is_cut: bool) -> str:
     """The last item of an answer that reached its limit is incomplete."""
-    return "incomplete" if is_cut and block is blocks[-1] else "completed"
+    return "incomplete" if is_cut and block.is_last else "completed"
 
 
 def _usage(usage: dict[str, Any]) -> dict[str, Any]:

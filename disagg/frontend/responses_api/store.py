@@ -61,4 +61,4 @@ def conversation(history: Messages, answer: ChoiceAnswer) -> Messages:
     """What is kept of a response: all that was said before it, and its own words."""
     message = message_of(answer)
     del message["refusal"]
-    return [*history, message]
+    return [*history, {**message, "content": answer.text}]
