@@ -10,7 +10,6 @@ Fails: BadRequest and other RequestErrors, before or after the answer's head: it
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
 from typing import Any
 
 from disagg.coordinator.request import Request
@@ -24,7 +23,7 @@ from disagg.frontend.request_body import CompletionRequest, refuse_too_long
 from disagg.frontend.responses import Kind, whole
 from disagg.frontend.sinks import Chunks, ChunksWithMore, WholeText
 from disagg.tokenizer.codec import Codec
-from disagg.tokenizer.text import TextStream
+from disagg.tokenizer.text import text_stream
 
 CLIENT_ID_CHARACTERS_MAX = 128
 
@@ -62,15 +61,28 @@ class Generations:
         return await self.readers.read(await exchange.call.body(self._body_limit_bytes), kind)
 
     def _request(self, exchange: Exchange, asked: CompletionRequest, owner: bytes, received_at_s: float) -> Request:
-        _refuse_ignored(asked.sampling, self._backend)
+        _refuse_ignored(asked, self._backend)
+        max_tokens = _output_tokens(asked, self._backend.request_tokens_max, self._codec.context_length)
+        if (least := asked.sampling.get("min_new_tokens", 0)) > max_tokens:
+            what = f"'min_tokens' is {least}, and the answer may have {max_tokens} tokens at most"
+            refuse("min_tokens", "integer_above_max_value", what)
+        # SGLang looks for no stop token at all where end tokens are ignored.
+        ignores_ends = bool(asked.sampling.get("ignore_eos"))
+        end_ids = frozenset() if ignores_ends else self._codec.end_ids.union(asked.sampling.get("stop_token_ids", ()))
         request = Request(
             id=exchange.request_id,
             prompt_ids=asked.prompt_ids,
             sampling=asked.sampling,
-            max_tokens=_output_tokens(asked, self._backend.request_tokens_max, self._codec.context_length),
-            text=TextStream(self._codec.texts, asked.stop),
+            max_tokens=max_tokens,
+            text=text_stream(
+                self._codec.texts,
+                asked.stop,
+                end_ids,
+                shows_stop=asked.shows_stop,
+                shows_special=asked.shows_special,
+            ),
             received_at_s=received_at_s,
-            end_ids=frozenset() if asked.sampling.get("ignore_eos") else self._codec.end_ids,
+            end_ids=end_ids,
             owner=owner,
         )
         request.mark("tokenised", time.monotonic())
@@ -79,20 +91,26 @@ class Generations:
         return request
 
 
-def _refuse_ignored(sampling: Mapping[str, Any], backend: Backend) -> None:
+def _refuse_ignored(asked: CompletionRequest, backend: Backend) -> None:
     """Raises BadRequest for a parameter that engines would accept and ignore (disagg/sglang/ignored.py).
 
     Where nothing is left to chance a seed has nothing to decide, and is let through. Engines are asked only for a
     request that has such a parameter: most have none.
     """
-    asked = {"seed": sampling.get("sampling_seed") is not None, "min_p": bool(sampling.get("min_p"))}
-    if not any(asked.values()) or sampling.get("temperature") == 0 or sampling.get("top_k") == 1:
+    sampling = asked.sampling
+    names: dict[str, Any] = {}
+    if sampling.get("temperature") != 0 and sampling.get("top_k") != 1:
+        names = {"seed": sampling.get("sampling_seed") is not None, "min_p": bool(sampling.get("min_p"))}
+    names |= {"grammar": asked.constrained_by, "min_tokens": "min_new_tokens" in sampling}
+    names |= {"stop_regex": "stop_regex" in sampling}
+    if not any(names.values()):
         return
     ignored = backend.ignored
-    for name, is_asked in asked.items():
+    for name, is_asked in names.items():
         if is_asked and name in ignored:
-            what = f"engines here would ignore '{name}'; leave it out, or an operator would {ignored[name]}"
-            refuse(name, "ignored_parameter", what)
+            field = asked.constrained_by if name == "grammar" else name
+            what = f"engines here would ignore '{field}'; leave it out, or an operator would {ignored[name]}"
+            refuse(field, "ignored_parameter", what)
 
 
 def _output_tokens(asked: CompletionRequest, held: int, context_length: int) -> int:

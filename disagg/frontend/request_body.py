@@ -15,11 +15,11 @@ import msgspec
 
 from disagg.errors import BadRequest
 from disagg.fields import Body, boolean, integer, refuse, required, strings, whole, wrong_type
-from disagg.sampling import sampling_of
+from disagg.frontend.constraints import constraint_of
+from disagg.sampling import INT32_MAX, sampling_of
 
 T = TypeVar("T")
 _KINDS: dict[type, str] = {str: "a string", list: "a list", dict: "an object"}
-INT32_MAX = 2**31 - 1
 STOP_STRINGS_MAX = 16
 STOP_CHARACTERS_MAX = 256
 STREAM_OPTIONS = frozenset({"include_usage", "continuous_usage_stats", "include_obfuscation"})
@@ -43,6 +43,9 @@ class CompletionRequest(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     max_tokens_name: str
     stop: tuple[str, ...]
     sampling: dict[str, Any]
+    constrained_by: str = ""  # the field that says what the answer must look like; `sampling` has it for the engine
+    shows_stop: bool = False  # the stop string that ends the text, or the stop token, is a part of it
+    shows_special: bool = False  # special tokens leave text
 
 
 def check_model(body: Body, model: str) -> None:
@@ -56,11 +59,17 @@ def no_such_model(asked: str, model: str) -> BadRequest:
     return BadRequest("model", "model_not_found", what, http_status=404)
 
 
-def other_fields(body: Body, defaults: Mapping[str, float]) -> dict[str, Any]:
-    """All of a CompletionRequest but its prompt."""
+def other_fields(body: Body, defaults: Mapping[str, float], vocabulary: int = INT32_MAX) -> dict[str, Any]:
+    """All of a CompletionRequest but its prompt. `vocabulary`: how many token ids the model knows."""
     stream = boolean(body, "stream")
     max_tokens, max_tokens_name = _max_tokens(body)
     include_usage, continuous_usage = _usage_options(body, stream)
+    sampling, constraint = sampling_of(body, defaults, vocabulary), constraint_of(body)
+    if constraint is not None and "min_new_tokens" in sampling:  # its last token would be forbidden and demanded
+        what = f"'min_tokens' beside '{constraint.asked_by}': an answer that is complete could not end; leave out one"
+        refuse("min_tokens", "invalid_value", what)
+    # Of tokenizers that put spaces between tokens; none that is read here does.
+    boolean(body, "spaces_between_special_tokens")
     return {
         "stream": stream,
         "include_usage": include_usage,
@@ -69,7 +78,10 @@ def other_fields(body: Body, defaults: Mapping[str, float]) -> dict[str, Any]:
         "max_tokens": max_tokens,
         "max_tokens_name": max_tokens_name,
         "stop": strings(body, "stop", STOP_STRINGS_MAX, STOP_CHARACTERS_MAX),
-        "sampling": sampling_of(body, defaults),
+        "sampling": sampling | (constraint.sampling if constraint else {}),
+        "constrained_by": constraint.asked_by if constraint else "",
+        "shows_stop": boolean(body, "no_stop_trim") or boolean(body, "include_stop_str_in_output"),
+        "shows_special": not boolean(body, "skip_special_tokens", absent=True),
     }
 
 
