@@ -39,3 +39,4 @@ def _grammar_tokens(subject: Subject) -> Iterator[Problem]:
         what = f"{node.files.folder} on node {node.name}: the decoder of tokenizer.json is {', '.join(steps) or 'none'}"
         would_do = "leave ByteLevel alone there (`disagg model get` makes its models so), or say grammar_backend: none"
         yield Problem("model.path", what, would_do if "ByteLevel" in steps else "")
+        return  # all nodes have the same, which is a rule of its own

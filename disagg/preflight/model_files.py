@@ -28,6 +28,7 @@ TOKENIZER = (
 )
 TEXTS = frozenset(name for name in TOKENIZER if name.endswith((".json", ".jinja"))) | {"generation_config.json"}
 WEIGHTS = (".safetensors", ".bin", ".gguf", ".pt")
+_NO_STEPS = ("Sequence", "String", "Regex")  # what holds steps, and what they look for
 _STEP = re.compile(r"([A-Z]\w+)\(")  # ByteLevel(add_prefix_space=True, …)
 HEADER_BYTES_MAX = 100 << 20  # safetensors' own limit
 
@@ -71,7 +72,7 @@ def _decoder(folder: Path) -> tuple[str, ...] | None:
         steps = _STEP.findall(str(load_tokenizer(folder).decoder))
     except StartError:
         return None
-    return tuple(step for step in steps if step != "Sequence")
+    return tuple(step for step in steps if step not in _NO_STEPS)
 
 
 def _is_readable(path: Path) -> bool:

@@ -143,20 +143,17 @@ BAD: list[tuple[str, dict[str, Any], int, str | None, str]] = [
             "functions": [{"name": "f"}],
             "logprobs": True,
             "top_logprobs": 2,
-            "response_format": {"type": "json_object"},
-            "logit_bias": {"5": 1},
             "audio": {"endpoint": "x"},
             "modalities": ["text", "audio"],
             "store": True,
             "service_tier": "flex",
             "reasoning_effort": "low",
-            "min_tokens": 5,
-            "regex": "a+",
+            "priority": 5,
         }.items()
     ],
     *[
         (CHAT, {name: value}, 400, name, "unsupported_parameter")
-        for name, value in {"n": True, "logprobs": 1, "min_tokens": False}.items()
+        for name, value in {"n": True, "logprobs": 1, "priority": False}.items()
     ],
     *[
         (TEXT, {name: value}, 400, name, "unsupported_parameter")
