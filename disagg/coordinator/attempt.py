@@ -117,7 +117,7 @@ class Attempt:
                 leg,
                 leg_id=leg_id,
                 prompt=prompt,
-                sampling=request.sampling | {"max_new_tokens": tokens},
+                sampling=request.sampling_of_a_leg(tokens),
                 dp_rank=leg.endpoint.dp_rank,
                 bootstrap=bootstrap,
                 asks=leg.role.asks(asks),

@@ -133,8 +133,8 @@ class Coordinator:
             raise self._poison(request, error.where) from error
         if emitted and is_allowed:
             is_allowed = len(request.prompt_ids) + emitted <= limits.migration_tokens_max
-            if is_allowed and not request.can_migrate:
-                error.what += " (its penalties count the tokens so far: another engine cannot go on)"
+            if is_allowed and (why := request.why_it_stays):
+                error.what += f" ({why})"
                 is_allowed = False
         if not is_allowed:
             raise error

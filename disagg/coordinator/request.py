@@ -43,6 +43,7 @@ class Blame:
     is_cleared: bool = False  # it has run alone since, and done no harm
 
 
+GRAMMARS = ("json_schema", "regex", "ebnf", "structural_tag")  # in `sampling`
 _PENALTIES = {"frequency_penalty": 0.0, "presence_penalty": 0.0, "repetition_penalty": 1.0}
 
 
@@ -77,7 +78,7 @@ class Request:
     asks: dict[str, Any] = field(default_factory=dict)  # of both legs, beside sampling (plane.messages.Submit.asks)
     logprobs: list[TokenLogprobs] = field(default_factory=list)  # of the emitted ids, if asked for, and of unsent ones
     prompt_logprobs: list[TokenLogprobs] | None = None  # once the prompt has been read, if asked for
-    matched_id: int | None = None  # the token that ended it
+    matched: int | str | None = None  # the token, or the stop pattern, that ended it at its engine
     prefix_on: RankId | None = None  # where another request has just read the same prompt
 
     def add(self, token_ids: list[int], now_s: float) -> str:
@@ -109,22 +110,43 @@ class Request:
 
     @property
     def matched_stop(self) -> str | int | None:
-        """The stop string that ended it, else the token."""
-        return self.text.matched or self.matched_id
+        """The stop string that ended it, else what the engine says."""
+        return self.text.matched or self.matched
 
     @property
     def lacks_prompt_logprobs(self) -> bool:
         """Whether it asks for logprobs of its prompt, and they have not come: they go before the first token."""
         return "logprob_start_len" in self.asks and self.prompt_logprobs is None
 
+    def sampling_of_a_leg(self, new_tokens: int) -> dict[str, Any]:
+        """For a leg that makes so many tokens. What was emitted counts towards the fewest tokens of the answer."""
+        sampling = self.sampling | {"max_new_tokens": new_tokens}
+        if least := sampling.get("min_new_tokens"):
+            sampling["min_new_tokens"] = min(max(least - len(self.emitted_ids), 0), new_tokens)
+        return sampling
+
     @property
     def can_migrate(self) -> bool:
-        """Whether another engine would continue with the same tokens.
+        """Whether another engine would continue with the same tokens."""
+        return not self.why_it_stays
 
-        Not with penalties: they count output tokens, and another engine gets the tokens so far as a prompt. A seed is
-        no obstacle: its noise depends on the position in the whole sequence (disagg/sglang/plugins/seeds.py).
+    @property
+    def why_it_stays(self) -> str:
+        """Why another engine, which gets the tokens so far as a prompt, could not go on with the same ones; "" where it
+        could.
+
+        Penalties count output tokens, a grammar has come to a place within itself, a stop pattern may have begun: that
+        is lost. Not so with a seed, whose noise depends on the position in the whole sequence
+        (disagg/sglang/plugins/seeds.py); with logit_bias, which is the same in each step; with stop_token_ids, which
+        look at one token each; with min_new_tokens, of which the rest is told.
         """
-        return all(self.sampling.get(name, neutral) == neutral for name, neutral in _PENALTIES.items())
+        if any(self.sampling.get(name, neutral) != neutral for name, neutral in _PENALTIES.items()):
+            return "its penalties count the tokens so far: another engine cannot go on"
+        if any(name in self.sampling for name in GRAMMARS):
+            return "its grammar stands where the tokens so far have brought it: another engine would begin it anew"
+        if self.sampling.get("stop_regex"):
+            return "what its stop_regex looks for may have begun in the tokens so far: another engine cannot see it"
+        return ""
 
     def note_end(self, end: LegEnd, clock_offset_s: float, *, read_prompt: bool) -> None:
         """Notes what an engine measured. Its times are its host's monotonic seconds, `clock_offset_s` ahead of ours;
@@ -132,8 +154,8 @@ class Request:
         facts, stats = self.facts, dict(end.stats)
         if "kv_bytes" in stats:
             facts.kv_bytes, facts.kv_transfer_s = int(stats.pop("kv_bytes")), stats.pop("kv_transfer_s", 0.0)
-        if end.matched_id is not None:
-            self.matched_id = end.matched_id
+        if end.matched is not None:
+            self.matched = end.matched
         if not read_prompt:
             return
         if self.lacks_prompt_logprobs:

@@ -10,7 +10,7 @@ Fails: BadRequest and other RequestErrors, before or after the answer's head: it
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from disagg.coordinator.request import Request
@@ -50,7 +50,7 @@ class Generations:
             check_headers(exchange.request_headers)
             check_encoding(exchange)
             asked = await self._read(exchange, kind)
-            _refuse_ignored(asked.sampling, self._backend)
+            _refuse_ignored(asked, self._backend)
             requests = requests_of(asked, self._backend, self._codec, exchange.request_id, owner, received_at_s)
             self._note(exchange, requests)
             if asked.stream and asked.is_plain:
@@ -101,7 +101,7 @@ class Generations:
             id=exchange.request_id,
             created_s=int(time.time()),
             model=self._backend.model_name,
-            token_text=self._codec.token_text,
+            token_text=self._codec.texts.token_text,
             include_usage=asked.include_usage,
             usage_so_far=(lambda: usage_of(requests, asked)) if asked.continuous_usage else None,
             prompt_ids=(lambda index: asked.prompts[index // asked.n]) if asked.return_token_ids else None,
@@ -124,20 +124,26 @@ def _whole_form(kind: Kind, saying: Saying) -> WholeForm:
     return ChatWhole(saying) if kind == "chat" else TextCompletionWhole(saying)
 
 
-def _refuse_ignored(sampling: Mapping[str, Any], backend: Backend) -> None:
+def _refuse_ignored(asked: CompletionRequest, backend: Backend) -> None:
     """Raises BadRequest for a parameter that engines would accept and ignore (disagg/sglang/ignored.py).
 
     Where nothing is left to chance a seed has nothing to decide, and is let through. Engines are asked only for a
     request that has such a parameter: most have none.
     """
-    asked = {"seed": sampling.get("sampling_seed") is not None, "min_p": bool(sampling.get("min_p"))}
-    if not any(asked.values()) or sampling.get("temperature") == 0 or sampling.get("top_k") == 1:
+    sampling = asked.sampling
+    names: dict[str, Any] = {}
+    if sampling.get("temperature") != 0 and sampling.get("top_k") != 1:
+        names = {"seed": sampling.get("sampling_seed") is not None, "min_p": bool(sampling.get("min_p"))}
+    names |= {"grammar": asked.constrained_by, "min_tokens": "min_new_tokens" in sampling}
+    names |= {"stop_regex": "stop_regex" in sampling}
+    if not any(names.values()):
         return
     ignored = backend.ignored
-    for name, is_asked in asked.items():
+    for name, is_asked in names.items():
         if is_asked and name in ignored:
-            what = f"engines here would ignore '{name}'; leave it out, or an operator would {ignored[name]}"
-            refuse(name, "ignored_parameter", what)
+            field = asked.constrained_by if name == "grammar" else name
+            what = f"engines here would ignore '{field}'; leave it out, or an operator would {ignored[name]}"
+            refuse(field, "ignored_parameter", what)
 
 
 def _printable(client_id: bytes) -> str:

@@ -10,11 +10,12 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from disagg.fields import Body, refuse
+from disagg.frontend.constraints import READERS as CONSTRAINTS
 from disagg.sampling import NAMES
 
 SHARED = NAMES | {"model", "stream", "stream_options", "max_tokens", "stop", "return_token_ids"}
-SHARED |= {"add_special_tokens"}
-SHARED |= {"n", "logprobs"}
+SHARED |= {"add_special_tokens", "skip_special_tokens", "spaces_between_special_tokens", "n", "logprobs"}
+SHARED |= {"no_stop_trim", "include_stop_str_in_output", *CONSTRAINTS}
 CHAT = SHARED | {"messages", "max_completion_tokens", "chat_template_kwargs", "top_logprobs"}
 COMPLETION = SHARED | {"prompt", "best_of", "echo"}
 HARMLESS = frozenset({"user", "metadata", "prompt_cache_key", "safety_identifier"})  # labels: they ask for nothing
@@ -32,23 +33,20 @@ UNBUILT: Mapping[str, tuple[Any, ...]] = {
     **_unbuilt("top_logprobs", 0),
     **_unbuilt("echo store", False),
     **_unbuilt("suffix", ""),
-    **_unbuilt("logit_bias", {}),
     **_unbuilt("tools functions", []),
     **_unbuilt("tool_choice function_call", "none", "auto"),
     **_unbuilt("parallel_tool_calls", _ANY),  # says how tools are called; there are none
-    **_unbuilt("response_format", {"type": "text"}),
     **_unbuilt("modalities", ["text"]),
     **_unbuilt("service_tier", "auto", "default"),
     **_unbuilt("prompt_logprobs audio prediction reasoning_effort verbosity web_search_options prompt_cache_retention"),
     # of SGLang and vLLM
-    **_unbuilt("min_tokens priority", 0),
+    **_unbuilt("priority", 0),
     **_unbuilt("length_penalty", 1.0),
-    **_unbuilt("stop_token_ids stop_regex documents", []),
-    **_unbuilt("no_stop_trim include_stop_str_in_output continue_final_message", False),
+    **_unbuilt("documents", []),
+    **_unbuilt("continue_final_message", False),
     **_unbuilt("return_hidden_states use_beam_search", False),
-    **_unbuilt("skip_special_tokens spaces_between_special_tokens add_generation_prompt", True),
-    **_unbuilt("regex ebnf json_schema structural_tag structured_outputs"),
-    **_unbuilt("guided_json guided_regex guided_choice guided_grammar separate_reasoning stream_reasoning"),
+    **_unbuilt("add_generation_prompt", True),
+    **_unbuilt("separate_reasoning stream_reasoning"),
     **_unbuilt("chat_template lora_path session_params truncate_prompt_tokens custom_params custom_logit_processor"),
     **_unbuilt("prompt_embeds input_embeds"),
 }

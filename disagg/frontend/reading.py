@@ -41,7 +41,7 @@ def read(data: bytes, kind: Kind, model: str, codec: Codec) -> CompletionRequest
     check_model(body, model)
     source = "messages" if is_chat else "prompt"
     given = required(body, source)
-    others = other_fields(body, codec.sampling_defaults, is_chat=is_chat)
+    others = other_fields(body, codec.sampling_defaults, codec.vocabulary, is_chat=is_chat)
     # Put around the prompt by the tokenizer: not where a template has written them.
     special_tokens = boolean(body, "add_special_tokens", absent=not is_chat)
     if is_chat:

@@ -15,11 +15,11 @@ import msgspec
 
 from disagg.errors import BadRequest
 from disagg.fields import Body, boolean, integer, refuse, required, strings, whole, wrong_type
-from disagg.sampling import sampling_of
+from disagg.frontend.constraints import constraint_of
+from disagg.sampling import INT32_MAX, sampling_of
 
 T = TypeVar("T")
 _KINDS: dict[type, str] = {str: "a string", list: "a list", dict: "an object"}
-INT32_MAX = 2**31 - 1
 N_MAX = 32
 PROMPTS_MAX = 256
 SAMPLES_MAX = 256  # of all prompts together
@@ -53,6 +53,9 @@ class CompletionRequest(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     max_tokens_name: str
     stop: tuple[str, ...]
     sampling: dict[str, Any]
+    constrained_by: str = ""  # the field that says what the answer must look like; `sampling` has it for the engine
+    shows_stop: bool = False  # the stop string that ends the text, or the stop token, is a part of it
+    shows_special: bool = False  # special tokens leave text
 
     @property
     def is_plain(self) -> bool:
@@ -72,8 +75,10 @@ def no_such_model(asked: str, model: str) -> BadRequest:
     return BadRequest("model", "model_not_found", what, http_status=404)
 
 
-def other_fields(body: Body, defaults: Mapping[str, float], *, is_chat: bool) -> dict[str, Any]:
-    """All of a CompletionRequest but its prompts."""
+def other_fields(
+    body: Body, defaults: Mapping[str, float], vocabulary: int = INT32_MAX, *, is_chat: bool
+) -> dict[str, Any]:
+    """All of a CompletionRequest but its prompts. `vocabulary`: how many token ids the model knows."""
     stream, echo = boolean(body, "stream"), boolean(body, "echo")
     n = integer(body, "n", 1, N_MAX) or 1
     best_of = integer(body, "best_of", 1, N_MAX) or n
@@ -83,6 +88,12 @@ def other_fields(body: Body, defaults: Mapping[str, float], *, is_chat: bool) ->
         refuse("best_of", "invalid_value", "a stream cannot wait for the best answers; leave out 'best_of' or 'stream'")
     max_tokens, max_tokens_name = _max_tokens(body, least=0 if echo else 1)
     include_usage, continuous_usage = _usage_options(body, stream)
+    sampling, constraint = sampling_of(body, defaults, vocabulary), constraint_of(body)
+    if constraint is not None and "min_new_tokens" in sampling:  # its last token would be forbidden and demanded
+        what = f"'min_tokens' beside '{constraint.asked_by}': an answer that is complete could not end; leave out one"
+        refuse("min_tokens", "invalid_value", what)
+    # Of tokenizers that put spaces between tokens; none that is read here does.
+    boolean(body, "spaces_between_special_tokens")
     return {
         "stream": stream,
         "n": n,
@@ -95,7 +106,10 @@ def other_fields(body: Body, defaults: Mapping[str, float], *, is_chat: bool) ->
         "max_tokens": max_tokens,
         "max_tokens_name": max_tokens_name,
         "stop": strings(body, "stop", STOP_STRINGS_MAX, STOP_CHARACTERS_MAX),
-        "sampling": sampling_of(body, defaults),
+        "sampling": sampling | (constraint.sampling if constraint else {}),
+        "constrained_by": constraint.asked_by if constraint else "",
+        "shows_stop": boolean(body, "no_stop_trim") or boolean(body, "include_stop_str_in_output"),
+        "shows_special": not boolean(body, "skip_special_tokens", absent=True),
     }
 
 

@@ -21,7 +21,7 @@ from disagg.frontend.backend import Backend
 from disagg.frontend.parts import ChoiceAnswer
 from disagg.frontend.request_body import SAMPLES_MAX, CompletionRequest, refuse_too_long
 from disagg.tokenizer.codec import Codec
-from disagg.tokenizer.text import TextStream
+from disagg.tokenizer.text import text_stream
 
 FOLLOWS_TOKENS = 256  # of a prompt this long the further samples wait until the first one has read it
 OUTPUT_TOKENS_MAX = 1 << 20  # of all samples of an answer together
@@ -45,7 +45,12 @@ def requests_of(
             f"{count} samples may have {sum(lengths) * asked.best_of} tokens together; {OUTPUT_TOKENS_MAX} are allowed"
         )
         refuse(asked.max_tokens_name, "too_many_tokens", f"{what}: send a smaller '{asked.max_tokens_name}'")
-    asks, end_ids = _asks(asked), frozenset() if asked.sampling.get("ignore_eos") else codec.end_ids
+    if (least := asked.sampling.get("min_new_tokens", 0)) > min(lengths):
+        what = f"'min_tokens' is {least}, and the answer may have {min(lengths)} tokens at most"
+        refuse("min_tokens", "integer_above_max_value", what)
+    # SGLang looks for no stop token at all where end tokens are ignored.
+    ignores_ends, asks = bool(asked.sampling.get("ignore_eos")), _asks(asked)
+    end_ids = frozenset() if ignores_ends else codec.end_ids.union(asked.sampling.get("stop_token_ids", ()))
     requests: list[Request] = []
     for prompt_ids, max_tokens in zip(asked.prompts, lengths, strict=True):
         for sample in range(asked.best_of):
@@ -55,7 +60,13 @@ def requests_of(
                     prompt_ids=prompt_ids,
                     sampling=_sampling(asked.sampling, sample),
                     max_tokens=max_tokens,
-                    text=TextStream(codec.texts, asked.stop),
+                    text=text_stream(
+                        codec.texts,
+                        asked.stop,
+                        end_ids,
+                        shows_stop=asked.shows_stop,
+                        shows_special=asked.shows_special,
+                    ),
                     received_at_s=received_at_s,
                     end_ids=end_ids,
                     owner=owner,

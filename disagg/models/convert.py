@@ -9,6 +9,7 @@ Alone: torch and transformers fill this process, not the caller's, and find the 
 from __future__ import annotations
 
 import ctypes
+import json
 import signal
 import sys
 from pathlib import Path
@@ -25,6 +26,7 @@ def convert(gguf: Path, folder: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(str(gguf.parent), gguf_file=gguf.name)
     name_special_tokens(tokenizer)
     tokenizer.save_pretrained(str(folder))
+    name_decoder(folder / "tokenizer.json")
     check_tokenizer(folder)
     model = AutoModelForCausalLM.from_pretrained(str(gguf.parent), gguf_file=gguf.name, dtype=torch.bfloat16)
     model.save_pretrained(str(folder))
@@ -38,6 +40,21 @@ def name_special_tokens(tokenizer: Any) -> None:
             setattr(tokenizer, token, tokenizer.convert_ids_to_tokens(token_id))
     # Else spaces before punctuation are lost in decoding, where a library takes this word for it.
     tokenizer.init_kwargs["clean_up_tokenization_spaces"] = tokenizer.clean_up_tokenization_spaces = False
+
+
+def name_decoder(file: Path) -> None:
+    """Leaves of the written decoder what the tokens need.
+
+    transformers puts the steps of another kind of tokenizer (for bytes as <0x0A>) before it. Text comes out the same,
+    but xgrammar goes by the first kind that it finds: it takes "Ġ" for a letter, and a grammar has no spaces.
+    """
+    tokenizer = json.loads(file.read_text(encoding="utf-8"))
+    steps = (tokenizer["decoder"] or {}).get("decoders", [])
+    of_bytes = [step for step in steps if step["type"] == "ByteLevel"]
+    if of_bytes and tokenizer["pre_tokenizer"]["type"] == "ByteLevel":
+        tokenizer["decoder"] = of_bytes[0]
+        tokenizer["model"]["byte_fallback"] = False
+        file.write_text(json.dumps(tokenizer, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
 
 
 def check_tokenizer(folder: Path) -> None:

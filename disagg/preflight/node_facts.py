@@ -30,6 +30,7 @@ class ModelFiles(NamedTuple):
     config: str = ""  # of config.json
     tokenizer: str = ""  # of the tokenizer's files
     content: str = ""  # of all that an engine reads; only with --deep
+    decoder: tuple[str, ...] | None = None  # the steps of the tokenizer's; None: not known
     model_type: str = ""
     needs_remote_code: bool = False
 

@@ -53,7 +53,11 @@ CPU_DEFAULTS: dict[str, Any] = {
     "chunked_prefill_size": 256,
     "sleep_on_idle": True,  # an idle scheduler would take a whole core
 }
-EVERYWHERE_DEFAULTS: dict[str, Any] = {"log_level": "info"}
+EVERYWHERE_DEFAULTS: dict[str, Any] = {
+    "log_level": "info",
+    "grammar_backend": "xgrammar",
+    "constrained_json_disable_any_whitespace": True,  # small models would put out blanks until their tokens are used up
+}
 DEVICE_DEFAULTS = {"cpu": EVERYWHERE_DEFAULTS | CPU_DEFAULTS, "cuda": EVERYWHERE_DEFAULTS}
 
 
@@ -71,7 +75,6 @@ def engine_arguments(
         "nccl_port": ports.nccl,
         # Always set: SGLang's own choice for DP attention is 233 above `port`, which may be another engine's.
         "dist_init_addr": f"{host}:{ports.rendezvous}",
-        "grammar_backend": "none",  # a grammar needs the engine's tokenizer, which the frontend stands in for
         "skip_server_warmup": True,  # the controller warms every rank itself, through a real transfer
         "skip_tokenizer_init": True,  # token ids in, token ids out
         "incremental_streaming_output": True,  # a chunk holds the new ids only

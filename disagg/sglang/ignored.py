@@ -10,12 +10,19 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Any
 
+GRAMMAR = "grammar"  # stands for every field that constrains an answer (disagg/frontend/constraints.py)
+OTHER_RELEASE = "install an SGLang release that disagg's plugins fit (docs/sglang-versions.md)"
+
 
 def ignored_parameters(server_args: Any, switched_off: Collection[str] = ()) -> dict[str, str]:
     """By their names in a request, with what would do. `server_args`: SGLang's own, its defaults filled in."""
     ignored = {}
     if backend_lacks := _without_seeds(server_args, switched_off):
         ignored["seed"] = backend_lacks
+    if "grammar" in switched_off:
+        ignored |= dict.fromkeys((GRAMMAR, "min_tokens", "stop_regex"), OTHER_RELEASE)
+    elif server_args.grammar_backend == "none":
+        ignored[GRAMMAR] = "say grammar_backend: xgrammar in the engine's arguments"
     if server_args.speculative_algorithm:  # its verifier heeds temperature, top_k and top_p, penalties and biases alone
         ignored["min_p"] = "leave out speculative_algorithm, or say top_p"
     return ignored
@@ -28,5 +35,5 @@ def _without_seeds(server_args: Any, switched_off: Collection[str]) -> str:
     if server_args.sampling_backend != "pytorch":  # those of flashinfer and ascend take no seed of a request
         return "say sampling_backend: pytorch in the engine's arguments"
     if "seeds" in switched_off and not server_args.enable_deterministic_inference:
-        return "install an SGLang release that disagg's seeds fit (docs/sglang-versions.md)"
+        return OTHER_RELEASE
     return ""

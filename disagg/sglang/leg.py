@@ -93,7 +93,7 @@ class SGLangLeg:
     async def _run(self, engine: Any, on_end: Callable[[], object]) -> None:
         reason, detail, cached = "error", "the stream ended without a reason", 0
         prompt_logprobs: list[TokenLogprobs] | None = None
-        matched_id: int | None = None
+        matched: int | str | None = None
         try:
             if self._abort_asked_at_s is not None:
                 raise asyncio.CancelledError
@@ -112,7 +112,6 @@ class SGLangLeg:
                         cached = int(meta.get("cached_tokens") or 0)
                         reason, detail = REASONS.get(finish["type"], "error"), str(finish.get("message") or "")
                         matched = finish.get("matched")
-                        matched_id = matched if type(matched) is int else None
                         if failed and NOT_A_NUMBER in detail:  # disagg/sglang/plugins/not_a_number.py
                             reason = NOT_A_NUMBER
                         elif failed and finish.get("status_code") == HTTPStatus.BAD_REQUEST:
@@ -130,7 +129,7 @@ class SGLangLeg:
             self._again.cancel()
         moments = getattr(self._manager, "disagg_moments", {})  # kept by disagg/sglang/plugins/transfer.py
         on_end()
-        self._sink.on_end(reason, detail, cached, moments.pop(self.leg.id, {}), prompt_logprobs, matched_id)
+        self._sink.on_end(reason, detail, cached, moments.pop(self.leg.id, {}), prompt_logprobs, matched)
 
     def _abort_again(self) -> None:
         """Called once a second after an abort: the abort may be lost, or the scheduler may be computing, or hang."""

@@ -53,9 +53,7 @@ _REASONS: tuple[tuple[str, ...], ...] = (
     ("the frontend fills in what a request leaves out", "sampling_defaults", "say preferred_sampling_params"),
     (
         "engines run without a tokenizer, so it would do nothing",
-        "reasoning_parser strip_thinking_cache enable_strict_thinking grammar_backend "
-        "constrained_json_whitespace_pattern constrained_json_disable_any_whitespace "
-        "constrained_json_max_whitespace_cnt disable_outlines_disk_cache",
+        "reasoning_parser strip_thinking_cache enable_strict_thinking",
     ),
     # what requests and answers do not carry
     (

@@ -165,6 +165,37 @@ SEEDS = Part(
         _at("managers.schedule_batch:ScheduleBatch.spec_algorithm"),
     ),
 )
+GRAMMAR = Part(
+    "grammar",
+    "grammars (response_format and the like), min_tokens and stop_regex are refused",
+    (
+        _at(f"{_SCHEDULER}init_tokenizer", begins="self"),
+        *_all(_SCHEDULER, "tokenizer model_config"),
+        _at("managers.scheduler:get_tokenizer"),
+        _at(
+            "utils.hf_transformers.tokenizer:get_tokenizer",
+            "utils.hf_transformers_utils:get_tokenizer",
+            begins="tokenizer_name",
+            keywords="trust_remote_code",
+            is_called=True,
+        ),
+        _at("constrained.grammar_manager:GrammarManager.__init__", begins="self, scheduler"),
+        _at("constrained.grammar_manager:GrammarManager.process_req_with_grammar", begins="self, req"),
+        *_all("constrained.grammar_manager:GrammarManager.", "grammar_backend scheduler"),
+        _at(
+            "constrained.base_grammar_backend:create_grammar_backend",
+            begins="server_args, tokenizer, vocab_size, eos_token_ids",
+            is_called=True,
+        ),
+        _at("constrained.base_grammar_backend:BaseGrammarBackend.cache"),
+        _at("constrained.base_grammar_backend:BaseGrammarBackend.reset", begins="self", is_called=True),
+        *_all("configs.model_config:ModelConfig.", "vocab_size hf_eos_token_id"),
+        _at("sampling.sampling_params:raise_if_tokenizer_required"),
+        _at("sampling.sampling_params:SamplingParams.normalize", begins="self, tokenizer"),
+        *_all("sampling.sampling_params:SamplingParams.", "stop_regex_max_len stop_regex_strs"),
+        _at(f"{_REQ}set_finish_with_abort", begins="self, error_msg", is_called=True),
+    ),
+)
 NOT_A_NUMBER = Part(
     "not_a_number",
     "a NaN among one request's logits ends the whole engine",
@@ -210,4 +241,4 @@ CPU = Part(
     only="cpu",
 )
 
-PARTS = (ENGINE, TRANSFER, STAGES, RUNS, PACE, SEEDS, NOT_A_NUMBER, FAULTS, CPU)
+PARTS = (ENGINE, TRANSFER, STAGES, RUNS, PACE, SEEDS, GRAMMAR, NOT_A_NUMBER, FAULTS, CPU)

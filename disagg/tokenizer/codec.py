@@ -14,6 +14,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from tokenizers import Tokenizer
+
 from disagg.errors import BadRequest, StartError
 from disagg.models.context import CONTEXT_KEYS, context_length
 from disagg.models.text_files import read_object
@@ -22,7 +24,6 @@ from disagg.tokenizer.encoder import Encoder
 from disagg.tokenizer.template import ChatTemplate
 from disagg.tokenizer.template_files import load_template
 from disagg.tokenizer.text import Texts
-from disagg.tokenizer.token_bytes import TokenBytes
 from disagg.tokenizer.tokenizer_files import load_tokenizer
 
 
@@ -31,7 +32,6 @@ class Codec:
     folder: Path  # the model's
     encoder: Encoder
     texts: Texts
-    token_text: TokenBytes  # of one token, for logprobs
     template: ChatTemplate | None
     context_length: int
     vocabulary: int  # ids the model knows; the tokenizer may name fewer
@@ -60,6 +60,7 @@ class Codec:
 
 def load_codec(folder: Path) -> Codec:
     tokenizer = load_tokenizer(folder)
+    tokenizer_config = read_object(folder / "tokenizer_config.json")
     whole_config = read_object(folder / "config.json")
     config = whole_config.get("text_config") or whole_config
     generation_config = read_object(folder / "generation_config.json")
@@ -67,11 +68,13 @@ def load_codec(folder: Path) -> Codec:
         folder=folder,
         encoder=Encoder(tokenizer, str(folder)),
         texts=Texts(tokenizer),
-        token_text=TokenBytes(tokenizer),
-        template=load_template(folder, read_object(folder / "tokenizer_config.json")),
+        template=load_template(folder, tokenizer_config),
         context_length=_context_length(folder, config),
         vocabulary=int(config.get("vocab_size") or tokenizer.get_vocab_size()),
-        end_ids=_end_ids(whole_config) | _end_ids(config) | _end_ids(generation_config),
+        end_ids=_end_ids(whole_config)
+        | _end_ids(config)
+        | _end_ids(generation_config)
+        | _end_of_tokenizer(tokenizer, tokenizer_config),
         sampling_defaults=defaults_of(generation_config, str(folder / "generation_config.json")),
     )
 
@@ -82,6 +85,15 @@ def _context_length(folder: Path, config: Mapping[str, Any]) -> int:
         what = "tells no context length"
         raise StartError(str(folder / "config.json"), what, f"give it one of {', '.join(CONTEXT_KEYS)}")
     return told
+
+
+def _end_of_tokenizer(tokenizer: Tokenizer, config: Mapping[str, Any]) -> frozenset[int]:
+    """The schedulers have the tokenizer (disagg/sglang/plugins/grammar.py), and SGLang ends an answer at its end token,
+    too."""
+    token = config.get("eos_token")
+    text = token.get("content") if isinstance(token, dict) else token
+    token_id = tokenizer.token_to_id(text) if isinstance(text, str) else None
+    return frozenset() if token_id is None else frozenset([token_id])
 
 
 def _end_ids(config: Mapping[str, Any]) -> frozenset[int]:

@@ -1,8 +1,9 @@
 """From token ids to text that may be shown, a few ids at a time.
 
 Way:   engine host -> coordinator -> [TextStream] -> SSE
-In:    the ids of each step, in any grouping; the request's stop strings
-Out:   text whose concatenation is the decoded output, cut where the first stop string to be completed begins
+In:    the ids of each step, in any grouping; the request's stop strings; which ids end an output
+Out:   text whose concatenation is the decoded output, cut where the first stop string to be completed begins (or ends,
+       if it is to be shown), without the token that ends it (unless that is to be shown)
 Owns:  what is held back: bytes of an unfinished character, and the longest suffix that may begin a stop string
 Fails: never; bytes that form no character are shown as U+FFFD, as `Tokenizer.decode` shows them
 """
@@ -10,13 +11,34 @@ Fails: never; bytes that form no character are shown as U+FFFD, as `Tokenizer.de
 from __future__ import annotations
 
 import re
+from functools import cached_property
 
 from tokenizers import Tokenizer, pre_tokenizers
 from tokenizers.decoders import DecodeStream
 
+from disagg.tokenizer.token_bytes import TokenBytes
+
 _UNASKED = "\ufffd unasked"  # compared by identity
 _BYTE = re.compile(r"<0x[0-9A-Fa-f]{2}>")
 UNFINISHED_IDS_MAX = 64  # a character has at most four bytes: more ids than this without text are no character
+
+
+def text_stream(
+    texts: Texts,
+    stop: tuple[str, ...],
+    end_ids: frozenset[int],
+    *,
+    shows_stop: bool = False,
+    shows_special: bool = False,
+) -> TextStream:
+    """For one request. `end_ids`: of these one ends the output, and is its last; `shows_stop`: it has its text, and so
+    has a stop string. The usual end tokens are special ones, which have none anyway: then nobody looks for them."""
+    if shows_special:
+        texts = texts.with_special_tokens
+    unshown = frozenset() if shows_stop else frozenset(each for each in end_ids if texts.of(each) != "")
+    if unshown:
+        return _WithoutItsEnd(texts, stop, unshown)
+    return TextStream(texts, stop, shows_stop=shows_stop)
 
 
 class TextStream:
@@ -24,11 +46,11 @@ class TextStream:
 
     __slots__ = ("_characters", "_stop", "_texts", "matched", "stopped")
 
-    def __init__(self, texts: Texts, stop: tuple[str, ...] = ()) -> None:
+    def __init__(self, texts: Texts, stop: tuple[str, ...] = (), *, shows_stop: bool = False) -> None:
         self.stopped, self.matched = False, ""
         self._texts = texts
         self._characters: _Characters | None = None  # once a token's text depends on others
-        self._stop = _StopStrings(stop) if stop else None
+        self._stop = _StopStrings(stop, shows_stop) if stop else None
 
     def push(self, token_ids: list[int]) -> str:
         assert not self.stopped, "no ids may follow a stop string"
@@ -58,6 +80,19 @@ class TextStream:
         return self._characters.push(token_ids)
 
 
+class _WithoutItsEnd(TextStream):
+    """Shows all but the token that ends the output."""
+
+    __slots__ = ("_unshown",)
+
+    def __init__(self, texts: Texts, stop: tuple[str, ...], unshown: frozenset[int]) -> None:
+        super().__init__(texts, stop)
+        self._unshown = unshown
+
+    def _text(self, token_ids: list[int]) -> str:
+        return super()._text(token_ids[:-1] if token_ids and token_ids[-1] in self._unshown else token_ids)
+
+
 class Texts:
     """The text of single tokens, for those that add the same text to every output.
 
@@ -65,10 +100,16 @@ class Texts:
     and its bytes are whole characters. The text of other tokens depends on their neighbours.
     """
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
-        self.tokenizer = tokenizer
+    def __init__(self, tokenizer: Tokenizer, *, skip_special_tokens: bool = True) -> None:
+        self.tokenizer, self.skip_special_tokens = tokenizer, skip_special_tokens
+        self.token_text = TokenBytes(tokenizer)
         self._is_bytes = _stand_for_bytes(tokenizer)
         self._known: list[str | None] = [_UNASKED] * tokenizer.get_vocab_size()
+
+    @cached_property
+    def with_special_tokens(self) -> Texts:
+        """The same of outputs whose special tokens are shown; made when the first request asks for it."""
+        return Texts(self.tokenizer, skip_special_tokens=False)
 
     def of(self, token_id: int) -> str | None:
         """The token's text; None where it depends on the tokens before or after."""
@@ -76,7 +117,7 @@ class Texts:
         is_in_vocabulary = 0 <= token_id < len(known)
         text = known[token_id] if is_in_vocabulary else _UNASKED
         if text is _UNASKED:
-            text = self.tokenizer.decode([token_id], skip_special_tokens=True)
+            text = self.tokenizer.decode([token_id], skip_special_tokens=self.skip_special_tokens)
             if not self._is_bytes or "\ufffd" in text:
                 text = None
             if is_in_vocabulary:
@@ -100,11 +141,11 @@ def _stand_for_bytes(tokenizer: Tokenizer) -> bool:
 
 
 class _Characters:
-    """Whole characters out of token ids; special tokens leave no text."""
+    """Whole characters out of token ids."""
 
     def __init__(self, texts: Texts) -> None:
-        self._tokenizer, self._text_of = texts.tokenizer, texts.of
-        self._stream = DecodeStream(skip_special_tokens=True)
+        self._tokenizer, self._text_of, self._skip_special = texts.tokenizer, texts.of, texts.skip_special_tokens
+        self._stream = DecodeStream(skip_special_tokens=self._skip_special)
         self._unfinished: list[int] = []
 
     def push(self, token_ids: list[int]) -> str:
@@ -119,7 +160,7 @@ class _Characters:
         return "".join(shown)
 
     def flush(self) -> str:
-        text: str = self._tokenizer.decode(self._unfinished, skip_special_tokens=True)
+        text: str = self._tokenizer.decode(self._unfinished, skip_special_tokens=self._skip_special)
         self._unfinished.clear()
         return text
 
@@ -133,15 +174,15 @@ class _Characters:
         else:
             if text is not None or len(self._unfinished) <= UNFINISHED_IDS_MAX:
                 return text
-        self._stream = DecodeStream(skip_special_tokens=True)
+        self._stream = DecodeStream(skip_special_tokens=self._skip_special)
         return self.flush()
 
 
 class _StopStrings:
     """Finds the stop string that is completed first; the answer is the same however the text is cut into pieces."""
 
-    def __init__(self, stop: tuple[str, ...]) -> None:
-        self._stop = stop
+    def __init__(self, stop: tuple[str, ...], shows_stop: bool) -> None:
+        self._stop, self._shows_stop = stop, shows_stop
         self._longest = max(map(len, stop))
         self._first_characters = frozenset(each[0] for each in stop)
         self.held = ""
@@ -152,8 +193,8 @@ class _StopStrings:
         found = [(start + len(each), start, each) for each in self._stop if (start := text.find(each)) >= 0]
         if found:
             self.held = ""
-            _, start, matched = min(found)
-            return text[:start], matched
+            end, start, matched = min(found)
+            return text[: end if self._shows_stop else start], matched
         cut = self._begin_of_a_stop(text)
         self.held = text[cut:]
         return text[:cut], ""

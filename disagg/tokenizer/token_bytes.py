@@ -6,7 +6,6 @@ Fails: never; a token that the tokenizer does not know has neither
 
 from __future__ import annotations
 
-import json
 import re
 
 from tokenizers import Tokenizer
@@ -20,7 +19,7 @@ class TokenBytes:
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
-        self._is_byte_level = '"ByteLevel"' in json.dumps(json.loads(tokenizer.to_str()).get("decoder"))
+        self._is_byte_level = "ByteLevel(" in str(tokenizer.decoder)
         self._special = {token.content for token in tokenizer.get_added_tokens_decoder().values()}
 
     def __call__(self, token_id: int) -> tuple[str, bytes]:

@@ -22,7 +22,8 @@ ALWAYS = {
     "nccl_port": 30009,
     "skip_tokenizer_init": True,
     "incremental_streaming_output": True,
-    "grammar_backend": "none",
+    "grammar_backend": "xgrammar",
+    "constrained_json_disable_any_whitespace": True,
     "skip_server_warmup": True,
     "log_level": "info",
 }

@@ -161,15 +161,44 @@ async def test_migrations_are_bounded() -> None:
             await asyncio.wait_for(answering, 30)
 
 
-@pytest.mark.parametrize("penalty", ["frequency_penalty", "presence_penalty", "repetition_penalty"])
-async def test_what_cannot_migrate_is_told_why(penalty: str) -> None:
+@pytest.mark.parametrize(
+    ("sampling", "why"),
+    [
+        *[({f"{name}_penalty": 0.5}, "penalties count") for name in ("frequency", "presence", "repetition")],
+        *[({name: "x"}, "its grammar stands where") for name in ("json_schema", "regex", "ebnf", "structural_tag")],
+        ({"stop_regex": ["a"]}, "its stop_regex looks for"),
+    ],
+)
+async def test_what_cannot_migrate_is_told_why(sampling: dict[str, Any], why: str) -> None:
     async with bench(limits=Limits(), decode=_positions()) as b:
-        r = request(max_tokens=1000, **{penalty: 0.5})
+        r = request(max_tokens=1000, **sampling)
         answering = b.start(r)
         await until(lambda: len(r.emitted_ids) > 3)
         b.decode.fail(r.id, "no luck")
-        with pytest.raises(LegLost, match="penalties count"):
+        with pytest.raises(LegLost, match=why):
             await asyncio.wait_for(answering, 30)
+
+
+async def test_what_is_constrained_is_tried_again_from_its_start_before_its_first_token() -> None:
+    async with bench(limits=Limits(), decode=StubEngine(step_s=0.01, token=None, hold=True)) as b:
+        r = request(max_tokens=5, regex="a")
+        answering = b.start(r)
+        await until(lambda: r.tries == 1 and any(b.decode.running(r.id)))
+        b.decode.fail(r.id, "no luck")
+        b.decode.release()
+        assert (await asyncio.wait_for(answering, 30))[1] == "length"
+        assert r.tries == 2
+
+
+def test_the_fewest_tokens_are_those_that_are_still_to_come() -> None:
+    r = request(max_tokens=20, min_new_tokens=8, stop_token_ids=[5], logit_bias={"5": 1.0})
+    assert r.can_migrate, "each step of these stands for itself"
+    assert r.sampling_of_a_leg(1)["min_new_tokens"] == 1, "a prefill makes one, and SGLang takes no more than that"
+    assert r.sampling_of_a_leg(20)["min_new_tokens"] == 8
+    r.emitted_ids += [1, 2, 3]
+    assert r.sampling_of_a_leg(17)["min_new_tokens"] == 5
+    r.emitted_ids += [1] * 6
+    assert r.sampling_of_a_leg(11)["min_new_tokens"] == 0
 
 
 async def test_a_request_longer_than_migration_tokens_max_stays() -> None:

@@ -19,6 +19,7 @@ from disagg.sglang.ignored import ignored_parameters
 
 def said(**more: Any) -> Any:
     defaults = {"sampling_backend": "pytorch", "speculative_algorithm": None, "enable_deterministic_inference": False}
+    defaults |= {"grammar_backend": "xgrammar"}
     return SimpleNamespace(**{**defaults, **more})
 
 
@@ -32,6 +33,9 @@ def said(**more: Any) -> Any:
         (said(), ("seeds",), {"seed": "install an SGLang release"}),
         (said(enable_deterministic_inference=True), ("seeds",), {}),  # SGLang sees to it by itself
         (said(), ("runs", "pace"), {}),
+        (said(), ("grammar",), dict.fromkeys(("grammar", "min_tokens", "stop_regex"), "install an SGLang release")),
+        (said(grammar_backend="none"), (), {"grammar": "say grammar_backend: xgrammar"}),
+        (said(grammar_backend="llguidance"), (), {}),
         (said(speculative_algorithm="EAGLE"), (), {"seed": "leave out speculative_algorithm", "min_p": "say top_p"}),
     ],
 )

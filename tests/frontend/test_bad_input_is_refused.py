@@ -153,18 +153,15 @@ BAD: list[tuple[str, dict[str, Any], int, str | None, str]] = [
             "tools": [{"type": "function", "function": {"name": "f"}}],
             "tool_choice": "required",
             "functions": [{"name": "f"}],
-            "response_format": {"type": "json_object"},
-            "logit_bias": {"5": 1},
             "audio": {"endpoint": "x"},
             "modalities": ["text", "audio"],
             "store": True,
             "service_tier": "flex",
             "reasoning_effort": "low",
-            "min_tokens": 5,
-            "regex": "a+",
+            "priority": 5,
         }.items()
     ],
-    *[(CHAT, {name: value}, 400, name, "unsupported_parameter") for name, value in {"min_tokens": False}.items()],
+    *[(CHAT, {name: value}, 400, name, "unsupported_parameter") for name, value in {"priority": False}.items()],
     *[(TEXT, {name: value}, 400, name, "unsupported_parameter") for name, value in {"suffix": "x"}.items()],
     *[
         (CHAT, {name: value}, 400, name, "forbidden_parameter")

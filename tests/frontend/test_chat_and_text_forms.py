@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +12,10 @@ from hypothesis import given, settings
 from openai.types import Completion
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
-from disagg.coordinator.request import Request
-from disagg.frontend import responses
 from disagg.frontend.chat_form import ChatStream, ChatWhole
 from disagg.frontend.completion_form import Saying
 from disagg.frontend.parts import CallArguments, CallBegins, ChoiceAnswer, Content, StreamForm, TokenLogprobs
 from disagg.frontend.text_form import TextCompletionStream, TextCompletionWhole
-from disagg.tokenizer.text import TextStream
 
 GOLDEN = Path(__file__).parent / "golden"
 ID = "0001" + "0" * 28
@@ -61,18 +57,6 @@ def test_plain_streams_have_the_golden_bytes(kind: str, variant: str) -> None:
     if variant == "_ids":
         more["prompt_ids"] = lambda _: PROMPTS[kind]
     assert said(form(kind, **more), usage_of(kind)) == (GOLDEN / f"{kind}{variant}.sse").read_bytes()
-
-
-@pytest.mark.parametrize("kind", ["chat", "text"])
-@pytest.mark.parametrize("with_ids", [True, False])
-def test_plain_wholes_have_todays_bytes(codec: Any, kind: Any, with_ids: bool) -> None:
-    request = Request(ID, PROMPTS[kind], {}, 9, TextStream(codec.texts), time.monotonic())
-    request.emitted_ids += [0, 1, 2]
-    text = "".join(TEXTS)
-    want = responses.whole(kind, request, 0, "scripted", text, "stop", with_ids)
-    saying = Saying(ID, 0, "scripted", prompt_ids=(lambda _: PROMPTS[kind]) if with_ids else None)
-    whole_form = ChatWhole(saying) if kind == "chat" else TextCompletionWhole(saying)
-    assert whole_form.whole([ChoiceAnswer(0, text, token_ids=[0, 1, 2])], request.usage) == want
 
 
 @pytest.mark.parametrize("kind", ["chat", "text"])

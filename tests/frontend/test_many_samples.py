@@ -128,8 +128,8 @@ async def test_logprobs_of_a_chat(codec: Codec) -> None:
     whole = answer.choices[0].logprobs.content
     assert whole is not None
     assert [(each.token, each.logprob, len(each.top_logprobs)) for each in whole] == [
-        (codec.token_text(65)[0], -0.5, 2),
-        (codec.token_text(66)[0], -0.5, 2),
+        (codec.texts.token_text(65)[0], -0.5, 2),
+        (codec.texts.token_text(66)[0], -0.5, 2),
     ]
     assert [(each.token, each.bytes) for each in streamed] == [(each.token, each.bytes) for each in whole]
 

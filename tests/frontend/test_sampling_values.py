@@ -121,7 +121,8 @@ def test_a_top_k_of_any_size_is_the_whole_vocabulary() -> None:
 
 
 def test_every_sampling_parameter_has_its_row() -> None:
-    assert {field.name for field in FIELDS} | {"ignore_eos"} == NAMES
+    of_tokens = {"ignore_eos", "min_tokens", "logit_bias", "stop_token_ids", "stop_regex"}  # test_tokens_are_steered.py
+    assert {field.name for field in FIELDS} | of_tokens == NAMES
 
 
 def test_a_models_defaults_go_through_the_same_table() -> None:

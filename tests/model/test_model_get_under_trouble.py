@@ -19,8 +19,10 @@ import pytest
 from disagg.errors import StartError
 from disagg.models import fetch, workshop
 from disagg.models.catalogue import CATALOGUE, SMOLLM2, cache_folder, model_folder
+from disagg.models.convert import name_decoder
 from disagg.models.fetch import fetch_model, sole_maker
-from disagg.models.manifest import MANIFEST
+from disagg.models.manifest import MANIFEST, write_manifest
+from disagg.models.tiny import make_tiny
 
 DiskUsage = namedtuple("DiskUsage", "total used free")  # as shutil has it
 
@@ -92,6 +94,30 @@ def test_a_folder_of_an_earlier_recipe_is_made_anew(monkeypatch: pytest.MonkeyPa
     manifest.write_text(json.dumps(found))
     fetch_model("small")
     assert json.loads(manifest.read_text())["origin"]["recipe"] == fetch.RECIPE
+
+
+def test_a_tiny_model_takes_no_tokenizer_of_an_earlier_recipe() -> None:
+    folder = model_folder(SMOLLM2.name)
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text("{}")
+    write_manifest(folder, {"recipe": fetch.RECIPE - 1})
+    with pytest.raises(StartError, match="an earlier version of disagg made it; run `disagg model get smollm2`"):
+        make_tiny("qwen3")
+
+
+def test_the_decoder_that_is_written_is_that_of_the_tokens(tmp_path: Path) -> None:
+    """As transformers writes it of a GGUF file, and one that it leaves as it is."""
+    of_bytes = {"type": "ByteLevel", "trim_offsets": True}
+    steps = [{"type": "ByteFallback"}, {"type": "Fuse"}, of_bytes]
+    for pre_tokenizer, decoder in (("ByteLevel", of_bytes), ("Metaspace", {"type": "Sequence", "decoders": steps})):
+        file = tmp_path / "tokenizer.json"
+        model = {"byte_fallback": True}
+        made = {"pre_tokenizer": {"type": pre_tokenizer}, "decoder": {"type": "Sequence", "decoders": steps}}
+        file.write_text(json.dumps({**made, "model": model}))
+        name_decoder(file)
+        written = json.loads(file.read_text())
+        assert written["decoder"] == decoder
+        assert written["model"]["byte_fallback"] is (pre_tokenizer != "ByteLevel")
 
 
 @pytest.mark.parametrize("program", ["convert.py", "tiny_weights.py"])

@@ -17,7 +17,7 @@ OURS = ("disagg", "prefill", "decode", "transfer")
 # From the ground up. What stands in one line may not import each other either.
 FLOORS = (
     ("errors", "roles", "installed", "stopping", "lives", "start_phases", "logfile", "process_tree", "chart"),
-    ("host_spec", "folders", "surroundings", "fields"),
+    ("host_spec", "folders", "surroundings", "fields", "stop_patterns"),
     ("sampling", "cpu_profile", "plane"),
     ("models", "registry"),
     ("tokenizer", "transfer"),
@@ -52,6 +52,7 @@ PROGRAMS = {
     "disagg.process.stub": "the engine of tests and benchmarks",
     "disagg.process.zygote": "run by the node's agent",
     "disagg.sglang.plugins.cpu_bridges": "entry point",
+    "disagg.sglang.plugins.grammar": "entry point",
     "disagg.sglang.plugins.not_a_number": "entry point",
     "disagg.sglang.plugins.seeds": "entry point",
     "disagg.sglang.plugins.transfer": "entry point",

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import struct
 from pathlib import Path
+from typing import Any
 
 import pytest
+from tokenizers import Tokenizer, decoders, models
 
 from disagg.preflight.file_rules import problems_here
 from disagg.preflight.model_files import INDEX, read_model_files
@@ -29,6 +31,27 @@ def write_model(folder: Path, model_type: str = "llama") -> Path:
         header = json.dumps({"a": {"dtype": "F32", "shape": [4], "data_offsets": [0, 16]}}).encode()
         (folder / name).write_bytes(struct.pack("<Q", len(header)) + header + bytes(16))
     return folder
+
+
+@pytest.mark.parametrize(
+    ("decoder", "steps"),
+    [
+        (decoders.ByteLevel(), ("ByteLevel",)),
+        (None, ()),
+        (
+            decoders.Sequence(
+                [decoders.ByteFallback(), decoders.Fuse(), decoders.Replace("_", " "), decoders.ByteLevel()]
+            ),
+            ("ByteFallback", "Fuse", "Replace", "ByteLevel"),
+        ),
+    ],
+)
+def test_the_decoder_is_told_step_by_step(folder: Path, decoder: Any, steps: tuple[str, ...]) -> None:
+    tokenizer = Tokenizer(models.BPE({"a": 0}, []))
+    if decoder is not None:
+        tokenizer.decoder = decoder
+    tokenizer.save(str(folder / "tokenizer.json"))
+    assert read_model_files(folder).decoder == steps
 
 
 def test_a_whole_model_is_whole_and_equal_to_its_copy(folder: Path, tmp_path: Path) -> None:

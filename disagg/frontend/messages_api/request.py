@@ -15,7 +15,8 @@ from typing import Any
 from disagg.fields import Body, boolean, integer, refuse, required, strings
 from disagg.frontend.api_fields import flag, not_empty, objects, passed_on, schema_format, text_at, typed, without_nulls
 from disagg.frontend.messages_api.blocks import chat_messages, texts_of
-from disagg.frontend.request_body import INT32_MAX, STOP_CHARACTERS_MAX, STOP_STRINGS_MAX
+from disagg.frontend.request_body import STOP_CHARACTERS_MAX, STOP_STRINGS_MAX
+from disagg.sampling import INT32_MAX
 
 OWN = frozenset(
     {"model", "messages", "system", "max_tokens", "stop_sequences", "stream", "temperature", "top_p", "top_k"}

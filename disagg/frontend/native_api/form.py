@@ -1,8 +1,8 @@
 """SGLang's words for an answer: its text, its ids, and `meta_info`.
 
 Way:   parts of each choice -> [NativeStream, NativeWhole] -> bytes
-Out:   as SGLang's own server: each event of a stream holds the whole text so far, so that a long stream costs the square
-       of its length. An answer of one choice is an object, of several a list
+Out:   as SGLang's own server: each event of a stream holds the whole text so far, so that a long stream costs the
+       square of its length. An answer of one choice is an object, of several a list
 """
 
 from __future__ import annotations
@@ -64,7 +64,6 @@ class _SoFar:
     texts: list[str] = field(default_factory=list)
     ids: list[int] = field(default_factory=list)
     logprobs: list[TokenLogprobs] = field(default_factory=list)
-    prompt_logprobs: list[TokenLogprobs] = field(default_factory=list)
 
 
 class NativeStream:

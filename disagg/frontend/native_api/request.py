@@ -11,14 +11,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from disagg.fields import Body, boolean, integer, refuse, wrong_type
+from disagg.sampling import INT32_MAX
 
 MAX_NEW_TOKENS = 128  # SGLang's, where the client says nothing
-INT32_MAX = 2**31 - 1
 SAME = frozenset(
-    "temperature top_p top_k min_p frequency_penalty presence_penalty repetition_penalty stop stop_token_ids stop_regex "
-    "ignore_eos skip_special_tokens spaces_between_special_tokens no_stop_trim logit_bias n json_schema regex ebnf "
-    "structural_tag".split()
+    {"temperature", "top_p", "top_k", "min_p", "frequency_penalty", "presence_penalty", "repetition_penalty", "stop"}
 )
+SAME |= {"stop_token_ids", "stop_regex", "ignore_eos", "skip_special_tokens", "spaces_between_special_tokens"}
+SAME |= {"no_stop_trim", "logit_bias", "n", "json_schema", "regex", "ebnf", "structural_tag"}
 RENAMED = {"max_new_tokens": "max_tokens", "min_new_tokens": "min_tokens", "sampling_seed": "seed"}
 BESIDE = frozenset({"return_logprob", "logprob_start_len", "top_logprobs_num", "return_text_in_logprobs"})
 UNREAD = frozenset({"log_metrics", "background", "labels", "conversation_id", "custom_labels", "return_bytes"})
@@ -51,15 +51,17 @@ def _prompt(text: Any, ids: Any) -> Any:
 def _sampling(given: Any) -> dict[str, Any]:
     if isinstance(given, list):
         if any(each != given[0] for each in given[1:]):
-            refuse("sampling_params", "unsupported_parameter", "'sampling_params' must be the same for all prompts here")
+            refuse(
+                "sampling_params", "unsupported_parameter", "'sampling_params' must be the same for all prompts here"
+            )
         given = given[0] if given else {}
     if not isinstance(given, Mapping):
         wrong_type("sampling_params", "an object", given)
-    sampling = {}
+    sampling: Body = {}
     for name, value in given.items():
         if name not in SAME and name not in RENAMED:
             here = f"sampling_params.{name[:100]}"
             refuse(here, "unknown_parameter", f"'{here}' is not a sampling parameter here")
         if value is not None:
-            sampling[RENAMED.get(name, name)] = value
+            sampling[RENAMED[name] if name in RENAMED else name] = value
     return sampling

@@ -13,9 +13,9 @@ from typing import Any
 
 from disagg.fields import Body, boolean, integer, refuse, required
 from disagg.frontend.api_fields import flag, passed_on, schema_format, text_at, typed, without_nulls
-from disagg.frontend.request_body import INT32_MAX
 from disagg.frontend.responses_api.items import Message, messages_of
 from disagg.frontend.responses_api.tools import tools_of
+from disagg.sampling import INT32_MAX
 
 OWN = frozenset({"model", "input", "instructions", "max_output_tokens", "metadata", "parallel_tool_calls", "reasoning"})
 OWN |= {"previous_response_id", "store", "stream", "stream_options", "text", "tool_choice", "tools", "top_logprobs"}
