@@ -1,0 +1,45 @@
+"""What SGLang's detectors ask of a tokenizer, and how much text one of them holds.
+
+Way:   tools.py, reasoning.py -> [Vocabulary, Held] -> a detector of SGLang
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+
+class Vocabulary:
+    """The one method of a tokenizer that detectors call: some models write their markers with a suffix of their own."""
+
+    def __init__(self, tokens: Iterable[str]) -> None:
+        self._tokens = dict.fromkeys(tokens, 0)
+
+    def get_vocab(self) -> dict[str, int]:
+        return self._tokens
+
+
+def vocabulary(special_tokens: Iterable[str]) -> Vocabulary | None:
+    """None where nothing is known: detectors then take the markers without a suffix."""
+    found = Vocabulary(special_tokens)
+    return found if found.get_vocab() else None
+
+
+class Held:
+    """The longest text among a detector's fields, but for its markers: what it reads again at the next piece."""
+
+    def __init__(self, detector: Any) -> None:
+        self._fields = vars(detector)
+        self._constant = {name for name, value in self._fields.items() if isinstance(value, str) and value}
+
+    def characters(self) -> int:
+        most = 0
+        for name, value in self._fields.items():
+            if type(value) is str and len(value) > most and name not in self._constant:
+                most = len(value)
+        return most
+
+
+def markers(detector: Any) -> set[str]:
+    """The texts that a detector is made to find."""
+    return {value for value in vars(detector).values() if isinstance(value, str) and len(value) > 1}
