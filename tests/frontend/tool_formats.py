@@ -146,7 +146,11 @@ FORMATS: dict[str, str] = {
     "step3p5": CODER,
     "minimax-m2": _marked(*XML_CALL, "<minimax:tool_call>\n", "", "</minimax:tool_call>"),
     "minimax-m3": _marked(
-        f'{M3}<invoke name="NAME">', f"{M3}<KEY>VALUE{M3}</KEY>", f"{M3}</invoke>\n", f"{M3}<tool_call>\n", "",
+        f'{M3}<invoke name="NAME">',
+        f"{M3}<KEY>VALUE{M3}</KEY>",
+        f"{M3}</invoke>\n",
+        f"{M3}<tool_call>\n",
+        "",
         f"{M3}</tool_call>",
     ),
     "nanbeige": CODER,
@@ -163,14 +167,14 @@ FORMATS: dict[str, str] = {
     "gigachat3": f'<|function_call|>{{"name": "get_weather", "arguments": {WEATHER_JSON}}}',
     "gemma4": f'<|tool_call>call:get_weather{{city:<|"|>{CITY}<|"|>,days:3}}<tool_call|>'
     f'<|tool_call>call:get_time{{zone:<|"|>{ZONE}<|"|>}}<tool_call|>',
-    "inkling": _each("", '<|message_model|>X<|content_invoke_tool_json|>CALL<|end_message|>', "", "", "args"),
+    "inkling": _each("", "<|message_model|>X<|content_invoke_tool_json|>CALL<|end_message|>", "", "", "args"),
 }
 
 # Where words stand in a frame of their own.
 FRAMES = {
-    "gpt-oss": "<|channel|>final<|message|>{}<|end|>",
-    "kimi_k3": "<|open|>response<|sep|>{}<|close|>response<|sep|>",
-    "muse": " to=user<|message|>{}",
+    "gpt-oss": "<|channel|>final<|message|>X<|end|>",
+    "kimi_k3": "<|open|>response<|sep|>X<|close|>response<|sep|>",
+    "muse": " to=user<|message|>X",
 }
 ONE_CALL = {"gigachat3"}  # its format has one
 NO_ANGLES = {"step3"}  # a value ends at its first <: SGLang reads on no further
@@ -178,5 +182,12 @@ NO_ANGLES = {"step3"}  # a value ends at its first <: SGLang reads on no further
 
 def answer(name: str) -> str:
     """What a model of this format says, whole."""
-    text = FRAMES.get(name, "{}").format(WORDS.replace("{", "{{").replace("}", "}}")) if False else ""
-    return text
+    frame = FRAMES.get(name, "X")
+    text = frame.replace("X", WORDS) + FORMATS[name]
+    return text.replace(" < 3", " and 3") if name in NO_ANGLES else text
+
+
+def calls(name: str) -> list[tuple[str, dict[str, Any]]]:
+    """What it calls."""
+    weather = CALLS[0][1] | ({"city": CITY.replace(" < 3", " and 3")} if name in NO_ANGLES else {})
+    return [("get_weather", weather), *([] if name in ONE_CALL else CALLS[1:])]

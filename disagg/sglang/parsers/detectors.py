@@ -1,11 +1,12 @@
 """What SGLang's detectors ask of a tokenizer, and how much text one of them holds.
 
-Way:   tools.py, reasoning.py -> [Vocabulary, Held] -> a detector of SGLang
+Way:   tools.py, reasoning.py, constraint.py -> [vocabulary, Held, accepted] -> a detector of SGLang
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import inspect
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 
@@ -19,9 +20,9 @@ class Vocabulary:
         return self._tokens
 
 
-def vocabulary(special_tokens: Iterable[str]) -> Vocabulary | None:
+def vocabulary(tokens: Iterable[str]) -> Vocabulary | None:
     """None where nothing is known: detectors then take the markers without a suffix."""
-    found = Vocabulary(special_tokens)
+    found = Vocabulary(tokens)
     return found if found.get_vocab() else None
 
 
@@ -43,3 +44,9 @@ class Held:
 def markers(detector: Any) -> set[str]:
     """The texts that a detector is made to find."""
     return {value for value in vars(detector).values() if isinstance(value, str) and len(value) > 1}
+
+
+def accepted(function: Callable[..., Any], arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Those that this release's function takes: older releases know fewer."""
+    known = inspect.signature(function).parameters
+    return {name: value for name, value in arguments.items() if name in known}

@@ -1,6 +1,6 @@
-"""Imports SGLang's parsers without torch, transformers or triton: 0.4 s and some 55 MB, where plainly it is 5 s and 500.
+"""Imports SGLang's parsers without torch, transformers or triton: 0.4 s and 55 MB, and not 5 s and 500.
 
-Way:   names.py, tools.py, reasoning.py, detect.py -> [sglang_parsers] -> the installed SGLang's modules
+Way:   names.py, tools.py, reasoning.py, constraint.py, setup.py -> [sglang_parsers] -> the installed SGLang's modules
 Out:   the names that are used here; the same ones at each call
 Owns:  sys.modules and sys.meta_path while it imports. What it puts there, and what is imported by it, is taken out
        again, so that a later `import sglang` is whole. In a process that has SGLang already, that one is used

@@ -15,13 +15,15 @@ import json
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
+import msgspec
+
 from disagg.sglang.parsers.detectors import Held, vocabulary
 from disagg.sglang.parsers.json_array import ArrayParser
 from disagg.sglang.parsers.lexemes import Lexemes, is_marker
 from disagg.sglang.parsers.light_import import sglang_parsers
 
 
-class CallPiece(NamedTuple):
+class CallPiece(msgspec.Struct, frozen=True, gc=False):
     """`name` is None where a call goes on."""
 
     index: int
@@ -46,20 +48,29 @@ class ToolReaders:
         self,
         name: str | None,
         tools: Sequence[dict[str, Any]],
-        special_tokens: Iterable[str] = (),
+        added_tokens: Iterable[str] = (),
         *,
         as_array: bool = False,
     ) -> None:
         tool = sglang_parsers().tool
         self._name, self._as_array = name, as_array or name is None
         self._tools = [tool(**each) for each in tools]
-        self._vocabulary = vocabulary(special_tokens)
+        self._vocabulary = vocabulary(added_tokens)
 
     def reader(self) -> ToolReader:
         return ToolReader(self._parser)
 
     def whole(self, text: str) -> ToolText:
-        return _whole(self._parser(), text)
+        """As SGLang reads it; where that finds no call after a marker, what a reader of the stream finds whole."""
+        found = _whole(self._parser(), text)
+        if found.calls or not self._parser().has_tool_call(text):
+            return found
+        reader = self.reader()
+        pushed, ended = reader.push(text), reader.end()
+        calls = _gathered(pushed.calls + ended.calls)
+        return (
+            ToolText(pushed.text + ended.text, calls) if calls and all(_is_json(c.arguments) for c in calls) else found
+        )
 
     def _parser(self) -> Any:
         if self._as_array:
@@ -174,6 +185,17 @@ def _whole(parser: Any, text: str) -> ToolText:
     rest, items = parser.parse_non_stream(text)
     calls = [CallPiece(index, item.name, item.parameters) for index, item in enumerate(items)]
     return ToolText(rest or "", calls)
+
+
+def _gathered(pieces: Iterable[CallPiece]) -> list[CallPiece]:
+    calls: list[CallPiece] = []
+    for piece in pieces:
+        if piece.name is not None:
+            calls.append(piece)
+        else:
+            last = calls[piece.index]
+            calls[piece.index] = CallPiece(last.index, last.name, last.arguments + piece.arguments)
+    return calls
 
 
 def _is_json(text: str) -> bool:
