@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 from disagg.errors import ParserFailed
@@ -56,25 +55,31 @@ class OutputParser:
         self._whole: list[str] = []
         self._held_reasoning: list[str] = []
         self._has_calls = False
-        with _failures():
+        try:
             self._reasoning = plan.reasoning.reader() if plan.reasoning and is_stream else None
             self._tools = plan.tools.reader() if plan.tools and is_stream else None
+        except Exception as error:
+            raise _failed(error) from error
 
     def push(self, text: str) -> list[Part]:
         if not self._is_stream:
             self._whole.append(text)
             return []
         reasoning = ""
-        with _failures():
+        try:
             if self._reasoning is not None:
                 reasoning, text = self._reasoning.push(text)
             read = self._tools.push(text) if self._tools is not None and text else ToolText(text, [])
+        except Exception as error:
+            raise _failed(error) from error
         return self._parts(self._shown(reasoning, bool(text)), read)
 
     def end(self, reason: EndReason) -> tuple[list[Part], EndReason]:
         """What was held back, and the reason that the client is told."""
-        with _failures():
+        try:
             reasoning, read = self._read_end() if self._is_stream else self._read_whole()
+        except Exception as error:
+            raise _failed(error) from error
         parts = self._parts(self._shown(reasoning, True), read)
         return parts, "tool_calls" if self._has_calls and reason == "stop" else reason
 
@@ -122,10 +127,7 @@ class OutputParser:
                 yield CallArguments(piece.index, piece.arguments)
 
 
-@contextmanager
-def _failures() -> Iterator[None]:
-    try:
-        yield
-    except Exception as error:
-        what = "the model's answer could not be read: its parser failed"
-        raise ParserFailed(f"output parser: {error!r}"[:300], what, "ask again, or without tools") from error
+def _failed(error: Exception) -> ParserFailed:
+    """Where it failed is told by the type alone: what an error says may hold the client's text, and goes to the log."""
+    what = "the model's answer could not be read: its parser failed"
+    return ParserFailed(f"output parser, {type(error).__name__}", what, "ask again, or without tools")

@@ -1,6 +1,6 @@
 """A deployment's parsers, and what they make of one request: what constrains its engines, and what reads its answer.
 
-Way:   model.tool_call_parser, model.reasoning_parser -> [parsing_of], once; ToolUse and a Talk -> [Parsing.ask] -> Asking
+Way:   names of parsers -> [parsing_of], once; ToolUse and a Talk -> [Parsing.ask] -> Asking
 Out:   sampling entries, the same for both legs; a ParsingPlan that all choices share
 Fails: BadRequest for tools that nothing here reads, and for a call that is required beside another constraint;
        StartError for a parser that SGLang here does not have

@@ -42,15 +42,13 @@ def tool_constraint(
     read = [parsers.tool(**tool) for tool in tools]
     said = choice if named is None else parsers.tool_choice(type="function", function={"name": named})
     is_required = choice == "required" or named is not None
-    found, is_native = None, False
+    found = None
     if setup.tools is not None:
         parser = parsers.function_call_parser(read, setup.tools, vocabulary(setup.added_tokens))
         thinks = _describes_whole_answers(parser) and (variables or {}).get("enable_thinking") in (None, True)
         ask = parser.get_structure_constraint
         found = ask(said, **accepted(ask, {"parallel_tool_calls": parallel, "thinking_mode": thinks}))
-        detector = parser.detector
-        is_native = detector.supports_structural_tag() or _reads_required(detector)
-        if found is None and _reads_required(detector):
+        if found is None and _reads_required(parser.detector):
             return ToolConstraint()
     if found is None and is_required:
         ask = parsers.json_schema_constraint
@@ -60,7 +58,7 @@ def tool_constraint(
     kind, value = found
     if kind == "full_assistant_ebnf":
         return ToolConstraint({"ebnf": value, "ebnf_full_assistant": True})
-    return ToolConstraint({kind: _text(value)}, as_array=is_required and not is_native)
+    return ToolConstraint({kind: _text(value)}, as_array=kind == "json_schema")
 
 
 def _reads_required(detector: Any) -> bool:

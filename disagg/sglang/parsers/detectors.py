@@ -27,16 +27,20 @@ def vocabulary(tokens: Iterable[str]) -> Vocabulary | None:
 
 
 class Held:
-    """The longest text among a detector's fields, but for its markers: what it reads again at the next piece."""
+    """The longest text among a detector's fields, but for its markers: what it reads again at the next piece.
+
+    Those that hold text later are empty at first.
+    """
 
     def __init__(self, detector: Any) -> None:
         self._fields = vars(detector)
-        self._constant = {name for name, value in self._fields.items() if isinstance(value, str) and value}
+        self._names = [name for name, value in self._fields.items() if value is None or value == ""]
 
     def characters(self) -> int:
-        most = 0
-        for name, value in self._fields.items():
-            if type(value) is str and len(value) > most and name not in self._constant:
+        most, fields = 0, self._fields
+        for name in self._names:
+            value = fields[name]
+            if value and type(value) is str and len(value) > most:
                 most = len(value)
         return most
 

@@ -83,11 +83,22 @@ def _stand_ins() -> Iterator[None]:
         # Their parsers log an error at each token that they cannot read: a client's text, at a client's pace.
         logging.getLogger("sglang").setLevel(logging.CRITICAL)
         yield
+        _complete_models(standing_in)
     finally:
         sys.meta_path.remove(hollow)
         for name in list(sys.modules):
             if name.split(".")[0] in standing_in:
                 del sys.modules[name]
+
+
+def _complete_models(packages: Sequence[str]) -> None:
+    """What a model names and was not there yet, pydantic would look for in sys.modules at its first use: too late."""
+    for name, module in list(sys.modules.items()):
+        if name.split(".")[0] in packages:
+            for each in list(vars(module).values()):
+                is_own = isinstance(each, type) and each.__module__ == name
+                if is_own and getattr(each, "__pydantic_complete__", True) is False:
+                    each.model_rebuild(raise_errors=False)
 
 
 def _bare(name: str) -> types.ModuleType:
