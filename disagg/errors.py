@@ -13,6 +13,7 @@ DisaggError
    │  └─ EngineLost     502: the connection to the engine ended, and with it all legs there: it died, or was cut off
    ├─ SuspectedPoison   422: engines died under this request, the last one with nothing else on it: no further try
    ├─ NotAccepted       400: the engine does not take what the request asks (a grammar that is none); not tried again
+   ├─ ParserFailed      500: the parser of tool calls or of reasoning threw; the request ends, and no other
    ├─ NotANumber        500: the model, or the request's own values, gave logits that are no numbers; not tried again
    ├─ Refused           429: a live engine had no room after all; the request waits again (nobody else sees it)
    ├─ DeadlineExceeded  504: a phase outlived its deadline
@@ -108,6 +109,10 @@ class NotAccepted(RequestError):
 
 class NotANumber(RequestError):
     http_status, code = 500, "not_a_number"
+
+
+class ParserFailed(RequestError):
+    http_status, code = 500, "parser_failed"
 
 
 class EngineLost(LegLost):

@@ -237,6 +237,8 @@ def _frontend_spec(plan: Plan, addresses: Addresses, model_path: Path) -> Fronte
         limits=limits,
         policy=plan.deployment.routing.policy,
         simulated=plan.device == "simulated",
+        tool_call_parser=plan.model.tool_call_parser,
+        reasoning_parser=plan.model.reasoning_parser,
         sampling_defaults=plan.model.sampling_defaults.model_dump(exclude_none=True),
         api_keys=tuple(key.get_secret_value() for key in security.api_keys),
         admin_keys=tuple(key.get_secret_value() for key in security.admin_keys),

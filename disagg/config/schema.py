@@ -40,6 +40,9 @@ OWNED_ENVIRONMENT = {
 }
 
 
+ParserName = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,64}$")]
+
+
 class ModelSection(Section):
     """`path` is a folder, a name of `disagg model` (smollm2), or a hub id. Clients say `name`."""
 
@@ -51,6 +54,11 @@ class ModelSection(Section):
     """What clients say; default: the last part of path."""
     trust_remote_code: bool = False
     """Engines run Python code that comes with the model. The frontend never does: it needs tokenizer.json."""
+    tool_call_parser: ParserName | None = None
+    """Reads tool calls out of the model's text: a name that SGLang here has, or auto: from the model's chat template.
+    Without one, requests with tools are refused."""
+    reasoning_parser: ParserName | None = None
+    """Tells the model's reasoning from its answer: a name that SGLang here has, or auto: from its chat template."""
     sampling_defaults: SamplingDefaults = SamplingDefaults()
     """For requests that do not name the value; stronger than the model's own generation_config.json."""
 

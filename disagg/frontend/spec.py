@@ -29,6 +29,8 @@ class FrontendSpec(msgspec.Struct, frozen=True, kw_only=True):
     held_limit_bytes: int = 256 << 20  # of requests that have not come in whole
     simulated: bool = False  # its engines are: every response says so
     sampling_defaults: dict[str, float] = {}  # over the model's own
+    tool_call_parser: str | None = None  # SGLang's name, or auto
+    reasoning_parser: str | None = None
     api_keys: tuple[str, ...] = ()  # keys travel on standard input alone
     admin_keys: tuple[str, ...] = ()
     open_metrics: bool = False

@@ -21,6 +21,7 @@ from disagg.preflight import (
     memory_rules,
     node_rules,
     parallel_rules,
+    parser_rules,
     range_rules,
 )
 from disagg.preflight.rule import Rule
@@ -33,6 +34,7 @@ TOPICS = (  # in the order their problems are told
     expert_rules,
     limit_rules,
     environment_rules,
+    parser_rules,
     node_rules,
     memory_rules,
     lane_rules,

@@ -61,6 +61,10 @@ class Encoder:
     def is_fast(self) -> bool:
         return self._fast is not None
 
+    def added_tokens(self) -> dict[str, bool]:
+        """Text -> whether it is special, of the tokens beside the vocabulary."""
+        return {str(token.content): token.special for token in self._tokenizer.get_added_tokens_decoder().values()}
+
     def encode(self, text: str, *, special_tokens: bool) -> list[int]:
         if self._fast is not None:
             try:

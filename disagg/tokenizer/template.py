@@ -50,6 +50,7 @@ class ChatTemplate:
     """`where`: the file it comes from, for the log."""
 
     def __init__(self, source: str, special_tokens: Mapping[str, str], where: str = "chat template") -> None:
+        self.source = source
         jinja = environment()
         self._template = jinja.from_string(source)
         self._template.globals = dict(self._template.globals)  # each request copies them, and a ChainMap slowly

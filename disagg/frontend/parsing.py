@@ -1,0 +1,104 @@
+"""A deployment's parsers, and what they make of one request: what constrains its engines, and what reads its answer.
+
+Way:   names of parsers -> [parsing_of], once; ToolUse and a Talk -> [Parsing.ask] -> Asking
+Out:   sampling entries, the same for both legs; a ParsingPlan that all choices share
+Fails: BadRequest for tools that nothing here reads, and for a call that is required beside another constraint;
+       StartError for a parser that SGLang here does not have
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from disagg.errors import BadRequest, StartError
+from disagg.fields import refuse
+from disagg.frontend.output_parser import ParsingPlan, call_ids
+from disagg.frontend.reasoning_tokens import ReasoningTokens
+from disagg.frontend.tool_choice import ToolUse
+from disagg.sglang.parsers.constraint import ToolConstraint, tool_constraint
+from disagg.sglang.parsers.reasoning import Asked, ReasoningReaders
+from disagg.sglang.parsers.setup import ParserSetup, set_up
+from disagg.sglang.parsers.tools import ToolReaders
+from disagg.tokenizer.codec import Codec
+
+
+@dataclass(frozen=True, slots=True)
+class Talk:
+    """What of a request, beside its tools, decides how its answer is written and read."""
+
+    variables: Mapping[str, Any] = field(default_factory=dict)  # of the template
+    effort: str | None = None  # reasoning_effort
+    separate_reasoning: bool = True  # false: reasoning stays in the text, with its marks, as with SGLang
+    stream_reasoning: bool = True
+    continued: str | None = None  # the assistant's text that the answer goes on with
+    earlier_calls: int = 0  # in the conversation so far
+    is_constrained: bool = False  # by response_format, a regex, a grammar
+
+
+@dataclass(frozen=True, slots=True)
+class Asking:
+    """`sampling` for both legs; `keeps_special_tokens`: skip_special_tokens is false, whatever the client said."""
+
+    plan: ParsingPlan
+    sampling: Mapping[str, Any]
+    require_reasoning: bool
+    keeps_special_tokens: bool
+
+
+class Parsing:
+    def __init__(self, setup: ParserSetup, end_ids: Sequence[int] = ()) -> None:
+        """`end_ids`: of the mark that ends reasoning."""
+        self.setup, self._end_ids = setup, end_ids
+
+    def ask(self, use: ToolUse, talk: Talk) -> Asking:
+        setup, constraint = self.setup, self._constraint(use, talk)
+        is_thinking = setup.thinking.is_on(talk.variables, talk.effort)
+        tools = reasoning = None
+        if use.is_active:
+            as_array = constraint.as_array or setup.tools is None
+            tools = ToolReaders(setup.tools, use.tools, setup.added_tokens, as_array=as_array)
+        if setup.reasoning is not None and talk.separate_reasoning:
+            asked = Asked(is_thinking, talk.variables, talk.effort, talk.continued, tools_follow=use.is_active)
+            reasoning = ReasoningReaders(setup.reasoning, asked, setup.added_tokens)
+        return Asking(
+            plan=ParsingPlan(reasoning, tools, call_ids(setup.tools, talk.earlier_calls), talk.stream_reasoning),
+            sampling=constraint.sampling,
+            require_reasoning=is_thinking,
+            keeps_special_tokens=use.is_active or (setup.marks is not None and setup.marks.keeps_special_tokens),
+        )
+
+    def reasoning_tokens(self, asking: Asking) -> ReasoningTokens:
+        """Of one choice."""
+        return ReasoningTokens(self._end_ids if asking.require_reasoning else ())
+
+    def _constraint(self, use: ToolUse, talk: Talk) -> ToolConstraint:
+        if not use.is_active:
+            return ToolConstraint()
+        if self.setup.tools is None and not use.is_required:
+            what = "'tools': this deployment reads no tool calls; an operator would set model.tool_call_parser"
+            refuse("tools", "unsupported_parameter", what)
+        if talk.is_constrained:
+            if use.is_required or any(tool["function"]["strict"] for tool in use.tools):
+                what = "'tool_choice': a required or strict call cannot be had beside another constraint of the answer"
+                refuse("tool_choice", "invalid_value", f"{what}; leave out response_format, or the constraint it is")
+            return ToolConstraint()
+        try:
+            return tool_constraint(
+                self.setup, use.tools, use.choice, use.named, parallel=use.parallel, variables=talk.variables
+            )
+        except ValueError as error:
+            raise BadRequest("tools", "invalid_value", f"'tools': {error}") from error
+
+
+def parsing_of(tool_parser: str | None, reasoning_parser: str | None, codec: Codec) -> Parsing:
+    """Of a frontend, at its start: without parsers nothing of SGLang is imported."""
+    template = codec.template.source if codec.template is not None else None
+    try:
+        setup = set_up(tool_parser, reasoning_parser, template, codec.encoder.added_tokens())
+    except (ImportError, ValueError) as error:
+        would_do = "set model.tool_call_parser and model.reasoning_parser to names that it has, or leave them out"
+        raise StartError("model", str(error), would_do) from error
+    end_ids = codec.text_ids(setup.marks.end, special_tokens=False) if setup.marks else []
+    return Parsing(setup, end_ids)
