@@ -63,5 +63,6 @@ def _sampling(given: Any) -> dict[str, Any]:
             here = f"sampling_params.{name[:100]}"
             refuse(here, "unknown_parameter", f"'{here}' is not a sampling parameter here")
         if value is not None:
-            sampling[RENAMED[name] if name in RENAMED else name] = value
+            here = RENAMED.get(name) or name
+            sampling[here] = value
     return sampling
