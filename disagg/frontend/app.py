@@ -63,6 +63,10 @@ class Frontend:
             {
                 "/v1/chat/completions": Route("POST", Right.CLIENT, self._chat),
                 "/v1/completions": Route("POST", Right.CLIENT, self._completion),
+                "/v1/tokenize": Route("POST", Right.CLIENT, self._tokenize),
+                "/v1/detokenize": Route("POST", Right.CLIENT, self._detokenize),
+                "/tokenize": Route("POST", Right.CLIENT, self._tokenize),
+                "/detokenize": Route("POST", Right.CLIENT, self._detokenize),
                 "/v1/models": Route("GET", Right.CLIENT, self._models),
                 "/health": Route("GET", Right.HEALTH, self._health),
                 "/ready": Route("GET", Right.HEALTH, self._ready),
@@ -134,6 +138,12 @@ class Frontend:
 
     def _completion(self, exchange: Exchange, _: str, caller: Caller) -> Awaitable[None]:
         return self._generations.answer(exchange, "text", caller.owner)
+
+    def _tokenize(self, exchange: Exchange, _: str, caller: Caller) -> Awaitable[None]:
+        return self._generations.answer_here(exchange, "tokenize")
+
+    def _detokenize(self, exchange: Exchange, _: str, caller: Caller) -> Awaitable[None]:
+        return self._generations.answer_here(exchange, "detokenize")
 
     async def _models(self, exchange: Exchange, _: str, caller: Caller) -> None:
         await _json(exchange, {"object": "list", "data": [self._model_body()]})

@@ -20,9 +20,11 @@ from disagg.frontend.body import check_encoding
 from disagg.frontend.exchange import Exchange
 from disagg.frontend.parameters import check_headers
 from disagg.frontend.readers import Readers
+from disagg.frontend.reading import Read
 from disagg.frontend.request_body import CompletionRequest, refuse_too_long
 from disagg.frontend.responses import Kind, whole
 from disagg.frontend.sinks import Chunks, ChunksWithMore, WholeText
+from disagg.frontend.tokenizing import Answered
 from disagg.tokenizer.codec import Codec
 from disagg.tokenizer.text import TextStream
 
@@ -45,6 +47,7 @@ class Generations:
             check_headers(exchange.request_headers)
             check_encoding(exchange)
             asked = await self._read(exchange, kind)
+            assert isinstance(asked, CompletionRequest)
             request = self._request(exchange, asked, owner, received_at_s)
             model, created_s = self._backend.model_name, int(time.time())
             if asked.stream:
@@ -57,9 +60,18 @@ class Generations:
             body = whole(kind, request, created_s, model, answer.text, answer.finish_reason, asked.return_token_ids)
             await exchange.answer(200, body)
 
-    async def _read(self, exchange: Exchange, kind: Kind) -> CompletionRequest:
+    async def answer_here(self, exchange: Exchange, endpoint: str) -> None:
+        """For what no engine is asked: `endpoint` is a row of READINGS that makes an Answered."""
+        with exchange.while_connected():
+            check_headers(exchange.request_headers)
+            check_encoding(exchange)
+            answered = await self._read(exchange, endpoint)
+            assert isinstance(answered, Answered)
+            await exchange.answer(200, answered.body)
+
+    async def _read(self, exchange: Exchange, endpoint: str) -> Read:
         """Reads the body. A function of its own, so that a stream of minutes does not keep the body's 8 MiB."""
-        return await self.readers.read(await exchange.call.body(self._body_limit_bytes), kind)
+        return await self.readers.read(await exchange.call.body(self._body_limit_bytes), endpoint)
 
     def _request(self, exchange: Exchange, asked: CompletionRequest, owner: bytes, received_at_s: float) -> Request:
         _refuse_ignored(asked.sampling, self._backend)

@@ -59,7 +59,7 @@ async def serve(spec: FrontendSpec) -> None:
     raise_limit()
     secret = bytes.fromhex(os.environ[SECRET_VARIABLE])
     # Before the connection, which has to prove its secret in time.
-    codec = load_codec(Path(spec.model_path)).with_defaults(spec.sampling_defaults)
+    codec = load_codec(Path(spec.model_path), spec.overrides)
     registry = RemoteRegistry(spec.registry, secret)
     await registry.connect()
     connections = Connections(secret)

@@ -21,6 +21,7 @@ from disagg.preflight import (
     node_rules,
     parallel_rules,
     range_rules,
+    template_rules,
 )
 from disagg.preflight.rule import Rule
 from disagg.preflight.subject import Subject
@@ -36,6 +37,7 @@ TOPICS = (  # in the order their problems are told
     memory_rules,
     lane_rules,
     file_rules,
+    template_rules,
 )
 RULES = tuple(each for topic in TOPICS for each in vars(topic).values() if isinstance(each, Rule))
 
