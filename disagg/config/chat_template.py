@@ -30,15 +30,16 @@ def with_template_text(
     if any(tag in said for tag in TEMPLATE_TAGS):
         return tree, []
     path = _folder(said, layers, file) / Path(said)
+    without = {**tree, "model": {key: value for key, value in model.items() if key != "chat_template"}}
     try:
         with path.open("rb") as opened:
             text = opened.read(FILE_BYTES_MAX + 1).decode()
     except (OSError, ValueError) as error:  # also of a NUL in it, and of what is not UTF-8
         why = getattr(error, "strerror", None) or error
-        return tree, [Problem(HERE, f"{str(path)[:200]} cannot be read: {why}", WOULD_DO)]
+        return without, [Problem(HERE, f"{str(path)[:200]} cannot be read: {why}", WOULD_DO)]
     if len(text.encode()) > FILE_BYTES_MAX or not any(tag in text for tag in TEMPLATE_TAGS):
         what = f"{path} holds no chat template: it has no {{{{ and no {{%, or more than {FILE_BYTES_MAX >> 20} MiB"
-        return tree, [Problem(HERE, what, WOULD_DO)]
+        return without, [Problem(HERE, what, WOULD_DO)]
     return {**tree, "model": {**model, "chat_template": text}}, []
 
 

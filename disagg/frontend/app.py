@@ -63,11 +63,11 @@ class Frontend:
             {
                 "/v1/chat/completions": Route("POST", Right.CLIENT, self._chat),
                 "/v1/completions": Route("POST", Right.CLIENT, self._completion),
+                "/v1/models": Route("GET", Right.CLIENT, self._models),
                 "/v1/tokenize": Route("POST", Right.CLIENT, self._tokenize),
                 "/v1/detokenize": Route("POST", Right.CLIENT, self._detokenize),
                 "/tokenize": Route("POST", Right.CLIENT, self._tokenize),
                 "/detokenize": Route("POST", Right.CLIENT, self._detokenize),
-                "/v1/models": Route("GET", Right.CLIENT, self._models),
                 "/health": Route("GET", Right.HEALTH, self._health),
                 "/ready": Route("GET", Right.HEALTH, self._ready),
                 "/metrics": Route("GET", Right.METRICS, self._metrics),

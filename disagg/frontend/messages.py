@@ -43,7 +43,18 @@ def messages_of(value: Any, context_length: int) -> list[Message]:
     if not typed(list, value, "messages"):
         refuse("messages", "empty_array", "'messages' is empty; send at least one")
     _check_count(value, "messages", context_length)
-    return [_message(each, f"messages[{index}]", context_length) for index, each in enumerate(value)]
+    return [
+        each if _is_plain(each) else _message(each, f"messages[{index}]", context_length)
+        for index, each in enumerate(value)
+    ]
+
+
+def _is_plain(message: Any) -> bool:
+    """A role and a text, as nearly all are: they stay what they are."""
+    if type(message) is not dict or len(message) != 2:
+        return False
+    role = message.get("role")
+    return type(message.get("content")) is str and type(role) is str and role in ROLES
 
 
 def _check_count(entries: list[Any], here: str, context_length: int) -> None:

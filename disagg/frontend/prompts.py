@@ -30,7 +30,7 @@ def chat_ids_of(body: Body, codec: Codec, tools: list[dict[str, Any]] | None = N
         messages_of(required(body, "messages"), codec.context_length),
         template_variables(body),
         tools=tools,
-        documents=_documents(body, codec.context_length),
+        documents=_documents(body, codec.context_length) if "documents" in body else None,
         add_generation_prompt=begins,
         continue_final_message=goes_on,
         # Put around the prompt by the tokenizer: a template has written them itself.
@@ -39,7 +39,7 @@ def chat_ids_of(body: Body, codec: Codec, tools: list[dict[str, Any]] | None = N
 
 
 def _documents(body: Body, context_length: int) -> list[dict[str, Any]] | None:
-    documents = typed(list, body.get("documents", []), "documents")
+    documents = typed(list, body["documents"], "documents")
     if len(documents) > context_length:
         what = f"'documents' has {len(documents)} entries; the model's context is {context_length} tokens"
         refuse("documents", "context_length_exceeded", what)
@@ -49,6 +49,8 @@ def _documents(body: Body, context_length: int) -> list[dict[str, Any]] | None:
 def kept_of(body: Body, context_length: int, answer_tokens: int) -> int | None:
     """How many of a prompt's last ids are kept (vLLM's truncate_prompt_tokens); None: all. -1: as many as leave room
     for the answer."""
+    if TRUNCATE not in body:
+        return None
     kept = integer(body, TRUNCATE, WHOLE_CONTEXT, context_length)
     if kept == 0:
         refuse(TRUNCATE, "invalid_value", f"'{TRUNCATE}' is 0; say how many of the last tokens to keep, or -1")

@@ -22,14 +22,15 @@ REASONING_FIELDS = {"effort": "effort", "reasoning_effort": "effort", "enabled":
 
 
 def template_variables(body: Body) -> dict[str, Any]:
-    said = typed(dict, body.get("chat_template_kwargs", {}), "chat_template_kwargs")
-    taken = sorted(TEMPLATE_NAMES & said.keys())
-    if taken:
-        here = f"chat_template_kwargs.{taken[0]}"
-        refuse(here, "invalid_value", f"'{here}' would overrule what this frontend gives the template")
-    if "reasoning_effort" not in body and "reasoning" not in body:
-        return said
-    return {**_thinking(body), **said}
+    said: dict[str, Any] = {}
+    if "chat_template_kwargs" in body:
+        said = typed(dict, body["chat_template_kwargs"], "chat_template_kwargs")
+        if taken := sorted(TEMPLATE_NAMES & said.keys()):
+            here = f"chat_template_kwargs.{taken[0]}"
+            refuse(here, "invalid_value", f"'{here}' would overrule what this frontend gives the template")
+    if "reasoning_effort" in body or "reasoning" in body:
+        return {**_thinking(body), **said}
+    return said
 
 
 def _thinking(body: Body) -> dict[str, Any]:

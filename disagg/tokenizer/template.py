@@ -19,14 +19,16 @@ from disagg.errors import BadRequest
 from disagg.tokenizer.continuation import continued, marked
 from disagg.tokenizer.jinja_environment import TEMPLATE_ERRORS, environment
 from disagg.tokenizer.shown_words import is_in
-from disagg.tokenizer.template_probe import Form, Shown, probed
+from disagg.tokenizer.template_probe import Form, probed
 
 log = logging.getLogger(__name__)
 
 SPOKEN = frozenset({"user", "system", "developer"})  # templates may cut an assistant's words: its reasoning, say
 
 Message = dict[str, Any]
+Variables = Mapping[str, Any]
 Tools = list[dict[str, Any]]
+Documents = list[dict[str, Any]] | None
 
 
 class ChatTemplate:
@@ -38,9 +40,8 @@ class ChatTemplate:
         self._template.globals = dict(self._template.globals)  # each request copies them, and a ChainMap slowly
         self._special_tokens = dict(special_tokens)
         self._knows_developer = "developer" in source
-        self._shown = Shown()
         self._shown = probed(jinja, source, self._render_probe)
-        self._checked = SPOKEN | self._shown.mute
+        self._splits, self._keeps, self._checked = self._shown.splits, self._shown.keeps, SPOKEN | self._shown.mute
         if mute := sorted(self._shown.mute - {"tool"}):
             log.warning("%s: it shows nothing of what these say: %s", where, ", ".join(mute))
 
@@ -52,10 +53,10 @@ class ChatTemplate:
     def render(
         self,
         messages: list[Message],
-        variables: Mapping[str, Any],
+        variables: Variables,
         *,
         tools: Tools | None = None,
-        documents: list[dict[str, Any]] | None = None,
+        documents: Documents = None,
         add_generation_prompt: bool = True,
         continue_final_message: bool = False,
     ) -> str:
@@ -65,12 +66,12 @@ class ChatTemplate:
         said = ""
         if continue_final_message:
             formed, said = marked(formed)
-        more = {"documents": documents, "add_generation_prompt": add_generation_prompt and not continue_final_message}
+            add_generation_prompt = False
         try:
-            prompt = self._with_tools(formed, variables, tools, more) if tools else self._once(formed, variables, more)
-            if documents and prompt == self._once(formed, variables, {**more, "tools": tools, "documents": None}):
-                what = "'documents': the model's chat template shows none; put their texts into a message"
-                raise BadRequest("documents", "unsupported_parameter", what)
+            if tools is None and documents is None:  # nearly all
+                prompt = self._once(formed, variables, None, None, add_generation_prompt)
+            else:
+                prompt = self._with_more(formed, variables, tools, documents, add_generation_prompt)
         except TEMPLATE_ERRORS as error:
             what = f"'messages': the model's chat template refuses them: {error}"
             raise BadRequest("messages", "invalid_messages", what) from error
@@ -79,38 +80,46 @@ class ChatTemplate:
         self._check_shown(messages, prompt)
         return prompt
 
-    def _with_tools(
-        self, messages: list[Message], variables: Mapping[str, Any], tools: Tools, more: Mapping[str, Any]
+    def _with_more(
+        self, messages: list[Message], variables: Variables, tools: Tools | None, documents: Documents, begins: bool
     ) -> str:
-        """With OpenAI's wrapper around each function, as SGLang gives them first; without it where the template shows
-        nothing of wrapped ones, or refuses them. Raises BadRequest where it shows none."""
-        bare = [tool.get("function", tool) for tool in tools]
-        if self._shown.tools is Form.BARE:
-            return self._once(messages, variables, {**more, "tools": bare})
+        """With tools in OpenAI's wrapper, as SGLang gives them first; without it where the template shows nothing of
+        wrapped ones, or refuses them. Raises BadRequest where it shows none, or no documents."""
+
+        def once(tools: Tools | None, documents: Documents) -> str:
+            return self._once(messages, variables, tools, documents, begins)
+
+        bare = [tool.get("function", tool) for tool in tools or ()] or None
+        first = bare if self._shown.tools is Form.BARE else tools
         try:
-            prompt = self._once(messages, variables, {**more, "tools": tools})
-        except TEMPLATE_ERRORS as of_wrapped:
+            prompt = once(first, documents)
+        except TEMPLATE_ERRORS as of_first:
+            first = bare
             try:
-                prompt = self._once(messages, variables, {**more, "tools": bare})
+                prompt = once(bare, documents)
             except TEMPLATE_ERRORS:
-                raise of_wrapped from None
-        # Not seen at the probe: then a variable of this request may have shown them.
-        if self._shown.tools is None and prompt == self._once(messages, variables, more):
-            what = (
-                "'tools': the model's chat template shows no tools, so the model would not know of them; leave them out"
-            )
+                raise of_first from None
+        # Where none were seen at the start, a variable of this request may have shown them.
+        if tools and self._shown.tools is None and prompt == once(None, documents):
+            what = "'tools': the model's chat template shows none, so the model would not know of them; leave them out"
             raise BadRequest("tools", "unsupported_parameter", what)
+        if documents and prompt == once(first, None):
+            what = "'documents': the model's chat template shows none; put their texts into a message"
+            raise BadRequest("documents", "unsupported_parameter", what)
         return prompt
 
-    def _once(self, messages: list[Message], variables: Mapping[str, Any], more: Mapping[str, Any]) -> str:
+    def _once(
+        self, messages: list[Message], variables: Variables, tools: Tools | None, documents: Documents, begins: bool
+    ) -> str:
         values = {**self._special_tokens, **variables}
-        return self._template.render(values, **{"messages": messages, "tools": None, **more})
+        return self._template.render(
+            values, messages=messages, tools=tools, documents=documents, add_generation_prompt=begins
+        )
 
     def _render_probe(self, messages: list[Message], tools: Tools | None) -> str | None:
         """With each content in the form it has; None where the template refuses the chat."""
-        more = {"documents": None, "add_generation_prompt": True, "tools": tools}
         try:
-            return self._once(messages, {}, more)
+            return self._once(messages, {}, tools, None, True)
         except TEMPLATE_ERRORS:
             return None
 
@@ -122,8 +131,8 @@ class ChatTemplate:
             role = "system"
             message = message | {"role": role}
         if type(content) is str:
-            return message | {"content": _parts(content)} if role in self._shown.splits else message
-        if content is None or role in self._shown.keeps or role in self._shown.splits:
+            return message | {"content": _parts(content)} if role in self._splits else message
+        if content is None or role in self._keeps or role in self._splits:
             return message
         # As SGLang joins them for templates that take one text.
         return message | {"content": " ".join(part["text"] for part in content)}
