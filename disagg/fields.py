@@ -7,14 +7,16 @@ Fails: BadRequest with the field's name and a code of its own for each way to be
 
 from __future__ import annotations
 
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 from disagg.errors import BadRequest
 
 Body = dict[str, Any]
+T = TypeVar("T")
+_KINDS: dict[type, str] = {str: "a string", list: "a list", dict: "an object"}
 
 
-def refuse(param: str, code: str, message: str) -> NoReturn:
+def refuse(param: str | None, code: str, message: str) -> NoReturn:
     raise BadRequest(param, code, message)
 
 
@@ -89,6 +91,13 @@ def strings(body: Body, name: str, most: int, longest: int) -> tuple[str, ...]:
                 here, "string_above_max_length", f"'{here}' has {len(each)} characters; at most {longest} are allowed"
             )
     return tuple(filter(None, value))
+
+
+def typed(kind: type[T], value: Any, name: str) -> T:
+    """The value, if it is a text, a list or an object, as `kind` says."""
+    if not isinstance(value, kind):
+        wrong_type(name, _KINDS[kind], value)
+    return value
 
 
 def wrong_type(name: str, wanted: str, value: Any) -> NoReturn:

@@ -16,6 +16,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
+from disagg.config.chat_template import with_template_text
 from disagg.config.engine_arguments import as_meant, check_arguments
 from disagg.config.environment_values import fill_environment
 from disagg.config.extends import Layer, layers_of, merged, said_where
@@ -89,7 +90,8 @@ def _whole(
         raise ConfigError(source, (*problems, *of_chain))
     tree, of_sets = apply_sets(merged(layers), sets)
     tree, of_environment = fill_environment(tree, os.environ)
-    return tree, layers, [*problems, *of_sets, *of_environment]
+    tree, of_template = with_template_text(tree, layers, file)
+    return tree, layers, [*problems, *of_sets, *of_environment, *of_template]
 
 
 def _label(stem: str) -> str:

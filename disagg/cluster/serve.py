@@ -41,6 +41,7 @@ from disagg.models.resolve import resolve_model
 from disagg.planning.plan import Plan, device_of, resolve
 from disagg.registry.records import State
 from disagg.registry.table import View
+from disagg.tokenizer.overrides import Overrides
 
 log = logging.getLogger(__name__)
 
@@ -239,7 +240,11 @@ def _frontend_spec(plan: Plan, addresses: Addresses, model_path: Path) -> Fronte
         simulated=plan.device == "simulated",
         tool_call_parser=plan.model.tool_call_parser,
         reasoning_parser=plan.model.reasoning_parser,
-        sampling_defaults=plan.model.sampling_defaults.model_dump(exclude_none=True),
+        overrides=Overrides(
+            sampling_defaults=plan.model.sampling_defaults.model_dump(exclude_none=True),
+            chat_template=plan.model.chat_template,
+            chat_template_kwargs=plan.model.chat_template_kwargs,
+        ),
         api_keys=tuple(key.get_secret_value() for key in security.api_keys),
         admin_keys=tuple(key.get_secret_value() for key in security.admin_keys),
         open_metrics=security.open_metrics,

@@ -24,3 +24,5 @@ class SamplingDefaults(Section):
     """So many of the likeliest tokens; -1: all."""
     min_p: Annotated[float, Field(ge=0, le=1)] | None = None
     """Tokens that are at least so likely, compared with the likeliest."""
+    repetition_penalty: Annotated[float, Field(ge=0.01, le=2)] | None = None
+    """Above 1: what was said already becomes less likely."""

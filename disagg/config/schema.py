@@ -31,6 +31,8 @@ DNS_LABEL = r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$"
 
 PATH_BYTES_MAX, NAME_BYTES_MAX = 4095, 255  # <linux/limits.h>
 
+OF_REQUESTS = frozenset({"messages", "tools", "documents", "add_generation_prompt"})  # to a chat template
+
 # Variables of an engine's environment that the orchestrator sets, and which key sets them instead.
 OWNED_ENVIRONMENT = {
     "CUDA_VISIBLE_DEVICES": "resources.gpus",
@@ -61,6 +63,10 @@ class ModelSection(Section):
     """Tells the model's reasoning from its answer: a name that SGLang here has, or auto: from its chat template."""
     sampling_defaults: SamplingDefaults = SamplingDefaults()
     """For requests that do not name the value; stronger than the model's own generation_config.json."""
+    chat_template: str | None = None
+    """In the place of the model's own: a Jinja file, from this file's folder, or its text."""
+    chat_template_kwargs: dict[str, Any] = Field({})
+    """Variables of the chat template, as enable_thinking; a request's own chat_template_kwargs are stronger."""
 
     @field_validator("path")
     @classmethod
@@ -83,6 +89,13 @@ class ModelSection(Section):
         if revision is not None and path.startswith(("/", ".", "~")):
             raise ValueError(f"a folder has no revision, and model.path is {path}; leave it out")
         return revision
+
+    @field_validator("chat_template_kwargs")
+    @classmethod
+    def _not_what_requests_say(cls, variables: dict[str, Any]) -> dict[str, Any]:
+        for name in sorted(OF_REQUESTS & variables.keys()):
+            raise ValueError(f"{name} is what a request says, not a variable of the template; leave it out")
+        return variables
 
     @model_validator(mode="before")
     @classmethod

@@ -14,12 +14,14 @@ from collections.abc import Awaitable, Sequence
 from typing import Any
 
 from disagg.errors import BadRequest, NoReadyPair, RequestError
+from disagg.frontend import messages_api
 from disagg.frontend.backend import Backend
 from disagg.frontend.exchange import Exchange, Header
 from disagg.frontend.generation import Generations
 from disagg.frontend.http1 import Call, ClientGone, Limits, Refusals
 from disagg.frontend.keys import Caller, Keys, Right
 from disagg.frontend.origins import Origins
+from disagg.frontend.parsing import NO_PARSERS, Parsing
 from disagg.frontend.request_body import no_such_model
 from disagg.frontend.responses import encode
 from disagg.frontend.routes import Route, Routes
@@ -27,6 +29,7 @@ from disagg.frontend.server import HttpServer
 from disagg.logfile import ASKED_LINES_MAX
 from disagg.tokenizer.codec import Codec
 
+ID_PREFIXES = ("chatcmpl-", "cmpl-", "resp_", "msg_")
 BODY_LIMIT_BYTES = 8 * 2**20
 LOG_LINES, LOG_LINES_DIGITS = 100, 20
 FOR_PAGES = (Right.HEALTH, Right.CLIENT)  # what a page of another origin may be allowed to read
@@ -47,6 +50,7 @@ class Frontend:
         self,
         backend: Backend,
         codec: Codec,
+        parsing: Parsing = NO_PARSERS,
         *,
         body_limit_bytes: int = BODY_LIMIT_BYTES,
         limits: Limits = Limits(),
@@ -57,13 +61,21 @@ class Frontend:
     ) -> None:
         self._keys, self._origins = keys, origins
         self._backend, self._codec, self._headers = backend, codec, headers
-        self._generations = Generations(backend, codec, body_limit_bytes)
+        self._generations = Generations(backend, codec, parsing, body_limit_bytes)
         self._server = HttpServer(self, limits, refusals or Refusals())
         self._routes = Routes(
             {
                 "/v1/chat/completions": Route("POST", Right.CLIENT, self._chat),
                 "/v1/completions": Route("POST", Right.CLIENT, self._completion),
+                "/v1/responses": Route("POST", Right.CLIENT, self._responses),
+                "/v1/messages": Route("POST", Right.CLIENT, self._messages, messages_api.error_body),
+                "/v1/messages/count_tokens": Route("POST", Right.CLIENT, self._count_tokens, messages_api.error_body),
+                "/generate": Route("POST", Right.CLIENT, self._generate),
                 "/v1/models": Route("GET", Right.CLIENT, self._models),
+                "/v1/tokenize": Route("POST", Right.CLIENT, self._tokenize),
+                "/v1/detokenize": Route("POST", Right.CLIENT, self._detokenize),
+                "/tokenize": Route("POST", Right.CLIENT, self._tokenize),
+                "/detokenize": Route("POST", Right.CLIENT, self._detokenize),
                 "/health": Route("GET", Right.HEALTH, self._health),
                 "/ready": Route("GET", Right.HEALTH, self._ready),
                 "/metrics": Route("GET", Right.METRICS, self._metrics),
@@ -114,6 +126,8 @@ class Frontend:
     async def _answer(self, exchange: Exchange) -> None:
         found = self._routes.find(exchange.path)
         route, name = found or (None, "")
+        if route is not None:
+            exchange.error_body = route.error_body
         if route is None or route.right in FOR_PAGES:
             self._origins.mark(exchange)
             if exchange.method == "OPTIONS" and route is not None:
@@ -134,6 +148,24 @@ class Frontend:
 
     def _completion(self, exchange: Exchange, _: str, caller: Caller) -> Awaitable[None]:
         return self._generations.answer(exchange, "text", caller.owner)
+
+    def _responses(self, exchange: Exchange, _: str, caller: Caller) -> Awaitable[None]:
+        return self._generations.answer(exchange, "responses", caller.owner)
+
+    def _messages(self, exchange: Exchange, _: str, caller: Caller) -> Awaitable[None]:
+        return self._generations.answer(exchange, "messages", caller.owner)
+
+    def _count_tokens(self, exchange: Exchange, _: str, caller: Caller) -> Awaitable[None]:
+        return self._generations.answer_here(exchange, "count_tokens")
+
+    def _generate(self, exchange: Exchange, _: str, caller: Caller) -> Awaitable[None]:
+        return self._generations.answer(exchange, "generate", caller.owner)
+
+    def _tokenize(self, exchange: Exchange, _: str, caller: Caller) -> Awaitable[None]:
+        return self._generations.answer_here(exchange, "tokenize")
+
+    def _detokenize(self, exchange: Exchange, _: str, caller: Caller) -> Awaitable[None]:
+        return self._generations.answer_here(exchange, "detokenize")
 
     async def _models(self, exchange: Exchange, _: str, caller: Caller) -> None:
         await _json(exchange, {"object": "list", "data": [self._model_body()]})
@@ -188,7 +220,9 @@ class Frontend:
 
     def _known(self, name: str, caller: Caller) -> str:
         """The id of a request that is the caller's, named as in `x-request-id`, or with OpenAI's prefix."""
-        request_id = name.removeprefix("chatcmpl-").removeprefix("cmpl-")
+        request_id = name
+        for prefix in ID_PREFIXES:
+            request_id = request_id.removeprefix(prefix)
         owner = self._backend.owner_of(request_id)
         if owner is None or not (caller.sees_all or owner == caller.owner):
             raise _no_such_request(name)

@@ -92,6 +92,7 @@ class Gathered:
             logprobs=request.logprobs,
             prompt_token_ids=request.prompt_ids,
             prompt_logprobs=request.prompt_logprobs or [],
+            cached_tokens=request.facts.cached_tokens or 0,
         )
 
 
@@ -126,10 +127,19 @@ class WholeChoice:
 
 
 class Stream:
-    """The events of all choices of one answer. `usage`: OpenAI's object, once all have ended."""
+    """The events of all choices of one answer. `usage`: OpenAI's object, once all have ended; `on_end` is called with
+    each whole choice, before its client hears of its end."""
 
-    def __init__(self, exchange: Exchange, form: StreamForm, choices: int, usage: Callable[[], dict[str, Any]]) -> None:
-        self.call, self.form = exchange.call, form
+    def __init__(
+        self,
+        exchange: Exchange,
+        form: StreamForm,
+        choices: int,
+        usage: Callable[[], dict[str, Any]],
+        on_end: Callable[[ChoiceAnswer], None],
+    ) -> None:
+        self.call, self.form, self.on_end = exchange.call, form, on_end
+        exchange.error_event = form.fails
         self._exchange, self._left, self._usage = exchange, choices, usage
         self._is_begun = False
 
@@ -183,6 +193,7 @@ class StreamedChoice:
         more, end_reason = self._parser.end(reason)
         events += self._piece([*parts, *more], token_ids)
         answer = self._gathered.answer(self._index, self._request, end_reason, self._echo or "", self._is_mute)
+        self._stream.on_end(answer)
         self._stream.end_choice(events + self._form.choice_ends(answer))
 
     def _begin(self) -> bytes:

@@ -9,7 +9,7 @@ Fails: RequestError for a body that is too large (413), too slow (408), malforme
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from urllib.parse import parse_qsl
 
@@ -34,6 +34,8 @@ class Exchange:
         self.request_headers: list[Header] = call.head.fields
         self.answer_headers: list[Header] = []
         self.request_id = ""  # of a generation
+        self.error_body: Callable[[RequestError], bytes] = error_body  # in the words of its API
+        self.error_event: Callable[[bytes], bytes] = lambda error: b"data: " + error + b"\n\n"
 
     def request_header(self, name: bytes) -> bytes | None:
         return next((value for key, value in self.request_headers if key == name), None)
@@ -70,11 +72,11 @@ class Exchange:
         """Also in the midst of an event stream, which then ends without its [DONE]."""
         if self.call.answered:
             await self.call.writable()
-            self.write_events(b"data: " + error_body(error) + b"\n\n", last=True)
+            self.write_events(self.error_event(error_body(error)), last=True)
             return
         if isinstance(error, Overloaded | NoReadyPair | FrontendFull):
             self.answer_headers.append((b"retry-after", RETRY_AFTER_S))
-        await self.answer(error.http_status, error_body(error))
+        await self.answer(error.http_status, self.error_body(error))
 
     def write_events(self, events: bytes, *, last: bool = False) -> None:
         """Part of an event stream, for a client that reads; the first call sends the head with it."""

@@ -1,9 +1,10 @@
-"""POST /v1/chat/completions and /v1/completions: from the body's bytes to the last byte of the answer.
+"""POST /v1/chat/completions, /v1/completions and their kin: from the body's bytes to the last byte of the answer.
 
 Way:   Exchange -> [Generations.answer] -> Backend.run for each sample, with sinks that bring tokens back
-In:    one exchange; the backend, the codec
-Out:   an OpenAI answer, whole or as server-sent events
-Owns:  the task that runs the requests: it is cancelled when the client leaves, and with it all legs
+In:    one exchange; the backend, the codec, the model's parsers
+Out:   an answer in the words of its API (forms.py), whole or as server-sent events
+Owns:  the task that runs the requests: it is cancelled when the client leaves, and with it all legs; the conversations
+       that `previous_response_id` may go on with
 Fails: BadRequest and other RequestErrors, before or after the answer's head: its caller tells the client; ClientGone
 """
 
@@ -13,57 +14,115 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+import msgspec
+
 from disagg.coordinator.request import Request
 from disagg.fields import refuse
+from disagg.frontend.answering import Answering
 from disagg.frontend.backend import Backend
 from disagg.frontend.body import check_encoding
-from disagg.frontend.chat_form import ChatStream, ChatWhole
 from disagg.frontend.choices import Stream, StreamedChoice, WholeChoice
-from disagg.frontend.completion_form import Saying
 from disagg.frontend.exchange import Exchange
+from disagg.frontend.forms import FORMS, response_head
 from disagg.frontend.parameters import check_headers
-from disagg.frontend.parts import ChoiceAnswer, StreamForm, WholeForm
+from disagg.frontend.parsing import Parsing
+from disagg.frontend.parts import ChoiceAnswer
 from disagg.frontend.readers import Readers
+from disagg.frontend.reading import Read, with_earlier
 from disagg.frontend.request_body import CompletionRequest
-from disagg.frontend.responses import Kind
-from disagg.frontend.samples import likeliest, requests_of, run_samples, usage_of
+from disagg.frontend.responses_api import ResponseStore, conversation
+from disagg.frontend.samples import likeliest, requests_of, run_samples
 from disagg.frontend.sinks import Chunks
-from disagg.frontend.text_form import TextCompletionStream, TextCompletionWhole
+from disagg.frontend.tokenizing import Answered
 from disagg.tokenizer.codec import Codec
 
 CLIENT_ID_CHARACTERS_MAX = 128
 
 
+class _Previous(msgspec.Struct):
+    """Of a Responses body, without a look at the rest."""
+
+    previous_response_id: Any = None
+
+
 class Generations:
     """Answers completion requests of a frontend. `body_limit_bytes`: of a request's body; a longer one gets 413."""
 
-    def __init__(self, backend: Backend, codec: Codec, body_limit_bytes: int) -> None:
-        self._backend, self._codec, self._body_limit_bytes = backend, codec, body_limit_bytes
+    def __init__(self, backend: Backend, codec: Codec, parsing: Parsing, body_limit_bytes: int) -> None:
+        self._backend, self._codec, self._parsing = backend, codec, parsing
+        self._body_limit_bytes = body_limit_bytes
         self.readers = Readers(codec, backend.model_name)
+        self._responses = ResponseStore()
 
-    async def answer(self, exchange: Exchange, kind: Kind, owner: bytes) -> None:
-        """`owner` may see and cancel the request."""
+    async def answer(self, exchange: Exchange, endpoint: str, owner: bytes) -> None:
+        """`endpoint`: a row of READINGS that makes a CompletionRequest. `owner` may see and cancel the request."""
         received_at_s = time.monotonic()
         exchange.request_id = self._backend.new_request_id()
         exchange.answer_headers.append((b"x-request-id", exchange.request_id.encode()))
         with exchange.while_connected():
             check_headers(exchange.request_headers)
             check_encoding(exchange)
-            asked = await self._read(exchange, kind)
-            _refuse_ignored(asked, self._backend)
-            requests = requests_of(asked, self._backend, self._codec, exchange.request_id, owner, received_at_s)
-            self._note(exchange, requests)
-            if asked.stream and asked.is_plain:
-                sink = Chunks(exchange, kind, requests[0], int(time.time()), self._backend.model_name, asked)
-                await self._backend.run(requests[0], sink)
-            elif asked.stream:
-                await self._stream(exchange, kind, asked, requests)
+            asked = await self._read(exchange, endpoint, owner)
+            assert isinstance(asked, CompletionRequest)
+            answering = self._answering(exchange, asked, owner, received_at_s)
+            if not answering.asked.stream:
+                await self._whole(exchange, answering)
+            elif answering.asking is None and asked.is_plain:
+                request = answering.requests[0]
+                await self._backend.run(request, Chunks(exchange, request, answering.created_s, answering.model, asked))
             else:
-                await self._whole(exchange, kind, asked, requests)
+                await self._stream(exchange, answering)
 
-    async def _read(self, exchange: Exchange, kind: Kind) -> CompletionRequest:
+    async def answer_here(self, exchange: Exchange, endpoint: str) -> None:
+        """For what no engine is asked: `endpoint` is a row of READINGS that makes an Answered."""
+        with exchange.while_connected():
+            check_headers(exchange.request_headers)
+            check_encoding(exchange)
+            answered = await self._read(exchange, endpoint)
+            assert isinstance(answered, Answered)
+            await exchange.answer(200, answered.body)
+
+    async def _read(self, exchange: Exchange, endpoint: str, owner: bytes = b"") -> Read:
         """Reads the body. A function of its own, so that a stream of minutes does not keep the body's 8 MiB."""
-        return await self.readers.read(await exchange.call.body(self._body_limit_bytes), kind)
+        body = await exchange.call.body(self._body_limit_bytes)
+        if endpoint == "responses":
+            body = with_earlier(body, self._earlier(body, owner))
+        return await self.readers.read(body, endpoint)
+
+    def _earlier(self, body: bytes, owner: bytes) -> list[dict[str, Any]]:
+        """The conversation that a Responses body goes on with."""
+        if b"previous_response_id" not in body:
+            return []
+        try:
+            previous = msgspec.json.decode(body, type=_Previous).previous_response_id
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+            return []  # its reader says what is wrong with it
+        return self._responses.messages(owner, previous) if isinstance(previous, str) else []
+
+    def _answering(self, exchange: Exchange, asked: CompletionRequest, owner: bytes, received_at_s: float) -> Answering:
+        asking = None
+        if asked.tool_use.is_active or not (self._parsing.is_idle or asked.api in ("text", "generate")):
+            asking = self._parsing.ask(asked.tool_use, asked.talk)
+            asked = msgspec.structs.replace(
+                asked,
+                sampling={**asked.sampling, **asking.sampling},
+                constrained_by=asked.constrained_by or ("tool_choice" if asking.sampling else ""),
+                shows_special=asked.shows_special or asking.keeps_special_tokens,
+            )
+        _refuse_ignored(asked, self._backend)
+        requests = requests_of(asked, self._backend, self._codec, exchange.request_id, owner, received_at_s)
+        self._note(exchange, requests)
+        return Answering(
+            asked,
+            requests,
+            self._codec,
+            self._backend.model_name,
+            owner,
+            received_at_s,
+            int(time.time()),
+            self._parsing,
+            asking,
+        )
 
     def _note(self, exchange: Exchange, requests: Sequence[Request]) -> None:
         tokenised_at_s = time.monotonic()
@@ -73,55 +132,42 @@ class Generations:
             if client_id is not None:
                 request.facts.client_request_id = _printable(client_id)
 
-    async def _stream(
-        self, exchange: Exchange, kind: Kind, asked: CompletionRequest, requests: Sequence[Request]
-    ) -> None:
-        form = _stream_form(kind, self._saying(exchange, asked, requests))
-        stream = Stream(exchange, form, len(requests), lambda: usage_of(requests, asked))
-        sinks = [
-            StreamedChoice(stream, index, request, echo=self._echo(asked, request), is_mute=asked.max_tokens == 0)
-            for index, request in enumerate(requests)
-        ]
-        await run_samples(self._backend, list(zip(requests, sinks, strict=True)), asked.best_of)
-
-    async def _whole(
-        self, exchange: Exchange, kind: Kind, asked: CompletionRequest, requests: Sequence[Request]
-    ) -> None:
-        sinks = [
-            WholeChoice(index, request, echo=self._echo(asked, request) or "", is_mute=asked.max_tokens == 0)
-            for index, request in enumerate(requests)
-        ]
-        await run_samples(self._backend, list(zip(requests, sinks, strict=True)), asked.best_of)
-        answers = likeliest([_answer_of(sink) for sink in sinks], asked)
-        form = _whole_form(kind, self._saying(exchange, asked, requests))
-        await exchange.answer(200, form.whole(answers, usage_of(requests, asked)))
-
-    def _saying(self, exchange: Exchange, asked: CompletionRequest, requests: Sequence[Request]) -> Saying:
-        return Saying(
-            id=exchange.request_id,
-            created_s=int(time.time()),
-            model=self._backend.model_name,
-            token_text=self._codec.texts.token_text,
-            include_usage=asked.include_usage,
-            usage_so_far=(lambda: usage_of(requests, asked)) if asked.continuous_usage else None,
-            prompt_ids=(lambda index: asked.prompts[index // asked.n]) if asked.return_token_ids else None,
+    async def _stream(self, exchange: Exchange, answering: Answering) -> None:
+        asked, requests = answering.asked, answering.requests
+        form = FORMS[asked.api].stream(answering)
+        stream = Stream(
+            exchange, form, len(requests), answering.usage, lambda answer: self._choice_ended(answering, answer)
         )
+        sinks = [
+            StreamedChoice(stream, index, request, answering.parser(), answering.echo(request), answering.is_mute)
+            for index, request in enumerate(requests)
+        ]
+        await run_samples(self._backend, list(zip(requests, sinks, strict=True)), asked.best_of)
 
-    def _echo(self, asked: CompletionRequest, request: Request) -> str | None:
-        return self._codec.texts.tokenizer.decode(request.prompt_ids, skip_special_tokens=True) if asked.echo else None
+    async def _whole(self, exchange: Exchange, answering: Answering) -> None:
+        asked, requests = answering.asked, answering.requests
+        sinks = [
+            WholeChoice(index, request, answering.parser(), answering.echo(request) or "", answering.is_mute)
+            for index, request in enumerate(requests)
+        ]
+        await run_samples(self._backend, list(zip(requests, sinks, strict=True)), asked.best_of)
+        answers = [_answer_of(sink) for sink in sinks]
+        for answer in answers:
+            self._choice_ended(answering, answer)
+        form = FORMS[asked.api].whole(answering)
+        await exchange.answer(200, form.whole(likeliest(answers, asked), answering.usage()))
+
+    def _choice_ended(self, answering: Answering, answer: ChoiceAnswer) -> None:
+        answering.note_end(answer.index)
+        said = answering.asked.said
+        if said.get("stores"):
+            history = conversation(said["history"], answer)
+            self._responses.put(answering.owner, response_head(answering).id, history)
 
 
 def _answer_of(choice: WholeChoice) -> ChoiceAnswer:
     assert choice.answer is not None, "the answer broke off without a reason"
     return choice.answer
-
-
-def _stream_form(kind: Kind, saying: Saying) -> StreamForm:
-    return ChatStream(saying) if kind == "chat" else TextCompletionStream(saying)
-
-
-def _whole_form(kind: Kind, saying: Saying) -> WholeForm:
-    return ChatWhole(saying) if kind == "chat" else TextCompletionWhole(saying)
 
 
 def _refuse_ignored(asked: CompletionRequest, backend: Backend) -> None:

@@ -27,6 +27,7 @@ from disagg.frontend.http1 import Limits, Refusals
 from disagg.frontend.keys import Keys
 from disagg.frontend.open_files import raise_limit
 from disagg.frontend.origins import Origins
+from disagg.frontend.parsing import parsing_of
 from disagg.frontend.service import Service
 from disagg.frontend.spec import LISTENING, FrontendSpec
 from disagg.host_spec import SECRET_VARIABLE
@@ -59,7 +60,7 @@ async def serve(spec: FrontendSpec) -> None:
     raise_limit()
     secret = bytes.fromhex(os.environ[SECRET_VARIABLE])
     # Before the connection, which has to prove its secret in time.
-    codec = load_codec(Path(spec.model_path)).with_defaults(spec.sampling_defaults)
+    codec = load_codec(Path(spec.model_path), spec.overrides)
     registry = RemoteRegistry(spec.registry, secret)
     await registry.connect()
     connections = Connections(secret)
@@ -77,6 +78,7 @@ async def serve(spec: FrontendSpec) -> None:
     frontend = Frontend(
         service,
         codec,
+        parsing_of(spec.tool_call_parser, spec.reasoning_parser, codec),
         body_limit_bytes=spec.body_limit_bytes,
         limits=Limits(connections=spec.connections_max, held_bytes=spec.held_limit_bytes),
         refusals=refusals,

@@ -14,10 +14,16 @@ from disagg.frontend.constraints import READERS as CONSTRAINTS
 from disagg.sampling import NAMES
 
 SHARED = NAMES | {"model", "stream", "stream_options", "max_tokens", "stop", "return_token_ids"}
-SHARED |= {"add_special_tokens", "skip_special_tokens", "spaces_between_special_tokens", "n", "logprobs"}
-SHARED |= {"no_stop_trim", "include_stop_str_in_output", *CONSTRAINTS}
-CHAT = SHARED | {"messages", "max_completion_tokens", "chat_template_kwargs", "top_logprobs"}
+SHARED |= {"add_special_tokens", "truncate_prompt_tokens", "skip_special_tokens", "spaces_between_special_tokens"}
+SHARED |= {"no_stop_trim", "include_stop_str_in_output", "n", "logprobs", *CONSTRAINTS}
+TEMPLATED = {"messages", "documents", "add_generation_prompt", "continue_final_message", "chat_template_kwargs"}
+TEMPLATED |= {"reasoning_effort", "reasoning", "tools", "tool_choice", "parallel_tool_calls"}
+CHAT = SHARED | TEMPLATED | {"max_completion_tokens", "top_logprobs", "separate_reasoning", "stream_reasoning"}
+CHAT |= {"functions", "function_call"}
 COMPLETION = SHARED | {"prompt", "best_of", "echo"}
+# A chat's or a completion's body may be sent as it is: most of what it says changes no id.
+TOKENIZE = CHAT | COMPLETION | {"return_token_strs"}
+DETOKENIZE = frozenset({"model", "tokens", "skip_special_tokens"})
 HARMLESS = frozenset({"user", "metadata", "prompt_cache_key", "safety_identifier"})  # labels: they ask for nothing
 
 _ANY = object()
@@ -38,7 +44,7 @@ UNBUILT: Mapping[str, tuple[Any, ...]] = {
     **_unbuilt("parallel_tool_calls", _ANY),  # says how tools are called; there are none
     **_unbuilt("modalities", ["text"]),
     **_unbuilt("service_tier", "auto", "default"),
-    **_unbuilt("prompt_logprobs audio prediction reasoning_effort verbosity web_search_options prompt_cache_retention"),
+    **_unbuilt("prompt_logprobs audio prediction verbosity web_search_options prompt_cache_retention"),
     # of SGLang and vLLM
     **_unbuilt("priority", 0),
     **_unbuilt("length_penalty", 1.0),
@@ -47,7 +53,7 @@ UNBUILT: Mapping[str, tuple[Any, ...]] = {
     **_unbuilt("return_hidden_states use_beam_search", False),
     **_unbuilt("add_generation_prompt", True),
     **_unbuilt("separate_reasoning stream_reasoning"),
-    **_unbuilt("chat_template lora_path session_params truncate_prompt_tokens custom_params custom_logit_processor"),
+    **_unbuilt("lora_path session_params custom_params custom_logit_processor"),
     **_unbuilt("prompt_embeds input_embeds"),
 }
 
@@ -55,11 +61,11 @@ UNBUILT: Mapping[str, tuple[Any, ...]] = {
 FORBIDDEN = frozenset(
     {"rid", "room", "data_parallel_rank", "data_parallel_rank_decode", "kv_transfer_params", "extra_key"}
 )
+# Never built: why, and what would do.
+REFUSED = {"chat_template": "a template is code that would run here; an operator can set model.chat_template"}
 FORBIDDEN_PREFIXES = ("bootstrap_", "disagg_")
 FORBIDDEN_SUFFIXES = ("_dp_rank",)
 FORBIDDEN_HEADERS = (b"x-data-parallel-rank", b"x-routed-dp-rank", b"x-disagg-", b"x-bootstrap-")
-
-TEMPLATE_NAMES = frozenset({"messages", "tools", "documents", "add_generation_prompt"})  # ours to give
 
 
 def check_headers(headers: Iterable[tuple[bytes, bytes]]) -> None:
@@ -81,24 +87,13 @@ def check_names(body: Body, honoured: frozenset[str]) -> Body:
             refuse(name, "forbidden_parameter", f"'{name}' is not for clients: this deployment picks rooms and engines")
         if value is None or name in HARMLESS:
             continue
+        if name in REFUSED:
+            refuse(name, "unsupported_parameter", f"'{name}' is not for clients: {REFUSED[name]}")
         if name not in UNBUILT:
             refuse(name[:100], "unknown_parameter", f"'{name[:100]}' is not a parameter of this endpoint")
         elif not any(neutral is _ANY or same(neutral, value) for neutral in UNBUILT[name]):
             refuse(name, "unsupported_parameter", f"'{name}' is not supported here yet; leave it out")
     return kept
-
-
-def template_variables(body: Body) -> dict[str, Any]:
-    variables = body.get("chat_template_kwargs")
-    if variables is None:
-        return {}
-    if not isinstance(variables, dict):
-        refuse("chat_template_kwargs", "invalid_type", "'chat_template_kwargs' must be an object")
-    taken = sorted(TEMPLATE_NAMES & variables.keys())
-    if taken:
-        here = f"chat_template_kwargs.{taken[0]}"
-        refuse(here, "invalid_value", f"'{here}' would overrule what this frontend gives the template")
-    return variables
 
 
 def same(neutral: Any, value: Any) -> bool:

@@ -9,32 +9,20 @@ Fails: BadRequest for tools that nothing here reads, and for a call that is requ
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from disagg.errors import BadRequest, StartError
 from disagg.fields import refuse
 from disagg.frontend.output_parser import ParsingPlan, call_ids
 from disagg.frontend.reasoning_tokens import ReasoningTokens
+from disagg.frontend.talk import Talk
 from disagg.frontend.tool_choice import ToolUse
 from disagg.sglang.parsers.constraint import ToolConstraint, tool_constraint
 from disagg.sglang.parsers.reasoning import Asked, ReasoningReaders
 from disagg.sglang.parsers.setup import ParserSetup, set_up
 from disagg.sglang.parsers.tools import ToolReaders
 from disagg.tokenizer.codec import Codec
-
-
-@dataclass(frozen=True, slots=True)
-class Talk:
-    """What of a request, beside its tools, decides how its answer is written and read."""
-
-    variables: Mapping[str, Any] = field(default_factory=dict)  # of the template
-    effort: str | None = None  # reasoning_effort
-    separate_reasoning: bool = True  # false: reasoning stays in the text, with its marks, as with SGLang
-    stream_reasoning: bool = True
-    continued: str | None = None  # the assistant's text that the answer goes on with
-    earlier_calls: int = 0  # in the conversation so far
-    is_constrained: bool = False  # by response_format, a regex, a grammar
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,14 +40,20 @@ class Parsing:
         """`end_ids`: of the mark that ends reasoning."""
         self.setup, self._end_ids = setup, end_ids
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether only a request with tools needs it."""
+        return self.setup.tools is None and self.setup.reasoning is None
+
     def ask(self, use: ToolUse, talk: Talk) -> Asking:
+        """(An answer under a constraint begins with what the constraint says: it does not reason before.)"""
         setup, constraint = self.setup, self._constraint(use, talk)
-        is_thinking = setup.thinking.is_on(talk.variables, talk.effort)
+        is_thinking = setup.thinking.is_on(talk.variables, talk.effort) and not talk.is_constrained
         tools = reasoning = None
         if use.is_active:
             as_array = constraint.as_array or setup.tools is None
             tools = ToolReaders(setup.tools, use.tools, setup.added_tokens, as_array=as_array)
-        if setup.reasoning is not None and talk.separate_reasoning:
+        if setup.reasoning is not None and talk.separate_reasoning and not talk.is_constrained:
             asked = Asked(is_thinking, talk.variables, talk.effort, talk.continued, tools_follow=use.is_active)
             reasoning = ReasoningReaders(setup.reasoning, asked, setup.added_tokens)
         return Asking(
@@ -90,6 +84,9 @@ class Parsing:
             )
         except ValueError as error:
             raise BadRequest("tools", "invalid_value", f"'tools': {error}") from error
+
+
+NO_PARSERS = Parsing(ParserSetup())
 
 
 def parsing_of(tool_parser: str | None, reasoning_parser: str | None, codec: Codec) -> Parsing:

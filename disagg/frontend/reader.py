@@ -19,32 +19,29 @@ from typing import BinaryIO
 import msgspec
 
 from disagg.errors import BadRequest
-from disagg.frontend.readers import LENGTH_BYTES, Order, Refusal, frame
-from disagg.frontend.reading import read
-from disagg.frontend.request_body import CompletionRequest
-from disagg.frontend.responses import Kind
+from disagg.frontend.readers import END_OF_WORD, LENGTH_BYTES, Order, Refusal, frame
+from disagg.frontend.reading import Read, read
 from disagg.tokenizer.codec import load_codec
-
-KINDS: dict[bytes, Kind] = {b"chat": "chat", b"text": "text"}
 
 
 def serve(source: BinaryIO, sink: BinaryIO) -> None:
     order = msgspec.msgpack.decode(_next(source) or b"", type=Order)
-    codec = load_codec(Path(order.folder)).with_defaults(order.sampling_defaults)
+    codec = load_codec(Path(order.folder), order.overrides)
     gc.collect()
     gc.freeze()
     gc.disable()  # it would look through the millions of lists of a hostile body, again and again; they hold no cycles
     while (body := _next(source)) is not None:
         signal.setitimer(signal.ITIMER_PROF, order.read_s)
-        answer: CompletionRequest | Refusal
+        answer: Read | Refusal
         try:
-            answer = read(body[4:], KINDS[body[:4]], order.model, codec)
+            endpoint, _, data = body.partition(END_OF_WORD)
+            answer = read(data, endpoint.decode(), order.model, codec)
         except BadRequest as error:
             answer = Refusal(error.args)
-        data = msgspec.msgpack.encode(answer)
-        del body, answer
+        said = msgspec.msgpack.encode(answer)
+        del body, data, answer
         signal.setitimer(signal.ITIMER_PROF, 0)
-        sink.write(frame(data))
+        sink.write(frame(said))
         sink.flush()
         gc.collect()  # between bodies: an error's traceback is a cycle now and then
 

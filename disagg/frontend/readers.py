@@ -2,7 +2,7 @@
 
 Way:   generation -> [Readers.read] -> here when short, else a pipe -> frontend/reader.py -> the same there
 In:    bytes below the body limit
-Out:   CompletionRequest with the prompt's token ids
+Out:   what the endpoint's row of READINGS makes of the body (disagg/frontend/reading.py): token ids, most often
 Owns:  at most READERS_MAX processes, each with one body at a time; started when first needed, gone with this process
 Fails: what `read` raises there; Overloaded when all readers stay busy; BadRequest for a body that takes longer than
        READ_S; ReaderLost when its process ends
@@ -22,11 +22,10 @@ import sys
 import msgspec
 
 from disagg.errors import BadRequest, Overloaded, ReaderLost
-from disagg.frontend.reading import is_short, read
-from disagg.frontend.request_body import CompletionRequest
-from disagg.frontend.responses import Kind
+from disagg.frontend.reading import Read, is_short, read
 from disagg.host_spec import SECRET_VARIABLE
 from disagg.tokenizer.codec import Codec
+from disagg.tokenizer.overrides import Overrides
 
 log = logging.getLogger(__name__)
 
@@ -34,6 +33,7 @@ READERS_MAX = 2
 WAIT_S = 30.0
 READ_S = 10.0  # of a processor, by the reader's own alarm, which ends it
 LENGTH_BYTES = 4
+END_OF_WORD = b"\n"  # between the endpoint's word and the body
 
 
 class Order(msgspec.Struct, array_like=True, frozen=True):
@@ -42,24 +42,23 @@ class Order(msgspec.Struct, array_like=True, frozen=True):
     folder: str
     model: str
     read_s: float
-    sampling_defaults: dict[str, float]  # the deployment's over the model's
+    overrides: Overrides  # the deployment's, over the model's own files
 
 
 class Refusal(msgspec.Struct, frozen=True, tag=True):
     args: tuple[str | None, str, str, int]  # of the BadRequest
 
 
-decode_answer = msgspec.msgpack.Decoder(CompletionRequest | Refusal).decode
+decode_answer = msgspec.msgpack.Decoder(Read | Refusal).decode
 
 
 class Readers:
     def __init__(self, codec: Codec, model: str, read_s: float = READ_S) -> None:
         self._codec, self._model = codec, model
-        defaults = dict(codec.sampling_defaults)
-        self._order = msgspec.msgpack.encode(Order(str(codec.folder), model, read_s, defaults))
+        self._order = msgspec.msgpack.encode(Order(str(codec.folder), model, read_s, codec.overrides))
         self._free = asyncio.Semaphore(READERS_MAX)
         self._idle: list[_Reader] = []
-        self._working: set[asyncio.Task[CompletionRequest]] = set()
+        self._working: set[asyncio.Task[Read]] = set()
 
     async def start(self) -> None:
         """One process ahead of the first long body: it takes a second to be ready, and nobody waits for that here."""
@@ -76,23 +75,23 @@ class Readers:
         for reader in self._idle:
             await reader.stop()
 
-    async def read(self, data: bytes, kind: Kind) -> CompletionRequest:
+    async def read(self, data: bytes, endpoint: str) -> Read:
         if is_short(data, self._codec):
-            return read(data, kind, self._model, self._codec)
+            return read(data, endpoint, self._model, self._codec)
         try:
             async with asyncio.timeout(WAIT_S):
                 await self._free.acquire()
         except TimeoutError:
             raise Overloaded("readers", f"no long request could be read within {WAIT_S:g} s", "retry later") from None
-        task = asyncio.create_task(self._read(data, kind), name="read a long body")
+        task = asyncio.create_task(self._read(data, endpoint), name="read a long body")
         self._working.add(task)
         task.add_done_callback(self._over)
         return await asyncio.shield(task)  # who leaves does not stop it: that would cost a new reader
 
-    async def _read(self, data: bytes, kind: Kind) -> CompletionRequest:
+    async def _read(self, data: bytes, endpoint: str) -> Read:
         reader = self._idle.pop() if self._idle else await _Reader.start(self._order)
         try:
-            answer = await reader.ask(data, kind)
+            answer = await reader.ask(data, endpoint)
         except BaseException:
             await reader.stop()
             raise
@@ -101,7 +100,7 @@ class Readers:
             raise BadRequest(*answer.args)
         return answer
 
-    def _over(self, task: asyncio.Task[CompletionRequest]) -> None:
+    def _over(self, task: asyncio.Task[Read]) -> None:
         self._working.discard(task)
         self._free.release()
         if not task.cancelled():
@@ -135,13 +134,13 @@ class _Reader:
         reader._input.write(frame(order))
         return reader
 
-    async def ask(self, data: bytes, kind: Kind) -> CompletionRequest | Refusal:
+    async def ask(self, data: bytes, endpoint: str) -> Read | Refusal:
         try:
-            self._input.write(frame(kind.encode(), len(data)))
+            self._input.write(frame(endpoint.encode() + END_OF_WORD, len(data)))
             self._input.write(data)
             await self._input.drain()
             length = int.from_bytes(await self._output.readexactly(LENGTH_BYTES))
-            answer: CompletionRequest | Refusal = decode_answer(await self._output.readexactly(length))
+            answer: Read | Refusal = decode_answer(await self._output.readexactly(length))
             return answer
         except (asyncio.IncompleteReadError, ConnectionError):
             status = await self._process.wait()

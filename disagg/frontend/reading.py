@@ -1,7 +1,8 @@
-"""From a body's bytes to a checked request with its token ids: all that needs only the body and the model's folder.
+"""From a body's bytes to what was asked: all that needs only the body and the model's folder.
 
-Way:   body -> [read]: JSON -> checked fields -> chat template -> token ids
-Out:   CompletionRequest whose prompt is shorter than the model's context
+Way:   body -> [read]: JSON -> the row of its endpoint in READINGS -> checked fields -> chat template -> token ids
+Out:   of a generation a CompletionRequest whose prompts are shorter than the model's context; of other endpoints what
+       their row makes, an Answered for those that need no engine
 Fails: BadRequest, naming the parameter
 
 It runs in the event loop for short bodies, and in a reader (disagg/frontend/readers.py) for long ones: the body's bytes
@@ -10,24 +11,38 @@ decide, since a message, a part of one or a list in `metadata` costs as much as 
 
 from __future__ import annotations
 
-from disagg.fields import boolean, refuse, required
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import msgspec
+
+from disagg.errors import BadRequest
+from disagg.fields import Body, boolean, refuse, required
+from disagg.frontend import messages_api, native_api, responses_api
 from disagg.frontend.body import decode_body
-from disagg.frontend.parameters import CHAT, COMPLETION, check_names, template_variables
+from disagg.frontend.parameters import CHAT, COMPLETION, check_names
+from disagg.frontend.prompts import chat_ids_of, kept_of
+from disagg.frontend.renaming import renamed
 from disagg.frontend.request_body import (
     CompletionRequest,
     check_model,
-    messages_of,
     other_fields,
     prompts_of,
     refuse_too_long,
 )
-from disagg.frontend.responses import Kind
+from disagg.frontend.talk import talk_of
+from disagg.frontend.tokenizing import Answered, read_detokenize, read_tokenize
+from disagg.frontend.tool_choice import tool_use_of
+from disagg.sampling import INT32_MAX
 from disagg.tokenizer.codec import Codec
 
 # What may run in the event loop: below an engine's step of some 5 ms, whatever it holds.
 SHORT_BYTES = 32 << 10
 SHORT_BYTES_SLOW = 8 << 10  # where text is tokenised four times slower (disagg/tokenizer/encoder.py)
 SHORT_BRACES = 500  # a message without content is 28 bytes, and costs as much as a thousand letters
+EARLIER = "disagg_earlier"  # in a Responses body: the conversation that it goes on with. Ours to put there
+
+Read = CompletionRequest | Answered  # what a reader can send back: structs with tags
 
 
 def is_short(data: bytes, codec: Codec) -> bool:
@@ -35,27 +50,103 @@ def is_short(data: bytes, codec: Codec) -> bool:
     return len(data) <= limit_bytes and data.count(b"{") <= SHORT_BRACES
 
 
-def read(data: bytes, kind: Kind, model: str, codec: Codec) -> CompletionRequest:
-    is_chat, limit = kind == "chat", codec.context_length
-    body = check_names(decode_body(data), CHAT if is_chat else COMPLETION)
+def read(data: bytes, endpoint: str, model: str, codec: Codec) -> Read:
+    """`endpoint`: its word in READINGS. Data of "responses" is as `with_earlier` makes it."""
+    if endpoint != "responses":
+        return READINGS[endpoint](decode_body(data), model, codec)
+    length, _, data = data.partition(b"\n")
+    body = decode_body(data[int(length) :])
+    if EARLIER in body:
+        refuse(EARLIER, "forbidden_parameter", f"'{EARLIER}' is not for clients; send 'previous_response_id'")
+    return _responses(body | {EARLIER: msgspec.json.decode(data[: int(length)])}, model, codec)
+
+
+def with_earlier(body: bytes, earlier: list[dict[str, Any]]) -> bytes:
+    """A Responses body with the conversation that it goes on with."""
+    said = msgspec.json.encode(earlier)
+    return b"%d\n%b%b" % (len(said), said, body)
+
+
+def _chat(body: Body, model: str, codec: Codec) -> CompletionRequest:
+    body = check_names(body, CHAT)
     check_model(body, model)
-    source = "messages" if is_chat else "prompt"
-    given = required(body, source)
-    others = other_fields(body, codec.sampling_defaults, codec.vocabulary, is_chat=is_chat)
-    # Put around the prompt by the tokenizer: not where a template has written them.
-    special_tokens = boolean(body, "add_special_tokens", absent=not is_chat)
-    if is_chat:
-        messages, variables = messages_of(given, limit), template_variables(body)
-        prompts = [codec.chat_ids(messages, variables, special_tokens=special_tokens)]
-    else:
-        prompts = [
-            codec.text_ids(prompt, special_tokens=special_tokens) if isinstance(prompt, str) else prompt
-            for prompt in prompts_of(given, codec.vocabulary, limit)
-        ]
-    for index, prompt_ids in enumerate(prompts):
-        here = source if len(prompts) == 1 else f"{source}[{index}]"
-        if not prompt_ids:
-            refuse(here, "empty_prompt", f"'{here}' gives no token")
-        if len(prompt_ids) >= limit:
-            refuse_too_long(here, len(prompt_ids), limit)
-    return CompletionRequest(source=source, prompts=prompts, **others)
+    required(body, "messages")
+    fields, use = other_fields(body, codec.sampling_defaults, codec.vocabulary, is_chat=True), tool_use_of(body)
+    kept = kept_of(body, codec.context_length, fields["max_tokens"] or 1)
+    prompt_ids = _kept(chat_ids_of(body, codec, use.shown), kept, "messages", codec.context_length)
+    talk = talk_of(body, is_constrained=bool(fields["constrained_by"]))
+    return CompletionRequest(api="chat", source="messages", prompts=[prompt_ids], tool_use=use, talk=talk, **fields)
+
+
+def _completion(body: Body, model: str, codec: Codec, defaults: Mapping[str, float] | None = None) -> CompletionRequest:
+    """`defaults`: instead of the model's."""
+    body = check_names(body, COMPLETION)
+    check_model(body, model)
+    given, limit = required(body, "prompt"), codec.context_length
+    defaults = codec.sampling_defaults if defaults is None else defaults
+    fields = other_fields(body, defaults, codec.vocabulary, is_chat=False)
+    kept = kept_of(body, limit, fields["max_tokens"] or 1)
+    special_tokens = boolean(body, "add_special_tokens", absent=True)
+    prompts = []
+    for index, prompt in enumerate(given := prompts_of(given, codec.vocabulary, limit if kept is None else INT32_MAX)):
+        prompt_ids = codec.text_ids(prompt, special_tokens=special_tokens) if isinstance(prompt, str) else prompt
+        prompts.append(_kept(prompt_ids, kept, "prompt" if len(given) == 1 else f"prompt[{index}]", limit))
+    return CompletionRequest(api="text", source="prompt", prompts=prompts, **fields)
+
+
+def _kept(prompt_ids: list[int], kept: int | None, source: str, limit: int) -> list[int]:
+    if not prompt_ids:
+        refuse(source, "empty_prompt", f"'{source}' gives no token")
+    if kept is not None:
+        prompt_ids = prompt_ids[-kept:]
+    if len(prompt_ids) >= limit:
+        refuse_too_long(source, len(prompt_ids), limit)
+    return prompt_ids
+
+
+def _generate(body: Body, model: str, codec: Codec) -> CompletionRequest:
+    prompt_from, with_texts = native_api.prompt_logprobs_from(body), boolean(body, "return_text_in_logprobs")
+    completion = native_api.completion_body(body)
+    said = {"is_list": native_api.is_list(completion), "with_texts": with_texts}
+    completion.setdefault("model", model)
+    asked = _renamed(lambda: _completion(completion, model, codec, {}), native_api.NAMES)
+    return msgspec.structs.replace(asked, api="generate", said=said, prompt_logprobs_from=prompt_from)
+
+
+def _responses(body: Body, model: str, codec: Codec) -> CompletionRequest:
+    earlier = body.pop(EARLIER, [])
+    asked = responses_api.read(body, earlier)
+    chat = _renamed(lambda: _chat(asked.chat, model, codec), responses_api.NAMES)
+    said: dict[str, Any] = {"echo": asked.echo, "history": asked.history, "stores": asked.stores}
+    said |= {"summarises": asked.summarises, "seals": asked.seals}
+    return msgspec.structs.replace(chat, api="responses", said=said)
+
+
+def _messages(body: Body, model: str, codec: Codec) -> CompletionRequest:
+    chat = messages_api.chat_body(body)
+    return msgspec.structs.replace(_renamed(lambda: _chat(chat, model, codec), messages_api.NAMES), api="messages")
+
+
+def _count_tokens(body: Body, model: str, codec: Codec) -> Answered:
+    chat = messages_api.chat_body(body, counts=True)
+    asked = _renamed(lambda: _chat(chat, model, codec), messages_api.NAMES)
+    return Answered(messages_api.tokens_counted(len(asked.prompts[0])))
+
+
+def _renamed(reads: Callable[[], CompletionRequest], names: Mapping[str, str]) -> CompletionRequest:
+    """A refusal speaks of the client's own fields."""
+    try:
+        return reads()
+    except BadRequest as error:
+        raise renamed(error, names) from error
+
+
+READINGS: Mapping[str, Callable[[Body, str, Codec], Read]] = {
+    "chat": _chat,
+    "text": _completion,
+    "generate": _generate,
+    "messages": _messages,
+    "count_tokens": _count_tokens,
+    "tokenize": read_tokenize,
+    "detokenize": read_detokenize,
+}

@@ -1,6 +1,6 @@
 """The fields of a JSON body of /v1/chat/completions or /v1/completions as plain, checked data.
 
-Way:   body -> reading.py -> [messages_of, prompt_of, other_fields] -> CompletionRequest -> Request
+Way:   body -> reading.py -> [prompt_of, other_fields] -> CompletionRequest -> Request
 In:    a decoded body whose names are known; nothing in them is trusted
 Out:   every field in its range; only lengths in tokens are still to be checked
 Fails: BadRequest, naming the parameter
@@ -9,17 +9,17 @@ Fails: BadRequest, naming the parameter
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NoReturn
 
 import msgspec
 
 from disagg.errors import BadRequest
-from disagg.fields import Body, boolean, integer, refuse, required, strings, whole, wrong_type
+from disagg.fields import Body, boolean, integer, refuse, required, strings, typed, whole, wrong_type
 from disagg.frontend.constraints import constraint_of
+from disagg.frontend.talk import Talk
+from disagg.frontend.tool_choice import ToolUse
 from disagg.sampling import INT32_MAX, sampling_of
 
-T = TypeVar("T")
-_KINDS: dict[type, str] = {str: "a string", list: "a list", dict: "an object"}
 N_MAX = 32
 PROMPTS_MAX = 256
 SAMPLES_MAX = 256  # of all prompts together
@@ -27,18 +27,12 @@ TOP_LOGPROBS_MAX = 20  # as OpenAI's; more than 128 would end a prefill engine's
 STOP_STRINGS_MAX = 16
 STOP_CHARACTERS_MAX = 256
 STREAM_OPTIONS = frozenset({"include_usage", "continuous_usage_stats", "include_obfuscation"})
-ROLES = frozenset({"system", "developer", "user", "assistant", "tool", "function"})
-MESSAGE_FIELDS = frozenset({"role", "content", "name"})
-PART_FIELDS = frozenset({"type", "text", "cache_control"})  # the last is Anthropic's hint: it asks for nothing here
-# An answer sent back as the client got it holds these, empty.
-MESSAGE_UNBUILT = frozenset(
-    ["tool_calls", "tool_call_id", "function_call", "audio", "refusal", "annotations", "reasoning_content", "reasoning"]
-)
 
 
 class CompletionRequest(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     """`n` answers to each prompt; `best_of` are made of each, and the likeliest `n` of them returned."""
 
+    api: str  # whose words the answer speaks: a key of FORMS (forms.py)
     source: str  # the parameter that held the prompts: messages or prompt
     prompts: list[list[int]]
     n: int
@@ -53,6 +47,10 @@ class CompletionRequest(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     max_tokens_name: str
     stop: tuple[str, ...]
     sampling: dict[str, Any]
+    prompt_logprobs_from: int | None = None  # the first token of the prompt whose logprob is asked for
+    tool_use: ToolUse = ToolUse()
+    talk: Talk = Talk()
+    said: dict[str, Any] = {}  # what else this API's answer repeats or depends on
     constrained_by: str = ""  # the field that says what the answer must look like; `sampling` has it for the engine
     shows_stop: bool = False  # the stop string that ends the text, or the stop token, is a part of it
     shows_special: bool = False  # special tokens leave text
@@ -61,11 +59,12 @@ class CompletionRequest(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     def is_plain(self) -> bool:
         """Whether the answer is one text and nothing else."""
         has_more = self.echo or self.return_token_ids or self.continuous_usage or self.logprobs is not None
-        return len(self.prompts) == self.best_of == 1 and not has_more
+        is_short = self.api in ("chat", "text") and not self.tool_use.is_active
+        return is_short and len(self.prompts) == self.best_of == 1 and not has_more
 
 
 def check_model(body: Body, model: str) -> None:
-    asked = _typed(str, required(body, "model"), "model")
+    asked = typed(str, required(body, "model"), "model")
     if asked != model:
         raise no_such_model(asked, model)
 
@@ -99,7 +98,8 @@ def other_fields(
         "n": n,
         "best_of": best_of,
         "echo": echo,
-        "logprobs": _logprobs_of_chat(body) if is_chat else _logprobs_of_text(body),
+        "logprobs": (logprobs := _logprobs_of_chat(body) if is_chat else _logprobs_of_text(body)),
+        "prompt_logprobs_from": 0 if echo and logprobs is not None else None,
         "include_usage": include_usage,
         "continuous_usage": continuous_usage,
         "return_token_ids": boolean(body, "return_token_ids"),
@@ -137,7 +137,7 @@ def _usage_options(body: Body, stream: bool) -> tuple[bool, bool]:
     options = body.get("stream_options")
     if options is None:
         return False, False
-    for name, value in _typed(dict, options, "stream_options").items():
+    for name, value in typed(dict, options, "stream_options").items():
         if value is None:
             continue
         here = f"stream_options.{name[:100]}"
@@ -193,68 +193,3 @@ def _ids_one_by_one(ids: list[Any], here: str, vocabulary: int) -> list[int]:
             refuse(f"{here}[{index}]", "invalid_token_id", what)
         checked.append(token_id)
     return checked
-
-
-def messages_of(value: Any, context_length: int) -> list[dict[str, Any]]:
-    if not _typed(list, value, "messages"):
-        refuse("messages", "empty_array", "'messages' is empty; send at least one")
-    if len(value) > context_length:  # before each is looked at: templates give a token to every message, and more
-        what = f"'messages' has {len(value)} entries; the model's context is {context_length} tokens"
-        refuse("messages", "context_length_exceeded", what)
-    return [_message(each, f"messages[{index}]") for index, each in enumerate(value)]
-
-
-def _message(value: Any, here: str) -> dict[str, Any]:
-    for name, content in _typed(dict, value, here).items():
-        if content is None:
-            continue
-        if name in MESSAGE_UNBUILT:
-            if content not in ([], ""):
-                refuse(f"{here}.{name}", "unsupported_parameter", f"'{here}.{name}' is not supported here yet")
-        elif name not in MESSAGE_FIELDS:
-            refuse(f"{here}.{name[:100]}", "unknown_parameter", f"'{here}.{name[:100]}' is not a field of a message")
-    for name in ("role", "content"):
-        if value.get(name) is None:
-            refuse(f"{here}.{name}", "missing_required_parameter", f"'{here}.{name}' is missing")
-    role = _role(_typed(str, value["role"], f"{here}.role"), f"{here}.role")
-    message = {"role": role, "content": _content(value["content"], f"{here}.content")}
-    if (name := value.get("name")) is not None:
-        message["name"] = _typed(str, name, f"{here}.name")
-    return message
-
-
-def _role(role: str, here: str) -> str:
-    if role not in ROLES:
-        refuse(here, "invalid_value", f"'{here}' is '{role[:100]}'; roles are system, developer, user and assistant")
-    if role in ("tool", "function"):
-        refuse(here, "unsupported_parameter", f"'{here}' is '{role}': tools are not supported here yet")
-    return role
-
-
-def _content(value: Any, here: str) -> str | list[dict[str, str]]:
-    """A text, or parts that are texts: the template says which of the two it takes (disagg/tokenizer/template.py)."""
-    if isinstance(value, str):
-        return value
-    if not isinstance(value, list):
-        wrong_type(here, "a string or a list of parts", value)
-    if not value:
-        refuse(here, "empty_array", f"'{here}' is empty")
-    return [_part(part, f"{here}[{index}]") for index, part in enumerate(value)]
-
-
-def _part(part: Any, here: str) -> dict[str, str]:
-    kind = _typed(dict, part, here).get("type")
-    if kind != "text":
-        code = "missing_required_parameter" if kind is None else "unsupported_parameter"
-        refuse(f"{here}.type", code, f"'{here}.type' must be 'text': no other content is supported here yet")
-    text = _typed(str, part.get("text"), f"{here}.text")
-    for name, value in part.items():
-        if name not in PART_FIELDS and value not in (None, [], ""):
-            refuse(f"{here}.{name[:100]}", "unknown_parameter", f"'{here}.{name[:100]}' is not a field of a text part")
-    return {"type": "text", "text": text}
-
-
-def _typed(kind: type[T], value: Any, here: str) -> T:
-    if not isinstance(value, kind):
-        wrong_type(here, _KINDS[kind], value)
-    return value

@@ -11,9 +11,10 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 
-from disagg.errors import BadRequest
+from disagg.errors import BadRequest, RequestError
 from disagg.frontend.exchange import Exchange
 from disagg.frontend.keys import Caller, Right
+from disagg.frontend.responses import error_body
 
 VERSION = "/v1"
 SHOWN_CHARACTERS = 100  # of a path, in an error
@@ -26,6 +27,7 @@ class Route:
     method: str
     right: Right  # what its caller must have
     handler: Handler
+    error_body: Callable[[RequestError], bytes] = error_body
 
 
 class Routes:

@@ -49,7 +49,7 @@ def requests_of(
         what = f"'min_tokens' is {least}, and the answer may have {min(lengths)} tokens at most"
         refuse("min_tokens", "integer_above_max_value", what)
     # SGLang looks for no stop token at all where end tokens are ignored.
-    ignores_ends, asks = bool(asked.sampling.get("ignore_eos")), _asks(asked)
+    ignores_ends = bool(asked.sampling.get("ignore_eos"))
     end_ids = frozenset() if ignores_ends else codec.end_ids.union(asked.sampling.get("stop_token_ids", ()))
     requests: list[Request] = []
     for prompt_ids, max_tokens in zip(asked.prompts, lengths, strict=True):
@@ -70,7 +70,7 @@ def requests_of(
                     received_at_s=received_at_s,
                     end_ids=end_ids,
                     owner=owner,
-                    asks=asks,
+                    asks=_asks(asked, len(prompt_ids)),
                 )
             )
     return requests
@@ -106,19 +106,6 @@ def likeliest(answers: list[ChoiceAnswer], asked: CompletionRequest) -> list[Cho
     return chosen
 
 
-def usage_of(requests: Sequence[Request], asked: CompletionRequest) -> dict[str, Any]:
-    """OpenAI's usage object: each prompt counts once, each token that was made counts."""
-    firsts = requests[:: asked.best_of]
-    prompt_tokens = sum(len(request.prompt_ids) for request in firsts)
-    output_tokens = 0 if asked.max_tokens == 0 else sum(len(request.emitted_ids) for request in requests)
-    return {
-        "prompt_tokens": prompt_tokens,
-        "completion_tokens": output_tokens,
-        "total_tokens": prompt_tokens + output_tokens,
-        "prompt_tokens_details": {"cached_tokens": sum(request.facts.cached_tokens or 0 for request in firsts)},
-    }
-
-
 def _mean_logprob(answer: ChoiceAnswer) -> float:
     return sum(each.logprob or 0.0 for each in answer.logprobs) / max(1, len(answer.logprobs))
 
@@ -149,12 +136,14 @@ def _sampling(sampling: dict[str, Any], sample: int) -> dict[str, Any]:
     return sampling if seed is None or not sample else sampling | {"sampling_seed": (seed + sample) % (1 << 63)}
 
 
-def _asks(asked: CompletionRequest) -> dict[str, Any]:
+def _asks(asked: CompletionRequest, prompt_tokens: int) -> dict[str, Any]:
     if asked.logprobs is None:
         # To tell the likeliest answers from others.
         return {"return_logprob": True, "top_logprobs_num": 0} if asked.best_of > asked.n else {}
     asks: dict[str, Any] = {"return_logprob": True, "top_logprobs_num": asked.logprobs}
-    return asks | {"logprob_start_len": 0} if asked.echo else asks
+    if asked.prompt_logprobs_from is not None and asked.prompt_logprobs_from < prompt_tokens:
+        asks["logprob_start_len"] = asked.prompt_logprobs_from
+    return asks
 
 
 def _output_tokens(asked: CompletionRequest, prompt_ids: list[int], backend: Backend, codec: Codec) -> int:

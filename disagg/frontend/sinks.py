@@ -31,8 +31,9 @@ class Chunks:
     )  # fmt: skip
 
     def __init__(
-        self, exchange: Exchange, kind: Kind, request: Request, created_s: int, model: str, asked: CompletionRequest
+        self, exchange: Exchange, request: Request, created_s: int, model: str, asked: CompletionRequest
     ) -> None:
+        kind: Kind = "chat" if asked.api == "chat" else "text"
         self._exchange, self._body, self._request = exchange, exchange.call.chunk_writer, request
         prefix, _, chunk = WORDS[kind]
         head = encode({"id": prefix + request.id, "object": chunk, "created": created_s, "model": model})[:-1]
@@ -85,7 +86,7 @@ class Chunks:
     def _finish(self, reason: FinishReason) -> bytes:
         field = b'"delta":{}' if self._is_chat else b'"text":""'
         choice = self._head + b'[{"index":0,' + field + b',"logprobs":null,"finish_reason":' + encode(reason)
-        return choice + b"}]" + self._tail
+        return choice + b',"matched_stop":' + encode(self._request.matched_stop) + b"}]" + self._tail
 
 
 @cache

@@ -9,6 +9,7 @@ import msgspec
 
 from disagg.coordinator.limits import Limits
 from disagg.routing.policy import LEAST_LOADED
+from disagg.tokenizer.overrides import Overrides
 
 LISTENING = b"listening\n"
 
@@ -28,9 +29,9 @@ class FrontendSpec(msgspec.Struct, frozen=True, kw_only=True):
     connections_max: int = 10_000
     held_limit_bytes: int = 256 << 20  # of requests that have not come in whole
     simulated: bool = False  # its engines are: every response says so
-    sampling_defaults: dict[str, float] = {}  # over the model's own
     tool_call_parser: str | None = None  # SGLang's name, or auto
     reasoning_parser: str | None = None
+    overrides: Overrides = Overrides()  # over the model's own files
     api_keys: tuple[str, ...] = ()  # keys travel on standard input alone
     admin_keys: tuple[str, ...] = ()
     open_metrics: bool = False

@@ -23,6 +23,7 @@ from disagg.preflight import (
     parallel_rules,
     parser_rules,
     range_rules,
+    template_rules,
 )
 from disagg.preflight.rule import Rule
 from disagg.preflight.subject import Subject
@@ -40,6 +41,7 @@ TOPICS = (  # in the order their problems are told
     lane_rules,
     file_rules,
     grammar_rules,
+    template_rules,
 )
 RULES = tuple(each for topic in TOPICS for each in vars(topic).values() if isinstance(each, Rule))
 

@@ -47,9 +47,10 @@ _REASONS: tuple[tuple[str, ...], ...] = (
     ),
     (
         "engines take and give token ids, the frontend renders and reads text",
-        "chat_template hf_chat_template_name completion_template default_chat_template_kwargs "
-        "trust_request_chat_template tool_call_parser",
+        "completion_template trust_request_chat_template tool_call_parser",
     ),
+    ("the frontend renders chats", "chat_template hf_chat_template_name", "say model.chat_template"),
+    ("the frontend renders chats", "default_chat_template_kwargs", "say model.chat_template_kwargs"),
     ("the frontend fills in what a request leaves out", "sampling_defaults", "say preferred_sampling_params"),
     (
         "engines run without a tokenizer, so it would do nothing",

@@ -1,49 +1,34 @@
 """The model's chat template: messages in, the prompt's text out.
 
-Way:   parsed messages -> [ChatTemplate] -> tokenizer
-In:    a template's source (disagg/tokenizer/template_files.py finds it)
+Way:   checked messages -> [ChatTemplate] -> tokenizer
+In:    a template's source (disagg/tokenizer/template_files.py finds it); messages as disagg/frontend/messages.py makes
+       them; tools as OpenAI has them
 Out:   the text transformers' `apply_chat_template` would tokenise, letter for letter (a test compares)
-Owns:  the Jinja environment: sandboxed, as a model's folder is not code that we trust
+Owns:  a compiled template, and what it was found to show (disagg/tokenizer/template_probe.py)
 Fails: BadRequest when the template refuses the conversation (a role it does not know, ...), or when it leaves out
-       what a message says
-
-A template may want a content as one text or as typed parts, and given the other form it renders without the words. So
-each template is tried once with both forms, role by role, and from then on gets the form whose words it shows.
+       what a message says, the tools, or the documents
 """
 
 from __future__ import annotations
 
-import datetime
-import json
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, NoReturn
 
-import jinja2
-import jinja2.ext
-import jinja2.filters
-import jinja2.nodes
-import jinja2.parser
-from jinja2.runtime import LoopContext
-from jinja2.sandbox import ImmutableSandboxedEnvironment
-
 from disagg.errors import BadRequest
-from disagg.tokenizer.content_format import loops_over_parts
+from disagg.tokenizer.continuation import continued, marked
+from disagg.tokenizer.jinja_environment import TEMPLATE_ERRORS, environment
+from disagg.tokenizer.shown_words import is_in
+from disagg.tokenizer.template_probe import Form, probed
 
 log = logging.getLogger(__name__)
 
-PROBE = "Two words"
-PRINTED_PARTS = (f"'text': '{PROBE}'", f'"text": "{PROBE}"', f'"text":"{PROBE}"')  # a list as it is: no template's aim
-ROLES = ("user", "system", "assistant")  # the first one's form is used to try the others
 SPOKEN = frozenset({"user", "system", "developer"})  # templates may cut an assistant's words: its reasoning, say
-CUT_WORDS_MAX = 16  # words of a text that its template cut or wrote otherwise: /no_think, "quoted", <tags>
-OF_A_LOOP = frozenset({"first", "last", "index", "index0", "length", "previtem", "nextitem"})
-TEMPLATE_ERRORS = (
-    *(jinja2.TemplateError, TypeError, ValueError, LookupError, AttributeError, ArithmeticError),
-    *(RecursionError, MemoryError),  # of a variable nested a thousand deep, or repeated as often as a client says
-)
 
 Message = dict[str, Any]
+Variables = Mapping[str, Any]
+Tools = list[dict[str, Any]]
+Documents = list[dict[str, Any]] | None
 
 
 class ChatTemplate:
@@ -56,31 +41,88 @@ class ChatTemplate:
         self._template.globals = dict(self._template.globals)  # each request copies them, and a ChainMap slowly
         self._special_tokens = dict(special_tokens)
         self._knows_developer = "developer" in source
-        self._splits: set[str] = set()  # roles whose content it gets as parts also where the client sent a text
-        self._keeps: set[str] = set()  # and where the client sent parts; all others get one text
-        self._mute: set[str] = set()  # roles whose words it never shows
-        self._try_both_forms(loops_over_parts(jinja, source))
-        if self._mute:
-            log.warning("%s: it shows nothing of what these say: %s", where, ", ".join(sorted(self._mute)))
+        self._shown = probed(jinja, source, self._render_probe)
+        self._splits, self._keeps, self._checked = self._shown.splits, self._shown.keeps, SPOKEN | self._shown.mute
+        if mute := sorted(self._shown.mute - {"tool"}):
+            log.warning("%s: it shows nothing of what these say: %s", where, ", ".join(mute))
 
-    def render(self, messages: list[Message], variables: Mapping[str, Any]) -> str:
-        """`variables` are the client's chat_template_kwargs."""
+    @property
+    def mute(self) -> frozenset[str]:
+        """Roles whose words it never shows."""
+        return self._shown.mute
+
+    def render(
+        self,
+        messages: list[Message],
+        variables: Variables,
+        *,
+        tools: Tools | None = None,
+        documents: Documents = None,
+        add_generation_prompt: bool = True,
+        continue_final_message: bool = False,
+    ) -> str:
+        """`variables` are chat_template_kwargs. `continue_final_message`: the prompt ends where the last message's text
+        ends, for the model to go on there."""
+        formed = [self._formed(message) for message in messages]
+        said = ""
+        if continue_final_message:
+            formed, said = marked(formed)
+            add_generation_prompt = False
         try:
-            prompt = self._rendered([self._formed(message) for message in messages], variables)
+            if tools is None and documents is None:  # nearly all
+                prompt = self._once(formed, variables, None, None, add_generation_prompt)
+            else:
+                prompt = self._with_more(formed, variables, tools, documents, add_generation_prompt)
         except TEMPLATE_ERRORS as error:
             what = f"'messages': the model's chat template refuses them: {error}"
             raise BadRequest("messages", "invalid_messages", what) from error
-        for index, message in enumerate(messages):
-            role, content = message["role"], message.get("content")
-            if content and (role in SPOKEN or role in self._mute) and not _is_in(content, prompt):
-                where = f"messages[{index}]"
-                what = f"'{where}': the model's chat template leaves out what this message ({role}) says"
-                raise BadRequest(where, "invalid_messages", what)
+        if continue_final_message:
+            prompt = continued(prompt, said)
+        self._check_shown(messages, prompt)
         return prompt
 
-    def _rendered(self, messages: list[Message], variables: Mapping[str, Any]) -> str:
+    def _with_more(
+        self, messages: list[Message], variables: Variables, tools: Tools | None, documents: Documents, begins: bool
+    ) -> str:
+        """With tools in OpenAI's wrapper, as SGLang gives them first; without it where the template shows nothing of
+        wrapped ones, or refuses them. Raises BadRequest where it shows none, or no documents."""
+
+        def once(tools: Tools | None, documents: Documents) -> str:
+            return self._once(messages, variables, tools, documents, begins)
+
+        bare = [tool.get("function", tool) for tool in tools or ()] or None
+        first = bare if self._shown.tools is Form.BARE else tools
+        try:
+            prompt = once(first, documents)
+        except TEMPLATE_ERRORS as of_first:
+            first = bare
+            try:
+                prompt = once(bare, documents)
+            except TEMPLATE_ERRORS:
+                raise of_first from None
+        # Where none were seen at the start, a variable of this request may have shown them.
+        if tools and self._shown.tools is None and prompt == once(None, documents):
+            what = "'tools': the model's chat template shows none, so the model would not know of them; leave them out"
+            raise BadRequest("tools", "unsupported_parameter", what)
+        if documents and prompt == once(first, None):
+            what = "'documents': the model's chat template shows none; put their texts into a message"
+            raise BadRequest("documents", "unsupported_parameter", what)
+        return prompt
+
+    def _once(
+        self, messages: list[Message], variables: Variables, tools: Tools | None, documents: Documents, begins: bool
+    ) -> str:
         values = {**self._special_tokens, **variables}
-        return self._template.render(values, messages=messages, tools=None, documents=None, add_generation_prompt=True)
+        return self._template.render(
+            values, messages=messages, tools=tools, documents=documents, add_generation_prompt=begins
+        )
+
+    def _render_probe(self, messages: list[Message], tools: Tools | None) -> str | None:
+        """With each content in the form it has; None where the template refuses the chat."""
+        try:
+            return self._once(messages, {}, tools, None, True)
+        except TEMPLATE_ERRORS:
+            return None
 
     def _formed(self, message: Message) -> Message:
         """The message in the form the template takes. `developer` becomes `system`, its older name, which templates
@@ -96,103 +138,21 @@ class ChatTemplate:
         # As SGLang joins them for templates that take one text.
         return message | {"content": " ".join(part["text"] for part in content)}
 
-    def _try_both_forms(self, takes_parts: bool) -> None:
-        for role in ROLES:
-            as_text, as_parts = self._shows(role, PROBE), self._shows(role, _parts(PROBE))
-            if takes_parts and as_parts:
-                self._keeps.add(role)
-            if as_parts and not as_text:
-                self._splits.add(role)
-            elif as_text is False and as_parts is not True:
-                self._mute.add(role)
+    def _check_shown(self, messages: list[Message], prompt: str) -> None:
+        for index, message in enumerate(messages):
+            role, content = message["role"], message.get("content")
+            if content and role in self._checked and not is_in(content, prompt):
+                _refuse_left_out(f"messages[{index}]", f"what this message ({role}) says")
+        if self._shown.hides_calls:
+            for index, message in enumerate(messages):
+                if any(call["function"]["name"] not in prompt for call in message.get("tool_calls", ())):
+                    _refuse_left_out(f"messages[{index}].tool_calls", "the calls of this message")
 
-    def _shows(self, role: str, content: str | list[dict[str, str]]) -> bool | None:
-        """Whether a message's words are in the rendered text; None where the template refuses such a message."""
-        user = self._formed({"role": "user", "content": "Hi"})
-        message = {"role": role, "content": content}
-        chat = {"user": [message], "system": [message, user], "assistant": [user, message, user]}[role]
-        try:
-            prompt = self._rendered(chat, {})
-        except TEMPLATE_ERRORS:
-            return None
-        return PROBE in prompt and not any(printed in prompt for printed in PRINTED_PARTS)
+
+def _refuse_left_out(where: str, what: str) -> NoReturn:
+    what = f"'{where}': the model's chat template leaves out {what}"
+    raise BadRequest(where, "invalid_messages", what)
 
 
 def _parts(text: str) -> list[dict[str, str]]:
     return [{"type": "text", "text": text}]
-
-
-def _is_in(content: str | list[dict[str, str]], prompt: str) -> bool:
-    if type(content) is str:
-        return _stands_in(content, prompt) or content.strip() in prompt or _words_are_in(content, prompt)
-    return all(_is_in(part["text"], prompt) for part in content if isinstance(part, dict))
-
-
-def _stands_in(text: str, prompt: str) -> bool:
-    """`text in prompt`; a search for a long text costs more than one for its beginning."""
-    at = prompt.find(text[:32])
-    return at >= 0 and (prompt.startswith(text, at) or text in prompt)
-
-
-def _words_are_in(text: str, prompt: str) -> bool:
-    """For a template that writes a text otherwise, or takes its own commands out of it (/no_think)."""
-    there = set(prompt.split())
-    others = {word for word in text.split() if word not in there}
-    return len(others) <= CUT_WORDS_MAX and all(
-        word[0] in "/<" or any(form in prompt for form in _written(word)) for word in others
-    )
-
-
-def _written(word: str) -> tuple[str, ...]:
-    as_html = str(jinja2.filters.FILTERS["escape"](word))
-    return word, json.dumps(word)[1:-1], json.dumps(word, ensure_ascii=False)[1:-1], as_html
-
-
-class _Environment(ImmutableSandboxedEnvironment):
-    def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
-        """What nearly every template asks for each message is known to be: the whole check costs more than the rest."""
-        return (type(obj) is LoopContext and attr in OF_A_LOOP) or super().is_safe_attribute(obj, attr, value)
-
-
-def environment() -> ImmutableSandboxedEnvironment:
-    """As transformers sets it up: templates depend on each of these."""
-    environment = _Environment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[_GenerationTag, jinja2.ext.loopcontrols]
-    )
-    environment.filters["tojson"] = _to_json
-    environment.globals["raise_exception"] = _raise_exception
-    environment.globals["strftime_now"] = _strftime_now
-    return environment
-
-
-class _GenerationTag(jinja2.ext.Extension):
-    """{% generation %} marks what training learns from; when serving, its content is just text."""
-
-    tags = {"generation"}  # noqa: RUF012 - as jinja2 declares it
-
-    def parse(self, parser: jinja2.parser.Parser) -> jinja2.nodes.Node:
-        line = next(parser.stream).lineno
-        body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
-        return jinja2.nodes.CallBlock(self.call_method("_content"), [], [], body).set_lineno(line)
-
-    def _content(self, caller: Callable[[], str]) -> str:
-        return caller()
-
-
-def _to_json(
-    value: Any,
-    ensure_ascii: bool = False,
-    indent: int | None = None,
-    separators: tuple[str, str] | None = None,
-    sort_keys: bool = False,
-) -> str:
-    """Jinja's own filter escapes HTML characters."""
-    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
-
-
-def _raise_exception(message: str) -> NoReturn:
-    raise jinja2.TemplateError(message)
-
-
-def _strftime_now(form: str) -> str:
-    return datetime.datetime.now().strftime(form)

@@ -3,7 +3,8 @@
 Way:   model's folder -> [load_template] -> ChatTemplate
 In:    as transformers and SGLang look: chat_template.jinja and additional_chat_templates/*.jinja; without these
        `chat_template` of tokenizer_config.json, a text or several with names; without it chat_template.json
-Out:   of several templates the one named default, else the first
+Out:   of several templates the one named default, else the first; and the one named tool_use, which transformers takes
+       for chats with tools
 Fails: StartError with the file's name: no JSON, no UTF-8, a pointer of git-lfs, or no Jinja
 """
 
@@ -21,37 +22,44 @@ from disagg.tokenizer.template import ChatTemplate
 from disagg.tokenizer.tokenizer_files import CONFIG, SPECIAL_TOKENS, with_map
 
 FILE, FOLDER, PROCESSORS = "chat_template.jinja", "additional_chat_templates", "chat_template.json"
+DEFAULT, TOOL_USE = "default", "tool_use"
 
 
-def load_template(folder: Path, tokenizer_config: Mapping[str, Any]) -> ChatTemplate | None:
-    """None for a model that comes without one."""
-    file, source = _chosen(folder, tokenizer_config)
-    if not source:
-        return None
+def load_template(folder: Path, tokenizer_config: Mapping[str, Any], name: str = DEFAULT) -> ChatTemplate | None:
+    """None for a model that comes without one, or without one of this name where it is not the default that is asked
+    for."""
+    file, source = _chosen(folder, tokenizer_config, name)
+    return made(source, special_tokens(folder, tokenizer_config), str(file)) if source else None
+
+
+def made(source: str, tokens: Mapping[str, str], where: str) -> ChatTemplate:
     try:
-        return ChatTemplate(source, special_tokens(folder, tokenizer_config), str(file))
+        return ChatTemplate(source, tokens, where)
     except TemplateError as error:
         line = getattr(error, "lineno", None)
         what = f"the chat template{f', line {line},' if line else ''} is no Jinja: {error}"
-        raise StartError(str(file), what, "get the model again, or mend the template") from error
+        raise StartError(where, what, "get the model again, or mend the template") from error
 
 
-def _chosen(folder: Path, tokenizer_config: Mapping[str, Any]) -> tuple[Path, str | None]:
-    files = {"default": folder / FILE} if (folder / FILE).is_file() else {}
+def _chosen(folder: Path, tokenizer_config: Mapping[str, Any], name: str) -> tuple[Path, str | None]:
+    files = {DEFAULT: folder / FILE} if (folder / FILE).is_file() else {}
     files |= {file.stem: file for file in sorted((folder / FOLDER).glob("*.jinja"))}
     if files:
-        file = files.get("default") or next(iter(files.values()))
-        return file, read_text(file)
+        file = files.get(name) or next(iter(files.values()))
+        return file, read_text(file) if name in (DEFAULT, file.stem) else None
     if said := tokenizer_config.get("chat_template"):
-        return folder / CONFIG, _of_several(said, folder / CONFIG)
-    return folder / PROCESSORS, _of_several(read_object(folder / PROCESSORS).get("chat_template"), folder / PROCESSORS)
+        return folder / CONFIG, _of_several(said, folder / CONFIG, name)
+    said = read_object(folder / PROCESSORS).get("chat_template")
+    return folder / PROCESSORS, _of_several(said, folder / PROCESSORS, name)
 
 
-def _of_several(said: Any, file: Path) -> str | None:
+def _of_several(said: Any, file: Path, name: str) -> str | None:
     """A text; texts by name; or a list of such with their names, as tokenizer_config.json has them."""
     try:
         named = {each["name"]: each["template"] for each in said} if isinstance(said, list) else said
-        source = (named.get("default") or next(iter(named.values()), None)) if isinstance(named, dict) else named
+        if not isinstance(named, dict):
+            named = {DEFAULT: named}
+        source = named.get(name) or (next(iter(named.values()), None) if name == DEFAULT else None)
         if source is not None and not isinstance(source, str):
             raise TypeError(f"a template is {type(source).__name__}")
     except (TypeError, KeyError) as error:

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tokenizers import Tokenizer, models
 
 from disagg.config.find import find_config
 from disagg.config.sampling_defaults import SamplingDefaults
 from disagg.errors import ConfigError
 from disagg.load import load_config, parse_config
 from disagg.sampling import FIELDS, defaults_of, sampling_of
-from disagg.tokenizer.codec import Codec
+from disagg.tokenizer.codec import load_codec
+from disagg.tokenizer.overrides import Overrides
 
 CONFIG = """
 version: 1
@@ -24,22 +26,21 @@ decode: {}
 """
 
 
-def bare_codec(**sampling_defaults: float) -> Codec:
-    nothing: Any = None
-    codec = Codec(
-        encoder=nothing,
-        texts=nothing,
-        template=nothing,
-        context_length=8,
-        vocabulary=8,
-        folder=Path(),
-    )
-    return replace(codec, sampling_defaults=sampling_defaults)
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    """Without a model's weights: a tokenizer of one letter, and what generation_config.json advises."""
+    Tokenizer(models.BPE({"a": 0}, [])).save(str(tmp_path / "tokenizer.json"))
+    (tmp_path / "config.json").write_text('{"max_position_embeddings": 8, "vocab_size": 8}')
+    advised = {"temperature": 0.6, "top_p": 0.9, "do_sample": False, "max_new_tokens": 5, "frequency_penalty": 1}
+    (tmp_path / "generation_config.json").write_text(json.dumps(advised))
+    return tmp_path
 
 
-def test_a_deployments_are_stronger_than_the_models_and_a_requests_than_both() -> None:
-    defaults = bare_codec(temperature=0.6, top_p=0.9).with_defaults({"temperature": 0, "top_k": 0}).sampling_defaults
-    assert defaults == {"temperature": 0.0, "top_p": 0.9, "top_k": -1}
+def test_a_deployments_are_stronger_than_the_models_and_a_requests_than_both(model: Path) -> None:
+    assert load_codec(model).sampling_defaults == {"temperature": 0.6, "top_p": 0.9}  # as SGLang: these names alone
+    said = load_codec(model, Overrides(sampling_defaults={"temperature": 0, "top_k": 0, "repetition_penalty": 1.1}))
+    defaults = said.sampling_defaults
+    assert defaults == {"temperature": 0.0, "top_p": 0.9, "top_k": -1, "repetition_penalty": 1.1}
     assert sampling_of({}, defaults) == defaults
     assert sampling_of({"temperature": 1}, defaults)["temperature"] == 1.0
 

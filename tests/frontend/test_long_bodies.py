@@ -16,7 +16,8 @@ from disagg.errors import BadRequest, Overloaded
 from disagg.frontend import readers
 from disagg.frontend.readers import READERS_MAX, Readers
 from disagg.frontend.reading import SHORT_BRACES, SHORT_BYTES, SHORT_BYTES_SLOW, is_short, read
-from disagg.tokenizer.codec import Codec
+from disagg.tokenizer.codec import Codec, load_codec
+from disagg.tokenizer.overrides import Overrides
 
 CHAT, TEXT = "/v1/chat/completions", "/v1/completions"
 LONG = {"metadata": {"a": "b" * SHORT_BYTES}}  # ignored, and not short
@@ -101,7 +102,8 @@ async def test_the_event_loop_does_not_read_it(codec: Codec, monkeypatch: pytest
 
 
 async def test_a_long_body_gets_the_deployments_sampling_defaults(codec: Codec) -> None:
-    some = Readers(codec.with_defaults({"temperature": 0, "top_k": 5}), MODEL)
+    overrides = Overrides(sampling_defaults={"temperature": 0, "top_k": 5})
+    some = Readers(load_codec(codec.folder, overrides), MODEL)
     long_body, short_body = (ask(CHAT, **more).partition(b"\r\n\r\n")[2] for more in (LONG, {}))
     try:
         asked = [await some.read(body, "chat") for body in (long_body, short_body)]

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from disagg.errors import BadRequest
+from disagg.frontend.template_variables import template_variables
 from disagg.tokenizer.template import ChatTemplate
 
 HI = [{"role": "user", "content": "hi"}]
@@ -51,3 +52,30 @@ def test_a_name_of_ours_in_their_place_is_at_worst_their_error(name: str) -> Non
     assert template.render(HI, {name: 1}) == "hi"
     with pytest.raises(BadRequest):
         template.render(HI, {name: 1, "x": True})
+
+
+ON, OFF = ({"thinking": on, "enable_thinking": on} for on in (True, False))
+
+
+@pytest.mark.parametrize(
+    ("body", "variables"),
+    [
+        ({}, {}),
+        ({"reasoning_effort": "low"}, {"reasoning_effort": "low", **ON}),
+        ({"reasoning_effort": "none"}, {"reasoning_effort": "none", **OFF}),
+        ({"reasoning_effort": 0}, {"reasoning_effort": 0.0, **ON}),
+        ({"reasoning": {"effort": "high", "enabled": None}}, {"reasoning_effort": "high", **ON}),
+        ({"reasoning": {"effort": "none"}, "reasoning_effort": "high"}, {"reasoning_effort": "none", **OFF}),
+        ({"reasoning": {"enabled": True}}, ON),
+        ({"reasoning": {"enabled": False}}, OFF),
+        ({"reasoning": {}}, {}),
+        (
+            {"reasoning_effort": "low", "chat_template_kwargs": {"thinking": False}},
+            {"reasoning_effort": "low"} | ON | {"thinking": False},
+        ),
+    ],
+)
+def test_effort_and_switches_are_variables_and_the_clients_own_are_stronger(
+    body: dict[str, Any], variables: dict[str, Any]
+) -> None:
+    assert template_variables(body) == variables

@@ -20,6 +20,9 @@ SAME = frozenset(
 SAME |= {"stop_token_ids", "stop_regex", "ignore_eos", "skip_special_tokens", "spaces_between_special_tokens"}
 SAME |= {"no_stop_trim", "logit_bias", "n", "json_schema", "regex", "ebnf", "structural_tag"}
 RENAMED = {"max_new_tokens": "max_tokens", "min_new_tokens": "min_tokens", "sampling_seed": "seed"}
+# What a completion's refusals call otherwise (disagg/frontend/renaming.py).
+NAMES = {"prompt": "text", **{ours: f"sampling_params.{theirs}" for theirs, ours in RENAMED.items()}}
+NAMES |= {"logprobs": "top_logprobs_num", **{name: f"sampling_params.{name}" for name in SAME}}
 BESIDE = frozenset({"return_logprob", "logprob_start_len", "top_logprobs_num", "return_text_in_logprobs"})
 UNREAD = frozenset({"log_metrics", "background", "labels", "conversation_id", "custom_labels", "return_bytes"})
 
@@ -33,6 +36,13 @@ def completion_body(body: Body) -> Body:
     if boolean(body, "return_logprob"):
         rest["logprobs"] = integer(body, "top_logprobs_num", 0, INT32_MAX) or 0
     return rest
+
+
+def is_list(completion: Body) -> bool:
+    """Whether SGLang answers with a list: several answers were asked for, or a list of prompts."""
+    prompt = completion["prompt"]
+    is_batch = isinstance(prompt, list) and bool(prompt) and isinstance(prompt[0], str | list)
+    return is_batch or completion.get("n", 1) != 1
 
 
 def prompt_logprobs_from(body: Body) -> int | None:

@@ -1,0 +1,53 @@
+"""`model.chat_template`: a template's text, or the path of a file that has it.
+
+Way:   tree + overrides + environment values -> [with_template_text] -> Deployment
+In:    a path counts from the folder of the YAML that says it
+Out:   a tree with the text itself: it means the same on another machine
+Fails: never by itself: a file that cannot be read, or holds no template, is a Problem
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from disagg.config.extends import Layer
+from disagg.errors import Problem
+
+HERE = "model.chat_template"
+WOULD_DO = "name the template's file, from the folder of this YAML, or put its text here"
+FILE_BYTES_MAX = 1 << 20
+TEMPLATE_TAGS = ("{{", "{%")  # a template without either says the same whatever a client sends
+
+
+def with_template_text(
+    tree: dict[str, Any], layers: Sequence[Layer], file: Path | None
+) -> tuple[dict[str, Any], list[Problem]]:
+    model = tree.get("model")
+    if not isinstance(model, dict) or not isinstance(said := model.get("chat_template"), str):
+        return tree, []
+    if any(tag in said for tag in TEMPLATE_TAGS):
+        return tree, []
+    path = _folder(said, layers, file) / Path(said)
+    without = {**tree, "model": {key: value for key, value in model.items() if key != "chat_template"}}
+    try:
+        with path.open("rb") as opened:
+            text = opened.read(FILE_BYTES_MAX + 1).decode()
+    except (OSError, ValueError) as error:  # also of a NUL in it, and of what is not UTF-8
+        why = getattr(error, "strerror", None) or error
+        return without, [Problem(HERE, f"{str(path)[:200]} cannot be read: {why}", WOULD_DO)]
+    if len(text.encode()) > FILE_BYTES_MAX or not any(tag in text for tag in TEMPLATE_TAGS):
+        what = f"{path} holds no chat template: it has no {{{{ and no {{%, or more than {FILE_BYTES_MAX >> 20} MiB"
+        return without, [Problem(HERE, what, WOULD_DO)]
+    return {**tree, "model": {**model, "chat_template": text}}, []
+
+
+def _folder(said: str, layers: Sequence[Layer], file: Path | None) -> Path:
+    """Of the nearest file that says this; else (from --set, or the environment) of the first."""
+    first = file.parent if file is not None else Path()
+    for layer in layers:
+        model = layer.tree.get("model")
+        if isinstance(model, dict) and model.get("chat_template") == said:
+            return first if layer is layers[0] else Path(layer.source).parent
+    return first
