@@ -59,6 +59,28 @@ def test_plain_streams_have_the_golden_bytes(kind: str, variant: str) -> None:
     assert said(form(kind, **more), usage_of(kind)) == (GOLDEN / f"{kind}{variant}.sse").read_bytes()
 
 
+WHOLES = {
+    "chat": '{"id":"chatcmpl-ID","object":"chat.completion","created":0,"model":"scripted","choices":[{"index":0,'
+    '"message":{"role":"assistant","content":"TEXT","refusal":null},"logprobs":null,"finish_reason":"stop"IDS}]PROMPT,'
+    '"usage":USAGE}',
+    "text": '{"id":"cmpl-ID","object":"text_completion","created":0,"model":"scripted","choices":[{"index":0,'
+    '"text":"TEXT","logprobs":null,"finish_reason":"stop"PROMPTIDS}],"usage":USAGE}',
+}
+
+
+@pytest.mark.parametrize("kind", ["chat", "text"])
+@pytest.mark.parametrize("with_ids", [True, False])
+def test_plain_wholes_have_these_bytes(kind: str, with_ids: bool) -> None:
+    usage = json.dumps(usage_of(kind), separators=(",", ":"))
+    prompt = ',"prompt_token_ids":' + json.dumps(PROMPTS[kind], separators=(",", ":")) if with_ids else ""
+    want = WHOLES[kind].replace("PROMPT", prompt).replace("IDS", ',"token_ids":[0,1,2]' if with_ids else "")
+    want = want.replace("ID", ID).replace("TEXT", 'He\\"l\\nlo 🎾').replace("USAGE", usage)
+    saying = Saying(ID, 0, "scripted", prompt_ids=(lambda _: PROMPTS[kind]) if with_ids else None)
+    whole_form = ChatWhole(saying) if kind == "chat" else TextCompletionWhole(saying)
+    answer = ChoiceAnswer(0, "".join(TEXTS), token_ids=[0, 1, 2])
+    assert whole_form.whole([answer], usage_of(kind)).decode() == want
+
+
 @pytest.mark.parametrize("kind", ["chat", "text"])
 @pytest.mark.parametrize("include_usage", [True, False])
 def test_each_chunk_tells_the_usage_so_far(kind: str, include_usage: bool) -> None:

@@ -7,8 +7,7 @@ from typing import Any
 import pytest
 
 from disagg.errors import BadRequest
-from disagg.frontend.messages_api import NAMES, chat_body
-from disagg.frontend.renaming import renamed
+from disagg.frontend.messages_api import chat_body, own_words
 
 USER = {"role": "user", "content": "Hi"}
 CACHED: Any = {"cache_control": {"type": "ephemeral"}}
@@ -216,5 +215,5 @@ def test_what_is_not_taken_is_refused_by_name(more: Any, param: str, said: str) 
 
 
 def test_refusals_of_chat_name_what_the_client_sent() -> None:
-    told = renamed(BadRequest("stop", "x", "'stop[0]' has 300 characters"), NAMES)
+    told = own_words(BadRequest("stop", "x", "'stop[0]' has 300 characters"))
     assert (told.param, told.message) == ("stop_sequences", "'stop_sequences' has 300 characters")

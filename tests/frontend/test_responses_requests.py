@@ -9,13 +9,12 @@ from openai.types.responses import Response
 
 from disagg.errors import BadRequest
 from disagg.frontend.parts import Call, ChoiceAnswer
-from disagg.frontend.renaming import renamed
 from disagg.frontend.responses_api import (
-    NAMES,
     ResponseHead,
     ResponsesRequest,
     ResponseStore,
     conversation,
+    own_words,
     previous_id,
     read,
 )
@@ -223,7 +222,7 @@ def test_names_that_responses_does_not_have_are_for_the_chats_table(name: str) -
     ],
 )
 def test_refusals_of_chat_name_what_the_client_sent(error: BadRequest, param: str | None, message: str) -> None:
-    told = renamed(error, NAMES)
+    told = own_words(error)
     assert (told.param, told.message, told.code, told.http_status) == (param, message, "x", 400)
 
 

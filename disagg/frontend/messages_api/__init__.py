@@ -2,6 +2,6 @@
 
 from disagg.frontend.messages_api.errors import error_body
 from disagg.frontend.messages_api.form import MessagesStream, MessageWhole, tokens_counted
-from disagg.frontend.messages_api.request import NAMES, chat_body
+from disagg.frontend.messages_api.request import chat_body, own_words
 
-__all__ = ["NAMES", "MessageWhole", "MessagesStream", "chat_body", "error_body", "tokens_counted"]
+__all__ = ["MessageWhole", "MessagesStream", "chat_body", "error_body", "own_words", "tokens_counted"]

@@ -12,9 +12,11 @@ from __future__ import annotations
 
 from typing import Any
 
+from disagg.errors import BadRequest
 from disagg.fields import Body, boolean, integer, refuse, required, strings
 from disagg.frontend.api_fields import flag, not_empty, objects, passed_on, schema_format, text_at, typed, without_nulls
 from disagg.frontend.messages_api.blocks import chat_messages, texts_of
+from disagg.frontend.renaming import renamed
 from disagg.frontend.request_body import STOP_CHARACTERS_MAX, STOP_STRINGS_MAX
 from disagg.sampling import INT32_MAX
 
@@ -26,7 +28,7 @@ OWN |= {"container", "mcp_servers", "stop", "reasoning", "user"}
 # Labels, and hints to Anthropic's caches and tiers: they ask for nothing that an answer would show.
 HARMLESS = frozenset({"betas", "cache_control", "context_management", "diagnostics", "inference_geo", "service_tier"})
 HARMLESS |= {"speed", "user_profile_id", "workspace_id"}
-# What a chat's refusals call otherwise (disagg/frontend/renaming.py).
+# What a chat's refusals call otherwise.
 NAMES = {
     "messages": "messages",
     "stop": "stop_sequences",
@@ -66,6 +68,11 @@ def chat_body(body: Body, *, counts: bool = False) -> Body:
     if user := typed(dict, body.get("metadata", {}), "metadata").get("user_id"):
         chat["user"] = typed(str, user, "metadata.user_id")
     return {**chat, **_reasoning_and_format(body), **_tools(body)}
+
+
+def own_words(error: BadRequest) -> BadRequest:
+    """A refusal of the chat body, in the names that the client sent."""
+    return renamed(error, NAMES)
 
 
 def _refuse_servers(body: Body) -> None:

@@ -11,8 +11,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from disagg.errors import BadRequest
 from disagg.fields import Body, boolean, integer, refuse, required
 from disagg.frontend.api_fields import flag, passed_on, schema_format, text_at, typed, without_nulls
+from disagg.frontend.renaming import renamed
 from disagg.frontend.responses_api.items import Message, messages_of
 from disagg.frontend.responses_api.tools import tools_of
 from disagg.sampling import INT32_MAX
@@ -22,7 +24,7 @@ OWN |= {"previous_response_id", "store", "stream", "stream_options", "text", "to
 OWN |= {"include", "background", "truncation", "conversation", "prompt"}
 # Labels, tiers, and limits of tools that nobody here runs: they ask for nothing that an answer would show.
 HARMLESS = frozenset({"service_tier", "max_tool_calls", "prompt_cache_retention", "client_metadata"})
-# What a chat's refusals call otherwise (disagg/frontend/renaming.py).
+# What a chat's refusals call otherwise.
 NAMES = {
     "messages": "input",
     "max_completion_tokens": "max_output_tokens",
@@ -102,6 +104,11 @@ def read(body: Body, earlier: list[Message]) -> ResponsesRequest:
     }
     summarises = reasoning["summary"] is not None
     return ResponsesRequest({**chat, **tools, **text}, echo, history, stores, summarises, _SEALED in included)
+
+
+def own_words(error: BadRequest) -> BadRequest:
+    """A refusal of the chat body, in the names that the client sent."""
+    return renamed(error, NAMES)
 
 
 def _refuse_unbuilt(body: Body) -> None:
