@@ -29,7 +29,6 @@ class Saying:
     include_usage: bool = False
     usage_so_far: Callable[[], dict[str, Any]] | None = None  # each chunk holds it: `continuous_usage_stats`
     prompt_ids: Callable[[int], list[int]] | None = None  # of a choice, by its index: `return_token_ids`
-    matched_stop: bool = False  # SGLang's field in every choice that ended, null where no stop did
 
     def head(self, kind: Kind, *, is_chunk: bool) -> dict[str, Any]:
         prefix, whole, chunk = WORDS[kind]
@@ -38,8 +37,7 @@ class Saying:
 
     def ended(self, answer: ChoiceAnswer) -> dict[str, Any]:
         """The last fields of a choice that has ended."""
-        fields: dict[str, Any] = {"finish_reason": answer.finish_reason}
-        return {**fields, "matched_stop": answer.matched_stop} if self.matched_stop else fields
+        return {"finish_reason": answer.finish_reason, "matched_stop": answer.matched_stop}  # the last is SGLang's
 
 
 class CompletionStream:

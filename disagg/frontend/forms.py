@@ -34,7 +34,6 @@ def _saying(answering: Answering) -> Saying:
         include_usage=asked.include_usage,
         usage_so_far=answering.usage if asked.continuous_usage else None,
         prompt_ids=answering.prompt_of if asked.return_token_ids else None,
-        matched_stop=True,
     )
 
 

@@ -12,7 +12,7 @@ decide, since a message, a part of one or a list in `metadata` costs as much as 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -22,7 +22,6 @@ from disagg.frontend import messages_api, native_api, responses_api
 from disagg.frontend.body import decode_body
 from disagg.frontend.parameters import CHAT, COMPLETION, check_names
 from disagg.frontend.prompts import chat_ids_of, kept_of
-from disagg.frontend.renaming import renamed
 from disagg.frontend.request_body import (
     CompletionRequest,
     check_model,
@@ -36,6 +35,7 @@ from disagg.frontend.tool_choice import tool_use_of
 from disagg.sampling import INT32_MAX
 from disagg.tokenizer.codec import Codec
 
+T = TypeVar("T")
 # What may run in the event loop: below an engine's step of some 5 ms, whatever it holds.
 SHORT_BYTES = 32 << 10
 SHORT_BYTES_SLOW = 8 << 10  # where text is tokenised four times slower (disagg/tokenizer/encoder.py)
@@ -109,14 +109,14 @@ def _generate(body: Body, model: str, codec: Codec) -> CompletionRequest:
     completion = native_api.completion_body(body)
     said = {"is_list": native_api.is_list(completion), "with_texts": with_texts}
     completion.setdefault("model", model)
-    asked = _renamed(lambda: _completion(completion, model, codec, {}), native_api.NAMES)
+    asked = _in_words_of(native_api.own_words, lambda: _completion(completion, model, codec, {}))
     return msgspec.structs.replace(asked, api="generate", said=said, prompt_logprobs_from=prompt_from)
 
 
 def _responses(body: Body, model: str, codec: Codec) -> CompletionRequest:
     earlier = body.pop(EARLIER, [])
     asked = responses_api.read(body, earlier)
-    chat = _renamed(lambda: _chat(asked.chat, model, codec), responses_api.NAMES)
+    chat = _in_words_of(responses_api.own_words, lambda: _chat(asked.chat, model, codec))
     said: dict[str, Any] = {"echo": asked.echo, "history": asked.history, "stores": asked.stores}
     said |= {"summarises": asked.summarises, "seals": asked.seals}
     return msgspec.structs.replace(chat, api="responses", said=said)
@@ -124,21 +124,23 @@ def _responses(body: Body, model: str, codec: Codec) -> CompletionRequest:
 
 def _messages(body: Body, model: str, codec: Codec) -> CompletionRequest:
     chat = messages_api.chat_body(body)
-    return msgspec.structs.replace(_renamed(lambda: _chat(chat, model, codec), messages_api.NAMES), api="messages")
+    return msgspec.structs.replace(
+        _in_words_of(messages_api.own_words, lambda: _chat(chat, model, codec)), api="messages"
+    )
 
 
 def _count_tokens(body: Body, model: str, codec: Codec) -> Answered:
     chat = messages_api.chat_body(body, counts=True)
-    asked = _renamed(lambda: _chat(chat, model, codec), messages_api.NAMES)
+    asked = _in_words_of(messages_api.own_words, lambda: _chat(chat, model, codec))
     return Answered(messages_api.tokens_counted(len(asked.prompts[0])))
 
 
-def _renamed(reads: Callable[[], CompletionRequest], names: Mapping[str, str]) -> CompletionRequest:
+def _in_words_of(own_words: Callable[[BadRequest], BadRequest], reads: Callable[[], T]) -> T:
     """A refusal speaks of the client's own fields."""
     try:
         return reads()
     except BadRequest as error:
-        raise renamed(error, names) from error
+        raise own_words(error) from error
 
 
 READINGS: Mapping[str, Callable[[Body, str, Codec], Read]] = {

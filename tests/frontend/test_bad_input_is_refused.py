@@ -157,6 +157,7 @@ BAD: list[tuple[str, dict[str, Any], int, str | None, str]] = [
     (CHAT, {"logprobs": True, "top_logprobs": 21}, 400, "top_logprobs", "integer_above_max_value"),
     (CHAT, {"logprobs": 1}, 400, "logprobs", "invalid_type"),
     (CHAT, {"n": True}, 400, "n", "invalid_type"),
+    (CHAT, {"tool_choice": "required"}, 400, "tool_choice", "invalid_value"),
     (TEXT, {"prompt": [""]}, 400, "prompt", "empty_prompt"),
     (TEXT, {"prompt": [[]]}, 400, "prompt[0]", "empty_array"),
     (TEXT, {"prompt": [["a"]]}, 400, "prompt[0][0]", "invalid_type"),
@@ -174,13 +175,11 @@ BAD: list[tuple[str, dict[str, Any], int, str | None, str]] = [
         (CHAT, {name: value}, 400, name, "unsupported_parameter")
         for name, value in {
             "tools": [{"type": "function", "function": {"name": "f"}}],
-            "tool_choice": "required",
             "functions": [{"name": "f"}],
             "audio": {"endpoint": "x"},
             "modalities": ["text", "audio"],
             "store": True,
             "service_tier": "flex",
-            "reasoning_effort": "low",
             "priority": 5,
         }.items()
     ],

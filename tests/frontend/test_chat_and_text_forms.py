@@ -231,7 +231,7 @@ def test_the_stop_that_was_met_stands_in_a_choice_that_ended(kind: str, matched:
     found = chunks_of(streamed(form(kind, matched_stop=True), case))
     told = [chunk["choices"][0].get("matched_stop", "absent") for chunk in found]
     assert told == ["absent"] * (len(found) - 1) + [matched]
-    saying = Saying(ID, 0, "scripted", matched_stop=True)
+    saying = Saying(ID, 0, "scripted")
     answer = whole(ChatWhole(saying) if kind == "chat" else TextCompletionWhole(saying), case)
     assert answer["choices"][0]["matched_stop"] == matched
 

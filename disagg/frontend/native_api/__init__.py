@@ -1,14 +1,14 @@
 """SGLang's own /generate, as its clients and its tests speak it: a completion in other words."""
 
 from disagg.frontend.native_api.form import NativeSaying, NativeStream, NativeWhole
-from disagg.frontend.native_api.request import NAMES, completion_body, is_list, prompt_logprobs_from
+from disagg.frontend.native_api.request import completion_body, is_list, own_words, prompt_logprobs_from
 
 __all__ = [
-    "NAMES",
     "NativeSaying",
     "NativeStream",
     "NativeWhole",
     "completion_body",
     "is_list",
+    "own_words",
     "prompt_logprobs_from",
 ]

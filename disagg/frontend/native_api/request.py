@@ -10,7 +10,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from disagg.errors import BadRequest
 from disagg.fields import Body, boolean, integer, refuse, wrong_type
+from disagg.frontend.renaming import renamed
 from disagg.sampling import INT32_MAX
 
 MAX_NEW_TOKENS = 128  # SGLang's, where the client says nothing
@@ -36,6 +38,11 @@ def completion_body(body: Body) -> Body:
     if boolean(body, "return_logprob"):
         rest["logprobs"] = integer(body, "top_logprobs_num", 0, INT32_MAX) or 0
     return rest
+
+
+def own_words(error: BadRequest) -> BadRequest:
+    """A refusal of a completion's field, named as SGLang names it."""
+    return renamed(error, NAMES)
 
 
 def is_list(completion: Body) -> bool:
