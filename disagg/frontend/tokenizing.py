@@ -17,6 +17,7 @@ from disagg.frontend.parameters import DETOKENIZE, TOKENIZE, check_names
 from disagg.frontend.prompts import chat_ids_of
 from disagg.frontend.request_body import check_model
 from disagg.frontend.responses import encode
+from disagg.frontend.tool_choice import tool_use_of
 from disagg.tokenizer.codec import Codec
 
 BATCH_MAX = 1024  # texts, or lists of ids, of one body
@@ -37,7 +38,7 @@ def read_tokenize(body: Body, model: str, codec: Codec) -> Answered:
     with_strings = boolean(body, "return_token_strs")
     is_batch = False
     if "messages" in body:
-        given = [chat_ids_of(body, codec, _tools(body))]
+        given = [chat_ids_of(body, codec, tool_use_of(body).shown)]
     else:
         is_batch, texts = _texts(body["prompt"])
         special_tokens = boolean(body, "add_special_tokens", absent=True)
@@ -109,18 +110,3 @@ def _ids(ids: list[Any], here: str, vocabulary: int) -> list[int]:
             refuse(f"{here}[{index}]", "invalid_token_id", what)
         checked.append(token_id)
     return checked
-
-
-def _tools(body: Body) -> list[dict[str, Any]] | None:
-    """As a template shows them: none with a `tool_choice` of none, and one alone that is named."""
-    tools = [typed(dict, each, f"tools[{at}]") for at, each in enumerate(typed(list, body.get("tools", []), "tools"))]
-    for index, tool in enumerate(tools):
-        here = f"tools[{index}].function"
-        typed(str, typed(dict, tool.get("function"), here).get("name"), f"{here}.name")
-    choice = body.get("tool_choice")
-    if choice == "none":
-        return None
-    if isinstance(choice, dict):
-        name = typed(dict, choice.get("function"), "tool_choice.function").get("name")
-        tools = [tool for tool in tools if tool["function"]["name"] == name]
-    return tools or None

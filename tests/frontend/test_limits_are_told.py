@@ -14,6 +14,7 @@ from disagg.frontend.open_files import RESERVED
 from disagg.frontend.readers import READ_S, READERS_MAX, WAIT_S
 from disagg.frontend.reading import SHORT_BRACES, SHORT_BYTES
 from disagg.frontend.server import KEEPALIVE
+from disagg.frontend.tokenizing import BATCH_MAX, TOKENS_MAX
 
 PAGE = Path(__file__).parents[2] / "docs" / "limits.md"
 
@@ -38,6 +39,7 @@ def test_the_page_has_the_numbers_of_the_code() -> None:
         f"a body | {limits.body_grace_s:g} s, and a second more for each {body_kib_s:g} KiB that came |",
         f"whatever the answer | {limits.write_s:g} s |",
         f"JSON, template, token ids | {READ_S:g} s of a processor |",
+        f"tokens, of one body | {BATCH_MAX:,}, and {TOKENS_MAX:,} or the model's context where that is more |",
         f"a complete answer | {limits.write_s:g} s, and a second more for each {flush_kib_s:g} KiB |",
         f"when its connection closes | {limits.linger_s:g} s, {limits.linger_bytes // MIB} MiB |",
         f"network is gone | {gone_s} s without a sign",
