@@ -61,10 +61,10 @@ def test_plain_streams_have_the_golden_bytes(kind: str, variant: str) -> None:
 
 WHOLES = {
     "chat": '{"id":"chatcmpl-ID","object":"chat.completion","created":0,"model":"scripted","choices":[{"index":0,'
-    '"message":{"role":"assistant","content":"TEXT","refusal":null},"logprobs":null,"finish_reason":"stop"IDS}]PROMPT,'
+    '"message":{"role":"assistant","content":"TEXT","refusal":null},"logprobs":null,"finish_reason":"stop","matched_stop":nullIDS}]PROMPT,'
     '"usage":USAGE}',
     "text": '{"id":"cmpl-ID","object":"text_completion","created":0,"model":"scripted","choices":[{"index":0,'
-    '"text":"TEXT","logprobs":null,"finish_reason":"stop"PROMPTIDS}],"usage":USAGE}',
+    '"text":"TEXT","logprobs":null,"finish_reason":"stop","matched_stop":nullPROMPTIDS}],"usage":USAGE}',
 }
 
 
@@ -228,7 +228,7 @@ def whole_text(answer: ChoiceAnswer) -> Any:
 @pytest.mark.parametrize("matched", ["###", 2, None])
 def test_the_stop_that_was_met_stands_in_a_choice_that_ended(kind: str, matched: str | int | None) -> None:
     case = Case([[Content("Hi")]], "stop" if matched else "length", matched)
-    found = chunks_of(streamed(form(kind, matched_stop=True), case))
+    found = chunks_of(streamed(form(kind), case))
     told = [chunk["choices"][0].get("matched_stop", "absent") for chunk in found]
     assert told == ["absent"] * (len(found) - 1) + [matched]
     saying = Saying(ID, 0, "scripted")
