@@ -1,0 +1,129 @@
+"""Constraints and what steers tokens: prefill + decode gives the tokens of one engine, and what was asked for."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import httpx
+import pytest
+from deployment import Deployment, serving
+
+SCHEMA = {
+    "type": "object",
+    "properties": {
+        "name": {"type": "string", "maxLength": 20},
+        "sports": {"type": "array", "items": {"enum": ["tennis", "golf"]}, "minItems": 1, "maxItems": 2},
+    },
+    "required": ["name", "sports"],
+    "additionalProperties": False,
+}
+OPENAI = {"type": "json_schema", "json_schema": {"name": "person", "strict": True, "schema": SCHEMA}}
+TAG = {
+    "type": "structural_tag",
+    "format": {
+        "type": "tag",
+        "begin": "<think>",
+        "content": {"type": "regex", "pattern": "[a-z ]{3,12}"},
+        "end": "</think>",
+    },
+}
+SEEDED = {"temperature": 0.7, "seed": 5}
+# What is asked, and what the whole text then matches ("" where it must be JSON of SCHEMA).
+CONSTRAINED: list[tuple[dict[str, Any], str]] = [
+    ({"response_format": OPENAI}, ""),
+    ({"response_format": OPENAI, **SEEDED}, ""),
+    ({"guided_json": SCHEMA}, ""),
+    ({"regex": r"(red|green) and (blue|yellow)\."}, r"(red|green) and (blue|yellow)\."),
+    ({"guided_choice": ["not yet.", "never!"]}, r"not yet\.|never!"),
+    ({"ebnf": 'root ::= "Hello " name "!"\nname ::= "Bob" | "Eve"'}, "Hello (Bob|Eve)!"),
+    ({"response_format": TAG}, "<think>[a-z ]{3,12}</think>"),
+]
+PROMPT = "The capital of France is"
+
+
+@pytest.fixture(scope="module")
+def aggregated() -> Iterator[Deployment]:
+    with serving("local-cpu-aggregated", "ray.address=local") as deployment:
+        yield deployment
+
+
+def chat(deployment: Deployment, **fields: Any) -> dict[str, Any]:
+    messages = [{"role": "user", "content": "Describe Roger Federer."}]
+    body = {"model": "smollm2", "messages": messages, "temperature": 0, "max_tokens": 60, "return_token_ids": True}
+    answer = httpx.post(f"{deployment.url}/v1/chat/completions", json=body | fields, timeout=120, trust_env=False)
+    assert answer.status_code == 200, answer.text
+    choice: dict[str, Any] = answer.json()["choices"][0]
+    return {"text": choice["message"]["content"], "ids": choice["token_ids"], "reason": choice["finish_reason"]}
+
+
+@pytest.mark.parametrize(("fields", "pattern"), CONSTRAINED, ids=lambda value: str(value)[:40])
+def test_a_constrained_answer_is_what_was_asked_for_and_that_of_one_engine(
+    pair: Deployment, aggregated: Deployment, fields: dict[str, Any], pattern: str
+) -> None:
+    answer = chat(pair, **fields)
+    assert answer["reason"] == "stop"
+    if pattern:
+        assert re.fullmatch(pattern, answer["text"]), answer
+    else:
+        said = json.loads(answer["text"])
+        assert list(said) == ["name", "sports"]
+        assert set(said["sports"]) <= {"tennis", "golf"}
+    assert answer == chat(aggregated, **fields)
+
+
+def test_constrained_and_plain_answers_side_by_side_are_those_that_each_gets_alone(pair: Deployment) -> None:
+    asked = [fields for fields, _ in CONSTRAINED] + [{"max_tokens": 20}]
+    alone = [chat(pair, **fields) for fields in asked]
+    with ThreadPoolExecutor(len(asked)) as together:
+        assert list(together.map(lambda fields: chat(pair, **fields), asked)) == alone
+
+
+@pytest.mark.parametrize(
+    ("fields", "why"),
+    [({"regex": "(?=a)b"}, "Lookahead"), ({"json_schema": {"type": "nonsense"}}, "nonsense"), ({"ebnf": "["}, "ebnf")],
+)
+def test_a_grammar_that_is_none_is_the_clients_400_at_once(
+    pair: Deployment, aggregated: Deployment, fields: dict[str, Any], why: str
+) -> None:
+    for deployment in (pair, aggregated):
+        body = {"model": "smollm2", "prompt": PROMPT, "max_tokens": 5, **fields}
+        answer = httpx.post(f"{deployment.url}/v1/completions", json=body, timeout=20, trust_env=False)
+        assert answer.status_code == 400
+        assert why in answer.json()["error"]["message"]
+    assert pair.complete(PROMPT, max_tokens=3)["choices"][0]["finish_reason"] == "length"
+
+
+def test_single_tokens_are_steered_as_by_one_engine(pair: Deployment, aggregated: Deployment) -> None:
+    def ask(deployment: Deployment, **fields: Any) -> dict[str, Any]:
+        fields = {"max_tokens": 12, "return_token_ids": True, **fields}
+        choice: dict[str, Any] = deployment.complete(PROMPT, **fields)["choices"][0]
+        return {name: choice[name] for name in ("text", "token_ids", "finish_reason")}
+
+    plain = ask(pair)
+    first, fifth = plain["token_ids"][0], plain["token_ids"][4]
+    asked: list[dict[str, Any]] = [
+        {"stop_token_ids": [fifth]},
+        {"stop_token_ids": [first]},
+        {"stop_token_ids": [fifth], "no_stop_trim": True},
+        {"stop_token_ids": [fifth], "min_tokens": 8},
+        {"stop_token_ids": [first], "min_tokens": 8},
+        {"stop_token_ids": [fifth], "ignore_eos": True},
+        {"stop_regex": r"[.!?]\s*$"},
+        {"logit_bias": {str(first): -100}},
+        {"logit_bias": {str(fifth): 100}, "max_tokens": 3},
+    ]
+    answers = [ask(pair, **fields) for fields in asked]
+    assert answers == [ask(aggregated, **fields) for fields in asked]
+    ends = [(answer["finish_reason"], len(answer["token_ids"])) for answer in answers]
+    assert ends[:3] == [("stop", 5), ("stop", 1), ("stop", 5)]
+    assert all(end == ("length", 12) or (end[0] == "stop" and end[1] > 8) for end in ends[3:5])
+    assert ends[5] == ("length", 12), "ignore_eos: SGLang then looks for no stop token"
+    assert ends[6][0] == "stop"
+    assert answers[6]["text"].rstrip()[-1] in ".!?"
+    assert answers[0]["text"] == answers[2]["text"][: len(answers[0]["text"])] != answers[2]["text"]
+    assert answers[7]["token_ids"][0] != first
+    assert answers[8]["token_ids"] == [fifth] * 3
