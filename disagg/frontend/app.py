@@ -15,6 +15,7 @@ from typing import Any
 
 from disagg.errors import BadRequest, NoReadyPair, RequestError
 from disagg.frontend.backend import Backend
+from disagg.frontend.embeddings import Embeddings
 from disagg.frontend.exchange import Exchange, Header
 from disagg.frontend.generation import Generations
 from disagg.frontend.http1 import Call, ClientGone, Limits, Refusals
@@ -58,11 +59,16 @@ class Frontend:
         self._keys, self._origins = keys, origins
         self._backend, self._codec, self._headers = backend, codec, headers
         self._generations = Generations(backend, codec, body_limit_bytes)
+        self._embeddings = Embeddings(backend, codec, self._generations.readers, body_limit_bytes)
         self._server = HttpServer(self, limits, refusals or Refusals())
         self._routes = Routes(
             {
                 "/v1/chat/completions": Route("POST", Right.CLIENT, self._chat),
                 "/v1/completions": Route("POST", Right.CLIENT, self._completion),
+                "/v1/embeddings": Route("POST", Right.CLIENT, self._embed),
+                "/v1/classify": Route("POST", Right.CLIENT, self._classify),
+                "/v1/rerank": Route("POST", Right.CLIENT, self._rerank),
+                "/v1/score": Route("POST", Right.CLIENT, self._score),
                 "/v1/models": Route("GET", Right.CLIENT, self._models),
                 "/health": Route("GET", Right.HEALTH, self._health),
                 "/ready": Route("GET", Right.HEALTH, self._ready),
@@ -134,6 +140,18 @@ class Frontend:
 
     def _completion(self, exchange: Exchange, _: str, caller: Caller) -> Awaitable[None]:
         return self._generations.answer(exchange, "text", caller.owner)
+
+    def _embed(self, exchange: Exchange, _: str, caller: Caller) -> Awaitable[None]:
+        return self._embeddings.answer(exchange, "embd", caller.owner)
+
+    def _classify(self, exchange: Exchange, _: str, caller: Caller) -> Awaitable[None]:
+        return self._embeddings.answer(exchange, "clas", caller.owner)
+
+    def _rerank(self, exchange: Exchange, _: str, caller: Caller) -> Awaitable[None]:
+        return self._embeddings.answer(exchange, "rank", caller.owner)
+
+    def _score(self, exchange: Exchange, _: str, caller: Caller) -> Awaitable[None]:
+        return self._embeddings.answer(exchange, "scor", caller.owner)
 
     async def _models(self, exchange: Exchange, _: str, caller: Caller) -> None:
         await _json(exchange, {"object": "list", "data": [self._model_body()]})

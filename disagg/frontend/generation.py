@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from disagg.coordinator.request import Request
+from disagg.errors import BadRequest
 from disagg.fields import refuse
 from disagg.frontend.backend import Backend
 from disagg.frontend.body import check_encoding
@@ -49,6 +50,7 @@ class Generations:
         with exchange.while_connected():
             check_headers(exchange.request_headers)
             check_encoding(exchange)
+            _refuse_without_engines(self._backend)
             asked = await self._read(exchange, kind)
             _refuse_ignored(asked, self._backend)
             requests = requests_of(asked, self._backend, self._codec, exchange.request_id, owner, received_at_s)
@@ -63,7 +65,9 @@ class Generations:
 
     async def _read(self, exchange: Exchange, kind: Kind) -> CompletionRequest:
         """Reads the body. A function of its own, so that a stream of minutes does not keep the body's 8 MiB."""
-        return await self.readers.read(await exchange.call.body(self._body_limit_bytes), kind)
+        asked = await self.readers.read(await exchange.call.body(self._body_limit_bytes), kind)
+        assert isinstance(asked, CompletionRequest)
+        return asked
 
     def _note(self, exchange: Exchange, requests: Sequence[Request]) -> None:
         tokenised_at_s = time.monotonic()
@@ -122,6 +126,13 @@ def _stream_form(kind: Kind, saying: Saying) -> StreamForm:
 
 def _whole_form(kind: Kind, saying: Saying) -> WholeForm:
     return ChatWhole(saying) if kind == "chat" else TextCompletionWhole(saying)
+
+
+def _refuse_without_engines(backend: Backend) -> None:
+    if not backend.generates:
+        what = "this deployment makes vectors alone, at /v1/embeddings; "
+        would_do = "an operator would add pools under prefill and decode, or aggregated"
+        raise BadRequest(None, "no_generation_pool", what + would_do)
 
 
 def _refuse_ignored(asked: CompletionRequest, backend: Backend) -> None:

@@ -1,7 +1,7 @@
 """A process that reads long bodies for a frontend: JSON, checks, template, token ids.
 
 Way:   Readers -> a pipe -> [read] -> a pipe -> Readers
-In:    frames on standard input: an Order, then bodies, each behind four letters that say its kind (chat, text)
+In:    frames on standard input: an Order, then bodies, each behind four letters that say its kind (chat, text, embd, …)
 Out:   a frame for each body on standard output, in order
 Fails: it ends when its input closes, and by its alarm when a body takes too long
 
@@ -20,12 +20,17 @@ import msgspec
 
 from disagg.errors import BadRequest
 from disagg.frontend.readers import LENGTH_BYTES, Order, Refusal, frame
-from disagg.frontend.reading import read
-from disagg.frontend.request_body import CompletionRequest
-from disagg.frontend.responses import Kind
+from disagg.frontend.reading import AnyRequest, BodyKind, read
 from disagg.tokenizer.codec import load_codec
 
-KINDS: dict[bytes, Kind] = {b"chat": "chat", b"text": "text"}
+KINDS: dict[bytes, BodyKind] = {
+    b"chat": "chat",
+    b"text": "text",
+    b"embd": "embd",
+    b"clas": "clas",
+    b"rank": "rank",
+    b"scor": "scor",
+}
 
 
 def serve(source: BinaryIO, sink: BinaryIO) -> None:
@@ -36,7 +41,7 @@ def serve(source: BinaryIO, sink: BinaryIO) -> None:
     gc.disable()  # it would look through the millions of lists of a hostile body, again and again; they hold no cycles
     while (body := _next(source)) is not None:
         signal.setitimer(signal.ITIMER_PROF, order.read_s)
-        answer: CompletionRequest | Refusal
+        answer: AnyRequest | Refusal
         try:
             answer = read(body[4:], KINDS[body[:4]], order.model, codec)
         except BadRequest as error:

@@ -2,7 +2,7 @@
 
 Way:   generation -> [Readers.read] -> here when short, else a pipe -> frontend/reader.py -> the same there
 In:    bytes below the body limit
-Out:   CompletionRequest with the prompt's token ids
+Out:   what `read` makes of it, with the prompts' token ids
 Owns:  at most READERS_MAX processes, each with one body at a time; started when first needed, gone with this process
 Fails: what `read` raises there; Overloaded when all readers stay busy; BadRequest for a body that takes longer than
        READ_S; ReaderLost when its process ends
@@ -22,9 +22,7 @@ import sys
 import msgspec
 
 from disagg.errors import BadRequest, Overloaded, ReaderLost
-from disagg.frontend.reading import is_short, read
-from disagg.frontend.request_body import CompletionRequest
-from disagg.frontend.responses import Kind
+from disagg.frontend.reading import AnyRequest, BodyKind, is_short, read
 from disagg.host_spec import SECRET_VARIABLE
 from disagg.tokenizer.codec import Codec
 
@@ -49,7 +47,7 @@ class Refusal(msgspec.Struct, frozen=True, tag=True):
     args: tuple[str | None, str, str, int]  # of the BadRequest
 
 
-decode_answer = msgspec.msgpack.Decoder(CompletionRequest | Refusal).decode
+decode_answer = msgspec.msgpack.Decoder(AnyRequest | Refusal).decode
 
 
 class Readers:
@@ -59,7 +57,7 @@ class Readers:
         self._order = msgspec.msgpack.encode(Order(str(codec.folder), model, read_s, defaults))
         self._free = asyncio.Semaphore(READERS_MAX)
         self._idle: list[_Reader] = []
-        self._working: set[asyncio.Task[CompletionRequest]] = set()
+        self._working: set[asyncio.Task[AnyRequest]] = set()
 
     async def start(self) -> None:
         """One process ahead of the first long body: it takes a second to be ready, and nobody waits for that here."""
@@ -76,7 +74,7 @@ class Readers:
         for reader in self._idle:
             await reader.stop()
 
-    async def read(self, data: bytes, kind: Kind) -> CompletionRequest:
+    async def read(self, data: bytes, kind: BodyKind) -> AnyRequest:
         if is_short(data, self._codec):
             return read(data, kind, self._model, self._codec)
         try:
@@ -89,7 +87,7 @@ class Readers:
         task.add_done_callback(self._over)
         return await asyncio.shield(task)  # who leaves does not stop it: that would cost a new reader
 
-    async def _read(self, data: bytes, kind: Kind) -> CompletionRequest:
+    async def _read(self, data: bytes, kind: BodyKind) -> AnyRequest:
         reader = self._idle.pop() if self._idle else await _Reader.start(self._order)
         try:
             answer = await reader.ask(data, kind)
@@ -101,7 +99,7 @@ class Readers:
             raise BadRequest(*answer.args)
         return answer
 
-    def _over(self, task: asyncio.Task[CompletionRequest]) -> None:
+    def _over(self, task: asyncio.Task[AnyRequest]) -> None:
         self._working.discard(task)
         self._free.release()
         if not task.cancelled():
@@ -135,13 +133,13 @@ class _Reader:
         reader._input.write(frame(order))
         return reader
 
-    async def ask(self, data: bytes, kind: Kind) -> CompletionRequest | Refusal:
+    async def ask(self, data: bytes, kind: BodyKind) -> AnyRequest | Refusal:
         try:
             self._input.write(frame(kind.encode(), len(data)))
             self._input.write(data)
             await self._input.drain()
             length = int.from_bytes(await self._output.readexactly(LENGTH_BYTES))
-            answer: CompletionRequest | Refusal = decode_answer(await self._output.readexactly(length))
+            answer: AnyRequest | Refusal = decode_answer(await self._output.readexactly(length))
             return answer
         except (asyncio.IncompleteReadError, ConnectionError):
             status = await self._process.wait()

@@ -1,7 +1,7 @@
 """From a body's bytes to a checked request with its token ids: all that needs only the body and the model's folder.
 
 Way:   body -> [read]: JSON -> checked fields -> chat template -> token ids
-Out:   CompletionRequest whose prompt is shorter than the model's context
+Out:   CompletionRequest whose prompt is shorter than the model's context; InputsRequest (inputs.py) of the same kind
 Fails: BadRequest, naming the parameter
 
 It runs in the event loop for short bodies, and in a reader (disagg/frontend/readers.py) for long ones: the body's bytes
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from disagg.fields import boolean, refuse, required
 from disagg.frontend.body import decode_body
+from disagg.frontend.inputs import InputKind, InputsRequest, read_inputs
 from disagg.frontend.parameters import CHAT, COMPLETION, check_names, template_variables
 from disagg.frontend.request_body import (
     CompletionRequest,
@@ -24,6 +25,9 @@ from disagg.frontend.request_body import (
 from disagg.frontend.responses import Kind
 from disagg.tokenizer.codec import Codec
 
+BodyKind = Kind | InputKind
+AnyRequest = CompletionRequest | InputsRequest
+
 # What may run in the event loop: below an engine's step of some 5 ms, whatever it holds.
 SHORT_BYTES = 32 << 10
 SHORT_BYTES_SLOW = 8 << 10  # where text is tokenised four times slower (disagg/tokenizer/encoder.py)
@@ -35,7 +39,13 @@ def is_short(data: bytes, codec: Codec) -> bool:
     return len(data) <= limit_bytes and data.count(b"{") <= SHORT_BRACES
 
 
-def read(data: bytes, kind: Kind, model: str, codec: Codec) -> CompletionRequest:
+def read(data: bytes, kind: BodyKind, model: str, codec: Codec) -> AnyRequest:
+    if kind == "chat" or kind == "text":  # mypy follows this one
+        return _read_completion(data, kind, model, codec)
+    return read_inputs(data, kind, model, codec)
+
+
+def _read_completion(data: bytes, kind: Kind, model: str, codec: Codec) -> CompletionRequest:
     is_chat, limit = kind == "chat", codec.context_length
     body = check_names(decode_body(data), CHAT if is_chat else COMPLETION)
     check_model(body, model)
