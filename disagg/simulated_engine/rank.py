@@ -274,6 +274,7 @@ class Rank:
     def _prompt_done(self, leg: RankLeg) -> None:
         leg.stats["forward_end"] = self._now_s()
         if leg.leg.embeds:
+            leg.at = At.RUNNING
             leg.sink.on_embedding(vector(leg.leg.prompt_ids, leg.leg.second_at))
             self.end(leg, "stop")
             return
