@@ -65,11 +65,11 @@ class Frontend:
             {
                 "/v1/chat/completions": Route("POST", Right.CLIENT, self._chat),
                 "/v1/completions": Route("POST", Right.CLIENT, self._completion),
+                "/v1/models": Route("GET", Right.CLIENT, self._models),
                 "/v1/embeddings": Route("POST", Right.CLIENT, self._embed),
                 "/v1/classify": Route("POST", Right.CLIENT, self._classify),
                 "/v1/rerank": Route("POST", Right.CLIENT, self._rerank),
                 "/v1/score": Route("POST", Right.CLIENT, self._score),
-                "/v1/models": Route("GET", Right.CLIENT, self._models),
                 "/health": Route("GET", Right.HEALTH, self._health),
                 "/ready": Route("GET", Right.HEALTH, self._ready),
                 "/metrics": Route("GET", Right.METRICS, self._metrics),

@@ -14,9 +14,11 @@ import math
 from collections.abc import AsyncIterator
 from typing import Any
 
+from disagg.host_spec import is_on
 from disagg.plane.messages import NOT_A_NUMBER, pack_floats
 from disagg.sglang.leg import SGLangLeg
 
+PART = "pairs"  # of touched.py
 SECOND_AT = "disagg_second_at"  # of an EmbeddingReqInput; SGLang would lose it in a field of its own
 
 
@@ -24,6 +26,8 @@ class EmbeddingLeg(SGLangLeg):
     async def _stream(self, engine: Any) -> Any:
         from sglang.srt.managers.io_struct import EmbeddingReqInput
 
+        if self.leg.second_at and not is_on(PART):
+            raise ValueError("this SGLang cannot be told where the second text of a pair begins")
         asked = EmbeddingReqInput(input_ids=self.leg.prompt_ids, rid=self.leg.id)
         setattr(asked, SECOND_AT, self.leg.second_at)
         return self._chunks(engine.tokenizer_manager.generate_request(asked))
@@ -46,6 +50,8 @@ class EmbeddingLeg(SGLangLeg):
 def take_pairs(manager: Any) -> None:
     """From now on a pair's second text has token type 1, as its tokenizer says. SGLang keeps token types only of what
     it tokenises itself."""
+    if not is_on(PART):
+        return
     real = manager._create_tokenized_object
 
     def create(obj: Any, *args: Any, **kwargs: Any) -> Any:

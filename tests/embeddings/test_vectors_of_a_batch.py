@@ -65,7 +65,7 @@ async def test_base64_holds_the_same_floats(tmp_path: Path) -> None:
 
 async def test_a_long_body_is_read_elsewhere_and_answered_alike(tmp_path: Path) -> None:
     async with scene(tmp_path) as s:
-        long = [[at % 250] * 40 for at in range(2000)]
+        long = [[at % 250] * 80 for at in range(150)]
         assert len(json.dumps(long)) > 32 << 10
         assert await s.vectors(long) == [of(ids) for ids in long]
 

@@ -50,7 +50,7 @@ async def test_slashes_too_many_change_nothing(codec: Codec, method: str, path: 
         ("/v1/chat/completion", f"did you mean {CHAT}?"),
         ("/v1/chat/completions/extra", f"did you mean {CHAT}?"),
         ("/v1/responses", f"this serves {CHAT}, {TEXT}, {MODELS}"),
-        ("/v1/embeddings", f"this serves {CHAT}, {TEXT}, {MODELS}"),
+        ("/v1/images", f"this serves {CHAT}, {TEXT}, {MODELS}"),
         ("/", f"this serves {CHAT}, {TEXT}, {MODELS}"),
         ("/" + "x" * 5000, f"this serves {CHAT}"),
     ],
