@@ -134,6 +134,7 @@ class Embeddings:
 class NoText:
     """The text side of a request that gets none."""
 
+    matched = ""
     stopped = False
 
     def push(self, token_ids: list[int]) -> str:

@@ -75,7 +75,7 @@ class Readers:
             await reader.stop()
 
     async def read(self, data: bytes, kind: BodyKind) -> AnyRequest:
-        if is_short(data, self._codec):
+        if is_short(data, self._codec, kind):
             return read(data, kind, self._model, self._codec)
         try:
             async with asyncio.timeout(WAIT_S):

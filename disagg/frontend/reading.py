@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from disagg.fields import boolean, refuse, required
 from disagg.frontend.body import decode_body
+from disagg.frontend.inputs import FIELDS as INPUT_KINDS
 from disagg.frontend.inputs import InputKind, InputsRequest, read_inputs
 from disagg.frontend.parameters import CHAT, COMPLETION, check_names, template_variables
 from disagg.frontend.request_body import (
@@ -31,12 +32,15 @@ AnyRequest = CompletionRequest | InputsRequest
 # What may run in the event loop: below an engine's step of some 5 ms, whatever it holds.
 SHORT_BYTES = 32 << 10
 SHORT_BYTES_SLOW = 8 << 10  # where text is tokenised four times slower (disagg/tokenizer/encoder.py)
+SHORT_TEXTS = 500  # of a batch: each is tokenised by itself
 SHORT_BRACES = 500  # a message without content is 28 bytes, and costs as much as a thousand letters
 
 
-def is_short(data: bytes, codec: Codec) -> bool:
+def is_short(data: bytes, codec: Codec, kind: BodyKind = "text") -> bool:
     limit_bytes = SHORT_BYTES if codec.encoder.is_fast else SHORT_BYTES_SLOW
-    return len(data) <= limit_bytes and data.count(b"{") <= SHORT_BRACES
+    if len(data) > limit_bytes or data.count(b"{") > SHORT_BRACES:
+        return False
+    return kind not in INPUT_KINDS or data.count(b'"') // 2 <= SHORT_TEXTS
 
 
 def read(data: bytes, kind: BodyKind, model: str, codec: Codec) -> AnyRequest:

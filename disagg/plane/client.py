@@ -126,9 +126,7 @@ class PlaneClient:
             receiver.on_end(m.LegEnd(leg, LOST, "no connection"))
             return leg
         self._legs[leg] = receiver
-        submit = m.Submit(
-            leg, leg_id, prompt, sampling, dp_rank, bootstrap, is_canary, asks or {}, embeds, second_at
-        )
+        submit = m.Submit(leg, leg_id, prompt, sampling, dp_rank, bootstrap, is_canary, asks or {}, embeds, second_at)
         self._connection.send_soon(m.encode(submit))
         return leg
 

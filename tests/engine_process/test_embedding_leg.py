@@ -45,7 +45,7 @@ class Sink:
         assert self.end is None
         self.vector = unpack_floats(packed)
 
-    def on_end(self, reason: str, detail: str, cached_tokens: int, stats: dict[str, float]) -> None:
+    def on_end(self, reason: str, detail: str, _cached: int, _stats: dict[str, float], *_more: object) -> None:
         assert self.end is None, "a second last word"
         self.end = reason, detail
         self.ended.set()
@@ -81,7 +81,7 @@ class Manager:
 
 
 def begin(manager: Manager, second_at: int = 0) -> tuple[EmbeddingLeg, Sink]:
-    leg, sink = Leg("a" * 34, [5, 6, 7, 8], {"max_new_tokens": 0}, 0, None, True, second_at), Sink()
+    leg, sink = Leg("a" * 34, [5, 6, 7, 8], {"max_new_tokens": 0}, 0, None, embeds=True, second_at=second_at), Sink()
     handle = EmbeddingLeg(leg, sink, manager, came_round_at_s=lambda: 0.0)
     handle.begin(SimpleNamespace(tokenizer_manager=manager), on_end=lambda: None)
     return handle, sink
@@ -113,12 +113,16 @@ async def test_a_vector_that_is_no_number_fails_alone(number: float) -> None:
 
 
 @pytest.mark.parametrize(
-    ("answer", "detail"),
-    [(ValueError("too long"), "too long"), (chunk([], "abort"), "why")],
+    ("answer", "end"),
+    [
+        (ValueError("too long"), ("invalid", "too long")),
+        (RuntimeError("broken"), ("error", "broken")),
+        (chunk([], "abort"), ("error", "why")),
+    ],
 )
-async def test_what_sglang_refuses_is_an_error_with_its_reason(answer: Any, detail: str) -> None:
+async def test_what_sglang_refuses_ends_it_with_the_reason(answer: Any, end: tuple[str, str]) -> None:
     sink = await over(begin(Manager(answer))[1])
-    assert (sink.vector, sink.end) == (None, ("error", detail))
+    assert (sink.vector, sink.end) == (None, end)
 
 
 async def test_it_is_aborted_as_any_leg() -> None:
