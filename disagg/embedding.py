@@ -25,8 +25,9 @@ class EmbeddingRole(WorkerRole):
     embeds: ClassVar = True
 
     def arguments(self, pool_engine: Mapping[str, Any], *, device: str, bootstrap_port: int) -> dict[str, Any]:
-        """A pool may overrule WHOLE_TEXTS: a decoder model takes chunks and cached prefixes."""
-        return {**WHOLE_TEXTS, **pool_engine, "is_embedding": True}
+        """A pool may overrule WHOLE_TEXTS: a decoder model takes chunks and cached prefixes. Without tokens there is
+        nothing for a grammar to constrain, and its tables take 100 MB."""
+        return {**WHOLE_TEXTS, "grammar_backend": "none", **pool_engine, "is_embedding": True}
 
     async def prove(
         self, sender: RankEndpoint | None, own: RankEndpoint, room: int, limit_s: float, transfer_s: float | None = None

@@ -139,7 +139,8 @@ def test_one_rank_embeds() -> None:
 def test_encoders_get_whole_texts_and_a_pool_may_overrule_that() -> None:
     role = ROLES[Role.EMBEDDING]
     given = role.arguments({}, device="cpu", bootstrap_port=1)
-    assert given == {"is_embedding": True, "chunked_prefill_size": -1, "disable_radix_cache": True, "page_size": 1}
+    whole_texts = {"chunked_prefill_size": -1, "disable_radix_cache": True, "page_size": 1}
+    assert given == {"is_embedding": True, "grammar_backend": "none", **whole_texts}
     assert role.arguments({"chunked_prefill_size": 512}, device="cpu", bootstrap_port=1)["chunked_prefill_size"] == 512
 
 
