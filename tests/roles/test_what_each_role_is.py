@@ -81,7 +81,7 @@ class Client:
         tokens = sampling["max_new_tokens"]
         self.asked.append((tokens, bootstrap))
         soon = asyncio.get_running_loop().call_soon
-        soon(leg.on_tokens, 0, [1] * tokens)
+        soon(leg.on_tokens, 0, [1] * tokens, None)
         soon(leg.on_end, m.LegEnd(1, "length"))
         return 1
 
