@@ -12,9 +12,6 @@ from disagg.roles import Role
 from disagg.worker_role import WorkerRole
 from transfer.canary import RankEndpoint, probe_embedding
 
-# Encoders (BERT, XLM-R) look at a text as a whole: neither a part of it nor a cached beginning would do.
-WHOLE_TEXTS: dict[str, Any] = {"chunked_prefill_size": -1, "disable_radix_cache": True, "page_size": 1}
-
 
 class EmbeddingRole(WorkerRole):
     """It has no partner, and makes no tokens: a request for some ends its scheduler, so that even its probes ask for
@@ -23,11 +20,17 @@ class EmbeddingRole(WorkerRole):
     name: ClassVar = Role.EMBEDDING
     makes_tokens: ClassVar = False
     embeds: ClassVar = True
+    defaults: ClassVar = {
+        # Encoders (BERT, XLM-R) look at a text as a whole: neither a part of it nor a cached beginning would do. A
+        # decoder model takes chunks and cached prefixes.
+        "chunked_prefill_size": -1,
+        "disable_radix_cache": True,
+        "page_size": 1,
+        "grammar_backend": "none",  # without tokens there is nothing to constrain, and its tables take 100 MB
+    }
 
     def arguments(self, pool_engine: Mapping[str, Any], *, device: str, bootstrap_port: int) -> dict[str, Any]:
-        """A pool may overrule WHOLE_TEXTS: a decoder model takes chunks and cached prefixes. Without tokens there is
-        nothing for a grammar to constrain, and its tables take 100 MB."""
-        return {**WHOLE_TEXTS, "grammar_backend": "none", **pool_engine, "is_embedding": True}
+        return {**self.defaults, **pool_engine, "is_embedding": True}
 
     async def prove(
         self, sender: RankEndpoint | None, own: RankEndpoint, room: int, limit_s: float, transfer_s: float | None = None

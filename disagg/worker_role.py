@@ -32,6 +32,7 @@ class WorkerRole:
     sends_kv_to: ClassVar[Role | None] = None
     takes_kv_from: ClassVar[Role | None] = None
     why_partner: ClassVar[str] = ""  # what its partner is for, to somebody who configured none
+    defaults: ClassVar[Mapping[str, Any]] = {}  # of sglang.Engine, over the device's; a pool may overrule them
     is_paced: ClassVar[bool] = False  # pools of it may say pace_ms
     has_bootstrap_server: ClassVar[bool] = False
 

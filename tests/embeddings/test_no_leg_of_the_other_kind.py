@@ -13,6 +13,7 @@ from disagg.plane import messages as m
 from disagg.plane.client import PlaneClient
 from disagg.plane.ledger import Capacity
 from disagg.plane.server import PlaneServer
+from disagg.preflight.subject import pool_views
 from disagg.role_table import ROLES
 from disagg.roles import Role
 from disagg.routing.connections import Connections
@@ -142,6 +143,15 @@ def test_encoders_get_whole_texts_and_a_pool_may_overrule_that() -> None:
     whole_texts = {"chunked_prefill_size": -1, "disable_radix_cache": True, "page_size": 1}
     assert given == {"is_embedding": True, "grammar_backend": "none", **whole_texts}
     assert role.arguments({"chunked_prefill_size": 512}, device="cpu", bootstrap_port=1)["chunked_prefill_size"] == 512
+
+
+def test_preflight_rules_see_what_its_engines_get() -> None:
+    """A rule about grammars, or about chunks, is not to refuse a pool that has none."""
+    tree = {"version": 1, "model": {"path": "/nowhere/m"}, "embedding": {}, "prefill": {}, "decode": {}}
+    views = {view.role: view for view in pool_views(pool_texts(tree), "cpu")}
+    embedding, prefill = views["embedding"], views["prefill"]
+    assert (embedding.get("grammar_backend"), embedding.get("chunked_prefill_size")) == ("none", -1)
+    assert (prefill.get("grammar_backend"), prefill.get("chunked_prefill_size")) == ("xgrammar", 256)
 
 
 async def test_a_simulated_engine_dies_of_what_kills_a_real_one() -> None:
