@@ -81,7 +81,8 @@ def _engine(life: str, role: Role, number: int, ranks: int) -> Engine:
 def cost(ranks: int, an_engine: int, met: str) -> RoutingCost:
     random = Random(ranks)
     router = deployment(ranks, an_engine, MET[met], random)
-    Admission(router, queue_max=1, queue_s=1, no_pair_s=1, now_s=time.monotonic)
+    admission = Admission(router, queue_max=1, queue_s=1, no_pair_s=1, now_s=time.monotonic)
+    router.endpoints.on_change = admission.serve
     prompts = [random.choices(range(1000), k=random.randint(100, 4000)) for _ in range(64)]
     picks, changes = list[int](), list[int]()
     running: deque[Reservation] = deque()

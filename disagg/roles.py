@@ -9,3 +9,4 @@ class Role(StrEnum):
     PREFILL = "prefill"
     DECODE = "decode"
     AGGREGATED = "aggregated"
+    EMBEDDING = "embedding"

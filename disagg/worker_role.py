@@ -1,7 +1,7 @@
 """What sets an engine of one role apart, in one object: whatever asks "which role is this?" asks the object instead.
 
 Way:   plan, supervisor, prover, canaries, routing -> ROLES[name] (role_table.py) -> [WorkerRole]
-       one each in prefill/role.py, decode/role.py and aggregated.py
+       one each in prefill/role.py, decode/role.py, aggregated.py and embedding.py
 In:    plain values; out: plain values. Only `probe`, `prove` and `is_registered` speak to an engine
 Owns:  nothing: an object of a role has no state, and all engines of the role share it
 
@@ -28,9 +28,11 @@ class WorkerRole:
     name: ClassVar[Role]
     reads_prompts: ClassVar[bool] = True
     makes_tokens: ClassVar[bool] = True  # those that the client gets
+    embeds: ClassVar[bool] = False  # a request to it gets a vector, and no token
     sends_kv_to: ClassVar[Role | None] = None
     takes_kv_from: ClassVar[Role | None] = None
     why_partner: ClassVar[str] = ""  # what its partner is for, to somebody who configured none
+    defaults: ClassVar[Mapping[str, Any]] = {}  # of sglang.Engine, over the device's; a pool may overrule them
     is_paced: ClassVar[bool] = False  # pools of it may say pace_ms
     has_bootstrap_server: ClassVar[bool] = False
 

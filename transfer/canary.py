@@ -1,6 +1,7 @@
 """Small requests with a known shape: does KV move between these two incarnations, does this rank make steps?
 
-Way:   a role's `prove` and `probe` -> [probe_pair: a real transfer; probe_rank: one engine alone] -> plane clients
+Way:   a role's `prove` and `probe` -> [probe_pair: a real transfer; probe_rank: one engine alone;
+       probe_embedding: one that makes vectors] -> plane clients
 Fails: CanaryFailed with the first reason (never that the engine is full: hosts grant canaries in any case). Legs that
        still run are aborted then; each stays in its RankEndpoint's `legs` until the engine has let go of it
 """
@@ -68,6 +69,11 @@ async def probe_rank(
     await _complete([(endpoint, new_tokens)], HUM_IDS, bootstrap, limit_s)
 
 
+async def probe_embedding(endpoint: RankEndpoint, limit_s: float) -> None:
+    """Liveness of one rank that makes vectors. One that was asked for tokens would die."""
+    await _complete([(endpoint, 0)], HUM_IDS, None, limit_s, embeds=True)
+
+
 def no_peer(endpoint: RankEndpoint) -> m.Bootstrap:
     """Where half of a pair meets nobody, and works all the same."""
     return m.Bootstrap(FAKE_HOST, FAKE_PORT, endpoint.dp_rank, endpoint.dp_rank)
@@ -79,6 +85,8 @@ async def _complete(
     meet: m.Bootstrap | None,
     limit_s: float,
     transfer_s: float | None = None,
+    *,
+    embeds: bool = False,
 ) -> None:
     """All parts at once, each with its count of new tokens; returns when all have ended well. The first one reads the
     prompt."""
@@ -93,7 +101,7 @@ async def _complete(
 
     try:
         for leg in legs:
-            leg.begin(prompt, meet)
+            leg.begin(prompt, meet, embeds)
         async with asyncio.timeout(limit_s) as limit:
             if transfer_s is not None:
                 await reader.read_or_ended.wait()
@@ -102,6 +110,8 @@ async def _complete(
                 end = await ending
                 if end.reason not in m.WELL:
                     raise failed(end.detail or end.reason)
+                if embeds and not end.embedding:
+                    raise failed("it ended without a vector")
     except TimeoutError:
         silent = [leg.endpoint.name for leg in legs if not leg.ended.done()]
         within_s = transfer_s if transfer_s is not None and reader.is_read else limit_s
@@ -125,7 +135,7 @@ class _Leg:
         self.ended: asyncio.Future[m.LegEnd] = asyncio.get_running_loop().create_future()
         self._number = 0
 
-    def begin(self, prompt: list[int], meet: m.Bootstrap | None) -> None:
+    def begin(self, prompt: list[int], meet: m.Bootstrap | None, embeds: bool) -> None:
         self._number = self.endpoint.client.submit(
             self,
             leg_id=f"{uuid.uuid4().hex}00",  # as long as a request's legs'
@@ -134,6 +144,7 @@ class _Leg:
             dp_rank=self.endpoint.dp_rank,
             bootstrap=meet,
             is_canary=True,
+            embeds=embeds,
         )
 
     def abort(self) -> None:

@@ -41,6 +41,7 @@ from disagg.models.resolve import resolve_model
 from disagg.planning.plan import Plan, device_of, resolve
 from disagg.registry.records import State
 from disagg.registry.table import View
+from disagg.role_table import ROLES
 from disagg.tokenizer.overrides import Overrides
 
 log = logging.getLogger(__name__)
@@ -223,6 +224,7 @@ def _frontend_spec(plan: Plan, addresses: Addresses, model_path: Path) -> Fronte
     deadlines, security = plan.deadlines, plan.deployment.security
     said = deadlines.model_dump() | plan.deployment.routing.model_dump()
     limits = Limits(**{each.name: said[each.name] for each in dataclasses.fields(Limits)})
+    embeds = {ROLES[engine.role].embeds for engine in plan.engines}
     return FrontendSpec(
         registry=addresses.registry,
         control=addresses.control,
@@ -237,6 +239,8 @@ def _frontend_spec(plan: Plan, addresses: Addresses, model_path: Path) -> Fronte
         stop_s=deadlines.stop_s,
         limits=limits,
         policy=plan.deployment.routing.policy,
+        generates=False in embeds,
+        embeds=True in embeds,
         simulated=plan.device == "simulated",
         tool_call_parser=plan.model.tool_call_parser,
         reasoning_parser=plan.model.reasoning_parser,

@@ -90,7 +90,7 @@ def _gpus(pool: PoolText) -> float | None:
 def _roles_make_a_deployment(tree: dict[str, Any]) -> Iterator[Problem]:
     said = [role for role in ROLES if tree.get(role) not in (None, [])]
     split = [role for role in _movers_of_kv() if role in said]
-    together = [role for role in said if role not in split]
+    together = [role for role in said if role not in split and not ROLES[role].embeds]
     if not said:
         yield Problem("configuration", "has no engines", f"add {', or '.join(_ways_to_serve())}")
     elif split and together:
@@ -182,6 +182,14 @@ def _kv_goes_over_nixl(pool: PoolText) -> Iterator[Problem]:
         )
 
 
+def _one_rank_embeds(pool: PoolText) -> Iterator[Problem]:
+    """SGLang's requests for vectors name no rank, so it would pick one that routing and the ledger do not know."""
+    ranks = _size(pool, "dp_size")
+    if ROLES[pool.role].embeds and ranks > 1:
+        what = f"is {ranks}, and SGLang lets nobody choose the rank of a request for a vector"
+        yield Problem(f"{pool.path}.engine.dp_size", what, f"leave it out, and say replicas: {ranks}")
+
+
 def _only_some_are_paced(pool: PoolText) -> Iterator[Problem]:
     if not ROLES[pool.role].is_paced and pool.pool.get("pace_ms") is not None:
         paced = _listed(role for role in ROLES if ROLES[role].is_paced)
@@ -220,6 +228,7 @@ POOL_RULES: tuple[PoolRule, ...] = (
     _nodes_share_the_ranks,
     _gpus_of_all_ranks,
     _kv_goes_over_nixl,
+    _one_rank_embeds,
     _only_some_are_paced,
     _sampling_stays_finite,
 )

@@ -339,7 +339,7 @@ Pools = Annotated[
 
 
 class Deployment(Section):
-    """One model served by prefill and decode engines, or by aggregated ones."""
+    """One model served by prefill and decode engines, or by aggregated ones; as vectors by embedding engines."""
 
     version: Literal[1]
     """Of this format."""
@@ -363,6 +363,8 @@ class Deployment(Section):
     """Engines that make tokens: a pool, or a list of pools."""
     aggregated: Pools = ()
     """Engines that do both: a pool, or a list of pools."""
+    embedding: Pools = ()
+    """Engines that make vectors and scores, and no tokens: a pool, or a list of pools."""
     deadlines: Deadlines = Deadlines()
     """Seconds after which a wait ends."""
     routing: Routing = Routing()

@@ -40,13 +40,21 @@ class Admission:
     """The requests of one frontend that wait for a pair, in order. Times are seconds of the clock `now_s`.
 
     `queue_max`: waiting requests; one more gets Overloaded at once. `queue_s`: the longest wait for room on READY
-    engines; `no_pair_s`: the longest wait while there is no READY pair.
+    engines; `no_pair_s`: the longest wait while there is no READY pair. `embeds`: of requests for vectors, which wait
+    for engines of their own.
     """
 
     def __init__(
-        self, router: Router, *, queue_max: int, queue_s: float, no_pair_s: float, now_s: Callable[[], float]
+        self,
+        router: Router,
+        *,
+        queue_max: int,
+        queue_s: float,
+        no_pair_s: float,
+        now_s: Callable[[], float],
+        embeds: bool = False,
     ) -> None:
-        self._router, self._now_s = router, now_s
+        self._router, self._now_s, self._embeds = router, now_s, embeds
         self._queue_max, self._queue_s, self._no_pair_s = queue_max, queue_s, no_pair_s
         self._suspects: deque[_Waiter] = deque()
         self._first: deque[_Waiter] = deque()  # had a pair
@@ -54,7 +62,6 @@ class Admission:
         self._lines = self._suspects, self._first, self._then
         self._unready_since_s: float | None = None
         self.others_first = False  # a suspect has killed its engine: those that wait since then go before the next one
-        router.endpoints.on_change = self.serve
 
     def __len__(self) -> int:
         return sum(map(len, self._lines))
@@ -139,6 +146,7 @@ class Admission:
                 prefix_on=request.prefix_on,
                 avoid=request.failed_on,
                 alone_on=alone_on(request) if request.blames else frozenset(),
+                embeds=self._embeds,
             )
         )
         if reservation is not None:
@@ -146,7 +154,7 @@ class Admission:
         return reservation
 
     def _note_readiness(self) -> None:
-        was_ready, is_ready = self._unready_since_s is None, self._router.is_ready()
+        was_ready, is_ready = self._unready_since_s is None, self._router.is_ready(embeds=self._embeds)
         if was_ready != is_ready:
             self._unready_since_s = None if is_ready else self._now_s()
             for waiter in itertools.chain(*self._lines):

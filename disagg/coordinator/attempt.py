@@ -15,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from disagg.coordinator.deadlines import DeadlineTimer
-from disagg.coordinator.legs import DecodeLeg, Leg, LegOnTrial, TokenBatch
+from disagg.coordinator.legs import DecodeLeg, EmbeddingLeg, Leg, LegOnTrial, TokenBatch
 from disagg.coordinator.limits import Limits
 from disagg.coordinator.phases import Event, Phase, advance, advance_to_stage
 from disagg.coordinator.request import Request
@@ -69,6 +69,8 @@ class Attempt:
         self._sink, self._shared, self._try = sink, shared, request.tries
         pair, prefill = reservation.pair, reservation.pair.prefill
         leg_class = LegOnTrial if request.blames and alone_on(request) else DecodeLeg
+        if request.embeds:
+            leg_class = EmbeddingLeg
         self.decode = leg_class(self, pair.decode, request, sink, shared.batch)
         self._legs = [Leg(self, prefill), self.decode] if prefill else [self.decode]
         self._deadline = DeadlineTimer(request, shared.limits, shared.now_s, self)
@@ -121,6 +123,8 @@ class Attempt:
                 dp_rank=leg.endpoint.dp_rank,
                 bootstrap=bootstrap,
                 asks=leg.role.asks(asks),
+                embeds=request.embeds,
+                second_at=request.second_at,
             )
         self.decode.is_held = request.lacks_prompt_logprobs
         self._deadline.watch()

@@ -51,9 +51,8 @@ class Coordinator:
         now_s: Callable[[], float] = time.monotonic,
     ) -> None:
         self._router, self._limits, self._now_s = router, limits, now_s
-        self.admission = Admission(
-            router, queue_max=limits.queue_max, queue_s=limits.queue_s, no_pair_s=limits.no_pair_s, now_s=now_s
-        )
+        self.admission, self.embedding_admission = (self._admission(embeds=embeds) for embeds in (False, True))
+        router.endpoints.on_change = self._serve
         self.rooms = Rooms(random or Random())
         self.live: dict[str, Request] = {}
         self.attempts: dict[str, Attempt] = {}  # the running try of each live request
@@ -72,7 +71,8 @@ class Coordinator:
         request.phase_since_s = request.waiting_since_s = self._now_s()
         try:
             while request.phase is not Phase.FINISHED:
-                reservation = await self.admission.reserve(request, request.received_at_s + self._limits.request_s)
+                until_s = request.received_at_s + self._limits.request_s
+                reservation = await self._admission_of(request).reserve(request, until_s)
                 if request.is_cancelled:
                     reservation.release()
                     raise Cancelled(f"request {request.id}", "cancelled on request")
@@ -106,11 +106,35 @@ class Coordinator:
         if attempt is not None:
             attempt.fail(Cancelled, "cancelled on request")
         else:
-            self.admission.fail(request, Cancelled(f"request {request_id}", "cancelled on request"))
+            self._admission_of(request).fail(request, Cancelled(f"request {request_id}", "cancelled on request"))
         return True
 
     def find(self, request_id: str) -> Request | Remembered | None:
         return self.live.get(request_id) or self._ended.get(request_id)
+
+    @property
+    def waiting(self) -> int:
+        """Requests that have no pair."""
+        return len(self.admission) + len(self.embedding_admission)
+
+    def _admission(self, *, embeds: bool) -> Admission:
+        limits = self._limits
+        return Admission(
+            self._router,
+            queue_max=limits.queue_max,
+            queue_s=limits.queue_s,
+            no_pair_s=limits.no_pair_s,
+            now_s=self._now_s,
+            embeds=embeds,
+        )
+
+    def _admission_of(self, request: Request) -> Admission:
+        """Who waits for a vector holds up nobody who waits for tokens."""
+        return self.embedding_admission if request.embeds else self.admission
+
+    def _serve(self) -> None:
+        self.admission.serve()
+        self.embedding_admission.serve()
 
     def _try_again(self, request: Request, pair: Pair, error: LegLost | Refused | DeadlineExceeded) -> None:
         """Sends the request back to wait for another pair, or raises the error."""
@@ -148,7 +172,7 @@ class Coordinator:
         return any(each.life in lives for each in request.blames)
 
     def _poison(self, request: Request, where: str) -> SuspectedPoison:
-        self.admission.others_first = True
+        self._admission_of(request).others_first = True
         died = request.facts.died_under_it = tuple(each.life for each in request.blames)
         last = ", the last one with nothing else on it" if request.blames[-1].alone else ""
         what = f"{len(died)} engines died while they ran this request{last}"

@@ -134,6 +134,17 @@ class DecodeLeg(Leg):
             self.attempt.break_off()
 
 
+class EmbeddingLeg(DecodeLeg):
+    """The one leg of a request for a vector, which comes with its end."""
+
+    __slots__ = ()
+
+    def on_end(self, end: m.LegEnd) -> None:
+        if end.reason in m.WELL and not end.embedding:
+            end = msgspec.structs.replace(end, reason="error", detail="it ended without a vector")
+        super().on_end(end)
+
+
 class LegOnTrial(DecodeLeg):
     """The decode leg of a request that is tried alone (see suspects.py)."""
 

@@ -80,6 +80,9 @@ class Request:
     prompt_logprobs: list[TokenLogprobs] | None = None  # once the prompt has been read, if asked for
     matched: int | str | None = None  # the token, or the stop pattern, that ended it at its engine
     prefix_on: RankId | None = None  # where another request has just read the same prompt
+    embeds: bool = False  # it asks for a vector; it then has max_tokens 1, and no text
+    second_at: int = 0  # where the second text of a pair begins in `prompt_ids`; 0: there is none
+    embedding: bytes = b""  # what came: float32, little-endian
 
     def add(self, token_ids: list[int], now_s: float) -> str:
         """Adds new tokens; returns the text that may be shown because of them."""
@@ -149,8 +152,9 @@ class Request:
         return ""
 
     def note_end(self, end: LegEnd, clock_offset_s: float, *, read_prompt: bool) -> None:
-        """Notes what an engine measured. Its times are its host's monotonic seconds, `clock_offset_s` ahead of ours;
-        `read_prompt`: the leg is prefill's, or an aggregated engine's."""
+        """Notes what an engine measured, and the vector it made. Its times are its host's monotonic seconds,
+        `clock_offset_s` ahead of ours; `read_prompt`: the leg is prefill's, or that of an engine without a partner."""
+        self.embedding = end.embedding
         facts, stats = self.facts, dict(end.stats)
         if "kv_bytes" in stats:
             facts.kv_bytes, facts.kv_transfer_s = int(stats.pop("kv_bytes")), stats.pop("kv_transfer_s", 0.0)

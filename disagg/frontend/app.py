@@ -62,6 +62,7 @@ class Frontend:
         self._keys, self._origins = keys, origins
         self._backend, self._codec, self._headers = backend, codec, headers
         self._generations = Generations(backend, codec, parsing, body_limit_bytes)
+        self._embeddings = Embeddings(backend, codec, self._generations.readers, body_limit_bytes)
         self._server = HttpServer(self, limits, refusals or Refusals())
         self._routes = Routes(
             {
@@ -76,6 +77,10 @@ class Frontend:
                 "/v1/detokenize": Route("POST", Right.CLIENT, self._detokenize),
                 "/tokenize": Route("POST", Right.CLIENT, self._tokenize),
                 "/detokenize": Route("POST", Right.CLIENT, self._detokenize),
+                "/v1/embeddings": Route("POST", Right.CLIENT, self._embed),
+                "/v1/classify": Route("POST", Right.CLIENT, self._classify),
+                "/v1/rerank": Route("POST", Right.CLIENT, self._rerank),
+                "/v1/score": Route("POST", Right.CLIENT, self._score),
                 "/health": Route("GET", Right.HEALTH, self._health),
                 "/ready": Route("GET", Right.HEALTH, self._ready),
                 "/metrics": Route("GET", Right.METRICS, self._metrics),
@@ -166,6 +171,18 @@ class Frontend:
 
     def _detokenize(self, exchange: Exchange, _: str, caller: Caller) -> Awaitable[None]:
         return self._generations.answer_here(exchange, "detokenize")
+
+    def _embed(self, exchange: Exchange, _: str, caller: Caller) -> Awaitable[None]:
+        return self._embeddings.answer(exchange, "embd", caller.owner)
+
+    def _classify(self, exchange: Exchange, _: str, caller: Caller) -> Awaitable[None]:
+        return self._embeddings.answer(exchange, "clas", caller.owner)
+
+    def _rerank(self, exchange: Exchange, _: str, caller: Caller) -> Awaitable[None]:
+        return self._embeddings.answer(exchange, "rank", caller.owner)
+
+    def _score(self, exchange: Exchange, _: str, caller: Caller) -> Awaitable[None]:
+        return self._embeddings.answer(exchange, "scor", caller.owner)
 
     async def _models(self, exchange: Exchange, _: str, caller: Caller) -> None:
         await _json(exchange, {"object": "list", "data": [self._model_body()]})

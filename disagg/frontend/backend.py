@@ -13,6 +13,18 @@ class Backend(Protocol):
     created_s: int  # wall clock
 
     @property
+    def generates(self) -> bool:
+        """Whether the deployment has engines that make tokens."""
+
+    @property
+    def embeds(self) -> bool:
+        """Whether it has engines that make vectors."""
+
+    @property
+    def embedding_tokens_max(self) -> int:
+        """As request_tokens_max, of engines that make vectors."""
+
+    @property
     def request_tokens_max(self) -> int:
         """Largest prompt + output the engines can hold; 0 while that is not known."""
 

@@ -17,6 +17,7 @@ from typing import Any
 import msgspec
 
 from disagg.coordinator.request import Request
+from disagg.errors import BadRequest
 from disagg.fields import refuse
 from disagg.frontend.answering import Answering
 from disagg.frontend.backend import Backend
@@ -62,6 +63,7 @@ class Generations:
         with exchange.while_connected():
             check_headers(exchange.request_headers)
             check_encoding(exchange)
+            _refuse_without_engines(self._backend)
             asked = await self._read(exchange, endpoint, owner)
             assert isinstance(asked, CompletionRequest)
             answering = self._answering(exchange, asked, owner, received_at_s)
@@ -168,6 +170,13 @@ class Generations:
 def _answer_of(choice: WholeChoice) -> ChoiceAnswer:
     assert choice.answer is not None, "the answer broke off without a reason"
     return choice.answer
+
+
+def _refuse_without_engines(backend: Backend) -> None:
+    if not backend.generates:
+        what = "this deployment makes vectors alone, at /v1/embeddings; "
+        would_do = "an operator would add pools under prefill and decode, or aggregated"
+        raise BadRequest(None, "no_generation_pool", what + would_do)
 
 
 def _refuse_ignored(asked: CompletionRequest, backend: Backend) -> None:

@@ -73,6 +73,8 @@ async def serve(spec: FrontendSpec) -> None:
         control=ControlClient(spec.control, secret),
         number=spec.number,
         refusals=refusals,
+        generates=spec.generates,
+        embeds=spec.embeds,
     )
     headers = [(b"x-disagg-simulated", b"true")] if spec.simulated else []
     frontend = Frontend(

@@ -1,7 +1,7 @@
 """A process that reads long bodies for a frontend: JSON, checks, template, token ids.
 
 Way:   Readers -> a pipe -> [read] -> a pipe -> Readers
-In:    frames on standard input: an Order, then bodies, each behind four letters that say its kind (chat, text)
+In:    frames on standard input: an Order, then bodies, each behind a line that says its endpoint (a word of READINGS)
 Out:   a frame for each body on standard output, in order
 Fails: it ends when its input closes, and by its alarm when a body takes too long
 

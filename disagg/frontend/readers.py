@@ -76,7 +76,7 @@ class Readers:
             await reader.stop()
 
     async def read(self, data: bytes, endpoint: str) -> Read:
-        if is_short(data, self._codec):
+        if is_short(data, self._codec, endpoint):
             return read(data, endpoint, self._model, self._codec)
         try:
             async with asyncio.timeout(WAIT_S):

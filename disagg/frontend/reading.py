@@ -12,6 +12,7 @@ decide, since a message, a part of one or a list in `metadata` costs as much as 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, TypeVar
 
 import msgspec
@@ -20,6 +21,8 @@ from disagg.errors import BadRequest
 from disagg.fields import Body, boolean, refuse, required
 from disagg.frontend import messages_api, native_api, responses_api
 from disagg.frontend.body import decode_body
+from disagg.frontend.inputs import FIELDS as INPUT_KINDS
+from disagg.frontend.inputs import InputsRequest, read_inputs
 from disagg.frontend.parameters import CHAT, COMPLETION, check_names
 from disagg.frontend.prompts import chat_ids_of, kept_of
 from disagg.frontend.request_body import (
@@ -39,15 +42,18 @@ T = TypeVar("T")
 # What may run in the event loop: below an engine's step of some 5 ms, whatever it holds.
 SHORT_BYTES = 32 << 10
 SHORT_BYTES_SLOW = 8 << 10  # where text is tokenised four times slower (disagg/tokenizer/encoder.py)
+SHORT_TEXTS = 500  # of a batch: each is tokenised by itself
 SHORT_BRACES = 500  # a message without content is 28 bytes, and costs as much as a thousand letters
 EARLIER = "disagg_earlier"  # in a Responses body: the conversation that it goes on with. Ours to put there
 
-Read = CompletionRequest | Answered  # what a reader can send back: structs with tags
+Read = CompletionRequest | InputsRequest | Answered  # what a reader can send back: structs with tags
 
 
-def is_short(data: bytes, codec: Codec) -> bool:
+def is_short(data: bytes, codec: Codec, endpoint: str = "text") -> bool:
     limit_bytes = SHORT_BYTES if codec.encoder.is_fast else SHORT_BYTES_SLOW
-    return len(data) <= limit_bytes and data.count(b"{") <= SHORT_BRACES
+    if len(data) > limit_bytes or data.count(b"{") > SHORT_BRACES:
+        return False
+    return endpoint not in INPUT_KINDS or data.count(b'"') // 2 <= SHORT_TEXTS
 
 
 def read(data: bytes, endpoint: str, model: str, codec: Codec) -> Read:
@@ -149,6 +155,7 @@ READINGS: Mapping[str, Callable[[Body, str, Codec], Read]] = {
     "generate": _generate,
     "messages": _messages,
     "count_tokens": _count_tokens,
+    **{kind: partial(read_inputs, kind) for kind in INPUT_KINDS},
     "tokenize": read_tokenize,
     "detokenize": read_detokenize,
 }

@@ -45,8 +45,11 @@ class Service:
         control: ControlClient | None,
         number: int = 0,
         refusals: Refusals | None = None,
+        generates: bool = True,
+        embeds: bool = False,
     ) -> None:
         self.model_name = model_name
+        self.generates, self.embeds = generates, embeds
         self.created_s = int(time.time())
         self._router, self._connections = router, router.connections
         self._coordinator, self._control = coordinator, control
@@ -62,6 +65,10 @@ class Service:
         return self._connections.request_tokens_max
 
     @property
+    def embedding_tokens_max(self) -> int:
+        return self._connections.embedding_tokens_max
+
+    @property
     def ignored(self) -> dict[str, str]:
         """Of all engines: a request may come to any of them, and to another one when it migrates."""
         return {name: would_do for r in self._connections.records.values() for name, would_do in r.ignores.items()}
@@ -73,7 +80,7 @@ class Service:
             self._metrics.ended(request)
 
     def ready(self) -> tuple[bool, str]:
-        if self._router.is_ready():
+        if self._is_ready():
             return True, ""
         waiting = [
             f"{r.id} is {r.state}" + (f": {r.detail}" if r.detail else "") for r in self._connections.records.values()
@@ -93,7 +100,7 @@ class Service:
             engines.append(engine)
         return {
             "model": self.model_name,
-            "ready": self._router.is_ready(),
+            "ready": self._is_ready(),
             "engines": engines,
             "frontend": {
                 "pid": os.getpid(),
@@ -146,6 +153,10 @@ class Service:
     async def drain(self, engine_id: str, restart: bool) -> str | None:
         return await self._control.drain(engine_id, restart) if self._control else "there is no controller"
 
+    def _is_ready(self) -> bool:
+        """For tokens where it makes some: a lost embedding engine must not take the whole frontend out of use."""
+        return self._router.is_ready(embeds=not self.generates)
+
     def _transfer_lost(self, prefill: str, decode: str) -> None:
         """Tells the controller, which alone can find out whose fault it is. Once at a time of each pair."""
         pair = prefill, decode
@@ -173,7 +184,7 @@ class Service:
         coordinator = self._coordinator
         return {
             "requests": len(coordinator.live),
-            "queued": len(coordinator.admission),
+            "queued": coordinator.waiting,
             "attempts": len(coordinator.attempts),
             "rooms": len(coordinator.rooms),
             "places": self._router.endpoints.places_taken,

@@ -28,6 +28,8 @@ class FrontendSpec(msgspec.Struct, frozen=True, kw_only=True):
     policy: str = LEAST_LOADED  # module:Class
     connections_max: int = 10_000
     held_limit_bytes: int = 256 << 20  # of requests that have not come in whole
+    generates: bool = True  # the deployment has engines that make tokens
+    embeds: bool = False  # it has some that make vectors
     simulated: bool = False  # its engines are: every response says so
     tool_call_parser: str | None = None  # SGLang's name, or auto
     reasoning_parser: str | None = None

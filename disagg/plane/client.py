@@ -117,6 +117,8 @@ class PlaneClient:
         bootstrap: m.Bootstrap | None,
         is_canary: bool = False,
         asks: dict[str, Any] | None = None,
+        embeds: bool = False,
+        second_at: int = 0,
     ) -> int:
         """Sends the leg and returns its number. On a lost connection the receiver has its end before this returns."""
         leg = next(self._numbers)
@@ -124,7 +126,7 @@ class PlaneClient:
             receiver.on_end(m.LegEnd(leg, LOST, "no connection"))
             return leg
         self._legs[leg] = receiver
-        submit = m.Submit(leg, leg_id, prompt, sampling, dp_rank, bootstrap, is_canary, asks or {})
+        submit = m.Submit(leg, leg_id, prompt, sampling, dp_rank, bootstrap, is_canary, asks or {}, embeds, second_at)
         self._connection.send_soon(m.encode(submit))
         return leg
 

@@ -24,6 +24,8 @@ class Leg:
     dp_rank: int
     bootstrap: Bootstrap | None  # None on an aggregated engine
     asks: dict[str, Any] = field(default_factory=dict)  # see Submit
+    embeds: bool = False  # it is to end with a vector, and makes no token
+    second_at: int = 0  # where the second text of a pair begins; 0: there is none
 
 
 class LegSink(Protocol):
@@ -33,6 +35,9 @@ class LegSink(Protocol):
 
     def on_stage(self, name: str) -> None:
         """The leg has come to bootstrapping, prefilling or transferring."""
+
+    def on_embedding(self, packed: bytes) -> None:
+        """What a leg that embeds comes to, before its end: float32, little-endian."""
 
     def on_end(
         self,

@@ -1,7 +1,8 @@
 """What a frontend and an engine host say to each other; the body of one frame each (see framing.py).
 
 Way:   coordinator -> client.py -> [Submit, Abort] -> host -> engine; back come Steps, and reports nobody asked for
-In/out: msgpack arrays, decoded straight into these structs; a prompt's token ids travel as little-endian uint32 bytes
+In/out: msgpack arrays, decoded straight into these structs; a prompt's token ids travel as little-endian uint32 bytes,
+       a vector as little-endian float32
 Owns:  the wire format. A leg is named by a number that its frontend connection chose and never uses twice
 """
 
@@ -45,6 +46,8 @@ class Submit(Wire, frozen=True, tag="submit"):
     bootstrap: Bootstrap | None = None  # None: an aggregated engine
     is_canary: bool = False  # granted beyond capacity: a full engine must still be able to prove that it lives
     asks: dict[str, Any] = {}  # beside sampling, in SGLang's words: return_logprob, top_logprobs_num, lora_path, …
+    embeds: bool = False  # it asks for a vector; an engine that makes tokens refuses it, and the other way round
+    second_at: int = 0  # where the second text of a pair begins, for a model that reads pairs; 0: there is none
 
 
 class Abort(Wire, frozen=True, tag="abort"):
@@ -138,6 +141,7 @@ class LegEnd(Wire, frozen=True):
     stats: dict[str, float] = {}  # name -> host's monotonic seconds, and "kv_bytes", "kv_transfer_s"
     prompt_logprobs: list[TokenLogprobs] | None = None  # of a leg that read the prompt, and was asked for them
     matched: int | str | None = None  # the token, or the stop pattern, that ended it
+    embedding: bytes = b""  # float32, little-endian: a vector, or a score for each class
 
 
 class Step(Wire, frozen=True, tag="step"):
@@ -204,6 +208,16 @@ ToFrontend = Step | Pong | Loads | Health | Taken | PeerGone
 encode = msgspec.msgpack.Encoder().encode
 decode_to_host = msgspec.msgpack.Decoder(ToHost).decode
 decode_to_frontend = msgspec.msgpack.Decoder(ToFrontend).decode
+
+
+def pack_floats(numbers: Iterable[float]) -> bytes:
+    return array("f", numbers).tobytes()
+
+
+def unpack_floats(packed: bytes) -> list[float]:
+    numbers = array("f")
+    numbers.frombytes(packed)
+    return numbers.tolist()
 
 
 def pack_ids(token_ids: Iterable[int]) -> bytes:

@@ -2,7 +2,8 @@
 
 Way:   frontend -> [PlaneServer] -> Engine; the tokens of one engine step, for all legs of a connection, go back at once
 Owns:  each connection's legs: a connection that ends takes all its legs with it; the ledger of what is granted
-Fails: a leg there is no room for is refused at once; the engine never sees it
+Fails: a leg there is no room for is refused at once, and one of the other kind (tokens, vectors) ends with an error:
+       the engine never sees it
 """
 
 from __future__ import annotations
@@ -39,7 +40,8 @@ class OtherHosts(Protocol):
 
 
 class PlaneServer:
-    """Serves one incarnation of one engine to any number of frontends. `others`: None for an engine on one node."""
+    """Serves one incarnation of one engine to any number of frontends. `others`: None for an engine on one node;
+    `embeds`: it makes vectors, not tokens."""
 
     def __init__(
         self,
@@ -50,8 +52,11 @@ class PlaneServer:
         network: Network = TCP,
         now_s: Callable[[], float] = time.monotonic,
         others: OtherHosts | None = None,
+        *,
+        embeds: bool = False,
     ) -> None:
         self.engine, self.incarnation, self.now_s, self.others = engine, incarnation, now_s, others
+        self.embeds = embeds
         self.ranks = facts.ranks
         self.ledger = Ledger(facts.ranks, Capacity(facts.requests_max, facts.kv_tokens, facts.page_size))
         self._secret, self._network = secret, network
@@ -178,6 +183,12 @@ class _Session:
         if message.leg in self._legs or not 0 <= message.dp_rank < self.server.ranks:
             self._drop(f"leg {message.leg} exists already, or there is no rank {message.dp_rank}")
             return
+        if message.embeds is not self.server.embeds:  # SGLang's scheduler would die of it
+            wanted, made = ("vectors", "tokens") if message.embeds else ("tokens", "vectors")
+            what = f"this engine makes {made}, and was asked for {wanted}"
+            self._ends.append(m.LegEnd(message.leg, "error", what))
+            self.flush_soon()
+            return
         prompt_ids, at = m.unpack_ids(message.prompt), message.bootstrap
         new_tokens = message.sampling["max_new_tokens"]
         grant = self.server.ledger.grant(message.dp_rank, len(prompt_ids), new_tokens, is_canary=message.is_canary)
@@ -187,7 +198,8 @@ class _Session:
             return
         self.server.report_soon()
         log.info("leg %s begins: %d prompt tokens, room %s", message.leg_id, len(prompt_ids), at.room if at else 0)
-        leg = Leg(message.leg_id, prompt_ids, message.sampling, message.dp_rank, at, message.asks)
+        asks, embeds, second_at = message.asks, message.embeds, message.second_at
+        leg = Leg(message.leg_id, prompt_ids, message.sampling, message.dp_rank, at, asks, embeds, second_at)
         live = self._legs[message.leg] = _LiveLeg(self, message.leg, leg.id, grant)
         live.handle = self.server.engine.submit(leg, live)
 
@@ -220,11 +232,12 @@ class _Session:
 class _LiveLeg:
     """The sink of one leg: counts the tokens it sent, so that the frontend can see a gap or a repeat."""
 
-    __slots__ = ("_grant", "_id", "_number", "_offset", "_session", "handle")
+    __slots__ = ("_embedding", "_grant", "_id", "_number", "_offset", "_session", "handle")
 
     def __init__(self, session: _Session, number: int, leg_id: str, grant: Grant) -> None:
         self._session, self._number, self._id, self._grant = session, number, leg_id, grant
         self._offset = 0
+        self._embedding = b""
         self.handle: object = None
 
     def on_tokens(self, token_ids: list[int], logprobs: list[m.TokenLogprobs] | None = None) -> None:
@@ -235,6 +248,9 @@ class _LiveLeg:
     def on_stage(self, name: str) -> None:
         self._session.stages.append(m.Stage(self._number, name))
         self._session.flush_soon()
+
+    def on_embedding(self, packed: bytes) -> None:
+        self._embedding = packed
 
     def on_end(
         self,
@@ -249,5 +265,5 @@ class _LiveLeg:
         server = self._session.server
         server.ledger.give_back(self._grant)
         server.report_soon()
-        end = m.LegEnd(self._number, reason, detail, cached_tokens, stats, prompt_logprobs, matched)
-        self._session.add_end(end)
+        told = prompt_logprobs, matched, self._embedding
+        self._session.add_end(m.LegEnd(self._number, reason, detail, cached_tokens, stats, *told))

@@ -164,7 +164,7 @@ def _view(text: PoolText, defaults: Mapping[str, Any], engines: tuple[str, ...])
     return PoolView(
         role=text.role,
         path=text.path,
-        arguments={**defaults, **text.engine},
+        arguments={**defaults, **ROLES[text.role].defaults, **text.engine},
         env={str(name): str(value) for name, value in env.items()} if isinstance(env, dict) else {},
         engines=engines,
         gpu_share=_share(text.pool.get("resources")),

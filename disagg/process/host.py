@@ -110,7 +110,8 @@ async def _serve(
     spares: Spares | None,
 ) -> None:
     others = members if spec.members > 1 else None
-    server = PlaneServer(engine, facts, spec.incarnation, bytes.fromhex(os.environ[SECRET_VARIABLE]), others=others)
+    secret, embeds = bytes.fromhex(os.environ[SECRET_VARIABLE]), ROLES[Role(spec.role)].embeds
+    server = PlaneServer(engine, facts, spec.incarnation, secret, others=others, embeds=embeds)
     port = await server.start(spec.plane_host, spec.plane_port)
     if others is not None:
         await others.joined()

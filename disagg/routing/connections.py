@@ -23,6 +23,7 @@ from disagg.plane.messages import RankTaken
 from disagg.plane.network import TCP, Network
 from disagg.registry.records import EngineRecord, State
 from disagg.registry.table import View
+from disagg.role_table import ROLES
 from disagg.routing.endpoints import UNBOUNDED, Endpoint, Engine
 from disagg.routing.load import Endpoints
 
@@ -50,6 +51,7 @@ class Connections:
         self._secret, self._network, self._now_s = secret, network, now_s
         self.records: Mapping[str, EngineRecord] = {}
         self.request_tokens_max = 0  # prompt + output that every READY engine can hold; 0 while none is known
+        self.embedding_tokens_max = 0  # the same of engines that make vectors
         self._lives: dict[str, _Life] = {}
         self.endpoints = Endpoints()
         self._numbers = itertools.count()
@@ -64,7 +66,8 @@ class Connections:
     def apply(self, view: View) -> None:
         """Begins to connect to newly READY incarnations, lets go of those that may not be used any more."""
         self.records = view.records
-        self.request_tokens_max = _request_tokens_max(view.records.values())
+        self.request_tokens_max = _request_tokens_max(view.records.values(), embeds=False)
+        self.embedding_tokens_max = _request_tokens_max(view.records.values(), embeds=True)
         self.endpoints.meet(view.met)
         wanted = {r.life: r for r in view.records.values() if r.plane and r.state in (State.READY, State.DRAINING)}
         for life in self._lives.keys() - wanted.keys():
@@ -191,7 +194,7 @@ class Connections:
         self.endpoints.on_change()
 
 
-def _request_tokens_max(records: Iterable[EngineRecord]) -> int:
-    known = [record for record in records if record.request_tokens_max]
+def _request_tokens_max(records: Iterable[EngineRecord], *, embeds: bool) -> int:
+    known = [r for r in records if r.request_tokens_max and ROLES[r.role].embeds is embeds]
     ready = [record for record in known if record.state is State.READY] or known
     return min((record.request_tokens_max for record in ready), default=0)

@@ -29,7 +29,7 @@ class Endpoints:
         self._orders = {role: ByLoad() for role in ROLES}  # without engines on trial
         self._engines: dict[Role, dict[str, Engine]] = {role: {} for role in ROLES}  # by life
         self._on_trial: dict[Engine, Reservation] = {}  # of requests that nobody else is to be beside
-        self._is_ready: bool | None = None  # None: something has changed
+        self._is_ready: dict[bool, bool] = {}  # by `embeds`; empty: something has changed
         self.met = Met()
         self.places_taken = 0  # by this process's reservations
         self.on_change: Callable[[], None] = lambda: None
@@ -77,7 +77,8 @@ class Endpoints:
     def is_free_for(self, pair: Pair, request: RoutingView) -> bool:
         """Whether a policy may choose this pair for the request now."""
         prefill, decode = pair.prefill, pair.decode
-        if ROLES[decode.engine.role].takes_kv_from is not (prefill.engine.role if prefill else None):
+        role = ROLES[decode.engine.role]
+        if role.embeds is not request.embeds or role.takes_kv_from is not (prefill.engine.role if prefill else None):
             return False
         has_met = prefill is None or prefill.life in self.peers_of(decode)
         return has_met and all(self._is_free(endpoint, request) for endpoint in pair.endpoints)
@@ -92,11 +93,12 @@ class Endpoints:
 
     # for the router
 
-    def is_ready(self) -> bool:
-        """Whether some pair could serve if it had room: READY, connected, and met."""
-        if self._is_ready is None:
-            self._is_ready = any(self._could_serve(role) for role in self._engines)
-        return self._is_ready
+    def is_ready(self, *, embeds: bool = False) -> bool:
+        """Whether some pair could serve if it had room: READY, connected, and met. `embeds`: could make vectors."""
+        if embeds not in self._is_ready:
+            roles = [role for role in self._engines if ROLES[role].embeds is embeds]
+            self._is_ready[embeds] = any(self._could_serve(role) for role in roles)
+        return self._is_ready[embeds]
 
     def _could_serve(self, role: Role) -> bool:
         """Alone, or with an engine whose KV it takes. Who sends some is asked for with who takes it."""
@@ -125,18 +127,18 @@ class Endpoints:
 
     def meet(self, met: Met) -> None:
         """Who has met whom has changed. It is the registry's own, which is always the newest."""
-        self.met, self._is_ready = met, None
+        self.met, self._is_ready = met, {}
 
     def add(self, engine: Engine) -> None:
         """It is READY and connected."""
-        self._is_ready = None
+        self._is_ready.clear()
         if engine.life not in self._engines[engine.role]:
             self._engines[engine.role][engine.life] = engine
             self._show(engine)
 
     def remove(self, engine: Engine) -> None:
         """The engine gets no more requests. Those it has run on."""
-        self._is_ready = None
+        self._is_ready.clear()
         if self._engines[engine.role].get(engine.life) is engine:
             del self._engines[engine.role][engine.life]
             self._hide(engine)

@@ -39,9 +39,11 @@ class Weighed(Reason, frozen=True):
 
 class LeastLoaded:
     """Of aggregated engines the least loaded endpoint; without any, the pair that is least loaded, both sides together,
-    of those that have met."""
+    of those that have met. For a vector, of embedding engines the least loaded endpoint."""
 
     def choose(self, request: RoutingView, endpoints: Endpoints) -> Choice | None:
+        if request.embeds:
+            return best_alone(Role.EMBEDDING, request, endpoints)
         if request.prefix_on is not None and (choice := best_after(request.prefix_on, request, endpoints)) is not None:
             return choice
         if endpoints.has(Role.AGGREGATED):
@@ -68,7 +70,12 @@ def best_after(rank: RankId, request: RoutingView, endpoints: Endpoints) -> Choi
 
 def best_aggregated(request: RoutingView, endpoints: Endpoints) -> Choice | None:
     """The least loaded aggregated endpoint with room."""
-    for score, endpoint in endpoints.fitting(Role.AGGREGATED, request):
+    return best_alone(Role.AGGREGATED, request, endpoints)
+
+
+def best_alone(role: Role, request: RoutingView, endpoints: Endpoints) -> Choice | None:
+    """Of a role that has no partner, the least loaded endpoint with room."""
+    for score, endpoint in endpoints.fitting(role, request):
         return Choice(Pair(None, endpoint), Weighed(*score))
     return None
 

@@ -1,7 +1,8 @@
 """What admission asks: a reservation for this request, now, or None.
 
 Way:   admission -> [Router.pick] -> policy -> Endpoints.reserve -> Reservation -> Attempt
-Owns:  nothing but the policy. It awaits nothing, so no decision is half made
+Owns:  nothing but the policy, which is about tokens: where a vector is made LeastLoaded chooses. It awaits nothing, so
+       no decision is half made
 Fails: a policy that raises, or chooses what may not be taken, costs the request nothing: LeastLoaded chooses instead,
        which is logged once for each kind of error, and told in the request's facts
 """
@@ -38,16 +39,16 @@ class Router:
         """Counted as taken until it is released; None while nothing has room."""
         endpoints = self.endpoints
         try:
-            choice = self._policy.choose(request, endpoints)
+            choice = (self._least_loaded if request.embeds else self._policy).choose(request, endpoints)
             if choice is not None and not endpoints.is_free_for(choice.pair, request):
                 raise ValueError(f"{choice.pair.name} is not free")
         except Exception as error:  # noqa: BLE001 - somebody else's code, called while frames of other requests are handed out
             choice = self._instead(request, error)
         return None if choice is None else endpoints.reserve(choice, request)
 
-    def is_ready(self) -> bool:
-        """Some pair could serve, were it free."""
-        return self.endpoints.is_ready()
+    def is_ready(self, *, embeds: bool = False) -> bool:
+        """Some pair could serve, were it free; with `embeds`, some engine could make a vector."""
+        return self.endpoints.is_ready(embeds=embeds)
 
     def _instead(self, request: RoutingView, error: Exception) -> Choice | None:
         policy, why = type(self._policy).__qualname__, type(error).__name__

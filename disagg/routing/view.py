@@ -33,6 +33,7 @@ class RoutingView(msgspec.Struct, frozen=True, kw_only=True):
     prefix_on: RankId | None = None  # the rank that has just read the same prompt
     avoid: Set[str] = frozenset()  # engine lives to take only where nothing else has room
     alone_on: Set[Role] = frozenset()  # of these roles only engines on which nothing runs
+    embeds: bool = False  # it wants a vector: only engines that make some may take it, and those take nothing else
 
     @property
     def token_ids(self) -> list[int]:

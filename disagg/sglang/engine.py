@@ -26,6 +26,7 @@ from disagg.plane.engine import EngineFacts, Leg, LegSink
 from disagg.plane.messages import ProcessSample, RankHealth, RankLoad
 from disagg.sglang import dead_peers
 from disagg.sglang.children import pids_by_role
+from disagg.sglang.embedding_leg import EmbeddingLeg, take_pairs
 from disagg.sglang.fast_path import open_fast_path
 from disagg.sglang.fit import check_installed
 from disagg.sglang.heartbeat import read_beats
@@ -101,6 +102,8 @@ class SGLangEngine(_Part):
         info = engine._scheduler_init_result.scheduler_infos[0]
         self.listen(self.on_stage)
         open_fast_path(engine.tokenizer_manager, self._legs, unwrap_from_pickle)
+        if self._arguments.get("is_embedding"):
+            take_pairs(engine.tokenizer_manager)
         return replace(
             facts,
             ranks=_dp_ranks(engine.server_args),
@@ -110,7 +113,8 @@ class SGLangEngine(_Part):
         )
 
     def submit(self, leg: Leg, sink: LegSink) -> object:
-        handle = self._legs[leg.id] = SGLangLeg(
+        leg_class = EmbeddingLeg if leg.embeds else SGLangLeg
+        handle = self._legs[leg.id] = leg_class(
             leg,
             sink,
             self._engine.tokenizer_manager,

@@ -97,7 +97,7 @@ class SGLangLeg:
         try:
             if self._abort_asked_at_s is not None:
                 raise asyncio.CancelledError
-            stream = await engine.async_generate(**_generate_arguments(self.leg))
+            stream = await self._stream(engine)
             async with contextlib.aclosing(stream):
                 async for chunk in stream:
                     meta = chunk["meta_info"]
@@ -130,6 +130,10 @@ class SGLangLeg:
         moments = getattr(self._manager, "disagg_moments", {})  # kept by disagg/sglang/plugins/transfer.py
         on_end()
         self._sink.on_end(reason, detail, cached, moments.pop(self.leg.id, {}), prompt_logprobs, matched)
+
+    async def _stream(self, engine: Any) -> Any:
+        """SGLang's chunks of this leg."""
+        return await engine.async_generate(**_generate_arguments(self.leg))
 
     def _abort_again(self) -> None:
         """Called once a second after an abort: the abort may be lost, or the scheduler may be computing, or hang."""

@@ -21,7 +21,7 @@ _REASONS: tuple[tuple[str, ...], ...] = (
     ("one deployment serves one model", "revision", "say model.revision"),
     ("the model is a folder on the node before an engine starts", "download_dir", "say model.path"),
     ("the frontend names the model", "served_model_name", "say model.name"),
-    ("disagg serves generation only", "is_embedding"),
+    ("the pool's role decides it", "is_embedding", "put the pool under embedding"),
     ("one deployment runs on one kind of device", "device", "say device, at the top"),
     ("Ray gives an engine its GPUs", "base_gpu_id gpu_id_step", "say resources.gpus"),
     ("Ray hosts whole engines here, not single ranks", "use_ray"),

@@ -213,6 +213,16 @@ NOT_A_NUMBER = Part(
         _at("disaggregation.common.conn:CommonKVSender.abort", begins="self", is_called=True),
     ),
 )
+EMBEDDING = Part(
+    "pairs",
+    "an embedding engine refuses pairs of texts whose tokenizer tells the two apart",
+    (
+        _at(f"{_MANAGER}generate_request", begins="self, obj", is_called=True),
+        _at(f"{_MANAGER}_create_tokenized_object", begins="self, obj"),
+        *_all("managers.io_struct:EmbeddingReqInput.", "rid input_ids"),
+        *_all("managers.io_struct:TokenizedEmbeddingReqInput.", "input_ids token_type_ids"),
+    ),
+)
 FAULTS = Part(
     "faults",
     "tests cannot make a scheduler hang, nor a transfer slow",
@@ -241,4 +251,4 @@ CPU = Part(
     only="cpu",
 )
 
-PARTS = (ENGINE, TRANSFER, STAGES, RUNS, PACE, SEEDS, GRAMMAR, NOT_A_NUMBER, FAULTS, CPU)
+PARTS = (ENGINE, TRANSFER, STAGES, RUNS, PACE, SEEDS, GRAMMAR, NOT_A_NUMBER, EMBEDDING, FAULTS, CPU)

@@ -14,6 +14,7 @@ Fails: as SGLang does, seen (engines-here.md) or read in its source (field-notes
        - one leg alone times out: prefill in bootstrapping; decode, which has no deadline before it sent its
          metadata, in waiting for KV
        - without a room, an engine of a pair refuses (400)
+       - one that embeds dies of a leg that wants tokens; one that makes tokens refuses a leg that wants a vector
        - a prefill that is gone is found by heartbeats, never by the lack of answers from a dead scheduler
        - aborted in landing, decode's pages are kept until prefill says that it writes no more, or for
          `release_timeout_s`
@@ -93,6 +94,8 @@ class SimulatedEngine:
         refusal = self._refusal(leg)
         if self.is_gone:
             pass
+        elif self.model.role is Role.EMBEDDING and not leg.embeds:
+            self.dies()
         elif refusal:
             simulated.at = At.OVER
             asyncio.get_running_loop().call_soon(sink.on_end, "error", refusal, 0, {})
@@ -238,7 +241,9 @@ class SimulatedEngine:
             leg.peer.forget(leg)
 
     def _refusal(self, leg: Leg) -> str:
-        if self.model.role is not Role.AGGREGATED and leg.bootstrap is None:
+        if leg.embeds and self.model.role is not Role.EMBEDDING:
+            return "This model does not appear to be an embedding model by default."
+        if self.model.role in (Role.PREFILL, Role.DECODE) and leg.bootstrap is None:
             return "Disaggregated request received without bootstrap room id"
         tokens = len(leg.prompt_ids) + leg.sampling["max_new_tokens"]
         if tokens > min(self.model.context_length, self.ranks[0].pool.tokens_total):

@@ -19,7 +19,7 @@ from disagg.simulated_engine.leg import At, SimulatedLeg
 from disagg.simulated_engine.memory import KvPool
 from disagg.simulated_engine.model import Model
 from disagg.simulated_engine.peering import Gone, Landed
-from disagg.simulated_engine.tokens import EOS, fold, following
+from disagg.simulated_engine.tokens import EOS, fold, following, vector
 
 RankLeg = SimulatedLeg["Rank"]
 
@@ -273,6 +273,11 @@ class Rank:
 
     def _prompt_done(self, leg: RankLeg) -> None:
         leg.stats["forward_end"] = self._now_s()
+        if leg.leg.embeds:
+            leg.at = At.RUNNING
+            leg.sink.on_embedding(vector(leg.leg.prompt_ids, leg.leg.second_at))
+            self.end(leg, "stop")
+            return
         state = fold(leg.leg.prompt_ids)
         [token], leg.state = following(state, 1, leg.ignore_eos)
         if leg.leg.bootstrap is None:

@@ -8,12 +8,14 @@ Why:   a stream that moved to another engine must go on with exactly the same to
 from __future__ import annotations
 
 from collections.abc import Iterable
+from random import Random
 from zlib import crc32
 
-from disagg.plane.messages import TokenLogprobs, pack_ids
+from disagg.plane.messages import TokenLogprobs, pack_floats, pack_ids
 
 EOS = 2
 FIRST_ID, ID_COUNT = 300, 30_000  # above special tokens, inside any vocabulary that we serve
+DIMENSIONS = 64  # of a vector
 EOS_EVERY = 200  # one token in so many ends an answer that may end early
 
 
@@ -55,3 +57,11 @@ def prompt_logprobs_of(ids: list[int], top: int) -> list[TokenLogprobs]:
 
 def _logprob(token_id: int) -> float:
     return -(token_id % 97) / 16
+
+
+def vector(ids: list[int], second_at: int = 0) -> bytes:
+    """The unit vector that any engine makes of these ids, as it travels."""
+    draw = Random(fold(ids) ^ second_at)
+    numbers = [draw.uniform(-1.0, 1.0) for _ in range(DIMENSIONS)]
+    length = sum(number * number for number in numbers) ** 0.5
+    return pack_floats(number / length for number in numbers)

@@ -11,6 +11,7 @@ from random import Random
 
 from disagg.host_spec import HostSpec
 from disagg.plane.server import PlaneServer
+from disagg.role_table import ROLES
 from disagg.roles import Role
 from disagg.simulated_engine.arguments import simulated_engine
 from disagg.simulation.network import SimNetwork
@@ -27,7 +28,15 @@ class SimulatedHost:
         self.engine = simulated_engine(spec, network=here, random=random, wall_s=loop.time)
         self.engine.on_death = self.kill
         self.facts = self.engine.start()
-        self.server = PlaneServer(self.engine, self.facts, self.incarnation, secret, network=here, now_s=loop.time)
+        self.server = PlaneServer(
+            self.engine,
+            self.facts,
+            self.incarnation,
+            secret,
+            network=here,
+            now_s=loop.time,
+            embeds=ROLES[self.role].embeds,
+        )
         self.is_alive = True
         self.ended: asyncio.Future[None] = loop.create_future()
 

@@ -283,7 +283,7 @@ class SimulatedDeployment:
         hosts = [host for host in self.hosts.values() if host.is_alive]
         return {
             "requests": sum(len(c.live) for c in coordinators),
-            "waiting": sum(len(c.admission) for c in coordinators),
+            "waiting": sum(c.waiting for c in coordinators),
             "attempts": sum(len(c.attempts) for c in coordinators),
             "rooms": sum(len(c.rooms) for c in coordinators) + self.fleet.prover.rooms,
             "places": sum(frontend.router.endpoints.places_taken for frontend in self.frontends),

@@ -46,6 +46,11 @@ class Codec:
         """As `tokenizer(text)`: with the special tokens this tokenizer puts around a text."""
         return self.encoder.encode(text, special_tokens=special_tokens)
 
+    def pair_ids(self, first: str, second: str) -> tuple[list[int], int]:
+        """As `tokenizer(first, second)`: the ids of a pair, and where its second text begins; 0 where the tokenizer
+        does not tell the two apart (its token types are all 0)."""
+        return self.encoder.encode_pair(first, second)
+
     def chat_ids(
         self,
         messages: list[Message],

@@ -76,6 +76,12 @@ class Encoder:
     def encode_slowly(self, text: str, *, special_tokens: bool) -> list[int]:
         return cast(list[int], self._tokenizer.encode(text, add_special_tokens=special_tokens).ids)
 
+    def encode_pair(self, first: str, second: str) -> tuple[list[int], int]:
+        """With the special tokens that this tokenizer puts around a pair; see Codec.pair_ids."""
+        encoding = self._tokenizer.encode(first, second)
+        types = cast(list[int], encoding.type_ids)
+        return cast(list[int], encoding.ids), types.index(1) if 1 in types else 0
+
     def _first_that_differs(self) -> str | None:
         for text in sample(self._tokenizer):
             for special_tokens in (False, True):

@@ -137,7 +137,7 @@ class Bench:
     def held(self) -> int:
         coordinator = self.coordinator
         granted = sum(sum(server.ledger.requests) for server in self.servers.values() if server.sessions)
-        waiting = len(coordinator.live) + len(coordinator.attempts) + len(coordinator.admission)
+        waiting = len(coordinator.live) + len(coordinator.attempts) + coordinator.waiting
         return len(coordinator.rooms) + self.router.endpoints.places_taken + waiting + granted
 
 

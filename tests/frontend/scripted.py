@@ -77,6 +77,9 @@ class ScriptedBackend:
     model_name: str = MODEL
     created_s: int = 1_764_000_000
     request_tokens_max: int = 0
+    generates: bool = True
+    embeds: bool = False
+    embedding_tokens_max: int = 0
     ignored: dict[str, str] = field(default_factory=dict)
     not_ready: str = ""
     requests: list[Request] = field(default_factory=list)

@@ -22,7 +22,7 @@ FLOORS = (
     ("models", "registry"),
     ("tokenizer", "transfer"),
     ("worker_role",),
-    ("prefill", "decode", "aggregated"),
+    ("prefill", "decode", "aggregated", "embedding"),
     ("role_table",),
     ("sglang", "simulated_engine"),
     ("process", "config"),

@@ -25,68 +25,68 @@ MODEL = {"version": 1, "device": "cpu", "model": {"path": "/nowhere/model"}}
 
 
 class Word(StrEnum):
-    EMBEDDING = "embedding"
+    COUNTING = "counting"
 
 
-NAME = cast("Role", Word.EMBEDDING)
+NAME = cast("Role", Word.COUNTING)
 
 
-class EmbeddingRole(WorkerRole):
+class CountingRole(WorkerRole):
     name: ClassVar[Role] = NAME
     makes_tokens: ClassVar = False
 
     def arguments(self, pool_engine: Mapping[str, Any], *, device: str, bootstrap_port: int) -> dict[str, Any]:
-        return {**pool_engine, "is_embedding": True}
+        return {**pool_engine, "enable_metrics": True}
 
     def environment(self, *, first_token_s: float, pace_ms: float | None) -> dict[str, str]:
-        return {"EMBEDS_WITHIN_S": f"{first_token_s:g}"}
+        return {"COUNTS_WITHIN_S": f"{first_token_s:g}"}
 
     def new_tokens(self, asked: int) -> int:
         return 0
 
 
-class WithEmbedding(Deployment):
-    embedding: Pools = ()
+class WithCounting(Deployment):
+    counting: Pools = ()
 
 
 @pytest.fixture(autouse=True)
 def it_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(ROLES, NAME, EmbeddingRole())
+    monkeypatch.setitem(ROLES, NAME, CountingRole())
 
 
 def plan(**pools: Any) -> Plan:
     tree = MODEL | pools
     assert not check_rules(tree, pool_texts(tree))
-    return resolve(WithEmbedding.model_validate(tree), "cpu")
+    return resolve(WithCounting.model_validate(tree), "cpu")
 
 
 def test_it_is_planned_with_arguments_and_environment_of_its_own() -> None:
-    planned = plan(embedding=[{"replicas": 2}, {"name": "wide", "engine": {"tp_size": 2}}])
-    assert [engine.id for engine in planned.engines] == ["embedding-0", "embedding-1", "embedding-2"]
+    planned = plan(counting=[{"replicas": 2}, {"name": "wide", "engine": {"tp_size": 2}}])
+    assert [engine.id for engine in planned.engines] == ["counting-0", "counting-1", "counting-2"]
     arguments = complete_arguments(planned, planned.engines[2])
-    assert arguments["is_embedding"]
+    assert arguments["enable_metrics"]
     assert arguments["tp_size"] == 2
     assert not any(name.startswith("disaggregation") for name in arguments)
     environment = shown_environment(planned, planned.engines[0])
-    assert environment["EMBEDS_WITHIN_S"] == "120"
+    assert environment["COUNTS_WITHIN_S"] == "120"
     assert not any("DISAGGREGATION" in name for name in environment)
 
 
 def test_it_is_checked_and_told_of_before_it_starts() -> None:
-    planned = plan(embedding={})
+    planned = plan(counting={})
     assert not check(planned)
     seen = assess(planned)
     assert not seen.lanes
-    assert "embedding-0  (embedding, pool embedding.0: 1 CPU)" in render(seen)
+    assert "counting-0  (counting, pool counting.0: 1 CPU)" in render(seen)
 
 
 @pytest.mark.parametrize(
     ("pools", "path", "what"),
     [
-        ({"embedding": {"pace_ms": 25}}, "embedding.pace_ms", "is of decode engines"),
+        ({"counting": {"pace_ms": 25}}, "counting.pace_ms", "is of decode engines"),
         (
-            {"embedding": {}, "prefill": {}, "decode": {}},
-            "embedding",
+            {"counting": {}, "prefill": {}, "decode": {}},
+            "counting",
             "beside prefill and decode engines are",
         ),
         ({}, "configuration", "has no engines"),
@@ -98,4 +98,4 @@ def test_rules_between_roles_know_it(pools: dict[str, Any], path: str, what: str
     assert [problem.path for problem in found] == [path]
     assert what in found[0].what
     if not pools:
-        assert found[0].would_do == "add prefill and decode, or aggregated, or embedding"
+        assert found[0].would_do == "add prefill and decode, or aggregated, or embedding, or counting"

@@ -32,7 +32,8 @@ def test_partners_name_each_other_and_say_what_for() -> None:
 def test_a_way_to_serve_reads_the_prompt_once_and_makes_the_clients_tokens_once() -> None:
     for name, role in ROLES.items():
         both = [role, ROLES[role.partner]] if role.partner else [role]
-        assert sum(each.reads_prompts for each in both) == sum(each.makes_tokens for each in both) == 1, name
+        assert sum(each.reads_prompts for each in both) == 1, name
+        assert sum(each.makes_tokens for each in both) == (0 if role.embeds else 1), name
 
 
 def test_of_a_pair_the_sender_comes_first_whoever_is_asked() -> None:
@@ -40,12 +41,12 @@ def test_of_a_pair_the_sender_comes_first_whoever_is_asked() -> None:
     assert ROLES[Role.DECODE].pair("mine", "other") == ("other", "mine")
 
 
-def test_a_prefill_makes_one_token_and_a_decode_makes_all() -> None:
-    assert [ROLES[name].new_tokens(500) for name in Role] == [1, 500, 500]
+def test_a_prefill_makes_one_token_a_decode_all_and_an_embedding_engine_none() -> None:
+    assert [ROLES[name].new_tokens(500) for name in Role] == [1, 500, 500, 0]
 
 
 def test_only_a_prefill_has_a_bootstrap_server() -> None:
-    assert [ROLES[name].bootstrap_address("10.0.0.1", 30007) for name in Role] == ["10.0.0.1:30007", "", ""]
+    assert [ROLES[name].bootstrap_address("10.0.0.1", 30007) for name in Role] == ["10.0.0.1:30007", "", "", ""]
 
 
 async def test_a_prefill_is_not_registered_where_nobody_listens_and_others_always_are() -> None:
@@ -80,7 +81,7 @@ class Client:
         tokens = sampling["max_new_tokens"]
         self.asked.append((tokens, bootstrap))
         soon = asyncio.get_running_loop().call_soon
-        soon(leg.on_tokens, 0, [1] * tokens)
+        soon(leg.on_tokens, 0, [1] * tokens, None)
         soon(leg.on_end, m.LegEnd(1, "length"))
         return 1
 

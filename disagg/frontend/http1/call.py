@@ -24,7 +24,8 @@ from disagg.frontend.http1.refusals import Refusals
 
 log = logging.getLogger(__name__)
 
-STATUS_LINES = {each.value: f"HTTP/1.1 {each.value} {each.phrase}\r\n".encode() for each in HTTPStatus}
+PHRASES = {499: "Client Closed Request"} | {each.value: each.phrase for each in HTTPStatus}  # 499: errors.Cancelled
+STATUS_LINES = {status: f"HTTP/1.1 {status} {phrase}\r\n".encode() for status, phrase in PHRASES.items()}
 
 
 class ClientGone(Exception):

@@ -1,0 +1,139 @@
+"""A frontend before simulated embedding engines, over real sockets, for the tests of this folder."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+from scripted import MODEL, make_model_folder, until
+from tokenizers import Tokenizer, processors
+
+from disagg.coordinator.coordinator import Coordinator
+from disagg.coordinator.limits import Limits
+from disagg.frontend.app import Frontend
+from disagg.frontend.service import Service
+from disagg.plane.server import PlaneServer
+from disagg.registry.records import EngineRecord, State
+from disagg.registry.table import Table
+from disagg.role_table import ROLES
+from disagg.roles import Role
+from disagg.routing.connections import Connections
+from disagg.routing.router import Router
+from disagg.simulated_engine.engine import SimulatedEngine
+from disagg.simulated_engine.model import Model
+from disagg.tokenizer.codec import load_codec
+
+SECRET = b"s" * 32
+LIMITS = Limits(no_pair_s=1.0, queue_s=5.0, first_token_s=5.0, request_s=10.0)
+SCORER = {"architectures": ["BertForSequenceClassification"], "id2label": {"0": "bad", "1": "good"}}
+
+
+@dataclass
+class Scene:
+    url: str
+    service: Service
+    coordinator: Coordinator
+    router: Router
+    engines: list[SimulatedEngine]
+    servers: list[PlaneServer]
+    client: httpx.AsyncClient
+
+    async def post(self, path: str = "/v1/embeddings", **body: Any) -> httpx.Response:
+        return await self.client.post(self.url + path, json={"model": MODEL} | body)
+
+    async def vectors(self, given: Any, **more: Any) -> list[Any]:
+        answer = await self.post(input=given, **more)
+        assert answer.status_code == 200, answer.text
+        entries = answer.json()["data"]
+        assert [entry["index"] for entry in entries] == list(range(len(entries)))
+        return [entry["embedding"] for entry in entries]
+
+    @property
+    def legs(self) -> int:
+        return sum(engine.legs_live for engine in self.engines)
+
+    async def settle(self) -> None:
+        await until(lambda: not self.held())
+
+    def held(self) -> int:
+        coordinator, granted = self.coordinator, sum(sum(server.ledger.requests) for server in self.servers)
+        waiting = len(coordinator.live) + len(coordinator.attempts) + coordinator.waiting
+        return waiting + len(coordinator.rooms) + self.router.endpoints.places_taken + granted + self.legs
+
+
+def mark_pairs(folder: Path, second_type: int) -> None:
+    """Special tokens around a pair, and this token type for its second text."""
+    file = str(folder / "tokenizer.json")
+    tokenizer = Tokenizer.from_file(file)
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<|im_start|> $A <|im_end|>",
+        pair=f"<|im_start|> $A <|im_end|> $B:{second_type} <|im_end|>:{second_type}",
+        special_tokens=[("<|im_start|>", 257), ("<|im_end|>", 258)],
+    )
+    tokenizer.save(file)
+
+
+@asynccontextmanager
+async def scene(
+    folder: Path, *roles: Role, config: dict[str, Any] | None = None, second_type: int | None = None, **model: Any
+) -> AsyncIterator[Scene]:
+    """An engine of each role; by default two that embed. `config`: more for the model's config.json; `second_type`:
+    see `mark_pairs`."""
+    make_model_folder(folder)
+    if second_type is not None:
+        mark_pairs(folder, second_type)
+    file = folder / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | (config or {})))
+    registry, servers, engines = Table(), [], []
+    for number, role in enumerate(roles or (Role.EMBEDDING, Role.EMBEDDING)):
+        engine = SimulatedEngine(Model(role=role, **({"step_s": 0.001} | model)), life=f"{role}-{number}#1")
+        facts, embeds = engine.start(), ROLES[role].embeds
+        server = PlaneServer(engine, facts, 1, SECRET, embeds=embeds)
+        engine.on_death = server.close
+        port = await server.start("127.0.0.1")
+        registry.put(
+            EngineRecord(
+                id=f"{role}-{number}",
+                role=role,
+                state=State.READY,
+                incarnation=1,
+                plane=f"127.0.0.1:{port}",
+                kv_tokens=facts.kv_tokens,
+                request_tokens_max=facts.request_tokens_max,
+                requests_max=facts.requests_max,
+                page_size=facts.page_size,
+            )
+        )
+        engines.append(engine)
+        servers.append(server)
+    connections = Connections(SECRET)
+    router = Router(connections)
+    coordinator = Coordinator(router, LIMITS)
+    kinds = {ROLES[role].embeds for role in roles or (Role.EMBEDDING,)}
+    service = Service(
+        model_name=MODEL,
+        router=router,
+        coordinator=coordinator,
+        control=None,
+        generates=False in kinds,
+        embeds=True in kinds,
+    )
+    connections.apply(registry.view())
+    await until(lambda: not any(connections.is_lost(record.life) for record in registry.records.values()))
+    frontend = Frontend(service, load_codec(folder))
+    await frontend.start("127.0.0.1", 0)
+    try:
+        async with httpx.AsyncClient(trust_env=False, timeout=20) as client:
+            yield Scene(f"http://127.0.0.1:{frontend.port}", service, coordinator, router, engines, servers, client)
+    finally:
+        await frontend.stop(0.2)
+        connections.apply(Table().view())
+        await asyncio.sleep(0.02)
+        for server in servers:
+            server.close()
