@@ -16,6 +16,7 @@ from typing import Any
 from disagg.errors import BadRequest, NoReadyPair, RequestError
 from disagg.frontend import messages_api
 from disagg.frontend.backend import Backend
+from disagg.frontend.embeddings import Embeddings
 from disagg.frontend.exchange import Exchange, Header
 from disagg.frontend.generation import Generations
 from disagg.frontend.http1 import Call, ClientGone, Limits, Refusals
