@@ -161,7 +161,10 @@ def _stop_ids(body: Body, vocabulary: int) -> list[int]:
         token_id = whole(each)
         if token_id is None:
             wrong_type(here, "a token id", each)
-        ids.add(_token_id(token_id, here, vocabulary))
+        if not 0 <= token_id <= INT32_MAX:
+            refuse(here, "invalid_token_id", f"'{here}' is {token_id}; token ids are 0 to {INT32_MAX}")
+        if token_id < vocabulary:  # another model's stops nothing here
+            ids.add(token_id)
     return sorted(ids)
 
 

@@ -21,6 +21,7 @@ from disagg.frontend.exchange import Exchange, Header
 from disagg.frontend.generation import Generations
 from disagg.frontend.http1 import Call, ClientGone, Limits, Refusals
 from disagg.frontend.keys import Caller, Keys, Right
+from disagg.frontend.native_api.routes import NativeRoutes
 from disagg.frontend.origins import Origins
 from disagg.frontend.parsing import NO_PARSERS, Parsing
 from disagg.frontend.request_body import no_such_model
@@ -64,6 +65,7 @@ class Frontend:
         self._backend, self._codec, self._headers = backend, codec, headers
         self._generations = Generations(backend, codec, parsing, body_limit_bytes)
         self._embeddings = Embeddings(backend, codec, self._generations.readers, body_limit_bytes)
+        native = NativeRoutes(backend, codec, body_limit_bytes)
         self._server = HttpServer(self, limits, refusals or Refusals())
         self._routes = Routes(
             {
@@ -73,6 +75,12 @@ class Frontend:
                 "/v1/messages": Route("POST", Right.CLIENT, self._messages, messages_api.error_body),
                 "/v1/messages/count_tokens": Route("POST", Right.CLIENT, self._count_tokens, messages_api.error_body),
                 "/generate": Route("POST", Right.CLIENT, self._generate),
+                "/abort_request": Route("POST", Right.CLIENT, native.abort_request),
+                "/health_generate": Route("GET", Right.CLIENT, native.health_generate),
+                **dict.fromkeys(("/server_info", "/get_server_info"), Route("GET", Right.CLIENT, native.server_info)),
+                **dict.fromkeys(("/model_info", "/get_model_info"), Route("GET", Right.CLIENT, native.model_info)),
+                "/version": Route("GET", Right.HEALTH, native.version),
+                "/ping": Route("GET", Right.HEALTH, self._health),
                 "/v1/models": Route("GET", Right.CLIENT, self._models),
                 "/v1/tokenize": Route("POST", Right.CLIENT, self._tokenize),
                 "/v1/detokenize": Route("POST", Right.CLIENT, self._detokenize),

@@ -1,14 +1,18 @@
-"""Constraints and what steers tokens: prefill + decode gives the tokens of one engine, and what was asked for."""
+"""What clients ask beside plain text: prefill + decode gives the answer of one engine, and what was asked for."""
 
 from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import httpx
+import openai
 import pytest
 from deployment import Deployment, serving
 
@@ -127,3 +131,94 @@ def test_single_tokens_are_steered_as_by_one_engine(pair: Deployment, aggregated
     assert answers[0]["text"] == answers[2]["text"][: len(answers[0]["text"])] != answers[2]["text"]
     assert answers[7]["token_ids"][0] != first
     assert answers[8]["token_ids"] == [fifth] * 3
+
+
+def ask(deployment: Deployment, path: str, **body: Any) -> Any:
+    answer = httpx.post(f"{deployment.url}{path}", json={"model": "smollm2"} | body, timeout=120, trust_env=False)
+    assert answer.status_code == 200, answer.text
+    return answer.json()
+
+
+def numbers(logprobs: dict[str, Any]) -> list[float | None]:
+    return [
+        *logprobs["token_logprobs"],
+        *(each for top in logprobs["top_logprobs"] if top for each in sorted(top.values(), reverse=True)),
+    ]
+
+
+def test_echo_and_logprobs_are_those_of_one_engine(pair: Deployment, aggregated: Deployment) -> None:
+    fields = {"prompt": PROMPT, "max_tokens": 12, "temperature": 0, "echo": True, "logprobs": 3}
+    joined, one = (ask(each, "/v1/completions", **fields)["choices"][0] for each in (pair, aggregated))
+    assert joined["text"] == one["text"]
+    assert joined["text"].startswith(PROMPT)
+    assert joined["logprobs"]["tokens"] == one["logprobs"]["tokens"]
+    assert len(joined["logprobs"]["tokens"]) == 5 + 12
+    assert numbers(joined["logprobs"]) == pytest.approx(numbers(one["logprobs"]), abs=1e-5)
+    assert joined["logprobs"]["token_logprobs"][0] is None
+
+
+def test_a_streams_logprobs_are_those_of_the_whole(pair: Deployment) -> None:
+    fields: dict[str, Any] = {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 8, "temperature": 0}
+    fields |= {"logprobs": True, "top_logprobs": 2}
+    whole = ask(pair, "/v1/chat/completions", **fields)["choices"][0]["logprobs"]["content"]
+    body = {"model": "smollm2", "stream": True} | fields
+    answer = httpx.post(f"{pair.url}/v1/chat/completions", json=body, timeout=120, trust_env=False)
+    chunks = [json.loads(line[6:]) for line in answer.text.splitlines() if line.startswith("data: {")]
+    told = [each for chunk in chunks for each in (chunk["choices"][0]["logprobs"] or {}).get("content", [])]
+    assert [each["token"] for each in told] == [each["token"] for each in whole]
+    assert [each["logprob"] for each in told] == pytest.approx([each["logprob"] for each in whole], abs=1e-5)
+
+
+def test_many_samples_of_many_prompts(pair: Deployment, aggregated: Deployment) -> None:
+    prompts = [f"{PROMPT} {number}" for number in range(16)]
+    greedy = {"prompt": prompts, "max_tokens": 8, "temperature": 0}
+    joined, one = (ask(each, "/v1/completions", **greedy) for each in (pair, aggregated))
+    assert [each["text"] for each in joined["choices"]] == [each["text"] for each in one["choices"]]
+    assert joined["usage"]["prompt_tokens"] == one["usage"]["prompt_tokens"]
+    seeded = {"prompt": PROMPT, "max_tokens": 8, "n": 4, "seed": 11, "temperature": 0.9}
+    four, again, others = (ask(each, "/v1/completions", **seeded) for each in (pair, pair, aggregated))
+    texts = [each["text"] for each in four["choices"]]
+    assert texts == [each["text"] for each in again["choices"]] == [each["text"] for each in others["choices"]]
+    assert len(set(texts)) > 1
+    assert [each["index"] for each in four["choices"]] == [0, 1, 2, 3]
+    assert four["usage"]["prompt_tokens"] == 5
+
+
+def test_all_apis_say_the_same_words(pair: Deployment) -> None:
+    messages = [{"role": "user", "content": "Say hi"}]
+    chat_text = chat(pair, messages=messages, max_tokens=10)["text"]
+    with openai.OpenAI(base_url=f"{pair.url}/v1", api_key="none", http_client=httpx.Client(trust_env=False)) as client:
+        response = client.responses.create(model="smollm2", input="Say hi", max_output_tokens=10, temperature=0)
+        going_on = client.responses.create(
+            model="smollm2", input="And?", max_output_tokens=4, previous_response_id=response.id
+        )
+    assert (response.output_text, response.status) == (chat_text, "incomplete")
+    assert response.usage is not None
+    assert going_on.usage is not None
+    assert going_on.usage.input_tokens > response.usage.input_tokens
+    body = {"messages": messages, "max_tokens": 10, "temperature": 0}
+    message = ask(pair, "/v1/messages", **body)
+    assert (message["content"][0]["text"], message["stop_reason"]) == (chat_text, "max_tokens")
+    counted = ask(pair, "/v1/messages/count_tokens", messages=messages)
+    assert counted["input_tokens"] == response.usage.input_tokens
+    native = {"text": PROMPT, "sampling_params": {"temperature": 0, "max_new_tokens": 6}, "return_logprob": True}
+    generated = ask(pair, "/generate", **native)
+    assert generated["text"] == pair.complete(PROMPT, max_tokens=6, temperature=0)["choices"][0]["text"]
+    assert len(generated["meta_info"]["output_token_logprobs"]) == 6
+    assert httpx.get(f"{pair.url}/health_generate", timeout=60, trust_env=False).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "mixin",
+    [
+        "basic_api_contract_kit.BasicAPIContractMixin",
+        "matched_stop_kit.MatchedStopMixin",
+        "regex_constrained_kit.RegexConstrainedMixin",
+        "ebnf_constrained_kit.EBNFConstrainedMixin",
+    ],
+)
+def test_sglangs_own_kits(pair: Deployment, mixin: str) -> None:
+    """As its wheel ships them, against a disaggregated deployment."""
+    words = [sys.executable, str(Path(__file__).parent / "sglang_kit.py"), mixin, pair.url, "smollm2"]
+    ran = subprocess.run(words, capture_output=True, text=True, timeout=300, check=False)
+    assert ran.returncode == 0, ran.stderr[-3000:]

@@ -1,0 +1,103 @@
+"""What SGLang's clients ask of a server beside /generate: what it is, whether it works, and to end a request.
+
+Way:   app.py -> [NativeRoutes] -> Backend
+Out:   SGLang's names for what this deployment is as a whole; nothing of hosts and folders
+Fails: RequestError; a /health_generate that gets no token is a 503
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import msgspec
+
+from disagg import __version__
+from disagg.coordinator.request import FinishReason, Request
+from disagg.errors import BadRequest, NoReadyPair, RequestError
+from disagg.fields import required, typed
+from disagg.frontend.backend import Backend
+from disagg.frontend.body import decode_body
+from disagg.frontend.exchange import Exchange
+from disagg.frontend.keys import Caller
+from disagg.frontend.responses import encode
+from disagg.tokenizer.codec import Codec
+from disagg.tokenizer.text import TextStream
+
+
+class NativeRoutes:
+    """`body_limit_bytes`: of a request's body; a longer one gets 413."""
+
+    def __init__(self, backend: Backend, codec: Codec, body_limit_bytes: int) -> None:
+        self._backend, self._codec, self._body_limit_bytes = backend, codec, body_limit_bytes
+
+    async def health_generate(self, exchange: Exchange, _: str, caller: Caller) -> None:
+        """One token of one prompt, from whichever engines are next."""
+        prompt_ids = self._codec.text_ids("a")
+        text, now_s = TextStream(self._codec.texts), time.monotonic()
+        sampling: dict[str, Any] = {"temperature": 0.0, "ignore_eos": True}
+        request = Request(
+            self._backend.new_request_id(), prompt_ids, sampling, 1, text, received_at_s=now_s, owner=caller.owner
+        )
+        if not self._backend.generates:
+            raise BadRequest(None, "no_generation_pool", "this deployment makes vectors alone: ask /ready")
+        with exchange.while_connected():
+            try:
+                await self._backend.run(request, _Nowhere())
+            except RequestError as error:
+                raise NoReadyPair("frontend", f"no token came: {error.message}") from error
+        await exchange.answer(200, b"{}")
+
+    async def server_info(self, exchange: Exchange, _: str, caller: Caller) -> None:
+        is_ready, _why_not = self._backend.ready()
+        info: dict[str, Any] = {
+            "version": __version__,
+            "server": "disagg",
+            "served_model_name": self._backend.model_name,
+            "model_path": self._backend.model_name,
+            "context_length": self._codec.context_length,
+            "request_tokens_max": self._backend.request_tokens_max,
+            "status": "ready" if is_ready else "starting",
+        }
+        await exchange.answer(200, encode(info))
+
+    async def model_info(self, exchange: Exchange, _: str, caller: Caller) -> None:
+        name = self._backend.model_name
+        info: dict[str, Any] = {
+            "model_path": name,
+            "tokenizer_path": name,
+            "served_model_name": name,
+            "is_generation": self._backend.generates,
+            "weight_version": "default",
+            "max_model_len": self._codec.context_length,
+            "vocab_size": self._codec.vocabulary,
+        }
+        await exchange.answer(200, encode(info))
+
+    async def version(self, exchange: Exchange, _: str, caller: Caller) -> None:
+        await exchange.answer(200, encode({"version": __version__}))
+
+    async def abort_request(self, exchange: Exchange, _: str, caller: Caller) -> None:
+        """As SGLang's: an id that is not there is no error. Another key's is not there."""
+        body = decode_body(await exchange.call.body(self._body_limit_bytes))
+        if body.get("abort_all"):
+            raise BadRequest("abort_all", "unsupported_parameter", "'abort_all' is not for clients; name one 'rid'")
+        request_id = typed(str, required(body, "rid"), "rid")
+        owner = self._backend.owner_of(request_id)
+        is_here = owner is not None and (caller.sees_all or owner == caller.owner)
+        is_cancelled = is_here and self._backend.cancel(request_id)
+        await exchange.answer(200, msgspec.json.encode({"rid": request_id, "aborted": is_cancelled}))
+
+
+class _Nowhere:
+    def is_open(self) -> bool:
+        return True
+
+    async def opens(self) -> None:
+        pass
+
+    def put(self, text: str, token_ids: list[int]) -> None:
+        pass
+
+    def end(self, text: str, token_ids: list[int], reason: FinishReason) -> None:
+        pass
