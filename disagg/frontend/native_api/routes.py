@@ -32,7 +32,8 @@ class NativeRoutes:
         self._backend, self._codec, self._body_limit_bytes = backend, codec, body_limit_bytes
 
     async def health_generate(self, exchange: Exchange, _: str, caller: Caller) -> None:
-        """One token of one prompt, from whichever engines are next."""
+        """One token of one prompt, from whichever engines are next. Raises NoReadyPair where none comes, and BadRequest
+        where no engine here makes any."""
         prompt_ids = self._codec.text_ids("a")
         text, now_s = TextStream(self._codec.texts), time.monotonic()
         sampling: dict[str, Any] = {"temperature": 0.0, "ignore_eos": True}
@@ -78,7 +79,7 @@ class NativeRoutes:
         await exchange.answer(200, encode({"version": __version__}))
 
     async def abort_request(self, exchange: Exchange, _: str, caller: Caller) -> None:
-        """As SGLang's: an id that is not there is no error. Another key's is not there."""
+        """As SGLang's: an id that is not there is no error. Another key's is not there. Raises BadRequest."""
         body = decode_body(await exchange.call.body(self._body_limit_bytes))
         if body.get("abort_all"):
             raise BadRequest("abort_all", "unsupported_parameter", "'abort_all' is not for clients; name one 'rid'")
