@@ -3,6 +3,8 @@
 In:    requirements/NAME.txt: every package of it with its version, so that pip has nothing to resolve
 Owns:  $DISAGG_CACHE/clients/NAME-DIGEST. It holds nothing of one checkout: the next run's is another. torch, which some
        clients import and none computes with, is therefore lent at each run, by links in a folder of that run
+
+Usage: PYTHONPATH=. python tests/clients/venvs.py   makes all of them, as CI does beside its setup
 """
 
 from __future__ import annotations
@@ -56,3 +58,8 @@ def lent_to(programs: Path, folder: Path) -> Path:
             if (ours / name).exists() and not (packages / name).exists():
                 (folder / name).symlink_to(ours / name)
     return folder
+
+
+if __name__ == "__main__":
+    for listed in sorted((HERE / "requirements").glob("*.txt")):
+        program_of(listed.stem)

@@ -41,6 +41,7 @@ PROGRAMS = {
     "disagg.cli.main": "the `disagg` command (disagg_start.py)",
     "disagg.cli.demo": "make demo",
     "disagg.deploy.wait_for_nodes": "a job's first step",
+    "disagg.frontend.api_table": "writes the table of docs/api.md",
     "disagg.frontend.main": "the frontend's process",
     "disagg.frontend.reader": "a frontend's reader of long bodies",
     "disagg.models.convert": "run by models/workshop.py",
