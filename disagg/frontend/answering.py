@@ -37,6 +37,11 @@ class Answering:
     def id(self) -> str:
         return self.requests[0].id
 
+    @property
+    def is_plain(self) -> bool:
+        """Nothing but one text is told, and nothing reads it."""
+        return self.asking is None and self.asked.is_plain
+
     def prompt_of(self, index: int) -> list[int]:
         """Of a choice."""
         return self.asked.prompts[index // self.asked.n]

@@ -65,7 +65,7 @@ class Frontend:
         self._backend, self._codec, self._headers = backend, codec, headers
         self._generations = Generations(backend, codec, parsing, body_limit_bytes)
         self._embeddings = Embeddings(backend, codec, self._generations.readers, body_limit_bytes)
-        native = NativeRoutes(backend, codec, body_limit_bytes)
+        native = NativeRoutes(backend, codec, self._generations.cancel, body_limit_bytes)
         self._server = HttpServer(self, limits, refusals or Refusals())
         self._routes = Routes(
             {
@@ -240,7 +240,7 @@ class Frontend:
 
     async def _cancel(self, exchange: Exchange, name: str, caller: Caller) -> None:
         request_id = self._known(name, caller)
-        if not self._backend.cancel(request_id):
+        if not self._generations.cancel(request_id):
             raise _no_such_request(name)
         await _json(exchange, {"id": request_id, "cancelled": True})
 

@@ -54,6 +54,15 @@ class Generations:
         self._body_limit_bytes = body_limit_bytes
         self.readers = Readers(codec, backend.model_name)
         self._responses = ResponseStore()
+        self._running: dict[
+            str, Sequence[Request]
+        ] = {}  # answers of several samples, by the id that their clients know
+
+    def cancel(self, answer_id: str) -> bool:
+        """Ends all samples of a running answer; False if there is none."""
+        requests = self._running.get(answer_id)
+        ids = [request.id for request in requests] if requests else [answer_id]
+        return any([self._backend.cancel(each) for each in ids])
 
     async def answer(self, exchange: Exchange, endpoint: str, owner: bytes) -> None:
         """`endpoint`: a row of READINGS that makes a CompletionRequest. `owner` may see and cancel the request."""
@@ -67,13 +76,21 @@ class Generations:
             asked = await self._read(exchange, endpoint, owner)
             assert isinstance(asked, CompletionRequest)
             answering = self._answering(exchange, asked, owner, received_at_s)
-            if not answering.asked.stream:
-                await self._whole(exchange, answering)
-            elif answering.asking is None and asked.is_plain:
-                request = answering.requests[0]
-                await self._backend.run(request, Chunks(exchange, request, answering.created_s, answering.model, asked))
-            else:
-                await self._stream(exchange, answering)
+            self._running[answering.id] = answering.requests
+            try:
+                await self._run(exchange, answering)
+            finally:
+                del self._running[answering.id]
+
+    async def _run(self, exchange: Exchange, answering: Answering) -> None:
+        if not answering.asked.stream:
+            await self._whole(exchange, answering)
+        elif answering.is_plain:
+            request = answering.requests[0]
+            chunks = Chunks(exchange, request, answering.created_s, answering.model, answering.asked)
+            await self._backend.run(request, chunks)
+        else:
+            await self._stream(exchange, answering)
 
     async def answer_here(self, exchange: Exchange, endpoint: str) -> None:
         """For what no engine is asked: `endpoint` is a row of READINGS that makes an Answered."""

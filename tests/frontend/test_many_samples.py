@@ -12,7 +12,7 @@ import pytest
 from disagg.errors import LegLost
 from disagg.plane.messages import TokenLogprobs
 from disagg.tokenizer.codec import Codec
-from tests.frontend.scripted import MODEL, Running, ScriptedBackend, ask, exchange, serving
+from tests.frontend.scripted import MODEL, Running, ScriptedBackend, ask, exchange, http_request, serving
 
 TEXT, CHAT = "/v1/completions", "/v1/chat/completions"
 
@@ -175,3 +175,29 @@ async def test_what_all_samples_may_say_is_bounded(codec: Codec, path: str, monk
         taken = await exchange(frontend.port, ask(path, n=4, max_tokens=25))
     assert (refused.status, refused.json["error"]["code"], taken.status) == (400, "too_many_tokens", 200)
     assert len(backend.requests) == 4
+
+
+async def test_a_cancel_by_id_ends_all_samples_also_when_the_first_has_ended(codec: Codec) -> None:
+    started = asyncio.Event()
+
+    async def script(running: Running) -> None:
+        if running.request.id != backend.requests[0].id:
+            started.set()
+            await asyncio.sleep(60)
+        await running.say("x", [1], "stop")
+
+    class Cancels(ScriptedBackend):
+        def cancel(self, request_id: str) -> bool:
+            cancelled.append(request_id)
+            return request_id != self.requests[0].id  # which has ended
+
+    cancelled: list[str] = []
+    backend = Cancels(script)
+    async with serving(backend, codec) as frontend:
+        asking = asyncio.create_task(exchange(frontend.port, ask(CHAT, n=3)))
+        await started.wait()
+        first = backend.requests[0].id
+        answer = await exchange(frontend.port, http_request("DELETE", f"/v1/requests/chatcmpl-{first}"))
+        asking.cancel()
+    assert (answer.status, answer.json["cancelled"]) == (200, True)
+    assert cancelled == [request.id for request in backend.requests]

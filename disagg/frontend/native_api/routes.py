@@ -8,6 +8,7 @@ Fails: RequestError; a /health_generate that gets no token is a 503
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -26,10 +27,11 @@ from disagg.tokenizer.text import TextStream
 
 
 class NativeRoutes:
-    """`body_limit_bytes`: of a request's body; a longer one gets 413."""
+    """`cancel(id)`: ends a running answer. `body_limit_bytes`: of a request's body; a longer one gets 413."""
 
-    def __init__(self, backend: Backend, codec: Codec, body_limit_bytes: int) -> None:
-        self._backend, self._codec, self._body_limit_bytes = backend, codec, body_limit_bytes
+    def __init__(self, backend: Backend, codec: Codec, cancel: Callable[[str], bool], body_limit_bytes: int) -> None:
+        self._backend, self._codec, self._cancel = backend, codec, cancel
+        self._body_limit_bytes = body_limit_bytes
 
     async def health_generate(self, exchange: Exchange, _: str, caller: Caller) -> None:
         """One token of one prompt, from whichever engines are next. Raises NoReadyPair where none comes, and BadRequest
@@ -86,7 +88,7 @@ class NativeRoutes:
         request_id = typed(str, required(body, "rid"), "rid")
         owner = self._backend.owner_of(request_id)
         is_here = owner is not None and (caller.sees_all or owner == caller.owner)
-        is_cancelled = is_here and self._backend.cancel(request_id)
+        is_cancelled = is_here and self._cancel(request_id)
         await exchange.answer(200, msgspec.json.encode({"rid": request_id, "aborted": is_cancelled}))
 
 
