@@ -53,11 +53,15 @@ def main() -> None:
 
 
 async def _all(it: Profile, deployments: list[tuple[str, Server, Server]]) -> None:
-    """A model that fails is told, and stops no other."""
+    """A model that fails is told, and stops no other; the status is then 1."""
+    failed: list[str] = []
     works = [_compare(it, *each, FEW if number else PASSES) for number, each in enumerate(deployments)]
     for (model, _, _), ended in zip(deployments, await asyncio.gather(*works, return_exceptions=True), strict=True):
         if isinstance(ended, BaseException):
             print(f"{model}: {type(ended).__name__}: {ended}", flush=True)
+            failed.append(model)
+    if failed:
+        raise SystemExit(1)
 
 
 async def _compare(it: Profile, model: str, pd: Server, aggregated: Server, passes: Passes) -> None:
