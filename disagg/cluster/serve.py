@@ -231,6 +231,7 @@ def _frontend_spec(plan: Plan, addresses: Addresses, model_path: Path) -> Fronte
         host=plan.frontend.host,
         port=plan.frontend.port,
         body_limit_bytes=plan.frontend.body_limit_mib << 20,
+        refuses_unknown=plan.frontend.unknown_fields == "refuse",
         connections_max=plan.frontend.connections_max,
         held_limit_bytes=plan.frontend.held_limit_mib << 20,
         model_path=str(model_path),

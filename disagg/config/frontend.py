@@ -7,7 +7,7 @@ Fails: pydantic's ValidationError, as in schema.py
 from __future__ import annotations
 
 import re
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, field_validator, model_validator
 
@@ -46,6 +46,9 @@ class FrontendSection(Section):
     503."""
     held_limit_mib: Annotated[int, Field(ge=1, le=1 << 20)] = 256
     """Memory for requests that have not arrived in full, all together. A request beyond it gets 503."""
+    unknown_fields: Literal["ignore", "refuse"] = "ignore"
+    """Fields of a request that nobody here knows, as clients send some: they are left out and named in the header
+    `x-disagg-ignored-fields`, or the request gets 400."""
     cors: Cors = Cors()
     """Which web pages may use it."""
 

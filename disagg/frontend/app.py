@@ -44,7 +44,8 @@ log = logging.getLogger(__name__)
 class Frontend:
     """The HTTP application: checks the key, finds the route, answers with JSON, text or a stream of events.
 
-    `body_limit_bytes`: of a request's body; `headers` go with every response. A RequestError becomes an OpenAI error
+    `body_limit_bytes`: of a request's body; `headers` go with every response; `refuses_unknown`: fields of a body that
+    nobody here knows get a 400, else the answer's header names them. A RequestError becomes an OpenAI error
     object with the error's `http_status`; nothing is raised to the server.
     """
 
@@ -60,10 +61,11 @@ class Frontend:
         headers: Sequence[Header] = (),
         keys: Keys = Keys(),
         origins: Origins = Origins(),
+        refuses_unknown: bool = True,
     ) -> None:
         self._keys, self._origins = keys, origins
         self._backend, self._codec, self._headers = backend, codec, headers
-        self._generations = Generations(backend, codec, parsing, body_limit_bytes)
+        self._generations = Generations(backend, codec, parsing, body_limit_bytes, refuses_unknown=refuses_unknown)
         self._embeddings = Embeddings(backend, codec, self._generations.readers, body_limit_bytes)
         native = NativeRoutes(backend, codec, self._generations.cancel, body_limit_bytes)
         self._server = HttpServer(self, limits, refusals or Refusals())

@@ -26,6 +26,7 @@ from disagg.frontend.inputs import InputKind, InputsRequest, check_held
 from disagg.frontend.parameters import check_headers
 from disagg.frontend.readers import Readers
 from disagg.frontend.responses import encode
+from disagg.frontend.unknown_fields import HEADER, header_of
 from disagg.models.heads import head_of
 from disagg.plane.messages import unpack_floats
 from disagg.tokenizer.codec import Codec
@@ -53,6 +54,8 @@ class Embeddings:
             self._check_deployment(kind)
             asked = await self._readers.read(await exchange.call.body(self._body_limit_bytes), kind)
             assert isinstance(asked, InputsRequest)
+            if asked.ignored:
+                exchange.answer_headers.append((HEADER, header_of(asked.ignored)))
             self._check(asked)
             rest = range(len(asked.prompts) - 1)
             ids = [exchange.request_id, *(self._backend.new_request_id() for _ in rest)]

@@ -35,6 +35,7 @@ from disagg.frontend.responses_api import ResponseStore, conversation
 from disagg.frontend.samples import likeliest, requests_of, run_samples
 from disagg.frontend.sinks import Chunks
 from disagg.frontend.tokenizing import Answered
+from disagg.frontend.unknown_fields import HEADER, header_of
 from disagg.tokenizer.codec import Codec
 
 CLIENT_ID_CHARACTERS_MAX = 128
@@ -49,10 +50,12 @@ class _Previous(msgspec.Struct):
 class Generations:
     """Answers completion requests of a frontend. `body_limit_bytes`: of a request's body; a longer one gets 413."""
 
-    def __init__(self, backend: Backend, codec: Codec, parsing: Parsing, body_limit_bytes: int) -> None:
+    def __init__(
+        self, backend: Backend, codec: Codec, parsing: Parsing, body_limit_bytes: int, *, refuses_unknown: bool
+    ) -> None:
         self._backend, self._codec, self._parsing = backend, codec, parsing
         self._body_limit_bytes = body_limit_bytes
-        self.readers = Readers(codec, backend.model_name)
+        self.readers = Readers(codec, backend.model_name, refuses_unknown=refuses_unknown)
         self._responses = ResponseStore()
         self._running: dict[
             str, Sequence[Request]
@@ -106,7 +109,10 @@ class Generations:
         body = await exchange.call.body(self._body_limit_bytes)
         if endpoint == "responses":
             body = with_earlier(body, self._earlier(body, owner))
-        return await self.readers.read(body, endpoint)
+        asked = await self.readers.read(body, endpoint)
+        if asked.ignored:
+            exchange.answer_headers.append((HEADER, header_of(asked.ignored)))
+        return asked
 
     def _earlier(self, body: bytes, owner: bytes) -> list[dict[str, Any]]:
         """The conversation that a Responses body goes on with."""

@@ -40,6 +40,7 @@ class InputsRequest(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     documents: list[str] | None = None  # to be sent back
     top_n: int | None = None
     softmax: bool = False
+    ignored: list[str] = []  # fields of the body that nobody here knows
 
 
 def read_inputs(kind: InputKind, body: Body, model: str, codec: Codec) -> InputsRequest:

@@ -87,6 +87,7 @@ async def serve(spec: FrontendSpec) -> None:
         headers=headers,
         keys=Keys(spec.api_keys, spec.admin_keys, open_metrics=spec.open_metrics),
         origins=Origins(spec.origins, spec.origins_age_s),
+        refuses_unknown=spec.refuses_unknown,
     )
     await frontend.start(spec.host, spec.port)
     await frontend.start_reader()

@@ -75,6 +75,10 @@ def check_headers(headers: Iterable[tuple[bytes, bytes]]) -> None:
             refuse(text, "forbidden_parameter", f"header '{text}' is not for clients: this deployment picks engines")
 
 
+def is_forbidden(name: str) -> bool:
+    return name in FORBIDDEN or name.startswith(FORBIDDEN_PREFIXES) or name.endswith(FORBIDDEN_SUFFIXES)
+
+
 def check_names(body: Body, honoured: frozenset[str]) -> Body:
     """The body without nulls and without parameters that change nothing. Raises BadRequest for names it refuses."""
     kept = {}
@@ -83,7 +87,7 @@ def check_names(body: Body, honoured: frozenset[str]) -> Body:
             if value is not None:
                 kept[name] = value
             continue
-        if name in FORBIDDEN or name.startswith(FORBIDDEN_PREFIXES) or name.endswith(FORBIDDEN_SUFFIXES):
+        if is_forbidden(name):
             refuse(name, "forbidden_parameter", f"'{name}' is not for clients: this deployment picks rooms and engines")
         if value is None or name in HARMLESS:
             continue

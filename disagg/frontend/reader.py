@@ -35,7 +35,7 @@ def serve(source: BinaryIO, sink: BinaryIO) -> None:
         answer: Read | Refusal
         try:
             endpoint, _, data = body.partition(END_OF_WORD)
-            answer = read(data, endpoint.decode(), order.model, codec)
+            answer = read(data, endpoint.decode(), order.model, codec, refuses_unknown=order.refuses_unknown)
         except BadRequest as error:
             answer = Refusal(error.args)
         said = msgspec.msgpack.encode(answer)

@@ -43,6 +43,7 @@ class Order(msgspec.Struct, array_like=True, frozen=True):
     model: str
     read_s: float
     overrides: Overrides  # the deployment's, over the model's own files
+    refuses_unknown: bool
 
 
 class Refusal(msgspec.Struct, frozen=True, tag=True):
@@ -53,9 +54,10 @@ decode_answer = msgspec.msgpack.Decoder(Read | Refusal).decode
 
 
 class Readers:
-    def __init__(self, codec: Codec, model: str, read_s: float = READ_S) -> None:
-        self._codec, self._model = codec, model
-        self._order = msgspec.msgpack.encode(Order(str(codec.folder), model, read_s, codec.overrides))
+    def __init__(self, codec: Codec, model: str, read_s: float = READ_S, *, refuses_unknown: bool = True) -> None:
+        """`refuses_unknown`: see `read`."""
+        self._codec, self._model, self._refuses_unknown = codec, model, refuses_unknown
+        self._order = msgspec.msgpack.encode(Order(str(codec.folder), model, read_s, codec.overrides, refuses_unknown))
         self._free = asyncio.Semaphore(READERS_MAX)
         self._idle: list[_Reader] = []
         self._working: set[asyncio.Task[Read]] = set()
@@ -77,7 +79,7 @@ class Readers:
 
     async def read(self, data: bytes, endpoint: str) -> Read:
         if is_short(data, self._codec, endpoint):
-            return read(data, endpoint, self._model, self._codec)
+            return read(data, endpoint, self._model, self._codec, refuses_unknown=self._refuses_unknown)
         try:
             async with asyncio.timeout(WAIT_S):
                 await self._free.acquire()

@@ -35,6 +35,7 @@ from disagg.frontend.request_body import (
 from disagg.frontend.talk import talk_of
 from disagg.frontend.tokenizing import Answered, read_detokenize, read_tokenize
 from disagg.frontend.tool_choice import tool_use_of
+from disagg.frontend.unknown_fields import take_unknown
 from disagg.sampling import INT32_MAX
 from disagg.tokenizer.codec import Codec
 
@@ -44,7 +45,6 @@ SHORT_BYTES = 32 << 10
 SHORT_BYTES_SLOW = 8 << 10  # where text is tokenised four times slower (disagg/tokenizer/encoder.py)
 SHORT_TEXTS = 500  # of a batch: each is tokenised by itself
 SHORT_BRACES = 500  # a message without content is 28 bytes, and costs as much as a thousand letters
-EARLIER = "disagg_earlier"  # in a Responses body: the conversation that it goes on with. Ours to put there
 
 Read = CompletionRequest | InputsRequest | Answered  # what a reader can send back: structs with tags
 
@@ -56,15 +56,20 @@ def is_short(data: bytes, codec: Codec, endpoint: str = "text") -> bool:
     return endpoint not in INPUT_KINDS or data.count(b'"') // 2 <= SHORT_TEXTS
 
 
-def read(data: bytes, endpoint: str, model: str, codec: Codec) -> Read:
-    """`endpoint`: its word in READINGS. Data of "responses" is as `with_earlier` makes it."""
-    if endpoint != "responses":
-        return READINGS[endpoint](decode_body(data), model, codec)
-    length, _, data = data.partition(b"\n")
-    body = decode_body(data[int(length) :])
-    if EARLIER in body:
-        refuse(EARLIER, "forbidden_parameter", f"'{EARLIER}' is not for clients; send 'previous_response_id'")
-    return _responses(body | {EARLIER: msgspec.json.decode(data[: int(length)])}, model, codec)
+def read(data: bytes, endpoint: str, model: str, codec: Codec, *, refuses_unknown: bool = True) -> Read:
+    """`endpoint`: its word in READINGS. Data of "responses" is as `with_earlier` makes it. `refuses_unknown`:
+    fields that nobody here knows are a BadRequest; else they are left out, and named in `ignored`."""
+    earlier: list[dict[str, Any]] = []
+    if endpoint == "responses":
+        length, _, data = data.partition(b"\n")
+        earlier, data = msgspec.json.decode(data[: int(length)]), data[int(length) :]
+    body = decode_body(data)
+    ignored = [] if refuses_unknown else take_unknown(body, endpoint)
+    if endpoint == "responses":
+        asked: Read = _responses(body, earlier, model, codec)
+    else:
+        asked = READINGS[endpoint](body, model, codec)
+    return msgspec.structs.replace(asked, ignored=ignored) if ignored else asked
 
 
 def with_earlier(body: bytes, earlier: list[dict[str, Any]]) -> bytes:
@@ -119,8 +124,7 @@ def _generate(body: Body, model: str, codec: Codec) -> CompletionRequest:
     return msgspec.structs.replace(asked, api="generate", said=said, prompt_logprobs_from=prompt_from)
 
 
-def _responses(body: Body, model: str, codec: Codec) -> CompletionRequest:
-    earlier = body.pop(EARLIER, [])
+def _responses(body: Body, earlier: list[dict[str, Any]], model: str, codec: Codec) -> CompletionRequest:
     asked = responses_api.read(body, earlier)
     chat = _in_words_of(responses_api.own_words, lambda: _chat(asked.chat, model, codec))
     said: dict[str, Any] = {"echo": asked.echo, "history": asked.history, "stores": asked.stores}

@@ -28,6 +28,7 @@ class Answered(msgspec.Struct, frozen=True, tag=True):
     """An answer that is ready: JSON."""
 
     body: bytes
+    ignored: list[str] = []  # fields of the body that nobody here knows
 
 
 def read_tokenize(body: Body, model: str, codec: Codec) -> Answered:

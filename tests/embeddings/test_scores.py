@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from scene import SCORER, scene
+from vector_scene import SCORER, scene
 
 from disagg.frontend.vector_answers import softmax
 from disagg.models.heads import Head, head_of

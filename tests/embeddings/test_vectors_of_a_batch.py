@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from scene import scene
 from scripted import CONTEXT, MODEL, make_model_folder, until
+from vector_scene import scene
 
 from disagg.frontend import embeddings, inputs
 from disagg.frontend.reading import is_short

@@ -214,7 +214,6 @@ def test_all_apis_say_the_same_words(pair: Deployment) -> None:
         "basic_api_contract_kit.BasicAPIContractMixin",
         "matched_stop_kit.MatchedStopMixin",
         "regex_constrained_kit.RegexConstrainedMixin",
-        "ebnf_constrained_kit.EBNFConstrainedMixin",
     ],
 )
 def test_sglangs_own_kits(pair: Deployment, mixin: str) -> None:

@@ -1,0 +1,59 @@
+"""Fields of a body that nobody here knows: clients send some that no server foresaw.
+
+Way:   decoded body -> reading.py -> [take_unknown] -> the row of its endpoint; their names go into the answer's head
+Out:   the body without them, and their names. What is known and not built, or not for clients, is no such field: it is
+       refused by name (parameters.py)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence, Set
+
+from disagg.fields import Body
+from disagg.frontend.inputs import FIELDS as INPUT_FIELDS
+from disagg.frontend.messages_api.request import HARMLESS as HARMLESS_OF_MESSAGES
+from disagg.frontend.messages_api.request import OWN as OF_MESSAGES
+from disagg.frontend.native_api.request import BESIDE, UNREAD
+from disagg.frontend.parameters import CHAT, COMPLETION, DETOKENIZE, HARMLESS, REFUSED, TOKENIZE, UNBUILT, is_forbidden
+from disagg.frontend.responses_api.request import HARMLESS as HARMLESS_OF_RESPONSES
+from disagg.frontend.responses_api.request import OWN as OF_RESPONSES
+
+HEADER = b"x-disagg-ignored-fields"
+SHOWN, SHOWN_CHARACTERS = 16, 64  # names in the header, and of each
+
+MESSAGES = OF_MESSAGES | HARMLESS_OF_MESSAGES | CHAT
+KNOWN: dict[str, Set[str]] = {
+    "chat": CHAT,
+    "text": COMPLETION,
+    "generate": COMPLETION | BESIDE | UNREAD | {"text", "input_ids", "sampling_params"},
+    "responses": OF_RESPONSES | HARMLESS_OF_RESPONSES | CHAT,
+    "messages": MESSAGES,
+    "count_tokens": MESSAGES,
+    "tokenize": TOKENIZE,
+    "detokenize": DETOKENIZE,
+}
+KNOWN.update({str(kind): names for kind, names in INPUT_FIELDS.items()})
+
+
+def take_unknown(body: Body, endpoint: str) -> list[str]:
+    """Takes them out of the body. `endpoint`: a word of READINGS."""
+    known = KNOWN[endpoint]
+    unknown = [
+        name
+        for name in body
+        if name not in known
+        and name not in HARMLESS
+        and name not in UNBUILT
+        and name not in REFUSED
+        and not is_forbidden(name)
+    ]
+    for name in unknown:
+        del body[name]
+    return unknown
+
+
+def header_of(names: Sequence[str]) -> bytes:
+    """What a header may hold of names that a client chose."""
+    shown = [name[:SHOWN_CHARACTERS].encode("ascii", "replace") for name in names[:SHOWN]]
+    text = b", ".join(bytes(each if 0x20 < each < 0x7F else 0x3F for each in name) for name in shown)
+    return text + b", ..." if len(names) > SHOWN else text
