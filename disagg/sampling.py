@@ -46,7 +46,7 @@ INT32_MAX = 2**31 - 1
 BIAS_MOST = 100.0
 BIASES_MAX = 1024
 STOP_IDS_MAX = 256
-STOP_PATTERNS_MAX = 16
+STOP_PATTERNS_MAX = 4
 TOP_K_MAX = 1 << 30  # SGLang's word for the whole vocabulary; its batch holds 32 bits
 
 

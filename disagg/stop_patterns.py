@@ -13,7 +13,7 @@ import re
 from re import _parser  # type: ignore[attr-defined]  # what SGLang reads the same patterns with
 from typing import Any
 
-TAIL_TOKENS = 128
+TAIL_TOKENS = 32  # a token may have a hundred characters, and a search goes over all of them
 WAYS_MAX = 1024
 BYTES_MAX = 256  # SGLang's MAX_STOP_REGEX_LEN
 
@@ -56,6 +56,10 @@ def _ways_of(name: str, value: Any) -> int:
         return sum(_ways(branch) for branch in value[1])
     if name in ("MAX_REPEAT", "MIN_REPEAT"):
         least, most, body = value
+        if body.getwidth()[0] == 0:
+            raise ValueError("a repeat of what may be empty")
+        if least > TAIL_TOKENS:
+            raise ValueError(f"a repeat of at least {least}")
         least, most = min(least, TAIL_TOKENS), min(most, least + TAIL_TOKENS, 2 * TAIL_TOKENS)
         each, ways = _ways(body), 0
         for count in range(least, most + 1):

@@ -77,7 +77,7 @@ class Attempt:
         self._failure: RequestError | None = None
         self._is_broken = False  # what comes now would follow a hole
         self._waiting: asyncio.Future[None] | None = None
-        self._is_closed = False
+        self.is_closed = False
         self._closing: asyncio.TimerHandle | None = None
         self._is_over = False
         self.room = shared.rooms.take(prefill.dp_size, prefill.dp_rank) if prefill else shared.rooms.take(1, 0)
@@ -172,13 +172,14 @@ class Attempt:
         ids = [] if request.text.stopped else leg.unsent or []  # none of the step after a stop string
         leg.unsent = None
         text, finish = request.finish(ids, reason, now_s)
+        del request.logprobs[len(request.emitted_ids) :]  # of the step after a stop string
         advance(request, _FINISH, now_s)
         self._sink.end(text, ids, finish)
 
     def close(self) -> None:
         """Aborts what still runs. From now on nothing that a leg reports changes the request, which may have begun
         another try."""
-        self._is_closed = self.decode.is_held = True
+        self.is_closed = self.decode.is_held = True
         self._deadline.cancel()
         self._abort()
         if not self._is_over and self._closing is None:
@@ -188,7 +189,7 @@ class Attempt:
     def fail(self, as_error: type[RequestError], what: str, *lives: str) -> None:
         """Notes the failure that `run` will raise: the first one, or a cancellation. `lives`: engines that may be to
         blame."""
-        if self._is_closed:
+        if self.is_closed:
             return
         if self._failure is None or as_error is Cancelled:  # a cancelled request gets no other try
             self.request.failed_on.update(lives)
@@ -205,14 +206,20 @@ class Attempt:
         if self._waiting is not None and not self._waiting.done():
             self._waiting.set_result(None)
 
-    def break_off(self) -> None:
+    def break_off(self, error: RequestError | None = None) -> None:
         self._is_broken = True
-        self._failure = RequestError(f"request {self.request.id}", "internal error", "see the frontend's log")
+        unforeseen = RequestError(f"request {self.request.id}", "internal error", "see the frontend's log")
+        self._failure = error or unforeseen
         self.wake()
 
     def on_stage(self, name: str) -> None:
-        if not self._is_closed and advance_to_stage(self.request, name, self._shared.now_s()):
+        if not self.is_closed and advance_to_stage(self.request, name, self._shared.now_s()):
             self._deadline.watch()
+
+    def on_prompt_logprobs(self, logprobs: list[m.TokenLogprobs]) -> None:
+        if not self.is_closed and self.request.lacks_prompt_logprobs:
+            self.request.prompt_logprobs = logprobs
+            self.wake()
 
     def on_first_token(self, now_s: float) -> None:
         """Called at the first token of this try, or at its end if it had none."""
@@ -236,7 +243,7 @@ class Attempt:
             self._on_leg_failed(leg, leg.end)
         elif lacks_prompt and self._try == self.request.tries:
             self.fail(LegLost, f"the {leg.role.name} engine sent no logprobs of the prompt", leg.endpoint.life)
-        if leg is self.decode or "logprob_start_len" in self.request.asks:
+        if leg is self.decode:
             self.wake()
         if self._is_over:
             return
@@ -265,7 +272,7 @@ class Attempt:
         elif end.reason == m.NOT_A_NUMBER:  # of this request alone, on whichever engine: none is to blame
             self.fail(NotANumber, f"the model's output for this request is not a number ({leg.role.name})")
         elif end.reason == LOST:
-            if not self._is_closed:
+            if not self.is_closed:
                 # Ours, and all frontends' there.
                 alone = endpoint.client.legs_lost == 1 and endpoint.requests_of_clients <= 1
                 blame(self.request, endpoint.life, leg.role.name, leg.received, alone)
@@ -302,7 +309,7 @@ class Attempt:
     def _let_go(self) -> None:
         """Of what points back here, once nobody calls it any more: so a request is freed with its tokens when it ends,
         and the garbage collector, which stops every stream, finds nothing."""
-        if self._is_closed and all(leg.end is not None for leg in self._legs):
+        if self.is_closed and all(leg.end is not None for leg in self._legs):
             for leg in self._legs:
                 del leg.attempt
             self._legs.clear()

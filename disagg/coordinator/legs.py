@@ -33,7 +33,11 @@ _DECODING = Phase.DECODING
 class Try(Protocol):
     """What a leg calls on the attempt that it belongs to."""
 
+    is_closed: bool  # nothing that a leg reports changes the request any more
+
     def on_stage(self, name: str) -> None: ...
+
+    def on_prompt_logprobs(self, logprobs: list[m.TokenLogprobs]) -> None: ...
 
     def on_first_token(self, now_s: float) -> None: ...
 
@@ -44,8 +48,8 @@ class Try(Protocol):
 
     def fail(self, as_error: type[RequestError], what: str, *lives: str) -> None: ...
 
-    def break_off(self) -> None:
-        """Ends the try after an unexpected error of ours."""
+    def break_off(self, error: RequestError | None = None) -> None:
+        """Ends the try after an error of ours: one that nobody foresaw, or that of the sink."""
 
     def wake(self) -> None:
         """Wakes the attempt's task, which ends the answer or waits for the client."""
@@ -71,7 +75,9 @@ class Leg:
             return
         self.received = offset + len(token_ids)
         if logprobs is not None:
-            self.note_logprobs(logprobs)
+            if prompt := logprobs[: len(logprobs) - len(token_ids)]:
+                self.attempt.on_prompt_logprobs(prompt)
+            self.note_logprobs(logprobs[len(prompt) :])
         self.receive(token_ids)
 
     def receive(self, token_ids: list[int]) -> None:
@@ -112,7 +118,8 @@ class DecodeLeg(Leg):
             self.batch.add(self)
 
     def note_logprobs(self, logprobs: list[m.TokenLogprobs]) -> None:
-        self.request.logprobs += logprobs
+        if not self.attempt.is_closed:  # else the request has ended, or has begun another try
+            self.request.logprobs += logprobs
 
     def hand_out(self, now_s: float, *, is_open: bool = False) -> None:
         """Gives all unsent ids to the sink as one piece, if it takes one now."""
@@ -129,6 +136,8 @@ class DecodeLeg(Leg):
             self.sink.put(request.add(ids, now_s), ids)
             if request.text.stopped:
                 self.attempt.wake()
+        except RequestError as error:
+            self.attempt.break_off(error)
         except Exception:  # its own request's alone: others are handed out in the same turn
             log.exception("request %s: an error nobody foresaw", request.id)
             self.attempt.break_off()

@@ -162,8 +162,6 @@ class Request:
             self.matched = end.matched
         if not read_prompt:
             return
-        if self.lacks_prompt_logprobs:
-            self.prompt_logprobs = end.prompt_logprobs
         facts.cached_tokens = end.cached_tokens
         here = {name: at_s - clock_offset_s for name, at_s in stats.items()}
         # What the engine measured stands for when we heard of it.

@@ -66,7 +66,9 @@ class Frontend:
         self._keys, self._origins = keys, origins
         self._backend, self._codec, self._headers = backend, codec, headers
         self._generations = Generations(backend, codec, parsing, body_limit_bytes, refuses_unknown=refuses_unknown)
-        self._embeddings = Embeddings(backend, codec, self._generations.readers, body_limit_bytes)
+        self._embeddings = Embeddings(
+            backend, codec, self._generations.readers, body_limit_bytes, self._generations.running
+        )
         native = NativeRoutes(backend, codec, self._generations.cancel, body_limit_bytes)
         self._server = HttpServer(self, limits, refusals or Refusals())
         self._routes = Routes(

@@ -20,7 +20,7 @@ import msgspec
 
 from disagg.fields import Body, boolean, refuse, wrong_type
 
-SCHEMA_BYTES_MAX = 256 << 10
+SCHEMA_BYTES_MAX = 64 << 10
 SCHEMA_DEPTH_MAX = 64
 SCHEMA_NODES_MAX = 32 << 10  # values and names; 256 KiB of JSON that says something has fewer
 REGEX_BYTES_MAX = 16 << 10
@@ -183,13 +183,13 @@ def _schema_text(value: str | dict[str, Any], here: str) -> str:
             refuse(here, "invalid_json", f"'{here}' is {what}")
         if not isinstance(schema, dict):
             wrong_type(here, "a JSON object", schema)
-        _check_nodes(schema, here)
+        check_nodes(schema, here)
         return text
-    _check_nodes(value, here)
+    check_nodes(value, here)
     return _bounded(msgspec.json.encode(value).decode(), here, SCHEMA_BYTES_MAX)
 
 
-def _check_nodes(schema: dict[str, Any], here: str) -> None:
+def check_nodes(schema: dict[str, Any], here: str) -> None:
     """Looks at one value after the other, and at no more than SCHEMA_NODES_MAX."""
     waiting: list[Iterator[Any]] = [iter((schema,))]
     left = SCHEMA_NODES_MAX

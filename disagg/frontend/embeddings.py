@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 from disagg.coordinator.request import FinishReason, Request
@@ -38,13 +38,21 @@ T = TypeVar("T")
 class Embeddings:
     """Answers requests for vectors and scores. `body_limit_bytes`: of a request's body; a longer one gets 413."""
 
-    def __init__(self, backend: Backend, codec: Codec, readers: Readers, body_limit_bytes: int) -> None:
-        self._backend, self._codec, self._readers = backend, codec, readers
+    def __init__(
+        self,
+        backend: Backend,
+        codec: Codec,
+        readers: Readers,
+        body_limit_bytes: int,
+        running: dict[str, Sequence[Request]],
+    ) -> None:
+        """`running`: where all requests of an answer are found by its id."""
+        self._backend, self._codec, self._readers, self._running = backend, codec, readers, running
         self._body_limit_bytes = body_limit_bytes
         self._head = head_of(codec.folder)
 
     async def answer(self, exchange: Exchange, kind: InputKind, owner: bytes) -> None:
-        """`owner` may see and cancel the request; cancelling the first input ends the others."""
+        """`owner` may see and cancel the request; cancelling it by its id ends all inputs."""
         received_at_s = time.monotonic()
         exchange.request_id = self._backend.new_request_id()
         exchange.answer_headers.append((b"x-request-id", exchange.request_id.encode()))
@@ -60,7 +68,11 @@ class Embeddings:
             rest = range(len(asked.prompts) - 1)
             ids = [exchange.request_id, *(self._backend.new_request_id() for _ in rest)]
             requests = [self._request(asked, at, ids[at], owner, received_at_s) for at in range(len(ids))]
-            content = await self._content(kind, asked, requests)
+            self._running[exchange.request_id] = requests
+            try:
+                content = await self._content(kind, asked, requests)
+            finally:
+                del self._running[exchange.request_id]
             await exchange.answer(200, encode(content))
 
     async def _content(self, kind: InputKind, asked: InputsRequest, requests: list[Request]) -> Any:

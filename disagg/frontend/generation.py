@@ -21,7 +21,7 @@ from disagg.errors import BadRequest
 from disagg.fields import refuse
 from disagg.frontend.answering import Answering
 from disagg.frontend.backend import Backend
-from disagg.frontend.body import check_encoding
+from disagg.frontend.body import UTF_8_MARK, check_encoding
 from disagg.frontend.choices import Stream, StreamedChoice, WholeChoice
 from disagg.frontend.exchange import Exchange
 from disagg.frontend.forms import FORMS, response_head
@@ -57,13 +57,11 @@ class Generations:
         self._body_limit_bytes = body_limit_bytes
         self.readers = Readers(codec, backend.model_name, refuses_unknown=refuses_unknown)
         self._responses = ResponseStore()
-        self._running: dict[
-            str, Sequence[Request]
-        ] = {}  # answers of several samples, by the id that their clients know
+        self.running: dict[str, Sequence[Request]] = {}  # answers of several samples, by the id that their clients know
 
     def cancel(self, answer_id: str) -> bool:
         """Ends all samples of a running answer; False if there is none."""
-        requests = self._running.get(answer_id)
+        requests = self.running.get(answer_id)
         ids = [request.id for request in requests] if requests else [answer_id]
         return any([self._backend.cancel(each) for each in ids])
 
@@ -79,11 +77,11 @@ class Generations:
             asked = await self._read(exchange, endpoint, owner)
             assert isinstance(asked, CompletionRequest)
             answering = self._answering(exchange, asked, owner, received_at_s)
-            self._running[answering.id] = answering.requests
+            self.running[answering.id] = answering.requests
             try:
                 await self._run(exchange, answering)
             finally:
-                del self._running[answering.id]
+                del self.running[answering.id]
 
     async def _run(self, exchange: Exchange, answering: Answering) -> None:
         if not answering.asked.stream:
@@ -119,7 +117,7 @@ class Generations:
         if b"previous_response_id" not in body:
             return []
         try:
-            previous = msgspec.json.decode(body, type=_Previous).previous_response_id
+            previous = msgspec.json.decode(body.removeprefix(UTF_8_MARK), type=_Previous).previous_response_id
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
             return []  # its reader says what is wrong with it
         return self._responses.messages(owner, previous) if isinstance(previous, str) else []
@@ -128,6 +126,9 @@ class Generations:
         asking = None
         if asked.tool_use.is_active or not (self._parsing.is_idle or asked.api in ("text", "generate")):
             asking = self._parsing.ask(asked.tool_use, asked.talk)
+            if asking.sampling and "min_new_tokens" in asked.sampling:
+                what = "'min_tokens' beside a required call: a call that is complete could not end; leave out one"
+                refuse("min_tokens", "invalid_value", what)
             asked = msgspec.structs.replace(
                 asked,
                 sampling={**asked.sampling, **asking.sampling},

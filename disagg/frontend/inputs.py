@@ -71,7 +71,12 @@ def _classify(body: Body, codec: Codec) -> InputsRequest:
 def _rerank(body: Body, codec: Codec) -> InputsRequest:
     query = _text(required(body, "query"), "query")
     documents = [_text(each, f"documents[{at}]") for at, each in enumerate(_list(body, "documents"))]
-    pairs = [codec.pair_ids(query, document) for document in documents]
+    pairs, left = [], TOKENS_MAX
+    for document in documents:
+        pairs.append(codec.pair_ids(query, document))
+        left -= len(pairs[-1][0])
+        if left < 0:
+            break  # what is here is refused for its length
     return InputsRequest(
         source="documents",
         prompts=[ids for ids, _ in pairs],
@@ -88,15 +93,20 @@ def _score(body: Body, codec: Codec) -> InputsRequest:
     query, item_first = required(body, "query"), boolean(body, "item_first")
     given = required(body, "items")
     items = [given] if isinstance(given, str) else _list(body, "items")
-    prompts = []
+    prompts: list[list[int]] = []
+    query_ids = [] if isinstance(query, str) else _ids(query, "query", codec)
+    left = TOKENS_MAX
     for at, item in enumerate(items):
+        if left < 0:
+            break  # what is here is refused for its length
         here = f"items[{at}]"
         if isinstance(query, str):
             texts = [query, _text(item, here)]
             prompts.append(codec.text_ids("".join(reversed(texts) if item_first else texts)))
         else:
-            ids = [_ids(query, "query", codec), _ids(item, here, codec)]
+            ids = [query_ids, _ids(item, here, codec)]
             prompts.append(ids[1] + ids[0] if item_first else ids[0] + ids[1])
+        left -= len(prompts[-1])
     return InputsRequest(source="items", prompts=prompts, softmax=boolean(body, "apply_softmax"))
 
 

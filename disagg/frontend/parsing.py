@@ -24,6 +24,8 @@ from disagg.sglang.parsers.setup import ParserSetup, set_up
 from disagg.sglang.parsers.tools import ToolReaders
 from disagg.tokenizer.codec import Codec
 
+CONSTRAINT_BYTES_MAX = 256 << 10  # of all tools of a required call: some seconds and 300 MB in each scheduler
+
 
 @dataclass(frozen=True, slots=True)
 class Asking:
@@ -79,11 +81,16 @@ class Parsing:
                 refuse("tool_choice", "invalid_value", f"{what}; leave out response_format, or the constraint it is")
             return ToolConstraint()
         try:
-            return tool_constraint(
+            made = tool_constraint(
                 self.setup, use.tools, use.choice, use.named, parallel=use.parallel, variables=talk.variables
             )
-        except ValueError as error:
-            raise BadRequest("tools", "invalid_value", f"'tools': {error}") from error
+        except (ValueError, TypeError, AttributeError, LookupError) as error:  # of a schema that is none
+            what = f"'tools': no constraint can be made of their parameters: {error}"
+            raise BadRequest("tools", "invalid_value", what) from error
+        if any(isinstance(said, str) and len(said.encode()) > CONSTRAINT_BYTES_MAX for said in made.sampling.values()):
+            what = f"'tools': what constrains a required call is larger than {CONSTRAINT_BYTES_MAX} bytes"
+            refuse("tools", "schema_too_large", f"{what}; send fewer tools, or smaller schemas")
+        return made
 
 
 NO_PARSERS = Parsing(ParserSetup())

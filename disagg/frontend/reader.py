@@ -36,9 +36,12 @@ def serve(source: BinaryIO, sink: BinaryIO) -> None:
         try:
             endpoint, _, data = body.partition(END_OF_WORD)
             answer = read(data, endpoint.decode(), order.model, codec, refuses_unknown=order.refuses_unknown)
+            said = msgspec.msgpack.encode(answer)
         except BadRequest as error:
-            answer = Refusal(error.args)
-        said = msgspec.msgpack.encode(answer)
+            said = msgspec.msgpack.encode(answer := Refusal(error.args))
+        except (OverflowError, RecursionError):
+            what = "the body holds a number beyond 64 bits, or is nested too deeply"
+            said = msgspec.msgpack.encode(answer := Refusal((None, "invalid_json", what, 400)))
         del body, data, answer
         signal.setitimer(signal.ITIMER_PROF, 0)
         sink.write(frame(said))

@@ -43,6 +43,8 @@ T = TypeVar("T")
 # What may run in the event loop: below an engine's step of some 5 ms, whatever it holds.
 SHORT_BYTES = 32 << 10
 SHORT_BYTES_SLOW = 8 << 10  # where text is tokenised four times slower (disagg/tokenizer/encoder.py)
+SHORT_BYTES_PAIRED = 2 << 10  # where one text is read again with each of the others
+PAIRED = ("rank", "scor")
 SHORT_TEXTS = 500  # of a batch: each is tokenised by itself
 SHORT_BRACES = 500  # a message without content is 28 bytes, and costs as much as a thousand letters
 
@@ -51,6 +53,8 @@ Read = CompletionRequest | InputsRequest | Answered  # what a reader can send ba
 
 def is_short(data: bytes, codec: Codec, endpoint: str = "text") -> bool:
     limit_bytes = SHORT_BYTES if codec.encoder.is_fast else SHORT_BYTES_SLOW
+    if endpoint in PAIRED:
+        limit_bytes = SHORT_BYTES_PAIRED
     if len(data) > limit_bytes or data.count(b"{") > SHORT_BRACES:
         return False
     return endpoint not in INPUT_KINDS or data.count(b'"') // 2 <= SHORT_TEXTS

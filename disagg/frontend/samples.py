@@ -24,6 +24,7 @@ from disagg.tokenizer.codec import Codec
 from disagg.tokenizer.text import text_stream
 
 FOLLOWS_TOKENS = 256  # of a prompt this long the further samples wait until the first one has read it
+PROMPT_LOGPROBS_MAX = 1 << 19  # of all samples: some 7 MB, and half a second of the event loop
 OUTPUT_TOKENS_MAX = 1 << 20  # of all samples of an answer together
 
 
@@ -45,6 +46,11 @@ def requests_of(
             f"{count} samples may have {sum(lengths) * asked.best_of} tokens together; {OUTPUT_TOKENS_MAX} are allowed"
         )
         refuse(asked.max_tokens_name, "too_many_tokens", f"{what}: send a smaller '{asked.max_tokens_name}'")
+    if asked.logprobs is not None and (start := asked.prompt_logprobs_from) is not None:
+        rows = sum(max(0, len(prompt_ids) - start) for prompt_ids in asked.prompts) * asked.best_of
+        if rows * (1 + asked.logprobs) > PROMPT_LOGPROBS_MAX:
+            what = f"{rows} prompt tokens with {1 + asked.logprobs} logprobs each are more than {PROMPT_LOGPROBS_MAX}"
+            refuse(asked.source, "too_many_logprobs", f"{what}: ask for fewer of them, or of a shorter prompt")
     if (least := asked.sampling.get("min_new_tokens", 0)) > min(lengths):
         what = f"'min_tokens' is {least}, and the answer may have {min(lengths)} tokens at most"
         refuse("min_tokens", "integer_above_max_value", what)

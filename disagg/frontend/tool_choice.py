@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 
 from disagg.fields import Body, boolean, refuse, wrong_type
+from disagg.frontend.constraints import check_nodes
 
 TOOLS_MAX = 128
 TOOL_NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}")
@@ -170,6 +171,7 @@ def _check_schema(schema: Any, here: str) -> None:
         wrong_type(here, "an object: a JSON schema", schema)
     if _is_deeper(schema, SCHEMA_DEPTH_MAX):  # before it is encoded, which is recursive
         refuse(here, "schema_too_deep", f"'{here}' is nested more than {SCHEMA_DEPTH_MAX} deep; make it flatter")
+    check_nodes(schema, here)  # of what xgrammar does not survive, too
     size_bytes = len(msgspec.json.encode(schema))
     if size_bytes > SCHEMA_BYTES_MAX:
         refuse(here, "schema_too_large", f"'{here}' has {size_bytes} bytes; at most {SCHEMA_BYTES_MAX} are allowed")

@@ -45,7 +45,6 @@ class LegSink(Protocol):
         detail: str,
         cached_tokens: int,
         stats: dict[str, float],
-        prompt_logprobs: list[TokenLogprobs] | None = None,
         matched: int | str | None = None,
     ) -> None:
         """The engine holds nothing for this leg any more. The words are LegEnd's."""

@@ -119,7 +119,7 @@ class Delta(Wire, frozen=True):
     leg: int
     offset: int  # index of the first of these tokens among all that this leg emitted
     tokens: list[int]
-    logprobs: list[TokenLogprobs] | None = None  # one a token, where the leg was asked for them
+    logprobs: list[TokenLogprobs] | None = None  # where asked for: of the prompt, with the first token; one a token
 
 
 class Stage(Wire, frozen=True):
@@ -139,7 +139,6 @@ class LegEnd(Wire, frozen=True):
     detail: str = ""
     cached_tokens: int = 0
     stats: dict[str, float] = {}  # name -> host's monotonic seconds, and "kv_bytes", "kv_transfer_s"
-    prompt_logprobs: list[TokenLogprobs] | None = None  # of a leg that read the prompt, and was asked for them
     matched: int | str | None = None  # the token, or the stop pattern, that ended it
     embedding: bytes = b""  # float32, little-endian: a vector, or a score for each class
 

@@ -258,12 +258,11 @@ class _LiveLeg:
         detail: str,
         cached_tokens: int,
         stats: dict[str, float],
-        prompt_logprobs: list[m.TokenLogprobs] | None = None,
         matched: int | str | None = None,
     ) -> None:
         log.info("leg %s ends: %s, %d tokens %s", self._id, reason, self._offset, detail)
         server = self._session.server
         server.ledger.give_back(self._grant)
         server.report_soon()
-        told = prompt_logprobs, matched, self._embedding
-        self._session.add_end(m.LegEnd(self._number, reason, detail, cached_tokens, stats, *told))
+        end = m.LegEnd(self._number, reason, detail, cached_tokens, stats, matched, self._embedding)
+        self._session.add_end(end)

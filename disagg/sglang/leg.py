@@ -14,8 +14,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable
-from http import HTTPStatus
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from disagg.plane.engine import Leg, LegSink
@@ -27,6 +26,15 @@ REASONS = {"stop": "stop", "length": "length"}  # SGLang's finish types that are
 ABORT_AGAIN_S = 1.0
 ABORT_S = 5.0  # from the abort, or from the first round of the scheduler's loop after it, to SGLang's last chunk
 ABORT_LONGEST_S = 30.0  # a scheduler sees an abort only after the chunk that it computes
+
+
+# What SGLang says of a request that no engine would take. It answers more with 400: a request that finds less memory on
+# this engine than on another, or a grammar that a busy machine did not compile in time.
+OF_CLIENTS = ("Failed to compile", "Grammar-based generation", "invalid stop_regex", "stop_regex needs")
+
+
+def is_the_clients(detail: str) -> bool:
+    return detail.startswith(OF_CLIENTS)
 
 
 class SGLangLeg:
@@ -92,7 +100,6 @@ class SGLangLeg:
 
     async def _run(self, engine: Any, on_end: Callable[[], object]) -> None:
         reason, detail, cached = "error", "the stream ended without a reason", 0
-        prompt_logprobs: list[TokenLogprobs] | None = None
         matched: int | str | None = None
         try:
             if self._abort_asked_at_s is not None:
@@ -103,10 +110,8 @@ class SGLangLeg:
                     meta = chunk["meta_info"]
                     finish = meta.get("finish_reason")
                     failed = finish is not None and finish["type"] not in REASONS
-                    if prompt_logprobs is None and "logprob_start_len" in self.leg.asks:
-                        prompt_logprobs = input_logprobs(meta)
                     if (ids := chunk.get("output_ids")) and not failed:
-                        self._sink.on_tokens(ids, output_logprobs(meta, len(ids)) if self.leg.asks else None)
+                        self._sink.on_tokens(ids, self._logprobs(meta, len(ids)))
                         self._has_begun = True
                     if finish is not None:
                         cached = int(meta.get("cached_tokens") or 0)
@@ -114,14 +119,13 @@ class SGLangLeg:
                         matched = finish.get("matched")
                         if failed and NOT_A_NUMBER in detail:  # disagg/sglang/plugins/not_a_number.py
                             reason = NOT_A_NUMBER
-                        elif failed and finish.get("status_code") == HTTPStatus.BAD_REQUEST:
+                        elif failed and is_the_clients(detail):
                             reason = INVALID
         except asyncio.CancelledError:
             reason, detail = "abort", self._gave_up
         except Exception as error:  # noqa: BLE001 - SGLang refused this leg (ValueError, HTTPException, …)
             detail = str(getattr(error, "detail", None) or error)
-            # A ValueError is what SGLang answers with 400.
-            reason = NOT_A_NUMBER if NOT_A_NUMBER in detail else INVALID if type(error) is ValueError else "error"
+            reason = NOT_A_NUMBER if NOT_A_NUMBER in detail else INVALID if is_the_clients(detail) else "error"
         if self._abort_asked_at_s is not None and reason in ("error", INVALID):
             reason = "abort"
         self._ended = True
@@ -129,11 +133,20 @@ class SGLangLeg:
             self._again.cancel()
         moments = getattr(self._manager, "disagg_moments", {})  # kept by disagg/sglang/plugins/transfer.py
         on_end()
-        self._sink.on_end(reason, detail, cached, moments.pop(self.leg.id, {}), prompt_logprobs, matched)
+        self._sink.on_end(reason, detail, cached, moments.pop(self.leg.id, {}), matched)
 
     async def _stream(self, engine: Any) -> Any:
         """SGLang's chunks of this leg."""
         return await engine.async_generate(**_generate_arguments(self.leg))
+
+    def _logprobs(self, meta: Mapping[str, Any], count: int) -> list[TokenLogprobs] | None:
+        """Of a chunk's `count` tokens, if asked for; before those of the first chunk the prompt's, if asked for."""
+        if not self.leg.asks:
+            return None
+        told = output_logprobs(meta, count)
+        if self._has_begun or "logprob_start_len" not in self.leg.asks:
+            return told
+        return [*(input_logprobs(meta) or ()), *(told or ())]
 
     def _abort_again(self) -> None:
         """Called once a second after an abort: the abort may be lost, or the scheduler may be computing, or hang."""

@@ -10,7 +10,6 @@ from enum import Enum, auto
 from typing import Any, Generic, Protocol, TypeVar
 
 from disagg.plane.engine import Leg, LegSink
-from disagg.plane.messages import WELL
 from disagg.roles import Role
 from disagg.simulated_engine.memory import Holding
 from disagg.simulated_engine.peering import Message, PeerLink
@@ -54,6 +53,7 @@ class SimulatedLeg(Generic[RankT]):
         self.peer: PrefillPeer | None = None  # decode: the prefill it waits for
         self.timer: asyncio.TimerHandle | None = None
         self.stats: dict[str, float] = {}
+        self._untold_prompt = leg.prompt_ids if "logprob_start_len" in leg.asks else []
 
     def wait_no_more(self) -> None:
         if self.timer is not None:
@@ -70,14 +70,12 @@ class SimulatedLeg(Generic[RankT]):
     def put(self, ids: list[int]) -> None:
         """Tokens, with what the leg is asked for beside them."""
         asks = self.leg.asks
-        self.sink.on_tokens(ids, logprobs_of(ids, asks["top_logprobs_num"]) if "return_logprob" in asks else None)
-
-    def ends(self, reason: str, detail: str) -> None:
-        """Its last word."""
-        prompt = None
-        if "logprob_start_len" in self.leg.asks and reason in WELL:
-            prompt = prompt_logprobs_of(self.leg.prompt_ids, self.leg.asks["top_logprobs_num"])
-        self.sink.on_end(reason, detail, self.cached_tokens, self.stats, prompt)
+        if "return_logprob" not in asks:
+            self.sink.on_tokens(ids)
+            return
+        prompt_ids, self._untold_prompt = self._untold_prompt, []
+        prompt = prompt_logprobs_of(prompt_ids, asks["top_logprobs_num"]) if prompt_ids else []
+        self.sink.on_tokens(ids, prompt + logprobs_of(ids, asks["top_logprobs_num"]))
 
     def kills(self, role: Role, tokens: int, legs: int) -> bool:
         """Whether it ends its engine now, with so many tokens of prompt and answer, among so many legs of a batch."""

@@ -189,7 +189,7 @@ class Rank:
             self.pool.give_back(leg.holding, leg.computed_tokens)
         self.engine.forget_room(leg)
         del self.legs[leg]
-        leg.ends(reason, detail)
+        leg.sink.on_end(reason, detail, leg.cached_tokens, leg.stats)
         self.go_on()
 
     def go_on(self) -> None:

@@ -19,15 +19,17 @@ class TokenBytes:
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
+        self._known: dict[int, tuple[str, bytes]] = {}  # at most the vocabulary
         self._is_byte_level = "ByteLevel(" in str(tokenizer.decoder)
         self._special = {token.content for token in tokenizer.get_added_tokens_decoder().values()}
 
     def __call__(self, token_id: int) -> tuple[str, bytes]:
-        token = self._tokenizer.id_to_token(token_id)
-        if token is None:
-            return "", b""
-        own_bytes = self._bytes_of(token)
-        return own_bytes.decode(errors="replace"), own_bytes
+        known = self._known.get(token_id)
+        if known is None:
+            token = self._tokenizer.id_to_token(token_id)
+            own_bytes = b"" if token is None else self._bytes_of(token)
+            known = self._known[token_id] = own_bytes.decode(errors="replace"), own_bytes
+        return known
 
     def _bytes_of(self, token: str) -> bytes:
         if token in self._special:

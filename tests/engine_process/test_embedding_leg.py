@@ -115,7 +115,7 @@ async def test_a_vector_that_is_no_number_fails_alone(number: float) -> None:
 @pytest.mark.parametrize(
     ("answer", "end"),
     [
-        (ValueError("too long"), ("invalid", "too long")),
+        (ValueError("too long"), ("error", "too long")),
         (RuntimeError("broken"), ("error", "broken")),
         (chunk([], "abort"), ("error", "why")),
     ],

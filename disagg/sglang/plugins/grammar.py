@@ -24,7 +24,8 @@ from disagg.stop_patterns import TAIL_TOKENS
 log = logging.getLogger(__name__)
 
 PART = "grammar"
-GRAMMARS_MAX = 512  # compiled ones that are kept: SGLang would keep every one that a client ever thought of
+# Compiled ones that are kept, of up to some tens of MB each: SGLang would keep every one that a client ever thought of.
+GRAMMARS_MAX = 64
 
 
 class NoTokenizer:
@@ -71,7 +72,7 @@ def give_a_tokenizer(scheduler_class: Any, load: Any) -> None:
     @instead_of(scheduler_class)
     def init_tokenizer(self: Any) -> None:
         init_tokenizer.real(self)
-        if self.tokenizer is None:
+        if self.tokenizer is None and getattr(self, "is_generation", True):  # vectors need none
             self.tokenizer = _loaded(self.server_args, load)
 
 
