@@ -96,6 +96,7 @@ class Blocks:
         return closed + self._writer.opens(self._open)
 
     def _add(self, block: Block, text: str) -> bytes:
+        assert block is self._open, "what goes on with a closed call: the output parser brings it before other parts"
         block.texts.append(text)
         return self._writer.adds(block, text)
 

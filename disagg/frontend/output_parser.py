@@ -14,6 +14,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 
 from disagg.errors import ParserFailed
 from disagg.frontend.parts import CallArguments, CallBegins, Content, EndReason, Part, Reasoning
@@ -112,11 +113,13 @@ class OutputParser:
         parts: list[Part] = []
         if reasoning:
             parts.append(Reasoning(reasoning))
+        going_on = list(takewhile(lambda piece: piece.name is None, read.calls))  # with the call that is open
+        parts += self._calls(going_on)
         if read.text:
             parts.append(Content(read.text))
         if read.calls:
             self._has_calls = True
-            parts += self._calls(read.calls)
+            parts += self._calls(read.calls[len(going_on) :])
         return parts
 
     def _calls(self, pieces: Sequence[CallPiece]) -> Iterator[Part]:

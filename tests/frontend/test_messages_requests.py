@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import pytest
@@ -105,6 +106,15 @@ def test_a_coding_agents_history() -> None:
         {"role": "tool", "tool_call_id": "t3", "content": ""},
         {"role": "user", "content": "after"},
     ]
+
+
+def test_many_system_messages_cost_what_they_cost() -> None:
+    system = [text("One.")]
+    begin_s = time.process_time()
+    begin, _ = messages(*[{"role": "system", "content": "a"}] * 80_000, USER, system=system)
+    assert time.process_time() - begin_s < 4  # a list that is copied for each: 6 to 7
+    assert len(begin["content"]) == 4 + 2 * 80_000
+    assert system == [text("One.")]
 
 
 def test_an_answer_goes_on_with_a_last_message_of_the_assistant() -> None:

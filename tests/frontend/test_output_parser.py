@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -116,6 +117,18 @@ def test_brackets_are_left_in_words_and_in_arguments() -> None:
     for name in ("mistral", "qwen25"):
         text = "a[1] = {2}; b]" + answer(name)
         assert read(ParsingPlan(tools=ToolReaders(name, TOOLS)), text).text.startswith("a[1] = {2}; b]")
+
+
+def test_what_goes_on_with_an_open_call_comes_before_text() -> None:
+    """Messages and Responses have one block open at a time. This parser finds the words of a brace at the end."""
+    plan = ParsingPlan(tools=ToolReaders("llama3", TOOLS))
+    for pieces in cuts(answer("llama3"), 11):
+        parser = OutputParser(plan, is_stream=True)
+        parts = [part for piece in pieces for part in parser.push(piece)] + parser.end("stop")[0]
+        for before, part in pairwise(parts):
+            if isinstance(part, CallArguments):
+                assert isinstance(before, CallBegins | CallArguments), pieces
+                assert before.index == part.index, pieces
 
 
 def test_a_function_that_was_not_offered_is_not_called() -> None:

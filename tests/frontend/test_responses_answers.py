@@ -211,9 +211,9 @@ def test_a_stream_that_breaks_ends_as_failed_with_what_came(kind: str, code: str
     assert [item.status for item in last.response.output] == ["incomplete", "incomplete"]  # type: ignore[union-attr]
 
 
-def test_arguments_of_an_earlier_call_are_not_lost() -> None:
-    """No parser of today's gives them so."""
-    case = Case(
-        [[CallBegins(0, "a", "x"), CallArguments(0, '{"p"')], [CallBegins(1, "b", "y"), CallArguments(0, ":1}")]]
-    )
-    assert events(stream_of(case))[-1][1]["response"]["output"][0]["arguments"] == '{"p":1}'
+def test_no_delta_goes_to_an_item_that_is_done() -> None:
+    """No parser gives them so: the output parser brings what goes on with a call before other parts."""
+    begin, rest = [CallBegins(0, "a", "x"), CallArguments(0, '{"p"')], CallArguments(0, ":1}")
+    for between in (CallBegins(1, "b", "y"), Content("words")):
+        with pytest.raises(AssertionError, match="closed call"):
+            stream_of(Case([[*begin, between], [rest]]))

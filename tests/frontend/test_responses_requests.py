@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import pytest
@@ -118,6 +119,15 @@ def test_one_turn_of_the_assistant_is_one_message() -> None:
         {"role": "tool", "tool_call_id": "c1", "content": "seen"},
         {"role": "tool", "tool_call_id": "c2", "content": "bad"},
     ]
+
+
+def test_a_turn_of_many_calls_costs_what_its_items_cost() -> None:
+    call = {"type": "function_call", "call_id": "c", "name": "look", "arguments": "{}"}
+    thought = {"type": "reasoning", "summary": [{"type": "summary_text", "text": "hm"}]}
+    begin_s = time.process_time()
+    (turn,) = messages(*[call, thought] * 40_000)
+    assert time.process_time() - begin_s < 4  # a turn that is copied for each item: 6 to 7
+    assert (len(turn["tool_calls"]), len(turn["reasoning_content"])) == (40_000, 3 * 40_000 - 1)
 
 
 @pytest.mark.parametrize("sealed", [None, "", "gAAAA-of-another-server", "disagg-1.not base64", "disagg-1._w=="])
@@ -251,6 +261,12 @@ def test_a_conversation_goes_on_without_its_instructions() -> None:
     assert previous_id({}) is None
 
 
+@pytest.mark.parametrize("arguments", ['{"a": "b', "", "[1]"])
+def test_a_call_that_broke_off_is_kept_as_an_object(arguments: str) -> None:
+    kept = conversation([USER], ChoiceAnswer(0, calls=[Call("c1", "look", arguments), Call("c2", "look", '{"a":1}')]))
+    assert [call["function"]["arguments"] for call in kept[-1]["tool_calls"]] == ["{}", '{"a":1}']
+
+
 def test_another_keys_conversation_is_as_unknown_as_none() -> None:
     store = ResponseStore()
     store.put(b"me", "resp_1", [USER])
@@ -264,21 +280,29 @@ def test_another_keys_conversation_is_as_unknown_as_none() -> None:
 
 
 def test_the_store_is_bounded_in_entries_and_in_bytes_and_drops_the_longest_unused() -> None:
-    store = ResponseStore(entries_max=2, bytes_max=10_000)
+    store = ResponseStore(entries_max=30, bytes_max=20_000)
     for name in ("a", "b"):
         store.put(b"", name, [USER])
     store.messages(b"", "a")
-    store.put(b"", "c", [USER])
+    for name in range(29):
+        store.put(b"", f"c{name}", [USER])
+    assert len(store) == 30
     assert store.messages(b"", "a") == [USER]
     with pytest.raises(BadRequest):
         store.messages(b"", "b")
-    store.put(b"", "d", [{"role": "user", "content": "x" * 9000}])
-    assert len(store) == 2
-    store.put(b"", "e", [{"role": "user", "content": "x" * 9000}])
-    assert len(store) == 1
-    assert store.messages(b"", "e")
-    store.put(b"", "e", [USER])  # again: not counted twice
+    for name in range(30):
+        store.put(b"", f"d{name}", [{"role": "user", "content": "x" * 900}])
+        assert store.held_bytes <= 20_000
+    assert len(store) == 16
     held = store.held_bytes
-    store.put(b"", "f", [{"role": "user", "content": "x" * 20_000}])  # larger than all: it is not kept
-    assert (len(store), store.held_bytes) == (0, 0)
-    assert held < 500
+    store.put(b"", "d29", [{"role": "user", "content": "x" * 900}])  # again: not counted twice
+    assert (len(store), store.held_bytes) == (16, held)
+
+
+def test_a_conversation_of_more_than_its_share_is_not_kept_and_drops_no_other() -> None:
+    store = ResponseStore(bytes_max=10_000)
+    store.put(b"", "a", [USER])
+    held = store.held_bytes
+    store.put(b"", "b", [{"role": "user", "content": "x" * 700}])
+    assert (len(store), store.held_bytes) == (1, held)
+    assert store.messages(b"", "a") == [USER]

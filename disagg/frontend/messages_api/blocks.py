@@ -22,6 +22,7 @@ _MEDIA = {"image": "an image", "document": "a document", "container_upload": "a 
 
 def chat_messages(system: list[str], messages: list[dict[str, Any]]) -> list[Message]:
     found: list[Message] = []
+    system = list(system)
     for index, message in enumerate(messages):
         here = f"messages[{index}]"
         role = text_at(message, "role", here)
@@ -31,7 +32,7 @@ def chat_messages(system: list[str], messages: list[dict[str, Any]]) -> list[Mes
         if content is None:
             refuse(here, "missing_required_parameter", f"'{here}' is missing")
         if role == "system":  # templates take one, at the begin
-            system = system + texts_of(content, here)
+            system += texts_of(content, here)
         elif isinstance(content, str):
             found.append({"role": role, "content": content})
         elif role == "user":

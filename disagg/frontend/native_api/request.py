@@ -2,7 +2,7 @@
 
 Way:   body -> [completion_body] -> the fields that every completion has
 In:    text or input_ids, sampling_params in SGLang's words, logprobs in SGLang's words
-Fails: BadRequest, naming the parameter as SGLang has it
+Fails: BadRequest, naming the parameter as SGLang has it; a completion's own names are unknown here
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import Any
 
 from disagg.errors import BadRequest
 from disagg.fields import Body, boolean, integer, refuse, wrong_type
+from disagg.frontend.parameters import COMPLETION
 from disagg.frontend.renaming import renamed
 from disagg.sampling import INT32_MAX
 
@@ -26,12 +27,16 @@ RENAMED = {"max_new_tokens": "max_tokens", "min_new_tokens": "min_tokens", "samp
 NAMES = {"prompt": "text", **{ours: f"sampling_params.{theirs}" for theirs, ours in RENAMED.items()}}
 NAMES |= {"logprobs": "top_logprobs_num", **{name: f"sampling_params.{name}" for name in SAME}}
 BESIDE = frozenset({"return_logprob", "logprob_start_len", "top_logprobs_num", "return_text_in_logprobs"})
+_COMPLETIONS_ALONE = COMPLETION - {"model", "stream"}
 UNREAD = frozenset({"log_metrics", "labels", "conversation_id", "custom_labels", "return_bytes"})
 
 
 def completion_body(body: Body) -> Body:
     """Of its fields those that are not named here stay as they are: the table of parameters knows them."""
     rest = {name: value for name, value in body.items() if name not in BESIDE | UNREAD and value is not None}
+    for name in rest:
+        if name in _COMPLETIONS_ALONE:
+            refuse(name, "unknown_parameter", f"'{name}' is not a parameter of this endpoint")
     prompt = _prompt(rest.pop("text", None), rest.pop("input_ids", None))
     rest |= {"prompt": prompt, "max_tokens": MAX_NEW_TOKENS, "add_special_tokens": True}
     rest |= _sampling(rest.pop("sampling_params", {}))

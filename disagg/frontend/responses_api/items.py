@@ -34,14 +34,14 @@ def messages_of(given: Any) -> list[Message]:
         if message is None:
             continue
         if message["role"] == "assistant" and found and found[-1]["role"] == "assistant":
-            found[-1] = _together(found[-1], message)
+            _extend(found[-1], message)
         else:
             found.append(message)
     return [_said(message) for message in found]
 
 
 def _message(item: dict[str, Any], here: str) -> Message | None:
-    """Its `content` is still a list of texts. None for reasoning that nobody here can read."""
+    """Its `content` and its reasoning are still lists of texts. None for reasoning that nobody here can read."""
     match item.get("type", "message"):
         case "message":
             role = text_at(item, "role", here)
@@ -51,7 +51,7 @@ def _message(item: dict[str, Any], here: str) -> Message | None:
                 )
             return {"role": role, "content": _texts(item.get("content"), f"{here}.content")}
         case "function_call":
-            arguments = _arguments(text_at(item, "arguments", here))
+            arguments = object_of(text_at(item, "arguments", here))
             function = {"name": text_at(item, "name", here), "arguments": arguments}
             call = {"id": text_at(item, "call_id", here), "type": "function", "function": function}
             return {"role": "assistant", "content": [], "tool_calls": [call]}
@@ -60,7 +60,7 @@ def _message(item: dict[str, Any], here: str) -> Message | None:
             return {"role": "tool", "tool_call_id": text_at(item, "call_id", here), "content": content}
         case "reasoning":
             thoughts = _reasoning(item, here)
-            return {"role": "assistant", "content": [], "reasoning_content": thoughts} if thoughts else None
+            return {"role": "assistant", "content": [], "reasoning_content": [thoughts]} if thoughts else None
         case kind:
             what = f"'{here}.type' is '{str(kind)[:100]}', which is not taken here; 'input' may hold messages, "
             refuse(f"{here}.type", "unsupported_parameter", f"{what}function_call, function_call_output and reasoning")
@@ -98,7 +98,7 @@ def _reasoning(item: dict[str, Any], here: str) -> str:
     return "\n".join(filter(None, texts))
 
 
-def _arguments(arguments: str) -> str:
+def object_of(arguments: str) -> str:
     """An object in any case: a call that broke off would end the template of each later request of a conversation."""
     try:
         is_object = isinstance(msgspec.json.decode(arguments), dict)
@@ -107,14 +107,14 @@ def _arguments(arguments: str) -> str:
     return arguments if is_object else "{}"
 
 
-def _together(one: Message, other: Message) -> Message:
-    both = {**one, **other, "content": one["content"] + other["content"]}
-    if calls := [*one.get("tool_calls", []), *other.get("tool_calls", [])]:
-        both["tool_calls"] = calls
-    if thoughts := [each["reasoning_content"] for each in (one, other) if "reasoning_content" in each]:
-        both["reasoning_content"] = "\n".join(thoughts)
-    return both
+def _extend(turn: Message, message: Message) -> None:
+    """In place: a turn may have as many items as a body holds."""
+    for name in message.keys() - {"role"}:
+        turn.setdefault(name, []).extend(message[name])
 
 
 def _said(message: Message) -> Message:
-    return {**message, "content": joined(message["content"] or [""])}
+    said = {**message, "content": joined(message["content"] or [""])}
+    if "reasoning_content" in message:
+        said["reasoning_content"] = "\n".join(message["reasoning_content"])
+    return said

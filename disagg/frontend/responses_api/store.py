@@ -2,7 +2,8 @@
 
 Way:   a response that ended -> [ResponseStore.put]; a later request -> [ResponseStore.messages]
 In:    chat messages without instructions, which OpenAI does not carry over; the owner, a digest of a key
-Owns:  at most `entries_max` conversations and `bytes_max` of them: the one longest unused goes first
+Owns:  at most `entries_max` conversations and `bytes_max` of them: the one longest unused goes first. One that would
+       take more than a sixteenth of the bytes is not kept: it would push out too many others
 Fails: BadRequest for an id that is not kept, and for another key's alike
 """
 
@@ -16,10 +17,12 @@ import msgspec
 from disagg.errors import BadRequest
 from disagg.frontend.chat_form import message_of
 from disagg.frontend.parts import ChoiceAnswer
+from disagg.frontend.responses_api.items import object_of
 
 ENTRIES_MAX = 10_000
 BYTES_MAX = 64 << 20
 _ENTRY_BYTES = 256  # of the key and the table
+_SHARE = 16  # one entry has at most this part of the bytes
 
 Messages = list[dict[str, Any]]
 
@@ -38,6 +41,8 @@ class ResponseStore:
         kept = msgspec.msgpack.encode(messages)
         if (owner, response_id) in self._entries:
             self._drop((owner, response_id))
+        if _ENTRY_BYTES + len(kept) > self._bytes_max // _SHARE:
+            return
         self._entries[owner, response_id] = kept
         self.held_bytes += _ENTRY_BYTES + len(kept)
         while self.held_bytes > self._bytes_max or len(self._entries) > self._entries_max:
@@ -58,7 +63,9 @@ class ResponseStore:
 
 
 def conversation(history: Messages, answer: ChoiceAnswer) -> Messages:
-    """What is kept of a response: all that was said before it, and its own words."""
+    """What is kept of a response: all that was said before it, and its own words. Calls are mended as clients' are."""
     message = message_of(answer)
     del message["refusal"]
+    for call in message.get("tool_calls") or []:
+        call["function"]["arguments"] = object_of(call["function"]["arguments"])
     return [*history, {**message, "content": answer.text}]
