@@ -45,7 +45,7 @@ class Submit(Wire, frozen=True, tag="submit"):
     dp_rank: int
     bootstrap: Bootstrap | None = None  # None: an aggregated engine
     is_canary: bool = False  # granted beyond capacity: a full engine must still be able to prove that it lives
-    asks: dict[str, Any] = {}  # beside sampling, in SGLang's words: return_logprob, top_logprobs_num, lora_path, …
+    asks: dict[str, Any] = {}  # beside sampling, in SGLang's words: return_logprob, top_logprobs_num, …
     embeds: bool = False  # it asks for a vector; an engine that makes tokens refuses it, and the other way round
     second_at: int = 0  # where the second text of a pair begins, for a model that reads pairs; 0: there is none
 

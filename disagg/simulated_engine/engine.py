@@ -19,7 +19,7 @@ Fails: as SGLang does, seen (engines-here.md) or read in its source (field-notes
        - aborted in landing, decode's pages are kept until prefill says that it writes no more, or for
          `release_timeout_s`
        Left out: retraction to host memory (a full pool fails the leg, which may be tried again), n > 1 in one room,
-       speculative decoding, logprobs, grammars, orphan rooms that outlive their decode engine's connection
+       speculative decoding, grammars, orphan rooms that outlive their decode engine's connection
 """
 
 from __future__ import annotations
