@@ -64,8 +64,8 @@ class Coordinator:
     async def run(self, request: Request, sink: Sink) -> None:
         """Returns when the sink has the end of the answer. Cancelling this aborts both legs.
 
-        Raises Cancelled when `cancel` ended the request, SuspectedPoison when engines died under it, and what
-        Admission and the last try raised: Overloaded, NoReadyPair, LegLost, NotAccepted, NotANumber, DeadlineExceeded.
+        Raises Cancelled when `cancel` ended the request, SuspectedPoison when engines died under it, and what Admission
+        and the last try raised: Overloaded, NoReadyPair, LegLost, NotAccepted, NotANumber, DeadlineExceeded.
         """
         self.live[request.id] = request
         request.phase_since_s = request.waiting_since_s = self._now_s()

@@ -1,6 +1,6 @@
 """A body of /v1/responses as a body of /v1/chat/completions, and what its answer repeats.
 
-Way:   JSON body, and the conversation that it goes on with (store.py) -> [read] -> ResponsesRequest -> a chat's generation
+Way:   JSON body, and the conversation that it goes on with (store.py) -> [read] -> ResponsesRequest -> chat
 In:    a decoded body; nothing in it is trusted
 Out:   a chat body of one choice; fields that Responses does not have go with it, and the chat's table judges them
 Fails: BadRequest, naming the field
