@@ -30,7 +30,7 @@ _ANY = object()
 
 
 def _unbuilt(names: str, *neutral: Any) -> dict[str, tuple[Any, ...]]:
-    """Not built for all endpoints. A value that asks for nothing passes, as clients send their defaults; null always does."""
+    """Not built for all endpoints. A value that asks for nothing passes, as clients send defaults; null always does."""
     return dict.fromkeys(names.split(), neutral)
 
 
