@@ -137,7 +137,7 @@ BAD = [
     ({"max_tokens": -5}, 400, "max_tokens"),
     ({"max_tokens": 100_000}, 400, "max_tokens"),
     ({"temperature": "hot"}, 400, "temperature"),
-    ({"n": 2}, 400, "n"),
+    ({"n": 0}, 400, "n"),
     ({"tools": [{"type": "function", "function": {"name": "f"}}]}, 400, "tools"),
     ({"bootstrap_room": 5}, 400, "bootstrap_room"),
     ({"bootstrap_host": "example.invalid"}, 400, "bootstrap_host"),
