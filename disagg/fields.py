@@ -100,6 +100,39 @@ def typed(kind: type[T], value: Any, name: str) -> T:
     return value
 
 
+def token_ids(ids: list[Any], here: str, vocabulary: int) -> list[int]:
+    """Each one the model knows, or BadRequest for the first that it does not."""
+    # All at once, in C: one by one, 8,000 ids take a millisecond of everybody's time.
+    if not ids or (set(map(type, ids)) == {int} and min(ids) >= 0 and max(ids) < vocabulary):
+        return ids
+    checked = []
+    for index, given in enumerate(ids):
+        token_id = whole(given)
+        if token_id is None:
+            wrong_type(f"{here}[{index}]", "a token id", given)
+        if not 0 <= token_id < vocabulary:
+            what = f"'{here}[{index}]' is {token_id}; token ids of this model are 0 to {vocabulary - 1}"
+            refuse(f"{here}[{index}]", "invalid_token_id", what)
+        checked.append(token_id)
+    return checked
+
+
+def is_deeper(value: Any, depth: int) -> bool:
+    """Whether lists and objects stand in each other more than `depth` times. Without recursion: it is asked of what a
+    client nested a thousand deep, too."""
+    level = [value] if isinstance(value, dict | list) else []
+    for _ in range(depth):
+        level = [
+            inner
+            for each in level
+            for inner in (each.values() if isinstance(each, dict) else each)
+            if isinstance(inner, dict | list)
+        ]
+        if not level:
+            return False
+    return bool(level)
+
+
 def wrong_type(name: str, wanted: str, value: Any) -> NoReturn:
     refuse(name, "invalid_type", f"'{name}' must be {wanted}, not {_json_type(value)}")
 

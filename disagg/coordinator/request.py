@@ -33,6 +33,19 @@ class TextSide(Protocol):
         """The text that was held back, at the end of the output."""
 
 
+class NoText:
+    """Of a request whose tokens alone are looked at, or which has none."""
+
+    matched = ""
+    stopped = False
+
+    def push(self, token_ids: list[int]) -> str:
+        return ""
+
+    def flush(self) -> str:
+        return ""
+
+
 @dataclass(slots=True)
 class Blame:
     """One engine's death that is held against a request (see suspects.py)."""

@@ -31,3 +31,19 @@ class Sink(Protocol):
 
     def end(self, text: str, token_ids: list[int], reason: FinishReason) -> None:
         """The last of it, perhaps nothing, and why it ends. Nothing follows. A request that fails has no such end."""
+
+
+class Nowhere:
+    """For a request of whose text and tokens nobody hears: its answer is its vector, or that it ended."""
+
+    def is_open(self) -> bool:
+        return True
+
+    async def opens(self) -> None:
+        pass
+
+    def put(self, text: str, token_ids: list[int]) -> None:
+        pass
+
+    def end(self, text: str, token_ids: list[int], reason: FinishReason) -> None:
+        pass

@@ -7,12 +7,10 @@ Fails: BadRequest, naming the field in the client's own words
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NoReturn
 
-from disagg.fields import Body, boolean, refuse, required, wrong_type
+from disagg.fields import Body, boolean, refuse, required, typed
 
-T = TypeVar("T")
-_KINDS: dict[type, str] = {str: "a string", list: "a list", dict: "an object"}
 TEXT_ALONE = "the model here takes text alone"
 # What asks for something in chats alone. Any other name that neither API knows is judged by the chat's own table.
 _CHATS_ALONE = {
@@ -41,12 +39,6 @@ def passed_on(body: Body, own: frozenset[str], harmless: frozenset[str]) -> Body
         if name in _CHATS_ALONE:
             refuse(name, "unknown_parameter", f"'{name}' is not a parameter of this endpoint")
     return others
-
-
-def typed(kind: type[T], value: Any, here: str) -> T:
-    if not isinstance(value, kind):
-        wrong_type(here, _KINDS[kind], value)
-    return value
 
 
 def text_at(fields: Mapping[str, Any], name: str, here: str) -> str:

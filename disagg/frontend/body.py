@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 
 from disagg.errors import BadRequest
+from disagg.fields import is_deeper
 from disagg.frontend.exchange import Exchange
 
 UTF_8_MARK = b"\xef\xbb\xbf"
@@ -55,26 +56,11 @@ def decode_body(data: bytes) -> dict[str, Any]:
         raise BadRequest(None, "invalid_json", f"the body is not JSON: {_why_not(data, error)}") from None
     except RecursionError:
         raise BadRequest(None, "invalid_json", "the body is nested too deeply") from None
-    if data.count(b"{") + data.count(b"[") > DEPTH_MAX and _is_deeper(body, DEPTH_MAX):
+    if data.count(b"{") + data.count(b"[") > DEPTH_MAX and is_deeper(body, DEPTH_MAX):
         raise BadRequest(None, "invalid_json", f"the body is nested more than {DEPTH_MAX} deep")
     if not isinstance(body, dict):
         raise BadRequest(None, "invalid_type", "the body must be a JSON object")
     return body
-
-
-def _is_deeper(value: Any, depth: int) -> bool:
-    """Without recursion."""
-    level = [value]
-    for _ in range(depth):
-        level = [
-            inner
-            for each in level
-            for inner in (each.values() if isinstance(each, dict) else each)
-            if isinstance(inner, dict | list)
-        ]
-        if not level:
-            return False
-    return True
 
 
 def _why_not(data: bytes, error: Exception) -> str:

@@ -15,7 +15,8 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
-from disagg.coordinator.request import FinishReason, Request
+from disagg.coordinator.request import NoText, Request
+from disagg.coordinator.sink import Nowhere
 from disagg.errors import BadRequest
 from disagg.fields import refuse
 from disagg.frontend import vector_answers
@@ -144,32 +145,3 @@ class Embeddings:
         if head.hidden and dimensions > head.hidden:
             what = f"'dimensions' is {dimensions}; vectors of this model have {head.hidden}"
             refuse("dimensions", "integer_above_max_value", what)
-
-
-class NoText:
-    """The text side of a request that gets none."""
-
-    matched = ""
-    stopped = False
-
-    def push(self, token_ids: list[int]) -> str:
-        return ""
-
-    def flush(self) -> str:
-        return ""
-
-
-class Nowhere:
-    """The sink of a request whose answer is its vector."""
-
-    def is_open(self) -> bool:
-        return True
-
-    async def opens(self) -> None:
-        pass
-
-    def put(self, text: str, token_ids: list[int]) -> None:
-        pass
-
-    def end(self, text: str, token_ids: list[int], reason: FinishReason) -> None:
-        pass

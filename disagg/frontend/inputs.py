@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from disagg.fields import Body, boolean, integer, refuse, required, whole, wrong_type
+from disagg.fields import Body, boolean, integer, refuse, required, token_ids, wrong_type
 from disagg.frontend.parameters import check_names
 from disagg.frontend.request_body import check_model
 from disagg.tokenizer.codec import Codec
@@ -156,16 +156,7 @@ def _ids(value: Any, here: str, codec: Codec) -> list[int]:
         refuse(here, "empty_array", f"'{here}' is empty")
     if len(value) >= codec.context_length:  # before each id is looked at
         _refuse_too_long(here, len(value), codec.context_length)
-    ids = []
-    for at, given in enumerate(value):
-        token_id = whole(given)
-        if token_id is None:
-            wrong_type(f"{here}[{at}]", "a token id", given)
-        if not 0 <= token_id < codec.vocabulary:
-            what = f"'{here}[{at}]' is {token_id}; token ids of this model are 0 to {codec.vocabulary - 1}"
-            refuse(f"{here}[{at}]", "invalid_token_id", what)
-        ids.append(token_id)
-    return ids
+    return token_ids(value, here, codec.vocabulary)
 
 
 def _check_lengths(asked: InputsRequest, context_length: int) -> None:

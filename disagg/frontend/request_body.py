@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 import msgspec
 
 from disagg.errors import BadRequest
-from disagg.fields import Body, boolean, integer, refuse, required, strings, typed, whole, wrong_type
+from disagg.fields import Body, boolean, integer, refuse, required, strings, token_ids, typed, wrong_type
 from disagg.frontend.constraints import constraint_of
 from disagg.frontend.talk import Talk
 from disagg.frontend.tool_choice import ToolUse
@@ -177,20 +177,4 @@ def _prompt(value: Any, here: str, vocabulary: int, context_length: int) -> str 
         refuse(here, "empty_array", f"'{here}' is empty")
     if len(value) >= context_length and type(value[0]) is int:  # before each id is looked at
         refuse_too_long(here, len(value), context_length)
-    # All at once, in C: one by one, 8,000 ids take a millisecond of everybody's time.
-    if set(map(type, value)) != {int} or min(value) < 0 or max(value) >= vocabulary:
-        return _ids_one_by_one(value, here, vocabulary)
-    return value
-
-
-def _ids_one_by_one(ids: list[Any], here: str, vocabulary: int) -> list[int]:
-    checked = []
-    for index, given in enumerate(ids):
-        token_id = whole(given)
-        if token_id is None:
-            wrong_type(f"{here}[{index}]", "a token id", given)
-        if not 0 <= token_id < vocabulary:
-            what = f"'{here}[{index}]' is {token_id}; token ids of this model are 0 to {vocabulary - 1}"
-            refuse(f"{here}[{index}]", "invalid_token_id", what)
-        checked.append(token_id)
-    return checked
+    return token_ids(value, here, vocabulary)

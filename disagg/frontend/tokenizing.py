@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from disagg.fields import Body, boolean, refuse, required, typed, whole, wrong_type
+from disagg.fields import Body, boolean, refuse, required, token_ids, typed, wrong_type
 from disagg.frontend.parameters import DETOKENIZE, TOKENIZE, check_names
 from disagg.frontend.prompts import chat_ids_of
 from disagg.frontend.request_body import check_model
@@ -67,7 +67,7 @@ def read_detokenize(body: Body, model: str, codec: Codec) -> Answered:
     else:
         given = [(tokens, "tokens")]
     _check_tokens(sum(len(ids) for ids, _ in given), codec)
-    texts = [codec.text_of(_ids(ids, here, codec.vocabulary), skip_special_tokens=skip) for ids, here in given]
+    texts = [codec.text_of(token_ids(ids, here, codec.vocabulary), skip_special_tokens=skip) for ids, here in given]
     said = texts if is_batch else texts[0]
     return Answered(encode({"text": said, "prompt": said}))  # SGLang's word for it, and vLLM's
 
@@ -98,16 +98,3 @@ def _check_tokens(count: int, codec: Codec) -> None:
     most = max(TOKENS_MAX, codec.context_length)
     if count > most:
         refuse(None, "too_many_tokens", f"the body has {count} tokens; at most {most} are answered at once")
-
-
-def _ids(ids: list[Any], here: str, vocabulary: int) -> list[int]:
-    checked = []
-    for index, given in enumerate(ids):
-        token_id = whole(given)
-        if token_id is None:
-            wrong_type(f"{here}[{index}]", "a token id", given)
-        if not 0 <= token_id < vocabulary:
-            what = f"'{here}[{index}]' is {token_id}; token ids of this model are 0 to {vocabulary - 1}"
-            refuse(f"{here}[{index}]", "invalid_token_id", what)
-        checked.append(token_id)
-    return checked

@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from disagg.fields import Body, boolean, refuse, wrong_type
+from disagg.fields import Body, boolean, is_deeper, refuse, wrong_type
 from disagg.frontend.constraints import check_nodes
 
 TOOLS_MAX = 128
@@ -169,24 +169,9 @@ def _check_description(text: Any, here: str) -> None:
 def _check_schema(schema: Any, here: str) -> None:
     if not isinstance(schema, dict):
         wrong_type(here, "an object: a JSON schema", schema)
-    if _is_deeper(schema, SCHEMA_DEPTH_MAX):  # before it is encoded, which is recursive
+    if is_deeper(schema, SCHEMA_DEPTH_MAX):  # before it is encoded, which is recursive
         refuse(here, "schema_too_deep", f"'{here}' is nested more than {SCHEMA_DEPTH_MAX} deep; make it flatter")
     check_nodes(schema, here)  # of what xgrammar does not survive, too
     size_bytes = len(msgspec.json.encode(schema))
     if size_bytes > SCHEMA_BYTES_MAX:
         refuse(here, "schema_too_large", f"'{here}' has {size_bytes} bytes; at most {SCHEMA_BYTES_MAX} are allowed")
-
-
-def _is_deeper(value: Any, depth: int) -> bool:
-    """Without recursion: it is asked of what a client nested a thousand deep, too."""
-    level = [value]
-    for _ in range(depth):
-        level = [
-            inner
-            for each in level
-            if isinstance(each, dict | list)
-            for inner in (each.values() if isinstance(each, dict) else each)
-        ]
-        if not level:
-            return False
-    return any(isinstance(each, dict | list) for each in level)

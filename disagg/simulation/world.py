@@ -23,7 +23,7 @@ from disagg.config.schema import Deadlines
 from disagg.coordinator.coordinator import Coordinator
 from disagg.coordinator.limits import Limits
 from disagg.coordinator.phases import Phase
-from disagg.coordinator.request import FinishReason, Request
+from disagg.coordinator.request import FinishReason, NoText, Request
 from disagg.errors import RequestError
 from disagg.planning.plan import EnginePlan
 from disagg.registry.memory import MemoryRegistry
@@ -43,18 +43,6 @@ READY_S = 60.0
 CANARY_S = 3.0  # an idle engine's ranks are tried this often
 DEADLINES = Deadlines(start_s=60.0, drain_s=5.0)
 HOST = "controller"
-
-
-class NoText:
-    """A text side for those who only look at tokens."""
-
-    stopped, matched = False, ""
-
-    def push(self, _token_ids: list[int]) -> str:
-        return ""
-
-    def flush(self) -> str:
-        return ""
 
 
 class WatchedRegistry(MemoryRegistry):

@@ -12,8 +12,8 @@ from typing import Any
 
 import msgspec
 
-from disagg.fields import refuse
-from disagg.frontend.api_fields import joined, refuse_media, text_at, typed
+from disagg.fields import refuse, typed
+from disagg.frontend.api_fields import joined, refuse_media, text_at
 
 Message = dict[str, Any]
 _ROLES = ("user", "assistant", "system")

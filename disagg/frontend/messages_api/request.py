@@ -13,8 +13,8 @@ from __future__ import annotations
 from typing import Any
 
 from disagg.errors import BadRequest
-from disagg.fields import Body, boolean, integer, refuse, required, strings
-from disagg.frontend.api_fields import flag, not_empty, objects, passed_on, schema_format, text_at, typed, without_nulls
+from disagg.fields import Body, boolean, integer, refuse, required, strings, typed
+from disagg.frontend.api_fields import flag, not_empty, objects, passed_on, schema_format, text_at, without_nulls
 from disagg.frontend.messages_api.blocks import chat_messages, texts_of
 from disagg.frontend.renaming import renamed
 from disagg.frontend.request_body import STOP_CHARACTERS_MAX, STOP_STRINGS_MAX

@@ -14,7 +14,8 @@ from typing import Any
 import msgspec
 
 from disagg import __version__
-from disagg.coordinator.request import FinishReason, Request
+from disagg.coordinator.request import Request
+from disagg.coordinator.sink import Nowhere
 from disagg.errors import BadRequest, NoReadyPair, RequestError
 from disagg.fields import required, typed
 from disagg.frontend.backend import Backend
@@ -46,7 +47,7 @@ class NativeRoutes:
             raise BadRequest(None, "no_generation_pool", "this deployment makes vectors alone: ask /ready")
         with exchange.while_connected():
             try:
-                await self._backend.run(request, _Nowhere())
+                await self._backend.run(request, Nowhere())
             except RequestError as error:
                 raise NoReadyPair("frontend", f"no token came: {error.message}") from error
         await exchange.answer(200, b"{}")
@@ -90,17 +91,3 @@ class NativeRoutes:
         is_here = owner is not None and (caller.sees_all or owner == caller.owner)
         is_cancelled = is_here and self._cancel(request_id)
         await exchange.answer(200, msgspec.json.encode({"rid": request_id, "aborted": is_cancelled}))
-
-
-class _Nowhere:
-    def is_open(self) -> bool:
-        return True
-
-    async def opens(self) -> None:
-        pass
-
-    def put(self, text: str, token_ids: list[int]) -> None:
-        pass
-
-    def end(self, text: str, token_ids: list[int], reason: FinishReason) -> None:
-        pass

@@ -11,8 +11,8 @@ from typing import Any
 
 import msgspec
 
-from disagg.fields import refuse
-from disagg.frontend.api_fields import joined, refuse_media, text_at, typed
+from disagg.fields import refuse, typed
+from disagg.frontend.api_fields import joined, refuse_media, text_at
 from disagg.frontend.responses_api.reasoning_state import unsealed
 
 Message = dict[str, Any]

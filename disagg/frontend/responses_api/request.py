@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from disagg.errors import BadRequest
-from disagg.fields import Body, boolean, integer, refuse, required
-from disagg.frontend.api_fields import flag, passed_on, schema_format, text_at, typed, without_nulls
+from disagg.fields import Body, boolean, integer, refuse, required, typed
+from disagg.frontend.api_fields import flag, passed_on, schema_format, text_at, without_nulls
 from disagg.frontend.renaming import renamed
 from disagg.frontend.responses_api.items import Message, messages_of
 from disagg.frontend.responses_api.tools import tools_of

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from disagg.fields import Body, refuse
-from disagg.frontend.api_fields import flag, objects, text_at, typed
+from disagg.fields import Body, refuse, typed
+from disagg.frontend.api_fields import flag, objects, text_at
 
 _MODES = ("auto", "none", "required")
 
