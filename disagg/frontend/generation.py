@@ -55,7 +55,7 @@ class Generations:
     ) -> None:
         self._backend, self._codec, self._parsing = backend, codec, parsing
         self._body_limit_bytes = body_limit_bytes
-        self.readers = Readers(codec, backend.model_name, refuses_unknown=refuses_unknown)
+        self.readers = Readers(codec, lambda: backend.served, refuses_unknown=refuses_unknown)
         self._responses = ResponseStore()
         self.running: dict[str, Sequence[Request]] = {}  # answers of several samples, by the id that their clients know
 
@@ -142,7 +142,7 @@ class Generations:
             asked,
             requests,
             self._codec,
-            self._backend.model_name,
+            asked.model,
             owner,
             received_at_s,
             int(time.time()),

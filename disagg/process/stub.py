@@ -10,6 +10,7 @@ import asyncio
 import time
 from dataclasses import dataclass
 
+from disagg.adapters import Adapter
 from disagg.plane.engine import EngineFacts, Leg, LegSink
 from disagg.plane.messages import RankHealth, RankLoad
 
@@ -95,6 +96,12 @@ class StubEngine:
 
     def drop_peer(self, life: str) -> None:
         self.dropped_peers.append(life)
+
+    async def load_adapter(self, adapter: Adapter) -> None:
+        """Any."""
+
+    async def unload_adapter(self, name: str) -> None:
+        """Any."""
 
     def stop(self) -> None:
         self._running.clear()
