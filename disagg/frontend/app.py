@@ -277,8 +277,8 @@ class Frontend:
         }
 
     def _adapter_body(self, adapter: Adapter) -> dict[str, Any]:
-        """As OpenAI shows a fine-tuned model, and SGLang an adapter: it names the model that it is of. Its folder is not
-        for clients."""
+        """As OpenAI shows a fine-tuned model, and SGLang an adapter, with the model that it is of. Its folder is for
+        operators alone."""
         of = {"root": self._backend.model_name, "parent": self._backend.model_name}
         return {**self._model_body(), "id": adapter.name, "created": adapter.created_s, **of}
 

@@ -50,6 +50,8 @@ class StubEngine:
         self._stepping: asyncio.Task[None] | None = None
         self.dropped_peers: list[str] = []
         self.legs: list[Leg] = []
+        self.adapters: dict[str, str] = {}
+        self.adapter_trouble = ""  # why none can be loaded
         self._free = asyncio.Event()
         if not hold:
             self._free.set()
@@ -98,10 +100,12 @@ class StubEngine:
         self.dropped_peers.append(life)
 
     async def load_adapter(self, adapter: Adapter) -> None:
-        """Any."""
+        if self.adapter_trouble:
+            raise ValueError(self.adapter_trouble)
+        self.adapters[adapter.name] = adapter.path
 
     async def unload_adapter(self, name: str) -> None:
-        """Any."""
+        del self.adapters[name]
 
     def stop(self) -> None:
         self._running.clear()
