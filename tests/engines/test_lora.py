@@ -17,7 +17,7 @@ import httpx
 import pytest
 import yaml
 from deployment import Deployment, serving
-from lora_folders import ATTENTION, MLP, Maker
+from lora_made import ATTENTION, MLP, Answers, make
 
 from disagg.models.tiny import make_tiny
 
@@ -29,42 +29,34 @@ POOL = {"engine": {"page_size": 16, "max_total_tokens": 8192}}
 
 
 @pytest.fixture(scope="module")
-def maker() -> Maker:
-    return Maker(make_tiny("qwen3"))
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("adapters")
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory, maker: Maker) -> Path:
-    made = tmp_path_factory.mktemp("adapters")
-    for name, rank, modules in (
-        ("sql", 8, ("q_proj", "v_proj")),
-        ("fr-all", 4, ATTENTION + MLP),
-        ("later", 8, ("k_proj", "down_proj")),
-    ):
-        maker.make(made / name, rank, modules)
+def meant(folder: Path) -> Answers:
+    adapters = {"sql": (8, ("q_proj", "v_proj")), "fr-all": (4, ATTENTION + MLP), LATER: (8, ("k_proj", "down_proj"))}
+    model = make_tiny("qwen3")
+    lora = {"max_loras_per_batch": 4, "adapters": {"sql": "sql", "fr-all": {"path": "fr-all"}}}
     said = {
         "version": 1,
         "device": "cpu",
-        "model": {
-            "path": str(maker.model),
-            "name": MODEL,
-            "lora": {"max_loras_per_batch": 4, "adapters": {"sql": "sql", "fr-all": {"path": "fr-all"}}},
-        },
+        "model": {"path": str(model), "name": MODEL, "lora": lora},
         "ray": {"address": "local", "cpus": 2},
         "prefill": POOL,
         "decode": POOL,
     }
-    (made / "lora.yaml").write_text(yaml.safe_dump(said))
-    return made
+    (folder / "lora.yaml").write_text(yaml.safe_dump(said))
+    return make(model, folder, adapters, PROMPTS, NEW_TOKENS)
 
 
 @pytest.fixture(scope="module")
-def pair(folder: Path) -> Iterator[Deployment]:
+def pair(folder: Path, meant: Answers) -> Iterator[Deployment]:
     with serving(str(folder / "lora.yaml")) as deployment:
         yield deployment
 
 
-def answers(deployment: Deployment, models: list[str]) -> dict[str, list[list[int]]]:
+def answers(deployment: Deployment, models: list[str]) -> Answers:
     """Of each prompt with each model's name, all at once."""
     asked = [(model, prompt) for prompt in PROMPTS for model in models]
 
@@ -81,10 +73,6 @@ def answers(deployment: Deployment, models: list[str]) -> dict[str, list[list[in
     return {model: [ids for (name, _), ids in came if name == model] for model in models}
 
 
-def meant(maker: Maker, adapter: str) -> list[list[int]]:
-    return [maker.answer(adapter, prompt, NEW_TOKENS) for prompt in PROMPTS]
-
-
 def post(deployment: Deployment, path: str, **body: Any) -> httpx.Response:
     return httpx.post(f"{deployment.url}{path}", json=body, timeout=120, trust_env=False)
 
@@ -93,17 +81,15 @@ def listed(deployment: Deployment) -> list[str]:
     return [model["id"] for model in deployment.get("/v1/models")["data"]]
 
 
-def test_each_adapter_says_in_one_batch_what_its_merged_weights_say(pair: Deployment, maker: Maker) -> None:
+def test_each_adapter_says_in_one_batch_what_its_merged_weights_say(pair: Deployment, meant: Answers) -> None:
     assert listed(pair) == [MODEL, *GIVEN]
     came = answers(pair, [MODEL, "sql", f"{MODEL}:fr-all", "fr-all"])
-    wanted = {name: meant(maker, name) for name in ("", *GIVEN)}
-    assert came == {MODEL: wanted[""], "sql": wanted["sql"], f"{MODEL}:fr-all": wanted["fr-all"]} | {
-        "fr-all": wanted["fr-all"]
-    }
-    assert wanted[""] != wanted["sql"] != wanted["fr-all"] != wanted[""]
+    fr = meant["fr-all"]
+    assert came == {MODEL: meant[""], "sql": meant["sql"], f"{MODEL}:fr-all": fr, "fr-all": fr}
+    assert meant[""] != meant["sql"] != fr != meant[""]
 
 
-def test_one_comes_at_run_time_outlives_an_engine_and_goes(pair: Deployment, maker: Maker, folder: Path) -> None:
+def test_one_comes_at_run_time_outlives_an_engine_and_goes(pair: Deployment, meant: Answers, folder: Path) -> None:
     refused = post(pair, "/load_lora_adapter", lora_name="broken", lora_path=str(folder / "nowhere"))
     assert refused.status_code == 409
     assert all(engine in refused.json()["error_message"] for engine in ("prefill-0", "decode-0"))
@@ -112,7 +98,7 @@ def test_one_comes_at_run_time_outlives_an_engine_and_goes(pair: Deployment, mak
     loaded = post(pair, "/load_lora_adapter", lora_name=LATER, lora_path=str(folder / "later"))
     assert loaded.json()["success"], loaded.text
     assert listed(pair) == [MODEL, *GIVEN, LATER]
-    wanted = {LATER: meant(maker, LATER), "sql": meant(maker, "sql"), MODEL: meant(maker, "")}
+    wanted = {LATER: meant[LATER], "sql": meant["sql"], MODEL: meant[""]}
     assert answers(pair, [LATER, "sql", MODEL]) == wanted
 
     for engine_id in ("decode-0", "prefill-0"):
