@@ -32,6 +32,9 @@ class TextSide(Protocol):
     def flush(self) -> str:
         """The text that was held back, at the end of the output."""
 
+    def begin_anew(self) -> None:
+        """Nothing has been pushed."""
+
 
 class NoText:
     """Of a request whose tokens alone are looked at, or which has none."""
@@ -44,6 +47,9 @@ class NoText:
 
     def flush(self) -> str:
         return ""
+
+    def begin_anew(self) -> None:
+        pass
 
 
 @dataclass(slots=True)
@@ -112,6 +118,11 @@ class Request:
         if not self.text.stopped:
             text += self.text.flush()
         return text, "length" if reason == "length" and not self.text.stopped else "stop"
+
+    def begin_anew(self) -> None:
+        """As if no token had come: nobody has heard of any. What is known of the prompt stays."""
+        self.emitted_ids, self.logprobs, self.matched, self.token_at_s = [], [], None, 0.0
+        self.text.begin_anew()
 
     @property
     def tokens_left(self) -> int:
