@@ -16,6 +16,7 @@ from disagg.coordinator.phases import Phase
 from disagg.plane.messages import LegEnd, TokenLogprobs
 from disagg.roles import Role
 from disagg.routing.endpoints import RankId
+from disagg.sampling import GRAMMARS
 
 FinishReason = Literal["stop", "length"]
 
@@ -62,7 +63,6 @@ class Blame:
     is_cleared: bool = False  # it has run alone since, and done no harm
 
 
-GRAMMARS = ("json_schema", "regex", "ebnf", "structural_tag")  # in `sampling`
 _PENALTIES = {"frequency_penalty": 0.0, "presence_penalty": 0.0, "repetition_penalty": 1.0}
 
 
