@@ -173,7 +173,7 @@ class Generations:
     async def _whole(self, exchange: Exchange, answering: Answering) -> None:
         asked, requests = answering.asked, answering.requests
         sinks = [
-            WholeChoice(index, request, answering.parser(), answering.echo(request) or "", answering.is_mute)
+            WholeChoice(index, request, answering.parser, answering.echo(request) or "", answering.is_mute)
             for index, request in enumerate(requests)
         ]
         await run_samples(self._backend, list(zip(requests, sinks, strict=True)), asked.best_of)
