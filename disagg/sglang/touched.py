@@ -213,6 +213,19 @@ NOT_A_NUMBER = Part(
         _at("disaggregation.common.conn:CommonKVSender.abort", begins="self", is_called=True),
     ),
 )
+FLUSH = Part(
+    "flush",
+    "/flush_cache cannot empty an engine's prefix cache",
+    (
+        _at(
+            "managers.tokenizer_control_mixin:TokenizerControlMixin.flush_cache",
+            begins="self",
+            keywords="timeout_s",
+            is_called=True,
+        ),
+        *_all("managers.io_struct:FlushCacheReqOutput.", "success message"),
+    ),
+)
 EMBEDDING = Part(
     "pairs",
     "an embedding engine refuses pairs of texts whose tokenizer tells the two apart",
@@ -251,4 +264,4 @@ CPU = Part(
     only="cpu",
 )
 
-PARTS = (ENGINE, TRANSFER, STAGES, RUNS, PACE, SEEDS, GRAMMAR, NOT_A_NUMBER, EMBEDDING, FAULTS, CPU)
+PARTS = (ENGINE, TRANSFER, STAGES, RUNS, PACE, SEEDS, GRAMMAR, NOT_A_NUMBER, FLUSH, EMBEDDING, FAULTS, CPU)
