@@ -16,7 +16,7 @@ from typing import Any
 
 import msgspec
 
-from disagg.coordinator.request import Request
+from disagg.coordinator.request import GRAMMARS, Request
 from disagg.errors import BadRequest
 from disagg.fields import refuse
 from disagg.frontend.answering import Answering
@@ -126,13 +126,14 @@ class Generations:
         asking = None
         if asked.tool_use.is_active or not (self._parsing.is_idle or asked.api in ("text", "generate")):
             asking = self._parsing.ask(asked.tool_use, asked.talk)
-            if asking.sampling and "min_new_tokens" in asked.sampling:
+            constrains = asking.sampling.keys() & GRAMMARS
+            if constrains and "min_new_tokens" in asked.sampling:
                 what = "'min_tokens' beside a required call: a call that is complete could not end; leave out one"
                 refuse("min_tokens", "invalid_value", what)
             asked = msgspec.structs.replace(
                 asked,
                 sampling={**asked.sampling, **asking.sampling},
-                constrained_by=asked.constrained_by or ("tool_choice" if asking.sampling else ""),
+                constrained_by=asked.constrained_by or ("tool_choice" if constrains else ""),
                 shows_special=asked.shows_special or asking.keeps_special_tokens,
             )
         _refuse_ignored(asked, self._backend)

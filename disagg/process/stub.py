@@ -97,6 +97,9 @@ class StubEngine:
     def health(self) -> list[RankHealth]:
         return [RankHealth(0, "", 0.0, 0.0)]
 
+    async def flush_cache(self, wait_s: float) -> str:
+        return "legs run" if self._running else ""
+
     def drop_peer(self, life: str) -> None:
         self.dropped_peers.append(life)
 
