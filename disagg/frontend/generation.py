@@ -16,7 +16,7 @@ from typing import Any
 
 import msgspec
 
-from disagg.coordinator.request import GRAMMARS, Request
+from disagg.coordinator.request import Request
 from disagg.errors import BadRequest
 from disagg.fields import refuse
 from disagg.frontend.answering import Answering
@@ -36,6 +36,7 @@ from disagg.frontend.samples import likeliest, requests_of, run_samples
 from disagg.frontend.sinks import Chunks
 from disagg.frontend.tokenizing import Answered
 from disagg.frontend.unknown_fields import HEADER, header_of
+from disagg.sampling import GRAMMARS
 from disagg.tokenizer.codec import Codec
 
 CLIENT_ID_CHARACTERS_MAX = 128
