@@ -4,7 +4,7 @@ Way:   coordinator -> [PlaneClient] -> host; each Step that comes back is handed
 Owns:  the numbers of its legs, and the offset between the host's monotonic clock and ours
 Fails: a connection that ends, or a host that is silent for `silent_s`, gives each of its legs one LegEnd with reason
        LOST, at once. (TCP alone would notice a host that hangs, or a cable that was pulled, minutes later.)
-       `loads` and `health` raise LegLost without a connection, and TimeoutError after their limit
+       `loads`, `health` and `flush_cache` raise LegLost without a connection, and TimeoutError after their limit
 """
 
 from __future__ import annotations
@@ -163,6 +163,11 @@ class PlaneClient:
         legs: dict[str, int] = await self._ask(m.AdaptersWanted(), limit_s)
         return legs
 
+    async def flush_cache(self, wait_s: float, limit_s: float = CONNECT_S) -> str:
+        """Why the engine's prefix cache could not be emptied within `wait_s`; "" once it is."""
+        why_not: str = await self._ask(m.FlushWanted(wait_s), wait_s + limit_s)
+        return why_not
+
     def close(self) -> None:
         self._on_lost = lambda _why: None
         if self._connection is not None:
@@ -231,6 +236,8 @@ class PlaneClient:
                 self._answered((m.AdapterChanged, message.name), message)
             case m.Adapters():
                 self._answered(m.AdaptersWanted, message.legs)
+            case m.Flushed():
+                self._answered(m.FlushWanted, message.why_not)
             case m.PeerGone():
                 self._on_peer_gone(message.life)
             case m.Taken(incarnation, ranks) if incarnation == self.incarnation:

@@ -86,6 +86,12 @@ class AdaptersWanted(Wire, frozen=True, tag="adapters?"):
     pass
 
 
+class FlushWanted(Wire, frozen=True, tag="flush?"):
+    """The engine is to empty its prefix cache, once it is idle: within `wait_s`, or not at all."""
+
+    wait_s: float
+
+
 class PeerGone(Wire, frozen=True, tag="peer gone"):
     """The controller's word that an engine incarnation is dead; the first host hands it on to the engine's others."""
 
@@ -122,7 +128,7 @@ class MemberStage(Wire, frozen=True, tag="member stage"):
     name: str  # as in Stage
 
 
-_FromFrontend = Submit | Abort | LoadsWanted | HealthWanted | Ping
+_FromFrontend = Submit | Abort | LoadsWanted | HealthWanted | FlushWanted | Ping
 _FromController = PeerGone | LoadAdapter | UnloadAdapter | AdaptersWanted
 ToHost = _FromFrontend | _FromController | MemberSamples | MemberStage
 
@@ -222,6 +228,11 @@ class Adapters(Wire, frozen=True, tag="adapters"):
     legs: dict[str, int]
 
 
+class Flushed(Wire, frozen=True, tag="flushed"):
+    incarnation: int
+    why_not: str  # empty: the prefix cache is
+
+
 class RankTaken(Wire, frozen=True):
     """What a host has granted on one dp rank, to all frontends together."""
 
@@ -237,7 +248,7 @@ class Taken(Wire, frozen=True, tag="taken"):
     ranks: list[RankTaken]
 
 
-ToFrontend = Step | Pong | Loads | Health | Taken | PeerGone | AdapterChanged | Adapters
+ToFrontend = Step | Pong | Loads | Health | Flushed | Taken | PeerGone | AdapterChanged | Adapters
 
 encode = msgspec.msgpack.Encoder().encode
 decode_to_host = msgspec.msgpack.Decoder(ToHost).decode

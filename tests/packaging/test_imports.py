@@ -28,7 +28,7 @@ FLOORS = (
         "chart",
         "adapters",
     ),
-    ("host_spec", "folders", "surroundings", "fields", "stop_patterns"),
+    ("host_spec", "folders", "surroundings", "fields", "reasoning_end", "stop_patterns"),
     ("sampling", "cpu_profile", "plane"),
     ("models", "registry"),
     ("tokenizer", "transfer"),
