@@ -114,6 +114,7 @@ class Attempt:
         if asks and not request.lacks_prompt_logprobs:
             asks = {name: value for name, value in asks.items() if name != "logprob_start_len"}
         facts = request.facts
+        facts.adapter = request.adapter or None
         facts.room, facts.prefill, facts.decode = self.room, prefill.id if prefill else None, self.pair.decode.id
         for leg in self._legs:
             tokens = leg.role.new_tokens(request.tokens_left)

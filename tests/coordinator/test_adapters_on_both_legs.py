@@ -37,8 +37,10 @@ async def test_both_legs_name_it_in_each_try() -> None:
         await until(lambda: len(b.decode.legs) == 2)
         b.decode.release()
         assert (await asyncio.wait_for(answering, 30))[1] == "length"
+        assert r.facts.shown()["adapter"] == "sql"
         plain = request(max_tokens=3)
         await b.answer(plain)
+        assert "adapter" not in plain.facts.shown()
         await b.settle()
     legs = [leg for engine in (b.prefill, b.decode) for leg in engine.legs]
     assert [leg.adapter for leg in legs] == ["sql", "sql", ""] * 2
