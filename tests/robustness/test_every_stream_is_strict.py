@@ -1,5 +1,5 @@
-"""Every kind of answer that there is, streamed and whole, to its end, a deadline, a cancellation: each byte of it is its
-API's, and both say the same."""
+"""Every kind of answer that there is, streamed and whole, to its end, a deadline, a cancellation: each byte of it is
+its API's, and both say the same."""
 
 from __future__ import annotations
 
