@@ -8,7 +8,7 @@ Out:   whole requests, as bytes, each on a connection that closes after it
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
@@ -140,6 +140,9 @@ _OF = {path: sorted(names) for path, names in READ.items()} | {
 }
 
 
+DEPTH_MAX = 8  # of what is spoiled within a body
+
+
 @dataclass(frozen=True)
 class Sent:
     path: str
@@ -195,11 +198,12 @@ def _spoil_within(draw: strategies.DrawFn, body: dict[str, Any], made: Any, way:
             node[key] = [node[key]]
 
 
-def _places(node: Any) -> Any:
+def _places(node: Any, depth: int = 0) -> Iterator[tuple[Any, Any]]:
+    """Of the first of each list, and not of what is nested to be deep."""
     for key in list(node) if isinstance(node, dict) else range(min(len(node), 20)):
         yield node, key
-        if isinstance(node[key], dict | list):
-            yield from _places(node[key])
+        if depth < DEPTH_MAX and isinstance(node[key], dict | list):
+            yield from _places(node[key], depth + 1)
 
 
 def _written(draw: strategies.DrawFn, body: Any) -> bytes:
