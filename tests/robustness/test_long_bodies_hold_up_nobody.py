@@ -1,6 +1,6 @@
-"""While a prompt of 100,000 tokens is read, or a schema of 2 MB is refused, streams go on: no turn of the event loop takes
-as long as an engine's step. Counted in the processor's time, so that a busy machine changes nothing; in a stream's own
-gaps: python -m benchmarks.long_bodies --kind "100,000 tokens" --kind "2 MB of schema"."""
+"""While a prompt of 100,000 tokens is read, or a schema of 2 MB is refused, streams go on: no turn of the event loop
+takes as long as an engine's step. Counted in the processor's time, so that a busy machine changes nothing; in a
+stream's own gaps: python -m benchmarks.long_bodies --kind "100,000 tokens" --kind "2 MB of schema"."""
 
 from __future__ import annotations
 
