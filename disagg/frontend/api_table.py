@@ -1,4 +1,4 @@
-"""Writes the table of fields in docs/api.md, from what the code reads.
+"""Writes the tables in docs/api.md: of fields, from what the code reads, and of what differs from SGLang's server.
 
 Usage: python -m disagg.frontend.api_table docs/api.md
 """
@@ -9,6 +9,7 @@ import sys
 from collections.abc import Mapping, Set
 from pathlib import Path
 
+from disagg.frontend.differences import DIFFERENCES
 from disagg.frontend.inputs import FIELDS as INPUT_FIELDS
 from disagg.frontend.messages_api.request import HARMLESS as HARMLESS_OF_MESSAGES
 from disagg.frontend.messages_api.request import OWN as OF_MESSAGES
@@ -19,6 +20,8 @@ from disagg.frontend.responses_api.request import OWN as OF_RESPONSES
 
 BEGIN, END = "<!-- fields: python -m disagg.frontend.api_table docs/api.md -->", "<!-- end of fields -->"
 SAMPLING_OF_GENERATE = {f"sampling_params.{name}" for name in SAME | RENAMED.keys()}
+BEGIN_DIFFERENCES = BEGIN.replace("fields", "differences")
+END_DIFFERENCES = "<!-- end of differences -->"
 READ: Mapping[str, Set[str]] = {
     "/v1/chat/completions": CHAT,
     "/v1/completions": COMPLETION,
@@ -51,10 +54,17 @@ def table() -> str:
     return "\n".join(rows)
 
 
+def differences() -> str:
+    rows = ["| what | here | why |", "| --- | --- | --- |"]
+    return "\n".join(rows + [f"| {each.what} | {each.here} | {each.why} |" for each in DIFFERENCES])
+
+
 def written_into(page: str) -> str:
-    before, _, rest = page.partition(BEGIN)
-    _, _, after = rest.partition(END)
-    return f"{before}{BEGIN}\n{table()}\n{END}{after}"
+    for begin, end, said in ((BEGIN, END, table()), (BEGIN_DIFFERENCES, END_DIFFERENCES, differences())):
+        before, _, rest = page.partition(begin)
+        _, _, after = rest.partition(end)
+        page = f"{before}{begin}\n{said}\n{end}{after}"
+    return page
 
 
 def _named(names: Set[str]) -> str:

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 from scripted import MODEL, Running, ScriptedBackend, make_model_folder, serving
-from venvs import INSTALL_S, LIMIT_S, run, run_client
+from venvs import INSTALL_S, LIMIT_S, packages_of, program_of, run, run_client
 
 from disagg.cpu_profile.paths import standin_environment
 from disagg.frontend.app import Frontend
@@ -57,7 +57,7 @@ def backend() -> ScriptedBackend:
 
 @pytest.fixture
 async def frontend(model: Path, backend: ScriptedBackend) -> AsyncIterator[Frontend]:
-    async with serving(backend, load_codec(model)) as serving_now:
+    async with serving(backend, load_codec(model), refuses_unknown=False) as serving_now:  # as a deployment's
         yield serving_now
 
 
@@ -120,9 +120,10 @@ async def test_aiperf(frontend: Frontend, backend: ScriptedBackend, model: Path,
 async def test_sglangs_bench_serving_with_its_three_backends(
     frontend: Frontend, backend: ScriptedBackend, model: Path, tmp_path: Path
 ) -> None:
-    """It is in SGLang's wheel, and so in our venv."""
-    out = tmp_path / "out.jsonl"
-    words = [str(HERE / "run_bench_serving.py"), f"http://127.0.0.1:{frontend.port}", MODEL, str(model), str(out)]
+    """It is in SGLang's wheel, and so in our venv; `datasets`, which none of its three needs here, is lm-eval's."""
+    out, packages = tmp_path / "out.jsonl", packages_of(await asyncio.to_thread(program_of, "lm-eval"))
+    words = [str(HERE / "run_bench_serving.py"), f"http://127.0.0.1:{frontend.port}"]
+    words += [MODEL, str(model), str(out), str(packages)]
     environment = standin_environment(os.environ) | {"HF_HUB_OFFLINE": "1", "NO_PROXY": "127.0.0.1"}
     await run([sys.executable, *words], tmp_path, environment)
     reports = [json.loads(line) for line in out.read_text().splitlines()]

@@ -66,7 +66,8 @@ async def frontend(tmp_path: Path) -> AsyncIterator[Frontend]:
         file = folder / name
         file.write_text(json.dumps(json.loads(file.read_text()) | more))
     codec = load_codec(folder)
-    async with serving(ScriptedBackend(answers(codec)), codec, parsing=parsing_of("hermes", None, codec)) as running:
+    parsing = parsing_of("hermes", None, codec)
+    async with serving(ScriptedBackend(answers(codec)), codec, parsing=parsing, refuses_unknown=False) as running:
         yield running
 
 

@@ -76,10 +76,15 @@ async def run(words: Sequence[str], folder: Path, environment: Mapping[str, str]
     return said.decode()
 
 
+def packages_of(programs: Path) -> Path:
+    """Where the venv of `programs` has its packages."""
+    return Path(sysconfig.get_path("purelib", vars={"base": str(programs.parent)}))
+
+
 def lent_to(programs: Path, folder: Path) -> Path:
     """`folder`, with links to what the venv of `programs` lacks and ours has of torch: for the client's PYTHONPATH."""
     folder.mkdir()
-    packages = Path(sysconfig.get_path("purelib", vars={"base": str(programs.parent)}))
+    packages = packages_of(programs)
     spec = util.find_spec("torch")
     if spec is not None and spec.origin is not None:
         ours = Path(spec.origin).parent.parent

@@ -16,7 +16,7 @@ SCHEMA = {
     "additionalProperties": False,
 }
 SCHEMA_TEXT = json.dumps(SCHEMA)
-TOOL = {
+TOOL: dict[str, Any] = {
     "type": "function",
     "function": {
         "name": "weather",
@@ -28,6 +28,7 @@ TOOL = {
         },
     },
 }
+STRICT = TOOL | {"function": TOOL["function"] | {"strict": True}}
 NAMED = {"type": "function", "function": {"name": "weather"}}
 CALL = r'<tool_call>\n\{"name": "weather", "arguments": \{"city": "(Paris|Rome)"\}\}\n</tool_call>'
 SAID: list[dict[str, Any]] = [{"role": "user", "content": "Say hi"}]
@@ -57,15 +58,19 @@ class Row:
     path: str
     name: str
     body: dict[str, Any] | None  # None: it is a GET
+    kind: str = ""
 
     @property
     def id(self) -> str:
-        return f"{self.path} {self.name}".strip()
+        return f"{self.kind} {self.path} {self.name}".strip()
 
 
-def rows(path: str, common: dict[str, Any], cases: dict[str, dict[str, Any]]) -> list[Row]:
+def rows(path: str, common: dict[str, Any], cases: dict[str, dict[str, Any]], kind: str = "") -> list[Row]:
+    """A row for each case: what it says beside, or instead of, `common`."""
+    said = {name: common | more for name, more in cases.items()}
     return [
-        Row(path, name, {k: v for k, v in (common | more).items() if v is not ABSENT}) for name, more in cases.items()
+        Row(path, name, {key: value for key, value in body.items() if value is not ABSENT}, kind)
+        for name, body in said.items()
     ]
 
 
@@ -107,11 +112,11 @@ CHAT = rows(
         "tools, choice none": {"tools": [TOOL], "tool_choice": "none"},
         "tools, one called": {"tools": [TOOL], "regex": CALL, "max_tokens": 60},
         "tools, one called, streamed": {"tools": [TOOL], "regex": CALL, "max_tokens": 60, **STREAM},
-        "tools, required": {"tools": [TOOL], "tool_choice": "required", "max_tokens": 60},
-        "tools, named": {"tools": [TOOL], "tool_choice": NAMED, "max_tokens": 60},
-        "tools, named, streamed": {"tools": [TOOL], "tool_choice": NAMED, "max_tokens": 60, **STREAM},
+        "tools, required": {"tools": [STRICT], "tool_choice": "required", "max_tokens": 60},
+        "tools, named": {"tools": [STRICT], "tool_choice": NAMED, "max_tokens": 60},
+        "tools, named, streamed": {"tools": [STRICT], "tool_choice": NAMED, "max_tokens": 60, **STREAM},
         "tools, not parallel": {
-            "tools": [TOOL],
+            "tools": [STRICT],
             "tool_choice": "required",
             "parallel_tool_calls": False,
             "max_tokens": 60,

@@ -14,18 +14,17 @@ from typing import Any
 
 import httpx
 
+from disagg.frontend.differences import ABSENT
+
 LIMIT_S = 120
 # Text that a stream gives in pieces: how many, is a matter of time.
 PIECES = {"content", "text", "arguments", "reasoning_content", "partial_json", "delta", "thinking"}
-# Never equal, or no matter of what was asked.
+# Never equal, or what ran before decides it: of these the type is compared alone.
 NEVER_EQUAL = re.compile(
-    r"(^|[.])(id|item_id|response_id|call_id|created|created_at|completed_at|e2e_latency|response_sent_to_client_ts"
-    r"|sequence_number|request_id|queue_time|forward_entry_time|prefill_launch_delay|prefill_launch_latency"
-    r"|prefill_finished_time|inference_time|decode_throughput|request_received_ts|request_sent_to_scheduler_ts"
-    r"|api_server_dispatch_finish_ts|request_finished_ts|response_sent_to_client_time)$"
+    r"(^|[.])(id|item_id|response_id|call_id|created|created_at|completed_at|e2e_latency|sequence_number"
+    r"|cached_tokens|cache_read_input_tokens)$"
 )
 NEAR = 1e-4  # of logprobs
-ABSENT = "(absent)"
 
 
 @dataclass(frozen=True)
@@ -65,6 +64,8 @@ def _same(one: Any, other: Any) -> bool:
 
 def _flatten(name: str, value: Any, into: dict[str, Any]) -> None:
     if isinstance(value, dict) and value:
+        if "cache_read_input_tokens" in value and "input_tokens" in value:  # Anthropic's tell what was not cached apart
+            value = value | {"input_tokens": value["input_tokens"] + value["cache_read_input_tokens"]}
         for key, each in value.items():
             _flatten(f"{name}.{key}" if name else key, each, into)
     elif isinstance(value, list) and value:

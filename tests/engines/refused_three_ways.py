@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
-from asked_three_ways import ABSENT, PROMPT, SAID, rows
+from typing import Any
+
+from asked_three_ways import ABSENT, PROMPT, SAID, Row, rows
+
+
+def refused(path: str, common: dict[str, Any], cases: dict[str, dict[str, Any]]) -> list[Row]:
+    return rows(path, common, cases, "refused")
+
 
 REFUSED = [
-    *rows(
+    *refused(
         "/v1/chat/completions",
         {"model": "smollm2", "messages": SAID},
         {
@@ -23,7 +30,7 @@ REFUSED = [
             "n of zero": {"n": 0},
         },
     ),
-    *rows(
+    *refused(
         "/v1/completions",
         {"model": "smollm2", "prompt": PROMPT},
         {
@@ -33,7 +40,7 @@ REFUSED = [
             "echo and too long": {"prompt": "word " * 9000},
         },
     ),
-    *rows(
+    *refused(
         "/generate",
         {"text": PROMPT},
         {
@@ -43,9 +50,9 @@ REFUSED = [
             "too long": {"text": "word " * 9000},
         },
     ),
-    *rows("/tokenize", {}, {"neither": {}}),
-    *rows("/detokenize", {}, {"neither": {}, "a wrong type": {"tokens": "x"}}),
-    *rows(
+    *refused("/tokenize", {}, {"neither": {}}),
+    *refused("/detokenize", {}, {"neither": {}, "a wrong type": {"tokens": "x"}}),
+    *refused(
         "/v1/messages",
         {"model": "smollm2", "messages": SAID, "max_tokens": 4},
         {
@@ -54,7 +61,7 @@ REFUSED = [
             "negative": {"max_tokens": -1},
         },
     ),
-    *rows(
+    *refused(
         "/v1/responses",
         {"model": "smollm2"},
         {"no input": {}, "previous unknown": {"input": "x", "previous_response_id": "resp_none"}},
