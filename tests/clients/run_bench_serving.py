@@ -11,7 +11,6 @@ sys.path.append(packages)
 
 from sglang.bench_serving import cli_main  # noqa: E402
 
-
 for backend in ("sglang-oai", "sglang-oai-chat", "sglang"):
     sys.argv = ["bench_serving", "--backend", backend, "--base-url", url, "--model", model, "--tokenizer", tokenizer]
     sys.argv += ["--dataset-name", "random-ids", "--num-prompts", "4", "--random-input-len", "16"]

@@ -16,7 +16,7 @@ import httpx
 
 from disagg.frontend.differences import ABSENT
 
-LIMIT_S = 120
+LIMIT_S = 400  # on a busy machine
 # Text that a stream gives in pieces: how many, is a matter of time.
 PIECES = {"content", "text", "arguments", "reasoning_content", "partial_json", "delta", "thinking"}
 # Never equal, or what ran before decides it: of these the type is compared alone.

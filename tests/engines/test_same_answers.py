@@ -62,6 +62,7 @@ CONSTRAINED: list[tuple[dict[str, Any], str]] = [
 PROMPT = "The capital of France is"
 
 
+pytestmark = pytest.mark.timeout(1500)  # three servers start, and answer some 170 requests each; on busy cores
 TOOL_PARSER = "hermes"
 QUEUE = "deadlines.queue_s=300"
 KIT_SKIPS = {
