@@ -175,6 +175,12 @@ OF_MESSAGES = (
         ABSENT,
     ),
     Difference(
+        "`strict` of a tool of Messages",
+        "its arguments follow its schema",
+        "SGLang ignores it, and a call that was cut short is its text",
+        f"{_MESSAGES} tool_choice",
+    ),
+    Difference(
         "`ping` events of a stream of Messages",
         "one after `message_start`",
         "as Anthropic's, whose clients know it",

@@ -246,12 +246,12 @@ MESSAGES = rows(
         "stream": STREAM,
         "tool_choice": {
             "max_tokens": 60,
-            "tools": [{"name": "weather", "input_schema": TOOL["function"]["parameters"]}],
+            "tools": [{"name": "weather", "strict": True, "input_schema": TOOL["function"]["parameters"]}],
             "tool_choice": {"type": "tool", "name": "weather"},
         },
         "tool_choice, streamed": {
             "max_tokens": 60,
-            "tools": [{"name": "weather", "input_schema": TOOL["function"]["parameters"]}],
+            "tools": [{"name": "weather", "strict": True, "input_schema": TOOL["function"]["parameters"]}],
             "tool_choice": {"type": "any"},
             **STREAM,
         },
