@@ -264,11 +264,6 @@ ELSEWHERE = (
         "does not move to another engine after its first token: its loss is told",
         "the grammar's state is lost with the engine",
     ),
-    Difference(
-        "a constrained answer of a model that reasons",
-        "begins with what the constraint says",
-        "the engine's grammar knows no reasoning",
-    ),
     Difference("`min_tokens` beside a constraint", "400", "an answer that is complete could not end"),
     Difference(
         "`stop_regex`",
