@@ -1,5 +1,5 @@
-"""Writes the tables in docs/api.md: of fields, from the table that the code reads by (endpoints.py), and of what differs
-from SGLang's own server (differences.py).
+"""Writes the tables in docs/api.md: of fields, from the table that the code reads by (endpoints.py), and of what
+differs from SGLang's own server (differences.py).
 
 Usage: python -m disagg.frontend.api_table docs/api.md
 """
