@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import re
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import jsonschema
 import openai
 import pytest
 from asked_three_ways import ROWS, Row
@@ -24,6 +26,7 @@ from chat_styles import QWEN
 from compared import asked, differing
 from deployment import Deployment, serving
 from own_server import OwnServer, starting
+from random_schemas import random_schema
 from refused_three_ways import REFUSED
 
 from disagg.cpu_profile.paths import standin_environment
@@ -86,6 +89,7 @@ KITS = [
     "anthropic_messages_kit.AnthropicMessagesMixin",
 ]
 ALL_ROWS = [*ROWS, *REFUSED]
+SCHEMAS = 200
 AT_ONCE = 4  # rows, each of three servers
 
 
@@ -282,6 +286,21 @@ def test_all_apis_say_the_same_words(pair: Deployment) -> None:
     assert generated["text"] == pair.complete(PROMPT, max_tokens=6, temperature=0)["choices"][0]["text"]
     assert len(generated["meta_info"]["output_token_logprobs"]) == 6
     assert httpx.get(f"{pair.url}/health_generate", timeout=60, trust_env=False).status_code == 200
+
+
+def test_strict_schemas_give_valid_json_each_time(pair: Deployment) -> None:
+    chance = random.Random(7)
+    schemas = [random_schema(chance) for _ in range(SCHEMAS)]
+
+    def ask_for(schema: dict[str, Any]) -> dict[str, Any]:
+        form = {"type": "json_schema", "json_schema": {"name": "made", "strict": True, "schema": schema}}
+        return chat(pair, response_format=form, max_tokens=100)
+
+    with ThreadPoolExecutor(8) as threads:
+        answers = list(threads.map(ask_for, schemas))
+    for schema, answer in zip(schemas, answers, strict=True):
+        assert answer["reason"] == "stop", (schema, answer)
+        jsonschema.validate(json.loads(answer["text"]), schema)
 
 
 @pytest.mark.parametrize("row", ALL_ROWS, ids=lambda row: row.id)
