@@ -101,6 +101,7 @@ class Request:
     prefix_on: RankId | None = None  # where another request has just read the same prompt
     embeds: bool = False  # it asks for a vector; it then has max_tokens 1, and no text
     second_at: int = 0  # where the second text of a pair begins in `prompt_ids`; 0: there is none
+    adapter: str = ""  # of its legs; empty: the model as it is
     embedding: bytes = b""  # what came: float32, little-endian
 
     def add(self, token_ids: list[int], now_s: float) -> str:

@@ -13,14 +13,16 @@ import logging
 from collections.abc import Awaitable, Sequence
 from typing import Any
 
+from disagg.adapters import Adapter
 from disagg.errors import BadRequest, NoReadyPair, RequestError
-from disagg.frontend import messages_api
+from disagg.frontend import messages_api, openapi
 from disagg.frontend.backend import Backend
 from disagg.frontend.embeddings import Embeddings
 from disagg.frontend.exchange import Exchange, Header
 from disagg.frontend.generation import Generations
 from disagg.frontend.http1 import Call, ClientGone, Limits, Refusals
 from disagg.frontend.keys import Caller, Keys, Right
+from disagg.frontend.native_api.adapters import AdapterRoutes, adapter_error
 from disagg.frontend.native_api.routes import NativeRoutes
 from disagg.frontend.origins import Origins
 from disagg.frontend.parsing import NO_PARSERS, Parsing
@@ -37,6 +39,7 @@ LOG_LINES, LOG_LINES_DIGITS = 100, 20
 FOR_PAGES = (Right.HEALTH, Right.CLIENT)  # what a page of another origin may be allowed to read
 PROMETHEUS = b"text/plain; version=0.0.4; charset=utf-8"
 TEXT = b"text/plain; charset=utf-8"
+HTML = b"text/html; charset=utf-8"
 
 log = logging.getLogger(__name__)
 
@@ -70,6 +73,7 @@ class Frontend:
             backend, codec, self._generations.readers, body_limit_bytes, self._generations.running
         )
         native = NativeRoutes(backend, codec, self._generations.cancel, body_limit_bytes)
+        adapters = AdapterRoutes(backend)
         self._server = HttpServer(self, limits, refusals or Refusals())
         self._routes = Routes(
             {
@@ -83,6 +87,9 @@ class Frontend:
                 "/health_generate": Route("GET", Right.CLIENT, native.health_generate),
                 **dict.fromkeys(("/server_info", "/get_server_info"), Route("GET", Right.CLIENT, native.server_info)),
                 **dict.fromkeys(("/model_info", "/get_model_info"), Route("GET", Right.CLIENT, native.model_info)),
+                "/load_lora_adapter": Route("POST", Right.OPERATE, adapters.load, adapter_error),
+                "/unload_lora_adapter": Route("POST", Right.OPERATE, adapters.unload, adapter_error),
+                "/flush_cache": Route("POST", Right.OPERATE, native.flush_cache, also=("GET",)),
                 "/version": Route("GET", Right.HEALTH, native.version),
                 "/ping": Route("GET", Right.HEALTH, self._health),
                 "/v1/models": Route("GET", Right.CLIENT, self._models),
@@ -94,6 +101,8 @@ class Frontend:
                 "/v1/classify": Route("POST", Right.CLIENT, self._classify),
                 "/v1/rerank": Route("POST", Right.CLIENT, self._rerank),
                 "/v1/score": Route("POST", Right.CLIENT, self._score),
+                "/openapi.json": Route("GET", Right.HEALTH, self._openapi),
+                "/docs": Route("GET", Right.HEALTH, self._docs),
                 "/health": Route("GET", Right.HEALTH, self._health),
                 "/ready": Route("GET", Right.HEALTH, self._ready),
                 "/metrics": Route("GET", Right.METRICS, self._metrics),
@@ -155,9 +164,9 @@ class Frontend:
         caller = self._keys.check(exchange, Right.CLIENT if route is None else route.right)
         if route is None:
             raise self._routes.unknown(exchange.path)
-        if exchange.method != route.method:
+        if exchange.method not in route.methods:
             exchange.answer_headers.append((b"allow", _methods(route)))
-            what = f"{exchange.method} is not for {exchange.path[:100]}; use {route.method}"
+            what = f"{exchange.method} is not for {exchange.path[:100]}; use {' or '.join(route.methods)}"
             raise BadRequest(None, "method_not_allowed", what, http_status=405)
         await route.handler(exchange, name, caller)
 
@@ -198,12 +207,22 @@ class Frontend:
         return self._embeddings.answer(exchange, "scor", caller.owner)
 
     async def _models(self, exchange: Exchange, _: str, caller: Caller) -> None:
-        await _json(exchange, {"object": "list", "data": [self._model_body()]})
+        adapters = [self._adapter_body(adapter) for adapter in self._backend.adapters.values()]
+        await _json(exchange, {"object": "list", "data": [self._model_body(), *adapters]})
 
     async def _model(self, exchange: Exchange, name: str, caller: Caller) -> None:
-        if name != self._backend.model_name:
-            raise no_such_model(name, self._backend.model_name)
-        await _json(exchange, self._model_body())
+        adapter = self._backend.served.adapter_of(name)
+        if adapter is None:
+            raise no_such_model(name, self._backend.served)
+        body = self._adapter_body(self._backend.adapters[adapter]) if adapter else self._model_body()
+        await _json(exchange, {**body, "id": name})
+
+    async def _openapi(self, exchange: Exchange, _: str, caller: Caller) -> None:
+        await _json(exchange, openapi.document(self._routes.all))
+
+    async def _docs(self, exchange: Exchange, _: str, caller: Caller) -> None:
+        exchange.answer_headers.append((b"content-security-policy", b"default-src 'none'; style-src 'unsafe-inline'"))
+        await exchange.answer(200, openapi.page(openapi.document(self._routes.all)).encode(), HTML)
 
     async def _health(self, exchange: Exchange, _: str, caller: Caller) -> None:
         await _json(exchange, {"status": "alive"})
@@ -268,13 +287,20 @@ class Frontend:
             "max_model_len": self._codec.context_length,
         }
 
+    def _adapter_body(self, adapter: Adapter) -> dict[str, Any]:
+        """As OpenAI shows a fine-tuned model, and SGLang an adapter, with the model that it is of. Its folder is for
+        operators alone."""
+        of = {"root": self._backend.model_name, "parent": self._backend.model_name}
+        return {**self._model_body(), "id": adapter.name, "created": adapter.created_s, **of}
+
 
 async def _json(exchange: Exchange, content: dict[str, Any]) -> None:
     await exchange.answer(200, encode(content))
 
 
 def _methods(route: Route) -> bytes:
-    return f"{route.method}, OPTIONS".encode() if route.right in FOR_PAGES else route.method.encode()
+    more = ("OPTIONS",) if route.right in FOR_PAGES else ()
+    return ", ".join((*route.methods, *more)).encode()
 
 
 def _no_such_request(name: str) -> BadRequest:

@@ -36,6 +36,7 @@ from disagg.frontend.samples import likeliest, requests_of, run_samples
 from disagg.frontend.sinks import Chunks
 from disagg.frontend.tokenizing import Answered
 from disagg.frontend.unknown_fields import HEADER, header_of
+from disagg.sampling import GRAMMARS
 from disagg.tokenizer.codec import Codec
 
 CLIENT_ID_CHARACTERS_MAX = 128
@@ -55,7 +56,7 @@ class Generations:
     ) -> None:
         self._backend, self._codec, self._parsing = backend, codec, parsing
         self._body_limit_bytes = body_limit_bytes
-        self.readers = Readers(codec, backend.model_name, refuses_unknown=refuses_unknown)
+        self.readers = Readers(codec, lambda: backend.served, refuses_unknown=refuses_unknown)
         self._responses = ResponseStore()
         self.running: dict[str, Sequence[Request]] = {}  # answers of several samples, by the id that their clients know
 
@@ -126,13 +127,14 @@ class Generations:
         asking = None
         if asked.tool_use.is_active or not (self._parsing.is_idle or asked.api in ("text", "generate")):
             asking = self._parsing.ask(asked.tool_use, asked.talk)
-            if asking.sampling and "min_new_tokens" in asked.sampling:
+            constrains = asking.sampling.keys() & GRAMMARS
+            if constrains and "min_new_tokens" in asked.sampling:
                 what = "'min_tokens' beside a required call: a call that is complete could not end; leave out one"
                 refuse("min_tokens", "invalid_value", what)
             asked = msgspec.structs.replace(
                 asked,
                 sampling={**asked.sampling, **asking.sampling},
-                constrained_by=asked.constrained_by or ("tool_choice" if asking.sampling else ""),
+                constrained_by=asked.constrained_by or ("tool_choice" if constrains else ""),
                 shows_special=asked.shows_special or asking.keeps_special_tokens,
             )
         _refuse_ignored(asked, self._backend)
@@ -142,7 +144,7 @@ class Generations:
             asked,
             requests,
             self._codec,
-            self._backend.model_name,
+            asked.model,
             owner,
             received_at_s,
             int(time.time()),

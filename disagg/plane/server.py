@@ -16,7 +16,9 @@ from typing import Protocol
 
 import msgspec
 
+from disagg.adapters import GONE
 from disagg.plane import messages as m
+from disagg.plane.adapters import HeldAdapters
 from disagg.plane.engine import Engine, EngineFacts, Leg
 from disagg.plane.framing import Connection
 from disagg.plane.ledger import Capacity, Grant, Ledger
@@ -59,12 +61,14 @@ class PlaneServer:
         self.embeds = embeds
         self.ranks = facts.ranks
         self.ledger = Ledger(facts.ranks, Capacity(facts.requests_max, facts.kv_tokens, facts.page_size))
+        self.adapters = HeldAdapters(engine, self._abort_legs_of)
         self._secret, self._network = secret, network
         self._listener: Listener | None = None
         self._report_is_due = False
         self._looking: asyncio.TimerHandle | None = None
         self._looked_at_s = now_s()
         self.sessions: set[_Session] = set()
+        self._flushing: set[asyncio.Task[None]] = set()
 
     async def start(self, host: str, port: int = 0) -> int:
         """Listens and returns the port."""
@@ -82,6 +86,19 @@ class PlaneServer:
         ledger = self.ledger
         ranks = zip(ledger.requests, ledger.kv_tokens, ledger.canaries, strict=True)
         return m.Taken(self.incarnation, [m.RankTaken(*rank) for rank in ranks])
+
+    def flush(self, wait_s: float, asked_by: _Session) -> None:
+        task = asyncio.get_running_loop().create_task(self._flush(wait_s, asked_by), name="flush the prefix cache")
+        self._flushing.add(task)
+        task.add_done_callback(self._flushing.discard)
+
+    async def _flush(self, wait_s: float, asked_by: _Session) -> None:
+        try:
+            why_not = await self.engine.flush_cache(wait_s)
+        except Exception as error:  # noqa: BLE001 - whatever the engine raises: who asked is told, and it serves on
+            log.warning("the prefix cache could not be flushed: %r", error)
+            why_not = f"it failed: {error}"
+        asked_by.send(m.Flushed(self.incarnation, why_not))
 
     def _look_soon(self) -> None:
         self._looked_at_s = self.now_s()
@@ -108,6 +125,10 @@ class PlaneServer:
         return Connection(
             self._secret, is_server=True, on_open=session.opened, on_frame=session.received, on_lost=session.lost
         )
+
+    def _abort_legs_of(self, adapter: str) -> None:
+        for session in self.sessions:
+            session.abort_legs_of(adapter)
 
     def close(self) -> None:
         if self._looking is not None:
@@ -156,6 +177,12 @@ class _Session:
                 self.send(m.Loads(server.incarnation, server.engine.loads()))
             case m.HealthWanted():
                 self.send(m.Health(server.incarnation, server.engine.health()))
+            case m.LoadAdapter() | m.UnloadAdapter():
+                server.adapters.change(message, self.send)
+            case m.AdaptersWanted():
+                self.send(m.Adapters(dict(server.adapters.legs)))
+            case m.FlushWanted():
+                server.flush(message.wait_s, self)
             case m.PeerGone():
                 server.engine.drop_peer(message.life)
                 for session in server.sessions:
@@ -189,6 +216,10 @@ class _Session:
             self._ends.append(m.LegEnd(message.leg, "error", what))
             self.flush_soon()
             return
+        if message.adapter and message.adapter not in self.server.adapters.legs:
+            self._ends.append(m.LegEnd(message.leg, m.NO_ADAPTER, GONE.format(message.adapter)))
+            self.flush_soon()
+            return
         prompt_ids, at = m.unpack_ids(message.prompt), message.bootstrap
         new_tokens = message.sampling["max_new_tokens"]
         grant = self.server.ledger.grant(message.dp_rank, len(prompt_ids), new_tokens, is_canary=message.is_canary)
@@ -199,14 +230,21 @@ class _Session:
         self.server.report_soon()
         log.info("leg %s begins: %d prompt tokens, room %s", message.leg_id, len(prompt_ids), at.room if at else 0)
         asks, embeds, second_at = message.asks, message.embeds, message.second_at
-        leg = Leg(message.leg_id, prompt_ids, message.sampling, message.dp_rank, at, asks, embeds, second_at)
-        live = self._legs[message.leg] = _LiveLeg(self, message.leg, leg.id, grant)
+        of_leg = (message.leg_id, prompt_ids, message.sampling, message.dp_rank)
+        leg = Leg(*of_leg, at, asks, embeds, second_at, message.adapter)
+        live = self._legs[message.leg] = _LiveLeg(self, message.leg, leg, grant)
+        self.server.adapters.begins(leg.adapter)
         live.handle = self.server.engine.submit(leg, live)
 
     def add_end(self, end: m.LegEnd) -> None:
         del self._legs[end.leg]  # KeyError: a second last word, which is a bug
         self._ends.append(end)
         self.flush_soon()
+
+    def abort_legs_of(self, adapter: str) -> None:
+        for live in list(self._legs.values()):
+            if live.adapter == adapter:
+                self.server.engine.abort(live.handle)
 
     def send(self, message: m.ToFrontend) -> None:
         if self.connection is not None:
@@ -232,10 +270,11 @@ class _Session:
 class _LiveLeg:
     """The sink of one leg: counts the tokens it sent, so that the frontend can see a gap or a repeat."""
 
-    __slots__ = ("_embedding", "_grant", "_id", "_number", "_offset", "_session", "handle")
+    __slots__ = ("_embedding", "_grant", "_id", "_number", "_offset", "_session", "adapter", "handle")
 
-    def __init__(self, session: _Session, number: int, leg_id: str, grant: Grant) -> None:
-        self._session, self._number, self._id, self._grant = session, number, leg_id, grant
+    def __init__(self, session: _Session, number: int, leg: Leg, grant: Grant) -> None:
+        self._session, self._number, self._id, self._grant = session, number, leg.id, grant
+        self.adapter = leg.adapter
         self._offset = 0
         self._embedding = b""
         self.handle: object = None
@@ -263,6 +302,7 @@ class _LiveLeg:
         log.info("leg %s ends: %s, %d tokens %s", self._id, reason, self._offset, detail)
         server = self._session.server
         server.ledger.give_back(self._grant)
+        server.adapters.ends(self.adapter)
         server.report_soon()
         end = m.LegEnd(self._number, reason, detail, cached_tokens, stats, matched, self._embedding)
         self._session.add_end(end)
