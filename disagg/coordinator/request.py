@@ -16,6 +16,7 @@ from disagg.coordinator.phases import Phase
 from disagg.plane.messages import LegEnd, TokenLogprobs
 from disagg.roles import Role
 from disagg.routing.endpoints import RankId
+from disagg.tokenizer.given_text import GivenText
 
 FinishReason = Literal["stop", "length"]
 
@@ -96,6 +97,7 @@ class Request:
     embeds: bool = False  # it asks for a vector; it then has max_tokens 1, and no text
     second_at: int = 0  # where the second text of a pair begins in `prompt_ids`; 0: there is none
     embedding: bytes = b""  # what came: float32, little-endian
+    given: GivenText | None = None  # the same as `text`, where hosts say the text of the tokens
 
     def add(self, token_ids: list[int], now_s: float) -> str:
         """Adds new tokens; returns the text that may be shown because of them."""

@@ -23,13 +23,12 @@ from disagg.frontend.http1 import Call, ClientGone, Limits, Refusals
 from disagg.frontend.keys import Caller, Keys, Right
 from disagg.frontend.native_api.routes import NativeRoutes
 from disagg.frontend.origins import Origins
-from disagg.frontend.parsing import NO_PARSERS, Parsing
 from disagg.frontend.request_body import no_such_model
 from disagg.frontend.responses import encode
 from disagg.frontend.routes import Route, Routes
 from disagg.frontend.server import HttpServer
+from disagg.frontend.tokenization import Tokenization
 from disagg.logfile import ASKED_LINES_MAX
-from disagg.tokenizer.codec import Codec
 
 ID_PREFIXES = ("chatcmpl-", "cmpl-", "resp_", "msg_")
 BODY_LIMIT_BYTES = 8 * 2**20
@@ -44,16 +43,14 @@ log = logging.getLogger(__name__)
 class Frontend:
     """The HTTP application: checks the key, finds the route, answers with JSON, text or a stream of events.
 
-    `body_limit_bytes`: of a request's body; `headers` go with every response; `refuses_unknown`: fields of a body that
-    nobody here knows get a 400, else the answer's header names them. A RequestError becomes an OpenAI error
+    `body_limit_bytes`: of a request's body; `headers` go with every response. A RequestError becomes an OpenAI error
     object with the error's `http_status`; nothing is raised to the server.
     """
 
     def __init__(
         self,
         backend: Backend,
-        codec: Codec,
-        parsing: Parsing = NO_PARSERS,
+        tokenization: Tokenization,
         *,
         body_limit_bytes: int = BODY_LIMIT_BYTES,
         limits: Limits = Limits(),
@@ -61,15 +58,12 @@ class Frontend:
         headers: Sequence[Header] = (),
         keys: Keys = Keys(),
         origins: Origins = Origins(),
-        refuses_unknown: bool = True,
     ) -> None:
         self._keys, self._origins = keys, origins
-        self._backend, self._codec, self._headers = backend, codec, headers
-        self._generations = Generations(backend, codec, parsing, body_limit_bytes, refuses_unknown=refuses_unknown)
-        self._embeddings = Embeddings(
-            backend, codec, self._generations.readers, body_limit_bytes, self._generations.running
-        )
-        native = NativeRoutes(backend, codec, self._generations.cancel, body_limit_bytes)
+        self._backend, self._tokenization, self._headers = backend, tokenization, headers
+        self._generations = Generations(backend, tokenization, body_limit_bytes)
+        self._embeddings = Embeddings(backend, tokenization, body_limit_bytes, self._generations.running)
+        native = NativeRoutes(backend, tokenization, self._generations.cancel, body_limit_bytes)
         self._server = HttpServer(self, limits, refusals or Refusals())
         self._routes = Routes(
             {
@@ -114,11 +108,11 @@ class Frontend:
     async def stop(self, limit_s: float) -> None:
         """Running requests may end within the limit; then they are cancelled."""
         await self._server.stop(limit_s)
-        await self._generations.readers.stop()
+        await self._tokenization.stop()
 
     async def start_reader(self) -> None:
-        """Ahead of the first long body; without it the first one waits for a process to start."""
-        await self._generations.readers.start()
+        """Ahead of the first body that needs one; without it that one waits for a process to start."""
+        await self._tokenization.start()
 
     @property
     def port(self) -> int:
@@ -260,12 +254,13 @@ class Frontend:
 
     def _model_body(self) -> dict[str, Any]:
         """`max_model_len` is vLLM's and SGLang's addition, which clients read to size their prompts."""
+        facts = self._tokenization.facts
         return {
             "id": self._backend.model_name,
             "object": "model",
             "created": self._backend.created_s,
             "owned_by": "disagg",
-            "max_model_len": self._codec.context_length,
+            "max_model_len": facts.context_length if facts else None,
         }
 
 

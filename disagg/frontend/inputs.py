@@ -8,14 +8,16 @@ Fails: BadRequest, naming the parameter; a text is never cut to fit
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
 from disagg.fields import Body, boolean, integer, refuse, required, token_ids, wrong_type
 from disagg.frontend.parameters import check_names
 from disagg.frontend.request_body import check_model
-from disagg.tokenizer.codec import Codec
+
+if TYPE_CHECKING:
+    from disagg.tokenizer.codec import Codec
 
 InputKind = Literal["embd", "clas", "rank", "scor"]
 

@@ -21,6 +21,7 @@ from disagg.plane.engine import Engine, EngineFacts, Leg
 from disagg.plane.framing import Connection
 from disagg.plane.ledger import Capacity, Grant, Ledger
 from disagg.plane.network import TCP, Listener, Network
+from disagg.plane.text import LegText, TextService
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +42,7 @@ class OtherHosts(Protocol):
 
 class PlaneServer:
     """Serves one incarnation of one engine to any number of frontends. `others`: None for an engine on one node;
-    `embeds`: it makes vectors, not tokens."""
+    `embeds`: it makes vectors, not tokens; `texts`: the tokenizer, for frontends that have none."""
 
     def __init__(
         self,
@@ -54,7 +55,9 @@ class PlaneServer:
         others: OtherHosts | None = None,
         *,
         embeds: bool = False,
+        texts: TextService | None = None,
     ) -> None:
+        self.texts = texts
         self.engine, self.incarnation, self.now_s, self.others = engine, incarnation, now_s, others
         self.embeds = embeds
         self.ranks = facts.ranks
@@ -131,6 +134,8 @@ class _Session:
         self.deltas: list[m.Delta] = []
         self._ends: list[m.LegEnd] = []
         self.stages: list[m.Stage] = []
+        self.shown: list[m.Shown] = []
+        self._reading: dict[int, asyncio.Task[None]] = {}
         self._flush_is_due = False
 
     def opened(self, connection: Connection) -> None:
@@ -152,6 +157,11 @@ class _Session:
                 live = self._legs.get(message.leg)
                 if live is not None:
                     server.engine.abort(live.handle)
+            case m.Read():
+                self._read(message)
+            case m.ReadOff():
+                if (task := self._reading.get(message.number)) is not None:
+                    task.cancel()
             case m.LoadsWanted():
                 self.send(m.Loads(server.incarnation, server.engine.loads()))
             case m.HealthWanted():
@@ -176,6 +186,8 @@ class _Session:
         self.server.sessions.discard(self)
         for live in list(self._legs.values()):
             self.server.engine.abort(live.handle)
+        for task in list(self._reading.values()):
+            task.cancel()
         if self.member is not None and self.server.others is not None:
             self.server.others.left(self.member, why)
 
@@ -189,6 +201,10 @@ class _Session:
             self._ends.append(m.LegEnd(message.leg, "error", what))
             self.flush_soon()
             return
+        if message.text is not None and self.server.texts is None:
+            self._ends.append(m.LegEnd(message.leg, "error", "this host has no tokenizer"))
+            self.flush_soon()
+            return
         prompt_ids, at = m.unpack_ids(message.prompt), message.bootstrap
         new_tokens = message.sampling["max_new_tokens"]
         grant = self.server.ledger.grant(message.dp_rank, len(prompt_ids), new_tokens, is_canary=message.is_canary)
@@ -200,8 +216,26 @@ class _Session:
         log.info("leg %s begins: %d prompt tokens, room %s", message.leg_id, len(prompt_ids), at.room if at else 0)
         asks, embeds, second_at = message.asks, message.embeds, message.second_at
         leg = Leg(message.leg_id, prompt_ids, message.sampling, message.dp_rank, at, asks, embeds, second_at)
-        live = self._legs[message.leg] = _LiveLeg(self, message.leg, leg.id, grant)
+        live = self._legs[message.leg] = self._live(message, prompt_ids, grant)
         live.handle = self.server.engine.submit(leg, live)
+
+    def _live(self, message: m.Submit, prompt_ids: list[int], grant: Grant) -> _LiveLeg:
+        wanted, texts = message.text, self.server.texts
+        if wanted is None or texts is None:
+            return _LiveLeg(self, message.leg, message.leg_id, grant)
+        emitted_ids = prompt_ids[len(prompt_ids) - wanted.emitted :]
+        return _SpokenLeg(self, message.leg, message.leg_id, grant, texts.leg_text(wanted, emitted_ids))
+
+    def _read(self, message: m.Read) -> None:
+        if self.server.texts is None or message.number in self._reading:
+            self._drop(f"there is no tokenizer here, or body {message.number} is being read")
+            return
+        task = asyncio.get_running_loop().create_task(self._answer(self.server.texts, message), name="read a body")
+        self._reading[message.number] = task
+        task.add_done_callback(lambda _: self._reading.pop(message.number))
+
+    async def _answer(self, texts: TextService, message: m.Read) -> None:
+        self.send(await texts.read(message.number, message.endpoint, message.body))
 
     def add_end(self, end: m.LegEnd) -> None:
         del self._legs[end.leg]  # KeyError: a second last word, which is a bug
@@ -220,8 +254,8 @@ class _Session:
 
     def _flush(self) -> None:
         self._flush_is_due = False
-        step = m.Step(self.server.incarnation, self.deltas, self._ends, self.stages)
-        self.deltas, self._ends, self.stages = [], [], []
+        step = m.Step(self.server.incarnation, self.deltas, self._ends, self.stages, self.shown)
+        self.deltas, self._ends, self.stages, self.shown = [], [], [], []
         self.send(step)
 
     def _drop(self, why: str) -> None:
@@ -266,3 +300,22 @@ class _LiveLeg:
         server.report_soon()
         end = m.LegEnd(self._number, reason, detail, cached_tokens, stats, matched, self._embedding)
         self._session.add_end(end)
+
+
+class _SpokenLeg(_LiveLeg):
+    """Of a frontend without a tokenizer: it says the text of its tokens, too."""
+
+    __slots__ = ("_text",)
+
+    def __init__(self, session: _Session, number: int, leg_id: str, grant: Grant, text: LegText) -> None:
+        super().__init__(session, number, leg_id, grant)
+        self._text = text
+
+    def on_tokens(self, token_ids: list[int], logprobs: list[m.TokenLogprobs] | None = None) -> None:
+        text = self._text
+        named = {token.token_id for token in logprobs or ()}
+        named.update(token_id for token in logprobs or () for token_id, _ in token.top)
+        texts = text.push(token_ids)
+        shown = m.Shown(self._number, texts, text.unfinished, text.bytes_of(named) if named else {})
+        self._session.shown.append(shown)
+        super().on_tokens(token_ids, logprobs)
