@@ -227,8 +227,11 @@ class _Session:
         return _SpokenLeg(self, message.leg, message.leg_id, grant, texts.leg_text(wanted, emitted_ids))
 
     def _read(self, message: m.Read) -> None:
-        if self.server.texts is None or message.number in self._reading:
-            self._drop(f"there is no tokenizer here, or body {message.number} is being read")
+        if message.number in self._reading:
+            self._drop(f"body {message.number} is being read already")
+            return
+        if self.server.texts is None:
+            self.send(m.HasRead(message.number, b"", m.BUSY))
             return
         task = asyncio.get_running_loop().create_task(self._answer(self.server.texts, message), name="read a body")
         self._reading[message.number] = task
