@@ -27,7 +27,7 @@ from disagg.frontend.request_body import no_such_model
 from disagg.frontend.responses import encode
 from disagg.frontend.routes import Route, Routes
 from disagg.frontend.server import HttpServer
-from disagg.frontend.tokenization import Tokenization
+from disagg.frontend.tokenization import Tokenization, facts_now
 from disagg.logfile import ASKED_LINES_MAX
 
 ID_PREFIXES = ("chatcmpl-", "cmpl-", "resp_", "msg_")
@@ -192,12 +192,12 @@ class Frontend:
         return self._embeddings.answer(exchange, "scor", caller.owner)
 
     async def _models(self, exchange: Exchange, _: str, caller: Caller) -> None:
-        await _json(exchange, {"object": "list", "data": [self._model_body()]})
+        await _json(exchange, {"object": "list", "data": [await self._model_body()]})
 
     async def _model(self, exchange: Exchange, name: str, caller: Caller) -> None:
         if name != self._backend.model_name:
             raise no_such_model(name, self._backend.model_name)
-        await _json(exchange, self._model_body())
+        await _json(exchange, await self._model_body())
 
     async def _health(self, exchange: Exchange, _: str, caller: Caller) -> None:
         await _json(exchange, {"status": "alive"})
@@ -252,9 +252,9 @@ class Frontend:
             raise _no_such_request(name)
         return request_id
 
-    def _model_body(self) -> dict[str, Any]:
+    async def _model_body(self) -> dict[str, Any]:
         """`max_model_len` is vLLM's and SGLang's addition, which clients read to size their prompts."""
-        facts = self._tokenization.facts
+        facts = await facts_now(self._tokenization, self._backend)
         return {
             "id": self._backend.model_name,
             "object": "model",

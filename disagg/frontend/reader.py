@@ -14,6 +14,7 @@ from __future__ import annotations
 import gc
 import signal
 import sys
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
@@ -24,6 +25,7 @@ from disagg.frontend.readers import Order, Refusal
 from disagg.frontend.reading import Read, read
 from disagg.frontend.text_facts import FACTS, TextFacts, facts_of
 from disagg.process.body_readers import END_OF_WORD, LENGTH_BYTES, frame
+from disagg.tokenizer.any_tokenizer import load_any
 from disagg.tokenizer.codec import Codec, load_codec
 
 
@@ -45,6 +47,9 @@ def serve(source: BinaryIO, sink: BinaryIO) -> None:
 
 
 def codec_for(order: Order) -> Codec:
+    if order.is_host:
+        load = partial(load_any, trust_remote_code=order.trust_remote_code)
+        return load_codec(Path(order.folder), order.overrides, load)
     return load_codec(Path(order.folder), order.overrides)
 
 

@@ -6,9 +6,12 @@ Way:   bodies -> [Tokenization] -> prompts; of an answer's tokens their text
 
 from __future__ import annotations
 
+import contextlib
 from typing import Protocol
 
 from disagg.coordinator.request import TextSide
+from disagg.errors import RequestError
+from disagg.frontend.backend import Backend
 from disagg.frontend.parsing import Parsing
 from disagg.frontend.reading import Read
 from disagg.frontend.text_facts import TextFacts
@@ -42,6 +45,14 @@ class Tokenization(Protocol):
         """Ahead of the first request; without it that one waits longer."""
 
     async def stop(self) -> None: ...
+
+
+async def facts_now(tokenization: Tokenization, backend: Backend) -> TextFacts | None:
+    """To be told. They are known soon where engines serve, and nobody waits for them where none does."""
+    if tokenization.facts is None and backend.ready()[0]:
+        with contextlib.suppress(RequestError):
+            await tokenization.ready()
+    return tokenization.facts
 
 
 def known(tokenization: Tokenization) -> TextFacts:

@@ -18,9 +18,9 @@ from disagg.errors import BadRequest, Overloaded, RequestError
 from disagg.host_spec import TextSpec
 from disagg.plane import messages as m
 from disagg.process.body_readers import BodyReaders
+from disagg.tokenizer.any_tokenizer import load_any
 from disagg.tokenizer.leg_text import LegText
 from disagg.tokenizer.text import Texts
-from disagg.tokenizer.tokenizer_files import load_tokenizer
 
 log = logging.getLogger(__name__)
 
@@ -67,7 +67,7 @@ class TextService:
 def text_service(spec: TextSpec) -> TextService:
     """On a running event loop; its first reader is started meanwhile."""
     short, long = (BodyReaders(spec.program, spec.order, most) for most in (1, LONG_READERS))
-    service = TextService(Texts(load_tokenizer(Path(spec.folder))), short, long)
+    service = TextService(Texts(load_any(Path(spec.folder), trust_remote_code=spec.trust_remote_code)), short, long)
     _starting.add(task := asyncio.create_task(short.start(), name="start a reader of bodies"))
     task.add_done_callback(_starting.discard)
     return service

@@ -100,6 +100,12 @@ class Texts:
         """The same of outputs whose special tokens are shown; made when the first request asks for it."""
         return Texts(self.tokenizer, skip_special_tokens=False)
 
+    def stream(self) -> DecodeStream:
+        """Text out of tokens whose text depends on others. Of a tokenizer that is no Rust one it is its own."""
+        if isinstance(self.tokenizer, Tokenizer):
+            return DecodeStream(skip_special_tokens=self.skip_special_tokens)
+        return self.tokenizer.decode_stream(self.skip_special_tokens)
+
     def of(self, token_id: int) -> str | None:
         """The token's text; None where it depends on the tokens before or after."""
         known = self._known
@@ -134,7 +140,8 @@ class _Characters:
 
     def __init__(self, texts: Texts) -> None:
         self._tokenizer, self._text_of, self._skip_special = texts.tokenizer, texts.of, texts.skip_special_tokens
-        self._stream = DecodeStream(skip_special_tokens=self._skip_special)
+        self._new_stream = texts.stream
+        self._stream = self._new_stream()
         self._unfinished: list[int] = []
 
     def push(self, token_ids: list[int]) -> str:
@@ -170,5 +177,5 @@ class _Characters:
         else:
             if text is not None or len(self._unfinished) <= UNFINISHED_IDS_MAX:
                 return text
-        self._stream = DecodeStream(skip_special_tokens=self._skip_special)
+        self._stream = self._new_stream()
         return self.flush()

@@ -1,4 +1,7 @@
-"""What clients ask beside plain text: prefill + decode gives the answer of one engine, and what was asked for."""
+"""What clients ask beside plain text: prefill + decode gives the answer of one engine, and what was asked for.
+
+Prefill and decode have the tokenizer in their hosts, the one engine has it in its frontend.
+"""
 
 from __future__ import annotations
 
@@ -47,6 +50,13 @@ CONSTRAINED: list[tuple[dict[str, Any], str]] = [
     ({"response_format": TAG}, "<think>[a-z ]{3,12}</think>"),
 ]
 PROMPT = "The capital of France is"
+
+
+@pytest.fixture(scope="module")
+def pair() -> Iterator[Deployment]:
+    """Its engines' hosts have the tokenizer, and those of `aggregated` have none: that is to make no difference."""
+    with serving("local-cpu", "ray.address=local", "model.tokenization=engine") as deployment:
+        yield deployment
 
 
 @pytest.fixture(scope="module")

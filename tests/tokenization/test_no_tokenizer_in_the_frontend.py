@@ -68,16 +68,18 @@ async def test_it_serves_without(tmp_path: Path, parsers: tuple[str | None, str 
         )
         assert process.stdin is not None
         assert process.stdout is not None
+        said = "<think>so</think>Grüße" if any(parsers) else "Grüße"
         try:
             process.stdin.write(msgspec.json.encode(spec) + b"\n")
             assert await asyncio.wait_for(process.stdout.readline(), 60) == LISTENING
             async with httpx.AsyncClient(trust_env=False, timeout=20) as client:
-                body = {"model": MODEL, "messages": [{"role": "user", "content": say("Grüße")}], "stream": True}
+                body = {"model": MODEL, "messages": [{"role": "user", "content": say(said)}], "stream": True}
                 answer = await client.post(f"http://127.0.0.1:{port}/v1/chat/completions", content=json.dumps(body))
+            assert answer.status_code == 200, answer.text
             assert "".join(re.findall(r'"content":"([^"]*)"', answer.text)) == "Grüße"
         finally:
             process.stdin.close()
-            _, said = await asyncio.wait_for(process.communicate(), 20)
+            _, log = await asyncio.wait_for(process.communicate(), 20)
             await registry.close()
-        assert str(tmp_path) not in said.decode()
-        assert b"was imported" not in said
+        assert str(tmp_path) not in log.decode()
+        assert b"was imported" not in log

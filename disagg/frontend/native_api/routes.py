@@ -24,7 +24,7 @@ from disagg.frontend.exchange import Exchange
 from disagg.frontend.keys import Caller
 from disagg.frontend.request_body import CompletionRequest
 from disagg.frontend.responses import encode
-from disagg.frontend.tokenization import Tokenization
+from disagg.frontend.tokenization import Tokenization, facts_now
 
 
 class NativeRoutes:
@@ -66,19 +66,20 @@ class NativeRoutes:
 
     async def server_info(self, exchange: Exchange, _: str, caller: Caller) -> None:
         is_ready, _why_not = self._backend.ready()
+        facts = await facts_now(self._tokenization, self._backend)
         info: dict[str, Any] = {
             "version": __version__,
             "server": "disagg",
             "served_model_name": self._backend.model_name,
             "model_path": self._backend.model_name,
-            "context_length": facts.context_length if (facts := self._tokenization.facts) else None,
+            "context_length": facts.context_length if facts else None,
             "request_tokens_max": self._backend.request_tokens_max,
             "status": "ready" if is_ready else "starting",
         }
         await exchange.answer(200, encode(info))
 
     async def model_info(self, exchange: Exchange, _: str, caller: Caller) -> None:
-        name, facts = self._backend.model_name, self._tokenization.facts
+        name, facts = self._backend.model_name, await facts_now(self._tokenization, self._backend)
         info: dict[str, Any] = {
             "model_path": name,
             "tokenizer_path": name,
