@@ -38,7 +38,8 @@ def load_any(folder: Path, *, trust_remote_code: bool) -> Tokenizer:
         theirs = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=trust_remote_code)
     except Exception as error:  # of the model's own code, too
         would_do = "get the model again; where it brings code of its own, set model.trust_remote_code: true"
-        raise StartError(str(folder), f"{why}, and transformers reads no tokenizer there: {error}", would_do) from error
+        said = " ".join(str(error).split())
+        raise StartError(str(folder), f"{why}, and transformers reads no tokenizer there: {said}", would_do) from error
     rust = getattr(theirs, "backend_tokenizer", None)
     if isinstance(rust, Tokenizer):
         rust.no_truncation()
@@ -89,7 +90,7 @@ class ForeignTokenizer:
         raise ValueError("it is no Rust tokenizer")
 
     def bytes_of(self, token_id: int) -> bytes:
-        """A token's own. It is written in one of four ways: as bytes, in GPT-2's letters, in SentencePiece's, as text."""
+        """A token's own. Some write it as bytes, others in GPT-2's letters or in SentencePiece's, others as text."""
         token = self._token(token_id)
         if token is None or isinstance(token, bytes):
             return token or b""

@@ -22,9 +22,8 @@ class TokenBytes:
         self._tokenizer = tokenizer
         self._known: dict[int, tuple[str, bytes]] = {}  # at most the vocabulary
         self._is_byte_level = "ByteLevel(" in str(tokenizer.decoder)
-        self._bytes_of_id: Callable[[int], bytes] = getattr(
-            tokenizer, "bytes_of", self._bytes_of
-        )  # disagg/tokenizer/any_tokenizer.py
+        # Another one's own way (disagg/tokenizer/any_tokenizer.py).
+        self._bytes_of_id: Callable[[int], bytes] = getattr(tokenizer, "bytes_of", self._bytes_of)
         self._special = {token.content for token in tokenizer.get_added_tokens_decoder().values()}
 
     def __call__(self, token_id: int) -> tuple[str, bytes]:
@@ -35,7 +34,7 @@ class TokenBytes:
         return known
 
     def _bytes_of(self, token_id: int) -> bytes:
-        token = self._tokenizer.id_to_token(token_id)
+        token: str | None = self._tokenizer.id_to_token(token_id)
         if token is None:
             return b""
         if token in self._special:
