@@ -16,6 +16,7 @@ from disagg.coordinator.phases import Phase
 from disagg.plane.messages import LegEnd, TokenLogprobs
 from disagg.roles import Role
 from disagg.routing.endpoints import RankId
+from disagg.sampling import GRAMMARS
 from disagg.tokenizer.given_text import GivenText
 
 FinishReason = Literal["stop", "length"]
@@ -33,6 +34,9 @@ class TextSide(Protocol):
     def flush(self) -> str:
         """The text that was held back, at the end of the output."""
 
+    def begin_anew(self) -> None:
+        """Nothing has been pushed."""
+
 
 class NoText:
     """Of a request whose tokens alone are looked at, or which has none."""
@@ -46,6 +50,9 @@ class NoText:
     def flush(self) -> str:
         return ""
 
+    def begin_anew(self) -> None:
+        pass
+
 
 @dataclass(slots=True)
 class Blame:
@@ -57,7 +64,6 @@ class Blame:
     is_cleared: bool = False  # it has run alone since, and done no harm
 
 
-GRAMMARS = ("json_schema", "regex", "ebnf", "structural_tag")  # in `sampling`
 _PENALTIES = {"frequency_penalty": 0.0, "presence_penalty": 0.0, "repetition_penalty": 1.0}
 
 
@@ -114,6 +120,11 @@ class Request:
         if not self.text.stopped:
             text += self.text.flush()
         return text, "length" if reason == "length" and not self.text.stopped else "stop"
+
+    def begin_anew(self) -> None:
+        """As if no token had come: nobody has heard of any. What is known of the prompt stays."""
+        self.emitted_ids, self.logprobs, self.matched, self.token_at_s = [], [], None, 0.0
+        self.text.begin_anew()
 
     @property
     def tokens_left(self) -> int:

@@ -1,4 +1,4 @@
-"""Writes the table of fields in docs/api.md, from what the code reads.
+"""Writes the table of fields in docs/api.md, from the table that the code reads by (endpoints.py).
 
 Usage: python -m disagg.frontend.api_table docs/api.md
 """
@@ -6,46 +6,23 @@ Usage: python -m disagg.frontend.api_table docs/api.md
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Set
+from collections.abc import Set
 from pathlib import Path
 
-from disagg.frontend.inputs import FIELDS as INPUT_FIELDS
-from disagg.frontend.messages_api.request import HARMLESS as HARMLESS_OF_MESSAGES
-from disagg.frontend.messages_api.request import OWN as OF_MESSAGES
-from disagg.frontend.native_api.request import BESIDE, RENAMED, SAME, UNREAD
-from disagg.frontend.parameters import CHAT, COMPLETION, DETOKENIZE, FORBIDDEN, HARMLESS, REFUSED, TOKENIZE, UNBUILT
-from disagg.frontend.responses_api.request import HARMLESS as HARMLESS_OF_RESPONSES
-from disagg.frontend.responses_api.request import OWN as OF_RESPONSES
+from disagg.frontend.endpoints import ENDPOINTS, Endpoint
+from disagg.frontend.parameters import FORBIDDEN, HARMLESS, REFUSED, UNBUILT
+from disagg.frontend.reading import READINGS
 
 BEGIN, END = "<!-- fields: python -m disagg.frontend.api_table docs/api.md -->", "<!-- end of fields -->"
-SAMPLING_OF_GENERATE = {f"sampling_params.{name}" for name in SAME | RENAMED.keys()}
-READ: Mapping[str, Set[str]] = {
-    "/v1/chat/completions": CHAT,
-    "/v1/completions": COMPLETION,
-    "/v1/responses": OF_RESPONSES,
-    "/v1/messages": OF_MESSAGES,
-    "/generate": BESIDE | SAMPLING_OF_GENERATE | {"text", "input_ids", "stream", "model"},
-    "/tokenize": TOKENIZE,
-    "/detokenize": DETOKENIZE,
-    "/v1/embeddings": INPUT_FIELDS["embd"],
-    "/v1/classify": INPUT_FIELDS["clas"],
-    "/v1/rerank": INPUT_FIELDS["rank"],
-    "/v1/score": INPUT_FIELDS["scor"],
-}
-IGNORED: Mapping[str, Set[str]] = {
-    "every endpoint": HARMLESS,
-    "/v1/responses": HARMLESS_OF_RESPONSES,
-    "/v1/messages": HARMLESS_OF_MESSAGES,
-    "/generate": UNREAD,
-}
 
 
 def table() -> str:
-    rows = ["| endpoint | fields that are read |", "| --- | --- |"]
-    rows += [f"| `{path}` | {_named(names)} |" for path, names in READ.items()]
+    rows = ["| endpoint | fields that are read | with `tokenization: engine` |", "| --- | --- | --- |"]
+    rows += [f"| `{each.path}` | {_named(_read(each))} | {_in_hosts(each)} |" for each in ENDPOINTS]
     rows += ["", "| where | fields that ask for nothing here, and pass |", "| --- | --- |"]
-    rows += [f"| {where if ' ' in where else f'`{where}`'} | {_named(names)} |" for where, names in IGNORED.items()]
-    refused = UNBUILT.keys() - set().union(*READ.values())
+    rows += [f"| every endpoint | {_named(HARMLESS)} |"]
+    rows += [f"| `{each.path}` | {_named(each.harmless)} |" for each in ENDPOINTS if each.harmless]
+    refused = UNBUILT.keys() - set().union(*(each.reads for each in ENDPOINTS))
     rows += ["", f"Refused by name, unless the value asks for nothing: {_named(refused | REFUSED.keys())}.", ""]
     rows += [f"Never for clients: {_named(FORBIDDEN)}, and names with `bootstrap_`, `disagg_` or `_dp_rank`."]
     return "\n".join(rows)
@@ -55,6 +32,17 @@ def written_into(page: str) -> str:
     before, _, rest = page.partition(BEGIN)
     _, _, after = rest.partition(END)
     return f"{before}{BEGIN}\n{table()}\n{END}{after}"
+
+
+def _read(endpoint: Endpoint) -> frozenset[str]:
+    """An object's own fields stand in its place."""
+    inner = {f"{name}.{each}" for name, names in endpoint.inner.items() for each in names}
+    return (endpoint.reads - endpoint.inner.keys()) | inner
+
+
+def _in_hosts(endpoint: Endpoint) -> str:
+    """A host reads what a frontend reads, by the same table (tests/tokenization compares the answers)."""
+    return "equal" if endpoint.word in READINGS or endpoint.word == "responses" else "not served"
 
 
 def _named(names: Set[str]) -> str:

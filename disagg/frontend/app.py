@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Sequence
 from typing import Any
 
 from disagg.errors import BadRequest, NoReadyPair, RequestError
-from disagg.frontend import messages_api
+from disagg.frontend import messages_api, openapi
 from disagg.frontend.backend import Backend
 from disagg.frontend.embeddings import Embeddings
 from disagg.frontend.exchange import Exchange, Header
@@ -36,6 +36,7 @@ LOG_LINES, LOG_LINES_DIGITS = 100, 20
 FOR_PAGES = (Right.HEALTH, Right.CLIENT)  # what a page of another origin may be allowed to read
 PROMETHEUS = b"text/plain; version=0.0.4; charset=utf-8"
 TEXT = b"text/plain; charset=utf-8"
+HTML = b"text/html; charset=utf-8"
 
 log = logging.getLogger(__name__)
 
@@ -77,6 +78,7 @@ class Frontend:
                 "/health_generate": Route("GET", Right.CLIENT, native.health_generate),
                 **dict.fromkeys(("/server_info", "/get_server_info"), Route("GET", Right.CLIENT, native.server_info)),
                 **dict.fromkeys(("/model_info", "/get_model_info"), Route("GET", Right.CLIENT, native.model_info)),
+                "/flush_cache": Route("POST", Right.OPERATE, native.flush_cache, also=("GET",)),
                 "/version": Route("GET", Right.HEALTH, native.version),
                 "/ping": Route("GET", Right.HEALTH, self._health),
                 "/v1/models": Route("GET", Right.CLIENT, self._models),
@@ -88,6 +90,8 @@ class Frontend:
                 "/v1/classify": Route("POST", Right.CLIENT, self._classify),
                 "/v1/rerank": Route("POST", Right.CLIENT, self._rerank),
                 "/v1/score": Route("POST", Right.CLIENT, self._score),
+                "/openapi.json": Route("GET", Right.HEALTH, self._openapi),
+                "/docs": Route("GET", Right.HEALTH, self._docs),
                 "/health": Route("GET", Right.HEALTH, self._health),
                 "/ready": Route("GET", Right.HEALTH, self._ready),
                 "/metrics": Route("GET", Right.METRICS, self._metrics),
@@ -149,9 +153,9 @@ class Frontend:
         caller = self._keys.check(exchange, Right.CLIENT if route is None else route.right)
         if route is None:
             raise self._routes.unknown(exchange.path)
-        if exchange.method != route.method:
+        if exchange.method not in route.methods:
             exchange.answer_headers.append((b"allow", _methods(route)))
-            what = f"{exchange.method} is not for {exchange.path[:100]}; use {route.method}"
+            what = f"{exchange.method} is not for {exchange.path[:100]}; use {' or '.join(route.methods)}"
             raise BadRequest(None, "method_not_allowed", what, http_status=405)
         await route.handler(exchange, name, caller)
 
@@ -198,6 +202,13 @@ class Frontend:
         if name != self._backend.model_name:
             raise no_such_model(name, self._backend.model_name)
         await _json(exchange, await self._model_body())
+
+    async def _openapi(self, exchange: Exchange, _: str, caller: Caller) -> None:
+        await _json(exchange, openapi.document(self._routes.all))
+
+    async def _docs(self, exchange: Exchange, _: str, caller: Caller) -> None:
+        exchange.answer_headers.append((b"content-security-policy", b"default-src 'none'; style-src 'unsafe-inline'"))
+        await exchange.answer(200, openapi.page(openapi.document(self._routes.all)).encode(), HTML)
 
     async def _health(self, exchange: Exchange, _: str, caller: Caller) -> None:
         await _json(exchange, {"status": "alive"})
@@ -269,7 +280,8 @@ async def _json(exchange: Exchange, content: dict[str, Any]) -> None:
 
 
 def _methods(route: Route) -> bytes:
-    return f"{route.method}, OPTIONS".encode() if route.right in FOR_PAGES else route.method.encode()
+    more = ("OPTIONS",) if route.right in FOR_PAGES else ()
+    return ", ".join((*route.methods, *more)).encode()
 
 
 def _no_such_request(name: str) -> BadRequest:

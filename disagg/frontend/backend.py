@@ -47,6 +47,9 @@ class Backend(Protocol):
     async def loads(self) -> dict[str, Any]:
         """What each connected engine itself says of the load of its ranks."""
 
+    async def flush_caches(self, wait_s: float) -> dict[str, str]:
+        """Empties the prefix cache of each engine, once it is idle: engine -> why not; "" where it was."""
+
     def owner_of(self, request_id: str) -> bytes | None:
         """None: there is no such request."""
 

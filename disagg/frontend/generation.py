@@ -35,6 +35,7 @@ from disagg.frontend.sinks import Chunks
 from disagg.frontend.tokenization import Tokenization
 from disagg.frontend.tokenizing import Answered
 from disagg.frontend.unknown_fields import HEADER, header_of
+from disagg.sampling import GRAMMARS
 
 CLIENT_ID_CHARACTERS_MAX = 128
 
@@ -121,13 +122,14 @@ class Generations:
         asking, parsing = None, self._tokenization.parsing
         if asked.tool_use.is_active or not (parsing.is_idle or asked.api in ("text", "generate")):
             asking = parsing.ask(asked.tool_use, asked.talk)
-            if asking.sampling and "min_new_tokens" in asked.sampling:
+            constrains = asking.sampling.keys() & GRAMMARS
+            if constrains and "min_new_tokens" in asked.sampling:
                 what = "'min_tokens' beside a required call: a call that is complete could not end; leave out one"
                 refuse("min_tokens", "invalid_value", what)
             asked = msgspec.structs.replace(
                 asked,
                 sampling={**asked.sampling, **asking.sampling},
-                constrained_by=asked.constrained_by or ("tool_choice" if asking.sampling else ""),
+                constrained_by=asked.constrained_by or ("tool_choice" if constrains else ""),
                 shows_special=asked.shows_special or asking.keeps_special_tokens,
             )
         _refuse_ignored(asked, self._backend)
@@ -167,7 +169,7 @@ class Generations:
     async def _whole(self, exchange: Exchange, answering: Answering) -> None:
         asked, requests = answering.asked, answering.requests
         sinks = [
-            WholeChoice(index, request, answering.parser(), answering.echo(index) or "", answering.is_mute)
+            WholeChoice(index, request, answering.parser, answering.echo(index) or "", answering.is_mute)
             for index, request in enumerate(requests)
         ]
         await run_samples(self._backend, list(zip(requests, sinks, strict=True)), asked.best_of)

@@ -19,6 +19,7 @@ from disagg.frontend.reasoning_tokens import ReasoningTokens
 from disagg.frontend.talk import Talk
 from disagg.frontend.text_facts import TextFacts
 from disagg.frontend.tool_choice import ToolUse
+from disagg.reasoning_end import after_reasoning
 from disagg.sglang.parsers.constraint import ToolConstraint, tool_constraint
 from disagg.sglang.parsers.reasoning import Asked, ReasoningReaders
 from disagg.sglang.parsers.setup import ParserSetup, set_up
@@ -38,6 +39,8 @@ class Asking:
 
 
 class Parsing:
+    """The parsers of a deployment: `ask` once for each request, `reasoning_tokens` once for each of its choices."""
+
     def __init__(self, setup: ParserSetup, end_ids: Sequence[int] = ()) -> None:
         """`end_ids`: of the mark that ends reasoning."""
         self.setup, self._end_ids = setup, end_ids
@@ -48,19 +51,21 @@ class Parsing:
         return self.setup.tools is None and self.setup.reasoning is None
 
     def ask(self, use: ToolUse, talk: Talk) -> Asking:
-        """(An answer under a constraint begins with what the constraint says: it does not reason before.)"""
+        """Where the model thinks, a constraint holds after its reasoning, as in SGLang: engines hear what ends it."""
         setup, constraint = self.setup, self._constraint(use, talk)
-        is_thinking = setup.thinking.is_on(talk.variables, talk.effort) and not talk.is_constrained
+        is_thinking = setup.thinking.is_on(talk.variables, talk.effort)
         tools = reasoning = None
         if use.is_active:
             as_array = constraint.as_array or setup.tools is None
             tools = ToolReaders(setup.tools, use.tools, setup.added_tokens, as_array=as_array)
-        if setup.reasoning is not None and talk.separate_reasoning and not talk.is_constrained:
+        # A constrained answer that does not think has none: what its constraint makes it say is no mark.
+        may_reason = is_thinking or not talk.is_constrained
+        if setup.reasoning is not None and talk.separate_reasoning and may_reason:
             asked = Asked(is_thinking, talk.variables, talk.effort, talk.continued, tools_follow=use.is_active)
             reasoning = ReasoningReaders(setup.reasoning, asked, setup.added_tokens)
         return Asking(
             plan=ParsingPlan(reasoning, tools, call_ids(setup.tools, talk.earlier_calls), talk.stream_reasoning),
-            sampling=constraint.sampling,
+            sampling=constraint.sampling | self._waits_for_reasoning(is_thinking, constraint, talk),
             require_reasoning=is_thinking,
             keeps_special_tokens=use.is_active or (setup.marks is not None and setup.marks.keeps_special_tokens),
         )
@@ -68,6 +73,12 @@ class Parsing:
     def reasoning_tokens(self, asking: Asking) -> ReasoningTokens:
         """Of one choice."""
         return ReasoningTokens(self._end_ids if asking.require_reasoning else ())
+
+    def _waits_for_reasoning(self, is_thinking: bool, constraint: ToolConstraint, talk: Talk) -> dict[str, Any]:
+        is_constrained = talk.is_constrained or bool(constraint.sampling)
+        if not (is_thinking and is_constrained and self._end_ids) or constraint.is_of_whole_answers:
+            return {}
+        return after_reasoning(self._end_ids)
 
     def _constraint(self, use: ToolUse, talk: Talk) -> ToolConstraint:
         if not use.is_active:

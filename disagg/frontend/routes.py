@@ -28,12 +28,17 @@ class Route:
     right: Right  # what its caller must have
     handler: Handler
     error_body: Callable[[RequestError], bytes] = error_body
+    also: tuple[str, ...] = ()  # methods that do the same
+
+    @property
+    def methods(self) -> tuple[str, ...]:
+        return (self.method, *self.also)
 
 
 class Routes:
     def __init__(self, routes: Mapping[str, Route]) -> None:
         """What follows a path that ends with a slash is a name, and is given to the handler."""
-        self._routes = routes
+        self.all = routes
         self._for_clients = [path for path in routes if path.startswith(VERSION) and not path.endswith("/")]
 
     def find(self, path: str) -> tuple[Route, str] | None:
@@ -55,10 +60,10 @@ class Routes:
 
     def _find(self, path: str) -> tuple[Route, str] | None:
         whole = path.rstrip("/")
-        if (found := self._routes.get(whole)) is not None:
+        if (found := self.all.get(whole)) is not None:
             return found, ""
-        prefix = next((each for each in self._routes if each.endswith("/") and whole.startswith(each)), None)
-        return None if prefix is None else (self._routes[prefix], whole.removeprefix(prefix))
+        prefix = next((each for each in self.all if each.endswith("/") and whole.startswith(each)), None)
+        return None if prefix is None else (self.all[prefix], whole.removeprefix(prefix))
 
     def _probably_meant(self, path: str) -> str | None:
         asked = re.sub("/{2,}", "/", path.lower()[: 2 * SHOWN_CHARACTERS]).rstrip("/")

@@ -18,7 +18,7 @@ import msgspec
 from disagg.coordinator.coordinator import Coordinator
 from disagg.coordinator.request import Request
 from disagg.coordinator.sink import Sink
-from disagg.errors import DeadlineExceeded
+from disagg.errors import DeadlineExceeded, LegLost
 from disagg.frontend.http1 import Refusals
 from disagg.registry.control import ControlClient
 from disagg.registry.records import State
@@ -120,6 +120,21 @@ class Service:
             life: [] if isinstance(ranks, BaseException) else [msgspec.structs.asdict(rank) for rank in ranks]
             for life, ranks in zip(clients, answers, strict=True)
         }
+
+    async def flush_caches(self, wait_s: float) -> dict[str, str]:
+        """By life, of all that serve or are drained; one that is not connected now, or silent, has not been flushed."""
+        clients = self._connections.clients
+        lives = [r.life for r in self._connections.records.values() if r.state in (State.READY, State.DRAINING)]
+
+        async def flush(life: str) -> str:
+            if life not in clients:
+                return "there is no connection to it now"
+            try:
+                return await clients[life].flush_cache(wait_s)
+            except (TimeoutError, LegLost) as error:
+                return str(error) or "no answer in time"
+
+        return dict(zip(lives, await asyncio.gather(*map(flush, lives)), strict=True))
 
     def owner_of(self, request_id: str) -> bytes | None:
         request = self._coordinator.find(request_id)

@@ -7,37 +7,19 @@ Out:   the body without them, and their names. What is known and not built, or n
 
 from __future__ import annotations
 
-from collections.abc import Sequence, Set
+from collections.abc import Sequence
 
 from disagg.fields import Body
-from disagg.frontend.inputs import FIELDS as INPUT_FIELDS
-from disagg.frontend.messages_api.request import HARMLESS as HARMLESS_OF_MESSAGES
-from disagg.frontend.messages_api.request import OWN as OF_MESSAGES
-from disagg.frontend.native_api.request import BESIDE, UNREAD
-from disagg.frontend.parameters import CHAT, COMPLETION, DETOKENIZE, HARMLESS, REFUSED, TOKENIZE, UNBUILT, is_forbidden
-from disagg.frontend.responses_api.request import HARMLESS as HARMLESS_OF_RESPONSES
-from disagg.frontend.responses_api.request import OWN as OF_RESPONSES
+from disagg.frontend.endpoints import BY_WORD
+from disagg.frontend.parameters import HARMLESS, REFUSED, UNBUILT, is_forbidden
 
 HEADER = b"x-disagg-ignored-fields"
 SHOWN, SHOWN_CHARACTERS = 16, 64  # names in the header, and of each
 
-MESSAGES = OF_MESSAGES | HARMLESS_OF_MESSAGES | CHAT
-KNOWN: dict[str, Set[str]] = {
-    "chat": CHAT,
-    "text": COMPLETION,
-    "generate": COMPLETION | BESIDE | UNREAD | {"text", "input_ids", "sampling_params"},
-    "responses": OF_RESPONSES | HARMLESS_OF_RESPONSES | CHAT,
-    "messages": MESSAGES,
-    "count_tokens": MESSAGES,
-    "tokenize": TOKENIZE,
-    "detokenize": DETOKENIZE,
-}
-KNOWN.update({str(kind): names for kind, names in INPUT_FIELDS.items()})
-
 
 def take_unknown(body: Body, endpoint: str) -> list[str]:
     """Takes them out of the body. `endpoint`: a word of READINGS."""
-    known = KNOWN[endpoint]
+    known = BY_WORD[endpoint].known
     unknown = [
         name
         for name in body

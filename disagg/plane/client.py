@@ -4,7 +4,7 @@ Way:   coordinator -> [PlaneClient] -> host; each Step that comes back is handed
 Owns:  the numbers of its legs, and the offset between the host's monotonic clock and ours
 Fails: a connection that ends, or a host that is silent for `silent_s`, gives each of its legs one LegEnd with reason
        LOST, at once. (TCP alone would notice a host that hangs, or a cable that was pulled, minutes later.)
-       `loads` and `health` raise LegLost without a connection, and TimeoutError after their limit
+       `loads`, `health` and `flush_cache` raise LegLost without a connection, and TimeoutError after their limit
 """
 
 from __future__ import annotations
@@ -162,6 +162,11 @@ class PlaneClient:
         ranks: list[m.RankHealth] = await self._ask(m.HealthWanted(), limit_s)
         return ranks
 
+    async def flush_cache(self, wait_s: float, limit_s: float = CONNECT_S) -> str:
+        """Why the engine's prefix cache could not be emptied within `wait_s`; "" once it is."""
+        why_not: str = await self._ask(m.FlushWanted(wait_s), wait_s + limit_s)
+        return why_not
+
     @property
     def reading(self) -> int:
         """Bodies that the host reads for us now."""
@@ -186,7 +191,7 @@ class PlaneClient:
         if self._connection is not None:
             self._connection.close("closed here")
 
-    async def _ask(self, question: m.LoadsWanted | m.HealthWanted, limit_s: float) -> Any:
+    async def _ask(self, question: m.LoadsWanted | m.HealthWanted | m.FlushWanted, limit_s: float) -> Any:
         """Who asks while the same question waits for its answer shares that answer."""
         asked = type(question)
         if asked not in self._answers:
@@ -247,6 +252,8 @@ class PlaneClient:
                 self._answered(m.LoadsWanted, message.ranks)
             case m.Health():
                 self._answered(m.HealthWanted, message.ranks)
+            case m.Flushed():
+                self._answered(m.FlushWanted, message.why_not)
             case m.PeerGone():
                 self._on_peer_gone(message.life)
             case m.Taken(incarnation, ranks) if incarnation == self.incarnation:

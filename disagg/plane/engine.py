@@ -85,6 +85,10 @@ class Engine(Protocol):
         """Whether each rank makes progress, from what was last seen of it. Ranks are not asked: a hung one cannot
         answer."""
 
+    async def flush_cache(self, wait_s: float) -> str:
+        """Empties the prefix cache of all ranks, which must be idle within `wait_s`. Returns why not; "" once it is
+        done."""
+
     def drop_peer(self, life: str) -> None:
         """The engine incarnation `life` is dead: forget its transfer agents."""
 

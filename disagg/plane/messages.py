@@ -90,6 +90,12 @@ class HealthWanted(Wire, frozen=True, tag="health?"):
     pass
 
 
+class FlushWanted(Wire, frozen=True, tag="flush?"):
+    """The engine is to empty its prefix cache, once it is idle: within `wait_s`, or not at all."""
+
+    wait_s: float
+
+
 class PeerGone(Wire, frozen=True, tag="peer gone"):
     """The controller's word that an engine incarnation is dead; the first host hands it on to the engine's others."""
 
@@ -126,7 +132,19 @@ class MemberStage(Wire, frozen=True, tag="member stage"):
     name: str  # as in Stage
 
 
-ToHost = Submit | Abort | Read | ReadOff | LoadsWanted | HealthWanted | PeerGone | Ping | MemberSamples | MemberStage
+ToHost = (
+    Submit
+    | Abort
+    | Read
+    | ReadOff
+    | LoadsWanted
+    | HealthWanted
+    | FlushWanted
+    | PeerGone
+    | Ping
+    | MemberSamples
+    | MemberStage
+)
 
 # host -> frontend
 
@@ -230,6 +248,11 @@ class Health(Wire, frozen=True, tag="health"):
     ranks: list[RankHealth]
 
 
+class Flushed(Wire, frozen=True, tag="flushed"):
+    incarnation: int
+    why_not: str  # empty: the prefix cache is
+
+
 class RankTaken(Wire, frozen=True):
     """What a host has granted on one dp rank, to all frontends together."""
 
@@ -245,7 +268,7 @@ class Taken(Wire, frozen=True, tag="taken"):
     ranks: list[RankTaken]
 
 
-ToFrontend = Step | HasRead | Pong | Loads | Health | Taken | PeerGone
+ToFrontend = Step | HasRead | Pong | Loads | Health | Flushed | Taken | PeerGone
 
 encode = msgspec.msgpack.Encoder().encode
 decode_to_host = msgspec.msgpack.Decoder(ToHost).decode

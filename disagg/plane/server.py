@@ -68,6 +68,7 @@ class PlaneServer:
         self._looking: asyncio.TimerHandle | None = None
         self._looked_at_s = now_s()
         self.sessions: set[_Session] = set()
+        self._flushing: set[asyncio.Task[None]] = set()
 
     async def start(self, host: str, port: int = 0) -> int:
         """Listens and returns the port."""
@@ -85,6 +86,19 @@ class PlaneServer:
         ledger = self.ledger
         ranks = zip(ledger.requests, ledger.kv_tokens, ledger.canaries, strict=True)
         return m.Taken(self.incarnation, [m.RankTaken(*rank) for rank in ranks])
+
+    def flush(self, wait_s: float, asked_by: _Session) -> None:
+        task = asyncio.get_running_loop().create_task(self._flush(wait_s, asked_by), name="flush the prefix cache")
+        self._flushing.add(task)
+        task.add_done_callback(self._flushing.discard)
+
+    async def _flush(self, wait_s: float, asked_by: _Session) -> None:
+        try:
+            why_not = await self.engine.flush_cache(wait_s)
+        except Exception as error:  # noqa: BLE001 - whatever the engine raises: who asked is told, and it serves on
+            log.warning("the prefix cache could not be flushed: %r", error)
+            why_not = f"it failed: {error}"
+        asked_by.send(m.Flushed(self.incarnation, why_not))
 
     def _look_soon(self) -> None:
         self._looked_at_s = self.now_s()
@@ -166,6 +180,8 @@ class _Session:
                 self.send(m.Loads(server.incarnation, server.engine.loads()))
             case m.HealthWanted():
                 self.send(m.Health(server.incarnation, server.engine.health()))
+            case m.FlushWanted():
+                server.flush(message.wait_s, self)
             case m.PeerGone():
                 server.engine.drop_peer(message.life)
                 for session in server.sessions:

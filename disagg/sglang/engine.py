@@ -144,6 +144,14 @@ class SGLangEngine(_Part):
             for s in snapshots
         ]
 
+    async def flush_cache(self, wait_s: float) -> str:
+        """SGLang tells what its first rank did; what our legs are on has not been flushed."""
+        done = await self._engine.tokenizer_manager.flush_cache(timeout_s=wait_s)
+        if not done.success:
+            return done.message or "requests run or wait there"
+        ranks = sorted({handle.leg.dp_rank for handle in self._legs.values()} - {0})
+        return f"requests run or wait there, on dp rank {', '.join(map(str, ranks))}" if ranks else ""
+
     def health(self) -> list[RankHealth]:
         return self._watch.health
 

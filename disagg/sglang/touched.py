@@ -187,6 +187,16 @@ GRAMMAR = Part(
             begins="server_args, tokenizer, vocab_size, eos_token_ids",
             is_called=True,
         ),
+        _at("constrained.grammar_manager:GrammarManager.get_ready_grammar_requests", begins="self"),
+        _at("constrained.base_grammar_backend:BaseGrammarObject"),
+        _at("constrained.reasoner_grammar_backend:ReasonerGrammarObject.__init__", begins="self, grammar"),
+        _at(
+            "constrained.reasoner_grammar_backend:ReasonerGrammarObject.maybe_init_reasoning",
+            begins="self, reasoning",
+            is_called=True,
+        ),
+        _at(f"{_REQ}grammar"),
+        _at("sampling.sampling_params:SamplingParams.custom_params"),
         _at("constrained.base_grammar_backend:BaseGrammarBackend.cache"),
         _at("constrained.base_grammar_backend:BaseGrammarBackend.reset", begins="self", is_called=True),
         *_all("configs.model_config:ModelConfig.", "vocab_size hf_eos_token_id"),
@@ -211,6 +221,19 @@ NOT_A_NUMBER = Part(
         _at("managers.schedule_batch:FINISH_ABORT.__init__", begins="self, message, status_code", is_called=True),
         *_all(_REQ, "to_finish finished_reason disagg_kv_sender skip_radix_cache_insert inflight_middle_chunks rid"),
         _at("disaggregation.common.conn:CommonKVSender.abort", begins="self", is_called=True),
+    ),
+)
+FLUSH = Part(
+    "flush",
+    "/flush_cache cannot empty an engine's prefix cache",
+    (
+        _at(
+            "managers.tokenizer_control_mixin:TokenizerControlMixin.flush_cache",
+            begins="self",
+            keywords="timeout_s",
+            is_called=True,
+        ),
+        *_all("managers.io_struct:FlushCacheReqOutput.", "success message"),
     ),
 )
 EMBEDDING = Part(
@@ -251,4 +274,4 @@ CPU = Part(
     only="cpu",
 )
 
-PARTS = (ENGINE, TRANSFER, STAGES, RUNS, PACE, SEEDS, GRAMMAR, NOT_A_NUMBER, EMBEDDING, FAULTS, CPU)
+PARTS = (ENGINE, TRANSFER, STAGES, RUNS, PACE, SEEDS, GRAMMAR, NOT_A_NUMBER, FLUSH, EMBEDDING, FAULTS, CPU)

@@ -134,6 +134,16 @@ class SimulatedEngine:
             RankHealth(rank.index, self._sickness(rank), rank.beat_age_s, rank.step_longest_s) for rank in self.ranks
         ]
 
+    async def flush_cache(self, wait_s: float) -> str:
+        """Looks once more when `wait_s` is over."""
+        if self.legs_live and wait_s:
+            await asyncio.sleep(wait_s)
+        if self.legs_live:
+            return f"{self.legs_live} legs run or wait"
+        for rank in self.ranks:
+            rank.pool.flush()
+        return ""
+
     def drop_peer(self, life: str) -> None:
         self.dropped_peers.append(life)
         self.bootstrap.drop(life)

@@ -83,6 +83,14 @@ class KvPool:
         if new and self._on_event is not None:
             self._on_event("stored", new)
 
+    def flush(self) -> None:
+        """Nothing is held: every block goes."""
+        assert not self._pages_owned, "flushed while pages are held"
+        blocks = list(self._locks)
+        self._locks.clear()
+        if blocks and self._on_event is not None:
+            self._on_event("removed", blocks)
+
     def _blocks(self, prompt_ids: list[int]) -> list[int]:
         packed, width, state, blocks = pack_ids(prompt_ids), self._block_tokens * 4, 0, []
         for at in range(0, len(packed) - width + 1, width):

@@ -19,7 +19,7 @@ from disagg.simulated_engine.leg import At, SimulatedLeg
 from disagg.simulated_engine.memory import KvPool
 from disagg.simulated_engine.model import Model
 from disagg.simulated_engine.peering import Gone, Landed
-from disagg.simulated_engine.tokens import EOS, fold, following, vector
+from disagg.simulated_engine.tokens import fold, following, vector
 
 RankLeg = SimulatedLeg["Rank"]
 
@@ -278,8 +278,8 @@ class Rank:
             leg.sink.on_embedding(vector(leg.leg.prompt_ids, leg.leg.second_at))
             self.end(leg, "stop")
             return
-        state = fold(leg.leg.prompt_ids)
-        [token], leg.state = following(state, 1, leg.ignore_eos)
+        leg.state = fold(leg.leg.prompt_ids)
+        [token] = leg.makes(1)
         if leg.leg.bootstrap is None:
             leg.at = At.RUNNING
             self._send(leg, [token])
@@ -309,8 +309,9 @@ class Rank:
     def _transferred(self, leg: RankLeg, token: int, transfer_s: float) -> None:
         if leg.at is At.TRANSFERRING:
             leg.stats["transfer_end"] = self._now_s()
+            leg.sent_tokens += 1
             leg.put([token])
-            self.end(leg, "stop" if token == EOS else "length")
+            self.end(leg, "stop" if leg.ends_with([token]) else "length")
 
     # decode
 
@@ -362,8 +363,7 @@ class Rank:
             if not self._has_room_for(leg, count):
                 self.end(leg, "error", "Request was retracted: the KV pool is full")
                 continue
-            ids, leg.state = following(leg.state, count, leg.ignore_eos)
-            self._send(leg, ids)
+            self._send(leg, leg.makes(count))
         self._step = None
         self.go_on()
 
@@ -379,7 +379,7 @@ class Rank:
     def _send(self, leg: RankLeg, ids: list[int]) -> None:
         leg.sent_tokens += len(ids)
         leg.put(ids)
-        if ids[-1] == EOS and not leg.ignore_eos:
+        if leg.ends_with(ids):
             self.end(leg, "stop")
         elif leg.sent_tokens >= leg.tokens_wanted:
             self.end(leg, "length")

@@ -40,6 +40,11 @@ class GivenText(StoppedText):
         """Of ids that will not be pushed: another leg sends them again."""
         self._given.clear()
 
+    def begin_anew(self) -> None:
+        super().begin_anew()
+        self._given.clear()
+        self._unfinished = ""
+
     def _text(self, token_ids: list[int]) -> str:
         given = [self._given.popleft() for _ in token_ids]
         if given:

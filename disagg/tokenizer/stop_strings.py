@@ -38,6 +38,11 @@ class StoppedText:
         self.stopped = bool(self.matched)
         return shown if self.stopped else shown + self._stop.held
 
+    def begin_anew(self) -> None:
+        self.stopped, self.matched = False, ""
+        if self._stop is not None:
+            self._stop.held = ""
+
     def _text(self, token_ids: list[int]) -> str:
         """Whole characters that these ids complete."""
         raise NotImplementedError

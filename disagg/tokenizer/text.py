@@ -57,6 +57,10 @@ class TextStream(StoppedText):
         """What `flush` would show of a character that is not whole. Changes nothing."""
         return self._characters.unfinished if self._characters is not None else ""
 
+    def begin_anew(self) -> None:
+        super().begin_anew()
+        self._characters = None
+
     def _text(self, token_ids: list[int]) -> str:
         if self._characters is None:
             texts = [text for token_id in token_ids if (text := self._texts.of(token_id)) is not None]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from disagg.frontend.api_table import READ, written_into
+from disagg.frontend.api_table import written_into
+from disagg.frontend.endpoints import ENDPOINTS
 
 PAGE = Path(__file__).parents[2] / "docs" / "api.md"
 
@@ -16,4 +17,4 @@ def test_the_table_is_that_of_the_code() -> None:
 
 def test_each_endpoint_is_told_of() -> None:
     page = PAGE.read_text(encoding="utf-8")
-    assert [path for path in READ if f"`{path}`" not in page.partition("## Fields")[0]] == []
+    assert [each.path for each in ENDPOINTS if f"`{each.path}`" not in page.partition("## Fields")[0]] == []

@@ -86,6 +86,8 @@ class ScriptedBackend:
     requests: list[Request] = field(default_factory=list)
     closed: list[str] = field(default_factory=list)
     drained: list[tuple[str, bool]] = field(default_factory=list)
+    flushed: list[float] = field(default_factory=list)
+    flushes: dict[str, str] = field(default_factory=lambda: {"prefill-0#1": ""})
     ended: asyncio.Event = field(default_factory=asyncio.Event)
     ids_given: int = 0
 
@@ -108,6 +110,10 @@ class ScriptedBackend:
 
     async def loads(self) -> dict[str, Any]:
         return {"prefill-0#1": []}
+
+    async def flush_caches(self, wait_s: float) -> dict[str, str]:
+        self.flushed.append(wait_s)
+        return self.flushes
 
     def owner_of(self, request_id: str) -> bytes | None:
         return next((each.owner for each in self.requests if each.id == request_id), None)

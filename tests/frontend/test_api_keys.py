@@ -15,10 +15,15 @@ from disagg.tokenizer.codec import Codec
 FIRST, SECOND, ADMIN = "first-key-0123456789", "second-key-0123456789", "admin-key-0123456789"
 CLIENTS_ALONE, BOTH, ADMINS_ALONE = Keys([FIRST, SECOND]), Keys([FIRST, SECOND], [ADMIN]), Keys([], [ADMIN])
 OPEN, CLIENT, STATUS, OPERATE = (
-    [("GET", "/health"), ("GET", "/ready")],
+    [("GET", "/health"), ("GET", "/ready"), ("GET", "/openapi.json"), ("GET", "/docs")],
     [("GET", "/v1/models"), ("GET", "/v1/models/scripted"), ("GET", "/metrics"), ("POST", "/v1/chat/completions")],
     [("GET", "/disagg/status"), ("GET", "/disagg/loads")],
-    [("GET", "/disagg/logs/prefill-0"), ("POST", "/disagg/engines/prefill-0/drain")],
+    [
+        ("GET", "/disagg/logs/prefill-0"),
+        ("POST", "/disagg/engines/prefill-0/drain"),
+        ("POST", "/flush_cache"),
+        ("GET", "/flush_cache"),
+    ],
 )
 UNKNOWN = [("GET", "/"), ("GET", "/v1/unknown"), ("GET", "/disagg/unknown"), ("PUT", "/v1/models")]
 

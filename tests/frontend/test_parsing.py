@@ -11,6 +11,7 @@ from disagg.errors import BadRequest
 from disagg.frontend.parsing import Asking, Parsing, Talk
 from disagg.frontend.reasoning_tokens import ReasoningTokens
 from disagg.frontend.tool_choice import ToolUse, tool_use_of
+from disagg.reasoning_end import end_ids_of
 from disagg.sglang.parsers.setup import ParserSetup, set_up
 from disagg.sglang.parsers.thinking import Thinking
 from tests.frontend.reading import NAMES, meant, needs_sglang, read
@@ -75,6 +76,39 @@ def test_a_required_or_strict_call_beside_another_constraint_is_refused() -> Non
         with pytest.raises(BadRequest, match="response_format"):
             ask("qwen25", asked, is_constrained=True)
     assert ask("qwen25", use(), is_constrained=True).sampling == {}
+
+
+@pytest.mark.parametrize(
+    ("asked", "talk", "waits"),
+    [
+        (ToolUse(), {"is_constrained": True}, True),
+        (use("required"), {}, True),
+        (use({"type": "function", "function": {"name": "get_time"}}), {}, True),
+        (ToolUse(), {}, False),  # nothing waits
+        (use(), {}, False),
+        (ToolUse(), {"is_constrained": True, "variables": {"enable_thinking": False}}, False),  # it does not think
+        (use("required"), {"variables": {"enable_thinking": False}}, False),
+    ],
+)
+def test_a_constraint_waits_for_the_end_of_reasoning(asked: ToolUse, talk: dict[str, Any], waits: bool) -> None:
+    parsing = Parsing(set_up("hermes", "qwen3", QWEN_TEMPLATE, {}), [5, 6])
+    sampling = parsing.ask(asked, Talk(**talk)).sampling
+    assert end_ids_of(sampling.get("custom_params")) == ([5, 6] if waits else [])
+
+
+def test_one_that_describes_the_reasoning_does_not() -> None:
+    asking = Parsing(set_up("glm47", "glm45", None, {}), [5]).ask(use("required"), Talk())
+    assert asking.require_reasoning
+    assert set(asking.sampling) == {"ebnf", "ebnf_full_assistant"}
+
+
+@pytest.mark.parametrize("is_stream", [False, True])
+def test_the_reasoning_before_a_constrained_answer_is_told_apart(is_stream: bool) -> None:
+    asking = ask(None, ToolUse(), "qwen3", is_constrained=True)
+    said = read(asking.plan, ["<think>it is", " 1</think>", '{"a": "<think>"}'], is_stream=is_stream)
+    assert (said.reasoning, said.text) == ("it is 1", '{"a": "<think>"}')
+    off = ask(None, ToolUse(), "qwen3", is_constrained=True, variables={"enable_thinking": False})
+    assert off.plan.reasoning is None  # its text is what the constraint made, to the letter
 
 
 def test_two_schemas_of_one_name_are_the_clients_mistake() -> None:

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from disagg.errors import BadRequest
-from disagg.fields import Body, boolean, integer, refuse, wrong_type
+from disagg.fields import Body, boolean, integer, refuse, typed, wrong_type
 from disagg.frontend.parameters import COMPLETION
 from disagg.frontend.renaming import renamed
 from disagg.sampling import INT32_MAX
@@ -40,8 +40,9 @@ def completion_body(body: Body) -> Body:
     prompt = _prompt(rest.pop("text", None), rest.pop("input_ids", None))
     rest |= {"prompt": prompt, "max_tokens": MAX_NEW_TOKENS, "add_special_tokens": True}
     rest |= _sampling(rest.pop("sampling_params", {}))
+    top = integer(body, "top_logprobs_num", 0, INT32_MAX) or 0
     if boolean(body, "return_logprob"):
-        rest["logprobs"] = integer(body, "top_logprobs_num", 0, INT32_MAX) or 0
+        rest["logprobs"] = top
     return rest
 
 
@@ -67,7 +68,14 @@ def _prompt(text: Any, ids: Any) -> Any:
     if (text is None) == (ids is None):
         what = "neither is here" if text is None else "both are here"
         refuse("text", "invalid_value", f"a request has either 'text' or 'input_ids'; {what}")
-    return ids if text is None else text
+    if text is None:
+        if any(isinstance(each, str) for each in typed(list, ids, "input_ids")):
+            wrong_type("input_ids", "token ids, or lists of them", ids)
+        return ids
+    texts = text if isinstance(text, list) else [text]
+    if not all(isinstance(each, str) for each in texts):  # a prompt may be ids: here they have a name of their own
+        wrong_type("text", "a string or a list of strings", text if texts is not text else text[0])
+    return text
 
 
 def _sampling(given: Any) -> dict[str, Any]:

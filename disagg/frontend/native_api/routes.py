@@ -26,6 +26,9 @@ from disagg.frontend.request_body import CompletionRequest
 from disagg.frontend.responses import encode
 from disagg.frontend.tokenization import Tokenization, facts_now
 
+TEXT = b"text/plain; charset=utf-8"
+FLUSH_WAIT_MAX_S = 60.0
+
 
 class NativeRoutes:
     """`cancel(id)`: ends a running answer. `body_limit_bytes`: of a request's body; a longer one gets 413."""
@@ -91,6 +94,22 @@ class NativeRoutes:
         }
         await exchange.answer(200, encode(info))
 
+    async def flush_cache(self, exchange: Exchange, _: str, caller: Caller) -> None:
+        """As SGLang's, of all engines: `?timeout=` says for how many seconds each may be waited for. Raises BadRequest
+        that names those which run something, when the others have been flushed."""
+        wait_s = _seconds(exchange.query("timeout"))
+        with exchange.while_connected():
+            found = await self._backend.flush_caches(wait_s)
+        busy = [f"{life}: {why_not}" for life, why_not in found.items() if why_not]
+        if busy:
+            flushed = ", ".join(life for life, why_not in found.items() if not why_not) or "none"
+            what = f"not flushed: {'; '.join(busy)}. Flushed: {flushed}"
+            raise BadRequest(
+                None, "cache_not_flushed", f"{what}. Ask again when they are idle, or with a longer timeout"
+            )
+        lines = ["Cache flushed.", *(f"{life}: flushed" for life in found)]
+        await exchange.answer(200, "".join(f"{line}\n" for line in lines).encode(), TEXT)
+
     async def version(self, exchange: Exchange, _: str, caller: Caller) -> None:
         await exchange.answer(200, encode({"version": __version__}))
 
@@ -104,3 +123,13 @@ class NativeRoutes:
         is_here = owner is not None and (caller.sees_all or owner == caller.owner)
         is_cancelled = is_here and self._cancel(request_id)
         await exchange.answer(200, msgspec.json.encode({"rid": request_id, "aborted": is_cancelled}))
+
+
+def _seconds(text: str | None) -> float:
+    try:
+        seconds = float(text or 0)
+    except ValueError:
+        seconds = -1.0
+    if not 0 <= seconds <= FLUSH_WAIT_MAX_S:  # a NaN is not, either
+        raise BadRequest("timeout", "invalid_value", f"'timeout' must be a number from 0 to {FLUSH_WAIT_MAX_S:g}")
+    return seconds

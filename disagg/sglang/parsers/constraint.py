@@ -24,6 +24,11 @@ class ToolConstraint:
     sampling: dict[str, Any] = field(default_factory=dict)
     as_array: bool = False
 
+    @property
+    def is_of_whole_answers(self) -> bool:
+        """It describes the reasoning, too."""
+        return "ebnf_full_assistant" in self.sampling
+
 
 def tool_constraint(
     setup: ParserSetup,
