@@ -5,7 +5,8 @@ Way:   bodies -> [EngineTokenizer] -> a host's text service (disagg/process/text
 In:    connections to the engines; the host with the fewest bodies of ours is asked, in turn among equals
 Owns:  what a host told of the model; the bytes of tokens that logprobs have named, at most the vocabulary
 Fails: NoReadyPair when for `no_pair_s` no host is connected; DeadlineExceeded after `request_s`; Overloaded when all
-       hosts are busy. Another host is asked when one is lost or busy; a refusal of the body is the client's
+       hosts are busy; RequestError where no parser can be made for the model that the hosts have. Another host is asked
+       when one is lost or busy; a refusal of the body is the client's
 """
 
 from __future__ import annotations

@@ -112,7 +112,7 @@ async def _serve(
 ) -> None:
     others = members if spec.members > 1 else None
     secret, embeds = bytes.fromhex(os.environ[SECRET_VARIABLE]), ROLES[Role(spec.role)].embeds
-    texts = None if spec.text is None else text_service(spec.text)
+    texts = None if spec.text is None else await text_service(spec.text)
     server = PlaneServer(engine, facts, spec.incarnation, secret, others=others, embeds=embeds, texts=texts)
     port = await server.start(spec.plane_host, spec.plane_port)
     if others is not None:

@@ -9,7 +9,6 @@ Fails: StartError for a tokenizer that cannot be read; a HasRead that says why f
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from pathlib import Path
 from typing import Protocol
@@ -64,13 +63,9 @@ class TextService:
         return LegText(self._texts, end_ids, shows_special=wanted.shows_special, emitted_ids=emitted_ids)
 
 
-def text_service(spec: TextSpec) -> TextService:
-    """On a running event loop; its first reader is started meanwhile."""
+async def text_service(spec: TextSpec) -> TextService:
+    """With its first reader's process started: it takes a second to be ready."""
     short, long = (BodyReaders(spec.program, spec.order, most) for most in (1, LONG_READERS))
-    service = TextService(Texts(load_any(Path(spec.folder), trust_remote_code=spec.trust_remote_code)), short, long)
-    _starting.add(task := asyncio.create_task(short.start(), name="start a reader of bodies"))
-    task.add_done_callback(_starting.discard)
-    return service
-
-
-_starting: set[asyncio.Task[None]] = set()
+    texts = Texts(load_any(Path(spec.folder), trust_remote_code=spec.trust_remote_code))
+    await short.start()
+    return TextService(texts, short, long)

@@ -50,18 +50,27 @@ CONSTRAINED: list[tuple[dict[str, Any], str]] = [
     ({"response_format": TAG}, "<think>[a-z ]{3,12}</think>"),
 ]
 PROMPT = "The capital of France is"
+# SmolLM2's own template shows no tools: this one shows them, and else says the same.
+TEMPLATE = """{% if tools %}{{ tools | tojson }}
+{% endif %}{% for message in messages %}{% if loop.first and message.role != 'system' %}<|im_start|>system
+You are a helpful AI assistant named SmolLM, trained by Hugging Face<|im_end|>
+{% endif %}<|im_start|>{{ message.role }}
+{{ message.content }}<|im_end|>
+{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant
+{% endif %}"""
+SETS = ("ray.address=local", f"model.chat_template={json.dumps(TEMPLATE)}")
 
 
 @pytest.fixture(scope="module")
 def pair() -> Iterator[Deployment]:
     """Its engines' hosts have the tokenizer, and those of `aggregated` have none: that is to make no difference."""
-    with serving("local-cpu", "ray.address=local", "model.tokenization=engine") as deployment:
+    with serving("local-cpu", *SETS, "model.tokenization=engine") as deployment:
         yield deployment
 
 
 @pytest.fixture(scope="module")
 def aggregated() -> Iterator[Deployment]:
-    with serving("local-cpu-aggregated", "ray.address=local") as deployment:
+    with serving("local-cpu-aggregated", *SETS) as deployment:
         yield deployment
 
 
@@ -141,6 +150,27 @@ def test_single_tokens_are_steered_as_by_one_engine(pair: Deployment, aggregated
     assert answers[0]["text"] == answers[2]["text"][: len(answers[0]["text"])] != answers[2]["text"]
     assert answers[7]["token_ids"][0] != first
     assert answers[8]["token_ids"] == [fifth] * 3
+
+
+def test_stop_strings_and_calls_are_those_of_one_engine(pair: Deployment, aggregated: Deployment) -> None:
+    text = aggregated.complete(PROMPT, max_tokens=24)["choices"][0]["text"]
+    stop = text[len(text) // 2 :][:5]  # within words, and over tokens
+    for fields in ({"stop": [stop]}, {"stop": [stop], "include_stop_str_in_output": True}):
+        answers = [each.complete(PROMPT, max_tokens=24, **fields)["choices"][0] for each in (pair, aggregated)]
+        assert answers[0] == answers[1]
+        assert answers[0]["matched_stop"] == stop
+        assert answers[0]["text"] == text[: text.index(stop)] + (stop if len(fields) > 1 else "")
+    parameters = {"type": "object", "properties": {"city": {"enum": ["Paris", "Rome"]}}, "required": ["city"]}
+    tools = [{"type": "function", "function": {"name": "weather", "parameters": parameters}}]
+    messages = [{"role": "user", "content": "How is the weather in Rome?"}]
+    body = {"messages": messages, "tools": tools, "tool_choice": "required", "max_tokens": 60, "temperature": 0}
+    calls = [
+        ask(each, "/v1/chat/completions", **body)["choices"][0]["message"]["tool_calls"] for each in (pair, aggregated)
+    ]
+    functions = [[call["function"] for call in some] for some in calls]
+    assert functions[0] == functions[1]
+    assert [each["name"] for each in functions[0]] == ["weather"] * len(functions[0])
+    assert json.loads(functions[0][0]["arguments"])["city"] in ("Paris", "Rome")
 
 
 def ask(deployment: Deployment, path: str, **body: Any) -> Any:
