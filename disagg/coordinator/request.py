@@ -102,6 +102,7 @@ class Request:
     prefix_on: RankId | None = None  # where another request has just read the same prompt
     embeds: bool = False  # it asks for a vector; it then has max_tokens 1, and no text
     second_at: int = 0  # where the second text of a pair begins in `prompt_ids`; 0: there is none
+    adapter: str = ""  # of its legs; empty: the model as it is
     embedding: bytes = b""  # what came: float32, little-endian
     given: GivenText | None = None  # the same as `text`, where hosts say the text of the tokens
 

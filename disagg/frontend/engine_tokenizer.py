@@ -20,6 +20,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from disagg.adapters import Served
 from disagg.coordinator.limits import Limits
 from disagg.errors import (
     BadRequest,
@@ -33,7 +34,7 @@ from disagg.errors import (
 )
 from disagg.fields import Body
 from disagg.frontend.parsing import NO_PARSERS, Parsing, parser_setup
-from disagg.frontend.readers import answered
+from disagg.frontend.readers import answered, words_of
 from disagg.frontend.reading import Read
 from disagg.frontend.text_facts import FACTS, TextFacts
 from disagg.frontend.tokenizing import Answered
@@ -60,17 +61,18 @@ _decode_facts = msgspec.msgpack.Decoder(TextFacts).decode
 
 
 class EngineTokenizer:
-    """Implements `disagg.frontend.tokenization.Tokenization`. Raises StartError for a parser that SGLang here does not
-    have."""
+    """Implements `disagg.frontend.tokenization.Tokenization`. `served`: what may be named now. Raises StartError for a
+    parser that SGLang here does not have."""
 
     def __init__(
         self,
         connections: Connections,
         limits: Limits,
+        served: Callable[[], Served],
         tool_parser: str | None = None,
         reasoning_parser: str | None = None,
     ) -> None:
-        self._connections, self._limits = connections, limits
+        self._connections, self._limits, self._served = connections, limits, served
         self._parsers = tool_parser, reasoning_parser
         self._turns = itertools.count()
         self._token_bytes: dict[int, bytes] = {}
@@ -116,7 +118,7 @@ class EngineTokenizer:
 
     async def _read(self, data: bytes, endpoint: str) -> Read:
         await self._known()
-        return answered(await self._ask(data, endpoint))
+        return answered(await self._ask(data, words_of(endpoint, self._served())))
 
     async def _known(self) -> None:
         while self.facts is None:
@@ -145,14 +147,14 @@ class EngineTokenizer:
             end_ids = msgspec.json.decode(read.body)["tokens"]
         self.parsing, self.facts = Parsing(setup, end_ids), facts
 
-    async def _ask(self, data: bytes, endpoint: str) -> bytes:
+    async def _ask(self, data: bytes, words: str) -> bytes:
         """Of one host after the other, until one has read it."""
         busy: set[str] = set()
         lost: list[str] = []
         while True:
             life, client = await self._host(busy, lost)
             try:
-                said = await client.read(endpoint, data)
+                said = await client.read(words, data)
             except LegLost as error:
                 log.warning("%s: lost while it read a request: %s", life, error)
                 lost.append(life)

@@ -139,7 +139,7 @@ class Generations:
             asked,
             requests,
             self._tokenization,
-            self._backend.model_name,
+            asked.model,
             owner,
             received_at_s,
             int(time.time()),

@@ -15,11 +15,13 @@ import gc
 import os
 import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
 import uvloop
 
+from disagg.adapters import Served
 from disagg.coordinator.coordinator import Coordinator
 from disagg.errors import StartError
 from disagg.frontend.app import Frontend
@@ -60,7 +62,7 @@ async def serve(spec: FrontendSpec) -> None:
     raise_limit()
     secret = bytes.fromhex(os.environ[SECRET_VARIABLE])
     # Before the connection, which has to prove its secret in time.
-    own_tokenizer = None if spec.tokenization == "engine" else _own_tokenizer(spec)
+    own = None if spec.tokenization == "engine" else _own_tokenizer(spec)
     registry = RemoteRegistry(spec.registry, secret)
     await registry.connect()
     connections = Connections(secret)
@@ -77,9 +79,15 @@ async def serve(spec: FrontendSpec) -> None:
         embeds=spec.embeds,
     )
     headers = [(b"x-disagg-simulated", b"true")] if spec.simulated else []
+    tokenization: Tokenization
+    if own is not None:
+        tokenization = own(lambda: service.served)
+    else:
+        parsers = spec.tool_call_parser, spec.reasoning_parser
+        tokenization = EngineTokenizer(connections, spec.limits, lambda: service.served, *parsers)
     frontend = Frontend(
         service,
-        own_tokenizer or EngineTokenizer(connections, spec.limits, spec.tool_call_parser, spec.reasoning_parser),
+        tokenization,
         body_limit_bytes=spec.body_limit_bytes,
         limits=Limits(connections=spec.connections_max, held_bytes=spec.held_limit_bytes),
         refusals=refusals,
@@ -88,7 +96,7 @@ async def serve(spec: FrontendSpec) -> None:
         origins=Origins(spec.origins, spec.origins_age_s),
     )
     await frontend.start(spec.host, spec.port)
-    if own_tokenizer is not None:
+    if own is not None:
         await frontend.start_reader()
     gc.collect()
     gc.freeze()  # what is there by now stays: a full collection would look through it, and stop every stream for 5 ms
@@ -97,7 +105,7 @@ async def serve(spec: FrontendSpec) -> None:
     sys.stdout.flush()
     following = asyncio.create_task(connections.follow(registry.watch()), name="follow the registry")
     following.add_done_callback(lambda _: over.set())
-    if own_tokenizer is None:
+    if own is None:
         await frontend.start_reader()
     await over.wait()
     await frontend.stop(spec.stop_s)
@@ -106,14 +114,15 @@ async def serve(spec: FrontendSpec) -> None:
         await following
 
 
-def _own_tokenizer(spec: FrontendSpec) -> Tokenization:
-    """Imported only where it is used: elsewhere a frontend needs none of the tokenizer's libraries."""
+def _own_tokenizer(spec: FrontendSpec) -> Callable[[Callable[[], Served]], Tokenization]:
+    """All of it but what may be named. Imported only where it is used: elsewhere a frontend needs none of the
+    tokenizer's libraries."""
     from disagg.frontend.own_tokenizer import OwnTokenizer, parsing_of
     from disagg.tokenizer.codec import load_codec
 
     codec = load_codec(Path(spec.model_path), spec.overrides)
     parsing = parsing_of(spec.tool_call_parser, spec.reasoning_parser, codec)
-    return OwnTokenizer(codec, spec.model_name, parsing, refuses_unknown=spec.refuses_unknown)
+    return lambda served: OwnTokenizer(codec, served, parsing, refuses_unknown=spec.refuses_unknown)
 
 
 def main() -> None:

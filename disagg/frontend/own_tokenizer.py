@@ -6,6 +6,9 @@ Fails: StartError for parsers that SGLang here does not have
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+from disagg.adapters import Served
 from disagg.frontend.parsing import NO_PARSERS, Parsing, parser_setup
 from disagg.frontend.readers import Readers
 from disagg.frontend.reading import Read
@@ -18,10 +21,11 @@ class OwnTokenizer:
     """Implements `disagg.frontend.tokenization.Tokenization`."""
 
     def __init__(
-        self, codec: Codec, model: str, parsing: Parsing = NO_PARSERS, *, refuses_unknown: bool = True
+        self, codec: Codec, served: Callable[[], Served], parsing: Parsing = NO_PARSERS, *, refuses_unknown: bool = True
     ) -> None:
+        """`served`: what may be named now."""
         self._codec, self.parsing = codec, parsing
-        self.readers = Readers(codec, model, refuses_unknown=refuses_unknown)
+        self.readers = Readers(codec, served, refuses_unknown=refuses_unknown)
         self.facts: TextFacts = facts_of(codec)
         self.token_text = codec.texts.token_text
 

@@ -2,7 +2,7 @@
 
 Way:   BodyReaders -> a pipe -> [read] -> a pipe -> BodyReaders
 In:    frames on standard input: an Order, then bodies, each behind a line that says its endpoint (a word of READINGS,
-       or FACTS, of which the body is empty)
+       or FACTS, of which the body is empty) and the adapters that it may name
 Out:   a frame for each body on standard output, in order
 Fails: it ends when its input closes, and by its alarm when a body takes too long
 
@@ -20,6 +20,7 @@ from typing import BinaryIO
 
 import msgspec
 
+from disagg.adapters import Served
 from disagg.errors import BadRequest
 from disagg.frontend.readers import Order, Refusal
 from disagg.frontend.reading import Read, read
@@ -37,8 +38,8 @@ def serve(source: BinaryIO, sink: BinaryIO) -> None:
     gc.disable()  # it would look through the millions of lists of a hostile body, again and again; they hold no cycles
     while (body := _next(source)) is not None:
         signal.setitimer(signal.ITIMER_PROF, order.read_s)
-        endpoint, _, data = body.partition(END_OF_WORD)
-        said = answer(data, endpoint.decode(), order, codec)
+        words, _, data = body.partition(END_OF_WORD)
+        said = answer(data, words.decode(), order, codec)
         del body, data
         signal.setitimer(signal.ITIMER_PROF, 0)
         sink.write(frame(said))
@@ -53,13 +54,16 @@ def codec_for(order: Order) -> Codec:
     return load_codec(Path(order.folder), order.overrides)
 
 
-def answer(data: bytes, endpoint: str, order: Order, codec: Codec) -> bytes:
+def answer(data: bytes, words: str, order: Order, codec: Codec) -> bytes:
+    """`words`: see readers.words_of."""
+    endpoint, *adapters = words.split(" ")
     said: Read | Refusal | TextFacts
     try:
         if endpoint == FACTS:
             said = facts_of(codec)
         else:
-            said = read(data, endpoint, order.model, codec, refuses_unknown=order.refuses_unknown)
+            served = Served(order.model, frozenset(adapters))
+            said = read(data, endpoint, served, codec, refuses_unknown=order.refuses_unknown)
         return msgspec.msgpack.encode(said)
     except BadRequest as error:
         said = Refusal(error.args)

@@ -8,10 +8,12 @@ Fails: what `read` raises there, and what BodyReaders raises
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import msgspec
 
+from disagg.adapters import Served
 from disagg.errors import BadRequest
 from disagg.frontend.reading import Read, is_short, read
 from disagg.process.body_readers import BodyReaders
@@ -29,7 +31,7 @@ class Order(msgspec.Struct, array_like=True, frozen=True):
     """The first frame that a reader gets."""
 
     folder: str
-    model: str
+    model: str  # its name
     read_s: float
     overrides: Overrides  # the deployment's, over the model's own files
     refuses_unknown: bool
@@ -53,11 +55,13 @@ def answered(said: bytes) -> Read:
 
 
 class Readers:
-    def __init__(self, codec: Codec, model: str, read_s: float = READ_S, *, refuses_unknown: bool = True) -> None:
-        """`refuses_unknown`: see `read`."""
-        self._codec, self._model, self._refuses_unknown = codec, model, refuses_unknown
-        order = msgspec.msgpack.encode(Order(str(codec.folder), model, read_s, codec.overrides, refuses_unknown))
-        self.processes = BodyReaders(PROGRAM, order, READERS_MAX)
+    def __init__(
+        self, codec: Codec, served: Callable[[], Served], read_s: float = READ_S, *, refuses_unknown: bool = True
+    ) -> None:
+        """`served`: what may be named now. `refuses_unknown`: see `read`."""
+        self._codec, self._served, self._refuses_unknown = codec, served, refuses_unknown
+        order = Order(str(codec.folder), served().model, read_s, codec.overrides, refuses_unknown)
+        self.processes = BodyReaders(PROGRAM, msgspec.msgpack.encode(order), READERS_MAX)
 
     async def start(self) -> None:
         await self.processes.start()
@@ -67,5 +71,10 @@ class Readers:
 
     async def read(self, data: bytes, endpoint: str) -> Read:
         if is_short(data, self._codec.encoder.is_fast, endpoint):
-            return read(data, endpoint, self._model, self._codec, refuses_unknown=self._refuses_unknown)
-        return answered(await self.processes.ask(endpoint, data))
+            return read(data, endpoint, self._served(), self._codec, refuses_unknown=self._refuses_unknown)
+        return answered(await self.processes.ask(words_of(endpoint, self._served()), data))
+
+
+def words_of(endpoint: str, served: Served) -> str:
+    """What goes before a body: its endpoint, and the adapters that it may name."""
+    return " ".join((endpoint, *served.adapters))

@@ -16,7 +16,9 @@ from typing import Protocol
 
 import msgspec
 
+from disagg.adapters import GONE
 from disagg.plane import messages as m
+from disagg.plane.adapters import HeldAdapters
 from disagg.plane.engine import Engine, EngineFacts, Leg
 from disagg.plane.framing import Connection
 from disagg.plane.ledger import Capacity, Grant, Ledger
@@ -62,6 +64,7 @@ class PlaneServer:
         self.embeds = embeds
         self.ranks = facts.ranks
         self.ledger = Ledger(facts.ranks, Capacity(facts.requests_max, facts.kv_tokens, facts.page_size))
+        self.adapters = HeldAdapters(engine, self._abort_legs_of)
         self._secret, self._network = secret, network
         self._listener: Listener | None = None
         self._report_is_due = False
@@ -126,6 +129,10 @@ class PlaneServer:
             self._secret, is_server=True, on_open=session.opened, on_frame=session.received, on_lost=session.lost
         )
 
+    def _abort_legs_of(self, adapter: str) -> None:
+        for session in self.sessions:
+            session.abort_legs_of(adapter)
+
     def close(self) -> None:
         if self._looking is not None:
             self._looking.cancel()
@@ -180,6 +187,10 @@ class _Session:
                 self.send(m.Loads(server.incarnation, server.engine.loads()))
             case m.HealthWanted():
                 self.send(m.Health(server.incarnation, server.engine.health()))
+            case m.LoadAdapter() | m.UnloadAdapter():
+                server.adapters.change(message, self.send)
+            case m.AdaptersWanted():
+                self.send(m.Adapters(dict(server.adapters.legs)))
             case m.FlushWanted():
                 server.flush(message.wait_s, self)
             case m.PeerGone():
@@ -211,14 +222,8 @@ class _Session:
         if message.leg in self._legs or not 0 <= message.dp_rank < self.server.ranks:
             self._drop(f"leg {message.leg} exists already, or there is no rank {message.dp_rank}")
             return
-        if message.embeds is not self.server.embeds:  # SGLang's scheduler would die of it
-            wanted, made = ("vectors", "tokens") if message.embeds else ("tokens", "vectors")
-            what = f"this engine makes {made}, and was asked for {wanted}"
-            self._ends.append(m.LegEnd(message.leg, "error", what))
-            self.flush_soon()
-            return
-        if message.text is not None and self.server.texts is None:
-            self._ends.append(m.LegEnd(message.leg, "error", "this host has no tokenizer"))
+        if (end := self._refusal(message)) is not None:
+            self._ends.append(end)
             self.flush_soon()
             return
         prompt_ids, at = m.unpack_ids(message.prompt), message.bootstrap
@@ -231,16 +236,29 @@ class _Session:
         self.server.report_soon()
         log.info("leg %s begins: %d prompt tokens, room %s", message.leg_id, len(prompt_ids), at.room if at else 0)
         asks, embeds, second_at = message.asks, message.embeds, message.second_at
-        leg = Leg(message.leg_id, prompt_ids, message.sampling, message.dp_rank, at, asks, embeds, second_at)
-        live = self._legs[message.leg] = self._live(message, prompt_ids, grant)
+        of_leg = (message.leg_id, prompt_ids, message.sampling, message.dp_rank)
+        leg = Leg(*of_leg, at, asks, embeds, second_at, message.adapter)
+        live = self._legs[message.leg] = self._live(message, leg, grant)
+        self.server.adapters.begins(leg.adapter)
         live.handle = self.server.engine.submit(leg, live)
 
-    def _live(self, message: m.Submit, prompt_ids: list[int], grant: Grant) -> _LiveLeg:
+    def _refusal(self, message: m.Submit) -> m.LegEnd | None:
+        """Of a leg that this host does not even count."""
+        if message.embeds is not self.server.embeds:  # SGLang's scheduler would die of it
+            wanted, made = ("vectors", "tokens") if message.embeds else ("tokens", "vectors")
+            return m.LegEnd(message.leg, "error", f"this engine makes {made}, and was asked for {wanted}")
+        if message.text is not None and self.server.texts is None:
+            return m.LegEnd(message.leg, "error", "this host has no tokenizer")
+        if message.adapter and message.adapter not in self.server.adapters.legs:
+            return m.LegEnd(message.leg, m.NO_ADAPTER, GONE.format(message.adapter))
+        return None
+
+    def _live(self, message: m.Submit, leg: Leg, grant: Grant) -> _LiveLeg:
         wanted, texts = message.text, self.server.texts
         if wanted is None or texts is None:
-            return _LiveLeg(self, message.leg, message.leg_id, grant)
-        emitted_ids = prompt_ids[len(prompt_ids) - wanted.emitted :]
-        return _SpokenLeg(self, message.leg, message.leg_id, grant, texts.leg_text(wanted, emitted_ids))
+            return _LiveLeg(self, message.leg, leg, grant)
+        emitted_ids = leg.prompt_ids[len(leg.prompt_ids) - wanted.emitted :]
+        return _SpokenLeg(self, message.leg, leg, grant, texts.leg_text(wanted, emitted_ids))
 
     def _read(self, message: m.Read) -> None:
         if message.number in self._reading:
@@ -254,12 +272,17 @@ class _Session:
         task.add_done_callback(lambda _: self._reading.pop(message.number))
 
     async def _answer(self, texts: TextService, message: m.Read) -> None:
-        self.send(await texts.read(message.number, message.endpoint, message.body))
+        self.send(await texts.read(message.number, message.words, message.body))
 
     def add_end(self, end: m.LegEnd) -> None:
         del self._legs[end.leg]  # KeyError: a second last word, which is a bug
         self._ends.append(end)
         self.flush_soon()
+
+    def abort_legs_of(self, adapter: str) -> None:
+        for live in list(self._legs.values()):
+            if live.adapter == adapter:
+                self.server.engine.abort(live.handle)
 
     def send(self, message: m.ToFrontend) -> None:
         if self.connection is not None:
@@ -285,10 +308,11 @@ class _Session:
 class _LiveLeg:
     """The sink of one leg: counts the tokens it sent, so that the frontend can see a gap or a repeat."""
 
-    __slots__ = ("_embedding", "_grant", "_id", "_number", "_offset", "_session", "handle")
+    __slots__ = ("_embedding", "_grant", "_id", "_number", "_offset", "_session", "adapter", "handle")
 
-    def __init__(self, session: _Session, number: int, leg_id: str, grant: Grant) -> None:
-        self._session, self._number, self._id, self._grant = session, number, leg_id, grant
+    def __init__(self, session: _Session, number: int, leg: Leg, grant: Grant) -> None:
+        self._session, self._number, self._id, self._grant = session, number, leg.id, grant
+        self.adapter = leg.adapter
         self._offset = 0
         self._embedding = b""
         self.handle: object = None
@@ -316,6 +340,7 @@ class _LiveLeg:
         log.info("leg %s ends: %s, %d tokens %s", self._id, reason, self._offset, detail)
         server = self._session.server
         server.ledger.give_back(self._grant)
+        server.adapters.ends(self.adapter)
         server.report_soon()
         end = m.LegEnd(self._number, reason, detail, cached_tokens, stats, matched, self._embedding)
         self._session.add_end(end)
@@ -326,8 +351,8 @@ class _SpokenLeg(_LiveLeg):
 
     __slots__ = ("_text",)
 
-    def __init__(self, session: _Session, number: int, leg_id: str, grant: Grant, text: LegText) -> None:
-        super().__init__(session, number, leg_id, grant)
+    def __init__(self, session: _Session, number: int, leg: Leg, grant: Grant, text: LegText) -> None:
+        super().__init__(session, number, leg, grant)
         self._text = text
 
     def on_tokens(self, token_ids: list[int], logprobs: list[m.TokenLogprobs] | None = None) -> None:

@@ -25,7 +25,7 @@ class LegText(Protocol):
 
 
 class TextService(Protocol):
-    async def read(self, number: int, endpoint: str, body: bytes) -> HasRead:
+    async def read(self, number: int, words: str, body: bytes) -> HasRead:
         """Cancelled: nobody waits any more."""
 
     def leg_text(self, wanted: TextWanted, emitted_ids: list[int]) -> LegText: ...

@@ -1,7 +1,7 @@
 """Processes that read clients' bodies, so that no stream of the process that asks stands still meanwhile.
 
 Way:   frontend/readers.py, or text_service.py in an engine's host -> [BodyReaders.ask] -> a pipe -> the program
-In:    bytes below the body limit, and the word of their endpoint
+In:    bytes below the body limit; in words, their endpoint and the adapters that they may name
 Out:   bytes: what the program says of them. Nobody here reads them
 Owns:  at most `most` processes, each with one body at a time; started when first needed, gone with this process
 Fails: Overloaded when all stay busy; BadRequest for a body that takes longer than the program's own limit;
@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 
 WAIT_S = 30.0
 LENGTH_BYTES = 4
-END_OF_WORD = b"\n"  # between the endpoint's word and the body
+END_OF_WORD = b"\n"  # between the endpoint's word, the adapters' names behind it, and the body
 
 
 class BodyReaders:
@@ -53,21 +53,21 @@ class BodyReaders:
         for reader in self._idle:
             await reader.stop()
 
-    async def ask(self, endpoint: str, data: bytes) -> bytes:
+    async def ask(self, words: str, data: bytes) -> bytes:
         try:
             async with asyncio.timeout(WAIT_S):
                 await self._free.acquire()
         except TimeoutError:
             raise Overloaded("readers", f"no long request could be read within {WAIT_S:g} s", "retry later") from None
-        task = asyncio.create_task(self._read(endpoint, data), name="read a long body")
+        task = asyncio.create_task(self._read(words, data), name="read a long body")
         self._working.add(task)
         task.add_done_callback(self._over)
         return await asyncio.shield(task)  # who leaves does not stop it: that would cost a new reader
 
-    async def _read(self, endpoint: str, data: bytes) -> bytes:
+    async def _read(self, words: str, data: bytes) -> bytes:
         reader = self._idle.pop() if self._idle else await self._started()
         try:
-            answer = await reader.ask(endpoint, data)
+            answer = await reader.ask(words, data)
         except BaseException:
             await reader.stop()
             raise
@@ -111,9 +111,9 @@ class _Reader:
         reader._input.write(frame(order))
         return reader
 
-    async def ask(self, endpoint: str, data: bytes) -> bytes:
+    async def ask(self, words: str, data: bytes) -> bytes:
         try:
-            self._input.write(frame(endpoint.encode() + END_OF_WORD, len(data)))
+            self._input.write(frame(words.encode() + END_OF_WORD, len(data)))
             self._input.write(data)
             await self._input.drain()
             length = int.from_bytes(await self._output.readexactly(LENGTH_BYTES))

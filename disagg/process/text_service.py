@@ -32,7 +32,7 @@ FAILURES: tuple[tuple[type[RequestError], str], ...] = ((Overloaded, m.BUSY), (B
 class Asks(Protocol):
     """BodyReaders, but for tests."""
 
-    async def ask(self, endpoint: str, data: bytes) -> bytes: ...
+    async def ask(self, words: str, data: bytes) -> bytes: ...
 
 
 class TextService:
@@ -42,13 +42,13 @@ class TextService:
         self._texts, self._short, self._long = texts, short, long
         self._bodies = 0
 
-    async def read(self, number: int, endpoint: str, body: bytes) -> m.HasRead:
+    async def read(self, number: int, words: str, body: bytes) -> m.HasRead:
         if self._bodies >= BODIES_MAX:
             return m.HasRead(number, b"", m.BUSY)
         self._bodies += 1
         try:
             readers = self._short if len(body) <= SHORT_BYTES else self._long
-            return m.HasRead(number, await readers.ask(endpoint, body))
+            return m.HasRead(number, await readers.ask(words, body))
         except RequestError as error:
             failed = next((word for kind, word in FAILURES if isinstance(error, kind)), m.LOST_READER)
             return m.HasRead(number, b"", failed, error.what)

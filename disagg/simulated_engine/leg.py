@@ -15,7 +15,7 @@ from disagg.simulated_engine.memory import Holding
 from disagg.simulated_engine.peering import Message, PeerLink
 from disagg.simulated_engine.poison import Poison
 from disagg.simulated_engine.script import is_at
-from disagg.simulated_engine.tokens import EOS, following, logprobs_of, prompt_logprobs_of
+from disagg.simulated_engine.tokens import EOS, fold, following, logprobs_of, prompt_logprobs_of, start_of
 
 RankT = TypeVar("RankT")  # Rank: its file imports this one
 FAKE_HOST = "2.2.2.2"  # SGLang's: KV goes nowhere, or comes from nowhere
@@ -55,6 +55,11 @@ class SimulatedLeg(Generic[RankT]):
         self.timer: asyncio.TimerHandle | None = None
         self.stats: dict[str, float] = {}
         self._untold_prompt = leg.prompt_ids if "logprob_start_len" in leg.asks else []
+
+    @property
+    def read(self) -> int:
+        """The state of the chain once this engine has read the prompt."""
+        return fold(self.leg.prompt_ids, start_of(self.leg.adapter))
 
     def wait_no_more(self) -> None:
         if self.timer is not None:

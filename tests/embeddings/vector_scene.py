@@ -127,7 +127,7 @@ async def scene(
     )
     connections.apply(registry.view())
     await until(lambda: not any(connections.is_lost(record.life) for record in registry.records.values()))
-    frontend = Frontend(service, OwnTokenizer(load_codec(folder), MODEL))
+    frontend = Frontend(service, OwnTokenizer(load_codec(folder), lambda: service.served))
     await frontend.start("127.0.0.1", 0)
     try:
         async with httpx.AsyncClient(trust_env=False, timeout=20) as client:

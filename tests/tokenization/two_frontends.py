@@ -14,6 +14,7 @@ import httpx
 from scripted import MODEL, TEMPLATE, make_model_folder, until
 from speaking_engine import SpeakingEngine
 
+from disagg.adapters import Served
 from disagg.coordinator.coordinator import Coordinator
 from disagg.coordinator.limits import Limits
 from disagg.frontend.app import Frontend
@@ -49,14 +50,15 @@ class HostReader:
     endpoints: list[str] = field(default_factory=list)
     cancelled: int = 0
 
-    async def ask(self, endpoint: str, data: bytes) -> bytes:
+    async def ask(self, words: str, data: bytes) -> bytes:
+        endpoint = words.split(" ")[0]
         self.endpoints.append(endpoint)
         try:
             await self.before(endpoint)
         except asyncio.CancelledError:
             self.cancelled += 1
             raise
-        return answer(data, endpoint, self.order, self.codec)
+        return answer(data, words, self.order, self.codec)
 
 
 @dataclass
@@ -120,11 +122,17 @@ async def scene(
             registry.add_met(prefill, decode)
     limits = LIMITS
     kinds = {ROLES[role].embeds for role in roles}
-    own = OwnTokenizer(codec, MODEL, parsing_of(*parsers, codec))
+    own = OwnTokenizer(codec, lambda: Served(MODEL), parsing_of(*parsers, codec))
     async with (
         httpx.AsyncClient(trust_env=False, timeout=20) as client,
         _side(registry, kinds, limits, client, lambda _connections: own) as one,
-        _side(registry, kinds, limits, client, lambda found: EngineTokenizer(found, limits, *parsers)) as other,
+        _side(
+            registry,
+            kinds,
+            limits,
+            client,
+            lambda found: EngineTokenizer(found, limits, lambda: Served(MODEL), *parsers),
+        ) as other,
     ):
         try:
             yield Scene(one, other, hosts, registry)

@@ -45,12 +45,18 @@ class NativeSaying:
             said = {"type": "stop", "matched": answer.matched_stop}
         return {"finish_reason": said, "cached_tokens": answer.cached_tokens}
 
-    def logprobs(self, where: str, given: Sequence[TokenLogprobs]) -> dict[str, Any]:
-        """`where`: input or output."""
+    def logprobs(self, given: Sequence[TokenLogprobs], prompts: Sequence[TokenLogprobs] = ()) -> dict[str, Any]:
+        """`given`: of the answer's tokens so far, none where the client asks for none. What is said of the prompt is
+        then there, too, if empty: SGLang's clients read it without asking."""
         if not given:
-            return {}
+            return self._listed("input", prompts, prompts) if prompts else {}
+        said = self._listed("input", prompts, [*prompts, *given]) | self._listed("output", given, given)
+        return {**said, "output_token_logprobs_length": len(given)}
+
+    def _listed(self, where: str, given: Sequence[TokenLogprobs], all_given: Sequence[TokenLogprobs]) -> dict[str, Any]:
+        """`where`: input or output. Where one of `all_given` has others beside it, there is a list of those, too."""
         said: dict[str, Any] = {f"{where}_token_logprobs": [self._token(e.logprob, e.token_id) for e in given]}
-        if any(each.top for each in given):
+        if any(each.top for each in all_given):
             tops = [[self._token(logprob, token_id) for token_id, logprob in each.top] or None for each in given]
             said[f"{where}_top_logprobs"] = tops
         return said
@@ -79,7 +85,7 @@ class NativeStream:
         so_far.texts = ["".join([*so_far.texts, *(part.text for part in parts if isinstance(part, Content))])]
         so_far.ids += token_ids
         so_far.logprobs += logprobs
-        return self._event(index, so_far.texts[0], so_far.ids, self._saying.logprobs("output", so_far.logprobs))
+        return self._event(index, so_far.texts[0], so_far.ids, self._saying.logprobs(so_far.logprobs))
 
     def choice_ends(self, answer: ChoiceAnswer) -> bytes:
         return self._event(answer.index, answer.text, answer.token_ids, _meta_of(answer, self._saying))
@@ -111,8 +117,4 @@ class NativeWhole:
 
 
 def _meta_of(answer: ChoiceAnswer, saying: NativeSaying) -> dict[str, Any]:
-    return (
-        saying.ended(answer)
-        | saying.logprobs("input", answer.prompt_logprobs)
-        | saying.logprobs("output", answer.logprobs)
-    )
+    return saying.ended(answer) | saying.logprobs(answer.logprobs, answer.prompt_logprobs)

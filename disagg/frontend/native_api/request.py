@@ -27,7 +27,7 @@ RENAMED = {"max_new_tokens": "max_tokens", "min_new_tokens": "min_tokens", "samp
 NAMES = {"prompt": "text", **{ours: f"sampling_params.{theirs}" for theirs, ours in RENAMED.items()}}
 NAMES |= {"logprobs": "top_logprobs_num", **{name: f"sampling_params.{name}" for name in SAME}}
 BESIDE = frozenset({"return_logprob", "logprob_start_len", "top_logprobs_num", "return_text_in_logprobs"})
-_COMPLETIONS_ALONE = COMPLETION - {"model", "stream"}
+_COMPLETIONS_ALONE = COMPLETION - {"model", "lora_path", "stream"}
 UNREAD = frozenset({"log_metrics", "labels", "conversation_id", "custom_labels", "return_bytes"})
 
 
