@@ -15,6 +15,8 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import msgspec
+
 from disagg.coordinator.deadlines import DeadlineTimer
 from disagg.coordinator.legs import DecodeLeg, EmbeddingLeg, Leg, LegOnTrial, TokenBatch
 from disagg.coordinator.limits import Limits
@@ -104,6 +106,10 @@ class Attempt:
         request.try_since_s = now_s
         prompt, leg_id = m.pack_ids(request.prompt_ids), f"{request.id}{self._try:02x}"
         del request.logprobs[len(request.emitted_ids) :]  # of tokens that the last try could not hand out
+        given, wanted = request.given, None
+        if given is not None:
+            given.drop_given()
+            wanted = msgspec.structs.replace(given.wanted, emitted=len(request.emitted_ids))
         if request.emitted_ids:
             prompt += m.pack_ids(request.emitted_ids)
         bootstrap = None
@@ -128,6 +134,8 @@ class Attempt:
                 asks=leg.role.asks(asks),
                 embeds=request.embeds,
                 second_at=request.second_at,
+                text=wanted,
+                on_text=None if wanted is None else leg.on_text,
                 adapter=request.adapter,
             )
         self.decode.is_held = request.lacks_prompt_logprobs
@@ -219,6 +227,10 @@ class Attempt:
     def on_stage(self, name: str) -> None:
         if not self.is_closed and advance_to_stage(self.request, name, self._shared.now_s()):
             self._deadline.watch()
+
+    def on_token_bytes(self, token_bytes: dict[int, bytes]) -> None:
+        if token_bytes and self.request.given is not None:
+            self.request.given.give_bytes(token_bytes)
 
     def on_prompt_logprobs(self, logprobs: list[m.TokenLogprobs]) -> None:
         if not self.is_closed and self.request.lacks_prompt_logprobs:

@@ -17,6 +17,7 @@ from disagg.plane.messages import LegEnd, TokenLogprobs
 from disagg.roles import Role
 from disagg.routing.endpoints import RankId
 from disagg.sampling import GRAMMARS
+from disagg.tokenizer.given_text import GivenText
 
 FinishReason = Literal["stop", "length"]
 
@@ -103,6 +104,7 @@ class Request:
     second_at: int = 0  # where the second text of a pair begins in `prompt_ids`; 0: there is none
     adapter: str = ""  # of its legs; empty: the model as it is
     embedding: bytes = b""  # what came: float32, little-endian
+    given: GivenText | None = None  # the same as `text`, where hosts say the text of the tokens
 
     def add(self, token_ids: list[int], now_s: float) -> str:
         """Adds new tokens; returns the text that may be shown because of them."""

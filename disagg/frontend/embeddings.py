@@ -1,7 +1,7 @@
 """POST /v1/embeddings, /v1/classify, /v1/rerank and /v1/score: each input of a body is a request of its own.
 
 Way:   Exchange -> [Embeddings.answer] -> Backend.run for each input, AT_ONCE at a time -> vector_answers.py
-In:    one exchange; the backend, the codec, the readers of long bodies
+In:    one exchange; the backend, the tokenizer
 Out:   one answer, its entries in the order of the inputs
 Owns:  the tasks that run the inputs: the first failure, or the client's leaving, ends them all
 Fails: BadRequest where the deployment has no embedding engines, or its model no head for what is asked; what the first
@@ -25,12 +25,11 @@ from disagg.frontend.body import check_encoding
 from disagg.frontend.exchange import Exchange
 from disagg.frontend.inputs import InputKind, InputsRequest, check_held
 from disagg.frontend.parameters import check_headers
-from disagg.frontend.readers import Readers
 from disagg.frontend.responses import encode
+from disagg.frontend.tokenization import Tokenization, known
 from disagg.frontend.unknown_fields import HEADER, header_of
-from disagg.models.heads import head_of
+from disagg.models.heads import Head
 from disagg.plane.messages import unpack_floats
-from disagg.tokenizer.codec import Codec
 
 AT_ONCE = 64  # inputs of one body: engines have full batches, and a large body leaves room in the queue to others
 T = TypeVar("T")
@@ -42,15 +41,13 @@ class Embeddings:
     def __init__(
         self,
         backend: Backend,
-        codec: Codec,
-        readers: Readers,
+        tokenization: Tokenization,
         body_limit_bytes: int,
         running: dict[str, Sequence[Request]],
     ) -> None:
         """`running`: where all requests of an answer are found by its id."""
-        self._backend, self._codec, self._readers, self._running = backend, codec, readers, running
+        self._backend, self._tokenization, self._running = backend, tokenization, running
         self._body_limit_bytes = body_limit_bytes
-        self._head = head_of(codec.folder)
 
     async def answer(self, exchange: Exchange, kind: InputKind, owner: bytes) -> None:
         """`owner` may see and cancel the request; cancelling it by its id ends all inputs."""
@@ -60,8 +57,8 @@ class Embeddings:
         with exchange.while_connected():
             check_headers(exchange.request_headers)
             check_encoding(exchange)
-            self._check_deployment(kind)
-            asked = await self._readers.read(await exchange.call.body(self._body_limit_bytes), kind)
+            await self._check_deployment(kind)
+            asked = await self._tokenization.read(await exchange.call.body(self._body_limit_bytes), kind)
             assert isinstance(asked, InputsRequest)
             if asked.ignored:
                 exchange.answer_headers.append((HEADER, header_of(asked.ignored)))
@@ -121,10 +118,15 @@ class Embeddings:
         request.mark("tokenised", time.monotonic())
         return request
 
-    def _check_deployment(self, kind: InputKind) -> None:
+    @property
+    def _head(self) -> Head:
+        return known(self._tokenization).head
+
+    async def _check_deployment(self, kind: InputKind) -> None:
         if not self._backend.embeds:
             what = "this deployment has no embedding engines; an operator would add a pool under `embedding`"
             raise BadRequest(None, "no_embedding_pool", what)
+        await self._tokenization.ready()
         if kind != "embd" and not self._head.scores:
             what = f"'{self._backend.model_name}' has no head that scores (…ForSequenceClassification, …ForRewardModel)"
             raise BadRequest("model", "no_scoring_head", f"{what}; use /v1/embeddings")

@@ -1,7 +1,7 @@
 """POST /v1/chat/completions, /v1/completions and their kin: from the body's bytes to the last byte of the answer.
 
 Way:   Exchange -> [Generations.answer] -> Backend.run for each sample, with sinks that bring tokens back
-In:    one exchange; the backend, the codec, the model's parsers
+In:    one exchange; the backend, the tokenizer and the model's parsers
 Out:   an answer in the words of its API (forms.py), whole or as server-sent events
 Owns:  the task that runs the requests: it is cancelled when the client leaves, and with it all legs; the conversations
        that `previous_response_id` may go on with
@@ -26,18 +26,16 @@ from disagg.frontend.choices import Stream, StreamedChoice, WholeChoice
 from disagg.frontend.exchange import Exchange
 from disagg.frontend.forms import FORMS, response_head
 from disagg.frontend.parameters import check_headers
-from disagg.frontend.parsing import Parsing
 from disagg.frontend.parts import ChoiceAnswer
-from disagg.frontend.readers import Readers
 from disagg.frontend.reading import Read, with_earlier
 from disagg.frontend.request_body import CompletionRequest
 from disagg.frontend.responses_api import ResponseStore, conversation
 from disagg.frontend.samples import likeliest, requests_of, run_samples
 from disagg.frontend.sinks import Chunks
+from disagg.frontend.tokenization import Tokenization
 from disagg.frontend.tokenizing import Answered
 from disagg.frontend.unknown_fields import HEADER, header_of
 from disagg.sampling import GRAMMARS
-from disagg.tokenizer.codec import Codec
 
 CLIENT_ID_CHARACTERS_MAX = 128
 
@@ -51,12 +49,9 @@ class _Previous(msgspec.Struct):
 class Generations:
     """Answers completion requests of a frontend. `body_limit_bytes`: of a request's body; a longer one gets 413."""
 
-    def __init__(
-        self, backend: Backend, codec: Codec, parsing: Parsing, body_limit_bytes: int, *, refuses_unknown: bool
-    ) -> None:
-        self._backend, self._codec, self._parsing = backend, codec, parsing
+    def __init__(self, backend: Backend, tokenization: Tokenization, body_limit_bytes: int) -> None:
+        self._backend, self._tokenization = backend, tokenization
         self._body_limit_bytes = body_limit_bytes
-        self.readers = Readers(codec, lambda: backend.served, refuses_unknown=refuses_unknown)
         self._responses = ResponseStore()
         self.running: dict[str, Sequence[Request]] = {}  # answers of several samples, by the id that their clients know
 
@@ -108,7 +103,7 @@ class Generations:
         body = await exchange.call.body(self._body_limit_bytes)
         if endpoint == "responses":
             body = with_earlier(body, self._earlier(body, owner))
-        asked = await self.readers.read(body, endpoint)
+        asked = await self._tokenization.read(body, endpoint)
         if asked.ignored:
             exchange.answer_headers.append((HEADER, header_of(asked.ignored)))
         return asked
@@ -124,9 +119,9 @@ class Generations:
         return self._responses.messages(owner, previous) if isinstance(previous, str) else []
 
     def _answering(self, exchange: Exchange, asked: CompletionRequest, owner: bytes, received_at_s: float) -> Answering:
-        asking = None
-        if asked.tool_use.is_active or not (self._parsing.is_idle or asked.api in ("text", "generate")):
-            asking = self._parsing.ask(asked.tool_use, asked.talk)
+        asking, parsing = None, self._tokenization.parsing
+        if asked.tool_use.is_active or not (parsing.is_idle or asked.api in ("text", "generate")):
+            asking = parsing.ask(asked.tool_use, asked.talk)
             constrains = asking.sampling.keys() & GRAMMARS
             if constrains and "min_new_tokens" in asked.sampling:
                 what = "'min_tokens' beside a required call: a call that is complete could not end; leave out one"
@@ -138,17 +133,16 @@ class Generations:
                 shows_special=asked.shows_special or asking.keeps_special_tokens,
             )
         _refuse_ignored(asked, self._backend)
-        requests = requests_of(asked, self._backend, self._codec, exchange.request_id, owner, received_at_s)
+        requests = requests_of(asked, self._backend, self._tokenization, exchange.request_id, owner, received_at_s)
         self._note(exchange, requests)
         return Answering(
             asked,
             requests,
-            self._codec,
+            self._tokenization,
             asked.model,
             owner,
             received_at_s,
             int(time.time()),
-            self._parsing,
             asking,
         )
 
@@ -167,7 +161,7 @@ class Generations:
             exchange, form, len(requests), answering.usage, lambda answer: self._choice_ended(answering, answer)
         )
         sinks = [
-            StreamedChoice(stream, index, request, answering.parser(), answering.echo(request), answering.is_mute)
+            StreamedChoice(stream, index, request, answering.parser(), answering.echo(index), answering.is_mute)
             for index, request in enumerate(requests)
         ]
         await run_samples(self._backend, list(zip(requests, sinks, strict=True)), asked.best_of)
@@ -175,7 +169,7 @@ class Generations:
     async def _whole(self, exchange: Exchange, answering: Answering) -> None:
         asked, requests = answering.asked, answering.requests
         sinks = [
-            WholeChoice(index, request, answering.parser, answering.echo(request) or "", answering.is_mute)
+            WholeChoice(index, request, answering.parser, answering.echo(index) or "", answering.is_mute)
             for index, request in enumerate(requests)
         ]
         await run_samples(self._backend, list(zip(requests, sinks, strict=True)), asked.best_of)

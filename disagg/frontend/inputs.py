@@ -8,7 +8,7 @@ Fails: BadRequest, naming the parameter; a text is never cut to fit
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
@@ -16,7 +16,9 @@ from disagg.adapters import Served
 from disagg.fields import Body, boolean, integer, refuse, required, token_ids, wrong_type
 from disagg.frontend.parameters import check_names
 from disagg.frontend.request_body import check_model
-from disagg.tokenizer.codec import Codec
+
+if TYPE_CHECKING:
+    from disagg.tokenizer.codec import Codec
 
 InputKind = Literal["embd", "clas", "rank", "scor"]
 

@@ -8,12 +8,14 @@ Fails: BadRequest, naming the parameter
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from disagg.fields import Body, boolean, integer, refuse, required, typed
 from disagg.frontend.messages import messages_of
 from disagg.frontend.template_variables import template_variables
-from disagg.tokenizer.codec import Codec
+
+if TYPE_CHECKING:
+    from disagg.tokenizer.codec import Codec
 
 TRUNCATE = "truncate_prompt_tokens"
 WHOLE_CONTEXT = -1

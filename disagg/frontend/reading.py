@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
@@ -38,7 +38,9 @@ from disagg.frontend.tokenizing import Answered, read_detokenize, read_tokenize
 from disagg.frontend.tool_choice import tool_use_of
 from disagg.frontend.unknown_fields import take_unknown
 from disagg.sampling import INT32_MAX
-from disagg.tokenizer.codec import Codec
+
+if TYPE_CHECKING:
+    from disagg.tokenizer.codec import Codec
 
 T = TypeVar("T")
 # What may run in the event loop: below an engine's step of some 5 ms, whatever it holds.
@@ -52,8 +54,9 @@ SHORT_BRACES = 500  # a message without content is 28 bytes, and costs as much a
 Read = CompletionRequest | InputsRequest | Answered  # what a reader can send back: structs with tags
 
 
-def is_short(data: bytes, codec: Codec, endpoint: str = "text") -> bool:
-    limit_bytes = SHORT_BYTES if codec.encoder.is_fast else SHORT_BYTES_SLOW
+def is_short(data: bytes, is_fast: bool, endpoint: str = "text") -> bool:
+    """`is_fast`: see disagg/tokenizer/encoder.py."""
+    limit_bytes = SHORT_BYTES if is_fast else SHORT_BYTES_SLOW
     if endpoint in PAIRED:
         limit_bytes = SHORT_BYTES_PAIRED
     if len(data) > limit_bytes or data.count(b"{") > SHORT_BRACES:
@@ -74,6 +77,9 @@ def read(data: bytes, endpoint: str, served: Served, codec: Codec, *, refuses_un
         asked: Read = _responses(body, earlier, served, codec)
     else:
         asked = READINGS[endpoint](body, served, codec)
+    if isinstance(asked, CompletionRequest) and asked.echo:
+        texts = [codec.text_of(prompt_ids, skip_special_tokens=True) for prompt_ids in asked.prompts]
+        asked = msgspec.structs.replace(asked, prompt_texts=texts)
     return msgspec.structs.replace(asked, ignored=ignored) if ignored else asked
 
 

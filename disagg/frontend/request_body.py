@@ -52,6 +52,7 @@ class CompletionRequest(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     prompt_logprobs_from: int | None = None  # the first token of the prompt whose logprob is asked for
     tool_use: ToolUse = ToolUse()
     talk: Talk = Talk()
+    prompt_texts: list[str] = []  # where the answer echoes them
     ignored: list[str] = []  # fields of the body that nobody here knows
     said: dict[str, Any] = {}  # what else this API's answer repeats or depends on
     constrained_by: str = ""  # the field that says what the answer must look like; `sampling` has it for the engine

@@ -20,8 +20,9 @@ from disagg.fields import refuse
 from disagg.frontend.backend import Backend
 from disagg.frontend.parts import ChoiceAnswer
 from disagg.frontend.request_body import SAMPLES_MAX, CompletionRequest, refuse_too_long
-from disagg.tokenizer.codec import Codec
-from disagg.tokenizer.text import text_stream
+from disagg.frontend.text_facts import TextFacts
+from disagg.frontend.tokenization import Tokenization, known
+from disagg.tokenizer.given_text import GivenText
 
 FOLLOWS_TOKENS = 256  # of a prompt this long the further samples wait until the first one has read it
 PROMPT_LOGPROBS_MAX = 1 << 19  # of all samples: some 7 MB, and half a second of the event loop
@@ -33,14 +34,19 @@ class Begins(Sink, Protocol):
 
 
 def requests_of(
-    asked: CompletionRequest, backend: Backend, codec: Codec, request_id: str, owner: bytes, received_at_s: float
+    asked: CompletionRequest,
+    backend: Backend,
+    tokenization: Tokenization,
+    request_id: str,
+    owner: bytes,
+    received_at_s: float,
 ) -> list[Request]:
     """`best_of` requests for each prompt, prompt by prompt; the first one has `request_id`. Raises BadRequest."""
-    count = len(asked.prompts) * asked.best_of
+    count, facts = len(asked.prompts) * asked.best_of, known(tokenization)
     if count > SAMPLES_MAX:
         what = f"{len(asked.prompts)} prompts, each {asked.best_of} times, are {count} samples; at most {SAMPLES_MAX}"
         refuse(asked.source, "too_many_samples", f"{what} are allowed in a request")
-    lengths = [_output_tokens(asked, prompt_ids, backend, codec) for prompt_ids in asked.prompts]
+    lengths = [_output_tokens(asked, prompt_ids, backend, facts) for prompt_ids in asked.prompts]
     if count > 1 and sum(lengths) * asked.best_of > OUTPUT_TOKENS_MAX:
         what = (
             f"{count} samples may have {sum(lengths) * asked.best_of} tokens together; {OUTPUT_TOKENS_MAX} are allowed"
@@ -56,23 +62,21 @@ def requests_of(
         refuse("min_tokens", "integer_above_max_value", what)
     # SGLang looks for no stop token at all where end tokens are ignored.
     ignores_ends = bool(asked.sampling.get("ignore_eos"))
-    end_ids = frozenset() if ignores_ends else codec.end_ids.union(asked.sampling.get("stop_token_ids", ()))
+    end_ids = frozenset() if ignores_ends else facts.end_ids.union(asked.sampling.get("stop_token_ids", ()))
     requests: list[Request] = []
     for prompt_ids, max_tokens in zip(asked.prompts, lengths, strict=True):
         for sample in range(asked.best_of):
+            text = tokenization.answer_text(
+                asked.stop, end_ids, shows_stop=asked.shows_stop, shows_special=asked.shows_special
+            )
             requests.append(
                 Request(
                     id=backend.new_request_id() if requests else request_id,
                     prompt_ids=prompt_ids,
                     sampling=_sampling(asked.sampling, sample),
                     max_tokens=max_tokens,
-                    text=text_stream(
-                        codec.texts,
-                        asked.stop,
-                        end_ids,
-                        shows_stop=asked.shows_stop,
-                        shows_special=asked.shows_special,
-                    ),
+                    text=text,
+                    given=text if isinstance(text, GivenText) else None,
                     received_at_s=received_at_s,
                     end_ids=end_ids,
                     owner=owner,
@@ -153,11 +157,11 @@ def _asks(asked: CompletionRequest, prompt_tokens: int) -> dict[str, Any]:
     return asks
 
 
-def _output_tokens(asked: CompletionRequest, prompt_ids: list[int], backend: Backend, codec: Codec) -> int:
+def _output_tokens(asked: CompletionRequest, prompt_ids: list[int], backend: Backend, facts: TextFacts) -> int:
     """How many tokens the answer may have. Raises BadRequest for what no engine could hold."""
     prompt_tokens, held = len(prompt_ids), backend.request_tokens_max
-    limit = min(codec.context_length, held) if held else codec.context_length
-    whose = "the model's context" if limit == codec.context_length else "what the engines here can hold"
+    limit = min(facts.context_length, held) if held else facts.context_length
+    whose = "the model's context" if limit == facts.context_length else "what the engines here can hold"
     if prompt_tokens >= limit:
         refuse_too_long(asked.source, prompt_tokens, limit, whose)
     if asked.max_tokens is None:

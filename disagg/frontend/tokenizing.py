@@ -8,7 +8,7 @@ Fails: BadRequest, naming the parameter; for more than TOKENS_MAX tokens, too
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -19,7 +19,9 @@ from disagg.frontend.prompts import chat_ids_of
 from disagg.frontend.request_body import check_model
 from disagg.frontend.responses import encode
 from disagg.frontend.tool_choice import tool_use_of
-from disagg.tokenizer.codec import Codec
+
+if TYPE_CHECKING:
+    from disagg.tokenizer.codec import Codec
 
 BATCH_MAX = 1024  # texts, or lists of ids, of one body
 TOKENS_MAX = 1 << 17  # of one body, or the model's context where that is more: an answer has a hundred bytes for each
