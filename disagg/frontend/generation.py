@@ -76,6 +76,7 @@ class Generations:
             _refuse_without_engines(self._backend)
             asked = await self._read(exchange, endpoint, owner)
             assert isinstance(asked, CompletionRequest)
+            await self._parsing.load(asked.tool_use)
             answering = self._answering(exchange, asked, owner, received_at_s)
             self.running[answering.id] = answering.requests
             try:
@@ -135,6 +136,7 @@ class Generations:
                 sampling={**asked.sampling, **asking.sampling},
                 constrained_by=asked.constrained_by or ("tool_choice" if constrains else ""),
                 shows_special=asked.shows_special or asking.keeps_special_tokens,
+                stop=tuple(dict.fromkeys(asked.stop + asking.stop)),
             )
         _refuse_ignored(asked, self._backend)
         requests = requests_of(asked, self._backend, self._codec, exchange.request_id, owner, received_at_s)

@@ -8,6 +8,7 @@ Fails: BadRequest for tools that nothing here reads, and for a call that is requ
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,8 +19,11 @@ from disagg.frontend.output_parser import ParsingPlan, call_ids
 from disagg.frontend.reasoning_tokens import ReasoningTokens
 from disagg.frontend.talk import Talk
 from disagg.frontend.tool_choice import ToolUse
+from disagg.models.hub_config import HubConfig
+from disagg.models.text_files import read_object
 from disagg.reasoning_end import after_reasoning
 from disagg.sglang.parsers.constraint import ToolConstraint, tool_constraint
+from disagg.sglang.parsers.light_import import are_loaded, sglang_parsers
 from disagg.sglang.parsers.reasoning import Asked, ReasoningReaders
 from disagg.sglang.parsers.setup import ParserSetup, set_up
 from disagg.sglang.parsers.tools import ToolReaders
@@ -36,6 +40,7 @@ class Asking:
     sampling: Mapping[str, Any]
     require_reasoning: bool
     keeps_special_tokens: bool
+    stop: tuple[str, ...] = ()  # beside the client's own stop strings
 
 
 class Parsing:
@@ -68,7 +73,13 @@ class Parsing:
             sampling=constraint.sampling | self._waits_for_reasoning(is_thinking, constraint, talk),
             require_reasoning=is_thinking,
             keeps_special_tokens=use.is_active or (setup.marks is not None and setup.marks.keeps_special_tokens),
+            stop=(setup.call_stop,) if use.is_active and setup.call_stop else (),
         )
+
+    async def load(self, use: ToolUse) -> None:
+        """Before `ask`, where this request is the first that needs SGLang's parsers: they are imported in a thread."""
+        if use.is_active and not are_loaded():
+            await asyncio.to_thread(sglang_parsers)
 
     def reasoning_tokens(self, asking: Asking) -> ReasoningTokens:
         """Of one choice."""
@@ -110,8 +121,9 @@ NO_PARSERS = Parsing(ParserSetup())
 def parsing_of(tool_parser: str | None, reasoning_parser: str | None, codec: Codec) -> Parsing:
     """Of a frontend, at its start: without parsers nothing of SGLang is imported."""
     template = codec.template.source if codec.template is not None else None
+    architecture = HubConfig.of("config.json", read_object(codec.folder / "config.json")).architecture
     try:
-        setup = set_up(tool_parser, reasoning_parser, template, codec.encoder.added_tokens())
+        setup = set_up(tool_parser, reasoning_parser, template, codec.encoder.added_tokens(), architecture)
     except (ImportError, ValueError) as error:
         would_do = "set model.tool_call_parser and model.reasoning_parser to names that it has, or leave them out"
         raise StartError("model", str(error), would_do) from error
