@@ -32,7 +32,7 @@ from disagg.frontend.readers import Readers
 from disagg.frontend.reading import Read, with_earlier
 from disagg.frontend.request_body import CompletionRequest
 from disagg.frontend.responses_api import ResponseStore, conversation
-from disagg.frontend.samples import likeliest, requests_of, run_samples
+from disagg.frontend.samples import likeliest, requests_of, run_samples, shorten_logprobs
 from disagg.frontend.sinks import Chunks
 from disagg.frontend.tokenizing import Answered
 from disagg.frontend.unknown_fields import HEADER, header_of
@@ -183,8 +183,10 @@ class Generations:
         answers = [_answer_of(sink) for sink in sinks]
         for answer in answers:
             self._choice_ended(answering, answer)
-        form = FORMS[asked.api].whole(answering)
-        await exchange.answer(200, form.whole(likeliest(answers, asked), answering.usage()))
+        form, chosen = FORMS[asked.api].whole(answering), likeliest(answers, asked)
+        for answer in chosen:
+            shorten_logprobs(answer, asked)
+        await exchange.answer(200, form.whole(chosen, answering.usage()))
 
     def _choice_ended(self, answering: Answering, answer: ChoiceAnswer) -> None:
         answering.note_end(answer.index)
@@ -217,7 +219,7 @@ def _refuse_ignored(asked: CompletionRequest, backend: Backend) -> None:
     if sampling.get("temperature") != 0 and sampling.get("top_k") != 1:
         names = {"seed": sampling.get("sampling_seed") is not None, "min_p": bool(sampling.get("min_p"))}
     names |= {"grammar": asked.constrained_by, "min_tokens": "min_new_tokens" in sampling}
-    names |= {"stop_regex": "stop_regex" in sampling}
+    names |= {"stop_regex": "stop_regex" in sampling, "token_ids_logprob": asked.chosen_ids}
     if not any(names.values()):
         return
     ignored = backend.ignored

@@ -124,8 +124,11 @@ def _generate(body: Body, model: str, codec: Codec) -> CompletionRequest:
     completion = native_api.completion_body(body)
     said = {"is_list": native_api.is_list(completion), "with_texts": with_texts}
     completion.setdefault("model", model)
+    chosen = native_api.chosen_ids(body, codec.vocabulary)
     asked = _in_words_of(native_api.own_words, lambda: _completion(completion, model, codec, {}))
-    return msgspec.structs.replace(asked, api="generate", said=said, prompt_logprobs_from=prompt_from)
+    return msgspec.structs.replace(
+        asked, api="generate", said=said, prompt_logprobs_from=prompt_from, chosen_ids=chosen
+    )
 
 
 def _responses(body: Body, earlier: list[dict[str, Any]], model: str, codec: Codec) -> CompletionRequest:

@@ -309,7 +309,7 @@ class Rank:
     def _transferred(self, leg: RankLeg, token: int, transfer_s: float) -> None:
         if leg.at is At.TRANSFERRING:
             leg.stats["transfer_end"] = self._now_s()
-            leg.put([token])
+            leg.put([token], takes_kv=False)
             self.end(leg, "stop" if token == EOS else "length")
 
     # decode
@@ -378,7 +378,7 @@ class Rank:
 
     def _send(self, leg: RankLeg, ids: list[int]) -> None:
         leg.sent_tokens += len(ids)
-        leg.put(ids)
+        leg.put(ids, takes_kv=self.model.role is Role.DECODE)
         if ids[-1] == EOS and not leg.ignore_eos:
             self.end(leg, "stop")
         elif leg.sent_tokens >= leg.tokens_wanted:

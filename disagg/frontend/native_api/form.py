@@ -53,6 +53,9 @@ class NativeSaying:
         if any(each.top for each in given):
             tops = [[self._token(logprob, token_id) for token_id, logprob in each.top] or None for each in given]
             said[f"{where}_top_logprobs"] = tops
+        if any(each.chosen for each in given):
+            rows = [[self._token(logprob, token_id) for token_id, logprob in each.chosen] or None for each in given]
+            said[f"{where}_token_ids_logprobs"] = rows
         return said
 
     def _token(self, logprob: float | None, token_id: int) -> tuple[float | None, int, str | None]:
