@@ -39,6 +39,8 @@ from disagg.frontend.unknown_fields import HEADER, header_of
 from disagg.tokenizer.codec import Codec
 
 CLIENT_ID_CHARACTERS_MAX = 128
+# Of "_" and of small letters: JSON may write a name so. No client is known that does, and no text has them by chance.
+NAME_ESCAPES = (rb"\u005f", rb"\u005F", rb"\u006", rb"\u007")
 
 
 class _Previous(msgspec.Struct):
@@ -115,7 +117,7 @@ class Generations:
 
     def _earlier(self, body: bytes, owner: bytes) -> list[dict[str, Any]]:
         """The conversation that a Responses body goes on with."""
-        if b"previous_response_id" not in body:
+        if b"previous_response_id" not in body and not any(escape in body for escape in NAME_ESCAPES):
             return []
         try:
             previous = msgspec.json.decode(body.removeprefix(UTF_8_MARK), type=_Previous).previous_response_id
