@@ -10,8 +10,10 @@ Fails: BadRequest and other RequestErrors, before or after the answer's head: it
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import msgspec
@@ -59,6 +61,7 @@ class Generations:
         self._body_limit_bytes = body_limit_bytes
         self.readers = Readers(codec, backend.model_name, refuses_unknown=refuses_unknown)
         self._responses = ResponseStore()
+        self._parsing_thread: ThreadPoolExecutor | None = None  # one: the loop gets its half of the interpreter
         self.running: dict[str, Sequence[Request]] = {}  # answers of several samples, by the id that their clients know
 
     def cancel(self, answer_id: str) -> bool:
@@ -182,7 +185,7 @@ class Generations:
             for index, request in enumerate(requests)
         ]
         await run_samples(self._backend, list(zip(requests, sinks, strict=True)), asked.best_of)
-        answers = [_answer_of(sink) for sink in sinks]
+        answers = [await self._answer_of(sink) for sink in sinks]
         for answer in answers:
             self._choice_ended(answering, answer)
         form, chosen = FORMS[asked.api].whole(answering), likeliest(answers, asked)
@@ -190,17 +193,19 @@ class Generations:
             shorten_logprobs(answer, asked)
         await exchange.answer(200, form.whole(chosen, answering.usage()))
 
+    async def _answer_of(self, choice: WholeChoice) -> ChoiceAnswer:
+        if not choice.is_long_to_read:
+            return choice.answer()
+        if self._parsing_thread is None:
+            self._parsing_thread = ThreadPoolExecutor(1, thread_name_prefix="parser")
+        return await asyncio.get_running_loop().run_in_executor(self._parsing_thread, choice.answer)
+
     def _choice_ended(self, answering: Answering, answer: ChoiceAnswer) -> None:
         answering.note_end(answer.index)
         said = answering.asked.said
         if said.get("stores"):
             history = conversation(said["history"], answer)
             self._responses.put(answering.owner, response_head(answering).id, history)
-
-
-def _answer_of(choice: WholeChoice) -> ChoiceAnswer:
-    assert choice.answer is not None, "the answer broke off without a reason"
-    return choice.answer
 
 
 def _refuse_without_engines(backend: Backend) -> None:
