@@ -23,15 +23,12 @@ from disagg.coordinator.request import NoText, Request
 from disagg.coordinator.sink import Nowhere
 from disagg.errors import BadRequest, LegLost
 from disagg.fields import refuse
-from disagg.frontend import vector_answers
+from disagg.frontend import receiving, vector_answers
 from disagg.frontend.backend import Backend
-from disagg.frontend.body import check_encoding
 from disagg.frontend.exchange import Exchange
 from disagg.frontend.inputs import InputKind, InputsRequest, check_held
-from disagg.frontend.parameters import check_headers
 from disagg.frontend.readers import Readers
 from disagg.frontend.responses import encode
-from disagg.frontend.unknown_fields import HEADER, header_of
 from disagg.models.heads import head_of
 from disagg.plane.messages import unpack_floats
 from disagg.tokenizer.codec import Codec
@@ -58,17 +55,13 @@ class Embeddings:
 
     async def answer(self, exchange: Exchange, kind: InputKind, owner: bytes) -> None:
         """`owner` may see and cancel the request; cancelling it by its id ends all inputs."""
-        received_at_s = time.monotonic()
-        exchange.request_id = self._backend.new_request_id()
-        exchange.answer_headers.append((b"x-request-id", exchange.request_id.encode()))
+        received_at_s = receiving.name(exchange, self._backend)
         with exchange.while_connected():
-            check_headers(exchange.request_headers)
-            check_encoding(exchange)
+            receiving.check_head(exchange)
             self._check_deployment(kind)
             asked = await self._readers.read(await exchange.call.body(self._body_limit_bytes), kind)
             assert isinstance(asked, InputsRequest)
-            if asked.ignored:
-                exchange.answer_headers.append((HEADER, header_of(asked.ignored)))
+            receiving.tell_ignored(exchange, asked.ignored)
             by_tokens = self._is_by_tokens(kind, asked)
             self._check(asked, by_tokens=by_tokens)
             rest = range(len(asked.prompts) - 1)

@@ -21,13 +21,13 @@ import msgspec
 from disagg.coordinator.request import GRAMMARS, Request
 from disagg.errors import BadRequest
 from disagg.fields import refuse
+from disagg.frontend import receiving
 from disagg.frontend.answering import Answering
 from disagg.frontend.backend import Backend
-from disagg.frontend.body import UTF_8_MARK, check_encoding
+from disagg.frontend.body import UTF_8_MARK
 from disagg.frontend.choices import Stream, StreamedChoice, WholeChoice
 from disagg.frontend.exchange import Exchange
 from disagg.frontend.forms import FORMS, response_head
-from disagg.frontend.parameters import check_headers
 from disagg.frontend.parsing import Parsing
 from disagg.frontend.parts import ChoiceAnswer
 from disagg.frontend.readers import Readers
@@ -37,7 +37,6 @@ from disagg.frontend.responses_api import ResponseStore, conversation
 from disagg.frontend.samples import likeliest, requests_of, run_samples, shorten_logprobs
 from disagg.frontend.sinks import Chunks
 from disagg.frontend.tokenizing import Answered
-from disagg.frontend.unknown_fields import HEADER, header_of
 from disagg.tokenizer.codec import Codec
 
 CLIENT_ID_CHARACTERS_MAX = 128
@@ -72,12 +71,9 @@ class Generations:
 
     async def answer(self, exchange: Exchange, endpoint: str, owner: bytes) -> None:
         """`endpoint`: a row of READINGS that makes a CompletionRequest. `owner` may see and cancel the request."""
-        received_at_s = time.monotonic()
-        exchange.request_id = self._backend.new_request_id()
-        exchange.answer_headers.append((b"x-request-id", exchange.request_id.encode()))
+        received_at_s = receiving.name(exchange, self._backend)
         with exchange.while_connected():
-            check_headers(exchange.request_headers)
-            check_encoding(exchange)
+            receiving.check_head(exchange)
             _refuse_without_engines(self._backend)
             asked = await self._read(exchange, endpoint, owner)
             assert isinstance(asked, CompletionRequest)
@@ -102,8 +98,7 @@ class Generations:
     async def answer_here(self, exchange: Exchange, endpoint: str) -> None:
         """For what no engine is asked: `endpoint` is a row of READINGS that makes an Answered."""
         with exchange.while_connected():
-            check_headers(exchange.request_headers)
-            check_encoding(exchange)
+            receiving.check_head(exchange)
             answered = await self._read(exchange, endpoint)
             assert isinstance(answered, Answered)
             await exchange.answer(200, answered.body)
@@ -114,8 +109,7 @@ class Generations:
         if endpoint == "responses":
             body = with_earlier(body, self._earlier(body, owner))
         asked = await self.readers.read(body, endpoint)
-        if asked.ignored:
-            exchange.answer_headers.append((HEADER, header_of(asked.ignored)))
+        receiving.tell_ignored(exchange, asked.ignored)
         return asked
 
     def _earlier(self, body: bytes, owner: bytes) -> list[dict[str, Any]]:

@@ -82,13 +82,14 @@ def with_earlier(body: bytes, earlier: list[dict[str, Any]]) -> bytes:
     return b"%d\n%b%b" % (len(said), said, body)
 
 
-def _chat(body: Body, model: str, codec: Codec) -> CompletionRequest:
-    body = check_names(body, CHAT)
+def _chat(body: Body, model: str, codec: Codec, *, is_counted: bool = False) -> CompletionRequest:
+    """`is_counted`: of a prompt that is counted alone, which may be longer than the model's context."""
+    body, limit = check_names(body, CHAT), INT32_MAX if is_counted else codec.context_length
     check_model(body, model)
     required(body, "messages")
     fields, use = other_fields(body, codec.sampling_defaults, codec.vocabulary, is_chat=True), tool_use_of(body)
     kept = kept_of(body, codec.context_length, fields["max_tokens"] or 1)
-    prompt_ids = _kept(chat_ids_of(body, codec, use.shown), kept, "messages", codec.context_length)
+    prompt_ids = _kept(chat_ids_of(body, codec, limit, use.shown), kept, "messages", limit)
     talk = talk_of(body, is_constrained=bool(fields["constrained_by"]))
     return CompletionRequest(api="chat", source="messages", prompts=[prompt_ids], tool_use=use, talk=talk, **fields)
 
@@ -148,7 +149,7 @@ def _messages(body: Body, model: str, codec: Codec) -> CompletionRequest:
 
 def _count_tokens(body: Body, model: str, codec: Codec) -> Answered:
     chat = messages_api.chat_body(body, counts=True)
-    asked = _in_words_of(messages_api.own_words, lambda: _chat(chat, model, codec))
+    asked = _in_words_of(messages_api.own_words, lambda: _chat(chat, model, codec, is_counted=True))
     return Answered(messages_api.tokens_counted(len(asked.prompts[0])))
 
 

@@ -89,7 +89,7 @@ def other_fields(
         refuse("best_of", "invalid_value", f"'best_of' is {best_of}; it must be at least 'n', which is {n}")
     if stream and best_of > n:
         refuse("best_of", "invalid_value", "a stream cannot wait for the best answers; leave out 'best_of' or 'stream'")
-    max_tokens, max_tokens_name = _max_tokens(body, least=0 if echo else 1)
+    max_tokens, max_tokens_name = max_tokens_of(body, least=0 if echo else 1)
     include_usage, continuous_usage = _usage_options(body, stream)
     sampling, constraint = sampling_of(body, defaults, vocabulary), constraint_of(body)
     if constraint is not None and "min_new_tokens" in sampling:  # its last token would be forbidden and demanded
@@ -141,7 +141,7 @@ def _prompt_logprobs(body: Body, *, stream: bool, echo: bool) -> int | None:
     return top
 
 
-def _max_tokens(body: Body, least: int) -> tuple[int | None, str]:
+def max_tokens_of(body: Body, least: int) -> tuple[int | None, str]:
     """`max_tokens` is the older name of max_completion_tokens; both together must be equal, else BadRequest."""
     old, new = integer(body, "max_tokens", least, INT32_MAX), integer(body, "max_completion_tokens", least, INT32_MAX)
     if old is not None and new is not None and old != new:
