@@ -21,10 +21,10 @@ $(STAMP): pyproject.toml $(PROFILE)
 demo: setup
 	@$(BIN)/python -m disagg.cli.demo
 
-# Two files at a time but for what has the machine to itself: engines, and clients that measure.
+# Two files at a time but for what has the machine to itself. Engines wait more than they compute.
 test: setup unit
-	$(BIN)/python -m pytest tests -q -n 2 --dist loadfile -m "slow and not engine and not clients and not nodes"
-	$(BIN)/python -m pytest tests -q -m "(engine or clients) and not nodes"
+	$(BIN)/python -m pytest tests -q -n 2 --dist loadfile -m "(slow or engine) and not alone and not clients and not nodes"
+	$(BIN)/python -m pytest tests -q -m "(alone or clients) and not nodes"
 
 # Several nodes on this machine, as network namespaces and SLURM's: needs root, and brings Debian's SLURM.
 test-nodes: setup

@@ -37,6 +37,13 @@ def hotpath(figures: Any) -> Iterator[Row]:
         yield f"tokens/s at full speed, {streams} streams, all on this machine", f"{tokens_s / 1e3:.0f} k", ""
 
 
+def forms(figures: Any) -> Iterator[Row]:
+    plain = figures[0]
+    for cost in figures[1:]:
+        times, early, late = cost["late_us"] / plain["late_us"], cost["early_us"], cost["late_us"]
+        yield f"a token, {cost['form']}", f"{late:.1f} µs", f"{times:.2f} x plain; early in an answer {early:.1f} µs"
+
+
 def engine_host(figures: Any) -> Iterator[Row]:
     short_us, long_us = min(figures["short_us"]), min(figures["long_us"])
     yield (
@@ -101,6 +108,7 @@ PARTS: list[tuple[str, list[str], Rows]] = [
     ("proving", ["benchmarks.proving"], proving),
     ("added_ttft", ["benchmarks.added_ttft", "--json"], added_ttft),
     ("hotpath", ["benchmarks.hotpath", "--quick", "--json"], hotpath),
+    ("forms", ["benchmarks.forms", "--quick", "--json"], forms),
     ("routing", ["benchmarks.routing", "--json"], routing),
     ("engine_host", ["benchmarks.engine_host", "--rounds", "1", "--json"], engine_host),
     ("peers", ["benchmarks.peers", "--quick", "--only", ",".join(("ours", *PEERS)), "--out"], peers),

@@ -1,7 +1,7 @@
 """A whole deployment in front of engines that cost nothing: what is measured then is ours alone.
 
 Real frontend process, real plane over loopback, real registry; prefill and decode StubEngines, each in a process of
-its own (`python -m benchmarks.stub_deployment STEP_MS`), as engine hosts are.
+its own (`python -m benchmarks.stub_deployment STEP_MS IDS`), as engine hosts are.
 """
 
 from __future__ import annotations
@@ -11,10 +11,11 @@ import os
 import secrets
 import sys
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from benchmarks.processes import cpu_s, running, serve, tree
 from disagg.cluster.frontend_process import FrontendProcess
@@ -45,8 +46,9 @@ class StubDeployment:
 
 @asynccontextmanager
 async def stub_deployment(
-    model_path: Path, step_ms: float = 0.0, engines_a_role: int = 1
+    model_path: Path, step_ms: float = 0.0, engines_a_role: int = 1, script: Sequence[int] = (), **front: Any
 ) -> AsyncIterator[StubDeployment]:
+    """`script`: what its engines say, over and over. `front`: what else the frontend is told (FrontendSpec)."""
     secret = secrets.token_bytes(32)
     environment = os.environ | {SECRET_VARIABLE: secret.hex()}
     registry = MemoryRegistry()
@@ -65,6 +67,7 @@ async def stub_deployment(
         number=0,
         stop_s=1.0,
         limits=Limits(),
+        **front,
     )
     frontend = FrontendProcess(spec, environment)
     numbered = [(role, number) for role in (Role.PREFILL, Role.DECODE) for number in range(engines_a_role)]
@@ -74,7 +77,8 @@ async def stub_deployment(
         planes: dict[str, str] = {}
         pids: dict[str, int] = {}
         for role, number in numbered:
-            host = running("benchmarks.stub_deployment", str(step_ms), limit_s=HOST_S, environment=environment)
+            words = (str(step_ms), ",".join(map(str, script)))
+            host = running("benchmarks.stub_deployment", *words, limit_s=HOST_S, environment=environment)
             pid, port = await stack.enter_async_context(host)
             plane = f"127.0.0.1:{port}"
             planes.setdefault(str(role), plane)
@@ -119,12 +123,13 @@ async def _no_drain(_engine_id: str, _restart: bool) -> str | None:
     return "nobody drains a stub"
 
 
-async def _serve(step_ms: float) -> None:
-    server = PlaneServer(StubEngine(step_s=step_ms / 1e3), FACTS, 1, bytes.fromhex(os.environ[SECRET_VARIABLE]))
+async def _serve(step_ms: float, script: list[int]) -> None:
+    engine = StubEngine(step_s=step_ms / 1e3, script=script)
+    server = PlaneServer(engine, FACTS, 1, bytes.fromhex(os.environ[SECRET_VARIABLE]))
     await serve(await server.start("127.0.0.1"))
 
 
 if __name__ == "__main__":
     import uvloop
 
-    uvloop.run(_serve(float(sys.argv[1])))
+    uvloop.run(_serve(float(sys.argv[1]), [int(word) for word in sys.argv[2].split(",") if word]))

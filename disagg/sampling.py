@@ -47,6 +47,7 @@ BIAS_MOST = 100.0
 BIASES_MAX = 1024
 STOP_IDS_MAX = 256
 STOP_PATTERNS_MAX = 4
+GRAMMARS = ("json_schema", "regex", "ebnf", "structural_tag")  # in SGLang's sampling
 TOP_K_MAX = 1 << 30  # SGLang's word for the whole vocabulary; its batch holds 32 bits
 
 

@@ -4,7 +4,8 @@ Way:   coordinator -> [Attempt] -> the two plane clients; decode's tokens come b
        Whichever leg fails first ends both
 Owns:  the reservation (a place on each engine) and the room, until both legs have said their last word
 Fails: `run` raises LegLost (a leg failed), EngineLost (with its engine), Refused (a host has no room), NotAccepted,
-       NotANumber, DeadlineExceeded or Cancelled, after every token that came before; what still runs is aborted
+       NoAdapter, NotANumber, DeadlineExceeded or Cancelled, after every token that came before; what still runs is
+       aborted
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from disagg.errors import (
     DeadlineExceeded,
     EngineLost,
     LegLost,
+    NoAdapter,
     NotAccepted,
     NotANumber,
     Refused,
@@ -39,7 +41,7 @@ from disagg.routing.reservation import Reservation
 
 log = logging.getLogger(__name__)
 
-WOULD_DO = {NotANumber: "try other values", NotAccepted: ""}
+WOULD_DO = {NotANumber: "try other values", NotAccepted: "", NoAdapter: "see /v1/models"}
 LAST_WORD_S = 5.0  # after an abort or a normal end a leg has this long to say its last word
 
 # Looked up once: a member of an Enum's class costs 0.2 µs in Python 3.11.
@@ -112,6 +114,7 @@ class Attempt:
         if asks and not request.lacks_prompt_logprobs:
             asks = {name: value for name, value in asks.items() if name != "logprob_start_len"}
         facts = request.facts
+        facts.adapter = request.adapter or None
         facts.room, facts.prefill, facts.decode = self.room, prefill.id if prefill else None, self.pair.decode.id
         for leg in self._legs:
             tokens = leg.role.new_tokens(request.tokens_left)
@@ -125,6 +128,7 @@ class Attempt:
                 asks=leg.role.asks(asks),
                 embeds=request.embeds,
                 second_at=request.second_at,
+                adapter=request.adapter,
             )
         self.decode.is_held = request.lacks_prefills_word
         self._deadline.watch()
@@ -273,6 +277,8 @@ class Attempt:
         if end.reason == m.REFUSED:
             self.fail(Refused, what)
             endpoint.on_refused()
+        elif end.reason == m.NO_ADAPTER:
+            self.fail(NoAdapter, end.detail)
         elif end.reason == m.INVALID:
             self.fail(NotAccepted, end.detail)
         elif end.reason == m.NOT_A_NUMBER:  # of this request alone, on whichever engine: none is to blame

@@ -80,7 +80,7 @@ class Coordinator:
                 try:
                     await attempt.run()
                 except (LegLost, Refused, DeadlineExceeded) as error:
-                    self._try_again(request, reservation.pair, error)
+                    self._try_again(request, reservation.pair, error, sink)
                 finally:
                     self.attempts.pop(request.id)
         except BaseException as error:
@@ -136,8 +136,9 @@ class Coordinator:
         self.admission.serve()
         self.embedding_admission.serve()
 
-    def _try_again(self, request: Request, pair: Pair, error: LegLost | Refused | DeadlineExceeded) -> None:
-        """Sends the request back to wait for another pair, or raises the error."""
+    def _try_again(self, request: Request, pair: Pair, error: LegLost | Refused | DeadlineExceeded, sink: Sink) -> None:
+        """Sends the request back to wait for another pair, or raises the error. What cannot go on elsewhere begins
+        anew where nobody has heard of it."""
         limits, emitted = self._limits, len(request.emitted_ids)
         again = Event.MIGRATE if emitted else Event.RETRY
         if isinstance(error, Refused):  # by a live engine that is full: no failure, and not counted as one
@@ -158,8 +159,11 @@ class Coordinator:
         if emitted and is_allowed:
             is_allowed = len(request.prompt_ids) + emitted <= limits.migration_tokens_max
             if is_allowed and (why := request.why_it_stays):
-                error.what += f" ({why})"
-                is_allowed = False
+                if sink.forgets():
+                    request.begin_anew()
+                else:
+                    error.what += f" ({why})"
+                    is_allowed = False
         if not is_allowed:
             raise error
         advance(request, again, self._now_s())

@@ -16,6 +16,7 @@ from disagg.coordinator.phases import Phase
 from disagg.plane.messages import LegEnd, TokenLogprobs
 from disagg.roles import Role
 from disagg.routing.endpoints import RankId
+from disagg.sampling import GRAMMARS
 
 FinishReason = Literal["stop", "length"]
 
@@ -32,6 +33,9 @@ class TextSide(Protocol):
     def flush(self) -> str:
         """The text that was held back, at the end of the output."""
 
+    def begin_anew(self) -> None:
+        """Nothing has been pushed."""
+
 
 class NoText:
     """Of a request whose tokens alone are looked at, or which has none."""
@@ -45,6 +49,9 @@ class NoText:
     def flush(self) -> str:
         return ""
 
+    def begin_anew(self) -> None:
+        pass
+
 
 @dataclass(slots=True)
 class Blame:
@@ -56,7 +63,6 @@ class Blame:
     is_cleared: bool = False  # it has run alone since, and done no harm
 
 
-GRAMMARS = ("json_schema", "regex", "ebnf", "structural_tag")  # in `sampling`
 _PENALTIES = {"frequency_penalty": 0.0, "presence_penalty": 0.0, "repetition_penalty": 1.0}
 
 
@@ -97,6 +103,7 @@ class Request:
     prefix_on: RankId | None = None  # where another request has just read the same prompt
     embeds: bool = False  # it asks for a vector; it then has max_tokens 1, and no text
     second_at: int = 0  # where the second text of a pair begins in `prompt_ids`; 0: there is none
+    adapter: str = ""  # of its legs; empty: the model as it is
     embedding: bytes = b""  # what came: float32, little-endian
 
     def add(self, token_ids: list[int], now_s: float) -> str:
@@ -114,6 +121,11 @@ class Request:
         if not self.text.stopped:
             text += self.text.flush()
         return text, "length" if reason == "length" and not self.text.stopped else "stop"
+
+    def begin_anew(self) -> None:
+        """As if no token had come: nobody has heard of any. What is known of the prompt stays."""
+        self.emitted_ids, self.logprobs, self.matched, self.token_at_s = [], [], None, 0.0
+        self.text.begin_anew()
 
     @property
     def tokens_left(self) -> int:

@@ -32,6 +32,9 @@ class Sink(Protocol):
     def end(self, text: str, token_ids: list[int], reason: FinishReason) -> None:
         """The last of it, perhaps nothing, and why it ends. Nothing follows. A request that fails has no such end."""
 
+    def forgets(self) -> bool:
+        """Forgets all that was put, where nobody has heard of it; the answer then comes anew. False: it is told."""
+
 
 class Nowhere:
     """For a request of whose text and tokens nobody hears: its answer is its vector, or that it ended."""
@@ -47,3 +50,6 @@ class Nowhere:
 
     def end(self, text: str, token_ids: list[int], reason: FinishReason) -> None:
         pass
+
+    def forgets(self) -> bool:
+        return True

@@ -1,4 +1,5 @@
-"""Writes the table of fields in docs/api.md, from the table that the code reads by (endpoints.py).
+"""Writes the tables in docs/api.md: of fields, from the table that the code reads by (endpoints.py), and of what
+differs from SGLang's own server (differences.py).
 
 Usage: python -m disagg.frontend.api_table docs/api.md
 """
@@ -9,10 +10,12 @@ import sys
 from collections.abc import Set
 from pathlib import Path
 
+from disagg.frontend.differences import DIFFERENCES
 from disagg.frontend.endpoints import ENDPOINTS, Endpoint
 from disagg.frontend.parameters import FORBIDDEN, HARMLESS, REFUSED, UNBUILT
 
 BEGIN, END = "<!-- fields: python -m disagg.frontend.api_table docs/api.md -->", "<!-- end of fields -->"
+BEGIN_DIFFERENCES, END_DIFFERENCES = BEGIN.replace("fields", "differences"), "<!-- end of differences -->"
 
 
 def table() -> str:
@@ -27,10 +30,17 @@ def table() -> str:
     return "\n".join(rows)
 
 
+def differences() -> str:
+    rows = ["| what | here | why |", "| --- | --- | --- |"]
+    return "\n".join(rows + [f"| {each.what} | {each.here} | {each.why} |" for each in DIFFERENCES])
+
+
 def written_into(page: str) -> str:
-    before, _, rest = page.partition(BEGIN)
-    _, _, after = rest.partition(END)
-    return f"{before}{BEGIN}\n{table()}\n{END}{after}"
+    for begin, end, said in ((BEGIN, END, table()), (BEGIN_DIFFERENCES, END_DIFFERENCES, differences())):
+        before, _, rest = page.partition(begin)
+        _, _, after = rest.partition(end)
+        page = f"{before}{begin}\n{said}\n{end}{after}"
+    return page
 
 
 def _read(endpoint: Endpoint) -> frozenset[str]:

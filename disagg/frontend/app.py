@@ -13,6 +13,7 @@ import logging
 from collections.abc import Awaitable, Sequence
 from typing import Any
 
+from disagg.adapters import Adapter
 from disagg.errors import BadRequest, NoReadyPair, RequestError
 from disagg.frontend import messages_api, openapi
 from disagg.frontend.backend import Backend
@@ -21,6 +22,7 @@ from disagg.frontend.exchange import Exchange, Header
 from disagg.frontend.generation import Generations
 from disagg.frontend.http1 import Call, ClientGone, Limits, Refusals
 from disagg.frontend.keys import Caller, Keys, Right
+from disagg.frontend.native_api.adapters import AdapterRoutes, adapter_error
 from disagg.frontend.native_api.routes import NativeRoutes
 from disagg.frontend.origins import Origins
 from disagg.frontend.parsing import NO_PARSERS, Parsing
@@ -71,6 +73,7 @@ class Frontend:
             backend, codec, self._generations.readers, body_limit_bytes, self._generations.running
         )
         native = NativeRoutes(backend, codec, self._generations.cancel, body_limit_bytes)
+        adapters = AdapterRoutes(backend)
         self._server = HttpServer(self, limits, refusals or Refusals())
         self._routes = Routes(
             {
@@ -84,6 +87,8 @@ class Frontend:
                 "/health_generate": Route("GET", Right.CLIENT, native.health_generate),
                 **dict.fromkeys(("/server_info", "/get_server_info"), Route("GET", Right.CLIENT, native.server_info)),
                 **dict.fromkeys(("/model_info", "/get_model_info"), Route("GET", Right.CLIENT, native.model_info)),
+                "/load_lora_adapter": Route("POST", Right.OPERATE, adapters.load, adapter_error),
+                "/unload_lora_adapter": Route("POST", Right.OPERATE, adapters.unload, adapter_error),
                 "/flush_cache": Route("POST", Right.OPERATE, native.flush_cache, also=("GET",)),
                 "/version": Route("GET", Right.HEALTH, native.version),
                 "/ping": Route("GET", Right.HEALTH, self._health),
@@ -202,12 +207,15 @@ class Frontend:
         return self._embeddings.answer(exchange, "scor", caller.owner)
 
     async def _models(self, exchange: Exchange, _: str, caller: Caller) -> None:
-        await _json(exchange, {"object": "list", "data": [self._model_body()]})
+        adapters = [self._adapter_body(adapter) for adapter in self._backend.adapters.values()]
+        await _json(exchange, {"object": "list", "data": [self._model_body(), *adapters]})
 
     async def _model(self, exchange: Exchange, name: str, caller: Caller) -> None:
-        if name != self._backend.model_name:
-            raise no_such_model(name, self._backend.model_name)
-        await _json(exchange, self._model_body())
+        adapter = self._backend.served.adapter_of(name)
+        if adapter is None:
+            raise no_such_model(name, self._backend.served)
+        body = self._adapter_body(self._backend.adapters[adapter]) if adapter else self._model_body()
+        await _json(exchange, {**body, "id": name})
 
     async def _openapi(self, exchange: Exchange, _: str, caller: Caller) -> None:
         await _json(exchange, openapi.document(self._routes.all))
@@ -276,6 +284,12 @@ class Frontend:
             "owned_by": "disagg",
             "max_model_len": self._codec.context_length,
         }
+
+    def _adapter_body(self, adapter: Adapter) -> dict[str, Any]:
+        """As OpenAI shows a fine-tuned model, and SGLang an adapter, with the model that it is of. Its folder is for
+        operators alone."""
+        of = {"root": self._backend.model_name, "parent": self._backend.model_name}
+        return {**self._model_body(), "id": adapter.name, "created": adapter.created_s, **of}
 
 
 async def _json(exchange: Exchange, content: dict[str, Any]) -> None:

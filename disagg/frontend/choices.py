@@ -105,11 +105,16 @@ class WholeChoice:
     """Collects a choice, for an answer that is not streamed."""
 
     def __init__(
-        self, index: int, request: Request, parser: Parser = PLAIN, echo: str = "", is_mute: bool = False
+        self,
+        index: int,
+        request: Request,
+        parser: Callable[[], Parser] = lambda: PLAIN,
+        echo: str = "",
+        is_mute: bool = False,
     ) -> None:
-        self._index, self._request, self._parser, self._echo = index, request, parser, echo
+        self._index, self._request, self._new_parser, self._echo = index, request, parser, echo
         self._is_mute = is_mute
-        self._gathered = Gathered()
+        self._parser, self._gathered = parser(), Gathered()
         self._characters = 0
         self._reason: FinishReason | None = None
         self.began = asyncio.Event()
@@ -141,6 +146,10 @@ class WholeChoice:
         parts, end_reason = self._parser.end(self._reason)
         self._gathered.add(parts)
         return self._gathered.answer(self._index, self._request, end_reason, self._echo, self._is_mute)
+
+    def forgets(self) -> bool:
+        self._parser, self._gathered, self._characters = self._new_parser(), Gathered(), 0
+        return True
 
 
 class Stream:
@@ -212,6 +221,9 @@ class StreamedChoice:
         answer = self._gathered.answer(self._index, self._request, end_reason, self._echo or "", self._is_mute)
         self._stream.on_end(answer)
         self._stream.end_choice(events + self._form.choice_ends(answer))
+
+    def forgets(self) -> bool:
+        return False
 
     def _begin(self) -> bytes:
         """With the first text: what opens the choice, and the prompt where it is asked for."""

@@ -18,7 +18,7 @@ from typing import Any
 
 import msgspec
 
-from disagg.coordinator.request import GRAMMARS, Request
+from disagg.coordinator.request import Request
 from disagg.errors import BadRequest
 from disagg.fields import refuse
 from disagg.frontend import receiving
@@ -37,6 +37,7 @@ from disagg.frontend.responses_api import ResponseStore, conversation
 from disagg.frontend.samples import likeliest, requests_of, run_samples, shorten_logprobs
 from disagg.frontend.sinks import Chunks
 from disagg.frontend.tokenizing import Answered
+from disagg.sampling import GRAMMARS
 from disagg.tokenizer.codec import Codec
 
 CLIENT_ID_CHARACTERS_MAX = 128
@@ -58,7 +59,7 @@ class Generations:
     ) -> None:
         self._backend, self._codec, self._parsing = backend, codec, parsing
         self._body_limit_bytes = body_limit_bytes
-        self.readers = Readers(codec, backend.model_name, refuses_unknown=refuses_unknown)
+        self.readers = Readers(codec, lambda: backend.served, refuses_unknown=refuses_unknown)
         self._responses = ResponseStore()
         self._parsing_thread: ThreadPoolExecutor | None = None  # one: the loop gets its half of the interpreter
         self.running: dict[str, Sequence[Request]] = {}  # answers of several samples, by the id that their clients know
@@ -144,7 +145,7 @@ class Generations:
             asked,
             requests,
             self._codec,
-            self._backend.model_name,
+            asked.model,
             owner,
             received_at_s,
             int(time.time()),
@@ -175,7 +176,7 @@ class Generations:
     async def _whole(self, exchange: Exchange, answering: Answering) -> None:
         asked, requests = answering.asked, answering.requests
         sinks = [
-            WholeChoice(index, request, answering.parser(), answering.echo(request) or "", answering.is_mute)
+            WholeChoice(index, request, answering.parser, answering.echo(request) or "", answering.is_mute)
             for index, request in enumerate(requests)
         ]
         await run_samples(self._backend, list(zip(requests, sinks, strict=True)), asked.best_of)

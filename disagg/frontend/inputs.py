@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from disagg.adapters import Served
 from disagg.fields import Body, boolean, integer, refuse, required, token_ids, typed, wrong_type
 from disagg.frontend.parameters import check_names
 from disagg.frontend.request_body import check_model
@@ -45,10 +46,10 @@ class InputsRequest(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     ignored: list[str] = []  # fields of the body that nobody here knows
 
 
-def read_inputs(kind: InputKind, body: Body, model: str, codec: Codec) -> InputsRequest:
+def read_inputs(kind: InputKind, body: Body, served: Served, codec: Codec) -> InputsRequest:
     body = check_names(body, FIELDS[kind])
     if kind == "embd" or "model" in body:  # the others are not OpenAI's, and their clients leave it out
-        check_model(body, model)
+        check_model(body, Served(served.model))  # adapters are of engines that make tokens
     asked = _READ[kind](body, codec)
     _check_lengths(asked, codec.context_length)
     return asked

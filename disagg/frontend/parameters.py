@@ -13,7 +13,7 @@ from disagg.fields import Body, refuse
 from disagg.frontend.constraints import READERS as CONSTRAINTS
 from disagg.sampling import NAMES
 
-SHARED = NAMES | {"model", "stream", "stream_options", "max_tokens", "stop", "return_token_ids"}
+SHARED = NAMES | {"model", "lora_path", "stream", "stream_options", "max_tokens", "stop", "return_token_ids"}
 SHARED |= {"add_special_tokens", "truncate_prompt_tokens", "skip_special_tokens", "spaces_between_special_tokens"}
 SHARED |= {"no_stop_trim", "include_stop_str_in_output", "n", "logprobs", "prompt_logprobs", *CONSTRAINTS}
 TEMPLATED = {"messages", "documents", "add_generation_prompt", "continue_final_message", "chat_template_kwargs"}

@@ -2,6 +2,7 @@
 
 Way:   Readers -> a pipe -> [read] -> a pipe -> Readers
 In:    frames on standard input: an Order, then bodies, each behind a line that says its endpoint (a word of READINGS)
+       and the adapters that it may name
 Out:   a frame for each body on standard output, in order
 Fails: it ends when its input closes, and by its alarm when a body takes too long
 
@@ -18,6 +19,7 @@ from typing import BinaryIO
 
 import msgspec
 
+from disagg.adapters import Served
 from disagg.errors import BadRequest
 from disagg.frontend.readers import END_OF_WORD, LENGTH_BYTES, Order, Refusal, frame
 from disagg.frontend.reading import Read, read
@@ -34,8 +36,10 @@ def serve(source: BinaryIO, sink: BinaryIO) -> None:
         signal.setitimer(signal.ITIMER_PROF, order.read_s)
         answer: Read | Refusal
         try:
-            endpoint, _, data = body.partition(END_OF_WORD)
-            answer = read(data, endpoint.decode(), order.model, codec, refuses_unknown=order.refuses_unknown)
+            words, _, data = body.partition(END_OF_WORD)
+            endpoint, *adapters = words.decode().split(" ")
+            served = Served(order.model, frozenset(adapters))
+            answer = read(data, endpoint, served, codec, refuses_unknown=order.refuses_unknown)
             said = msgspec.msgpack.encode(answer)
         except BadRequest as error:
             said = msgspec.msgpack.encode(answer := Refusal(error.args))

@@ -18,9 +18,11 @@ import logging
 import os
 import signal
 import sys
+from collections.abc import Callable
 
 import msgspec
 
+from disagg.adapters import Served
 from disagg.errors import BadRequest, Overloaded, ReaderLost
 from disagg.frontend.reading import Read, is_short, read
 from disagg.host_spec import SECRET_VARIABLE
@@ -33,14 +35,14 @@ READERS_MAX = 2
 WAIT_S = 30.0
 READ_S = 10.0  # of a processor, by the reader's own alarm, which ends it
 LENGTH_BYTES = 4
-END_OF_WORD = b"\n"  # between the endpoint's word and the body
+END_OF_WORD = b"\n"  # between the endpoint's word, the adapters' names behind it, and the body
 
 
 class Order(msgspec.Struct, array_like=True, frozen=True):
     """The first frame that a reader gets."""
 
     folder: str
-    model: str
+    model: str  # its name
     read_s: float
     overrides: Overrides  # the deployment's, over the model's own files
     refuses_unknown: bool
@@ -54,10 +56,13 @@ decode_answer = msgspec.msgpack.Decoder(Read | Refusal).decode
 
 
 class Readers:
-    def __init__(self, codec: Codec, model: str, read_s: float = READ_S, *, refuses_unknown: bool = True) -> None:
-        """`refuses_unknown`: see `read`."""
-        self._codec, self._model, self._refuses_unknown = codec, model, refuses_unknown
-        self._order = msgspec.msgpack.encode(Order(str(codec.folder), model, read_s, codec.overrides, refuses_unknown))
+    def __init__(
+        self, codec: Codec, served: Callable[[], Served], read_s: float = READ_S, *, refuses_unknown: bool = True
+    ) -> None:
+        """`served`: what may be named now. `refuses_unknown`: see `read`."""
+        self._codec, self._served, self._refuses_unknown = codec, served, refuses_unknown
+        order = Order(str(codec.folder), served().model, read_s, codec.overrides, refuses_unknown)
+        self._order = msgspec.msgpack.encode(order)
         self._free = asyncio.Semaphore(READERS_MAX)
         self._idle: list[_Reader] = []
         self._working: set[asyncio.Task[Read]] = set()
@@ -79,7 +84,7 @@ class Readers:
 
     async def read(self, data: bytes, endpoint: str) -> Read:
         if is_short(data, self._codec, endpoint):
-            return read(data, endpoint, self._model, self._codec, refuses_unknown=self._refuses_unknown)
+            return read(data, endpoint, self._served(), self._codec, refuses_unknown=self._refuses_unknown)
         try:
             async with asyncio.timeout(WAIT_S):
                 await self._free.acquire()
@@ -93,7 +98,7 @@ class Readers:
     async def _read(self, data: bytes, endpoint: str) -> Read:
         reader = self._idle.pop() if self._idle else await _Reader.start(self._order)
         try:
-            answer = await reader.ask(data, endpoint)
+            answer = await reader.ask(data, " ".join((endpoint, *self._served().adapters)))
         except BaseException:
             await reader.stop()
             raise
@@ -136,9 +141,10 @@ class _Reader:
         reader._input.write(frame(order))
         return reader
 
-    async def ask(self, data: bytes, endpoint: str) -> Read | Refusal:
+    async def ask(self, data: bytes, words: str) -> Read | Refusal:
+        """`words`: the endpoint's, and the adapters' names."""
         try:
-            self._input.write(frame(endpoint.encode() + END_OF_WORD, len(data)))
+            self._input.write(frame(words.encode() + END_OF_WORD, len(data)))
             self._input.write(data)
             await self._input.drain()
             length = int.from_bytes(await self._output.readexactly(LENGTH_BYTES))

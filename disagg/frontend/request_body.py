@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 
 import msgspec
 
+from disagg.adapters import Served
 from disagg.errors import BadRequest
 from disagg.fields import Body, boolean, integer, refuse, required, strings, token_ids, typed, wrong_type
 from disagg.frontend.constraints import constraint_of
@@ -26,6 +27,7 @@ SAMPLES_MAX = 256  # of all prompts together
 TOP_LOGPROBS_MAX = 20  # as OpenAI's; more than 128 would end a prefill engine's scheduler
 STOP_STRINGS_MAX = 16
 STOP_CHARACTERS_MAX = 256
+NAMES_TOLD = 5  # of adapters, in an error
 STREAM_OPTIONS = frozenset({"include_usage", "continuous_usage_stats", "include_obfuscation"})
 
 
@@ -57,6 +59,8 @@ class CompletionRequest(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     constrained_by: str = ""  # the field that says what the answer must look like; `sampling` has it for the engine
     shows_stop: bool = False  # the stop string that ends the text, or the stop token, is a part of it
     shows_special: bool = False  # special tokens leave text
+    model: str = ""  # as it was asked for; the answer says the same
+    adapter: str = ""  # what that means; empty: the model as it is
 
     @property
     def is_plain(self) -> bool:
@@ -67,15 +71,41 @@ class CompletionRequest(msgspec.Struct, frozen=True, kw_only=True, tag=True):
         return is_short and len(self.prompts) == self.best_of == 1 and not has_more
 
 
-def check_model(body: Body, model: str) -> None:
+def check_model(body: Body, served: Served) -> str:
+    """The adapter that the body names, as the model, behind the model's name, or in SGLang's `lora_path`; "": none."""
     asked = typed(str, required(body, "model"), "model")
-    if asked != model:
-        raise no_such_model(asked, model)
+    adapter = served.adapter_of(asked)
+    if adapter is None:
+        raise no_such_model(asked, served)
+    named = _lora_path(body.get("lora_path"))
+    if named and named not in served.adapters:
+        what = f"there is no adapter '{named[:100]}' here; {_there(served)}"
+        raise BadRequest("lora_path", "model_not_found", what, http_status=404)
+    if named and adapter and named != adapter:
+        refuse("lora_path", "invalid_value", "'model' and 'lora_path' name two adapters; a request has one")
+    return adapter or named
 
 
-def no_such_model(asked: str, model: str) -> BadRequest:
-    what = f"there is no model '{asked[:100]}' here; this is '{model}'"
+def no_such_model(asked: str, served: Served) -> BadRequest:
+    what = f"there is no model '{asked[:100]}' here; {_there(served)}"
     return BadRequest("model", "model_not_found", what, http_status=404)
+
+
+def _there(served: Served) -> str:
+    names = sorted(served.adapters)
+    more = f", and {len(names) - NAMES_TOLD} more" if len(names) > NAMES_TOLD else ""
+    with_adapters = f", with the adapters {', '.join(names[:NAMES_TOLD])}{more}" if names else ""
+    return f"this is '{served.model}'{with_adapters}"
+
+
+def _lora_path(value: Any) -> str:
+    """An adapter's name, or a list with the same one for each prompt; null: none."""
+    if isinstance(value, list):
+        if any(each != value[0] for each in value[1:]):
+            what = "'lora_path' must be the same for all prompts of a request; send one for each adapter"
+            refuse("lora_path", "unsupported_parameter", what)
+        value = value[0] if value else None
+    return "" if value is None else typed(str, value, "lora_path")
 
 
 def other_fields(

@@ -76,6 +76,7 @@ def requests_of(
                     end_ids=end_ids,
                     owner=owner,
                     asks=_asks(asked, len(prompt_ids)),
+                    adapter=asked.adapter,
                 )
             )
     return requests

@@ -67,6 +67,9 @@ class Chunks:
             last += self._head + b'[],"usage":' + encode(self._request.usage) + b"}\n\n"
         self._exchange.write_events(last + DONE, last=True)
 
+    def forgets(self) -> bool:
+        return False
+
     def _first_chunk(self) -> bytes:
         """The chunk that names the role; a text completion has none."""
         if not self._is_chat:

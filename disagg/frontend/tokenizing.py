@@ -12,6 +12,7 @@ from typing import Any
 
 import msgspec
 
+from disagg.adapters import Served
 from disagg.fields import Body, boolean, refuse, required, token_ids, typed, wrong_type
 from disagg.frontend.parameters import DETOKENIZE, TOKENIZE, check_names
 from disagg.frontend.prompts import chat_ids_of, kept_of
@@ -31,9 +32,9 @@ class Answered(msgspec.Struct, frozen=True, tag=True):
     ignored: list[str] = []  # fields of the body that nobody here knows
 
 
-def read_tokenize(body: Body, model: str, codec: Codec) -> Answered:
+def read_tokenize(body: Body, served: Served, codec: Codec) -> Answered:
     body = check_names(body, TOKENIZE)
-    _check_model(body, model)
+    _check_model(body, served)
     if ("prompt" in body) == ("messages" in body):
         refuse("prompt", "invalid_value", "say 'prompt' or 'messages', and one of them alone")
     with_strings = boolean(body, "return_token_strs")
@@ -58,9 +59,9 @@ def read_tokenize(body: Body, model: str, codec: Codec) -> Answered:
     return Answered(encode(answer))
 
 
-def read_detokenize(body: Body, model: str, codec: Codec) -> Answered:
+def read_detokenize(body: Body, served: Served, codec: Codec) -> Answered:
     body = check_names(body, DETOKENIZE)
-    _check_model(body, model)
+    _check_model(body, served)
     tokens = typed(list, required(body, "tokens"), "tokens")
     skip = boolean(body, "skip_special_tokens", absent=True)
     if is_batch := bool(tokens) and isinstance(tokens[0], list):
@@ -74,10 +75,10 @@ def read_detokenize(body: Body, model: str, codec: Codec) -> Answered:
     return Answered(encode({"text": said, "prompt": said}))  # SGLang's word for it, and vLLM's
 
 
-def _check_model(body: Body, model: str) -> None:
+def _check_model(body: Body, served: Served) -> None:
     """Neither asks for the model's name."""
     if "model" in body:
-        check_model(body, model)
+        check_model(body, served)
 
 
 def _texts(prompt: Any) -> tuple[bool, list[str]]:

@@ -65,7 +65,7 @@ class PlaneClient:
         self._legs: dict[int, LegReceiver] = {}
         self._connection: Connection | None = None
         self._opened: asyncio.Future[None] | None = None
-        self._answers: dict[type, asyncio.Future[Any]] = {}  # to questions that were asked
+        self._answers: dict[object, asyncio.Future[Any]] = {}  # to questions that were asked
         self._keeping: asyncio.TimerHandle | None = None
         self._heard_at_s = self._kept_at_s = 0.0
         self._best_round_trip_s = float("inf")
@@ -119,6 +119,7 @@ class PlaneClient:
         asks: dict[str, Any] | None = None,
         embeds: bool = False,
         second_at: int = 0,
+        adapter: str = "",
     ) -> int:
         """Sends the leg and returns its number. On a lost connection the receiver has its end before this returns."""
         leg = next(self._numbers)
@@ -126,7 +127,8 @@ class PlaneClient:
             receiver.on_end(m.LegEnd(leg, LOST, "no connection"))
             return leg
         self._legs[leg] = receiver
-        submit = m.Submit(leg, leg_id, prompt, sampling, dp_rank, bootstrap, is_canary, asks or {}, embeds, second_at)
+        of_leg = (leg, leg_id, prompt, sampling, dp_rank, bootstrap)
+        submit = m.Submit(*of_leg, is_canary, asks or {}, embeds, second_at, adapter)
         self._connection.send_soon(m.encode(submit))
         return leg
 
@@ -151,6 +153,16 @@ class PlaneClient:
         ranks: list[m.RankHealth] = await self._ask(m.HealthWanted(), limit_s)
         return ranks
 
+    async def change_adapter(self, change: m.LoadAdapter | m.UnloadAdapter, limit_s: float) -> str:
+        """Why it did not succeed; empty where it did. Raises LegLost, and TimeoutError: it may still succeed then."""
+        answer: m.AdapterChanged = await self._ask(change, limit_s, (m.AdapterChanged, change.name))
+        return answer.error
+
+    async def adapters(self, limit_s: float = CONNECT_S) -> dict[str, int]:
+        """Those that requests may name there -> how many legs run with each. Raises LegLost, and TimeoutError."""
+        legs: dict[str, int] = await self._ask(m.AdaptersWanted(), limit_s)
+        return legs
+
     async def flush_cache(self, wait_s: float, limit_s: float = CONNECT_S) -> str:
         """Why the engine's prefix cache could not be emptied within `wait_s`; "" once it is."""
         why_not: str = await self._ask(m.FlushWanted(wait_s), wait_s + limit_s)
@@ -161,9 +173,10 @@ class PlaneClient:
         if self._connection is not None:
             self._connection.close("closed here")
 
-    async def _ask(self, question: m.LoadsWanted | m.HealthWanted | m.FlushWanted, limit_s: float) -> Any:
-        """Who asks while the same question waits for its answer shares that answer."""
-        asked = type(question)
+    async def _ask(self, question: m.ToHost, limit_s: float, about: object = None) -> Any:
+        """Who asks while the same question waits for its answer shares that answer. `about`: what the answer names, if
+        the question's type does not tell."""
+        asked = about or type(question)
         if asked not in self._answers:
             if self._connection is None:
                 raise LegLost(self.address, "no connection")
@@ -172,7 +185,7 @@ class PlaneClient:
         async with asyncio.timeout(limit_s):
             return await asyncio.shield(self._answers[asked])
 
-    def _answered(self, question: type, answer: Any) -> None:
+    def _answered(self, question: object, answer: Any) -> None:
         if (waiting := self._answers.pop(question, None)) is not None:
             waiting.set_result(answer)
 
@@ -219,6 +232,10 @@ class PlaneClient:
                 self._answered(m.LoadsWanted, message.ranks)
             case m.Health():
                 self._answered(m.HealthWanted, message.ranks)
+            case m.AdapterChanged():
+                self._answered((m.AdapterChanged, message.name), message)
+            case m.Adapters():
+                self._answered(m.AdaptersWanted, message.legs)
             case m.Flushed():
                 self._answered(m.FlushWanted, message.why_not)
             case m.PeerGone():

@@ -16,6 +16,7 @@ import msgspec
 
 WELL = ("stop", "length")  # a LegEnd's reason when nothing went wrong
 REFUSED = "refused"
+NO_ADAPTER = "no adapter"
 INVALID = "invalid"
 NOT_A_NUMBER = "not a number"
 MAX_FRAME_BYTES = 64 << 20  # a 16M-token prompt; anything larger is a broken or hostile peer
@@ -48,6 +49,7 @@ class Submit(Wire, frozen=True, tag="submit"):
     asks: dict[str, Any] = {}  # beside sampling, in SGLang's words: return_logprob, top_logprobs_num, …
     embeds: bool = False  # it asks for a vector; an engine that makes tokens refuses it, and the other way round
     second_at: int = 0  # where the second text of a pair begins, for a model that reads pairs; 0: there is none
+    adapter: str = ""  # the name of a LoRA adapter, the same on both legs; empty: the model as it is
 
 
 class Abort(Wire, frozen=True, tag="abort"):
@@ -63,6 +65,24 @@ class LoadsWanted(Wire, frozen=True, tag="loads?"):
 
 
 class HealthWanted(Wire, frozen=True, tag="health?"):
+    pass
+
+
+class LoadAdapter(Wire, frozen=True, tag="load adapter"):
+    """One that is there already, from the same folder, is left as it is."""
+
+    name: str
+    path: str
+    pinned: bool = False
+
+
+class UnloadAdapter(Wire, frozen=True, tag="unload adapter"):
+    """Ends the legs that still run with it. One that is not there is no error."""
+
+    name: str
+
+
+class AdaptersWanted(Wire, frozen=True, tag="adapters?"):
     pass
 
 
@@ -108,7 +128,9 @@ class MemberStage(Wire, frozen=True, tag="member stage"):
     name: str  # as in Stage
 
 
-ToHost = Submit | Abort | LoadsWanted | HealthWanted | FlushWanted | PeerGone | Ping | MemberSamples | MemberStage
+_FromFrontend = Submit | Abort | LoadsWanted | HealthWanted | FlushWanted | Ping
+_FromController = PeerGone | LoadAdapter | UnloadAdapter | AdaptersWanted
+ToHost = _FromFrontend | _FromController | MemberSamples | MemberStage
 
 # host -> frontend
 
@@ -138,9 +160,9 @@ class Stage(Wire, frozen=True):
 
 
 class LegEnd(Wire, frozen=True):
-    """The last word on a leg. `reason`: stop, length, abort (asked for), error, refused (it never began), invalid (the
-    engine does not take what it asks: the client's to mend), or not a number (among its logits, and nothing else is
-    wrong with the engine)."""
+    """The last word on a leg. `reason`: stop, length, abort (asked for), error, refused (it never began), no adapter
+    (it names one that is not here; it never began), invalid (the engine does not take what it asks: the client's to
+    mend), or not a number (among its logits, and nothing else is wrong with the engine)."""
 
     leg: int
     reason: str
@@ -195,6 +217,19 @@ class Health(Wire, frozen=True, tag="health"):
     ranks: list[RankHealth]
 
 
+class AdapterChanged(Wire, frozen=True, tag="adapter"):
+    """The answer to LoadAdapter and UnloadAdapter. `error`: why it did not succeed."""
+
+    name: str
+    error: str = ""
+
+
+class Adapters(Wire, frozen=True, tag="adapters"):
+    """The answer to AdaptersWanted: each adapter that requests may name here -> how many legs run with it."""
+
+    legs: dict[str, int]
+
+
 class Flushed(Wire, frozen=True, tag="flushed"):
     incarnation: int
     why_not: str  # empty: the prefix cache is
@@ -215,7 +250,7 @@ class Taken(Wire, frozen=True, tag="taken"):
     ranks: list[RankTaken]
 
 
-ToFrontend = Step | Pong | Loads | Health | Flushed | Taken | PeerGone
+ToFrontend = Step | Pong | Loads | Health | Flushed | Taken | PeerGone | AdapterChanged | Adapters
 
 encode = msgspec.msgpack.Encoder().encode
 decode_to_host = msgspec.msgpack.Decoder(ToHost).decode

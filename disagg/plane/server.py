@@ -16,7 +16,9 @@ from typing import Protocol
 
 import msgspec
 
+from disagg.adapters import GONE
 from disagg.plane import messages as m
+from disagg.plane.adapters import HeldAdapters
 from disagg.plane.engine import Engine, EngineFacts, Leg
 from disagg.plane.framing import Connection
 from disagg.plane.ledger import Capacity, Grant, Ledger
@@ -59,6 +61,7 @@ class PlaneServer:
         self.embeds = embeds
         self.ranks = facts.ranks
         self.ledger = Ledger(facts.ranks, Capacity(facts.requests_max, facts.kv_tokens, facts.page_size))
+        self.adapters = HeldAdapters(engine, self._abort_legs_of)
         self._secret, self._network = secret, network
         self._listener: Listener | None = None
         self._report_is_due = False
@@ -123,6 +126,10 @@ class PlaneServer:
             self._secret, is_server=True, on_open=session.opened, on_frame=session.received, on_lost=session.lost
         )
 
+    def _abort_legs_of(self, adapter: str) -> None:
+        for session in self.sessions:
+            session.abort_legs_of(adapter)
+
     def close(self) -> None:
         if self._looking is not None:
             self._looking.cancel()
@@ -170,6 +177,10 @@ class _Session:
                 self.send(m.Loads(server.incarnation, server.engine.loads()))
             case m.HealthWanted():
                 self.send(m.Health(server.incarnation, server.engine.health()))
+            case m.LoadAdapter() | m.UnloadAdapter():
+                server.adapters.change(message, self.send)
+            case m.AdaptersWanted():
+                self.send(m.Adapters(dict(server.adapters.legs)))
             case m.FlushWanted():
                 server.flush(message.wait_s, self)
             case m.PeerGone():
@@ -205,6 +216,10 @@ class _Session:
             self._ends.append(m.LegEnd(message.leg, "error", what))
             self.flush_soon()
             return
+        if message.adapter and message.adapter not in self.server.adapters.legs:
+            self._ends.append(m.LegEnd(message.leg, m.NO_ADAPTER, GONE.format(message.adapter)))
+            self.flush_soon()
+            return
         prompt_ids, at = m.unpack_ids(message.prompt), message.bootstrap
         new_tokens = message.sampling["max_new_tokens"]
         grant = self.server.ledger.grant(message.dp_rank, len(prompt_ids), new_tokens, is_canary=message.is_canary)
@@ -215,14 +230,21 @@ class _Session:
         self.server.report_soon()
         log.info("leg %s begins: %d prompt tokens, room %s", message.leg_id, len(prompt_ids), at.room if at else 0)
         asks, embeds, second_at = message.asks, message.embeds, message.second_at
-        leg = Leg(message.leg_id, prompt_ids, message.sampling, message.dp_rank, at, asks, embeds, second_at)
-        live = self._legs[message.leg] = _LiveLeg(self, message.leg, leg.id, grant)
+        of_leg = (message.leg_id, prompt_ids, message.sampling, message.dp_rank)
+        leg = Leg(*of_leg, at, asks, embeds, second_at, message.adapter)
+        live = self._legs[message.leg] = _LiveLeg(self, message.leg, leg, grant)
+        self.server.adapters.begins(leg.adapter)
         live.handle = self.server.engine.submit(leg, live)
 
     def add_end(self, end: m.LegEnd) -> None:
         del self._legs[end.leg]  # KeyError: a second last word, which is a bug
         self._ends.append(end)
         self.flush_soon()
+
+    def abort_legs_of(self, adapter: str) -> None:
+        for live in list(self._legs.values()):
+            if live.adapter == adapter:
+                self.server.engine.abort(live.handle)
 
     def send(self, message: m.ToFrontend) -> None:
         if self.connection is not None:
@@ -248,10 +270,11 @@ class _Session:
 class _LiveLeg:
     """The sink of one leg: counts the tokens it sent, so that the frontend can see a gap or a repeat."""
 
-    __slots__ = ("_embedding", "_grant", "_id", "_number", "_offset", "_session", "handle")
+    __slots__ = ("_embedding", "_grant", "_id", "_number", "_offset", "_session", "adapter", "handle")
 
-    def __init__(self, session: _Session, number: int, leg_id: str, grant: Grant) -> None:
-        self._session, self._number, self._id, self._grant = session, number, leg_id, grant
+    def __init__(self, session: _Session, number: int, leg: Leg, grant: Grant) -> None:
+        self._session, self._number, self._id, self._grant = session, number, leg.id, grant
+        self.adapter = leg.adapter
         self._offset = 0
         self._embedding = b""
         self.handle: object = None
@@ -279,6 +302,7 @@ class _LiveLeg:
         log.info("leg %s ends: %s, %d tokens %s", self._id, reason, self._offset, detail)
         server = self._session.server
         server.ledger.give_back(self._grant)
+        server.adapters.ends(self.adapter)
         server.report_soon()
         end = m.LegEnd(self._number, reason, detail, cached_tokens, stats, matched, self._embedding)
         self._session.add_end(end)

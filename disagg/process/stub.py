@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+from disagg.adapters import Adapter
 from disagg.plane.engine import EngineFacts, Leg, LegSink
-from disagg.plane.messages import RankHealth, RankLoad
+from disagg.plane.messages import RankHealth, RankLoad, TokenLogprobs
 
 KV_TOKENS = 1 << 20
 FACTS = EngineFacts(
@@ -33,6 +35,7 @@ class StubEngine:
     """`step_s`: 0 answers as fast as it can. `hold`: legs wait until `release`.
 
     `token`: the id it emits; None: each token's position in its sequence, so that a gap or a repeat shows.
+    `script`: what it says instead, over and over. Logprobs are made up where a leg asks for them.
     """
 
     def __init__(
@@ -41,14 +44,18 @@ class StubEngine:
         step_s: float = 0.0,
         per_step: int = 1,
         token: int | None = 260,
+        script: Sequence[int] = (),
         hold: bool = False,
         facts: EngineFacts = FACTS,
     ) -> None:
         self._step_s, self._per_step, self._token, self._facts = step_s, per_step, token, facts
+        self._script = script
         self._running: set[_StubLeg] = set()
         self._stepping: asyncio.Task[None] | None = None
         self.dropped_peers: list[str] = []
         self.legs: list[Leg] = []
+        self.adapters: dict[str, str] = {}
+        self.adapter_trouble = ""  # why none can be loaded
         self._free = asyncio.Event()
         if not hold:
             self._free.set()
@@ -99,6 +106,14 @@ class StubEngine:
     def drop_peer(self, life: str) -> None:
         self.dropped_peers.append(life)
 
+    async def load_adapter(self, adapter: Adapter) -> None:
+        if self.adapter_trouble:
+            raise ValueError(self.adapter_trouble)
+        self.adapters[adapter.name] = adapter.path
+
+    async def unload_adapter(self, name: str) -> None:
+        del self.adapters[name]
+
     def stop(self) -> None:
         self._running.clear()
 
@@ -107,10 +122,23 @@ class StubEngine:
         while self._running:
             for handle in list(self._running):
                 count = min(self._per_step, handle.leg.sampling["max_new_tokens"] - handle.sent)
-                first = len(handle.leg.prompt_ids) + handle.sent
-                handle.sink.on_tokens([*range(first, first + count)] if self._token is None else [self._token] * count)
+                tokens = self._tokens(handle, count)
+                handle.sink.on_tokens(tokens, _logprobs(handle.leg, tokens))
                 handle.sent += count
                 if handle.sent >= handle.leg.sampling["max_new_tokens"]:
                     self._running.discard(handle)
                     handle.sink.on_end("length", "", 0, {})
             await asyncio.sleep(self._step_s)
+
+    def _tokens(self, handle: _StubLeg, count: int) -> list[int]:
+        places = range(handle.sent, handle.sent + count)
+        if self._script:
+            return [self._script[place % len(self._script)] for place in places]
+        return [len(handle.leg.prompt_ids) + place if self._token is None else self._token for place in places]
+
+
+def _logprobs(leg: Leg, tokens: list[int]) -> list[TokenLogprobs] | None:
+    if not leg.asks.get("return_logprob"):
+        return None
+    top = [(token_id, -0.5) for token_id in range(leg.asks["top_logprobs_num"])]
+    return [TokenLogprobs(token, -0.5, top) for token in tokens]

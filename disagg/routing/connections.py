@@ -16,6 +16,7 @@ from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Set
 from dataclasses import dataclass
 from functools import partial
 
+from disagg.adapters import Adapter
 from disagg.errors import LegLost
 from disagg.plane.client import PlaneClient
 from disagg.plane.ledger import Capacity
@@ -50,6 +51,7 @@ class Connections:
     def __init__(self, secret: bytes, network: Network = TCP, now_s: Callable[[], float] = time.monotonic) -> None:
         self._secret, self._network, self._now_s = secret, network, now_s
         self.records: Mapping[str, EngineRecord] = {}
+        self.adapters: Mapping[str, Adapter] = {}  # that new requests may name; another mapping after each change
         self.request_tokens_max = 0  # prompt + output that every READY engine can hold; 0 while none is known
         self.embedding_tokens_max = 0  # the same of engines that make vectors
         self._lives: dict[str, _Life] = {}
@@ -66,6 +68,8 @@ class Connections:
     def apply(self, view: View) -> None:
         """Begins to connect to newly READY incarnations, lets go of those that may not be used any more."""
         self.records = view.records
+        if view.changes.adapters:
+            self.adapters = {name: adapter for name, adapter in view.adapters.items() if not adapter.is_leaving}
         self.request_tokens_max = _request_tokens_max(view.records.values(), embeds=False)
         self.embedding_tokens_max = _request_tokens_max(view.records.values(), embeds=True)
         self.endpoints.meet(view.met)

@@ -70,10 +70,17 @@ ENGINE = Part(
         _at(
             "entrypoints.engine:Engine.async_generate",
             keywords="input_ids, sampling_params, rid, stream, routed_dp_rank, bootstrap_host, bootstrap_port, "
-            "bootstrap_room, disagg_prefill_dp_rank",
+            "bootstrap_room, disagg_prefill_dp_rank, lora_path",
             is_called=True,
         ),
         *_all("entrypoints.engine:Engine.", "shutdown get_all_child_pids", is_called=True),
+        _at(
+            "entrypoints.engine:Engine.async_load_lora_adapter",
+            keywords="lora_name, lora_path, pinned",
+            is_called=True,
+        ),
+        _at("entrypoints.engine:Engine.async_unload_lora_adapter", keywords="lora_name", is_called=True),
+        *_all("managers.io_struct:LoRAUpdateOutput.", "success error_message"),
         *_all("entrypoints.engine:Engine.", "_scheduler_init_result tokenizer_manager server_args loop"),
         _at(f"{_MANAGER}abort_request", keywords="rid", is_called=True),
         *_all(_MANAGER, "rid_to_state model_config load_snapshot_reader"),

@@ -16,7 +16,8 @@ from disagg.roles import Role
 from disagg.simulated_engine.memory import Holding
 from disagg.simulated_engine.peering import Message, PeerLink
 from disagg.simulated_engine.poison import Poison
-from disagg.simulated_engine.tokens import logprobs_of, prompt_logprobs_of
+from disagg.simulated_engine.script import is_at
+from disagg.simulated_engine.tokens import EOS, fold, following, logprobs_of, prompt_logprobs_of, start_of
 
 RankT = TypeVar("RankT")  # Rank: its file imports this one
 FAKE_HOST = "2.2.2.2"  # SGLang's: KV goes nowhere, or comes from nowhere
@@ -57,6 +58,11 @@ class SimulatedLeg(Generic[RankT]):
         self.stats: dict[str, float] = {}
         self._untold_prompt = leg.prompt_ids if "logprob_start_len" in leg.asks else []
 
+    @property
+    def read(self) -> int:
+        """The state of the chain once this engine has read the prompt."""
+        return fold(self.leg.prompt_ids, start_of(self.leg.adapter))
+
     def wait_no_more(self) -> None:
         if self.timer is not None:
             self.timer.cancel()
@@ -68,6 +74,22 @@ class SimulatedLeg(Generic[RankT]):
     @property
     def ignore_eos(self) -> bool:
         return bool(self.leg.sampling.get("ignore_eos", False))
+
+    def makes(self, count: int) -> list[int]:
+        """The next ids of its answer, at most `count`."""
+        sampling = self.leg.sampling
+        if "says" in sampling:
+            at = is_at(sampling, self.leg.prompt_ids) + self.sent_tokens
+            return list(sampling["says"][at : at + count])
+        ids, self.state = following(self.state, count, self.ignore_eos)
+        return ids
+
+    def ends_with(self, ids: list[int]) -> bool:
+        """Whether its answer is complete with these, its newest ids, which have been sent."""
+        sampling = self.leg.sampling
+        if "says" in sampling:
+            return is_at(sampling, self.leg.prompt_ids) + self.sent_tokens >= len(sampling["says"])
+        return ids[-1] == EOS and not self.ignore_eos
 
     def put(self, ids: list[int], *, takes_kv: bool) -> None:
         """Tokens, with what the leg is asked for beside them. `takes_kv`: it is a decode engine's."""

@@ -19,7 +19,7 @@ from disagg.simulated_engine.leg import At, SimulatedLeg
 from disagg.simulated_engine.memory import KvPool
 from disagg.simulated_engine.model import Model
 from disagg.simulated_engine.peering import Gone, Landed
-from disagg.simulated_engine.tokens import EOS, fold, following, vector
+from disagg.simulated_engine.tokens import fold, following, vector
 
 RankLeg = SimulatedLeg["Rank"]
 
@@ -172,7 +172,7 @@ class Rank:
     def landed(self, leg: RankLeg, first_token: int) -> None:
         if leg.at is At.LANDING and leg.room != 0:
             self.engine.forget_room(leg)
-            leg.state = fold(leg.leg.prompt_ids)
+            leg.state = leg.read
             self._run(leg, first_token)
 
     def end(self, leg: RankLeg, reason: str, detail: str = "") -> None:
@@ -239,7 +239,7 @@ class Rank:
         for leg in self._waiting:
             prompt = leg.leg.prompt_ids
             if leg.holding is None:
-                taken = self.pool.take(prompt, tokens_to_set_aside(len(prompt), leg.tokens_wanted))
+                taken = self.pool.take(prompt, tokens_to_set_aside(len(prompt), leg.tokens_wanted), leg.leg.adapter)
                 if taken is None:
                     break
                 leg.holding, leg.cached_tokens = taken
@@ -278,8 +278,8 @@ class Rank:
             leg.sink.on_embedding(vector(leg.leg.prompt_ids, leg.leg.second_at))
             self.end(leg, "stop")
             return
-        state = fold(leg.leg.prompt_ids)
-        [token], leg.state = following(state, 1, leg.ignore_eos)
+        leg.state = leg.read
+        [token] = leg.makes(1)
         if leg.leg.bootstrap is None:
             leg.at = At.RUNNING
             self._send(leg, [token])
@@ -309,8 +309,9 @@ class Rank:
     def _transferred(self, leg: RankLeg, token: int, transfer_s: float) -> None:
         if leg.at is At.TRANSFERRING:
             leg.stats["transfer_end"] = self._now_s()
+            leg.sent_tokens += 1
             leg.put([token], takes_kv=False)
-            self.end(leg, "stop" if token == EOS else "length")
+            self.end(leg, "stop" if leg.ends_with([token]) else "length")
 
     # decode
 
@@ -319,7 +320,7 @@ class Rank:
         prompt = leg.leg.prompt_ids
         if len(self._running) >= self.model.requests_max:
             return False
-        taken = self.pool.take(prompt, tokens_to_set_aside(len(prompt), leg.tokens_wanted))
+        taken = self.pool.take(prompt, tokens_to_set_aside(len(prompt), leg.tokens_wanted), leg.leg.adapter)
         if taken is None:
             return False
         leg.holding, _ = taken
@@ -348,7 +349,7 @@ class Rank:
 
     def run_on_garbage(self, leg: RankLeg) -> None:
         """Decodes without KV (a canary's fake prefill): its tokens mean nothing."""
-        leg.state = fold(leg.leg.prompt_ids) ^ 1
+        leg.state = leg.read ^ 1
         self._run(leg, following(leg.state, 1, True)[0][0])
 
     def _step_done(self) -> None:
@@ -362,8 +363,7 @@ class Rank:
             if not self._has_room_for(leg, count):
                 self.end(leg, "error", "Request was retracted: the KV pool is full")
                 continue
-            ids, leg.state = following(leg.state, count, leg.ignore_eos)
-            self._send(leg, ids)
+            self._send(leg, leg.makes(count))
         self._step = None
         self.go_on()
 
@@ -379,7 +379,7 @@ class Rank:
     def _send(self, leg: RankLeg, ids: list[int]) -> None:
         leg.sent_tokens += len(ids)
         leg.put(ids, takes_kv=self.model.role is Role.DECODE)
-        if ids[-1] == EOS and not leg.ignore_eos:
+        if leg.ends_with(ids):
             self.end(leg, "stop")
         elif leg.sent_tokens >= leg.tokens_wanted:
             self.end(leg, "length")

@@ -39,9 +39,14 @@ def following(state: int, count: int, ignore_eos: bool) -> tuple[list[int], int]
     return ids, state
 
 
-def answer(prompt_ids: list[int], max_tokens: int, ignore_eos: bool = False) -> list[int]:
+def start_of(adapter: str) -> int:
+    """The state before the first id: each adapter says other tokens."""
+    return crc32(adapter.encode()) if adapter else 0
+
+
+def answer(prompt_ids: list[int], max_tokens: int, ignore_eos: bool = False, adapter: str = "") -> list[int]:
     """The whole greedy answer that any engine gives to this prompt."""
-    return following(fold(prompt_ids), max_tokens, ignore_eos)[0]
+    return following(fold(prompt_ids, start_of(adapter)), max_tokens, ignore_eos)[0]
 
 
 def logprobs_of(ids: list[int], top: int, chosen: Sequence[int] = ()) -> list[TokenLogprobs]:

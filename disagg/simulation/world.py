@@ -130,6 +130,9 @@ class Stream:
         self.put(text, token_ids)
         self.finish_reason = reason
 
+    def forgets(self) -> bool:
+        return False
+
     async def _read(self) -> None:
         try:
             await self.frontend.coordinator.run(self.request, self)

@@ -61,6 +61,11 @@ class TextStream:
         self.stopped = bool(self.matched)
         return shown
 
+    def begin_anew(self) -> None:
+        self.stopped, self.matched, self._characters = False, "", None
+        if self._stop is not None:
+            self._stop.held = ""
+
     def flush(self) -> str:
         if self.stopped:
             return ""

@@ -8,19 +8,20 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from scripted import MODEL, Running, ScriptedBackend, make_model_folder, serving
-from venvs import INSTALL_S, lent_to, program_of
+from venvs import INSTALL_S, LIMIT_S, packages_of, program_of, run, run_client
 
+from disagg.cpu_profile.paths import standin_environment
 from disagg.frontend.app import Frontend
 from disagg.tokenizer.codec import load_codec
 
 HERE = Path(__file__).parent
-LIMIT_S = 900  # imports of some 10 s, on a machine that may do much else
 pytestmark = [pytest.mark.clients, pytest.mark.timeout(INSTALL_S + LIMIT_S)]
 
 TASK: dict[str, Any] = {
@@ -56,33 +57,8 @@ def backend() -> ScriptedBackend:
 
 @pytest.fixture
 async def frontend(model: Path, backend: ScriptedBackend) -> AsyncIterator[Frontend]:
-    async with serving(backend, load_codec(model)) as serving_now:
+    async with serving(backend, load_codec(model), refuses_unknown=False) as serving_now:  # as a deployment's
         yield serving_now
-
-
-async def run(folder: Path, client: str, program: str, *words: str, hub: str | None = "HF_HUB_OFFLINE") -> str:
-    """The program's output; with a home of its own. `hub`: the variable that says it to be offline."""
-    programs = program_of(client)
-    environment = {name: value for name, value in os.environ.items() if name != "HF_HUB_OFFLINE"}
-    environment |= {"HF_HOME": str(folder / "hf"), "HOME": str(folder), "OPENAI_API_KEY": "none"}
-    environment |= {"NO_PROXY": "127.0.0.1", "PYTHONPATH": str(lent_to(programs, folder / "lent"))}
-    environment |= {hub: "1"} if hub else {}
-    process = await asyncio.create_subprocess_exec(
-        str(programs / program),
-        *words,
-        cwd=folder,
-        env=environment,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.STDOUT,
-    )
-    try:
-        said, _ = await asyncio.wait_for(process.communicate(), LIMIT_S)
-    finally:
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
-    assert process.returncode == 0, said.decode()[-4000:]
-    return said.decode()
 
 
 async def test_lm_eval_with_texts_with_token_ids_and_with_chats(
@@ -95,7 +71,9 @@ async def test_lm_eval_with_texts_with_token_ids_and_with_chats(
     files = {"dataset_kwargs": {"data_files": {"test": str(tasks / "data.jsonl")}}}
     (tasks / "task.yaml").write_text(json.dumps(TASK | files))
     url = f"http://127.0.0.1:{frontend.port}"
-    said = await run(tmp_path, "lm-eval", "python", str(HERE / "run_lm_eval.py"), url, MODEL, str(model), str(tasks))
+    said = await run_client(
+        tmp_path, "lm-eval", "python", str(HERE / "run_lm_eval.py"), url, MODEL, str(model), str(tasks)
+    )
     assert json.loads(said.splitlines()[-1]) == [["abcdefgh"] * 2] * 3
     texts, ids, chats = (backend.requests[start : start + 2] for start in (0, 2, 4))
     assert len(backend.requests) == 6
@@ -105,7 +83,7 @@ async def test_lm_eval_with_texts_with_token_ids_and_with_chats(
 
 async def test_guidellm(frontend: Frontend, backend: ScriptedBackend, model: Path, tmp_path: Path) -> None:
     report = tmp_path / "report.json"
-    await run(
+    await run_client(
         tmp_path,
         "guidellm",
         "guidellm",
@@ -131,9 +109,25 @@ async def test_aiperf(frontend: Frontend, backend: ScriptedBackend, model: Path,
     words += ["--use-server-token-count", *(["--per-chunk-usage"] if endpoint == "chat" else [])]
     words += ["--concurrency", "2", "--request-count", "4", "--prompt-input-tokens-mean", "16", "--osl", "8"]
     words += ["--no-server-metrics", "--no-gpu-telemetry", "--ui", "none", "--workers-max", "1"]
-    await run(tmp_path, "aiperf", "aiperf", *words, "--output-artifact-dir", str(out), hub=None)
+    await run_client(tmp_path, "aiperf", "aiperf", *words, "--output-artifact-dir", str(out), hub=None)
     report = json.loads((out / "profile_export_aiperf.json").read_text())
     assert report["request_count"]["avg"] == 4
     assert report["error_summary"] == []
     assert report["usage_completion_tokens"]["sum"] == 4 * 8
     assert len(backend.requests) >= 4
+
+
+async def test_sglangs_bench_serving_with_its_three_backends(
+    frontend: Frontend, backend: ScriptedBackend, model: Path, tmp_path: Path
+) -> None:
+    """It is in SGLang's wheel, and so in our venv; `datasets`, which none of its three needs here, is lm-eval's."""
+    out, packages = tmp_path / "out.jsonl", packages_of(await asyncio.to_thread(program_of, "lm-eval"))
+    words = [str(HERE / "run_bench_serving.py"), f"http://127.0.0.1:{frontend.port}"]
+    words += [MODEL, str(model), str(out), str(packages)]
+    environment = standin_environment(os.environ) | {"HF_HUB_OFFLINE": "1", "NO_PROXY": "127.0.0.1"}
+    await run([sys.executable, *words], tmp_path, environment)
+    reports = [json.loads(line) for line in out.read_text().splitlines()]
+    assert [each["backend"] for each in reports] == ["sglang-oai", "sglang-oai-chat", "sglang"]
+    assert [(each["completed"], each["total_output_tokens"]) for each in reports] == [(4, 4 * 8)] * 3
+    assert all(each["median_ttft_ms"] > 0 and each["median_itl_ms"] > 0 for each in reports)
+    assert len(backend.requests) >= 3 * 4

@@ -9,12 +9,15 @@ Usage: PYTHONPATH=. python tests/clients/venvs.py   makes all of them, as CI doe
 
 from __future__ import annotations
 
+import asyncio
 import fcntl
 import hashlib
+import os
 import shutil
 import subprocess
 import sys
 import sysconfig
+from collections.abc import Mapping, Sequence
 from importlib import util
 from pathlib import Path
 
@@ -23,6 +26,7 @@ from disagg.models.catalogue import cache_folder
 HERE = Path(__file__).parent
 LENT = ("torch", "torchgen", "functorch", "sympy", "mpmath", "networkx", "jinja2", "markupsafe")
 INSTALL_S = 1500
+LIMIT_S = 900  # of one run: imports of some 10 s, on a machine that may do much else
 
 
 def program_of(client: str) -> Path:
@@ -47,10 +51,40 @@ def _make(venv: Path, wanted: Path) -> None:
     (venv / "complete").touch()
 
 
+async def run_client(folder: Path, client: str, program: str, *words: str, hub: str | None = "HF_HUB_OFFLINE") -> str:
+    """The program's output; with a home of its own. `hub`: the variable that says it to be offline."""
+    programs = await asyncio.to_thread(program_of, client)
+    environment = {name: value for name, value in os.environ.items() if name != "HF_HUB_OFFLINE"}
+    environment |= {"HF_HOME": str(folder / "hf"), "HOME": str(folder), "OPENAI_API_KEY": "none"}
+    environment |= {"NO_PROXY": "127.0.0.1", "PYTHONPATH": str(lent_to(programs, folder / "lent"))}
+    environment |= {hub: "1"} if hub else {}
+    return await run([str(programs / program), *words], folder, environment)
+
+
+async def run(words: Sequence[str], folder: Path, environment: Mapping[str, str]) -> str:
+    """What a program says, which must end well."""
+    process = await asyncio.create_subprocess_exec(
+        *words, cwd=folder, env=environment, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
+    )
+    try:
+        said, _ = await asyncio.wait_for(process.communicate(), LIMIT_S)
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+    assert process.returncode == 0, said.decode()[-4000:]
+    return said.decode()
+
+
+def packages_of(programs: Path) -> Path:
+    """Where the venv of `programs` has its packages."""
+    return Path(sysconfig.get_path("purelib", vars={"base": str(programs.parent)}))
+
+
 def lent_to(programs: Path, folder: Path) -> Path:
     """`folder`, with links to what the venv of `programs` lacks and ours has of torch: for the client's PYTHONPATH."""
     folder.mkdir()
-    packages = Path(sysconfig.get_path("purelib", vars={"base": str(programs.parent)}))
+    packages = packages_of(programs)
     spec = util.find_spec("torch")
     if spec is not None and spec.origin is not None:
         ours = Path(spec.origin).parent.parent

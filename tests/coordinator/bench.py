@@ -33,7 +33,7 @@ class Plain:
     """A text side that writes one letter a token and stops at `stop_after` tokens."""
 
     def __init__(self, stop_after: int = 1 << 30) -> None:
-        self._left = stop_after
+        self._left = self._stop_after = stop_after
         self.stopped = False
 
     def push(self, token_ids: list[int]) -> str:
@@ -45,11 +45,15 @@ class Plain:
     def flush(self) -> str:
         return ""
 
+    def begin_anew(self) -> None:
+        self._left, self.stopped = self._stop_after, False
+
 
 class Reader:
-    """A sink that takes all, or only what comes while it is opened."""
+    """A sink that takes all, or only what comes while it is opened. `collects`: nobody hears of it before its end."""
 
-    def __init__(self, *, opened: bool = True) -> None:
+    def __init__(self, *, opened: bool = True, collects: bool = False) -> None:
+        self.collects = collects
         self.pieces: list[tuple[str, list[int]]] = []
         self.finish_reason: FinishReason | None = None
         self.raises = False
@@ -86,6 +90,11 @@ class Reader:
     def end(self, text: str, token_ids: list[int], reason: FinishReason) -> None:
         self.put(text, token_ids)
         self.finish_reason = reason
+
+    def forgets(self) -> bool:
+        if self.collects:
+            self.pieces.clear()
+        return self.collects
 
 
 def request(max_tokens: int = 8, text: Plain | None = None, **sampling: Any) -> Request:

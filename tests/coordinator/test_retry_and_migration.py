@@ -12,7 +12,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))  # tests share bench.py; they are not a package
 
-from bench import Bench, Plain, bench, request, until
+from bench import Bench, Plain, Reader, bench, request, until
 
 from disagg.coordinator.limits import Limits
 from disagg.coordinator.phases import Phase
@@ -188,6 +188,21 @@ async def test_what_is_constrained_is_tried_again_from_its_start_before_its_firs
         b.decode.release()
         assert (await asyncio.wait_for(answering, 30))[1] == "length"
         assert r.tries == 2
+
+
+@pytest.mark.parametrize("sampling", [{"regex": "a"}, {"frequency_penalty": 0.5}, {"stop_regex": ["a"]}])
+async def test_what_cannot_migrate_begins_anew_where_nobody_has_heard_of_it(sampling: dict[str, Any]) -> None:
+    async with _two_decodes() as b:  # type: ignore[attr-defined]
+        r, reader = request(max_tokens=60, text=Plain(stop_after=40), **sampling), Reader(collects=True)
+        answering = asyncio.create_task(b.coordinator.run(r, reader))
+        await until(lambda: len(r.emitted_ids) >= 10)
+        b.servers[_serving(b, r.id)].close()
+        await asyncio.wait_for(answering, 30)
+        assert (reader.text, reader.finish_reason) == ("x" * 40, "stop")
+        assert r.emitted_ids == reader.token_ids == [*range(3, 43)], "its first token came again, and all after it"
+        assert r.usage["completion_tokens"] == 40
+        assert [lost.after_tokens >= 10 for lost in r.facts.lost_tries] == [True]
+        await b.settle()
 
 
 def test_the_fewest_tokens_are_those_that_are_still_to_come() -> None:

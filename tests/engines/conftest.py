@@ -11,6 +11,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))  # tests share deployment.py; they are not a package
 sys.path.insert(1, str(Path(__file__).parent.parent / "stopping"))  # and programs.py
+sys.path.insert(2, str(Path(__file__).parent.parent / "frontend"))  # and chat_styles.py
 
 from deployment import Deployment, serving
 
@@ -23,7 +24,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if Path(__file__).parent in item.path.parents:
             item.add_marker(pytest.mark.engine)
-            item.add_marker(pytest.mark.timeout(LIMIT_S))
+            if item.get_closest_marker("timeout") is None:
+                item.add_marker(pytest.mark.timeout(LIMIT_S))
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -17,6 +17,8 @@ from streams import Stream, kv_tokens_used, wait_until
 
 from disagg.sglang.heartbeat import Beat, read_beats
 
+pytestmark = pytest.mark.alone
+
 FREE_S = 60.0  # after the end of the chunk or step that ran when the client left; under 1 s on an idle machine
 CHUNK_TOKENS = 256  # in configs/local-cpu.yaml
 STEP_S = 10.0  # more than any of them takes, on whatever machine

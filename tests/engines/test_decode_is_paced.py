@@ -10,6 +10,8 @@ import pytest
 from deployment import serving
 from streams import Stream, wait_until
 
+pytestmark = pytest.mark.alone
+
 PACE_S = 0.2  # the most that the YAML takes
 PROMPT_TOKENS = 2000  # some paces to read, on a quick machine too
 TOKENS = 120

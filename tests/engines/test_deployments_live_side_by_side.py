@@ -17,6 +17,8 @@ from deployment import Deployment, end, launch
 from disagg.cluster import ray_address
 from disagg.models.catalogue import model_folder
 
+pytestmark = pytest.mark.alone
+
 NOBODY = 65534
 # The interpreter may lie where only root looks; beyond reading, this is nobody.
 AS_NOBODY = (

@@ -12,6 +12,8 @@ import pytest
 from deployment import Deployment, Traces, serving
 from streams import Stream, wait_until
 
+pytestmark = pytest.mark.alone
+
 TOLD_S = 20.0  # on a busy machine; well under a second on an idle one
 BACK_S = 120.0  # on a busy machine
 ROUNDS = 5

@@ -21,6 +21,8 @@ from disagg.roles import Role
 from disagg.sampling import sampling_of
 from transfer.canary import CanaryFailed, RankEndpoint, probe_pair
 
+pytestmark = pytest.mark.alone
+
 FREE_S = BUSY_S  # from a leg's end to the engine's own word that its KV is free: under a second, on an idle machine
 HANG_S = 5.0  # a loop that does not come round for so long is taken for hung, unless it computes
 FOUND_S = 30.0  # on a busy machine; some 3 s on an idle one

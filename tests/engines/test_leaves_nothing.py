@@ -16,6 +16,8 @@ from deployment import Traces, assert_nothing_left, end, launch, serving
 
 from disagg.cluster.ports import free_port
 
+pytestmark = pytest.mark.alone
+
 
 def test_sigterm(tmp_path: Path) -> None:
     before = Traces.now()

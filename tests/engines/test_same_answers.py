@@ -1,20 +1,36 @@
-"""What clients ask beside plain text: prefill + decode gives the answer of one engine, and what was asked for."""
+"""What clients ask beside plain text: prefill + decode gives the answer of one engine, and what was asked for.
+
+And the whole API, endpoint by endpoint (asked_three_ways.py), beside SGLang's own server: what differs from its answers
+is what disagg/frontend/differences.py names.
+"""
 
 from __future__ import annotations
 
 import json
+import os
+import random
 import re
 import subprocess
 import sys
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import httpx
+import jsonschema
 import openai
 import pytest
+from asked_three_ways import ROWS, Row
+from chat_styles import QWEN
+from compared import asked, differing
 from deployment import Deployment, serving
+from own_server import OwnServer, starting
+from random_schemas import random_schema
+from refused_three_ways import REFUSED
+
+from disagg.cpu_profile.paths import standin_environment
+from disagg.frontend.differences import DIFFERENCES
 
 SCHEMA = {
     "type": "object",
@@ -49,10 +65,74 @@ CONSTRAINED: list[tuple[dict[str, Any], str]] = [
 PROMPT = "The capital of France is"
 
 
+pytestmark = pytest.mark.timeout(1500)  # three servers start, and answer some 170 requests each; on busy cores
+TOOL_PARSER = "hermes"
+QUEUE = "deadlines.queue_s=300"
+KIT_SKIPS = {
+    "json_constrained_kit.JSONConstrainedMixin": {
+        "test_json_generate": "a 135M model writes a name without end: 128 tokens do not end the object",
+        "test_json_openai": "a 135M model writes a number without end",
+        "test_mix_json_and_other": "as test_json_generate, 40 at once",
+    },
+    "basic_scheduler_stress_kit.BasicSchedulerStressMixin": {
+        "test_long_prompt": "8,000 tokens take these cores longer than its 120 s",
+    },
+}
+KITS = [
+    "basic_api_contract_kit.BasicAPIContractMixin",
+    "matched_stop_kit.MatchedStopMixin",
+    "regex_constrained_kit.RegexConstrainedMixin",
+    "ebnf_constrained_kit.EBNFConstrainedMixin",
+    "json_constrained_kit.JSONConstrainedMixin",
+    "json_mode_kit.JSONModeMixin",
+    "basic_scheduler_stress_kit.BasicSchedulerStressMixin",
+    "anthropic_messages_kit.AnthropicMessagesMixin",
+]
+ALL_ROWS = [*ROWS, *REFUSED]
+SCHEMAS = 200
+AT_ONCE = 4  # rows, each of three servers
+
+
 @pytest.fixture(scope="module")
-def aggregated() -> Iterator[Deployment]:
-    with serving("local-cpu-aggregated", "ray.address=local") as deployment:
+def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """SmolLM2's own shows no tools."""
+    file = tmp_path_factory.mktemp("template") / "tools.jinja"
+    file.write_text(QWEN)
+    return file
+
+
+@pytest.fixture(scope="module")
+def own_starting(template: Path) -> Iterator[OwnServer]:
+    more = ("--chat-template", str(template), "--tool-call-parser", TOOL_PARSER, "--enable-cache-report")
+    with starting("smollm2", *more) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def sets(template: Path, own_starting: OwnServer) -> list[str]:
+    """What both deployments are started with, while SGLang's own server starts. A queue as patient as its own."""
+    return ["ray.address=local", f"model.tool_call_parser={TOOL_PARSER}", f"model.chat_template={template}", QUEUE]
+
+
+@pytest.fixture(scope="module")
+def pair(sets: list[str]) -> Iterator[Deployment]:
+    with serving("local-cpu", *sets) as deployment:
         yield deployment
+
+
+@pytest.fixture(scope="module")
+def aggregated(sets: list[str]) -> Iterator[Deployment]:
+    with serving("local-cpu-aggregated", *sets) as deployment:
+        yield deployment
+
+
+@pytest.fixture(scope="module")
+def answered(pair: Deployment, aggregated: Deployment, own_starting: OwnServer) -> dict[str, list[dict[str, Any]]]:
+    """Each row's answer: of SGLang's own server, of one engine, of prefill + decode."""
+    urls = [own_starting.wait_until_ready().url, aggregated.url, pair.url]
+    with httpx.Client(trust_env=False) as client, ThreadPoolExecutor(AT_ONCE * len(urls)) as threads:
+        asking = [[threads.submit(asked, client, url, row.path, row.body) for url in urls] for row in ALL_ROWS]
+        return {row.id: [each.result() for each in of_row] for row, of_row in zip(ALL_ROWS, asking, strict=True)}
 
 
 def chat(deployment: Deployment, **fields: Any) -> dict[str, Any]:
@@ -208,16 +288,62 @@ def test_all_apis_say_the_same_words(pair: Deployment) -> None:
     assert httpx.get(f"{pair.url}/health_generate", timeout=60, trust_env=False).status_code == 200
 
 
-@pytest.mark.parametrize(
-    "mixin",
-    [
-        "basic_api_contract_kit.BasicAPIContractMixin",
-        "matched_stop_kit.MatchedStopMixin",
-        "regex_constrained_kit.RegexConstrainedMixin",
-    ],
-)
-def test_sglangs_own_kits(pair: Deployment, mixin: str) -> None:
+def test_strict_schemas_give_valid_json_each_time(pair: Deployment) -> None:
+    chance = random.Random(7)
+    schemas = [random_schema(chance) for _ in range(SCHEMAS)]
+
+    def ask_for(schema: dict[str, Any]) -> dict[str, Any]:
+        form = {"type": "json_schema", "json_schema": {"name": "made", "strict": True, "schema": schema}}
+        return chat(pair, response_format=form, max_tokens=100)
+
+    with ThreadPoolExecutor(8) as threads:
+        answers = list(threads.map(ask_for, schemas))
+    for schema, answer in zip(schemas, answers, strict=True):
+        assert answer["reason"] == "stop", (schema, answer)
+        jsonschema.validate(json.loads(answer["text"]), schema)
+
+
+@pytest.mark.parametrize("row", ALL_ROWS, ids=lambda row: row.id)
+def test_prefill_and_decode_answer_as_one_engine_and_as_sglangs_server_but_for_what_is_told(
+    answered: dict[str, list[dict[str, Any]]], row: Row
+) -> None:
+    theirs, one, joined = answered[row.id]
+    assert [str(each) for each in differing(one, joined)] == []
+    told = [each for each in DIFFERENCES if each.rows]
+    unexplained = [
+        str(each)
+        for each in differing(theirs, joined)
+        if not any(difference.explains(row.id, each.field, each.theirs) for difference in told)
+    ]
+    assert unexplained == [], f"{row.body}"
+
+
+def test_no_difference_is_told_that_is_none(answered: dict[str, list[dict[str, Any]]]) -> None:
+    seen = [(row, each) for row, (theirs, _, joined) in answered.items() for each in differing(theirs, joined)]
+    told = [difference for difference in DIFFERENCES if difference.rows]
+    assert [
+        difference.what
+        for difference in told
+        if not any(difference.explains(row, each.field, each.theirs) for row, each in seen)
+    ] == []
+
+
+@pytest.fixture(scope="module")
+def kits(pair: Deployment) -> Iterator[dict[str, Future[subprocess.CompletedProcess[str]]]]:
+    """All run at once."""
+    environment = standin_environment(os.environ) | {"SGLANG_USE_CPU_ENGINE": "1", "HF_HUB_OFFLINE": "1"}
+
+    def run(mixin: str) -> subprocess.CompletedProcess[str]:
+        words = [sys.executable, str(Path(__file__).parent / "sglang_kit.py"), mixin, pair.url, "smollm2"]
+        words += [f"{test}={why}" for test, why in KIT_SKIPS.get(mixin, {}).items()]
+        return subprocess.run(words, env=environment, capture_output=True, text=True, timeout=500, check=False)
+
+    with ThreadPoolExecutor(len(KITS)) as threads:
+        yield {mixin: threads.submit(run, mixin) for mixin in KITS}
+
+
+@pytest.mark.parametrize("mixin", KITS)
+def test_sglangs_own_kits(kits: dict[str, Future[subprocess.CompletedProcess[str]]], mixin: str) -> None:
     """As its wheel ships them, against a disaggregated deployment."""
-    words = [sys.executable, str(Path(__file__).parent / "sglang_kit.py"), mixin, pair.url, "smollm2"]
-    ran = subprocess.run(words, capture_output=True, text=True, timeout=300, check=False)
+    ran = kits[mixin].result()
     assert ran.returncode == 0, ran.stderr[-3000:]

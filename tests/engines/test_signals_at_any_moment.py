@@ -24,6 +24,8 @@ from programs import LIMIT_S, Program, disagg, groups, signal_each
 from disagg.cluster.ports import free_port
 from disagg.process import reaper as reaper
 
+pytestmark = pytest.mark.alone
+
 MARK = "DISAGG_TEST_OF_SIGNALS"
 START_S = 200.0  # on a busy machine
 GONE_S = 60.0

@@ -36,7 +36,7 @@ from disagg.sglang.children import PRELAUNCHED_SINCE
 from disagg.sglang.releases import number_of
 
 # An actor does not wait for its reapers: they end after it.
-pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+pytestmark = [pytest.mark.alone, pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")]
 KIT_S = 240.0
 
 

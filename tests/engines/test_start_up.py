@@ -15,6 +15,8 @@ from deployment import Traces, assert_nothing_left, launch, serving
 
 from disagg.models.resolve import resolve_model
 
+pytestmark = pytest.mark.alone
+
 LOCAL = "ray.address=local"
 
 

@@ -12,6 +12,7 @@ import psutil
 import pytest
 from scripted import CONTEXT, MODEL, Answer, ScriptedBackend, ask, exchange, http_request, says, serving, until
 
+from disagg.adapters import Served
 from disagg.errors import BadRequest, Overloaded
 from disagg.frontend import readers
 from disagg.frontend.readers import READERS_MAX, Readers
@@ -103,7 +104,7 @@ async def test_the_event_loop_does_not_read_it(codec: Codec, monkeypatch: pytest
 
 async def test_a_long_body_gets_the_deployments_sampling_defaults(codec: Codec) -> None:
     overrides = Overrides(sampling_defaults={"temperature": 0, "top_k": 5})
-    some = Readers(load_codec(codec.folder, overrides), MODEL)
+    some = Readers(load_codec(codec.folder, overrides), lambda: Served(MODEL))
     long_body, short_body = (ask(CHAT, **more).partition(b"\r\n\r\n")[2] for more in (LONG, {}))
     try:
         asked = [await some.read(body, "chat") for body in (long_body, short_body)]
@@ -116,12 +117,12 @@ async def test_a_long_body_gets_the_deployments_sampling_defaults(codec: Codec) 
 @pytest.mark.parametrize("kind", ["messages", "ids"])
 def test_more_entries_than_the_context_has_tokens_are_counted_and_not_looked_at(codec: Codec, kind: str) -> None:
     with pytest.raises(BadRequest) as refused:
-        read(HOSTILE[kind], "text" if kind == "ids" else "chat", MODEL, codec)
+        read(HOSTILE[kind], "text" if kind == "ids" else "chat", Served(MODEL), codec)
     assert refused.value.code == "context_length_exceeded"
 
 
 async def test_a_body_that_takes_too_long_ends_its_reader_alone(codec: Codec) -> None:
-    few = Readers(codec, MODEL, read_s=0.001)
+    few = Readers(codec, lambda: Served(MODEL), read_s=0.001)
     try:
         with pytest.raises(BadRequest) as refused:
             await few.read(HOSTILE["parts"], "chat")
@@ -164,7 +165,7 @@ async def test_there_are_no_more_readers_than_allowed_and_none_is_left(codec: Co
 
 
 async def test_a_reader_ends_with_its_frontend_even_if_that_is_killed(codec: Codec) -> None:
-    some = Readers(codec, MODEL)
+    some = Readers(codec, lambda: Served(MODEL))
     await some.start()
     (pid,) = children()
     process = psutil.Process(pid)
@@ -175,7 +176,7 @@ async def test_a_reader_ends_with_its_frontend_even_if_that_is_killed(codec: Cod
 
 async def test_all_readers_stay_busy_and_the_next_one_is_told(codec: Codec, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(readers, "WAIT_S", 0.2)
-    some = Readers(codec, MODEL)
+    some = Readers(codec, lambda: Served(MODEL))
     body = ask(max_tokens=0, **LONG).partition(b"\r\n\r\n")[2]
     try:
         for _ in range(READERS_MAX):

@@ -53,9 +53,13 @@ class NativeSaying:
             said = {"type": "stop", "matched": answer.matched_stop}
         return {"finish_reason": said, "cached_tokens": answer.cached_tokens}
 
-    def logprobs(self, where: str, given: Sequence[TokenLogprobs]) -> dict[str, Any]:
-        """`where`: input or output."""
-        return Rows(self).add(given).told(where)
+    def logprobs(self, given: Sequence[TokenLogprobs], prompts: Sequence[TokenLogprobs] = ()) -> dict[str, Any]:
+        """`given`: of the answer's tokens, none where the client asks for none. What is said of the prompt is then
+        there, too, if empty: SGLang's clients read it without asking."""
+        rows, of_prompt = Rows(self).add(given), Rows(self).add(prompts)
+        if not given:
+            return of_prompt.told("input") if prompts else {}
+        return of_prompt.told("input", beside=rows) | rows.told("output", beside=rows) | rows.length()
 
     def token(self, logprob: float | None, token_id: int) -> tuple[float | None, int, str | None]:
         return logprob, token_id, self.token_text(token_id)[0] if self.token_text is not None else None
@@ -67,22 +71,35 @@ class Rows:
     def __init__(self, saying: NativeSaying) -> None:
         self._saying = saying
         self._rows: dict[str, bytearray] = {name: bytearray() for name in ("token", "top", "token_ids")}
-        self._is_told = {"token": False, "top": False, "token_ids": False}
+        self._is_told = {"token": True, "top": False, "token_ids": False}
+        self._count = 0
 
     def add(self, given: Sequence[TokenLogprobs]) -> Rows:
         token = self._saying.token
         for each in given:
             self._add("token", token(each.logprob, each.token_id))
+            self._count += 1
             self._add("top", [token(logprob, token_id) for token_id, logprob in each.top] or None)
             self._add("token_ids", [token(logprob, token_id) for token_id, logprob in each.chosen] or None)
         return self
 
-    def told(self, where: str) -> dict[str, Any]:
+    def told(self, where: str, beside: Rows | None = None) -> dict[str, Any]:
+        """`where`: input or output. Where one of these rows, or of those beside, has others beside it, there is a list
+        of those, too."""
         return {
             f"{where}_{name}_logprobs": msgspec.Raw(b"[" + rows + b"]")
             for name, rows in self._rows.items()
-            if self._is_told[name]
+            if self._is_told[name] or (beside is not None and beside._is_told[name])
         }
+
+    def so_far(self) -> dict[str, Any]:
+        """Of a stream's answer: its prompt's come with its end."""
+        if not self._count:
+            return {}
+        return Rows(self._saying).told("input", beside=self) | self.told("output") | self.length()
+
+    def length(self) -> dict[str, Any]:
+        return {"output_token_logprobs_length": self._count}
 
     def _add(self, name: str, row: Any) -> None:
         rows = self._rows[name]
@@ -132,7 +149,7 @@ class NativeStream:
         so_far.add([part.text for part in parts if isinstance(part, Content)], token_ids, logprobs)
         if not so_far.is_due():
             return b""
-        return self._event(index, so_far.text(), so_far.ids, so_far.rows.told("output"))
+        return self._event(index, so_far.text(), so_far.ids, so_far.rows.so_far())
 
     def choice_ends(self, answer: ChoiceAnswer) -> bytes:
         return self._event(answer.index, answer.text, answer.token_ids, _meta_of(answer, self._saying))
@@ -164,8 +181,4 @@ class NativeWhole:
 
 
 def _meta_of(answer: ChoiceAnswer, saying: NativeSaying) -> dict[str, Any]:
-    return (
-        saying.ended(answer)
-        | saying.logprobs("input", answer.prompt_logprobs)
-        | saying.logprobs("output", answer.logprobs)
-    )
+    return saying.ended(answer) | saying.logprobs(answer.logprobs, answer.prompt_logprobs)

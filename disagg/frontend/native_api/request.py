@@ -29,7 +29,7 @@ NAMES |= {"logprobs": "top_logprobs_num", **{name: f"sampling_params.{name}" for
 BESIDE = frozenset({"return_logprob", "logprob_start_len", "top_logprobs_num", "return_text_in_logprobs"})
 BESIDE |= {"token_ids_logprob"}
 CHOSEN_IDS_MAX = 128
-_COMPLETIONS_ALONE = COMPLETION - {"model", "stream"}
+_COMPLETIONS_ALONE = COMPLETION - {"model", "lora_path", "stream"}
 UNREAD = frozenset({"log_metrics", "labels", "conversation_id", "custom_labels", "return_bytes"})
 
 
