@@ -10,6 +10,7 @@ import pytest
 from disagg.errors import BadRequest
 from disagg.frontend.native_api import NativeSaying, completion_body
 from disagg.frontend.parts import TokenLogprobs
+from disagg.frontend.responses import encode
 
 
 def test_every_field_that_generate_has() -> None:
