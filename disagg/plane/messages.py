@@ -134,6 +134,7 @@ class ProcessSample(NamedTuple):
     batch_tokens: int  # of the batch it is in; 0: in none
     step_longest_s: float  # 0: it has made none
     step_longest_tokens: int
+    steps: int  # that it has made
     state: str  # of its main thread, as /proc says it: R, S, D, T, Z, …; "" when there is no such process
     stopped_s: float  # how long it has been seen stopped
     watched_s: float  # since its loop was last seen to come round

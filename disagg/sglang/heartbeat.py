@@ -30,11 +30,12 @@ class Beat(NamedTuple):
     batch_tokens: float  # of the batch that it computes now; 0: none
     step_longest_s: float
     step_longest_tokens: float  # of the batch of that step
+    steps: float  # made so far
 
 
 _LAYOUT = struct.Struct(f"={len(Beat._fields)}d")
-_AT, _TOKENS, _LONGEST_S, _LONGEST_TOKENS = (
-    Beat._fields.index(name) for name in ("at_s", "batch_tokens", "step_longest_s", "step_longest_tokens")
+_AT, _TOKENS, _LONGEST_S, _LONGEST_TOKENS, _STEPS = (
+    Beat._fields.index(name) for name in ("at_s", "batch_tokens", "step_longest_s", "step_longest_tokens", "steps")
 )
 
 
@@ -61,6 +62,7 @@ class BeatWriter:
                 self._longest_s = doubles[_LONGEST_S] = step_s
                 doubles[_LONGEST_TOKENS] = doubles[_TOKENS]
             doubles[_TOKENS] = 0
+            doubles[_STEPS] += 1
         self._at_s = doubles[_AT] = now_s
 
     def batch_begins(self, tokens: int) -> None:

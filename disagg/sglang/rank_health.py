@@ -19,8 +19,9 @@ STOPPED_S = 1.0
 ASLEEP_S, ASLEEP_CPU_SHARE = 3.0, 0.05
 # A loop that computes: three times the longest step so far, in proportion to the tokens, and never below this.
 SLOW_S, SLOW_STEPS = 5.0, 3.0
-# Before a first step there is nothing to compare with, and on a GPU it may compile kernels in another process.
-FIRST_STEP_S = 60.0
+# Before the first steps there is nothing to compare with, and on a GPU each of them may compile its kernels, prefill's
+# after some seconds, and the first decode's for longer than that would allow (seen: 8.3 s after 2.7 s).
+FIRST_STEPS, FIRST_STEP_S = 4, 60.0
 
 
 def judge(samples: Iterable[ProcessSample]) -> list[RankHealth]:
@@ -49,13 +50,13 @@ def _sickness(one: ProcessSample, group: list[ProcessSample]) -> str:
     patience_s = max(map(_patience_s, group))
     if one.beat_age_s > patience_s:
         return f"its loop has not come round for {one.beat_age_s:.1f} s, and {patience_s:.1f} s would be long"
-    if one.beat_age_s > ASLEEP_S and one.step_longest_s and not any(map(_computes, group)):
+    if one.beat_age_s > ASLEEP_S and one.steps and not any(map(_computes, group)):
         return f"its loop has not come round for {one.beat_age_s:.1f} s, and it computes nothing"
     return ""
 
 
 def _patience_s(one: ProcessSample) -> float:
-    if not one.step_longest_s:
+    if one.steps < FIRST_STEPS:
         return FIRST_STEP_S
     ratio = max(1.0, one.batch_tokens / max(1, one.step_longest_tokens))
     return max(SLOW_S, SLOW_STEPS * one.step_longest_s * ratio)

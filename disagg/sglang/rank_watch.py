@@ -94,6 +94,7 @@ class RankWatch:
             batch_tokens=int(beat.batch_tokens),
             step_longest_s=beat.step_longest_s,
             step_longest_tokens=int(beat.step_longest_tokens),
+            steps=int(beat.steps),
             state=state,
             stopped_s=0.0 if kept.stopped_since_s is None else now_s - kept.stopped_since_s,
             watched_s=now_s - kept.since_s,

@@ -26,7 +26,7 @@ FACTS = EngineFacts(
     page_size=1,
     pids={},
 )
-SAMPLE = m.ProcessSample(1, 0, 0.1, 0, 0.2, 16, "S", 0.0, 0.1, 0.0)
+SAMPLE = m.ProcessSample(1, 0, 0.1, 0, 0.2, 16, 9, "S", 0.0, 0.1, 0.0)
 
 
 class Scene:

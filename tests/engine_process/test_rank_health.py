@@ -16,6 +16,7 @@ WELL = ProcessSample(
     batch_tokens=0,
     step_longest_s=0.4,
     step_longest_tokens=256,
+    steps=100,
     state="S",
     stopped_s=0.0,
     watched_s=0.0,
@@ -65,9 +66,17 @@ def test_a_small_batch_after_a_long_step_has_three_times_that_step() -> None:
 
 
 def test_a_first_step_has_a_minute() -> None:
-    first = {"step_longest_s": 0.0, "step_longest_tokens": 0, "batch_tokens": 3000, "watched_s": 50.0}
+    first = {"step_longest_s": 0.0, "step_longest_tokens": 0, "steps": 0, "batch_tokens": 3000, "watched_s": 50.0}
     assert sick({"beat_age_s": 59.0, **first}) == [""], "it may wait for a compiler"
     assert sick({"beat_age_s": 61.0, **first}) != [""]
+
+
+def test_so_have_the_steps_after_it() -> None:
+    """A decode step compiles kernels of its own, after a prefill step that was quicker."""
+    compiles = {"step_longest_s": 2.7, "step_longest_tokens": 32, "batch_tokens": 1, "state": "R", "cpu_s": 8.0}
+    assert sick({"beat_age_s": 8.3, "steps": 1, **compiles}) == [""]
+    assert sick({"beat_age_s": 8.3, "steps": 3, **compiles}) == [""]
+    assert sick({"beat_age_s": 8.3, "steps": 4, **compiles}) != [""]
 
 
 def test_dp_ranks_that_attend_together_wait_for_each_other() -> None:

@@ -18,7 +18,7 @@ from disagg.sglang.rank_watch import ProcessLook, RankWatch, look_at_process
 
 
 def beat(**changes: float) -> Beat:
-    values = dict.fromkeys(Beat._fields, 0.0) | {"pid": os.getpid(), "step_longest_s": 0.1} | changes
+    values = dict.fromkeys(Beat._fields, 0.0) | {"pid": os.getpid(), "step_longest_s": 0.1, "steps": 9} | changes
     return Beat(**values)
 
 

@@ -30,6 +30,7 @@ def begin(scheduler: Any, ranks: Any, folder: Path) -> None:
         batch_tokens=0,
         step_longest_s=0.0,
         step_longest_tokens=0,
+        steps=0,
     )
     writer = BeatWriter(folder, beat, overlaps=bool(scheduler.enable_overlap))
 
