@@ -11,6 +11,8 @@ from disagg.frontend.http1 import Limits
 from disagg.frontend.http1.chunked import EXTENSION_BYTES_MAX, SMALL_BYTES, SMALL_CHUNKS_MAX, TRAILER_BYTES_MAX
 from disagg.frontend.http1.head import METHOD_BYTES_MAX
 from disagg.frontend.http1.limits import KIB, MIB
+from disagg.frontend.inputs import LABELS_MAX
+from disagg.frontend.native_api.request import CHOSEN_IDS_MAX
 from disagg.frontend.open_files import RESERVED
 from disagg.frontend.parsing import CONSTRAINT_BYTES_MAX
 from disagg.frontend.readers import READ_S, READERS_MAX
@@ -45,6 +47,8 @@ def test_the_page_has_the_numbers_of_the_code() -> None:
         f"where there are several | {samples.OUTPUT_TOKENS_MAX:,} |",
         f"named beside each | {samples.PROMPT_LOGPROBS_MAX:,} |",
         f"`top_logprobs` | {request_body.TOP_LOGPROBS_MAX} |",
+        f"`label_token_ids` | {CHOSEN_IDS_MAX}, {LABELS_MAX:,} |",
+        f"chosen ids beside each | {samples.CHOSEN_LOGPROBS_MAX:,} |",
         f"`stop_regex` | {request_body.STOP_STRINGS_MAX}, {request_body.STOP_CHARACTERS_MAX}; {STOP_IDS_MAX}; "
         f"{STOP_PATTERNS_MAX} |",
         f"entries of `logit_bias` | {BIASES_MAX:,} |",
