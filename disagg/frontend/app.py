@@ -25,6 +25,7 @@ from disagg.frontend.keys import Caller, Keys, Right
 from disagg.frontend.native_api.adapters import AdapterRoutes, adapter_error
 from disagg.frontend.native_api.routes import NativeRoutes
 from disagg.frontend.origins import Origins
+from disagg.frontend.receiving import bare_id
 from disagg.frontend.request_body import no_such_model
 from disagg.frontend.responses import encode
 from disagg.frontend.routes import Route, Routes
@@ -32,7 +33,6 @@ from disagg.frontend.server import HttpServer
 from disagg.frontend.tokenization import Tokenization, facts_now
 from disagg.logfile import ASKED_LINES_MAX
 
-ID_PREFIXES = ("chatcmpl-", "cmpl-", "resp_", "msg_")
 BODY_LIMIT_BYTES = 8 * 2**20
 LOG_LINES, LOG_LINES_DIGITS = 100, 20
 FOR_PAGES = (Right.HEALTH, Right.CLIENT)  # what a page of another origin may be allowed to read
@@ -262,10 +262,8 @@ class Frontend:
         await _json(exchange, {"id": request_id, "cancelled": True})
 
     def _known(self, name: str, caller: Caller) -> str:
-        """The id of a request that is the caller's, named as in `x-request-id`, or with OpenAI's prefix."""
-        request_id = name
-        for prefix in ID_PREFIXES:
-            request_id = request_id.removeprefix(prefix)
+        """The id of a request that is the caller's, named as in `x-request-id`, or with its API's prefix."""
+        request_id = bare_id(name)
         owner = self._backend.owner_of(request_id)
         if owner is None or not (caller.sees_all or owner == caller.owner):
             raise _no_such_request(name)

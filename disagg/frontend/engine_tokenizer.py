@@ -51,8 +51,14 @@ T = TypeVar("T")
 LOST_MAX = 4  # connections that may be lost under one body
 AGAIN_S = 1.0  # between two tries to learn what there is to know, ahead of the first request
 NOTHING = TextFacts(
-    context_length=0, vocabulary=0, end_ids=frozenset(), head=Head(), template=None, added_tokens={}
-)  # fmt: skip
+    context_length=0,
+    vocabulary=0,
+    end_ids=frozenset(),
+    head=Head(),
+    template=None,
+    added_tokens={},
+    architecture="",
+)
 _AS_ERROR: dict[str, Callable[[str], RequestError]] = {
     m.TOO_COMPLEX: lambda detail: BadRequest(None, "too_complex", detail),
     m.LOST_READER: lambda detail: ReaderLost("reader", detail, "try again"),

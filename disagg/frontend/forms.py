@@ -34,6 +34,7 @@ def _saying(answering: Answering) -> Saying:
         include_usage=asked.include_usage,
         usage_so_far=answering.usage if asked.continuous_usage else None,
         prompt_ids=answering.prompt_of if asked.return_token_ids else None,
+        tells_prompt_logprobs=asked.prompt_logprobs is not None,
     )
 
 

@@ -10,8 +10,10 @@ Fails: BadRequest and other RequestErrors, before or after the answer's head: it
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import msgspec
@@ -19,25 +21,26 @@ import msgspec
 from disagg.coordinator.request import Request
 from disagg.errors import BadRequest
 from disagg.fields import refuse
+from disagg.frontend import receiving
 from disagg.frontend.answering import Answering
 from disagg.frontend.backend import Backend
-from disagg.frontend.body import UTF_8_MARK, check_encoding
+from disagg.frontend.body import UTF_8_MARK
 from disagg.frontend.choices import Stream, StreamedChoice, WholeChoice
 from disagg.frontend.exchange import Exchange
 from disagg.frontend.forms import FORMS, response_head
-from disagg.frontend.parameters import check_headers
 from disagg.frontend.parts import ChoiceAnswer
 from disagg.frontend.reading import Read, with_earlier
 from disagg.frontend.request_body import CompletionRequest
 from disagg.frontend.responses_api import ResponseStore, conversation
-from disagg.frontend.samples import likeliest, requests_of, run_samples
+from disagg.frontend.samples import likeliest, requests_of, run_samples, shorten_logprobs
 from disagg.frontend.sinks import Chunks
 from disagg.frontend.tokenization import Tokenization
 from disagg.frontend.tokenizing import Answered
-from disagg.frontend.unknown_fields import HEADER, header_of
 from disagg.sampling import GRAMMARS
 
 CLIENT_ID_CHARACTERS_MAX = 128
+# Of "_" and of small letters: JSON may write a name so. No client is known that does, and no text has them by chance.
+NAME_ESCAPES = (rb"\u005f", rb"\u005F", rb"\u006", rb"\u007")
 
 
 class _Previous(msgspec.Struct):
@@ -53,6 +56,7 @@ class Generations:
         self._backend, self._tokenization = backend, tokenization
         self._body_limit_bytes = body_limit_bytes
         self._responses = ResponseStore()
+        self._parsing_thread: ThreadPoolExecutor | None = None  # one: the loop gets its half of the interpreter
         self.running: dict[str, Sequence[Request]] = {}  # answers of several samples, by the id that their clients know
 
     def cancel(self, answer_id: str) -> bool:
@@ -63,15 +67,13 @@ class Generations:
 
     async def answer(self, exchange: Exchange, endpoint: str, owner: bytes) -> None:
         """`endpoint`: a row of READINGS that makes a CompletionRequest. `owner` may see and cancel the request."""
-        received_at_s = time.monotonic()
-        exchange.request_id = self._backend.new_request_id()
-        exchange.answer_headers.append((b"x-request-id", exchange.request_id.encode()))
+        received_at_s = receiving.name(exchange, self._backend)
         with exchange.while_connected():
-            check_headers(exchange.request_headers)
-            check_encoding(exchange)
+            receiving.check_head(exchange)
             _refuse_without_engines(self._backend)
             asked = await self._read(exchange, endpoint, owner)
             assert isinstance(asked, CompletionRequest)
+            await self._tokenization.parsing.load(asked.tool_use)
             answering = self._answering(exchange, asked, owner, received_at_s)
             self.running[answering.id] = answering.requests
             try:
@@ -92,8 +94,7 @@ class Generations:
     async def answer_here(self, exchange: Exchange, endpoint: str) -> None:
         """For what no engine is asked: `endpoint` is a row of READINGS that makes an Answered."""
         with exchange.while_connected():
-            check_headers(exchange.request_headers)
-            check_encoding(exchange)
+            receiving.check_head(exchange)
             answered = await self._read(exchange, endpoint)
             assert isinstance(answered, Answered)
             await exchange.answer(200, answered.body)
@@ -104,13 +105,12 @@ class Generations:
         if endpoint == "responses":
             body = with_earlier(body, self._earlier(body, owner))
         asked = await self._tokenization.read(body, endpoint)
-        if asked.ignored:
-            exchange.answer_headers.append((HEADER, header_of(asked.ignored)))
+        receiving.tell_ignored(exchange, asked.ignored)
         return asked
 
     def _earlier(self, body: bytes, owner: bytes) -> list[dict[str, Any]]:
         """The conversation that a Responses body goes on with."""
-        if b"previous_response_id" not in body:
+        if b"previous_response_id" not in body and not any(escape in body for escape in NAME_ESCAPES):
             return []
         try:
             previous = msgspec.json.decode(body.removeprefix(UTF_8_MARK), type=_Previous).previous_response_id
@@ -131,6 +131,7 @@ class Generations:
                 sampling={**asked.sampling, **asking.sampling},
                 constrained_by=asked.constrained_by or ("tool_choice" if constrains else ""),
                 shows_special=asked.shows_special or asking.keeps_special_tokens,
+                stop=tuple(dict.fromkeys(asked.stop + asking.stop)),
             )
         _refuse_ignored(asked, self._backend)
         requests = requests_of(asked, self._backend, self._tokenization, exchange.request_id, owner, received_at_s)
@@ -173,11 +174,20 @@ class Generations:
             for index, request in enumerate(requests)
         ]
         await run_samples(self._backend, list(zip(requests, sinks, strict=True)), asked.best_of)
-        answers = [_answer_of(sink) for sink in sinks]
+        answers = [await self._answer_of(sink) for sink in sinks]
         for answer in answers:
             self._choice_ended(answering, answer)
-        form = FORMS[asked.api].whole(answering)
-        await exchange.answer(200, form.whole(likeliest(answers, asked), answering.usage()))
+        form, chosen = FORMS[asked.api].whole(answering), likeliest(answers, asked)
+        for answer in chosen:
+            shorten_logprobs(answer, asked)
+        await exchange.answer(200, form.whole(chosen, answering.usage()))
+
+    async def _answer_of(self, choice: WholeChoice) -> ChoiceAnswer:
+        if not choice.is_long_to_read:
+            return choice.answer()
+        if self._parsing_thread is None:
+            self._parsing_thread = ThreadPoolExecutor(1, thread_name_prefix="parser")
+        return await asyncio.get_running_loop().run_in_executor(self._parsing_thread, choice.answer)
 
     def _choice_ended(self, answering: Answering, answer: ChoiceAnswer) -> None:
         answering.note_end(answer.index)
@@ -185,11 +195,6 @@ class Generations:
         if said.get("stores"):
             history = conversation(said["history"], answer)
             self._responses.put(answering.owner, response_head(answering).id, history)
-
-
-def _answer_of(choice: WholeChoice) -> ChoiceAnswer:
-    assert choice.answer is not None, "the answer broke off without a reason"
-    return choice.answer
 
 
 def _refuse_without_engines(backend: Backend) -> None:
@@ -210,7 +215,7 @@ def _refuse_ignored(asked: CompletionRequest, backend: Backend) -> None:
     if sampling.get("temperature") != 0 and sampling.get("top_k") != 1:
         names = {"seed": sampling.get("sampling_seed") is not None, "min_p": bool(sampling.get("min_p"))}
     names |= {"grammar": asked.constrained_by, "min_tokens": "min_new_tokens" in sampling}
-    names |= {"stop_regex": "stop_regex" in sampling}
+    names |= {"stop_regex": "stop_regex" in sampling, "token_ids_logprob": asked.chosen_ids}
     if not any(names.values()):
         return
     ignored = backend.ignored

@@ -8,6 +8,7 @@ Fails: BadRequest for tools that nothing here reads, and for a call that is requ
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -21,6 +22,7 @@ from disagg.frontend.text_facts import TextFacts
 from disagg.frontend.tool_choice import ToolUse
 from disagg.reasoning_end import after_reasoning
 from disagg.sglang.parsers.constraint import ToolConstraint, tool_constraint
+from disagg.sglang.parsers.light_import import are_loaded, sglang_parsers
 from disagg.sglang.parsers.reasoning import Asked, ReasoningReaders
 from disagg.sglang.parsers.setup import ParserSetup, set_up
 from disagg.sglang.parsers.tools import ToolReaders
@@ -36,6 +38,7 @@ class Asking:
     sampling: Mapping[str, Any]
     require_reasoning: bool
     keeps_special_tokens: bool
+    stop: tuple[str, ...] = ()  # beside the client's own stop strings
 
 
 class Parsing:
@@ -68,7 +71,13 @@ class Parsing:
             sampling=constraint.sampling | self._waits_for_reasoning(is_thinking, constraint, talk),
             require_reasoning=is_thinking,
             keeps_special_tokens=use.is_active or (setup.marks is not None and setup.marks.keeps_special_tokens),
+            stop=(setup.call_stop,) if use.is_active and setup.call_stop else (),
         )
+
+    async def load(self, use: ToolUse) -> None:
+        """Before `ask`, where this request is the first that needs SGLang's parsers: they are imported in a thread."""
+        if use.is_active and not are_loaded():
+            await asyncio.to_thread(sglang_parsers)
 
     def reasoning_tokens(self, asking: Asking) -> ReasoningTokens:
         """Of one choice."""
@@ -110,7 +119,7 @@ NO_PARSERS = Parsing(ParserSetup())
 def parser_setup(tool_parser: str | None, reasoning_parser: str | None, facts: TextFacts) -> ParserSetup:
     """Raises StartError."""
     try:
-        return set_up(tool_parser, reasoning_parser, facts.template, facts.added_tokens)
+        return set_up(tool_parser, reasoning_parser, facts.template, facts.added_tokens, facts.architecture)
     except (ImportError, ValueError) as error:
         would_do = "set model.tool_call_parser and model.reasoning_parser to names that it has, or leave them out"
         raise StartError("model", str(error), would_do) from error

@@ -89,13 +89,14 @@ def with_earlier(body: bytes, earlier: list[dict[str, Any]]) -> bytes:
     return b"%d\n%b%b" % (len(said), said, body)
 
 
-def _chat(body: Body, served: Served, codec: Codec) -> CompletionRequest:
-    body = check_names(body, CHAT)
+def _chat(body: Body, served: Served, codec: Codec, *, is_counted: bool = False) -> CompletionRequest:
+    """`is_counted`: of a prompt that is counted alone, which may be longer than the model's context."""
+    body, limit = check_names(body, CHAT), INT32_MAX if is_counted else codec.context_length
     adapter = check_model(body, served)
     required(body, "messages")
     fields, use = other_fields(body, codec.sampling_defaults, codec.vocabulary, is_chat=True), tool_use_of(body)
     kept = kept_of(body, codec.context_length, fields["max_tokens"] or 1)
-    prompt_ids = _kept(chat_ids_of(body, codec, use.shown), kept, "messages", codec.context_length)
+    prompt_ids = _kept(chat_ids_of(body, codec, limit, use.shown), kept, "messages", limit)
     talk = talk_of(body, is_constrained=bool(fields["constrained_by"]))
     fields |= {"model": body["model"], "adapter": adapter, "tool_use": use, "talk": talk}
     return CompletionRequest(api="chat", source="messages", prompts=[prompt_ids], **fields)
@@ -135,8 +136,11 @@ def _generate(body: Body, served: Served, codec: Codec) -> CompletionRequest:
     completion = native_api.completion_body(body)
     said = {"is_list": native_api.is_list(completion), "with_texts": with_texts}
     completion.setdefault("model", served.model)
+    chosen = native_api.chosen_ids(body, codec.vocabulary)
     asked = _in_words_of(native_api.own_words, lambda: _completion(completion, served, codec, {}))
-    return msgspec.structs.replace(asked, api="generate", said=said, prompt_logprobs_from=prompt_from)
+    return msgspec.structs.replace(
+        asked, api="generate", said=said, prompt_logprobs_from=prompt_from, chosen_ids=chosen
+    )
 
 
 def _responses(body: Body, earlier: list[dict[str, Any]], served: Served, codec: Codec) -> CompletionRequest:
@@ -156,7 +160,7 @@ def _messages(body: Body, served: Served, codec: Codec) -> CompletionRequest:
 
 def _count_tokens(body: Body, served: Served, codec: Codec) -> Answered:
     chat = messages_api.chat_body(body, counts=True)
-    asked = _in_words_of(messages_api.own_words, lambda: _chat(chat, served, codec))
+    asked = _in_words_of(messages_api.own_words, lambda: _chat(chat, served, codec, is_counted=True))
     return Answered(messages_api.tokens_counted(len(asked.prompts[0])))
 
 

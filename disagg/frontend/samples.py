@@ -13,12 +13,14 @@ import asyncio
 from collections.abc import Sequence
 from typing import Any, Protocol
 
+import msgspec
+
 from disagg.coordinator.request import Request
 from disagg.coordinator.sink import Sink
 from disagg.errors import RequestError
 from disagg.fields import refuse
 from disagg.frontend.backend import Backend
-from disagg.frontend.parts import ChoiceAnswer
+from disagg.frontend.parts import ChoiceAnswer, TokenLogprobs
 from disagg.frontend.request_body import SAMPLES_MAX, CompletionRequest, refuse_too_long
 from disagg.frontend.text_facts import TextFacts
 from disagg.frontend.tokenization import Tokenization, known
@@ -26,6 +28,7 @@ from disagg.tokenizer.given_text import GivenText
 
 FOLLOWS_TOKENS = 256  # of a prompt this long the further samples wait until the first one has read it
 PROMPT_LOGPROBS_MAX = 1 << 19  # of all samples: some 7 MB, and half a second of the event loop
+CHOSEN_LOGPROBS_MAX = 1 << 20  # of an answer's tokens, the logprobs of chosen ids among them
 OUTPUT_TOKENS_MAX = 1 << 20  # of all samples of an answer together
 
 
@@ -52,11 +55,7 @@ def requests_of(
             f"{count} samples may have {sum(lengths) * asked.best_of} tokens together; {OUTPUT_TOKENS_MAX} are allowed"
         )
         refuse(asked.max_tokens_name, "too_many_tokens", f"{what}: send a smaller '{asked.max_tokens_name}'")
-    if asked.logprobs is not None and (start := asked.prompt_logprobs_from) is not None:
-        rows = sum(max(0, len(prompt_ids) - start) for prompt_ids in asked.prompts) * asked.best_of
-        if rows * (1 + asked.logprobs) > PROMPT_LOGPROBS_MAX:
-            what = f"{rows} prompt tokens with {1 + asked.logprobs} logprobs each are more than {PROMPT_LOGPROBS_MAX}"
-            refuse(asked.source, "too_many_logprobs", f"{what}: ask for fewer of them, or of a shorter prompt")
+    _check_logprobs(asked, sum(lengths) * asked.best_of)
     if (least := asked.sampling.get("min_new_tokens", 0)) > min(lengths):
         what = f"'min_tokens' is {least}, and the answer may have {min(lengths)} tokens at most"
         refuse("min_tokens", "integer_above_max_value", what)
@@ -87,6 +86,18 @@ def requests_of(
     return requests
 
 
+def _check_logprobs(asked: CompletionRequest, output_tokens: int) -> None:
+    each = 1 + max(asked.logprobs or 0, asked.prompt_logprobs or 0) + len(asked.chosen_ids)
+    if (start := asked.prompt_logprobs_from) is not None:
+        rows = sum(max(0, len(prompt_ids) - start) for prompt_ids in asked.prompts) * asked.best_of
+        if rows * each > PROMPT_LOGPROBS_MAX:
+            what = f"{rows} prompt tokens with {each} logprobs each are more than {PROMPT_LOGPROBS_MAX}"
+            refuse(asked.source, "too_many_logprobs", f"{what}: ask for fewer of them, or of a shorter prompt")
+    if asked.chosen_ids and output_tokens * each > CHOSEN_LOGPROBS_MAX:
+        what = f"{output_tokens} tokens with {each} logprobs each may be more than {CHOSEN_LOGPROBS_MAX}"
+        refuse("token_ids_logprob", "too_many_logprobs", f"{what}: name fewer ids, or a smaller limit of tokens")
+
+
 async def run_samples(backend: Backend, samples: Sequence[tuple[Request, Begins]], per_prompt: int) -> None:
     """Returns when each sink has its end. `samples` are in the order of `requests_of`."""
     if len(samples) == 1:
@@ -115,6 +126,19 @@ def likeliest(answers: list[ChoiceAnswer], asked: CompletionRequest) -> list[Cho
         if asked.logprobs is None:  # they were for this alone
             answer.logprobs = []
     return chosen
+
+
+def shorten_logprobs(answer: ChoiceAnswer, asked: CompletionRequest) -> None:
+    """An engine is asked for as many of a prompt's likeliest as of the answer's. Called once they were compared."""
+    if asked.prompt_logprobs is not None:
+        answer.logprobs = [] if asked.logprobs is None else _shortened(answer.logprobs, asked.logprobs)
+        answer.prompt_logprobs = _shortened(answer.prompt_logprobs, asked.prompt_logprobs)
+
+
+def _shortened(logprobs: list[TokenLogprobs], top: int) -> list[TokenLogprobs]:
+    if all(len(each.top) <= top for each in logprobs):
+        return logprobs
+    return [msgspec.structs.replace(each, top=each.top[:top]) for each in logprobs]
 
 
 def _mean_logprob(answer: ChoiceAnswer) -> float:
@@ -148,10 +172,13 @@ def _sampling(sampling: dict[str, Any], sample: int) -> dict[str, Any]:
 
 
 def _asks(asked: CompletionRequest, prompt_tokens: int) -> dict[str, Any]:
-    if asked.logprobs is None:
+    if asked.logprobs is None and asked.prompt_logprobs is None:
         # To tell the likeliest answers from others.
         return {"return_logprob": True, "top_logprobs_num": 0} if asked.best_of > asked.n else {}
-    asks: dict[str, Any] = {"return_logprob": True, "top_logprobs_num": asked.logprobs}
+    most = max(asked.logprobs or 0, asked.prompt_logprobs or 0)
+    asks: dict[str, Any] = {"return_logprob": True, "top_logprobs_num": most}
+    if asked.chosen_ids:
+        asks["token_ids_logprob"] = asked.chosen_ids
     if asked.prompt_logprobs_from is not None and asked.prompt_logprobs_from < prompt_tokens:
         asks["logprob_start_len"] = asked.prompt_logprobs_from
     return asks

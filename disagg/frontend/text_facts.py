@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from disagg.models.heads import Head, head_of
+from disagg.models.hub_config import HubConfig
+from disagg.models.text_files import read_object
 
 if TYPE_CHECKING:
     from disagg.tokenizer.codec import Codec
@@ -24,6 +26,7 @@ class TextFacts(msgspec.Struct, frozen=True, kw_only=True):
     head: Head
     template: str | None  # of chats
     added_tokens: dict[str, bool]  # beside the vocabulary, and whether each is special
+    architecture: str  # as config.json names it; empty: it does not
 
 
 def facts_of(codec: Codec) -> TextFacts:
@@ -34,4 +37,5 @@ def facts_of(codec: Codec) -> TextFacts:
         head=head_of(codec.folder),
         template=codec.template.source if codec.template is not None else None,
         added_tokens=codec.encoder.added_tokens(),
+        architecture=HubConfig.of("config.json", read_object(codec.folder / "config.json")).architecture,
     )

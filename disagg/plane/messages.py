@@ -160,11 +160,13 @@ ToHost = _FromFrontend | _FromController | MemberSamples | MemberStage
 
 
 class TokenLogprobs(Wire, frozen=True):
-    """Of one token, and of the likeliest in its place, as (id, logprob). None: of a prompt's first token."""
+    """Of one token, of the likeliest in its place, and of ids that were asked for (token_ids_logprob): (id, logprob).
+    None: of a prompt's first token."""
 
     token_id: int
     logprob: float | None
     top: list[tuple[int, float]] = []
+    chosen: list[tuple[int, float]] = []
 
 
 class Delta(Wire, frozen=True):

@@ -22,6 +22,7 @@ from disagg.frontend.backend import Backend
 from disagg.frontend.body import decode_body
 from disagg.frontend.exchange import Exchange
 from disagg.frontend.keys import Caller
+from disagg.frontend.receiving import bare_id
 from disagg.frontend.request_body import CompletionRequest
 from disagg.frontend.responses import encode
 from disagg.frontend.tokenization import Tokenization, facts_now
@@ -114,15 +115,17 @@ class NativeRoutes:
         await exchange.answer(200, encode({"version": __version__}))
 
     async def abort_request(self, exchange: Exchange, _: str, caller: Caller) -> None:
-        """As SGLang's: an id that is not there is no error. Another key's is not there. Raises BadRequest."""
+        """As SGLang's: an id that is not there is no error. Another key's is not there. `rid`: as an answer has it,
+        with or without its prefix. Raises BadRequest."""
         body = decode_body(await exchange.call.body(self._body_limit_bytes))
         if body.get("abort_all"):
             raise BadRequest("abort_all", "unsupported_parameter", "'abort_all' is not for clients; name one 'rid'")
-        request_id = typed(str, required(body, "rid"), "rid")
+        rid = typed(str, required(body, "rid"), "rid")
+        request_id = bare_id(rid)
         owner = self._backend.owner_of(request_id)
         is_here = owner is not None and (caller.sees_all or owner == caller.owner)
         is_cancelled = is_here and self._cancel(request_id)
-        await exchange.answer(200, msgspec.json.encode({"rid": request_id, "aborted": is_cancelled}))
+        await exchange.answer(200, msgspec.json.encode({"rid": rid, "aborted": is_cancelled}))
 
 
 def _seconds(text: str | None) -> float:
