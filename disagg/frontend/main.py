@@ -79,15 +79,9 @@ async def serve(spec: FrontendSpec) -> None:
         embeds=spec.embeds,
     )
     headers = [(b"x-disagg-simulated", b"true")] if spec.simulated else []
-    tokenization: Tokenization
-    if own is not None:
-        tokenization = own(lambda: service.served)
-    else:
-        parsers = spec.tool_call_parser, spec.reasoning_parser
-        tokenization = EngineTokenizer(connections, spec.limits, lambda: service.served, *parsers)
     frontend = Frontend(
         service,
-        tokenization,
+        (own or _asking(spec, connections))(lambda: service.served),
         body_limit_bytes=spec.body_limit_bytes,
         limits=Limits(connections=spec.connections_max, held_bytes=spec.held_limit_bytes),
         refusals=refusals,
@@ -96,8 +90,7 @@ async def serve(spec: FrontendSpec) -> None:
         origins=Origins(spec.origins, spec.origins_age_s),
     )
     await frontend.start(spec.host, spec.port)
-    if own is not None:
-        await frontend.start_reader()
+    await frontend.start_reader()
     gc.collect()
     gc.freeze()  # what is there by now stays: a full collection would look through it, and stop every stream for 5 ms
     gc.set_threshold(YOUNG_OBJECTS)
@@ -105,13 +98,17 @@ async def serve(spec: FrontendSpec) -> None:
     sys.stdout.flush()
     following = asyncio.create_task(connections.follow(registry.watch()), name="follow the registry")
     following.add_done_callback(lambda _: over.set())
-    if own is None:
-        await frontend.start_reader()
     await over.wait()
     await frontend.stop(spec.stop_s)
     following.cancel()
     with contextlib.suppress(asyncio.CancelledError):
         await following
+
+
+def _asking(spec: FrontendSpec, connections: Connections) -> Callable[[Callable[[], Served]], Tokenization]:
+    """As `_own_tokenizer`, where the hosts have it."""
+    parsers = spec.tool_call_parser, spec.reasoning_parser
+    return lambda served: EngineTokenizer(connections, spec.limits, served, *parsers)
 
 
 def _own_tokenizer(spec: FrontendSpec) -> Callable[[Callable[[], Served]], Tokenization]:

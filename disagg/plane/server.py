@@ -358,7 +358,7 @@ class _SpokenLeg(_LiveLeg):
     def on_tokens(self, token_ids: list[int], logprobs: list[m.TokenLogprobs] | None = None) -> None:
         text = self._text
         named = {token.token_id for token in logprobs or ()}
-        named.update(token_id for token in logprobs or () for token_id, _ in token.top)
+        named.update(token_id for token in logprobs or () for token_id, _ in (*token.top, *token.chosen))
         texts = text.push(token_ids)
         shown = m.Shown(self._number, texts, text.unfinished, text.bytes_of(named) if named else {})
         self._session.shown.append(shown)

@@ -12,9 +12,10 @@ import json
 import tempfile
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 from scripted import MODEL, Answer, http_request, make_model_folder, read_answer
 from wire import Wire, connect
@@ -23,11 +24,17 @@ from disagg.coordinator.limits import Limits
 from disagg.coordinator.request import Request
 from disagg.coordinator.sink import Sink
 from disagg.frontend.app import Frontend
+from disagg.frontend.engine_tokenizer import EngineTokenizer
 from disagg.frontend.http1 import Door, Refusals
 from disagg.frontend.http1 import Limits as DoorLimits
 from disagg.frontend.own_tokenizer import OwnTokenizer, parsing_of
 from disagg.frontend.parsing import NO_PARSERS, Parsing
+from disagg.frontend.reader import answer
+from disagg.frontend.readers import Order
 from disagg.frontend.service import Service
+from disagg.frontend.tokenization import Tokenization
+from disagg.plane.server import PlaneServer
+from disagg.process.text_service import TextService
 from disagg.roles import Role
 from disagg.simulation.hosts import SimulatedHost
 from disagg.simulation.world import SimulatedDeployment
@@ -52,6 +59,9 @@ TEMPLATE = (
 )
 
 
+PARSERS = ("hermes", "qwen3")
+
+
 @cache
 def codec() -> Codec:
     folder = make_model_folder(Path(tempfile.mkdtemp(prefix="disagg-http-world-")))
@@ -65,7 +75,7 @@ def codec() -> Codec:
 
 @cache
 def parsers() -> Parsing:
-    return parsing_of("hermes", "qwen3", codec())
+    return parsing_of(*PARSERS, codec())
 
 
 class ScriptedService(Service):
@@ -109,8 +119,18 @@ class Talk:
         return await read_answer(reader)
 
 
+class HostReader:
+    """Of a host's reader of bodies, in this process."""
+
+    async def ask(self, words: str, data: bytes) -> bytes:
+        await asyncio.sleep(0.001)
+        return answer(data, words, Order(str(codec().folder), MODEL, 10.0, codec().overrides, True), codec())
+
+
 class HttpWorld:
-    def __init__(self, sim: SimulatedDeployment) -> None:
+    """`in_hosts`: the engines' hosts have the tokenizer."""
+
+    def __init__(self, sim: SimulatedDeployment, *, in_hosts: bool = False) -> None:
         front = sim.frontends[0]
         self.sim, self.coordinator = sim, front.coordinator
         told = front.coordinator.on_transfer_lost
@@ -119,11 +139,18 @@ class HttpWorld:
         )
         front.coordinator.on_transfer_lost = told  # the world's controller, in place of a client of one
         self.service.begun = []
-        self._doors = {reads: self._door(parsers() if reads else NO_PARSERS) for reads in (False, True)}
+        make = self._asking if in_hosts else self._own
+        self._doors = {reads: self._door(make(reads)) for reads in (False, True)}
 
-    def _door(self, parsing: Parsing) -> Door:
-        frontend = Frontend(self.service, OwnTokenizer(codec(), lambda: self.service.served, parsing))
-        return Door(frontend, DoorLimits(), Refusals(), 100)
+    def _own(self, reads: bool) -> OwnTokenizer:
+        return OwnTokenizer(codec(), lambda: self.service.served, parsers() if reads else NO_PARSERS)
+
+    def _asking(self, reads: bool) -> EngineTokenizer:
+        connections = self.sim.frontends[0].router.connections
+        return EngineTokenizer(connections, Limits(), lambda: self.service.served, *(PARSERS if reads else ()))
+
+    def _door(self, tokenization: Tokenization) -> Door:
+        return Door(Frontend(self.service, tokenization), DoorLimits(), Refusals(), 100)
 
     def post(self, api: str, body: dict[str, Any], says: Sequence[str], *, parses: bool = False) -> Talk:
         """`parses`: by a frontend that reads calls and reasoning."""
@@ -153,9 +180,13 @@ class HttpWorld:
 
 
 @asynccontextmanager
-async def http_world(limits: Limits | None = None, *, seed: int = 1, **model: Any) -> AsyncIterator[HttpWorld]:
-    """Two engines a role. At the end nothing is held any more."""
-    async with SimulatedDeployment(prefill=2, decode=2, seed=seed, limits=limits, model=model) as sim:
-        yield HttpWorld(sim)
-        await asyncio.sleep(5)  # what was killed is found, and comes back
-        await sim.settle()
+async def http_world(
+    limits: Limits | None = None, *, seed: int = 1, in_hosts: bool = False, **model: Any
+) -> AsyncIterator[HttpWorld]:
+    """Two engines a role. At the end nothing is held any more. `in_hosts`: see HttpWorld."""
+    texts = TextService(codec().texts, HostReader(), HostReader()) if in_hosts else None
+    with patch("disagg.simulation.hosts.PlaneServer", partial(PlaneServer, texts=texts)):
+        async with SimulatedDeployment(prefill=2, decode=2, seed=seed, limits=limits, model=model) as sim:
+            yield HttpWorld(sim, in_hosts=in_hosts)
+            await asyncio.sleep(5)  # what was killed is found, and comes back
+            await sim.settle()

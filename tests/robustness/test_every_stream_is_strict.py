@@ -19,7 +19,8 @@ pytestmark = needs_sglang
 DEADLINES = Limits(next_token_s=1.0, retry_limit=0, migration_limit=0)
 
 
-def test_to_its_end() -> None:
+@pytest.mark.parametrize("in_hosts", [False, True], ids=["", "hosts have the tokenizer"])
+def test_to_its_end(in_hosts: bool) -> None:
     """The world outlives them all, and holds nothing at its end."""
 
     async def scenario(world: HttpWorld) -> None:
@@ -42,7 +43,7 @@ def test_to_its_end() -> None:
                     len(world.service.begun[index].emitted_ids) if feature.asked.logprobs else 0
                 )
 
-    in_a_world(scenario)
+    in_a_world(scenario, in_hosts=in_hosts)
 
 
 @pytest.mark.parametrize("is_stream", [True, False], ids=["stream", "whole"])

@@ -76,6 +76,17 @@ def test_one_of_two_is_killed(victim: Role, phase: Phase, is_stream: bool) -> No
     in_a_world(scenario, prefill_token_s=0.001)
 
 
+@pytest.mark.parametrize("is_stream", [True, False], ids=["stream", "whole"])
+def test_one_is_killed_whose_host_has_the_tokenizer(is_stream: bool) -> None:
+    """`model.tokenization: engine`: the next host goes on with the text."""
+
+    async def scenario(world: HttpWorld) -> None:
+        for name in UNDER:
+            await one(world, FEATURES[name], Role.DECODE, Phase.DECODING, is_stream=is_stream)
+
+    in_a_world(scenario, prefill_token_s=0.001, in_hosts=True)
+
+
 def test_the_page_tells_each_of_them() -> None:
     rows = [line.strip("| ").split(" | ") for line in PAGE.read_text().splitlines() if " (it " in line]
     told = {name: row for row in rows for name in row[0].split("; ")}

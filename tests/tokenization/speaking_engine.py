@@ -62,7 +62,9 @@ class SpeakingEngine:
         end_at = running.left.index(END_ID) + 1 if not leg.sampling.get("ignore_eos") else len(running.left)
         ids = running.left[: min(self.per_step, end_at, leg.sampling["max_new_tokens"] - running.made)]
         del running.left[: len(ids)]
-        logprobs = logprobs_of(ids, asks.get("top_logprobs_num", 0)) if asks.get("return_logprob") else None
+        logprobs = None
+        if asks.get("return_logprob"):
+            logprobs = logprobs_of(ids, asks.get("top_logprobs_num", 0), asks.get("token_ids_logprob", ()))
         if logprobs is not None and not running.made and "logprob_start_len" in asks:
             logprobs = prompt_logprobs_of(leg.prompt_ids, asks.get("top_logprobs_num", 0)) + logprobs
         running.sink.on_tokens(ids, logprobs)
