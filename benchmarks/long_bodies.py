@@ -1,11 +1,12 @@
 """What hostile bodies, and long prompts, cost the streams that run meanwhile: the gaps between tokens of others while
 one is read.
 
-Way:   8 streams, a token each 5 ms -> 3 bodies of one kind, one after the other, or 6 prompts at once -> the gaps of
+Way:   8 streams, a token each 5 ms -> bodies of one kind, one after the other, or 6 prompts at once -> the gaps of
        all streams meanwhile
-Out:   a line for each kind: p50, p99 and the longest gap, and how long the body's answer took; medians over the rounds
+Out:   a line for each kind: p50, p99 (and by how much it moved from that of a quiet time) and the longest gap, and how
+       long the body's answer took; medians over the rounds
 
-Run:   python -m benchmarks.long_bodies [--rounds 5] [--against CHECKOUT]
+Run:   python -m benchmarks.long_bodies [--rounds 5] [--kind "2 MB of schema"] [--against CHECKOUT]
        with --against, another checkout's frontend is measured too, in turns with this one's
 """
 
@@ -35,9 +36,21 @@ VOCABULARY = 49_000  # below SmolLM2's
 MESSAGE: dict[str, str] = {"role": "user", "content": ""}
 CHAT, TEXT = "/v1/chat/completions", "/v1/completions"
 
-# kind -> path and body; each near the limit of 8 MiB but for the first two
+SCHEMA = {"type": "object", "properties": {f"property {number:05d}": {"type": "string"} for number in range(45_000)}}
+
+# kind -> path and body; each near the limit of 8 MiB but for the first four. The first is what the others are
+# compared with.
+QUIET = "50 token ids"
 KINDS: dict[str, tuple[str, dict[str, Any]]] = {
-    "50 token ids": (TEXT, {"prompt": list(range(50))}),
+    QUIET: (TEXT, {"prompt": list(range(50))}),
+    "100,000 tokens": (TEXT, {"prompt": "word " * 100_000}),
+    "2 MB of schema": (
+        CHAT,
+        {
+            "messages": [MESSAGE],
+            "response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": SCHEMA}},
+        },
+    ),
     "32 KB of messages": (CHAT, {"messages": [MESSAGE] * 1_000}),
     "240,000 messages": (CHAT, {"messages": [MESSAGE] * 240_000}),
     "2.7 million lists": (CHAT, {"messages": [MESSAGE], "metadata": [[]] * 2_700_000}),
@@ -45,6 +58,7 @@ KINDS: dict[str, tuple[str, dict[str, Any]]] = {
     "600,000 names": (CHAT, {f"{number:07d}": 1 for number in range(600_000)}),
     "8 MB of text": (TEXT, {"prompt": "word " * 1_600_000}),
 }
+QUICK = {QUIET: 60, "100,000 tokens": 20, "2 MB of schema": 10}  # bodies: enough gaps for their p99
 AT_ONCE: dict[str, tuple[str, dict[str, Any]]] = {
     "6 x 8,000 token ids": (TEXT, {"prompt": list(range(3, 8_003))}),
     "6 x 8,000 words": (TEXT, {"prompt": "word " * 8_000}),
@@ -59,12 +73,13 @@ def quick_post(url: str, path: str, body: dict[str, Any]) -> bytes:
     return b"\r\n".join([*lines, b"content-length: %d" % len(data), b"", b""]) + data
 
 
-async def measure() -> dict[str, tuple[float, float, float, float]]:
+async def measure(kinds: list[str]) -> dict[str, tuple[float, float, float, float]]:
     """Kind -> p50, p99 and longest gap of the streams while its bodies are read, and the answers' time; ms."""
     found = {}
     async with stub_deployment(Path(resolve_model("smollm2")), STEP_MS) as deployment:
-        for kind, (path, fields) in (KINDS | AT_ONCE).items():
-            count, at_once = (PROMPTS, PROMPTS) if kind in AT_ONCE else (BODIES, 1)
+        for kind in kinds:
+            path, fields = (KINDS | AT_ONCE)[kind]
+            count, at_once = (PROMPTS, PROMPTS) if kind in AT_ONCE else (QUICK.get(kind, BODIES), 1)
             body = {"model": "stub", "max_tokens": STREAM_TOKENS, "ignore_eos": True, **STREAMED}
             prompts = random_prompts(kind, STREAMS, 50, VOCABULARY)
             streams = [post(deployment.url, TEXT, body | {"prompt": prompt}) for prompt in prompts]
@@ -91,10 +106,10 @@ def _gaps_ms(streams: list[Answer], from_s: float, to_s: float) -> list[float]:
     return [(after_s - before_s) * 1e3 for before_s, after_s in steps if before_s < to_s and after_s > from_s]
 
 
-def measured_in(checkout: Path) -> dict[str, list[float]]:
+def measured_in(checkout: Path, kinds: list[str]) -> dict[str, list[float]]:
     """By this file with that checkout's code."""
     environment = os.environ | {"PYTHONPATH": str(checkout), "PYTHONSAFEPATH": "1"}
-    words = [sys.executable, __file__, "--once"]
+    words = [sys.executable, __file__, "--once", *(word for kind in kinds for word in ("--kind", kind))]
     done = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=600, check=False)
     if done.returncode:
         raise SystemExit(done.stderr)
@@ -106,24 +121,27 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--against", type=Path, help="another checkout of this repository")
+    every = list(KINDS | AT_ONCE)
+    parser.add_argument("--kind", action="append", choices=every, help="this one, beside the quiet one; else all")
     parser.add_argument("--once", action="store_true", help="one round, as JSON")
     arguments = parser.parse_args()
+    kinds = [kind for kind in every if arguments.kind is None or kind in (QUIET, *arguments.kind)]
     if arguments.once:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            print(json.dumps(runner.run(measure())))
+            print(json.dumps(runner.run(measure(kinds))))
         return
     here = Path(__file__).resolve().parents[1]
     checkouts = {"here": here} | ({"there": arguments.against.resolve()} if arguments.against else {})
     rounds: dict[str, list[dict[str, list[float]]]] = {name: [] for name in checkouts}
     for number in range(arguments.rounds):
         for name in list(checkouts)[:: -1 if number % 2 else 1]:  # a machine's drift hits both
-            rounds[name].append(measured_in(checkouts[name]))
-    for kind in KINDS | AT_ONCE:
+            rounds[name].append(measured_in(checkouts[name], kinds))
+    for kind in kinds:
         for name, rows in rounds.items():
             p50, p99, longest, took = (median(row[kind][column] for row in rows) for column in range(4))
-            print(
-                f"{name:<6} {kind:<20} gaps p50 {p50:5.1f} p99 {p99:6.1f} max {longest:7.1f} ms; answer {took:8.1f} ms"
-            )
+            moved = median(row[kind][1] - row[QUIET][1] for row in rows)
+            gaps = f"gaps p50 {p50:5.1f} p99 {p99:6.1f} ({moved:+6.1f}) max {longest:7.1f} ms"
+            print(f"{name:<6} {kind:<20} {gaps}; answer {took:8.1f} ms")
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ DisaggError
    │  └─ EngineLost     502: the connection to the engine ended, and with it all legs there: it died, or was cut off
    ├─ SuspectedPoison   422: engines died under this request, the last one with nothing else on it: no further try
    ├─ NotAccepted       400: the engine does not take what the request asks (a grammar that is none); not tried again
+   ├─ NoAdapter         404: the adapter that it names was unloaded while it was on its way; not tried again
    ├─ ParserFailed      500: the parser of tool calls or of reasoning threw; the request ends, and no other
    ├─ NotANumber        500: the model, or the request's own values, gave logits that are no numbers; not tried again
    ├─ Refused           429: a live engine had no room after all; the request waits again (nobody else sees it)
@@ -105,6 +106,12 @@ class LegLost(RequestError):
 
 class NotAccepted(RequestError):
     http_status, code, kind = 400, "not_accepted", "invalid_request_error"
+
+
+class NoAdapter(RequestError):
+    """As the frontend says it of a name that is not there at all."""
+
+    http_status, code, kind = 404, "model_not_found", "invalid_request_error"
 
 
 class NotANumber(RequestError):

@@ -20,6 +20,7 @@ from disagg.config.chat_template import with_template_text
 from disagg.config.engine_arguments import as_meant, check_arguments
 from disagg.config.environment_values import fill_environment
 from disagg.config.extends import Layer, layers_of, merged, said_where
+from disagg.config.lora import with_adapters
 from disagg.config.overrides import apply_sets
 from disagg.config.rules import check_rules, pool_texts
 from disagg.config.schema import Deployment, spelled
@@ -91,7 +92,8 @@ def _whole(
     tree, of_sets = apply_sets(merged(layers), sets)
     tree, of_environment = fill_environment(tree, os.environ)
     tree, of_template = with_template_text(tree, layers, file)
-    return tree, layers, [*problems, *of_sets, *of_environment, *of_template]
+    tree, of_adapters = with_adapters(tree, layers, file)
+    return tree, layers, [*problems, *of_sets, *of_environment, *of_template, *of_adapters]
 
 
 def _label(stem: str) -> str:

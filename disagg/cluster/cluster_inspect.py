@@ -65,8 +65,12 @@ async def inspect_cluster(
         facts = find_facts(model_folder) if is_real else None
     except StartError as error:  # SGLang may know better
         facts, doubts = None, [f"nothing was checked against the model's shape: {error}"]
+    lora = plan.model.lora
     nodes = await inspect_nodes(
-        model_folder if is_real else "", listener=(plan.frontend.host, plan.frontend.port), deep=deep
+        model_folder if is_real else "",
+        listener=(plan.frontend.host, plan.frontend.port),
+        deep=deep,
+        adapters={name: adapter.path for name, adapter in lora.adapters.items()} if lora else {},
     )
     problems, measured = check(plan, nodes, facts), []
     if is_real and (lanes or (lanes is None and not problems)):
@@ -77,16 +81,21 @@ async def inspect_cluster(
 
 
 async def inspect_nodes(
-    folder: str = "", *, listener: tuple[str, int] | None = None, deep: bool = False
+    folder: str = "",
+    *,
+    listener: tuple[str, int] | None = None,
+    deep: bool = False,
+    adapters: Mapping[str, str] | None = None,
 ) -> list[NodeFacts]:
-    """`listener`: host and port of the frontend, which listens on this process's own node."""
+    """`listener`: host and port of the frontend, which listens on this process's own node.
+    `adapters`: name -> folder."""
     here = ray.get_runtime_context().get_node_id()
     asked = []
     for name, node in _alive().items():
         given, node_id = node["Resources"], node["NodeID"]
         own = (listener,) if listener and node_id == here else ()
         task = ray.remote(inspect_node).options(num_cpus=0, scheduling_strategy=_on(node_id))
-        asked.append(task.remote(name, given.get("CPU", 0.0), int(given.get("GPU", 0)), folder, own, deep))
+        asked.append(task.remote(name, given.get("CPU", 0.0), int(given.get("GPU", 0)), folder, own, deep, adapters))
     facts: list[NodeFacts] = await _within(
         asyncio.gather(*asked), DEEP_LIMIT_S if deep else INSPECT_LIMIT_S, "the nodes"
     )

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from disagg.adapters import Adapter
+from disagg.cluster.adapters import Adapters
 from disagg.cluster.fleet import Fleet
 from disagg.cluster.ray_places import RayPlaces
 from disagg.cluster.runtime import Runtime
@@ -39,13 +41,20 @@ class Controller:
         self._plan, self._setting = plan, setting
         self.registry = MemoryRegistry()
         self._places = RayPlaces(setting)
-        self.fleet = Fleet(setting, self.registry, self._places, Runtime(), plan.deployment.health.canary_s)
+        runtime, lora, deadlines = Runtime(), plan.model.lora, setting.deadlines
+        given = [Adapter(name, said.path, said.pinned) for name, said in lora.adapters.items()] if lora else []
+        self.adapters = Adapters(self.registry, runtime, plan.model.name if lora else None, given, deadlines.drain_s)
+        canary_s = plan.deployment.health.canary_s
+        self.fleet = Fleet(setting, self.registry, self._places, runtime, canary_s, adapters=self.adapters)
         secret = bytes.fromhex(setting.secret)
         self._served = RegistryServer(self.registry, secret)
-        self._control = ControlServer(secret, self.fleet.log_lines, self.fleet.drain, self.fleet.transfer_lost)
+        self.adapters.all_have_seen = self._served.all_have_seen
+        fleet = self.fleet
+        self._control = ControlServer(secret, fleet.log_lines, fleet.drain, fleet.transfer_lost, self.adapters)
 
     async def start(self, host: str) -> Addresses:
         """Places and starts everything, without waiting for READY; returns where frontends reach it."""
+        await self.adapters.begin()
         registry, control = await self._served.start(host), await self._control.start(host)
         await self.fleet.place(self._plan.largest_first())
         self.fleet.begin()

@@ -15,6 +15,7 @@ import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from disagg.cluster.adapters import Adapters
 from disagg.cluster.canaries import Canaries
 from disagg.cluster.engine_node import log_of
 from disagg.cluster.places import Place, Places
@@ -54,8 +55,11 @@ class Fleet:
         runtime: Runtime,
         canary_s: float,
         is_registered: IsRegistered | None = None,
+        adapters: Adapters | None = None,
     ) -> None:
-        """`canary_s`: how often an idle engine's ranks are tried. `is_registered`: None asks each engine's role."""
+        """`canary_s`: how often an idle engine's ranks are tried. `is_registered`: None asks each engine's role.
+        `adapters`: None, and there are none."""
+        self.adapters = adapters or Adapters(registry, runtime, None, (), 0.0)
         self._setting, self._registry, self._places, self._runtime = setting, registry, places, runtime
         self._is_registered = is_registered
         self.prover = Prover(registry, self._on_proven, self._on_failed, runtime.random)
@@ -160,6 +164,7 @@ class Fleet:
     async def stop(self) -> None:
         """Ends all of them at once, and gives back what they have."""
         engines = list(self._engines.values())
+        await self.adapters.stop()
         tasks = [*self._common, *(task for each in engines for task in (each.leaving, each.task) if task is not None)]
         for task in tasks:
             task.cancel()
@@ -184,6 +189,7 @@ class Fleet:
             self.prover,
             self._runtime,
             self._is_registered,
+            adapters=self.adapters,
             last_incarnation=self._incarnations.get(plan.id, 0),
             must_start=is_first,
         )

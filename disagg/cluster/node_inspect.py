@@ -12,7 +12,7 @@ import os
 import re
 import resource
 import subprocess
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from importlib import util
 from pathlib import Path
 
@@ -20,6 +20,7 @@ import psutil
 
 from disagg.cluster.ports import why_not_bound
 from disagg.installed import installed_version
+from disagg.models.adapters import read_adapter
 from disagg.planning.cluster_shape import UNLIMITED, Nic, NodeShape
 from disagg.planning.gpu_kinds import GPU_KINDS, GpuKind
 from disagg.preflight.model_files import read_model_files
@@ -35,10 +36,16 @@ GPU_QUERY, CSV = "--query-gpu=name,memory.total,compute_cap,driver_version", "--
 
 
 def inspect_node(
-    name: str, cpus: float, gpus: int, folder: str = "", listeners: Iterable[tuple[str, int]] = (), deep: bool = False
+    name: str,
+    cpus: float,
+    gpus: int,
+    folder: str = "",
+    listeners: Iterable[tuple[str, int]] = (),
+    deep: bool = False,
+    adapters: Mapping[str, str] | None = None,
 ) -> NodeFacts:
     """`cpus` and `gpus`: what Ray gives out here, which may be less than there is. `listeners`: each (host, port) that
-    our own processes will listen on here."""
+    our own processes will listen on here. `adapters`: name -> folder."""
     rows = [row for row in (line.split(", ") for line in _smi(GPU_QUERY, CSV)) if len(row) == 4] if gpus else []
     sized = [(row[0], int(mib)) for row in rows if (mib := _number(row[1])) is not None]
     links_gbyte_s = _nvlink_of_a_gpu(_smi("nvlink", "--status")) if rows else 0.0
@@ -62,6 +69,7 @@ def inspect_node(
         cuda=_cuda_of_torch(),
         busy_ports=tuple(port for host, port in listeners if _is_taken(host, port)),
         files=read_model_files(Path(folder), deep) if folder else None,
+        adapters={name: read_adapter(folder) for name, folder in (adapters or {}).items()},
         was_looked_at=True,
     )
 

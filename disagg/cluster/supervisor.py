@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Any
 
+from disagg.cluster.adapters import Adapters
 from disagg.cluster.engine_life import EngineLife, Event
 from disagg.cluster.engine_node import EngineNode, NodeLost, incomplete
 from disagg.cluster.live import LiveEngine
@@ -75,15 +76,17 @@ class EngineSupervisor:
         runtime: Runtime,
         is_registered: IsRegistered | None = None,
         *,
+        adapters: Adapters | None = None,
         last_incarnation: int = 0,
         must_start: bool = True,
     ) -> None:
-        """`is_registered`: None asks the role. `must_start`: a first start that fails ends `run`."""
+        """`is_registered`: None asks the role. `adapters`: what it must have before it serves; None: nothing.
+        `must_start`: a first start that fails ends `run`."""
         self.plan, self.node = plan, node
         self._setting, self._registry, self._prover = setting, registry, prover
         self._role = ROLES[plan.role]
         self._is_registered = is_registered or self._role.is_registered
-        self._must_start = must_start
+        self._must_start, self._adapters = must_start, adapters
         self._runtime, self._now_s = runtime, runtime.now_s
         record = EngineRecord(id=plan.id, role=plan.role, state=State.NEW, incarnation=last_incarnation)
         self._life = EngineLife(record, registry.put, runtime.wall_s)
@@ -267,6 +270,7 @@ class EngineSupervisor:
         self._ending = ending
         exiting = asyncio.create_task(self._wait_for_exit(), name=f"exit of {live.life}")
         works = {
+            "adapters": self._equip(live),
             "meet": self._must_meet(live),
             "watch": self._watch(live),
             "drain": self._drain(live),
@@ -275,7 +279,6 @@ class EngineSupervisor:
         tasks += [asyncio.create_task(work, name=f"{what} {live.life}") for what, work in works.items()]
         for task in tasks:
             task.add_done_callback(self._raise_from)
-        self._prover.add(live)
         try:
             found = await ending
             live.is_retiring = True
@@ -289,9 +292,22 @@ class EngineSupervisor:
         finally:
             self._ending = None
             live.is_retiring = True
+            if self._adapters is not None:
+                self._adapters.leave(live.life)
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _equip(self, live: LiveEngine) -> None:
+        """It is to be proven once it has all adapters. Raises StartError."""
+        if self._adapters is not None:
+            limit_s = self._setting.deadlines.start_s
+            try:
+                async with asyncio.timeout(limit_s):
+                    await self._adapters.bring(live)
+            except TimeoutError:
+                raise StartError(live.life, f"its adapters are not loaded within {limit_s:g} s") from None
+        self._prover.add(live)
 
     async def _exit_soon(self, exiting: asyncio.Task[Exit]) -> Ending | None:
         """Of an engine whose connection is lost: what is known is better told than that."""

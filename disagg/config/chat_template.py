@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from disagg.config.extends import Layer
+from disagg.config.extends import Layer, folder_of
 from disagg.errors import Problem
 
 HERE = "model.chat_template"
@@ -29,7 +29,7 @@ def with_template_text(
         return tree, []
     if any(tag in said for tag in TEMPLATE_TAGS):
         return tree, []
-    path = _folder(said, layers, file) / Path(said)
+    path = folder_of(layers, ("model", "chat_template"), said, file) / Path(said)
     without = {**tree, "model": {key: value for key, value in model.items() if key != "chat_template"}}
     try:
         with path.open("rb") as opened:
@@ -41,13 +41,3 @@ def with_template_text(
         what = f"{path} holds no chat template: it has no {{{{ and no {{%, or more than {FILE_BYTES_MAX >> 20} MiB"
         return without, [Problem(HERE, what, WOULD_DO)]
     return {**tree, "model": {**model, "chat_template": text}}, []
-
-
-def _folder(said: str, layers: Sequence[Layer], file: Path | None) -> Path:
-    """Of the nearest file that says this; else (from --set, or the environment) of the first."""
-    first = file.parent if file is not None else Path()
-    for layer in layers:
-        model = layer.tree.get("model")
-        if isinstance(model, dict) and model.get("chat_template") == said:
-            return first if layer is layers[0] else Path(layer.source).parent
-    return first

@@ -58,6 +58,18 @@ def layers_of(tree: dict[str, Any], source: str, file: Path | None) -> tuple[lis
     return layers, []
 
 
+def folder_of(layers: Sequence[Layer], keys: Sequence[str], said: Any, file: Path | None) -> Path:
+    """Of the nearest file that says this at `keys`; else (from --set, or the environment) of the first, `file`."""
+    first = file.parent if file is not None else Path()
+    for layer in layers:
+        found: Any = layer.tree
+        for key in keys:
+            found = found.get(key) if isinstance(found, dict) else None
+        if found == said and found is not None:
+            return first if layer is layers[0] else Path(layer.source).parent
+    return first
+
+
 def merged(layers: Sequence[Layer]) -> dict[str, Any]:
     tree: dict[str, Any] = {}
     for layer in reversed(layers):

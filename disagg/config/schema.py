@@ -16,7 +16,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, ValidationInfo, field_validator, model_validator
 
+from disagg.adapters import ADAPTERS_MAX, problem_of_name
 from disagg.config.frontend import FrontendSection, Security
+from disagg.config.lora import LoraSection
 from disagg.config.sampling_defaults import SamplingDefaults
 from disagg.config.section import Remedy, Section, listed
 from disagg.role_table import ROLES
@@ -55,7 +57,10 @@ class ModelSection(Section):
     name: str = ""
     """What clients say; default: the last part of path."""
     trust_remote_code: bool = False
-    """Engines run Python code that comes with the model. The frontend never does: it needs tokenizer.json."""
+    """Engines run Python code that comes with the model. The frontend never does."""
+    tokenization: Literal["frontend", "engine"] = "frontend"
+    """Which process turns text into ids and ids into text. engine: the engines' hosts, so that the frontend needs no
+    file of the model, and any tokenizer will do that transformers reads."""
     tool_call_parser: ParserName | None = None
     """Reads tool calls out of the model's text: a name that SGLang here has, or auto: from the model's chat template.
     Without one, requests with tools are refused."""
@@ -67,6 +72,20 @@ class ModelSection(Section):
     """In the place of the model's own: a Jinja file, from this file's folder, or its text."""
     chat_template_kwargs: dict[str, Any] = Field({})
     """Variables of the chat template, as enable_thinking; a request's own chat_template_kwargs are stronger."""
+
+    lora: LoraSection | None = None
+    """LoRA adapters that clients may name."""
+
+    @field_validator("lora")
+    @classmethod
+    def _named_apart(cls, lora: LoraSection | None, info: ValidationInfo) -> LoraSection | None:
+        adapters = lora.adapters if lora else {}
+        for name in adapters:
+            if problem := problem_of_name(name, info.data.get("name", "")):
+                raise ValueError(f"adapters.{name[:100]} {problem}; give it another name")
+        if len(adapters) > ADAPTERS_MAX:
+            raise ValueError(f"has {len(adapters)} adapters, and {ADAPTERS_MAX} are the most; leave some out")
+        return lora
 
     @field_validator("path")
     @classmethod

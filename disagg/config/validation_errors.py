@@ -123,9 +123,12 @@ def _yaml_path(location: tuple[int | str, ...], tree: Any) -> str:
 def _field_at(location: tuple[int | str, ...], root: type[BaseModel]) -> FieldInfo | None:
     model: type[BaseModel] | None = root
     field = None
-    for part in (part for part in location if isinstance(part, str)):
+    parts = (part for part in location if isinstance(part, str))
+    for part in parts:
         field = model.model_fields.get(part) if model else None
         model = next(_models_in(field.annotation), None) if field else None
+        if model and field and get_origin(field.annotation) is dict:
+            next(parts, None)  # a name that the user chose
     return field
 
 

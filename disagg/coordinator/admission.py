@@ -144,6 +144,7 @@ class Admission:
                 emitted_ids=request.emitted_ids,
                 deadline_s=until_s,
                 prefix_on=request.prefix_on,
+                adapter=request.adapter,
                 avoid=request.failed_on,
                 alone_on=alone_on(request) if request.blames else frozenset(),
                 embeds=self._embeds,

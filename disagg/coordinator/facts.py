@@ -45,6 +45,7 @@ class Facts(msgspec.Struct, gc=False):
     prefill: RankId | None = None  # none on an aggregated engine
     decode: RankId | None = None
     routed: Reason | None = None  # why there
+    adapter: str | None = None  # LoRA, of both legs
     cached_tokens: int | None = None  # of the prompt
     kv_bytes: int | None = None  # that prefill sent
     kv_transfer_s: float | None = None

@@ -2,15 +2,37 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Protocol
 
+from disagg.adapters import Adapter, Served
 from disagg.coordinator.request import Request
 from disagg.coordinator.sink import Sink
 
 
 class Backend(Protocol):
+    """One deployment, as a frontend's handlers see it: what it serves, who runs a request, what operators ask of it.
+
+    Properties are looked up at each request: engines and adapters come and go.
+    A test's own answers by a script.
+    """
+
     model_name: str  # what clients say
     created_s: int  # wall clock
+
+    @property
+    def served(self) -> Served:
+        """What requests may name: the model, and the adapters that every engine which serves has."""
+
+    @property
+    def adapters(self) -> Mapping[str, Adapter]:
+        """The latter, by name."""
+
+    async def load_adapter(self, name: str, path: str, pinned: bool) -> str | None:
+        """Returns when every engine has it: None, or why it is nowhere."""
+
+    async def unload_adapter(self, name: str) -> str | None:
+        """Returns when it is gone: None, or why not."""
 
     @property
     def generates(self) -> bool:

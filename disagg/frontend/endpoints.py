@@ -73,7 +73,7 @@ ENDPOINTS = (
         "generate",
         "/generate",
         "SGLang's own: what follows a text, or token ids",
-        BESIDE | {"text", "input_ids", "sampling_params", "stream", "model"},
+        BESIDE | {"text", "input_ids", "sampling_params", "stream", "model", "lora_path"},
         (),
         harmless=UNREAD,
         judged=COMPLETION,

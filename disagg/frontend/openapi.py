@@ -32,6 +32,8 @@ ABOUT: Mapping[str, str] = {
     "/ready": "Whether requests can be served",
     "/metrics": "Figures in Prometheus' text format",
     "/flush_cache": "SGLang's: empties the prefix caches of all engines; `timeout`: seconds to wait until each is idle",
+    "/load_lora_adapter": "SGLang's: loads a LoRA adapter on every engine, then lists it",
+    "/unload_lora_adapter": "SGLang's: nobody may name the adapter any more, and no engine has it",
     "/openapi.json": "This document",
     "/docs": "This document as a page",
     "/v1/models": "The model that is served",
@@ -44,6 +46,10 @@ ABOUT: Mapping[str, str] = {
     "/disagg/engines/{name}": "ENGINE/drain: takes an engine out of use; `restart=1` starts it again",
 }
 QUERIES = {"/flush_cache": {"timeout": "number"}, "/disagg/logs/{name}": {"lines": "integer"}}
+BODIES = {  # of what no row of READINGS reads
+    "/load_lora_adapter": {"lora_name": "string", "lora_path": "string", "pinned": "boolean"},
+    "/unload_lora_adapter": {"lora_name": "string"},
+}
 KEYS = {
     Right.HEALTH: "everybody",
     Right.CLIENT: "who has a key, where the deployment has any",
@@ -101,9 +107,20 @@ def _operation(path: str, route: Route) -> dict[str, Any]:
         parameters.append({"name": "name", "in": "path", "required": True, "schema": {"type": "string"}})
     if parameters:
         told["parameters"] = parameters
-    if endpoint is not None:
-        told["requestBody"] = {"required": True, "content": {"application/json": {"schema": _body(endpoint)}}}
+    schema = _body(endpoint) if endpoint is not None else _plain_body(BODIES.get(path, {}))
+    if schema["properties"]:
+        told["requestBody"] = {"required": True, "content": {"application/json": {"schema": schema}}}
     return told
+
+
+def _plain_body(fields: Mapping[str, str]) -> dict[str, Any]:
+    """All that is no flag is required."""
+    required = [name for name, kind in fields.items() if kind != "boolean"]
+    return {
+        "type": "object",
+        "properties": {name: {"type": kind} for name, kind in fields.items()},
+        "required": required,
+    }
 
 
 def _body(endpoint: Endpoint) -> dict[str, Any]:

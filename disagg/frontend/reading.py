@@ -13,10 +13,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
+from disagg.adapters import Served
 from disagg.errors import BadRequest
 from disagg.fields import Body, boolean, refuse, required
 from disagg.frontend import messages_api, native_api, responses_api
@@ -37,7 +38,9 @@ from disagg.frontend.tokenizing import Answered, read_detokenize, read_tokenize
 from disagg.frontend.tool_choice import tool_use_of
 from disagg.frontend.unknown_fields import take_unknown
 from disagg.sampling import INT32_MAX
-from disagg.tokenizer.codec import Codec
+
+if TYPE_CHECKING:
+    from disagg.tokenizer.codec import Codec
 
 T = TypeVar("T")
 # What may run in the event loop: below an engine's step of some 5 ms, whatever it holds.
@@ -51,8 +54,9 @@ SHORT_BRACES = 500  # a message without content is 28 bytes, and costs as much a
 Read = CompletionRequest | InputsRequest | Answered  # what a reader can send back: structs with tags
 
 
-def is_short(data: bytes, codec: Codec, endpoint: str = "text") -> bool:
-    limit_bytes = SHORT_BYTES if codec.encoder.is_fast else SHORT_BYTES_SLOW
+def is_short(data: bytes, is_fast: bool, endpoint: str = "text") -> bool:
+    """`is_fast`: see disagg/tokenizer/encoder.py."""
+    limit_bytes = SHORT_BYTES if is_fast else SHORT_BYTES_SLOW
     if endpoint in PAIRED:
         limit_bytes = SHORT_BYTES_PAIRED
     if len(data) > limit_bytes or data.count(b"{") > SHORT_BRACES:
@@ -60,7 +64,7 @@ def is_short(data: bytes, codec: Codec, endpoint: str = "text") -> bool:
     return endpoint not in INPUT_KINDS or data.count(b'"') // 2 <= SHORT_TEXTS
 
 
-def read(data: bytes, endpoint: str, model: str, codec: Codec, *, refuses_unknown: bool = True) -> Read:
+def read(data: bytes, endpoint: str, served: Served, codec: Codec, *, refuses_unknown: bool = True) -> Read:
     """`endpoint`: its word in READINGS. Data of "responses" is as `with_earlier` makes it. `refuses_unknown`:
     fields that nobody here knows are a BadRequest; else they are left out, and named in `ignored`."""
     earlier: list[dict[str, Any]] = []
@@ -70,9 +74,12 @@ def read(data: bytes, endpoint: str, model: str, codec: Codec, *, refuses_unknow
     body = decode_body(data)
     ignored = [] if refuses_unknown else take_unknown(body, endpoint)
     if endpoint == "responses":
-        asked: Read = _responses(body, earlier, model, codec)
+        asked: Read = _responses(body, earlier, served, codec)
     else:
-        asked = READINGS[endpoint](body, model, codec)
+        asked = READINGS[endpoint](body, served, codec)
+    if isinstance(asked, CompletionRequest) and asked.echo:
+        texts = [codec.text_of(prompt_ids, skip_special_tokens=True) for prompt_ids in asked.prompts]
+        asked = msgspec.structs.replace(asked, prompt_texts=texts)
     return msgspec.structs.replace(asked, ignored=ignored) if ignored else asked
 
 
@@ -82,21 +89,25 @@ def with_earlier(body: bytes, earlier: list[dict[str, Any]]) -> bytes:
     return b"%d\n%b%b" % (len(said), said, body)
 
 
-def _chat(body: Body, model: str, codec: Codec) -> CompletionRequest:
-    body = check_names(body, CHAT)
-    check_model(body, model)
+def _chat(body: Body, served: Served, codec: Codec, *, is_counted: bool = False) -> CompletionRequest:
+    """`is_counted`: of a prompt that is counted alone, which may be longer than the model's context."""
+    body, limit = check_names(body, CHAT), INT32_MAX if is_counted else codec.context_length
+    adapter = check_model(body, served)
     required(body, "messages")
     fields, use = other_fields(body, codec.sampling_defaults, codec.vocabulary, is_chat=True), tool_use_of(body)
     kept = kept_of(body, codec.context_length, fields["max_tokens"] or 1)
-    prompt_ids = _kept(chat_ids_of(body, codec, use.shown), kept, "messages", codec.context_length)
+    prompt_ids = _kept(chat_ids_of(body, codec, limit, use.shown), kept, "messages", limit)
     talk = talk_of(body, is_constrained=bool(fields["constrained_by"]))
-    return CompletionRequest(api="chat", source="messages", prompts=[prompt_ids], tool_use=use, talk=talk, **fields)
+    fields |= {"model": body["model"], "adapter": adapter, "tool_use": use, "talk": talk}
+    return CompletionRequest(api="chat", source="messages", prompts=[prompt_ids], **fields)
 
 
-def _completion(body: Body, model: str, codec: Codec, defaults: Mapping[str, float] | None = None) -> CompletionRequest:
+def _completion(
+    body: Body, served: Served, codec: Codec, defaults: Mapping[str, float] | None = None
+) -> CompletionRequest:
     """`defaults`: instead of the model's."""
     body = check_names(body, COMPLETION)
-    check_model(body, model)
+    adapter = check_model(body, served)
     given, limit = required(body, "prompt"), codec.context_length
     defaults = codec.sampling_defaults if defaults is None else defaults
     fields = other_fields(body, defaults, codec.vocabulary, is_chat=False)
@@ -106,6 +117,7 @@ def _completion(body: Body, model: str, codec: Codec, defaults: Mapping[str, flo
     for index, prompt in enumerate(given := prompts_of(given, codec.vocabulary, limit if kept is None else INT32_MAX)):
         prompt_ids = codec.text_ids(prompt, special_tokens=special_tokens) if isinstance(prompt, str) else prompt
         prompts.append(_kept(prompt_ids, kept, "prompt" if len(given) == 1 else f"prompt[{index}]", limit))
+    fields |= {"model": body["model"], "adapter": adapter}
     return CompletionRequest(api="text", source="prompt", prompts=prompts, **fields)
 
 
@@ -119,33 +131,36 @@ def _kept(prompt_ids: list[int], kept: int | None, source: str, limit: int) -> l
     return prompt_ids
 
 
-def _generate(body: Body, model: str, codec: Codec) -> CompletionRequest:
+def _generate(body: Body, served: Served, codec: Codec) -> CompletionRequest:
     prompt_from, with_texts = native_api.prompt_logprobs_from(body), boolean(body, "return_text_in_logprobs")
     completion = native_api.completion_body(body)
     said = {"is_list": native_api.is_list(completion), "with_texts": with_texts}
-    completion.setdefault("model", model)
-    asked = _in_words_of(native_api.own_words, lambda: _completion(completion, model, codec, {}))
-    return msgspec.structs.replace(asked, api="generate", said=said, prompt_logprobs_from=prompt_from)
+    completion.setdefault("model", served.model)
+    chosen = native_api.chosen_ids(body, codec.vocabulary)
+    asked = _in_words_of(native_api.own_words, lambda: _completion(completion, served, codec, {}))
+    return msgspec.structs.replace(
+        asked, api="generate", said=said, prompt_logprobs_from=prompt_from, chosen_ids=chosen
+    )
 
 
-def _responses(body: Body, earlier: list[dict[str, Any]], model: str, codec: Codec) -> CompletionRequest:
+def _responses(body: Body, earlier: list[dict[str, Any]], served: Served, codec: Codec) -> CompletionRequest:
     asked = responses_api.read(body, earlier)
-    chat = _in_words_of(responses_api.own_words, lambda: _chat(asked.chat, model, codec))
+    chat = _in_words_of(responses_api.own_words, lambda: _chat(asked.chat, served, codec))
     said: dict[str, Any] = {"echo": asked.echo, "history": asked.history, "stores": asked.stores}
     said |= {"summarises": asked.summarises, "seals": asked.seals}
     return msgspec.structs.replace(chat, api="responses", said=said)
 
 
-def _messages(body: Body, model: str, codec: Codec) -> CompletionRequest:
+def _messages(body: Body, served: Served, codec: Codec) -> CompletionRequest:
     chat = messages_api.chat_body(body)
     return msgspec.structs.replace(
-        _in_words_of(messages_api.own_words, lambda: _chat(chat, model, codec)), api="messages"
+        _in_words_of(messages_api.own_words, lambda: _chat(chat, served, codec)), api="messages"
     )
 
 
-def _count_tokens(body: Body, model: str, codec: Codec) -> Answered:
+def _count_tokens(body: Body, served: Served, codec: Codec) -> Answered:
     chat = messages_api.chat_body(body, counts=True)
-    asked = _in_words_of(messages_api.own_words, lambda: _chat(chat, model, codec))
+    asked = _in_words_of(messages_api.own_words, lambda: _chat(chat, served, codec, is_counted=True))
     return Answered(messages_api.tokens_counted(len(asked.prompts[0])))
 
 
@@ -157,7 +172,7 @@ def _in_words_of(own_words: Callable[[BadRequest], BadRequest], reads: Callable[
         raise own_words(error) from error
 
 
-READINGS: Mapping[str, Callable[[Body, str, Codec], Read]] = {
+READINGS: Mapping[str, Callable[[Body, Served, Codec], Read]] = {
     "chat": _chat,
     "text": _completion,
     "generate": _generate,

@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 
 import msgspec
 
+from disagg.adapters import Served
 from disagg.errors import BadRequest
 from disagg.fields import Body, boolean, integer, refuse, required, strings, token_ids, typed, wrong_type
 from disagg.frontend.constraints import constraint_of
@@ -26,6 +27,7 @@ SAMPLES_MAX = 256  # of all prompts together
 TOP_LOGPROBS_MAX = 20  # as OpenAI's; more than 128 would end a prefill engine's scheduler
 STOP_STRINGS_MAX = 16
 STOP_CHARACTERS_MAX = 256
+NAMES_TOLD = 5  # of adapters, in an error
 STREAM_OPTIONS = frozenset({"include_usage", "continuous_usage_stats", "include_obfuscation"})
 
 
@@ -48,31 +50,63 @@ class CompletionRequest(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     stop: tuple[str, ...]
     sampling: dict[str, Any]
     prompt_logprobs_from: int | None = None  # the first token of the prompt whose logprob is asked for
+    prompt_logprobs: int | None = None  # vLLM's: how many of the likeliest beside each token of the prompt
+    chosen_ids: list[int] = []  # SGLang's token_ids_logprob: their logprobs in the place of each token
     tool_use: ToolUse = ToolUse()
     talk: Talk = Talk()
+    prompt_texts: list[str] = []  # where the answer echoes them
     ignored: list[str] = []  # fields of the body that nobody here knows
     said: dict[str, Any] = {}  # what else this API's answer repeats or depends on
     constrained_by: str = ""  # the field that says what the answer must look like; `sampling` has it for the engine
     shows_stop: bool = False  # the stop string that ends the text, or the stop token, is a part of it
     shows_special: bool = False  # special tokens leave text
+    model: str = ""  # as it was asked for; the answer says the same
+    adapter: str = ""  # what that means; empty: the model as it is
 
     @property
     def is_plain(self) -> bool:
         """Whether the answer is one text and nothing else."""
         has_more = self.echo or self.return_token_ids or self.continuous_usage or self.logprobs is not None
+        has_more = has_more or self.prompt_logprobs is not None
         is_short = self.api in ("chat", "text") and not self.tool_use.is_active
         return is_short and len(self.prompts) == self.best_of == 1 and not has_more
 
 
-def check_model(body: Body, model: str) -> None:
+def check_model(body: Body, served: Served) -> str:
+    """The adapter that the body names, as the model, behind the model's name, or in SGLang's `lora_path`; "": none."""
     asked = typed(str, required(body, "model"), "model")
-    if asked != model:
-        raise no_such_model(asked, model)
+    adapter = served.adapter_of(asked)
+    if adapter is None:
+        raise no_such_model(asked, served)
+    named = _lora_path(body.get("lora_path"))
+    if named and named not in served.adapters:
+        what = f"there is no adapter '{named[:100]}' here; {_there(served)}"
+        raise BadRequest("lora_path", "model_not_found", what, http_status=404)
+    if named and adapter and named != adapter:
+        refuse("lora_path", "invalid_value", "'model' and 'lora_path' name two adapters; a request has one")
+    return adapter or named
 
 
-def no_such_model(asked: str, model: str) -> BadRequest:
-    what = f"there is no model '{asked[:100]}' here; this is '{model}'"
+def no_such_model(asked: str, served: Served) -> BadRequest:
+    what = f"there is no model '{asked[:100]}' here; {_there(served)}"
     return BadRequest("model", "model_not_found", what, http_status=404)
+
+
+def _there(served: Served) -> str:
+    names = sorted(served.adapters)
+    more = f", and {len(names) - NAMES_TOLD} more" if len(names) > NAMES_TOLD else ""
+    with_adapters = f", with the adapters {', '.join(names[:NAMES_TOLD])}{more}" if names else ""
+    return f"this is '{served.model}'{with_adapters}"
+
+
+def _lora_path(value: Any) -> str:
+    """An adapter's name, or a list with the same one for each prompt; null: none."""
+    if isinstance(value, list):
+        if any(each != value[0] for each in value[1:]):
+            what = "'lora_path' must be the same for all prompts of a request; send one for each adapter"
+            refuse("lora_path", "unsupported_parameter", what)
+        value = value[0] if value else None
+    return "" if value is None else typed(str, value, "lora_path")
 
 
 def other_fields(
@@ -86,7 +120,7 @@ def other_fields(
         refuse("best_of", "invalid_value", f"'best_of' is {best_of}; it must be at least 'n', which is {n}")
     if stream and best_of > n:
         refuse("best_of", "invalid_value", "a stream cannot wait for the best answers; leave out 'best_of' or 'stream'")
-    max_tokens, max_tokens_name = _max_tokens(body, least=0 if echo else 1)
+    max_tokens, max_tokens_name = max_tokens_of(body, least=0 if echo else 1)
     include_usage, continuous_usage = _usage_options(body, stream)
     sampling, constraint = sampling_of(body, defaults, vocabulary), constraint_of(body)
     if constraint is not None and "min_new_tokens" in sampling:  # its last token would be forbidden and demanded
@@ -100,7 +134,8 @@ def other_fields(
         "best_of": best_of,
         "echo": echo,
         "logprobs": (logprobs := _logprobs_of_chat(body) if is_chat else _logprobs_of_text(body)),
-        "prompt_logprobs_from": 0 if echo and logprobs is not None else None,
+        "prompt_logprobs": (of_prompt := _prompt_logprobs(body, stream=stream, echo=echo)),
+        "prompt_logprobs_from": 0 if (echo and logprobs is not None) or of_prompt is not None else None,
         "include_usage": include_usage,
         "continuous_usage": continuous_usage,
         "return_token_ids": boolean(body, "return_token_ids"),
@@ -125,7 +160,19 @@ def _logprobs_of_text(body: Body) -> int | None:
     return None if body.get("logprobs") is False else integer(body, "logprobs", 0, TOP_LOGPROBS_MAX)
 
 
-def _max_tokens(body: Body, least: int) -> tuple[int | None, str]:
+def _prompt_logprobs(body: Body, *, stream: bool, echo: bool) -> int | None:
+    """vLLM's, in an answer that is not streamed. SGLang tells a prompt's logprobs beside `echo` alone."""
+    top = integer(body, "prompt_logprobs", 0, TOP_LOGPROBS_MAX)
+    if top is not None and stream:
+        what = "'prompt_logprobs' is for answers that are not streamed; leave out 'stream', or it"
+        refuse("prompt_logprobs", "invalid_value", what)
+    if top is not None and echo:
+        what = "'prompt_logprobs' beside 'echo', which tells them with 'logprobs'; leave out one"
+        refuse("prompt_logprobs", "invalid_value", what)
+    return top
+
+
+def max_tokens_of(body: Body, least: int) -> tuple[int | None, str]:
     """`max_tokens` is the older name of max_completion_tokens; both together must be equal, else BadRequest."""
     old, new = integer(body, "max_tokens", least, INT32_MAX), integer(body, "max_completion_tokens", least, INT32_MAX)
     if old is not None and new is not None and old != new:

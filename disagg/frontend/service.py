@@ -10,11 +10,13 @@ import asyncio
 import logging
 import os
 import time
+from collections.abc import Mapping
 from itertools import islice
 from typing import Any
 
 import msgspec
 
+from disagg.adapters import Adapter, Served
 from disagg.coordinator.coordinator import Coordinator
 from disagg.coordinator.request import Request
 from disagg.coordinator.sink import Sink
@@ -53,11 +55,23 @@ class Service:
         self.created_s = int(time.time())
         self._router, self._connections = router, router.connections
         self._coordinator, self._control = coordinator, control
+        self._served, self._served_with = Served(model_name), self._connections.adapters
         self._prefix = f"{number:0{FRONTEND_DIGITS}x}"
         self._metrics = FrontendMetrics()
         self._refusals = refusals or Refusals()
         self._telling: dict[tuple[str, str], asyncio.Task[None]] = {}  # pairs whose lost KV the controller hears of now
         coordinator.on_transfer_lost = self._transfer_lost
+
+    @property
+    def served(self) -> Served:
+        if self._served_with is not self._connections.adapters:
+            self._served_with = self._connections.adapters
+            self._served = Served(self.model_name, frozenset(self._served_with))
+        return self._served
+
+    @property
+    def adapters(self) -> Mapping[str, Adapter]:
+        return self._connections.adapters
 
     @property
     def request_tokens_max(self) -> int:
@@ -100,6 +114,7 @@ class Service:
             engines.append(engine)
         return {
             "model": self.model_name,
+            "adapters": sorted(self.adapters),
             "ready": self._is_ready(),
             "engines": engines,
             "frontend": {
@@ -167,6 +182,12 @@ class Service:
 
     async def drain(self, engine_id: str, restart: bool) -> str | None:
         return await self._control.drain(engine_id, restart) if self._control else "there is no controller"
+
+    async def load_adapter(self, name: str, path: str, pinned: bool) -> str | None:
+        return await self._control.load_adapter(name, path, pinned) if self._control else "there is no controller"
+
+    async def unload_adapter(self, name: str) -> str | None:
+        return await self._control.unload_adapter(name) if self._control else "there is no controller"
 
     def _is_ready(self) -> bool:
         """For tokens where it makes some: a lost embedding engine must not take the whole frontend out of use."""

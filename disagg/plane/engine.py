@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 import msgspec
 
+from disagg.adapters import Adapter
 from disagg.plane.messages import Bootstrap, RankHealth, RankLoad, TokenLogprobs
 
 
@@ -26,6 +27,7 @@ class Leg:
     asks: dict[str, Any] = field(default_factory=dict)  # see Submit
     embeds: bool = False  # it is to end with a vector, and makes no token
     second_at: int = 0  # where the second text of a pair begins; 0: there is none
+    adapter: str = ""  # one that `load_adapter` brought here; empty: the model as it is
 
 
 class LegSink(Protocol):
@@ -91,5 +93,11 @@ class Engine(Protocol):
 
     def drop_peer(self, life: str) -> None:
         """The engine incarnation `life` is dead: forget its transfer agents."""
+
+    async def load_adapter(self, adapter: Adapter) -> None:
+        """Returns when legs may name it. Raises ValueError with what the engine said."""
+
+    async def unload_adapter(self, name: str) -> None:
+        """Returns once nothing is left of it; legs that run with it are waited for. Raises ValueError."""
 
     def stop(self) -> None: ...

@@ -81,7 +81,8 @@ def _speculative(subject: Subject) -> Iterator[Problem]:
     return differences(subject.split, *SPECULATIVE_ARGUMENTS)
 
 
-@rule("dynamo #4769, #8945", "say the same adapters on every prefill and decode pool")
+@rule("dynamo #4769, #8945", "say the same on every prefill and decode pool")
 def _lora(subject: Subject) -> Iterator[Problem]:
-    """a request names its adapter on both legs; the leg whose engine lacks it is refused, the other waits for KV"""
-    return differences(subject.split, "enable_lora", "lora_paths", "max_lora_rank", "lora_target_modules")
+    """both legs of a request read the same adapter, and each would make other weights of it: its first token is one
+    model's, the others another's"""
+    return differences(subject.split, "experts_shared_outer_loras")

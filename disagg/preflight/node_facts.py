@@ -7,10 +7,11 @@ Out:   plain data. None, or an empty text, is "not known": no rule refuses for t
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import NamedTuple, TypeVar
 
+from disagg.models.adapters import AdapterFiles
 from disagg.planning.cluster_shape import RDMA, ClusterShape, NodeShape
 from disagg.planning.gpu_kinds import CAPABILITIES
 
@@ -58,6 +59,7 @@ class NodeFacts:
     cuda: str = ""  # what its torch was built for: 12.9, 13.0
     busy_ports: tuple[int, ...] = ()
     files: ModelFiles | None = None
+    adapters: Mapping[str, AdapterFiles] = field(default_factory=dict)  # by name, as they are there
     was_looked_at: bool = False  # inspected: what was not found there does not exist, else it is not known
 
     @property

@@ -11,6 +11,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from disagg.adapters import Adapter
 from disagg.plane.engine import EngineFacts, Leg, LegSink
 from disagg.plane.messages import RankHealth, RankLoad, TokenLogprobs
 
@@ -53,6 +54,8 @@ class StubEngine:
         self._stepping: asyncio.Task[None] | None = None
         self.dropped_peers: list[str] = []
         self.legs: list[Leg] = []
+        self.adapters: dict[str, str] = {}
+        self.adapter_trouble = ""  # why none can be loaded
         self._free = asyncio.Event()
         if not hold:
             self._free.set()
@@ -102,6 +105,14 @@ class StubEngine:
 
     def drop_peer(self, life: str) -> None:
         self.dropped_peers.append(life)
+
+    async def load_adapter(self, adapter: Adapter) -> None:
+        if self.adapter_trouble:
+            raise ValueError(self.adapter_trouble)
+        self.adapters[adapter.name] = adapter.path
+
+    async def unload_adapter(self, name: str) -> None:
+        del self.adapters[name]
 
     def stop(self) -> None:
         self._running.clear()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from disagg.adapters import Adapter
 from disagg.registry.interface import Registry
 from disagg.registry.records import EngineRecord
 
@@ -15,6 +16,12 @@ class MemoryRegistry(Registry):
 
     async def add_met(self, prefill: str, decode: str) -> None:
         self._table.add_met(prefill, decode)
+
+    async def put_adapter(self, adapter: Adapter) -> None:
+        self._table.put_adapter(adapter)
+
+    async def remove_adapter(self, name: str) -> None:
+        self._table.remove_adapter(name)
 
     async def forget(self, life: str) -> None:
         self._table.forget(life)

@@ -38,14 +38,38 @@ class RegistryServer(FrameServer):
         super().__init__(secret)
         self._registry = registry
         self.frames_sent = self.bytes_sent = 0
+        self._seen: dict[Connection, int] = {}  # the newest revision that each frontend has taken in
+        self._one_has_seen = asyncio.Event()  # each time it is another one
 
     async def serve(self, connection: Connection, frames: asyncio.Queue[bytes]) -> None:
-        async for view in self._registry.watch():
-            body = _encode(view.changes)
-            self.frames_sent += 1
-            self.bytes_sent += len(body)
-            connection.send(body)
-            await frames.get()  # SEEN
+        self._seen[connection] = -1
+        try:
+            async for view in self._registry.watch():
+                body, revision = _encode(view.changes), view.changes.revision
+                self.frames_sent += 1
+                self.bytes_sent += len(body)
+                connection.send(body)
+                await frames.get()  # SEEN
+                self._seen[connection] = revision
+                self._note()
+        finally:
+            del self._seen[connection]
+            self._note()
+
+    async def all_have_seen(self, limit_s: float) -> bool:
+        """Waits until every frontend that is connected has taken in what the table says now; false after `limit_s`."""
+        revision = self._registry.revision
+        try:
+            async with asyncio.timeout(limit_s):
+                while any(seen < revision for seen in self._seen.values()):
+                    await self._one_has_seen.wait()
+        except TimeoutError:
+            return False
+        return True
+
+    def _note(self) -> None:
+        event, self._one_has_seen = self._one_has_seen, asyncio.Event()
+        event.set()
 
 
 class RemoteRegistry(Watched):

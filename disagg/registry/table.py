@@ -10,8 +10,9 @@ from __future__ import annotations
 import asyncio
 import weakref
 from collections.abc import AsyncIterator, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from disagg.adapters import Adapter
 from disagg.registry.changes import Changes
 from disagg.registry.met import Met
 from disagg.registry.records import EngineRecord
@@ -19,7 +20,8 @@ from disagg.registry.records import EngineRecord
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """What a watcher sees. `records` (by engine id) and `met` are the table's own: read only, and always the newest.
+    """What a watcher sees. `records` (by engine id), `met` and `adapters` (by name) are the table's own: read only, and
+    always the newest.
 
     `changes`: what is new since this watcher's last view, for whoever wants to do no more than that; in its first
     view everything is.
@@ -28,6 +30,7 @@ class View:
     records: Mapping[str, EngineRecord]
     met: Met
     changes: Changes
+    adapters: Mapping[str, Adapter] = field(default_factory=dict)
 
 
 class Table:
@@ -37,6 +40,7 @@ class Table:
         self.revision = 0
         self._records: dict[str, EngineRecord] = {}
         self._met = Met()
+        self._adapters: dict[str, Adapter] = {}
         self._watches: list[weakref.ref[Watch]] = []  # in the order they came; one that nobody holds any more is gone
         self.is_closed = False
 
@@ -49,6 +53,21 @@ class Table:
     def met(self) -> Met:
         """Read only: it changes through `add_met` and `forget`."""
         return self._met
+
+    @property
+    def adapters(self) -> Mapping[str, Adapter]:
+        """By name: those that every engine which serves has."""
+        return self._adapters
+
+    def put_adapter(self, adapter: Adapter) -> None:
+        """Replaces that of its name."""
+        if self._adapters.get(adapter.name) != adapter:
+            self._adapters[adapter.name] = adapter
+            self._tell(lambda changes: changes.adapters.update({adapter.name: adapter}))
+
+    def remove_adapter(self, name: str) -> None:
+        if self._adapters.pop(name, None) is not None:
+            self._tell(lambda changes: changes.adapters.update({name: None}))
 
     def put(self, record: EngineRecord) -> None:
         """Replaces the record of `record.id`."""
@@ -81,15 +100,20 @@ class Table:
                 self.remove(engine_id)
             else:
                 self.put(record)
+        for name, adapter in changes.adapters.items():
+            if adapter is None:
+                self.remove_adapter(name)
+            else:
+                self.put_adapter(adapter)
         self.revision = changes.revision
 
     def snapshot(self) -> Changes:
         """Everything, as changes of an empty table."""
-        return Changes(self.revision, dict(self._records), Met(self._met))
+        return Changes(self.revision, dict(self._records), Met(self._met), adapters=dict(self._adapters))
 
     def view(self) -> View:
         """As the first one of a watch."""
-        return View(self._records, self._met, self.snapshot())
+        return View(self._records, self._met, self.snapshot(), self._adapters)
 
     def watch(self) -> Watch:
         watch = Watch(self)
@@ -136,4 +160,4 @@ class Watch(AsyncIterator[View]):
         table, changes = self._table, self.pending
         self.pending, self._is_first = Changes(), False
         changes.revision = table.revision
-        return View(table.records, table.met, changes)
+        return View(table.records, table.met, changes, table.adapters)

@@ -16,6 +16,7 @@ from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Set
 from dataclasses import dataclass
 from functools import partial
 
+from disagg.adapters import Adapter
 from disagg.errors import LegLost
 from disagg.plane.client import PlaneClient
 from disagg.plane.ledger import Capacity
@@ -50,6 +51,7 @@ class Connections:
     def __init__(self, secret: bytes, network: Network = TCP, now_s: Callable[[], float] = time.monotonic) -> None:
         self._secret, self._network, self._now_s = secret, network, now_s
         self.records: Mapping[str, EngineRecord] = {}
+        self.adapters: Mapping[str, Adapter] = {}  # that new requests may name; another mapping after each change
         self.request_tokens_max = 0  # prompt + output that every READY engine can hold; 0 while none is known
         self.embedding_tokens_max = 0  # the same of engines that make vectors
         self._lives: dict[str, _Life] = {}
@@ -57,6 +59,7 @@ class Connections:
         self._numbers = itertools.count()
         self._report_is_due = False
         self.on_evict: Callable[[str], None] = lambda _life: None
+        self._waiting: set[asyncio.Future[None]] = set()
 
     async def follow(self, watch: AsyncIterator[View]) -> None:
         """Runs until the registry is gone. Waits for no connection: the next record may tell of a dead engine."""
@@ -66,6 +69,8 @@ class Connections:
     def apply(self, view: View) -> None:
         """Begins to connect to newly READY incarnations, lets go of those that may not be used any more."""
         self.records = view.records
+        if view.changes.adapters:
+            self.adapters = {name: adapter for name, adapter in view.adapters.items() if not adapter.is_leaving}
         self.request_tokens_max = _request_tokens_max(view.records.values(), embeds=False)
         self.embedding_tokens_max = _request_tokens_max(view.records.values(), embeds=True)
         self.endpoints.meet(view.met)
@@ -98,6 +103,15 @@ class Connections:
     def clients(self) -> dict[str, PlaneClient]:
         """Of the connected engines, by life."""
         return {name: life.client for name, life in self._lives.items() if life.client is not None}
+
+    async def connected(self) -> None:
+        """Until one more engine is connected."""
+        waiting = asyncio.get_running_loop().create_future()
+        self._waiting.add(waiting)
+        try:
+            await waiting
+        finally:
+            self._waiting.discard(waiting)
 
     @property
     def granted(self) -> dict[tuple[str, int], tuple[int, int]]:
@@ -160,6 +174,9 @@ class Connections:
         ]
         await client.connect()
         life.client = client
+        for waiting in self._waiting:
+            if not waiting.done():
+                waiting.set_result(None)
         self._offer(life)
 
     def _lost(self, life: _Life, why: str) -> None:

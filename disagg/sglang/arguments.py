@@ -58,6 +58,7 @@ EVERYWHERE_DEFAULTS: dict[str, Any] = {
     "grammar_backend": "xgrammar",
     "constrained_json_disable_any_whitespace": True,  # small models would put out blanks until their tokens are used up
 }
+LORA_DEFAULTS: dict[str, dict[str, Any]] = {"cpu": {"lora_backend": "torch_native"}}  # others are Triton's
 DEVICE_DEFAULTS = {"cpu": EVERYWHERE_DEFAULTS | CPU_DEFAULTS, "cuda": EVERYWHERE_DEFAULTS}
 
 

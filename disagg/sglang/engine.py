@@ -21,6 +21,7 @@ from typing import Any
 
 from msgspec.structs import asdict, replace
 
+from disagg.adapters import Adapter
 from disagg.errors import StartError
 from disagg.plane.engine import EngineFacts, Leg, LegSink
 from disagg.plane.messages import ProcessSample, RankHealth, RankLoad
@@ -155,6 +156,14 @@ class SGLangEngine(_Part):
     def health(self) -> list[RankHealth]:
         return self._watch.health
 
+    async def load_adapter(self, adapter: Adapter) -> None:
+        """On all of its ranks, on whichever node."""
+        name, path, pinned = adapter.name, adapter.path, adapter.pinned
+        _succeeded(await self._engine.async_load_lora_adapter(lora_name=name, lora_path=path, pinned=pinned))
+
+    async def unload_adapter(self, name: str) -> None:
+        _succeeded(await self._engine.async_unload_lora_adapter(lora_name=name))
+
     def stop(self) -> None:
         if self._stages is not None:
             self._stages.close()
@@ -211,6 +220,12 @@ def request_tokens_max(max_req_input_len: int, server_args: Any, capacity: Mappi
         return longest
     page = capacity["page_size"]
     return min(longest, (capacity["kv_tokens"] - int(server_args.num_reserved_decode_tokens)) // page * page)
+
+
+def _succeeded(changed: Any) -> None:
+    """`changed`: SGLang's LoRAUpdateOutput."""
+    if not changed.success:
+        raise ValueError(changed.error_message or "SGLang did not say why")
 
 
 def _fork_children() -> None:

@@ -179,6 +179,8 @@ def _generate_arguments(leg: Leg) -> dict[str, Any]:
         "routed_dp_rank": leg.dp_rank,
         **leg.asks,
     }
+    if leg.adapter:
+        arguments["lora_path"] = leg.adapter  # its name; SGLang's ids differ from engine to engine
     if leg.bootstrap is not None:
         arguments |= {
             "bootstrap_host": leg.bootstrap.host,

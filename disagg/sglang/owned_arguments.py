@@ -26,6 +26,13 @@ _REASONS: tuple[tuple[str, ...], ...] = (
     ("Ray gives an engine its GPUs", "base_gpu_id gpu_id_step", "say resources.gpus"),
     ("Ray hosts whole engines here, not single ranks", "use_ray"),
     ("the arguments in that file would go unchecked", "config", "say them under engine"),
+    # adapters
+    ("every engine of a deployment has the same adapters", "enable_lora lora_paths", "say model.lora"),
+    ("every engine of a deployment takes the same adapters", "lora_target_modules", "say model.lora.target_modules"),
+    *(
+        ("every engine of a deployment takes the same adapters", name, f"say model.lora.{name}")
+        for name in ("max_lora_rank", "max_loras_per_batch", "max_loaded_loras")
+    ),
     # addresses and nodes
     (
         "disagg picks a new one for each life of an engine",

@@ -70,10 +70,17 @@ ENGINE = Part(
         _at(
             "entrypoints.engine:Engine.async_generate",
             keywords="input_ids, sampling_params, rid, stream, routed_dp_rank, bootstrap_host, bootstrap_port, "
-            "bootstrap_room, disagg_prefill_dp_rank",
+            "bootstrap_room, disagg_prefill_dp_rank, lora_path",
             is_called=True,
         ),
         *_all("entrypoints.engine:Engine.", "shutdown get_all_child_pids", is_called=True),
+        _at(
+            "entrypoints.engine:Engine.async_load_lora_adapter",
+            keywords="lora_name, lora_path, pinned",
+            is_called=True,
+        ),
+        _at("entrypoints.engine:Engine.async_unload_lora_adapter", keywords="lora_name", is_called=True),
+        *_all("managers.io_struct:LoRAUpdateOutput.", "success error_message"),
         *_all("entrypoints.engine:Engine.", "_scheduler_init_result tokenizer_manager server_args loop"),
         _at(f"{_MANAGER}abort_request", keywords="rid", is_called=True),
         *_all(_MANAGER, "rid_to_state model_config load_snapshot_reader"),
@@ -236,6 +243,18 @@ FLUSH = Part(
         *_all("managers.io_struct:FlushCacheReqOutput.", "success message"),
     ),
 )
+FIRST_LOGPROBS = Part(
+    "first_logprobs",
+    "token_ids_logprob is refused",
+    (
+        _at("disaggregation.decode:DecodeTransferQueue._commit_transfer_to_req", begins="self, decode_req"),
+        *_all(_REQ, "logprob return_logprob"),
+        *_all(
+            "managers.schedule_batch:ReqLogprob.",
+            "token_ids_logprob output_token_logprobs_val output_token_ids_logprobs_val output_token_ids_logprobs_idx",
+        ),
+    ),
+)
 EMBEDDING = Part(
     "pairs",
     "an embedding engine refuses pairs of texts whose tokenizer tells the two apart",
@@ -274,4 +293,18 @@ CPU = Part(
     only="cpu",
 )
 
-PARTS = (ENGINE, TRANSFER, STAGES, RUNS, PACE, SEEDS, GRAMMAR, NOT_A_NUMBER, FLUSH, EMBEDDING, FAULTS, CPU)
+PARTS = (
+    ENGINE,
+    TRANSFER,
+    STAGES,
+    RUNS,
+    PACE,
+    SEEDS,
+    GRAMMAR,
+    NOT_A_NUMBER,
+    FLUSH,
+    FIRST_LOGPROBS,
+    EMBEDDING,
+    FAULTS,
+    CPU,
+)

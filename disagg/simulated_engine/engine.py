@@ -13,7 +13,8 @@ Fails: as SGLang does, seen (engines-here.md) or read in its source (field-notes
        - two live requests in one room: both decode legs fail, one prefill leg fails, the other waits until aborted
        - one leg alone times out: prefill in bootstrapping; decode, which has no deadline before it sent its
          metadata, in waiting for KV
-       - without a room, an engine of a pair refuses (400)
+       - without a room, an engine of a pair refuses (400), and any engine an adapter that it has not
+       - with an adapter on one leg alone, tokens of two models are mixed, and nobody is told
        - one that embeds dies of a leg that wants tokens; one that makes tokens refuses a leg that wants a vector
        - a prefill that is gone is found by heartbeats, never by the lack of answers from a dead scheduler
        - aborted in landing, decode's pages are kept until prefill says that it writes no more, or for
@@ -27,8 +28,10 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
+from pathlib import Path
 from random import Random
 
+from disagg.adapters import Adapter
 from disagg.plane.engine import EngineFacts, Leg, LegSink
 from disagg.plane.messages import RankHealth, RankLoad
 from disagg.plane.network import TCP, Network
@@ -68,6 +71,8 @@ class SimulatedEngine:
         self.is_gone = False
         self.on_kv_event: Callable[[str, int, list[int]], None] | None = None
         self.dropped_peers: list[str] = []
+        self.adapters: dict[str, Adapter] = {}
+        self._adapter_trouble = ""
         self.delivered_to: set[str] = set()  # lives that KV has gone to
         self.on_death: Callable[[], None] = lambda: None  # a scheduler has died of a request: its host ends, too
 
@@ -150,6 +155,15 @@ class SimulatedEngine:
         for peer in self.peers.values():
             peer.drop(life)
 
+    async def load_adapter(self, adapter: Adapter) -> None:
+        if why := self._adapter_trouble or _why_not_read(adapter):
+            raise ValueError(why)
+        self.adapters[adapter.name] = adapter
+
+    async def unload_adapter(self, name: str) -> None:
+        if self.adapters.pop(name, None) is None:
+            raise ValueError(f"LoRA with name {name} does not exist.")
+
     def stop(self) -> None:
         """Ends the engine, as a crash does: others notice only that their connections end."""
         self.is_gone = True
@@ -190,6 +204,10 @@ class SimulatedEngine:
     def lose_transfers(self, count: int = 1) -> None:
         """The next so many transfers never end."""
         self._transfers_to_lose += count
+
+    def refuse_adapters(self, why: str) -> None:
+        """From now on no adapter can be loaded here; "": any can."""
+        self._adapter_trouble = why
 
     def exhaust_kv(self, is_exhausted: bool = True) -> None:
         """Makes the KV pool act as if full, until it is called with False."""
@@ -255,6 +273,8 @@ class SimulatedEngine:
             return "This model does not appear to be an embedding model by default."
         if self.model.role in (Role.PREFILL, Role.DECODE) and leg.bootstrap is None:
             return "Disaggregated request received without bootstrap room id"
+        if leg.adapter and leg.adapter not in self.adapters:
+            return f"Got LoRA adapter that has never been loaded: {leg.adapter}"
         tokens = len(leg.prompt_ids) + leg.sampling["max_new_tokens"]
         if tokens > min(self.model.context_length, self.ranks[0].pool.tokens_total):
             return f"{tokens} tokens are more than the engine can hold"
@@ -266,3 +286,8 @@ class SimulatedEngine:
         if rank.is_frozen and rank.beat_age_s > SICK_AFTER_S:
             return f"the scheduler has not come round for {rank.beat_age_s:.1f} s"
         return ""
+
+
+def _why_not_read(adapter: Adapter) -> str:
+    config = Path(adapter.path, "adapter_config.json")
+    return "" if config.is_file() else f"[Errno 2] No such file or directory: '{config}'"

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from zlib import crc32
 
 from disagg.plane.messages import pack_ids
+from disagg.simulated_engine.tokens import start_of
 
 KvEvents = Callable[[str, list[int]], None]  # ("stored" or "removed", hashes of blocks)
 
@@ -47,9 +48,10 @@ class KvPool:
     def tokens_total(self) -> int:
         return self._pages_total * self.page_size
 
-    def take(self, prompt_ids: list[int], tokens: int) -> tuple[Holding, int] | None:
-        """Room for `tokens` (the prompt among them), and how many prompt tokens are in the cache already."""
-        blocks = self._blocks(prompt_ids) if self._block_tokens else []
+    def take(self, prompt_ids: list[int], tokens: int, adapter: str = "") -> tuple[Holding, int] | None:
+        """Room for `tokens` (the prompt among them), and how many prompt tokens are in the cache already, read with
+        the same adapter."""
+        blocks = self._blocks(prompt_ids, start_of(adapter)) if self._block_tokens else []
         hits = 0
         # At least one token is computed: the last one, whose output is wanted.
         while hits < len(blocks) and blocks[hits] in self._locks and (hits + 1) * self._block_tokens < len(prompt_ids):
@@ -91,8 +93,8 @@ class KvPool:
         if blocks and self._on_event is not None:
             self._on_event("removed", blocks)
 
-    def _blocks(self, prompt_ids: list[int]) -> list[int]:
-        packed, width, state, blocks = pack_ids(prompt_ids), self._block_tokens * 4, 0, []
+    def _blocks(self, prompt_ids: list[int], state: int) -> list[int]:
+        packed, width, blocks = pack_ids(prompt_ids), self._block_tokens * 4, []
         for at in range(0, len(packed) - width + 1, width):
             state = crc32(packed[at : at + width], state)
             blocks.append(state)

@@ -172,7 +172,7 @@ class Rank:
     def landed(self, leg: RankLeg, first_token: int) -> None:
         if leg.at is At.LANDING and leg.room != 0:
             self.engine.forget_room(leg)
-            leg.state = fold(leg.leg.prompt_ids)
+            leg.state = leg.read
             self._run(leg, first_token)
 
     def end(self, leg: RankLeg, reason: str, detail: str = "") -> None:
@@ -239,7 +239,7 @@ class Rank:
         for leg in self._waiting:
             prompt = leg.leg.prompt_ids
             if leg.holding is None:
-                taken = self.pool.take(prompt, tokens_to_set_aside(len(prompt), leg.tokens_wanted))
+                taken = self.pool.take(prompt, tokens_to_set_aside(len(prompt), leg.tokens_wanted), leg.leg.adapter)
                 if taken is None:
                     break
                 leg.holding, leg.cached_tokens = taken
@@ -278,7 +278,7 @@ class Rank:
             leg.sink.on_embedding(vector(leg.leg.prompt_ids, leg.leg.second_at))
             self.end(leg, "stop")
             return
-        leg.state = fold(leg.leg.prompt_ids)
+        leg.state = leg.read
         [token] = leg.makes(1)
         if leg.leg.bootstrap is None:
             leg.at = At.RUNNING
@@ -310,7 +310,7 @@ class Rank:
         if leg.at is At.TRANSFERRING:
             leg.stats["transfer_end"] = self._now_s()
             leg.sent_tokens += 1
-            leg.put([token])
+            leg.put([token], takes_kv=False)
             self.end(leg, "stop" if leg.ends_with([token]) else "length")
 
     # decode
@@ -320,7 +320,7 @@ class Rank:
         prompt = leg.leg.prompt_ids
         if len(self._running) >= self.model.requests_max:
             return False
-        taken = self.pool.take(prompt, tokens_to_set_aside(len(prompt), leg.tokens_wanted))
+        taken = self.pool.take(prompt, tokens_to_set_aside(len(prompt), leg.tokens_wanted), leg.leg.adapter)
         if taken is None:
             return False
         leg.holding, _ = taken
@@ -349,7 +349,7 @@ class Rank:
 
     def run_on_garbage(self, leg: RankLeg) -> None:
         """Decodes without KV (a canary's fake prefill): its tokens mean nothing."""
-        leg.state = fold(leg.leg.prompt_ids) ^ 1
+        leg.state = leg.read ^ 1
         self._run(leg, following(leg.state, 1, True)[0][0])
 
     def _step_done(self) -> None:
@@ -378,7 +378,7 @@ class Rank:
 
     def _send(self, leg: RankLeg, ids: list[int]) -> None:
         leg.sent_tokens += len(ids)
-        leg.put(ids)
+        leg.put(ids, takes_kv=self.model.role is Role.DECODE)
         if leg.ends_with(ids):
             self.end(leg, "stop")
         elif leg.sent_tokens >= leg.tokens_wanted:

@@ -8,9 +8,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from typing import Any
 
 import msgspec
 
+from disagg.adapters import Adapter
+from disagg.cluster.adapters import Adapters
 from disagg.cluster.canaries import Canaries
 from disagg.cluster.engine_node import Ground, NodeLost
 from disagg.cluster.live import LiveEngine
@@ -123,9 +126,10 @@ class Node:
 
 
 class Scene:
-    def __init__(self) -> None:
+    def __init__(self, given: tuple[Adapter, ...] = (), drain_s: float = 5.0) -> None:
         self.registry = MemoryRegistry()
         self.runtime = Runtime()
+        self.adapters = Adapters(self.registry, self.runtime, "tiny", given, drain_s)
         self.prover = Prover(self.registry, self._on_proven, self._on_failed, self.runtime.random)
         self.canaries = Canaries(self.prover, self._on_sick, 0.05, self.runtime.now_s, limit_s=0.1)
         self.nodes: dict[str, Node] = {}
@@ -141,7 +145,8 @@ class Scene:
         engine_id = f"{role}-{sum(s.plan.role is role for s in self.supervisors.values())}"
         plan = EnginePlan(engine_id, role, "", 0, 1.0, 0.0, 1, 1, 1, {}, {})
         node = self.nodes[engine_id] = Node()
-        supervisor = EngineSupervisor(plan, setting, node, self.registry, self.prover, self.runtime, self.is_registered)
+        of_all = (self.registry, self.prover, self.runtime, self.is_registered)
+        supervisor = EngineSupervisor(plan, setting, node, *of_all, adapters=self.adapters)
         self.supervisors[engine_id] = supervisor
         self.tasks.append(asyncio.create_task(supervisor.run()))
 
@@ -222,17 +227,17 @@ class Receiver:
         self.end = end
 
 
-def begin_request(client: PlaneClient) -> Receiver:
+def begin_request(client: PlaneClient, adapter: str = "") -> Receiver:
     receiver = Receiver()
-    client.submit(
-        receiver, leg_id="0" * 34, prompt=m.pack_ids([1]), sampling={"max_new_tokens": 4}, dp_rank=0, bootstrap=None
-    )
+    of_leg: dict[str, Any] = {"leg_id": "0" * 34, "prompt": m.pack_ids([1]), "sampling": {"max_new_tokens": 4}}
+    client.submit(receiver, **of_leg, dp_rank=0, bootstrap=None, adapter=adapter)
     return receiver
 
 
 @asynccontextmanager
-async def scene(*roles: Role, setting: Setting = SETTING) -> AsyncIterator[Scene]:
-    it = Scene()
+async def scene(*roles: Role, setting: Setting = SETTING, given: tuple[Adapter, ...] = ()) -> AsyncIterator[Scene]:
+    it = Scene(given, setting.deadlines.drain_s)
+    await it.adapters.begin()
     following = asyncio.create_task(_follow(it))
     it.tasks.append(asyncio.create_task(it.prover.run()))
     await asyncio.sleep(0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
@@ -237,3 +238,9 @@ async def test_stages_come_once_and_in_order() -> None:
     assert scene.sink.stages == ["bootstrapping", "prefilling", "transferring"]
     scene.sglang.says(finish="length")
     await scene.end()
+
+
+async def test_a_legs_adapter_is_named_to_sglang_and_without_one_no_field_says_so() -> None:
+    said = [sglang_leg._generate_arguments(dataclasses.replace(LEG, adapter=adapter)) for adapter in ("sql", "")]
+    assert said[0] == {**said[1], "lora_path": "sql"}
+    assert "lora_path" not in said[1]

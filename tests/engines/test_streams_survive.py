@@ -1,4 +1,5 @@
-"""Two engines a role: one of them dies or hangs under eight streams, and no client sees more than a pause.
+"""Two engines a role: one of them dies or hangs under eight streams, and no client sees more than a pause. Under
+samples, logprobs, a schema and a required call, too: but a stream that a grammar leads is told that it cannot go on.
 
 Every disturbed run is compared with an undisturbed one of the same prompts: the same token ids, and the same text.
 """
@@ -14,7 +15,10 @@ from pathlib import Path
 
 import pytest
 from deployment import Deployment, serving
+from feature_clients import TEMPLATE, FeatureClient, assert_survived, open_all
 from streams import Stream, wait_until
+
+from tests.robustness.strictly import Said
 
 STREAMS, TOKENS = 8, 48
 Answer = tuple[list[int], str]  # token ids, text
@@ -31,7 +35,9 @@ def hang_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def four(hang_file: Path) -> Iterator[Deployment]:
     faults = {"DISAGG_TEST_HANG": str(hang_file)}
-    sets = ("ray.address=local", "deadlines.no_pair_s=60")
+    template = hang_file.with_name("template.jinja")
+    template.write_text(TEMPLATE)
+    sets = ("ray.address=local", "deadlines.no_pair_s=60", f"model.chat_template={template}")
     with serving("configs/local-cpu-2p2d.yaml", *sets, environment=faults) as deployment:
         yield deployment
 
@@ -45,9 +51,18 @@ def undisturbed(four: Deployment) -> list[Answer]:
     return [stream.whole(WHOLE_S) for stream in _open(four)]
 
 
+@pytest.fixture(scope="module")
+def features(four: Deployment) -> dict[str, Said]:
+    return {client.name: client.said(WHOLE_S) for client in open_all(four) if not client.is_stream}
+
+
 def _busiest(deployment: Deployment, role: str) -> dict[str, object]:
     engines = [e for e in deployment.get("/disagg/status")["engines"] if e["role"] == role]
     return max(engines, key=lambda e: e["in_flight"])
+
+
+def _in_flight(deployment: Deployment, role: str) -> int:
+    return sum(e["in_flight"] for e in deployment.get("/disagg/status")["engines"] if e["role"] == role)
 
 
 def _assert_same(deployment: Deployment, streams: list[Stream], want: list[Answer], record: object) -> None:
@@ -68,33 +83,43 @@ def _until_back(deployment: Deployment, engine_id: str, incarnation: object) -> 
     wait_until(is_back, BACK_S, deployment.said)
 
 
-def test_a_decode_engine_is_killed(four: Deployment, undisturbed: list[Answer], record_property: object) -> None:
+def test_a_decode_scheduler_is_killed(
+    four: Deployment, undisturbed: list[Answer], features: dict[str, Said], record_property: object
+) -> None:
+    clients = open_all(four)
+    wait_until(lambda: all(client.has_begun() for client in clients), WHOLE_S, lambda: clients)
     streams = _open(four)
-    wait_until(lambda: all(len(stream.events) >= 3 for stream in streams), 60)
+    wait_until(lambda: all(len(stream.events) >= 3 for stream in streams), WHOLE_S)
     victim = _busiest(four, "decode")
-    os.kill(victim["pids"]["host"], signal.SIGKILL)  # type: ignore[index]
+    os.kill(victim["pids"]["schedulers"][0], signal.SIGKILL)  # type: ignore[index]
     _assert_same(four, streams, undisturbed, record_property)
+    cut = assert_survived(clients, features, WHOLE_S)
+    moved = [each.name for each in clients if four.timeline(each.request_id, until="usage").get("lost_tries")]
+    print(f"streams told that they cannot go on: {cut}; answers that lost a try: {moved}")
     _until_back(four, str(victim["id"]), victim["incarnation"])
 
 
-def test_a_prefill_engine_is_killed_during_a_long_prefill(four: Deployment) -> None:
+def test_a_prefill_scheduler_is_killed_during_a_long_prefill(four: Deployment, features: dict[str, Said]) -> None:
     """However quick the machine: none of them reads on while the victim is looked for."""
     prompt = [int(time.time()) % 999 + 1001, *range(1000, 2500)]  # a prefix that nobody has cached
     schedulers = [e["pids"]["schedulers"][0] for e in four.get("/disagg/status")["engines"] if e["role"] == "prefill"]
     for scheduler in schedulers:
         os.kill(scheduler, signal.SIGSTOP)
     try:
-        long = Stream(four, prompt, 8)
-        wait_until(lambda: _busiest(four, "prefill")["in_flight"], 30)
+        long, clients = Stream(four, prompt, 8), open_all(four)
+        wait_until(lambda: _in_flight(four, "prefill") == 1 + sum(map(FeatureClient.samples, clients)), 30)
         victim = _busiest(four, "prefill")
-        os.kill(victim["pids"]["host"], signal.SIGKILL)  # type: ignore[index]
+        os.kill(victim["pids"]["schedulers"][0], signal.SIGKILL)  # type: ignore[index]
     finally:
         for scheduler in schedulers:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(scheduler, signal.SIGCONT)
     answer = long.whole(WHOLE_S)
-    way = four.timeline(long.request_id, until="usage")
-    assert way["lost_tries"][0]["after_tokens"] == 0
+    assert assert_survived(clients, features, WHOLE_S) == [], "nothing had been told: all begin anew"
+    ways = [four.timeline(each.request_id, until="usage") for each in (long, *clients)]
+    lost = [each for way in ways for each in way.get("lost_tries", ())]
+    assert lost
+    assert all(each["after_tokens"] == 0 for each in lost)
     assert Stream(four, prompt, 8).whole(WHOLE_S) == answer
     _until_back(four, str(victim["id"]), victim["incarnation"])
 

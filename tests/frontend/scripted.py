@@ -13,9 +13,11 @@ from typing import Any
 
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
+from disagg.adapters import Adapter, Served
 from disagg.coordinator.request import FinishReason, Request
 from disagg.coordinator.sink import Sink
 from disagg.frontend.app import Frontend
+from disagg.frontend.own_tokenizer import OwnTokenizer
 from disagg.tokenizer.codec import Codec
 
 MODEL = "scripted"
@@ -82,6 +84,8 @@ class ScriptedBackend:
     embedding_tokens_max: int = 0
     ignored: dict[str, str] = field(default_factory=dict)
     not_ready: str = ""
+    adapters: dict[str, Adapter] = field(default_factory=dict)
+    adapter_trouble: str | None = None
     requests: list[Request] = field(default_factory=list)
     closed: list[str] = field(default_factory=list)
     drained: list[tuple[str, bool]] = field(default_factory=list)
@@ -89,6 +93,18 @@ class ScriptedBackend:
     flushes: dict[str, str] = field(default_factory=lambda: {"prefill-0#1": ""})
     ended: asyncio.Event = field(default_factory=asyncio.Event)
     ids_given: int = 0
+
+    @property
+    def served(self) -> Served:
+        return Served(self.model_name, frozenset(self.adapters))
+
+    async def load_adapter(self, name: str, path: str, pinned: bool) -> str | None:
+        if self.adapter_trouble is None:
+            self.adapters[name] = Adapter(name, path, pinned, self.created_s)
+        return self.adapter_trouble
+
+    async def unload_adapter(self, name: str) -> str | None:
+        return None if self.adapters.pop(name, None) else f"there is no adapter '{name}' here"
 
     async def run(self, request: Request, sink: Sink) -> None:
         self.requests.append(request)
@@ -171,7 +187,8 @@ def hangs(*texts: str) -> Script:
 
 @asynccontextmanager
 async def serving(backend: ScriptedBackend, codec: Codec, **options: Any) -> AsyncIterator[Frontend]:
-    frontend = Frontend(backend, codec, **options)
+    own = {name: options.pop(name) for name in ("parsing", "refuses_unknown") if name in options}
+    frontend = Frontend(backend, OwnTokenizer(codec, lambda: backend.served, **own), **options)
     await frontend.start("127.0.0.1", 0)
     try:
         yield frontend

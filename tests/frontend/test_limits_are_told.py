@@ -6,15 +6,19 @@ import re
 from pathlib import Path
 
 from disagg.config.frontend import FrontendSection
+from disagg.frontend import constraints, request_body, samples, tool_choice
 from disagg.frontend.http1 import Limits
 from disagg.frontend.http1.chunked import EXTENSION_BYTES_MAX, SMALL_BYTES, SMALL_CHUNKS_MAX, TRAILER_BYTES_MAX
 from disagg.frontend.http1.head import METHOD_BYTES_MAX
 from disagg.frontend.http1.limits import KIB, MIB
 from disagg.frontend.open_files import RESERVED
-from disagg.frontend.readers import READ_S, READERS_MAX, WAIT_S
+from disagg.frontend.parsing import CONSTRAINT_BYTES_MAX
+from disagg.frontend.readers import READ_S, READERS_MAX
 from disagg.frontend.reading import SHORT_BRACES, SHORT_BYTES
 from disagg.frontend.server import KEEPALIVE
 from disagg.frontend.tokenizing import BATCH_MAX, TOKENS_MAX
+from disagg.process.body_readers import WAIT_S
+from disagg.sampling import BIASES_MAX, STOP_IDS_MAX, STOP_PATTERNS_MAX
 
 PAGE = Path(__file__).parents[2] / "docs" / "limits.md"
 
@@ -36,6 +40,23 @@ def test_the_page_has_the_numbers_of_the_code() -> None:
         f"requests on a connection | {limits.requests} |",
         f"from its first byte | {limits.head_s:g} s |",
         f"without a request | {limits.idle_s:g} s |",
+        f"`n`, `best_of` | {request_body.N_MAX} |",
+        f"`n` of each prompt | {request_body.PROMPTS_MAX}; {request_body.SAMPLES_MAX} |",
+        f"where there are several | {samples.OUTPUT_TOKENS_MAX:,} |",
+        f"named beside each | {samples.PROMPT_LOGPROBS_MAX:,} |",
+        f"`top_logprobs` | {request_body.TOP_LOGPROBS_MAX} |",
+        f"`stop_regex` | {request_body.STOP_STRINGS_MAX}, {request_body.STOP_CHARACTERS_MAX}; {STOP_IDS_MAX}; "
+        f"{STOP_PATTERNS_MAX} |",
+        f"entries of `logit_bias` | {BIASES_MAX:,} |",
+        f"values and names | {constraints.SCHEMA_BYTES_MAX // KIB} KiB, {constraints.SCHEMA_DEPTH_MAX}, "
+        f"{constraints.SCHEMA_NODES_MAX:,} |",
+        f"choices | {constraints.REGEX_BYTES_MAX // KIB} KiB, {constraints.GRAMMAR_BYTES_MAX // KIB} KiB, "
+        f"{constraints.CHOICES_MAX:,} of {constraints.CHOICES_BYTES_MAX // KIB} KiB in all |",
+        f"the schema's depth | {tool_choice.TOOLS_MAX}; {tool_choice.DESCRIPTION_CHARACTERS_MAX:,} letters, "
+        f"{tool_choice.SCHEMA_BYTES_MAX // KIB} KiB, {tool_choice.SCHEMA_DEPTH_MAX} |",
+        f"an answer's grammar | {CONSTRAINT_BYTES_MAX // KIB} KiB |",
+        "messages, documents, prompt and answer | the model's context, in tokens |",
+        "prompt and answer together | what an engine can hold |",
         f"a body | {limits.body_grace_s:g} s, and a second more for each {body_kib_s:g} KiB that came |",
         f"whatever the answer | {limits.write_s:g} s |",
         f"JSON, template, token ids | {READ_S:g} s of a processor |",

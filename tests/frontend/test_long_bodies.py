@@ -12,10 +12,12 @@ import psutil
 import pytest
 from scripted import CONTEXT, MODEL, Answer, ScriptedBackend, ask, exchange, http_request, says, serving, until
 
+from disagg.adapters import Served
 from disagg.errors import BadRequest, Overloaded
 from disagg.frontend import readers
 from disagg.frontend.readers import READERS_MAX, Readers
 from disagg.frontend.reading import SHORT_BRACES, SHORT_BYTES, SHORT_BYTES_SLOW, is_short, read
+from disagg.process import body_readers
 from disagg.tokenizer.codec import Codec, load_codec
 from disagg.tokenizer.overrides import Overrides
 
@@ -103,7 +105,7 @@ async def test_the_event_loop_does_not_read_it(codec: Codec, monkeypatch: pytest
 
 async def test_a_long_body_gets_the_deployments_sampling_defaults(codec: Codec) -> None:
     overrides = Overrides(sampling_defaults={"temperature": 0, "top_k": 5})
-    some = Readers(load_codec(codec.folder, overrides), MODEL)
+    some = Readers(load_codec(codec.folder, overrides), lambda: Served(MODEL))
     long_body, short_body = (ask(CHAT, **more).partition(b"\r\n\r\n")[2] for more in (LONG, {}))
     try:
         asked = [await some.read(body, "chat") for body in (long_body, short_body)]
@@ -116,12 +118,12 @@ async def test_a_long_body_gets_the_deployments_sampling_defaults(codec: Codec) 
 @pytest.mark.parametrize("kind", ["messages", "ids"])
 def test_more_entries_than_the_context_has_tokens_are_counted_and_not_looked_at(codec: Codec, kind: str) -> None:
     with pytest.raises(BadRequest) as refused:
-        read(HOSTILE[kind], "text" if kind == "ids" else "chat", MODEL, codec)
+        read(HOSTILE[kind], "text" if kind == "ids" else "chat", Served(MODEL), codec)
     assert refused.value.code == "context_length_exceeded"
 
 
 async def test_a_body_that_takes_too_long_ends_its_reader_alone(codec: Codec) -> None:
-    few = Readers(codec, MODEL, read_s=0.001)
+    few = Readers(codec, lambda: Served(MODEL), read_s=0.001)
     try:
         with pytest.raises(BadRequest) as refused:
             await few.read(HOSTILE["parts"], "chat")
@@ -164,18 +166,18 @@ async def test_there_are_no_more_readers_than_allowed_and_none_is_left(codec: Co
 
 
 async def test_a_reader_ends_with_its_frontend_even_if_that_is_killed(codec: Codec) -> None:
-    some = Readers(codec, MODEL)
+    some = Readers(codec, lambda: Served(MODEL))
     await some.start()
     (pid,) = children()
     process = psutil.Process(pid)
-    some._idle[0]._input.close()  # what is left of a killed process: its end of the pipe is closed
+    some.processes._idle[0]._input.close()  # what is left of a killed process: its end of the pipe is closed
     await until(lambda: not process.is_running() or process.status() == psutil.STATUS_ZOMBIE, limit_s=30)
     await some.stop()
 
 
 async def test_all_readers_stay_busy_and_the_next_one_is_told(codec: Codec, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(readers, "WAIT_S", 0.2)
-    some = Readers(codec, MODEL)
+    monkeypatch.setattr(body_readers, "WAIT_S", 0.2)
+    some = Readers(codec, lambda: Served(MODEL))
     body = ask(max_tokens=0, **LONG).partition(b"\r\n\r\n")[2]
     try:
         for _ in range(READERS_MAX):
@@ -207,6 +209,6 @@ async def test_all_readers_stay_busy_and_the_next_one_is_told(codec: Codec, monk
 )
 def test_bytes_and_braces_say_what_is_short(codec: Codec, data: bytes, short: bool) -> None:
     if not codec.encoder.is_fast:
-        assert len(data) <= SHORT_BYTES_SLOW or not is_short(data, codec)
+        assert len(data) <= SHORT_BYTES_SLOW or not is_short(data, codec.encoder.is_fast)
         return
-    assert is_short(data, codec) is short
+    assert is_short(data, codec.encoder.is_fast) is short

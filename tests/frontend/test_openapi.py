@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from disagg.adapters import Served
 from disagg.errors import BadRequest
 from disagg.frontend.endpoints import ENDPOINTS, Endpoint
 from disagg.frontend.field_schemas import is_refused, schema_of
@@ -44,7 +45,7 @@ def asked(endpoint: Endpoint, codec: Codec, name: str, value: Any, inner: str = 
     if name == "input_ids":
         del body["text"]
     data = json.dumps(body).encode()
-    read(with_earlier(data, []) if endpoint.word == "responses" else data, endpoint.word, MODEL, codec)
+    read(with_earlier(data, []) if endpoint.word == "responses" else data, endpoint.word, Served(MODEL), codec)
 
 
 def is_of(schema: dict[str, Any], value: Any) -> bool:

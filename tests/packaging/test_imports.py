@@ -16,7 +16,18 @@ ROOT = Path(__file__).parents[2]
 OURS = ("disagg", "prefill", "decode", "transfer")
 # From the ground up. What stands in one line may not import each other either.
 FLOORS = (
-    ("errors", "roles", "installed", "stopping", "lives", "start_phases", "logfile", "process_tree", "chart"),
+    (
+        "errors",
+        "roles",
+        "installed",
+        "stopping",
+        "lives",
+        "start_phases",
+        "logfile",
+        "process_tree",
+        "chart",
+        "adapters",
+    ),
     ("host_spec", "folders", "surroundings", "fields", "reasoning_end", "stop_patterns"),
     ("sampling", "cpu_profile", "plane"),
     ("models", "registry"),

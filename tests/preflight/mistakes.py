@@ -13,6 +13,7 @@ from typing import Any
 import yaml
 
 from disagg.load import parse_config
+from disagg.models.adapters import AdapterFiles
 from disagg.models.facts import ModelFacts, find_facts
 from disagg.planning.cluster_shape import ClusterShape, Nic, parse_shape
 from disagg.planning.gpu_kinds import GPU_KINDS
@@ -166,5 +167,7 @@ def _changed(node: NodeFacts, values: dict[str, Any]) -> NodeFacts:
     if "files" in values:
         files = {name: tuple(value) if isinstance(value, list) else value for name, value in values["files"].items()}
         values["files"] = FILES._replace(**files)
+    if "adapters" in values:
+        values["adapters"] = {name: AdapterFiles(**files) for name, files in values["adapters"].items()}
     of_shape = {name: values.pop(name) for name in list(values) if name in node.shape.__slots__}
     return dataclasses.replace(node, shape=dataclasses.replace(node.shape, **of_shape), **values)

@@ -19,7 +19,7 @@ class Controller:
     def __init__(self) -> None:
         self.hold: dict[str, asyncio.Event] = {}
         self.lost: list[tuple[str, str]] = []
-        self.server = ControlServer(SECRET, self._read_log, self._drain, lambda *pair: self.lost.append(pair))
+        self.server = ControlServer(SECRET, self._read_log, self._drain, lambda *pair: self.lost.append(pair), self)
 
     async def client(self, secret: bytes = SECRET) -> ControlClient:
         return ControlClient(f"{HOST}:{await self.server.start(HOST)}", secret)
@@ -28,6 +28,12 @@ class Controller:
         if engine_id in self.hold:
             await self.hold[engine_id].wait()
         return None if engine_id == "nobody-0" else f"{lines} lines of {engine_id}"
+
+    async def load(self, name: str, path: str, pinned: bool) -> str | None:
+        return None if pinned else f"{name} of {path} is not pinned"
+
+    async def unload(self, name: str) -> str | None:
+        return f"there is no {name}"
 
     async def _drain(self, engine_id: str, restart: bool) -> str | None:
         return None if restart else f"{engine_id} stays"
@@ -48,6 +54,9 @@ async def test_questions_are_answered_as_they_are_ready() -> None:
     assert await client.drain("decode-1", True) is None
     assert await client.drain("decode-1", False) == "decode-1 stays"
     await client.transfer_lost("prefill-0#1", "decode-0#1")
+    assert await client.load_adapter("sql", "/a", True) is None
+    assert await client.load_adapter("sql", "/a", False) == "sql of /a is not pinned"
+    assert await client.unload_adapter("sql") == "there is no sql"
     assert controller.lost == [("prefill-0#1", "decode-0#1")]
     assert not slow.done()
     controller.hold["decode-0"].set()

@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 import msgspec
 import pytest
 
+from disagg.adapters import Adapter
 from disagg.plane.framing import Connection
 from disagg.registry.changes import Changes
 from disagg.registry.memory import MemoryRegistry
@@ -123,3 +124,42 @@ async def test_without_the_secret_nothing_is_told() -> None:
             await remote.connect()
         assert not remote.records
         assert server.frames_sent == 0
+
+
+async def test_adapters_come_and_go_and_the_controller_knows_when_all_have_seen_it() -> None:
+    async with served() as (registry, server, address):
+        await registry.put_adapter(Adapter("sql", "/a", created_s=7))
+        first, second = RemoteRegistry(address, SECRET), RemoteRegistry(address, SECRET)
+        await first.connect()
+        await second.connect()
+        assert first.adapters == second.adapters == {"sql": Adapter("sql", "/a", created_s=7)}
+        await registry.put_adapter(Adapter("sql", "/a", created_s=7, is_leaving=True))
+        assert await server.all_have_seen(5)
+        assert first.adapters["sql"].is_leaving
+        assert second.adapters["sql"].is_leaving
+        await registry.remove_adapter("sql")
+        assert await server.all_have_seen(5)
+        assert first.adapters == second.adapters == {}
+        second.close()
+        await registry.put_adapter(Adapter("fr", "/b"))
+        assert await server.all_have_seen(5), "one that has left is not waited for"
+
+
+async def test_a_frontend_that_is_silent_is_not_waited_for_without_end() -> None:
+    async with served() as (registry, server, address):
+        proven = asyncio.Event()
+        host, port = address.split(":")
+        silent = Connection(
+            SECRET,
+            is_server=False,
+            on_open=lambda _connection: proven.set(),
+            on_frame=lambda _body: None,
+            on_lost=lambda _why: None,
+        )
+        await asyncio.get_running_loop().create_connection(lambda: silent, host, int(port))
+        await proven.wait()
+        await until(lambda: server.frames_sent == 1)
+        await registry.put_adapter(Adapter("sql", "/a"))
+        assert not await server.all_have_seen(0.05)
+        silent.close("over")
+        assert await server.all_have_seen(5)

@@ -16,7 +16,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from scripted import MODEL, TEMPLATE, Answer, http_request, make_model_folder, read_answer
+from scripted import MODEL, Answer, http_request, make_model_folder, read_answer
 from wire import Wire, connect
 
 from disagg.coordinator.limits import Limits
@@ -25,7 +25,8 @@ from disagg.coordinator.sink import Sink
 from disagg.frontend.app import Frontend
 from disagg.frontend.http1 import Door, Refusals
 from disagg.frontend.http1 import Limits as DoorLimits
-from disagg.frontend.parsing import NO_PARSERS, Parsing, parsing_of
+from disagg.frontend.own_tokenizer import OwnTokenizer, parsing_of
+from disagg.frontend.parsing import NO_PARSERS, Parsing
 from disagg.frontend.service import Service
 from disagg.roles import Role
 from disagg.simulation.hosts import SimulatedHost
@@ -33,6 +34,7 @@ from disagg.simulation.world import SimulatedDeployment
 from disagg.tokenizer.codec import Codec, load_codec
 
 END_ID = 258  # <|im_end|>
+SCORER = {"architectures": ["BertForSequenceClassification"], "id2label": {"0": "bad", "1": "good"}}
 HANGS_S = 300.0  # virtual
 PATHS = {
     "chat": "/v1/chat/completions",
@@ -42,15 +44,21 @@ PATHS = {
     "messages": "/v1/messages",
 }
 
+TEMPLATE = (
+    "{% for tool in tools or [] %}{{ tool | tojson }}{% endfor %}"
+    "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content or '' }}"
+    "{% for call in message.tool_calls or [] %}{{ call.function | tojson }}{% endfor %}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
 
 @cache
 def codec() -> Codec:
     folder = make_model_folder(Path(tempfile.mkdtemp(prefix="disagg-http-world-")))
     (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": END_ID}))
     file = folder / "tokenizer_config.json"
-    shows_tools = "{% if tools %}{% for tool in tools %}{{ tool | tojson }}{% endfor %}{% endif %}" + TEMPLATE
-    file.write_text(json.dumps(json.loads(file.read_text()) | {"chat_template": shows_tools}))
-    config = json.loads((folder / "config.json").read_text()) | {"max_position_embeddings": 4096}
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"chat_template": TEMPLATE}))
+    config = json.loads((folder / "config.json").read_text()) | {"max_position_embeddings": 4096} | SCORER
     (folder / "config.json").write_text(json.dumps(config))
     return load_codec(folder)
 
@@ -114,7 +122,7 @@ class HttpWorld:
         self._doors = {reads: self._door(parsers() if reads else NO_PARSERS) for reads in (False, True)}
 
     def _door(self, parsing: Parsing) -> Door:
-        frontend = Frontend(self.service, codec(), parsing)
+        frontend = Frontend(self.service, OwnTokenizer(codec(), lambda: self.service.served, parsing))
         return Door(frontend, DoorLimits(), Refusals(), 100)
 
     def post(self, api: str, body: dict[str, Any], says: Sequence[str], *, parses: bool = False) -> Talk:

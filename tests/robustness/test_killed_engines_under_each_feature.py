@@ -1,12 +1,13 @@
 """An engine is killed under each kind of answer, before its first token and after it, streamed and whole: its client
 gets the answer that it would have got, or the error that docs/failures.md tells, and nothing is lost or left.
 
-The same on real engines: tests/engines/test_features_survive.py.
+The same on real engines: tests/engines/test_streams_survive.py.
 """
 
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 
 import pytest
 from feature_asks import TOKENS, ask, assert_is_cut, assert_is_wanted, in_a_world, read
@@ -18,6 +19,7 @@ from disagg.roles import Role
 from tests.frontend.reading import needs_sglang
 
 pytestmark = needs_sglang
+PAGE = Path(__file__).parents[2] / "docs" / "failures.md"
 UNDER = [
     "chat, n",
     "chat, n, logprobs",
@@ -72,3 +74,14 @@ def test_one_of_two_is_killed(victim: Role, phase: Phase, is_stream: bool) -> No
             await one(world, FEATURES[name], victim, phase, is_stream=is_stream)
 
     in_a_world(scenario, prefill_token_s=0.001)
+
+
+def test_the_page_tells_each_of_them() -> None:
+    rows = [line.strip("| ").split(" | ") for line in PAGE.read_text().splitlines() if " (it " in line]
+    told = {name: row for row in rows for name in row[0].split("; ")}
+    assert told.keys() == set(UNDER)
+    for name, (_, before, prefill, streamed, whole) in told.items():
+        stays = bool(FEATURES[name].stays)
+        assert (before, prefill) == ("the same (a retry)", "the same")
+        assert streamed == ("error event `leg_lost`" if stays else "the same (it moves)"), name
+        assert whole == f"the same (it {'begins anew' if stays else 'moves'})", name

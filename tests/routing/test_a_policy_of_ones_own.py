@@ -49,7 +49,9 @@ def test_a_policy_sees_the_request() -> None:
             seen.append(request)
             return super().choose(request, endpoints)
 
-    request = asked(prompt_ids=[1, 2, 3], emitted_ids=[4], deadline_s=7.0, session="s", model="m", priority=2)
+    request = asked(
+        prompt_ids=[1, 2, 3], emitted_ids=[4], deadline_s=7.0, session="s", model="m", adapter="a", priority=2
+    )
     assert make_router(*split(1, 1), policy=Looks()).pick(request)
     assert seen == [request]
     assert seen[0].token_ids == [1, 2, 3, 4]

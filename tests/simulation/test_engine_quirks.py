@@ -6,9 +6,11 @@ The rows are those of engines-here.md ("What failures look like") and of field-n
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 
 import pytest
 
+from disagg.adapters import Adapter
 from disagg.simulated_engine.tokens import EOS, answer
 from tests.simulation.pair import CHUNK_S, PROMPT, TIMEOUT_S, SimulatedPair, on_a_pair
 
@@ -425,3 +427,31 @@ def test_fake_canaries_reach_every_rank_without_the_other_engine() -> None:
                 assert sink.end[0] in ("length", "stop")
 
     on_a_pair(scenario, ranks=2)
+
+
+def test_each_adapter_says_other_tokens_and_on_one_leg_alone_two_models_are_mixed(tmp_path: Path) -> None:
+    (tmp_path / "adapter_config.json").write_text("{}")
+
+    async def scenario(pair: SimulatedPair) -> None:
+        unknown = pair.leg(pair.prefill, adapter="sql")
+        await pair.over(unknown)
+        assert unknown.end == ("error", "Got LoRA adapter that has never been loaded: sql")
+        for engine in (pair.prefill, pair.decode):
+            with pytest.raises(ValueError, match="No such file"):
+                await engine.load_adapter(Adapter("fr", "/nowhere"))
+            await engine.load_adapter(Adapter("sql", str(tmp_path)))
+        prefill, decode = pair.both(max_tokens=20, adapter="sql")
+        await pair.over(prefill, decode)
+        wanted, plain = (answer(PROMPT, 20, ignore_eos=True, adapter=adapter) for adapter in ("sql", ""))
+        assert decode.ids == wanted != plain
+        reader = pair.leg(pair.prefill, room=9)
+        assert reader.cached_tokens == 0, "what was read with an adapter is no prefix of the plain model's"
+        mixed = pair.leg(pair.decode, room=9, max_tokens=20, adapter="sql")
+        await pair.over(reader, mixed)
+        assert mixed.ids[0] == plain[0]
+        assert mixed.ids not in (wanted, plain)
+        again, _ = pair.both(max_tokens=2, room=10, adapter="sql")
+        await pair.over(again)
+        assert again.cached_tokens > 0
+
+    on_a_pair(scenario)

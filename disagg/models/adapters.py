@@ -1,0 +1,61 @@
+"""Reads a LoRA adapter's folder, as PEFT writes one: what an engine has to be made for, and whether it is whole.
+
+Way:   YAML, or a probe on a node -> [read_adapter] -> AdapterFiles -> disagg/config/lora.py, preflight rules
+Fails: never; what keeps an engine from loading it is told in `absent`
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from disagg.models.manifest import sha256_of
+
+CONFIG = "adapter_config.json"
+WEIGHTS = (".safetensors", ".bin")
+BYTES_MAX = 4 << 20  # of adapter_config.json
+
+
+class AdapterFiles(NamedTuple):
+    folder: str
+    absent: str = ""  # why no engine could load it
+    rank: int = 0
+    modules: tuple[str, ...] = ()  # their last names: q_proj; empty: it does not list them
+    digest: str = ""  # of its configuration, and its weights' names and sizes
+
+
+def read_adapter(folder: str) -> AdapterFiles:
+    here = Path(folder)
+    try:
+        if not here.is_dir():
+            return AdapterFiles(folder, "is not there")
+        if not (here / CONFIG).is_file():
+            return AdapterFiles(folder, f"holds no {CONFIG}")
+        weights = sorted(path for path in here.iterdir() if path.suffix in WEIGHTS and path.is_file())
+        if not weights:
+            return AdapterFiles(folder, "holds no weights (adapter_model.safetensors)")
+        if (here / CONFIG).stat().st_size > BYTES_MAX:
+            return AdapterFiles(folder, f"has a {CONFIG} of more than {BYTES_MAX >> 20} MiB")
+        config = json.loads((here / CONFIG).read_bytes())
+        sizes = " ".join(f"{path.name} {path.stat().st_size}" for path in weights)
+        digest = f"{sha256_of(here / CONFIG)} {sizes}"
+    except OSError as error:
+        return AdapterFiles(folder, f"cannot be read: {error.strerror or error}")
+    except ValueError:
+        return AdapterFiles(folder, f"has a {CONFIG} that is no JSON")
+    return _told(folder, config, digest)
+
+
+def _told(folder: str, config: Any, digest: str) -> AdapterFiles:
+    if not isinstance(config, Mapping) or str(config.get("peft_type", "LORA")).upper() != "LORA":
+        return AdapterFiles(folder, f"is no LoRA adapter: see peft_type in its {CONFIG}")
+    if config.get("use_dora"):
+        return AdapterFiles(folder, "is a DoRA adapter, and SGLang runs plain LoRA alone")
+    rank, said = config.get("r"), config.get("target_modules")
+    if not isinstance(rank, int) or isinstance(rank, bool) or rank < 1:
+        return AdapterFiles(folder, f"says no rank: see r in its {CONFIG}")
+    names = said if isinstance(said, list) else []
+    modules = sorted({str(name).rpartition(".")[2] for name in names})
+    return AdapterFiles(folder, "", rank, tuple(modules), digest)

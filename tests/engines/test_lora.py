@@ -1,0 +1,116 @@
+"""LoRA on real engines: prefill + decode say with each adapter what a model with its weights merged in says.
+
+One deployment, two adapters in its YAML, a third one at run time; the same prompts with each, so that a prefix of one
+that counted for another would show.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import yaml
+from deployment import Deployment, serving
+from lora_made import ATTENTION, MLP, Answers, make
+
+from disagg.models.tiny import make_tiny
+
+NEW_TOKENS = 12
+PROMPTS = [[100 + tokens, *(1000 + (7919 * at) % 40_000 for at in range(tokens - 1))] for tokens in (5, 40, 300)]
+BACK_S = 120.0  # on a busy machine
+MODEL, GIVEN, LATER = "tiny", ("fr-all", "sql"), "later"
+POOL = {"engine": {"page_size": 16, "max_total_tokens": 8192}}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("adapters")
+
+
+@pytest.fixture(scope="module")
+def meant(folder: Path) -> Answers:
+    adapters = {"sql": (8, ("q_proj", "v_proj")), "fr-all": (4, ATTENTION + MLP), LATER: (8, ("k_proj", "down_proj"))}
+    model = make_tiny("qwen3")
+    lora = {"max_loras_per_batch": 4, "adapters": {"sql": "sql", "fr-all": {"path": "fr-all"}}}
+    said = {
+        "version": 1,
+        "device": "cpu",
+        "model": {"path": str(model), "name": MODEL, "lora": lora},
+        "ray": {"address": "local", "cpus": 2},
+        "prefill": POOL,
+        "decode": POOL,
+    }
+    (folder / "lora.yaml").write_text(yaml.safe_dump(said))
+    return make(model, folder, adapters, PROMPTS, NEW_TOKENS)
+
+
+@pytest.fixture(scope="module")
+def pair(folder: Path, meant: Answers) -> Iterator[Deployment]:
+    with serving(str(folder / "lora.yaml")) as deployment:
+        yield deployment
+
+
+def answers(deployment: Deployment, models: list[str]) -> Answers:
+    """Of each prompt with each model's name, all at once."""
+    asked = [(model, prompt) for prompt in PROMPTS for model in models]
+
+    def answer(one: tuple[str, list[int]]) -> list[int]:
+        model, prompt = one
+        fields = {"max_tokens": NEW_TOKENS, "ignore_eos": True, "return_token_ids": True}
+        body = deployment.complete(prompt, model=model, **fields)
+        assert body["model"] == model
+        ids: list[int] = body["choices"][0]["token_ids"]
+        return ids
+
+    with ThreadPoolExecutor(len(asked)) as pool:
+        came = list(zip(asked, pool.map(answer, asked), strict=True))
+    return {model: [ids for (name, _), ids in came if name == model] for model in models}
+
+
+def post(deployment: Deployment, path: str, **body: Any) -> httpx.Response:
+    return httpx.post(f"{deployment.url}{path}", json=body, timeout=120, trust_env=False)
+
+
+def listed(deployment: Deployment) -> list[str]:
+    return [model["id"] for model in deployment.get("/v1/models")["data"]]
+
+
+def test_each_adapter_says_in_one_batch_what_its_merged_weights_say(pair: Deployment, meant: Answers) -> None:
+    assert listed(pair) == [MODEL, *GIVEN]
+    came = answers(pair, [MODEL, "sql", f"{MODEL}:fr-all", "fr-all"])
+    fr = meant["fr-all"]
+    assert came == {MODEL: meant[""], "sql": meant["sql"], f"{MODEL}:fr-all": fr, "fr-all": fr}
+    assert meant[""] != meant["sql"] != fr != meant[""]
+
+
+def test_one_comes_at_run_time_outlives_an_engine_and_goes(pair: Deployment, meant: Answers, folder: Path) -> None:
+    refused = post(pair, "/load_lora_adapter", lora_name="broken", lora_path=str(folder / "nowhere"))
+    assert refused.status_code == 409
+    assert all(engine in refused.json()["error_message"] for engine in ("prefill-0", "decode-0"))
+    assert "broken" not in listed(pair)
+
+    loaded = post(pair, "/load_lora_adapter", lora_name=LATER, lora_path=str(folder / "later"))
+    assert loaded.json()["success"], loaded.text
+    assert listed(pair) == [MODEL, *GIVEN, LATER]
+    wanted = {LATER: meant[LATER], "sql": meant["sql"], MODEL: meant[""]}
+    assert answers(pair, [LATER, "sql", MODEL]) == wanted
+
+    for engine_id in ("decode-0", "prefill-0"):
+        before = pair.engine(engine_id)
+        os.kill(before["pids"]["host"], signal.SIGKILL)
+        pair.wait_until(lambda: pair.engine(engine_id)["incarnation"] > before["incarnation"], BACK_S)  # noqa: B023
+        pair.wait_until(lambda: pair.all_ready() and pair.is_ready(), BACK_S)
+        assert answers(pair, [LATER, MODEL, "sql"]) == wanted
+
+    gone = post(pair, "/unload_lora_adapter", lora_name=LATER)
+    assert gone.json()["success"], gone.text
+    assert listed(pair) == [MODEL, *GIVEN]
+    answer = post(pair, "/v1/completions", model=LATER, prompt="Hi", max_tokens=2)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (404, "model_not_found")
+    assert answers(pair, ["sql"]) == {"sql": wanted["sql"]}
