@@ -19,7 +19,7 @@ from vector_scene import scene
 from venvs import INSTALL_S, LIMIT_S, run_client
 
 from disagg.frontend.app import Frontend
-from disagg.frontend.parsing import parsing_of
+from disagg.frontend.own_tokenizer import parsing_of
 from disagg.roles import Role
 from disagg.tokenizer.codec import Codec, load_codec
 

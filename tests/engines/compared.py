@@ -24,6 +24,7 @@ NEVER_EQUAL = re.compile(
     r"(^|[.])(id|item_id|response_id|call_id|created|created_at|completed_at|e2e_latency|sequence_number"
     r"|cached_tokens|cache_read_input_tokens)$"
 )
+CLOCK = re.compile(r"\[\d\d:\d\d:\d\d\] ")  # in what xgrammar says
 NEAR = 1e-4  # of logprobs
 
 
@@ -71,8 +72,10 @@ def _flatten(name: str, value: Any, into: dict[str, Any]) -> None:
     elif isinstance(value, list) and value:
         for index, each in enumerate(value):
             _flatten(f"{name}[{index}]", each, into)
+    elif NEVER_EQUAL.search(name) and value is not None:
+        into[name] = type(value).__name__
     else:
-        into[name] = type(value).__name__ if NEVER_EQUAL.search(name) and value is not None else value
+        into[name] = CLOCK.sub("", value) if isinstance(value, str) else value
 
 
 def _sum_of(stream: str, path: str) -> dict[str, Any]:

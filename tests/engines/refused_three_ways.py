@@ -27,7 +27,6 @@ REFUSED = [
             "another model": {"model": "other", "max_tokens": 2, "temperature": 0},
             "temperature": {"temperature": -1},
             "top_p": {"top_p": 2},
-            "n of zero": {"n": 0},
         },
     ),
     *refused(
