@@ -1,7 +1,7 @@
 """Requests that are nearly right: a good body of each endpoint with a field or two of the wrong type, size, depth or
 letters, a name twice, JSON that breaks off, a head that lies about its body. Strategies for hypothesis.
 
-In:    the table of fields (disagg/frontend/api_table.py), so that a field that is built is tried without a line here
+In:    the table of fields (disagg/frontend/endpoints.py), so that a field that is built is tried without a line here
 Out:   whole requests, as bytes, each on a connection that closes after it
 """
 
@@ -18,7 +18,7 @@ from http_world import PATHS
 from hypothesis import strategies
 from scripted import MODEL
 
-from disagg.frontend.api_table import READ
+from disagg.frontend.endpoints import ENDPOINTS
 from disagg.frontend.parameters import FORBIDDEN, HARMLESS, UNBUILT
 
 
@@ -70,6 +70,9 @@ GOOD |= {
     "/v1/classify": [{"model": MODEL, "input": "Hi"}],
     "/v1/rerank": [{"model": MODEL, "query": "Hi", "documents": ["a", "b"], "top_n": 1, "return_documents": True}],
     "/v1/score": [{"model": MODEL, "query": "Hi", "items": ["a", "b"], "apply_softmax": True}],
+    "/load_lora_adapter": [{"lora_name": "a", "lora_path": "b", "pinned": False}],
+    "/unload_lora_adapter": [{"lora_name": "a"}],
+    "/flush_cache": [{}],
     "/disagg/engines/decode-0/drain": [{}],
 }
 
@@ -135,8 +138,9 @@ LARGE: list[Callable[[], Any]] = [
 NAMES = sorted(
     UNBUILT.keys() | HARMLESS | FORBIDDEN | {"chat_template", "bootstrap_room", "x", "", "\0", "a" * 200, "\ud800"}
 )
-_OF = {path: sorted(names) for path, names in READ.items()} | {
-    "/v1/messages/count_tokens": sorted(READ["/v1/messages"])
+_OF = {
+    each.path: sorted(each.known | {f"{outer}.{name}" for outer, names in each.inner.items() for name in names})
+    for each in ENDPOINTS
 }
 
 
