@@ -24,7 +24,7 @@ from disagg.models.tiny import make_tiny
 NEW_TOKENS = 12
 PROMPTS = [[100 + tokens, *(1000 + (7919 * at) % 40_000 for at in range(tokens - 1))] for tokens in (5, 40, 300)]
 BACK_S = 120.0  # on a busy machine
-MODEL, GIVEN, LATER = "tiny", ("sql", "fr-all"), "later"
+MODEL, GIVEN, LATER = "tiny", ("fr-all", "sql"), "later"
 POOL = {"engine": {"page_size": 16, "max_total_tokens": 8192}}
 
 

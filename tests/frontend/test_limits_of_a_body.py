@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from scripted import CONTEXT, MODEL
 
+from disagg.adapters import Served
 from disagg.errors import BadRequest
 from disagg.frontend import constraints, inputs, request_body, tool_choice
 from disagg.frontend.reading import read
@@ -119,7 +120,7 @@ def _read(endpoint: str, fields: dict[str, Any], codec: Codec) -> None:
         "generate": {},
     }
     body = json.dumps(start.get(endpoint, {"model": MODEL}) | fields, separators=(",", ":")).encode()
-    read(b"2\n[]" + body if endpoint == "responses" else body, endpoint, MODEL, codec)
+    read(b"2\n[]" + body if endpoint == "responses" else body, endpoint, Served(MODEL), codec)
 
 
 @pytest.mark.parametrize(("endpoint", "fields", "most", "param", "code"), TABLE.values(), ids=TABLE)

@@ -15,6 +15,7 @@ from disagg.coordinator.coordinator import Coordinator
 from disagg.coordinator.limits import Limits
 from disagg.frontend.app import Frontend
 from disagg.frontend.http1 import Limits as DoorLimits
+from disagg.frontend.own_tokenizer import OwnTokenizer
 from disagg.plane.server import PlaneServer
 from disagg.registry.records import EngineRecord, State
 from disagg.registry.table import Table
@@ -49,10 +50,10 @@ class FuzzScene:
         self.connections.apply(self._registry.view())
         lives = [record.life for record in self._registry.records.values()]
         await until(lambda: not any(self.connections.is_lost(life) for life in lives))
-        self.frontends = [
-            Frontend(self.service, codec(), parsers(), limits=DoorLimits(), refuses_unknown=refuses)
-            for refuses in (True, False)
-        ]
+        self.frontends = []
+        for refuses in (True, False):
+            own = OwnTokenizer(codec(), lambda: self.service.served, parsers(), refuses_unknown=refuses)
+            self.frontends.append(Frontend(self.service, own, limits=DoorLimits()))
         for frontend in self.frontends:
             await frontend.start("127.0.0.1", 0)
             await frontend.start_reader()

@@ -142,8 +142,6 @@ _OF = {
     each.path: sorted(each.known | {f"{outer}.{name}" for outer, names in each.inner.items() for name in names})
     for each in ENDPOINTS
 }
-
-
 DEPTH_MAX = 8  # of what is spoiled within a body
 
 
