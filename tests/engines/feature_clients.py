@@ -67,6 +67,7 @@ class FeatureClient(threading.Thread):
     def __repr__(self) -> str:
         return f"{self.name}: {self.status} {self.data[-200:]!r}"
 
+    @property
     def samples(self) -> int:
         return self._asked.choices
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 from deployment import Deployment, serving
-from feature_clients import TEMPLATE, FeatureClient, assert_survived, open_all
+from feature_clients import TEMPLATE, assert_survived, open_all
 from streams import Stream, wait_until
 
 from tests.robustness.strictly import Said
@@ -61,8 +61,8 @@ def _busiest(deployment: Deployment, role: str) -> dict[str, object]:
     return max(engines, key=lambda e: e["in_flight"])
 
 
-def _in_flight(deployment: Deployment, role: str) -> int:
-    return sum(e["in_flight"] for e in deployment.get("/disagg/status")["engines"] if e["role"] == role)
+def _live(deployment: Deployment) -> int:
+    return int(deployment.get("/disagg/status")["frontend"]["requests"])
 
 
 def _assert_same(deployment: Deployment, streams: list[Stream], want: list[Answer], record: object) -> None:
@@ -107,7 +107,8 @@ def test_a_prefill_scheduler_is_killed_during_a_long_prefill(four: Deployment, f
         os.kill(scheduler, signal.SIGSTOP)
     try:
         long, clients = Stream(four, prompt, 8), open_all(four)
-        wait_until(lambda: _in_flight(four, "prefill") == 1 + sum(map(FeatureClient.samples, clients)), 30)
+        samples = 1 + sum(client.samples for client in clients)
+        wait_until(lambda: _live(four) == samples and _busiest(four, "prefill")["in_flight"], WHOLE_S)
         victim = _busiest(four, "prefill")
         os.kill(victim["pids"]["schedulers"][0], signal.SIGKILL)  # type: ignore[index]
     finally:

@@ -70,6 +70,9 @@ GOOD |= {
     "/v1/classify": [{"model": MODEL, "input": "Hi"}],
     "/v1/rerank": [{"model": MODEL, "query": "Hi", "documents": ["a", "b"], "top_n": 1, "return_documents": True}],
     "/v1/score": [{"model": MODEL, "query": "Hi", "items": ["a", "b"], "apply_softmax": True}],
+    "/load_lora_adapter": [{"lora_name": "a", "lora_path": "b", "pinned": False}],
+    "/unload_lora_adapter": [{"lora_name": "a"}],
+    "/flush_cache": [{}],
     "/disagg/engines/decode-0/drain": [{}],
 }
 
@@ -135,7 +138,10 @@ LARGE: list[Callable[[], Any]] = [
 NAMES = sorted(
     UNBUILT.keys() | HARMLESS | FORBIDDEN | {"chat_template", "bootstrap_room", "x", "", "\0", "a" * 200, "\ud800"}
 )
-_OF = {endpoint.path: sorted(endpoint.known) for endpoint in ENDPOINTS}
+_OF = {
+    each.path: sorted(each.known | {f"{outer}.{name}" for outer, names in each.inner.items() for name in names})
+    for each in ENDPOINTS
+}
 DEPTH_MAX = 8  # of what is spoiled within a body
 
 

@@ -425,6 +425,8 @@ def read_error(api: str, data: bytes) -> dict[str, Any]:
     """The error of a body that is nothing else, in the words of its API: each says what is wrong."""
     said = json_of(data)
     error = said["error"]
+    if "success" in said:  # SGLang's word, beside the error object that all have
+        assert (said.pop("success"), said.pop("error_message")) == (False, error["message"])
     if api == "messages":
         assert (said.keys(), error.keys(), said["type"]) == ({"type", "error"}, {"type", "message"}, "error")
     else:
