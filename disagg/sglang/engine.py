@@ -40,6 +40,8 @@ from disagg.start_phases import Phases
 
 log = logging.getLogger(__name__)
 
+DROPPED = "does not exist"  # SGLang's LoRARegistry.unregister says so
+
 
 class _Part:
     """What is on each node of an engine: an `sglang.Engine` in this process's main thread, and a watch on its
@@ -162,7 +164,10 @@ class SGLangEngine(_Part):
         _succeeded(await self._engine.async_load_lora_adapter(lora_name=name, lora_path=path, pinned=pinned))
 
     async def unload_adapter(self, name: str) -> None:
-        _succeeded(await self._engine.async_unload_lora_adapter(lora_name=name))
+        """One that SGLang has dropped by itself (max_loaded_loras) is gone already."""
+        changed = await self._engine.async_unload_lora_adapter(lora_name=name)
+        if DROPPED not in (changed.error_message or ""):
+            _succeeded(changed)
 
     def stop(self) -> None:
         if self._stages is not None:
