@@ -17,6 +17,15 @@ class Spare(msgspec.Struct, frozen=True):
     children: tuple[Spare, ...] = ()
 
 
+class TextSpec(msgspec.Struct, frozen=True):
+    """Of an engine host that has the tokenizer, for frontends that have none."""
+
+    folder: str  # the model's
+    program: str  # a module that reads clients' bodies; `order`: its first frame
+    order: bytes
+    trust_remote_code: bool = False
+
+
 class HostSpec(msgspec.Struct, frozen=True, kw_only=True):
     """The plane's secret is not in here: it travels in the environment (SECRET_VARIABLE)."""
 
@@ -35,6 +44,7 @@ class HostSpec(msgspec.Struct, frozen=True, kw_only=True):
     member: int = 0
     members: int = 1
     first_plane: str = ""  # host:port of the first member's plane, for the others
+    text: TextSpec | None = None  # None: frontends have the tokenizer
     asked_s: float = 0.0  # the node's monotonic clock when its actor was asked for this incarnation; 0: not told
 
     @property

@@ -21,6 +21,7 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import TypeVar
 
+import msgspec
 import ray
 
 from disagg import stopping, surroundings
@@ -35,8 +36,9 @@ from disagg.config.schema import Deployment
 from disagg.coordinator.limits import Limits
 from disagg.errors import StartError
 from disagg.folders import run_folder
+from disagg.frontend.readers import PROGRAM, READ_S, Order
 from disagg.frontend.spec import FrontendSpec
-from disagg.host_spec import DEPLOYMENT_VARIABLE, SECRET_VARIABLE
+from disagg.host_spec import DEPLOYMENT_VARIABLE, SECRET_VARIABLE, TextSpec
 from disagg.models.resolve import resolve_model
 from disagg.planning.plan import Plan, device_of, resolve
 from disagg.registry.records import State
@@ -114,6 +116,7 @@ async def _run(deployment: Deployment, course: _Course) -> None:
             deadlines=plan.deadlines,
             python_path=_python_path(plan.device),
             address="127.0.0.1" if private else "",
+            text=_text_spec(plan, model_path) if plan.model.tokenization == "engine" else None,
         )
         controller = Controller(plan, setting)
         frontend: FrontendProcess | None = None
@@ -245,17 +248,35 @@ def _frontend_spec(plan: Plan, addresses: Addresses, model_path: Path) -> Fronte
         simulated=plan.device == "simulated",
         tool_call_parser=plan.model.tool_call_parser,
         reasoning_parser=plan.model.reasoning_parser,
-        overrides=Overrides(
-            sampling_defaults=plan.model.sampling_defaults.model_dump(exclude_none=True),
-            chat_template=plan.model.chat_template,
-            chat_template_kwargs=plan.model.chat_template_kwargs,
-        ),
+        overrides=_overrides(plan),
+        tokenization=plan.model.tokenization,
         api_keys=tuple(key.get_secret_value() for key in security.api_keys),
         admin_keys=tuple(key.get_secret_value() for key in security.admin_keys),
         open_metrics=security.open_metrics,
         origins=page_origins(plan.frontend, security),
         origins_age_s=plan.frontend.cors.max_age_s,
     )
+
+
+def _overrides(plan: Plan) -> Overrides:
+    return Overrides(
+        sampling_defaults=plan.model.sampling_defaults.model_dump(exclude_none=True),
+        chat_template=plan.model.chat_template,
+        chat_template_kwargs=plan.model.chat_template_kwargs,
+    )
+
+
+def _text_spec(plan: Plan, model_path: Path) -> TextSpec:
+    order = Order(
+        folder=str(model_path),
+        model=plan.model.name,
+        read_s=READ_S,
+        overrides=_overrides(plan),
+        refuses_unknown=plan.frontend.unknown_fields == "refuse",
+        is_host=True,
+        trust_remote_code=plan.model.trust_remote_code,
+    )
+    return TextSpec(str(model_path), PROGRAM, msgspec.msgpack.encode(order), plan.model.trust_remote_code)
 
 
 def _frontend_environment(setting: Setting) -> dict[str, str]:

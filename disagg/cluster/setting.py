@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from disagg.cluster.engine_node import Ground
 from disagg.config.schema import Deadlines
 from disagg.folders import log_folder, run_folder
-from disagg.host_spec import HostSpec
+from disagg.host_spec import HostSpec, TextSpec
 from disagg.planning.plan import EnginePlan
 from disagg.role_table import ROLES
 from disagg.sglang.arguments import Ports
@@ -25,6 +25,7 @@ class Setting:
     deadlines: Deadlines
     python_path: list[str]
     address: str  # what engines listen on; empty: their node's address in the Ray cluster
+    text: TextSpec | None = None  # of all hosts
 
 
 def host_spec(plan: EnginePlan, setting: Setting, incarnation: int, ground: Ground) -> tuple[HostSpec, str]:
@@ -42,5 +43,6 @@ def host_spec(plan: EnginePlan, setting: Setting, incarnation: int, ground: Grou
         scratch=str(run_folder(setting.deployment) / f"{plan.id}-{incarnation}"),
         fork=ground.fork,
         is_simulated=setting.device == "simulated",
+        text=setting.text,
     )
     return spec, ROLES[plan.role].bootstrap_address(address, ports.bootstrap)

@@ -57,7 +57,10 @@ class ModelSection(Section):
     name: str = ""
     """What clients say; default: the last part of path."""
     trust_remote_code: bool = False
-    """Engines run Python code that comes with the model. The frontend never does: it needs tokenizer.json."""
+    """Engines run Python code that comes with the model. The frontend never does."""
+    tokenization: Literal["frontend", "engine"] = "frontend"
+    """Which process turns text into ids and ids into text. engine: the engines' hosts, so that the frontend needs no
+    file of the model, and any tokenizer will do that transformers reads."""
     tool_call_parser: ParserName | None = None
     """Reads tool calls out of the model's text: a name that SGLang here has, or auto: from the model's chat template.
     Without one, requests with tools are refused."""

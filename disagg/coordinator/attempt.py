@@ -15,6 +15,8 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import msgspec
+
 from disagg.coordinator.deadlines import DeadlineTimer
 from disagg.coordinator.legs import DecodeLeg, EmbeddingLeg, Leg, LegOnTrial, TokenBatch
 from disagg.coordinator.limits import Limits
@@ -103,7 +105,11 @@ class Attempt:
         advance(request, _DISPATCHED, now_s)  # before: an engine on a busy machine may be quicker
         request.try_since_s = now_s
         prompt, leg_id = m.pack_ids(request.prompt_ids), f"{request.id}{self._try:02x}"
-        del request.logprobs[len(request.emitted_ids) :]  # of tokens that the last try could not hand out
+        request.begin_try(is_pair=prefill is not None)
+        given, wanted = request.given, None
+        if given is not None:
+            given.drop_given()
+            wanted = msgspec.structs.replace(given.wanted, emitted=len(request.emitted_ids))
         if request.emitted_ids:
             prompt += m.pack_ids(request.emitted_ids)
         bootstrap = None
@@ -128,9 +134,11 @@ class Attempt:
                 asks=leg.role.asks(asks),
                 embeds=request.embeds,
                 second_at=request.second_at,
+                text=wanted,
+                on_text=None if wanted is None else leg.on_text,
                 adapter=request.adapter,
             )
-        self.decode.is_held = request.lacks_prompt_logprobs
+        self.decode.is_held = request.lacks_prefills_word
         self._deadline.watch()
 
     async def _answer(self) -> None:
@@ -139,11 +147,11 @@ class Attempt:
         leg, sink = self.decode, self._sink
         while True:
             reason = self._end_reason()
-            lacks_prompt = self.request.lacks_prompt_logprobs
-            if self._failure is not None and (self._is_broken or lacks_prompt or (reason is None and not leg.unsent)):
+            lacks_word = self.request.lacks_prefills_word
+            if self._failure is not None and (self._is_broken or lacks_word or (reason is None and not leg.unsent)):
                 raise self._failure
-            if lacks_prompt or (reason is None and not leg.unsent):
-                leg.is_held = lacks_prompt
+            if lacks_word or (reason is None and not leg.unsent):
+                leg.is_held = lacks_word
                 self._waiting = asyncio.get_running_loop().create_future()
                 await self._waiting
                 continue
@@ -220,9 +228,19 @@ class Attempt:
         if not self.is_closed and advance_to_stage(self.request, name, self._shared.now_s()):
             self._deadline.watch()
 
+    def on_token_bytes(self, token_bytes: dict[int, bytes]) -> None:
+        if token_bytes and self.request.given is not None:
+            self.request.given.give_bytes(token_bytes)
+
     def on_prompt_logprobs(self, logprobs: list[m.TokenLogprobs]) -> None:
         if not self.is_closed and self.request.lacks_prompt_logprobs:
             self.request.prompt_logprobs = logprobs
+            self.wake()
+
+    def on_prefills_token(self, logprobs: list[m.TokenLogprobs]) -> None:
+        if not self.is_closed and self.request.first_chosen is None and logprobs:
+            self.request.first_chosen = logprobs[0].chosen
+            self.request.join_first_chosen()
             self.wake()
 
     def on_first_token(self, now_s: float) -> None:
@@ -242,11 +260,11 @@ class Attempt:
         assert leg.end is not None
         if self._try == self.request.tries:  # else it is a late word on an earlier try
             self.request.note_end(leg.end, leg.endpoint.client.clock_offset_s, read_prompt=leg.role.reads_prompts)
-        lacks_prompt = leg.role.reads_prompts and self.request.lacks_prompt_logprobs
-        if leg.end.reason not in m.WELL and (leg is self.decode or lacks_prompt or not self._has_kv):
+        lacks_word = leg.role.reads_prompts and self.request.lacks_prefills_word
+        if leg.end.reason not in m.WELL and (leg is self.decode or lacks_word or not self._has_kv):
             self._on_leg_failed(leg, leg.end)
-        elif lacks_prompt and self._try == self.request.tries:
-            self.fail(LegLost, f"the {leg.role.name} engine sent no logprobs of the prompt", leg.endpoint.life)
+        elif lacks_word and self._try == self.request.tries:
+            self.fail(LegLost, f"the {leg.role.name} engine did not send all logprobs", leg.endpoint.life)
         if leg is self.decode:
             self.wake()
         if self._is_over:
@@ -258,7 +276,7 @@ class Attempt:
     @property
     def waits_for_client(self) -> bool:
         has_news = bool(self.decode.unsent) or self.decode.end is not None
-        return has_news and not self.request.lacks_prompt_logprobs
+        return has_news and not self.request.lacks_prefills_word
 
     def on_late(self, awaited: str, name: str) -> None:
         lives = (endpoint.life for endpoint in self.pair.endpoints)

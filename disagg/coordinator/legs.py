@@ -39,6 +39,10 @@ class Try(Protocol):
 
     def on_prompt_logprobs(self, logprobs: list[m.TokenLogprobs]) -> None: ...
 
+    def on_token_bytes(self, token_bytes: dict[int, bytes]) -> None: ...
+
+    def on_prefills_token(self, logprobs: list[m.TokenLogprobs]) -> None: ...
+
     def on_first_token(self, now_s: float) -> None: ...
 
     def on_proven(self) -> None:
@@ -84,7 +88,12 @@ class Leg:
         """Drops a prefill's token: its decode leg sends the same one."""
 
     def note_logprobs(self, logprobs: list[m.TokenLogprobs]) -> None:
-        """Of the tokens that `receive` gets next; a prefill's are dropped with its token."""
+        """Of the tokens that `receive` gets next; a prefill's are dropped with its token, but for what decode lacks."""
+        self.attempt.on_prefills_token(logprobs)
+
+    def on_text(self, shown: m.Shown) -> None:
+        """Of the tokens that come next, where hosts say their text."""
+        self.attempt.on_token_bytes(shown.token_bytes)
 
     def on_stage(self, name: str) -> None:
         if self.role.reads_prompts or name == "bootstrapping":
@@ -120,6 +129,13 @@ class DecodeLeg(Leg):
     def note_logprobs(self, logprobs: list[m.TokenLogprobs]) -> None:
         if not self.attempt.is_closed:  # else the request has ended, or has begun another try
             self.request.logprobs += logprobs
+            if self.request.first_chosen:
+                self.request.join_first_chosen()
+
+    def on_text(self, shown: m.Shown) -> None:
+        super().on_text(shown)
+        if not self.attempt.is_closed and self.request.given is not None:
+            self.request.given.give(shown)
 
     def hand_out(self, now_s: float, *, is_open: bool = False) -> None:
         """Gives all unsent ids to the sink as one piece, if it takes one now."""

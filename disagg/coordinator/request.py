@@ -17,6 +17,7 @@ from disagg.plane.messages import LegEnd, TokenLogprobs
 from disagg.roles import Role
 from disagg.routing.endpoints import RankId
 from disagg.sampling import GRAMMARS
+from disagg.tokenizer.given_text import GivenText
 
 FinishReason = Literal["stop", "length"]
 
@@ -97,12 +98,15 @@ class Request:
     asks: dict[str, Any] = field(default_factory=dict)  # of both legs, beside sampling (plane.messages.Submit.asks)
     logprobs: list[TokenLogprobs] = field(default_factory=list)  # of the emitted ids, if asked for, and of unsent ones
     prompt_logprobs: list[TokenLogprobs] | None = None  # once the prompt has been read, if asked for
+    # What prefill tells of chosen ids in the place of its token; None: not yet; empty: it need not, or it is joined.
+    first_chosen: list[tuple[int, float]] | None = field(default_factory=list)
     matched: int | str | None = None  # the token, or the stop pattern, that ended it at its engine
     prefix_on: RankId | None = None  # where another request has just read the same prompt
     embeds: bool = False  # it asks for a vector; it then has max_tokens 1, and no text
     second_at: int = 0  # where the second text of a pair begins in `prompt_ids`; 0: there is none
     adapter: str = ""  # of its legs; empty: the model as it is
     embedding: bytes = b""  # what came: float32, little-endian
+    given: GivenText | None = None  # the same as `text`, where hosts say the text of the tokens
 
     def add(self, token_ids: list[int], now_s: float) -> str:
         """Adds new tokens; returns the text that may be shown because of them."""
@@ -145,6 +149,24 @@ class Request:
     def lacks_prompt_logprobs(self) -> bool:
         """Whether it asks for logprobs of its prompt, and they have not come: they go before the first token."""
         return "logprob_start_len" in self.asks and self.prompt_logprobs is None
+
+    @property
+    def lacks_prefills_word(self) -> bool:
+        """Whether logprobs that prefill alone can tell have not come: those of the prompt, or those of chosen ids in
+        the place of the token that it hands over."""
+        return self.lacks_prompt_logprobs or self.first_chosen is None
+
+    def begin_try(self, *, is_pair: bool) -> None:
+        """Forgets logprobs of tokens that the last try could not hand out."""
+        del self.logprobs[len(self.emitted_ids) :]
+        self.first_chosen = None if is_pair and "token_ids_logprob" in self.asks else []
+
+    def join_first_chosen(self) -> None:
+        """Called when decode's first token of a try is there, or prefill's word on it, before any is handed out."""
+        at = len(self.emitted_ids)
+        if self.first_chosen and len(self.logprobs) > at:
+            self.logprobs[at] = msgspec.structs.replace(self.logprobs[at], chosen=self.first_chosen)
+            self.first_chosen = []
 
     def sampling_of_a_leg(self, new_tokens: int) -> dict[str, Any]:
         """For a leg that makes so many tokens. What was emitted counts towards the fewest tokens of the answer."""

@@ -13,9 +13,9 @@ from typing import Any
 from disagg.coordinator.request import Request
 from disagg.frontend.choices import PLAIN, Parser
 from disagg.frontend.output_parser import OutputParser
-from disagg.frontend.parsing import Asking, Parsing
+from disagg.frontend.parsing import Asking
 from disagg.frontend.request_body import CompletionRequest
-from disagg.tokenizer.codec import Codec
+from disagg.frontend.tokenization import Tokenization
 
 
 @dataclass(slots=True)
@@ -24,12 +24,11 @@ class Answering:
 
     asked: CompletionRequest
     requests: Sequence[Request]
-    codec: Codec
+    tokenization: Tokenization
     model: str
     owner: bytes
     received_at_s: float
     created_s: int
-    parsing: Parsing | None = None
     asking: Asking | None = None
     reasoning_tokens: dict[int, int] = field(default_factory=dict)  # of choices that have ended, by their index
 
@@ -46,8 +45,9 @@ class Answering:
         """Of a choice."""
         return self.asked.prompts[index // self.asked.n]
 
-    def echo(self, request: Request) -> str | None:
-        return self.codec.text_of(request.prompt_ids, skip_special_tokens=True) if self.asked.echo else None
+    def echo(self, index: int) -> str | None:
+        """Of a request: its prompt, where the answer begins with that."""
+        return self.asked.prompt_texts[index // self.asked.best_of] if self.asked.echo else None
 
     @property
     def is_mute(self) -> bool:
@@ -60,8 +60,8 @@ class Answering:
 
     def note_end(self, index: int) -> None:
         """Called when a choice has ended, before its usage is told."""
-        if self.parsing is not None and self.asking is not None and self.asking.require_reasoning:
-            counter = self.parsing.reasoning_tokens(self.asking)
+        if self.asking is not None and self.asking.require_reasoning:
+            counter = self.tokenization.parsing.reasoning_tokens(self.asking)
             counter.push(self.requests[index].emitted_ids)
             self.reasoning_tokens[index] = counter.count
 

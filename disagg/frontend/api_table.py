@@ -13,14 +13,15 @@ from pathlib import Path
 from disagg.frontend.differences import DIFFERENCES
 from disagg.frontend.endpoints import ENDPOINTS, Endpoint
 from disagg.frontend.parameters import FORBIDDEN, HARMLESS, REFUSED, UNBUILT
+from disagg.frontend.reading import READINGS
 
 BEGIN, END = "<!-- fields: python -m disagg.frontend.api_table docs/api.md -->", "<!-- end of fields -->"
 BEGIN_DIFFERENCES, END_DIFFERENCES = BEGIN.replace("fields", "differences"), "<!-- end of differences -->"
 
 
 def table() -> str:
-    rows = ["| endpoint | fields that are read |", "| --- | --- |"]
-    rows += [f"| `{each.path}` | {_named(_read(each))} |" for each in ENDPOINTS]
+    rows = ["| endpoint | fields that are read | with `tokenization: engine` |", "| --- | --- | --- |"]
+    rows += [f"| `{each.path}` | {_named(_read(each))} | {_in_hosts(each)} |" for each in ENDPOINTS]
     rows += ["", "| where | fields that ask for nothing here, and pass |", "| --- | --- |"]
     rows += [f"| every endpoint | {_named(HARMLESS)} |"]
     rows += [f"| `{each.path}` | {_named(each.harmless)} |" for each in ENDPOINTS if each.harmless]
@@ -47,6 +48,11 @@ def _read(endpoint: Endpoint) -> frozenset[str]:
     """An object's own fields stand in its place."""
     inner = {f"{name}.{each}" for name, names in endpoint.inner.items() for each in names}
     return (endpoint.reads - endpoint.inner.keys()) | inner
+
+
+def _in_hosts(endpoint: Endpoint) -> str:
+    """A host reads what a frontend reads, by the same table (tests/tokenization compares the answers)."""
+    return "equal" if endpoint.word in READINGS or endpoint.word == "responses" else "not served"
 
 
 def _named(names: Set[str]) -> str:

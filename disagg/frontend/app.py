@@ -25,15 +25,14 @@ from disagg.frontend.keys import Caller, Keys, Right
 from disagg.frontend.native_api.adapters import AdapterRoutes, adapter_error
 from disagg.frontend.native_api.routes import NativeRoutes
 from disagg.frontend.origins import Origins
-from disagg.frontend.parsing import NO_PARSERS, Parsing
+from disagg.frontend.receiving import bare_id
 from disagg.frontend.request_body import no_such_model
 from disagg.frontend.responses import encode
 from disagg.frontend.routes import Route, Routes
 from disagg.frontend.server import HttpServer
+from disagg.frontend.tokenization import Tokenization, facts_now
 from disagg.logfile import ASKED_LINES_MAX
-from disagg.tokenizer.codec import Codec
 
-ID_PREFIXES = ("chatcmpl-", "cmpl-", "resp_", "msg_")
 BODY_LIMIT_BYTES = 8 * 2**20
 LOG_LINES, LOG_LINES_DIGITS = 100, 20
 FOR_PAGES = (Right.HEALTH, Right.CLIENT)  # what a page of another origin may be allowed to read
@@ -47,16 +46,14 @@ log = logging.getLogger(__name__)
 class Frontend:
     """The HTTP application: checks the key, finds the route, answers with JSON, text or a stream of events.
 
-    `body_limit_bytes`: of a request's body; `headers` go with every response; `refuses_unknown`: fields of a body that
-    nobody here knows get a 400, else the answer's header names them. A RequestError becomes an OpenAI error
+    `body_limit_bytes`: of a request's body; `headers` go with every response. A RequestError becomes an OpenAI error
     object with the error's `http_status`; nothing is raised to the server.
     """
 
     def __init__(
         self,
         backend: Backend,
-        codec: Codec,
-        parsing: Parsing = NO_PARSERS,
+        tokenization: Tokenization,
         *,
         body_limit_bytes: int = BODY_LIMIT_BYTES,
         limits: Limits = Limits(),
@@ -64,15 +61,12 @@ class Frontend:
         headers: Sequence[Header] = (),
         keys: Keys = Keys(),
         origins: Origins = Origins(),
-        refuses_unknown: bool = True,
     ) -> None:
         self._keys, self._origins = keys, origins
-        self._backend, self._codec, self._headers = backend, codec, headers
-        self._generations = Generations(backend, codec, parsing, body_limit_bytes, refuses_unknown=refuses_unknown)
-        self._embeddings = Embeddings(
-            backend, codec, self._generations.readers, body_limit_bytes, self._generations.running
-        )
-        native = NativeRoutes(backend, codec, self._generations.cancel, body_limit_bytes)
+        self._backend, self._tokenization, self._headers = backend, tokenization, headers
+        self._generations = Generations(backend, tokenization, body_limit_bytes)
+        self._embeddings = Embeddings(backend, tokenization, body_limit_bytes, self._generations.running)
+        native = NativeRoutes(backend, tokenization, self._generations.cancel, body_limit_bytes)
         adapters = AdapterRoutes(backend)
         self._server = HttpServer(self, limits, refusals or Refusals())
         self._routes = Routes(
@@ -123,11 +117,11 @@ class Frontend:
     async def stop(self, limit_s: float) -> None:
         """Running requests may end within the limit; then they are cancelled."""
         await self._server.stop(limit_s)
-        await self._generations.readers.stop()
+        await self._tokenization.stop()
 
     async def start_reader(self) -> None:
-        """Ahead of the first long body; without it the first one waits for a process to start."""
-        await self._generations.readers.start()
+        """Ahead of the first body that needs one; without it that one waits for a process to start."""
+        await self._tokenization.start()
 
     @property
     def port(self) -> int:
@@ -207,14 +201,14 @@ class Frontend:
         return self._embeddings.answer(exchange, "scor", caller.owner)
 
     async def _models(self, exchange: Exchange, _: str, caller: Caller) -> None:
-        adapters = [self._adapter_body(adapter) for adapter in self._backend.adapters.values()]
-        await _json(exchange, {"object": "list", "data": [self._model_body(), *adapters]})
+        adapters = [await self._adapter_body(adapter) for adapter in self._backend.adapters.values()]
+        await _json(exchange, {"object": "list", "data": [await self._model_body(), *adapters]})
 
     async def _model(self, exchange: Exchange, name: str, caller: Caller) -> None:
         adapter = self._backend.served.adapter_of(name)
         if adapter is None:
             raise no_such_model(name, self._backend.served)
-        body = self._adapter_body(self._backend.adapters[adapter]) if adapter else self._model_body()
+        body = await (self._adapter_body(self._backend.adapters[adapter]) if adapter else self._model_body())
         await _json(exchange, {**body, "id": name})
 
     async def _openapi(self, exchange: Exchange, _: str, caller: Caller) -> None:
@@ -268,30 +262,29 @@ class Frontend:
         await _json(exchange, {"id": request_id, "cancelled": True})
 
     def _known(self, name: str, caller: Caller) -> str:
-        """The id of a request that is the caller's, named as in `x-request-id`, or with OpenAI's prefix."""
-        request_id = name
-        for prefix in ID_PREFIXES:
-            request_id = request_id.removeprefix(prefix)
+        """The id of a request that is the caller's, named as in `x-request-id`, or with its API's prefix."""
+        request_id = bare_id(name)
         owner = self._backend.owner_of(request_id)
         if owner is None or not (caller.sees_all or owner == caller.owner):
             raise _no_such_request(name)
         return request_id
 
-    def _model_body(self) -> dict[str, Any]:
+    async def _model_body(self) -> dict[str, Any]:
         """`max_model_len` is vLLM's and SGLang's addition, which clients read to size their prompts."""
+        facts = await facts_now(self._tokenization, self._backend)
         return {
             "id": self._backend.model_name,
             "object": "model",
             "created": self._backend.created_s,
             "owned_by": "disagg",
-            "max_model_len": self._codec.context_length,
+            "max_model_len": facts.context_length if facts else None,
         }
 
-    def _adapter_body(self, adapter: Adapter) -> dict[str, Any]:
+    async def _adapter_body(self, adapter: Adapter) -> dict[str, Any]:
         """As OpenAI shows a fine-tuned model, and SGLang an adapter, with the model that it is of. Its folder is for
         operators alone."""
         of = {"root": self._backend.model_name, "parent": self._backend.model_name}
-        return {**self._model_body(), "id": adapter.name, "created": adapter.created_s, **of}
+        return {**await self._model_body(), "id": adapter.name, "created": adapter.created_s, **of}
 
 
 async def _json(exchange: Exchange, content: dict[str, Any]) -> None:

@@ -14,6 +14,7 @@ class Backend(Protocol):
     """One deployment, as a frontend's handlers see it: what it serves, who runs a request, what operators ask of it.
 
     Properties are looked up at each request: engines and adapters come and go.
+    A test's own answers by a script.
     """
 
     model_name: str  # what clients say

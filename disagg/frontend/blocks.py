@@ -24,6 +24,7 @@ class Block:
     name: str = ""  # of a call's function
     texts: list[str] = field(default_factory=list)  # of a call: its arguments
     logprobs: list[TokenLogprobs] = field(default_factory=list)
+    told_logprobs: list[bytes] = field(default_factory=list)  # of a stream: those that went out, as JSON, one a token
     is_last: bool = False
 
     @property

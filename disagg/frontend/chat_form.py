@@ -76,7 +76,7 @@ class ChatWhole:
         said = {**saying.head("chat", is_chunk=False), "choices": [self._choice(each) for each in choices]}
         if saying.prompt_ids is not None:
             said["prompt_token_ids"] = saying.prompt_ids(choices[0].index)  # of one prompt are all choices of a chat
-        return encode({**said, "usage": usage})
+        return encode({**said, **saying.prompt_logprobs(choices[0]), "usage": usage})
 
     def _choice(self, answer: ChoiceAnswer) -> dict[str, Any]:
         saying, logprobs = self._saying, None

@@ -49,6 +49,7 @@ class _Plain:
 
 
 PLAIN: Parser = _Plain()
+SHORT_CHARACTERS = 2048  # parsers of tool calls read some hundred of them in a millisecond, the slowest fewer
 
 
 class Gathered:
@@ -71,6 +72,11 @@ class Gathered:
                 case CallArguments():
                     self._calls[part.index][2].append(part.text)
 
+    def said(self, **more: Any) -> ChoiceAnswer:
+        """A choice of these parts."""
+        calls = [Call(call_id, name, "".join(arguments)) for call_id, name, arguments in self._calls]
+        return ChoiceAnswer(text="".join(self._texts), reasoning="".join(self._reasoning), calls=calls, **more)
+
     def answer(self, index: int, request: Request, reason: str, echo: str, is_mute: bool) -> ChoiceAnswer:
         """`is_mute`: the client wants no token of the answer, but its prompt alone."""
         if is_mute:
@@ -81,11 +87,10 @@ class Gathered:
                 prompt_token_ids=request.prompt_ids,
                 prompt_logprobs=request.prompt_logprobs or [],
             )
-        return ChoiceAnswer(
+        if echo:
+            self._texts.insert(0, echo)
+        return self.said(
             index=index,
-            text=echo + "".join(self._texts),
-            reasoning="".join(self._reasoning),
-            calls=[Call(call_id, name, "".join(arguments)) for call_id, name, arguments in self._calls],
             finish_reason=reason,
             matched_stop=request.matched_stop,
             token_ids=request.emitted_ids,
@@ -110,8 +115,14 @@ class WholeChoice:
         self._index, self._request, self._new_parser, self._echo = index, request, parser, echo
         self._is_mute = is_mute
         self._parser, self._gathered = parser(), Gathered()
+        self._characters = 0
+        self._reason: FinishReason | None = None
         self.began = asyncio.Event()
-        self.answer: ChoiceAnswer | None = None
+
+    @property
+    def is_long_to_read(self) -> bool:
+        """Whether a parser has so much to read that others would feel it."""
+        return self._parser is not PLAIN and self._characters > SHORT_CHARACTERS
 
     def is_open(self) -> bool:
         return True
@@ -121,17 +132,23 @@ class WholeChoice:
 
     def put(self, text: str, _token_ids: list[int]) -> None:
         self.began.set()
+        self._characters += len(text)
         if not self._is_mute:
             self._gathered.add(self._parser.push(text))
 
     def end(self, text: str, token_ids: list[int], reason: FinishReason) -> None:
         self.put(text, token_ids)
-        parts, end_reason = self._parser.end(reason)
+        self._reason = reason
+
+    def answer(self) -> ChoiceAnswer:
+        """Once it has ended, and once. Its text is read here: in a thread, where it is long. Raises ParserFailed."""
+        assert self._reason is not None, "the answer broke off without a reason"
+        parts, end_reason = self._parser.end(self._reason)
         self._gathered.add(parts)
-        self.answer = self._gathered.answer(self._index, self._request, end_reason, self._echo, self._is_mute)
+        return self._gathered.answer(self._index, self._request, end_reason, self._echo, self._is_mute)
 
     def forgets(self) -> bool:
-        self._parser, self._gathered = self._new_parser(), Gathered()
+        self._parser, self._gathered, self._characters = self._new_parser(), Gathered(), 0
         return True
 
 

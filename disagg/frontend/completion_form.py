@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from disagg.frontend.logprobs import TokenText
+from disagg.frontend.logprobs import TokenText, prompt_objects
 from disagg.frontend.parts import ChoiceAnswer
 from disagg.frontend.responses import WORDS, Kind, encode
 
@@ -29,11 +29,19 @@ class Saying:
     include_usage: bool = False
     usage_so_far: Callable[[], dict[str, Any]] | None = None  # each chunk holds it: `continuous_usage_stats`
     prompt_ids: Callable[[int], list[int]] | None = None  # of a choice, by its index: `return_token_ids`
+    tells_prompt_logprobs: bool = False  # vLLM's `prompt_logprobs`
 
     def head(self, kind: Kind, *, is_chunk: bool) -> dict[str, Any]:
         prefix, whole, chunk = WORDS[kind]
         name = chunk if is_chunk else whole
         return {"id": prefix + self.id, "object": name, "created": self.created_s, "model": self.model}
+
+    def prompt_logprobs(self, answer: ChoiceAnswer) -> dict[str, Any]:
+        """A field of the answer or of its choice, where it was asked for."""
+        if not self.tells_prompt_logprobs:
+            return {}
+        assert self.token_text is not None, "logprobs came, and nothing says their texts"
+        return {"prompt_logprobs": prompt_objects(answer.prompt_logprobs, self.token_text)}
 
     def ended(self, answer: ChoiceAnswer) -> dict[str, Any]:
         """The last fields of a choice that has ended."""

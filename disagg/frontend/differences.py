@@ -285,6 +285,16 @@ ELSEWHERE = (
         "nothing that the model said is lost",
     ),
     Difference(
+        "a stream of `/generate`",
+        "beyond 16 KB an event comes when the answer has grown by a 256th",
+        "each event holds all of it: a long answer would cost its square",
+    ),
+    Difference(
+        "`prompt_logprobs`",
+        "`rank` is null for a token that is not among the likeliest; not for streams",
+        "vLLM's field; engines tell the likeliest, and no ranks",
+    ),
+    Difference(
         "built-in tools of Responses and Messages, `background`, stored prompts",
         "400 that names them",
         "nobody here runs them",

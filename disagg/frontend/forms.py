@@ -30,10 +30,11 @@ def _saying(answering: Answering) -> Saying:
         id=answering.id,
         created_s=answering.created_s,
         model=answering.model,
-        token_text=answering.codec.texts.token_text,
+        token_text=answering.tokenization.token_text,
         include_usage=asked.include_usage,
         usage_so_far=answering.usage if asked.continuous_usage else None,
         prompt_ids=answering.prompt_of if asked.return_token_ids else None,
+        tells_prompt_logprobs=asked.prompt_logprobs is not None,
     )
 
 
@@ -43,7 +44,7 @@ def _native(answering: Answering) -> NativeSaying:
         ids=[request.id for request in answering.requests],
         prompts=[request.prompt_ids for request in answering.requests],
         received_at_s=answering.received_at_s,
-        token_text=answering.codec.texts.token_text if asked.said["with_texts"] else None,
+        token_text=answering.tokenization.token_text if asked.said["with_texts"] else None,
     )
 
 
@@ -56,7 +57,7 @@ def response_head(answering: Answering) -> ResponseHead:
         echo=said["echo"],
         summarises=said["summarises"],
         seals=said["seals"],
-        token_text=answering.codec.texts.token_text,
+        token_text=answering.tokenization.token_text,
     )
 
 

@@ -1,7 +1,7 @@
 """POST /v1/chat/completions, /v1/completions and their kin: from the body's bytes to the last byte of the answer.
 
 Way:   Exchange -> [Generations.answer] -> Backend.run for each sample, with sinks that bring tokens back
-In:    one exchange; the backend, the codec, the model's parsers
+In:    one exchange; the backend, the tokenizer and the model's parsers
 Out:   an answer in the words of its API (forms.py), whole or as server-sent events
 Owns:  the task that runs the requests: it is cancelled when the client leaves, and with it all legs; the conversations
        that `previous_response_id` may go on with
@@ -10,8 +10,10 @@ Fails: BadRequest and other RequestErrors, before or after the answer's head: it
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import msgspec
@@ -19,27 +21,26 @@ import msgspec
 from disagg.coordinator.request import Request
 from disagg.errors import BadRequest
 from disagg.fields import refuse
+from disagg.frontend import receiving
 from disagg.frontend.answering import Answering
 from disagg.frontend.backend import Backend
-from disagg.frontend.body import UTF_8_MARK, check_encoding
+from disagg.frontend.body import UTF_8_MARK
 from disagg.frontend.choices import Stream, StreamedChoice, WholeChoice
 from disagg.frontend.exchange import Exchange
 from disagg.frontend.forms import FORMS, response_head
-from disagg.frontend.parameters import check_headers
-from disagg.frontend.parsing import Parsing
 from disagg.frontend.parts import ChoiceAnswer
-from disagg.frontend.readers import Readers
 from disagg.frontend.reading import Read, with_earlier
 from disagg.frontend.request_body import CompletionRequest
 from disagg.frontend.responses_api import ResponseStore, conversation
-from disagg.frontend.samples import likeliest, requests_of, run_samples
+from disagg.frontend.samples import likeliest, requests_of, run_samples, shorten_logprobs
 from disagg.frontend.sinks import Chunks
+from disagg.frontend.tokenization import Tokenization
 from disagg.frontend.tokenizing import Answered
-from disagg.frontend.unknown_fields import HEADER, header_of
 from disagg.sampling import GRAMMARS
-from disagg.tokenizer.codec import Codec
 
 CLIENT_ID_CHARACTERS_MAX = 128
+# Of "_" and of small letters: JSON may write a name so. No client is known that does, and no text has them by chance.
+NAME_ESCAPES = (rb"\u005f", rb"\u005F", rb"\u006", rb"\u007")
 
 
 class _Previous(msgspec.Struct):
@@ -51,13 +52,11 @@ class _Previous(msgspec.Struct):
 class Generations:
     """Answers completion requests of a frontend. `body_limit_bytes`: of a request's body; a longer one gets 413."""
 
-    def __init__(
-        self, backend: Backend, codec: Codec, parsing: Parsing, body_limit_bytes: int, *, refuses_unknown: bool
-    ) -> None:
-        self._backend, self._codec, self._parsing = backend, codec, parsing
+    def __init__(self, backend: Backend, tokenization: Tokenization, body_limit_bytes: int) -> None:
+        self._backend, self._tokenization = backend, tokenization
         self._body_limit_bytes = body_limit_bytes
-        self.readers = Readers(codec, lambda: backend.served, refuses_unknown=refuses_unknown)
         self._responses = ResponseStore()
+        self._parsing_thread: ThreadPoolExecutor | None = None  # one: the loop gets its half of the interpreter
         self.running: dict[str, Sequence[Request]] = {}  # answers of several samples, by the id that their clients know
 
     def cancel(self, answer_id: str) -> bool:
@@ -68,15 +67,13 @@ class Generations:
 
     async def answer(self, exchange: Exchange, endpoint: str, owner: bytes) -> None:
         """`endpoint`: a row of READINGS that makes a CompletionRequest. `owner` may see and cancel the request."""
-        received_at_s = time.monotonic()
-        exchange.request_id = self._backend.new_request_id()
-        exchange.answer_headers.append((b"x-request-id", exchange.request_id.encode()))
+        received_at_s = receiving.name(exchange, self._backend)
         with exchange.while_connected():
-            check_headers(exchange.request_headers)
-            check_encoding(exchange)
+            receiving.check_head(exchange)
             _refuse_without_engines(self._backend)
             asked = await self._read(exchange, endpoint, owner)
             assert isinstance(asked, CompletionRequest)
+            await self._tokenization.parsing.load(asked.tool_use)
             answering = self._answering(exchange, asked, owner, received_at_s)
             self.running[answering.id] = answering.requests
             try:
@@ -97,8 +94,7 @@ class Generations:
     async def answer_here(self, exchange: Exchange, endpoint: str) -> None:
         """For what no engine is asked: `endpoint` is a row of READINGS that makes an Answered."""
         with exchange.while_connected():
-            check_headers(exchange.request_headers)
-            check_encoding(exchange)
+            receiving.check_head(exchange)
             answered = await self._read(exchange, endpoint)
             assert isinstance(answered, Answered)
             await exchange.answer(200, answered.body)
@@ -108,14 +104,13 @@ class Generations:
         body = await exchange.call.body(self._body_limit_bytes)
         if endpoint == "responses":
             body = with_earlier(body, self._earlier(body, owner))
-        asked = await self.readers.read(body, endpoint)
-        if asked.ignored:
-            exchange.answer_headers.append((HEADER, header_of(asked.ignored)))
+        asked = await self._tokenization.read(body, endpoint)
+        receiving.tell_ignored(exchange, asked.ignored)
         return asked
 
     def _earlier(self, body: bytes, owner: bytes) -> list[dict[str, Any]]:
         """The conversation that a Responses body goes on with."""
-        if b"previous_response_id" not in body:
+        if b"previous_response_id" not in body and not any(escape in body for escape in NAME_ESCAPES):
             return []
         try:
             previous = msgspec.json.decode(body.removeprefix(UTF_8_MARK), type=_Previous).previous_response_id
@@ -124,9 +119,9 @@ class Generations:
         return self._responses.messages(owner, previous) if isinstance(previous, str) else []
 
     def _answering(self, exchange: Exchange, asked: CompletionRequest, owner: bytes, received_at_s: float) -> Answering:
-        asking = None
-        if asked.tool_use.is_active or not (self._parsing.is_idle or asked.api in ("text", "generate")):
-            asking = self._parsing.ask(asked.tool_use, asked.talk)
+        asking, parsing = None, self._tokenization.parsing
+        if asked.tool_use.is_active or not (parsing.is_idle or asked.api in ("text", "generate")):
+            asking = parsing.ask(asked.tool_use, asked.talk)
             constrains = asking.sampling.keys() & GRAMMARS
             if constrains and "min_new_tokens" in asked.sampling:
                 what = "'min_tokens' beside a required call: a call that is complete could not end; leave out one"
@@ -136,19 +131,19 @@ class Generations:
                 sampling={**asked.sampling, **asking.sampling},
                 constrained_by=asked.constrained_by or ("tool_choice" if constrains else ""),
                 shows_special=asked.shows_special or asking.keeps_special_tokens,
+                stop=tuple(dict.fromkeys(asked.stop + asking.stop)),
             )
         _refuse_ignored(asked, self._backend)
-        requests = requests_of(asked, self._backend, self._codec, exchange.request_id, owner, received_at_s)
+        requests = requests_of(asked, self._backend, self._tokenization, exchange.request_id, owner, received_at_s)
         self._note(exchange, requests)
         return Answering(
             asked,
             requests,
-            self._codec,
+            self._tokenization,
             asked.model,
             owner,
             received_at_s,
             int(time.time()),
-            self._parsing,
             asking,
         )
 
@@ -167,7 +162,7 @@ class Generations:
             exchange, form, len(requests), answering.usage, lambda answer: self._choice_ended(answering, answer)
         )
         sinks = [
-            StreamedChoice(stream, index, request, answering.parser(), answering.echo(request), answering.is_mute)
+            StreamedChoice(stream, index, request, answering.parser(), answering.echo(index), answering.is_mute)
             for index, request in enumerate(requests)
         ]
         await run_samples(self._backend, list(zip(requests, sinks, strict=True)), asked.best_of)
@@ -175,15 +170,24 @@ class Generations:
     async def _whole(self, exchange: Exchange, answering: Answering) -> None:
         asked, requests = answering.asked, answering.requests
         sinks = [
-            WholeChoice(index, request, answering.parser, answering.echo(request) or "", answering.is_mute)
+            WholeChoice(index, request, answering.parser, answering.echo(index) or "", answering.is_mute)
             for index, request in enumerate(requests)
         ]
         await run_samples(self._backend, list(zip(requests, sinks, strict=True)), asked.best_of)
-        answers = [_answer_of(sink) for sink in sinks]
+        answers = [await self._answer_of(sink) for sink in sinks]
         for answer in answers:
             self._choice_ended(answering, answer)
-        form = FORMS[asked.api].whole(answering)
-        await exchange.answer(200, form.whole(likeliest(answers, asked), answering.usage()))
+        form, chosen = FORMS[asked.api].whole(answering), likeliest(answers, asked)
+        for answer in chosen:
+            shorten_logprobs(answer, asked)
+        await exchange.answer(200, form.whole(chosen, answering.usage()))
+
+    async def _answer_of(self, choice: WholeChoice) -> ChoiceAnswer:
+        if not choice.is_long_to_read:
+            return choice.answer()
+        if self._parsing_thread is None:
+            self._parsing_thread = ThreadPoolExecutor(1, thread_name_prefix="parser")
+        return await asyncio.get_running_loop().run_in_executor(self._parsing_thread, choice.answer)
 
     def _choice_ended(self, answering: Answering, answer: ChoiceAnswer) -> None:
         answering.note_end(answer.index)
@@ -191,11 +195,6 @@ class Generations:
         if said.get("stores"):
             history = conversation(said["history"], answer)
             self._responses.put(answering.owner, response_head(answering).id, history)
-
-
-def _answer_of(choice: WholeChoice) -> ChoiceAnswer:
-    assert choice.answer is not None, "the answer broke off without a reason"
-    return choice.answer
 
 
 def _refuse_without_engines(backend: Backend) -> None:
@@ -216,7 +215,7 @@ def _refuse_ignored(asked: CompletionRequest, backend: Backend) -> None:
     if sampling.get("temperature") != 0 and sampling.get("top_k") != 1:
         names = {"seed": sampling.get("sampling_seed") is not None, "min_p": bool(sampling.get("min_p"))}
     names |= {"grammar": asked.constrained_by, "min_tokens": "min_new_tokens" in sampling}
-    names |= {"stop_regex": "stop_regex" in sampling}
+    names |= {"stop_regex": "stop_regex" in sampling, "token_ids_logprob": asked.chosen_ids}
     if not any(names.values()):
         return
     ignored = backend.ignored

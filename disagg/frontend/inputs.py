@@ -8,20 +8,23 @@ Fails: BadRequest, naming the parameter; a text is never cut to fit
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
 from disagg.adapters import Served
-from disagg.fields import Body, boolean, integer, refuse, required, token_ids, wrong_type
+from disagg.fields import Body, boolean, integer, refuse, required, token_ids, typed, wrong_type
 from disagg.frontend.parameters import check_names
 from disagg.frontend.request_body import check_model
-from disagg.tokenizer.codec import Codec
+
+if TYPE_CHECKING:
+    from disagg.tokenizer.codec import Codec
 
 InputKind = Literal["embd", "clas", "rank", "scor"]
 
 BATCH_MAX = 2048  # inputs of one body, and tokens of all of them: as OpenAI has them
 TOKENS_MAX = 300_000
+LABELS_MAX = 1024
 DIMENSIONS_MAX = 1 << 20
 
 FIELDS: dict[InputKind, frozenset[str]] = {
@@ -41,6 +44,7 @@ class InputsRequest(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     documents: list[str] | None = None  # to be sent back
     top_n: int | None = None
     softmax: bool = False
+    label_ids: list[int] = []  # of a model that makes tokens: the ids whose chances, after each prompt, are its score
     ignored: list[str] = []  # fields of the body that nobody here knows
 
 
@@ -88,9 +92,6 @@ def _rerank(body: Body, codec: Codec) -> InputsRequest:
 
 
 def _score(body: Body, codec: Codec) -> InputsRequest:
-    if "label_token_ids" in body:
-        what = "'label_token_ids' is for models that make tokens, and this one scores its own classes; leave it out"
-        refuse("label_token_ids", "unsupported_parameter", what)
     query, item_first = required(body, "query"), boolean(body, "item_first")
     given = required(body, "items")
     items = [given] if isinstance(given, str) else _list(body, "items")
@@ -108,7 +109,19 @@ def _score(body: Body, codec: Codec) -> InputsRequest:
             ids = [query_ids, _ids(item, here, codec)]
             prompts.append(ids[1] + ids[0] if item_first else ids[0] + ids[1])
         left -= len(prompts[-1])
-    return InputsRequest(source="items", prompts=prompts, softmax=boolean(body, "apply_softmax"))
+    labels = _labels(body, codec)
+    return InputsRequest(source="items", prompts=prompts, softmax=boolean(body, "apply_softmax"), label_ids=labels)
+
+
+def _labels(body: Body, codec: Codec) -> list[int]:
+    name = "label_token_ids"
+    if name not in body:
+        return []
+    if not (given := typed(list, body[name], name)):
+        refuse(name, "empty_array", f"'{name}' is empty")
+    if len(given) > LABELS_MAX:
+        refuse(name, "array_above_max_length", f"'{name}' has {len(given)} entries; at most {LABELS_MAX} are allowed")
+    return token_ids(given, name, codec.vocabulary)
 
 
 _READ = {"embd": _embeddings, "clas": _classify, "rank": _rerank, "scor": _score}

@@ -38,6 +38,21 @@ def _finite(logprob: float | None) -> float | None:
     return None if logprob is None else max(LEAST, logprob)  # in this order a NaN is the least, too
 
 
+def prompt_objects(given: Sequence[TokenLogprobs], token_text: TokenText) -> list[dict[str, Any] | None]:
+    """vLLM's `prompt_logprobs`: of each token of the prompt itself and the likeliest in its place, by id; null for the
+    first. A token that is not among the likeliest has no rank here."""
+    return [None if token.logprob is None else _by_id(token, token_text) for token in given]
+
+
+def _by_id(token: TokenLogprobs, token_text: TokenText) -> dict[str, Any]:
+    said = {token_id: (logprob, rank) for rank, (token_id, logprob) in enumerate(token.top, 1)}
+    said.setdefault(token.token_id, (token.logprob or 0.0, 0))
+    return {
+        str(token_id): {"logprob": _finite(logprob), "rank": rank or None, "decoded_token": token_text(token_id)[0]}
+        for token_id, (logprob, rank) in said.items()
+    }
+
+
 class TextLogprobs:
     """Of one choice: it counts the characters so far, since each token says where in the text it begins."""
 

@@ -15,21 +15,24 @@ import gc
 import os
 import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
 import uvloop
 
+from disagg.adapters import Served
 from disagg.coordinator.coordinator import Coordinator
 from disagg.errors import StartError
 from disagg.frontend.app import Frontend
+from disagg.frontend.engine_tokenizer import EngineTokenizer
 from disagg.frontend.http1 import Limits, Refusals
 from disagg.frontend.keys import Keys
 from disagg.frontend.open_files import raise_limit
 from disagg.frontend.origins import Origins
-from disagg.frontend.parsing import parsing_of
 from disagg.frontend.service import Service
 from disagg.frontend.spec import LISTENING, FrontendSpec
+from disagg.frontend.tokenization import Tokenization
 from disagg.host_spec import SECRET_VARIABLE
 from disagg.registry.control import ControlClient
 from disagg.registry.served import RemoteRegistry
@@ -37,7 +40,6 @@ from disagg.routing.connections import Connections
 from disagg.routing.policy import load_policy
 from disagg.routing.router import Router
 from disagg.telemetry.stderr_log import log_to_stderr
-from disagg.tokenizer.codec import load_codec
 
 # Between two looks of the garbage collector. A request makes a hundred objects and leaves no cycle behind (a test holds
 # that): Python's 700 would be a look at all requests under way at every seventh one.
@@ -60,7 +62,7 @@ async def serve(spec: FrontendSpec) -> None:
     raise_limit()
     secret = bytes.fromhex(os.environ[SECRET_VARIABLE])
     # Before the connection, which has to prove its secret in time.
-    codec = load_codec(Path(spec.model_path), spec.overrides)
+    own = None if spec.tokenization == "engine" else _own_tokenizer(spec)
     registry = RemoteRegistry(spec.registry, secret)
     await registry.connect()
     connections = Connections(secret)
@@ -77,20 +79,25 @@ async def serve(spec: FrontendSpec) -> None:
         embeds=spec.embeds,
     )
     headers = [(b"x-disagg-simulated", b"true")] if spec.simulated else []
+    tokenization: Tokenization
+    if own is not None:
+        tokenization = own(lambda: service.served)
+    else:
+        parsers = spec.tool_call_parser, spec.reasoning_parser
+        tokenization = EngineTokenizer(connections, spec.limits, lambda: service.served, *parsers)
     frontend = Frontend(
         service,
-        codec,
-        parsing_of(spec.tool_call_parser, spec.reasoning_parser, codec),
+        tokenization,
         body_limit_bytes=spec.body_limit_bytes,
         limits=Limits(connections=spec.connections_max, held_bytes=spec.held_limit_bytes),
         refusals=refusals,
         headers=headers,
         keys=Keys(spec.api_keys, spec.admin_keys, open_metrics=spec.open_metrics),
         origins=Origins(spec.origins, spec.origins_age_s),
-        refuses_unknown=spec.refuses_unknown,
     )
     await frontend.start(spec.host, spec.port)
-    await frontend.start_reader()
+    if own is not None:
+        await frontend.start_reader()
     gc.collect()
     gc.freeze()  # what is there by now stays: a full collection would look through it, and stop every stream for 5 ms
     gc.set_threshold(YOUNG_OBJECTS)
@@ -98,11 +105,24 @@ async def serve(spec: FrontendSpec) -> None:
     sys.stdout.flush()
     following = asyncio.create_task(connections.follow(registry.watch()), name="follow the registry")
     following.add_done_callback(lambda _: over.set())
+    if own is None:
+        await frontend.start_reader()
     await over.wait()
     await frontend.stop(spec.stop_s)
     following.cancel()
     with contextlib.suppress(asyncio.CancelledError):
         await following
+
+
+def _own_tokenizer(spec: FrontendSpec) -> Callable[[Callable[[], Served]], Tokenization]:
+    """All of it but what may be named. Imported only where it is used: elsewhere a frontend needs none of the
+    tokenizer's libraries."""
+    from disagg.frontend.own_tokenizer import OwnTokenizer, parsing_of
+    from disagg.tokenizer.codec import load_codec
+
+    codec = load_codec(Path(spec.model_path), spec.overrides)
+    parsing = parsing_of(spec.tool_call_parser, spec.reasoning_parser, codec)
+    return lambda served: OwnTokenizer(codec, served, parsing, refuses_unknown=spec.refuses_unknown)
 
 
 def main() -> None:

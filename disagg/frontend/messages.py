@@ -25,12 +25,14 @@ OF_TOOL = frozenset({"tool_call_id"})
 OF_ROLE = {role: FIELDS for role in ROLES} | {"assistant": FIELDS | OF_ASSISTANT, "tool": FIELDS | OF_TOOL}
 PART_FIELDS = frozenset({"type", "annotations", "cache_control"})  # the last is Anthropic's hint: it asks for nothing
 TEXTS = {"text": "text", "refusal": "refusal"}  # a part's type -> the field that has its text
+OF_ANY = FIELDS | OF_ASSISTANT | OF_TOOL
 # Of other APIs, too.
 MEDIA = frozenset(
     f"{prefix}{medium}{suffix}"
     for medium in ("image", "audio", "video", "file")
     for prefix, suffix in (("", ""), ("", "_url"), ("input_", ""))
 )
+OF_PART = PART_FIELDS | MEDIA | set(TEXTS.values())
 CALL_FIELDS = frozenset({"id", "type", "function", "index"})
 FUNCTION_FIELDS = frozenset({"name", "arguments", "parsed_arguments"})
 EMPTY: tuple[Any, ...] = (None, [], "")
@@ -47,6 +49,36 @@ def messages_of(value: Any, context_length: int) -> list[Message]:
         each if _is_plain(each) else _message(each, f"messages[{index}]", context_length)
         for index, each in enumerate(value)
     ]
+
+
+def take_unknown_of(messages: Any) -> list[str]:
+    """Takes out of messages what nobody here knows of them, of their parts and of their calls, and gives its names.
+    What is of another shape than theirs is left to `messages_of`."""
+    found: dict[str, None] = {}
+
+    def take(given: Any, known: frozenset[str], here: str) -> None:
+        if type(given) is not dict or given.keys() <= known:
+            return
+        for name in [each for each in given if each not in known]:
+            found[f"{here}.{name}"] = None
+            del given[name]
+
+    for message in messages if type(messages) is list else ():
+        if type(message) is not dict or _is_plain(message):
+            continue
+        take(message, OF_ANY, "messages[]")
+        for part in _listed(message, "content"):
+            take(part, OF_PART, "messages[].content[]")
+        for call in _listed(message, "tool_calls"):
+            take(call, CALL_FIELDS, "messages[].tool_calls[]")
+            if type(call) is dict:
+                take(call.get("function"), FUNCTION_FIELDS, "messages[].tool_calls[].function")
+    return list(found)
+
+
+def _listed(message: Message, name: str) -> list[Any]:
+    entries = message.get(name)
+    return entries if type(entries) is list else []
 
 
 def _is_plain(message: Any) -> bool:

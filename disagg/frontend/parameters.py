@@ -15,7 +15,7 @@ from disagg.sampling import NAMES
 
 SHARED = NAMES | {"model", "lora_path", "stream", "stream_options", "max_tokens", "stop", "return_token_ids"}
 SHARED |= {"add_special_tokens", "truncate_prompt_tokens", "skip_special_tokens", "spaces_between_special_tokens"}
-SHARED |= {"no_stop_trim", "include_stop_str_in_output", "n", "logprobs", *CONSTRAINTS}
+SHARED |= {"no_stop_trim", "include_stop_str_in_output", "n", "logprobs", "prompt_logprobs", *CONSTRAINTS}
 TEMPLATED = {"messages", "documents", "add_generation_prompt", "continue_final_message", "chat_template_kwargs"}
 TEMPLATED |= {"reasoning_effort", "reasoning", "tools", "tool_choice", "parallel_tool_calls"}
 CHAT = SHARED | TEMPLATED | {"max_completion_tokens", "top_logprobs", "separate_reasoning", "stream_reasoning"}
@@ -44,7 +44,7 @@ UNBUILT: Mapping[str, tuple[Any, ...]] = {
     **_unbuilt("parallel_tool_calls", _ANY),  # says how tools are called; there are none
     **_unbuilt("modalities", ["text"]),
     **_unbuilt("service_tier", "auto", "default"),
-    **_unbuilt("prompt_logprobs audio prediction verbosity web_search_options prompt_cache_retention"),
+    **_unbuilt("audio prediction verbosity web_search_options prompt_cache_retention"),
     # of SGLang and vLLM
     **_unbuilt("priority", 0),
     **_unbuilt("length_penalty", 1.0),

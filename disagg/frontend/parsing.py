@@ -1,6 +1,6 @@
 """A deployment's parsers, and what they make of one request: what constrains its engines, and what reads its answer.
 
-Way:   names of parsers -> [parsing_of], once; ToolUse and a Talk -> [Parsing.ask] -> Asking
+Way:   names of parsers -> [parser_setup], once; ToolUse and a Talk -> [Parsing.ask] -> Asking
 Out:   sampling entries, the same for both legs; a ParsingPlan that all choices share
 Fails: BadRequest for tools that nothing here reads, and for a call that is required beside another constraint;
        StartError for a parser that SGLang here does not have
@@ -8,6 +8,7 @@ Fails: BadRequest for tools that nothing here reads, and for a call that is requ
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,13 +18,14 @@ from disagg.fields import refuse
 from disagg.frontend.output_parser import ParsingPlan, call_ids
 from disagg.frontend.reasoning_tokens import ReasoningTokens
 from disagg.frontend.talk import Talk
+from disagg.frontend.text_facts import TextFacts
 from disagg.frontend.tool_choice import ToolUse
 from disagg.reasoning_end import after_reasoning
 from disagg.sglang.parsers.constraint import ToolConstraint, tool_constraint
+from disagg.sglang.parsers.light_import import are_loaded, sglang_parsers
 from disagg.sglang.parsers.reasoning import Asked, ReasoningReaders
 from disagg.sglang.parsers.setup import ParserSetup, set_up
 from disagg.sglang.parsers.tools import ToolReaders
-from disagg.tokenizer.codec import Codec
 
 CONSTRAINT_BYTES_MAX = 256 << 10  # of all tools of a required call: some seconds and 300 MB in each scheduler
 
@@ -36,6 +38,7 @@ class Asking:
     sampling: Mapping[str, Any]
     require_reasoning: bool
     keeps_special_tokens: bool
+    stop: tuple[str, ...] = ()  # beside the client's own stop strings
 
 
 class Parsing:
@@ -68,7 +71,13 @@ class Parsing:
             sampling=constraint.sampling | self._waits_for_reasoning(is_thinking, constraint, talk),
             require_reasoning=is_thinking,
             keeps_special_tokens=use.is_active or (setup.marks is not None and setup.marks.keeps_special_tokens),
+            stop=(setup.call_stop,) if use.is_active and setup.call_stop else (),
         )
+
+    async def load(self, use: ToolUse) -> None:
+        """Before `ask`, where this request is the first that needs SGLang's parsers: they are imported in a thread."""
+        if use.is_active and not are_loaded():
+            await asyncio.to_thread(sglang_parsers)
 
     def reasoning_tokens(self, asking: Asking) -> ReasoningTokens:
         """Of one choice."""
@@ -107,13 +116,10 @@ class Parsing:
 NO_PARSERS = Parsing(ParserSetup())
 
 
-def parsing_of(tool_parser: str | None, reasoning_parser: str | None, codec: Codec) -> Parsing:
-    """Of a frontend, at its start: without parsers nothing of SGLang is imported."""
-    template = codec.template.source if codec.template is not None else None
+def parser_setup(tool_parser: str | None, reasoning_parser: str | None, facts: TextFacts) -> ParserSetup:
+    """Raises StartError."""
     try:
-        setup = set_up(tool_parser, reasoning_parser, template, codec.encoder.added_tokens())
+        return set_up(tool_parser, reasoning_parser, facts.template, facts.added_tokens, facts.architecture)
     except (ImportError, ValueError) as error:
         would_do = "set model.tool_call_parser and model.reasoning_parser to names that it has, or leave them out"
         raise StartError("model", str(error), would_do) from error
-    end_ids = codec.text_ids(setup.marks.end, special_tokens=False) if setup.marks else []
-    return Parsing(setup, end_ids)

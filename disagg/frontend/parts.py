@@ -71,18 +71,6 @@ class ChoiceAnswer:
     prompt_logprobs: list[TokenLogprobs] = field(default_factory=list)
     cached_tokens: int = 0  # of the prompt
 
-    def add(self, parts: Sequence[Part]) -> None:
-        for part in parts:
-            match part:
-                case Content():
-                    self.text += part.text
-                case Reasoning():
-                    self.reasoning += part.text
-                case CallBegins():
-                    self.calls.append(Call(part.id, part.name))
-                case CallArguments():
-                    self.calls[part.index].arguments += part.text
-
 
 class StreamForm(Protocol):
     """How one API says a stream. Bytes of whole server-sent events, no I/O; empty where there is nothing to say.

@@ -8,29 +8,31 @@ Fails: BadRequest, naming the parameter
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from disagg.fields import Body, boolean, integer, refuse, required, typed
 from disagg.frontend.messages import messages_of
 from disagg.frontend.template_variables import template_variables
-from disagg.tokenizer.codec import Codec
+
+if TYPE_CHECKING:
+    from disagg.tokenizer.codec import Codec
 
 TRUNCATE = "truncate_prompt_tokens"
 WHOLE_CONTEXT = -1
 
 
-def chat_ids_of(body: Body, codec: Codec, tools: list[dict[str, Any]] | None = None) -> list[int]:
-    """`tools`: as the template shows them."""
+def chat_ids_of(body: Body, codec: Codec, limit: int, tools: list[dict[str, Any]] | None = None) -> list[int]:
+    """`limit`: tokens; more messages than that are refused unread. `tools`: as the template shows them."""
     goes_on = boolean(body, "continue_final_message")
     begins = boolean(body, "add_generation_prompt", absent=not goes_on)
     if goes_on and begins:
         what = "'continue_final_message' and 'add_generation_prompt' are both true; the answer goes on, or begins"
         refuse("continue_final_message", "invalid_value", what)
     return codec.chat_ids(
-        messages_of(required(body, "messages"), codec.context_length),
+        messages_of(required(body, "messages"), limit),
         template_variables(body),
         tools=tools,
-        documents=_documents(body, codec.context_length) if "documents" in body else None,
+        documents=_documents(body, limit) if "documents" in body else None,
         add_generation_prompt=begins,
         continue_final_message=goes_on,
         # Put around the prompt by the tokenizer: a template has written them itself.

@@ -1,12 +1,12 @@
-"""A process that reads long bodies for a frontend: JSON, checks, template, token ids.
+"""A process that reads clients' bodies: JSON, checks, template, token ids. A frontend's, or an engine host's.
 
-Way:   Readers -> a pipe -> [read] -> a pipe -> Readers
-In:    frames on standard input: an Order, then bodies, each behind a line that says its endpoint (a word of READINGS)
-       and the adapters that it may name
+Way:   BodyReaders -> a pipe -> [read] -> a pipe -> BodyReaders
+In:    frames on standard input: an Order, then bodies, each behind a line that says its endpoint (a word of READINGS,
+       or FACTS, of which the body is empty) and the adapters that it may name
 Out:   a frame for each body on standard output, in order
 Fails: it ends when its input closes, and by its alarm when a body takes too long
 
-Usage: python -m disagg.frontend.reader   (started by disagg.frontend.readers)
+Usage: python -m disagg.frontend.reader   (started by disagg.process.body_readers)
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from __future__ import annotations
 import gc
 import signal
 import sys
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
@@ -21,36 +22,55 @@ import msgspec
 
 from disagg.adapters import Served
 from disagg.errors import BadRequest
-from disagg.frontend.readers import END_OF_WORD, LENGTH_BYTES, Order, Refusal, frame
+from disagg.frontend.readers import Order, Refusal
 from disagg.frontend.reading import Read, read
-from disagg.tokenizer.codec import load_codec
+from disagg.frontend.text_facts import FACTS, TextFacts, facts_of
+from disagg.process.body_readers import END_OF_WORD, LENGTH_BYTES, frame
+from disagg.tokenizer.any_tokenizer import load_any
+from disagg.tokenizer.codec import Codec, load_codec
 
 
 def serve(source: BinaryIO, sink: BinaryIO) -> None:
     order = msgspec.msgpack.decode(_next(source) or b"", type=Order)
-    codec = load_codec(Path(order.folder), order.overrides)
+    codec = codec_for(order)
     gc.collect()
     gc.freeze()
     gc.disable()  # it would look through the millions of lists of a hostile body, again and again; they hold no cycles
     while (body := _next(source)) is not None:
         signal.setitimer(signal.ITIMER_PROF, order.read_s)
-        answer: Read | Refusal
-        try:
-            words, _, data = body.partition(END_OF_WORD)
-            endpoint, *adapters = words.decode().split(" ")
-            served = Served(order.model, frozenset(adapters))
-            answer = read(data, endpoint, served, codec, refuses_unknown=order.refuses_unknown)
-            said = msgspec.msgpack.encode(answer)
-        except BadRequest as error:
-            said = msgspec.msgpack.encode(answer := Refusal(error.args))
-        except (OverflowError, RecursionError):
-            what = "the body holds a number beyond 64 bits, or is nested too deeply"
-            said = msgspec.msgpack.encode(answer := Refusal((None, "invalid_json", what, 400)))
-        del body, data, answer
+        words, _, data = body.partition(END_OF_WORD)
+        said = answer(data, words.decode(), order, codec)
+        del body, data
         signal.setitimer(signal.ITIMER_PROF, 0)
         sink.write(frame(said))
         sink.flush()
         gc.collect()  # between bodies: an error's traceback is a cycle now and then
+
+
+def codec_for(order: Order) -> Codec:
+    if order.is_host:
+        load = partial(load_any, trust_remote_code=order.trust_remote_code)
+        return load_codec(Path(order.folder), order.overrides, load)
+    return load_codec(Path(order.folder), order.overrides)
+
+
+def answer(data: bytes, words: str, order: Order, codec: Codec) -> bytes:
+    """`words`: see readers.words_of."""
+    endpoint, *adapters = words.split(" ")
+    said: Read | Refusal | TextFacts
+    try:
+        if endpoint == FACTS:
+            said = facts_of(codec)
+        else:
+            served = Served(order.model, frozenset(adapters))
+            said = read(data, endpoint, served, codec, refuses_unknown=order.refuses_unknown)
+        return msgspec.msgpack.encode(said)
+    except BadRequest as error:
+        said = Refusal(error.args)
+    except (OverflowError, RecursionError):
+        what = "the body holds a number beyond 64 bits, or is nested too deeply"
+        said = Refusal((None, "invalid_json", what, 400))
+    return msgspec.msgpack.encode(said)
 
 
 def _next(source: BinaryIO) -> bytes | None:

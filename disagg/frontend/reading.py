@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
@@ -38,7 +38,9 @@ from disagg.frontend.tokenizing import Answered, read_detokenize, read_tokenize
 from disagg.frontend.tool_choice import tool_use_of
 from disagg.frontend.unknown_fields import take_unknown
 from disagg.sampling import INT32_MAX
-from disagg.tokenizer.codec import Codec
+
+if TYPE_CHECKING:
+    from disagg.tokenizer.codec import Codec
 
 T = TypeVar("T")
 # What may run in the event loop: below an engine's step of some 5 ms, whatever it holds.
@@ -52,8 +54,9 @@ SHORT_BRACES = 500  # a message without content is 28 bytes, and costs as much a
 Read = CompletionRequest | InputsRequest | Answered  # what a reader can send back: structs with tags
 
 
-def is_short(data: bytes, codec: Codec, endpoint: str = "text") -> bool:
-    limit_bytes = SHORT_BYTES if codec.encoder.is_fast else SHORT_BYTES_SLOW
+def is_short(data: bytes, is_fast: bool, endpoint: str = "text") -> bool:
+    """`is_fast`: see disagg/tokenizer/encoder.py."""
+    limit_bytes = SHORT_BYTES if is_fast else SHORT_BYTES_SLOW
     if endpoint in PAIRED:
         limit_bytes = SHORT_BYTES_PAIRED
     if len(data) > limit_bytes or data.count(b"{") > SHORT_BRACES:
@@ -74,6 +77,9 @@ def read(data: bytes, endpoint: str, served: Served, codec: Codec, *, refuses_un
         asked: Read = _responses(body, earlier, served, codec)
     else:
         asked = READINGS[endpoint](body, served, codec)
+    if isinstance(asked, CompletionRequest) and asked.echo:
+        texts = [codec.text_of(prompt_ids, skip_special_tokens=True) for prompt_ids in asked.prompts]
+        asked = msgspec.structs.replace(asked, prompt_texts=texts)
     return msgspec.structs.replace(asked, ignored=ignored) if ignored else asked
 
 
@@ -83,13 +89,14 @@ def with_earlier(body: bytes, earlier: list[dict[str, Any]]) -> bytes:
     return b"%d\n%b%b" % (len(said), said, body)
 
 
-def _chat(body: Body, served: Served, codec: Codec) -> CompletionRequest:
-    body = check_names(body, CHAT)
+def _chat(body: Body, served: Served, codec: Codec, *, is_counted: bool = False) -> CompletionRequest:
+    """`is_counted`: of a prompt that is counted alone, which may be longer than the model's context."""
+    body, limit = check_names(body, CHAT), INT32_MAX if is_counted else codec.context_length
     adapter = check_model(body, served)
     required(body, "messages")
     fields, use = other_fields(body, codec.sampling_defaults, codec.vocabulary, is_chat=True), tool_use_of(body)
     kept = kept_of(body, codec.context_length, fields["max_tokens"] or 1)
-    prompt_ids = _kept(chat_ids_of(body, codec, use.shown), kept, "messages", codec.context_length)
+    prompt_ids = _kept(chat_ids_of(body, codec, limit, use.shown), kept, "messages", limit)
     talk = talk_of(body, is_constrained=bool(fields["constrained_by"]))
     fields |= {"model": body["model"], "adapter": adapter, "tool_use": use, "talk": talk}
     return CompletionRequest(api="chat", source="messages", prompts=[prompt_ids], **fields)
@@ -129,8 +136,11 @@ def _generate(body: Body, served: Served, codec: Codec) -> CompletionRequest:
     completion = native_api.completion_body(body)
     said = {"is_list": native_api.is_list(completion), "with_texts": with_texts}
     completion.setdefault("model", served.model)
+    chosen = native_api.chosen_ids(body, codec.vocabulary)
     asked = _in_words_of(native_api.own_words, lambda: _completion(completion, served, codec, {}))
-    return msgspec.structs.replace(asked, api="generate", said=said, prompt_logprobs_from=prompt_from)
+    return msgspec.structs.replace(
+        asked, api="generate", said=said, prompt_logprobs_from=prompt_from, chosen_ids=chosen
+    )
 
 
 def _responses(body: Body, earlier: list[dict[str, Any]], served: Served, codec: Codec) -> CompletionRequest:
@@ -150,7 +160,7 @@ def _messages(body: Body, served: Served, codec: Codec) -> CompletionRequest:
 
 def _count_tokens(body: Body, served: Served, codec: Codec) -> Answered:
     chat = messages_api.chat_body(body, counts=True)
-    asked = _in_words_of(messages_api.own_words, lambda: _chat(chat, served, codec))
+    asked = _in_words_of(messages_api.own_words, lambda: _chat(chat, served, codec, is_counted=True))
     return Answered(messages_api.tokens_counted(len(asked.prompts[0])))
 
 

@@ -50,8 +50,11 @@ class CompletionRequest(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     stop: tuple[str, ...]
     sampling: dict[str, Any]
     prompt_logprobs_from: int | None = None  # the first token of the prompt whose logprob is asked for
+    prompt_logprobs: int | None = None  # vLLM's: how many of the likeliest beside each token of the prompt
+    chosen_ids: list[int] = []  # SGLang's token_ids_logprob: their logprobs in the place of each token
     tool_use: ToolUse = ToolUse()
     talk: Talk = Talk()
+    prompt_texts: list[str] = []  # where the answer echoes them
     ignored: list[str] = []  # fields of the body that nobody here knows
     said: dict[str, Any] = {}  # what else this API's answer repeats or depends on
     constrained_by: str = ""  # the field that says what the answer must look like; `sampling` has it for the engine
@@ -64,6 +67,7 @@ class CompletionRequest(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     def is_plain(self) -> bool:
         """Whether the answer is one text and nothing else."""
         has_more = self.echo or self.return_token_ids or self.continuous_usage or self.logprobs is not None
+        has_more = has_more or self.prompt_logprobs is not None
         is_short = self.api in ("chat", "text") and not self.tool_use.is_active
         return is_short and len(self.prompts) == self.best_of == 1 and not has_more
 
@@ -116,7 +120,7 @@ def other_fields(
         refuse("best_of", "invalid_value", f"'best_of' is {best_of}; it must be at least 'n', which is {n}")
     if stream and best_of > n:
         refuse("best_of", "invalid_value", "a stream cannot wait for the best answers; leave out 'best_of' or 'stream'")
-    max_tokens, max_tokens_name = _max_tokens(body, least=0 if echo else 1)
+    max_tokens, max_tokens_name = max_tokens_of(body, least=0 if echo else 1)
     include_usage, continuous_usage = _usage_options(body, stream)
     sampling, constraint = sampling_of(body, defaults, vocabulary), constraint_of(body)
     if constraint is not None and "min_new_tokens" in sampling:  # its last token would be forbidden and demanded
@@ -130,7 +134,8 @@ def other_fields(
         "best_of": best_of,
         "echo": echo,
         "logprobs": (logprobs := _logprobs_of_chat(body) if is_chat else _logprobs_of_text(body)),
-        "prompt_logprobs_from": 0 if echo and logprobs is not None else None,
+        "prompt_logprobs": (of_prompt := _prompt_logprobs(body, stream=stream, echo=echo)),
+        "prompt_logprobs_from": 0 if (echo and logprobs is not None) or of_prompt is not None else None,
         "include_usage": include_usage,
         "continuous_usage": continuous_usage,
         "return_token_ids": boolean(body, "return_token_ids"),
@@ -155,7 +160,19 @@ def _logprobs_of_text(body: Body) -> int | None:
     return None if body.get("logprobs") is False else integer(body, "logprobs", 0, TOP_LOGPROBS_MAX)
 
 
-def _max_tokens(body: Body, least: int) -> tuple[int | None, str]:
+def _prompt_logprobs(body: Body, *, stream: bool, echo: bool) -> int | None:
+    """vLLM's, in an answer that is not streamed. SGLang tells a prompt's logprobs beside `echo` alone."""
+    top = integer(body, "prompt_logprobs", 0, TOP_LOGPROBS_MAX)
+    if top is not None and stream:
+        what = "'prompt_logprobs' is for answers that are not streamed; leave out 'stream', or it"
+        refuse("prompt_logprobs", "invalid_value", what)
+    if top is not None and echo:
+        what = "'prompt_logprobs' beside 'echo', which tells them with 'logprobs'; leave out one"
+        refuse("prompt_logprobs", "invalid_value", what)
+    return top
+
+
+def max_tokens_of(body: Body, least: int) -> tuple[int | None, str]:
     """`max_tokens` is the older name of max_completion_tokens; both together must be equal, else BadRequest."""
     old, new = integer(body, "max_tokens", least, INT32_MAX), integer(body, "max_completion_tokens", least, INT32_MAX)
     if old is not None and new is not None and old != new:

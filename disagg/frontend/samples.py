@@ -13,18 +13,22 @@ import asyncio
 from collections.abc import Sequence
 from typing import Any, Protocol
 
+import msgspec
+
 from disagg.coordinator.request import Request
 from disagg.coordinator.sink import Sink
 from disagg.errors import RequestError
 from disagg.fields import refuse
 from disagg.frontend.backend import Backend
-from disagg.frontend.parts import ChoiceAnswer
+from disagg.frontend.parts import ChoiceAnswer, TokenLogprobs
 from disagg.frontend.request_body import SAMPLES_MAX, CompletionRequest, refuse_too_long
-from disagg.tokenizer.codec import Codec
-from disagg.tokenizer.text import text_stream
+from disagg.frontend.text_facts import TextFacts
+from disagg.frontend.tokenization import Tokenization, known
+from disagg.tokenizer.given_text import GivenText
 
 FOLLOWS_TOKENS = 256  # of a prompt this long the further samples wait until the first one has read it
 PROMPT_LOGPROBS_MAX = 1 << 19  # of all samples: some 7 MB, and half a second of the event loop
+CHOSEN_LOGPROBS_MAX = 1 << 20  # of an answer's tokens, the logprobs of chosen ids among them
 OUTPUT_TOKENS_MAX = 1 << 20  # of all samples of an answer together
 
 
@@ -33,46 +37,45 @@ class Begins(Sink, Protocol):
 
 
 def requests_of(
-    asked: CompletionRequest, backend: Backend, codec: Codec, request_id: str, owner: bytes, received_at_s: float
+    asked: CompletionRequest,
+    backend: Backend,
+    tokenization: Tokenization,
+    request_id: str,
+    owner: bytes,
+    received_at_s: float,
 ) -> list[Request]:
     """`best_of` requests for each prompt, prompt by prompt; the first one has `request_id`. Raises BadRequest."""
-    count = len(asked.prompts) * asked.best_of
+    count, facts = len(asked.prompts) * asked.best_of, known(tokenization)
     if count > SAMPLES_MAX:
         what = f"{len(asked.prompts)} prompts, each {asked.best_of} times, are {count} samples; at most {SAMPLES_MAX}"
         refuse(asked.source, "too_many_samples", f"{what} are allowed in a request")
-    lengths = [_output_tokens(asked, prompt_ids, backend, codec) for prompt_ids in asked.prompts]
+    lengths = [_output_tokens(asked, prompt_ids, backend, facts) for prompt_ids in asked.prompts]
     if count > 1 and sum(lengths) * asked.best_of > OUTPUT_TOKENS_MAX:
         what = (
             f"{count} samples may have {sum(lengths) * asked.best_of} tokens together; {OUTPUT_TOKENS_MAX} are allowed"
         )
         refuse(asked.max_tokens_name, "too_many_tokens", f"{what}: send a smaller '{asked.max_tokens_name}'")
-    if asked.logprobs is not None and (start := asked.prompt_logprobs_from) is not None:
-        rows = sum(max(0, len(prompt_ids) - start) for prompt_ids in asked.prompts) * asked.best_of
-        if rows * (1 + asked.logprobs) > PROMPT_LOGPROBS_MAX:
-            what = f"{rows} prompt tokens with {1 + asked.logprobs} logprobs each are more than {PROMPT_LOGPROBS_MAX}"
-            refuse(asked.source, "too_many_logprobs", f"{what}: ask for fewer of them, or of a shorter prompt")
+    _check_logprobs(asked, sum(lengths) * asked.best_of)
     if (least := asked.sampling.get("min_new_tokens", 0)) > min(lengths):
         what = f"'min_tokens' is {least}, and the answer may have {min(lengths)} tokens at most"
         refuse("min_tokens", "integer_above_max_value", what)
     # SGLang looks for no stop token at all where end tokens are ignored.
     ignores_ends = bool(asked.sampling.get("ignore_eos"))
-    end_ids = frozenset() if ignores_ends else codec.end_ids.union(asked.sampling.get("stop_token_ids", ()))
+    end_ids = frozenset() if ignores_ends else facts.end_ids.union(asked.sampling.get("stop_token_ids", ()))
     requests: list[Request] = []
     for prompt_ids, max_tokens in zip(asked.prompts, lengths, strict=True):
         for sample in range(asked.best_of):
+            text = tokenization.answer_text(
+                asked.stop, end_ids, shows_stop=asked.shows_stop, shows_special=asked.shows_special
+            )
             requests.append(
                 Request(
                     id=backend.new_request_id() if requests else request_id,
                     prompt_ids=prompt_ids,
                     sampling=_sampling(asked.sampling, sample),
                     max_tokens=max_tokens,
-                    text=text_stream(
-                        codec.texts,
-                        asked.stop,
-                        end_ids,
-                        shows_stop=asked.shows_stop,
-                        shows_special=asked.shows_special,
-                    ),
+                    text=text,
+                    given=text if isinstance(text, GivenText) else None,
                     received_at_s=received_at_s,
                     end_ids=end_ids,
                     owner=owner,
@@ -81,6 +84,18 @@ def requests_of(
                 )
             )
     return requests
+
+
+def _check_logprobs(asked: CompletionRequest, output_tokens: int) -> None:
+    each = 1 + max(asked.logprobs or 0, asked.prompt_logprobs or 0) + len(asked.chosen_ids)
+    if (start := asked.prompt_logprobs_from) is not None:
+        rows = sum(max(0, len(prompt_ids) - start) for prompt_ids in asked.prompts) * asked.best_of
+        if rows * each > PROMPT_LOGPROBS_MAX:
+            what = f"{rows} prompt tokens with {each} logprobs each are more than {PROMPT_LOGPROBS_MAX}"
+            refuse(asked.source, "too_many_logprobs", f"{what}: ask for fewer of them, or of a shorter prompt")
+    if asked.chosen_ids and output_tokens * each > CHOSEN_LOGPROBS_MAX:
+        what = f"{output_tokens} tokens with {each} logprobs each may be more than {CHOSEN_LOGPROBS_MAX}"
+        refuse("token_ids_logprob", "too_many_logprobs", f"{what}: name fewer ids, or a smaller limit of tokens")
 
 
 async def run_samples(backend: Backend, samples: Sequence[tuple[Request, Begins]], per_prompt: int) -> None:
@@ -111,6 +126,19 @@ def likeliest(answers: list[ChoiceAnswer], asked: CompletionRequest) -> list[Cho
         if asked.logprobs is None:  # they were for this alone
             answer.logprobs = []
     return chosen
+
+
+def shorten_logprobs(answer: ChoiceAnswer, asked: CompletionRequest) -> None:
+    """An engine is asked for as many of a prompt's likeliest as of the answer's. Called once they were compared."""
+    if asked.prompt_logprobs is not None:
+        answer.logprobs = [] if asked.logprobs is None else _shortened(answer.logprobs, asked.logprobs)
+        answer.prompt_logprobs = _shortened(answer.prompt_logprobs, asked.prompt_logprobs)
+
+
+def _shortened(logprobs: list[TokenLogprobs], top: int) -> list[TokenLogprobs]:
+    if all(len(each.top) <= top for each in logprobs):
+        return logprobs
+    return [msgspec.structs.replace(each, top=each.top[:top]) for each in logprobs]
 
 
 def _mean_logprob(answer: ChoiceAnswer) -> float:
@@ -144,20 +172,23 @@ def _sampling(sampling: dict[str, Any], sample: int) -> dict[str, Any]:
 
 
 def _asks(asked: CompletionRequest, prompt_tokens: int) -> dict[str, Any]:
-    if asked.logprobs is None:
+    if asked.logprobs is None and asked.prompt_logprobs is None:
         # To tell the likeliest answers from others.
         return {"return_logprob": True, "top_logprobs_num": 0} if asked.best_of > asked.n else {}
-    asks: dict[str, Any] = {"return_logprob": True, "top_logprobs_num": asked.logprobs}
+    most = max(asked.logprobs or 0, asked.prompt_logprobs or 0)
+    asks: dict[str, Any] = {"return_logprob": True, "top_logprobs_num": most}
+    if asked.chosen_ids:
+        asks["token_ids_logprob"] = asked.chosen_ids
     if asked.prompt_logprobs_from is not None and asked.prompt_logprobs_from < prompt_tokens:
         asks["logprob_start_len"] = asked.prompt_logprobs_from
     return asks
 
 
-def _output_tokens(asked: CompletionRequest, prompt_ids: list[int], backend: Backend, codec: Codec) -> int:
+def _output_tokens(asked: CompletionRequest, prompt_ids: list[int], backend: Backend, facts: TextFacts) -> int:
     """How many tokens the answer may have. Raises BadRequest for what no engine could hold."""
     prompt_tokens, held = len(prompt_ids), backend.request_tokens_max
-    limit = min(codec.context_length, held) if held else codec.context_length
-    whose = "the model's context" if limit == codec.context_length else "what the engines here can hold"
+    limit = min(facts.context_length, held) if held else facts.context_length
+    whose = "the model's context" if limit == facts.context_length else "what the engines here can hold"
     if prompt_tokens >= limit:
         refuse_too_long(asked.source, prompt_tokens, limit, whose)
     if asked.max_tokens is None:

@@ -34,6 +34,7 @@ class FrontendSpec(msgspec.Struct, frozen=True, kw_only=True):
     tool_call_parser: str | None = None  # SGLang's name, or auto
     reasoning_parser: str | None = None
     overrides: Overrides = Overrides()  # over the model's own files
+    tokenization: str = "frontend"  # or engine: the engines' hosts have the tokenizer
     refuses_unknown: bool = False  # fields that nobody here knows: a 400, else a header that names them
     api_keys: tuple[str, ...] = ()  # keys travel on standard input alone
     admin_keys: tuple[str, ...] = ()

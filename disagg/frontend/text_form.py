@@ -64,11 +64,13 @@ class TextCompletionWhole:
 
     def _choice(self, answer: ChoiceAnswer) -> dict[str, Any]:
         saying, logprobs = self._saying, None
-        if given := [*answer.prompt_logprobs, *answer.logprobs]:
+        of_prompt = [] if saying.tells_prompt_logprobs else answer.prompt_logprobs  # else they are the echo's
+        if given := [*of_prompt, *answer.logprobs]:
             assert saying.token_text is not None, "logprobs came, and nothing says their texts"
             logprobs = TextLogprobs(saying.token_text).of(given)
         choice = {"index": answer.index, "text": answer.text, "logprobs": logprobs, **saying.ended(answer)}
         if saying.prompt_ids is not None:
             choice["prompt_token_ids"] = saying.prompt_ids(answer.index)
             choice["token_ids"] = answer.token_ids
+        choice |= saying.prompt_logprobs(answer)
         return choice

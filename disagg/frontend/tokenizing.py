@@ -8,18 +8,20 @@ Fails: BadRequest, naming the parameter; for more than TOKENS_MAX tokens, too
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from disagg.adapters import Served
 from disagg.fields import Body, boolean, refuse, required, token_ids, typed, wrong_type
 from disagg.frontend.parameters import DETOKENIZE, TOKENIZE, check_names
-from disagg.frontend.prompts import chat_ids_of
-from disagg.frontend.request_body import check_model
+from disagg.frontend.prompts import chat_ids_of, kept_of
+from disagg.frontend.request_body import check_model, max_tokens_of
 from disagg.frontend.responses import encode
 from disagg.frontend.tool_choice import tool_use_of
-from disagg.tokenizer.codec import Codec
+
+if TYPE_CHECKING:
+    from disagg.tokenizer.codec import Codec
 
 BATCH_MAX = 1024  # texts, or lists of ids, of one body
 TOKENS_MAX = 1 << 17  # of one body, or the model's context where that is more: an answer has a hundred bytes for each
@@ -40,12 +42,14 @@ def read_tokenize(body: Body, served: Served, codec: Codec) -> Answered:
     with_strings = boolean(body, "return_token_strs")
     is_batch = False
     if "messages" in body:
-        given = [chat_ids_of(body, codec, tool_use_of(body).shown)]
+        given = [chat_ids_of(body, codec, codec.context_length, tool_use_of(body).shown)]
     else:
         is_batch, texts = _texts(body["prompt"])
         special_tokens = boolean(body, "add_special_tokens", absent=True)
         given = [codec.text_ids(text, special_tokens=special_tokens) for text in texts]
     _check_tokens(sum(map(len, given)), codec)
+    if (kept := kept_of(body, codec.context_length, max_tokens_of(body, least=0)[0] or 1)) is not None:
+        given = [ids[-kept:] for ids in given]
     answer: dict[str, Any] = {
         "count": [len(ids) for ids in given] if is_batch else len(given[0]),
         "max_model_len": codec.context_length,

@@ -11,9 +11,11 @@ from collections.abc import Sequence
 
 from disagg.fields import Body
 from disagg.frontend.endpoints import BY_WORD
+from disagg.frontend.messages import take_unknown_of
 from disagg.frontend.parameters import HARMLESS, REFUSED, UNBUILT, is_forbidden
 
 HEADER = b"x-disagg-ignored-fields"
+OF_CHATS = ("chat", "tokenize")  # in Responses' and Anthropic's words what nobody knows of a message is not looked at
 SHOWN, SHOWN_CHARACTERS = 16, 64  # names in the header, and of each
 
 
@@ -31,6 +33,8 @@ def take_unknown(body: Body, endpoint: str) -> list[str]:
     ]
     for name in unknown:
         del body[name]
+    if endpoint in OF_CHATS:
+        unknown += take_unknown_of(body.get("messages"))
     return unknown
 
 

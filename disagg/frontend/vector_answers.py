@@ -63,9 +63,8 @@ def ranks(rows: Sequence[list[float]], asked: InputsRequest, ids: Sequence[str])
     return found[: asked.top_n]
 
 
-def scores(rows: Sequence[list[float]], asked: InputsRequest, model: str, tokens: int) -> dict[str, Any]:
-    told = [softmax(row) if asked.softmax else row for row in rows]
-    return {"scores": told, "model": model, "usage": _usage(tokens), "object": "scoring"}
+def scores(rows: Sequence[list[float]], model: str, tokens: int) -> dict[str, Any]:
+    return {"scores": rows, "model": model, "usage": _usage(tokens), "object": "scoring"}
 
 
 def softmax(logits: list[float]) -> list[float]:

@@ -63,6 +63,8 @@ class PlaneClient:
         self._silent_s, self._network, self._now_s = silent_s, network, now_s
         self._numbers = itertools.count(1)
         self._legs: dict[int, LegReceiver] = {}
+        self._on_text: dict[int, Callable[[m.Shown], None]] = {}  # of legs that want text
+        self._reading: dict[int, asyncio.Future[m.HasRead]] = {}  # bodies that the host reads
         self._connection: Connection | None = None
         self._opened: asyncio.Future[None] | None = None
         self._answers: dict[object, asyncio.Future[Any]] = {}  # to questions that were asked
@@ -120,15 +122,22 @@ class PlaneClient:
         embeds: bool = False,
         second_at: int = 0,
         adapter: str = "",
+        text: m.TextWanted | None = None,
+        on_text: Callable[[m.Shown], None] | None = None,
     ) -> int:
-        """Sends the leg and returns its number. On a lost connection the receiver has its end before this returns."""
+        """Sends the leg and returns its number. On a lost connection the receiver has its end before this returns.
+
+        `on_text` gets what `text` asks for, before the tokens that it is of.
+        """
         leg = next(self._numbers)
         if self._connection is None:
             receiver.on_end(m.LegEnd(leg, LOST, "no connection"))
             return leg
         self._legs[leg] = receiver
+        if on_text is not None:
+            self._on_text[leg] = on_text
         of_leg = (leg, leg_id, prompt, sampling, dp_rank, bootstrap)
-        submit = m.Submit(*of_leg, is_canary, asks or {}, embeds, second_at, adapter)
+        submit = m.Submit(*of_leg, is_canary, asks or {}, embeds, second_at, adapter, text)
         self._connection.send_soon(m.encode(submit))
         return leg
 
@@ -167,6 +176,26 @@ class PlaneClient:
         """Why the engine's prefix cache could not be emptied within `wait_s`; "" once it is."""
         why_not: str = await self._ask(m.FlushWanted(wait_s), wait_s + limit_s)
         return why_not
+
+    @property
+    def reading(self) -> int:
+        """Bodies that the host reads for us now."""
+        return len(self._reading)
+
+    async def read(self, words: str, body: bytes) -> m.HasRead:
+        """What the host's tokenizer makes of a client's body (`words`: see `Read`). Raises LegLost. Cancelled, the host
+        hears of it."""
+        if self._connection is None:
+            raise LegLost(self.address, "no connection")
+        number = next(self._numbers)
+        answer: asyncio.Future[m.HasRead] = asyncio.get_running_loop().create_future()
+        self._reading[number] = answer
+        self._connection.send(m.encode(m.Read(number, words, body)))
+        try:
+            return await answer
+        finally:
+            if self._reading.pop(number, None) is not None and self._connection is not None:
+                self._connection.send(m.encode(m.ReadOff(number)))
 
     def close(self) -> None:
         self._on_lost = lambda _why: None
@@ -222,6 +251,9 @@ class PlaneClient:
         match message:
             case m.Step():
                 self._step(message)
+            case m.HasRead():
+                if (waiting := self._reading.pop(message.number, None)) is not None and not waiting.done():
+                    waiting.set_result(message)
             case m.Pong():
                 now_s = self._heard_at_s
                 round_trip_s = now_s - message.sent_at_s
@@ -252,12 +284,16 @@ class PlaneClient:
             receiver = legs.get(stage.leg)
             if receiver is not None:
                 receiver.on_stage(stage.name)
+        for shown in step.shown:
+            if (on_text := self._on_text.get(shown.leg)) is not None:
+                on_text(shown)
         for delta in step.deltas:
             receiver = legs.get(delta.leg)
             if receiver is not None:
                 receiver.on_tokens(delta.offset, delta.tokens, delta.logprobs)
         for end in step.ends:
             receiver = self._legs.pop(end.leg, None)
+            self._on_text.pop(end.leg, None)
             if receiver is not None:
                 receiver.on_end(end)
 
@@ -266,7 +302,9 @@ class PlaneClient:
         if self._keeping is not None:
             self._keeping.cancel()
         answers, self._answers = self._answers, {}
-        for waiting in (self._opened, *answers.values()):
+        reading, self._reading = self._reading, {}
+        self._on_text.clear()
+        for waiting in (self._opened, *answers.values(), *reading.values()):
             if waiting is not None and not waiting.done():
                 waiting.set_exception(LegLost(self.address, why))
                 waiting.exception()  # whoever asked may have given up: nobody need read it

@@ -19,6 +19,7 @@ REFUSED = "refused"
 NO_ADAPTER = "no adapter"
 INVALID = "invalid"
 NOT_A_NUMBER = "not a number"
+BUSY, LOST_READER, TOO_COMPLEX = READ_FAILURES = ("busy", "reader lost", "too complex")
 MAX_FRAME_BYTES = 64 << 20  # a 16M-token prompt; anything larger is a broken or hostile peer
 
 
@@ -33,6 +34,14 @@ class Bootstrap(Wire, frozen=True):
     port: int
     room: int
     prefill_dp_rank: int
+
+
+class TextWanted(Wire, frozen=True):
+    """Of a leg whose host is to say the text of its tokens, too: the frontend has no tokenizer."""
+
+    end_ids: list[int] = []  # one of these ends the answer, and has no text
+    shows_special: bool = False  # special tokens have theirs
+    emitted: int = 0  # of the prompt's last ids: what earlier tries of the request have answered
 
 
 # frontend -> host
@@ -50,6 +59,21 @@ class Submit(Wire, frozen=True, tag="submit"):
     embeds: bool = False  # it asks for a vector; an engine that makes tokens refuses it, and the other way round
     second_at: int = 0  # where the second text of a pair begins, for a model that reads pairs; 0: there is none
     adapter: str = ""  # the name of a LoRA adapter, the same on both legs; empty: the model as it is
+    text: TextWanted | None = None
+
+
+class Read(Wire, frozen=True, tag="read"):
+    """A client's body, for the host's tokenizer: JSON, checks, chat template, token ids (frontend/reading.py)."""
+
+    number: int  # chosen by its frontend connection, as a leg's
+    words: str  # the endpoint, and the adapters that may be named
+    body: bytes
+
+
+class ReadOff(Wire, frozen=True, tag="read off"):
+    """Nobody waits for the answer any more."""
+
+    number: int
 
 
 class Abort(Wire, frozen=True, tag="abort"):
@@ -128,7 +152,7 @@ class MemberStage(Wire, frozen=True, tag="member stage"):
     name: str  # as in Stage
 
 
-_FromFrontend = Submit | Abort | LoadsWanted | HealthWanted | FlushWanted | Ping
+_FromFrontend = Submit | Abort | Read | ReadOff | LoadsWanted | HealthWanted | FlushWanted | Ping
 _FromController = PeerGone | LoadAdapter | UnloadAdapter | AdaptersWanted
 ToHost = _FromFrontend | _FromController | MemberSamples | MemberStage
 
@@ -136,11 +160,13 @@ ToHost = _FromFrontend | _FromController | MemberSamples | MemberStage
 
 
 class TokenLogprobs(Wire, frozen=True):
-    """Of one token, and of the likeliest in its place, as (id, logprob). None: of a prompt's first token."""
+    """Of one token, of the likeliest in its place, and of ids that were asked for (token_ids_logprob): (id, logprob).
+    None: of a prompt's first token."""
 
     token_id: int
     logprob: float | None
     top: list[tuple[int, float]] = []
+    chosen: list[tuple[int, float]] = []
 
 
 class Delta(Wire, frozen=True):
@@ -148,6 +174,15 @@ class Delta(Wire, frozen=True):
     offset: int  # index of the first of these tokens among all that this leg emitted
     tokens: list[int]
     logprobs: list[TokenLogprobs] | None = None  # where asked for: of the prompt, with the first token; one a token
+
+
+class Shown(Wire, frozen=True):
+    """The text of a Delta's tokens: of each what it completes. Only of legs that want it; it goes before its Delta."""
+
+    leg: int
+    texts: list[str]
+    unfinished: str = ""  # what would be shown beside, if the answer ended here: of a character that is not whole
+    token_bytes: dict[int, bytes] = {}  # of all tokens that the Delta's logprobs name
 
 
 class Stage(Wire, frozen=True):
@@ -178,6 +213,16 @@ class Step(Wire, frozen=True, tag="step"):
     deltas: list[Delta]
     ends: list[LegEnd]
     stages: list[Stage] = []
+    shown: list[Shown] = []
+
+
+class HasRead(Wire, frozen=True, tag="has read"):
+    """`answer`: as the reader says it (frontend/readers.py). `failed`: why there is none, one of READ_FAILURES."""
+
+    number: int
+    answer: bytes
+    failed: str = ""
+    detail: str = ""
 
 
 class Pong(Wire, frozen=True, tag="pong"):
@@ -248,7 +293,7 @@ class Taken(Wire, frozen=True, tag="taken"):
     ranks: list[RankTaken]
 
 
-ToFrontend = Step | Pong | Loads | Health | Flushed | Taken | PeerGone | AdapterChanged | Adapters
+ToFrontend = Step | HasRead | Pong | Loads | Health | Flushed | Taken | PeerGone | AdapterChanged | Adapters
 
 encode = msgspec.msgpack.Encoder().encode
 decode_to_host = msgspec.msgpack.Decoder(ToHost).decode

@@ -23,6 +23,7 @@ from disagg.plane.engine import Engine, EngineFacts, Leg
 from disagg.plane.framing import Connection
 from disagg.plane.ledger import Capacity, Grant, Ledger
 from disagg.plane.network import TCP, Listener, Network
+from disagg.plane.text import LegText, TextService
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +44,7 @@ class OtherHosts(Protocol):
 
 class PlaneServer:
     """Serves one incarnation of one engine to any number of frontends. `others`: None for an engine on one node;
-    `embeds`: it makes vectors, not tokens."""
+    `embeds`: it makes vectors, not tokens; `texts`: the tokenizer, for frontends that have none."""
 
     def __init__(
         self,
@@ -56,7 +57,9 @@ class PlaneServer:
         others: OtherHosts | None = None,
         *,
         embeds: bool = False,
+        texts: TextService | None = None,
     ) -> None:
+        self.texts = texts
         self.engine, self.incarnation, self.now_s, self.others = engine, incarnation, now_s, others
         self.embeds = embeds
         self.ranks = facts.ranks
@@ -152,6 +155,8 @@ class _Session:
         self.deltas: list[m.Delta] = []
         self._ends: list[m.LegEnd] = []
         self.stages: list[m.Stage] = []
+        self.shown: list[m.Shown] = []
+        self._reading: dict[int, asyncio.Task[None]] = {}
         self._flush_is_due = False
 
     def opened(self, connection: Connection) -> None:
@@ -173,6 +178,11 @@ class _Session:
                 live = self._legs.get(message.leg)
                 if live is not None:
                     server.engine.abort(live.handle)
+            case m.Read():
+                self._read(message)
+            case m.ReadOff():
+                if (task := self._reading.get(message.number)) is not None:
+                    task.cancel()
             case m.LoadsWanted():
                 self.send(m.Loads(server.incarnation, server.engine.loads()))
             case m.HealthWanted():
@@ -203,6 +213,8 @@ class _Session:
         self.server.sessions.discard(self)
         for live in list(self._legs.values()):
             self.server.engine.abort(live.handle)
+        for task in list(self._reading.values()):
+            task.cancel()
         if self.member is not None and self.server.others is not None:
             self.server.others.left(self.member, why)
 
@@ -210,14 +222,8 @@ class _Session:
         if message.leg in self._legs or not 0 <= message.dp_rank < self.server.ranks:
             self._drop(f"leg {message.leg} exists already, or there is no rank {message.dp_rank}")
             return
-        if message.embeds is not self.server.embeds:  # SGLang's scheduler would die of it
-            wanted, made = ("vectors", "tokens") if message.embeds else ("tokens", "vectors")
-            what = f"this engine makes {made}, and was asked for {wanted}"
-            self._ends.append(m.LegEnd(message.leg, "error", what))
-            self.flush_soon()
-            return
-        if message.adapter and message.adapter not in self.server.adapters.legs:
-            self._ends.append(m.LegEnd(message.leg, m.NO_ADAPTER, GONE.format(message.adapter)))
+        if (end := self._refusal(message)) is not None:
+            self._ends.append(end)
             self.flush_soon()
             return
         prompt_ids, at = m.unpack_ids(message.prompt), message.bootstrap
@@ -232,9 +238,41 @@ class _Session:
         asks, embeds, second_at = message.asks, message.embeds, message.second_at
         of_leg = (message.leg_id, prompt_ids, message.sampling, message.dp_rank)
         leg = Leg(*of_leg, at, asks, embeds, second_at, message.adapter)
-        live = self._legs[message.leg] = _LiveLeg(self, message.leg, leg, grant)
+        live = self._legs[message.leg] = self._live(message, leg, grant)
         self.server.adapters.begins(leg.adapter)
         live.handle = self.server.engine.submit(leg, live)
+
+    def _refusal(self, message: m.Submit) -> m.LegEnd | None:
+        """Of a leg that this host does not even count."""
+        if message.embeds is not self.server.embeds:  # SGLang's scheduler would die of it
+            wanted, made = ("vectors", "tokens") if message.embeds else ("tokens", "vectors")
+            return m.LegEnd(message.leg, "error", f"this engine makes {made}, and was asked for {wanted}")
+        if message.text is not None and self.server.texts is None:
+            return m.LegEnd(message.leg, "error", "this host has no tokenizer")
+        if message.adapter and message.adapter not in self.server.adapters.legs:
+            return m.LegEnd(message.leg, m.NO_ADAPTER, GONE.format(message.adapter))
+        return None
+
+    def _live(self, message: m.Submit, leg: Leg, grant: Grant) -> _LiveLeg:
+        wanted, texts = message.text, self.server.texts
+        if wanted is None or texts is None:
+            return _LiveLeg(self, message.leg, leg, grant)
+        emitted_ids = leg.prompt_ids[len(leg.prompt_ids) - wanted.emitted :]
+        return _SpokenLeg(self, message.leg, leg, grant, texts.leg_text(wanted, emitted_ids))
+
+    def _read(self, message: m.Read) -> None:
+        if message.number in self._reading:
+            self._drop(f"body {message.number} is being read already")
+            return
+        if self.server.texts is None:
+            self.send(m.HasRead(message.number, b"", m.BUSY))
+            return
+        task = asyncio.get_running_loop().create_task(self._answer(self.server.texts, message), name="read a body")
+        self._reading[message.number] = task
+        task.add_done_callback(lambda _: self._reading.pop(message.number))
+
+    async def _answer(self, texts: TextService, message: m.Read) -> None:
+        self.send(await texts.read(message.number, message.words, message.body))
 
     def add_end(self, end: m.LegEnd) -> None:
         del self._legs[end.leg]  # KeyError: a second last word, which is a bug
@@ -258,8 +296,8 @@ class _Session:
 
     def _flush(self) -> None:
         self._flush_is_due = False
-        step = m.Step(self.server.incarnation, self.deltas, self._ends, self.stages)
-        self.deltas, self._ends, self.stages = [], [], []
+        step = m.Step(self.server.incarnation, self.deltas, self._ends, self.stages, self.shown)
+        self.deltas, self._ends, self.stages, self.shown = [], [], [], []
         self.send(step)
 
     def _drop(self, why: str) -> None:
@@ -306,3 +344,22 @@ class _LiveLeg:
         server.report_soon()
         end = m.LegEnd(self._number, reason, detail, cached_tokens, stats, matched, self._embedding)
         self._session.add_end(end)
+
+
+class _SpokenLeg(_LiveLeg):
+    """Of a frontend without a tokenizer: it says the text of its tokens, too."""
+
+    __slots__ = ("_text",)
+
+    def __init__(self, session: _Session, number: int, leg: Leg, grant: Grant, text: LegText) -> None:
+        super().__init__(session, number, leg, grant)
+        self._text = text
+
+    def on_tokens(self, token_ids: list[int], logprobs: list[m.TokenLogprobs] | None = None) -> None:
+        text = self._text
+        named = {token.token_id for token in logprobs or ()}
+        named.update(token_id for token in logprobs or () for token_id, _ in token.top)
+        texts = text.push(token_ids)
+        shown = m.Shown(self._number, texts, text.unfinished, text.bytes_of(named) if named else {})
+        self._session.shown.append(shown)
+        super().on_tokens(token_ids, logprobs)

@@ -56,5 +56,6 @@ def warnings(subject: Subject) -> list[str]:
         *parallel_rules.tp_warnings(subject),
         *limit_rules.context_warnings(subject),
         *graph_rules.graph_warnings(subject),
+        *grammar_rules.grammar_warnings(subject),
         *access_rules.open_access_warnings(subject),
     ]

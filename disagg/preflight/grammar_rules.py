@@ -6,6 +6,7 @@ Way:   Subject -> [these rules] -> Problems
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import NamedTuple
 
 from disagg.errors import Problem
 from disagg.preflight.kv_rules import differences
@@ -30,13 +31,41 @@ def _grammar_settings(subject: Subject) -> Iterator[Problem]:
 def _grammar_tokens(subject: Subject) -> Iterator[Problem]:
     """answers under a grammar with a space in it break off: xgrammar knows a tokenizer's tokens by its decoder, by
     ByteFallback (of pieces) before ByteLevel (of bytes), and takes all others word for word"""
-    if all(pool.get("grammar_backend") != "xgrammar" for pool in subject.pools):
+    unread = _unread_decoder(subject)
+    if unread is None or not (unread.is_misread or _is_asked_for(subject)):
         return
-    for node in subject.used_nodes:
+    would_do = "leave ByteLevel alone there (`disagg model get` makes its models so), or say grammar_backend: none"
+    yield Problem("model.path", unread.what, would_do if unread.is_misread else "")
+
+
+def grammar_warnings(subject: Subject) -> Iterator[str]:
+    """A deployment that never spoke of grammars serves all the same what asks for none."""
+    unread = _unread_decoder(subject)
+    if unread is not None and not unread.is_misread and not _is_asked_for(subject):
+        yield (
+            f"model.path: {unread.what}, so answers under a grammar with a space in it (response_format and the like) "
+            "break off; say grammar_backend: llguidance where clients ask for such, or none to have them refused"
+        )
+
+
+class _Unread(NamedTuple):
+    what: str
+    is_misread: bool  # taken for another kind than it is, in the place of word for word
+
+
+def _unread_decoder(subject: Subject) -> _Unread | None:
+    """None where xgrammar reads the tokenizer as it is meant, or nobody asks it to."""
+    if all(pool.get("grammar_backend") != "xgrammar" for pool in subject.pools):
+        return None
+    for node in subject.used_nodes:  # all have the same, which is a rule of its own
         steps = None if node.files is None else node.files.decoder
         if node.files is None or steps is None or ("ByteLevel" in steps) != ("ByteFallback" in steps):
             continue
         what = f"{node.files.folder} on node {node.name}: the decoder of tokenizer.json is {', '.join(steps) or 'none'}"
-        would_do = "leave ByteLevel alone there (`disagg model get` makes its models so), or say grammar_backend: none"
-        yield Problem("model.path", what, would_do if "ByteLevel" in steps else "")
-        return  # all nodes have the same, which is a rule of its own
+        return _Unread(what, "ByteLevel" in steps)
+    return None
+
+
+def _is_asked_for(subject: Subject) -> bool:
+    """Tools are: a call that is required is a grammar. (grammar_backend is xgrammar also where nobody says it.)"""
+    return bool(subject.setting("model.tool_call_parser"))

@@ -26,6 +26,7 @@ from disagg.plane.server import PlaneServer
 from disagg.process.handover import Spares
 from disagg.process.members import Members, Report
 from disagg.process.news import Ready, encode_news
+from disagg.process.text_service import text_service
 from disagg.process.tokenizer_check import check_tokenizer
 from disagg.role_table import ROLES
 from disagg.roles import Role
@@ -111,7 +112,8 @@ async def _serve(
 ) -> None:
     others = members if spec.members > 1 else None
     secret, embeds = bytes.fromhex(os.environ[SECRET_VARIABLE]), ROLES[Role(spec.role)].embeds
-    server = PlaneServer(engine, facts, spec.incarnation, secret, others=others, embeds=embeds)
+    texts = None if spec.text is None else await text_service(spec.text)
+    server = PlaneServer(engine, facts, spec.incarnation, secret, others=others, embeds=embeds, texts=texts)
     port = await server.start(spec.plane_host, spec.plane_port)
     if others is not None:
         await others.joined()

@@ -46,8 +46,8 @@ WOULD_DO = "report it; with the tokenizer_class PreTrainedTokenizerFast in token
 def check_tokenizer(arguments: dict[str, Any]) -> None:
     """`arguments`: of sglang.Engine."""
     folder = Path(arguments.get("tokenizer_path") or arguments["model_path"])
-    if not folder.is_dir():
-        return
+    if not folder.is_dir() or not (folder / FILES[0]).exists():
+        return  # without a tokenizer.json this host's tokenizer is transformers' own (any_tokenizer.py)
     compared = cache_folder() / "compared" / _digest(folder)
     if compared.exists():
         return

@@ -59,6 +59,7 @@ class Connections:
         self._numbers = itertools.count()
         self._report_is_due = False
         self.on_evict: Callable[[str], None] = lambda _life: None
+        self._waiting: set[asyncio.Future[None]] = set()
 
     async def follow(self, watch: AsyncIterator[View]) -> None:
         """Runs until the registry is gone. Waits for no connection: the next record may tell of a dead engine."""
@@ -102,6 +103,15 @@ class Connections:
     def clients(self) -> dict[str, PlaneClient]:
         """Of the connected engines, by life."""
         return {name: life.client for name, life in self._lives.items() if life.client is not None}
+
+    async def connected(self) -> None:
+        """Until one more engine is connected."""
+        waiting = asyncio.get_running_loop().create_future()
+        self._waiting.add(waiting)
+        try:
+            await waiting
+        finally:
+            self._waiting.discard(waiting)
 
     @property
     def granted(self) -> dict[tuple[str, int], tuple[int, int]]:
@@ -164,6 +174,9 @@ class Connections:
         ]
         await client.connect()
         life.client = client
+        for waiting in self._waiting:
+            if not waiting.done():
+                waiting.set_result(None)
         self._offer(life)
 
     def _lost(self, life: _Life, why: str) -> None:

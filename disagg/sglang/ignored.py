@@ -23,6 +23,8 @@ def ignored_parameters(server_args: Any, switched_off: Collection[str] = ()) -> 
         ignored |= dict.fromkeys((GRAMMAR, "min_tokens", "stop_regex"), OTHER_RELEASE)
     elif server_args.grammar_backend == "none":
         ignored[GRAMMAR] = "say grammar_backend: xgrammar in the engine's arguments"
+    if "first_logprobs" in switched_off:
+        ignored["token_ids_logprob"] = OTHER_RELEASE
     if server_args.speculative_algorithm:  # its verifier heeds temperature, top_k and top_p, penalties and biases alone
         ignored["min_p"] = "leave out speculative_algorithm, or say top_p"
     return ignored

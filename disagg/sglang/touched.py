@@ -243,6 +243,18 @@ FLUSH = Part(
         *_all("managers.io_struct:FlushCacheReqOutput.", "success message"),
     ),
 )
+FIRST_LOGPROBS = Part(
+    "first_logprobs",
+    "token_ids_logprob is refused",
+    (
+        _at("disaggregation.decode:DecodeTransferQueue._commit_transfer_to_req", begins="self, decode_req"),
+        *_all(_REQ, "logprob return_logprob"),
+        *_all(
+            "managers.schedule_batch:ReqLogprob.",
+            "token_ids_logprob output_token_logprobs_val output_token_ids_logprobs_val output_token_ids_logprobs_idx",
+        ),
+    ),
+)
 EMBEDDING = Part(
     "pairs",
     "an embedding engine refuses pairs of texts whose tokenizer tells the two apart",
@@ -281,4 +293,18 @@ CPU = Part(
     only="cpu",
 )
 
-PARTS = (ENGINE, TRANSFER, STAGES, RUNS, PACE, SEEDS, GRAMMAR, NOT_A_NUMBER, FLUSH, EMBEDDING, FAULTS, CPU)
+PARTS = (
+    ENGINE,
+    TRANSFER,
+    STAGES,
+    RUNS,
+    PACE,
+    SEEDS,
+    GRAMMAR,
+    NOT_A_NUMBER,
+    FLUSH,
+    FIRST_LOGPROBS,
+    EMBEDDING,
+    FAULTS,
+    CPU,
+)

@@ -9,6 +9,8 @@ import asyncio
 from enum import Enum, auto
 from typing import Any, Generic, Protocol, TypeVar
 
+import msgspec
+
 from disagg.plane.engine import Leg, LegSink
 from disagg.roles import Role
 from disagg.simulated_engine.memory import Holding
@@ -89,15 +91,18 @@ class SimulatedLeg(Generic[RankT]):
             return is_at(sampling, self.leg.prompt_ids) + self.sent_tokens >= len(sampling["says"])
         return ids[-1] == EOS and not self.ignore_eos
 
-    def put(self, ids: list[int]) -> None:
-        """Tokens, with what the leg is asked for beside them."""
+    def put(self, ids: list[int], *, takes_kv: bool) -> None:
+        """Tokens, with what the leg is asked for beside them. `takes_kv`: it is a decode engine's."""
         asks = self.leg.asks
         if "return_logprob" not in asks:
             self.sink.on_tokens(ids)
             return
         prompt_ids, self._untold_prompt = self._untold_prompt, []
         prompt = prompt_logprobs_of(prompt_ids, asks["top_logprobs_num"]) if prompt_ids else []
-        self.sink.on_tokens(ids, prompt + logprobs_of(ids, asks["top_logprobs_num"]))
+        told = logprobs_of(ids, asks["top_logprobs_num"], asks.get("token_ids_logprob", ()))
+        if takes_kv and self.sent_tokens == len(ids):  # prefill's token, which it hands over without them
+            told[0] = msgspec.structs.replace(told[0], chosen=[])
+        self.sink.on_tokens(ids, prompt + told)
 
     def kills(self, role: Role, tokens: int, legs: int) -> bool:
         """Whether it ends its engine now, with so many tokens of prompt and answer, among so many legs of a batch."""

@@ -310,7 +310,7 @@ class Rank:
         if leg.at is At.TRANSFERRING:
             leg.stats["transfer_end"] = self._now_s()
             leg.sent_tokens += 1
-            leg.put([token])
+            leg.put([token], takes_kv=False)
             self.end(leg, "stop" if leg.ends_with([token]) else "length")
 
     # decode
@@ -378,7 +378,7 @@ class Rank:
 
     def _send(self, leg: RankLeg, ids: list[int]) -> None:
         leg.sent_tokens += len(ids)
-        leg.put(ids)
+        leg.put(ids, takes_kv=self.model.role is Role.DECODE)
         if leg.ends_with(ids):
             self.end(leg, "stop")
         elif leg.sent_tokens >= leg.tokens_wanted:

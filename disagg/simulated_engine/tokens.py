@@ -7,7 +7,7 @@ Why:   a stream that moved to another engine must go on with exactly the same to
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from random import Random
 from zlib import crc32
 
@@ -49,10 +49,16 @@ def answer(prompt_ids: list[int], max_tokens: int, ignore_eos: bool = False, ada
     return following(fold(prompt_ids, start_of(adapter)), max_tokens, ignore_eos)[0]
 
 
-def logprobs_of(ids: list[int], top: int) -> list[TokenLogprobs]:
-    """Of each id a number that follows from it alone, and of its `top` neighbours."""
+def logprobs_of(ids: list[int], top: int, chosen: Sequence[int] = ()) -> list[TokenLogprobs]:
+    """Of each id a number that follows from it alone, of its `top` neighbours, and of chosen ids in its place."""
     return [
-        TokenLogprobs(each, _logprob(each), [(each + at, _logprob(each) - at) for at in range(top)]) for each in ids
+        TokenLogprobs(
+            each,
+            _logprob(each),
+            [(each + at, _logprob(each) - at) for at in range(top)],
+            [(one, _logprob(each + one)) for one in chosen],
+        )
+        for each in ids
     ]
 
 

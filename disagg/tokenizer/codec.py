@@ -10,7 +10,7 @@ transformers is not imported: that takes seconds, and a frontend restarts in one
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -87,8 +87,11 @@ class Codec:
         return [self.texts.tokenizer.id_to_token(token_id) or "" for token_id in token_ids]
 
 
-def load_codec(folder: Path, overrides: Overrides = Overrides()) -> Codec:
-    tokenizer = load_tokenizer(folder)
+def load_codec(
+    folder: Path, overrides: Overrides = Overrides(), load: Callable[[Path], Tokenizer] = load_tokenizer
+) -> Codec:
+    """`load`: another one where transformers is there (any_tokenizer.py)."""
+    tokenizer = load(folder)
     tokenizer_config = read_object(folder / "tokenizer_config.json")
     whole_config = read_object(folder / "config.json")
     config = whole_config.get("text_config") or whole_config

@@ -4,7 +4,7 @@ Way:   engine host -> coordinator -> [TextStream] -> SSE
 In:    the ids of each step, in any grouping; the request's stop strings; which ids end an output
 Out:   text whose concatenation is the decoded output, cut where the first stop string to be completed begins (or ends,
        if it is to be shown), without the token that ends it (unless that is to be shown)
-Owns:  what is held back: bytes of an unfinished character, and the longest suffix that may begin a stop string
+Owns:  what is held back: bytes of an unfinished character; what may begin a stop string holds stop_strings.py
 Fails: never; bytes that form no character are shown as U+FFFD, as `Tokenizer.decode` shows them
 """
 
@@ -16,6 +16,7 @@ from functools import cached_property
 from tokenizers import Tokenizer, pre_tokenizers
 from tokenizers.decoders import DecodeStream
 
+from disagg.tokenizer.stop_strings import StoppedText
 from disagg.tokenizer.token_bytes import TokenBytes
 
 _UNASKED = "\ufffd unasked"  # compared by identity
@@ -41,40 +42,24 @@ def text_stream(
     return TextStream(texts, stop, shows_stop=shows_stop)
 
 
-class TextStream:
+class TextStream(StoppedText):
     """Implements `disagg.coordinator.request.TextSide`."""
 
-    __slots__ = ("_characters", "_stop", "_texts", "matched", "stopped")
+    __slots__ = ("_characters", "_texts")
 
     def __init__(self, texts: Texts, stop: tuple[str, ...] = (), *, shows_stop: bool = False) -> None:
-        self.stopped, self.matched = False, ""
+        super().__init__(stop, shows_stop=shows_stop)
         self._texts = texts
         self._characters: _Characters | None = None  # once a token's text depends on others
-        self._stop = _StopStrings(stop, shows_stop) if stop else None
 
-    def push(self, token_ids: list[int]) -> str:
-        assert not self.stopped, "no ids may follow a stop string"
-        text = self._text(token_ids)
-        if self._stop is None or not text:
-            return text
-        shown, self.matched = self._stop.push(text)
-        self.stopped = bool(self.matched)
-        return shown
+    @property
+    def unfinished(self) -> str:
+        """What `flush` would show of a character that is not whole. Changes nothing."""
+        return self._characters.unfinished if self._characters is not None else ""
 
     def begin_anew(self) -> None:
-        self.stopped, self.matched, self._characters = False, "", None
-        if self._stop is not None:
-            self._stop.held = ""
-
-    def flush(self) -> str:
-        if self.stopped:
-            return ""
-        text = self._characters.flush() if self._characters is not None else ""
-        if self._stop is None:
-            return text
-        shown, self.matched = self._stop.push(text)
-        self.stopped = bool(self.matched)
-        return shown if self.stopped else shown + self._stop.held
+        super().begin_anew()
+        self._characters = None
 
     def _text(self, token_ids: list[int]) -> str:
         if self._characters is None:
@@ -83,6 +68,9 @@ class TextStream:
                 return "".join(texts)
             self._characters = _Characters(self._texts)
         return self._characters.push(token_ids)
+
+    def _rest(self) -> str:
+        return self._characters.flush() if self._characters is not None else ""
 
 
 class _WithoutItsEnd(TextStream):
@@ -115,6 +103,12 @@ class Texts:
     def with_special_tokens(self) -> Texts:
         """The same of outputs whose special tokens are shown; made when the first request asks for it."""
         return Texts(self.tokenizer, skip_special_tokens=False)
+
+    def stream(self) -> DecodeStream:
+        """Text out of tokens whose text depends on others. Of a tokenizer that is no Rust one it is its own."""
+        if isinstance(self.tokenizer, Tokenizer):
+            return DecodeStream(skip_special_tokens=self.skip_special_tokens)
+        return self.tokenizer.decode_stream(self.skip_special_tokens)
 
     def of(self, token_id: int) -> str | None:
         """The token's text; None where it depends on the tokens before or after."""
@@ -150,7 +144,8 @@ class _Characters:
 
     def __init__(self, texts: Texts) -> None:
         self._tokenizer, self._text_of, self._skip_special = texts.tokenizer, texts.of, texts.skip_special_tokens
-        self._stream = DecodeStream(skip_special_tokens=self._skip_special)
+        self._new_stream = texts.stream
+        self._stream = self._new_stream()
         self._unfinished: list[int] = []
 
     def push(self, token_ids: list[int]) -> str:
@@ -164,8 +159,15 @@ class _Characters:
             shown.append(text)
         return "".join(shown)
 
-    def flush(self) -> str:
+    @property
+    def unfinished(self) -> str:
+        if not self._unfinished:
+            return ""
         text: str = self._tokenizer.decode(self._unfinished, skip_special_tokens=self._skip_special)
+        return text
+
+    def flush(self) -> str:
+        text = self.unfinished
         self._unfinished.clear()
         return text
 
@@ -179,35 +181,5 @@ class _Characters:
         else:
             if text is not None or len(self._unfinished) <= UNFINISHED_IDS_MAX:
                 return text
-        self._stream = DecodeStream(skip_special_tokens=self._skip_special)
+        self._stream = self._new_stream()
         return self.flush()
-
-
-class _StopStrings:
-    """Finds the stop string that is completed first; the answer is the same however the text is cut into pieces."""
-
-    def __init__(self, stop: tuple[str, ...], shows_stop: bool) -> None:
-        self._stop, self._shows_stop = stop, shows_stop
-        self._longest = max(map(len, stop))
-        self._first_characters = frozenset(each[0] for each in stop)
-        self.held = ""
-
-    def push(self, text: str) -> tuple[str, str]:
-        """The text that may be shown, and the stop string that ends it, or an empty one."""
-        text = self.held + text
-        found = [(start + len(each), start, each) for each in self._stop if (start := text.find(each)) >= 0]
-        if found:
-            self.held = ""
-            end, start, matched = min(found)
-            return text[: end if self._shows_stop else start], matched
-        cut = self._begin_of_a_stop(text)
-        self.held = text[cut:]
-        return text[:cut], ""
-
-    def _begin_of_a_stop(self, text: str) -> int:
-        for start in range(max(0, len(text) - self._longest + 1), len(text)):
-            if text[start] in self._first_characters:
-                suffix = text[start:]
-                if any(each.startswith(suffix) for each in self._stop):
-                    return start
-        return len(text)

@@ -7,6 +7,7 @@ Fails: never; a token that the tokenizer does not know has neither
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 
 from tokenizers import Tokenizer
 
@@ -21,24 +22,34 @@ class TokenBytes:
         self._tokenizer = tokenizer
         self._known: dict[int, tuple[str, bytes]] = {}  # at most the vocabulary
         self._is_byte_level = "ByteLevel(" in str(tokenizer.decoder)
+        # Another one's own way (disagg/tokenizer/any_tokenizer.py).
+        self._bytes_of_id: Callable[[int], bytes] = getattr(tokenizer, "bytes_of", self._bytes_of)
         self._special = {token.content for token in tokenizer.get_added_tokens_decoder().values()}
 
     def __call__(self, token_id: int) -> tuple[str, bytes]:
         known = self._known.get(token_id)
         if known is None:
-            token = self._tokenizer.id_to_token(token_id)
-            own_bytes = b"" if token is None else self._bytes_of(token)
+            own_bytes = self._bytes_of_id(token_id)
             known = self._known[token_id] = own_bytes.decode(errors="replace"), own_bytes
         return known
 
-    def _bytes_of(self, token: str) -> bytes:
+    def _bytes_of(self, token_id: int) -> bytes:
+        token: str | None = self._tokenizer.id_to_token(token_id)
+        if token is None:
+            return b""
         if token in self._special:
             return token.encode()
         if self._is_byte_level and all(letter in LETTERS for letter in token):
             return bytes(LETTERS[letter] for letter in token)
-        if (byte := _BYTE.fullmatch(token)) is not None:
-            return bytes.fromhex(byte[1])
+        if (byte := byte_of(token)) is not None:
+            return byte
         return token.replace("\u2581", " ").encode()
+
+
+def byte_of(token: str) -> bytes | None:
+    """Of a token that is a byte, as <0x0A>."""
+    byte = _BYTE.fullmatch(token)
+    return None if byte is None else bytes.fromhex(byte[1])
 
 
 def _letters() -> dict[str, int]:

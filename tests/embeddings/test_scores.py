@@ -12,7 +12,9 @@ from vector_scene import SCORER, scene
 from disagg.frontend.vector_answers import softmax
 from disagg.models.heads import Head, head_of
 from disagg.plane.messages import unpack_floats
-from disagg.simulated_engine.tokens import vector
+from disagg.roles import Role
+from disagg.simulated_engine.tokens import answer as generated
+from disagg.simulated_engine.tokens import logprobs_of, vector
 from disagg.tokenizer.codec import load_codec
 
 
@@ -100,6 +102,46 @@ async def test_what_is_refused(tmp_path: Path, path: str, body: Any, code: str) 
     async with scene(tmp_path, config=SCORER) as s:
         refused = await s.post(f"/v1/{path}", **body)
         assert (refused.status_code, refused.json()["error"]["code"]) == (400, code)
+
+
+@pytest.mark.parametrize("is_text", [False, True])
+async def test_a_model_that_makes_tokens_scores_labels_by_their_chance_to_come_next(
+    tmp_path: Path, is_text: bool
+) -> None:
+    labels = [7, 9, 8]
+    async with scene(tmp_path, Role.AGGREGATED) as s:
+        codec = load_codec(tmp_path)
+        body: dict[str, Any] = {"query": "Is it ", "items": ["good?", "bad?"]} if is_text else {}
+        body = body or {"query": [1, 2], "items": [[3], [4]], "item_first": True}
+        prompts = [codec.text_ids("Is it good?"), codec.text_ids("Is it bad?")] if is_text else [[3, 1, 2], [4, 1, 2]]
+        answer = (await s.post("/v1/score", label_token_ids=labels, **body)).json()
+        firsts = [generated(ids, 1, ignore_eos=True) for ids in prompts]
+        rows = [[logprob for _, logprob in logprobs_of(ids, 0, labels)[0].chosen] for ids in firsts]
+        assert answer["scores"] == [[math.exp(each) for each in row] for row in rows]
+        assert answer["usage"]["prompt_tokens"] == sum(map(len, prompts))
+        soft = (await s.post("/v1/score", label_token_ids=labels, apply_softmax=True, **body)).json()
+        assert soft["scores"] == [pytest.approx(softmax(row)) for row in rows]
+        many = (await s.post("/v1/score", query=[1], items=[[each] for each in range(200)], label_token_ids=[5])).json()
+        assert len(many["scores"]) == 200
+        await s.settle()
+
+
+@pytest.mark.parametrize(
+    ("labels", "code"),
+    [
+        (None, "missing_required_parameter"),
+        ([], "empty_array"),
+        ([259], "invalid_token_id"),
+        ([-1], "invalid_token_id"),
+        (5, "invalid_type"),
+        ([1] * 1025, "array_above_max_length"),
+    ],
+)
+async def test_labels_that_no_engine_could_score(tmp_path: Path, labels: Any, code: str) -> None:
+    async with scene(tmp_path, Role.AGGREGATED) as s:
+        refused = await s.post("/v1/score", query="q", items=["d"], label_token_ids=labels)
+        assert (refused.status_code, refused.json()["error"]["code"]) == (400, code)
+        assert refused.json()["error"]["param"].startswith("label_token_ids")
 
 
 async def test_a_model_without_such_a_head_is_not_asked(tmp_path: Path) -> None:

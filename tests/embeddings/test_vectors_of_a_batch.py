@@ -199,7 +199,7 @@ async def test_a_model_trained_for_it_is_cut_and_stays_a_unit_vector(tmp_path: P
 
 async def test_a_deployment_without_embedding_engines_says_so(tmp_path: Path) -> None:
     async with scene(tmp_path, Role.AGGREGATED) as s:
-        for path in ("embeddings", "classify", "rerank", "score"):
+        for path in ("embeddings", "classify", "rerank"):
             refused = await s.post(f"/v1/{path}", input="Hi")
             assert (refused.status_code, refused.json()["error"]["code"]) == (400, "no_embedding_pool")
 

@@ -17,6 +17,7 @@ from tokenizers import Tokenizer, processors
 from disagg.coordinator.coordinator import Coordinator
 from disagg.coordinator.limits import Limits
 from disagg.frontend.app import Frontend
+from disagg.frontend.own_tokenizer import OwnTokenizer
 from disagg.frontend.service import Service
 from disagg.plane.server import PlaneServer
 from disagg.registry.records import EngineRecord, State
@@ -126,7 +127,7 @@ async def scene(
     )
     connections.apply(registry.view())
     await until(lambda: not any(connections.is_lost(record.life) for record in registry.records.values()))
-    frontend = Frontend(service, load_codec(folder))
+    frontend = Frontend(service, OwnTokenizer(load_codec(folder), lambda: service.served))
     await frontend.start("127.0.0.1", 0)
     try:
         async with httpx.AsyncClient(trust_env=False, timeout=20) as client:

@@ -18,7 +18,7 @@ TOOL = {
         "name": "plan",
         "parameters": {
             "type": "object",
-            "properties": {"days": {"type": "array", "items": {"type": "integer"}, "minItems": 16, "maxItems": 16}},
+            "properties": {"days": {"type": "array", "items": {"type": "integer"}, "minItems": 24, "maxItems": 24}},
             "required": ["days"],
             "additionalProperties": False,
         },
@@ -27,11 +27,11 @@ TOOL = {
 SCHEMA = {"name": "plan", "strict": True, "schema": TOOL["function"]["parameters"]}  # type: ignore[index]
 # What each is asked for; whether a grammar says how its answer is written.
 FEATURES: dict[str, tuple[dict[str, Any], Asked, bool]] = {
-    "n": ({"n": 4, "temperature": 0.8, "seed": 7, "max_tokens": 40}, Asked(4), False),
-    "logprobs": ({"logprobs": True, "top_logprobs": 2, "max_tokens": 40}, Asked(logprobs=True), False),
-    "tools": ({"tools": [TOOL], "tool_choice": "required", "max_tokens": 120}, Asked(), True),
+    "n": ({"n": 4, "temperature": 0.8, "seed": 7, "max_tokens": 64}, Asked(4), False),
+    "logprobs": ({"logprobs": True, "top_logprobs": 2, "max_tokens": 64}, Asked(logprobs=True), False),
+    "tools": ({"tools": [TOOL], "tool_choice": "required", "max_tokens": 200}, Asked(), True),
     "json_schema": (
-        {"response_format": {"type": "json_schema", "json_schema": SCHEMA}, "max_tokens": 120},
+        {"response_format": {"type": "json_schema", "json_schema": SCHEMA}, "max_tokens": 200},
         Asked(),
         True,
     ),
@@ -60,8 +60,12 @@ class FeatureClient(threading.Thread):
             for part in answer.iter_raw():
                 self.data += part
 
-    def has_begun(self, pieces: int) -> bool:
-        return not self.is_alive() or self.data.count(b"data: ") >= pieces * self._asked.choices
+    def has_begun(self) -> bool:
+        """Each choice of a stream has named its role, and more. (Of the others nothing is heard before their end.)"""
+        return not self.is_stream or not self.is_alive() or self.data.count(b"data: ") > self._asked.choices
+
+    def __repr__(self) -> str:
+        return f"{self.name}: {self.status} {self.data[-200:]!r}"
 
     def samples(self) -> int:
         return self._asked.choices

@@ -116,7 +116,8 @@ def sets(template: Path, own_starting: OwnServer) -> list[str]:
 
 @pytest.fixture(scope="module")
 def pair(sets: list[str]) -> Iterator[Deployment]:
-    with serving("local-cpu", *sets) as deployment:
+    """Its engines' hosts have the tokenizer, and those of `aggregated` have none: that is to make no difference."""
+    with serving("local-cpu", *sets, "model.tokenization=engine") as deployment:
         yield deployment
 
 

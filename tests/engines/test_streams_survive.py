@@ -86,9 +86,10 @@ def _until_back(deployment: Deployment, engine_id: str, incarnation: object) -> 
 def test_a_decode_scheduler_is_killed(
     four: Deployment, undisturbed: list[Answer], features: dict[str, Said], record_property: object
 ) -> None:
-    streams, clients = _open(four), open_all(four)
-    wait_until(lambda: all(len(stream.events) >= 3 for stream in streams), 60)
-    wait_until(lambda: all(client.has_begun(6) for client in clients if client.is_stream), 60)
+    clients = open_all(four)
+    wait_until(lambda: all(client.has_begun() for client in clients), WHOLE_S, lambda: clients)
+    streams = _open(four)
+    wait_until(lambda: all(len(stream.events) >= 3 for stream in streams), WHOLE_S)
     victim = _busiest(four, "decode")
     os.kill(victim["pids"]["schedulers"][0], signal.SIGKILL)  # type: ignore[index]
     _assert_same(four, streams, undisturbed, record_property)

@@ -14,6 +14,7 @@ import httpx2
 import openai
 from hypothesis import strategies
 
+from disagg.frontend.choices import Gathered
 from disagg.frontend.parts import (
     CallArguments,
     CallBegins,
@@ -49,9 +50,10 @@ class Case:
 
     @property
     def answer(self) -> ChoiceAnswer:
-        answer = ChoiceAnswer(0, finish_reason=self.finish_reason, matched_stop=self.matched_stop)
+        gathered = Gathered()
         for parts in self.pieces:
-            answer.add(parts)
+            gathered.add(parts)
+        answer = gathered.said(index=0, finish_reason=self.finish_reason, matched_stop=self.matched_stop)
         answer.logprobs = [each for some in self.logprobs for each in some]
         answer.token_ids = [each.token_id for each in answer.logprobs]
         return answer

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from disagg.frontend.choices import Gathered
 from disagg.frontend.output_parser import OutputParser, ParsingPlan
 from disagg.frontend.parts import ChoiceAnswer
 from disagg.sglang.parsers.names import ParserNames, parser_names
@@ -17,12 +18,12 @@ needs_sglang = pytest.mark.skipif(not NAMES.tools, reason="SGLang is not install
 
 
 def read(plan: ParsingPlan, pieces: Iterable[str], reason: str = "stop", *, is_stream: bool = True) -> ChoiceAnswer:
-    parser, said = OutputParser(plan, is_stream=is_stream), ChoiceAnswer(0)
+    parser, gathered = OutputParser(plan, is_stream=is_stream), Gathered()
     for piece in pieces:
-        said.add(parser.push(piece))
-    parts, said.finish_reason = parser.end(reason)
-    said.add(parts)
-    return said
+        gathered.add(parser.push(piece))
+    parts, end_reason = parser.end(reason)
+    gathered.add(parts)
+    return gathered.said(index=0, finish_reason=end_reason)
 
 
 def told(said: ChoiceAnswer) -> tuple[str, str, list[tuple[str, str]], str]:

@@ -17,6 +17,7 @@ from disagg.adapters import Adapter, Served
 from disagg.coordinator.request import FinishReason, Request
 from disagg.coordinator.sink import Sink
 from disagg.frontend.app import Frontend
+from disagg.frontend.own_tokenizer import OwnTokenizer
 from disagg.tokenizer.codec import Codec
 
 MODEL = "scripted"
@@ -186,7 +187,8 @@ def hangs(*texts: str) -> Script:
 
 @asynccontextmanager
 async def serving(backend: ScriptedBackend, codec: Codec, **options: Any) -> AsyncIterator[Frontend]:
-    frontend = Frontend(backend, codec, **options)
+    own = {name: options.pop(name) for name in ("parsing", "refuses_unknown") if name in options}
+    frontend = Frontend(backend, OwnTokenizer(codec, lambda: backend.served, **own), **options)
     await frontend.start("127.0.0.1", 0)
     try:
         yield frontend

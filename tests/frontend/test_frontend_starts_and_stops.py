@@ -12,11 +12,13 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from scripted import ScriptedBackend, ask, exchange, hangs, http_request, make_model_folder, says, serving, until
+from scripted import MODEL, ScriptedBackend, ask, exchange, hangs, http_request, make_model_folder, says, serving, until
 
+from disagg.adapters import Served
 from disagg.coordinator.limits import Limits
 from disagg.errors import StartError
 from disagg.frontend.app import Frontend
+from disagg.frontend.own_tokenizer import OwnTokenizer
 from disagg.frontend.server import listen
 from disagg.frontend.spec import FrontendSpec
 from disagg.host_spec import SECRET_VARIABLE
@@ -26,7 +28,9 @@ from disagg.tokenizer.codec import Codec, load_codec
 async def test_a_port_in_use_is_told(codec: Codec) -> None:
     async with serving(ScriptedBackend(says("x")), codec) as first:
         with pytest.raises(StartError, match=r"in use.*frontend\.port"):
-            await Frontend(ScriptedBackend(says("x")), codec).start("127.0.0.1", first.port)
+            await Frontend(ScriptedBackend(says("x")), OwnTokenizer(codec, lambda: Served(MODEL))).start(
+                "127.0.0.1", first.port
+            )
 
 
 def test_an_address_of_another_machine_is_told() -> None:
@@ -43,7 +47,7 @@ async def test_accepted_connections_have_nodelay() -> None:
 
 async def test_a_stop_lets_what_runs_end_and_takes_no_more(codec: Codec) -> None:
     backend = ScriptedBackend(says("a", "b", gap_s=0.1))
-    frontend = Frontend(backend, codec)
+    frontend = Frontend(backend, OwnTokenizer(codec, lambda: Served(MODEL)))
     await frontend.start("127.0.0.1", 0)
     running = asyncio.create_task(exchange(frontend.port, ask()))
     await until(lambda: len(backend.requests) == 1)
@@ -56,7 +60,7 @@ async def test_a_stop_lets_what_runs_end_and_takes_no_more(codec: Codec) -> None
 @pytest.mark.parametrize("stream", [True, False])
 async def test_a_stop_cancels_what_outlives_the_limit_and_says_so(codec: Codec, stream: bool) -> None:
     backend = ScriptedBackend(hangs("a"))
-    frontend = Frontend(backend, codec)
+    frontend = Frontend(backend, OwnTokenizer(codec, lambda: Served(MODEL)))
     await frontend.start("127.0.0.1", 0)
     running = asyncio.create_task(exchange(frontend.port, ask(stream=stream)))
     await until(lambda: len(backend.requests) == 1)

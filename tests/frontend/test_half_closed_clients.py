@@ -169,8 +169,10 @@ async def test_a_body_that_comes_behind_an_error_does_not_take_the_answer_away(c
 
 async def test_by_ipv6(codec: Codec) -> None:
     from disagg.frontend.app import Frontend
+    from disagg.frontend.own_tokenizer import OwnTokenizer
 
-    frontend = Frontend(ScriptedBackend(says("x")), codec)
+    backend = ScriptedBackend(says("x"))
+    frontend = Frontend(backend, OwnTokenizer(codec, lambda: backend.served))
     await frontend.start("::1", 0)
     reader, writer = await asyncio.open_connection("::1", frontend.port)
     writer.write(b"GET /health HTTP/1.1\r\nHost: [::1]:%d\r\nConnection: close\r\n\r\n" % frontend.port)

@@ -13,10 +13,11 @@ from disagg.frontend.http1.head import METHOD_BYTES_MAX
 from disagg.frontend.http1.limits import KIB, MIB
 from disagg.frontend.open_files import RESERVED
 from disagg.frontend.parsing import CONSTRAINT_BYTES_MAX
-from disagg.frontend.readers import READ_S, READERS_MAX, WAIT_S
+from disagg.frontend.readers import READ_S, READERS_MAX
 from disagg.frontend.reading import SHORT_BRACES, SHORT_BYTES
 from disagg.frontend.server import KEEPALIVE
 from disagg.frontend.tokenizing import BATCH_MAX, TOKENS_MAX
+from disagg.process.body_readers import WAIT_S
 from disagg.sampling import BIASES_MAX, STOP_IDS_MAX, STOP_PATTERNS_MAX
 
 PAGE = Path(__file__).parents[2] / "docs" / "limits.md"

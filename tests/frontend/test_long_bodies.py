@@ -17,6 +17,7 @@ from disagg.errors import BadRequest, Overloaded
 from disagg.frontend import readers
 from disagg.frontend.readers import READERS_MAX, Readers
 from disagg.frontend.reading import SHORT_BRACES, SHORT_BYTES, SHORT_BYTES_SLOW, is_short, read
+from disagg.process import body_readers
 from disagg.tokenizer.codec import Codec, load_codec
 from disagg.tokenizer.overrides import Overrides
 
@@ -169,13 +170,13 @@ async def test_a_reader_ends_with_its_frontend_even_if_that_is_killed(codec: Cod
     await some.start()
     (pid,) = children()
     process = psutil.Process(pid)
-    some._idle[0]._input.close()  # what is left of a killed process: its end of the pipe is closed
+    some.processes._idle[0]._input.close()  # what is left of a killed process: its end of the pipe is closed
     await until(lambda: not process.is_running() or process.status() == psutil.STATUS_ZOMBIE, limit_s=30)
     await some.stop()
 
 
 async def test_all_readers_stay_busy_and_the_next_one_is_told(codec: Codec, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(readers, "WAIT_S", 0.2)
+    monkeypatch.setattr(body_readers, "WAIT_S", 0.2)
     some = Readers(codec, lambda: Served(MODEL))
     body = ask(max_tokens=0, **LONG).partition(b"\r\n\r\n")[2]
     try:
@@ -208,6 +209,6 @@ async def test_all_readers_stay_busy_and_the_next_one_is_told(codec: Codec, monk
 )
 def test_bytes_and_braces_say_what_is_short(codec: Codec, data: bytes, short: bool) -> None:
     if not codec.encoder.is_fast:
-        assert len(data) <= SHORT_BYTES_SLOW or not is_short(data, codec)
+        assert len(data) <= SHORT_BYTES_SLOW or not is_short(data, codec.encoder.is_fast)
         return
-    assert is_short(data, codec) is short
+    assert is_short(data, codec.encoder.is_fast) is short

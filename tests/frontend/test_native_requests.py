@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from disagg.errors import BadRequest
 from disagg.frontend.native_api import NativeSaying, completion_body
 from disagg.frontend.parts import TokenLogprobs
+from disagg.frontend.responses import encode
 
 
 def test_every_field_that_generate_has() -> None:
@@ -56,15 +58,19 @@ def test_logprobs_are_said_as_sglangs_clients_read_them() -> None:
     """What is asked of the prompt and was not told is an empty list beside the answer's."""
     saying = NativeSaying(["1"], [[5, 6]], 0.0)
     plain, topped = TokenLogprobs(7, -0.5), TokenLogprobs(7, -0.5, [(7, -0.5), (8, -1.0)])
-    assert saying.logprobs([]) == {}
-    assert saying.logprobs([plain]) == {
+
+    def said(*given: list[TokenLogprobs]) -> Any:
+        return json.loads(encode(saying.logprobs(*given)))
+
+    assert said([]) == {}
+    assert said([plain]) == {
         "input_token_logprobs": [],
-        "output_token_logprobs": [(-0.5, 7, None)],
+        "output_token_logprobs": [[-0.5, 7, None]],
         "output_token_logprobs_length": 1,
     }
-    with_top = saying.logprobs([topped])
+    with_top = said([topped])
     assert (with_top["input_top_logprobs"], with_top["output_top_logprobs"]) == (
         [],
-        [[(-0.5, 7, None), (-1.0, 8, None)]],
+        [[[-0.5, 7, None], [-1.0, 8, None]]],
     )
-    assert saying.logprobs([plain], [TokenLogprobs(5, None)])["input_token_logprobs"] == [(None, 5, None)]
+    assert said([plain], [TokenLogprobs(5, None)])["input_token_logprobs"] == [[None, 5, None]]

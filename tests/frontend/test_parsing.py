@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import threading
 from typing import Any
 
 import pytest
 
 from disagg.errors import BadRequest
-from disagg.frontend.parsing import Asking, Parsing, Talk
+from disagg.frontend import parsing
+from disagg.frontend.parsing import NO_PARSERS, Asking, Parsing, Talk
 from disagg.frontend.reasoning_tokens import ReasoningTokens
 from disagg.frontend.tool_choice import ToolUse, tool_use_of
 from disagg.reasoning_end import end_ids_of
@@ -91,8 +93,8 @@ def test_a_required_or_strict_call_beside_another_constraint_is_refused() -> Non
     ],
 )
 def test_a_constraint_waits_for_the_end_of_reasoning(asked: ToolUse, talk: dict[str, Any], waits: bool) -> None:
-    parsing = Parsing(set_up("hermes", "qwen3", QWEN_TEMPLATE, {}), [5, 6])
-    sampling = parsing.ask(asked, Talk(**talk)).sampling
+    thinks = Parsing(set_up("hermes", "qwen3", QWEN_TEMPLATE, {}), [5, 6])
+    sampling = thinks.ask(asked, Talk(**talk)).sampling
     assert end_ids_of(sampling.get("custom_params")) == ([5, 6] if waits else [])
 
 
@@ -151,6 +153,42 @@ def test_auto_goes_by_the_models_template() -> None:
     assert set_up("auto", "auto", "nothing", {}).tools is None
     assert set_up("auto", None, "x", {"<|tool_calls_section_begin|>": True}).tools == "kimi_k2"
     assert set_up(None, None, None, {}) == ParserSetup()
+
+
+@pytest.mark.parametrize(
+    ("architecture", "tools", "reasoning"),
+    [
+        ("KimiK3ForConditionalGeneration", "kimi_k3", "kimi_k3"),
+        ("DeepseekV4ForCausalLM", "deepseekv4", "deepseek-v4"),
+        ("DeepseekV3ForCausalLM", "deepseekv32", "deepseek-v3"),
+        ("LlamaForCausalLM", None, None),
+    ],
+)
+@pytest.mark.parametrize("template", [None, "nothing"])
+def test_auto_goes_by_the_architecture_where_the_template_tells_nothing(
+    architecture: str, tools: str | None, reasoning: str | None, template: str | None
+) -> None:
+    setup = set_up("auto", "auto", template, {}, architecture)
+    assert (setup.tools, setup.reasoning) == (tools, reasoning)
+    assert set_up("auto", "auto", QWEN_TEMPLATE, {}, architecture).tools == "qwen"
+
+
+def test_an_answer_of_kimi_k3_ends_with_its_calls() -> None:
+    asking = ask("kimi_k3", use())
+    assert asking.stop == ("<|close|>tools<|sep|>",)
+    assert ask("kimi_k3", ToolUse()).stop == ask("hermes", use()).stop == ()
+
+
+async def test_the_first_request_that_needs_sglangs_parsers_has_them_imported_in_a_thread(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    imported = []
+    monkeypatch.setattr(parsing, "are_loaded", lambda: bool(imported))
+    monkeypatch.setattr(parsing, "sglang_parsers", lambda: imported.append(threading.current_thread()))
+    for asked in (ToolUse(), use("required"), use("required")):
+        await NO_PARSERS.load(asked)
+    assert len(imported) == 1
+    assert imported[0] is not threading.main_thread()
 
 
 def test_a_name_that_sglang_does_not_have_is_told_with_those_it_has() -> None:

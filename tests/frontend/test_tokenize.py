@@ -140,3 +140,24 @@ async def test_the_end_of_a_long_prompt_is_kept(codec: Codec, more: dict[str, An
         answer = await exchange(frontend.port, ask("/v1/completions", prompt=prompt, **more))
     assert answer.status == (200 if kept else 400)
     assert [each.prompt_ids for each in backend.requests] == ([codec.text_ids(text)[-kept:]] if kept else [])
+
+
+@pytest.mark.parametrize("more", [{"truncate_prompt_tokens": 3}, {"truncate_prompt_tokens": -1, "max_tokens": 12}])
+async def test_tokenised_are_the_ids_that_a_generation_would_keep(codec: Codec, more: dict[str, Any]) -> None:
+    text = "abc" * CONTEXT
+    kept = more["truncate_prompt_tokens"] if more["truncate_prompt_tokens"] > 0 else CONTEXT - 12
+    said = (await posted(codec, "/tokenize", {"prompt": text, **more})).json
+    assert (said["tokens"], said["count"]) == (codec.text_ids(text)[-kept:], kept)
+    many = (await posted(codec, "/tokenize", {"prompt": [text, "ab"], **more})).json
+    assert many["count"] == [kept, 2]
+
+
+async def test_a_chat_beyond_the_context_is_counted(codec: Codec) -> None:
+    """Clients count to find out whether it fits."""
+    one = {"role": "user", "content": "x" * CONTEXT}
+    long = (await posted(codec, "/v1/messages/count_tokens", {"model": MODEL, "messages": [one]})).json
+    assert long["input_tokens"] > CONTEXT
+    many = [{"role": "user", "content": "x"}] * (CONTEXT + 1)
+    assert (await posted(codec, "/v1/messages/count_tokens", {"model": MODEL, "messages": many})).status == 200
+    refused = await posted(codec, "/v1/messages", {"model": MODEL, "messages": [one], "max_tokens": 1})
+    assert (refused.status, refused.json["type"]) == (400, "error")

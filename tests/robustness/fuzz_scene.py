@@ -1,4 +1,7 @@
-"""A frontend with parsers and readers, a pair of simulated engines and one that embeds, over real sockets."""
+"""Two frontends with parsers and readers, a pair of simulated engines and one that embeds, over real sockets.
+
+One frontend refuses fields that nobody knows, the other names them in a header.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,7 @@ from disagg.coordinator.coordinator import Coordinator
 from disagg.coordinator.limits import Limits
 from disagg.frontend.app import Frontend
 from disagg.frontend.http1 import Limits as DoorLimits
+from disagg.frontend.own_tokenizer import OwnTokenizer
 from disagg.plane.server import PlaneServer
 from disagg.registry.records import EngineRecord, State
 from disagg.registry.table import Table
@@ -27,7 +31,7 @@ SPEED = 200.0  # an answer of 8 tokens takes a millisecond
 
 
 class FuzzScene:
-    """`start`, then requests to `port`, then `assert_healthy` and `stop`, all on one loop."""
+    """`start`, then requests to `ports`, then `assert_healthy` and `stop`, all on one loop."""
 
     async def start(self) -> None:
         self.engines: list[SimulatedEngine] = []
@@ -46,10 +50,14 @@ class FuzzScene:
         self.connections.apply(self._registry.view())
         lives = [record.life for record in self._registry.records.values()]
         await until(lambda: not any(self.connections.is_lost(life) for life in lives))
-        self.frontend = Frontend(self.service, codec(), parsers(), limits=DoorLimits())
-        await self.frontend.start("127.0.0.1", 0)
-        await self.frontend.start_reader()
-        self.port = self.frontend.port
+        self.frontends = []
+        for refuses in (True, False):
+            own = OwnTokenizer(codec(), lambda: self.service.served, parsers(), refuses_unknown=refuses)
+            self.frontends.append(Frontend(self.service, own, limits=DoorLimits()))
+        for frontend in self.frontends:
+            await frontend.start("127.0.0.1", 0)
+            await frontend.start_reader()
+        self.ports = [frontend.port for frontend in self.frontends]
 
     async def _engine(self, role: Role) -> None:
         bootstrap = ("127.0.0.1", _free_port()) if role is Role.PREFILL else None
@@ -77,8 +85,9 @@ class FuzzScene:
 
     def held(self) -> dict[str, int]:
         """Everything that requests hold, from the client's bytes to the engines' memory."""
-        coordinator, door = self.coordinator, self.frontend._server.door
-        generations = self.frontend._generations
+        coordinator = self.coordinator
+        doors = [frontend._server.door for frontend in self.frontends]
+        generations = [frontend._generations for frontend in self.frontends]
         return {
             "requests": len(coordinator.live),
             "waiting": coordinator.waiting,
@@ -90,24 +99,26 @@ class FuzzScene:
             "legs": sum(engine.legs_live for engine in self.engines),
             "kv tokens": sum(engine.kv_tokens_used for engine in self.engines),
             "engine rooms": sum(engine.bootstrap.rooms_open for engine in self.engines),
-            "answers": len(generations.running),
-            "bodies that are read": len(generations.readers._working),
-            "connections": len(door.connections),
-            "bytes of bodies": door.held_bytes,
-            "tasks of requests": len(door.tasks),
+            "answers": sum(len(each.running) for each in generations),
+            "bodies that are read": sum(len(each.readers._working) for each in generations),
+            "connections": sum(len(door.connections) for door in doors),
+            "bytes of bodies": sum(door.held_bytes for door in doors),
+            "tasks of requests": sum(len(door.tasks) for door in doors),
         }
 
     async def assert_healthy(self) -> None:
-        answer = await exchange(self.port, ask(max_tokens=8))
-        assert answer.status == 200, answer.body
-        assert answer.json["choices"][0]["finish_reason"]
+        for port in self.ports:
+            answer = await exchange(port, ask(max_tokens=8))
+            assert answer.status == 200, answer.body
+            assert answer.json["choices"][0]["finish_reason"]
         try:
             await until(lambda: not any(self.held().values()), 10.0)
         except AssertionError:
             raise AssertionError(f"it is still held: {self.held()}") from None
 
     async def stop(self) -> None:
-        await self.frontend.stop(0.2)
+        for frontend in self.frontends:
+            await frontend.stop(0.2)
         self.connections.apply(Table().view())
         await asyncio.sleep(0.02)
         for server, engine in zip(self.servers, self.engines, strict=True):

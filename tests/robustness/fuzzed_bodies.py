@@ -1,7 +1,7 @@
 """Requests that are nearly right: a good body of each endpoint with a field or two of the wrong type, size, depth or
 letters, a name twice, JSON that breaks off, a head that lies about its body. Strategies for hypothesis.
 
-In:    the table of fields (disagg/frontend/api_table.py), so that a field that is built is tried without a line here
+In:    the table of fields (disagg/frontend/endpoints.py), so that a field that is built is tried without a line here
 Out:   whole requests, as bytes, each on a connection that closes after it
 """
 
@@ -18,7 +18,7 @@ from http_world import PATHS
 from hypothesis import strategies
 from scripted import MODEL
 
-from disagg.frontend.api_table import READ
+from disagg.frontend.endpoints import ENDPOINTS
 from disagg.frontend.parameters import FORBIDDEN, HARMLESS, UNBUILT
 
 
@@ -135,11 +135,7 @@ LARGE: list[Callable[[], Any]] = [
 NAMES = sorted(
     UNBUILT.keys() | HARMLESS | FORBIDDEN | {"chat_template", "bootstrap_room", "x", "", "\0", "a" * 200, "\ud800"}
 )
-_OF = {path: sorted(names) for path, names in READ.items()} | {
-    "/v1/messages/count_tokens": sorted(READ["/v1/messages"])
-}
-
-
+_OF = {endpoint.path: sorted(endpoint.known) for endpoint in ENDPOINTS}
 DEPTH_MAX = 8  # of what is spoiled within a body
 
 

@@ -25,7 +25,8 @@ from disagg.coordinator.sink import Sink
 from disagg.frontend.app import Frontend
 from disagg.frontend.http1 import Door, Refusals
 from disagg.frontend.http1 import Limits as DoorLimits
-from disagg.frontend.parsing import NO_PARSERS, Parsing, parsing_of
+from disagg.frontend.own_tokenizer import OwnTokenizer, parsing_of
+from disagg.frontend.parsing import NO_PARSERS, Parsing
 from disagg.frontend.service import Service
 from disagg.roles import Role
 from disagg.simulation.hosts import SimulatedHost
@@ -121,7 +122,7 @@ class HttpWorld:
         self._doors = {reads: self._door(parsers() if reads else NO_PARSERS) for reads in (False, True)}
 
     def _door(self, parsing: Parsing) -> Door:
-        frontend = Frontend(self.service, codec(), parsing)
+        frontend = Frontend(self.service, OwnTokenizer(codec(), lambda: self.service.served, parsing))
         return Door(frontend, DoorLimits(), Refusals(), 100)
 
     def post(self, api: str, body: dict[str, Any], says: Sequence[str], *, parses: bool = False) -> Talk:

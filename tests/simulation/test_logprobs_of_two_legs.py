@@ -21,10 +21,11 @@ class Watched(Stream):
     """Notes what the logprobs of a piece's tokens were when the piece came."""
 
     told = 0
+    chosen: tuple[int, ...] = ()
 
     def put(self, text: str, token_ids: list[int]) -> None:
         upto = len(self.ids) + len(token_ids)
-        assert self.request.logprobs[len(self.ids) : upto] == logprobs_of(token_ids, TOP)
+        assert self.request.logprobs[len(self.ids) : upto] == logprobs_of(token_ids, TOP, self.chosen)
         if "logprob_start_len" in self.request.asks:
             assert self.request.prompt_logprobs is not None, "tokens came before the logprobs of the prompt"
         super().put(text, token_ids)
@@ -76,6 +77,32 @@ def test_a_prefill_that_dies_before_it_told_the_prompts_logprobs_costs_another_t
             assert stream.request.tries > 1
             sim.network.heal(host.name)
             await asyncio.sleep(10)
+            await sim.settle()
+
+    with asyncio.Runner(loop_factory=VirtualLoop) as runner:
+        runner.run(scenario())
+
+
+@pytest.mark.parametrize("role", [None, Role.PREFILL, Role.DECODE])
+@pytest.mark.parametrize("after", [0, 1, 50])
+def test_each_token_has_the_logprobs_of_chosen_ids_whichever_leg_made_it(role: Role | None, after: int) -> None:
+    """Prefill hands its token over without them, at the begin and after each migration."""
+
+    async def scenario() -> None:
+        async with SimulatedDeployment(prefill=2, decode=2, seed=after) as sim:
+            request = sim.request(PROMPT, TOKENS)
+            request.asks = ASKS | {"token_ids_logprob": [7, 8]}
+            stream = Watched(sim.frontends[0], request)
+            stream.chosen = (7, 8)
+            if after:
+                await stream.until_tokens(after)
+            else:
+                while stream.request.facts.decode is None:
+                    await asyncio.sleep(0.001)
+            if role is not None:
+                sim.host_of(stream, role).kill()
+            assert await stream.rest() == answer(PROMPT, TOKENS, ignore_eos=True)
+            assert stream.request.logprobs == logprobs_of(stream.ids, TOP, (7, 8))
             await sim.settle()
 
     with asyncio.Runner(loop_factory=VirtualLoop) as runner:

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from disagg.errors import BadRequest
-from disagg.fields import Body, boolean, integer, refuse, typed, wrong_type
+from disagg.fields import Body, boolean, integer, refuse, token_ids, typed, wrong_type
 from disagg.frontend.parameters import COMPLETION
 from disagg.frontend.renaming import renamed
 from disagg.sampling import INT32_MAX
@@ -27,6 +27,8 @@ RENAMED = {"max_new_tokens": "max_tokens", "min_new_tokens": "min_tokens", "samp
 NAMES = {"prompt": "text", **{ours: f"sampling_params.{theirs}" for theirs, ours in RENAMED.items()}}
 NAMES |= {"logprobs": "top_logprobs_num", **{name: f"sampling_params.{name}" for name in SAME}}
 BESIDE = frozenset({"return_logprob", "logprob_start_len", "top_logprobs_num", "return_text_in_logprobs"})
+BESIDE |= {"token_ids_logprob"}
+CHOSEN_IDS_MAX = 128
 _COMPLETIONS_ALONE = COMPLETION - {"model", "lora_path", "stream"}
 UNREAD = frozenset({"log_metrics", "labels", "conversation_id", "custom_labels", "return_bytes"})
 
@@ -62,6 +64,17 @@ def prompt_logprobs_from(body: Body) -> int | None:
     """The first token of the prompt whose logprob is asked for; None: of none."""
     start = integer(body, "logprob_start_len", -1, INT32_MAX)
     return None if start is None or start < 0 or not boolean(body, "return_logprob") else start
+
+
+def chosen_ids(body: Body, vocabulary: int) -> list[int]:
+    """Ids whose logprobs are told in the place of each token; one outside the vocabulary would end a scheduler."""
+    name = "token_ids_logprob"
+    given = typed(list, [] if body.get(name) is None else body[name], name)
+    if len(given) > CHOSEN_IDS_MAX:
+        what = f"'{name}' has {len(given)} entries; at most {CHOSEN_IDS_MAX} are allowed"
+        refuse(name, "array_above_max_length", what)
+    checked = token_ids(given, name, vocabulary)
+    return checked if boolean(body, "return_logprob") else []
 
 
 def _prompt(text: Any, ids: Any) -> Any:

@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 
 from disagg import __version__
-from disagg.coordinator.request import Request
+from disagg.coordinator.request import NoText, Request
 from disagg.coordinator.sink import Nowhere
 from disagg.errors import BadRequest, NoReadyPair, RequestError
 from disagg.fields import required, typed
@@ -22,9 +22,10 @@ from disagg.frontend.backend import Backend
 from disagg.frontend.body import decode_body
 from disagg.frontend.exchange import Exchange
 from disagg.frontend.keys import Caller
+from disagg.frontend.receiving import bare_id
+from disagg.frontend.request_body import CompletionRequest
 from disagg.frontend.responses import encode
-from disagg.tokenizer.codec import Codec
-from disagg.tokenizer.text import TextStream
+from disagg.frontend.tokenization import Tokenization, facts_now
 
 TEXT = b"text/plain; charset=utf-8"
 FLUSH_WAIT_MAX_S = 60.0
@@ -33,51 +34,64 @@ FLUSH_WAIT_MAX_S = 60.0
 class NativeRoutes:
     """`cancel(id)`: ends a running answer. `body_limit_bytes`: of a request's body; a longer one gets 413."""
 
-    def __init__(self, backend: Backend, codec: Codec, cancel: Callable[[str], bool], body_limit_bytes: int) -> None:
-        self._backend, self._codec, self._cancel = backend, codec, cancel
+    def __init__(
+        self, backend: Backend, tokenization: Tokenization, cancel: Callable[[str], bool], body_limit_bytes: int
+    ) -> None:
+        self._backend, self._tokenization, self._cancel = backend, tokenization, cancel
         self._body_limit_bytes = body_limit_bytes
 
     async def health_generate(self, exchange: Exchange, _: str, caller: Caller) -> None:
         """One token of one prompt, from whichever engines are next. Raises NoReadyPair where none comes, and BadRequest
         where no engine here makes any."""
-        prompt_ids = self._codec.text_ids("a")
-        text, now_s = TextStream(self._codec.texts), time.monotonic()
-        sampling: dict[str, Any] = {"temperature": 0.0, "ignore_eos": True}
-        request = Request(
-            self._backend.new_request_id(), prompt_ids, sampling, 1, text, received_at_s=now_s, owner=caller.owner
-        )
         if not self._backend.generates:
             raise BadRequest(None, "no_generation_pool", "this deployment makes vectors alone: ask /ready")
+        sampling: dict[str, Any] = {"temperature": 0.0, "ignore_eos": True}
         with exchange.while_connected():
             try:
+                request = Request(
+                    self._backend.new_request_id(),
+                    await self._prompt_ids(),
+                    sampling,
+                    1,
+                    NoText(),
+                    received_at_s=time.monotonic(),
+                    owner=caller.owner,
+                )
                 await self._backend.run(request, Nowhere())
             except RequestError as error:
                 raise NoReadyPair("frontend", f"no token came: {error.message}") from error
         await exchange.answer(200, b"{}")
 
+    async def _prompt_ids(self) -> list[int]:
+        body = encode({"model": self._backend.model_name, "prompt": "a"})
+        asked = await self._tokenization.read(body, "text")
+        assert isinstance(asked, CompletionRequest)
+        return asked.prompts[0]
+
     async def server_info(self, exchange: Exchange, _: str, caller: Caller) -> None:
         is_ready, _why_not = self._backend.ready()
+        facts = await facts_now(self._tokenization, self._backend)
         info: dict[str, Any] = {
             "version": __version__,
             "server": "disagg",
             "served_model_name": self._backend.model_name,
             "model_path": self._backend.model_name,
-            "context_length": self._codec.context_length,
+            "context_length": facts.context_length if facts else None,
             "request_tokens_max": self._backend.request_tokens_max,
             "status": "ready" if is_ready else "starting",
         }
         await exchange.answer(200, encode(info))
 
     async def model_info(self, exchange: Exchange, _: str, caller: Caller) -> None:
-        name = self._backend.model_name
+        name, facts = self._backend.model_name, await facts_now(self._tokenization, self._backend)
         info: dict[str, Any] = {
             "model_path": name,
             "tokenizer_path": name,
             "served_model_name": name,
             "is_generation": self._backend.generates,
             "weight_version": "default",
-            "max_model_len": self._codec.context_length,
-            "vocab_size": self._codec.vocabulary,
+            "max_model_len": facts.context_length if facts else None,
+            "vocab_size": facts.vocabulary if facts else None,
         }
         await exchange.answer(200, encode(info))
 
@@ -101,15 +115,17 @@ class NativeRoutes:
         await exchange.answer(200, encode({"version": __version__}))
 
     async def abort_request(self, exchange: Exchange, _: str, caller: Caller) -> None:
-        """As SGLang's: an id that is not there is no error. Another key's is not there. Raises BadRequest."""
+        """As SGLang's: an id that is not there is no error. Another key's is not there. `rid`: as an answer has it,
+        with or without its prefix. Raises BadRequest."""
         body = decode_body(await exchange.call.body(self._body_limit_bytes))
         if body.get("abort_all"):
             raise BadRequest("abort_all", "unsupported_parameter", "'abort_all' is not for clients; name one 'rid'")
-        request_id = typed(str, required(body, "rid"), "rid")
+        rid = typed(str, required(body, "rid"), "rid")
+        request_id = bare_id(rid)
         owner = self._backend.owner_of(request_id)
         is_here = owner is not None and (caller.sees_all or owner == caller.owner)
         is_cancelled = is_here and self._cancel(request_id)
-        await exchange.answer(200, msgspec.json.encode({"rid": request_id, "aborted": is_cancelled}))
+        await exchange.answer(200, msgspec.json.encode({"rid": rid, "aborted": is_cancelled}))
 
 
 def _seconds(text: str | None) -> float:

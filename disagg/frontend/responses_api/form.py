@@ -117,11 +117,11 @@ class _Items:
     def _is_summary(self, block: Block) -> bool:
         return block.kind == "reasoning" and self._head.summarises
 
-    def _take_logprobs(self, block: Block) -> list[dict[str, Any]]:
+    def _take_logprobs(self, block: Block) -> msgspec.Raw:
         """Of all tokens since the last text: also those whose text was held back, or is none."""
-        taken, self.logprobs = self.logprobs, []
-        block.logprobs += taken
-        return self._head.logprobs(Block(block.index, block.kind, logprobs=taken))
+        taken, self.logprobs = self._head.objects(self.logprobs), []
+        block.told_logprobs += taken
+        return msgspec.Raw(b"[" + b",".join(taken) + b"]")
 
 
 class ResponseWhole:

@@ -6,11 +6,16 @@ Out:   what the `openai` clients expect, field for field. The ids of a response 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import msgspec
+
 from disagg.frontend.blocks import Block
 from disagg.frontend.logprobs import TokenText, token_objects
+from disagg.frontend.parts import TokenLogprobs
+from disagg.frontend.responses import encode
 from disagg.frontend.responses_api.reasoning_state import sealed
 
 _PREFIXES = {"reasoning": "rs", "text": "msg", "call": "fc"}
@@ -61,11 +66,15 @@ class ResponseHead:
         logprobs = self.logprobs(block)
         return {"type": "output_text", "text": block.text, "annotations": [], "logprobs": logprobs}
 
-    def logprobs(self, block: Block) -> list[dict[str, Any]]:
-        if not block.logprobs:
+    def logprobs(self, block: Block) -> msgspec.Raw:
+        """As JSON: the last events of a stream say all of them four times, and none is made anew for it."""
+        return msgspec.Raw(b"[" + b",".join(block.told_logprobs or self.objects(block.logprobs)) + b"]")
+
+    def objects(self, logprobs: Sequence[TokenLogprobs]) -> list[bytes]:
+        if not logprobs:
             return []
         assert self.token_text is not None, "logprobs came, and nothing says their texts"
-        return token_objects(block.logprobs, self.token_text)
+        return [encode(each) for each in token_objects(logprobs, self.token_text)]
 
     def _reasoning(self, text: str) -> dict[str, Any]:
         summary = [{"type": "summary_text", "text": text}] if self.summarises else []

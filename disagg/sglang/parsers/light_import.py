@@ -17,6 +17,7 @@ import importlib.util
 import json
 import logging
 import sys
+import threading
 import types
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -26,6 +27,7 @@ from importlib.machinery import ModuleSpec
 from pathlib import Path
 from typing import Any
 
+_LOCK = threading.Lock()
 HOLLOW = ("transformers", "sglang.srt.arg_groups")  # named by the parsers' modules, and not called by what we use
 
 
@@ -43,8 +45,18 @@ class SglangParsers:
     template_detection: Any
 
 
-@cache
 def sglang_parsers() -> SglangParsers:
+    with _LOCK:  # two threads may want them at once
+        return _imported()
+
+
+def are_loaded() -> bool:
+    """Whether `sglang_parsers` returns at once."""
+    return bool(_imported.cache_info().currsize)
+
+
+@cache
+def _imported() -> SglangParsers:
     with _stand_ins():
         calls = importlib.import_module("sglang.srt.function_call.function_call_parser")
         arrays = importlib.import_module("sglang.srt.function_call.json_array_parser")

@@ -4,7 +4,8 @@ Way:   model.tool_call_parser, model.reasoning_parser, the model's template and 
 Out:   names and rules; nothing of it depends on a request
 Fails: ImportError where a parser is wanted and SGLang is not installed; ValueError for a name that it does not have
 
-`auto` goes by the rules of the installed SGLang. They look for texts in the template and for added tokens.
+`auto` goes by the rules of the installed SGLang. They look for texts in the template and for added tokens. Where they
+find none the model's architecture decides, by SGLang's table for models without a template.
 """
 
 from __future__ import annotations
@@ -12,7 +13,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from disagg.sglang.parsers.detectors import Vocabulary
 from disagg.sglang.parsers.light_import import sglang_parsers
@@ -23,6 +23,15 @@ from disagg.sglang.parsers.thinking import Thinking
 log = logging.getLogger(__name__)
 AUTO = "auto"
 NEVER = Thinking()
+# A part of an architecture's name -> parsers of tool calls and of reasoning: SGLang's _architecture_auto_parsers.
+BY_ARCHITECTURE = {
+    "KimiK3": ("kimi_k3", "kimi_k3"),
+    "kimi_k3": ("kimi_k3", "kimi_k3"),  # where config.json names a model_type alone
+    "DeepseekV4": ("deepseekv4", "deepseek-v4"),
+    "DeepseekV3": ("deepseekv32", "deepseek-v3"),
+}
+# What follows a call's last token is no part of the answer: SGLang's serving_chat ends it there.
+ENDS_WITH_CALLS = ("kimi_k3",)
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,24 +41,30 @@ class ParserSetup:
     thinking: Thinking = NEVER
     marks: ReasoningMarks | None = None
     added_tokens: tuple[str, ...] = ()
+    call_stop: str = ""  # a stop string of each request with tools
 
 
 def set_up(
-    tools: str | None, reasoning: str | None, template: str | None, added_tokens: Mapping[str, bool]
+    tools: str | None,
+    reasoning: str | None,
+    template: str | None,
+    added_tokens: Mapping[str, bool],
+    architecture: str = "",
 ) -> ParserSetup:
-    """`added_tokens`: those that the tokenizer has beside its vocabulary, and whether each is special: left out of a
-    text, if one wishes."""
+    """`architecture`: as config.json names it. `added_tokens`: those that the tokenizer has beside its vocabulary, and
+    whether each is special: left out of a text, if one wishes."""
     if tools is None and reasoning is None:
         return ParserSetup()  # SGLang is not imported
     tokens = tuple(added_tokens)
     detection = sglang_parsers().template_detection
     is_forced, config = detection.detect_reasoning_pattern(template)
+    vocabulary, named = Vocabulary(tokens), _by_architecture(architecture)
     if tools == AUTO:
-        tools = _detected("tool_call_parser", detection.detect_tool_call_parser, template, tokens, config, is_forced)
+        found = detection.detect_tool_call_parser(template, vocabulary, config, is_forced)
+        tools = _told("tool_call_parser", found or named[0])
     if reasoning == AUTO:
-        reasoning = _detected(
-            "reasoning_parser", detection.detect_reasoning_parser, template, tokens, config, is_forced
-        )
+        found = detection.detect_reasoning_parser(template, vocabulary, config, is_forced)
+        reasoning = _told("reasoning_parser", found or named[1])
     _check(tools, reasoning)
     marks = (
         reasoning_marks(reasoning, tokens, {token for token in tokens if added_tokens[token]}) if reasoning else None
@@ -62,15 +77,23 @@ def set_up(
         is_template_known=config is not None,
         usual=marks.default if marks else None,
     )
-    return ParserSetup(tools, reasoning, thinking, marks, tokens)
+    call_stop = ""
+    if tools in ENDS_WITH_CALLS:
+        call_stop = sglang_parsers().function_call_parser([], tools, vocabulary).detector.eot_token
+    return ParserSetup(tools, reasoning, thinking, marks, tokens, call_stop)
 
 
-def _detected(
-    key: str, detect: Any, template: str | None, tokens: tuple[str, ...], config: Any, is_forced: bool
-) -> str | None:
-    found: str | None = detect(template, Vocabulary(tokens), config, is_forced)
+def _by_architecture(architecture: str) -> tuple[str | None, str | None]:
+    names = parser_names()
+    for part, (tools, reasoning) in BY_ARCHITECTURE.items():
+        if part in architecture and names is not None:
+            return (tools if tools in names.tools else None, reasoning if reasoning in names.reasoning else None)
+    return None, None
+
+
+def _told(key: str, found: str | None) -> str | None:
     if found is None:
-        log.warning("model.%s: auto finds none for the model's chat template; there is none, then", key)
+        log.warning("model.%s: auto finds none for the model's template and architecture; there is none, then", key)
     else:
         log.info("model.%s: auto is %s", key, found)
     return found

@@ -20,7 +20,7 @@ from typing import Any
 
 from disagg.host_spec import LIFE_VARIABLE, is_on
 from disagg.sglang import dead_peers
-from disagg.sglang.plugins import faults, stages
+from disagg.sglang.plugins import faults, first_logprobs, stages
 from disagg.sglang.plugins import heartbeat as pulse
 from disagg.sglang.plugins import kv_runs as runs
 from disagg.sglang.plugins.instead import instead_of
@@ -56,7 +56,7 @@ def activate() -> None:
     _hand_over_request_times()
     if "sglang.srt.managers.scheduler" in sys.modules:
         _dead_peers()
-        for name, part in (("runs", runs), ("stages", stages), ("faults", faults)):
+        for name, part in (("runs", runs), ("stages", stages), ("first_logprobs", first_logprobs), ("faults", faults)):
             if is_on(name):
                 part.activate()
         _once_a_scheduler_has_started()
