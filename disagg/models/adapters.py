@@ -15,11 +15,7 @@ from disagg.models.manifest import sha256_of
 
 CONFIG = "adapter_config.json"
 WEIGHTS = (".safetensors", ".bin")
-# SGLang stacks these, and takes for granted that the second ones are there (seen, 0.5.20: lora/lora.py).
-TOGETHER = (
-    (frozenset({"q_proj", "k_proj", "v_proj"}), frozenset({"q_proj", "v_proj"})),
-    (frozenset({"gate_proj", "up_proj"}), frozenset({"gate_proj"})),
-)
+STACKED, FIRST = {"k_proj", "v_proj"}, "q_proj"  # SGLang stacks them behind it, and takes for granted that it is there
 BYTES_MAX = 4 << 20  # of adapter_config.json
 
 
@@ -63,8 +59,7 @@ def _told(folder: str, config: Any, digest: str) -> AdapterFiles:
         return AdapterFiles(folder, f"says no rank: see r in its {CONFIG}")
     names = said if isinstance(said, list) else []
     modules = sorted({str(name).rpartition(".")[2] for name in names})
-    for some, wanted in TOGETHER:
-        if some.intersection(modules) and not wanted.issubset(modules):
-            given, lacks = ", ".join(sorted(some.intersection(modules))), ", ".join(sorted(wanted.difference(modules)))
-            return AdapterFiles(folder, f"changes {given} and not {lacks}: SGLang loads it, and dies at its first use")
+    if STACKED.intersection(modules) and FIRST not in modules:  # seen: SGLang 0.5.20
+        given = ", ".join(sorted(STACKED.intersection(modules)))
+        return AdapterFiles(folder, f"changes {given} and not {FIRST}: SGLang loads it, and dies at its first use")
     return AdapterFiles(folder, "", rank, tuple(modules), digest)
