@@ -15,6 +15,7 @@ from disagg.models.manifest import sha256_of
 
 CONFIG = "adapter_config.json"
 WEIGHTS = (".safetensors", ".bin")
+STACKED, FIRST = {"k_proj", "v_proj"}, "q_proj"  # SGLang stacks them behind it, and takes for granted that it is there
 BYTES_MAX = 4 << 20  # of adapter_config.json
 
 
@@ -58,4 +59,7 @@ def _told(folder: str, config: Any, digest: str) -> AdapterFiles:
         return AdapterFiles(folder, f"says no rank: see r in its {CONFIG}")
     names = said if isinstance(said, list) else []
     modules = sorted({str(name).rpartition(".")[2] for name in names})
+    if STACKED.intersection(modules) and FIRST not in modules:  # seen: SGLang 0.5.20
+        given = ", ".join(sorted(STACKED.intersection(modules)))
+        return AdapterFiles(folder, f"changes {given} and not {FIRST}: SGLang loads it, and dies at its first use")
     return AdapterFiles(folder, "", rank, tuple(modules), digest)

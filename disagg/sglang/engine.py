@@ -23,6 +23,7 @@ from msgspec.structs import asdict, replace
 
 from disagg.adapters import Adapter
 from disagg.errors import StartError
+from disagg.models.adapters import read_adapter
 from disagg.plane.engine import EngineFacts, Leg, LegSink
 from disagg.plane.messages import ProcessSample, RankHealth, RankLoad
 from disagg.sglang import dead_peers
@@ -39,6 +40,8 @@ from disagg.sglang.versions import emit
 from disagg.start_phases import Phases
 
 log = logging.getLogger(__name__)
+
+DROPPED = "does not exist"  # SGLang's LoRARegistry.unregister says so
 
 
 class _Part:
@@ -157,12 +160,18 @@ class SGLangEngine(_Part):
         return self._watch.health
 
     async def load_adapter(self, adapter: Adapter) -> None:
-        """On all of its ranks, on whichever node."""
+        """On all of its ranks, on whichever node. One that SGLang would load, and die of later, is refused before."""
+        files = await asyncio.to_thread(read_adapter, adapter.path)
+        if files.absent:
+            raise ValueError(f"{adapter.path} {files.absent}")
         name, path, pinned = adapter.name, adapter.path, adapter.pinned
         _succeeded(await self._engine.async_load_lora_adapter(lora_name=name, lora_path=path, pinned=pinned))
 
     async def unload_adapter(self, name: str) -> None:
-        _succeeded(await self._engine.async_unload_lora_adapter(lora_name=name))
+        """One that SGLang has dropped by itself (max_loaded_loras) is gone already."""
+        changed = await self._engine.async_unload_lora_adapter(lora_name=name)
+        if DROPPED not in (changed.error_message or ""):
+            _succeeded(changed)
 
     def stop(self) -> None:
         if self._stages is not None:

@@ -38,7 +38,7 @@ def adapter(folder: Path, config: Any = None, weights: str = "adapter_model.safe
 
 def test_both_roles_get_the_same_and_what_is_not_said_is_read_from_the_adapters(tmp_path: Path) -> None:
     adapter(tmp_path / "sql")
-    adapter(tmp_path / "below" / "fr", r=32, target_modules=["model.layers.0.mlp.down_proj", "q_proj"])
+    adapter(tmp_path / "below" / "fr", r=32, target_modules=["model.layers.0.mlp.down_proj", "q_proj", "v_proj"])
     (tmp_path / "own.yaml").write_text(config("{adapters: {sql: sql, fr: {path: ./below/fr, pinned: true}}}"))
     deployment = load_config(tmp_path / "own.yaml")
     lora = deployment.model.lora
@@ -123,6 +123,7 @@ def test_pools_say_nothing_of_it(argument: str) -> None:
         ({"config": {"target_modules": ["q_proj"]}}, "no rank"),
         ({"r": True}, "no rank"),
         ({"use_dora": True}, "DoRA"),
+        ({"target_modules": ["k_proj", "o_proj"]}, "changes k_proj and not q_proj"),
         ({"weights": "readme.md"}, "no weights"),
         ({}, ""),
     ],

@@ -35,7 +35,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def meant(folder: Path) -> Answers:
-    adapters = {"sql": (8, ("q_proj", "v_proj")), "fr-all": (4, ATTENTION + MLP), LATER: (8, ("k_proj", "down_proj"))}
+    adapters = {
+        "sql": (8, ("q_proj", "v_proj")),
+        "fr-all": (4, ATTENTION + MLP),
+        LATER: (8, ("q_proj", "v_proj", "down_proj")),
+    }
     model = make_tiny("qwen3")
     lora = {"max_loras_per_batch": 4, "adapters": {"sql": "sql", "fr-all": {"path": "fr-all"}}}
     said = {
