@@ -37,7 +37,7 @@ def four(hang_file: Path) -> Iterator[Deployment]:
     faults = {"DISAGG_TEST_HANG": str(hang_file)}
     template = hang_file.with_name("template.jinja")
     template.write_text(TEMPLATE)
-    sets = ("ray.address=local", "deadlines.no_pair_s=60", f"model.chat_template={template}")
+    sets = ("ray.address=local", "deadlines.no_pair_s=60", "deadlines.queue_s=120", f"model.chat_template={template}")
     with serving("configs/local-cpu-2p2d.yaml", *sets, environment=faults) as deployment:
         yield deployment
 

@@ -100,7 +100,6 @@ class FuzzScene:
             "kv tokens": sum(engine.kv_tokens_used for engine in self.engines),
             "engine rooms": sum(engine.bootstrap.rooms_open for engine in self.engines),
             "answers": sum(len(each.running) for each in generations),
-            "bodies that are read": sum(len(each.readers._working) for each in generations),
             "connections": sum(len(door.connections) for door in doors),
             "bytes of bodies": sum(door.held_bytes for door in doors),
             "tasks of requests": sum(len(door.tasks) for door in doors),
