@@ -135,11 +135,13 @@ def fuzz(count: int, caplog: pytest.LogCaptureFixture) -> Counter[int]:
             if statuses.total() == 10 * AT_ONCE:
                 before_mib = process.memory_info().rss / 2**20
 
-        runner.run(assert_good_ones_are_good(scene.ports[0]))
-        each()
-        runner.run(scene.assert_healthy())
-        grown_mib = process.memory_info().rss / 2**20 - before_mib
-        runner.run(scene.stop())
+        try:
+            runner.run(assert_good_ones_are_good(scene.ports[0]))
+            each()
+            runner.run(scene.assert_healthy())
+            grown_mib = process.memory_info().rss / 2**20 - before_mib
+        finally:
+            runner.run(scene.stop())  # else uvloop waits for ever for what still runs
         print(f"seed {SEED}: {sorted(statuses.items())}, grown by {grown_mib:.0f} MiB")
         assert grown_mib < GROWTH_MIB_MAX
     unforeseen = [record.getMessage() for record in caplog.records if record.levelno >= logging.ERROR]
