@@ -39,9 +39,12 @@ class Differing:
 
 
 def asked(client: httpx.Client, url: str, path: str, body: dict[str, Any] | None) -> dict[str, Any]:
-    """The answer's fields. `status` and `media` are fields, too."""
-    address = url + path
-    answer = client.get(address) if body is None else client.post(address, json=body, timeout=LIMIT_S)
+    """The answer's fields. `status` and `media` are fields, too; `failed` is the one of none."""
+    method = "GET" if body is None else "POST"
+    try:
+        answer = client.request(method, url + path, json=body, timeout=LIMIT_S)
+    except httpx.HTTPError as error:
+        return {"failed": repr(error)}
     media = answer.headers.get("content-type", "").partition(";")[0]
     fields: dict[str, Any] = {"status": answer.status_code, "media": media if answer.content else ""}
     if media == "text/event-stream":

@@ -316,6 +316,7 @@ def test_prefill_and_decode_answer_as_one_engine_and_as_sglangs_server_but_for_w
     answered: dict[str, list[dict[str, Any]]], row: Row
 ) -> None:
     theirs, one, joined = answered[row.id]
+    assert [each["failed"] for each in (theirs, one, joined) if "failed" in each] == []
     assert [str(each) for each in differing(one, joined)] == []
     told = [each for each in DIFFERENCES if each.rows]
     unexplained = [
