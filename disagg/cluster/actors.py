@@ -16,12 +16,12 @@ import sys
 import time
 from collections import deque
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 import msgspec
 
 from disagg import surroundings
-from disagg.cluster.ports import why_not_bound
+from disagg.cluster.ports import held_name, why_not_bound
 from disagg.errors import StartError
 from disagg.folders import log_folder, own_folder, run_folder
 from disagg.host_spec import (
@@ -112,31 +112,43 @@ def _log_output(path: Path) -> BinaryIO:
         return open(os.devnull, "wb")
 
 
+class _Block(NamedTuple):
+    first: int
+    hold: int  # while this file is open, no other deployment of this machine takes these ports
+
+
 class PortBlocks:
     """A node's port numbers, in blocks. A block that comes back is the last in line: SGLang's decode engines remember
     bootstrap addresses, and one is not to meet another prefill behind an address while it may still know the old one.
+
+    Engines listen only some seconds after they get their numbers: until then two deployments of one machine would not
+    see each other's. So a block is held by a name that belongs to one process, and to the ports' network namespace.
     """
 
     def __init__(self, port_range: range = PORT_RANGE) -> None:
         firsts = list(port_range[::PORT_BLOCK][: len(port_range) // PORT_BLOCK])
         self._free = deque(random.sample(firsts, len(firsts)))
-        self._held: dict[str, int] = {}  # by engine; one incarnation of an engine lives at a time
+        self._held: dict[str, _Block] = {}  # by engine; one incarnation of an engine lives at a time
 
     def reserve(self, engine_id: str) -> int:
         """The first port of a block that nobody listens on now. Raises StartError when no block is free."""
-        held = self._held.pop(engine_id, None)
+        before = self._held.pop(engine_id, None)
         for _ in range(len(self._free)):
             first = self._free.popleft()
-            if not any(why_not_bound("", port) for port in range(first, first + PORT_BLOCK)):
-                self._held[engine_id] = first
+            hold = held_name(f"disagg.ports.{first}")
+            if hold is not None and not any(why_not_bound("", port) for port in range(first, first + PORT_BLOCK)):
+                self._held[engine_id] = _Block(first, hold)
                 break
+            if hold is not None:
+                os.close(hold)
             self._free.append(first)
-        if held is not None:
-            self._free.append(held)
+        if before is not None:
+            os.close(before.hold)
+            self._free.append(before.first)
         if engine_id not in self._held:
             what = f"no free block of {PORT_BLOCK} ports among {len(self._free)}"
             raise StartError("ports", what, "end what else uses ports from 20000 to 32000 on this node")
-        return self._held[engine_id]
+        return self._held[engine_id].first
 
 
 class EngineActor:

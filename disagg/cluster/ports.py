@@ -1,7 +1,7 @@
-"""TCP ports of this machine: one that is free, and whether one can be listened on.
+"""TCP ports of this machine: one that is free, whether one can be listened on, and a name that one process holds.
 
 Way:   `disagg serve` at once, and node inspection on the frontend's node -> [why_not_bound], told before engines load
-       demos, tests and benchmarks -> [free_port] (engines get theirs from their node's agent)
+       demos, tests and benchmarks -> [free_port] (engines get theirs from their node's agent: PortBlocks, [held_name])
 """
 
 from __future__ import annotations
@@ -25,3 +25,13 @@ def why_not_bound(host: str, port: int) -> OSError | None:
     except OSError as error:
         return error
     return None
+
+
+def held_name(name: str) -> int | None:
+    """A name in this network namespace, until the file is closed or this process ends; None: another has it."""
+    with socket.socket(socket.AF_UNIX) as holder:
+        try:
+            holder.bind(f"\0{name}")  # an abstract name: nothing in a folder
+        except OSError:
+            return None
+        return holder.detach()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from disagg.cluster import actors, ray_node
 from disagg.cluster.actors import PORT_BLOCK, PortBlocks
 from disagg.cluster.engine_node import NodeLost
+from disagg.cluster.ports import held_name
 from disagg.cluster.ray_node import RayNode
 from disagg.errors import StartError
 from disagg.planning.plan import EnginePlan
@@ -21,7 +23,10 @@ PLAN = EnginePlan("decode-0", Role.DECODE, "", 0, 1.0, 0.0, 1, 1, 1, {}, {})
 
 @pytest.fixture(autouse=True)
 def _all_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever runs beside this test."""
+    apart = secrets.token_hex(8)
     monkeypatch.setattr(actors, "why_not_bound", lambda _host, _port: None)
+    monkeypatch.setattr(actors, "held_name", lambda name: held_name(f"{apart}.{name}"))
 
 
 def test_a_block_comes_again_only_after_all_others() -> None:
@@ -36,6 +41,16 @@ def test_engines_that_live_at_once_share_no_block() -> None:
     blocks = PortBlocks(TEN_BLOCKS)
     for _ in range(20):
         assert len({blocks.reserve(f"decode-{number}") for number in range(9)}) == 9
+
+
+def test_deployments_of_one_machine_share_no_block_though_nobody_listens_yet() -> None:
+    one, other = PortBlocks(TEN_BLOCKS), PortBlocks(TEN_BLOCKS)
+    for _ in range(20):
+        ones, others = ([blocks.reserve(f"decode-{n}") for n in range(4)] for blocks in (one, other))
+        assert len({*ones, *others}) == 8
+    assert [one.reserve("decode-4"), other.reserve("decode-4")]
+    with pytest.raises(StartError, match="no free block"):
+        one.reserve("decode-5")
 
 
 def test_ports_that_others_use_are_passed_over_and_tried_again_later(monkeypatch: pytest.MonkeyPatch) -> None:
