@@ -29,7 +29,8 @@ class TextSide(Protocol):
     stopped: bool  # a stop string has been met: what `push` returned ends before it, and no more may be pushed
 
     def push(self, token_ids: list[int]) -> str:
-        """The text these ids release; never half a character, never a part of a stop string."""
+        """The text these ids release; never half a character, never a part of a stop string. Ids behind the one that
+        completes a stop string are taken out of the list: how many came with it is chance."""
 
     def flush(self) -> str:
         """The text that was held back, at the end of the output."""
@@ -109,10 +110,12 @@ class Request:
     given: GivenText | None = None  # the same as `text`, where hosts say the text of the tokens
 
     def add(self, token_ids: list[int], now_s: float) -> str:
-        """Adds new tokens; returns the text that may be shown because of them."""
+        """Adds new tokens; returns the text that may be shown because of them. See TextSide.push: the list may lose
+        its last ones."""
         self.token_at_s = now_s
+        text = self.text.push(token_ids)
         self.emitted_ids += token_ids
-        return self.text.push(token_ids)
+        return text
 
     def finish(self, token_ids: list[int], reason: str, now_s: float) -> tuple[str, FinishReason]:
         """Adds the last tokens (none after a stop string); returns their text with what was held back, and why it ends.

@@ -21,10 +21,21 @@ class StoppedText:
 
     def push(self, token_ids: list[int]) -> str:
         assert not self.stopped, "no ids may follow a stop string"
-        text = self._text(token_ids)
-        if self._stop is None or not text:
-            return text
-        shown, self.matched = self._stop.push(text)
+        if self._stop is None:
+            return self._text(token_ids)
+        shown = []
+        for at in range(len(token_ids)):
+            shown.append(self._push_one(token_ids[at : at + 1], self._stop))
+            if self.stopped:
+                del token_ids[at + 1 :]
+                break
+        return "".join(shown)
+
+    def _push_one(self, token_id: list[int], stop: StopStrings) -> str:
+        text = self._text(token_id)
+        if not text:
+            return ""
+        shown, self.matched = stop.push(text)
         self.stopped = bool(self.matched)
         return shown
 

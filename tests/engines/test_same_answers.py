@@ -138,7 +138,11 @@ def aggregated(sets: list[str]) -> Iterator[Deployment]:
 def answered(pair: Deployment, aggregated: Deployment, own_starting: OwnServer) -> dict[str, list[dict[str, Any]]]:
     """Each row's answer: of SGLang's own server, of one engine, of prefill + decode."""
     urls = [own_starting.wait_until_ready().url, aggregated.url, pair.url]
-    with httpx.Client(trust_env=False) as client, ThreadPoolExecutor(AT_ONCE * len(urls)) as threads:
+    each_its_own = httpx.Limits(max_keepalive_connections=0)  # uvicorn ends an idle one as its next request leaves
+    with (
+        httpx.Client(trust_env=False, limits=each_its_own) as client,
+        ThreadPoolExecutor(AT_ONCE * len(urls)) as threads,
+    ):
         asking = [[threads.submit(asked, client, url, row.path, row.body) for url in urls] for row in ALL_ROWS]
         return {row.id: [each.result() for each in of_row] for row, of_row in zip(ALL_ROWS, asking, strict=True)}
 

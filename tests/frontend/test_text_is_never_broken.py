@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from scripted import make_model_folder
 from tokenizers import Tokenizer, decoders, models
 
+from disagg.coordinator.request import Request
 from disagg.models.catalogue import model_folder
 from disagg.tokenizer.codec import Codec, load_codec
 from disagg.tokenizer.text import UNFINISHED_IDS_MAX, Texts, TextStream
@@ -83,6 +84,20 @@ def test_stop_strings_are_met_across_any_borders(
     shown = "".join(run(stream, steps(tokenizer.encode(text).ids, sizes)))
     assert shown == cut_at_first_stop(text, stop)
     assert stream.stopped == any(each in text for each in stop)
+
+
+@pytest.mark.parametrize("size", range(1, 15))
+def test_an_answer_ends_with_its_stop_string_however_many_ids_come_at_once(tokenizer: Tokenizer, size: int) -> None:
+    """What comes in one piece with its last id is no part of it: nobody counts it, and nobody is told its logprobs."""
+    stream = TextStream(Texts(tokenizer), ("STOP", "never"))
+    request = Request("a" * 32, [1], {}, 99, stream, 0.0)
+    for group in steps(tokenizer.encode("one STOP, two").ids, [size]):
+        request.add(group, 1.0)
+        if stream.stopped:
+            break
+    assert tokenizer.decode(request.emitted_ids) == "one STOP"
+    assert request.usage["completion_tokens"] == len("one STOP")
+    assert group == request.emitted_ids[-len(group) :]
 
 
 def test_what_may_begin_a_stop_string_is_held_and_let_go(tokenizer: Tokenizer) -> None:
