@@ -244,13 +244,6 @@ OF_REFUSALS = (
         "lm-eval asks so; SGLang refuses it, and /generate's `max_new_tokens: 0` gives no text there, 400 here",
         f"{_TEXT} echo of the prompt alone|{_GENERATE} max_new_tokens of zero",
     ),
-    Difference(
-        "`max_tokens` that a completion leaves out",
-        "the answer ends where the model ends it, as a chat's",
-        "SGLang says 16, which cuts sentences",
-        f"{_TEXT} default max_tokens",
-        r"choices\[0\]\.(text|finish_reason|matched_stop)|usage\.(completion|total)_tokens",
-    ),
 )
 ELSEWHERE = (
     Difference("a token id beyond the vocabulary", "400", "on a CPU it ends SGLang's server"),

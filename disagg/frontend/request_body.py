@@ -45,7 +45,7 @@ class CompletionRequest(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     include_usage: bool
     continuous_usage: bool  # vLLM's addition: the usage so far in each chunk
     return_token_ids: bool  # vLLM's addition: the prompt's and the answer's token ids beside the text
-    max_tokens: int | None  # output; None: as many as the context leaves. 0: the prompt alone, to be echoed
+    max_tokens: int | None  # output; None: samples.py says how many. 0: the prompt alone, to be echoed
     max_tokens_name: str
     stop: tuple[str, ...]
     sampling: dict[str, Any]

@@ -30,6 +30,7 @@ FOLLOWS_TOKENS = 256  # of a prompt this long the further samples wait until the
 PROMPT_LOGPROBS_MAX = 1 << 19  # of all samples: some 7 MB, and half a second of the event loop
 CHOSEN_LOGPROBS_MAX = 1 << 20  # of an answer's tokens, the logprobs of chosen ids among them
 OUTPUT_TOKENS_MAX = 1 << 20  # of all samples of an answer together
+TEXT_TOKENS = 16  # of a completion that does not say how many: as with OpenAI, SGLang and vLLM
 
 
 class Begins(Sink, Protocol):
@@ -192,7 +193,8 @@ def _output_tokens(asked: CompletionRequest, prompt_ids: list[int], backend: Bac
     if prompt_tokens >= limit:
         refuse_too_long(asked.source, prompt_tokens, limit, whose)
     if asked.max_tokens is None:
-        return limit - prompt_tokens
+        left = limit - prompt_tokens
+        return min(TEXT_TOKENS, left) if asked.api == "text" else left
     if prompt_tokens + asked.max_tokens > limit:
         what = f"{prompt_tokens} prompt tokens and {asked.max_tokens_name} = {asked.max_tokens} are more than "
         refuse(asked.max_tokens_name, "context_length_exceeded", f"{what}{whose}, {limit}")

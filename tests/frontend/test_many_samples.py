@@ -57,6 +57,17 @@ async def test_each_prompt_is_answered_n_times_in_order(codec: Codec) -> None:
     assert len({request.id for request in backend.requests}) == 4
 
 
+async def test_a_completion_that_does_not_say_how_long_has_16_tokens_and_a_chat_the_context(codec: Codec) -> None:
+    backend = ScriptedBackend(says_its_number)
+    almost_all = [65] * (codec.context_length - 3)
+    async with serving(backend, codec) as frontend:
+        for request in (ask(TEXT, prompt="ab"), ask(TEXT, prompt=almost_all), ask(CHAT)):
+            await exchange(frontend.port, request)
+    text, at_the_end, chat = backend.requests
+    assert (text.max_tokens, at_the_end.max_tokens) == (16, 3)
+    assert chat.max_tokens == codec.context_length - len(chat.prompt_ids)
+
+
 async def test_choices_of_a_stream_interleave_and_each_ends_once(codec: Codec) -> None:
     backend = ScriptedBackend(says_its_number)
     async with serving(backend, codec) as frontend:
