@@ -50,9 +50,10 @@ class FuzzScene:
         self.connections.apply(self._registry.view())
         lives = [record.life for record in self._registry.records.values()]
         await until(lambda: not any(self.connections.is_lost(life) for life in lives))
-        self.frontends = []
+        self.frontends, self.tokenizations = [], []
         for refuses in (True, False):
             own = OwnTokenizer(codec(), lambda: self.service.served, parsers(), refuses_unknown=refuses)
+            self.tokenizations.append(own)
             self.frontends.append(Frontend(self.service, own, limits=DoorLimits()))
         for frontend in self.frontends:
             await frontend.start("127.0.0.1", 0)
@@ -88,6 +89,7 @@ class FuzzScene:
         coordinator = self.coordinator
         doors = [frontend._server.door for frontend in self.frontends]
         generations = [frontend._generations for frontend in self.frontends]
+        readers = [own.readers.processes for own in self.tokenizations]
         return {
             "requests": len(coordinator.live),
             "waiting": coordinator.waiting,
@@ -99,6 +101,7 @@ class FuzzScene:
             "legs": sum(engine.legs_live for engine in self.engines),
             "kv tokens": sum(engine.kv_tokens_used for engine in self.engines),
             "engine rooms": sum(engine.bootstrap.rooms_open for engine in self.engines),
+            "bodies that are read": sum(len(each._working) for each in readers),
             "answers": sum(len(each.running) for each in generations),
             "connections": sum(len(door.connections) for door in doors),
             "bytes of bodies": sum(door.held_bytes for door in doors),
