@@ -26,7 +26,7 @@ class StoppedText:
         shown = []
         for at in range(len(token_ids)):
             shown.append(self._push_one(token_ids[at : at + 1], self._stop))
-            if self.stopped:
+            if self.matched:
                 del token_ids[at + 1 :]
                 break
         return "".join(shown)
