@@ -252,8 +252,8 @@ async def test_what_the_engines_cannot_hold_is_refused_below_the_context(codec: 
         answer = await exchange(frontend.port, ask(TEXT, prompt="x" * 60, max_tokens=41))
         assert (answer.status, answer.json["error"]["code"]) == (400, "context_length_exceeded")
         assert "engines" in answer.json["error"]["message"]
-        assert (await exchange(frontend.port, ask(TEXT, prompt="x" * 60))).status == 200
-        assert backend.requests[0].max_tokens == 40  # absent: up to what fits
+        assert (await exchange(frontend.port, ask(TEXT, prompt="x" * 95))).status == 200
+        assert backend.requests[0].max_tokens == 5  # absent: up to what fits
 
 
 async def test_a_body_over_the_limit_is_refused_before_it_is_read(codec: Codec) -> None:
