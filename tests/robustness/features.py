@@ -68,6 +68,7 @@ _MESSAGES_TOOLS = [{"name": tool["function"]["name"], "input_schema": tool["func
 _THINKS = f"<think>{THOUGHT}</think>{WORDS}"
 _FOUR = tuple(OTHERS)
 
+LONG = {"max_tokens": 500}  # a completion without it has 16
 FEATURES: dict[str, Feature] = {
     "chat": Feature("chat", _chat()),
     "chat, usage": Feature("chat", _chat(), asked=_USAGE, streamed_body=USAGE),
@@ -105,24 +106,28 @@ FEATURES: dict[str, Feature] = {
     "chat, reasoning, tools": Feature(
         "chat", _chat(tools=TOOLS), (f"<think>{THOUGHT}</think>{CALLS}",), _calls("", THOUGHT), parses=True
     ),
-    "text": Feature("text", {"prompt": "Hi"}),
-    "text, usage": Feature("text", {"prompt": "Hi"}, asked=_USAGE, streamed_body=USAGE),
-    "text, usage of each chunk": Feature("text", {"prompt": "Hi"}, asked=_CONTINUOUS, streamed_body=CONTINUOUS),
-    "text, n": Feature("text", {"prompt": "Hi", "n": 4}, _FOUR, asked=Asked(4)),
-    "text, batch": Feature("text", {"prompt": ["Hi", "Ho"], "n": 2}, _FOUR, asked=Asked(4)),
-    "text, logprobs": Feature("text", {"prompt": "Hi", "logprobs": 2}, asked=Asked(logprobs=True)),
-    "text, echo": Feature("text", {"prompt": "Hi: ", "echo": True}, wants=Choice("Hi: " + WORDS), echoed="Hi: "),
+    "text": Feature("text", {**LONG, "prompt": "Hi"}),
+    "text, usage": Feature("text", {**LONG, "prompt": "Hi"}, asked=_USAGE, streamed_body=USAGE),
+    "text, usage of each chunk": Feature("text", {**LONG, "prompt": "Hi"}, asked=_CONTINUOUS, streamed_body=CONTINUOUS),
+    "text, n": Feature("text", {**LONG, "prompt": "Hi", "n": 4}, _FOUR, asked=Asked(4)),
+    "text, batch": Feature("text", {**LONG, "prompt": ["Hi", "Ho"], "n": 2}, _FOUR, asked=Asked(4)),
+    "text, logprobs": Feature("text", {**LONG, "prompt": "Hi", "logprobs": 2}, asked=Asked(logprobs=True)),
+    "text, echo": Feature(
+        "text", {**LONG, "prompt": "Hi: ", "echo": True}, wants=Choice("Hi: " + WORDS), echoed="Hi: "
+    ),
     "text, echo of a batch": Feature(
         "text",
-        {"prompt": ["Hi: ", "Hi: "], "echo": True},
+        {**LONG, "prompt": ["Hi: ", "Hi: "], "echo": True},
         _FOUR[:2],
         Choice("Hi: " + WORDS),
         Asked(2),
         echoed="Hi: ",
     ),
-    "text, stop": Feature("text", {"prompt": "Hi", "stop": "w7"}, wants=Choice(WORDS.partition("w7")[0])),
-    "text, regex": Feature("text", {"prompt": "Hi", "regex": "a*"}, ("a" * 70,), Choice("a" * 70), stays=GRAMMAR),
-    "text, stop_regex": Feature("text", {"prompt": "Hi", "stop_regex": "x+"}, stays="stop_regex looks for"),
+    "text, stop": Feature("text", {**LONG, "prompt": "Hi", "stop": "w7"}, wants=Choice(WORDS.partition("w7")[0])),
+    "text, regex": Feature(
+        "text", {**LONG, "prompt": "Hi", "regex": "a*"}, ("a" * 70,), Choice("a" * 70), stays=GRAMMAR
+    ),
+    "text, stop_regex": Feature("text", {**LONG, "prompt": "Hi", "stop_regex": "x+"}, stays="stop_regex looks for"),
     "generate": Feature("generate", {"text": "Hi"}),
     "generate, n": Feature("generate", {"text": "Hi", "sampling_params": {"n": 4}}, _FOUR, asked=Asked(4)),
     "generate, batch": Feature("generate", {"text": ["Hi", "Ho"]}, _FOUR[:2], asked=Asked(2)),
