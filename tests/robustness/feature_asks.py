@@ -23,9 +23,14 @@ def in_a_world(scenario: Callable[[HttpWorld], Awaitable[None]], limits: Limits 
         async with http_world(limits, **model) as world:
             await scenario(world)
 
-    logging.getLogger("disagg").setLevel(logging.CRITICAL)  # every fault is a warning to somebody
-    with asyncio.Runner(loop_factory=VirtualLoop) as runner:
-        runner.run(run())
+    log = logging.getLogger("disagg")
+    before = log.level
+    log.setLevel(logging.CRITICAL)  # every fault is a warning to somebody
+    try:
+        with asyncio.Runner(loop_factory=VirtualLoop) as runner:
+            runner.run(run())
+    finally:
+        log.setLevel(before)
 
 
 def ask(world: HttpWorld, feature: Feature, *, is_stream: bool) -> Talk:
