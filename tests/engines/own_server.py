@@ -23,6 +23,7 @@ from disagg.cluster.ports import free_port
 from disagg.config.schema import Deadlines
 from disagg.cpu_profile.paths import standin_environment
 from disagg.models.resolve import resolve_model
+from disagg.process import reaper
 from disagg.roles import Role
 from disagg.sglang.arguments import DEVICE_DEFAULTS, engine_environment
 
@@ -80,7 +81,23 @@ def starting(model: str, *more: str) -> Iterator[OwnServer]:
     try:
         yield OwnServer(process, f"http://127.0.0.1:{port}", log)
     finally:
+        segments = _segments_of(process.pid)
         with contextlib.suppress(ProcessLookupError):  # its schedulers are in its session
             os.killpg(process.pid, signal.SIGKILL)
         process.wait(30)
+        for segment in segments:
+            (reaper.SHARED_MEMORY / segment).unlink(missing_ok=True)
         log.unlink()
+
+
+def _segments_of(session: int) -> set[str]:
+    """Shared memory of the processes of a session: killed ones leave theirs."""
+    pids = [int(entry) for entry in os.listdir("/proc") if entry.isdigit()]
+    return reaper._segments_of([pid for pid in pids if _session_of(pid) == session])
+
+
+def _session_of(pid: int) -> int:
+    try:
+        return os.getsid(pid)
+    except ProcessLookupError:
+        return 0

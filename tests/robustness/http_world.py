@@ -62,9 +62,12 @@ TEMPLATE = (
 PARSERS = ("hermes", "qwen3")
 
 
+_folder = tempfile.TemporaryDirectory(prefix="disagg-http-world-")  # gone with this process; readers open files of it
+
+
 @cache
 def codec() -> Codec:
-    folder = make_model_folder(Path(tempfile.mkdtemp(prefix="disagg-http-world-")))
+    folder = make_model_folder(Path(_folder.name))
     (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": END_ID}))
     file = folder / "tokenizer_config.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {"chat_template": TEMPLATE}))
