@@ -13,8 +13,7 @@ from disagg.coordinator.sink import Sink
 class Backend(Protocol):
     """One deployment, as a frontend's handlers see it: what it serves, who runs a request, what operators ask of it.
 
-    Properties are looked up at each request: engines and adapters come and go.
-    A test's own answers by a script.
+    Properties are looked up at each request: engines and adapters come and go. A test's own answers by a script.
     """
 
     model_name: str  # what clients say
