@@ -11,6 +11,7 @@ from array import array
 from disagg.routing.prefix_index.held import Tier
 
 MEMBERS_MAX = (1 << 18) - 1
+DEVICE, HOST = int(Tier.DEVICE), int(Tier.HOST)
 _BITS = 20  # (member + 1) * 4 + tiers
 _FIELD = (1 << _BITS) - 1
 _INLINE_MAX = 3
@@ -54,7 +55,7 @@ class Holders:
         if number & _SHARED:
             device, host = self._masks[number ^ _SHARED]
             bit = 1 << member
-            return (Tier.DEVICE.value if device & bit else 0) | (Tier.HOST.value if host & bit else 0)
+            return (DEVICE if device & bit else 0) | (HOST if host & bit else 0)
         member += 1
         while number:
             field = number & _FIELD
@@ -70,9 +71,9 @@ class Holders:
         while number:
             field = number & _FIELD
             bit = 1 << (field >> 2) - 1
-            if field & Tier.DEVICE.value:
+            if field & DEVICE:
                 device |= bit
-            if field & Tier.HOST.value:
+            if field & HOST:
                 host |= bit
             number >>= _BITS
         return device, host
@@ -85,8 +86,8 @@ class Holders:
             return (member + 1) << 2 | tiers if tiers else 0
         device, host = self.masks(number)
         bit = 1 << member
-        device = device | bit if tiers & Tier.DEVICE.value else device & ~bit
-        host = host | bit if tiers & Tier.HOST.value else host & ~bit
+        device = device | bit if tiers & DEVICE else device & ~bit
+        host = host | bit if tiers & HOST else host & ~bit
         return self.number((device, host))
 
     def without(self, number: int, members: int) -> int:

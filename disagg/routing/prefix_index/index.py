@@ -26,7 +26,7 @@ from disagg.routing.prefix_index.held import Held, Tier
 from disagg.routing.prefix_index.members import Members
 from disagg.routing.prefix_index.runs import RUN_BLOCKS_MAX, Runs
 
-SURE_BLOCKS = 4  # that agree by fingerprints: 2**-16 that the last but three do so by chance
+SURE_BLOCKS = 3  # so many agree by chance once in 4096 times
 PIECE_BLOCKS_MIN = 64  # of a run, when memory is almost used up
 SWEPT_BY_A_CALL = 8  # runs looked at, so that a call takes no longer for them than for its own
 
@@ -55,14 +55,14 @@ class PrefixIndex:
             run, matched = max(self._descend(path, prints, run, matched), key=itemgetter(1))
             if matched == self._runs.ends[run]:
                 break
-            run = self._part(run, matched, path, member, tier, new)
+            run = self._part(run, matched, path, member, int(tier), new)
             matched = self._runs.ends[run]
         if matched < length:
             if piece:
-                self._grow(run, path, prints, member, tier, piece)
+                self._grow(run, path, prints, member, int(tier), piece)
             else:
                 self.refused += 1
-        self._hold(run, member, tier)
+        self._hold(run, member, int(tier))
         self._sweep_a_little()
 
     def cut(self, slot: int, path: array[int], keep: int, tier: Tier = Tier.DEVICE) -> None:
@@ -72,7 +72,7 @@ class PrefixIndex:
         if member >= 0 and keep < len(path):
             prints = fingerprints(path)
             for run, matched in self._held_at(member, path, prints, keep):
-                self._drop(run, matched, member, tier, path, prints, keep)
+                self._drop(run, matched, member, int(tier), path, prints, keep)
         self._sweep_a_little()
 
     def clear(self, slot: int) -> None:
@@ -83,14 +83,15 @@ class PrefixIndex:
         """Who holds how much of the path: the deepest first; each group's slots are in all groups after it, too."""
         runs, sets, members = self._runs, self._runs.sets, self._members
         found: dict[int, int] = {}  # depth by run
-        for run, depth in self._descend(path, fingerprints(path), guess=True):
+        ends = self._descend(path, fingerprints(path), guess=True)
+        for run, depth in ends:
             while run and run not in found:
                 found[run] = depth
                 run = runs.parents[run]
                 depth = runs.ends[run]
         groups: list[Held] = []
         before = device = host = 0
-        for run in sorted(found, key=found.__getitem__, reverse=True):
+        for run in sorted(found, key=found.__getitem__, reverse=True) if len(ends) > 1 else found:
             holders = runs.holders[run]
             if holders == before:
                 continue
@@ -99,6 +100,8 @@ class PrefixIndex:
             device |= masks[0]
             host |= masks[1]
             slots = members.slots((device, host))
+            if groups and groups[-1].blocks == found[run]:
+                groups.pop()
             if slots[1] and (not groups or groups[-1][1:] != slots):
                 groups.append(Held(found[run], *slots))
         return groups
@@ -169,7 +172,8 @@ class PrefixIndex:
                     found.append((run, matched))
                 run = child
                 matched = common(run, matched, prints, length)
-            found.append((run, matched))
+            if (run, matched) not in found:
+                found.append((run, matched))
         return found
 
     def _enters(self, tail: int, start: int, path: array[int], prints: bytes, guess: bool) -> bool:
@@ -191,7 +195,7 @@ class PrefixIndex:
 
     # storing
 
-    def _part(self, run: int, matched: int, path: array[int], member: int, tier: Tier, new: int) -> int:
+    def _part(self, run: int, matched: int, path: array[int], member: int, tier: int, new: int) -> int:
         """Splits the run where the path ends in it or leaves it. The upper part."""
         runs, length = self._runs, len(path)
         start, known = runs.start(run), length - new
@@ -209,10 +213,10 @@ class PrefixIndex:
             self._runs.hold(upper, self._runs.sets.without(self._runs.holders[upper], self._members.dying))
         return upper
 
-    def _grow(self, run: int, path: array[int], prints: bytes, member: int, tier: Tier, piece: int) -> None:
+    def _grow(self, run: int, path: array[int], prints: bytes, member: int, tier: int, piece: int) -> None:
         """Puts the rest of the path into the tree, below this run, in runs of at most `piece` blocks."""
         runs, length = self._runs, len(path)
-        holders = runs.sets.set(0, member, tier.value)
+        holders = runs.sets.set(0, member, tier)
         self._members.count(member, length - runs.ends[run])
         if run and not runs.children[run] and runs.holders[run] == holders:
             end = min(length, runs.start(run) + piece)
@@ -221,7 +225,7 @@ class PrefixIndex:
         while (start := runs.ends[run]) < length:
             run = runs.add(run, path[start], min(length, start + piece), prints, holders)
 
-    def _hold(self, run: int, member: int, tier: Tier) -> None:
+    def _hold(self, run: int, member: int, tier: int) -> None:
         """The rank holds this run and all above it."""
         runs, sets = self._runs, self._runs.sets
         tiers = 0
@@ -270,16 +274,14 @@ class PrefixIndex:
     def _is_held(self, run: int, member: int) -> bool:
         return bool(self._runs.sets.tiers(self._runs.holders[run], member))
 
-    def _drop(
-        self, run: int, matched: int, member: int, tier: Tier, path: array[int], prints: bytes, keep: int
-    ) -> None:
+    def _drop(self, run: int, matched: int, member: int, tier: int, path: array[int], prints: bytes, keep: int) -> None:
         """The rank loses the run from block `keep` on, and all below it."""
         runs, start = self._runs, self._runs.start(run)
         tiers = runs.sets.tiers(runs.holders[run], member)
         if not tiers & tier:
             return
         if keep > start:
-            if not runs.children[run] and runs.holders[run] == runs.sets.set(0, member, tier.value):
+            if not runs.children[run] and runs.holders[run] == runs.sets.set(0, member, tier):
                 self._members.count(member, keep - runs.ends[run])
                 runs.shorten(run, keep, prints)
                 return
