@@ -27,7 +27,7 @@ from disagg.routing.prefix_index.members import Members, Slots
 from disagg.routing.prefix_index.runs import RUN_BLOCKS_MAX, Runs
 
 SURE_BLOCKS = 3  # so many agree by chance once in 4096 times
-PIECE_BLOCKS_MIN = 64  # of a run, when memory is almost used up
+PIECE_BLOCKS_MIN = 8  # of a run, when memory is used up and small places are free
 SWEPT_BY_A_CALL = 8  # runs looked at, so that a call takes no longer for them than for its own
 
 
@@ -52,7 +52,8 @@ class PrefixIndex:
         prints = fingerprints(path)
         run = matched = 0
         while True:
-            run, matched = max(self._descend(path, prints, run, matched), key=itemgetter(1))
+            ways = self._descend(path, prints, run, matched, member=member, known=length - new if new else 0)
+            run, matched = max(ways, key=itemgetter(1))
             if matched == self._runs.ends[run]:
                 break
             run = self._part(run, matched, path, member, int(tier), new)
@@ -142,12 +143,20 @@ class PrefixIndex:
     # the way down
 
     def _descend(
-        self, path: array[int], prints: bytes, run: int = 0, matched: int = 0, guess: bool = False
+        self,
+        path: array[int],
+        prints: bytes,
+        run: int = 0,
+        matched: int = 0,
+        guess: bool = False,
+        member: int = -1,
+        known: int = 0,
     ) -> list[tuple[int, int]]:
         """The last run that the path enters, and how many of the path's blocks are in the tree, where it leads through
         this run. Several, where the first blocks of two branches may be the same.
 
-        `guess`: a tail is entered where all that can be compared agrees, even if it is little.
+        `guess`: where there is no other way, a tail is entered that agrees with the path for a block or two. `known`:
+        so many blocks of the path the member holds already, which may tell that a tail is the way.
         """
         runs, length = self._runs, len(path)
         find, common, ends = runs.table.find, runs.common, runs.ends
@@ -161,7 +170,10 @@ class PrefixIndex:
                 if tail:
                     along = common(tail, matched, prints, length)
                     is_sure = along - matched >= SURE_BLOCKS
-                    if is_sure or self._enters(tail, matched, along, path, prints, guess and not child):
+                    if not is_sure and not child and matched < known and along >= min(known, ends[tail]):
+                        is_sure = self._is_held(tail, member)
+                    is_guessed = guess and not child and along > matched
+                    if is_sure or is_guessed or self._enters(tail, matched, along, path, prints):
                         if child:
                             ways.append((child, follows))
                         elif is_sure:
@@ -176,20 +188,19 @@ class PrefixIndex:
                 found.append((run, matched))
         return found
 
-    def _enters(self, tail: int, start: int, along: int, path: array[int], prints: bytes, guess: bool) -> bool:
-        """Whether the path leads through the tail, with which it goes along for less than SURE_BLOCKS."""
+    def _enters(self, tail: int, start: int, along: int, path: array[int], prints: bytes) -> bool:
+        """Whether the path surely leads through the tail, with which it goes along for less than SURE_BLOCKS."""
         runs, length = self._runs, len(path)
-        while along == runs.ends[tail] and along < length:
+        while tail and along == runs.ends[tail] and along < length:
             child = runs.table.find(path[along])
             if child and runs.parents[child] == tail:
                 return True
             tail = runs.tail_of(tail)
-            if not tail:
-                return guess
-            along = runs.common(tail, along, prints, length)
-            if along - start >= SURE_BLOCKS:
-                return True
-        return guess and along == length
+            if tail:
+                along = runs.common(tail, along, prints, length)
+                if along - start >= SURE_BLOCKS:
+                    return True
+        return False
 
     # storing
 
@@ -257,17 +268,34 @@ class PrefixIndex:
         """The run in which the rank holds block `keep` of the path, and how far the path follows it. Several, where
         that may be in more than one branch: better to forget one too many than to believe in one that is gone."""
         runs, length = self._runs, len(path)
-        found = []
-        ways = [(0, 0)]
+        found: list[tuple[int, int]] = []
+        explained = (
+            False  # the path ends where a branch does, that nobody holds more of: it is that branch that is lost
+        )
+        ways = [(0, 0, 0)]
         while ways:
-            run, matched = ways.pop()
-            if matched > keep:
-                found.append((run, matched))
-            elif matched == runs.ends[run]:
-                children = (runs.table.find(path[matched]), runs.tail_of(run))
-                held = [child for child in children if child and self._is_held(child, member)]
-                ways += [(child, runs.common(child, matched, prints, length)) for child in held]
-        return found
+            top, run, matched = ways.pop()
+            is_end = matched < runs.ends[run] or matched == length
+            if matched > keep and not top:
+                top = run
+            if is_end or not (children := self._children_held(run, path[matched], member)):
+                if top:
+                    found.append((top, matched))
+                    explained |= matched == length == runs.ends[run] and not runs.children[run]
+                continue
+            ways += [(top, child, runs.common(child, matched, prints, length)) for child in children]
+        if not explained:
+            return found
+        return [
+            (run, matched)
+            for run, matched in found
+            if matched == length or matched - keep >= SURE_BLOCKS or (runs.keys[run] and runs.start(run) == keep)
+        ]
+
+    def _children_held(self, run: int, key: int, member: int) -> list[int]:
+        """Those that a path with this key next may go on in, as far as the member holds them."""
+        children = (self._runs.table.find(key), self._runs.tail_of(run))
+        return [child for child in children if child and self._is_held(child, member)]
 
     def _is_held(self, run: int, member: int) -> bool:
         return bool(self._runs.sets.tiers(self._runs.holders[run], member))
