@@ -79,11 +79,9 @@ class _Lru:
         last, matched = None, 0
         while matched < len(path) and (segment := self._by_first_key.get(path[matched])):
             rest = path[matched : matched + len(segment.keys)]
-            # Keys are chained: where two are equal, all before them are.
-            shared = bisect_left(range(len(rest)), 1, key=lambda at: rest[at] != segment.keys[at])
-            if shared < len(segment.keys):
-                segment = self._split(segment, shared)
-            last, matched = segment, matched + shared
+            shared = _shared(rest, segment.keys)
+            last = segment if shared == len(segment.keys) else self._split(segment, shared)
+            matched += shared
         return last, matched
 
     def _add(self, keys: array[int], before: _Segment | None) -> _Segment:
@@ -111,3 +109,8 @@ class _Lru:
         for part in reversed(parts):
             path.extend(part)
         self._index.cut(self._slot, path, len(path) - len(parts[0]))
+
+
+def _shared(keys: array[int], others: array[int]) -> int:
+    """How many are the same. Keys are chained: where two are equal, all before them are."""
+    return bisect_left(range(len(keys)), 1, key=lambda at: keys[at] != others[at])

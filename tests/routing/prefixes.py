@@ -59,9 +59,6 @@ class NaiveIndex:
         held = self._held.get((slot, tier), {})
         return sum(1 for _ in itertools.takewhile(held.__contains__, path))
 
-    def blocks_of(self, slot: int) -> int:
-        return len({key for tier in Tier for key in self._held.get((slot, tier), {})})
-
 
 def depth(index: PrefixIndex, slot: int, path: array[int]) -> int:
     """Blocks in any tier."""

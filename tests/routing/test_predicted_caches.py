@@ -60,7 +60,7 @@ def test_a_rank_that_is_not_guessed_for_any_more_holds_nothing() -> None:
     assert index.overlaps(PROMPTS.path(TWO)) == []
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 12), st.integers(0, 3), st.integers(0, 12), st.integers(0, 2)), max_size=25))
 def test_no_more_than_fits_is_held_and_the_last_prompt_always_is(
     shapes: list[tuple[int, int, int, int]],

@@ -41,7 +41,7 @@ class Both(RuleBasedStateMachine):
     def store(self, data: st.DataObject, slot: int, tier: Tier, tells: bool) -> None:
         path = self.prompts.path(data.draw(st.sampled_from(self.known)))
         new = len(path) - self.naive.depth(slot, path, tier)
-        self.index.store(slot, path, tier, new if tells else 0)
+        self.index.store(slot, path, tier, new if tells else None)
         self.naive.store(slot, path, tier)
 
     @rule(data=st.data(), slot=SLOTS, tier=TIERS)

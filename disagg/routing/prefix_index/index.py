@@ -9,11 +9,15 @@ Fails: never. When memory runs out, the rank that holds most is forgotten: see `
 A rank holds whole prefixes: what it loses in the middle of a path, it loses with all that follows. That holds in each
 tier by itself; "anywhere" is the deeper of the two.
 
-What is exact, and what is not. Of most blocks 4 bits are kept. So where a path leaves a run at a place at which none
-has left it before, the place that `overlaps` tells is a block too deep once in 16 times, two once in 256. A rank's own
-paths are exact: the ends of what it holds are boundaries of runs, and a branch is hung 3 blocks too high rather than
-one too low (where `new` tells the place, exactly there), for else the loss of one branch would take the other along. Of
-the blocks between, up to 3, some may then be credited to the holders of one branch only.
+What is exact, and what is not. The ends of what a rank holds are boundaries of runs, and exact. Where a path leaves a
+run at a place where none has left it before, fingerprints of 4 bits a block tell the place: a block too deep once in 16
+times, two once in 256. To part a run there for good, one wants to be surer, for where two branches share a block that
+is not the same, the loss of one takes the other along. So the run is parted 2 blocks above (exactly at the place where
+`new` tells it), and these blocks are in both branches, under the holders of each. Hence:
+
+- `overlaps` may credit a rank with up to 2 blocks too few beside a branch, and by chance with one too many;
+- by chance (a few in a thousand branches that are dropped) a rank loses a branch here that it still holds there. It is
+  credited again when that is stored again. Of what a rank has said that it lost, nothing is left.
 """
 
 from __future__ import annotations
@@ -42,7 +46,7 @@ class PrefixIndex:
         self._members = Members()
         self._swept_to = 1  # of the sweep that goes on
 
-    def store(self, slot: int, path: array[int], tier: Tier = Tier.DEVICE, new: int = 0) -> None:
+    def store(self, slot: int, path: array[int], tier: Tier = Tier.DEVICE, new: int | None = None) -> None:
         """The rank holds every block of the path. `new`: how many of the last ones it did not hold before, if known."""
         length = len(path)
         if not length:
@@ -50,14 +54,19 @@ class PrefixIndex:
         piece = self._room()
         member = self._members.of(slot)
         prints = fingerprints(path)
+        known = 0 if new is None else length - new
         run = matched = 0
         while True:
-            ways = self._descend(path, prints, run, matched, member=member, known=length - new if new else 0)
+            ways = self._descend(path, prints, run, matched, member=member, known=known)
             run, matched = max(ways, key=itemgetter(1))
-            if matched == self._runs.ends[run]:
+            other = self._other_than_told(run, matched, member, int(tier), known)
+            if other:
+                run, matched = self._split(other, known), known
+            elif matched < self._runs.ends[run]:
+                run = self._part(run, matched, length)
+                matched = self._runs.ends[run]
+            else:
                 break
-            run = self._part(run, matched, path, member, int(tier), new)
-            matched = self._runs.ends[run]
         if matched < length:
             if piece:
                 self._grow(run, path, prints, member, int(tier), piece)
@@ -204,16 +213,21 @@ class PrefixIndex:
 
     # storing
 
-    def _part(self, run: int, matched: int, path: array[int], member: int, tier: int, new: int) -> int:
+    def _other_than_told(self, run: int, matched: int, member: int, tier: int, known: int) -> int:
+        """The run that the path leaves at block `known`, whatever fingerprints say: the member holds it, and says that
+        it has not held the path's block there. 0 if there is none."""
+        runs = self._runs
+        if known <= matched < known + SURE_BLOCKS:
+            while run and runs.start(run) >= known:
+                run = runs.parents[run]
+            if known < runs.ends[run] and runs.sets.tiers(runs.holders[run], member) & tier:
+                return run
+        return 0
+
+    def _part(self, run: int, matched: int, length: int) -> int:
         """Splits the run where the path ends in it or leaves it. The upper part."""
-        runs, length = self._runs, len(path)
-        start, known = runs.start(run), length - new
-        is_held = runs.sets.tiers(runs.holders[run], member) & tier
-        if new and is_held and start < known and matched - SURE_BLOCKS < known <= matched:
-            return self._split(run, known)  # it says that it did not hold the path's block there: this is another one
-        if matched == length:
-            return self._split(run, matched)
-        return self._split(run, max(start + 1, matched - SURE_BLOCKS + 1))
+        sure = matched if matched == length else matched - SURE_BLOCKS + 1
+        return self._split(run, max(self._runs.start(run) + 1, sure))
 
     def _split(self, run: int, at: int, key: int = 0) -> int:
         """The upper part. A sweep may have passed its number already, so it goes without those who are swept."""
