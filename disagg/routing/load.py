@@ -184,6 +184,9 @@ class Endpoints:
             self._end_trial(reservation, endpoint.engine)
         self.on_change()
 
+    def on_has_read(self) -> None:
+        self.on_change()
+
     def on_shared(self, reservation: Reservation) -> None:
         for endpoint in reservation.pair.endpoints:
             self._end_trial(reservation, endpoint.engine)

@@ -38,7 +38,7 @@ from disagg.routing.load import Endpoints
 from disagg.routing.observations import Observation
 from disagg.routing.policies.least_loaded import LeastLoaded, best_after
 from disagg.routing.policy import Surroundings
-from disagg.routing.view import Choice, Reason, RoutingView
+from disagg.routing.view import Choice, Forecast, RoutingView
 
 BUSY_MAX = 0.8
 TIE, TIE_S = 0.05, 0.001
@@ -46,22 +46,14 @@ KEEP = 0.15
 LOOKED_AT = 48  # of each role the least loaded ones, and as many of those that have most of the prompt
 
 
-class Forecast(Reason, frozen=True):
+class LeastCost(Forecast, frozen=True):
     """What was expected of the choice, in milliseconds, and what it beat."""
 
     cost_ms: float
-    wait_ms: float  # until the prompt's turn
-    read_ms: float
-    transfer_ms: float
-    itl_ms: float
     cached_tokens: int
     next_best: str = ""  # the best of the other kind, or of other readers
     next_cost_ms: float = 0.0
     busy: float = 0.0
-
-    @property
-    def ttft_s(self) -> float:
-        return (self.wait_ms + self.read_ms + self.transfer_ms) / 1e3
 
 
 class _Side(NamedTuple):
@@ -93,6 +85,7 @@ class Predicted:
     """The formula is that of the module. It learns from `observe`, and needs the prompt's KV blocks."""
 
     reads_prefixes = True
+    holds_back = True
 
     def __init__(self) -> None:
         self.costs = Costs(Prior())
@@ -218,8 +211,8 @@ class Predicted:
         slower_s = costs.step_s(endpoint.id, legs + 1, kv_tokens + prompt) - costs.step_s(endpoint.id, legs, kv_tokens)
         return _Side(tokens * step_s + legs * tokens / 2 * slower_s, endpoint, step_s=step_s)
 
-    def _reason(self, best: _Way, second: _Way | None) -> Forecast:
-        return Forecast(
+    def _reason(self, best: _Way, second: _Way | None) -> LeastCost:
+        return LeastCost(
             cost_ms=_ms(best.cost_s),
             wait_ms=_ms(best.reader.wait_s),
             read_ms=_ms(best.reader.read_s),
