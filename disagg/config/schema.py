@@ -293,6 +293,8 @@ class Routing(Section):
     """A longer request (prompt and output) does not move."""
     policy: Annotated[str, Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")] = "disagg.routing.policy:LeastLoaded"
     """What chooses the engines of a request: a class that frontends can import, as module:Class."""
+    kv_events: bool = True
+    """Engines tell frontends what their prefix caches hold. Without it that is guessed from what was sent there."""
 
 
 class HealthSection(Section):

@@ -65,7 +65,7 @@ async def serve(spec: FrontendSpec) -> None:
     own = None if spec.tokenization == "engine" else _own_tokenizer(spec)
     registry = RemoteRegistry(spec.registry, secret)
     await registry.connect()
-    connections = Connections(secret)
+    connections = Connections(secret, block_tokens=spec.block_tokens)
     router = Router(connections, load_policy(spec.policy))
     refusals = Refusals()
     service = Service(

@@ -26,6 +26,7 @@ class FrontendSpec(msgspec.Struct, frozen=True, kw_only=True):
     stop_s: float
     limits: Limits
     policy: str = LEAST_LOADED  # module:Class
+    block_tokens: int = 0  # of a KV block, in which hosts tell what is cached; 0: they are not asked
     connections_max: int = 10_000
     held_limit_bytes: int = 256 << 20  # of requests that have not come in whole
     generates: bool = True  # the deployment has engines that make tokens

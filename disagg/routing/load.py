@@ -7,6 +7,7 @@ Fails: never. Nothing here waits, and nothing goes through all pairs
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Callable, Iterator, Set
 
 from disagg.plane.ledger import kv_tokens_needed
@@ -14,6 +15,8 @@ from disagg.registry.met import Met
 from disagg.role_table import ROLES
 from disagg.roles import Role
 from disagg.routing.endpoints import ByLoad, Endpoint, Engine, Pair
+from disagg.routing.prefix_index.held import depths
+from disagg.routing.prefix_index.index import PrefixIndex
 from disagg.routing.reservation import Reservation
 from disagg.routing.view import Choice, RoutingView
 
@@ -33,8 +36,16 @@ class Endpoints:
         self.met = Met()
         self.places_taken = 0  # by this process's reservations
         self.on_change: Callable[[], None] = lambda: None
+        self.index = PrefixIndex()  # of what ranks have cached, by Endpoint.slot
+        self._by_slot: dict[int, Endpoint] = {}
+        self._free_slots: list[int] = []
 
     # for policies
+
+    def held(self, path: array[int]) -> dict[Endpoint, tuple[int, int]]:
+        """How many of the path's first blocks each endpoint has cached: (on its device, there or in host memory).
+        Whoever has none, or is not connected, is left out."""
+        return {self._by_slot[slot]: blocks for slot, blocks in depths(self.index.overlaps(path)).items()}
 
     def has(self, role: Role) -> bool:
         """Whether there is an engine of this role that could serve if it had room."""
@@ -142,6 +153,21 @@ class Endpoints:
         if self._engines[engine.role].get(engine.life) is engine:
             del self._engines[engine.role][engine.life]
             self._hide(engine)
+
+    def open_slots(self, engine: Engine) -> None:
+        """Its ranks have places in the index from now on, and hold nothing yet."""
+        for endpoint in engine.endpoints:
+            endpoint.slot = self._free_slots.pop() if self._free_slots else len(self._by_slot)
+            self._by_slot[endpoint.slot] = endpoint
+
+    def close_slots(self, engine: Engine) -> None:
+        """The index forgets them; others may get their numbers."""
+        for endpoint in engine.endpoints:
+            if self._by_slot.get(endpoint.slot) is endpoint:
+                self.index.clear(endpoint.slot)
+                del self._by_slot[endpoint.slot]
+                self._free_slots.append(endpoint.slot)
+                endpoint.slot, endpoint.tells_cache = -1, False
 
     # told by reservations
 

@@ -29,6 +29,7 @@ FLOORS = (
         "adapters",
     ),
     ("host_spec", "folders", "surroundings", "fields", "reasoning_end", "stop_patterns"),
+    ("kv_events",),
     ("sampling", "cpu_profile", "plane"),
     ("models", "registry"),
     ("tokenizer", "transfer"),

@@ -16,7 +16,7 @@ from __future__ import annotations
 import hmac
 import sys
 from array import array
-from collections.abc import Buffer, Sequence
+from collections.abc import Sequence
 
 from xxhash import xxh3_64_intdigest
 
@@ -33,7 +33,9 @@ class BlockHasher:
         self._secret = secret
         self.block_tokens = block_tokens
 
-    def path(self, ids: Buffer | Sequence[int], adapter: str = "", salt: str = "") -> array[int]:
+    def path(
+        self, ids: bytes | bytearray | memoryview | Sequence[int], adapter: str = "", salt: str = ""
+    ) -> array[int]:
         """The keys of a prompt's full blocks. `ids`: token ids, or their uint32 as bytes."""
         return self.after(self.root(adapter, salt), ids)
 
@@ -43,7 +45,7 @@ class BlockHasher:
         namespace = b"%b%d %d %b%b" % (_DOMAIN, self.block_tokens, len(name), name, salt.encode())
         return int.from_bytes(hmac.digest(self._secret, namespace, "sha256")[:8], "little")
 
-    def after(self, key: int, ids: Buffer | Sequence[int]) -> array[int]:
+    def after(self, key: int, ids: bytes | bytearray | memoryview | Sequence[int]) -> array[int]:
         """The keys of the full blocks of `ids` where a block with this key comes before them.
 
         A path grows by `path.extend(hasher.after(path[-1], more_ids))`.
@@ -57,7 +59,7 @@ class BlockHasher:
         return array("Q", keys)
 
 
-def _octets(ids: Buffer | Sequence[int]) -> bytes:
+def _octets(ids: bytes | bytearray | memoryview | Sequence[int]) -> bytes:
     """Token ids as uint32 little-endian."""
     if isinstance(ids, bytes):
         octets = ids
