@@ -73,8 +73,8 @@ class KvBook:
         return self._ranks[dp_rank].cache.blocks if dp_rank in self._ranks else 0
 
     def hear(self, dp_rank: int, packed: bytes, again: Callable[[], None]) -> None:
-        """`packed`: a Telling; empty: that rank is not heard any more. `again` makes it begin anew: it is called where what
-        it says cannot be used."""
+        """`packed`: a Telling; empty: that rank is not heard any more. `again` makes it begin anew: it is called where
+        what it says cannot be used."""
         if not packed:
             self._forget(dp_rank, "it is not heard any more")
             return

@@ -9,14 +9,12 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Iterable, Iterator
-from typing import NamedTuple
 
 import msgspec
 
 from disagg.kv_events.events import Tier
 
 STORED, REMOVED, CLEARED, LOST = "stored", "removed", "cleared", "lost"
-
 
 class Change(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """`stored`: the last `count` blocks of the path are in `tier` now. `removed`: they are no longer there, nor is what
@@ -29,18 +27,9 @@ class Change(msgspec.Struct, frozen=True, array_like=True, gc=False):
     keys: bytes = b""  # the rest of the path
     count: int = 0
 
-
-class Told(NamedTuple):
-    """A change with its path spelt out."""
-
-    kind: str
-    tier: Tier
-    path: array[int]
-    count: int
-
-
-def spelt_out(changes: Iterable[Change]) -> Iterator[Told]:
-    """The changes of one frame. Raises ValueError where a path shares more than there is, or has no blocks to change."""
+def spelt_out(changes: Iterable[Change]) -> Iterator[tuple[str, Tier, array[int], int]]:
+    """The changes of one frame: (kind, tier, the whole path, count). Raises ValueError where a path shares more than
+    there is, or has no blocks to change."""
     path: array[int] = array("Q")
     for change in changes:
         if change.shared > len(path):
@@ -49,4 +38,4 @@ def spelt_out(changes: Iterable[Change]) -> Iterator[Told]:
         path.frombytes(change.keys)
         if change.kind in (STORED, REMOVED) and not 0 < change.count <= len(path):
             raise ValueError(f"{change.count} blocks change of {len(path)}")
-        yield Told(change.kind, change.tier, path, change.count)
+        yield change.kind, change.tier, path, change.count

@@ -63,7 +63,7 @@ class KvTelling:
 
     async def _until_unsent(self, limit_bytes: int) -> None:
         await asyncio.sleep(0)
-        while self._connection.unsent_bytes > limit_bytes:
+        while self._connection.unsent_bytes > limit_bytes:  # noqa: ASYNC110 - nobody tells when it is sent
             await asyncio.sleep(PAUSE_S)
 
     def _send(self, message: m.ToFrontend) -> None:

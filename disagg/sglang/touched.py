@@ -146,7 +146,10 @@ KV_EVENTS = Part(
                 ("all_cleared", "self"),
             )
         ),
-        *(_at(*(f"{owner}{name}" for owner in _NODES)) for name in "children parent key evicted backuped".split()),
+        *(
+            _at(*(f"{owner}{name}" for owner in _NODES))
+            for name in ("children", "parent", "key", "evicted", "backuped")
+        ),
         *_all("mem_cache.radix_cache:RadixKey.", "token_ids extra_key __len__"),
         *_all("disaggregation.kv_events:StorageMedium.", "GPU CPU"),
         *_all(_SCHEDULER, "tree_cache process_input_requests"),

@@ -49,7 +49,7 @@ JITTER = 0.1  # of each duration
 
 
 class SimulatedEngine:
-    """`start`, then `open` on the loop. `life` names this incarnation, as `drop_peer` will. `kv`: is told what its ranks
+    """`start`, then `open` on the loop. `life` names this incarnation, as `drop_peer` will. `kv` is told what its ranks
     have cached; None: nobody is."""
 
     def __init__(

@@ -145,7 +145,7 @@ def test_a_frontend_that_comes_later_knows_all_in_a_moment_while_others_load() -
             sim.frontends.append(Frontend(sim, 1))
             began_s = asyncio.get_running_loop().time()
             connections = sim.frontends[1].connections
-            while len(connections.caches) < 4 or not connections.caches_are_whole:  # noqa: ASYNC110
+            while len(connections.caches) < 4 or not connections.caches_are_whole:
                 await asyncio.sleep(0.01)
             assert asyncio.get_running_loop().time() - began_s < 1.0
             await over(streams)
