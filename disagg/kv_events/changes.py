@@ -16,6 +16,7 @@ from disagg.kv_events.events import Tier
 
 STORED, REMOVED, CLEARED, LOST = "stored", "removed", "cleared", "lost"
 
+
 class Change(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """`stored`: the last `count` blocks of the path are in `tier` now. `removed`: they are no longer there, nor is what
     followed them; removed from DEVICE they are still in HOST, removed from HOST they are gone. `cleared`: the rank
@@ -26,6 +27,7 @@ class Change(msgspec.Struct, frozen=True, array_like=True, gc=False):
     shared: int = 0  # keys that the path begins with, those of the change before it in the frame
     keys: bytes = b""  # the rest of the path
     count: int = 0
+
 
 def spelt_out(changes: Iterable[Change]) -> Iterator[tuple[str, Tier, array[int], int]]:
     """The changes of one frame: (kind, tier, the whole path, count). Raises ValueError where a path shares more than

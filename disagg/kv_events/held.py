@@ -127,16 +127,16 @@ class HeldBlocks:
     def snapshot(self) -> Iterator[list[Change]]:
         """All that is held, a frame at a time. Blocks may come and go between two frames: each frame is what is so
         when it is asked for, and whoever also gets all changes from the first frame on knows all in the end."""
-        blocks = list(self._blocks.values())
+        blocks, told = list(self._blocks.values()), set[Block]()
         for begin in range(0, len(blocks), BLOCKS_OF_A_FRAME):
             paths, changes = _Paths(), list[Change]()
             for block in blocks[begin : begin + BLOCKS_OF_A_FRAME]:
                 if self._blocks.get(block.key) is not block:
                     continue  # it is gone, or all is
                 if block.nearest == DEVICE and not block.near_after:
-                    changes.append(paths.change(STORED, Tier.DEVICE, block, block.depth))
+                    changes.append(paths.change(STORED, Tier.DEVICE, block, _untold(block, told)))
                 elif block.nearest == HOST and not block.held_after:
-                    changes.append(paths.change(STORED, Tier.HOST, block, _count_up(block)))
+                    changes.append(paths.change(STORED, Tier.HOST, block, _untold(block, told)))
             yield changes
 
 
@@ -144,11 +144,14 @@ _REMOVED_FROM = {NOWHERE: Tier.HOST, HOST: Tier.DEVICE}  # by where they are now
 _STORED_IN = {HOST: Tier.HOST, DEVICE: Tier.DEVICE}
 
 
-def _count_up(block: Block) -> int:
-    """How many blocks of its path, it and those just before it, are in the tier that it is in."""
-    count, each = 1, block.parent
-    while each is not None and each.depth and each.nearest == block.nearest:
-        count, each = count + 1, each.parent
+def _untold(block: Block, told: set[Block]) -> int:
+    """How many blocks, it and those just before it in the same tier, are not told yet. They are from now on."""
+    count, each = 0, block
+    while each.depth and each.nearest == block.nearest and each not in told:
+        told.add(each)
+        count += 1
+        assert each.parent is not None
+        each = each.parent
     return count
 
 
