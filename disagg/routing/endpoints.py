@@ -56,6 +56,8 @@ class Endpoint:
     load: tuple[int, int] = (0, 0)
     tokens_free: int = UNBOUNDED
     order: ByLoad | None = None  # while a policy may choose it
+    slot: int = -1  # its number in the index of cached prefixes
+    tells_cache: bool = False  # what the index has of it is what its scheduler says; else nobody knows
     life: str = field(init=False)  # the engine's
     id: RankId = field(init=False)  # one for all requests that are remembered to have run here
 

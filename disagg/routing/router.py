@@ -13,7 +13,7 @@ import logging
 from array import array
 from collections.abc import Sequence
 
-from disagg.routing.blocks import BlockHasher
+from disagg.kv_events.blocks import BlockHasher
 from disagg.routing.connections import Connections
 from disagg.routing.observations import Observation
 from disagg.routing.policies.least_loaded import LeastLoaded
@@ -68,8 +68,7 @@ class Router:
 
     def unread_tokens(self, request: RoutingView) -> int:
         """Of its prompt, what no engine has cached: what it costs to serve it, at the least."""
-        held = self.endpoints.held(request) if request.path else {}
-        return max(1, request.prompt_tokens - max((most for _, most in held.values()), default=0))
+        return max(1, request.prompt_tokens - self.endpoints.cached(request).most)
 
     def forecast(self, choice: Choice) -> Forecast | None:
         """What the policy expects of its choice, if it says so."""

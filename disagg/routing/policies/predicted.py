@@ -26,11 +26,12 @@ Chooses: the least cost. Costs within TIE of it count as equal: of those the ran
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from itertools import islice
 from typing import NamedTuple
 
 from disagg.roles import Role
+from disagg.routing.cached_prompt import CachedPrompt
 from disagg.routing.cost.costs import Costs
 from disagg.routing.cost.prior import Prior
 from disagg.routing.endpoints import Endpoint, Pair
@@ -104,15 +105,13 @@ class Predicted:
             return self._least_loaded.choose(request, endpoints)
         if request.prefix_on is not None and (choice := best_after(request.prefix_on, request, endpoints)) is not None:
             return choice
-        held = endpoints.held(request)
+        held = endpoints.cached(request)
         best, second = self._best(request, endpoints, held)
         if best is None:
             return None
         return Choice(best.pair, self._reason(best, second), best.reader.cached)
 
-    def _best(
-        self, request: RoutingView, endpoints: Endpoints, held: Mapping[Endpoint, tuple[int, int]]
-    ) -> tuple[_Way | None, _Way | None]:
+    def _best(self, request: RoutingView, endpoints: Endpoints, held: CachedPrompt) -> tuple[_Way | None, _Way | None]:
         """The way to go, and what it beat."""
         alone, next_alone = self._best_alone(request, endpoints, held)
         paired, next_paired = self._best_pair(request, endpoints, held)
@@ -127,7 +126,7 @@ class Predicted:
         return best, alone if best is paired else paired
 
     def _best_alone(
-        self, request: RoutingView, endpoints: Endpoints, held: Mapping[Endpoint, tuple[int, int]]
+        self, request: RoutingView, endpoints: Endpoints, held: CachedPrompt
     ) -> tuple[_Way | None, _Way | None]:
         ways = []
         for endpoint in _looked_at(Role.AGGREGATED, request, endpoints, held):
@@ -140,7 +139,7 @@ class Predicted:
         return best, min((way for way in ways if way is not best), key=_cost, default=None)
 
     def _best_pair(
-        self, request: RoutingView, endpoints: Endpoints, held: Mapping[Endpoint, tuple[int, int]]
+        self, request: RoutingView, endpoints: Endpoints, held: CachedPrompt
     ) -> tuple[_Way | None, _Way | None]:
         decodes = sorted(
             (self._decoding(each, request) for each in _looked_at(Role.DECODE, request, endpoints, held)), key=_cost
@@ -163,7 +162,7 @@ class Predicted:
         decodes: list[_Side],
         request: RoutingView,
         endpoints: Endpoints,
-        held: Mapping[Endpoint, tuple[int, int]],
+        held: CachedPrompt,
     ) -> list[_Way]:
         """The cheapest decode that this prefill has met; `decodes`: cheapest first."""
         life = reader.endpoint.life
@@ -175,7 +174,7 @@ class Predicted:
                 break
             if life not in endpoints.peers_of(decode.endpoint):
                 continue
-            has = held.get(decode.endpoint, (0, 0))[0]
+            has = held.of(decode.endpoint)[0]
             transfer_s = self.costs.transfer_s(request.prompt_tokens - has) if has else whole_s
             way = _Way(reader.cost_s + transfer_s + decode.cost_s, reader, decode, transfer_s)
             near.append(way)
@@ -196,8 +195,8 @@ class Predicted:
             return near[0]
         return min(near, key=lambda way: (endpoints.cached_tokens(way.reader.endpoint), self._random.random()))
 
-    def _reading(self, endpoint: Endpoint, request: RoutingView, held: Mapping[Endpoint, tuple[int, int]]) -> _Side:
-        cached = min(held.get(endpoint, (0, 0))[1], request.prompt_tokens - 1)  # the last token is always read
+    def _reading(self, endpoint: Endpoint, request: RoutingView, held: CachedPrompt) -> _Side:
+        cached = min(held.of(endpoint)[1], request.prompt_tokens - 1)  # the last token is always read
         wait_s = self.costs.drain_s(endpoint.id, endpoint.queued_tokens)
         read_s = self.costs.read_s(endpoint.id, request.prompt_tokens - cached, cached)
         cost_s = wait_s + read_s / (1 - min(self.costs.busy, BUSY_MAX))
@@ -225,17 +224,15 @@ class Predicted:
         )
 
 
-def _looked_at(
-    role: Role, request: RoutingView, endpoints: Endpoints, held: Mapping[Endpoint, tuple[int, int]]
-) -> Iterable[Endpoint]:
+def _looked_at(role: Role, request: RoutingView, endpoints: Endpoints, held: CachedPrompt) -> Iterable[Endpoint]:
     """With room: the least loaded ones, and those that have most of the prompt; none to be avoided, if there are
     others."""
     found: dict[Endpoint, int] = {}
     for score, endpoint in islice(endpoints.fitting(role, request), LOOKED_AT):
         found[endpoint] = score[0]
     if len(endpoints.of(role)) > LOOKED_AT:
-        warm = sorted((each for each in held if each.engine.role is role), key=lambda each: -held[each][1])
-        for endpoint in islice((each for each in warm if endpoints.has_room(each, request)), LOOKED_AT):
+        warm = (each for each in held.warmest() if each.engine.role is role and endpoints.has_room(each, request))
+        for endpoint in islice(warm, LOOKED_AT):
             found[endpoint] = int(endpoint.life in request.avoid)
     good = [endpoint for endpoint, avoided in found.items() if not avoided]
     return good or list(found)
