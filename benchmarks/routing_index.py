@@ -29,7 +29,7 @@ from statistics import median
 
 import psutil
 
-from disagg.routing.blocks import BlockHasher
+from disagg.kv_events.blocks import BlockHasher
 from disagg.routing.prefix_index.index import PrefixIndex
 
 LEVELS = (0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 0.99, 1.0)

@@ -7,7 +7,7 @@ from array import array
 import pytest
 from xxhash import xxh3_64_intdigest
 
-from disagg.routing.blocks import BlockHasher
+from disagg.kv_events.blocks import BlockHasher
 
 IDS = list(range(1000, 1000 + 64 * 5 + 63))
 OCTETS = array("I", IDS).tobytes()

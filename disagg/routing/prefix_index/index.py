@@ -1,7 +1,7 @@
 """Which ranks hold which prefixes, in a radix tree of runs that all ranks share.
 
 Way:   engines' KV events, or PredictedCache -> [PrefixIndex] -> policies, by `overlaps` of a request's path
-In:    paths of block keys (routing/blocks.py), always from the first block on
+In:    paths of block keys (kv_events/blocks.py), always from the first block on
 Owns:  the tree. Nothing here waits. Each call takes time by the runs on its path, not by blocks; `clear` takes none,
        what it leaves behind is freed a little at a time by the calls that follow
 Fails: never. When memory runs out, the rank that holds most is forgotten: see `forgotten`
@@ -25,8 +25,9 @@ from __future__ import annotations
 from array import array
 from operator import itemgetter
 
+from disagg.kv_events.events import Tier
 from disagg.routing.prefix_index.fingerprints import fingerprints
-from disagg.routing.prefix_index.held import Held, Tier
+from disagg.routing.prefix_index.held import Held
 from disagg.routing.prefix_index.members import Members, Slots
 from disagg.routing.prefix_index.runs import RUN_BLOCKS_MAX, Runs
 
