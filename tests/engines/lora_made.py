@@ -1,4 +1,5 @@
-"""LoRA adapters made by hand for a small model, as PEFT writes them, and what the model says with each merged in.
+"""LoRA adapters made by hand for a small model, as PEFT writes them, and what the model says with each merged in: the
+tokens that follow a prompt, and its vector.
 
 In a process of its own, as transformers needs one: `make(...)` runs this file as a program.
 """
@@ -10,7 +11,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from disagg.cpu_profile.paths import standin_environment
 
@@ -22,14 +23,19 @@ MADE_S = 300.0  # on a busy machine
 Answers = dict[str, list[list[int]]]  # adapter, "" for none -> the tokens for each prompt
 
 
+class Meant(NamedTuple):
+    answers: Answers
+    vectors: dict[str, list[list[float]]]  # adapter, "" for none -> the last hidden state, as a unit vector
+
+
 def make(
     model: Path,
     folder: Path,
     adapters: dict[str, tuple[int, tuple[str, ...]]],
     prompts: list[list[int]],
     new_tokens: int,
-) -> Answers:
-    """Writes each adapter (its rank, what it changes) to folder/NAME. Returns greedy answers of transformers."""
+) -> Meant:
+    """Writes each adapter (its rank, what it changes) to folder/NAME. Returns what transformers makes of `prompts`."""
     asked = {"model": str(model), "folder": str(folder), "adapters": adapters, "prompts": prompts, "new": new_tokens}
     done = subprocess.run(
         [sys.executable, "-P", __file__],
@@ -39,8 +45,7 @@ def make(
         timeout=MADE_S,
         check=True,
     )
-    answers: Answers = json.loads(done.stdout)
-    return answers
+    return Meant(*json.loads(done.stdout))
 
 
 def _main() -> None:
@@ -51,10 +56,13 @@ def _main() -> None:
     model = AutoModelForCausalLM.from_pretrained(asked["model"], dtype=torch.float32)
     weights = dict(model.named_parameters())
 
-    def answers() -> list[list[int]]:
-        return [_greedy(model, prompt, asked["new"]) for prompt in asked["prompts"]]
+    answers, vectors = {}, {}
 
-    found = {"": answers()}
+    def ask(name: str) -> None:
+        answers[name] = [_greedy(model, prompt, asked["new"]) for prompt in asked["prompts"]]
+        vectors[name] = [_vector(model.model, prompt) for prompt in asked["prompts"]]
+
+    ask("")
     for name, (rank, modules) in asked["adapters"].items():
         linears = {each: weight for each, weight in weights.items() if each.split(".")[-2] in modules}
         added = _write(Path(asked["folder"]) / name, rank, modules, linears)
@@ -62,10 +70,10 @@ def _main() -> None:
             before = {each: weights[each].clone() for each in added}
             for each, more in added.items():
                 weights[each] += more
-            found[name] = answers()
+            ask(name)
             for each, was in before.items():
                 weights[each].copy_(was)
-    json.dump(found, sys.stdout)
+    json.dump([answers, vectors], sys.stdout)
 
 
 def _write(folder: Path, rank: int, modules: list[str], linears: dict[str, Any]) -> dict[str, Any]:
@@ -98,6 +106,15 @@ def _greedy(model: Any, prompt: list[int], new_tokens: int) -> list[int]:
             ids = torch.cat([ids, model(ids).logits[:, -1:].argmax(-1)], dim=1)
     made: list[int] = ids[0, len(prompt) :].tolist()
     return made
+
+
+def _vector(model: Any, prompt: list[int]) -> list[float]:
+    import torch
+
+    with torch.no_grad():
+        last = model(torch.tensor([prompt])).last_hidden_state[0, -1]
+    vector: list[float] = (last / last.norm()).tolist()
+    return vector
 
 
 if __name__ == "__main__":
