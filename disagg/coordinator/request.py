@@ -107,7 +107,6 @@ class Request:
     second_at: int = 0  # where the second text of a pair begins in `prompt_ids`; 0: there is none
     adapter: str = ""  # of its legs; empty: the model as it is
     embedding: bytes = b""  # what came: float32, little-endian
-    given: GivenText | None = None  # the same as `text`, where hosts say the text of the tokens
 
     def add(self, token_ids: list[int], now_s: float) -> str:
         """Adds new tokens; returns the text that may be shown because of them. See TextSide.push: the list may lose
@@ -131,6 +130,11 @@ class Request:
         """As if no token had come: nobody has heard of any. What is known of the prompt stays."""
         self.emitted_ids, self.logprobs, self.matched, self.token_at_s = [], [], None, 0.0
         self.text.begin_anew()
+
+    @property
+    def given(self) -> GivenText | None:
+        """`text`, where hosts say the text of the tokens."""
+        return self.text if isinstance(self.text, GivenText) else None
 
     @property
     def tokens_left(self) -> int:
