@@ -1,5 +1,5 @@
-"""LoRA adapters made by hand for a small model, as PEFT writes them, and what the model says with each merged in: the
-tokens that follow a prompt, and its vector.
+"""LoRA adapters of random weights for a small model, and what the model says with each merged in: the tokens that
+follow a prompt, and its vector.
 
 In a process of its own, as transformers needs one: `make(...)` runs this file as a program.
 """
@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from disagg.cpu_profile.paths import standin_environment
+from disagg.models.adapter_weights import make as make_adapter
 
 ATTENTION, MLP = ("q_proj", "k_proj", "v_proj", "o_proj"), ("gate_proj", "up_proj", "down_proj")
-CONFIG = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "bias": "none", "use_dora": False, "lora_dropout": 0.0}
 SPREAD = 0.3  # of its weights: so much that other tokens come of it
+SCALE = 2  # lora_alpha / r
 MADE_S = 300.0  # on a busy machine
 
 Answers = dict[str, list[list[int]]]  # adapter, "" for none -> the tokens for each prompt
@@ -64,8 +65,7 @@ def _main() -> None:
 
     ask("")
     for name, (rank, modules) in asked["adapters"].items():
-        linears = {each: weight for each, weight in weights.items() if each.split(".")[-2] in modules}
-        added = _write(Path(asked["folder"]) / name, rank, modules, linears)
+        added = _merged(Path(asked["folder"]) / name, rank, modules, Path(asked["model"]))
         with torch.no_grad():
             before = {each: weights[each].clone() for each in added}
             for each, more in added.items():
@@ -76,25 +76,20 @@ def _main() -> None:
     json.dump([answers, vectors], sys.stdout)
 
 
-def _write(folder: Path, rank: int, modules: list[str], linears: dict[str, Any]) -> dict[str, Any]:
-    """Returns what it adds to each weight. Random, from a seed that follows from its name."""
-    import torch
-    from safetensors.torch import save_file
+def _merged(folder: Path, rank: int, modules: list[str], model: Path) -> dict[str, Any]:
+    """Makes the adapter, from a seed that follows from its name. Returns what it adds to each weight."""
+    from safetensors.torch import load_file
 
-    random = torch.Generator().manual_seed(sum(folder.name.encode()))
-    tensors, added, alpha = {}, {}, 2 * rank
-    for name, weight in linears.items():
-        wide, narrow = weight.shape
-        a = torch.randn(rank, narrow, generator=random) * SPREAD
-        b = torch.randn(wide, rank, generator=random) * SPREAD
-        of = f"base_model.model.{name.removesuffix('.weight')}"
-        tensors |= {f"{of}.lora_A.weight": a, f"{of}.lora_B.weight": b}
-        added[name] = alpha / rank * b @ a
     folder.mkdir()
-    save_file(tensors, folder / "adapter_model.safetensors")
-    said = {**CONFIG, "r": rank, "lora_alpha": alpha, "target_modules": list(modules)}
-    (folder / "adapter_config.json").write_text(json.dumps(said))
-    return added
+    make_adapter(model, folder, rank, modules, SPREAD, seed=sum(folder.name.encode()))
+    parts = load_file(folder / "adapter_model.safetensors")
+    names = [part.removesuffix(".lora_A.weight") for part in parts if part.endswith(".lora_A.weight")]
+    return {
+        f"{name.removeprefix('base_model.model.')}.weight": SCALE
+        * parts[f"{name}.lora_B.weight"]
+        @ parts[f"{name}.lora_A.weight"]
+        for name in names
+    }
 
 
 def _greedy(model: Any, prompt: list[int], new_tokens: int) -> list[int]:

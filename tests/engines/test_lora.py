@@ -27,9 +27,6 @@ PROMPTS = [[100 + tokens, *(1000 + (7919 * at) % 40_000 for at in range(tokens -
 BACK_S = 120.0  # on a busy machine
 MODEL, GIVEN, LATER = "tiny", ("fr-all", "sql"), "later"
 HELD = {"max_total_tokens": 8192}
-PAGED = {"engine": {"page_size": 16, **HELD}}
-PAIR: dict[str, Any] = {"prefill": PAGED, "decode": PAGED}
-ALONE: dict[str, Any] = {"aggregated": PAGED, "embedding": {"engine": HELD}}
 
 
 @pytest.fixture(scope="module")
@@ -47,29 +44,28 @@ def meant(folder: Path) -> Meant:
     return make(make_tiny("qwen3"), folder, adapters, PROMPTS, NEW_TOKENS)
 
 
-def config(folder: Path, pools: dict[str, Any], **model: Any) -> str:
-    lora = {"max_loras_per_batch": 4, "adapters": {"sql": "sql", "fr-all": {"path": "fr-all"}}}
-    said = {
-        "version": 1,
-        "device": "cpu",
-        "model": {"path": str(make_tiny("qwen3")), "name": MODEL, "lora": lora, **model},
-        "ray": {"address": "local", "cpus": 2},
-        **pools,
-    }
-    file = folder / f"{'-'.join(pools)}.yaml"
-    file.write_text(yaml.safe_dump(said))
-    return str(file)
-
-
 @pytest.fixture(scope="module")
 def pair(folder: Path, meant: Meant) -> Iterator[Deployment]:
-    with serving(config(folder, PAIR)) as deployment:
+    """The shipped configuration, with another model: docs/lora.md has the line."""
+    adapters = [f"model.lora.adapters.{name}={folder / name}" for name in GIVEN]
+    model = [f"model.path={make_tiny('qwen3')}", f"model.name={MODEL}"]
+    with serving("lora-cpu", *model, *adapters, "ray.address=local") as deployment:
         yield deployment
 
 
 @pytest.fixture(scope="module")
 def alone(folder: Path, meant: Meant) -> Iterator[Deployment]:
-    with serving(config(folder, ALONE, tokenization="engine")) as deployment:
+    lora = {"max_loras_per_batch": 4, "adapters": {"sql": "sql", "fr-all": {"path": "fr-all"}}}
+    said = {
+        "version": 1,
+        "device": "cpu",
+        "model": {"path": str(make_tiny("qwen3")), "name": MODEL, "lora": lora, "tokenization": "engine"},
+        "ray": {"address": "local", "cpus": 2},
+        "aggregated": {"engine": {"page_size": 16, **HELD}},
+        "embedding": {"engine": HELD},
+    }
+    (folder / "alone.yaml").write_text(yaml.safe_dump(said))
+    with serving(str(folder / "alone.yaml")) as deployment:
         yield deployment
 
 
