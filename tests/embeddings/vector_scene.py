@@ -14,11 +14,13 @@ import httpx
 from scripted import MODEL, make_model_folder, until
 from tokenizers import Tokenizer, processors
 
+from disagg.adapters import Adapter
 from disagg.coordinator.coordinator import Coordinator
 from disagg.coordinator.limits import Limits
 from disagg.frontend.app import Frontend
 from disagg.frontend.own_tokenizer import OwnTokenizer
 from disagg.frontend.service import Service
+from disagg.plane.messages import LoadAdapter
 from disagg.plane.server import PlaneServer
 from disagg.registry.records import EngineRecord, State
 from disagg.registry.table import Table
@@ -82,10 +84,15 @@ def mark_pairs(folder: Path, second_type: int) -> None:
 
 @asynccontextmanager
 async def scene(
-    folder: Path, *roles: Role, config: dict[str, Any] | None = None, second_type: int | None = None, **model: Any
+    folder: Path,
+    *roles: Role,
+    config: dict[str, Any] | None = None,
+    second_type: int | None = None,
+    adapters: tuple[str, ...] = (),
+    **model: Any,
 ) -> AsyncIterator[Scene]:
     """An engine of each role; by default two that embed. `config`: more for the model's config.json; `second_type`:
-    see `mark_pairs`."""
+    see `mark_pairs`; `adapters`: names of some that all engines have."""
     make_model_folder(folder)
     if second_type is not None:
         mark_pairs(folder, second_type)
@@ -113,6 +120,13 @@ async def scene(
         )
         engines.append(engine)
         servers.append(server)
+    if adapters:
+        (folder / "adapter_config.json").touch()
+    for name in adapters:
+        registry.put_adapter(Adapter(name, str(folder)))
+        for server in servers:
+            server.adapters.change(LoadAdapter(name, str(folder), False), lambda _: None)
+    await until(lambda: all(set(adapters) == server.adapters.legs.keys() for server in servers))
     connections = Connections(SECRET)
     router = Router(connections)
     coordinator = Coordinator(router, LIMITS)
