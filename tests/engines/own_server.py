@@ -55,7 +55,10 @@ class OwnServer:
 
 @contextlib.contextmanager
 def starting(model: str, *more: str, folder: Path | None = None) -> Iterator[OwnServer]:
-    """`folder`: where the model lies, if it is not `disagg model get`'s. It has been started when the body begins, and is waited for by whoever needs it."""
+    """It has been started when the body begins, and is waited for by whoever needs it.
+
+    `folder`: where the model lies, if not where `disagg model get` puts it.
+    """
     port, log = free_port(), Path(tempfile.mkstemp(prefix="sglang-test-", suffix=".log")[1])
     command = [
         sys.executable,

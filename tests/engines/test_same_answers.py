@@ -31,40 +31,20 @@ from random_schemas import random_schema
 from refused_three_ways import REFUSED
 from taught_model import taught_model
 
+from benchmarks.gpu.features import PROMPT, SCHEMA, SEEDED, STRICT, THINKS
 from disagg.cpu_profile.paths import standin_environment
 from disagg.frontend.differences import DIFFERENCES
 
-SCHEMA = {
-    "type": "object",
-    "properties": {
-        "name": {"type": "string", "maxLength": 20},
-        "sports": {"type": "array", "items": {"enum": ["tennis", "golf"]}, "minItems": 1, "maxItems": 2},
-    },
-    "required": ["name", "sports"],
-    "additionalProperties": False,
-}
-OPENAI = {"type": "json_schema", "json_schema": {"name": "person", "strict": True, "schema": SCHEMA}}
-TAG = {
-    "type": "structural_tag",
-    "format": {
-        "type": "tag",
-        "begin": "<think>",
-        "content": {"type": "regex", "pattern": "[a-z ]{3,12}"},
-        "end": "</think>",
-    },
-}
-SEEDED = {"temperature": 0.7, "seed": 5}
 # What is asked, and what the whole text then matches ("" where it must be JSON of SCHEMA).
 CONSTRAINED: list[tuple[dict[str, Any], str]] = [
-    ({"response_format": OPENAI}, ""),
-    ({"response_format": OPENAI, **SEEDED}, ""),
+    ({"response_format": STRICT}, ""),
+    ({"response_format": STRICT, **SEEDED}, ""),
     ({"guided_json": SCHEMA}, ""),
     ({"regex": r"(red|green) and (blue|yellow)\."}, r"(red|green) and (blue|yellow)\."),
     ({"guided_choice": ["not yet.", "never!"]}, r"not yet\.|never!"),
     ({"ebnf": 'root ::= "Hello " name "!"\nname ::= "Bob" | "Eve"'}, "Hello (Bob|Eve)!"),
-    ({"response_format": TAG}, "<think>[a-z ]{3,12}</think>"),
+    ({"response_format": {"type": "structural_tag", "format": THINKS}}, "<think>[a-z ]{3,12}</think>"),
 ]
-PROMPT = "The capital of France is"
 
 
 pytestmark = pytest.mark.timeout(1500)  # three servers start, and answer some 170 requests each; on busy cores

@@ -41,7 +41,8 @@ def test_what_a_fixture_started_ends_with_a_terminated_run(tmp_path: Path, proce
     run = subprocess.Popen([sys.executable, "-m", "pytest", "-q", "-n", processes], cwd=tmp_path)
     try:
         while not (pid.exists() and pid.read_text().endswith(" ")):
-            assert time.monotonic() < until and run.poll() is None
+            assert time.monotonic() < until
+            assert run.poll() is None
             time.sleep(0.05)
         run.send_signal(signal.SIGTERM)
         assert run.wait(LIMIT_S) == pytest.ExitCode.INTERRUPTED
