@@ -52,7 +52,7 @@ TOOL_PARSER = "hermes"
 QUEUE = "deadlines.queue_s=300"
 KIT_SKIPS = {
     "basic_scheduler_stress_kit.BasicSchedulerStressMixin": {
-        "test_long_prompt": "8,000 tokens take two cores longer than its 120 s: torch_native attention pads the queries "
+        "test_long_prompt": "8,000 tokens take two cores more than its 120 s: torch_native attention pads the queries "
         "of each chunk to the whole prompt so far"
     },
 }
