@@ -12,6 +12,7 @@ Given half of one, or one with its neighbours, some of them lose a call.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 
 MARKER_CHARACTERS_MAX = 64
 WORD_CHARACTERS_MAX = 16
@@ -24,6 +25,9 @@ _PLAIN = re.compile(rf"{_MARKER}|[^<\[\]{{}}◁]+|.", re.S)
 _HALF_MARKER = re.compile(r"(?:<[^<>\s]{0,62}|\[/?[A-Z_]{0,20}|◁/?[a-z]{0,5})\Z")
 _HALF_WORD = re.compile(r"(?:\w+|,)\Z")  # SGLang's separators of calls are `,` and `, `
 _OPENERS = frozenset("<[]{}◁")
+_IN_STRING = re.compile(rf"{_MARKER}|{_HALF_MARKER.pattern}|[<\[◁]|\\?\Z")
+_JSON_STRING = re.compile(r'(?:[^"\\\x00-\x1f<\[◁]+|\\["\\bfnrt])*')
+_RAW_STRING = re.compile(r"(?:[^<\]◁&]+|\](?=[^<\]])|<(?=[\s\d=]))*")
 
 
 class Lexemes:
@@ -54,6 +58,32 @@ class Lexemes:
             if self._unit_characters * NEW_PART >= held_characters or is_marker(unit):
                 return self._gathered()
         return self._gathered() if last and self._unit else None
+
+    def take_string(self, *, is_json: bool, is_mark: Callable[[str], bool], last: bool) -> tuple[str, bool]:
+        """Within a string that its parser only repeats: text that it need not see, and whether what follows is not
+        such. `is_mark`: of a marker or the beginning of one, whether the parser has to see it."""
+        text, begin = self._waiting, self._position
+        if not is_json:
+            matched = _RAW_STRING.match(text, begin)
+            assert matched is not None
+            taken = matched.group().rstrip()  # blanks at a value's end may be none of it
+            self._position += len(taken)
+            return taken, last or text[matched.end() :] not in ("", "<", "]")
+        end, waits = begin, False
+        while True:
+            matched = _JSON_STRING.match(text, end)
+            assert matched is not None
+            end = matched.end()
+            found = _IN_STRING.match(text, end)
+            if found is None:
+                break
+            marker = found.group()
+            waits = found.end() == len(text) and not is_marker(marker)
+            if marker in ("", "\\") or ((waits or len(marker) > 1) and is_mark(marker)):
+                break
+            end += 1
+        self._position = end
+        return text[begin:end], last or not waits
 
     def _next(self, *, in_call: bool, last: bool) -> str | None:
         text, position = self._waiting, self._position
