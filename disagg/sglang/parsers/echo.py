@@ -21,7 +21,7 @@ CERTAIN_CHARACTERS = 24  # of a string whose way of being written is known
 LEAST_CHARACTERS = 4
 _SAID = re.compile(r'[^"\\]+|\\.|"|\\', re.S)
 _JSON = re.compile(r'(?:[^"\\\x00-\x1f]|\\["\\bfnrt])*')  # what all write alike; not \u0041 and \/
-_RAW = re.compile(r"(?:[^<\]◁&]*[^<\]◁&\s])?")  # blanks at its end may be none of it
+_RAW = re.compile(r"[^<\]◁&]*")
 
 
 class OpenString(NamedTuple):
@@ -79,8 +79,9 @@ class Echo:
             if at < 0 or self._given.find(wanted, at + 1) >= 0:
                 continue
             behind = self._given[at + len(wanted) :]
-            is_plain = (_JSON if is_json else _RAW).fullmatch(behind) is not None
-            if is_plain and (behind.isascii() or not wanted.isascii()):  # some write other letters as \u1234
+            is_plain = (_JSON if is_json else _RAW).fullmatch(behind) is not None and behind == behind.rstrip()
+            # Blanks at an end may be dropped; letters beyond ASCII may be written as \u1234.
+            if is_plain and (behind.isascii() or not wanted.isascii()):
                 self._is_json = is_json
                 return OpenString(is_json, behind if is_json else in_json(behind))
         return None
