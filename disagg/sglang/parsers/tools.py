@@ -89,6 +89,7 @@ class ToolReader:
         self._string: OpenString | None = None  # what comes is of this string, and goes by the parser
         self._behind = ""  # of the last call's arguments: told already, and not yet said by the parser
         self._came: list[str] = []  # all that the parser was given, for the comparison at the end
+        self.characters = 0  # of them
         self._before: list[str] = []  # text ahead of the first call
         self._after: list[str] = []  # text after it, which waits for the end: it may be a call that was not seen
         self._names: list[str] = []
@@ -121,6 +122,7 @@ class ToolReader:
             if not (was_held or held or items or self._names or is_marker(unit)):
                 text = unit  # plain text between nothing and nothing: some parsers take a bracket out of it
             self._came.append(unit)
+            self.characters += len(unit)
             if was_held or held or self._names:
                 self._echo.gave(unit)
             said = self._said(text, items)
