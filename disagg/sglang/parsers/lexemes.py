@@ -18,6 +18,7 @@ MARKER_CHARACTERS_MAX = 64
 WORD_CHARACTERS_MAX = 16
 # A parser that reads again all that it holds does so only when this part of it is new: its work is linear in the text.
 NEW_PART = 16
+HELD_FOR_ANY = 2048  # characters: beside more, what only looks like a marker (HTML, say) is text
 
 _MARKER = r"<[^<>\s]{1,62}>|\[/?[A-Z_]{2,20}\]|◁/?think▷"
 _UNIT = re.compile(rf"{_MARKER}|\w{{1,{WORD_CHARACTERS_MAX}}}|,\s?|\s|.", re.S)
@@ -42,20 +43,24 @@ class Lexemes:
         self._waiting = self._waiting[self._position :] + text
         self._position = 0
 
-    def take(self, held_characters: int, *, in_call: bool, last: bool = False) -> str | None:
-        """None: what is here waits for more. `held_characters`: how much the parser would read again."""
+    def take(
+        self, held_characters: int, *, in_call: bool, is_mark: Callable[[str], bool] = bool, last: bool = False
+    ) -> str | None:
+        """None: what is here waits for more. `held_characters`: how much the parser would read again. `is_mark`: of a
+        marker, whether the parser has to see it at once, however much it would read again."""
         while self._position < len(self._waiting):
             unit = self._next(in_call=in_call, last=last)
             if unit is None:
                 break
             if not in_call:
                 return self._with_gathered(unit)
-            if is_marker(unit) and self._unit:  # what was gathered goes first, and the marker alone after it
+            is_alone = is_marker(unit) and (held_characters < HELD_FOR_ANY or is_mark(unit))
+            if is_alone and self._unit:  # what was gathered goes first, and the marker alone after it
                 self._position -= len(unit)
                 return self._gathered()
             self._unit.append(unit)
             self._unit_characters += len(unit)
-            if self._unit_characters * NEW_PART >= held_characters or is_marker(unit):
+            if self._unit_characters * NEW_PART >= held_characters or is_alone:
                 return self._gathered()
         return self._gathered() if last and self._unit else None
 

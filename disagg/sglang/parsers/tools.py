@@ -114,7 +114,8 @@ class ToolReader:
         calls: list[CallPiece] = []
         held = self._held.characters()
         while not self._string or self._pass_by(calls, last=last):
-            unit = self._lexemes.take(held, in_call=bool(held or self._names), last=last)
+            in_call = bool(held or self._names)
+            unit = self._lexemes.take(held, in_call=in_call, is_mark=self._marks.has, last=last)
             if unit is None:
                 break
             text, items = self._parser.parse_stream_chunk(unit)
