@@ -196,4 +196,4 @@ def test_long_arguments_are_streamed_all_along() -> None:
         parts = parser.push(text[place : place + 6])
         said += sum(len(part.text) for part in parts if isinstance(part, CallArguments))
         behind.append(place + 6 - said)
-    assert max(behind) < len(text) / 7
+    assert max(behind) < 120  # the name and what stands around it, which are no arguments
