@@ -1,12 +1,14 @@
 """One choice's tool calls, read by SGLang's parser of a name: as the text comes, or from the whole text.
 
 Way:   text of a choice, its reasoning taken out -> [ToolReader] -> words and pieces of calls -> OutputParser
-In:    text cut anywhere; lexemes.py cuts it as the parser wants it
+In:    text cut anywhere; lexemes.py cuts it as the parser wants it. Of a long string the parser gets the ends alone
 Out:   calls counted from 0 as they come; a name first, then its arguments, of which nothing is taken back
-Fails: whatever SGLang's parser raises; ImportError without SGLang
+Fails: whatever SGLang's parser raises; ValueError where it says of a string other than it was given; ImportError
+       without SGLang
 
-`whole` is SGLang's `parse_non_stream`, for answers that are not streamed. `end` compares with it what was streamed, and
-adds what the streaming parser lost: some know only one call, or leave the last brace out.
+`whole` is SGLang's `parse_non_stream`, for answers that are not streamed. `end` compares what was streamed with what it
+makes of all that the streaming parser was given, and adds what that one lost: some know only one call, or leave the
+last brace out. That may take long, and may be asked for in a thread (`characters` says how many there are).
 """
 
 from __future__ import annotations
@@ -207,7 +209,7 @@ class ToolReader:
         return self._told(index, None, known[len(said) :])
 
     def _rest(self) -> ToolText:
-        """The calls that SGLang finds in the whole text and its streaming parser did not, and the text after calls."""
+        """The calls that SGLang finds in all that was given and its streaming parser did not, and the text after calls."""
         before, after = "".join(self._before), "".join(self._after)
         text, found = _whole(self._make_parser(), "".join(self._came))
         calls: list[CallPiece] = []
