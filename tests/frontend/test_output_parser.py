@@ -170,9 +170,18 @@ def test_what_a_token_costs_does_not_grow_with_its_call(name: str | None) -> Non
     assert again[1] < 2 * again[0]
 
 
+def test_html_beside_a_brace_that_is_no_call_is_not_read_again_at_each_tag() -> None:
+    again = [reread_text("llama3", '{"a": 1} ' + "<b>bold</b> " * tokens) for tokens in (500, 2000)]
+    assert again[1] < 40
+    assert again[1] < 2 * again[0]
+
+
 def reread(name: str | None, tokens: int) -> float:
     long = " ".join(["words"] * tokens)
-    text = ARRAY.replace("Sund", long) if name is None else answer(name).replace("Sund", long)
+    return reread_text(name, ARRAY.replace("Sund", long) if name is None else answer(name).replace("Sund", long))
+
+
+def reread_text(name: str | None, text: str) -> float:
     reader = ToolReaders(name, TOOLS).reader()
     parser = reader._parser
     parse, read_again = parser.parse_stream_chunk, 0

@@ -209,7 +209,7 @@ class ToolReader:
         return self._told(index, None, known[len(said) :])
 
     def _rest(self) -> ToolText:
-        """The calls that SGLang finds in all that was given and its streaming parser did not, and the text after calls."""
+        """The calls that SGLang finds in all that was given and its streaming parser did not, and text after calls."""
         before, after = "".join(self._before), "".join(self._after)
         text, found = _whole(self._make_parser(), "".join(self._came))
         calls: list[CallPiece] = []
