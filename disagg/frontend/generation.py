@@ -12,9 +12,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -39,6 +39,7 @@ from disagg.frontend.tokenizing import Answered
 from disagg.frontend.wishes import wishes_of
 from disagg.sampling import GRAMMARS
 
+T = TypeVar("T")
 CLIENT_ID_CHARACTERS_MAX = 128
 # Of "_" and of small letters: JSON may write a name so. No client is known that does, and no text has them by chance.
 NAME_ESCAPES = (rb"\u005f", rb"\u005F", rb"\u006", rb"\u007")
@@ -170,6 +171,9 @@ class Generations:
             for index, request in enumerate(requests)
         ]
         await run_samples(self._backend, list(zip(requests, sinks, strict=True)), asked.best_of)
+        for sink in sinks:
+            if sink.unread is not None:
+                sink.ends(*await self._in_thread(sink.read_end))
 
     async def _whole(self, exchange: Exchange, answering: Answering) -> None:
         asked, requests = answering.asked, answering.requests
@@ -189,9 +193,12 @@ class Generations:
     async def _answer_of(self, choice: WholeChoice) -> ChoiceAnswer:
         if not choice.is_long_to_read:
             return choice.answer()
+        return await self._in_thread(choice.answer)
+
+    async def _in_thread(self, reads: Callable[[], T]) -> T:
         if self._parsing_thread is None:
             self._parsing_thread = ThreadPoolExecutor(1, thread_name_prefix="parser")
-        return await asyncio.get_running_loop().run_in_executor(self._parsing_thread, choice.answer)
+        return await asyncio.get_running_loop().run_in_executor(self._parsing_thread, reads)
 
     def _choice_ended(self, answering: Answering, answer: ChoiceAnswer) -> None:
         answering.note_end(answer.index)
