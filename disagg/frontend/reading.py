@@ -5,8 +5,8 @@ Out:   of a generation a CompletionRequest whose prompts are shorter than the mo
        their row makes, an Answered for those that need no engine
 Fails: BadRequest, naming the parameter
 
-It runs in the event loop for short bodies, and in a reader (disagg/frontend/readers.py) for long ones: the body's bytes
-decide, since a message, a part of one or a list in `metadata` costs as much as hundreds of letters.
+It runs in the event loop for short bodies (disagg/tokenizer/short_bodies.py), and in a reader
+(disagg/frontend/readers.py) for long ones.
 """
 
 from __future__ import annotations
@@ -43,25 +43,7 @@ if TYPE_CHECKING:
     from disagg.tokenizer.codec import Codec
 
 T = TypeVar("T")
-# What may run in the event loop: below an engine's step of some 5 ms, whatever it holds.
-SHORT_BYTES = 32 << 10
-SHORT_BYTES_SLOW = 8 << 10  # where text is tokenised four times slower (disagg/tokenizer/encoder.py)
-SHORT_BYTES_PAIRED = 2 << 10  # where one text is read again with each of the others
-PAIRED = ("rank", "scor")
-SHORT_TEXTS = 500  # of a batch: each is tokenised by itself
-SHORT_BRACES = 500  # a message without content is 28 bytes, and costs as much as a thousand letters
-
 Read = CompletionRequest | InputsRequest | Answered  # what a reader can send back: structs with tags
-
-
-def is_short(data: bytes, is_fast: bool, endpoint: str = "text") -> bool:
-    """`is_fast`: see disagg/tokenizer/encoder.py."""
-    limit_bytes = SHORT_BYTES if is_fast else SHORT_BYTES_SLOW
-    if endpoint in PAIRED:
-        limit_bytes = SHORT_BYTES_PAIRED
-    if len(data) > limit_bytes or data.count(b"{") > SHORT_BRACES:
-        return False
-    return endpoint not in INPUT_KINDS or data.count(b'"') // 2 <= SHORT_TEXTS
 
 
 def read(data: bytes, endpoint: str, served: Served, codec: Codec, *, refuses_unknown: bool = True) -> Read:

@@ -16,11 +16,12 @@ from disagg.frontend.native_api.request import CHOSEN_IDS_MAX
 from disagg.frontend.open_files import RESERVED
 from disagg.frontend.parsing import CONSTRAINT_BYTES_MAX
 from disagg.frontend.readers import READ_S, READERS_MAX
-from disagg.frontend.reading import SHORT_BRACES, SHORT_BYTES
 from disagg.frontend.server import KEEPALIVE
 from disagg.frontend.tokenizing import BATCH_MAX, TOKENS_MAX
-from disagg.process.body_readers import WAIT_S
+from disagg.plane.messages import READ_BYTES_MAX
+from disagg.process.body_readers import HELD_BYTES_MAX, WAIT_S
 from disagg.sampling import BIASES_MAX, STOP_IDS_MAX, STOP_PATTERNS_MAX
+from disagg.tokenizer.short_bodies import SHORT_BRACES, SHORT_BYTES
 
 PAGE = Path(__file__).parents[2] / "docs" / "limits.md"
 
@@ -73,6 +74,8 @@ def test_the_page_has_the_numbers_of_the_code() -> None:
         f"`frontend.held_limit_mib` ({frontend.held_limit_mib})",
         f"bodies above {SHORT_BYTES // KIB} KiB, or with more than {SHORT_BRACES} braces, that are read at once "
         f"| {READERS_MAX}, each by a process of its own; the others wait {WAIT_S:g} s |",
+        f"read so, or wait for it | {HELD_BYTES_MAX // MIB} MiB |",
+        f"has to read for one frontend | {READ_BYTES_MAX // MIB} MiB |",
         f"have not taken of answers | {limits.unsent_bytes // MIB} MiB |",
     ]
     text = PAGE.read_text()
