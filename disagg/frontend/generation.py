@@ -39,14 +39,13 @@ from disagg.frontend.tokenizing import Answered
 from disagg.sampling import GRAMMARS
 
 CLIENT_ID_CHARACTERS_MAX = 128
-# Of "_" and of small letters: JSON may write a name so. No client is known that does, and no text has them by chance.
-NAME_ESCAPES = (rb"\u005f", rb"\u005F", rb"\u006", rb"\u007")
+NAME_ESCAPE = rb"\u00"  # as JSON may write "_" and small letters, of names too. No client is known that does
 
 
 class _Previous(msgspec.Struct):
-    """Of a Responses body, without a look at the rest."""
+    """Of a Responses body, without a look at the rest. Of another type it ends the look, however large it is."""
 
-    previous_response_id: Any = None
+    previous_response_id: str | None = None
 
 
 class Generations:
@@ -110,13 +109,13 @@ class Generations:
 
     def _earlier(self, body: bytes, owner: bytes) -> list[dict[str, Any]]:
         """The conversation that a Responses body goes on with."""
-        if b"previous_response_id" not in body and not any(escape in body for escape in NAME_ESCAPES):
+        if b"previous_response_id" not in body and (b"\\" not in body or NAME_ESCAPE not in body):
             return []
         try:
             previous = msgspec.json.decode(body.removeprefix(UTF_8_MARK), type=_Previous).previous_response_id
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
             return []  # its reader says what is wrong with it
-        return self._responses.messages(owner, previous) if isinstance(previous, str) else []
+        return [] if previous is None else self._responses.messages(owner, previous)
 
     def _answering(self, exchange: Exchange, asked: CompletionRequest, owner: bytes, received_at_s: float) -> Answering:
         asking, parsing = None, self._tokenization.parsing

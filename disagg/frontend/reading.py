@@ -19,7 +19,7 @@ import msgspec
 
 from disagg.adapters import Served
 from disagg.errors import BadRequest
-from disagg.fields import Body, boolean, refuse, required
+from disagg.fields import Body, boolean, is_larger, refuse, required
 from disagg.frontend import messages_api, native_api, responses_api
 from disagg.frontend.body import decode_body
 from disagg.frontend.inputs import FIELDS as INPUT_KINDS
@@ -43,6 +43,8 @@ if TYPE_CHECKING:
     from disagg.tokenizer.codec import Codec
 
 T = TypeVar("T")
+CARRIED_MAX = 32 << 10  # values and names of a field that the answer repeats, or that goes on with the request
+
 Read = CompletionRequest | InputsRequest | Answered  # what a reader can send back: structs with tags
 
 
@@ -62,7 +64,18 @@ def read(data: bytes, endpoint: str, served: Served, codec: Codec, *, refuses_un
     if isinstance(asked, CompletionRequest) and asked.echo:
         texts = [codec.text_of(prompt_ids, skip_special_tokens=True) for prompt_ids in asked.prompts]
         asked = msgspec.structs.replace(asked, prompt_texts=texts)
+    if isinstance(asked, CompletionRequest):
+        _check_carried(asked)
     return msgspec.structs.replace(asked, ignored=ignored) if ignored else asked
+
+
+def _check_carried(asked: CompletionRequest) -> None:
+    """What the event loop takes over beside the prompt. Fields with limits of their own are not looked at again."""
+    said = asked.said
+    carried = {"chat_template_kwargs": asked.talk.variables, "input": said.get("history"), **said.get("echo", {})}
+    for name, value in carried.items():
+        if isinstance(value, list | dict) and is_larger(value, CARRIED_MAX):
+            refuse(name, "too_many_values", f"'{name}' has more than {CARRIED_MAX} values and names")
 
 
 def with_earlier(body: bytes, earlier: list[dict[str, Any]]) -> bytes:
@@ -119,7 +132,8 @@ def _generate(body: Body, served: Served, codec: Codec) -> CompletionRequest:
     said = {"is_list": native_api.is_list(completion), "with_texts": with_texts}
     completion.setdefault("model", served.model)
     chosen = native_api.chosen_ids(body, codec.vocabulary)
-    asked = _in_words_of(native_api.own_words, lambda: _completion(completion, served, codec, {}))
+    own_words = partial(native_api.own_words, body=body)
+    asked = _in_words_of(own_words, lambda: _completion(completion, served, codec, {}))
     return msgspec.structs.replace(
         asked, api="generate", said=said, prompt_logprobs_from=prompt_from, chosen_ids=chosen
     )

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from disagg.config.frontend import FrontendSection
 from disagg.frontend import constraints, request_body, samples, tool_choice
+from disagg.frontend.body import SMALL_BYTES_MAX
 from disagg.frontend.http1 import Limits
 from disagg.frontend.http1.chunked import EXTENSION_BYTES_MAX, SMALL_BYTES, SMALL_CHUNKS_MAX, TRAILER_BYTES_MAX
 from disagg.frontend.http1.head import METHOD_BYTES_MAX
@@ -16,6 +17,7 @@ from disagg.frontend.native_api.request import CHOSEN_IDS_MAX
 from disagg.frontend.open_files import RESERVED
 from disagg.frontend.parsing import CONSTRAINT_BYTES_MAX
 from disagg.frontend.readers import READ_S, READERS_MAX
+from disagg.frontend.reading import CARRIED_MAX
 from disagg.frontend.server import KEEPALIVE
 from disagg.frontend.tokenizing import BATCH_MAX, TOKENS_MAX
 from disagg.plane.messages import READ_BYTES_MAX
@@ -36,6 +38,7 @@ def test_the_page_has_the_numbers_of_the_code() -> None:
         f"header fields | {limits.fields} |",
         f"a method | {METHOD_BYTES_MAX} bytes |",
         f"a body | `frontend.body_limit_mib` ({frontend.body_limit_mib}) |",
+        f"`/unload_lora_adapter` | {SMALL_BYTES_MAX // KIB} KiB |",
         f"chunks of less than {SMALL_BYTES} bytes in a body | {SMALL_CHUNKS_MAX} |",
         f"its trailers | {EXTENSION_BYTES_MAX // KIB} KiB, {TRAILER_BYTES_MAX // KIB} KiB |",
         f"(a wrong path, no key) | {limits.rest_bytes // KIB} KiB |",
@@ -59,6 +62,7 @@ def test_the_page_has_the_numbers_of_the_code() -> None:
         f"{constraints.CHOICES_MAX:,} of {constraints.CHOICES_BYTES_MAX // KIB} KiB in all |",
         f"the schema's depth | {tool_choice.TOOLS_MAX}; {tool_choice.DESCRIPTION_CHARACTERS_MAX:,} letters, "
         f"{tool_choice.SCHEMA_BYTES_MAX // KIB} KiB, {tool_choice.SCHEMA_DEPTH_MAX} |",
+        f"field that a response repeats | {tool_choice.SCHEMAS_NODES_MAX:,} |",
         f"an answer's grammar | {CONSTRAINT_BYTES_MAX // KIB} KiB |",
         "messages, documents, prompt and answer | the model's context, in tokens |",
         "prompt and answer together | what an engine can hold |",
@@ -78,6 +82,7 @@ def test_the_page_has_the_numbers_of_the_code() -> None:
         f"has to read for one frontend | {READ_BYTES_MAX // MIB} MiB |",
         f"have not taken of answers | {limits.unsent_bytes // MIB} MiB |",
     ]
+    assert CARRIED_MAX == tool_choice.SCHEMAS_NODES_MAX
     text = PAGE.read_text()
     assert [row for row in rows if row not in text] == []
     assert (limits.connections, limits.held_bytes // MIB) == (frontend.connections_max, frontend.held_limit_mib)

@@ -147,6 +147,12 @@ def test_messages_are_counted_before_any_is_looked_at(codec: Codec, endpoint: st
     assert refused.value.param == param
 
 
+def _parts(nodes: int) -> list[dict[str, Any]]:
+    """Two schemas that have so many values and names together."""
+    half = nodes // 2
+    return [{"enum": [0] * (count - 3)} for count in (half, nodes - half)]
+
+
 # What of tools grows: tools of a size, the largest that are taken, whom the refusal of larger ones names, its code.
 TOOLS: dict[str, tuple[Callable[[int], list[dict[str, Any]]], int, str, str]] = {
     "how many": (lambda size: [tool(f"f{number}") for number in range(size)], tool_choice.TOOLS_MAX, "", ARRAY),
@@ -167,6 +173,12 @@ TOOLS: dict[str, tuple[Callable[[int], list[dict[str, Any]]], int, str, str]] = 
         tool_choice.SCHEMA_DEPTH_MAX,
         "[0].function.parameters",
         "schema_too_deep",
+    ),
+    "all schemas": (
+        lambda size: [{"function": {"name": f"f{at}", "parameters": schema}} for at, schema in enumerate(_parts(size))],
+        tool_choice.SCHEMAS_NODES_MAX,
+        "",
+        "schema_too_large",
     ),
     "a name": (lambda size: [{"function": {"name": "x" * size}}], 64, "[0].function.name", "invalid_value"),
 }
