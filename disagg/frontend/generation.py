@@ -12,9 +12,10 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -32,14 +33,18 @@ from disagg.frontend.parts import ChoiceAnswer
 from disagg.frontend.reading import Read, with_earlier
 from disagg.frontend.request_body import CompletionRequest
 from disagg.frontend.responses_api import ResponseStore, conversation
-from disagg.frontend.samples import likeliest, requests_of, run_samples, shorten_logprobs
+from disagg.frontend.samples import likeliest, logprobs_in, requests_of, run_samples, shorten_logprobs
 from disagg.frontend.sinks import Chunks
 from disagg.frontend.tokenization import Tokenization
 from disagg.frontend.tokenizing import Answered
 from disagg.sampling import GRAMMARS
 
+SHORT_LOGPROBS = 500  # to be said: two milliseconds
 CLIENT_ID_CHARACTERS_MAX = 128
 NAME_ESCAPE = rb"\u00"  # as JSON may write "_" and small letters, of names too. No client is known that does
+
+
+T = TypeVar("T")
 
 
 class _Previous(msgspec.Struct):
@@ -55,7 +60,7 @@ class Generations:
         self._backend, self._tokenization = backend, tokenization
         self._body_limit_bytes = body_limit_bytes
         self._responses = ResponseStore()
-        self._parsing_thread: ThreadPoolExecutor | None = None  # one: the loop gets its half of the interpreter
+        self._long_answers: ThreadPoolExecutor | None = None  # one thread: the loop gets its half of the interpreter
         self.running: dict[str, Sequence[Request]] = {}  # answers of several samples, by the id that their clients know
 
     def cancel(self, answer_id: str) -> bool:
@@ -176,17 +181,18 @@ class Generations:
         answers = [await self._answer_of(sink) for sink in sinks]
         for answer in answers:
             self._choice_ended(answering, answer)
-        form, chosen = FORMS[asked.api].whole(answering), likeliest(answers, asked)
-        for answer in chosen:
-            shorten_logprobs(answer, asked)
-        await exchange.answer(200, form.whole(chosen, answering.usage()))
+        say = partial(_said, answering, answers)
+        is_long = logprobs_in(answers) > SHORT_LOGPROBS
+        await exchange.answer(200, await self._beside(say) if is_long else say())
 
     async def _answer_of(self, choice: WholeChoice) -> ChoiceAnswer:
-        if not choice.is_long_to_read:
-            return choice.answer()
-        if self._parsing_thread is None:
-            self._parsing_thread = ThreadPoolExecutor(1, thread_name_prefix="parser")
-        return await asyncio.get_running_loop().run_in_executor(self._parsing_thread, choice.answer)
+        return await self._beside(choice.answer) if choice.is_long_to_read else choice.answer()
+
+    async def _beside(self, work: Callable[[], T]) -> T:
+        """In a thread, so that streams go on meanwhile."""
+        if self._long_answers is None:
+            self._long_answers = ThreadPoolExecutor(1, thread_name_prefix="answers")
+        return await asyncio.get_running_loop().run_in_executor(self._long_answers, work)
 
     def _choice_ended(self, answering: Answering, answer: ChoiceAnswer) -> None:
         answering.note_end(answer.index)
@@ -194,6 +200,15 @@ class Generations:
         if said.get("stores"):
             history = conversation(said["history"], answer)
             self._responses.put(answering.owner, response_head(answering).id, history)
+
+
+def _said(answering: Answering, answers: list[ChoiceAnswer]) -> bytes:
+    """The whole answer's body."""
+    asked = answering.asked
+    form, chosen = FORMS[asked.api].whole(answering), likeliest(answers, asked)
+    for answer in chosen:
+        shorten_logprobs(answer, asked)
+    return form.whole(chosen, answering.usage())
 
 
 def _refuse_without_engines(backend: Backend) -> None:
