@@ -27,6 +27,7 @@ from disagg.frontend.inputs import InputsRequest, read_inputs
 from disagg.frontend.parameters import CHAT, COMPLETION, check_names
 from disagg.frontend.prompts import chat_ids_of, kept_of
 from disagg.frontend.request_body import (
+    PROMPT_TOKENS_MAX,
     CompletionRequest,
     check_model,
     other_fields,
@@ -108,10 +109,14 @@ def _completion(
     fields = other_fields(body, defaults, codec.vocabulary, is_chat=False)
     kept = kept_of(body, limit, fields["max_tokens"] or 1)
     special_tokens = boolean(body, "add_special_tokens", absent=True)
-    prompts = []
+    prompts, left = [], max(PROMPT_TOKENS_MAX, limit)
     for index, prompt in enumerate(given := prompts_of(given, codec.vocabulary, limit if kept is None else INT32_MAX)):
         prompt_ids = codec.text_ids(prompt, special_tokens=special_tokens) if isinstance(prompt, str) else prompt
         prompts.append(_kept(prompt_ids, kept, "prompt" if len(given) == 1 else f"prompt[{index}]", limit))
+        left -= len(prompts[-1])
+        if left < 0:
+            what = f"the prompts have more than {max(PROMPT_TOKENS_MAX, limit)} tokens together; send several requests"
+            refuse("prompt", "too_many_tokens", what)
     fields |= {"model": body["model"], "adapter": adapter}
     return CompletionRequest(api="text", source="prompt", prompts=prompts, **fields)
 

@@ -48,6 +48,7 @@ def test_the_page_has_the_numbers_of_the_code() -> None:
         f"without a request | {limits.idle_s:g} s |",
         f"`n`, `best_of` | {request_body.N_MAX} |",
         f"`n` of each prompt | {request_body.PROMPTS_MAX}; {request_body.SAMPLES_MAX} |",
+        f"tokens of all prompts of a body | {request_body.PROMPT_TOKENS_MAX:,}, or the model's context",
         f"where there are several | {samples.OUTPUT_TOKENS_MAX:,} |",
         f"named beside each | {samples.PROMPT_LOGPROBS_MAX:,} |",
         f"`top_logprobs` | {request_body.TOP_LOGPROBS_MAX} |",

@@ -13,7 +13,7 @@ from scripted import CONTEXT, MODEL
 
 from disagg.adapters import Served
 from disagg.errors import BadRequest
-from disagg.frontend import constraints, inputs, request_body, tool_choice
+from disagg.frontend import constraints, inputs, reading, request_body, tool_choice
 from disagg.frontend.reading import read
 from disagg.frontend.tool_choice import tool_use_of
 from disagg.sampling import BIASES_MAX, STOP_IDS_MAX, STOP_PATTERNS_MAX
@@ -137,6 +137,18 @@ def test_at_its_limit_it_is_taken_and_beyond_it_refused_by_name(
 def test_no_more_of_a_schema_is_looked_at_than_its_limit(codec: Codec) -> None:
     with pytest.raises(BadRequest, match=f"more than {constraints.SCHEMA_NODES_MAX} values and names"):
         _read("chat", _format({"enum": [1] * (1 << 20)}), codec)
+
+
+@pytest.mark.parametrize(("endpoint", "field"), [("text", "prompt"), ("generate", "text")])
+def test_prompts_have_a_limit_together(
+    codec: Codec, endpoint: str, field: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reading, "PROMPT_TOKENS_MAX", 2 * CONTEXT)
+    half = "a" * (CONTEXT // 2)
+    _read(endpoint, {field: [half] * 4}, codec)
+    with pytest.raises(BadRequest) as refused:
+        _read(endpoint, {field: [half] * 4 + ["a"]}, codec)
+    assert (refused.value.param, refused.value.code) == (field, "too_many_tokens")
 
 
 @pytest.mark.parametrize("endpoint", ["chat", "messages", "responses"])
