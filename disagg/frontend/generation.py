@@ -39,7 +39,7 @@ from disagg.frontend.tokenization import Tokenization
 from disagg.frontend.tokenizing import Answered
 from disagg.sampling import GRAMMARS
 
-SHORT_LOGPROBS = 500  # to be said: two milliseconds
+SHORT_LOGPROBS = 1000  # to be said: two milliseconds
 CLIENT_ID_CHARACTERS_MAX = 128
 NAME_ESCAPE = rb"\u00"  # as JSON may write "_" and small letters, of names too. No client is known that does
 
