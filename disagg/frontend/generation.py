@@ -37,6 +37,7 @@ from disagg.frontend.samples import likeliest, logprobs_in, requests_of, run_sam
 from disagg.frontend.sinks import Chunks
 from disagg.frontend.tokenization import Tokenization
 from disagg.frontend.tokenizing import Answered
+from disagg.frontend.wishes import wishes_of
 from disagg.sampling import GRAMMARS
 
 SHORT_LOGPROBS = 1000  # to be said: two milliseconds
@@ -138,7 +139,10 @@ class Generations:
                 stop=tuple(dict.fromkeys(asked.stop + asking.stop)),
             )
         _refuse_ignored(asked, self._backend)
-        requests = requests_of(asked, self._backend, self._tokenization, exchange.request_id, owner, received_at_s)
+        wishes = wishes_of(exchange, asked)
+        requests = requests_of(
+            asked, self._backend, self._tokenization, exchange.request_id, owner, received_at_s, wishes
+        )
         self._note(exchange, requests)
         return Answering(
             asked,

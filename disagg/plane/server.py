@@ -12,15 +12,18 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Protocol
 
 import msgspec
 
 from disagg.adapters import GONE
+from disagg.kv_events.book import KvBook
 from disagg.plane import messages as m
 from disagg.plane.adapters import HeldAdapters
 from disagg.plane.engine import Engine, EngineFacts, Leg
 from disagg.plane.framing import Connection
+from disagg.plane.kv_telling import KvTelling
 from disagg.plane.ledger import Capacity, Grant, Ledger
 from disagg.plane.network import TCP, Listener, Network
 from disagg.plane.text import LegText, TextService
@@ -39,12 +42,15 @@ class OtherHosts(Protocol):
 
     def came_to(self, stage: m.MemberStage) -> None: ...
 
+    def said(self, telling: m.MemberKv, again: Callable[[], None]) -> None: ...
+
     def left(self, member: int, why: str) -> None: ...
 
 
 class PlaneServer:
     """Serves one incarnation of one engine to any number of frontends. `others`: None for an engine on one node;
-    `embeds`: it makes vectors, not tokens; `texts`: the tokenizer, for frontends that have none."""
+    `embeds`: it makes vectors, not tokens; `texts`: the tokenizer, for frontends that have none; `kv`: what its prefix
+    caches hold, None where nobody is told."""
 
     def __init__(
         self,
@@ -58,8 +64,9 @@ class PlaneServer:
         *,
         embeds: bool = False,
         texts: TextService | None = None,
+        kv: KvBook | None = None,
     ) -> None:
-        self.texts = texts
+        self.texts, self.kv = texts, kv
         self.engine, self.incarnation, self.now_s, self.others = engine, incarnation, now_s, others
         self.embeds = embeds
         self.ranks = facts.ranks
@@ -87,8 +94,14 @@ class PlaneServer:
 
     def taken(self) -> m.Taken:
         ledger = self.ledger
-        ranks = zip(ledger.requests, ledger.kv_tokens, ledger.canaries, strict=True)
-        return m.Taken(self.incarnation, [m.RankTaken(*rank) for rank in ranks])
+        granted = zip(ledger.requests, ledger.kv_tokens, ledger.canaries, ledger.to_read, strict=True)
+        return m.Taken(
+            self.incarnation,
+            [
+                m.RankTaken(*taken, read.prompts, read.tokens, read.area, read.seconds)
+                for taken, read in zip(granted, ledger.reading, strict=True)
+            ],
+        )
 
     def flush(self, wait_s: float, asked_by: _Session) -> None:
         task = asyncio.get_running_loop().create_task(self._flush(wait_s, asked_by), name="flush the prefix cache")
@@ -158,6 +171,7 @@ class _Session:
         self.shown: list[m.Shown] = []
         self._reading: dict[int, asyncio.Task[None]] = {}
         self._flush_is_due = False
+        self._kv: KvTelling | None = None
 
     def opened(self, connection: Connection) -> None:
         self.connection = connection
@@ -193,6 +207,8 @@ class _Session:
                 self.send(m.Adapters(dict(server.adapters.legs)))
             case m.FlushWanted():
                 server.flush(message.wait_s, self)
+            case m.KvWanted():
+                self._tell_kv()
             case m.PeerGone():
                 server.engine.drop_peer(message.life)
                 for session in server.sessions:
@@ -203,6 +219,8 @@ class _Session:
                 server.others.saw(message)
             case m.MemberStage() if server.others is not None:
                 server.others.came_to(message)
+            case m.MemberKv() if server.others is not None:
+                server.others.said(message, partial(self.send, m.KvAgain(message.dp_rank)))
             case m.Ping():
                 self.send(m.Pong(message.sent_at_s, server.now_s()))
 
@@ -211,6 +229,8 @@ class _Session:
             log.info("a frontend is gone (%s): aborting its %d legs", why, len(self._legs))
         self.connection = None
         self.server.sessions.discard(self)
+        if self._kv is not None:
+            self._kv.end()
         for live in list(self._legs.values()):
             self.server.engine.abort(live.handle)
         for task in list(self._reading.values()):
@@ -228,7 +248,9 @@ class _Session:
             return
         prompt_ids, at = m.unpack_ids(message.prompt), message.bootstrap
         new_tokens = message.sampling["max_new_tokens"]
-        grant = self.server.ledger.grant(message.dp_rank, len(prompt_ids), new_tokens, is_canary=message.is_canary)
+        grant = self.server.ledger.grant(
+            message.dp_rank, len(prompt_ids), new_tokens, is_canary=message.is_canary, to_read=message.to_read
+        )
         if grant is None:
             self._ends.append(m.LegEnd(message.leg, m.REFUSED, "no room for it now"))
             self.flush_soon()
@@ -259,6 +281,14 @@ class _Session:
             return _LiveLeg(self, message.leg, leg, grant)
         emitted_ids = leg.prompt_ids[len(leg.prompt_ids) - wanted.emitted :]
         return _SpokenLeg(self, message.leg, leg, grant, texts.leg_text(wanted, emitted_ids))
+
+    def _tell_kv(self) -> None:
+        server = self.server
+        if server.kv is None:
+            self.send(m.KvStart(server.incarnation, 0, {}, "it has no prefix cache, or is not to tell of it"))
+        elif self.connection is not None:
+            self._kv = self._kv or KvTelling(server.kv, self.connection, server.incarnation)
+            self._kv.begin()
 
     def _read(self, message: m.Read) -> None:
         if message.number in self._reading:
@@ -308,21 +338,30 @@ class _Session:
 class _LiveLeg:
     """The sink of one leg: counts the tokens it sent, so that the frontend can see a gap or a repeat."""
 
-    __slots__ = ("_embedding", "_grant", "_id", "_number", "_offset", "_session", "adapter", "handle")
+    __slots__ = ("_embedding", "_grant", "_id", "_number", "_offset", "_prompt_tokens", "_session", "adapter", "handle")
 
     def __init__(self, session: _Session, number: int, leg: Leg, grant: Grant) -> None:
         self._session, self._number, self._id, self._grant = session, number, leg.id, grant
-        self.adapter = leg.adapter
+        self.adapter, self._prompt_tokens = leg.adapter, len(leg.prompt_ids)
         self._offset = 0
         self._embedding = b""
         self.handle: object = None
 
     def on_tokens(self, token_ids: list[int], logprobs: list[m.TokenLogprobs] | None = None) -> None:
+        if not self._offset:
+            self._has_read()
         self._session.deltas.append(m.Delta(self._number, self._offset, token_ids, logprobs))
         self._session.flush_soon()
         self._offset += len(token_ids)
 
+    def _has_read(self) -> None:
+        if self._grant.to_read:
+            self._session.server.ledger.has_read(self._grant)
+            self._session.server.report_soon()
+
     def on_stage(self, name: str) -> None:
+        if name == "transferring":
+            self._has_read()
         self._session.stages.append(m.Stage(self._number, name))
         self._session.flush_soon()
 
@@ -340,6 +379,9 @@ class _LiveLeg:
         log.info("leg %s ends: %s, %d tokens %s", self._id, reason, self._offset, detail)
         server = self._session.server
         server.ledger.give_back(self._grant)
+        if "forward_start" in stats and "forward_end" in stats:
+            reading = server.ledger.reading[self._grant.dp_rank]
+            reading.add(self._prompt_tokens, cached_tokens, stats["forward_start"], stats["forward_end"])
         server.adapters.ends(self.adapter)
         server.report_soon()
         end = m.LegEnd(self._number, reason, detail, cached_tokens, stats, matched, self._embedding)
