@@ -130,6 +130,12 @@ def likeliest(answers: list[ChoiceAnswer], asked: CompletionRequest) -> list[Cho
     return chosen
 
 
+def logprobs_in(answers: Sequence[ChoiceAnswer]) -> int:
+    """How many numbers there are to be said, about: of each token as many as of the last one."""
+    given = [each for answer in answers for each in (answer.logprobs, answer.prompt_logprobs) if each]
+    return sum(len(each) * (1 + len(each[-1].top) + len(each[-1].chosen)) for each in given)
+
+
 def shorten_logprobs(answer: ChoiceAnswer, asked: CompletionRequest) -> None:
     """An engine is asked for as many of a prompt's likeliest as of the answer's. Called once they were compared."""
     if asked.prompt_logprobs is not None:
