@@ -21,7 +21,7 @@ class Paths:
     so its last path is kept."""
 
     def __init__(self, trace_block_tokens: int, kv_block_tokens: int, seed: int = 0) -> None:
-        self._trace_block_tokens, self.kv_block_tokens, self._seed = trace_block_tokens, kv_block_tokens, seed
+        self._trace_block_tokens, self.kv_block_tokens, self.seed = trace_block_tokens, kv_block_tokens, seed
         self._last: dict[str, tuple[tuple[int, ...], array[int]]] = {}
 
     def of(self, request: TraceRequest) -> array[int]:
@@ -39,7 +39,7 @@ class Paths:
         return path
 
     def _extended(self, path: array[int], blocks: tuple[int, ...], count: int, own: int) -> array[int]:
-        key = path[-1] if path else _mixed(self._seed, own)
+        key = path[-1] if path else _mixed(self.seed, own)
         width, size = self._trace_block_tokens, self.kv_block_tokens
         at = -(-len(path) * size // width) if blocks else 0
         for index in range(len(path), count):
