@@ -41,7 +41,8 @@ def pools_of(deployment: Deployment) -> list[Pool]:
 
 def kv_block_tokens_of(pools: Sequence[Pool]) -> int:
     """What prompts are cut into for routing and caching."""
-    return next((p.model.cache_block_tokens for p in pools if p.model.role is not Role.DECODE), 0) or KV_BLOCK_TOKENS_MIN
+    cached = (pool.model.cache_block_tokens for pool in pools if pool.model.role is not Role.DECODE)
+    return next(cached, 0) or KV_BLOCK_TOKENS_MIN
 
 
 def request_tokens_max(pools: Sequence[Pool]) -> int:

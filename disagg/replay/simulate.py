@@ -94,18 +94,20 @@ class Simulation:
     def _estimate(self, seed: int) -> float:
         """Requests a second that all ranks could read if nothing were cached."""
         requests = self.plan(1.0, seed).requests
-        ranks = [(pool.model, pool.engines * pool.model.ranks) for pool in self.setting.pools]
-        per_request_s = sum(
-            model.chunk_s(each.prompt_tokens, pairs_of(each.prompt_tokens, 0)) / model.speed
-            for model in [next(model for model, _ in ranks if model.role is not Role.DECODE)]
-            for each in requests
-        ) / len(requests)
-        return sum(count for model, count in ranks if model.role is not Role.DECODE) / per_request_s
+        tokens = sum(each.prompt_tokens for each in requests) / len(requests)
+        pairs = sum(pairs_of(each.prompt_tokens, 0) for each in requests) / len(requests)
+        return sum(
+            pool.engines * pool.model.ranks * pool.model.speed / pool.model.chunk_s(round(tokens), pairs)
+            for pool in self._readers
+        )
 
     def _is_bounded(self, rate: float, seed: int) -> bool:
         _, run = self._run(LeastLoaded, rate, seed, 1)
-        reading = sum(pool.engines * pool.model.ranks for pool in self.setting.pools if pool.model.role is not Role.DECODE)
-        return _waiting(run.served) <= QUEUE_MAX * reading
+        return _waiting(run.served) <= QUEUE_MAX * sum(pool.engines * pool.model.ranks for pool in self._readers)
+
+    @property
+    def _readers(self) -> list[Pool]:
+        return [pool for pool in self.setting.pools if pool.model.role is not Role.DECODE]
 
 
 SIDES = (Role.DECODE, Role.PREFILL)  # who does not read, who does not decode

@@ -57,7 +57,8 @@ class _Chosen:
 
 
 class Sampler:
-    """`count` requests of a trace (a closed loop has more where it has many users), none longer than `request_tokens_max` (prompt and answer; 0: any)."""
+    """`count` requests of a trace, more of a closed one where it has many users. None is longer, prompt and answer,
+    than `request_tokens_max` (0: any)."""
 
     def __init__(self, trace: Trace, count: int, kv_block_tokens: int, request_tokens_max: int = 0) -> None:
         """Raises TraceError where no request fits."""

@@ -1,7 +1,8 @@
-"""The form of coding-agent traces (callanjfox/kv-cache-tester, compact): a session a line, to be run as a closed loop.
+"""The form of coding-agent traces (callanjfox/kv-cache-tester, compact): a session a line, run as a closed loop.
 
-Session: `id`, `block_size` (tokens of a block), `requests` in order. A request comes `think` seconds after the one before
-         it has ended; its blocks are the first `lcp` of that one's, and the closed ranges of `new`. Ids are the session's own
+Session: `id`, `block_size` (tokens of a block), `requests` in order. A request comes `think` seconds after the one
+         before it has ended; its blocks are the first `lcp` of that one's, and the closed ranges of `new`. Ids are the
+         session's own
 Nested:  an entry with `requests` of its own is a sub-agent: it starts at `t` of the session's time, and runs beside it
 """
 

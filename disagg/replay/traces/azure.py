@@ -1,4 +1,4 @@
-"""Azure's form (AzurePublicDataset, LLM inference): a CSV of arrivals and lengths. It does not say what prompts share."""
+"""Azure's form (AzurePublicDataset, LLM inference): a CSV of arrivals and lengths, without what prompts share."""
 
 from __future__ import annotations
 

@@ -2,7 +2,7 @@
 
 In:    a TraceRequest's own blocks, of whatever size
 Out:   array('Q') of the keys of its full KV blocks: equal keys mean equal prompts up to there
-Why:   a deployment hashes token ids (keyed by its secret); here the trace's ids stand for the tokens, which are never made
+Why:   a deployment hashes token ids (keyed by its secret); here the trace's ids stand for tokens, which are never made
 """
 
 from __future__ import annotations

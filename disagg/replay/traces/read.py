@@ -30,11 +30,11 @@ def read_trace(path: Path) -> Trace:
     if tuple(first.text.split(",")) == azure.HEAD:
         return _open(path, azure.requests(every), 0)
     fields = first.tree().keys()
-    if bailian.FIELDS <= fields:
+    if fields >= bailian.FIELDS:
         return _open(path, bailian.requests(every), bailian.BLOCK_TOKENS)
-    if mooncake.FIELDS <= fields:
+    if fields >= mooncake.FIELDS:
         return _open(path, mooncake.requests(every), mooncake.BLOCK_TOKENS)
-    if agentic.FIELDS <= fields:
+    if fields >= agentic.FIELDS:
         block_tokens = first.tokens_of(first.tree(), "block_size")
         if not block_tokens:
             raise first.wrong("block_size must be at least 1")
@@ -71,7 +71,7 @@ def _lines(path: Path) -> Iterator[Line]:
             is_gzipped = file.read(2) == GZIP
         opened = partial(gzip.open, path, "rt") if is_gzipped else path.open
         with opened(encoding="utf-8") as text:
-            for number, line in enumerate(text, 1):  # noqa: B007 - told where reading fails
+            for number, line in enumerate(text, 1):
                 if line.strip():
                     yield Line(path, number, line.strip())
     except UnicodeDecodeError:

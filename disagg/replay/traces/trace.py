@@ -15,6 +15,7 @@ from disagg.errors import DisaggError
 
 NOBODY = -1
 
+
 class TraceError(DisaggError):
     """A trace that cannot be read: the file and its line, what is wrong, what would do."""
 
@@ -49,8 +50,10 @@ class Trace:
         return max(request.output_tokens for request in self.requests)
 
     @cached_property
-    def prompt_tokens_max(self) -> int:
-        return max(request.prompt_tokens for request in self.requests)
+    def own_rate(self) -> float | None:
+        """Requests a second; None of a closed trace."""
+        lasted_s = self.requests[-1].at_s - self.requests[0].at_s
+        return None if self.is_closed else len(self.requests) / (lasted_s or 1.0)
 
 
 def ideal_hits(paths: Iterable[Sequence[int]]) -> list[int]:

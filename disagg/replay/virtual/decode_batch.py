@@ -94,6 +94,4 @@ class DecodeBatch:
     def grown_tokens(self, reserved: int) -> int:
         """KV of answers that are longer than `reserved` tokens, beyond those."""
         steps = self._steps
-        return sum(
-            max(0, served.output_tokens - (ends - steps) - reserved) for served, ends in self.legs.items()
-        )
+        return sum(max(0, served.output_tokens - (ends - steps) - reserved) for served, ends in self.legs.items())

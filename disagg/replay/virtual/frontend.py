@@ -19,7 +19,7 @@ from disagg.replay.virtual.clock import Clock
 from disagg.replay.virtual.host import Host
 from disagg.replay.virtual.served import Served
 from disagg.replay.virtual.timed_policy import TimedPolicy
-from disagg.routing.endpoints import Endpoint, Engine, RankId
+from disagg.routing.endpoints import Endpoint, Engine
 from disagg.routing.load import Endpoints
 from disagg.routing.observations import Answered, Prefilled, Transferred
 from disagg.routing.policy import Policy

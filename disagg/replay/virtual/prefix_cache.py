@@ -1,4 +1,4 @@
-"""KV memory of one rank: what its legs hold, and a radix tree of prompts that were read, evicted leaf by leaf, oldest first.
+"""KV memory of one rank: what its legs hold, and a radix tree of prompts that were read; the oldest leaf goes first.
 
 Way:   a leg's turn -> [match, lock, make_room] -> chunks -> [extend] -> the end of its transfer or answer -> [unlock]
 In:    paths of chained keys: a key is equal where the whole prompt up to its block is

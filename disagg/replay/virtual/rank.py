@@ -1,10 +1,10 @@
 """One simulated dp rank, from event to event: it reads prompts in chunks, and decodes where nothing is to be read.
 
-Way:   Host -> [Rank.enqueue] -> chunks, one after the other -> on_read -> (a transfer) -> [Rank.join] -> steps -> on_end
-       of a decode rank, before: [Rank.ask_for_room] -> on_room, in order
-As:    SGLang: a chunk holds up to `chunk_tokens` of prompts in order of arrival; a prompt begins when its KV has room, and
-       finds then what is cached; after each chunk others may find what it has read. Prompts go before decode steps.
-       A decode engine sets KV aside before its prefill begins; an answer has 512 tokens set aside at first
+Way:   Host -> [Rank.enqueue] -> chunks, one after the other -> on_read -> (a transfer) -> [Rank.join] -> steps ->
+       on_end; of a decode rank, before: [Rank.ask_for_room] -> on_room, in order
+As:    SGLang: a chunk holds up to `chunk_tokens` of prompts in order of arrival; a prompt begins when its KV has room,
+       and finds then what is cached; after each chunk others may find what it has read. Prompts go before decode
+       steps. A decode engine sets KV aside before its prefill begins; an answer has 512 tokens set aside at first
 Not:   retraction. Where answers outgrow the pool they go on, and nobody new is let in
 """
 

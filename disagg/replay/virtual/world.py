@@ -121,7 +121,8 @@ class World:
         life = f"{model.role}-{number}#1"
         host = Host(self._clock, life, model, self._report)
         host.ranks = [
-            Rank(RankId(life, life, index), self._clock, model, self, self._on_gap, None) for index in range(model.ranks)
+            Rank(RankId(life, life, index), self._clock, model, self, self._on_gap, None)
+            for index in range(model.ranks)
         ]
         return host
 
