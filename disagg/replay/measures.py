@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields
 from statistics import mean, median
+from typing import Any
 
 WARM_SHARE = 0.2  # of the requests
 
@@ -118,7 +119,8 @@ def measures(
 def over_seeds(each: Sequence[Measures], of: Callable[[Sequence[float]], float] = median) -> Measures:
     """Field by field."""
     values = [asdict(one) for one in each]
-    return Measures(**{field.name: of([value[field.name] for value in values]) for field in fields(Measures)})
+    found: dict[str, Any] = {field.name: of([value[field.name] for value in values]) for field in fields(Measures)}
+    return Measures(**found)
 
 
 def _at(ordered: Sequence[float], share: float) -> float:
@@ -128,7 +130,8 @@ def _at(ordered: Sequence[float], share: float) -> float:
 def _weighed(gaps: Sequence[tuple[float, int]], shares: Sequence[float]) -> list[float]:
     """For each of `shares`, in rising order, the least gap that so many of all do not exceed."""
     ordered = sorted(gaps)
-    total, passed, found = sum(count for _, count in ordered), 0, []
+    total, passed = sum(count for _, count in ordered), 0
+    found: list[float] = []
     wanted = [share * total for share in shares]
     for seconds, count in ordered:
         passed += count

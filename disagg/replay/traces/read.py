@@ -8,7 +8,6 @@ from __future__ import annotations
 import gzip
 import zlib
 from collections.abc import Iterator
-from functools import partial
 from itertools import chain, pairwise
 from pathlib import Path
 
@@ -69,8 +68,7 @@ def _lines(path: Path) -> Iterator[Line]:
     try:
         with path.open("rb") as file:
             is_gzipped = file.read(2) == GZIP
-        opened = partial(gzip.open, path, "rt") if is_gzipped else path.open
-        with opened(encoding="utf-8") as text:
+        with gzip.open(path, "rt", encoding="utf-8") if is_gzipped else path.open(encoding="utf-8") as text:
             for number, line in enumerate(text, 1):
                 if line.strip():
                     yield Line(path, number, line.strip())

@@ -23,6 +23,7 @@ from disagg.routing.endpoints import Endpoint, Engine
 from disagg.routing.load import Endpoints
 from disagg.routing.observations import Answered, Prefilled, Transferred
 from disagg.routing.policy import Policy
+from disagg.routing.prefix_index.index import PrefixIndex
 from disagg.routing.reservation import Reservation
 from disagg.routing.router import PolicyFailed, Router
 from disagg.routing.view import RoutingView
@@ -52,6 +53,7 @@ class Frontend:
         self.endpoints = connected.endpoints
         self.router = Router(cast("Connections", connected), self.policy)
         self.endpoints.on_change = self.serve
+        self.index = PrefixIndex()
         self._engines: dict[str, Engine] = {}
         self._again: deque[Served] = deque()
         self._waiting: deque[Served] = deque()

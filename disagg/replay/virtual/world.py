@@ -10,6 +10,7 @@ from __future__ import annotations
 from array import array
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import count
 from random import Random
 
 from disagg.plane.messages import RankTaken
@@ -17,6 +18,7 @@ from disagg.registry.met import Met
 from disagg.replay.virtual.clock import Clock
 from disagg.replay.virtual.frontend import Frontend
 from disagg.replay.virtual.host import Host
+from disagg.replay.virtual.kv_feed import KvFeed
 from disagg.replay.virtual.rank import Rank
 from disagg.replay.virtual.served import Served
 from disagg.roles import Role
@@ -57,6 +59,7 @@ class World:
         self._random = Random(seed)
         self._gaps: list[tuple[float, int]] = []
         self._refusals = 0
+        self._slots = count()
         self.hosts = [self._host(pool.model, number) for pool in pools for number in range(pool.engines)]
         self._host_of = {host.life: host for host in self.hosts}
         met = Met(
@@ -118,11 +121,12 @@ class World:
     # inner
 
     def _host(self, model: Model, number: int) -> Host:
-        life = f"{model.role}-{number}#1"
-        host = Host(self._clock, life, model, self._report)
+        life, clock = f"{model.role}-{number}#1", self._clock
+        host = Host(clock, life, model, self._report)
+        feed = KvFeed(clock, lambda: (frontend.index for frontend in self.frontends))
         host.ranks = [
-            Rank(RankId(life, life, index), self._clock, model, self, self._on_gap, None)
-            for index in range(model.ranks)
+            Rank(RankId(life, life, rank), clock, model, self, self._on_gap, feed.of(next(self._slots)))
+            for rank in range(model.ranks)
         ]
         return host
 
