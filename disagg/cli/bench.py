@@ -14,7 +14,7 @@ import click
 import typer
 
 from disagg import stopping
-from disagg.cli.replay import replay
+from disagg.cli.replay import replay, step_times
 
 if TYPE_CHECKING:
     from transfer.measure import Row
@@ -37,6 +37,7 @@ class Layout(StrEnum):
 
 
 app.command()(replay)
+app.command("step-times")(step_times)
 
 
 @app.command()

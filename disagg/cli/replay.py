@@ -132,3 +132,33 @@ def _on_endpoint(
     print(f"\n{NOTES}")
     if json_file:
         json_file.write_text(f"{json.dumps({'trace': trace.name, 'url': url, 'rows': told}, indent=1)}\n")
+
+
+def step_times(
+    model: Annotated[str, typer.Argument(help="By its Hugging Face name, such as Qwen/Qwen3-8B.")],
+    gpu: Annotated[str, typer.Option(help="By aiconfigurator's name, such as h200_sxm.")],
+    tp: Annotated[int, typer.Option(min=1, help="GPUs of a dp rank.")] = 1,
+    dp: Annotated[int, typer.Option(min=1, help="Dp ranks of an engine.")] = 1,
+    ep: Annotated[int, typer.Option(min=0, help="GPUs that share the experts; 0: as it chooses.")] = 0,
+    prefill: Annotated[int, typer.Option(min=0, help="Prefill engines.")] = 1,
+    decode: Annotated[int, typer.Option(min=0, help="Decode engines.")] = 1,
+    aggregated: Annotated[int, typer.Option(min=0, help="Aggregated engines.")] = 0,
+    chunk_tokens: Annotated[int, typer.Option("--chunk-tokens", min=256, help="Most tokens of a prefill step.")] = 8192,
+    transfer_gbyte_s: Annotated[float, typer.Option("--transfer-gbyte-s", min=0.001, help="Of the lane for KV.")] = 40,
+    transfer_setup_ms: Annotated[float, typer.Option("--transfer-setup-ms", min=0, help="And before a byte.")] = 2,
+    out: Annotated[Path | None, typer.Option("--out", help="Write it there; default: print it.")] = None,
+) -> None:
+    """Write a simulated deployment whose engines take the time that aiconfigurator's tables give them."""
+    from disagg.replay.step_times.source import Layout, Source
+    from disagg.replay.step_times.yaml_file import fitted, yaml_of
+    from disagg.roles import Role
+
+    engines = {Role.PREFILL: prefill, Role.DECODE: decode, Role.AGGREGATED: aggregated}
+    source = Source(model, gpu, Layout(tp, dp, ep))
+    lane = {"transfer_setup_s": transfer_setup_ms / 1e3, "transfer_bytes_per_s": transfer_gbyte_s * 1e9}
+    wanted = {role: count for role, count in engines.items() if count}
+    text = yaml_of(source, fitted(source, chunk_tokens), wanted, chunk_tokens, lane)
+    if out:
+        out.write_text(text)
+    else:
+        print(text, end="")
