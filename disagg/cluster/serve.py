@@ -242,7 +242,7 @@ def _frontend_spec(plan: Plan, addresses: Addresses, model_path: Path) -> Fronte
         number=0,
         stop_s=deadlines.stop_s,
         limits=limits,
-        policy=plan.deployment.routing.policy,
+        policy=str(plan.deployment.routing.policy),
         generates=False in embeds,
         embeds=True in embeds,
         simulated=plan.device == "simulated",

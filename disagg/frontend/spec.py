@@ -8,7 +8,7 @@ from __future__ import annotations
 import msgspec
 
 from disagg.coordinator.limits import Limits
-from disagg.routing.policy import LEAST_LOADED
+from disagg.policy_names import DEFAULT
 from disagg.tokenizer.overrides import Overrides
 
 LISTENING = b"listening\n"
@@ -25,7 +25,7 @@ class FrontendSpec(msgspec.Struct, frozen=True, kw_only=True):
     number: int
     stop_s: float
     limits: Limits
-    policy: str = LEAST_LOADED  # module:Class
+    policy: str = DEFAULT  # as load_policy takes it
     connections_max: int = 10_000
     held_limit_bytes: int = 256 << 20  # of requests that have not come in whole
     generates: bool = True  # the deployment has engines that make tokens

@@ -60,6 +60,7 @@ class Submit(Wire, frozen=True, tag="submit"):
     second_at: int = 0  # where the second text of a pair begins, for a model that reads pairs; 0: there is none
     adapter: str = ""  # the name of a LoRA adapter, the same on both legs; empty: the model as it is
     text: TextWanted | None = None
+    to_read: int = 0  # tokens of the prompt that this engine is expected to read: those that it has not cached
 
 
 class Read(Wire, frozen=True, tag="read"):
@@ -285,6 +286,12 @@ class RankTaken(Wire, frozen=True):
     requests: int
     kv_tokens: int
     canaries: int = 0  # among the requests: the control plane's own
+    to_read: int = 0  # prompt tokens that wait to be read, without those that are expected to be cached
+    # Since it came up (plane.ledger.Reading): prompts and tokens that it read, their area, and how long it was busy.
+    read_prompts: int = 0
+    read_tokens: int = 0
+    read_area: float = 0.0
+    read_s: float = 0.0
 
 
 class Taken(Wire, frozen=True, tag="taken"):

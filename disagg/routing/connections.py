@@ -201,7 +201,7 @@ class Connections:
     def _taken(self, life: _Life, ranks: list[RankTaken]) -> None:
         if life.engine is not None:
             for endpoint, taken in zip(life.engine.endpoints, ranks, strict=False):
-                endpoint.report(taken)
+                self.endpoints.report(endpoint, taken, self._now_s())
         if not self._report_is_due:  # reports of many hosts in one turn of the loop are looked at once
             self._report_is_due = True
             asyncio.get_running_loop().call_soon(self._look_at_reports)

@@ -7,13 +7,15 @@ Fails: never. Nothing here waits, and nothing goes through all pairs
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Set
+from collections.abc import Callable, Iterator, Mapping, Set
 
 from disagg.plane.ledger import kv_tokens_needed
+from disagg.plane.messages import RankTaken
 from disagg.registry.met import Met
 from disagg.role_table import ROLES
 from disagg.roles import Role
 from disagg.routing.endpoints import ByLoad, Endpoint, Engine, Pair
+from disagg.routing.observations import Observation, Read
 from disagg.routing.reservation import Reservation
 from disagg.routing.view import Choice, RoutingView
 
@@ -33,6 +35,7 @@ class Endpoints:
         self.met = Met()
         self.places_taken = 0  # by this process's reservations
         self.on_change: Callable[[], None] = lambda: None
+        self.on_observation: Callable[[Observation], None] = lambda _seen: None
 
     # for policies
 
@@ -68,6 +71,19 @@ class Endpoints:
                 and _may_take(endpoint, role in request.alone_on)
             ):
                 yield (int(life in request.avoid), *endpoint.load), endpoint
+
+    def has_room(self, endpoint: Endpoint, request: RoutingView) -> bool:
+        """Whether the request could go there now, on its side of a pair."""
+        return self._is_free(endpoint, request)
+
+    def held(self, request: RoutingView) -> Mapping[Endpoint, tuple[int, int]]:
+        """Endpoint -> tokens of the prompt that it has on its device, and there or on its host; without those that
+        have none."""
+        return {}
+
+    def cached_tokens(self, endpoint: Endpoint) -> int:
+        """All that it has cached, as far as is known."""
+        return 0
 
     def peers_of(self, decode: Endpoint) -> Set[str]:
         """Lives of the prefill engines that it has met: a real transfer between them has succeeded. (Some may be gone.)
@@ -114,7 +130,8 @@ class Endpoints:
         for endpoint in pair.endpoints:
             new_tokens = ROLES[endpoint.engine.role].new_tokens(request.new_tokens)
             taken[endpoint] = kv_tokens_needed(request.prompt_tokens, new_tokens, endpoint.capacity.page_size)
-        reservation = Reservation(pair, choice.reason, taken, self)
+        to_read = max(1, request.prompt_tokens - choice.cached_tokens)
+        reservation = Reservation(pair, choice.reason, taken, self, to_read)
         self.places_taken += len(taken)
         if request.alone_on:
             for endpoint in pair.endpoints:
@@ -142,6 +159,22 @@ class Endpoints:
         if self._engines[engine.role].get(engine.life) is engine:
             del self._engines[engine.role][engine.life]
             self._hide(engine)
+
+    def report(self, endpoint: Endpoint, taken: RankTaken, now_s: float) -> None:
+        """What its host has granted to all frontends together, and has read."""
+        before, since_s = endpoint.reported, endpoint.reported_at_s
+        endpoint.report(taken, now_s)
+        if taken.read_s > before.read_s and since_s:
+            self.on_observation(
+                Read(
+                    endpoint.id,
+                    taken.read_prompts - before.read_prompts,
+                    taken.read_tokens - before.read_tokens,
+                    taken.read_area - before.read_area,
+                    taken.read_s - before.read_s,
+                    now_s - since_s,
+                )
+            )
 
     # told by reservations
 

@@ -12,7 +12,9 @@ from __future__ import annotations
 import logging
 
 from disagg.routing.connections import Connections
-from disagg.routing.policy import LeastLoaded, Policy
+from disagg.routing.observations import Observation
+from disagg.routing.policies.least_loaded import LeastLoaded
+from disagg.routing.policy import Learns, Policy
 from disagg.routing.reservation import Reservation
 from disagg.routing.view import Choice, Reason, RoutingView
 
@@ -34,6 +36,9 @@ class Router:
         self._policy = policy or LeastLoaded()
         self._least_loaded = LeastLoaded()
         self._failures: set[str] = set()  # that the log has
+        self.reads_prefixes = bool(getattr(self._policy, "reads_prefixes", False))
+        self.learns = isinstance(self._policy, Learns)
+        self.endpoints.on_observation = self.observe
 
     def pick(self, request: RoutingView) -> Reservation | None:
         """Counted as taken until it is released; None while nothing has room."""
@@ -46,14 +51,26 @@ class Router:
             choice = self._instead(request, error)
         return None if choice is None else endpoints.reserve(choice, request)
 
+    def observe(self, seen: Observation) -> None:
+        """What the policy may learn from."""
+        if isinstance(self._policy, Learns):
+            try:
+                self._policy.observe(seen)
+            except Exception as error:  # noqa: BLE001 - as in `pick`
+                self._note(error)
+
     def is_ready(self, *, embeds: bool = False) -> bool:
         """Some pair could serve, were it free; with `embeds`, some engine could make a vector."""
         return self.endpoints.is_ready(embeds=embeds)
 
     def _instead(self, request: RoutingView, error: Exception) -> Choice | None:
+        policy, why = self._note(error)
+        choice = self._least_loaded.choose(request, self.endpoints)
+        return None if choice is None else Choice(choice.pair, PolicyFailed(policy, f"{why}: {error}"))
+
+    def _note(self, error: Exception) -> tuple[str, str]:
         policy, why = type(self._policy).__qualname__, type(error).__name__
         if why not in self._failures:
             self._failures.add(why)
             log.error("policy %s: LeastLoaded chooses in its place", policy, exc_info=error)
-        choice = self._least_loaded.choose(request, self.endpoints)
-        return None if choice is None else Choice(choice.pair, PolicyFailed(policy, f"{why}: {error}"))
+        return policy, why
