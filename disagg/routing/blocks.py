@@ -16,11 +16,13 @@ from __future__ import annotations
 import hmac
 import sys
 from array import array
-from collections.abc import Buffer, Sequence
+from collections.abc import Sequence
 
 from xxhash import xxh3_64_intdigest
 
-ID_BYTES = 4  # of a token id: uint32
+Ids = bytes | bytearray | memoryview | Sequence[int]  # token ids, or their uint32 little-endian as bytes
+
+ID_BYTES = 4
 _DOMAIN = b"disagg KV blocks\0"
 
 
@@ -33,8 +35,8 @@ class BlockHasher:
         self._secret = secret
         self.block_tokens = block_tokens
 
-    def path(self, ids: Buffer | Sequence[int], adapter: str = "", salt: str = "") -> array[int]:
-        """The keys of a prompt's full blocks. `ids`: token ids, or their uint32 as bytes."""
+    def path(self, ids: Ids, adapter: str = "", salt: str = "") -> array[int]:
+        """The keys of a prompt's full blocks."""
         return self.after(self.root(adapter, salt), ids)
 
     def root(self, adapter: str = "", salt: str = "") -> int:
@@ -43,7 +45,7 @@ class BlockHasher:
         namespace = b"%b%d %d %b%b" % (_DOMAIN, self.block_tokens, len(name), name, salt.encode())
         return int.from_bytes(hmac.digest(self._secret, namespace, "sha256")[:8], "little")
 
-    def after(self, key: int, ids: Buffer | Sequence[int]) -> array[int]:
+    def after(self, key: int, ids: Ids) -> array[int]:
         """The keys of the full blocks of `ids` where a block with this key comes before them.
 
         A path grows by `path.extend(hasher.after(path[-1], more_ids))`.
@@ -57,7 +59,7 @@ class BlockHasher:
         return array("Q", keys)
 
 
-def _octets(ids: Buffer | Sequence[int]) -> bytes:
+def _octets(ids: Ids) -> bytes:
     """Token ids as uint32 little-endian."""
     if isinstance(ids, bytes):
         octets = ids

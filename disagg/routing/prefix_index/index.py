@@ -1,83 +1,336 @@
-"""Which ranks hold which prefixes. (For now the plain way: a dict of blocks. The radix tree comes.)"""
+"""Which ranks hold which prefixes, in a radix tree of runs that all ranks share.
+
+Way:   engines' KV events, or PredictedCache -> [PrefixIndex] -> policies, by `overlaps` of a request's path
+In:    paths of block keys (routing/blocks.py), always from the first block on
+Owns:  the tree. Nothing here waits. Each call takes time by the runs on its path, not by blocks; `clear` takes none,
+       what it leaves behind is freed a little at a time by the calls that follow
+Fails: never. When memory runs out, the rank that holds most is forgotten: see `forgotten`
+
+A rank holds whole prefixes: what it loses in the middle of a path, it loses with all that follows. That holds in each
+tier by itself; "anywhere" is the deeper of the two.
+
+What is exact, and what is not. Of most blocks 4 bits are kept. So where a path leaves a run at a place at which none
+has left it before, the place that `overlaps` tells is a block too deep once in 16 times, two once in 256. A rank's own
+paths are exact: the ends of what it holds are boundaries of runs, and a branch is hung 3 blocks too high rather than
+one too low (where `new` tells the place, exactly there), for else the loss of one branch would take the other along. Of
+the blocks between, up to 3, some may then be credited to the holders of one branch only.
+"""
 
 from __future__ import annotations
 
 from array import array
-from collections import defaultdict
+from operator import itemgetter
 
+from disagg.routing.prefix_index.fingerprints import fingerprints
 from disagg.routing.prefix_index.held import Held, Tier
+from disagg.routing.prefix_index.members import Members
+from disagg.routing.prefix_index.runs import RUN_BLOCKS_MAX, Runs
+
+SURE_BLOCKS = 3  # so many agree by chance once in 4096 times
+PIECE_BLOCKS_MIN = 64  # of a run, when memory is almost used up
+SWEPT_BY_A_CALL = 8  # runs looked at, so that a call takes no longer for them than for its own
 
 
 class PrefixIndex:
-    """A slot is a number that its user gives to a rank; it may be given anew after `clear`."""
+    """A slot is a number that its user gives to a rank. After `clear` it may be given to another at once."""
 
     def __init__(self, bytes_max: int = 1 << 30) -> None:
-        self._holders: dict[int, dict[int, Tier]] = {}  # block key -> slot -> tiers
-        self._children: dict[int, set[int]] = defaultdict(set)
         self.bytes_max = bytes_max
         self.forgotten = 0  # ranks, because memory ran out
+        self.refused = 0  # stores of which the end was left out, because memory had not been freed yet
+        self._runs = Runs()
+        self._members = Members()
+        self._swept_to = 1  # of the sweep that goes on
 
     def store(self, slot: int, path: array[int], tier: Tier = Tier.DEVICE, new: int = 0) -> None:
         """The rank holds every block of the path. `new`: how many of the last ones it did not hold before, if known."""
-        before = 0
-        for key in path:
-            self._children[before].add(key)
-            holders = self._holders.setdefault(key, {})
-            holders[slot] = holders.get(slot, Tier(0)) | tier
-            before = key
+        length = len(path)
+        if not length:
+            return
+        piece = self._room()
+        member = self._members.of(slot)
+        prints = fingerprints(path)
+        run = matched = 0
+        while True:
+            run, matched = max(self._descend(path, prints, run, matched), key=itemgetter(1))
+            if matched == self._runs.ends[run]:
+                break
+            run = self._part(run, matched, path, member, int(tier), new)
+            matched = self._runs.ends[run]
+        if matched < length:
+            if piece:
+                self._grow(run, path, prints, member, int(tier), piece)
+            else:
+                self.refused += 1
+        self._hold(run, member, int(tier))
+        self._sweep_a_little()
 
     def cut(self, slot: int, path: array[int], keep: int, tier: Tier = Tier.DEVICE) -> None:
         """Of this path the rank holds no more than the first `keep` blocks in this tier, and nothing that follows the
         block after them."""
-        below = [path[keep]] if keep < len(path) else []
-        while below:
-            key = below.pop()
-            holders = self._holders.get(key, {})
-            if holders.get(slot, Tier(0)) & tier:
-                below.extend(self._children[key])
-                holders[slot] &= ~tier
-                if not holders[slot]:
-                    del holders[slot]
+        member = self._members.find(slot)
+        if member >= 0 and keep < len(path):
+            prints = fingerprints(path)
+            for run, matched in self._held_at(member, path, prints, keep):
+                self._drop(run, matched, member, int(tier), path, prints, keep)
+        self._sweep_a_little()
 
     def clear(self, slot: int) -> None:
         """The rank holds nothing. The slot may be given to another rank at once."""
-        for holders in self._holders.values():
-            holders.pop(slot, None)
-
-    def sweep(self, runs_max: int = 500) -> bool:
-        """Frees some of what nobody holds since a `clear`; False when nothing is left to free."""
-        return False
+        self._members.clear(slot)
 
     def overlaps(self, path: array[int]) -> list[Held]:
         """Who holds how much of the path: the deepest first; each group's slots are in all groups after it, too."""
+        runs, sets, members = self._runs, self._runs.sets, self._members
+        found: dict[int, int] = {}  # depth by run
+        ends = self._descend(path, fingerprints(path), guess=True)
+        for run, depth in ends:
+            while run and run not in found:
+                found[run] = depth
+                run = runs.parents[run]
+                depth = runs.ends[run]
         groups: list[Held] = []
-        for blocks, key in enumerate(path, 1):
-            holders = self._holders.get(key, {})
-            if not holders:
-                break
-            held = Held(
-                blocks,
-                frozenset(slot for slot, tiers in holders.items() if tiers & Tier.DEVICE),
-                frozenset(holders),
-            )
-            if groups and groups[-1][1:] == held[1:]:
+        before = device = host = 0
+        for run in sorted(found, key=found.__getitem__, reverse=True) if len(ends) > 1 else found:
+            holders = runs.holders[run]
+            if holders == before:
+                continue
+            before = holders
+            masks = sets.masks(holders)
+            device |= masks[0]
+            host |= masks[1]
+            slots = members.slots((device, host))
+            if groups and groups[-1].blocks == found[run]:
                 groups.pop()
-            groups.append(held)
-        return groups[::-1]
+            if slots[1] and (not groups or groups[-1][1:] != slots):
+                groups.append(Held(found[run], *slots))
+        return groups
+
+    def sweep(self, runs_max: int = 500) -> bool:
+        """Frees what cleared ranks held, and looks at no more runs than this: 500 take about 0.1 ms. False when nothing
+        is left to free. Stores and cuts do a little of it, too."""
+        runs, members = self._runs, self._members
+        if not members.dying and not members.condemn():
+            return False
+        dying = members.dying
+        stop = min(self._swept_to + runs_max, runs.numbers)
+        for run in range(self._swept_to, stop):
+            holders = runs.holders[run]
+            if holders:
+                left = runs.sets.without(holders, dying)
+                if left != holders:
+                    self._swept(run, left)
+        self._swept_to = stop
+        if stop == runs.numbers:
+            members.bury()
+            self._swept_to = 1
+        return members.to_sweep
 
     def blocks_of(self, slot: int) -> int:
-        """Blocks that the rank holds."""
-        return sum(slot in holders for holders in self._holders.values())
+        """Blocks that the rank holds, in any tier."""
+        return self._members.blocks_of(slot)
 
     @property
     def blocks(self) -> int:
-        """Different blocks that somebody holds."""
-        return sum(bool(holders) for holders in self._holders.values())
+        """Different blocks in the tree."""
+        return self._runs.blocks
 
     @property
     def runs(self) -> int:
-        return self.blocks
+        return self._runs.count
 
     @property
     def memory_bytes(self) -> int:
-        return 300 * len(self._holders)
+        return self._runs.memory_bytes
+
+    # the way down
+
+    def _descend(
+        self, path: array[int], prints: bytes, run: int = 0, matched: int = 0, guess: bool = False
+    ) -> list[tuple[int, int]]:
+        """The last run that the path enters, and how many of the path's blocks are in the tree, where it leads through
+        this run. Several, where the first blocks of two branches may be the same.
+
+        `guess`: a tail is entered where all that can be compared agrees, even if it is little.
+        """
+        runs, length = self._runs, len(path)
+        find, common, ends = runs.table.find, runs.common, runs.ends
+        found, ways = [], [(run, matched)]
+        while ways:
+            run, matched = ways.pop()
+            while matched < length and matched == ends[run]:
+                child, tail = find(path[matched]), runs.tail_of(run)
+                if tail and self._enters(tail, matched, path, prints, guess and not child):
+                    if child:
+                        ways.append((child, common(child, matched, prints, length)))
+                    else:
+                        runs.learn(tail, path[matched])
+                    child = tail
+                if not child:
+                    break
+                if runs.parents[child] != run:
+                    found.append((run, matched))
+                run = child
+                matched = common(run, matched, prints, length)
+            if (run, matched) not in found:
+                found.append((run, matched))
+        return found
+
+    def _enters(self, tail: int, start: int, path: array[int], prints: bytes, guess: bool) -> bool:
+        """Whether the path goes on into the tail, of whose first key nothing is known but fingerprints."""
+        runs, length, place = self._runs, len(path), start
+        while tail:
+            matched = runs.common(tail, place, prints, length)
+            if matched - start >= SURE_BLOCKS:
+                return True
+            if matched < runs.ends[tail]:
+                return guess and matched == length
+            if matched == length:
+                return guess
+            child = runs.table.find(path[matched])
+            if child and runs.parents[child] == tail:
+                return True
+            place, tail = matched, runs.tail_of(tail)
+        return guess
+
+    # storing
+
+    def _part(self, run: int, matched: int, path: array[int], member: int, tier: int, new: int) -> int:
+        """Splits the run where the path ends in it or leaves it. The upper part."""
+        runs, length = self._runs, len(path)
+        start, known = runs.start(run), length - new
+        is_held = runs.sets.tiers(runs.holders[run], member) & tier
+        if new and is_held and start < known and matched - SURE_BLOCKS < known <= matched:
+            return self._split(run, known)  # it says that it did not hold the path's block there: this is another one
+        if matched == length:
+            return self._split(run, matched)
+        return self._split(run, max(start + 1, matched - SURE_BLOCKS + 1))
+
+    def _split(self, run: int, at: int, key: int = 0) -> int:
+        """The upper part. A sweep may have passed its number already, so it goes without those who are swept."""
+        upper = self._runs.split(run, at, key)
+        if self._members.dying:
+            self._runs.hold(upper, self._runs.sets.without(self._runs.holders[upper], self._members.dying))
+        return upper
+
+    def _grow(self, run: int, path: array[int], prints: bytes, member: int, tier: int, piece: int) -> None:
+        """Puts the rest of the path into the tree, below this run, in runs of at most `piece` blocks."""
+        runs, length = self._runs, len(path)
+        holders = runs.sets.set(0, member, tier)
+        self._members.count(member, length - runs.ends[run])
+        if run and not runs.children[run] and runs.holders[run] == holders:
+            end = min(length, runs.start(run) + piece)
+            if end > runs.ends[run]:
+                runs.lengthen(run, end, prints)
+        while (start := runs.ends[run]) < length:
+            run = runs.add(run, path[start], min(length, start + piece), prints, holders)
+
+    def _hold(self, run: int, member: int, tier: int) -> None:
+        """The rank holds this run and all above it."""
+        runs, sets = self._runs, self._runs.sets
+        tiers = 0
+        while run and not tiers & tier:
+            parent, before = runs.parents[run], runs.holders[run]
+            tiers = sets.tiers(before, member)
+            if not tiers & tier:
+                runs.hold(run, sets.set(before, member, tiers | tier))
+                if not tiers:
+                    self._members.count(member, runs.ends[run] - runs.ends[parent])
+            self._join(run)
+            run = parent
+
+    def _room(self) -> int:
+        """How many blocks a new run may have; 0 if memory ran out. The rank that holds most is forgotten then, and what
+        it held is freed by and by."""
+        if self._runs.memory_bytes_at_least < self.bytes_max:
+            return RUN_BLOCKS_MAX
+        piece = self._runs.blocks_free()
+        if piece < PIECE_BLOCKS_MIN:
+            if not self._members.to_sweep and (slot := self._members.largest()) is not None:
+                self._members.clear(slot)
+                self.forgotten += 1
+            self.sweep()
+            piece = self._runs.blocks_free()
+        return piece if piece >= PIECE_BLOCKS_MIN else 0
+
+    # losing
+
+    def _held_at(self, member: int, path: array[int], prints: bytes, keep: int) -> list[tuple[int, int]]:
+        """The run in which the rank holds block `keep` of the path, and how far the path follows it. Several, where
+        that may be in more than one branch: better to forget one too many than to believe in one that is gone."""
+        runs, length = self._runs, len(path)
+        found = []
+        ways = [(0, 0)]
+        while ways:
+            run, matched = ways.pop()
+            if matched > keep:
+                found.append((run, matched))
+            elif matched == runs.ends[run]:
+                children = (runs.table.find(path[matched]), runs.tail_of(run))
+                held = [child for child in children if child and self._is_held(child, member)]
+                ways += [(child, runs.common(child, matched, prints, length)) for child in held]
+        return found
+
+    def _is_held(self, run: int, member: int) -> bool:
+        return bool(self._runs.sets.tiers(self._runs.holders[run], member))
+
+    def _drop(self, run: int, matched: int, member: int, tier: int, path: array[int], prints: bytes, keep: int) -> None:
+        """The rank loses the run from block `keep` on, and all below it."""
+        runs, start = self._runs, self._runs.start(run)
+        tiers = runs.sets.tiers(runs.holders[run], member)
+        if not tiers & tier:
+            return
+        if keep > start:
+            if not runs.children[run] and runs.holders[run] == runs.sets.set(0, member, tier):
+                self._members.count(member, keep - runs.ends[run])
+                runs.shorten(run, keep, prints)
+                return
+            is_sure = matched == len(path) or matched - keep >= SURE_BLOCKS
+            self._split(run, keep, path[keep] if is_sure else 0)
+        parent = runs.parents[run]
+        below, lost = [run], []
+        while below:
+            run = below.pop()
+            before = runs.holders[run]
+            tiers = runs.sets.tiers(before, member)
+            if tiers & tier:
+                lost.append(run)
+                runs.hold(run, runs.sets.set(before, member, tiers & ~tier))
+                if not tiers & ~tier:
+                    self._members.count(member, runs.start(run) - runs.ends[run])
+                below.extend(runs.children_of(run))
+        for run in reversed(lost):  # children before their parents
+            self._tidy(run)
+        self._join(parent)
+
+    def _swept(self, run: int, left: int) -> None:
+        parent = self._runs.parents[run]
+        self._runs.hold(run, left)
+        self._tidy(run)
+        self._join(parent)
+
+    def _sweep_a_little(self) -> None:
+        if self._members.to_sweep:
+            self.sweep(SWEPT_BY_A_CALL)
+
+    def _tidy(self, run: int) -> None:
+        """Frees a run that nobody holds, and those above it that were kept for its sake; or joins it with its child."""
+        runs = self._runs
+        if runs.holders[run]:
+            self._join(run)
+            return
+        while runs.ends[run] and not runs.holders[run] and not runs.children[run]:
+            run = runs.free(run)
+        self._join(run)
+
+    def _join(self, upper: int) -> None:
+        """Joins a run with its child, where nothing keeps them apart any more."""
+        runs = self._runs
+        child = runs.only_child_of(upper)
+        if (
+            upper
+            and child
+            and runs.holders[upper] == runs.holders[child]
+            and runs.ends[child] - runs.start(upper) <= RUN_BLOCKS_MAX
+        ):
+            runs.join(upper)
