@@ -19,7 +19,7 @@ from disagg.load import load_config
 from disagg.replay.deployment import pools_of
 from disagg.replay.virtual.served import Served
 from disagg.replay.virtual.world import Pool, World
-from disagg.routing.policy import LeastLoaded
+from disagg.routing.policies.least_loaded import LeastLoaded
 
 ROOT = Path(__file__).parents[1]
 CONFIG = ROOT / "benchmarks" / "data" / "qwen3-8b-h200.yaml"

@@ -70,13 +70,13 @@ def replay(
     from disagg.load import load_config
     from disagg.replay.compare import Load, compare
     from disagg.replay.deployment import pools_of
-    from disagg.replay.policies import policy_named
     from disagg.replay.simulate import Setting, Simulation
     from disagg.replay.told import as_tree, picture, table, warnings
+    from disagg.routing.policy import load_policy
 
     names = policies or ["least_loaded"]
     for name in names:
-        policy_named(name)
+        load_policy(name)
     assert config is not None
     setting = Setting(read, pools_of(load_config(find_config(config))), requests, frontends, slo, max_tokens)
 

@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from random import Random
 
 from disagg.replay.measures import Measures
-from disagg.replay.policies import policy_named
 from disagg.replay.simulate import Setting, Simulation
 
 
@@ -80,4 +80,8 @@ def _rows_here(policies: Sequence[str], run: tuple[Load, int]) -> list[Row]:
 
 def _rows(simulation: Simulation, policies: Sequence[str], run: tuple[Load, int]) -> list[Row]:
     load, seed = run
-    return [Row(name, load, seed, simulation.run(partial(policy_named, name), load.rate, seed)) for name in policies]
+    return [Row(name, load, seed, simulation.run(partial(_policy, name, seed), load.rate, seed)) for name in policies]
+
+
+def _policy(name: str, seed: int) -> Policy:
+    return load_policy(name, Surroundings(random=Random(seed)))

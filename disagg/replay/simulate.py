@@ -17,7 +17,8 @@ from disagg.replay.virtual.served import Served
 from disagg.replay.virtual.world import Pool, Run, World
 from disagg.replay.workload import Plan, Sampler
 from disagg.roles import Role
-from disagg.routing.policy import LeastLoaded, Policy
+from disagg.routing.policies.least_loaded import LeastLoaded
+from disagg.routing.policy import Policy
 from disagg.simulated_engine.model import pairs_of
 
 QUEUE_MAX = 2.0  # requests a rank without their first token, on average: the one that is read, and one that waits
@@ -68,7 +69,7 @@ class Simulation:
             [busy.decode_s for busy in decode],
             run.refusals,
             run.failed_choices,
-            run.chosen_us,
+            run.choices_us,
         )
         return measures(answered, run.gaps, self.setting.slo, 0, told)
 

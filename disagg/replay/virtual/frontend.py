@@ -1,35 +1,40 @@
-"""One frontend of a simulated deployment: real Endpoints, a real Router with its policy, a queue before them.
+"""One frontend of a simulated deployment: the real Admission, Router, policy and Endpoints, and no sockets.
 
-Way:   World -> [Frontend.ask] -> Router.pick -> (dispatch) -> [submitted]: granted by both hosts, or in line again
-In:    hosts' reports, and what its own legs tell when they end
-Owns:  the requests that wait, in order: those that a host refused go first, then by arrival. None overtakes
-Not:   disagg/coordinator/admission.py itself: it makes a view of token ids, and a task a request
+Way:   World -> [Frontend.ask] -> Admission.reserve -> on_chosen: World sends its legs
+In:    hosts' reports, KV events, and what its own legs tell when they end, as a Coordinator would
+Owns:  its endpoints and its index: several frontends know of each other by reports alone
 """
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, cast
+from collections.abc import Callable, Mapping, Sequence
+from time import perf_counter_ns
+from typing import TYPE_CHECKING, Any, cast
 
+from disagg.coordinator.admission import Admission
+from disagg.coordinator.coordinator import STEPS_MIN
+from disagg.coordinator.request import NoText, Request
 from disagg.plane.client import PlaneClient
 from disagg.plane.messages import RankTaken
 from disagg.registry.met import Met
 from disagg.replay.virtual.clock import Clock
 from disagg.replay.virtual.host import Host
 from disagg.replay.virtual.served import Served
-from disagg.replay.virtual.timed_policy import TimedPolicy
 from disagg.routing.endpoints import Endpoint, Engine
 from disagg.routing.load import Endpoints
-from disagg.routing.observations import Answered, Prefilled, Transferred
+from disagg.routing.observations import Answered, Stepped, Transferred
 from disagg.routing.policy import Policy
+from disagg.routing.prefix_index.held import depths
 from disagg.routing.prefix_index.index import PrefixIndex
 from disagg.routing.reservation import Reservation
 from disagg.routing.router import PolicyFailed, Router
-from disagg.routing.view import RoutingView
+from disagg.routing.view import Choice, RoutingView
 
 if TYPE_CHECKING:
     from disagg.routing.connections import Connections
+
+FOREVER_S = 1e9
+WAITING_MAX = 1 << 30
 
 
 class _OpenClient:
@@ -38,26 +43,43 @@ class _OpenClient:
     is_open = True
 
 
+class _Indexed(Endpoints):
+    """With what they hold by this frontend's index."""
+
+    def __init__(self, block_tokens: int) -> None:
+        super().__init__()
+        self.index = PrefixIndex()
+        self.by_slot: dict[int, Endpoint] = {}
+        self._block_tokens = block_tokens
+
+    def held(self, request: RoutingView) -> Mapping[Endpoint, tuple[int, int]]:
+        found = depths(self.index.overlaps(request.path))
+        tokens = self._block_tokens
+        return {self.by_slot[slot]: (device * tokens, every * tokens) for slot, (device, every) in found.items()}
+
+
 class _Connected:
     """What a Router asks of Connections."""
 
-    def __init__(self) -> None:
-        self.endpoints = Endpoints()
+    def __init__(self, endpoints: Endpoints) -> None:
+        self.endpoints = endpoints
 
 
 class Frontend:
-    def __init__(self, clock: Clock, policy: Policy) -> None:
-        self._clock = clock
-        self.policy = TimedPolicy(policy)
-        connected = _Connected()
-        self.endpoints = connected.endpoints
-        self.router = Router(cast("Connections", connected), self.policy)
-        self.endpoints.on_change = self.serve
-        self.index = PrefixIndex()
-        self._engines: dict[str, Engine] = {}
-        self._again: deque[Served] = deque()
-        self._waiting: deque[Served] = deque()
+    """`on_chosen` gets a request that has a pair."""
+
+    def __init__(self, clock: Clock, policy: Policy, block_tokens: int, on_chosen: Callable[[Served], None]) -> None:
+        self._clock, self._on_chosen = clock, on_chosen
+        self.endpoints = _Indexed(block_tokens)
+        self.choices_us: list[float] = []  # of each look for a pair, those that found none among them
         self.failed_choices = 0  # LeastLoaded chose in the policy's place
+        router = Router(cast("Connections", _Connected(self.endpoints)), _timed(policy, self.choices_us))
+        self._router = router
+        self._admission = Admission(
+            router, queue_max=WAITING_MAX, queue_s=FOREVER_S, no_pair_s=FOREVER_S, now_s=clock.loop.time
+        )
+        self.endpoints.on_change = self._admission.serve
+        self._engines: dict[str, Engine] = {}
 
     def connect(self, hosts: Sequence[Host], met: Met) -> None:
         client = cast("PlaneClient", _OpenClient())
@@ -65,69 +87,89 @@ class Frontend:
             engine = Engine(host.life, host.life, host.model.role, number)
             engine.endpoints = [Endpoint(engine, rank, "", client, host.capacity) for rank in range(host.model.ranks)]
             self._engines[host.life] = engine
+            self.endpoints.by_slot.update(zip(host.slots, engine.endpoints, strict=True))
             self.endpoints.add(engine)
         self.endpoints.meet(met)
 
     def ask(self, served: Served) -> None:
         served.frontend = self
-        if self._again or self._waiting or not self._pick(served):
-            self._waiting.append(served)
-
-    def serve(self) -> None:
-        for line in (self._again, self._waiting):
-            while line:
-                if not self._pick(line[0]):
-                    return
-                line.popleft()
+        now_s = self._clock.now_s
+        request = Request(
+            id=f"{served.number:032x}",
+            prompt_ids=cast("list[int]", range(served.prompt_tokens)),  # of which the count is asked, no more
+            sampling={},
+            max_tokens=served.max_tokens,
+            text=NoText(),
+            received_at_s=now_s,
+            waiting_since_s=now_s,
+        )
+        self._wait(served, request)
 
     def report(self, host: Host, ranks: Sequence[RankTaken]) -> None:
         for endpoint, taken in zip(self._engines[host.life].endpoints, ranks, strict=True):
-            endpoint.report(taken)
-        self.serve()
+            self.endpoints.report(endpoint, taken, self._clock.now_s)
+        self.endpoints.on_change()
 
     def refused(self, served: Served, by: Host, rank: int) -> None:
+        """It waits again, before those that had no pair yet."""
         self._engines[by.life].endpoints[rank].on_refused()
-        _held(served).release()
-        self._again.append(served)
-        self.serve()
+        reservation_of(served).release()
+        request = served.request
+        assert request is not None
+        request.tries += 1
+        self._wait(served, request)
 
-    def has_read(self, served: Served, kv_bytes: int, transfer_s: float) -> None:
-        """A prompt has been read and, if it was a prefill rank that read it, is with its decode rank."""
-        reservation = _held(served)
-        reader, decode = reservation.pair.prefill or reservation.pair.decode, reservation.pair.decode
-        self.policy.observe(
-            Prefilled(
-                reader.id,
-                served.prompt_tokens,
-                served.cached_tokens,
-                served.read_s - served.first_chunk_s,
-                served.first_chunk_s - served.chosen_s,
-            )
-        )
-        if reader is not decode:
-            self.policy.observe(Transferred(reader.id, decode.id, kv_bytes, transfer_s))
-            reservation.release_leg(reader)
+    def has_read(self, served: Served) -> None:
+        reservation_of(served).has_read()
+
+    def has_sent(self, served: Served, kv_bytes: int, transfer_s: float) -> None:
+        """A prompt's KV is with its decode rank."""
+        reservation = reservation_of(served)
+        pair = reservation.pair
+        assert pair.prefill is not None
+        self._router.observe(Transferred(pair.prefill.id, pair.decode.id, served.prompt_tokens, kv_bytes, transfer_s))
+        reservation.release_leg(pair.prefill)
 
     def has_answered(self, served: Served) -> None:
-        self.policy.observe(Answered(served.prompt_tokens, served.output_tokens, served.max_tokens))
-        _held(served).release()
-        served.reservation = None
+        reservation = reservation_of(served)
+        decode, tokens = reservation.pair.decode, served.output_tokens
+        self._router.observe(Answered(served.prompt_tokens, tokens, served.max_tokens))
+        if tokens >= STEPS_MIN:
+            (legs, kv_tokens), (legs_now, kv_tokens_now) = reservation.beside, decode.load
+            beside = (legs + legs_now) // 2 + 1, (kv_tokens + kv_tokens_now) // 2 + served.prompt_tokens
+            step_s = (served.ended_s - served.first_s) / (tokens - 1)
+            self._router.observe(Stepped(decode.id, *beside, step_s))
+        reservation.release()
 
-    def _pick(self, served: Served) -> bool:
-        served.reservation = self.router.pick(
-            RoutingView(prompt_tokens=served.prompt_tokens, new_tokens=served.max_tokens, session=served.session)
-        )
-        if served.reservation is None:
-            return False
+    def _wait(self, served: Served, request: Request) -> None:
+        served.request = request
+        task = self._clock.loop.create_task(self._reserve(served, request))
+        task.add_done_callback(_raise_what_it_raised)
+
+    async def _reserve(self, served: Served, request: Request) -> None:
+        served.reservation = await self._admission.reserve(request, FOREVER_S)
         self.failed_choices += isinstance(served.reservation.reason, PolicyFailed)
-        served.chosen_s = self._clock.now_s
-        self.on_chosen(served)
-        return True
-
-    def on_chosen(self, served: Served) -> None:
-        """World's."""
+        self._on_chosen(served)
 
 
-def _held(served: Served) -> Reservation:
+def reservation_of(served: Served) -> Reservation:
     assert served.reservation is not None, "it has no pair"
     return served.reservation
+
+
+def _timed(policy: Policy, taken_us: list[float]) -> Policy:
+    choose = policy.choose
+
+    def timed(request: RoutingView, endpoints: Endpoints) -> Choice | None:
+        start_ns = perf_counter_ns()
+        try:
+            return choose(request, endpoints)
+        finally:
+            taken_us.append((perf_counter_ns() - start_ns) / 1e3)
+
+    cast("Any", policy).choose = timed
+    return policy
+
+
+def _raise_what_it_raised(task: Any) -> None:
+    task.result()

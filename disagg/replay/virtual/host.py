@@ -1,7 +1,7 @@
 """A simulated engine and its host: some ranks, the real ledger of what is granted, reports to all frontends.
 
-Way:   Frontend -> [Host.submit] -> Rank; [reports] -> each frontend's Endpoints, at most one in REPORT_S
-Fails: submit says False where the ledger has no room: frontends choose by reports that are a moment old
+Way:   Frontend -> [Host.grant] -> Rank; [reports] -> each frontend's Endpoints, at most one in REPORT_S
+Fails: grant says False where the ledger has no room: frontends choose by reports that are a moment old
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from disagg.replay.virtual.clock import Clock
 from disagg.replay.virtual.rank import Rank
 from disagg.replay.virtual.served import Served
 from disagg.role_table import ROLES
+from disagg.routing.reservation import Reservation
 from disagg.simulated_engine.model import Model
 
 Report = Callable[["Host", list[RankTaken]], None]
@@ -28,19 +29,30 @@ class Host:
         self.capacity = Capacity(model.requests_max, model.kv_tokens, model.page_size)
         self.ledger = Ledger(model.ranks, self.capacity)
         self.ranks: list[Rank] = []
+        self.slots: list[int] = []  # by which each frontend's index knows the ranks
         self._report_is_due = False
 
-    def grant(self, served: Served, rank: int) -> bool:
+    def grant(self, served: Served, rank: int, reservation: Reservation) -> bool:
         new_tokens = ROLES[self.model.role].new_tokens(served.max_tokens)
-        grant = self.ledger.grant(rank, served.prompt_tokens, new_tokens)
+        to_read = reservation.to_read if reservation.pair.reader.life == self.life else 0
+        grant = self.ledger.grant(rank, served.prompt_tokens, new_tokens, to_read=to_read)
         if grant is None:
             return False
         served.grants[self] = grant
         self.changed()
         return True
 
-    def give_back(self, served: Served) -> None:
-        self.ledger.give_back(served.grants.pop(self))
+    def has_read(self, served: Served) -> None:
+        self.ledger.has_read(served.grants[self])
+        self.changed()
+
+    def give_back(self, served: Served, *, reads: bool) -> None:
+        """`reads`: it was read here."""
+        grant = served.grants.pop(self)
+        self.ledger.give_back(grant)
+        if reads:
+            reading = self.ledger.reading[grant.dp_rank]
+            reading.add(served.prompt_tokens, served.cached_tokens, served.first_chunk_s, served.read_s)
         self.changed()
 
     def changed(self) -> None:
@@ -51,4 +63,9 @@ class Host:
     def _report(self) -> None:
         self._report_is_due = False
         ledger = self.ledger
-        self._on_report(self, [RankTaken(*taken) for taken in zip(ledger.requests, ledger.kv_tokens, strict=True)])
+        granted = zip(ledger.requests, ledger.kv_tokens, ledger.canaries, ledger.to_read, strict=True)
+        ranks = [
+            RankTaken(*taken, read.prompts, read.tokens, read.area, read.seconds)
+            for taken, read in zip(granted, ledger.reading, strict=True)
+        ]
+        self._on_report(self, ranks)

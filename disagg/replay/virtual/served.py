@@ -5,6 +5,7 @@ from __future__ import annotations
 from array import array
 from typing import TYPE_CHECKING
 
+from disagg.coordinator.request import Request
 from disagg.plane.ledger import Grant
 from disagg.routing.reservation import Reservation
 
@@ -22,7 +23,6 @@ class Served:
 
     __slots__ = (
         "cached_tokens",
-        "chosen_s",
         "decode",
         "decode_held",
         "due_s",
@@ -31,7 +31,6 @@ class Served:
         "first_s",
         "frontend",
         "grants",
-        "is_again",
         "max_tokens",
         "node",
         "number",
@@ -42,6 +41,7 @@ class Served:
         "prompt_tokens",
         "read_s",
         "read_tokens",
+        "request",
         "reservation",
         "sent_tokens",
         "session",
@@ -61,11 +61,11 @@ class Served:
         self.prompt_tokens, self.output_tokens, self.max_tokens = prompt_tokens, output_tokens, max_tokens
         self.reservation: Reservation | None = None
         self.grants: dict[Host, Grant] = {}
-        self.is_again = False  # a host had no room for it
+        self.request: Request | None = None  # as its frontend knows it
         self.prefill: Rank | None = None  # None: on an aggregated rank
         self.decode: Rank | None = None
         self.frontend: Frontend | None = None
-        self.chosen_s = self.first_chunk_s = self.read_s = self.first_s = self.ended_s = NEVER
+        self.first_chunk_s = self.read_s = self.first_s = self.ended_s = NEVER
         # where its prompt is read
         self.node: Node | None = None
         self.cached_tokens = self.read_tokens = self.sent_tokens = self.own_tokens = 0

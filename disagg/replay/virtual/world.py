@@ -7,7 +7,6 @@ Out:   the requests as they were served, gaps between tokens, what each rank did
 
 from __future__ import annotations
 
-from array import array
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count
@@ -16,7 +15,7 @@ from random import Random
 from disagg.plane.messages import RankTaken
 from disagg.registry.met import Met
 from disagg.replay.virtual.clock import Clock
-from disagg.replay.virtual.frontend import Frontend
+from disagg.replay.virtual.frontend import Frontend, reservation_of
 from disagg.replay.virtual.host import Host
 from disagg.replay.virtual.kv_feed import KvFeed
 from disagg.replay.virtual.rank import Rank
@@ -48,7 +47,7 @@ class Run:
     served: Sequence[Served]
     gaps: Sequence[tuple[float, int]]  # (seconds between two tokens, how many)
     ranks: Sequence[Rank]
-    chosen_us: array[float]
+    choices_us: Sequence[float]
     refusals: int
     failed_choices: int
 
@@ -71,10 +70,10 @@ class World:
         for host in self.hosts:
             if host.model.role is Role.AGGREGATED:
                 met.add(host.life, host.life)
-        self.frontends = [Frontend(clock, policy) for policy in policies]
+        block_tokens = next((pool.model.cache_block_tokens for pool in pools if pool.model.role is not Role.DECODE), 0)
+        self.frontends = [Frontend(clock, policy, block_tokens, self._dispatch) for policy in policies]
         for frontend in self.frontends:
             frontend.connect(self.hosts, met)
-            frontend.on_chosen = self._dispatch  # type: ignore[method-assign]
         self._followers: Mapping[int, Sequence[Follower]] = {}
 
     def run(self, arrivals: Iterable[Served], followers: Mapping[int, Sequence[Follower]] | None = None) -> Run:
@@ -89,7 +88,7 @@ class World:
             self._served,
             self._gaps,
             [rank for host in self.hosts for rank in host.ranks],
-            array("d", (us for frontend in self.frontends for us in frontend.policy.chosen_us)),
+            [us for frontend in self.frontends for us in frontend.choices_us],
             self._refusals,
             sum(frontend.failed_choices for frontend in self.frontends),
         )
@@ -101,9 +100,9 @@ class World:
         served.prefill.enqueue(served)
 
     def on_read(self, served: Served, rank: Rank) -> None:
-        frontend = _of(served)
+        self._host_of[rank.id.life].has_read(served)
+        _of(served).has_read(served)
         if served.prefill is None:
-            frontend.has_read(served, 0, 0.0)
             return
         model = rank.model
         kv_bytes = served.prompt_tokens * model.kv_bytes_per_token
@@ -112,7 +111,7 @@ class World:
         self._clock.after(transfer_s, self._landed, served, rank, kv_bytes, transfer_s)
 
     def on_end(self, served: Served, rank: Rank) -> None:
-        self._host_of[rank.id.life].give_back(served)
+        self._host_of[rank.id.life].give_back(served, reads=served.prefill is None)
         _of(served).has_answered(served)
         for follower in self._followers.get(served.number, ()):
             follower.served.due_s = self._clock.now_s + follower.delay_s
@@ -123,10 +122,11 @@ class World:
     def _host(self, model: Model, number: int) -> Host:
         life, clock = f"{model.role}-{number}#1", self._clock
         host = Host(clock, life, model, self._report)
-        feed = KvFeed(clock, lambda: (frontend.index for frontend in self.frontends))
+        feed = KvFeed(clock, lambda: (frontend.endpoints.index for frontend in self.frontends))
+        host.slots = [next(self._slots) for _ in range(model.ranks)]
         host.ranks = [
-            Rank(RankId(life, life, rank), clock, model, self, self._on_gap, feed.of(next(self._slots)))
-            for rank in range(model.ranks)
+            Rank(RankId(life, life, rank), clock, model, self, self._on_gap, feed.of(slot))
+            for rank, slot in enumerate(host.slots)
         ]
         return host
 
@@ -142,21 +142,19 @@ class World:
         self._random.choice(self.frontends).ask(served)
 
     def _dispatch(self, served: Served) -> None:
-        reservation = served.reservation
-        assert reservation is not None
-        decode = self._host_of[reservation.pair.decode.life]
+        decode = self._host_of[reservation_of(served).pair.decode.life]
         self._clock.after(decode.model.dispatch_s, self._submit, served)
 
     def _submit(self, served: Served) -> None:
         """Both legs arrive at their hosts. Where one has no room the other one is taken back."""
-        assert served.reservation is not None
-        pair = served.reservation.pair
+        reservation = reservation_of(served)
+        pair = reservation.pair
         places = [(self._host_of[endpoint.life], endpoint.dp_rank) for endpoint in pair.endpoints]
         for host, rank in places:
-            if not host.grant(served, rank):
+            if not host.grant(served, rank, reservation):
                 self._refusals += 1
                 for granted in list(served.grants):
-                    granted.give_back(served)
+                    granted.give_back(served, reads=False)
                 _of(served).refused(served, host, rank)
                 return
         host, rank = places[-1]
@@ -171,9 +169,9 @@ class World:
     def _landed(self, served: Served, prefill: Rank, kv_bytes: int, transfer_s: float) -> None:
         assert served.decode is not None
         served.first_s = self._clock.now_s
-        self._host_of[prefill.id.life].give_back(served)
+        self._host_of[prefill.id.life].give_back(served, reads=True)
         prefill.has_sent(served)
-        _of(served).has_read(served, kv_bytes, transfer_s)
+        _of(served).has_sent(served, kv_bytes, transfer_s)
         served.decode.join(served)
 
 
