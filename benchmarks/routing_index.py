@@ -29,7 +29,7 @@ from statistics import median
 
 import psutil
 
-from disagg.routing.blocks import BlockHasher
+from disagg.kv_events.blocks import BlockHasher
 from disagg.routing.prefix_index.index import PrefixIndex
 
 LEVELS = (0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 0.99, 1.0)
@@ -111,7 +111,7 @@ def lookup(ranks: int, tokens: int) -> Lookup:
     path = hasher.path(ids)
     for rank in range(ranks):  # all hold its first blocks, fewer hold more, one in 16 all of it
         share = random.choice((0.1, 0.1, 0.1, 0.3, 0.6)) if rank % 16 else 1.0
-        index.store(rank, path[: max(2, int(share * len(path)))] + _keys(random, 20), new=20)
+        index.store(rank, path[: max(2, int(share * len(path)))] + _keys(random, 20))
     hashing, looking, both = [], [], []
     for _ in range(2000):
         began = time.thread_time_ns()

@@ -45,6 +45,7 @@ class HostSpec(msgspec.Struct, frozen=True, kw_only=True):
     members: int = 1
     first_plane: str = ""  # host:port of the first member's plane, for the others
     text: TextSpec | None = None  # None: frontends have the tokenizer
+    block_tokens: int = 0  # of a KV block, in which frontends are told what is cached; 0: they are not
     asked_s: float = 0.0  # the node's monotonic clock when its actor was asked for this incarnation; 0: not told
 
     @property

@@ -26,6 +26,7 @@ class Setting:
     python_path: list[str]
     address: str  # what engines listen on; empty: their node's address in the Ray cluster
     text: TextSpec | None = None  # of all hosts
+    block_tokens: int = 0  # of a KV block, in which hosts tell what is cached; 0: they do not
 
 
 def host_spec(plan: EnginePlan, setting: Setting, incarnation: int, ground: Ground) -> tuple[HostSpec, str]:
@@ -44,5 +45,6 @@ def host_spec(plan: EnginePlan, setting: Setting, incarnation: int, ground: Grou
         fork=ground.fork,
         is_simulated=setting.device == "simulated",
         text=setting.text,
+        block_tokens=0 if ROLES[plan.role].embeds else setting.block_tokens,
     )
     return spec, ROLES[plan.role].bootstrap_address(address, ports.bootstrap)

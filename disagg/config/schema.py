@@ -321,6 +321,8 @@ class Routing(Section):
     policy: PolicyName | PolicyOfSides = DEFAULT
     """What chooses the engines of a request: a shipped one by name, a class that frontends can import, as module:Class,
     or one for each role."""
+    kv_events: bool = True
+    """Engines tell frontends what their prefix caches hold. Without it that is guessed from what was sent there."""
 
 
 class HealthSection(Section):

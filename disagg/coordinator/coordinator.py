@@ -130,6 +130,7 @@ class Coordinator:
             queue_s=limits.queue_s,
             no_pair_s=limits.no_pair_s,
             now_s=self._now_s,
+            read_ahead_tokens=limits.read_ahead_tokens,
             embeds=embeds,
         )
 

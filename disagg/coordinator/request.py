@@ -6,6 +6,7 @@ Owns:  prompt ids, emitted ids, text, usage, timeline, phase. Legs, rooms and en
 
 from __future__ import annotations
 
+from array import array
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
@@ -13,6 +14,8 @@ import msgspec
 
 from disagg.coordinator.facts import Facts
 from disagg.coordinator.phases import Phase
+from disagg.coordinator.wishes import NONE as NO_WISHES
+from disagg.coordinator.wishes import Wishes
 from disagg.plane.messages import LegEnd, TokenLogprobs
 from disagg.roles import Role
 from disagg.routing.endpoints import RankId
@@ -107,6 +110,9 @@ class Request:
     second_at: int = 0  # where the second text of a pair begins in `prompt_ids`; 0: there is none
     adapter: str = ""  # of its legs; empty: the model as it is
     embedding: bytes = b""  # what came: float32, little-endian
+    wishes: Wishes = NO_WISHES
+    path: array[int] = field(default_factory=lambda: array("Q"))  # keys of its KV blocks, once routing has asked
+    path_tokens: int = -1  # of how many tokens
     given: GivenText | None = None  # the same as `text`, where hosts say the text of the tokens
 
     def add(self, token_ids: list[int], now_s: float) -> str:

@@ -36,6 +36,7 @@ from disagg.frontend.samples import likeliest, requests_of, run_samples, shorten
 from disagg.frontend.sinks import Chunks
 from disagg.frontend.tokenization import Tokenization
 from disagg.frontend.tokenizing import Answered
+from disagg.frontend.wishes import wishes_of
 from disagg.sampling import GRAMMARS
 
 CLIENT_ID_CHARACTERS_MAX = 128
@@ -134,7 +135,10 @@ class Generations:
                 stop=tuple(dict.fromkeys(asked.stop + asking.stop)),
             )
         _refuse_ignored(asked, self._backend)
-        requests = requests_of(asked, self._backend, self._tokenization, exchange.request_id, owner, received_at_s)
+        wishes = wishes_of(exchange, asked)
+        requests = requests_of(
+            asked, self._backend, self._tokenization, exchange.request_id, owner, received_at_s, wishes
+        )
         self._note(exchange, requests)
         return Answering(
             asked,

@@ -17,6 +17,7 @@ import msgspec
 
 from disagg.coordinator.request import Request
 from disagg.coordinator.sink import Sink
+from disagg.coordinator.wishes import Wishes
 from disagg.errors import RequestError
 from disagg.fields import refuse
 from disagg.frontend.backend import Backend
@@ -44,6 +45,7 @@ def requests_of(
     request_id: str,
     owner: bytes,
     received_at_s: float,
+    wishes: Wishes,
 ) -> list[Request]:
     """`best_of` requests for each prompt, prompt by prompt; the first one has `request_id`. Raises BadRequest."""
     count, facts = len(asked.prompts) * asked.best_of, known(tokenization)
@@ -82,6 +84,7 @@ def requests_of(
                     owner=owner,
                     asks=_asks(asked, len(prompt_ids)),
                     adapter=asked.adapter,
+                    wishes=wishes,
                 )
             )
     return requests

@@ -26,6 +26,8 @@ class FrontendSpec(msgspec.Struct, frozen=True, kw_only=True):
     stop_s: float
     limits: Limits
     policy: str = DEFAULT  # as load_policy takes it
+    block_tokens: int = 0  # of a KV block, in which routing counts what is cached; 0: it does not
+    kv_events: bool = True  # hosts are asked what is cached; else that is guessed
     connections_max: int = 10_000
     held_limit_bytes: int = 256 << 20  # of requests that have not come in whole
     generates: bool = True  # the deployment has engines that make tokens

@@ -42,7 +42,8 @@ class LegReceiver(Protocol):
 
 
 class PlaneClient:
-    """`on_lost(why)` is called once if the connection ends without `close`."""
+    """`on_lost(why)` is called once if the connection ends without `close`. With `on_kv` it asks for what the engine's
+    prefix caches hold; nothing of that comes after the connection's end."""
 
     def __init__(
         self,
@@ -53,13 +54,15 @@ class PlaneClient:
         *,
         on_taken: Callable[[list[m.RankTaken]], None] = lambda _ranks: None,
         on_peer_gone: Callable[[str], None] = lambda _life: None,
+        on_kv: Callable[[m.KvStart | m.KvHeld | m.KvChanged], None] | None = None,
+        on_kv_again: Callable[[int], None] = lambda _dp_rank: None,
         silent_s: float = SILENT_S,
         network: Network = TCP,
         now_s: Callable[[], float] = time.monotonic,
     ) -> None:
         self.address, self.incarnation = address, incarnation
         self._secret, self._on_lost, self._on_taken = secret, on_lost, on_taken
-        self._on_peer_gone = on_peer_gone
+        self._on_peer_gone, self._on_kv, self._on_kv_again = on_peer_gone, on_kv, on_kv_again
         self._silent_s, self._network, self._now_s = silent_s, network, now_s
         self._numbers = itertools.count(1)
         self._legs: dict[int, LegReceiver] = {}
@@ -98,6 +101,7 @@ class PlaneClient:
             raise
         self._heard_at_s = self._kept_at_s = self._now_s()
         self._keep()
+        self.ask_for_kv()
 
     @property
     def is_open(self) -> bool:
@@ -146,7 +150,16 @@ class PlaneClient:
         if leg in self._legs and self._connection is not None:
             self._connection.send(m.encode(m.Abort(leg)))
 
-    def tell(self, word: m.PeerGone | m.MemberSamples | m.MemberStage) -> None:
+    def ask_for_kv(self) -> None:
+        """All anew: KvStart comes again."""
+        if self._on_kv is not None and self._connection is not None:
+            self._connection.send(m.encode(m.KvWanted()))
+
+    @property
+    def unsent_bytes(self) -> int:
+        return 0 if self._connection is None else self._connection.unsent_bytes
+
+    def tell(self, word: m.PeerGone | m.MemberSamples | m.MemberStage | m.MemberKv) -> None:
         """Sends a message that has no answer; it is lost if the connection is."""
         if self._connection is not None:
             self._connection.send(m.encode(word))
@@ -271,6 +284,10 @@ class PlaneClient:
                 self._answered(m.AdaptersWanted, message.legs)
             case m.Flushed():
                 self._answered(m.FlushWanted, message.why_not)
+            case m.KvStart() | m.KvHeld() | m.KvChanged() if self._on_kv is not None:
+                self._on_kv(message)
+            case m.KvAgain():
+                self._on_kv_again(message.dp_rank)
             case m.PeerGone():
                 self._on_peer_gone(message.life)
             case m.Taken(incarnation, ranks) if incarnation == self.incarnation:

@@ -85,6 +85,11 @@ class Connection(asyncio.Protocol):
         self._gather(body)
         self._flush()
 
+    @property
+    def unsent_bytes(self) -> int:
+        """What the operating system has not taken yet."""
+        return 0 if self._transport is None else self._transport.get_write_buffer_size()
+
     def send_soon(self, body: bytes) -> None:
         """One frame, in one write with all others of this turn of the event loop: a write costs as much as a hundred
         lines of ours, and wakes the peer."""

@@ -14,6 +14,8 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from disagg.kv_events.changes import Change
+
 WELL = ("stop", "length")  # a LegEnd's reason when nothing went wrong
 REFUSED = "refused"
 NO_ADAPTER = "no adapter"
@@ -117,6 +119,10 @@ class FlushWanted(Wire, frozen=True, tag="flush?"):
     wait_s: float
 
 
+class KvWanted(Wire, frozen=True, tag="kv?"):
+    """From now on this connection is told what the engine's prefix caches hold: KvStart, and what follows it."""
+
+
 class PeerGone(Wire, frozen=True, tag="peer gone"):
     """The controller's word that an engine incarnation is dead; the first host hands it on to the engine's others."""
 
@@ -154,9 +160,17 @@ class MemberStage(Wire, frozen=True, tag="member stage"):
     name: str  # as in Stage
 
 
-_FromFrontend = Submit | Abort | Read | ReadOff | LoadsWanted | HealthWanted | FlushWanted | Ping
+class MemberKv(Wire, frozen=True, tag="member kv"):
+    """What a scheduler of that member says of its prefix cache. `telling`: a Telling (disagg/kv_events/events.py);
+    empty: it is not heard any more."""
+
+    dp_rank: int
+    telling: bytes
+
+
+_FromFrontend = Submit | Abort | Read | ReadOff | LoadsWanted | HealthWanted | FlushWanted | KvWanted | Ping
 _FromController = PeerGone | LoadAdapter | UnloadAdapter | AdaptersWanted
-ToHost = _FromFrontend | _FromController | MemberSamples | MemberStage
+ToHost = _FromFrontend | _FromController | MemberSamples | MemberStage | MemberKv
 
 # host -> frontend
 
@@ -301,7 +315,41 @@ class Taken(Wire, frozen=True, tag="taken"):
     ranks: list[RankTaken]
 
 
-ToFrontend = Step | HasRead | Pong | Loads | Health | Flushed | Taken | PeerGone | AdapterChanged | Adapters
+class KvStart(Wire, frozen=True, tag="kv"):
+    """The answer to KvWanted: all that was told before is void. What the ranks hold follows as KvHeld, and what changes
+    meanwhile and from then on as KvChanged."""
+
+    incarnation: int
+    block_tokens: int
+    sequences: dict[int, int]  # of each dp rank that tells what it holds, the number of the next KvChanged's change
+    why_not: str = ""  # nothing follows: this engine does not tell
+
+
+class KvHeld(Wire, frozen=True, tag="kv held"):
+    """A part of what a rank holds. `is_last`: it was the last one of all ranks."""
+
+    dp_rank: int
+    changes: list[Change]
+    is_last: bool = False
+
+
+class KvChanged(Wire, frozen=True, tag="kv changed"):
+    """`begins`: the number of the first change. `lag_s`: since the scheduler did it."""
+
+    dp_rank: int
+    begins: int
+    changes: list[Change]
+    lag_s: float
+
+
+class KvAgain(Wire, frozen=True, tag="kv again"):
+    """To another host of the engine: its scheduler of that dp rank is to say anew all that it holds."""
+
+    dp_rank: int
+
+
+_Told = Step | HasRead | Pong | Loads | Health | Flushed | Taken | PeerGone | AdapterChanged | Adapters
+ToFrontend = _Told | KvStart | KvHeld | KvChanged | KvAgain
 
 encode = msgspec.msgpack.Encoder().encode
 decode_to_host = msgspec.msgpack.Decoder(ToHost).decode

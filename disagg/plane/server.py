@@ -12,15 +12,18 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Protocol
 
 import msgspec
 
 from disagg.adapters import GONE
+from disagg.kv_events.book import KvBook
 from disagg.plane import messages as m
 from disagg.plane.adapters import HeldAdapters
 from disagg.plane.engine import Engine, EngineFacts, Leg
 from disagg.plane.framing import Connection
+from disagg.plane.kv_telling import KvTelling
 from disagg.plane.ledger import Capacity, Grant, Ledger
 from disagg.plane.network import TCP, Listener, Network
 from disagg.plane.text import LegText, TextService
@@ -39,12 +42,15 @@ class OtherHosts(Protocol):
 
     def came_to(self, stage: m.MemberStage) -> None: ...
 
+    def said(self, telling: m.MemberKv, again: Callable[[], None]) -> None: ...
+
     def left(self, member: int, why: str) -> None: ...
 
 
 class PlaneServer:
     """Serves one incarnation of one engine to any number of frontends. `others`: None for an engine on one node;
-    `embeds`: it makes vectors, not tokens; `texts`: the tokenizer, for frontends that have none."""
+    `embeds`: it makes vectors, not tokens; `texts`: the tokenizer, for frontends that have none; `kv`: what its prefix
+    caches hold, None where nobody is told."""
 
     def __init__(
         self,
@@ -58,8 +64,9 @@ class PlaneServer:
         *,
         embeds: bool = False,
         texts: TextService | None = None,
+        kv: KvBook | None = None,
     ) -> None:
-        self.texts = texts
+        self.texts, self.kv = texts, kv
         self.engine, self.incarnation, self.now_s, self.others = engine, incarnation, now_s, others
         self.embeds = embeds
         self.ranks = facts.ranks
@@ -164,6 +171,7 @@ class _Session:
         self.shown: list[m.Shown] = []
         self._reading: dict[int, asyncio.Task[None]] = {}
         self._flush_is_due = False
+        self._kv: KvTelling | None = None
 
     def opened(self, connection: Connection) -> None:
         self.connection = connection
@@ -199,6 +207,8 @@ class _Session:
                 self.send(m.Adapters(dict(server.adapters.legs)))
             case m.FlushWanted():
                 server.flush(message.wait_s, self)
+            case m.KvWanted():
+                self._tell_kv()
             case m.PeerGone():
                 server.engine.drop_peer(message.life)
                 for session in server.sessions:
@@ -209,6 +219,8 @@ class _Session:
                 server.others.saw(message)
             case m.MemberStage() if server.others is not None:
                 server.others.came_to(message)
+            case m.MemberKv() if server.others is not None:
+                server.others.said(message, partial(self.send, m.KvAgain(message.dp_rank)))
             case m.Ping():
                 self.send(m.Pong(message.sent_at_s, server.now_s()))
 
@@ -217,6 +229,8 @@ class _Session:
             log.info("a frontend is gone (%s): aborting its %d legs", why, len(self._legs))
         self.connection = None
         self.server.sessions.discard(self)
+        if self._kv is not None:
+            self._kv.end()
         for live in list(self._legs.values()):
             self.server.engine.abort(live.handle)
         for task in list(self._reading.values()):
@@ -267,6 +281,14 @@ class _Session:
             return _LiveLeg(self, message.leg, leg, grant)
         emitted_ids = leg.prompt_ids[len(leg.prompt_ids) - wanted.emitted :]
         return _SpokenLeg(self, message.leg, leg, grant, texts.leg_text(wanted, emitted_ids))
+
+    def _tell_kv(self) -> None:
+        server = self.server
+        if server.kv is None:
+            self.send(m.KvStart(server.incarnation, 0, {}, "it has no prefix cache, or is not to tell of it"))
+        elif self.connection is not None:
+            self._kv = self._kv or KvTelling(server.kv, self.connection, server.incarnation)
+            self._kv.begin()
 
     def _read(self, message: m.Read) -> None:
         if message.number in self._reading:

@@ -1,11 +1,12 @@
 """The page size of an engine's KV: what its pool asks for, and what some attention backends make of it.
 
-Way:   an engine's arguments -> [real_page_size] -> preflight, cost of a transfer
+Way:   an engine's arguments -> [real_page_size] -> preflight, cost of a transfer; of all engines -> [block_tokens]
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from disagg.config.rules import count
@@ -31,3 +32,13 @@ def real_page_size(arguments: Mapping[str, Any]) -> tuple[int, str]:
             if arguments.get(name) == backend and size not in sizes:
                 size, because = instead, name
     return size, because
+
+
+BLOCK_TOKENS_MIN = 64  # a rank of a million tokens then has some 16,000 KV blocks
+
+
+def block_tokens(engines: Iterable[Mapping[str, Any]]) -> int:
+    """Tokens of a KV block, in which routing counts what is cached: the least multiple of all page sizes that is
+    BLOCK_TOKENS_MIN at least. `engines`: their arguments."""
+    pages = math.lcm(*(real_page_size(arguments)[0] for arguments in engines))
+    return -(-BLOCK_TOKENS_MIN // pages) * pages

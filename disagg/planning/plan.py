@@ -17,6 +17,7 @@ from disagg.config.frontend import FrontendSection
 from disagg.config.rules import gpus_fit, texts_of
 from disagg.config.schema import Deadlines, Deployment, ModelSection, Pool, Ray
 from disagg.errors import ConfigError
+from disagg.planning.kv_pages import block_tokens
 from disagg.role_table import ROLES
 from disagg.roles import Role
 from disagg.sglang.arguments import LORA_DEFAULTS, Ports, engine_arguments, engine_environment
@@ -91,6 +92,11 @@ class Plan:
     @property
     def deadlines(self) -> Deadlines:
         return self.deployment.deadlines
+
+    @property
+    def block_tokens(self) -> int:
+        """Tokens of a KV block, in which routing counts what is cached."""
+        return block_tokens(engine.engine for engine in self.engines if not ROLES[engine.role].embeds)
 
     def largest_first(self) -> list[EnginePlan]:
         """The order in which engines are placed: small ones in front could leave a large one without a node."""

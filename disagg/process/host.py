@@ -14,6 +14,7 @@ import random
 import socket
 import sys
 import tempfile
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import NoReturn
@@ -21,6 +22,7 @@ from typing import NoReturn
 import msgspec
 
 from disagg.host_spec import FOLLOWED, LIFE_VARIABLE, SECRET_VARIABLE, HostSpec, decode_spec
+from disagg.kv_events.book import KvBook
 from disagg.plane.engine import Engine, EngineFacts
 from disagg.plane.server import PlaneServer
 from disagg.process.handover import Spares
@@ -35,6 +37,8 @@ from disagg.sglang.engine import SGLangEngine, SGLangMember
 from disagg.start_phases import Phases, told
 
 log = logging.getLogger(__name__)
+
+HELD_S = 0.1  # a scheduler is not read while the first host does not keep up
 
 
 def run(spec: HostSpec, pipe: socket.socket, spares: Spares | None = None) -> None:
@@ -60,20 +64,45 @@ def run(spec: HostSpec, pipe: socket.socket, spares: Spares | None = None) -> No
 
 
 def _run_first(spec: HostSpec, pipe: socket.socket, phases: Phases, spares: Spares) -> None:
-    members = Members(spec.members, lambda leg_id, stage: engine.on_stage(leg_id, stage), _end)
-    scratch = Path(spec.scratch)
-    engine = SGLangEngine(spec.arguments, fork=spec.fork, scratch=scratch, other_samples=members.samples, phases=phases)
+    kv = _kv_book(spec)
+    members = Members(spec.members, lambda leg_id, stage: engine.on_stage(leg_id, stage), _end, kv=kv)
+    engine = SGLangEngine(
+        spec.arguments,
+        fork=spec.fork,
+        scratch=Path(spec.scratch),
+        other_samples=members.samples,
+        phases=phases,
+        tells_cache=kv is not None,
+    )
     facts = engine.start()
+    if kv is not None:
+        _hear_caches(engine, kv)
     if spec.incarnation == 1 and ROLES[Role(spec.role)].reads_prompts:
         check_tokenizer(spec.arguments)
         phases.end("tokenizer")
-    engine.loop.run_until_complete(_serve(engine, facts, spec, pipe, members, phases, spares))
+    engine.loop.run_until_complete(_serve(engine, facts, spec, pipe, members, phases, spares, kv))
 
 
 def _run_member(spec: HostSpec, pipe: socket.socket, phases: Phases, spares: Spares) -> None:
-    member = SGLangMember(spec.arguments, fork=spec.fork, scratch=Path(spec.scratch), phases=phases)
+    scratch, tells_cache = Path(spec.scratch), bool(spec.block_tokens)
+    member = SGLangMember(spec.arguments, fork=spec.fork, scratch=scratch, phases=phases, tells_cache=tells_cache)
     ready = Ready(start_s=phases.seconds, **msgspec.structs.asdict(member.start()))
     member.loop.run_until_complete(_report(spec, pipe, _with_spares(ready, spares), member))
+
+
+def _kv_book(spec: HostSpec) -> KvBook | None:
+    return KvBook(_secret(), spec.block_tokens) if spec.block_tokens else None
+
+
+def _secret() -> bytes:
+    return bytes.fromhex(os.environ[SECRET_VARIABLE])
+
+
+def _hear_caches(engine: SGLangEngine, kv: KvBook) -> None:
+    caches = engine.caches
+    assert caches is not None
+    kv.adapter_of = engine.adapter_of
+    caches.listen(engine.loop, lambda dp_rank, telling: kv.hear(dp_rank, telling, partial(caches.again, dp_rank)))
 
 
 def _with_spares(ready: Ready, spares: Spares) -> Ready:
@@ -93,12 +122,13 @@ async def _simulate(spec: HostSpec, pipe: socket.socket, phases: Phases) -> None
     if spec.member:
         await _report(spec, pipe, Ready(pids={"host": os.getpid()}), None)
         return
-    engine = simulated_engine(spec)
+    kv = _kv_book(spec)
+    engine = simulated_engine(spec, kv=kv)
     facts = engine.start()
     await engine.open()
     phases.end("engine")
     members = Members(spec.members, lambda _leg_id, _stage: None, _end)
-    await _serve(engine, facts, spec, pipe, members, phases, None)
+    await _serve(engine, facts, spec, pipe, members, phases, None, kv)
 
 
 async def _serve(
@@ -109,11 +139,12 @@ async def _serve(
     members: Members,
     phases: Phases,
     spares: Spares | None,
+    kv: KvBook | None,
 ) -> None:
     others = members if spec.members > 1 else None
-    secret, embeds = bytes.fromhex(os.environ[SECRET_VARIABLE]), ROLES[Role(spec.role)].embeds
+    embeds = ROLES[Role(spec.role)].embeds
     texts = None if spec.text is None else await text_service(spec.text)
-    server = PlaneServer(engine, facts, spec.incarnation, secret, others=others, embeds=embeds, texts=texts)
+    server = PlaneServer(engine, facts, spec.incarnation, _secret(), others=others, embeds=embeds, texts=texts, kv=kv)
     port = await server.start(spec.plane_host, spec.plane_port)
     if others is not None:
         await others.joined()
@@ -127,11 +158,21 @@ async def _serve(
 
 async def _report(spec: HostSpec, pipe: socket.socket, ready: Ready, member: SGLangMember | None) -> None:
     """`member`: None where it is simulated, and the first host does it all."""
-    secret = bytes.fromhex(os.environ[SECRET_VARIABLE])
     samples, drop_peer = (member.samples, member.drop_peer) if member else (list, lambda _life: None)
-    report = await Report.begin(spec.member, spec.first_plane, spec.incarnation, secret, samples, _end, drop_peer)
+    caches = member.caches if member else None
+    again = caches.again if caches else lambda _dp_rank: None
+    report = await Report.begin(
+        spec.member, spec.first_plane, spec.incarnation, _secret(), samples, _end, drop_peer, again
+    )
     if member:
         member.listen(report.stage)
+    if member and caches:
+
+        def hand_on(dp_rank: int, telling: bytes) -> None:
+            if not report.cached(dp_rank, telling):
+                caches.hold(dp_rank, HELD_S)
+
+        caches.listen(member.loop, hand_on)
     _say_ready(pipe, ready)
     await asyncio.Event().wait()
 

@@ -1,7 +1,7 @@
 """The hosts of one engine over several nodes hold together: all of them live, or none.
 
 Way:   another host [Report] =request plane=> the first host [Members] -> its watch and its legs
-In:    what the other hosts see of their own schedulers, and the stages those tell
+In:    what the other hosts see of their own schedulers, and the stages and prefix caches those tell
 Out:   the first host speaks for the whole engine; nobody else has to talk to the others
 Fails: a host that goes, or says nothing for SILENT_S, is the end of every other: `on_gone` is called once, and the host
        ends itself. So a cable that was pulled leaves no half of an engine on either side of it
@@ -16,6 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from disagg.errors import LegLost
+from disagg.kv_events.book import KvBook
 from disagg.plane import messages as m
 from disagg.plane.client import PlaneClient
 
@@ -24,6 +25,7 @@ log = logging.getLogger(__name__)
 REPORT_S = 0.5
 SILENT_S = 3.0
 LATE_S = 0.5  # a timer this late means that our own process was held up, not that the others are silent
+BEHIND_BYTES = 8 << 20  # unsent; schedulers are not heard until there are fewer
 CONNECT_AGAIN_S = 0.2  # the first host listens once its own schedulers are up
 
 
@@ -34,7 +36,8 @@ class _Other:
 
 
 class Members:
-    """What the first host knows of the others. `count`: hosts of the engine, the first one included."""
+    """What the first host knows of the others. `count`: hosts of the engine, the first one included; `kv`: what all
+    ranks have cached."""
 
     def __init__(
         self,
@@ -42,8 +45,9 @@ class Members:
         on_stage: Callable[[str, str], None],
         on_gone: Callable[[str], None],
         now_s: Callable[[], float] = time.monotonic,
+        kv: KvBook | None = None,
     ) -> None:
-        self._count, self._on_stage, self._on_gone, self._now_s = count, on_stage, on_gone, now_s
+        self._count, self._on_stage, self._on_gone, self._now_s, self._kv = count, on_stage, on_gone, now_s, kv
         self._others: dict[int, _Other] = {}
         self._complete = asyncio.Event()
         self._watching: asyncio.Task[None] | None = None
@@ -60,6 +64,10 @@ class Members:
 
     def came_to(self, stage: m.MemberStage) -> None:
         self._on_stage(stage.leg_id, stage.name)
+
+    def said(self, telling: m.MemberKv, again: Callable[[], None]) -> None:
+        if self._kv is not None:
+            self._kv.hear(telling.dp_rank, telling.telling, again)
 
     def left(self, member: int, why: str) -> None:
         self._on_gone(f"node {member} of this engine is gone: {why}")
@@ -106,6 +114,7 @@ class Report:
         samples: Callable[[], list[m.ProcessSample]],
         on_gone: Callable[[str], None],
         on_peer_gone: Callable[[str], None],
+        on_kv_again: Callable[[int], None] = lambda _dp_rank: None,
     ) -> Report:
         """Tries until the first host listens; whoever starts the engine limits the time."""
         reports: list[Report] = []
@@ -115,7 +124,15 @@ class Report:
                 on_gone(f"the first node of this engine is gone: {why}")
 
         while True:
-            first = PlaneClient(address, incarnation, secret, lost, on_peer_gone=on_peer_gone, silent_s=SILENT_S)
+            first = PlaneClient(
+                address,
+                incarnation,
+                secret,
+                lost,
+                on_peer_gone=on_peer_gone,
+                on_kv_again=on_kv_again,
+                silent_s=SILENT_S,
+            )
             try:
                 await first.connect()
             except LegLost as error:
@@ -128,6 +145,11 @@ class Report:
 
     def stage(self, leg_id: str, name: str) -> None:
         self._first.tell(m.MemberStage(leg_id, name))
+
+    def cached(self, dp_rank: int, telling: bytes) -> bool:
+        """Hands on what a scheduler says of its prefix cache; False where the first host does not keep up."""
+        self._first.tell(m.MemberKv(dp_rank, telling))
+        return self._first.unsent_bytes < BEHIND_BYTES
 
     def _tell(self) -> None:
         self._telling = asyncio.get_running_loop().call_later(REPORT_S, self._tell)

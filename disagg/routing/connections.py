@@ -15,6 +15,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Set
 from dataclasses import dataclass
 from functools import partial
+from typing import NamedTuple
 
 from disagg.adapters import Adapter
 from disagg.errors import LegLost
@@ -26,10 +27,12 @@ from disagg.registry.records import EngineRecord, State
 from disagg.registry.table import View
 from disagg.role_table import ROLES
 from disagg.routing.endpoints import UNBOUNDED, Endpoint, Engine
+from disagg.routing.kv_feed import KvFeed
 from disagg.routing.load import Endpoints
 
 log = logging.getLogger(__name__)
 
+SWEEP_S = 0.01
 RECONNECT_S = (0.1, 0.3, 1.0, 2.0)  # pauses between tries; the last one repeats
 
 
@@ -41,14 +44,34 @@ class _Life:
     number: int  # in order of appearance
     client: PlaneClient | None = None
     engine: Engine | None = None  # of the last connection, and of one that is being made
+    feed: KvFeed | None = None  # of the same connection
     connecting: asyncio.Task[None] | None = None
     is_evicted: bool = False
 
 
-class Connections:
-    """`on_evict(life)` is called when requests should leave an engine; `endpoints.on_change` when one may be free."""
+class CacheTold(NamedTuple):
+    """Of one dp rank. `blocks`: that the index has of it."""
 
-    def __init__(self, secret: bytes, network: Network = TCP, now_s: Callable[[], float] = time.monotonic) -> None:
+    is_known: bool
+    blocks: int
+    gaps: int
+    lag_s: float
+
+
+class Connections:
+    """`on_evict(life)` is called when requests should leave an engine; `endpoints.on_change` when one may be free.
+    `block_tokens`: of a KV block, as the hosts cut them; 0: nobody asks what they have cached. `kv_events`: they tell;
+    else it is guessed from what was sent there."""
+
+    def __init__(
+        self,
+        secret: bytes,
+        network: Network = TCP,
+        now_s: Callable[[], float] = time.monotonic,
+        block_tokens: int = 0,
+        kv_events: bool = True,
+    ) -> None:
+        self._block_tokens, self._kv_events = block_tokens, kv_events
         self._secret, self._network, self._now_s = secret, network, now_s
         self.records: Mapping[str, EngineRecord] = {}
         self.adapters: Mapping[str, Adapter] = {}  # that new requests may name; another mapping after each change
@@ -56,8 +79,9 @@ class Connections:
         self.embedding_tokens_max = 0  # the same of engines that make vectors
         self._lives: dict[str, _Life] = {}
         self.endpoints = Endpoints()
+        self.endpoints.block_tokens = block_tokens
         self._numbers = itertools.count()
-        self._report_is_due = False
+        self._report_is_due = self._is_sweeping = False
         self.on_evict: Callable[[str], None] = lambda _life: None
         self._waiting: set[asyncio.Future[None]] = set()
 
@@ -120,6 +144,25 @@ class Connections:
         endpoints = (endpoint for engine in engines for endpoint in engine.endpoints)
         return {(e.engine.id, e.dp_rank): (e.reported.requests, e.reported.kv_tokens) for e in endpoints}
 
+    @property
+    def caches(self) -> dict[tuple[str, int], CacheTold]:
+        """(engine id, dp rank) -> what is known of its prefix cache, of the connected engines."""
+        index, told = self.endpoints.index, {}
+        for life in self._lives.values():
+            if life.client is not None and life.engine is not None and life.feed is not None:
+                gaps, lag_s = life.feed.gaps, life.feed.lag_s
+                for e in life.engine.endpoints:
+                    blocks = index.blocks_of(e.slot)
+                    rank = CacheTold(e.tells_cache, blocks, gaps.get(e.dp_rank, 0), lag_s.get(e.dp_rank, 0.0))
+                    told[e.engine.id, e.dp_rank] = rank
+        return told
+
+    @property
+    def caches_are_whole(self) -> bool:
+        """All that the connected engines held when they were asked is in the index."""
+        feeds = [life.feed for life in self._lives.values() if life.client is not None and life.feed is not None]
+        return all(feed.is_whole or feed.why_not for feed in feeds)
+
     def in_flight(self, life: str) -> list[int]:
         """What this process has there, by dp rank; empty for an incarnation that is gone."""
         known = self._lives.get(life)
@@ -158,22 +201,31 @@ class Connections:
 
     async def _try_to_connect(self, life: _Life) -> None:
         record = life.record
+        endpoints, feed = self.endpoints, None
+        life.engine = engine = Engine(record.id, record.life, record.role, life.number)
+        if self._block_tokens and self._kv_events and not ROLES[record.role].embeds:
+            feed = KvFeed(engine, endpoints.index, self._block_tokens, lambda: client.ask_for_kv(), self._sweep_soon)
         client = PlaneClient(
             record.plane,
             record.incarnation,
             self._secret,
             partial(self._lost, life),
             on_taken=partial(self._taken, life),
+            on_kv=feed.on_kv if feed else None,
             network=self._network,
             now_s=self._now_s,
         )
         capacity = Capacity(record.requests_max or UNBOUNDED, record.kv_tokens or UNBOUNDED, record.page_size)
-        life.engine = engine = Engine(record.id, record.life, record.role, life.number)
         engine.endpoints = [  # before: the host's first report comes with its proof
             Endpoint(engine, rank, record.bootstrap, client, capacity) for rank in range(record.ranks)
         ]
-        await client.connect()
-        life.client = client
+        endpoints.open_slots(engine)
+        try:
+            await client.connect()
+        except BaseException:
+            endpoints.close_slots(engine)
+            raise
+        life.client, life.feed = client, feed
         for waiting in self._waiting:
             if not waiting.done():
                 waiting.set_result(None)
@@ -186,6 +238,7 @@ class Connections:
             return  # it never was connected: `_connect` tries again
         log.warning("%s: connection lost: %s", life.record.life, why)
         life.client = None
+        self._close_slots(life)
         self._offer(life)
         self._connect_soon(life)
         self.endpoints.on_change()
@@ -194,9 +247,29 @@ class Connections:
         if life.connecting is not None:
             life.connecting.cancel()
         client, life.client = life.client, None
+        self._close_slots(life)
         self._offer(life)
         if client is not None:
             client.close()
+
+    def _close_slots(self, life: _Life) -> None:
+        if life.feed is not None:
+            life.feed.close()
+            life.feed = None
+        if life.engine is not None:
+            self.endpoints.close_slots(life.engine)
+            self._sweep_soon()
+
+    def _sweep_soon(self) -> None:
+        """Frees what the index has of ranks that were cleared, bit by bit."""
+        if not self._is_sweeping:
+            self._is_sweeping = True
+            asyncio.get_running_loop().call_later(SWEEP_S, self._sweep)
+
+    def _sweep(self) -> None:
+        self._is_sweeping = False
+        if self.endpoints.index.sweep():
+            self._sweep_soon()
 
     def _taken(self, life: _Life, ranks: list[RankTaken]) -> None:
         if life.engine is not None:

@@ -50,11 +50,14 @@ class Endpoint:
     requests: int = 0  # this process's
     kv_tokens: int = 0
     to_read: int = 0  # prompt tokens
+    bound: int = 0  # of prompts that wait in this process until they may be sent there
     reported: RankTaken = NOTHING  # by the host, for all frontends
     reported_at_s: float = 0.0
     load: tuple[int, int] = (0, 0)
     tokens_free: int = UNBOUNDED
     order: ByLoad | None = None  # while a policy may choose it
+    slot: int = -1  # its number in the index of cached prefixes
+    tells_cache: bool = False  # what the index has of it is what its scheduler says; else nobody knows
     life: str = field(init=False)  # the engine's
     id: RankId = field(init=False)  # one for all requests that are remembered to have run here
 
@@ -79,6 +82,11 @@ class Endpoint:
     def queued_tokens(self) -> int:
         """Prompt tokens that wait to be read there, all frontends' together as far as is known; those left out that are
         expected to be cached."""
+        return self.sent_tokens + self.bound
+
+    @property
+    def sent_tokens(self) -> int:
+        """Of these, what has been sent."""
         return max(self.to_read, self.reported.to_read)
 
     def take(self, kv_tokens: int, to_read: int) -> None:

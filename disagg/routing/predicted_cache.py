@@ -20,20 +20,15 @@ class PredictedCache:
         self._index = index
         self._ranks: dict[int, _Lru] = {}
 
-    def add(self, slot: int, capacity_blocks: int) -> None:
-        """Begins to guess for this slot."""
-        self._ranks[slot] = _Lru(slot, capacity_blocks, self._index)
-
     def remove(self, slot: int) -> None:
-        """Guesses no more, and the index forgets what was guessed."""
-        if self._ranks.pop(slot, None) is not None:
-            self._index.clear(slot)
+        """Guesses no more: the slot's rank tells by itself, or is gone. What the index has is not touched."""
+        self._ranks.pop(slot, None)
 
-    def used(self, slot: int, path: array[int]) -> None:
-        """A request with this path was routed to the slot. Nothing happens for a slot that is not guessed for."""
-        rank = self._ranks.get(slot)
-        if rank is not None and path:
-            rank.used(path)
+    def used(self, slot: int, path: array[int], capacity_blocks: int) -> None:
+        """A request with this path was routed to the slot, whose cache has so many blocks."""
+        if slot not in self._ranks:
+            self._ranks[slot] = _Lru(slot, capacity_blocks, self._index)
+        self._ranks[slot].used(path)
 
 
 class _Lru:

@@ -14,11 +14,14 @@ from disagg.routing.view import Reason
 
 
 class Holder(Protocol):
-    """Who made the reservation, and is told when a place is given back, or others may come beside it."""
+    """Who made the reservation, and is told when a place is given back, its prompt is read, or others may come beside
+    it."""
 
     def on_released(self, reservation: Reservation, endpoint: Endpoint) -> None: ...
 
     def on_shared(self, reservation: Reservation) -> None: ...
+
+    def on_has_read(self) -> None: ...
 
 
 class Reservation:
@@ -50,14 +53,18 @@ class Reservation:
         """A prefill engine is free again long before its decode engine is."""
         endpoint.give_back(self._kv_tokens.pop(endpoint))  # KeyError: released twice, which is a bug
         if endpoint is self.pair.reader:
-            self.has_read()
+            self._forget_unread()
         self._holder.on_released(self, endpoint)
 
     def has_read(self) -> None:
         """The prompt waits no more, if it still did."""
         if self._unread:
-            self.pair.reader.to_read -= self._unread
-            self._unread = 0
+            self._forget_unread()
+            self._holder.on_has_read()
+
+    def _forget_unread(self) -> None:
+        self.pair.reader.to_read -= self._unread
+        self._unread = 0
 
     def share(self) -> None:
         """Others may be sent to where a request was to be alone."""

@@ -56,6 +56,23 @@ class Reason(msgspec.Struct, frozen=True, tag=True):
     adds what it went by as fields of a subclass."""
 
 
+class Forecast(Reason, frozen=True):
+    """The reason of a policy that foresees how long things take, in milliseconds."""
+
+    wait_ms: float  # until the prompt's turn
+    read_ms: float
+    transfer_ms: float
+    itl_ms: float
+
+    @property
+    def ttft_s(self) -> float:
+        return (self.wait_ms + self.read_ms + self.transfer_ms) / 1e3
+
+    @property
+    def itl_s(self) -> float:
+        return self.itl_ms / 1e3
+
+
 class Choice(msgspec.Struct, frozen=True):
     pair: Pair
     reason: Reason

@@ -33,6 +33,7 @@ from disagg.sglang.fast_path import open_fast_path
 from disagg.sglang.fit import check_installed
 from disagg.sglang.heartbeat import read_beats
 from disagg.sglang.ignored import ignored_parameters
+from disagg.sglang.kv_events import CacheListener
 from disagg.sglang.leg import ABORT_LONGEST_S, ABORT_S, SGLangLeg
 from disagg.sglang.rank_watch import LOOK_S, RankWatch
 from disagg.sglang.stages import StageListener
@@ -47,7 +48,7 @@ DROPPED = "does not exist"  # SGLang's LoRARegistry.unregister says so
 class _Part:
     """What is on each node of an engine: an `sglang.Engine` in this process's main thread, and a watch on its
     schedulers. `scratch`: the folder of this incarnation alone (TMPDIR); `other_samples`: gives the samples of the
-    engine's schedulers on other nodes."""
+    engine's schedulers on other nodes; `tells_cache`: schedulers are to say what they have cached."""
 
     def __init__(
         self,
@@ -57,18 +58,21 @@ class _Part:
         scratch: Path,
         other_samples: Callable[[], list[ProcessSample]] = list,
         phases: Phases | None = None,
+        tells_cache: bool = False,
     ) -> None:
-        self._arguments, self._fork, self._scratch = arguments, fork, scratch
+        self._arguments, self._fork, self._scratch, self._tells_cache = arguments, fork, scratch, tells_cache
         self._phases = phases or Phases()
         self._engine: Any = None
         self._watch = RankWatch(scratch, others=other_samples)
         self._stages: StageListener | None = None
+        self.caches: CacheListener | None = None
 
     def start(self) -> EngineFacts:
         """Blocks until its schedulers are up."""
         if self._fork:
             _fork_children()
-        self._stages = StageListener(self._scratch)  # it must exist before the schedulers do
+        self._stages = StageListener(self._scratch)  # they must exist before the schedulers do
+        self.caches = CacheListener(self._scratch) if self._tells_cache else None
         self._engine, off = _sglang(self._arguments, self._phases)
         self._look()
         pids = pids_by_role(self._engine.get_all_child_pids())
@@ -176,7 +180,15 @@ class SGLangEngine(_Part):
     def stop(self) -> None:
         if self._stages is not None:
             self._stages.close()
+        if self.caches is not None:
+            self.caches.close()
         self._engine.shutdown()
+
+    def adapter_of(self, word: str) -> str:
+        """The adapter that a scheduler's word for one means: SGLang gives it an id each time it is loaded. A word that
+        means none any more stands for itself, and nobody asks for that."""
+        registry = self._engine.tokenizer_manager.lora_registry
+        return next((ref.lora_name for ref in registry._registry.values() if word.endswith(ref.lora_id)), word)
 
     def on_stage(self, leg_id: str, stage: str) -> None:
         """Called for a stage that a scheduler on any of the engine's nodes reports."""

@@ -129,6 +129,35 @@ STAGES = Part(
         _at(f"{_STATS}forward_entry_time"),
     ),
 )
+_EVENTS, _EVENTS_UNTIL_18 = "mem_cache.events:KVCacheEventRecorder.", "mem_cache.events:KVCacheEventMixin."
+_NODES = (
+    "mem_cache.unified_cache.unified_tree_core:UnifiedTreeNode.",
+    "mem_cache.unified_radix_cache:UnifiedTreeNode.",
+)
+KV_EVENTS = Part(
+    "kv_events",
+    "what its ranks have cached is guessed",
+    (
+        *(
+            _at(f"{_EVENTS}record_{name}", f"{_EVENTS_UNTIL_18}_record_{name}_event", begins=begins, is_called=True)
+            for name, begins in (
+                ("store", "self, node, medium"),
+                ("remove", "self, node, medium"),
+                ("all_cleared", "self"),
+            )
+        ),
+        *(
+            _at(*(f"{owner}{name}" for owner in _NODES))
+            for name in ("children", "parent", "key", "evicted", "backuped")
+        ),
+        *_all("mem_cache.radix_cache:RadixKey.", "token_ids extra_key __len__"),
+        *_all("disaggregation.kv_events:StorageMedium.", "GPU CPU"),
+        *_all(_SCHEDULER, "tree_cache process_input_requests"),
+        _at(f"{_MANAGER}lora_registry"),
+        *_all("lora.lora_registry:LoRARegistry.", "_registry"),
+        *_all("lora.lora_registry:LoRARef.", "lora_id lora_name"),
+    ),
+)
 RUNS = Part(
     "runs",
     "a KV transfer takes more, smaller pieces of memory",
@@ -297,6 +326,7 @@ PARTS = (
     ENGINE,
     TRANSFER,
     STAGES,
+    KV_EVENTS,
     RUNS,
     PACE,
     SEEDS,

@@ -32,6 +32,7 @@ from pathlib import Path
 from random import Random
 
 from disagg.adapters import Adapter
+from disagg.kv_events.book import KvBook
 from disagg.plane.engine import EngineFacts, Leg, LegSink
 from disagg.plane.messages import RankHealth, RankLoad
 from disagg.plane.network import TCP, Network
@@ -48,7 +49,8 @@ JITTER = 0.1  # of each duration
 
 
 class SimulatedEngine:
-    """`start`, then `open` on the loop. `life` names this incarnation, as `drop_peer` will."""
+    """`start`, then `open` on the loop. `life` names this incarnation, as `drop_peer` will. `kv` is told what its ranks
+    have cached; None: nobody is."""
 
     def __init__(
         self,
@@ -59,8 +61,9 @@ class SimulatedEngine:
         network: Network = TCP,
         random: Random | None = None,
         wall_s: Callable[[], float] = time.time,
+        kv: KvBook | None = None,
     ) -> None:
-        self.model, self.life, self.network = model, life, network
+        self.model, self.life, self.network, self.kv = model, life, network, kv
         self._bootstrap_at, self._random, self._wall_s = bootstrap, random or Random(), wall_s
         self.ranks = [Rank(self, index) for index in range(model.ranks)]
         self.bootstrap = BootstrapServer(model, network)
@@ -69,7 +72,6 @@ class SimulatedEngine:
         self._aborts_to_lose = 0
         self._transfers_to_lose = 0
         self.is_gone = False
-        self.on_kv_event: Callable[[str, int, list[int]], None] | None = None
         self.dropped_peers: list[str] = []
         self.adapters: dict[str, Adapter] = {}
         self._adapter_trouble = ""
@@ -91,6 +93,8 @@ class SimulatedEngine:
 
     async def open(self) -> None:
         """On the loop that the legs will come on. A prefill engine then listens on its bootstrap address."""
+        for rank in self.ranks:
+            rank.begin_to_tell()
         if self._bootstrap_at is not None:
             await self.bootstrap.listen(*self._bootstrap_at)
 

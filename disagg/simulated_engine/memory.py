@@ -1,20 +1,22 @@
 """KV memory of one simulated dp rank: pages, and a prefix cache whose pages are evicted when needed.
 
 Way:   rank scheduler -> [KvPool.take] for a prompt, `grow` for its output, `give_back` at its end
+Out:   what the cache stores and gives up, as a real scheduler tells it (disagg/kv_events/events.py)
 Owns:  the count of pages. A page belongs to one holding, or to the cache; blocks that a holding reads are locked
 Fails: where there is no room `take` returns None and `grow` False, and nothing changes
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from zlib import crc32
 
+from xxhash import xxh3_64_intdigest
+
+from disagg.kv_events.events import At, Cleared, Event, Removed, Stored, Tier
 from disagg.plane.messages import pack_ids
-from disagg.simulated_engine.tokens import start_of
 
-KvEvents = Callable[[str, list[int]], None]  # ("stored" or "removed", hashes of blocks)
+OnEvents = Callable[[list[Event]], None]
 
 
 @dataclass(slots=True, eq=False)
@@ -24,18 +26,27 @@ class Holding:
     pages: int  # its own, without those it reads from the cache
     blocks: list[int]  # hashes of the prompt's full blocks; the first `hit_count` were cached
     hit_count: int
+    packed: bytes  # the prompt's ids
+    adapter: str
     is_open: bool = True
+
+
+@dataclass(slots=True, eq=False)
+class _Cached:
+    at: At  # its name is the block's hash
+    readers: int = 0  # holdings
 
 
 class KvPool:
     """`block_tokens`: what is cached and evicted as one, a multiple of the page size; 0 for no prefix cache."""
 
-    def __init__(self, tokens: int, page_size: int, block_tokens: int = 0, on_event: KvEvents | None = None) -> None:
-        self.page_size, self._block_tokens, self._on_event = page_size, block_tokens, on_event
+    def __init__(self, tokens: int, page_size: int, block_tokens: int = 0, on_events: OnEvents | None = None) -> None:
+        self.page_size, self._block_tokens, self._on_events = page_size, block_tokens, on_events
         self._pages_total = tokens // page_size
         self._block_pages = block_tokens // page_size
         self._pages_owned = 0
-        self._locks: dict[int, int] = {}  # cached block -> holdings that read it; the oldest first
+        # By hash, the oldest first. A block is never newer than the one before it in its prompt: it goes before that.
+        self._cached: dict[int, _Cached] = {}
         self._locked_count = 0
         self.is_exhausted = False  # a fault: nothing is free
 
@@ -48,13 +59,22 @@ class KvPool:
     def tokens_total(self) -> int:
         return self._pages_total * self.page_size
 
+    @property
+    def cached(self) -> list[Event]:
+        """All that the cache holds, as events."""
+        events: list[Event] = []
+        for block in reversed(self._cached.values()):
+            events += (block.at, self._stored(block))
+        return events
+
     def take(self, prompt_ids: list[int], tokens: int, adapter: str = "") -> tuple[Holding, int] | None:
         """Room for `tokens` (the prompt among them), and how many prompt tokens are in the cache already, read with
         the same adapter."""
-        blocks = self._blocks(prompt_ids, start_of(adapter)) if self._block_tokens else []
+        packed = pack_ids(prompt_ids) if self._block_tokens else b""
+        blocks = self._hashes(packed, adapter)
         hits = 0
         # At least one token is computed: the last one, whose output is wanted.
-        while hits < len(blocks) and blocks[hits] in self._locks and (hits + 1) * self._block_tokens < len(prompt_ids):
+        while hits < len(blocks) and blocks[hits] in self._cached and (hits + 1) * self._block_tokens < len(prompt_ids):
             hits += 1
         cached_tokens = hits * self._block_tokens
         self._lock(blocks[:hits])
@@ -63,7 +83,7 @@ class KvPool:
             self._unlock(blocks[:hits])
             return None
         self._pages_owned += pages
-        return Holding(pages, blocks, hits), cached_tokens
+        return Holding(pages, blocks, hits, packed, adapter), cached_tokens
 
     def grow(self, holding: Holding, pages: int) -> bool:
         if not self._make_room(pages):
@@ -77,51 +97,66 @@ class KvPool:
         assert holding.is_open, "given back twice"
         holding.is_open = False
         self._pages_owned -= holding.pages
-        hits, block_count = holding.hit_count, computed_tokens // self._block_tokens if self._block_tokens else 0
-        self._unlock(holding.blocks[:hits])
-        new = [block for block in holding.blocks[hits:block_count] if block not in self._locks]
-        for block in new:
-            self._locks[block] = 0
-        if new and self._on_event is not None:
-            self._on_event("stored", new)
+        self._unlock(holding.blocks[: holding.hit_count])
+        block_count = computed_tokens // self._block_tokens if self._block_tokens else 0
+        width, parent, new = self._block_tokens * 4, 0, list[_Cached]()
+        used: list[tuple[int, _Cached]] = []
+        for index, name in enumerate(holding.blocks[:block_count]):
+            block = self._cached.pop(name, None)
+            if block is None:
+                ids, adapter = holding.packed[index * width : (index + 1) * width], "" if parent else holding.adapter
+                block = _Cached(At(name, parent, ids, adapter))
+                new.append(block)
+            used.append((name, block))
+            parent = name
+        self._cached.update(reversed(used))
+        self._tell(event for block in new for event in (block.at, self._stored(block)))
 
     def flush(self) -> None:
         """Nothing is held: every block goes."""
         assert not self._pages_owned, "flushed while pages are held"
-        blocks = list(self._locks)
-        self._locks.clear()
-        if blocks and self._on_event is not None:
-            self._on_event("removed", blocks)
+        self._cached.clear()
+        self._tell([Cleared()])
 
-    def _blocks(self, prompt_ids: list[int], state: int) -> list[int]:
-        packed, width, blocks = pack_ids(prompt_ids), self._block_tokens * 4, []
+    def _tell(self, events: Iterable[Event]) -> None:
+        if self._on_events is not None and (told := list(events)):
+            self._on_events(told)
+
+    def _stored(self, block: _Cached) -> Stored:
+        return Stored(block.at.name, self._block_tokens, Tier.DEVICE)
+
+    def _hashes(self, packed: bytes, adapter: str) -> list[int]:
+        if not self._block_tokens:
+            return []
+        width, blocks, state = self._block_tokens * 4, list[int](), xxh3_64_intdigest(adapter.encode())
         for at in range(0, len(packed) - width + 1, width):
-            state = crc32(packed[at : at + width], state)
+            state = xxh3_64_intdigest(packed[at : at + width], state)
             blocks.append(state)
         return blocks
 
     def _make_room(self, pages: int) -> bool:
-        cached = len(self._locks) * self._block_pages
+        cached = len(self._cached) * self._block_pages
         lacking = self._pages_owned + cached + pages - self._pages_total
-        evictable = (len(self._locks) - self._locked_count) * self._block_pages
+        evictable = (len(self._cached) - self._locked_count) * self._block_pages
         if self.is_exhausted or lacking > evictable:
             return False
         if lacking > 0:
-            free = (block for block, readers in self._locks.items() if not readers)
+            free = (name for name, block in self._cached.items() if not block.readers)
             out = [next(free) for _ in range(-(-lacking // self._block_pages))]
-            for block in out:
-                del self._locks[block]
-            if self._on_event is not None:
-                self._on_event("removed", out)
+            for name in out:
+                del self._cached[name]
+            self._tell(Removed(name, self._block_tokens, Tier.DEVICE) for name in out)
         return True
 
-    def _lock(self, blocks: list[int]) -> None:
-        for block in blocks:
-            readers = self._locks.pop(block)
-            self._locked_count += readers == 0
-            self._locks[block] = readers + 1  # at the end: the newest used
+    def _lock(self, names: list[int]) -> None:
+        for name in reversed(names):
+            block = self._cached.pop(name)
+            self._locked_count += block.readers == 0
+            block.readers += 1
+            self._cached[name] = block  # at the end: the newest used
 
-    def _unlock(self, blocks: list[int]) -> None:
-        for block in blocks:
-            self._locks[block] -= 1
-            self._locked_count -= self._locks[block] == 0
+    def _unlock(self, names: list[int]) -> None:
+        for name in names:
+            block = self._cached[name]
+            block.readers -= 1
+            self._locked_count -= block.readers == 0

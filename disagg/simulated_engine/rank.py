@@ -13,6 +13,8 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, Protocol
 
+from disagg.kv_events.book import KvBook
+from disagg.kv_events.events import Begun, Event
 from disagg.plane.ledger import OUTPUT_RESERVED_TOKENS, tokens_to_set_aside
 from disagg.roles import Role
 from disagg.simulated_engine.leg import At, SimulatedLeg
@@ -29,7 +31,7 @@ class RankEngine(Protocol):
 
     delivered_to: set[str]
     model: Model
-    on_kv_event: Callable[[str, int, list[int]], None] | None
+    kv: KvBook | None
 
     def lasting(self, duration_s: float) -> float: ...
 
@@ -57,11 +59,8 @@ class Rank:
         model = engine.model
         block_tokens = 0 if model.role is Role.DECODE else model.cache_block_tokens
 
-        def on_event(kind: str, blocks: list[int]) -> None:
-            if engine.on_kv_event is not None:
-                engine.on_kv_event(kind, index, blocks)
-
-        self.pool = KvPool(model.kv_tokens, model.page_size, block_tokens, on_event)
+        self.pool = KvPool(model.kv_tokens, model.page_size, block_tokens, self._tell_cache if block_tokens else None)
+        self.tells_cache = bool(block_tokens)
         self.legs: dict[RankLeg, None] = {}
         self._allocating: deque[RankLeg] = deque()
         self._waiting: deque[RankLeg] = deque()
@@ -76,6 +75,11 @@ class Rank:
         self._step_began_s = 0.0
 
     # from the engine
+
+    def begin_to_tell(self) -> None:
+        """What it has cached, all of it."""
+        if self.tells_cache:
+            self._tell_cache([Begun(self.index), *self.pool.cached])
 
     def submit(self, leg: RankLeg) -> None:
         self.legs[leg] = None
@@ -386,6 +390,13 @@ class Rank:
             self.end(leg, "length")
         else:
             self._running[leg] = None
+
+    def _tell_cache(self, events: list[Event]) -> None:
+        if self.engine.kv is not None and not self.is_dead:
+            self.engine.kv.heard(self.index, events, self._begin_anew)
+
+    def _begin_anew(self) -> None:
+        asyncio.get_running_loop().call_soon(self.do, self.begin_to_tell)
 
     # steps
 

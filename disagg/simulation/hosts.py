@@ -10,6 +10,7 @@ import asyncio
 from random import Random
 
 from disagg.host_spec import HostSpec
+from disagg.kv_events.book import KvBook
 from disagg.plane.server import PlaneServer
 from disagg.role_table import ROLES
 from disagg.roles import Role
@@ -25,7 +26,8 @@ class SimulatedHost:
         self.name, self.life = spec.plane_host, spec.life
         self._network, self._port = network, spec.plane_port
         loop, here = asyncio.get_running_loop(), network.at(self.name)
-        self.engine = simulated_engine(spec, network=here, random=random, wall_s=loop.time)
+        self.kv = KvBook(secret, spec.block_tokens, loop.time) if spec.block_tokens else None
+        self.engine = simulated_engine(spec, network=here, random=random, wall_s=loop.time, kv=self.kv)
         self.engine.on_death = self.kill
         self.facts = self.engine.start()
         self.server = PlaneServer(
@@ -36,6 +38,7 @@ class SimulatedHost:
             network=here,
             now_s=loop.time,
             embeds=ROLES[self.role].embeds,
+            kv=self.kv,
         )
         self.is_alive = True
         self.ended: asyncio.Future[None] = loop.create_future()

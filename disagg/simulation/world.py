@@ -43,6 +43,7 @@ READY_S = 60.0
 CANARY_S = 3.0  # an idle engine's ranks are tried this often
 DEADLINES = Deadlines(start_s=60.0, drain_s=5.0)
 HOST = "controller"
+BLOCK_TOKENS = 64  # of what is told of prefix caches
 
 
 class WatchedRegistry(MemoryRegistry):
@@ -77,7 +78,8 @@ class Frontend:
     def __init__(self, world: SimulatedDeployment, number: int) -> None:
         self.name, self.number = f"front-{number}", number
         loop = asyncio.get_running_loop()
-        self.connections = Connections(SECRET, network=world.network.at(self.name), now_s=loop.time)
+        here = world.network.at(self.name)
+        self.connections = Connections(SECRET, network=here, now_s=loop.time, block_tokens=BLOCK_TOKENS)
         self.router = Router(self.connections)
         self.coordinator = Coordinator(self.router, world.limits, Random(world.seed << 8 | number), loop.time)
         self.coordinator.on_transfer_lost = world.fleet.transfer_lost
@@ -179,7 +181,8 @@ class SimulatedDeployment:
     async def __aenter__(self) -> Self:
         loop = asyncio.get_running_loop()
         runtime = Runtime(loop.time, loop.time, self.network.at(HOST), Random(self.seed))
-        setting = Setting("simulated", "simulated", "", SECRET.hex(), DEADLINES, [], "")
+        secret = SECRET.hex()
+        setting = Setting("simulated", "simulated", "", secret, DEADLINES, [], "", block_tokens=BLOCK_TOKENS)
         looks = BootstrapLooks(self.network, f"{HOST}'s looks")
         self.fleet = Fleet(setting, self.registry, self.places, runtime, CANARY_S, looks)
         self.frontends = [Frontend(self, n) for n in range(self._frontend_count)]

@@ -36,6 +36,7 @@ from disagg.sglang.plugins.faults import HANG_VARIABLE, NAN_VARIABLE, SLOW_VARIA
 ADDRESS = "127.0.0.1"
 START_S = 300.0  # on a busy machine
 BUSY_S = 120.0  # for whatever is waited for: nothing here is timed
+BLOCK_TOKENS = 64  # of what it tells of its prefix cache
 GREEDY = {"temperature": 0.0, "ignore_eos": True}
 _numbers = itertools.count(1)
 _blocks = PortBlocks()
@@ -61,6 +62,7 @@ class Host:
             log_path=str(self.log),
             scratch=str(agent.folder / self.name),
             fork=True,
+            block_tokens=BLOCK_TOKENS,
         )
         self._secret = agent.secret
         self._pipe = socket.socket(socket.AF_UNIX)

@@ -30,6 +30,7 @@ FLOORS = (
         "policy_names",
     ),
     ("host_spec", "folders", "surroundings", "fields", "reasoning_end", "stop_patterns"),
+    ("kv_events",),
     ("sampling", "cpu_profile", "plane"),
     ("models", "registry"),
     ("tokenizer", "transfer"),

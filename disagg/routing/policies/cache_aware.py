@@ -24,9 +24,9 @@ BALANCE_ABS, BALANCE_REL = 64, 1.5
 
 class CacheOrBalance:
     def pick(self, role: Role, request: RoutingView, fitting: Sequence[Endpoint], endpoints: Endpoints) -> Picked:
-        held = endpoints.held(request)
+        held = endpoints.cached(request)
         loads = [each.load[0] for each in fitting]
-        cached = {each: held.get(each, (0, 0))[1] for each in fitting}
+        cached = {each: held.of(each)[1] for each in fitting}
         most, least = max(loads), min(loads)
         if most - least > BALANCE_ABS and most > BALANCE_REL * least:
             chosen, why = min(fitting, key=lambda each: each.load), "balance"

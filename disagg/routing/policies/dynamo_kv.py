@@ -15,6 +15,7 @@ from collections.abc import Sequence
 
 from disagg.role_table import ROLES
 from disagg.roles import Role
+from disagg.routing.cached_prompt import NOT_CACHED
 from disagg.routing.endpoints import Endpoint
 from disagg.routing.load import Endpoints
 from disagg.routing.policies.sides import BySide, Picked
@@ -33,13 +34,13 @@ class DynamoCost:
         self._random = surroundings.random
 
     def pick(self, role: Role, request: RoutingView, fitting: Sequence[Endpoint], endpoints: Endpoints) -> Picked:
-        held = endpoints.held(request) if ROLES[role].reads_prompts else {}
+        held = endpoints.cached(request) if ROLES[role].reads_prompts else NOT_CACHED
         costs: dict[Endpoint, float] = {}
         prompt = request.prompt_tokens
         for each in fitting:
             cost = 0.0
             if ROLES[role].reads_prompts:
-                device, anywhere = held.get(each, (0, 0))
+                device, anywhere = held.of(each)
                 credit = DEVICE * device + HOST * (anywhere - device)
                 cost += LOAD_SCALE * (each.queued_tokens + prompt - credit)
             if ROLES[role].makes_tokens:
@@ -47,7 +48,7 @@ class DynamoCost:
             costs[each] = cost
         least = min(costs.values())
         chosen = self._random.choice([each for each, cost in costs.items() if cost == least])
-        cached = held.get(chosen, (0, 0))[1]
+        cached = held.of(chosen)[1]
         return Picked(chosen, {"cost_tokens": round(least), "cached_tokens": cached}, cached)
 
 

@@ -43,12 +43,12 @@ def best_after(rank: RankId, request: RoutingView, endpoints: Endpoints) -> Choi
     """At the rank that has just read this prompt, if it has room; with the least loaded decode that it has met."""
     for score, endpoint in endpoints.fitting_on(rank.life, Role.AGGREGATED, request):
         if endpoint.id == rank and not score[0]:
-            return Choice(Pair(None, endpoint), SamePrompt(*score))
+            return Choice(Pair(None, endpoint), SamePrompt(*score), request.prompt_tokens - 1)
     for score, prefill in endpoints.fitting_on(rank.life, Role.PREFILL, request):
         if prefill.id == rank and not score[0]:
             for other, decode in endpoints.fitting(Role.DECODE, request):
                 if prefill.life in endpoints.peers_of(decode):
-                    return Choice(Pair(prefill, decode), SamePrompt(*_sum(score, other)))
+                    return Choice(Pair(prefill, decode), SamePrompt(*_sum(score, other)), request.prompt_tokens - 1)
     return None
 
 

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 
 from disagg.role_table import ROLES
 from disagg.roles import Role
+from disagg.routing.cached_prompt import NOT_CACHED
 from disagg.routing.endpoints import Endpoint
 from disagg.routing.load import Endpoints
 from disagg.routing.policies.power_of_two import BetterOfTwo
@@ -33,17 +34,17 @@ class OfItsLength(BetterOfTwo):
         self._lengths: dict[Role, _Lengths] = {}
 
     def pick(self, role: Role, request: RoutingView, fitting: Sequence[Endpoint], endpoints: Endpoints) -> Picked:
-        held = endpoints.held(request) if ROLES[role].reads_prompts else {}
+        held = endpoints.cached(request) if ROLES[role].reads_prompts else NOT_CACHED
         length = request.prompt_tokens + request.expected_tokens
         if ROLES[role].reads_prompts:
-            length = request.prompt_tokens - max((held.get(each, (0, 0))[1] for each in fitting), default=0)
+            length = request.prompt_tokens - held.most
         bucket = int(self._lengths.setdefault(role, _Lengths()).place(length) * BUCKETS)
         order = sorted(endpoints.of(role), key=lambda each: (each.engine.number, each.dp_rank))
         part = {each: at * BUCKETS // len(order) for at, each in enumerate(order)}
         nearest = min(abs(part.get(each, 0) - bucket) for each in fitting)
         mates = [each for each in fitting if abs(part.get(each, 0) - bucket) == nearest]
         picked = super().pick(role, request, mates, endpoints)
-        cached = held.get(picked.endpoint, (0, 0))[1]
+        cached = held.of(picked.endpoint)[1]
         return Picked(picked.endpoint, {"bucket": bucket, "length": length, **picked.went_by}, cached)
 
 

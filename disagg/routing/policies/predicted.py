@@ -26,11 +26,12 @@ Chooses: the least cost. Costs within TIE of it count as equal: of those the ran
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from itertools import islice
 from typing import NamedTuple
 
 from disagg.roles import Role
+from disagg.routing.cached_prompt import CachedPrompt
 from disagg.routing.cost.costs import Costs
 from disagg.routing.cost.prior import Prior
 from disagg.routing.endpoints import Endpoint, Pair
@@ -38,7 +39,7 @@ from disagg.routing.load import Endpoints
 from disagg.routing.observations import Observation
 from disagg.routing.policies.least_loaded import LeastLoaded, best_after
 from disagg.routing.policy import Surroundings
-from disagg.routing.view import Choice, Reason, RoutingView
+from disagg.routing.view import Choice, Forecast, RoutingView
 
 BUSY_MAX = 0.8
 TIE, TIE_S = 0.05, 0.001
@@ -46,22 +47,14 @@ KEEP = 0.15
 LOOKED_AT = 48  # of each role the least loaded ones, and as many of those that have most of the prompt
 
 
-class Forecast(Reason, frozen=True):
+class LeastCost(Forecast, frozen=True):
     """What was expected of the choice, in milliseconds, and what it beat."""
 
     cost_ms: float
-    wait_ms: float  # until the prompt's turn
-    read_ms: float
-    transfer_ms: float
-    itl_ms: float
     cached_tokens: int
     next_best: str = ""  # the best of the other kind, or of other readers
     next_cost_ms: float = 0.0
     busy: float = 0.0
-
-    @property
-    def ttft_s(self) -> float:
-        return (self.wait_ms + self.read_ms + self.transfer_ms) / 1e3
 
 
 class _Side(NamedTuple):
@@ -93,6 +86,7 @@ class Predicted:
     """The formula is that of the module. It learns from `observe`, and needs the prompt's KV blocks."""
 
     reads_prefixes = True
+    holds_back = True
 
     def __init__(self) -> None:
         self.costs = Costs(Prior())
@@ -111,15 +105,13 @@ class Predicted:
             return self._least_loaded.choose(request, endpoints)
         if request.prefix_on is not None and (choice := best_after(request.prefix_on, request, endpoints)) is not None:
             return choice
-        held = endpoints.held(request)
+        held = endpoints.cached(request)
         best, second = self._best(request, endpoints, held)
         if best is None:
             return None
         return Choice(best.pair, self._reason(best, second), best.reader.cached)
 
-    def _best(
-        self, request: RoutingView, endpoints: Endpoints, held: Mapping[Endpoint, tuple[int, int]]
-    ) -> tuple[_Way | None, _Way | None]:
+    def _best(self, request: RoutingView, endpoints: Endpoints, held: CachedPrompt) -> tuple[_Way | None, _Way | None]:
         """The way to go, and what it beat."""
         alone, next_alone = self._best_alone(request, endpoints, held)
         paired, next_paired = self._best_pair(request, endpoints, held)
@@ -134,7 +126,7 @@ class Predicted:
         return best, alone if best is paired else paired
 
     def _best_alone(
-        self, request: RoutingView, endpoints: Endpoints, held: Mapping[Endpoint, tuple[int, int]]
+        self, request: RoutingView, endpoints: Endpoints, held: CachedPrompt
     ) -> tuple[_Way | None, _Way | None]:
         ways = []
         for endpoint in _looked_at(Role.AGGREGATED, request, endpoints, held):
@@ -147,7 +139,7 @@ class Predicted:
         return best, min((way for way in ways if way is not best), key=_cost, default=None)
 
     def _best_pair(
-        self, request: RoutingView, endpoints: Endpoints, held: Mapping[Endpoint, tuple[int, int]]
+        self, request: RoutingView, endpoints: Endpoints, held: CachedPrompt
     ) -> tuple[_Way | None, _Way | None]:
         decodes = sorted(
             (self._decoding(each, request) for each in _looked_at(Role.DECODE, request, endpoints, held)), key=_cost
@@ -170,7 +162,7 @@ class Predicted:
         decodes: list[_Side],
         request: RoutingView,
         endpoints: Endpoints,
-        held: Mapping[Endpoint, tuple[int, int]],
+        held: CachedPrompt,
     ) -> list[_Way]:
         """The cheapest decode that this prefill has met; `decodes`: cheapest first."""
         life = reader.endpoint.life
@@ -182,7 +174,7 @@ class Predicted:
                 break
             if life not in endpoints.peers_of(decode.endpoint):
                 continue
-            has = held.get(decode.endpoint, (0, 0))[0]
+            has = held.of(decode.endpoint)[0]
             transfer_s = self.costs.transfer_s(request.prompt_tokens - has) if has else whole_s
             way = _Way(reader.cost_s + transfer_s + decode.cost_s, reader, decode, transfer_s)
             near.append(way)
@@ -203,8 +195,8 @@ class Predicted:
             return near[0]
         return min(near, key=lambda way: (endpoints.cached_tokens(way.reader.endpoint), self._random.random()))
 
-    def _reading(self, endpoint: Endpoint, request: RoutingView, held: Mapping[Endpoint, tuple[int, int]]) -> _Side:
-        cached = min(held.get(endpoint, (0, 0))[1], request.prompt_tokens - 1)  # the last token is always read
+    def _reading(self, endpoint: Endpoint, request: RoutingView, held: CachedPrompt) -> _Side:
+        cached = min(held.of(endpoint)[1], request.prompt_tokens - 1)  # the last token is always read
         wait_s = self.costs.drain_s(endpoint.id, endpoint.queued_tokens)
         read_s = self.costs.read_s(endpoint.id, request.prompt_tokens - cached, cached)
         cost_s = wait_s + read_s / (1 - min(self.costs.busy, BUSY_MAX))
@@ -218,8 +210,8 @@ class Predicted:
         slower_s = costs.step_s(endpoint.id, legs + 1, kv_tokens + prompt) - costs.step_s(endpoint.id, legs, kv_tokens)
         return _Side(tokens * step_s + legs * tokens / 2 * slower_s, endpoint, step_s=step_s)
 
-    def _reason(self, best: _Way, second: _Way | None) -> Forecast:
-        return Forecast(
+    def _reason(self, best: _Way, second: _Way | None) -> LeastCost:
+        return LeastCost(
             cost_ms=_ms(best.cost_s),
             wait_ms=_ms(best.reader.wait_s),
             read_ms=_ms(best.reader.read_s),
@@ -232,17 +224,15 @@ class Predicted:
         )
 
 
-def _looked_at(
-    role: Role, request: RoutingView, endpoints: Endpoints, held: Mapping[Endpoint, tuple[int, int]]
-) -> Iterable[Endpoint]:
+def _looked_at(role: Role, request: RoutingView, endpoints: Endpoints, held: CachedPrompt) -> Iterable[Endpoint]:
     """With room: the least loaded ones, and those that have most of the prompt; none to be avoided, if there are
     others."""
     found: dict[Endpoint, int] = {}
     for score, endpoint in islice(endpoints.fitting(role, request), LOOKED_AT):
         found[endpoint] = score[0]
     if len(endpoints.of(role)) > LOOKED_AT:
-        warm = sorted((each for each in held if each.engine.role is role), key=lambda each: -held[each][1])
-        for endpoint in islice((each for each in warm if endpoints.has_room(each, request)), LOOKED_AT):
+        warm = (each for each in held.warmest() if each.engine.role is role and endpoints.has_room(each, request))
+        for endpoint in islice(warm, LOOKED_AT):
             found[endpoint] = int(endpoint.life in request.avoid)
     good = [endpoint for endpoint, avoided in found.items() if not avoided]
     return good or list(found)

@@ -36,13 +36,13 @@ class AffinityThenLoad:
         if not ROLES[role].reads_prompts:
             chosen = min(fitting, key=lambda each: (each.load[1], self._random.random()))
             return Picked(chosen, {"kv_tokens": chosen.load[1]})
-        held = endpoints.held(request)
-        warm = [each for each in fitting if held.get(each, (0, 0))[1] >= AFFINITY * request.prompt_tokens]
+        held = endpoints.cached(request)
+        warm = [each for each in fitting if held.of(each)[1] >= AFFINITY * request.prompt_tokens]
         best = min(fitting, key=self._load)
         chosen = min(warm, key=self._load) if warm and self._random.random() >= EXPLORE else best
         if chosen.queued_tokens - best.queued_tokens > PENALTY_TOKENS:
             chosen = best
-        cached = held.get(chosen, (0, 0))[1]
+        cached = held.of(chosen)[1]
         return Picked(
             chosen, {"warm": len(warm), "queued_tokens": chosen.queued_tokens, "cached_tokens": cached}, cached
         )

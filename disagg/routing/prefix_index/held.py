@@ -2,15 +2,7 @@
 
 from __future__ import annotations
 
-import enum
 from typing import NamedTuple
-
-
-class Tier(enum.IntFlag):
-    """Memory that holds KV."""
-
-    DEVICE = 1
-    HOST = 2
 
 
 class Held(NamedTuple):

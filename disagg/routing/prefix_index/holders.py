@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from array import array
 
-from disagg.routing.prefix_index.held import Tier
+from disagg.kv_events.events import Tier
 
 MEMBERS_MAX = (1 << 18) - 1
 DEVICE, HOST = int(Tier.DEVICE), int(Tier.HOST)

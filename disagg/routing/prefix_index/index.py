@@ -1,7 +1,7 @@
 """Which ranks hold which prefixes, in a radix tree of runs that all ranks share.
 
 Way:   engines' KV events, or PredictedCache -> [PrefixIndex] -> policies, by `overlaps` of a request's path
-In:    paths of block keys (routing/blocks.py), always from the first block on
+In:    paths of block keys (kv_events/blocks.py), always from the first block on
 Owns:  the tree. Nothing here waits. Each call takes time by the runs on its path, not by blocks; `clear` takes none,
        what it leaves behind is freed a little at a time by the calls that follow
 Fails: never. When memory runs out, the rank that holds most is forgotten: see `forgotten`
@@ -21,9 +21,10 @@ from __future__ import annotations
 from array import array
 from operator import itemgetter
 
+from disagg.kv_events.events import Tier
 from disagg.routing.prefix_index.fingerprints import fingerprints
-from disagg.routing.prefix_index.held import Held, Tier
-from disagg.routing.prefix_index.members import Members
+from disagg.routing.prefix_index.held import Held
+from disagg.routing.prefix_index.members import Members, Slots
 from disagg.routing.prefix_index.runs import RUN_BLOCKS_MAX, Runs
 
 SURE_BLOCKS = 3  # so many agree by chance once in 4096 times
@@ -93,17 +94,13 @@ class PrefixIndex:
         before = device = host = 0
         for run in sorted(found, key=found.__getitem__, reverse=True) if len(ends) > 1 else found:
             holders = runs.holders[run]
-            if holders == before:
-                continue
-            before = holders
-            masks = sets.masks(holders)
-            device |= masks[0]
-            host |= masks[1]
-            slots = members.slots((device, host))
-            if groups and groups[-1].blocks == found[run]:
-                groups.pop()
-            if slots[1] and (not groups or groups[-1][1:] != slots):
-                groups.append(Held(found[run], *slots))
+            if holders != before:
+                before = holders
+                masks = sets.masks(holders)
+                if masks[0] | device != device or masks[1] | host != host:
+                    device |= masks[0]
+                    host |= masks[1]
+                    _add(groups, found[run], members.slots((device, host)))
         return groups
 
     def sweep(self, runs_max: int = 500) -> bool:
@@ -159,39 +156,41 @@ class PrefixIndex:
         while ways:
             run, matched = ways.pop()
             while matched < length and matched == ends[run]:
-                child, tail = find(path[matched]), runs.tail_of(run)
-                if tail and self._enters(tail, matched, path, prints, guess and not child):
-                    if child:
-                        ways.append((child, common(child, matched, prints, length)))
-                    else:
-                        runs.learn(tail, path[matched])
-                    child = tail
+                key = path[matched]
+                child, tail = find(key), runs.tail_of(run)
+                follows = common(child, matched, prints, length) if child else 0
+                if tail:
+                    along = common(tail, matched, prints, length)
+                    is_sure = along - matched >= SURE_BLOCKS
+                    if is_sure or self._enters(tail, matched, along, path, prints, guess and not child):
+                        if child:
+                            ways.append((child, follows))
+                        elif is_sure:
+                            runs.learn(tail, key)
+                        child, follows = tail, along
                 if not child:
                     break
                 if runs.parents[child] != run:
                     found.append((run, matched))
-                run = child
-                matched = common(run, matched, prints, length)
+                run, matched = child, follows
             if (run, matched) not in found:
                 found.append((run, matched))
         return found
 
-    def _enters(self, tail: int, start: int, path: array[int], prints: bytes, guess: bool) -> bool:
-        """Whether the path goes on into the tail, of whose first key nothing is known but fingerprints."""
-        runs, length, place = self._runs, len(path), start
-        while tail:
-            matched = runs.common(tail, place, prints, length)
-            if matched - start >= SURE_BLOCKS:
-                return True
-            if matched < runs.ends[tail]:
-                return guess and matched == length
-            if matched == length:
-                return guess
-            child = runs.table.find(path[matched])
+    def _enters(self, tail: int, start: int, along: int, path: array[int], prints: bytes, guess: bool) -> bool:
+        """Whether the path leads through the tail, with which it goes along for less than SURE_BLOCKS."""
+        runs, length = self._runs, len(path)
+        while along == runs.ends[tail] and along < length:
+            child = runs.table.find(path[along])
             if child and runs.parents[child] == tail:
                 return True
-            place, tail = matched, runs.tail_of(tail)
-        return guess
+            tail = runs.tail_of(tail)
+            if not tail:
+                return guess
+            along = runs.common(tail, along, prints, length)
+            if along - start >= SURE_BLOCKS:
+                return True
+        return guess and along == length
 
     # storing
 
@@ -334,3 +333,10 @@ class PrefixIndex:
             and runs.ends[child] - runs.start(upper) <= RUN_BLOCKS_MAX
         ):
             runs.join(upper)
+
+
+def _add(groups: list[Held], depth: int, slots: Slots) -> None:
+    if groups and groups[-1].blocks == depth:
+        groups.pop()  # another branch as deep as that
+    if slots[1] and (not groups or groups[-1].device != slots[0] or groups[-1].anywhere != slots[1]):
+        groups.append(Held(depth, *slots))

@@ -89,13 +89,13 @@ class Runs:
         """How far a path of this length follows the run that begins at `start`: to a place between that and its end."""
         end = self.ends[run]
         stop = end if end < length else length
-        first = start // UNIT_BLOCKS
-        last = -(-stop // UNIT_BLOCKS)
+        first, last = start // UNIT_BLOCKS, -(-stop // UNIT_BLOCKS)
         ours = self._arena.read(self._places[run], last - first)
-        differing = int.from_bytes(ours, "little") ^ int.from_bytes(
-            prints[first * UNIT_BYTES : last * UNIT_BYTES], "little"
-        )
-        differing >>= (start % UNIT_BLOCKS) * 4
+        theirs = prints[first * UNIT_BYTES : last * UNIT_BYTES]
+        if ours == theirs:
+            return stop
+        differing = int.from_bytes(ours, "little") ^ int.from_bytes(theirs, "little")
+        differing >>= start % UNIT_BLOCKS * 4
         if not differing:
             return stop
         place = start + ((differing & -differing).bit_length() - 1) // 4

@@ -3,7 +3,7 @@ peer).
 
 Way:   entry point of the group `sglang.srt.plugins`; SGLang runs it in the host and in every scheduler
 Out:   per request, to SGLangEngine: when its phases were, and SGLang's own count of KV bytes; its stages as they come
-       (stages.py); each scheduler's beats (heartbeat.py)
+       (stages.py); each scheduler's beats (heartbeat.py); what its prefix cache holds (kv_events.py)
 Owns:  the NIXL agents' names (LIFE/PROCESS/NAME, so a dead peer can be found, and what is mapped of it) and their
        progress thread
 """
@@ -20,7 +20,7 @@ from typing import Any
 
 from disagg.host_spec import LIFE_VARIABLE, is_on
 from disagg.sglang import dead_peers
-from disagg.sglang.plugins import faults, first_logprobs, stages
+from disagg.sglang.plugins import faults, first_logprobs, kv_events, stages
 from disagg.sglang.plugins import heartbeat as pulse
 from disagg.sglang.plugins import kv_runs as runs
 from disagg.sglang.plugins.instead import instead_of
@@ -56,7 +56,8 @@ def activate() -> None:
     _hand_over_request_times()
     if "sglang.srt.managers.scheduler" in sys.modules:
         _dead_peers()
-        for name, part in (("runs", runs), ("stages", stages), ("first_logprobs", first_logprobs), ("faults", faults)):
+        parts = {"runs": runs, "stages": stages, "first_logprobs": first_logprobs, "faults": faults}
+        for name, part in (parts | {"kv_events": kv_events}).items():
             if is_on(name):
                 part.activate()
         _once_a_scheduler_has_started()
@@ -71,8 +72,11 @@ def _once_a_scheduler_has_started() -> None:
         folder, ranks = Path(os.environ["TMPDIR"]), _ranks_of(self)
         pulse.begin(self, ranks, folder)
         dead_peers.follow(folder, self.disagg_drop_peer)
-        if is_on("stages") and (ranks.pp_rank, ranks.attn_tp_rank, ranks.attn_cp_rank) == (0, 0, 0):
-            stages.begin(folder)
+        if (ranks.pp_rank, ranks.attn_tp_rank, ranks.attn_cp_rank) == (0, 0, 0):  # it speaks for its dp rank
+            if is_on("stages"):
+                stages.begin(folder)
+            if is_on("kv_events"):
+                kv_events.begin(self, int(ranks.dp_rank or 0), folder)
         return get_init_info.real(self)
 
 

@@ -1,0 +1,196 @@
+"""The KV blocks that one dp rank holds, as a tree: a block's parent is the one before it in its prompt.
+
+Way:   RankCache (rank.py) names the blocks that came and went -> [HeldBlocks] -> Changes, and snapshots
+In:    block keys of a whole prefix each, so that equal keys are the same block; which tier each is in
+Owns:  the tree. A block is dropped when no tier has it
+Fails: Confused where a block would be nearer than the one before it: caches give up what comes last first, so
+       something that was said is missing
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Iterable, Iterator
+
+from disagg.kv_events.changes import CLEARED, REMOVED, STORED, Change
+from disagg.kv_events.events import Tier
+
+NOWHERE, HOST, DEVICE = range(3)  # the nearest tier that has a block
+BLOCKS_OF_A_FRAME = 1000  # of a snapshot: looking at them takes a millisecond
+
+
+class Confused(Exception):
+    """What a scheduler said does not fit what it said before."""
+
+
+class Block:
+    """`on_device`: how many of the scheduler's nodes have it there: two, where a page is no part of a block, or where
+    what a node has depends on the id that follows it (EAGLE). `nearest`: as of the last `settle`, which is what
+    frontends know."""
+
+    __slots__ = ("depth", "held_after", "in_host", "key", "near_after", "nearest", "on_device", "parent")
+
+    def __init__(self, key: int, parent: Block | None) -> None:
+        self.key, self.parent = key, parent
+        self.depth: int = parent.depth + 1 if parent is not None else 0
+        self.on_device, self.in_host = 0, False
+        self.nearest = NOWHERE
+        self.held_after = 0  # children that some tier has
+        self.near_after = 0  # those that are on the device
+
+
+def root(key: int) -> Block:
+    """Where the prompts of one namespace begin. It has no tokens, and is everywhere."""
+    block = Block(key, None)
+    block.nearest = DEVICE
+    return block
+
+
+class HeldBlocks:
+    """`put` and `take` as events come; `settle` once what happened at the same time has been said."""
+
+    def __init__(self) -> None:
+        self._blocks: dict[int, Block] = {}
+        self._touched: dict[Block, None] = {}
+
+    def __len__(self) -> int:
+        return len(self._blocks)
+
+    def child(self, parent: Block, key: int) -> Block:
+        """The block of that key, which may be held nowhere yet."""
+        block = self._blocks.get(key)
+        if block is None:
+            block = self._blocks[key] = Block(key, parent)
+            self._touched[block] = None
+        return block
+
+    def put(self, block: Block, tier: Tier) -> None:
+        if tier == Tier.DEVICE:
+            block.on_device += 1
+        else:
+            block.in_host = True
+        self._touched[block] = None
+
+    def take(self, block: Block, tier: Tier) -> None:
+        if tier == Tier.HOST:
+            block.in_host = False
+        elif block.on_device:
+            block.on_device -= 1
+        self._touched[block] = None
+
+    def clear(self) -> list[Change]:
+        self._blocks.clear()
+        self._touched.clear()
+        return [Change(CLEARED)]
+
+    def settle(self) -> list[Change]:
+        """What has changed since the last time; what came last goes first."""
+        touched, self._touched = self._touched, {}
+        nearer, farther = list[Block](), list[Block]()
+        for block in touched:
+            now = DEVICE if block.on_device else HOST if block.in_host else NOWHERE
+            if now > block.nearest:
+                nearer.append(block)
+            elif now < block.nearest:
+                farther.append(block)
+            elif not now:
+                self._blocks.pop(block.key, None)  # it only lay on the way to another one
+            if now != block.nearest:
+                self._count(block, now)
+        self._check(nearer, farther)
+        paths = _Paths()
+        changes = [paths.change(REMOVED, _REMOVED_FROM[last.nearest], last, count) for last, count in _runs(farther)]
+        changes += [
+            paths.change(STORED, _STORED_IN[last.nearest], last, count) for last, count in reversed(_runs(nearer))
+        ]
+        for block in farther:
+            if block.nearest == NOWHERE:
+                del self._blocks[block.key]
+        return changes
+
+    def _count(self, block: Block, now: int) -> None:
+        parent, before = block.parent, block.nearest
+        assert parent is not None
+        parent.held_after += (now != NOWHERE) - (before != NOWHERE)
+        parent.near_after += (now == DEVICE) - (before == DEVICE)
+        block.nearest = now
+
+    def _check(self, nearer: Iterable[Block], farther: Iterable[Block]) -> None:
+        for block in nearer:
+            assert block.parent is not None
+            if block.parent.nearest < block.nearest:
+                raise Confused("a block is held, and the one before it is not")
+        for block in farther:
+            if block.near_after if block.nearest == HOST else block.held_after:
+                raise Confused("a block is gone, and one after it is not")
+
+    def snapshot(self) -> Iterator[list[Change]]:
+        """All that is held, a frame at a time. Blocks may come and go between two frames: each frame is what is so
+        when it is asked for, and whoever also gets all changes from the first frame on knows all in the end."""
+        blocks, told = list(self._blocks.values()), set[Block]()
+        for begin in range(0, len(blocks), BLOCKS_OF_A_FRAME):
+            paths, changes = _Paths(), list[Change]()
+            for block in blocks[begin : begin + BLOCKS_OF_A_FRAME]:
+                if self._blocks.get(block.key) is not block:
+                    continue  # it is gone, or all is
+                if block.nearest == DEVICE and not block.near_after:
+                    changes.append(paths.change(STORED, Tier.DEVICE, block, _untold(block, told)))
+                elif block.nearest == HOST and not block.held_after:
+                    changes.append(paths.change(STORED, Tier.HOST, block, _untold(block, told)))
+            yield changes
+
+
+_REMOVED_FROM = {NOWHERE: Tier.HOST, HOST: Tier.DEVICE}  # by where they are now
+_STORED_IN = {HOST: Tier.HOST, DEVICE: Tier.DEVICE}
+
+
+def _untold(block: Block, told: set[Block]) -> int:
+    """How many blocks, it and those just before it in the same tier, are not told yet. They are from now on."""
+    count, each = 0, block
+    while each.depth and each.nearest == block.nearest and each not in told:
+        told.add(each)
+        count += 1
+        assert each.parent is not None
+        each = each.parent
+    return count
+
+
+def _runs(blocks: list[Block]) -> list[tuple[Block, int]]:
+    """The blocks in runs of parents and children that are in the same tier now: (the last one, how many); the deepest
+    first."""
+    runs, left = list[tuple[Block, int]](), dict.fromkeys(sorted(blocks, key=_depth, reverse=True))
+    while left:
+        last = next(iter(left))
+        del left[last]
+        count, parent = 1, last.parent
+        while parent is not None and parent in left and parent.nearest == last.nearest:
+            del left[parent]
+            count, parent = count + 1, parent.parent
+        runs.append((last, count))
+    return runs
+
+
+def _depth(block: Block) -> int:
+    return block.depth
+
+
+class _Paths:
+    """Writes the changes of one frame."""
+
+    def __init__(self) -> None:
+        self._last: list[Block] = []
+
+    def change(self, kind: str, tier: Tier, last: Block, count: int) -> Change:
+        """`last`: of the `count` blocks that change."""
+        before, new, each = self._last, list[Block](), last
+        while depth := each.depth:
+            if depth <= len(before) and before[depth - 1] is each:
+                break
+            new.append(each)
+            assert each.parent is not None
+            each = each.parent
+        new.reverse()
+        shared = last.depth - len(new)
+        del before[shared:]
+        before += new
+        return Change(kind, tier, shared, array("Q", [each.key for each in new]).tobytes(), count)

@@ -1,0 +1,127 @@
+"""What one engine says of its prefix caches goes into the index; for as long as one connection to it lasts.
+
+Way:   plane -> [KvFeed.on_kv] -> PrefixIndex, by the slots of the engine's endpoints
+Owns:  the numbers of the changes it has seen of each rank: what comes twice is left out, and where one is missing all
+       is asked for anew
+Fails: never; an endpoint of which nothing is known `tells_cache` no more, and the index has nothing of it
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable
+
+from disagg.kv_events.changes import CLEARED, LOST, STORED, Change, spelt_out
+from disagg.kv_events.events import Tier
+from disagg.plane.messages import KvChanged, KvHeld, KvStart
+from disagg.routing.endpoints import Engine
+from disagg.routing.prefix_index.index import PrefixIndex
+
+log = logging.getLogger(__name__)
+
+
+class KvFeed:
+    """`ask_again`: the host is to tell all anew. Of each dp rank: `lag_s`, how long ago its scheduler did what was told
+    last; `gaps`, how often its cache was lost sight of."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        index: PrefixIndex,
+        block_tokens: int,
+        ask_again: Callable[[], None],
+        on_clear: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._engine, self._index, self._block_tokens = engine, index, block_tokens
+        self._ask_again, self._on_clear = ask_again, on_clear
+        self._is_open = True
+        self._next: dict[int, int] = {}  # dp rank -> the number of the change that comes next
+        self.is_whole = False  # all that the ranks held when it was asked for has come
+        self.why_not = "it has not answered yet"
+        self.gaps: dict[int, int] = {}
+        self.lag_s: dict[int, float] = {}
+
+    def close(self) -> None:
+        """The connection is gone; its slots may be others' at once."""
+        self._is_open = False
+
+    def on_kv(self, message: KvStart | KvHeld | KvChanged) -> None:
+        if not self._is_open:
+            return  # it lay in the buffer when the connection ended
+        try:
+            match message:
+                case KvStart():
+                    self._start(message)
+                case KvHeld():
+                    self._apply(message.dp_rank, message.changes)
+                    self.is_whole |= message.is_last
+                case KvChanged():
+                    self._changed(message)
+        except (ValueError, IndexError) as error:
+            log.warning("%s: its cache events cannot be read: %s", self._engine.life, error)
+            self._forget_all(f"its events cannot be read: {error}")
+
+    def _start(self, start: KvStart) -> None:
+        self._forget_all(start.why_not)
+        if start.block_tokens not in (0, self._block_tokens):
+            self.why_not = f"its KV blocks have {start.block_tokens} tokens, and ours {self._block_tokens}"
+        if self.why_not:
+            return
+        self._next = dict(start.sequences)
+        for dp_rank in self._next:
+            self._engine.endpoints[dp_rank].tells_cache = True
+
+    def _changed(self, changed: KvChanged) -> None:
+        if self.why_not:
+            return
+        dp_rank, begins, ends = changed.dp_rank, changed.begins, changed.begins + len(changed.changes)
+        begins_anew = changed.changes[0].kind in (CLEARED, LOST)
+        expected = begins if begins_anew else self._next.get(dp_rank, begins)
+        if ends <= expected and not begins_anew:
+            return  # it is known already
+        if begins != expected:
+            log.warning("%s/%d: cache events %d to %d are missing", self._engine.life, dp_rank, expected, begins)
+            self._lose(dp_rank)
+            self._ask_again()
+            return
+        self._next[dp_rank] = ends
+        self.lag_s[dp_rank] = changed.lag_s
+        self._apply(dp_rank, changed.changes)
+
+    def _apply(self, dp_rank: int, changes: Iterable[Change]) -> None:
+        if self.why_not:
+            return
+        index, endpoint = self._index, self._engine.endpoints[dp_rank]
+        slot = endpoint.slot
+        for kind, tier, path, count in spelt_out(changes):
+            if kind == STORED:
+                index.store(slot, path, tier, count)
+            elif kind == CLEARED:
+                self._clear(slot)
+                endpoint.tells_cache = True
+            elif kind == LOST:
+                self._lose(dp_rank)
+            elif tier == Tier.HOST:  # it is gone
+                keep = len(path) - count
+                index.cut(slot, path, keep, Tier.DEVICE)
+                index.cut(slot, path, keep, Tier.HOST)
+            else:  # host memory has it still
+                index.store(slot, path, Tier.HOST)
+                index.cut(slot, path, len(path) - count, Tier.DEVICE)
+
+    def _lose(self, dp_rank: int) -> None:
+        endpoint = self._engine.endpoints[dp_rank]
+        self.gaps[dp_rank] = self.gaps.get(dp_rank, 0) + 1
+        self._clear(endpoint.slot)
+        endpoint.tells_cache = False
+
+    def _clear(self, slot: int) -> None:
+        self._index.clear(slot)
+        self._on_clear()
+
+    def _forget_all(self, why_not: str) -> None:
+        self.why_not, self.is_whole = why_not, False
+        self._next.clear()
+        for endpoint in self._engine.endpoints:
+            self._clear(endpoint.slot)
+            endpoint.tells_cache = False

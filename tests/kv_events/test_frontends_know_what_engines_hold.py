@@ -1,0 +1,172 @@
+"""A frontend's index is exactly what the engines' pools hold, through load, kills, restarts, gaps and flushes."""
+
+from __future__ import annotations
+
+import asyncio
+from array import array
+from collections.abc import Awaitable, Callable
+from random import Random
+
+import pytest
+
+from disagg.frontend.service import Service
+from disagg.kv_events.blocks import BlockHasher
+from disagg.kv_events.events import At, Stored, Tier
+from disagg.routing.connections import Connections
+from disagg.routing.endpoints import Endpoint
+from disagg.simulated_engine.memory import KvPool
+from disagg.simulation.loop import VirtualLoop
+from disagg.simulation.world import BLOCK_TOKENS, SECRET, Frontend, SimulatedDeployment, Stream
+
+HASHER = BlockHasher(SECRET, BLOCK_TOKENS)
+TOLD_S = 0.5  # events are gathered for 20 ms, and are some milliseconds on the way
+SMALL = {"kv_tokens": 4096, "requests_max": 8, "ranks": 2, "cache_block_tokens": 32}
+
+
+def in_virtual_time(scenario: Callable[[], Awaitable[None]]) -> None:
+    with asyncio.Runner(loop_factory=VirtualLoop) as runner:
+        runner.run(scenario())  # type: ignore[arg-type]
+
+
+def paths_of(pool: KvPool) -> dict[int, list[int]]:
+    """Last block key -> path, of each block that the pool has."""
+    ends: dict[int, tuple[list[int], bytes]] = {0: ([], b"")}
+    paths: dict[int, list[int]] = {}
+    for event in pool.cached:
+        if isinstance(event, At):
+            path, rest = ends[event.parent]
+            ids = rest + event.ids
+            root = path[-1] if path else HASHER.root(event.adapter)
+            new = HASHER.after(root, ids)
+            whole = [*path, *new]
+            ends[event.name] = (whole, ids[len(new) * BLOCK_TOKENS * 4 :])
+            paths.update({key: whole[: len(path) + at] for at, key in enumerate(new, 1)})
+    return paths
+
+
+def endpoints(connections: Connections, sim: SimulatedDeployment) -> dict[tuple[str, int], Endpoint]:
+    lives = {host.life: host.engine_id for host in sim.hosts.values()}
+    by_slot = connections.endpoints._by_slot.values()
+    return {(lives[e.life], e.dp_rank): e for e in by_slot if e.life in lives}
+
+
+def check(sim: SimulatedDeployment) -> int:
+    """Raises where a frontend's index is not what the pools hold. Returns how many blocks they hold."""
+    held = 0
+    for frontend in sim.frontends:
+        of_rank, index = endpoints(frontend.connections, sim), frontend.connections.endpoints.index
+        for host in sim.hosts.values():
+            for rank in host.engine.ranks:
+                endpoint, paths = of_rank[host.engine_id, rank.index], paths_of(rank.pool)
+                assert endpoint.tells_cache is rank.tells_cache
+                assert index.blocks_of(endpoint.slot) == len(paths), endpoint.name
+                for path in paths.values():
+                    found = frontend.connections.endpoints.held(array("Q", path))
+                    assert found[endpoint] == (len(path), len(path)), endpoint.name
+                held += len(paths)
+    return held
+
+
+async def load(sim: SimulatedDeployment, random: Random, count: int) -> list[Stream]:
+    """Conversations that share a beginning, on all frontends."""
+    streams = []
+    for _ in range(count):
+        topic = random.randrange(6)
+        prompt = [topic + 1] * 200 + [random.randrange(2) + 1 for _ in range(random.randrange(40, 500))]
+        request = sim.request(prompt, random.randrange(1, 30))
+        streams.append(Stream(random.choice(sim.frontends), request))
+        await asyncio.sleep(random.random() * 0.3)
+    return streams
+
+
+async def over(streams: list[Stream]) -> None:
+    await asyncio.gather(*(stream.rest() for stream in streams), return_exceptions=True)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_index_is_exact_after_load_kills_restarts_and_a_flush(seed: int) -> None:
+    async def scenario() -> None:
+        async with SimulatedDeployment(prefill=2, decode=1, seed=seed, frontends=2, model=SMALL) as sim:
+            random, connections = Random(seed), sim.frontends[0].connections
+            await over(await load(sim, random, 40))
+            await sim.settle()
+            await asyncio.sleep(TOLD_S)
+            assert check(sim) > 200  # and it has been full: blocks were evicted
+            streams = await load(sim, random, 10)
+            killed = endpoints(connections, sim)["prefill-0", 0]
+            sim.hosts["prefill-0"].kill()
+            await over(streams)
+            assert killed.slot == -1
+            await sim.settle()
+            await asyncio.sleep(TOLD_S)
+            check(sim)
+            await over(await load(sim, random, 10))
+            await sim.settle()
+            service = Service(
+                model_name="m",
+                router=sim.frontends[0].router,
+                coordinator=sim.frontends[0].coordinator,
+                control=None,  # type: ignore[arg-type]
+            )
+            while any((await service.flush_caches(2.0)).values()):
+                pass
+            await asyncio.sleep(TOLD_S)
+            assert check(sim) == 0
+            assert not any(told.gaps for told in connections.caches.values())
+
+    in_virtual_time(scenario)
+
+
+def test_a_gap_is_noticed_and_the_rank_tells_all_anew() -> None:
+    async def scenario() -> None:
+        async with SimulatedDeployment(prefill=1, decode=1, seed=5, model=SMALL) as sim:
+            await over(await load(sim, Random(5), 10))
+            await sim.settle()
+            host, told = sim.hosts["prefill-0"], sim.frontends[0].connections.caches
+            assert told["prefill-0", 0].blocks + told["prefill-0", 1].blocks
+            kv, rank = host.kv, host.engine.ranks[0]
+            assert kv is not None
+            unheard = At(1, 999, b"\0" * 128), Stored(1, 32, Tier.DEVICE)  # what 999 is was lost
+            kv.heard(0, unheard, rank._begin_anew)
+            await asyncio.sleep(TOLD_S)
+            check(sim)
+            told = sim.frontends[0].connections.caches
+            assert (told["prefill-0", 0].is_known, told["prefill-0", 0].gaps) == (True, 1)
+            assert kv.epochs[0] == 2
+
+    in_virtual_time(scenario)
+
+
+def test_a_frontend_that_comes_later_knows_all_in_a_moment_while_others_load() -> None:
+    async def scenario() -> None:
+        async with SimulatedDeployment(prefill=2, decode=1, seed=6, model=SMALL) as sim:
+            await over(await load(sim, Random(6), 30))
+            streams = await load(sim, Random(7), 5)
+            sim.frontends.append(Frontend(sim, 1))
+            began_s = asyncio.get_running_loop().time()
+            connections = sim.frontends[1].connections
+            while len(connections.caches) < 4 or not connections.caches_are_whole:
+                await asyncio.sleep(0.01)
+            assert asyncio.get_running_loop().time() - began_s < 1.0
+            await over(streams)
+            await sim.settle()
+            await asyncio.sleep(TOLD_S)
+            assert check(sim) > 100
+
+    in_virtual_time(scenario)
+
+
+def test_a_connection_that_is_cut_takes_what_was_known_with_it_and_brings_it_back() -> None:
+    async def scenario() -> None:
+        async with SimulatedDeployment(prefill=1, decode=1, seed=8, model=SMALL) as sim:
+            await over(await load(sim, Random(8), 10))
+            await sim.settle()
+            connections = sim.frontends[0].connections
+            connections.clients["prefill-0#1"]._connection.close("cut")  # type: ignore[union-attr]
+            while "prefill-0#1" in connections.clients:
+                await asyncio.sleep(0)
+            assert connections.endpoints.index.blocks == 0
+            await asyncio.sleep(TOLD_S)
+            assert check(sim) > 50
+
+    in_virtual_time(scenario)
