@@ -14,6 +14,7 @@ from random import Random
 
 from disagg.replay.measures import Measures
 from disagg.replay.simulate import Setting, Simulation
+from disagg.routing.policy import Policy, Surroundings, load_policy
 
 
 @dataclass(frozen=True, slots=True)

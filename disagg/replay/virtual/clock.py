@@ -6,6 +6,7 @@ Why:   most of what happens needs no task and no timer of asyncio, which cost te
 
 from __future__ import annotations
 
+import asyncio
 import heapq
 from collections.abc import Callable
 from typing import Any
@@ -21,6 +22,7 @@ class Clock:
         self._due: list[tuple[float, int, Callable[..., None], tuple[Any, ...]]] = []
         self._count = 0
         self._sleeps_until_s = -1.0  # -1: it is at work
+        self._timer: asyncio.TimerHandle | None = None  # while it sleeps
 
     @property
     def now_s(self) -> float:
@@ -44,7 +46,7 @@ class Clock:
             self.loop.close()
 
     def _go_on(self) -> None:
-        self._sleeps_until_s = -1.0
+        self._sleeps_until_s, self._timer = -1.0, None
         due, loop, pop = self._due, self.loop, heapq.heappop
         while due:
             when_s = due[0][0]
@@ -60,5 +62,6 @@ class Clock:
             loop.stop()
 
     def _sleep_until(self, when_s: float) -> None:
-        self._sleeps_until_s = when_s
-        self.loop.call_at(when_s, self._go_on)
+        if self._timer is not None:
+            self._timer.cancel()
+        self._sleeps_until_s, self._timer = when_s, self.loop.call_at(when_s, self._go_on)

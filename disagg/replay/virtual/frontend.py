@@ -2,30 +2,31 @@
 
 Way:   World -> [Frontend.ask] -> Admission.reserve -> on_chosen: World sends its legs
 In:    hosts' reports, KV events, and what its own legs tell when they end, as a Coordinator would
-Owns:  its endpoints and its index: several frontends know of each other by reports alone
+Owns:  its endpoints and their index: several frontends know of each other by reports alone
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from time import perf_counter_ns
 from typing import TYPE_CHECKING, Any, cast
 
 from disagg.coordinator.admission import Admission
 from disagg.coordinator.coordinator import STEPS_MIN
 from disagg.coordinator.request import NoText, Request
+from disagg.coordinator.wishes import Wishes
 from disagg.plane.client import PlaneClient
 from disagg.plane.messages import RankTaken
 from disagg.registry.met import Met
 from disagg.replay.virtual.clock import Clock
 from disagg.replay.virtual.host import Host
+from disagg.replay.virtual.kv_feed import KvEvent
 from disagg.replay.virtual.served import Served
+from disagg.role_table import ROLES
 from disagg.routing.endpoints import Endpoint, Engine
 from disagg.routing.load import Endpoints
 from disagg.routing.observations import Answered, Stepped, Transferred
 from disagg.routing.policy import Policy
-from disagg.routing.prefix_index.held import depths
-from disagg.routing.prefix_index.index import PrefixIndex
 from disagg.routing.reservation import Reservation
 from disagg.routing.router import PolicyFailed, Router
 from disagg.routing.view import Choice, RoutingView
@@ -43,21 +44,6 @@ class _OpenClient:
     is_open = True
 
 
-class _Indexed(Endpoints):
-    """With what they hold by this frontend's index."""
-
-    def __init__(self, block_tokens: int) -> None:
-        super().__init__()
-        self.index = PrefixIndex()
-        self.by_slot: dict[int, Endpoint] = {}
-        self._block_tokens = block_tokens
-
-    def held(self, request: RoutingView) -> Mapping[Endpoint, tuple[int, int]]:
-        found = depths(self.index.overlaps(request.path))
-        tokens = self._block_tokens
-        return {self.by_slot[slot]: (device * tokens, every * tokens) for slot, (device, every) in found.items()}
-
-
 class _Connected:
     """What a Router asks of Connections."""
 
@@ -70,7 +56,8 @@ class Frontend:
 
     def __init__(self, clock: Clock, policy: Policy, block_tokens: int, on_chosen: Callable[[Served], None]) -> None:
         self._clock, self._on_chosen = clock, on_chosen
-        self.endpoints = _Indexed(block_tokens)
+        self.endpoints = Endpoints()
+        self.endpoints.block_tokens = block_tokens
         self.choices_us: list[float] = []  # of each look for a pair, those that found none among them
         self.failed_choices = 0  # LeastLoaded chose in the policy's place
         router = Router(cast("Connections", _Connected(self.endpoints)), _timed(policy, self.choices_us))
@@ -87,7 +74,9 @@ class Frontend:
             engine = Engine(host.life, host.life, host.model.role, number)
             engine.endpoints = [Endpoint(engine, rank, "", client, host.capacity) for rank in range(host.model.ranks)]
             self._engines[host.life] = engine
-            self.endpoints.by_slot.update(zip(host.slots, engine.endpoints, strict=True))
+            self.endpoints.open_slots(engine)
+            for endpoint in engine.endpoints:
+                endpoint.tells_cache = ROLES[host.model.role].reads_prompts
             self.endpoints.add(engine)
         self.endpoints.meet(met)
 
@@ -102,13 +91,26 @@ class Frontend:
             text=NoText(),
             received_at_s=now_s,
             waiting_since_s=now_s,
+            wishes=Wishes(session=served.session),
         )
+        if self._router.reads_prefixes:
+            request.path, request.path_tokens = served.path, served.prompt_tokens
         self._wait(served, request)
 
     def report(self, host: Host, ranks: Sequence[RankTaken]) -> None:
         for endpoint, taken in zip(self._engines[host.life].endpoints, ranks, strict=True):
             self.endpoints.report(endpoint, taken, self._clock.now_s)
         self.endpoints.on_change()
+
+    def note(self, host: Host, events: Sequence[KvEvent]) -> None:
+        """What its ranks have cached, and have no longer."""
+        index, endpoints = self.endpoints.index, self._engines[host.life].endpoints
+        for event in events:
+            slot = endpoints[event.dp_rank].slot
+            if event.is_stored:
+                index.store(slot, event.path, new=event.blocks)
+            else:
+                index.cut(slot, event.path, len(event.path) - event.blocks)
 
     def refused(self, served: Served, by: Host, rank: int) -> None:
         """It waits again, before those that had no pair yet."""

@@ -29,7 +29,6 @@ class Host:
         self.capacity = Capacity(model.requests_max, model.kv_tokens, model.page_size)
         self.ledger = Ledger(model.ranks, self.capacity)
         self.ranks: list[Rank] = []
-        self.slots: list[int] = []  # by which each frontend's index knows the ranks
         self._report_is_due = False
 
     def grant(self, served: Served, rank: int, reservation: Reservation) -> bool:

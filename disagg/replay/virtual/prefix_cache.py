@@ -13,8 +13,8 @@ import heapq
 from array import array
 from collections.abc import Callable
 
-# ("stored" or "removed", a path, where it ends, how many of its last blocks are meant)
-KvEvent = Callable[[str, "array[int]", int, int], None]
+# (whether blocks are new or gone, a path, where it ends, how many of its last blocks are meant)
+OnEvent = Callable[[bool, "array[int]", int, int], None]
 NO_PATH: array[int] = array("Q")
 
 
@@ -33,7 +33,7 @@ class Node:
 class PrefixCache:
     """`block_tokens` 0: nothing is cached."""
 
-    def __init__(self, kv_tokens: int, block_tokens: int, on_event: KvEvent | None = None) -> None:
+    def __init__(self, kv_tokens: int, block_tokens: int, on_event: OnEvent | None = None) -> None:
         self.kv_tokens, self.block_tokens = kv_tokens, block_tokens
         self.own_tokens = 0
         self.root = Node(NO_PATH, 0, 0, None)
@@ -97,7 +97,7 @@ class PrefixCache:
             deepest = leaf
             self.blocks += new
             if self._on_event is not None:
-                self._on_event("stored", path, blocks, new)
+                self._on_event(True, path, blocks, new)
         self.lock(deepest, above=node)
         return deepest
 
@@ -150,6 +150,6 @@ class PrefixCache:
             node.parent = None
             self.blocks -= count
             if self._on_event is not None:
-                self._on_event("removed", node.path, node.end, count)
+                self._on_event(False, node.path, node.end, count)
             self._may_go(parent)
             return count

@@ -17,7 +17,7 @@ from typing import Protocol
 from disagg.plane.ledger import OUTPUT_RESERVED_TOKENS, tokens_to_set_aside
 from disagg.replay.virtual.clock import Clock
 from disagg.replay.virtual.decode_batch import DecodeBatch, Gap
-from disagg.replay.virtual.prefix_cache import KvEvent, PrefixCache
+from disagg.replay.virtual.prefix_cache import OnEvent, PrefixCache
 from disagg.replay.virtual.served import Served
 from disagg.roles import Role
 from disagg.routing.endpoints import RankId
@@ -46,7 +46,7 @@ class Busy:
 
 class Rank:
     def __init__(
-        self, id: RankId, clock: Clock, model: Model, listener: Listener, on_gap: Gap, on_event: KvEvent | None
+        self, id: RankId, clock: Clock, model: Model, listener: Listener, on_gap: Gap, on_event: OnEvent | None
     ) -> None:
         self.id, self._clock, self.model, self._listener = id, clock, model, listener
         block_tokens = 0 if model.role is Role.DECODE else model.cache_block_tokens

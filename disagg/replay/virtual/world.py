@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import count
+from functools import partial
 from random import Random
 
 from disagg.plane.messages import RankTaken
@@ -17,7 +17,7 @@ from disagg.registry.met import Met
 from disagg.replay.virtual.clock import Clock
 from disagg.replay.virtual.frontend import Frontend, reservation_of
 from disagg.replay.virtual.host import Host
-from disagg.replay.virtual.kv_feed import KvFeed
+from disagg.replay.virtual.kv_feed import KvEvent, KvFeed
 from disagg.replay.virtual.rank import Rank
 from disagg.replay.virtual.served import Served
 from disagg.roles import Role
@@ -58,7 +58,6 @@ class World:
         self._random = Random(seed)
         self._gaps: list[tuple[float, int]] = []
         self._refusals = 0
-        self._slots = count()
         self.hosts = [self._host(pool.model, number) for pool in pools for number in range(pool.engines)]
         self._host_of = {host.life: host for host in self.hosts}
         met = Met(
@@ -122,16 +121,19 @@ class World:
     def _host(self, model: Model, number: int) -> Host:
         life, clock = f"{model.role}-{number}#1", self._clock
         host = Host(clock, life, model, self._report)
-        feed = KvFeed(clock, lambda: (frontend.endpoints.index for frontend in self.frontends))
-        host.slots = [next(self._slots) for _ in range(model.ranks)]
+        feed = KvFeed(clock, partial(self._note, host))
         host.ranks = [
-            Rank(RankId(life, life, rank), clock, model, self, self._on_gap, feed.of(slot))
-            for rank, slot in enumerate(host.slots)
+            Rank(RankId(life, life, rank), clock, model, self, self._on_gap, feed.of(rank))
+            for rank in range(model.ranks)
         ]
         return host
 
     def _on_gap(self, seconds: float, count: int) -> None:
         self._gaps.append((seconds, count))
+
+    def _note(self, host: Host, events: Sequence[KvEvent]) -> None:
+        for frontend in self.frontends:
+            frontend.note(host, events)
 
     def _report(self, host: Host, ranks: list[RankTaken]) -> None:
         for frontend in self.frontends:
