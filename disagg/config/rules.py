@@ -90,13 +90,9 @@ def _gpus(pool: PoolText) -> float | None:
 def _roles_make_a_deployment(tree: dict[str, Any]) -> Iterator[Problem]:
     said = [role for role in ROLES if tree.get(role) not in (None, [])]
     split = [role for role in _movers_of_kv() if role in said]
-    together = [role for role in said if role not in split and not ROLES[role].embeds]
     if not said:
         yield Problem("configuration", "has no engines", f"add {', or '.join(_ways_to_serve())}")
-    elif split and together:
-        what = f"{_listed(together)} engines beside {_listed(split)} engines are not built yet"
-        yield Problem(together[0], what, f"keep either {_listed(together)}, or {_listed(_movers_of_kv())}")
-    for there in split if not together else ():
+    for there in split:
         missing = ROLES[there].partner
         if missing and missing not in said:
             why, would_do = ROLES[there].why_partner, f"add {missing}, or say aggregated in place of {there}"

@@ -163,7 +163,6 @@ MISTAKES = {
     "empty lists": (MODEL + "prefill: []\ndecode: []", "configuration", "has no engines"),
     "no decode": (MODEL + "prefill: {}", "decode", "is missing"),
     "no prefill": (MODEL + "decode: {}", "prefill", "a decode engine cannot read prompts"),
-    "mixed": (PAIR + "aggregated: {}", "aggregated", "beside prefill and decode engines are not built yet"),
     "page size differs": (
         MODEL + "prefill: {engine: {page_size: 16}}\ndecode: {engine: {page_size: 32}}",
         "decode.engine.page_size",
