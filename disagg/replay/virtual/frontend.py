@@ -103,7 +103,9 @@ class Frontend:
         self.endpoints.on_change()
 
     def note(self, host: Host, events: Sequence[KvEvent]) -> None:
-        """What its ranks have cached, and have no longer."""
+        """What its ranks have cached, and have no longer. Nobody asks the index of a policy that reads no prefixes."""
+        if not self._router.reads_prefixes:
+            return
         index, endpoints = self.endpoints.index, self._engines[host.life].endpoints
         for event in events:
             slot = endpoints[event.dp_rank].slot
