@@ -22,6 +22,7 @@ class Clock:
         self._due: list[tuple[float, int, Callable[..., None], tuple[Any, ...]]] = []
         self._count = 0
         self._sleeps_until_s = -1.0  # -1: it is at work
+        self._failure: BaseException | None = None
         self._timer: asyncio.TimerHandle | None = None  # while it sleeps
 
     @property
@@ -38,12 +39,20 @@ class Clock:
         self.at(self.loop.time() + delay_s, action, *arguments)
 
     def run(self) -> None:
-        """Until nothing is left to happen; timers of asyncio alone do not count."""
+        """Until nothing is left to happen; timers of asyncio alone do not count. What a callback raises ends it, and is
+        raised here."""
         self.loop.call_soon(self._go_on)
+        self.loop.set_exception_handler(self._failed)
         try:
             self.loop.run_forever()
         finally:
             self.loop.close()
+        if self._failure is not None:
+            raise self._failure
+
+    def _failed(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        self._failure = self._failure or context.get("exception") or RuntimeError(context["message"])
+        loop.stop()
 
     def _go_on(self) -> None:
         self._sleeps_until_s, self._timer = -1.0, None

@@ -19,7 +19,7 @@ from disagg.replay.virtual.frontend import Frontend, reservation_of
 from disagg.replay.virtual.host import Host
 from disagg.replay.virtual.kv_feed import KvEvent, KvFeed
 from disagg.replay.virtual.rank import Rank
-from disagg.replay.virtual.served import Served
+from disagg.replay.virtual.served import NEVER, Served
 from disagg.roles import Role
 from disagg.routing.endpoints import RankId
 from disagg.routing.policy import Policy
@@ -83,6 +83,8 @@ class World:
             self._clock.at(served.due_s, self._ask, served)
         self._served: list[Served] = []
         self._clock.run()
+        if unanswered := sum(served.ended_s == NEVER for served in self._served):
+            raise RuntimeError(f"{unanswered} of {len(self._served)} requests were never answered: a model's bug")
         return Run(
             self._served,
             self._gaps,
