@@ -47,7 +47,9 @@ FLOORS = (
     ("telemetry",),
     ("frontend", "deploy"),
     ("cluster",),
-    ("simulation", "cli"),
+    ("simulation",),
+    ("replay",),
+    ("cli",),
 )
 # Modules that nothing imports: they are run, or loaded by name.
 PROGRAMS = {
