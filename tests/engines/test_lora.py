@@ -24,6 +24,7 @@ from disagg.models.tiny import make_tiny
 NEW_TOKENS = 12
 PROMPTS = [[100 + tokens, *(1000 + (7919 * at) % 40_000 for at in range(tokens - 1))] for tokens in (5, 40, 300)]
 BACK_S = 120.0  # on a busy machine
+TOLD_S = 10.0
 MODEL, GIVEN, LATER = "tiny", ("fr-all", "sql"), "later"
 POOL = {"engine": {"page_size": 16, "max_total_tokens": 8192}}
 
@@ -91,6 +92,9 @@ def test_each_adapter_says_in_one_batch_what_its_merged_weights_say(pair: Deploy
     fr = meant["fr-all"]
     assert came == {MODEL: meant[""], "sql": meant["sql"], f"{MODEL}:fr-all": fr, "fr-all": fr}
     assert meant[""] != meant["sql"] != fr != meant[""]
+    # Of three prompts one has whole blocks, 4 of 64 tokens: each adapter has its own.
+    blocks = 'disagg_cached_blocks{dp_rank="0",engine="prefill-0"} 12.0'
+    pair.wait_until(lambda: blocks in httpx.get(f"{pair.url}/metrics", trust_env=False).text, TOLD_S)
 
 
 def test_one_comes_at_run_time_outlives_an_engine_and_goes(pair: Deployment, meant: Answers, folder: Path) -> None:
