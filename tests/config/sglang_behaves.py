@@ -6,12 +6,14 @@ Out:   one line of JSON: what is not as it should be
 from __future__ import annotations
 
 import json
+import os
 import sys
 from array import array
 from collections.abc import Iterator
 from random import Random
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import torch
 
@@ -145,12 +147,33 @@ class _Voice:
 
 
 def _caches() -> Iterator[str]:
-    """SGLang's radix tree, through inserts, splits, evictions and a flush, beside the tree of a host that is told."""
-    from sglang.srt.mem_cache.base_prefix_cache import EvictParams, InsertParams
-    from sglang.srt.mem_cache.radix_cache import RadixCache, RadixKey
+    """SGLang's radix trees, through inserts, splits, evictions and a flush, beside the tree of a host that is told."""
+    from sglang.srt.mem_cache.cache_init_params import CacheInitParams
+    from sglang.srt.mem_cache.radix_cache import RadixCache
+    from sglang.srt.mem_cache.unified_radix_cache import UnifiedRadixCache
 
-    pool = SimpleNamespace(device=torch.device("cpu"), free=lambda _indices: None)
-    cache, voice, random = RadixCache.create_simulated(mock_allocator=pool, page_size=2), _Voice(), Random(7)
+    try:
+        from sglang.srt.mem_cache.unified_cache.component_type import ComponentType
+    except ImportError:
+        from sglang.srt.mem_cache.unified_radix_cache import ComponentType
+    os.environ[kv_events.TREE_CORE_VARIABLE] = "python"
+    pool = Mock(device=torch.device("cpu"))
+    parts = CacheInitParams(
+        disable=False,
+        req_to_token_pool=None,
+        token_to_kv_pool_allocator=pool,
+        page_size=2,
+        tree_components=(ComponentType.FULL,),
+    )
+    for cache in (RadixCache.create_simulated(mock_allocator=pool, page_size=2), UnifiedRadixCache(parts)):
+        yield from (f"{type(cache).__name__}: {why}" for why in _cache(cache))
+
+
+def _cache(cache: Any) -> Iterator[str]:
+    from sglang.srt.mem_cache.base_prefix_cache import EvictParams, InsertParams
+    from sglang.srt.mem_cache.radix_cache import RadixKey
+
+    voice, random = _Voice(), Random(7)
     hasher = BlockHasher(b"s" * 32, 4)
     host, tree = RankCache(hasher, lambda word: word), kv_events._Tree(cache)
     if not tree.is_told:
@@ -167,7 +190,7 @@ def _caches() -> Iterator[str]:
             cache.reset()
         host.hear(voice.said)
         voice.said.clear()
-        if set(host._held._blocks) != (has := _blocks(cache.root_node, hasher, array("q"))):
+        if set(host._held._blocks) != (has := _blocks(tree.root, hasher, array("q"))):
             yield f"after step {step} the host has {host.blocks} blocks, and the tree {len(has)}"
             return
 
