@@ -1,4 +1,4 @@
-"""`disagg bench`: what this machine, or a cluster, can do, measured apart from any deployment."""
+"""`disagg bench`: what this machine, or a cluster, can do; `replay` is in a file of its own."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import click
 import typer
 
 from disagg import stopping
+from disagg.cli.replay import replay, step_times
 
 if TYPE_CHECKING:
     from transfer.measure import Row
@@ -35,9 +36,8 @@ class Layout(StrEnum):
     both = "both"
 
 
-@app.callback()
-def bench() -> None:
-    """Without this a typer app of one command would have no sub-commands."""
+app.command()(replay)
+app.command("step-times")(step_times)
 
 
 @app.command()

@@ -117,7 +117,7 @@ async def _run(deployment: Deployment, course: _Course) -> None:
             python_path=_python_path(plan.device),
             address="127.0.0.1" if private else "",
             text=_text_spec(plan, model_path) if plan.model.tokenization == "engine" else None,
-            block_tokens=plan.block_tokens,
+            block_tokens=plan.block_tokens if deployment.routing.kv_events else 0,
         )
         controller = Controller(plan, setting)
         frontend: FrontendProcess | None = None
@@ -243,8 +243,9 @@ def _frontend_spec(plan: Plan, addresses: Addresses, model_path: Path) -> Fronte
         number=0,
         stop_s=deadlines.stop_s,
         limits=limits,
-        policy=plan.deployment.routing.policy,
+        policy=str(plan.deployment.routing.policy),
         block_tokens=plan.block_tokens,
+        kv_events=plan.deployment.routing.kv_events,
         generates=False in embeds,
         embeds=True in embeds,
         simulated=plan.device == "simulated",

@@ -14,13 +14,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, ValidationInfo, field_validator, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, field_validator, model_validator
 
 from disagg.adapters import ADAPTERS_MAX, problem_of_name
 from disagg.config.frontend import FrontendSection, Security
 from disagg.config.lora import LoraSection
 from disagg.config.sampling_defaults import SamplingDefaults
 from disagg.config.section import Remedy, Section, listed
+from disagg.policy_names import DEFAULT, SHIPPED
 from disagg.role_table import ROLES
 from disagg.roles import Role
 from disagg.sglang.versions import neutral
@@ -280,6 +281,32 @@ class Deadlines(Section):
         return request_s
 
 
+def _known_policy(name: str) -> str:
+    if name not in SHIPPED and not re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", name):
+        would_do = f"say one of {', '.join(SHIPPED)}, or module:Class of one that frontends can import"
+        raise ValueError(f"there is no policy {name!r}; {would_do}")
+    return name
+
+
+PolicyName = Annotated[str, AfterValidator(_known_policy)]
+
+
+class PolicyOfSides(Section):
+    """Each role by a policy of its own; one that is not named goes by load."""
+
+    prefill: PolicyName | None = None
+    """Which prefill engine."""
+    decode: PolicyName | None = None
+    """Which decode engine, of those that have met it."""
+    aggregated: PolicyName | None = None
+    """Which engine, of those that serve alone."""
+
+    def __str__(self) -> str:
+        """As load_policy takes it."""
+        named = {role: name for role, name in self if name is not None}
+        return ",".join(f"{role}={name}" for role, name in named.items()) or DEFAULT
+
+
 class Routing(Section):
     """Where requests go, how many wait, and how often one is tried again."""
 
@@ -291,8 +318,12 @@ class Routing(Section):
     """Moves to another pair after it."""
     migration_tokens_max: Annotated[int, Field(ge=1)] = 1 << 30
     """A longer request (prompt and output) does not move."""
-    policy: Annotated[str, Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")] = "disagg.routing.policy:LeastLoaded"
-    """What chooses the engines of a request: a class that frontends can import, as module:Class."""
+    policy: PolicyName | PolicyOfSides = DEFAULT
+    """What chooses the engines of a request: a shipped one by name, a class that frontends can import, as module:Class,
+    or one for each role."""
+    read_ahead_tokens: Annotated[int, Field(ge=1, le=1 << 30)] = 4096
+    """With policy predicted: while so many prompt tokens lie unread before an engine, further prompts wait in the
+    frontend, where one that comes later may still go first. Less: fairer; more: an engine is never without work."""
     kv_events: bool = True
     """Engines tell frontends what their prefix caches hold. Without it that is guessed from what was sent there."""
 

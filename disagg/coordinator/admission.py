@@ -2,13 +2,19 @@
 
 Way:   coordinator -> [Admission.reserve] -> a Reservation: a pair counted as taken on its endpoints
 In:    what a request needs; each change of the endpoints (one is ready, or has a place free) serves the queue again
-Out:   a Reservation. First come, first served; requests that lost their pair midway go before those that had none
-       yet, and suspects (suspects.py) before both to an engine that is idle, unless `others_first`; none is held up by
-       them
+Out:   a Reservation. Higher priorities first, within one fair to keys (fair_line.py), within a key first come, first
+       served. Requests that lost their pair midway go before those that had none yet, and suspects (suspects.py) before
+       both to an engine that is idle, unless `others_first`; none is held up by them
 Owns:  the waiting requests
-Fails: Overloaded (429) when the queue is full, or the wait for room is over; NoReadyPair (503) when for `no_pair_s`
-       there was no READY pair at all; DeadlineExceeded (504) at the request's own deadline. Overload and failure are
-       told apart by the state of the endpoints alone, never by an error of an engine
+Fails: Overloaded (429) when the queue is full, the wait for room is over, or the first token would come later than the
+       client has use for it; NoReadyPair (503) when for `no_pair_s` there was no READY pair at all; DeadlineExceeded
+       (504) at the request's own deadline. Overload and failure are told apart by the state of the endpoints alone,
+       never by an error of an engine
+
+Where the policy holds back (`Router.holds_back`), a request whose turn it is waits here until less than
+`read_ahead_tokens` lie unread before its engine; meanwhile it is *bound* there, which later ones see, and it is looked
+at anew with each change: so a queue in an engine is never long, and whoever comes later may still go first.
+A request for which there is no room lets smaller ones pass, until these had as many tokens as it needs itself.
 """
 
 from __future__ import annotations
@@ -16,24 +22,34 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+from disagg.coordinator.fair_line import FairLine
 from disagg.coordinator.request import Request
 from disagg.coordinator.suspects import alone_on, forgive
 from disagg.errors import DeadlineExceeded, NoReadyPair, Overloaded
+from disagg.routing.endpoints import Endpoint
 from disagg.routing.reservation import Reservation
 from disagg.routing.router import Router
-from disagg.routing.view import RoutingView
+from disagg.routing.view import Choice, RoutingView
+
+LOOK_AHEAD = 32  # of the waiting requests so many are looked at with each change
 
 
 @dataclass(slots=True, eq=False)
 class _Waiter:
     request: Request
+    view: RoutingView
     since_s: float
     until_s: float
     reservation: asyncio.Future[Reservation]
     timer: asyncio.TimerHandle | None = None
+    passed_by: int = 0  # tokens of requests that went before it because there was no room for it
+
+    @property
+    def tokens(self) -> int:
+        return self.view.prompt_tokens + self.view.new_tokens
 
 
 class Admission:
@@ -52,36 +68,47 @@ class Admission:
         queue_s: float,
         no_pair_s: float,
         now_s: Callable[[], float],
+        read_ahead_tokens: int = 4096,
         embeds: bool = False,
     ) -> None:
         self._router, self._now_s, self._embeds = router, now_s, embeds
         self._queue_max, self._queue_s, self._no_pair_s = queue_max, queue_s, no_pair_s
+        self._read_ahead_tokens = read_ahead_tokens if router.holds_back and not embeds else None
         self._suspects: deque[_Waiter] = deque()
         self._first: deque[_Waiter] = deque()  # had a pair
-        self._then: deque[_Waiter] = deque()
-        self._lines = self._suspects, self._first, self._then
+        self._then: FairLine[_Waiter] = FairLine()
+        self._bound: set[Endpoint] = set()  # where waiting requests are bound
+        self._is_due = False
         self._unready_since_s: float | None = None
         self.others_first = False  # a suspect has killed its engine: those that wait since then go before the next one
 
     def __len__(self) -> int:
-        return sum(map(len, self._lines))
+        return len(self._suspects) + len(self._first) + len(self._then)
+
+    def _waiters(self) -> Iterator[_Waiter]:
+        return itertools.chain(list(self._suspects), list(self._first), self._then)
 
     async def reserve(self, request: Request, until_s: float) -> Reservation:
         """Waits for a pair with room, until `until_s` at most. Raises Overloaded, NoReadyPair or DeadlineExceeded."""
-        is_first = request.tries > 0
-        line = self._first if is_first else self._then
-        if request.blames and alone_on(request):
-            line = self._suspects
-        if not (line or (line is self._then and self._first)):
-            reservation = self._pick(request, until_s)
-            if reservation is not None:
-                return reservation
+        is_first, is_suspect = request.tries > 0, bool(request.blames and alone_on(request))
+        view = self._view(request, until_s)
+        if not (self._suspects if is_suspect else self._first or (self._then and not is_first)):
+            choice = self._consider(request, view)
+            if choice is not None and self._may_be_sent(choice):
+                return self._reserve(request, view, choice)
         if not is_first and len(self._then) >= self._queue_max:
             raise Overloaded(f"request {request.id}", f"{len(self)} requests wait already", "retry later")
-        waiter = _Waiter(request, request.waiting_since_s, until_s, asyncio.get_running_loop().create_future())
-        line.append(waiter)
+        until_s = min(until_s, self._of_use_until_s(request))
+        waiter = _Waiter(request, view, request.waiting_since_s, until_s, asyncio.get_running_loop().create_future())
+        if is_suspect:
+            self._suspects.append(waiter)
+        elif is_first:
+            self._first.append(waiter)
+        else:
+            self._then.add(waiter, request.owner, self._router.unread_tokens(view), request.wishes.priority)
         self._note_readiness()
         self._set_timer(waiter)
+        self.serve()
         try:
             return await waiter.reservation
         except asyncio.CancelledError:
@@ -93,11 +120,16 @@ class Admission:
             self._forget(waiter)
 
     def serve(self) -> None:
-        """Called after each change: gives pairs to the requests that are first in line."""
+        """Called after each change: gives pairs to the requests whose turn it is, once in this turn of the loop."""
         self._note_readiness()
-        if not (self._suspects or self._first or self._then):
+        if not len(self):
             self.others_first = False
-            return
+        elif not self._is_due:
+            self._is_due = True
+            asyncio.get_running_loop().call_soon(self._serve)
+
+    def _serve(self) -> None:
+        self._is_due = False
         self.others_first = self.others_first and bool(self._first or self._then)
         if not self.others_first:
             self._serve_suspects()
@@ -107,58 +139,130 @@ class Admission:
 
     def fail(self, request: Request, error: Exception) -> None:
         """Ends a request's wait, if it waits here."""
-        for waiter in itertools.chain(*self._lines):
+        for waiter in self._waiters():
             if waiter.request is request and not waiter.reservation.done():
                 waiter.reservation.set_exception(error)
 
     def _serve_suspects(self) -> None:
         """Gives a pair to each suspect for which an engine is idle; a request that was cleared joins the others."""
         for waiter in list(self._suspects):
-            forgive(waiter.request, self._router.connections.is_lost)
-            if not alone_on(waiter.request):
+            request = waiter.request
+            forgive(request, self._router.connections.is_lost)
+            if not alone_on(request):
                 self._suspects.remove(waiter)
+                waiter.view = self._view(request, waiter.until_s)
                 self._first.append(waiter)
             elif waiter.reservation.done():
                 self._suspects.remove(waiter)
-            elif (reservation := self._pick(waiter.request, waiter.until_s)) is not None:
-                waiter.reservation.set_result(reservation)
-                self._suspects.remove(waiter)
+            else:
+                waiter.view = self._view(request, waiter.until_s)
+                if (choice := self._consider(request, waiter.view)) is not None:
+                    waiter.reservation.set_result(self._reserve(request, waiter.view, choice))
+                    self._suspects.remove(waiter)
 
     def _serve_lines(self) -> None:
-        for line in (self._first, self._then):
-            while line:
-                waiter = line[0]
-                if not waiter.reservation.done():
-                    reservation = self._pick(waiter.request, waiter.until_s)
-                    if reservation is None:
-                        return  # those behind it need not be tried: none may overtake
-                    waiter.reservation.set_result(reservation)
-                line.popleft()
+        for endpoint in self._bound:
+            endpoint.bound = 0
+        self._bound.clear()
+        no_room_from = 1 << 62  # tokens: whoever needs so many has no room either
+        stuck: list[_Waiter] = []
+        for waiter in itertools.islice(itertools.chain(list(self._first), self._then), LOOK_AHEAD):
+            if waiter.reservation.done():
+                self._take_out(waiter)
+                continue
+            choice = self._try(waiter) if waiter.tokens < no_room_from else None
+            if waiter.reservation.done():
+                continue
+            if choice is None:
+                if waiter.passed_by >= waiter.tokens:
+                    return
+                no_room_from = min(no_room_from, waiter.tokens)
+                stuck.append(waiter)
+            elif not self._may_be_sent(choice):
+                self._bind(choice, waiter.view)
+            else:
+                waiter.reservation.set_result(self._reserve(waiter.request, waiter.view, choice))
+                self._take_out(waiter)
+                for other in stuck:
+                    other.passed_by += waiter.tokens
 
-    def _pick(self, request: Request, until_s: float) -> Reservation | None:
-        reservation = self._router.pick(
-            RoutingView(
-                prompt_tokens=len(request.prompt_ids) + len(request.emitted_ids),
-                new_tokens=request.tokens_left,
-                prompt_ids=request.prompt_ids,
-                emitted_ids=request.emitted_ids,
-                deadline_s=until_s,
-                prefix_on=request.prefix_on,
-                adapter=request.adapter,
-                avoid=request.failed_on,
-                alone_on=alone_on(request) if request.blames else frozenset(),
-                embeds=self._embeds,
-            )
+    def _try(self, waiter: _Waiter) -> Choice | None:
+        try:
+            return self._consider(waiter.request, waiter.view)
+        except Overloaded as error:
+            waiter.reservation.set_exception(error)
+            return None
+
+    def _view(self, request: Request, until_s: float) -> RoutingView:
+        tokens = len(request.prompt_ids) + len(request.emitted_ids)
+        if request.path_tokens != tokens and not self._embeds:
+            ids = request.prompt_ids + request.emitted_ids if request.emitted_ids else request.prompt_ids
+            request.path = self._router.path(ids, request.adapter)
+            request.path_tokens = tokens
+        return RoutingView(
+            prompt_tokens=tokens,
+            new_tokens=request.tokens_left,
+            prompt_ids=request.prompt_ids,
+            emitted_ids=request.emitted_ids,
+            path=request.path,
+            expected_tokens=request.wishes.output_tokens,
+            deadline_s=until_s,
+            priority=request.wishes.priority,
+            session=request.wishes.session,
+            prefix_on=request.prefix_on,
+            adapter=request.adapter,
+            avoid=request.failed_on,
+            alone_on=alone_on(request) if request.blames else frozenset(),
+            embeds=self._embeds,
         )
-        if reservation is not None:
-            request.facts.routed = reservation.reason
+
+    def _consider(self, request: Request, view: RoutingView) -> Choice | None:
+        """Where it would go now. Raises Overloaded if its first token would come too late there."""
+        choice = self._router.consider(view)
+        wishes = request.wishes
+        if choice is None or not (wishes.ttft_s or wishes.tpot_s) or request.emitted_ids:
+            return choice
+        expected = self._router.forecast(choice)
+        if expected is None:
+            return choice
+        where = f"request {request.id}"
+        ttft_s = self._now_s() - request.received_at_s + expected.ttft_s
+        if wishes.ttft_s and ttft_s > wishes.ttft_s:
+            what = f"the first token would come after {ttft_s:.3f} s, and is of use until {wishes.ttft_s:g} s"
+            raise Overloaded(where, what, f"retry later, or allow {ttft_s * 1e3:.0f} ms")
+        if wishes.tpot_s and expected.itl_s > wishes.tpot_s:
+            what = f"a token would take {expected.itl_s * 1e3:.1f} ms, and may take {wishes.tpot_s * 1e3:g} ms"
+            raise Overloaded(where, what, "retry later, or allow that")
+        return choice
+
+    def _of_use_until_s(self, request: Request) -> float:
+        wanted_s = request.wishes.ttft_s
+        return request.received_at_s + wanted_s if wanted_s and not request.emitted_ids else float("inf")
+
+    def _may_be_sent(self, choice: Choice) -> bool:
+        return self._read_ahead_tokens is None or choice.pair.reader.sent_tokens < self._read_ahead_tokens
+
+    def _bind(self, choice: Choice, view: RoutingView) -> None:
+        reader = choice.pair.reader
+        reader.bound += max(1, view.prompt_tokens - choice.cached_tokens)
+        self._bound.add(reader)
+
+    def _reserve(self, request: Request, view: RoutingView, choice: Choice) -> Reservation:
+        reservation = self._router.endpoints.reserve(choice, view)
+        request.facts.routed = reservation.reason
         return reservation
+
+    def _take_out(self, waiter: _Waiter) -> None:
+        if waiter in self._then:
+            self._then.serve(waiter)
+        elif waiter in self._first:
+            self._first.remove(waiter)
 
     def _note_readiness(self) -> None:
         was_ready, is_ready = self._unready_since_s is None, self._router.is_ready(embeds=self._embeds)
         if was_ready != is_ready:
             self._unready_since_s = None if is_ready else self._now_s()
-            for waiter in itertools.chain(*self._lines):
+            for waiter in self._waiters():
                 self._set_timer(waiter)
 
     def _set_timer(self, waiter: _Waiter) -> None:
@@ -179,7 +283,10 @@ class Admission:
         self._note_readiness()
         no_room_at_s, no_pair_at_s = self._ends_at_s(waiter)
         now_s, where = self._now_s() + 1e-3, f"request {waiter.request.id}"
-        if now_s >= waiter.until_s:
+        if now_s >= self._of_use_until_s(waiter.request):
+            what = f"no first token within {waiter.request.wishes.ttft_s:g} s, after which it is of no use"
+            waiter.reservation.set_exception(Overloaded(where, what, "retry later"))
+        elif now_s >= waiter.until_s:
             waiter.reservation.set_exception(DeadlineExceeded(where, "no end of the answer within deadlines.request_s"))
         elif now_s >= no_pair_at_s or (now_s >= no_room_at_s and self._unready_since_s is not None):
             waiter.reservation.set_exception(
@@ -196,7 +303,7 @@ class Admission:
     def _forget(self, waiter: _Waiter) -> None:
         if waiter.timer is not None:
             waiter.timer.cancel()
-        for line in self._lines:
+        for line in (self._suspects, self._first, self._then):
             if waiter in line:
                 line.remove(waiter)
                 self.serve()  # it may have held up who is next

@@ -137,6 +137,7 @@ class Attempt:
                 text=wanted,
                 on_text=None if wanted is None else leg.on_text,
                 adapter=request.adapter,
+                to_read=self.reservation.to_read if leg.endpoint is self.pair.reader else 0,
             )
         self.decode.is_held = request.lacks_prefills_word
         self._deadline.watch()
@@ -227,10 +228,12 @@ class Attempt:
     def on_stage(self, name: str) -> None:
         if not self.is_closed and advance_to_stage(self.request, name, self._shared.now_s()):
             self._deadline.watch()
+            if self.request.phase is Phase.TRANSFERRING:
+                self.reservation.has_read()
 
     def on_token_bytes(self, token_bytes: dict[int, bytes]) -> None:
-        if token_bytes and self.request.given is not None:
-            self.request.given.give_bytes(token_bytes)
+        if token_bytes and (given := self.request.given) is not None:
+            given.give_bytes(token_bytes)
 
     def on_prompt_logprobs(self, logprobs: list[m.TokenLogprobs]) -> None:
         if not self.is_closed and self.request.lacks_prompt_logprobs:
@@ -249,6 +252,7 @@ class Attempt:
         since_s, request.token_at_s = request.token_at_s, now_s
         advance(request, _FIRST_TOKEN, now_s)
         self._deadline.watch()
+        self.reservation.has_read()
         if since_s:  # a migration: how long the client's stream stood still
             request.facts.pauses_ms += (round((now_s - since_s) * 1e3, 3),)
 

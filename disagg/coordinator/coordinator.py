@@ -28,11 +28,14 @@ from disagg.coordinator.sink import Sink
 from disagg.coordinator.suspects import forgive, is_guilty
 from disagg.errors import Cancelled, DeadlineExceeded, EngineLost, LegLost, Refused, RequestError, SuspectedPoison
 from disagg.routing.endpoints import Pair
+from disagg.routing.observations import Answered, Stepped, Transferred
+from disagg.routing.reservation import Reservation
 from disagg.routing.router import Router
 
 log = logging.getLogger(__name__)
 
 LOST_TRIES_MAX = 16  # of any request, also of a bystander, whose retries and migrations a death does not count against
+STEPS_MIN = 8  # an answer of fewer tokens says little of a decode step
 REMEMBERED = 10_000  # ended requests whose timeline can still be asked for
 
 
@@ -79,6 +82,8 @@ class Coordinator:
                 attempt = self.attempts[request.id] = Attempt(request, sink, reservation, self._shared)
                 try:
                     await attempt.run()
+                    if self._router.learns:
+                        self._tell(request, reservation)
                 except (LegLost, Refused, DeadlineExceeded) as error:
                     self._try_again(request, reservation.pair, error, sink)
                 finally:
@@ -125,6 +130,7 @@ class Coordinator:
             queue_s=limits.queue_s,
             no_pair_s=limits.no_pair_s,
             now_s=self._now_s,
+            read_ahead_tokens=limits.read_ahead_tokens,
             embeds=embeds,
         )
 
@@ -182,6 +188,19 @@ class Coordinator:
         what = f"{len(died)} engines died while they ran this request{last}"
         would_do = "it gets no further try: do not send it again as it is, and tell the operators its id"
         return SuspectedPoison(where, what, would_do)
+
+    def _tell(self, request: Request, reservation: Reservation) -> None:
+        """What this answer teaches the policy."""
+        pair, facts, emitted = reservation.pair, request.facts, len(request.emitted_ids)
+        self._router.observe(Answered(len(request.prompt_ids), emitted, request.max_tokens))
+        if pair.prefill is not None and facts.kv_bytes is not None:
+            moved = len(request.prompt_ids), facts.kv_bytes, facts.kv_transfer_s or 0.0
+            self._router.observe(Transferred(pair.prefill.id, pair.decode.id, *moved))
+        if emitted >= STEPS_MIN and request.tries == 1:
+            took_s = (request.token_at_s - request.timeline["first_token"]) / (emitted - 1)
+            (legs, kv_tokens), (legs_now, kv_tokens_now) = reservation.beside, pair.decode.load
+            beside = (legs + legs_now) // 2 + 1, (kv_tokens + kv_tokens_now) // 2 + len(request.prompt_ids)
+            self._router.observe(Stepped(pair.decode.id, *beside, took_s))
 
     def _evict(self, life: str) -> None:
         """The engine `life` drains, and has waited long enough: its requests that can migrate are moved."""

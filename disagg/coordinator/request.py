@@ -6,6 +6,7 @@ Owns:  prompt ids, emitted ids, text, usage, timeline, phase. Legs, rooms and en
 
 from __future__ import annotations
 
+from array import array
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
@@ -13,6 +14,8 @@ import msgspec
 
 from disagg.coordinator.facts import Facts
 from disagg.coordinator.phases import Phase
+from disagg.coordinator.wishes import NONE as NO_WISHES
+from disagg.coordinator.wishes import Wishes
 from disagg.plane.messages import LegEnd, TokenLogprobs
 from disagg.roles import Role
 from disagg.routing.endpoints import RankId
@@ -107,7 +110,9 @@ class Request:
     second_at: int = 0  # where the second text of a pair begins in `prompt_ids`; 0: there is none
     adapter: str = ""  # of its legs; empty: the model as it is
     embedding: bytes = b""  # what came: float32, little-endian
-    given: GivenText | None = None  # the same as `text`, where hosts say the text of the tokens
+    wishes: Wishes = NO_WISHES
+    path: array[int] = field(default_factory=lambda: array("Q"))  # keys of its KV blocks, once routing has asked
+    path_tokens: int = -1  # of how many tokens
 
     def add(self, token_ids: list[int], now_s: float) -> str:
         """Adds new tokens; returns the text that may be shown because of them. See TextSide.push: the list may lose
@@ -131,6 +136,11 @@ class Request:
         """As if no token had come: nobody has heard of any. What is known of the prompt stays."""
         self.emitted_ids, self.logprobs, self.matched, self.token_at_s = [], [], None, 0.0
         self.text.begin_anew()
+
+    @property
+    def given(self) -> GivenText | None:
+        """`text`, where hosts say the text of the tokens."""
+        return self.text if isinstance(self.text, GivenText) else None
 
     @property
     def tokens_left(self) -> int:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from disagg.coordinator.wishes import PRIORITY_MAX
 from disagg.frontend.request_body import N_MAX, TOP_LOGPROBS_MAX
 from disagg.frontend.template_variables import EFFORTS
 from disagg.frontend.tool_choice import CHOICES
@@ -57,7 +58,8 @@ _SCHEMAS: dict[str, Schema] = {
     **_each(_FLAGS, FLAG),
     **_each(_OBJECTS, OBJECT),
     **_each("ebnf guided_grammar guided_regex model regex", STRING),
-    **_each("instructions previous_response_id truncation", STRING),
+    **_each("instructions previous_response_id prompt_cache_key truncation", STRING),
+    "priority": {"type": "integer", "minimum": -PRIORITY_MAX, "maximum": PRIORITY_MAX},
     **_each("guided_json json_schema", _either(OBJECT, STRING)),
     **_each("guided_choice include", STRINGS),
     **_each("stop stop_regex stop_sequences", _either(STRING, STRINGS)),

@@ -34,6 +34,7 @@ from disagg.frontend.service import Service
 from disagg.frontend.spec import LISTENING, FrontendSpec
 from disagg.frontend.tokenization import Tokenization
 from disagg.host_spec import SECRET_VARIABLE
+from disagg.kv_events.blocks import BlockHasher
 from disagg.registry.control import ControlClient
 from disagg.registry.served import RemoteRegistry
 from disagg.routing.connections import Connections
@@ -65,8 +66,9 @@ async def serve(spec: FrontendSpec) -> None:
     own = None if spec.tokenization == "engine" else _own_tokenizer(spec)
     registry = RemoteRegistry(spec.registry, secret)
     await registry.connect()
-    connections = Connections(secret, block_tokens=spec.block_tokens)
-    router = Router(connections, load_policy(spec.policy))
+    connections = Connections(secret, block_tokens=spec.block_tokens, kv_events=spec.kv_events)
+    hasher = BlockHasher(secret, spec.block_tokens) if spec.block_tokens else None
+    router = Router(connections, load_policy(spec.policy), hasher)
     refusals = Refusals()
     service = Service(
         model_name=spec.model_name,

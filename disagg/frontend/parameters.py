@@ -15,7 +15,16 @@ from disagg.sampling import NAMES
 
 SHARED = NAMES | {"model", "lora_path", "stream", "stream_options", "max_tokens", "stop", "return_token_ids"}
 SHARED |= {"add_special_tokens", "truncate_prompt_tokens", "skip_special_tokens", "spaces_between_special_tokens"}
-SHARED |= {"no_stop_trim", "include_stop_str_in_output", "n", "logprobs", "prompt_logprobs", *CONSTRAINTS}
+SHARED |= {
+    "priority",
+    "prompt_cache_key",
+    "no_stop_trim",
+    "include_stop_str_in_output",
+    "n",
+    "logprobs",
+    "prompt_logprobs",
+    *CONSTRAINTS,
+}
 TEMPLATED = {"messages", "documents", "add_generation_prompt", "continue_final_message", "chat_template_kwargs"}
 TEMPLATED |= {"reasoning_effort", "reasoning", "tools", "tool_choice", "parallel_tool_calls"}
 CHAT = SHARED | TEMPLATED | {"max_completion_tokens", "top_logprobs", "separate_reasoning", "stream_reasoning"}
@@ -66,11 +75,12 @@ REFUSED = {"chat_template": "a template is code that would run here; an operator
 FORBIDDEN_PREFIXES = ("bootstrap_", "disagg_")
 FORBIDDEN_SUFFIXES = ("_dp_rank",)
 FORBIDDEN_HEADERS = (b"x-data-parallel-rank", b"x-routed-dp-rank", b"x-disagg-", b"x-bootstrap-")
+WISHES = frozenset({b"x-disagg-session-id", b"x-disagg-priority", b"x-disagg-output-tokens"})  # frontend/wishes.py
 
 
 def check_headers(headers: Iterable[tuple[bytes, bytes]]) -> None:
     for name, _ in headers:
-        if name.startswith(FORBIDDEN_HEADERS):
+        if name.startswith(FORBIDDEN_HEADERS) and name not in WISHES:
             text = name.decode("latin-1")
             refuse(text, "forbidden_parameter", f"header '{text}' is not for clients: this deployment picks engines")
 

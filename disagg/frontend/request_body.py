@@ -14,6 +14,7 @@ from typing import Any, NoReturn
 import msgspec
 
 from disagg.adapters import Served
+from disagg.coordinator.wishes import PRIORITY_MAX
 from disagg.errors import BadRequest
 from disagg.fields import Body, boolean, integer, refuse, required, strings, token_ids, typed, wrong_type
 from disagg.frontend.constraints import constraint_of
@@ -23,6 +24,7 @@ from disagg.sampling import INT32_MAX, sampling_of
 
 N_MAX = 32
 PROMPTS_MAX = 256
+PROMPT_TOKENS_MAX = 1 << 20  # of all prompts together, or the model's context where that is more: 50 ms of the loop
 SAMPLES_MAX = 256  # of all prompts together
 TOP_LOGPROBS_MAX = 20  # as OpenAI's; more than 128 would end a prefill engine's scheduler
 STOP_STRINGS_MAX = 16
@@ -62,6 +64,8 @@ class CompletionRequest(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     shows_special: bool = False  # special tokens leave text
     model: str = ""  # as it was asked for; the answer says the same
     adapter: str = ""  # what that means; empty: the model as it is
+    priority: int = 0
+    session: str = ""  # requests with the same prompt_cache_key go on with one another
 
     @property
     def is_plain(self) -> bool:
@@ -146,6 +150,8 @@ def other_fields(
         "constrained_by": constraint.asked_by if constraint else "",
         "shows_stop": boolean(body, "no_stop_trim") or boolean(body, "include_stop_str_in_output"),
         "shows_special": not boolean(body, "skip_special_tokens", absent=True),
+        "priority": integer(body, "priority", -PRIORITY_MAX, PRIORITY_MAX) or 0,
+        "session": typed(str, body.get("prompt_cache_key", ""), "prompt_cache_key"),
     }
 
 

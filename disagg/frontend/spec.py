@@ -8,7 +8,7 @@ from __future__ import annotations
 import msgspec
 
 from disagg.coordinator.limits import Limits
-from disagg.routing.policy import LEAST_LOADED
+from disagg.policy_names import DEFAULT
 from disagg.tokenizer.overrides import Overrides
 
 LISTENING = b"listening\n"
@@ -25,8 +25,9 @@ class FrontendSpec(msgspec.Struct, frozen=True, kw_only=True):
     number: int
     stop_s: float
     limits: Limits
-    policy: str = LEAST_LOADED  # module:Class
-    block_tokens: int = 0  # of a KV block, in which hosts tell what is cached; 0: they are not asked
+    policy: str = DEFAULT  # as load_policy takes it
+    block_tokens: int = 0  # of a KV block, in which routing counts what is cached; 0: it does not
+    kv_events: bool = True  # hosts are asked what is cached; else that is guessed
     connections_max: int = 10_000
     held_limit_bytes: int = 256 << 20  # of requests that have not come in whole
     generates: bool = True  # the deployment has engines that make tokens

@@ -38,19 +38,25 @@ class Grant:
     dp_rank: int
     kv_tokens: int
     is_canary: bool
+    to_read: int = 0  # prompt tokens that its engine has still to read
     is_open: bool = True
 
 
 class Ledger:
-    """By dp rank: `requests`, of these `canaries`, and `kv_tokens`."""
+    """By dp rank: `requests`, of these `canaries`, `kv_tokens`, and `to_read`: prompt tokens that wait to be read,
+    without those that are expected to be cached. `reading`: what has been read so far."""
 
     def __init__(self, ranks: int, capacity: Capacity) -> None:
         self._capacity = capacity
         self.requests = [0] * ranks
         self.canaries = [0] * ranks
         self.kv_tokens = [0] * ranks
+        self.to_read = [0] * ranks
+        self.reading = [Reading() for _ in range(ranks)]
 
-    def grant(self, dp_rank: int, prompt_tokens: int, new_tokens: int, *, is_canary: bool = False) -> Grant | None:
+    def grant(
+        self, dp_rank: int, prompt_tokens: int, new_tokens: int, *, is_canary: bool = False, to_read: int = 0
+    ) -> Grant | None:
         """Counts one leg and returns its Grant; None where there is no room now. A canary gets it in any case."""
         needed = kv_tokens_needed(prompt_tokens, new_tokens, self._capacity.page_size)
         if not is_canary and not fits(self.requests[dp_rank], self.kv_tokens[dp_rank], needed, self._capacity):
@@ -58,14 +64,46 @@ class Ledger:
         self.requests[dp_rank] += 1
         self.canaries[dp_rank] += is_canary
         self.kv_tokens[dp_rank] += needed
-        return Grant(dp_rank, needed, is_canary)
+        self.to_read[dp_rank] += to_read
+        return Grant(dp_rank, needed, is_canary, to_read)
+
+    def has_read(self, grant: Grant) -> None:
+        """The leg's prompt waits no more."""
+        self.to_read[grant.dp_rank] -= grant.to_read
+        grant.to_read = 0
 
     def give_back(self, grant: Grant) -> None:
         assert grant.is_open, "given back twice"
         grant.is_open = False
+        self.has_read(grant)
         self.requests[grant.dp_rank] -= 1
         self.canaries[grant.dp_rank] -= grant.is_canary
         self.kv_tokens[grant.dp_rank] -= grant.kv_tokens
+
+
+class Reading:
+    """What one rank has read since it came up, and how long it was busy with it: from two looks at it a frontend learns
+    how quickly it reads."""
+
+    __slots__ = ("_busy_until_s", "area", "prompts", "seconds", "tokens")
+
+    def __init__(self) -> None:
+        self.prompts = 0
+        self.tokens = 0  # without cached ones
+        self.area = 0.0  # tokens², see `add`
+        self.seconds = 0.0
+        self._busy_until_s = float("-inf")
+
+    def add(self, prompt_tokens: int, cached_tokens: int, start_s: float, end_s: float) -> None:
+        """A prompt was read from `start_s` to `end_s`. Prompts are read in one batch, so time counts once.
+
+        Attention over a prompt of P tokens of which C are cached costs as the area (P² - C²) / 2.
+        """
+        self.prompts += 1
+        self.tokens += prompt_tokens - cached_tokens
+        self.area += (prompt_tokens + cached_tokens) * (prompt_tokens - cached_tokens) / 2
+        self.seconds += max(0.0, end_s - max(start_s, self._busy_until_s))
+        self._busy_until_s = max(self._busy_until_s, end_s)
 
 
 def fits(requests: int, kv_tokens: int, needed: int, capacity: Capacity) -> bool:

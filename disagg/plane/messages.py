@@ -23,6 +23,7 @@ INVALID = "invalid"
 NOT_A_NUMBER = "not a number"
 BUSY, LOST_READER, TOO_COMPLEX = READ_FAILURES = ("busy", "reader lost", "too complex")
 MAX_FRAME_BYTES = 64 << 20  # a 16M-token prompt; anything larger is a broken or hostile peer
+READ_BYTES_MAX = MAX_FRAME_BYTES // 2  # of bodies that a host has to read for one frontend (Read)
 
 
 class Wire(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -62,6 +63,7 @@ class Submit(Wire, frozen=True, tag="submit"):
     second_at: int = 0  # where the second text of a pair begins, for a model that reads pairs; 0: there is none
     adapter: str = ""  # the name of a LoRA adapter, the same on both legs; empty: the model as it is
     text: TextWanted | None = None
+    to_read: int = 0  # tokens of the prompt that this engine is expected to read: those that it has not cached
 
 
 class Read(Wire, frozen=True, tag="read"):
@@ -299,6 +301,12 @@ class RankTaken(Wire, frozen=True):
     requests: int
     kv_tokens: int
     canaries: int = 0  # among the requests: the control plane's own
+    to_read: int = 0  # prompt tokens that wait to be read, without those that are expected to be cached
+    # Since it came up (plane.ledger.Reading): prompts and tokens that it read, their area, and how long it was busy.
+    read_prompts: int = 0
+    read_tokens: int = 0
+    read_area: float = 0.0
+    read_s: float = 0.0
 
 
 class Taken(Wire, frozen=True, tag="taken"):

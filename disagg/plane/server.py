@@ -94,8 +94,14 @@ class PlaneServer:
 
     def taken(self) -> m.Taken:
         ledger = self.ledger
-        ranks = zip(ledger.requests, ledger.kv_tokens, ledger.canaries, strict=True)
-        return m.Taken(self.incarnation, [m.RankTaken(*rank) for rank in ranks])
+        granted = zip(ledger.requests, ledger.kv_tokens, ledger.canaries, ledger.to_read, strict=True)
+        return m.Taken(
+            self.incarnation,
+            [
+                m.RankTaken(*taken, read.prompts, read.tokens, read.area, read.seconds)
+                for taken, read in zip(granted, ledger.reading, strict=True)
+            ],
+        )
 
     def flush(self, wait_s: float, asked_by: _Session) -> None:
         task = asyncio.get_running_loop().create_task(self._flush(wait_s, asked_by), name="flush the prefix cache")
@@ -242,7 +248,9 @@ class _Session:
             return
         prompt_ids, at = m.unpack_ids(message.prompt), message.bootstrap
         new_tokens = message.sampling["max_new_tokens"]
-        grant = self.server.ledger.grant(message.dp_rank, len(prompt_ids), new_tokens, is_canary=message.is_canary)
+        grant = self.server.ledger.grant(
+            message.dp_rank, len(prompt_ids), new_tokens, is_canary=message.is_canary, to_read=message.to_read
+        )
         if grant is None:
             self._ends.append(m.LegEnd(message.leg, m.REFUSED, "no room for it now"))
             self.flush_soon()
@@ -330,21 +338,30 @@ class _Session:
 class _LiveLeg:
     """The sink of one leg: counts the tokens it sent, so that the frontend can see a gap or a repeat."""
 
-    __slots__ = ("_embedding", "_grant", "_id", "_number", "_offset", "_session", "adapter", "handle")
+    __slots__ = ("_embedding", "_grant", "_id", "_number", "_offset", "_prompt_tokens", "_session", "adapter", "handle")
 
     def __init__(self, session: _Session, number: int, leg: Leg, grant: Grant) -> None:
         self._session, self._number, self._id, self._grant = session, number, leg.id, grant
-        self.adapter = leg.adapter
+        self.adapter, self._prompt_tokens = leg.adapter, len(leg.prompt_ids)
         self._offset = 0
         self._embedding = b""
         self.handle: object = None
 
     def on_tokens(self, token_ids: list[int], logprobs: list[m.TokenLogprobs] | None = None) -> None:
+        if not self._offset:
+            self._has_read()
         self._session.deltas.append(m.Delta(self._number, self._offset, token_ids, logprobs))
         self._session.flush_soon()
         self._offset += len(token_ids)
 
+    def _has_read(self) -> None:
+        if self._grant.to_read:
+            self._session.server.ledger.has_read(self._grant)
+            self._session.server.report_soon()
+
     def on_stage(self, name: str) -> None:
+        if name == "transferring":
+            self._has_read()
         self._session.stages.append(m.Stage(self._number, name))
         self._session.flush_soon()
 
@@ -362,6 +379,9 @@ class _LiveLeg:
         log.info("leg %s ends: %s, %d tokens %s", self._id, reason, self._offset, detail)
         server = self._session.server
         server.ledger.give_back(self._grant)
+        if "forward_start" in stats and "forward_end" in stats:
+            reading = server.ledger.reading[self._grant.dp_rank]
+            reading.add(self._prompt_tokens, cached_tokens, stats["forward_start"], stats["forward_end"])
         server.adapters.ends(self.adapter)
         server.report_soon()
         end = m.LegEnd(self._number, reason, detail, cached_tokens, stats, matched, self._embedding)

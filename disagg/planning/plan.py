@@ -95,9 +95,7 @@ class Plan:
 
     @property
     def block_tokens(self) -> int:
-        """Tokens of a KV block, in which hosts tell frontends what is cached; 0: they do not."""
-        if not self.deployment.routing.kv_events:
-            return 0
+        """Tokens of a KV block, in which routing counts what is cached."""
         return block_tokens(engine.engine for engine in self.engines if not ROLES[engine.role].embeds)
 
     def largest_first(self) -> list[EnginePlan]:
@@ -159,7 +157,7 @@ def _engine(engine_id: str, role: Role, index: int, pool: Pool, deployment: Depl
         if "log_level" in telemetry.model_fields_set and "log_level" not in pool.engine:
             of_all["log_level"] = telemetry.log_level
         of_all |= {"trust_remote_code": True} if deployment.model.trust_remote_code else {}
-        if deployment.model.lora is not None and not ROLES[role].embeds:
+        if deployment.model.lora is not None:
             of_all |= LORA_DEFAULTS.get(device, {}) | pool.engine | deployment.model.lora.arguments
     ranks = pool.ranks_of_engine
     default_gpus = ranks // pool.nodes if device == "cuda" else 0

@@ -60,7 +60,8 @@ class CacheTold(NamedTuple):
 
 class Connections:
     """`on_evict(life)` is called when requests should leave an engine; `endpoints.on_change` when one may be free.
-    `block_tokens`: of a KV block, as the hosts cut them; 0: nobody asks what they have cached."""
+    `block_tokens`: of a KV block, as the hosts cut them; 0: nobody asks what they have cached. `kv_events`: they tell;
+    else it is guessed from what was sent there."""
 
     def __init__(
         self,
@@ -68,8 +69,9 @@ class Connections:
         network: Network = TCP,
         now_s: Callable[[], float] = time.monotonic,
         block_tokens: int = 0,
+        kv_events: bool = True,
     ) -> None:
-        self.block_tokens = block_tokens
+        self._block_tokens, self._kv_events = block_tokens, kv_events
         self._secret, self._network, self._now_s = secret, network, now_s
         self.records: Mapping[str, EngineRecord] = {}
         self.adapters: Mapping[str, Adapter] = {}  # that new requests may name; another mapping after each change
@@ -77,6 +79,7 @@ class Connections:
         self.embedding_tokens_max = 0  # the same of engines that make vectors
         self._lives: dict[str, _Life] = {}
         self.endpoints = Endpoints()
+        self.endpoints.block_tokens = block_tokens
         self._numbers = itertools.count()
         self._report_is_due = self._is_sweeping = False
         self.on_evict: Callable[[str], None] = lambda _life: None
@@ -200,8 +203,8 @@ class Connections:
         record = life.record
         endpoints, feed = self.endpoints, None
         life.engine = engine = Engine(record.id, record.life, record.role, life.number)
-        if self.block_tokens and not ROLES[record.role].embeds:
-            feed = KvFeed(engine, endpoints.index, self.block_tokens, lambda: client.ask_for_kv(), self._sweep_soon)
+        if self._block_tokens and self._kv_events and not ROLES[record.role].embeds:
+            feed = KvFeed(engine, endpoints.index, self._block_tokens, lambda: client.ask_for_kv(), self._sweep_soon)
         client = PlaneClient(
             record.plane,
             record.incarnation,
@@ -271,7 +274,7 @@ class Connections:
     def _taken(self, life: _Life, ranks: list[RankTaken]) -> None:
         if life.engine is not None:
             for endpoint, taken in zip(life.engine.endpoints, ranks, strict=False):
-                endpoint.report(taken)
+                self.endpoints.report(endpoint, taken, self._now_s())
         if not self._report_is_due:  # reports of many hosts in one turn of the loop are looked at once
             self._report_is_due = True
             asyncio.get_running_loop().call_soon(self._look_at_reports)

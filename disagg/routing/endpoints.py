@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+import msgspec
+
 from disagg.plane.client import PlaneClient
 from disagg.plane.ledger import Capacity, tokens_free
 from disagg.plane.messages import RankTaken
@@ -47,7 +49,10 @@ class Endpoint:
     capacity: Capacity
     requests: int = 0  # this process's
     kv_tokens: int = 0
+    to_read: int = 0  # prompt tokens
+    bound: int = 0  # of prompts that wait in this process until they may be sent there
     reported: RankTaken = NOTHING  # by the host, for all frontends
+    reported_at_s: float = 0.0
     load: tuple[int, int] = (0, 0)
     tokens_free: int = UNBOUNDED
     order: ByLoad | None = None  # while a policy may choose it
@@ -73,9 +78,21 @@ class Endpoint:
         """`load` without canaries. They are no company: one cannot kill, and each restarted engine gets some."""
         return max(self.requests, self.reported.requests - self.reported.canaries)
 
-    def take(self, kv_tokens: int) -> None:
+    @property
+    def queued_tokens(self) -> int:
+        """Prompt tokens that wait to be read there, all frontends' together as far as is known; those left out that are
+        expected to be cached."""
+        return self.sent_tokens + self.bound
+
+    @property
+    def sent_tokens(self) -> int:
+        """Of these, what has been sent."""
+        return max(self.to_read, self.reported.to_read)
+
+    def take(self, kv_tokens: int, to_read: int) -> None:
         self.requests += 1
         self.kv_tokens += kv_tokens
+        self.to_read += to_read
         self._changed()
 
     def give_back(self, kv_tokens: int) -> None:
@@ -83,14 +100,16 @@ class Endpoint:
         self.kv_tokens -= kv_tokens
         self._changed()
 
-    def report(self, taken: RankTaken) -> None:
+    def report(self, taken: RankTaken, now_s: float = 0.0) -> None:
         """What its host has granted to all frontends together."""
-        self.reported = taken
+        self.reported, self.reported_at_s = taken, now_s
         self._changed()
 
     def on_refused(self) -> None:
         """The host refused a leg: the endpoint counts as full until the host's next report."""
-        self.report(RankTaken(max(1, self.capacity.requests), self.capacity.kv_tokens))
+        full = max(1, self.capacity.requests), self.capacity.kv_tokens
+        refused = msgspec.structs.replace(self.reported, requests=full[0], kv_tokens=full[1])
+        self.report(refused, self.reported_at_s)
 
     def _changed(self) -> None:
         reported, before = self.reported, self.load
@@ -173,6 +192,11 @@ class Pair:
     @property
     def endpoints(self) -> tuple[Endpoint, ...]:
         return (self.decode,) if self.prefill is None else (self.prefill, self.decode)
+
+    @property
+    def reader(self) -> Endpoint:
+        """Where the prompt is read."""
+        return self.prefill or self.decode
 
     @property
     def name(self) -> str:

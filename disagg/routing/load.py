@@ -11,10 +11,14 @@ from array import array
 from collections.abc import Callable, Iterator, Set
 
 from disagg.plane.ledger import kv_tokens_needed
+from disagg.plane.messages import RankTaken
 from disagg.registry.met import Met
 from disagg.role_table import ROLES
 from disagg.roles import Role
+from disagg.routing.cached_prompt import NOT_CACHED, CachedPrompt
 from disagg.routing.endpoints import ByLoad, Endpoint, Engine, Pair
+from disagg.routing.observations import Observation, Read
+from disagg.routing.predicted_cache import PredictedCache
 from disagg.routing.prefix_index.held import depths
 from disagg.routing.prefix_index.index import PrefixIndex
 from disagg.routing.reservation import Reservation
@@ -36,16 +40,14 @@ class Endpoints:
         self.met = Met()
         self.places_taken = 0  # by this process's reservations
         self.on_change: Callable[[], None] = lambda: None
+        self.on_observation: Callable[[Observation], None] = lambda _seen: None
         self.index = PrefixIndex()  # of what ranks have cached, by Endpoint.slot
+        self.block_tokens = 0  # of a KV block; 0: nobody is told what is cached
+        self._guesses = PredictedCache(self.index)
         self._by_slot: dict[int, Endpoint] = {}
         self._free_slots: list[int] = []
 
     # for policies
-
-    def held(self, path: array[int]) -> dict[Endpoint, tuple[int, int]]:
-        """How many of the path's first blocks each endpoint has cached: (on its device, there or in host memory).
-        Whoever has none, or is not connected, is left out."""
-        return {self._by_slot[slot]: blocks for slot, blocks in depths(self.index.overlaps(path)).items()}
 
     def has(self, role: Role) -> bool:
         """Whether there is an engine of this role that could serve if it had room."""
@@ -79,6 +81,25 @@ class Endpoints:
                 and _may_take(endpoint, role in request.alone_on)
             ):
                 yield (int(life in request.avoid), *endpoint.load), endpoint
+
+    def has_room(self, endpoint: Endpoint, request: RoutingView) -> bool:
+        """Whether the request could go there now, on its side of a pair."""
+        return self._is_free(endpoint, request)
+
+    def held(self, path: array[int]) -> dict[Endpoint, tuple[int, int]]:
+        """How many of the path's first blocks each endpoint has cached: (on its device, there or in host memory).
+        Whoever has none, or is not connected, is left out."""
+        return {self._by_slot[slot]: blocks for slot, blocks in depths(self.index.overlaps(path)).items()}
+
+    def cached(self, request: RoutingView) -> CachedPrompt:
+        """What the endpoints have of the prompt."""
+        if not request.path or not self.block_tokens:
+            return NOT_CACHED
+        return CachedPrompt(self.index.overlaps(request.path), self.block_tokens, self._by_slot)
+
+    def cached_tokens(self, endpoint: Endpoint) -> int:
+        """All that it has cached, as far as is known."""
+        return self.index.blocks_of(endpoint.slot) * self.block_tokens if endpoint.slot >= 0 else 0
 
     def peers_of(self, decode: Endpoint) -> Set[str]:
         """Lives of the prefill engines that it has met: a real transfer between them has succeeded. (Some may be gone.)
@@ -125,8 +146,11 @@ class Endpoints:
         for endpoint in pair.endpoints:
             new_tokens = ROLES[endpoint.engine.role].new_tokens(request.new_tokens)
             taken[endpoint] = kv_tokens_needed(request.prompt_tokens, new_tokens, endpoint.capacity.page_size)
-        reservation = Reservation(pair, choice.reason, taken, self)
+        to_read = max(1, request.prompt_tokens - choice.cached_tokens)
+        reservation = Reservation(pair, choice.reason, taken, self, to_read)
         self.places_taken += len(taken)
+        if request.path and self.block_tokens:
+            self._guess(pair.reader, request.path)
         if request.alone_on:
             for endpoint in pair.endpoints:
                 if endpoint.engine.role in request.alone_on:
@@ -154,6 +178,22 @@ class Endpoints:
             del self._engines[engine.role][engine.life]
             self._hide(engine)
 
+    def report(self, endpoint: Endpoint, taken: RankTaken, now_s: float) -> None:
+        """What its host has granted to all frontends together, and has read."""
+        before, since_s = endpoint.reported, endpoint.reported_at_s
+        endpoint.report(taken, now_s)
+        if taken.read_s > before.read_s and since_s:
+            self.on_observation(
+                Read(
+                    endpoint.id,
+                    taken.read_prompts - before.read_prompts,
+                    taken.read_tokens - before.read_tokens,
+                    taken.read_area - before.read_area,
+                    taken.read_s - before.read_s,
+                    now_s - since_s,
+                )
+            )
+
     def open_slots(self, engine: Engine) -> None:
         """Its ranks have places in the index from now on, and hold nothing yet."""
         for endpoint in engine.endpoints:
@@ -164,10 +204,18 @@ class Endpoints:
         """The index forgets them; others may get their numbers."""
         for endpoint in engine.endpoints:
             if self._by_slot.get(endpoint.slot) is endpoint:
+                self._guesses.remove(endpoint.slot)
                 self.index.clear(endpoint.slot)
                 del self._by_slot[endpoint.slot]
                 self._free_slots.append(endpoint.slot)
                 endpoint.slot, endpoint.tells_cache = -1, False
+
+    def _guess(self, endpoint: Endpoint, path: array[int]) -> None:
+        """What a rank that does not tell will have cached once it has read this."""
+        if endpoint.tells_cache:
+            self._guesses.remove(endpoint.slot)
+        elif endpoint.slot >= 0:
+            self._guesses.used(endpoint.slot, path, endpoint.capacity.kv_tokens // self.block_tokens)
 
     # told by reservations
 
@@ -175,6 +223,9 @@ class Endpoints:
         self.places_taken -= 1
         if self._on_trial:
             self._end_trial(reservation, endpoint.engine)
+        self.on_change()
+
+    def on_has_read(self) -> None:
         self.on_change()
 
     def on_shared(self, reservation: Reservation) -> None:

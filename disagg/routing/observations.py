@@ -11,33 +11,34 @@ import msgspec
 from disagg.routing.endpoints import RankId
 
 
-class Prefilled(msgspec.Struct, frozen=True, gc=False):
-    """A prompt has been read. `seconds`: from its first chunk to its last; `queued_s`: from its dispatch to its first
-    chunk; `beside_tokens`: prompt tokens of others that were queued there when it was dispatched."""
+class Read(msgspec.Struct, frozen=True, gc=False):
+    """What a rank read between two reports of its host, all frontends' prompts together (plane.ledger.Reading): it was
+    busy with it for `seconds` of `over_s`."""
 
     rank: RankId
-    prompt_tokens: int
-    cached_tokens: int
+    prompts: int
+    tokens: int  # without cached ones
+    area: float  # tokens²
     seconds: float
-    queued_s: float
-    beside_tokens: int = 0
+    over_s: float
 
 
 class Transferred(msgspec.Struct, frozen=True, gc=False):
-    """A prompt's KV has gone from `prefill` to `decode`. `kv_bytes` 0: decode had all of it."""
+    """A prompt's KV has gone from `prefill` to `decode`; `kv_bytes` 0: decode had all of it."""
 
     prefill: RankId
     decode: RankId
+    prompt_tokens: int
     kv_bytes: int
     seconds: float
 
 
 class Stepped(msgspec.Struct, frozen=True, gc=False):
-    """A rank's decode steps of late took `seconds` each, with so many legs whose KV is so many tokens."""
+    """A rank's decode steps took `seconds` each, with so many legs whose KV is so many tokens."""
 
     rank: RankId
-    running: int
-    context_tokens: int
+    legs: int
+    kv_tokens: int
     seconds: float
 
 
@@ -49,4 +50,4 @@ class Answered(msgspec.Struct, frozen=True, gc=False):
     max_tokens: int
 
 
-Observation = Prefilled | Transferred | Stepped | Answered
+Observation = Read | Transferred | Stepped | Answered

@@ -1,25 +1,31 @@
-"""Which pair a request gets. To add a policy: one class with `choose`, in a file of any name that can be imported.
+"""What chooses the engines of a request: its interface, and how `routing.policy` names one.
 
 Way:   Router.pick -> [Policy.choose] -> a Choice, or None while nothing has room
 In:    a RoutingView of the request, and the Endpoints in order of load
 Out:   the pair and a Reason, which is kept among the request's facts
-Fails: StartError where `routing.policy` names no such class
+Fails: StartError where `routing.policy` names none
+
+To add a policy: one class with `choose`, in a file of any name that can be imported. Ours are in policies/, each with
+its formula; its `SHIPPED` has their short names.
 """
 
 from __future__ import annotations
 
 import importlib
-from copy import copy
-from itertools import tee
-from typing import Protocol
+import random
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from disagg.errors import StartError
+from disagg.policy_names import SHIPPED
 from disagg.roles import Role
-from disagg.routing.endpoints import Pair, RankId
-from disagg.routing.load import Candidate, Endpoints, Score
-from disagg.routing.view import Choice, Reason, RoutingView
+from disagg.routing.cost.prior import Prior
+from disagg.routing.load import Endpoints
+from disagg.routing.observations import Observation
+from disagg.routing.view import Choice, RoutingView
 
-LEAST_LOADED = "disagg.routing.policy:LeastLoaded"
+if TYPE_CHECKING:
+    from disagg.routing.policies.sides import SidePolicy
 
 
 class Policy(Protocol):
@@ -29,117 +35,69 @@ class Policy(Protocol):
     def choose(self, request: RoutingView, endpoints: Endpoints) -> Choice | None: ...
 
 
-class Weighed(Reason, frozen=True):
-    """The reason of LeastLoaded: what ran on both sides of the pair before this request."""
+@dataclass(frozen=True)
+class Surroundings:
+    """What a policy may know of its deployment. `prior`: how long things may take, before anything is measured."""
 
-    avoided: int  # sides that the request would rather have avoided
-    requests: int
-    kv_tokens: int
-
-
-class LeastLoaded:
-    """Of aggregated engines the least loaded endpoint; without any, the pair that is least loaded, both sides together,
-    of those that have met. For a vector, of embedding engines the least loaded endpoint."""
-
-    def choose(self, request: RoutingView, endpoints: Endpoints) -> Choice | None:
-        if request.embeds:
-            return best_alone(Role.EMBEDDING, request, endpoints)
-        if request.prefix_on is not None and (choice := best_after(request.prefix_on, request, endpoints)) is not None:
-            return choice
-        if endpoints.has(Role.AGGREGATED):
-            return best_aggregated(request, endpoints)
-        return best_pair(request, endpoints)
+    random: random.Random = field(default_factory=random.Random)
+    prior: Prior = Prior()  # noqa: RUF009 - it is frozen
 
 
-class SamePrompt(Weighed, frozen=True):
-    """The reason for a sample that follows another one of its prompt."""
+@runtime_checkable
+class Settles(Protocol):
+    """A policy that is told of its surroundings once it is made."""
+
+    def settle(self, surroundings: Surroundings) -> None: ...
 
 
-def best_after(rank: RankId, request: RoutingView, endpoints: Endpoints) -> Choice | None:
-    """At the rank that has just read this prompt, if it has room; with the least loaded decode that it has met."""
-    for score, endpoint in endpoints.fitting_on(rank.life, Role.AGGREGATED, request):
-        if endpoint.id == rank and not score[0]:
-            return Choice(Pair(None, endpoint), SamePrompt(*score))
-    for score, prefill in endpoints.fitting_on(rank.life, Role.PREFILL, request):
-        if prefill.id == rank and not score[0]:
-            for other, decode in endpoints.fitting(Role.DECODE, request):
-                if prefill.life in endpoints.peers_of(decode):
-                    return Choice(Pair(prefill, decode), SamePrompt(*_sum(score, other)))
-    return None
+@runtime_checkable
+class Learns(Protocol):
+    """A policy that is told what is measured of the engines."""
+
+    def observe(self, observation: Observation) -> None: ...
 
 
-def best_aggregated(request: RoutingView, endpoints: Endpoints) -> Choice | None:
-    """The least loaded aggregated endpoint with room."""
-    return best_alone(Role.AGGREGATED, request, endpoints)
+def load_policy(name: str, surroundings: Surroundings | None = None) -> Policy:
+    """The policy of a short name, of an import path (module:Class), or of one a side: `prefill=NAME,decode=NAME`, and
+    `aggregated=NAME`; a side that is not named goes by load."""
+    if "=" in name:
+        from disagg.routing.policies.sides import BySide
+
+        policy: Policy = BySide(**{role: _side(role, each) for role, _, each in map(_parted, name.split(","))})
+    else:
+        policy = _made(name, "choose")
+    if isinstance(policy, Settles):
+        policy.settle(surroundings or Surroundings())
+    return policy
 
 
-def best_alone(role: Role, request: RoutingView, endpoints: Endpoints) -> Choice | None:
-    """Of a role that has no partner, the least loaded endpoint with room."""
-    for score, endpoint in endpoints.fitting(role, request):
-        return Choice(Pair(None, endpoint), Weighed(*score))
-    return None
+def _parted(side: str) -> tuple[str, str, str]:
+    return side.partition("=")
 
 
-def best_pair(request: RoutingView, endpoints: Endpoints) -> Choice | None:
-    """The least loaded pair that has met and has room on both sides.
+def _side(role: str, name: str) -> SidePolicy:
+    """The part of a shipped policy that chooses one side, or one's own class that does."""
+    from disagg.routing.policies.sides import BySide, LeastOfSide
 
-    It goes through decode endpoints from the best on, and finds the best prefill for each. It stops when the next
-    decode endpoint would be no better even with the best prefill of all. Where all have met, it stops after the first.
-    """
-    (prefills,) = tee(endpoints.fitting(Role.PREFILL, request), 1)  # each copy of it goes through all, fetched once
-    first = next(copy(prefills), None)
-    if first is None:
-        return None
-    least, count = first[0], len(endpoints.of(Role.PREFILL))
-    best: tuple[Score, Pair] | None = None
-    best_on = _BestOn(endpoints, request)
-    lives: set[str] = set()
-    for score, decode in endpoints.fitting(Role.DECODE, request):
-        if best is not None and _sum(score, least) >= best[0]:
-            break
-        if decode.life in lives:
-            continue  # its engine's other ranks have met the same, and one that is better has been seen
-        lives.add(decode.life)
-        peers = endpoints.peers_of(decode)
-        if len(peers) ** 2 < count:  # so few that it is quicker to look at each than to search the order for the first
-            found = min(filter(None, map(best_on.__getitem__, peers)), key=_score, default=None)
-        else:
-            found = next((candidate for candidate in copy(prefills) if candidate[1].life in peers), None)
-        if found is not None and (best is None or _sum(score, found[0]) < best[0]):
-            best = _sum(score, found[0]), Pair(found[1], decode)
-    return None if best is None else Choice(best[1], Weighed(*best[0]))
+    if name == "least_loaded":
+        return LeastOfSide()
+    made = _made(name, "")
+    if isinstance(made, BySide):
+        return made.of_side[Role(role)]
+    if not callable(getattr(made, "pick", None)):
+        raise StartError(f"routing.policy.{role}", f"{name} chooses both sides as one", "say routing.policy: " + name)
+    side: SidePolicy = made
+    return side
 
 
-class _BestOn(dict[str, Candidate | None]):
-    """A prefill engine's life -> the best of its endpoints that have room, if any has; each is looked for once."""
-
-    def __init__(self, endpoints: Endpoints, request: RoutingView) -> None:
-        super().__init__()
-        self._endpoints, self._request = endpoints, request
-
-    def __missing__(self, life: str) -> Candidate | None:
-        fitting = self._endpoints.fitting_on(life, Role.PREFILL, self._request)
-        found = self[life] = min(fitting, key=_score, default=None)
-        return found
-
-
-def _score(candidate: Candidate) -> Score:
-    return candidate[0]
-
-
-def _sum(one: Score, other: Score) -> Score:
-    return one[0] + other[0], one[1] + other[1], one[2] + other[2]
-
-
-def load_policy(path: str) -> Policy:
-    """The policy that an import path (module:Class) names."""
-    module, _, name = path.partition(":")
-    would_do = f"name a class with `choose` that every frontend can import, as {LEAST_LOADED}"
+def _made(name: str, method: str) -> Any:
+    """An instance of the class that a short name or an import path stands for."""
+    module, _, attribute = SHIPPED.get(name, name).partition(":")
+    would_do = f"say one of {', '.join(SHIPPED)}, or module:Class of one that every frontend can import"
     try:
-        policy = getattr(importlib.import_module(module), name)()
+        policy = getattr(importlib.import_module(module), attribute)()
     except (ImportError, AttributeError, ValueError, TypeError) as error:
-        raise StartError("routing.policy", f"{path} cannot be loaded: {error}", would_do) from error
-    if not callable(getattr(policy, "choose", None)):
-        raise StartError("routing.policy", f"{path} has no method `choose`", would_do)
-    loaded: Policy = policy
-    return loaded
+        raise StartError("routing.policy", f"{name} cannot be loaded: {error}", would_do) from error
+    if method and not callable(getattr(policy, method, None)):
+        raise StartError("routing.policy", f"{name} has no method `{method}`", would_do)
+    return policy

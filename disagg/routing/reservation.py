@@ -14,22 +14,30 @@ from disagg.routing.view import Reason
 
 
 class Holder(Protocol):
-    """Who made the reservation, and is told when a place is given back, or others may come beside it."""
+    """Who made the reservation, and is told when a place is given back, its prompt is read, or others may come beside
+    it."""
 
     def on_released(self, reservation: Reservation, endpoint: Endpoint) -> None: ...
 
     def on_shared(self, reservation: Reservation) -> None: ...
 
+    def on_has_read(self) -> None: ...
+
 
 class Reservation:
-    """`kv_tokens`: what it takes of each endpoint of the pair, in tokens of KV. `reason`: why it was this pair."""
+    """`kv_tokens`: what it takes of each endpoint of the pair, in tokens of KV. `reason`: why it was this pair.
+    `to_read`: prompt tokens that the pair's first endpoint is expected to read: those that it has not cached."""
 
-    __slots__ = ("_holder", "_kv_tokens", "pair", "reason")
+    __slots__ = ("_holder", "_kv_tokens", "_unread", "beside", "pair", "reason", "to_read")
 
-    def __init__(self, pair: Pair, reason: Reason, kv_tokens: dict[Endpoint, int], holder: Holder) -> None:
+    def __init__(
+        self, pair: Pair, reason: Reason, kv_tokens: dict[Endpoint, int], holder: Holder, to_read: int = 0
+    ) -> None:
         self.pair, self.reason, self._kv_tokens, self._holder = pair, reason, kv_tokens, holder
+        self.to_read = self._unread = to_read
+        self.beside = pair.decode.load  # what ran there before it
         for endpoint, tokens in kv_tokens.items():
-            endpoint.take(tokens)
+            endpoint.take(tokens, to_read if endpoint is pair.reader else 0)
 
     @property
     def held(self) -> tuple[Endpoint, ...]:
@@ -44,7 +52,19 @@ class Reservation:
     def release_leg(self, endpoint: Endpoint) -> None:
         """A prefill engine is free again long before its decode engine is."""
         endpoint.give_back(self._kv_tokens.pop(endpoint))  # KeyError: released twice, which is a bug
+        if endpoint is self.pair.reader:
+            self._forget_unread()
         self._holder.on_released(self, endpoint)
+
+    def has_read(self) -> None:
+        """The prompt waits no more, if it still did."""
+        if self._unread:
+            self._forget_unread()
+            self._holder.on_has_read()
+
+    def _forget_unread(self) -> None:
+        self.pair.reader.to_read -= self._unread
+        self._unread = 0
 
     def share(self) -> None:
         """Others may be sent to where a request was to be alone."""

@@ -10,13 +10,19 @@ Fails: a policy that raises, or chooses what may not be taken, costs the request
 from __future__ import annotations
 
 import logging
+from array import array
+from collections.abc import Sequence
 
+from disagg.kv_events.blocks import BlockHasher
 from disagg.routing.connections import Connections
-from disagg.routing.policy import LeastLoaded, Policy
+from disagg.routing.observations import Observation
+from disagg.routing.policies.least_loaded import LeastLoaded
+from disagg.routing.policy import Learns, Policy
 from disagg.routing.reservation import Reservation
-from disagg.routing.view import Choice, Reason, RoutingView
+from disagg.routing.view import Choice, Forecast, Reason, RoutingView
 
 log = logging.getLogger(__name__)
+NO_PATH: array[int] = array("Q")
 
 
 class PolicyFailed(Reason, frozen=True):
@@ -27,16 +33,30 @@ class PolicyFailed(Reason, frozen=True):
 
 
 class Router:
-    """`connections`: to all engines of the registry; `endpoints`: of those that may be chosen now."""
+    """`connections`: to all engines of the registry; `endpoints`: of those that may be chosen now. `hasher`: of KV
+    blocks; None: no policy is told what is cached. `holds_back`: prompts wait in admission until their engine is nearly
+    done with those before, so that one that comes later may go first."""
 
-    def __init__(self, connections: Connections, policy: Policy | None = None) -> None:
+    def __init__(
+        self, connections: Connections, policy: Policy | None = None, hasher: BlockHasher | None = None
+    ) -> None:
+        self._hasher = hasher
         self.connections, self.endpoints = connections, connections.endpoints
         self._policy = policy or LeastLoaded()
         self._least_loaded = LeastLoaded()
         self._failures: set[str] = set()  # that the log has
+        self.reads_prefixes = bool(getattr(self._policy, "reads_prefixes", False))
+        self.learns = isinstance(self._policy, Learns)
+        self.holds_back = bool(getattr(self._policy, "holds_back", False))
+        self.endpoints.on_observation = self.observe
 
     def pick(self, request: RoutingView) -> Reservation | None:
         """Counted as taken until it is released; None while nothing has room."""
+        choice = self.consider(request)
+        return None if choice is None else self.endpoints.reserve(choice, request)
+
+    def consider(self, request: RoutingView) -> Choice | None:
+        """Where the request would go now; None while nothing has room."""
         endpoints = self.endpoints
         try:
             choice = (self._least_loaded if request.embeds else self._policy).choose(request, endpoints)
@@ -44,16 +64,42 @@ class Router:
                 raise ValueError(f"{choice.pair.name} is not free")
         except Exception as error:  # noqa: BLE001 - somebody else's code, called while frames of other requests are handed out
             choice = self._instead(request, error)
-        return None if choice is None else endpoints.reserve(choice, request)
+        return choice
+
+    def unread_tokens(self, request: RoutingView) -> int:
+        """Of its prompt, what no engine has cached: what it costs to serve it, at the least."""
+        return max(1, request.prompt_tokens - self.endpoints.cached(request).most)
+
+    def forecast(self, choice: Choice) -> Forecast | None:
+        """What the policy expects of its choice, if it says so."""
+        return choice.reason if isinstance(choice.reason, Forecast) else None
+
+    def path(self, token_ids: Sequence[int], adapter: str) -> array[int]:
+        """The keys of a prompt's KV blocks, if the policy asks for them."""
+        if self._hasher is None or not self.reads_prefixes:
+            return NO_PATH
+        return self._hasher.path(token_ids, adapter)
+
+    def observe(self, seen: Observation) -> None:
+        """What the policy may learn from."""
+        if isinstance(self._policy, Learns):
+            try:
+                self._policy.observe(seen)
+            except Exception as error:  # noqa: BLE001 - as in `pick`
+                self._note(error)
 
     def is_ready(self, *, embeds: bool = False) -> bool:
         """Some pair could serve, were it free; with `embeds`, some engine could make a vector."""
         return self.endpoints.is_ready(embeds=embeds)
 
     def _instead(self, request: RoutingView, error: Exception) -> Choice | None:
+        policy, why = self._note(error)
+        choice = self._least_loaded.choose(request, self.endpoints)
+        return None if choice is None else Choice(choice.pair, PolicyFailed(policy, f"{why}: {error}"))
+
+    def _note(self, error: Exception) -> tuple[str, str]:
         policy, why = type(self._policy).__qualname__, type(error).__name__
         if why not in self._failures:
             self._failures.add(why)
             log.error("policy %s: LeastLoaded chooses in its place", policy, exc_info=error)
-        choice = self._least_loaded.choose(request, self.endpoints)
-        return None if choice is None else Choice(choice.pair, PolicyFailed(policy, f"{why}: {error}"))
+        return policy, why

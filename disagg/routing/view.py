@@ -5,6 +5,7 @@ Way:   a Request that waits -> admission -> [RoutingView] -> policy -> [Choice] 
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Sequence, Set
 
 import msgspec
@@ -27,6 +28,8 @@ class RoutingView(msgspec.Struct, frozen=True, kw_only=True):
     prompt_ids: Sequence[int] = ()
     emitted_ids: Sequence[int] = ()
     deadline_s: float = float("inf")
+    path: array[int] = msgspec.field(default_factory=lambda: array("Q"))  # its KV blocks' keys; empty: nobody asks
+    expected_tokens: int = 0  # of the answer, as the client says; 0: it does not
     priority: int = 0
     session: str = ""
     model: str = ""
@@ -53,6 +56,24 @@ class Reason(msgspec.Struct, frozen=True, tag=True):
     adds what it went by as fields of a subclass."""
 
 
+class Forecast(Reason, frozen=True):
+    """The reason of a policy that foresees how long things take, in milliseconds."""
+
+    wait_ms: float  # until the prompt's turn
+    read_ms: float
+    transfer_ms: float
+    itl_ms: float
+
+    @property
+    def ttft_s(self) -> float:
+        return (self.wait_ms + self.read_ms + self.transfer_ms) / 1e3
+
+    @property
+    def itl_s(self) -> float:
+        return self.itl_ms / 1e3
+
+
 class Choice(msgspec.Struct, frozen=True):
     pair: Pair
     reason: Reason
+    cached_tokens: int = 0  # of the prompt, which the pair's reader is believed to have

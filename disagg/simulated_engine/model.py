@@ -20,8 +20,10 @@ class Model:
     cache_block_tokens: int = 64  # of the prefix cache; 0: none
     chunk_tokens: int = 512
     prefill_token_s: float = 0.0002
+    prefill_attention_s: float = 0.0  # more for each pair of a token and one before it in its prompt
     step_s: float = 0.01
     step_leg_s: float = 0.0002  # more for each leg of a decode step
+    step_context_s: float = 0.0  # more for each token of KV that these legs have
     tokens_per_step: int = 1  # coarser steps cost less
     kv_bytes_per_token: int = 24_576
     transfer_setup_s: float = 0.002
@@ -35,3 +37,16 @@ class Model:
     heartbeat_misses: int = 2
     speed: float = 1.0
     loses_early_aborts: bool = False
+
+    def chunk_s(self, tokens: int, pairs: float) -> float:
+        """A step that reads `tokens` of prompts. `pairs`: see `pairs_of`; over all prompts of the chunk."""
+        return self.step_s + tokens * self.prefill_token_s + pairs * self.prefill_attention_s
+
+    def decode_step_s(self, legs: int, context_tokens: int) -> float:
+        """A step of so many legs whose KV is `context_tokens` in all."""
+        return self.step_s + legs * self.step_leg_s + context_tokens * self.step_context_s
+
+
+def pairs_of(tokens: int, before: int) -> float:
+    """Pairs of a token and one before it, for `tokens` of a prompt that come after `before` others."""
+    return tokens * (before + tokens / 2)

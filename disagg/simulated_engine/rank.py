@@ -19,7 +19,7 @@ from disagg.plane.ledger import OUTPUT_RESERVED_TOKENS, tokens_to_set_aside
 from disagg.roles import Role
 from disagg.simulated_engine.leg import At, SimulatedLeg
 from disagg.simulated_engine.memory import KvPool
-from disagg.simulated_engine.model import Model
+from disagg.simulated_engine.model import Model, pairs_of
 from disagg.simulated_engine.peering import Gone, Landed
 from disagg.simulated_engine.tokens import fold, following, vector
 
@@ -202,7 +202,8 @@ class Rank:
             while self._allocating and self._allocate_first():
                 pass
             if self._step is None and not (self._waiting and self._begin_chunk()) and self._running:
-                self._begin(self.model.step_s + len(self._running) * self.model.step_leg_s, self._step_done)
+                context = sum(len(leg.leg.prompt_ids) + leg.sent_tokens for leg in self._running)
+                self._begin(self.model.decode_step_s(len(self._running), context), self._step_done)
 
     # dispatch and abort
 
@@ -239,7 +240,7 @@ class Rank:
 
     def _begin_chunk(self) -> bool:
         """One chunk may hold the end of one prompt and the beginning of the next."""
-        budget = self.model.chunk_tokens
+        budget, pairs = self.model.chunk_tokens, 0.0
         for leg in self._waiting:
             prompt = leg.leg.prompt_ids
             if leg.holding is None:
@@ -252,12 +253,12 @@ class Rank:
                 leg.stats["forward_start"] = self._now_s()
             count = min(budget, len(prompt) - leg.computed_tokens)
             self._chunk.append((leg, count))
-            budget -= count
+            budget, pairs = budget - count, pairs + pairs_of(count, leg.computed_tokens)
             if budget == 0:
                 break
         if self._chunk:
             tokens = self.model.chunk_tokens - budget
-            self._begin(self.model.step_s + tokens * self.model.prefill_token_s, self._chunk_done)
+            self._begin(self.model.chunk_s(tokens, pairs), self._chunk_done)
         return bool(self._chunk)
 
     def _chunk_done(self) -> None:
@@ -279,7 +280,7 @@ class Rank:
         leg.stats["forward_end"] = self._now_s()
         if leg.leg.embeds:
             leg.at = At.RUNNING
-            leg.sink.on_embedding(vector(leg.leg.prompt_ids, leg.leg.second_at))
+            leg.sink.on_embedding(vector(leg.leg.prompt_ids, leg.leg.second_at, leg.leg.adapter))
             self.end(leg, "stop")
             return
         leg.state = leg.read

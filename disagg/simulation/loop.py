@@ -54,6 +54,21 @@ class VirtualLoop(asyncio.SelectorEventLoop):
     def time(self) -> float:
         return self._clock.now_s
 
+    @property
+    def is_busy(self) -> bool:
+        """Something is to run at once."""
+        return bool(self._ready)  # type: ignore[attr-defined]
+
+    def is_quiet_until(self, when_s: float) -> bool:
+        """Nothing is to run at once, and no timer before `when_s`."""
+        scheduled = self._scheduled  # type: ignore[attr-defined]
+        return not self._ready and not (scheduled and scheduled[0]._when < when_s)  # type: ignore[attr-defined]
+
+    def jump_to(self, when_s: float) -> None:
+        """As if all had waited until then. It must be quiet until then."""
+        if when_s > self._clock.now_s:
+            self._clock.now_s = when_s
+
     def call_at(  # type: ignore[override]
         self, when: float, callback: Any, *args: Any, context: Any = None
     ) -> asyncio.TimerHandle:

@@ -76,6 +76,11 @@ MISTAKES = {
     "unknown key": (PAIR + "frontned: {}", "frontned", "is not a known key; did you mean frontend?"),
     "unknown key below": (PAIR + "frontend: {prot: 1}", "frontend.prot", "did you mean port?"),
     "unknown key in a pool": (MODEL + "prefill: {replica: 2}\ndecode: {}", "prefill.replica", "mean replicas?"),
+    "bodies too long for an engine's host": (
+        "version: 1\nmodel: {path: a, tokenization: engine}\nfrontend: {body_limit_mib: 33}\naggregated: {}",
+        "frontend.body_limit_mib",
+        "is 33, and with model.tokenization: engine a body goes to an engine's host in one piece; say 32 at most",
+    ),
     "paced prefill": (
         MODEL + "prefill: {pace_ms: 20}\ndecode: {}",
         "prefill.pace_ms",
@@ -163,7 +168,6 @@ MISTAKES = {
     "empty lists": (MODEL + "prefill: []\ndecode: []", "configuration", "has no engines"),
     "no decode": (MODEL + "prefill: {}", "decode", "is missing"),
     "no prefill": (MODEL + "decode: {}", "prefill", "a decode engine cannot read prompts"),
-    "mixed": (PAIR + "aggregated: {}", "aggregated", "beside prefill and decode engines are not built yet"),
     "page size differs": (
         MODEL + "prefill: {engine: {page_size: 16}}\ndecode: {engine: {page_size: 32}}",
         "decode.engine.page_size",

@@ -17,7 +17,7 @@ from disagg.errors import NoAdapter
 from disagg.plane.messages import LoadAdapter, UnloadAdapter
 from disagg.process.stub import StubEngine
 from disagg.routing.load import Endpoints
-from disagg.routing.policy import LeastLoaded
+from disagg.routing.policies.least_loaded import LeastLoaded
 from disagg.routing.view import Choice, RoutingView
 
 

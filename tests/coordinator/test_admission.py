@@ -25,7 +25,7 @@ from disagg.registry.table import Table
 from disagg.roles import Role
 from disagg.routing.connections import Connections
 from disagg.routing.endpoints import NOTHING
-from disagg.routing.policy import Weighed
+from disagg.routing.policies.least_loaded import Weighed
 from disagg.routing.router import Router
 from disagg.routing.view import RoutingView
 

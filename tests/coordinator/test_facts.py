@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from disagg.coordinator.facts import Facts, Failure, LostTry
 from disagg.routing.endpoints import RankId
-from disagg.routing.policy import Weighed
+from disagg.routing.policies.least_loaded import Weighed
 
 
 def test_of_a_request_that_came_to_no_engine_nothing_is_shown() -> None:

@@ -19,7 +19,7 @@ from disagg.roles import Role
 from disagg.routing.connections import Connections
 from disagg.routing.endpoints import Endpoint, Engine, Pair
 from disagg.routing.load import Endpoints
-from disagg.routing.policy import LeastLoaded
+from disagg.routing.policies.least_loaded import LeastLoaded
 from disagg.routing.router import PolicyFailed, Router
 from disagg.routing.view import Choice, Reason, RoutingView
 from disagg.simulated_engine.engine import SimulatedEngine

@@ -180,10 +180,11 @@ BAD: list[tuple[str, dict[str, Any], int, str | None, str]] = [
             "modalities": ["text", "audio"],
             "store": True,
             "service_tier": "flex",
-            "priority": 5,
         }.items()
     ],
-    *[(CHAT, {name: value}, 400, name, "unsupported_parameter") for name, value in {"priority": False}.items()],
+    (CHAT, {"priority": False}, 400, "priority", "invalid_type"),
+    (CHAT, {"priority": 101}, 400, "priority", "integer_above_max_value"),
+    (CHAT, {"prompt_cache_key": 5}, 400, "prompt_cache_key", "invalid_type"),
     *[(TEXT, {name: value}, 400, name, "unsupported_parameter") for name, value in {"suffix": "x"}.items()],
     *[
         (CHAT, {name: value}, 400, name, "forbidden_parameter")

@@ -25,7 +25,7 @@ MAY_NAME = {
     "disagg/models/parameters.py": "a part of a model's weights",
     "disagg/planning/memory.py": "SGLang's rule, by SGLang's own disaggregation_mode",
     "disagg/preflight/": "rules about what stands under that key of the YAML",
-    "disagg/routing/policy.py": "which engines serve a request together is a policy's question",
+    "disagg/routing/policies/": "which engines serve a request together is a policy's question",
     "disagg/sglang/embedding_leg.py": "SGLang's word for a vector",
     "disagg/sglang/engine.py": "SGLang's own disaggregation_mode",
     "disagg/sglang/plugins/": "SGLang's own disaggregation_mode, inside its scheduler",

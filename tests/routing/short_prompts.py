@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from disagg.routing.load import Endpoints
-from disagg.routing.policy import best_aggregated, best_pair
+from disagg.routing.policies.least_loaded import best_aggregated, best_pair
 from disagg.routing.view import Choice, Reason, RoutingView
 
 

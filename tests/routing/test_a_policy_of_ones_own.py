@@ -20,7 +20,8 @@ from disagg.registry.met import Met
 from disagg.roles import Role
 from disagg.routing.endpoints import Pair
 from disagg.routing.load import Endpoints
-from disagg.routing.policy import LeastLoaded, Weighed, load_policy
+from disagg.routing.policies.least_loaded import LeastLoaded, Weighed
+from disagg.routing.policy import load_policy
 from disagg.routing.router import PolicyFailed
 from disagg.routing.view import Choice, RoutingView
 
@@ -63,7 +64,7 @@ def test_the_default_of_the_configuration_is_least_loaded() -> None:
 
 @pytest.mark.parametrize("path", ["nowhere:Policy", "short_prompts:Nothing", "short_prompts:ByLength", "pathlib:Path"])
 def test_a_path_that_names_no_policy_is_refused_with_what_would_do(path: str) -> None:
-    with pytest.raises(StartError, match=r"routing\.policy.*LeastLoaded"):
+    with pytest.raises(StartError, match=r"routing\.policy.*least_loaded"):
         load_policy(path)
 
 

@@ -19,7 +19,7 @@ from disagg.registry.met import Met
 from disagg.roles import Role
 from disagg.routing.endpoints import UNBOUNDED, Endpoint, Engine
 from disagg.routing.load import Endpoints
-from disagg.routing.policy import Weighed
+from disagg.routing.policies.least_loaded import Weighed
 from disagg.routing.reservation import Reservation
 from disagg.routing.view import RoutingView
 
@@ -56,8 +56,8 @@ class Reference:
         return found
 
     def scores(self, request: RoutingView) -> dict[tuple[Endpoint | None, Endpoint], Score]:
-        if self.usable(Role.AGGREGATED):
-            return {(None, endpoint): score for score, endpoint in self.candidates(Role.AGGREGATED, request)}
+        if alone := self.candidates(Role.AGGREGATED, request):
+            return {(None, endpoint): score for score, endpoint in alone}
         pairs = product(self.candidates(Role.PREFILL, request), self.candidates(Role.DECODE, request))
         return {
             (prefill, decode): tuple(a + b for a, b in zip(one, other, strict=True))

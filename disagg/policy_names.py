@@ -1,0 +1,17 @@
+"""What `routing.policy` may say in short, and where those classes are."""
+
+from __future__ import annotations
+
+SHIPPED = {
+    "predicted": "disagg.routing.policies.predicted:Predicted",
+    "least_loaded": "disagg.routing.policies.least_loaded:LeastLoaded",
+    "round_robin": "disagg.routing.policies.round_robin:RoundRobin",
+    "random": "disagg.routing.policies.at_random:AtRandom",
+    "power_of_two": "disagg.routing.policies.power_of_two:PowerOfTwo",
+    "session": "disagg.routing.policies.session:Session",
+    "dynamo_kv": "disagg.routing.policies.dynamo_kv:DynamoKv",
+    "cache_aware": "disagg.routing.policies.cache_aware:CacheAware",
+    "length_buckets": "disagg.routing.policies.length_buckets:LengthBuckets",
+    "prefix_filter": "disagg.routing.policies.prefix_filter:PrefixFilter",
+}
+DEFAULT = "least_loaded"

@@ -1,0 +1,122 @@
+"""One policy, one load, one seed, in virtual time; and how much a deployment can carry.
+
+Way:   Sampler.plan -> World -> [simulate] -> Measures
+       [capacity]: the highest rate that least_loaded carries with a bounded queue, found by trying
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+from disagg.replay.deployment import kv_block_tokens_of, request_tokens_max, served_by
+from disagg.replay.measures import Answered, Measures, Slo, Told, measures
+from disagg.replay.traces.trace import Trace
+from disagg.replay.virtual.served import Served
+from disagg.replay.virtual.world import Pool, Run, World
+from disagg.replay.workload import Plan, Sampler
+from disagg.roles import Role
+from disagg.routing.policies.least_loaded import LeastLoaded
+from disagg.routing.policy import Policy
+from disagg.simulated_engine.model import pairs_of
+
+QUEUE_MAX = 2.0  # requests a rank without their first token, on average: the one that is read, and one that waits
+TRIES = 8  # of a rate, each halving what is not known
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What all runs of a comparison have in common."""
+
+    trace: Trace
+    pools: Sequence[Pool]
+    requests: int
+    frontends: int
+    slo: Slo
+    max_tokens: int = 0  # that clients allow; 0: as the longest answer of the trace
+
+    def sampler(self) -> Sampler:
+        """Raises TraceError where no request fits."""
+        return Sampler(self.trace, self.requests, kv_block_tokens_of(self.pools), request_tokens_max(self.pools))
+
+
+class Simulation:
+    """Runs of one setting. Plans are kept, as several policies get the same."""
+
+    def __init__(self, setting: Setting) -> None:
+        self.setting = setting
+        self._sampler = setting.sampler()
+        self.plan: Callable[[float, int], Plan] = lru_cache(maxsize=2)(self._sampler.plan)
+
+    def run(self, make_policy: Callable[[], Policy], rate: float, seed: int) -> Measures:
+        plan, run = self._run(make_policy, rate, seed, self.setting.frontends)
+        answered = [
+            Answered(
+                served.due_s,
+                served.first_s,
+                served.ended_s,
+                served.prompt_tokens,
+                served.output_tokens,
+                served.cached_tokens,
+                plan.requests[served.number].ideal_tokens,
+            )
+            for served in run.served
+        ]
+        read, decode = ([rank.busy for rank in run.ranks if rank.model.role is not role] for role in SIDES)
+        told = Told(
+            [busy.read_s for busy in read],
+            [busy.decode_s for busy in decode],
+            run.refusals,
+            run.failed_choices,
+            run.choices_us,
+        )
+        return measures(answered, run.gaps, self.setting.slo, 0, told)
+
+    def capacity(self, seed: int = 0) -> float:
+        """Requests a second."""
+        low, high = 0.0, 2 * self._estimate(seed)
+        while self._is_bounded(high, seed):
+            low, high = high, 2 * high
+        for _ in range(TRIES):
+            middle = (low + high) / 2
+            if self._is_bounded(middle, seed):
+                low = middle
+            else:
+                high = middle
+        return low
+
+    def _run(self, make_policy: Callable[[], Policy], rate: float, seed: int, frontends: int) -> tuple[Plan, Run]:
+        plan = self.plan(rate, seed)
+        setting = self.setting
+        world = World(setting.pools, [make_policy() for _ in range(frontends)], seed)
+        return plan, world.run(*served_by(plan, setting.max_tokens or setting.trace.output_tokens_max))
+
+    def _estimate(self, seed: int) -> float:
+        """Requests a second that all ranks could read if nothing were cached."""
+        requests = self.plan(1.0, seed).requests
+        tokens = sum(each.prompt_tokens for each in requests) / len(requests)
+        pairs = sum(pairs_of(each.prompt_tokens, 0) for each in requests) / len(requests)
+        return sum(
+            pool.engines * pool.model.ranks * pool.model.speed / pool.model.chunk_s(round(tokens), pairs)
+            for pool in self._readers
+        )
+
+    def _is_bounded(self, rate: float, seed: int) -> bool:
+        _, run = self._run(LeastLoaded, rate, seed, 1)
+        return _waiting(run.served) <= QUEUE_MAX * sum(pool.engines * pool.model.ranks for pool in self._readers)
+
+    @property
+    def _readers(self) -> list[Pool]:
+        return [pool for pool in self.setting.pools if pool.model.role is not Role.DECODE]
+
+
+SIDES = (Role.DECODE, Role.PREFILL)  # who does not read, who does not decode
+
+
+def _waiting(every: Sequence[Served]) -> float:
+    """Requests without their first token, on average over the second half of arrivals."""
+    late = sorted(every, key=lambda served: served.due_s)[len(every) // 2 :]
+    from_s, to_s = late[0].due_s, late[-1].due_s
+    waited_s = sum(max(0.0, min(served.first_s, to_s) - max(served.due_s, from_s)) for served in every)
+    return waited_s / (to_s - from_s) if to_s > from_s else 0.0

@@ -1,0 +1,72 @@
+"""One request on its way through a simulated deployment, and what became of it. Times are virtual seconds."""
+
+from __future__ import annotations
+
+from array import array
+from typing import TYPE_CHECKING
+
+from disagg.coordinator.request import Request
+from disagg.plane.ledger import Grant
+from disagg.routing.reservation import Reservation
+
+if TYPE_CHECKING:
+    from disagg.replay.virtual.frontend import Frontend
+    from disagg.replay.virtual.host import Host
+    from disagg.replay.virtual.prefix_cache import Node
+    from disagg.replay.virtual.rank import Rank
+
+NEVER = -1.0
+
+
+class Served:
+    """`max_tokens`: what the client allows; `output_tokens`: what comes, which nobody knows before."""
+
+    __slots__ = (
+        "cached_tokens",
+        "decode",
+        "decode_held",
+        "due_s",
+        "ended_s",
+        "first_chunk_s",
+        "first_s",
+        "frontend",
+        "grants",
+        "max_tokens",
+        "node",
+        "number",
+        "output_tokens",
+        "own_tokens",
+        "path",
+        "prefill",
+        "prompt_tokens",
+        "read_s",
+        "read_tokens",
+        "request",
+        "reservation",
+        "sent_tokens",
+        "session",
+    )
+
+    def __init__(
+        self,
+        number: int,
+        due_s: float,
+        prompt_tokens: int,
+        output_tokens: int,
+        max_tokens: int,
+        path: array[int],
+        session: str,
+    ) -> None:
+        self.number, self.due_s, self.path, self.session = number, due_s, path, session
+        self.prompt_tokens, self.output_tokens, self.max_tokens = prompt_tokens, output_tokens, max_tokens
+        self.reservation: Reservation | None = None
+        self.grants: dict[Host, Grant] = {}
+        self.request: Request | None = None  # as its frontend knows it
+        self.prefill: Rank | None = None  # None: on an aggregated rank
+        self.decode: Rank | None = None
+        self.frontend: Frontend | None = None
+        self.first_chunk_s = self.read_s = self.first_s = self.ended_s = NEVER
+        # where its prompt is read
+        self.node: Node | None = None
+        self.cached_tokens = self.read_tokens = self.sent_tokens = self.own_tokens = 0
+        self.decode_held = 0

@@ -1,0 +1,158 @@
+"""Priorities, keys that share, requests too big for the room there is, and first tokens that would come too late."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))  # tests share bench.py; they are not a package
+sys.path.insert(0, str(Path(__file__).parents[1] / "routing"))
+
+from bench import Plain, request
+from engines import make_router, split
+
+from disagg.coordinator.admission import Admission
+from disagg.coordinator.request import Request
+from disagg.coordinator.wishes import Wishes
+from disagg.errors import Overloaded
+from disagg.plane.ledger import Capacity
+from disagg.routing.policies.predicted import Predicted
+from disagg.routing.reservation import Reservation
+from disagg.routing.router import Router
+
+ROOM = Capacity(64, 100_000, 1)
+
+
+def asked(prompt_tokens: int, *, owner: bytes = b"", **wishes: Any) -> Request:
+    made = request()
+    made = Request(made.id, list(range(prompt_tokens)), {}, 10, Plain(), time.monotonic())
+    made.owner, made.wishes, made.waiting_since_s = owner, Wishes(**wishes), made.received_at_s
+    return made
+
+
+class Bench:
+    """An Admission before one pair that reads one prompt at a time: `read` says that its prompt has been read."""
+
+    def __init__(self, router: Router) -> None:
+        self.router = router
+        self.admission = Admission(
+            router, queue_max=100, queue_s=30, no_pair_s=30, now_s=time.monotonic, read_ahead_tokens=1
+        )
+        router.endpoints.on_change = self.admission.serve
+        self.order: list[str] = []
+        self.held: list[Reservation] = []
+        self.tasks: list[asyncio.Task[None]] = []
+
+    def send(self, name: str, made: Request) -> None:
+        async def wait() -> None:
+            self.held.append(await self.admission.reserve(made, made.received_at_s + 60))
+            self.order.append(name)
+
+        self.tasks.append(asyncio.create_task(wait()))
+
+    async def turns(self) -> None:
+        for _ in range(6):
+            await asyncio.sleep(0)
+
+    async def read_all(self) -> None:
+        await self.turns()
+        while self.held:
+            self.held.pop(0).release()
+            await self.turns()
+        await asyncio.gather(*self.tasks)
+
+
+def pair(capacity: Capacity = ROOM) -> Bench:
+    return Bench(make_router(*split(1, 1, capacity=capacity), policy=Predicted()))
+
+
+async def test_a_prompt_waits_until_those_before_it_are_read() -> None:
+    bench = pair()
+    for name in "abc":
+        bench.send(name, asked(100))
+    await bench.turns()
+    assert bench.order == ["a"]
+    assert bench.router.endpoints.places_taken == 2
+    bench.held[0].has_read()  # it decodes on
+    await bench.turns()
+    assert bench.order == ["a", "b"]
+    await bench.read_all()
+    assert bench.order == ["a", "b", "c"]
+
+
+async def test_a_higher_priority_is_admitted_next() -> None:
+    bench = pair()
+    for name in "abc":
+        bench.send(name, asked(100))
+    await bench.turns()
+    bench.send("high", asked(5000, priority=10))
+    await bench.read_all()
+    assert bench.order == ["a", "high", "b", "c"]
+
+
+async def test_a_key_that_floods_does_not_hold_up_another() -> None:
+    bench = pair()
+    for number in range(20):
+        bench.send(f"flood-{number}", asked(100, owner=b"flood"))
+    await bench.turns()
+    bench.send("other", asked(100, owner=b"other"))
+    await bench.read_all()
+    assert bench.order.index("other") <= 2
+
+
+async def test_a_big_request_lets_small_ones_pass_but_not_for_ever() -> None:
+    """It needs all the KV there is, and one request runs already."""
+    bench = pair(Capacity(64, 1000, 1))
+    bench.send("runs", asked(100))
+    await bench.turns()
+    bench.held[0].has_read()
+    bench.send("big", asked(900))
+    for number in range(12):
+        bench.send(f"small-{number}", asked(100))
+    for _ in range(12):
+        await bench.turns()
+        for reservation in bench.held[1:]:
+            reservation.has_read()
+        if len(bench.held) > 3:  # the first one runs on and on
+            bench.held.pop(1).release()
+    passed = len(bench.order)
+    assert 3 <= passed < 12
+    assert "big" not in bench.order
+    await bench.read_all()
+    assert bench.order.index("big") == passed
+
+
+async def test_a_first_token_that_would_come_too_late_is_refused_at_once_and_says_what_would_do() -> None:
+    bench = pair()
+    for _ in range(4):
+        bench.send("before", asked(20_000))
+    await bench.turns()
+    began_s = time.monotonic()
+    with pytest.raises(Overloaded, match=r"first token would come after .* retry later, or allow \d+ ms"):
+        await bench.admission.reserve(asked(100, ttft_s=0.05), began_s + 60)
+    assert time.monotonic() - began_s < 0.04
+    bench.send("can wait", asked(100, ttft_s=60.0))
+    await bench.read_all()
+    assert bench.order[-1] == "can wait"
+
+
+async def test_where_nothing_is_foreseen_the_wait_ends_when_the_first_token_is_of_no_use() -> None:
+    router = make_router(*split(1, 1, capacity=replace(ROOM, requests=1)))
+    bench = Bench(router)
+    bench.send("runs", asked(100))
+    await bench.turns()
+    with pytest.raises(Overloaded, match="of no use"):
+        await bench.admission.reserve(asked(100, ttft_s=0.05), time.monotonic() + 60)
+    await bench.read_all()
+
+
+async def test_tokens_that_would_come_too_slowly_are_refused() -> None:
+    bench = pair()
+    with pytest.raises(Overloaded, match="a token would take"):
+        await bench.admission.reserve(asked(100, tpot_s=1e-6), time.monotonic() + 60)

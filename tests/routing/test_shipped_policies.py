@@ -1,0 +1,261 @@
+"""What the shipped policies choose: by turn, load, session, what is cached, and by what it would cost."""
+
+from __future__ import annotations
+
+import random
+import sys
+from array import array
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))  # tests share engines.py; they are not a package
+
+from engines import asked, make_engine, make_router, split
+
+from disagg.errors import StartError
+from disagg.kv_events.blocks import BlockHasher
+from disagg.plane.ledger import Capacity
+from disagg.plane.messages import RankTaken
+from disagg.policy_names import SHIPPED
+from disagg.roles import Role
+from disagg.routing.cost.prior import Prior
+from disagg.routing.endpoints import Endpoint, Engine
+from disagg.routing.observations import Read, Stepped, Transferred
+from disagg.routing.policies.sides import PickedBySide
+from disagg.routing.policy import Surroundings, load_policy
+from disagg.routing.router import Router
+
+BLOCK = 64
+HASHER = BlockHasher(b"s" * 32, BLOCK)
+
+
+def router_of(name: str, *engines: Engine, seed: int = 1, prior: Prior | None = None) -> Router:
+    surroundings = Surroundings(random.Random(seed), prior or Prior())
+    router = make_router(*engines, policy=load_policy(name, surroundings))
+    router.endpoints.block_tokens = BLOCK
+    for engine in engines:
+        router.endpoints.open_slots(engine)
+        for endpoint in engine.endpoints:
+            endpoint.tells_cache = True
+    return router
+
+
+def prompt(tokens: int, kind: int = 0) -> dict[str, Any]:
+    ids = [kind * 1_000_000 + number for number in range(tokens)]
+    return {"prompt_tokens": tokens, "prompt_ids": ids, "path": HASHER.path(ids)}
+
+
+def holds(router: Router, endpoint: Endpoint, what: dict[str, Any], tokens: int = 1 << 30) -> None:
+    path: array[int] = what["path"]
+    router.endpoints.index.store(endpoint.slot, path[: tokens // BLOCK])
+
+
+def waits(router: Router, endpoint: Endpoint, tokens: int, requests: int = 1) -> None:
+    """So many prompt tokens lie before it unread."""
+    router.endpoints.report(endpoint, RankTaken(requests, tokens, to_read=tokens), 1.0)
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_every_policy_serves_pairs_engines_that_serve_alone_and_both(name: str) -> None:
+    alone = [make_engine(f"alone-{number}#1", Role.AGGREGATED, number, 2) for number in range(2)]
+    for engines in (split(2, 3, ranks=2), alone, [*split(2, 2), *alone]):
+        router = router_of(name, *engines)
+        for number in range(20):
+            reservation = router.pick(asked(**prompt(300, number % 3), session=str(number)))
+            assert reservation is not None
+            assert type(reservation.reason).__name__ != "PolicyFailed", reservation.reason
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_no_policy_chooses_what_has_no_room_or_has_not_met(name: str) -> None:
+    engines = split(2, 2, capacity=Capacity(1, 1 << 20, 1))
+    router = router_of(name, *engines)
+    first, second = (router.pick(asked(**prompt(300))) for _ in range(2))
+    assert first is not None
+    assert second is not None
+    assert {first.pair.prefill, second.pair.prefill} == {each.endpoints[0] for each in engines[:2]}
+    assert router.pick(asked(**prompt(300))) is None
+    first.release()
+    third = router.pick(asked(**prompt(300)))
+    assert third is not None
+    assert third.pair == first.pair
+
+
+def test_round_robin_takes_each_in_its_turn() -> None:
+    router = router_of("round_robin", *split(3, 2, ranks=2))
+    places = [router.pick(asked()).pair for _ in range(12)]  # type: ignore[union-attr]
+    assert Counter(pair.prefill.name for pair in places if pair.prefill) == Counter(
+        {f"prefill-{n}#1/{r}": 2 for n in range(3) for r in range(2)}
+    )
+    assert [pair.decode.name for pair in places[:4]] == ["decode-0#1/0", "decode-0#1/1", "decode-1#1/0", "decode-1#1/1"]
+
+
+def test_a_session_goes_where_it_was_and_every_frontend_agrees() -> None:
+    one, other = (router_of("session", *split(4, 4), seed=seed) for seed in (1, 2))
+    for number in range(30):
+        places = []
+        for router in (one, other, one):
+            reservation = router.pick(asked(session=f"session {number}"))
+            assert reservation is not None
+            places.append(reservation.pair.name)
+            reservation.release()
+        assert len(set(places)) == 1
+
+
+def test_a_session_is_left_for_a_rank_that_is_much_less_full() -> None:
+    router = router_of("session", *split(2, 1))
+    places = [router.pick(asked(session="s")).pair.prefill.name for _ in range(40)]  # type: ignore[union-attr]
+    assert min(Counter(places).values()) > 10
+
+
+@pytest.mark.parametrize("name", ["dynamo_kv", "cache_aware", "prefix_filter", "predicted"])
+def test_a_prompt_goes_to_the_rank_that_has_it(name: str) -> None:
+    router = router_of(name, *split(4, 2))
+    warm = list(router.endpoints.of(Role.PREFILL))[2]
+    holds(router, warm, prompt(6400))
+    for _ in range(5):
+        reservation = router.pick(asked(**prompt(6500)))
+        assert reservation is not None
+        assert reservation.pair.prefill is warm
+        assert reservation.to_read == 100
+        reservation.release()
+
+
+def test_what_waits_longer_than_it_would_take_to_read_anew_is_read_anew() -> None:
+    router = router_of("predicted", *split(4, 2))
+    warm = list(router.endpoints.of(Role.PREFILL))[2]
+    holds(router, warm, prompt(6400))
+    waits(router, warm, 5000)
+    assert router.pick(asked(**prompt(6500))).pair.prefill is warm  # type: ignore[union-attr]
+    waits(router, warm, 50_000)
+    assert router.pick(asked(**prompt(6500))).pair.prefill is not warm  # type: ignore[union-attr]
+
+
+def test_a_busy_rank_costs_nobody_else_the_affinity() -> None:
+    router = router_of("predicted", *split(4, 2))
+    prefills = sorted(router.endpoints.of(Role.PREFILL), key=lambda each: each.life)
+    holds(router, prefills[0], prompt(6400, 1))
+    holds(router, prefills[1], prompt(6400, 2))
+    waits(router, prefills[0], 500_000, requests=50)
+    assert router.pick(asked(**prompt(6500, 2))).pair.prefill is prefills[1]  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("name", ["dynamo_kv", "predicted", "cache_aware", "prefix_filter"])
+def test_one_client_at_a_time_spreads_what_nobody_has(name: str) -> None:
+    """Each prompt is new, and is over before the next one comes; what was read stays cached."""
+    router = router_of(name, *split(4, 1))
+    places: Counter[str] = Counter()
+    for kind in range(60):
+        reservation = router.pick(asked(**prompt(640, kind)))
+        assert reservation is not None
+        assert reservation.pair.prefill is not None
+        places[reservation.pair.prefill.name] += 1
+        holds(router, reservation.pair.prefill, prompt(640, kind))
+        reservation.release()
+    assert len(places) == 4
+    assert min(places.values()) >= 5, places
+
+
+def test_short_prompts_are_served_alone_and_long_ones_by_pairs_where_that_costs_less() -> None:
+    """The one that serves alone decodes less than the pair's; but a long prompt would hold up all that it decodes."""
+    alone = make_engine("alone-0#1", Role.AGGREGATED, 9)
+    router = router_of("predicted", *split(1, 1), alone)
+    router.endpoints.report(alone.endpoints[0], RankTaken(8, 8000), 1.0)
+    router.endpoints.report(next(iter(router.endpoints.of(Role.DECODE))), RankTaken(40, 8000), 1.0)
+    short, long = (router.pick(asked(**prompt(tokens, 5), new_tokens=100)) for tokens in (20, 20_000))
+    assert short is not None
+    assert long is not None
+    assert short.pair.prefill is None
+    assert long.pair.prefill is not None
+    long.release()
+    holds(router, alone.endpoints[0], prompt(20_000, 5))
+    hot = router.pick(asked(**prompt(20_000, 5), new_tokens=100))
+    assert hot is not None
+    assert hot.pair.prefill is None
+
+
+def test_the_kind_is_not_left_for_a_little() -> None:
+    """Costs that go up and down a little around each other do not make requests of one length change sides."""
+    alone = make_engine("alone-0#1", Role.AGGREGATED, 9)
+    router = router_of("predicted", *split(1, 1), alone)
+    decode = next(iter(router.endpoints.of(Role.DECODE)))
+    kinds = []
+    for number in range(20):
+        for endpoint, more in ((alone.endpoints[0], number % 2), (decode, 1 - number % 2)):
+            router.endpoints.report(endpoint, RankTaken(10 + more, 10_000), 1.0)
+        reservation = router.pick(asked(**prompt(300), new_tokens=100))
+        assert reservation is not None
+        kinds.append(reservation.pair.prefill is None)
+        reservation.release()
+    assert len(set(kinds)) == 1
+
+
+def test_all_prefill_or_all_decode_engines_gone_leaves_those_that_serve_alone() -> None:
+    alone, (prefill, decode) = make_engine("alone-0#1", Role.AGGREGATED, 9), split(1, 1)
+    router = router_of("predicted", prefill, decode, alone)
+    long = prompt(50_000)
+    router.endpoints.report(alone.endpoints[0], RankTaken(20, 200_000), 1.0)
+    assert router.pick(asked(**long)).pair.prefill is not None  # type: ignore[union-attr]
+    for gone in (prefill, decode):
+        router.endpoints.remove(gone)
+        assert router.pick(asked(**long)).pair.decode is alone.endpoints[0]  # type: ignore[union-attr]
+        router.endpoints.add(gone)
+    router.endpoints.remove(alone)
+    assert router.pick(asked(**long)).pair.prefill is not None  # type: ignore[union-attr]
+
+
+def test_it_learns_how_long_things_take() -> None:
+    """The prior is ten times too quick; some fifty observations later the law is right within 10 %."""
+    policy = load_policy("predicted")
+    costs, noise = policy.costs, random.Random(3)  # type: ignore[attr-defined]
+    engines = split(2, 1)
+    rank, decode = engines[0].endpoints[0].id, engines[2].endpoints[0].id
+    for _ in range(60):
+        tokens, cached = noise.randint(50, 8000), noise.choice([0, 0, 512])
+        area = (tokens + 2 * cached) * tokens / 2
+        seconds = (0.05 + 5e-4 * tokens + 2e-9 * area) * noise.uniform(0.95, 1.05)
+        policy.observe(Read(rank, 1, tokens, area, seconds, 1.0))  # type: ignore[attr-defined]
+        legs, kv_tokens = noise.randint(1, 64), noise.randint(1000, 100_000)
+        step_s = (0.03 + 4e-4 * legs + 3e-7 * kv_tokens) * noise.uniform(0.95, 1.05)
+        policy.observe(Stepped(decode, legs, kv_tokens, step_s))  # type: ignore[attr-defined]
+        policy.observe(Transferred(rank, decode, tokens, tokens * 1000, 0.01 + tokens * 1e-6))  # type: ignore[attr-defined]
+    assert costs.read_s(rank, 4000, 0) == pytest.approx(0.05 + 2.0 + 2e-9 * 8e6, rel=0.1)
+    assert costs.read_s(rank, 100, 0) == pytest.approx(0.1, rel=0.25)
+    assert costs.step_s(decode, 32, 50_000) == pytest.approx(0.03 + 0.0128 + 0.015, rel=0.1)
+    assert costs.transfer_s(4000) == pytest.approx(0.014, rel=0.15)
+
+
+def test_a_rank_that_is_slower_than_the_others_is_found_out() -> None:
+    policy, noise = load_policy("predicted"), random.Random(3)
+    slow, quick = (engine.endpoints[0].id for engine in split(2, 0))
+    for _ in range(80):
+        tokens = noise.randint(500, 8000)
+        for rank, factor in ((slow, 3.0), (quick, 1.0)):
+            policy.observe(Read(rank, 1, tokens, tokens**2 / 2, factor * 1e-4 * tokens, 1.0))  # type: ignore[attr-defined]
+    ratio = policy.costs.read_s(slow, 4000, 0) / policy.costs.read_s(quick, 4000, 0)  # type: ignore[attr-defined]
+    assert 2.2 < ratio < 4.0
+
+
+def test_each_side_may_have_a_policy_of_its_own() -> None:
+    router = router_of("prefill=dynamo_kv,decode=round_robin", *split(3, 3))
+    warm = list(router.endpoints.of(Role.PREFILL))[1]
+    holds(router, warm, prompt(6400))
+    pairs = [router.pick(asked(**prompt(6500))).pair for _ in range(3)]  # type: ignore[union-attr]
+    assert {pair.prefill for pair in pairs} == {warm}
+    assert len({pair.decode for pair in pairs}) == 3
+
+
+@pytest.mark.parametrize("name", ["prefill=predicted", "decode=nowhere:Policy"])
+def test_what_cannot_choose_one_side_is_refused(name: str) -> None:
+    with pytest.raises(StartError, match=r"routing\.policy"):
+        load_policy(name)
+
+
+def test_a_reason_says_what_each_side_went_by() -> None:
+    reservation = router_of("dynamo_kv", *split(2, 2)).pick(asked(**prompt(300)))
+    assert reservation is not None
+    assert isinstance(reservation.reason, PickedBySide)
+    assert reservation.reason.reader["cost_tokens"] == 300
