@@ -81,7 +81,6 @@ class Frontend:
         self.endpoints.meet(met)
 
     def ask(self, served: Served) -> None:
-        served.frontend = self
         now_s = self._clock.now_s
         request = Request(
             id=f"{served.number:032x}",
