@@ -150,7 +150,7 @@ class World:
         self._frontend(served).ask(served)
 
     def _dispatch(self, served: Served) -> None:
-        decode = self._host_of[reservationself._frontend(served).pair.decode.life]
+        decode = self._host_of[reservation_of(served).pair.decode.life]
         self._clock.after(decode.model.dispatch_s, self._submit, served)
 
     def _submit(self, served: Served) -> None:
