@@ -21,7 +21,7 @@ import sys
 import time
 from pathlib import Path
 from statistics import median, quantiles
-from typing import Any
+from typing import Any, NamedTuple
 
 import uvloop
 
@@ -65,6 +65,15 @@ AT_ONCE: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
+class Gaps(NamedTuple):
+    """Of the streams while bodies are read, and the time that one of those takes; ms."""
+
+    p50: float
+    p99: float
+    longest: float
+    answer: float
+
+
 def quick_post(url: str, path: str, body: dict[str, Any]) -> bytes:
     """As `post`, with JSON without blanks."""
     data = json.dumps(body, separators=(",", ":")).encode()
@@ -73,32 +82,37 @@ def quick_post(url: str, path: str, body: dict[str, Any]) -> bytes:
     return b"\r\n".join([*lines, b"content-length: %d" % len(data), b"", b""]) + data
 
 
-async def measure(kinds: list[str]) -> dict[str, tuple[float, float, float, float]]:
-    """Kind -> p50, p99 and longest gap of the streams while its bodies are read, and the answers' time; ms."""
+async def measure(kinds: list[str]) -> dict[str, Gaps]:
     found = {}
     async with stub_deployment(Path(resolve_model("smollm2")), STEP_MS) as deployment:
         for kind in kinds:
             path, fields = (KINDS | AT_ONCE)[kind]
             count, at_once = (PROMPTS, PROMPTS) if kind in AT_ONCE else (QUICK.get(kind, BODIES), 1)
-            body = {"model": "stub", "max_tokens": STREAM_TOKENS, "ignore_eos": True, **STREAMED}
-            prompts = random_prompts(kind, STREAMS, 50, VOCABULARY)
-            streams = [post(deployment.url, TEXT, body | {"prompt": prompt}) for prompt in prompts]
             hostile = quick_post(deployment.url, path, {"model": "stub", "max_tokens": 1, **fields})
             if at_once > 1:  # the frontend starts another reader of bodies for them, which takes seconds, once
                 await drive(deployment.url, [hostile] * at_once, at_once)
-            answers: list[Answer] = []
-            running = asyncio.create_task(drive(deployment.url, streams, STREAMS, sink=answers))
-            await asyncio.sleep(BEFORE_S)
-            began_s = time.perf_counter()
-            await drive(deployment.url, [hostile] * count, at_once)  # most are refused, and that is their answer
-            ended_s = time.perf_counter()
-            running.cancel()
-            await asyncio.wait([running])
-            gaps_ms = list(_gaps_ms(answers, began_s, ended_s))
-            took_ms = (ended_s - began_s) / count * 1e3
-            cuts = quantiles(gaps_ms, n=100)
-            found[kind] = (cuts[49], cuts[98], max(gaps_ms), took_ms)
+            found[kind] = await beside_streams(deployment.url, kind, [hostile] * count, at_once)
     return found
+
+
+async def beside_streams(
+    url: str, seed: str, requests: list[bytes], at_once: int = 1, *, may_fail: bool = True
+) -> Gaps:
+    """`seed`: of the streams' prompts; `may_fail`: most bodies are refused, and that is their answer."""
+    body = {"model": "stub", "max_tokens": STREAM_TOKENS, "ignore_eos": True, **STREAMED}
+    streams = [post(url, TEXT, body | {"prompt": prompt}) for prompt in random_prompts(seed, STREAMS, 50, VOCABULARY)]
+    answers: list[Answer] = []
+    running = asyncio.create_task(drive(url, streams, STREAMS, sink=answers))
+    await asyncio.sleep(BEFORE_S)
+    began_s = time.perf_counter()
+    ends = await drive(url, requests, at_once)
+    ended_s = time.perf_counter()
+    running.cancel()
+    await asyncio.wait([running])
+    assert may_fail or not any(end.error for end in ends), next(end.error for end in ends if end.error)
+    gaps_ms = list(_gaps_ms(answers, began_s, ended_s))
+    cuts = quantiles(gaps_ms, n=100)
+    return Gaps(cuts[49], cuts[98], max(gaps_ms), (ended_s - began_s) / len(requests) * 1e3)
 
 
 def _gaps_ms(streams: list[Answer], from_s: float, to_s: float) -> list[float]:

@@ -133,7 +133,7 @@ def events(random: Random) -> Events:
     store_s, stored, longest = 0.0, 0, 0.0
     for rank, path, new in changes:
         began = time.thread_time()
-        index.store(rank, path, new=new)
+        index.store(rank, path)
         took = time.thread_time() - began
         store_s, longest, stored = store_s + took, max(longest, took), stored + max(new, 1)
     cut_s, cut = 0.0, 0
@@ -167,8 +167,8 @@ def memory(random: Random, ranks: int, blocks: int, affine: bool) -> Memory:
     while placements < wanted:
         changes = [next(stream) for _ in range(1000)]
         began = time.thread_time()
-        for rank, path, new in changes:
-            index.store(rank, path, new=new)
+        for rank, path, _ in changes:
+            index.store(rank, path)
         took_s += time.thread_time() - began
         stores += 1000
         placements = sum(index.blocks_of(rank) for rank in range(ranks))

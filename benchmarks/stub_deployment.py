@@ -1,7 +1,7 @@
 """A whole deployment in front of engines that cost nothing: what is measured then is ours alone.
 
 Real frontend process, real plane over loopback, real registry; prefill and decode StubEngines, each in a process of
-its own (`python -m benchmarks.stub_deployment STEP_MS IDS`), as engine hosts are.
+its own (`python -m benchmarks.stub_deployment STEP_MS IDS CONTEXT FOLDER`), as engine hosts are.
 """
 
 from __future__ import annotations
@@ -17,19 +17,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from benchmarks.processes import cpu_s, running, serve, tree
 from disagg.cluster.frontend_process import FrontendProcess
 from disagg.cluster.ports import free_port
 from disagg.coordinator.limits import Limits
+from disagg.frontend.readers import PROGRAM, READ_S, Order
 from disagg.frontend.spec import FrontendSpec
-from disagg.host_spec import SECRET_VARIABLE
+from disagg.host_spec import SECRET_VARIABLE, TextSpec
 from disagg.plane.server import PlaneServer
 from disagg.process.stub import FACTS, StubEngine
+from disagg.process.text_service import text_service
 from disagg.registry.control import ControlServer
 from disagg.registry.memory import MemoryRegistry
 from disagg.registry.records import EngineRecord, State
 from disagg.registry.served import RegistryServer
 from disagg.roles import Role
+from disagg.tokenizer.overrides import Overrides
 
 HOST_S = 20.0
 IDLE_FOR_S, IDLE_SHARE, IDLE_LIMIT_S = 0.5, 0.05, 30.0
@@ -46,9 +51,15 @@ class StubDeployment:
 
 @asynccontextmanager
 async def stub_deployment(
-    model_path: Path, step_ms: float = 0.0, engines_a_role: int = 1, script: Sequence[int] = (), **front: Any
+    model_path: Path,
+    step_ms: float = 0.0,
+    engines_a_role: int = 1,
+    script: Sequence[int] = (),
+    context_tokens: int = FACTS.context_length,
+    **front: Any,
 ) -> AsyncIterator[StubDeployment]:
-    """`script`: what its engines say, over and over. `front`: what else the frontend is told (FrontendSpec)."""
+    """`script`: what its engines say, over and over; `context_tokens`: theirs, beside the model's own. `front`: what
+    else the frontend is told (FrontendSpec); with tokenization "engine" the engines' processes have the tokenizer."""
     secret = secrets.token_bytes(32)
     environment = os.environ | {SECRET_VARIABLE: secret.hex()}
     registry = MemoryRegistry()
@@ -77,7 +88,8 @@ async def stub_deployment(
         planes: dict[str, str] = {}
         pids: dict[str, int] = {}
         for role, number in numbered:
-            words = (str(step_ms), ",".join(map(str, script)))
+            tokenizer = str(model_path) if front.get("tokenization") == "engine" else ""
+            words = (str(step_ms), ",".join(map(str, script)), str(context_tokens), tokenizer)
             host = running("benchmarks.stub_deployment", *words, limit_s=HOST_S, environment=environment)
             pid, port = await stack.enter_async_context(host)
             plane = f"127.0.0.1:{port}"
@@ -123,13 +135,21 @@ async def _no_drain(_engine_id: str, _restart: bool) -> str | None:
     return "nobody drains a stub"
 
 
-async def _serve(step_ms: float, script: list[int]) -> None:
-    engine = StubEngine(step_s=step_ms / 1e3, script=script)
-    server = PlaneServer(engine, FACTS, 1, bytes.fromhex(os.environ[SECRET_VARIABLE]))
+async def _serve(step_ms: float, script: list[int], context_tokens: int, folder: str) -> None:
+    """`folder`: of the tokenizer that its process has; empty for none."""
+    facts = msgspec.structs.replace(FACTS, context_length=context_tokens, request_tokens_max=context_tokens)
+    texts = await text_service(TextSpec(folder, PROGRAM, _order(folder))) if folder else None
+    engine = StubEngine(step_s=step_ms / 1e3, script=script, facts=facts)
+    server = PlaneServer(engine, facts, 1, bytes.fromhex(os.environ[SECRET_VARIABLE]), texts=texts)
     await serve(await server.start("127.0.0.1"))
+
+
+def _order(folder: str) -> bytes:
+    return msgspec.msgpack.encode(Order(folder, "stub", READ_S, Overrides(), refuses_unknown=False, is_host=True))
 
 
 if __name__ == "__main__":
     import uvloop
 
-    uvloop.run(_serve(float(sys.argv[1]), [int(word) for word in sys.argv[2].split(",") if word]))
+    step, ids, context, model = sys.argv[1:]
+    uvloop.run(_serve(float(step), [int(word) for word in ids.split(",") if word], int(context), model))

@@ -117,6 +117,22 @@ def token_ids(ids: list[Any], here: str, vocabulary: int) -> list[int]:
     return checked
 
 
+def is_larger(value: Any, most: int) -> bool:
+    """Whether more than `most` values and names stand in it. Without recursion, as `is_deeper`."""
+    level, left = [value], most
+    while level and left >= 0:
+        left -= len(level)
+        inner: list[Any] = []
+        for each in level:
+            if isinstance(each, dict):
+                left -= len(each)
+                inner += each.values()
+            elif isinstance(each, list):
+                inner += each
+        level = inner
+    return left < 0
+
+
 def is_deeper(value: Any, depth: int) -> bool:
     """Whether lists and objects stand in each other more than `depth` times. Without recursion: it is asked of what a
     client nested a thousand deep, too."""

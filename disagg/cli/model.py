@@ -1,4 +1,4 @@
-"""`disagg model`: fetches models by name, lists them, says where they lie, makes tiny ones for tests."""
+"""`disagg model`: fetches models by name, lists them, says where they lie, makes tiny ones and adapters for tests."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from disagg.errors import DisaggError
 from disagg.models.catalogue import CATALOGUE, KINDS, model_folder
 from disagg.models.fetch import Tell, get_model
 from disagg.models.manifest import damage
+from disagg.models.random_adapter import make_adapter
 from disagg.models.resolve import resolve_model
 from disagg.models.tiny import make_tiny
 
@@ -63,6 +64,20 @@ def make_tiny_model(
     with stopping.unwinding(), errors_told(), _progress(f"tiny-{kind}") as tell:
         folder = make_tiny(kind, into, tell)
     typer.echo(folder)
+
+
+@app.command("make-adapter")
+def make_adapter_of_model(
+    model: Annotated[str, typer.Argument(help="A folder, a name or a hub id, as in `model.path`.")],
+    folder: Annotated[Path, typer.Argument(help="A new one.")],
+    rank: Annotated[int, typer.Option(min=1, max=4096)] = 8,
+    modules: Annotated[str, typer.Option(help="What it changes.")] = "q_proj,v_proj",
+    seed: Annotated[int, typer.Option(min=0, help="Another one makes another adapter.")] = 0,
+) -> None:
+    """Make a LoRA adapter with random weights, to try adapters out."""
+    with stopping.unwinding(), errors_told():
+        made = make_adapter(model, folder, rank, tuple(modules.split(",")), seed)
+    typer.echo(made)
 
 
 def _state(name: str) -> str:

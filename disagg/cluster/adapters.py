@@ -2,7 +2,7 @@
 
 Way:   operator -> frontend -> control -> [Adapters.load, unload] -> plane -> every engine; then the registry, and so
        every frontend. An engine that comes up -> [bring] -> has all of them before it is proven
-Owns:  which adapters there are to be, and the engines that make tokens and are up
+Owns:  which adapters there are to be, and the engines that are up
 Fails: `load` and `unload` return why not. One engine that cannot load it, and it is taken from the others again;
        `bring` raises StartError: an engine that lacks one does not serve
 """
@@ -22,7 +22,6 @@ from disagg.cluster.runtime import Runtime
 from disagg.errors import LegLost, StartError
 from disagg.plane.messages import LoadAdapter, UnloadAdapter
 from disagg.registry.interface import Registry
-from disagg.role_table import ROLES
 
 log = logging.getLogger(__name__)
 
@@ -60,7 +59,7 @@ class Adapters:
 
     async def bring(self, live: LiveEngine) -> None:
         """Returns when the engine has all adapters; from now on it gets what comes. Raises StartError."""
-        if self._model is None or ROLES[live.record.role].embeds:
+        if self._model is None:
             return
         self._up[live.life] = live
         has: set[str] = set()

@@ -67,7 +67,7 @@ class LoraSection(Section):
 
     @property
     def arguments(self) -> dict[str, Any]:
-        """Of every engine that makes tokens, in SGLang's names. The adapters themselves are loaded when it is up."""
+        """Of every engine, in SGLang's names. The adapters themselves are loaded when it is up."""
         said = {
             "max_loras_per_batch": self.max_loras_per_batch,
             "max_loaded_loras": self.max_loaded_loras,

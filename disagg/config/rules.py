@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from disagg.config.schema import Deployment, spelled
 from disagg.errors import Problem
+from disagg.plane.messages import READ_BYTES_MAX
 from disagg.role_table import ROLES
 from disagg.roles import Role
 from disagg.sampling import problems_of
@@ -63,6 +64,7 @@ def check_rules(tree: dict[str, Any], meant: list[PoolText]) -> list[Problem]:
     return [
         *_roles_make_a_deployment(tree),
         *_names_differ(pools),
+        *_bodies_go_to_hosts(tree),
         *(problem for pool in meant for problem in gpus_fit(pool, tree.get("device"))),
         *(problem for pool in pools for rule in ARGUMENT_RULES for problem in rule(pool)),
         *(problem for pool in meant for rule in POOL_RULES for problem in rule(pool)),
@@ -119,6 +121,16 @@ def _names_differ(pools: list[PoolText]) -> Iterator[Problem]:
         name = pool.pool.get("name")
         if isinstance(name, str) and first.setdefault(name, pool.path) != pool.path:
             yield Problem(f"{pool.path}.name", f"{name!r} is the name of {first[name]} too", "give each pool its own")
+
+
+def _bodies_go_to_hosts(tree: dict[str, Any]) -> Iterator[Problem]:
+    model, frontend = tree.get("model"), tree.get("frontend")
+    if not isinstance(model, dict) or not isinstance(frontend, dict) or model.get("tokenization") != "engine":
+        return
+    limit, most = count(frontend.get("body_limit_mib")), READ_BYTES_MAX >> 20
+    if limit > most:
+        what = f"is {limit}, and with model.tokenization: engine a body goes to an engine's host in one piece"
+        yield Problem("frontend.body_limit_mib", what, f"say {most} at most, or model.tokenization: frontend")
 
 
 def _not_the_users(pool: PoolText) -> Iterator[Problem]:

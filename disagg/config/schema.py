@@ -321,6 +321,9 @@ class Routing(Section):
     policy: PolicyName | PolicyOfSides = DEFAULT
     """What chooses the engines of a request: a shipped one by name, a class that frontends can import, as module:Class,
     or one for each role."""
+    read_ahead_tokens: Annotated[int, Field(ge=1, le=1 << 30)] = 4096
+    """With policy predicted: while so many prompt tokens lie unread before an engine, further prompts wait in the
+    frontend, where one that comes later may still go first. Less: fairer; more: an engine is never without work."""
     kv_events: bool = True
     """Engines tell frontends what their prefix caches hold. Without it that is guessed from what was sent there."""
 

@@ -232,8 +232,8 @@ class Attempt:
                 self.reservation.has_read()
 
     def on_token_bytes(self, token_bytes: dict[int, bytes]) -> None:
-        if token_bytes and self.request.given is not None:
-            self.request.given.give_bytes(token_bytes)
+        if token_bytes and (given := self.request.given) is not None:
+            given.give_bytes(token_bytes)
 
     def on_prompt_logprobs(self, logprobs: list[m.TokenLogprobs]) -> None:
         if not self.is_closed and self.request.lacks_prompt_logprobs:

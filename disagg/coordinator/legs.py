@@ -134,8 +134,8 @@ class DecodeLeg(Leg):
 
     def on_text(self, shown: m.Shown) -> None:
         super().on_text(shown)
-        if not self.attempt.is_closed and self.request.given is not None:
-            self.request.given.give(shown)
+        if not self.attempt.is_closed and (given := self.request.given) is not None:
+            given.give(shown)
 
     def hand_out(self, now_s: float, *, is_open: bool = False) -> None:
         """Gives all unsent ids to the sink as one piece, if it takes one now."""

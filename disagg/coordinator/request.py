@@ -113,7 +113,6 @@ class Request:
     wishes: Wishes = NO_WISHES
     path: array[int] = field(default_factory=lambda: array("Q"))  # keys of its KV blocks, once routing has asked
     path_tokens: int = -1  # of how many tokens
-    given: GivenText | None = None  # the same as `text`, where hosts say the text of the tokens
 
     def add(self, token_ids: list[int], now_s: float) -> str:
         """Adds new tokens; returns the text that may be shown because of them. See TextSide.push: the list may lose
@@ -137,6 +136,11 @@ class Request:
         """As if no token had come: nobody has heard of any. What is known of the prompt stays."""
         self.emitted_ids, self.logprobs, self.matched, self.token_at_s = [], [], None, 0.0
         self.text.begin_anew()
+
+    @property
+    def given(self) -> GivenText | None:
+        """`text`, where hosts say the text of the tokens."""
+        return self.text if isinstance(self.text, GivenText) else None
 
     @property
     def tokens_left(self) -> int:

@@ -66,7 +66,7 @@ class Frontend:
         self._backend, self._tokenization, self._headers = backend, tokenization, headers
         self._generations = Generations(backend, tokenization, body_limit_bytes)
         self._embeddings = Embeddings(backend, tokenization, body_limit_bytes, self._generations.running)
-        native = NativeRoutes(backend, tokenization, self._generations.cancel, body_limit_bytes)
+        native = NativeRoutes(backend, tokenization, self._generations.cancel)
         adapters = AdapterRoutes(backend)
         self._server = HttpServer(self, limits, refusals or Refusals())
         self._routes = Routes(

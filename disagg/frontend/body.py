@@ -17,6 +17,7 @@ from disagg.fields import is_deeper
 from disagg.frontend.exchange import Exchange
 
 UTF_8_MARK = b"\xef\xbb\xbf"
+SMALL_BYTES_MAX = 64 << 10  # of a body that is decoded in the event loop whatever it holds
 DEPTH_MAX = 512  # of JSON in JSON: beyond some 900, what goes through it by recursion fails
 # All up to half of a surrogate pair that stands without its other half.
 _WHOLE_CHARACTERS = re.compile(

@@ -32,6 +32,10 @@ from disagg.plane.messages import TokenLogprobs
 class Parser(Protocol):
     """What reads a choice's text (disagg/frontend/output_parser.py)."""
 
+    @property
+    def to_read_again(self) -> int:
+        """How many characters of a stream `end` reads, beside those that were held back."""
+
     def push(self, text: str) -> list[Part]: ...
 
     def end(self, reason: FinishReason) -> tuple[list[Part], str]:
@@ -40,6 +44,8 @@ class Parser(Protocol):
 
 class _Plain:
     """Of a model whose text is its answer."""
+
+    to_read_again = 0
 
     def push(self, text: str) -> list[Part]:
         return [Content(text)] if text else []
@@ -187,7 +193,10 @@ class Stream:
 
 
 class StreamedChoice:
-    """`echo`: the prompt's text, which the answer is to begin with."""
+    """`echo`: the prompt's text, which the answer is to begin with.
+
+    An end whose text a parser has to read again, and at length, is left `unread`: others would feel it.
+    """
 
     def __init__(
         self,
@@ -202,6 +211,7 @@ class StreamedChoice:
         self._parser, self._echo, self._is_mute = parser, echo, is_mute
         self._gathered = Gathered()
         self._told = 0  # tokens whose logprobs have been told
+        self.unread: FinishReason | None = None  # it has ended, and what its parser says of that is to be asked yet
         self.began = asyncio.Event()
 
     def is_open(self) -> bool:
@@ -216,8 +226,24 @@ class StreamedChoice:
     def end(self, text: str, token_ids: list[int], reason: FinishReason) -> None:
         events = self._begin()
         parts = self._parser.push(text)
-        more, end_reason = self._parser.end(reason)
-        events += self._piece([*parts, *more], token_ids)
+        if self._parser.to_read_again > SHORT_CHARACTERS:
+            self._stream.write(events + self._piece(parts, token_ids))
+            self.unread = reason
+        else:
+            more, end_reason = self._parser.end(reason)
+            self._ends(events, [*parts, *more], token_ids, end_reason)
+
+    def read_end(self) -> tuple[list[Part], str]:
+        """Where it has ended `unread`: what `ends` is to tell. May run in a thread. Raises ParserFailed."""
+        assert self.unread is not None, "its end was read, or has not come"
+        return self._parser.end(self.unread)
+
+    def ends(self, parts: list[Part], end_reason: str) -> None:
+        self.unread = None
+        self._ends(b"", parts, [], end_reason)
+
+    def _ends(self, events: bytes, parts: list[Part], token_ids: list[int], end_reason: str) -> None:
+        events += self._piece(parts, token_ids)
         answer = self._gathered.answer(self._index, self._request, end_reason, self._echo or "", self._is_mute)
         self._stream.on_end(answer)
         self._stream.end_choice(events + self._form.choice_ends(answer))

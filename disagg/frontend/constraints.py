@@ -189,8 +189,8 @@ def _schema_text(value: str | dict[str, Any], here: str) -> str:
     return _bounded(msgspec.json.encode(value).decode(), here, SCHEMA_BYTES_MAX)
 
 
-def check_nodes(schema: dict[str, Any], here: str) -> None:
-    """Looks at one value after the other, and at no more than SCHEMA_NODES_MAX."""
+def check_nodes(schema: dict[str, Any], here: str) -> int:
+    """How many values and names it has. Looks at one after the other, and at no more than SCHEMA_NODES_MAX."""
     waiting: list[Iterator[Any]] = [iter((schema,))]
     left = SCHEMA_NODES_MAX
     while waiting:
@@ -210,6 +210,7 @@ def check_nodes(schema: dict[str, Any], here: str) -> None:
                 break
         else:
             waiting.pop()
+    return SCHEMA_NODES_MAX - left
 
 
 def _names_and_values(node: dict[str, Any]) -> Iterator[Any]:

@@ -73,7 +73,7 @@ class Embeddings:
             await exchange.answer(200, encode(content))
 
     async def _content(self, kind: InputKind, asked: InputsRequest, requests: list[Request]) -> Any:
-        model, tokens = self._backend.model_name, sum(map(len, asked.prompts))
+        model, tokens = asked.model, sum(map(len, asked.prompts))
         if kind == "embd":
             vectors = await self._run(requests, lambda done: vector_answers.embedding(done.embedding, asked))
             return vector_answers.embeddings(vectors, model, tokens)
@@ -116,6 +116,7 @@ class Embeddings:
             received_at_s=received_at_s,
             owner=owner,
             asks={"return_logprob": True, "top_logprobs_num": 0, "token_ids_logprob": asked.label_ids},
+            adapter=asked.adapter,
         )
         request.mark("tokenised", time.monotonic())
         return request
@@ -131,6 +132,7 @@ class Embeddings:
             owner=owner,
             embeds=True,
             second_at=asked.seconds_at[at] if asked.seconds_at else 0,
+            adapter=asked.adapter,
         )
         request.mark("tokenised", time.monotonic())
         return request

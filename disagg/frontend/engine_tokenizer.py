@@ -3,7 +3,9 @@
 Way:   bodies -> [EngineTokenizer] -> a host's text service (disagg/process/text_service.py) -> ids; an answer's text
        comes with its ids (disagg/tokenizer/given_text.py)
 In:    connections to the engines; the host with the fewest bodies of ours is asked, in turn among equals
-Owns:  what a host told of the model; the bytes of tokens that logprobs have named, at most the vocabulary
+Owns:  what a host told of the model; the bytes of tokens that logprobs have named, at most the vocabulary; how many
+       bytes of bodies each host has to read for us, at most READ_BYTES_MAX: more in a connection than its peer takes
+       would end it, and with it all that runs there
 Fails: NoReadyPair when for `no_pair_s` no host is connected; DeadlineExceeded after `request_s`; Overloaded when all
        hosts are busy; RequestError where no parser can be made for the model that the hosts have. Another host is asked
        when one is lost or busy; a refusal of the body is the client's
@@ -15,6 +17,7 @@ import asyncio
 import contextlib
 import itertools
 import logging
+from collections import Counter
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
@@ -82,6 +85,7 @@ class EngineTokenizer:
         self._parsers = tool_parser, reasoning_parser
         self._turns = itertools.count()
         self._token_bytes: dict[int, bytes] = {}
+        self._being_read: Counter[str] = Counter()  # bytes, by the life of the host
         self._ahead: asyncio.Task[None] | None = None
         self._learning: asyncio.Task[None] | None = None
         self.facts: TextFacts | None = None
@@ -158,7 +162,8 @@ class EngineTokenizer:
         busy: set[str] = set()
         lost: list[str] = []
         while True:
-            life, client = await self._host(busy, lost)
+            life, client = await self._host(busy, lost, len(data))
+            self._being_read[life] += len(data)
             try:
                 said = await client.read(words, data)
             except LegLost as error:
@@ -167,6 +172,8 @@ class EngineTokenizer:
                 if len(lost) >= LOST_MAX:
                     raise
                 continue
+            finally:
+                self._being_read -= Counter({life: len(data)})
             if said.failed == m.BUSY:
                 busy.add(life)
                 continue
@@ -174,23 +181,29 @@ class EngineTokenizer:
                 raise _AS_ERROR[said.failed](said.detail)
             return said.answer
 
-    async def _host(self, busy: set[str], lost: list[str]) -> tuple[str, PlaneClient]:
-        """Raises Overloaded and NoReadyPair."""
+    async def _host(self, busy: set[str], lost: list[str], size_bytes: int) -> tuple[str, PlaneClient]:
+        """For a body of this size. Raises Overloaded and NoReadyPair."""
         try:
             async with asyncio.timeout(self._limits.no_pair_s):
                 while True:
                     clients = self._connections.clients
-                    found = [(life, client) for life, client in clients.items() if life not in busy]
+                    full = {life for life in clients if life in busy or not self._has_room(life, size_bytes)}
+                    found = [(life, client) for life, client in clients.items() if life not in full]
                     if found := [each for each in found if each[0] not in lost] or found:
                         first = next(self._turns) % len(found)
                         turned = found[first:] + found[:first]
                         return min(turned, key=lambda each: each[1].reading)
-                    if busy & clients.keys():
+                    if full:
                         raise Overloaded("tokenization", "all engine hosts have many requests to read", "retry later")
                     await self._connections.connected()
         except TimeoutError:
             what, would_do = "no engines are ready to read this", "try again shortly; see /disagg/status"
             raise NoReadyPair("tokenization", what, would_do) from None
+
+    def _has_room(self, life: str, size_bytes: int) -> bool:
+        """For one alone there always is."""
+        waiting_bytes = self._being_read[life]
+        return not waiting_bytes or waiting_bytes + size_bytes <= m.READ_BYTES_MAX
 
     async def _bounded(self, step: Coroutine[Any, Any, T]) -> T:
         try:

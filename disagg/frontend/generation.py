@@ -12,9 +12,10 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -32,22 +33,25 @@ from disagg.frontend.parts import ChoiceAnswer
 from disagg.frontend.reading import Read, with_earlier
 from disagg.frontend.request_body import CompletionRequest
 from disagg.frontend.responses_api import ResponseStore, conversation
-from disagg.frontend.samples import likeliest, requests_of, run_samples, shorten_logprobs
+from disagg.frontend.samples import likeliest, logprobs_in, requests_of, run_samples, shorten_logprobs
 from disagg.frontend.sinks import Chunks
 from disagg.frontend.tokenization import Tokenization
 from disagg.frontend.tokenizing import Answered
 from disagg.frontend.wishes import wishes_of
 from disagg.sampling import GRAMMARS
 
+SHORT_LOGPROBS = 1000  # to be said: two milliseconds
 CLIENT_ID_CHARACTERS_MAX = 128
-# Of "_" and of small letters: JSON may write a name so. No client is known that does, and no text has them by chance.
-NAME_ESCAPES = (rb"\u005f", rb"\u005F", rb"\u006", rb"\u007")
+NAME_ESCAPE = rb"\u00"  # as JSON may write "_" and small letters, of names too. No client is known that does
+
+
+T = TypeVar("T")
 
 
 class _Previous(msgspec.Struct):
-    """Of a Responses body, without a look at the rest."""
+    """Of a Responses body, without a look at the rest. Of another type it ends the look, however large it is."""
 
-    previous_response_id: Any = None
+    previous_response_id: str | None = None
 
 
 class Generations:
@@ -57,7 +61,7 @@ class Generations:
         self._backend, self._tokenization = backend, tokenization
         self._body_limit_bytes = body_limit_bytes
         self._responses = ResponseStore()
-        self._parsing_thread: ThreadPoolExecutor | None = None  # one: the loop gets its half of the interpreter
+        self._long_answers: ThreadPoolExecutor | None = None  # one thread: the loop gets its half of the interpreter
         self.running: dict[str, Sequence[Request]] = {}  # answers of several samples, by the id that their clients know
 
     def cancel(self, answer_id: str) -> bool:
@@ -111,13 +115,13 @@ class Generations:
 
     def _earlier(self, body: bytes, owner: bytes) -> list[dict[str, Any]]:
         """The conversation that a Responses body goes on with."""
-        if b"previous_response_id" not in body and not any(escape in body for escape in NAME_ESCAPES):
+        if b"previous_response_id" not in body and (b"\\" not in body or NAME_ESCAPE not in body):
             return []
         try:
             previous = msgspec.json.decode(body.removeprefix(UTF_8_MARK), type=_Previous).previous_response_id
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
             return []  # its reader says what is wrong with it
-        return self._responses.messages(owner, previous) if isinstance(previous, str) else []
+        return [] if previous is None else self._responses.messages(owner, previous)
 
     def _answering(self, exchange: Exchange, asked: CompletionRequest, owner: bytes, received_at_s: float) -> Answering:
         asking, parsing = None, self._tokenization.parsing
@@ -170,6 +174,9 @@ class Generations:
             for index, request in enumerate(requests)
         ]
         await run_samples(self._backend, list(zip(requests, sinks, strict=True)), asked.best_of)
+        for sink in sinks:
+            if sink.unread is not None:
+                sink.ends(*await self._beside(sink.read_end))
 
     async def _whole(self, exchange: Exchange, answering: Answering) -> None:
         asked, requests = answering.asked, answering.requests
@@ -181,17 +188,18 @@ class Generations:
         answers = [await self._answer_of(sink) for sink in sinks]
         for answer in answers:
             self._choice_ended(answering, answer)
-        form, chosen = FORMS[asked.api].whole(answering), likeliest(answers, asked)
-        for answer in chosen:
-            shorten_logprobs(answer, asked)
-        await exchange.answer(200, form.whole(chosen, answering.usage()))
+        say = partial(_said, answering, answers)
+        is_long = logprobs_in(answers) > SHORT_LOGPROBS
+        await exchange.answer(200, await self._beside(say) if is_long else say())
 
     async def _answer_of(self, choice: WholeChoice) -> ChoiceAnswer:
-        if not choice.is_long_to_read:
-            return choice.answer()
-        if self._parsing_thread is None:
-            self._parsing_thread = ThreadPoolExecutor(1, thread_name_prefix="parser")
-        return await asyncio.get_running_loop().run_in_executor(self._parsing_thread, choice.answer)
+        return await self._beside(choice.answer) if choice.is_long_to_read else choice.answer()
+
+    async def _beside(self, work: Callable[[], T]) -> T:
+        """In a thread, so that streams go on meanwhile."""
+        if self._long_answers is None:
+            self._long_answers = ThreadPoolExecutor(1, thread_name_prefix="answers")
+        return await asyncio.get_running_loop().run_in_executor(self._long_answers, work)
 
     def _choice_ended(self, answering: Answering, answer: ChoiceAnswer) -> None:
         answering.note_end(answer.index)
@@ -199,6 +207,15 @@ class Generations:
         if said.get("stores"):
             history = conversation(said["history"], answer)
             self._responses.put(answering.owner, response_head(answering).id, history)
+
+
+def _said(answering: Answering, answers: list[ChoiceAnswer]) -> bytes:
+    """The whole answer's body."""
+    asked = answering.asked
+    form, chosen = FORMS[asked.api].whole(answering), likeliest(answers, asked)
+    for answer in chosen:
+        shorten_logprobs(answer, asked)
+    return form.whole(chosen, answering.usage())
 
 
 def _refuse_without_engines(backend: Backend) -> None:

@@ -27,11 +27,12 @@ TOKENS_MAX = 300_000
 LABELS_MAX = 1024
 DIMENSIONS_MAX = 1 << 20
 
+NAMING = frozenset({"model", "lora_path"})
 FIELDS: dict[InputKind, frozenset[str]] = {
-    "embd": frozenset({"model", "input", "encoding_format", "dimensions"}),
-    "clas": frozenset({"model", "input"}),
-    "rank": frozenset({"model", "query", "documents", "top_n", "return_documents"}),
-    "scor": frozenset({"model", "query", "items", "apply_softmax", "item_first", "label_token_ids"}),
+    "embd": NAMING | {"input", "encoding_format", "dimensions"},
+    "clas": NAMING | {"input"},
+    "rank": NAMING | {"query", "documents", "top_n", "return_documents"},
+    "scor": NAMING | {"query", "items", "apply_softmax", "item_first", "label_token_ids"},
 }
 
 
@@ -46,13 +47,16 @@ class InputsRequest(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     softmax: bool = False
     label_ids: list[int] = []  # of a model that makes tokens: the ids whose chances, after each prompt, are its score
     ignored: list[str] = []  # fields of the body that nobody here knows
+    model: str = ""  # as it was asked for; the answer says the same
+    adapter: str = ""  # what that means; empty: the model as it is
 
 
 def read_inputs(kind: InputKind, body: Body, served: Served, codec: Codec) -> InputsRequest:
     body = check_names(body, FIELDS[kind])
-    if kind == "embd" or "model" in body:  # the others are not OpenAI's, and their clients leave it out
-        check_model(body, Served(served.model))  # adapters are of engines that make tokens
-    asked = _READ[kind](body, codec)
+    if kind != "embd":  # the others are not OpenAI's, and their clients leave it out
+        body = {"model": served.model, **body}
+    adapter = check_model(body, served)
+    asked = msgspec.structs.replace(_READ[kind](body, codec), model=body["model"], adapter=adapter)
     _check_lengths(asked, codec.context_length)
     return asked
 

@@ -2,31 +2,34 @@
 
 Way:   TokenLogprobs, ids alone -> [chat_logprobs, TextLogprobs] -> the `logprobs` field of a choice
 In:    `token_text`: of a token id its text, and its own bytes where the text is half a character
-Out:   finite numbers: JSON has no infinity, and OpenAI says -9999 where a token has no chance
+Out:   finite numbers: JSON has no infinity, and OpenAI says -9999 where a token has no chance. What is said of a token
+       is JSON already: of an answer of 8,000 tokens it would be a tree of half a million objects
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+import msgspec
+
 from disagg.frontend.parts import TokenLogprobs
+from disagg.frontend.responses import encode
 
 TokenText = Callable[[int], tuple[str, bytes]]
 LEAST = -9999.0
 
 
 def chat_logprobs(given: Sequence[TokenLogprobs], token_text: TokenText) -> dict[str, Any]:
-    return {"content": token_objects(given, token_text), "refusal": None}
+    content = b",".join(token_objects(given, token_text))
+    return {"content": msgspec.Raw(b"[" + content + b"]"), "refusal": None}
 
 
-def token_objects(given: Sequence[TokenLogprobs], token_text: TokenText) -> list[dict[str, Any]]:
+def token_objects(given: Sequence[TokenLogprobs], token_text: TokenText) -> Iterator[bytes]:
     """One object a token, as chats have them, and the text of a Responses message."""
-    said = []
     for token in given:
         top = [_token(token_id, logprob, token_text) for token_id, logprob in token.top]
-        said.append({**_token(token.token_id, token.logprob, token_text), "top_logprobs": top})
-    return said
+        yield encode({**_token(token.token_id, token.logprob, token_text), "top_logprobs": top})
 
 
 def _token(token_id: int, logprob: float | None, token_text: TokenText) -> dict[str, Any]:
@@ -38,10 +41,10 @@ def _finite(logprob: float | None) -> float | None:
     return None if logprob is None else max(LEAST, logprob)  # in this order a NaN is the least, too
 
 
-def prompt_objects(given: Sequence[TokenLogprobs], token_text: TokenText) -> list[dict[str, Any] | None]:
+def prompt_objects(given: Sequence[TokenLogprobs], token_text: TokenText) -> list[msgspec.Raw | None]:
     """vLLM's `prompt_logprobs`: of each token of the prompt itself and the likeliest in its place, by id; null for the
     first. A token that is not among the likeliest has no rank here."""
-    return [None if token.logprob is None else _by_id(token, token_text) for token in given]
+    return [None if token.logprob is None else msgspec.Raw(encode(_by_id(token, token_text))) for token in given]
 
 
 def _by_id(token: TokenLogprobs, token_text: TokenText) -> dict[str, Any]:
@@ -70,7 +73,7 @@ class TextLogprobs:
         return {
             "tokens": tokens,
             "token_logprobs": numbers,
-            "top_logprobs": top if any(top) else None,
+            "top_logprobs": None if top.count(None) == len(top) else top,
             "text_offset": offsets,
         }
 
@@ -81,12 +84,12 @@ class TextLogprobs:
         self._characters += sum(not _continues(each) for each in own_bytes)
         return begin
 
-    def _top(self, token: TokenLogprobs) -> dict[str, float] | None:
+    def _top(self, token: TokenLogprobs) -> msgspec.Raw | None:
         """By text, as OpenAI has them: of two halves of characters that look the same the likelier one stands."""
         said: dict[str, float] = {}
         for token_id, logprob in token.top:
             said.setdefault(self._token_text(token_id)[0], max(LEAST, logprob))
-        return said or None
+        return msgspec.Raw(encode(said)) if said else None
 
 
 def _continues(byte: int) -> bool:

@@ -46,7 +46,15 @@ ABOUT: Mapping[str, str] = {
     "/disagg/engines/{name}": "ENGINE/drain: takes an engine out of use; `restart=1` starts it again",
 }
 QUERIES = {"/flush_cache": {"timeout": "number"}, "/disagg/logs/{name}": {"lines": "integer"}}
+PLAIN = "text/plain"
+TYPES = {  # of an answer, where it is no JSON
+    "/metrics": PLAIN,
+    "/docs": "text/html",
+    "/flush_cache": PLAIN,
+    "/disagg/logs/{name}": PLAIN,
+}
 BODIES = {  # of what no row of READINGS reads
+    "/abort_request": {"rid": "string"},
     "/load_lora_adapter": {"lora_name": "string", "lora_path": "string", "pinned": "boolean"},
     "/unload_lora_adapter": {"lora_name": "string"},
 }
@@ -93,7 +101,10 @@ def document(routes: Mapping[str, Route]) -> dict[str, Any]:
 def _operation(path: str, route: Route) -> dict[str, Any]:
     endpoint = _BY_PATH.get(ALIASES.get(path, path))
     summary = endpoint.what if endpoint is not None else ABOUT[path]
-    kinds = ["application/json", *(["text/event-stream"] if endpoint is not None and endpoint.streams else [])]
+    kinds = [
+        TYPES.get(path, "application/json"),
+        *(["text/event-stream"] if endpoint is not None and endpoint.streams else []),
+    ]
     told: dict[str, Any] = {
         "summary": summary,
         "description": f"For {KEYS[route.right]}.",

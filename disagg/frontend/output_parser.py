@@ -62,6 +62,11 @@ class OutputParser:
         except Exception as error:
             raise _failed(error) from error
 
+    @property
+    def to_read_again(self) -> int:
+        """How many characters `end` reads of what has been read: of a stream with tools all that its parser saw."""
+        return self._tools.characters if self._tools is not None else 0
+
     def push(self, text: str) -> list[Part]:
         if not self._is_stream:
             self._whole.append(text)

@@ -15,9 +15,10 @@ import msgspec
 
 from disagg.adapters import Served
 from disagg.errors import BadRequest
-from disagg.frontend.reading import Read, is_short, read
+from disagg.frontend.reading import Read, read
 from disagg.process.body_readers import BodyReaders
 from disagg.tokenizer.overrides import Overrides
+from disagg.tokenizer.short_bodies import is_short
 
 if TYPE_CHECKING:
     from disagg.tokenizer.codec import Codec
@@ -70,7 +71,7 @@ class Readers:
         await self.processes.stop()
 
     async def read(self, data: bytes, endpoint: str) -> Read:
-        if is_short(data, self._codec.encoder.is_fast, endpoint):
+        if is_short(data, is_fast=self._codec.encoder.is_fast, endpoint=endpoint):
             return read(data, endpoint, self._served(), self._codec, refuses_unknown=self._refuses_unknown)
         return answered(await self.processes.ask(words_of(endpoint, self._served()), data))
 

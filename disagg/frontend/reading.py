@@ -5,8 +5,8 @@ Out:   of a generation a CompletionRequest whose prompts are shorter than the mo
        their row makes, an Answered for those that need no engine
 Fails: BadRequest, naming the parameter
 
-It runs in the event loop for short bodies, and in a reader (disagg/frontend/readers.py) for long ones: the body's bytes
-decide, since a message, a part of one or a list in `metadata` costs as much as hundreds of letters.
+It runs in the event loop for short bodies (disagg/tokenizer/short_bodies.py), and in a reader
+(disagg/frontend/readers.py) for long ones.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import msgspec
 
 from disagg.adapters import Served
 from disagg.errors import BadRequest
-from disagg.fields import Body, boolean, refuse, required
+from disagg.fields import Body, boolean, is_larger, refuse, required
 from disagg.frontend import messages_api, native_api, responses_api
 from disagg.frontend.body import decode_body
 from disagg.frontend.inputs import FIELDS as INPUT_KINDS
@@ -27,6 +27,7 @@ from disagg.frontend.inputs import InputsRequest, read_inputs
 from disagg.frontend.parameters import CHAT, COMPLETION, check_names
 from disagg.frontend.prompts import chat_ids_of, kept_of
 from disagg.frontend.request_body import (
+    PROMPT_TOKENS_MAX,
     CompletionRequest,
     check_model,
     other_fields,
@@ -43,25 +44,9 @@ if TYPE_CHECKING:
     from disagg.tokenizer.codec import Codec
 
 T = TypeVar("T")
-# What may run in the event loop: below an engine's step of some 5 ms, whatever it holds.
-SHORT_BYTES = 32 << 10
-SHORT_BYTES_SLOW = 8 << 10  # where text is tokenised four times slower (disagg/tokenizer/encoder.py)
-SHORT_BYTES_PAIRED = 2 << 10  # where one text is read again with each of the others
-PAIRED = ("rank", "scor")
-SHORT_TEXTS = 500  # of a batch: each is tokenised by itself
-SHORT_BRACES = 500  # a message without content is 28 bytes, and costs as much as a thousand letters
+CARRIED_MAX = 32 << 10  # values and names of a field that the answer repeats, or that goes on with the request
 
 Read = CompletionRequest | InputsRequest | Answered  # what a reader can send back: structs with tags
-
-
-def is_short(data: bytes, is_fast: bool, endpoint: str = "text") -> bool:
-    """`is_fast`: see disagg/tokenizer/encoder.py."""
-    limit_bytes = SHORT_BYTES if is_fast else SHORT_BYTES_SLOW
-    if endpoint in PAIRED:
-        limit_bytes = SHORT_BYTES_PAIRED
-    if len(data) > limit_bytes or data.count(b"{") > SHORT_BRACES:
-        return False
-    return endpoint not in INPUT_KINDS or data.count(b'"') // 2 <= SHORT_TEXTS
 
 
 def read(data: bytes, endpoint: str, served: Served, codec: Codec, *, refuses_unknown: bool = True) -> Read:
@@ -80,7 +65,18 @@ def read(data: bytes, endpoint: str, served: Served, codec: Codec, *, refuses_un
     if isinstance(asked, CompletionRequest) and asked.echo:
         texts = [codec.text_of(prompt_ids, skip_special_tokens=True) for prompt_ids in asked.prompts]
         asked = msgspec.structs.replace(asked, prompt_texts=texts)
+    if isinstance(asked, CompletionRequest):
+        _check_carried(asked)
     return msgspec.structs.replace(asked, ignored=ignored) if ignored else asked
+
+
+def _check_carried(asked: CompletionRequest) -> None:
+    """What the event loop takes over beside the prompt. Fields with limits of their own are not looked at again."""
+    said = asked.said
+    carried = {"chat_template_kwargs": asked.talk.variables, "input": said.get("history"), **said.get("echo", {})}
+    for name, value in carried.items():
+        if isinstance(value, list | dict) and is_larger(value, CARRIED_MAX):
+            refuse(name, "too_many_values", f"'{name}' has more than {CARRIED_MAX} values and names")
 
 
 def with_earlier(body: bytes, earlier: list[dict[str, Any]]) -> bytes:
@@ -113,10 +109,14 @@ def _completion(
     fields = other_fields(body, defaults, codec.vocabulary, is_chat=False)
     kept = kept_of(body, limit, fields["max_tokens"] or 1)
     special_tokens = boolean(body, "add_special_tokens", absent=True)
-    prompts = []
+    prompts, left = [], max(PROMPT_TOKENS_MAX, limit)
     for index, prompt in enumerate(given := prompts_of(given, codec.vocabulary, limit if kept is None else INT32_MAX)):
         prompt_ids = codec.text_ids(prompt, special_tokens=special_tokens) if isinstance(prompt, str) else prompt
         prompts.append(_kept(prompt_ids, kept, "prompt" if len(given) == 1 else f"prompt[{index}]", limit))
+        left -= len(prompts[-1])
+        if left < 0:
+            what = f"the prompts have more than {max(PROMPT_TOKENS_MAX, limit)} tokens together; send several requests"
+            refuse("prompt", "too_many_tokens", what)
     fields |= {"model": body["model"], "adapter": adapter}
     return CompletionRequest(api="text", source="prompt", prompts=prompts, **fields)
 
@@ -137,7 +137,8 @@ def _generate(body: Body, served: Served, codec: Codec) -> CompletionRequest:
     said = {"is_list": native_api.is_list(completion), "with_texts": with_texts}
     completion.setdefault("model", served.model)
     chosen = native_api.chosen_ids(body, codec.vocabulary)
-    asked = _in_words_of(native_api.own_words, lambda: _completion(completion, served, codec, {}))
+    own_words = partial(native_api.own_words, body=body)
+    asked = _in_words_of(own_words, lambda: _completion(completion, served, codec, {}))
     return msgspec.structs.replace(
         asked, api="generate", said=said, prompt_logprobs_from=prompt_from, chosen_ids=chosen
     )

@@ -24,6 +24,7 @@ from disagg.sampling import INT32_MAX, sampling_of
 
 N_MAX = 32
 PROMPTS_MAX = 256
+PROMPT_TOKENS_MAX = 1 << 20  # of all prompts together, or the model's context where that is more: 50 ms of the loop
 SAMPLES_MAX = 256  # of all prompts together
 TOP_LOGPROBS_MAX = 20  # as OpenAI's; more than 128 would end a prefill engine's scheduler
 STOP_STRINGS_MAX = 16

@@ -25,7 +25,6 @@ from disagg.frontend.parts import ChoiceAnswer, TokenLogprobs
 from disagg.frontend.request_body import SAMPLES_MAX, CompletionRequest, refuse_too_long
 from disagg.frontend.text_facts import TextFacts
 from disagg.frontend.tokenization import Tokenization, known
-from disagg.tokenizer.given_text import GivenText
 
 FOLLOWS_TOKENS = 256  # of a prompt this long the further samples wait until the first one has read it
 PROMPT_LOGPROBS_MAX = 1 << 19  # of all samples: some 7 MB, and half a second of the event loop
@@ -78,7 +77,6 @@ def requests_of(
                     sampling=_sampling(asked.sampling, sample),
                     max_tokens=max_tokens,
                     text=text,
-                    given=text if isinstance(text, GivenText) else None,
                     received_at_s=received_at_s,
                     end_ids=end_ids,
                     owner=owner,
@@ -130,6 +128,12 @@ def likeliest(answers: list[ChoiceAnswer], asked: CompletionRequest) -> list[Cho
         if asked.logprobs is None:  # they were for this alone
             answer.logprobs = []
     return chosen
+
+
+def logprobs_in(answers: Sequence[ChoiceAnswer]) -> int:
+    """How many numbers there are to be said, about: of each token as many as of the last one."""
+    given = [each for answer in answers for each in (answer.logprobs, answer.prompt_logprobs) if each]
+    return sum(len(each) * (1 + len(each[-1].top) + len(each[-1].chosen)) for each in given)
 
 
 def shorten_logprobs(answer: ChoiceAnswer, asked: CompletionRequest) -> None:

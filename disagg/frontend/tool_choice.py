@@ -14,13 +14,15 @@ from typing import Any
 import msgspec
 
 from disagg.fields import Body, boolean, is_deeper, refuse, wrong_type
-from disagg.frontend.constraints import check_nodes
+from disagg.frontend.constraints import SCHEMA_NODES_MAX, check_nodes
 
 TOOLS_MAX = 128
 TOOL_NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}")
 DESCRIPTION_CHARACTERS_MAX = 16_384
 SCHEMA_BYTES_MAX = 64 << 10  # of one tool
 SCHEMA_DEPTH_MAX = 24
+# Values and names in all of them together: the event loop takes them over, also those that no template shows.
+SCHEMAS_NODES_MAX = SCHEMA_NODES_MAX
 CHOICES = ("auto", "none", "required")
 DEPRECATED = {"functions": "tools", "function_call": "tool_choice"}
 SILENT_CHOICES = ("none", "auto", None)  # what clients send beside no tools
@@ -122,7 +124,14 @@ def _tools(given: Any) -> list[dict[str, Any]]:
         wrong_type("tools", "a list", given)
     if len(given) > TOOLS_MAX:
         refuse("tools", "array_above_max_length", f"'tools' has {len(given)} entries; at most {TOOLS_MAX} are allowed")
-    tools = [_tool(tool, f"tools[{index}]") for index, tool in enumerate(given)]
+    tools, nodes = [], 0
+    for index, each in enumerate(given):
+        tool, more = _tool(each, f"tools[{index}]")
+        nodes += more
+        if nodes > SCHEMAS_NODES_MAX:
+            what = f"'tools' have more than {SCHEMAS_NODES_MAX} values and names in their parameters"
+            refuse("tools", "schema_too_large", f"{what}; send fewer tools, or smaller schemas")
+        tools.append(tool)
     seen: set[str] = set()
     for index, tool in enumerate(tools):
         name = tool["function"]["name"]
@@ -132,7 +141,8 @@ def _tools(given: Any) -> list[dict[str, Any]]:
     return tools
 
 
-def _tool(given: Any, here: str) -> dict[str, Any]:
+def _tool(given: Any, here: str) -> tuple[dict[str, Any], int]:
+    """The tool, and how many values and names its schema has."""
     if not isinstance(given, dict):
         wrong_type(here, "an object", given)
     if given.get("type", "function") != "function":
@@ -149,13 +159,12 @@ def _tool(given: Any, here: str) -> dict[str, Any]:
     description, parameters, strict = (function.get(key) for key in ("description", "parameters", "strict"))
     if description is not None:
         _check_description(description, f"{inside}.description")
-    if parameters is not None:
-        _check_schema(parameters, f"{inside}.parameters")
+    nodes = 0 if parameters is None else _check_schema(parameters, f"{inside}.parameters")
     if strict is not None and type(strict) is not bool:
         wrong_type(f"{inside}.strict", "true or false", strict)
     # All four, in this order: templates write a tool as it is, and SGLang's server gives them these.
     whole = {"description": description, "name": name, "parameters": parameters, "strict": strict is True}
-    return {"type": "function", "function": whole}
+    return {"type": "function", "function": whole}, nodes
 
 
 def _check_description(text: Any, here: str) -> None:
@@ -166,12 +175,14 @@ def _check_description(text: Any, here: str) -> None:
         refuse(here, "string_above_max_length", what)
 
 
-def _check_schema(schema: Any, here: str) -> None:
+def _check_schema(schema: Any, here: str) -> int:
+    """How many values and names it has."""
     if not isinstance(schema, dict):
         wrong_type(here, "an object: a JSON schema", schema)
     if is_deeper(schema, SCHEMA_DEPTH_MAX):  # before it is encoded, which is recursive
         refuse(here, "schema_too_deep", f"'{here}' is nested more than {SCHEMA_DEPTH_MAX} deep; make it flatter")
-    check_nodes(schema, here)  # of what xgrammar does not survive, too
+    nodes = check_nodes(schema, here)  # of what xgrammar does not survive, too
     size_bytes = len(msgspec.json.encode(schema))
     if size_bytes > SCHEMA_BYTES_MAX:
         refuse(here, "schema_too_large", f"'{here}' has {size_bytes} bytes; at most {SCHEMA_BYTES_MAX} are allowed")
+    return nodes

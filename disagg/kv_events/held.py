@@ -84,7 +84,7 @@ class HeldBlocks:
         return [Change(CLEARED)]
 
     def settle(self) -> list[Change]:
-        """What has changed since the last time; what came last goes first."""
+        """What has changed since the last time. What is gone comes first; what a run follows comes before it."""
         touched, self._touched = self._touched, {}
         nearer, farther = list[Block](), list[Block]()
         for block in touched:
@@ -101,7 +101,7 @@ class HeldBlocks:
         paths = _Paths()
         changes = [paths.change(REMOVED, _REMOVED_FROM[last.nearest], last, count) for last, count in _runs(farther)]
         changes += [
-            paths.change(STORED, _STORED_IN[last.nearest], last, count) for last, count in reversed(_runs(nearer))
+            paths.change(STORED, _STORED_IN[last.nearest], last, count) for last, count in _runs(nearer)
         ]
         for block in farther:
             if block.nearest == NOWHERE:

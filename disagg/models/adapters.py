@@ -16,6 +16,8 @@ from disagg.models.manifest import sha256_of
 CONFIG = "adapter_config.json"
 WEIGHTS = (".safetensors", ".bin")
 STACKED, FIRST = {"k_proj", "v_proj"}, "q_proj"  # SGLang stacks them behind it, and takes for granted that it is there
+# What SGLang, 0.5.16 to 0.5.23, reads of no adapter; and the values that ask for nothing.
+UNREAD = {"use_rslora": (), "rank_pattern": (), "alpha_pattern": (), "modules_to_save": (), "bias": ("none",)}
 BYTES_MAX = 4 << 20  # of adapter_config.json
 
 
@@ -54,6 +56,10 @@ def _told(folder: str, config: Any, digest: str) -> AdapterFiles:
         return AdapterFiles(folder, f"is no LoRA adapter: see peft_type in its {CONFIG}")
     if config.get("use_dora"):
         return AdapterFiles(folder, "is a DoRA adapter, and SGLang runs plain LoRA alone")
+    unread = [name for name, neutral in UNREAD.items() if config.get(name) and config[name] not in neutral]
+    if unread:
+        what = f"has {', '.join(unread)} in its {CONFIG}: SGLang would load it without, and say another model's tokens"
+        return AdapterFiles(folder, what)
     rank, said = config.get("r"), config.get("target_modules")
     if not isinstance(rank, int) or isinstance(rank, bool) or rank < 1:
         return AdapterFiles(folder, f"says no rank: see r in its {CONFIG}")

@@ -1,6 +1,6 @@
 """Runs a program of this package that needs transformers, in a process of its own.
 
-Way:   get, make-tiny -> [workshop] -> convert.py, tiny_weights.py
+Way:   get, make-tiny, make-adapter -> [workshop] -> convert.py, tiny_weights.py, adapter_weights.py
 Fails: StartError with the program's last lines; its process ends with ours
 """
 

@@ -23,6 +23,7 @@ INVALID = "invalid"
 NOT_A_NUMBER = "not a number"
 BUSY, LOST_READER, TOO_COMPLEX = READ_FAILURES = ("busy", "reader lost", "too complex")
 MAX_FRAME_BYTES = 64 << 20  # a 16M-token prompt; anything larger is a broken or hostile peer
+READ_BYTES_MAX = MAX_FRAME_BYTES // 2  # of bodies that a host has to read for one frontend (Read)
 
 
 class Wire(msgspec.Struct, frozen=True, array_like=True, gc=False):

@@ -157,7 +157,7 @@ def _engine(engine_id: str, role: Role, index: int, pool: Pool, deployment: Depl
         if "log_level" in telemetry.model_fields_set and "log_level" not in pool.engine:
             of_all["log_level"] = telemetry.log_level
         of_all |= {"trust_remote_code": True} if deployment.model.trust_remote_code else {}
-        if deployment.model.lora is not None and not ROLES[role].embeds:
+        if deployment.model.lora is not None:
             of_all |= LORA_DEFAULTS.get(device, {}) | pool.engine | deployment.model.lora.arguments
     ranks = pool.ranks_of_engine
     default_gpus = ranks // pool.nodes if device == "cuda" else 0

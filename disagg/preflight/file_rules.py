@@ -14,7 +14,6 @@ from disagg.preflight.model_files import read_model_files
 from disagg.preflight.node_facts import ModelFiles, NodeFacts, outliers
 from disagg.preflight.rule import rule
 from disagg.preflight.subject import Subject
-from disagg.role_table import ROLES
 
 NAMED_MAX = 3
 
@@ -79,7 +78,7 @@ def _same_tokenizer(subject: Subject) -> Iterator[Problem]:
 @rule("dynamo #4769, #8945", "copy the adapter to the same folder on every node, or mount it")
 def _adapters(subject: Subject) -> Iterator[Problem]:
     """an engine there could not load it and would not start; or both legs of a request would read two versions of it"""
-    nodes = _nodes_with_adapters(subject)
+    nodes = subject.used_nodes
     for name in dict.fromkeys(name for node in nodes for name in node.adapters):
         path = f"model.lora.adapters.{name}"
         copies = [(node, node.adapters[name]) for node in nodes if name in node.adapters]
@@ -89,18 +88,6 @@ def _adapters(subject: Subject) -> Iterator[Problem]:
         _, others = outliers((copy, copy[1].digest) for copy in copies)
         for node, files in others:
             yield Problem(path, f"{files.folder} on node {node.name} has other files than the others have")
-
-
-def _nodes_with_adapters(subject: Subject) -> list[NodeFacts]:
-    """Those that will hold an engine of a role that makes tokens."""
-    used = {
-        node.name
-        for pool in subject.pools
-        if not ROLES[pool.role].embeds
-        for places in subject.placed(pool).values()
-        for node, _ in places
-    }
-    return [node for node in subject.used_nodes if not used or node.name in used]
 
 
 def _same(

@@ -10,8 +10,8 @@ from typing import NamedTuple
 
 from disagg.errors import Problem
 from disagg.preflight.kv_rules import differences
-from disagg.preflight.rule import rule
-from disagg.preflight.subject import Subject
+from disagg.preflight.rule import pool_rule, rule
+from disagg.preflight.subject import PoolView, Subject
 
 SETTINGS = (
     "grammar_backend",
@@ -36,6 +36,14 @@ def _grammar_tokens(subject: Subject) -> Iterator[Problem]:
         return
     would_do = "leave ByteLevel alone there (`disagg model get` makes its models so), or say grammar_backend: none"
     yield Problem("model.path", unread.what, would_do if unread.is_misread else "")
+
+
+@pool_rule("seen here, outlines 0.1.11", "say grammar_backend: xgrammar, or llguidance")
+def _grammar_compiler(pool: PoolView) -> Iterator[Problem]:
+    """one client's schema takes the engine from all others: outlines compiles in Python, in the scheduler's process,
+    and one of six strings of up to 300 letters held it up until it was taken for dead"""
+    if pool.get("grammar_backend") == "outlines":
+        yield Problem(pool.at("grammar_backend"), "is outlines")
 
 
 def grammar_warnings(subject: Subject) -> Iterator[str]:

@@ -3,9 +3,10 @@
 Way:   frontend/readers.py, or text_service.py in an engine's host -> [BodyReaders.ask] -> a pipe -> the program
 In:    bytes below the body limit; in words, their endpoint and the adapters that they may name
 Out:   bytes: what the program says of them. Nobody here reads them
-Owns:  at most `most` processes, each with one body at a time; started when first needed, gone with this process
-Fails: Overloaded when all stay busy; BadRequest for a body that takes longer than the program's own limit;
-       ReaderLost when its process ends
+Owns:  at most `most` processes, each with one body at a time; started when first needed, gone with this process; the
+       bodies that are read, or wait: HELD_BYTES_MAX of them
+Fails: Overloaded when all stay busy, and at once for a body too many; BadRequest for one that takes longer than the
+       program's own limit; ReaderLost when its process ends
 
 Not threads: JSON is decoded under the interpreter's lock, 8 MB of empty lists in most of a second.
 """
@@ -25,6 +26,7 @@ from disagg.host_spec import SECRET_VARIABLE
 log = logging.getLogger(__name__)
 
 WAIT_S = 30.0
+HELD_BYTES_MAX = 256 << 20
 LENGTH_BYTES = 4
 END_OF_WORD = b"\n"  # between the endpoint's word, the adapters' names behind it, and the body
 
@@ -37,6 +39,7 @@ class BodyReaders:
         self._free = asyncio.Semaphore(most)
         self._idle: list[_Reader] = []
         self._working: set[asyncio.Task[bytes]] = set()
+        self._held_bytes = 0
 
     async def start(self) -> None:
         """One process ahead of the first body: it takes a second to be ready, and nobody waits for that here."""
@@ -54,6 +57,16 @@ class BodyReaders:
             await reader.stop()
 
     async def ask(self, words: str, data: bytes) -> bytes:
+        if self._held_bytes and self._held_bytes + len(data) > HELD_BYTES_MAX:
+            what = f"long requests that wait to be read hold {HELD_BYTES_MAX >> 20} MiB here already"
+            raise Overloaded("readers", what, "retry later")
+        self._held_bytes += len(data)
+        try:
+            return await self._ask(words, data)
+        finally:
+            self._held_bytes -= len(data)
+
+    async def _ask(self, words: str, data: bytes) -> bytes:
         try:
             async with asyncio.timeout(WAIT_S):
                 await self._free.acquire()

@@ -19,11 +19,11 @@ from disagg.plane import messages as m
 from disagg.process.body_readers import BodyReaders
 from disagg.tokenizer.any_tokenizer import load_any
 from disagg.tokenizer.leg_text import LegText
+from disagg.tokenizer.short_bodies import is_short
 from disagg.tokenizer.text import Texts
 
 log = logging.getLogger(__name__)
 
-SHORT_BYTES = 32 << 10
 LONG_READERS = 2
 BODIES_MAX = 256  # that wait or are being read
 FAILURES: tuple[tuple[type[RequestError], str], ...] = ((Overloaded, m.BUSY), (BadRequest, m.TOO_COMPLEX))
@@ -47,7 +47,8 @@ class TextService:
             return m.HasRead(number, b"", m.BUSY)
         self._bodies += 1
         try:
-            readers = self._short if len(body) <= SHORT_BYTES else self._long
+            is_quick = is_short(body, is_fast=True, endpoint=words.split(" ", 1)[0])
+            readers = self._short if is_quick else self._long
             return m.HasRead(number, await readers.ask(words, body))
         except RequestError as error:
             failed = next((word for kind, word in FAILURES if isinstance(error, kind)), m.LOST_READER)

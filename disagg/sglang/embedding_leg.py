@@ -28,7 +28,8 @@ class EmbeddingLeg(SGLangLeg):
 
         if self.leg.second_at and not is_on(PART):
             raise ValueError("this SGLang cannot be told where the second text of a pair begins")
-        asked = EmbeddingReqInput(input_ids=self.leg.prompt_ids, rid=self.leg.id)
+        adapter = {"lora_path": self.leg.adapter} if self.leg.adapter else {}
+        asked = EmbeddingReqInput(input_ids=self.leg.prompt_ids, rid=self.leg.id, **adapter)
         setattr(asked, SECOND_AT, self.leg.second_at)
         return self._chunks(engine.tokenizer_manager.generate_request(asked))
 

@@ -20,21 +20,13 @@ from typing import Any
 from disagg.plane.engine import Leg, LegSink
 from disagg.plane.messages import INVALID, NOT_A_NUMBER, TokenLogprobs
 from disagg.sglang.logprobs import input_logprobs, output_logprobs
+from disagg.sglang.refusals import for_the_client
 from disagg.sglang.stages import STAGES
 
 REASONS = {"stop": "stop", "length": "length"}  # SGLang's finish types that are not failures
 ABORT_AGAIN_S = 1.0
 ABORT_S = 5.0  # from the abort, or from the first round of the scheduler's loop after it, to SGLang's last chunk
 ABORT_LONGEST_S = 30.0  # a scheduler sees an abort only after the chunk that it computes
-
-
-# What SGLang says of a request that no engine would take. It answers more with 400: a request that finds less memory on
-# this engine than on another, or a grammar that a busy machine did not compile in time.
-OF_CLIENTS = ("Failed to compile", "Grammar-based generation", "invalid stop_regex", "stop_regex needs")
-
-
-def is_the_clients(detail: str) -> bool:
-    return detail.startswith(OF_CLIENTS)
 
 
 class SGLangLeg:
@@ -115,17 +107,12 @@ class SGLangLeg:
                         self._has_begun = True
                     if finish is not None:
                         cached = int(meta.get("cached_tokens") or 0)
-                        reason, detail = REASONS.get(finish["type"], "error"), str(finish.get("message") or "")
-                        matched = finish.get("matched")
-                        if failed and NOT_A_NUMBER in detail:  # disagg/sglang/plugins/not_a_number.py
-                            reason = NOT_A_NUMBER
-                        elif failed and is_the_clients(detail):
-                            reason = INVALID
+                        detail, matched = str(finish.get("message") or ""), finish.get("matched")
+                        reason, detail = _failure(detail) if failed else (REASONS[finish["type"]], detail)
         except asyncio.CancelledError:
             reason, detail = "abort", self._gave_up
         except Exception as error:  # noqa: BLE001 - SGLang refused this leg (ValueError, HTTPException, …)
-            detail = str(getattr(error, "detail", None) or error)
-            reason = NOT_A_NUMBER if NOT_A_NUMBER in detail else INVALID if is_the_clients(detail) else "error"
+            reason, detail = _failure(str(getattr(error, "detail", None) or error))
         if self._abort_asked_at_s is not None and reason in ("error", INVALID):
             reason = "abort"
         self._ended = True
@@ -168,6 +155,14 @@ class SGLangLeg:
                 state.abort_sent = False
             self._manager.abort_request(rid=self.leg.id)
         self._again = asyncio.get_running_loop().call_later(ABORT_AGAIN_S, self._abort_again)
+
+
+def _failure(detail: str) -> tuple[str, str]:
+    """The end's reason and detail for what SGLang says."""
+    if NOT_A_NUMBER in detail:  # disagg/sglang/plugins/not_a_number.py
+        return NOT_A_NUMBER, detail
+    told = for_the_client(detail)
+    return ("error", detail) if told is None else (INVALID, told)
 
 
 def _generate_arguments(leg: Leg) -> dict[str, Any]:

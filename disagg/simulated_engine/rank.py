@@ -280,7 +280,7 @@ class Rank:
         leg.stats["forward_end"] = self._now_s()
         if leg.leg.embeds:
             leg.at = At.RUNNING
-            leg.sink.on_embedding(vector(leg.leg.prompt_ids, leg.leg.second_at))
+            leg.sink.on_embedding(vector(leg.leg.prompt_ids, leg.leg.second_at, leg.leg.adapter))
             self.end(leg, "stop")
             return
         leg.state = leg.read

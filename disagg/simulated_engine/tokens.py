@@ -70,9 +70,9 @@ def _logprob(token_id: int) -> float:
     return -(token_id % 97) / 16
 
 
-def vector(ids: list[int], second_at: int = 0) -> bytes:
+def vector(ids: list[int], second_at: int = 0, adapter: str = "") -> bytes:
     """The unit vector that any engine makes of these ids, as it travels."""
-    draw = Random(fold(ids) ^ second_at)
+    draw = Random(fold(ids, start_of(adapter)) ^ second_at)
     numbers = [draw.uniform(-1.0, 1.0) for _ in range(DIMENSIONS)]
     length = sum(number * number for number in numbers) ** 0.5
     return pack_floats(number / length for number in numbers)

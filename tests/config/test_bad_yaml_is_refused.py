@@ -76,6 +76,11 @@ MISTAKES = {
     "unknown key": (PAIR + "frontned: {}", "frontned", "is not a known key; did you mean frontend?"),
     "unknown key below": (PAIR + "frontend: {prot: 1}", "frontend.prot", "did you mean port?"),
     "unknown key in a pool": (MODEL + "prefill: {replica: 2}\ndecode: {}", "prefill.replica", "mean replicas?"),
+    "bodies too long for an engine's host": (
+        "version: 1\nmodel: {path: a, tokenization: engine}\nfrontend: {body_limit_mib: 33}\naggregated: {}",
+        "frontend.body_limit_mib",
+        "is 33, and with model.tokenization: engine a body goes to an engine's host in one piece; say 32 at most",
+    ),
     "paced prefill": (
         MODEL + "prefill: {pace_ms: 20}\ndecode: {}",
         "prefill.pace_ms",

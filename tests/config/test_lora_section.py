@@ -64,14 +64,13 @@ def test_a_path_counts_from_the_file_that_says_it(tmp_path: Path) -> None:
     assert lora.adapters["sql"].path == f"{tmp_path}/below/sql"
 
 
-def test_what_is_said_goes_to_every_engine_that_makes_tokens_and_to_no_other() -> None:
+def test_what_is_said_goes_to_every_engine() -> None:
     text = config(f"{{{SIZES}, max_loras_per_batch: 3, max_loaded_loras: 9}}") + "embedding: {}\n"
     by_role = {engine.role.value: engine.engine for engine in resolve(parse_config(text), "cpu").engines}
-    assert by_role["embedding"] == {}
     of_all = {"enable_lora": True, "max_lora_rank": 8, "lora_target_modules": ["q_proj"]}
     of_all |= {"max_loras_per_batch": 3, "max_loaded_loras": 9}
-    assert of_all.items() <= by_role["prefill"].items()
-    assert of_all.items() <= by_role["decode"].items()
+    assert set(by_role) == {"prefill", "decode", "embedding"}
+    assert all(of_all.items() <= engine.items() for engine in by_role.values())
     assert resolve(parse_config(config(f"{{{SIZES}}}", "simulated").replace(", lora_backend: triton", "")), "simulated")
 
 
@@ -124,6 +123,11 @@ def test_pools_say_nothing_of_it(argument: str) -> None:
         ({"r": True}, "no rank"),
         ({"use_dora": True}, "DoRA"),
         ({"target_modules": ["k_proj", "o_proj"]}, "changes k_proj and not q_proj"),
+        ({"use_rslora": True, "bias": "all"}, "has use_rslora, bias in its adapter_config.json"),
+        ({"rank_pattern": {"q_proj": 4}}, "has rank_pattern"),
+        ({"alpha_pattern": {"q_proj": 4}}, "has alpha_pattern"),
+        ({"modules_to_save": ["lm_head"]}, "has modules_to_save"),
+        ({"use_rslora": False, "rank_pattern": {}, "modules_to_save": None, "bias": "none"}, ""),
         ({"weights": "readme.md"}, "no weights"),
         ({}, ""),
     ],

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from vector_scene import SCORER, scene
+from before_engines import SCORER
+from vector_scene import scene
 
 from disagg.frontend.vector_answers import softmax
 from disagg.models.heads import Head, head_of

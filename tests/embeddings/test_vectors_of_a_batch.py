@@ -9,15 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from scripted import CONTEXT, MODEL, make_model_folder, until
+from scripted import CONTEXT, MODEL, until
 from vector_scene import scene
 
 from disagg.frontend import embeddings, inputs
-from disagg.frontend.reading import is_short
 from disagg.plane.messages import unpack_floats
 from disagg.roles import Role
 from disagg.simulated_engine.tokens import DIMENSIONS, answer, vector
-from disagg.tokenizer.codec import load_codec
+from disagg.tokenizer.short_bodies import is_short
 
 IDS = [[1 + at % 200, 2 + at // 200, 3, *range(at % 7)] for at in range(300)]
 
@@ -72,15 +71,13 @@ async def test_a_long_body_is_read_elsewhere_and_answered_alike(tmp_path: Path) 
         assert await s.vectors(long) == [of(ids) for ids in long]
 
 
-async def test_a_short_body_of_many_texts_is_read_elsewhere(tmp_path: Path) -> None:
+def test_a_short_body_of_many_texts_is_read_elsewhere() -> None:
     """Each is tokenised by itself: 2,048 of one letter would hold up everybody's streams for 20 ms."""
-    make_model_folder(tmp_path)
-    codec = load_codec(tmp_path)
     few, many = (json.dumps({"model": MODEL, "input": ["x"] * count}).encode() for count in (400, 600))
-    assert is_short(few, codec, "embd")
-    assert not is_short(many, codec, "embd")
+    assert is_short(few, is_fast=True, endpoint="embd")
+    assert not is_short(many, is_fast=True, endpoint="embd")
     assert len(many) < 8 << 10
-    assert is_short(json.dumps({"model": MODEL, "input": [1] * 2000}).encode(), codec, "embd")
+    assert is_short(json.dumps({"model": MODEL, "input": [1] * 2000}).encode(), is_fast=True, endpoint="embd")
 
 
 async def test_an_engine_dies_and_its_inputs_go_to_the_other_one(tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -11,36 +10,27 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+from before_engines import SECRET, Front, fronting, ready_engine
 from scripted import MODEL, make_model_folder, until
 from tokenizers import Tokenizer, processors
 
-from disagg.coordinator.coordinator import Coordinator
+from disagg.adapters import Adapter
 from disagg.coordinator.limits import Limits
-from disagg.frontend.app import Frontend
 from disagg.frontend.own_tokenizer import OwnTokenizer
-from disagg.frontend.service import Service
+from disagg.plane.messages import LoadAdapter
 from disagg.plane.server import PlaneServer
-from disagg.registry.records import EngineRecord, State
 from disagg.registry.table import Table
 from disagg.role_table import ROLES
 from disagg.roles import Role
-from disagg.routing.connections import Connections
-from disagg.routing.router import Router
 from disagg.simulated_engine.engine import SimulatedEngine
 from disagg.simulated_engine.model import Model
 from disagg.tokenizer.codec import load_codec
 
-SECRET = b"s" * 32
 LIMITS = Limits(no_pair_s=1.0, queue_s=5.0, first_token_s=5.0, request_s=10.0)
-SCORER = {"architectures": ["BertForSequenceClassification"], "id2label": {"0": "bad", "1": "good"}}
 
 
 @dataclass
-class Scene:
-    url: str
-    service: Service
-    coordinator: Coordinator
-    router: Router
+class Scene(Front):
     engines: list[SimulatedEngine]
     servers: list[PlaneServer]
     client: httpx.AsyncClient
@@ -60,12 +50,11 @@ class Scene:
         return sum(engine.legs_live for engine in self.engines)
 
     async def settle(self) -> None:
-        await until(lambda: not self.held())
+        await until(self.is_settled)
 
-    def held(self) -> int:
-        coordinator, granted = self.coordinator, sum(sum(server.ledger.requests) for server in self.servers)
-        waiting = len(coordinator.live) + len(coordinator.attempts) + coordinator.waiting
-        return waiting + len(coordinator.rooms) + self.router.endpoints.places_taken + granted + self.legs
+    def is_settled(self) -> bool:
+        granted = sum(sum(server.ledger.requests) for server in self.servers)
+        return not (self.held + granted + self.legs)
 
 
 def mark_pairs(folder: Path, second_type: int) -> None:
@@ -82,10 +71,15 @@ def mark_pairs(folder: Path, second_type: int) -> None:
 
 @asynccontextmanager
 async def scene(
-    folder: Path, *roles: Role, config: dict[str, Any] | None = None, second_type: int | None = None, **model: Any
+    folder: Path,
+    *roles: Role,
+    config: dict[str, Any] | None = None,
+    second_type: int | None = None,
+    adapters: tuple[str, ...] = (),
+    **model: Any,
 ) -> AsyncIterator[Scene]:
     """An engine of each role; by default two that embed. `config`: more for the model's config.json; `second_type`:
-    see `mark_pairs`."""
+    see `mark_pairs`; `adapters`: names of some that all engines have."""
     make_model_folder(folder)
     if second_type is not None:
         mark_pairs(folder, second_type)
@@ -98,43 +92,23 @@ async def scene(
         server = PlaneServer(engine, facts, 1, SECRET, embeds=embeds)
         engine.on_death = server.close
         port = await server.start("127.0.0.1")
-        registry.put(
-            EngineRecord(
-                id=f"{role}-{number}",
-                role=role,
-                state=State.READY,
-                incarnation=1,
-                plane=f"127.0.0.1:{port}",
-                kv_tokens=facts.kv_tokens,
-                request_tokens_max=facts.request_tokens_max,
-                requests_max=facts.requests_max,
-                page_size=facts.page_size,
-            )
-        )
+        registry.put(ready_engine(role, number, port, facts))
         engines.append(engine)
         servers.append(server)
-    connections = Connections(SECRET)
-    router = Router(connections)
-    coordinator = Coordinator(router, LIMITS)
-    kinds = {ROLES[role].embeds for role in roles or (Role.EMBEDDING,)}
-    service = Service(
-        model_name=MODEL,
-        router=router,
-        coordinator=coordinator,
-        control=None,
-        generates=False in kinds,
-        embeds=True in kinds,
-    )
-    connections.apply(registry.view())
-    await until(lambda: not any(connections.is_lost(record.life) for record in registry.records.values()))
-    frontend = Frontend(service, OwnTokenizer(load_codec(folder), lambda: service.served))
-    await frontend.start("127.0.0.1", 0)
+    if adapters:
+        (folder / "adapter_config.json").touch()
+    for name in adapters:
+        registry.put_adapter(Adapter(name, str(folder)))
+        for server in servers:
+            server.adapters.change(LoadAdapter(name, str(folder), False), lambda _: None)
+    await until(lambda: all(set(adapters) == server.adapters.legs.keys() for server in servers))
+    codec = load_codec(folder)
     try:
-        async with httpx.AsyncClient(trust_env=False, timeout=20) as client:
-            yield Scene(f"http://127.0.0.1:{frontend.port}", service, coordinator, router, engines, servers, client)
+        async with (
+            httpx.AsyncClient(trust_env=False, timeout=20) as client,
+            fronting(registry, LIMITS, lambda service, _: OwnTokenizer(codec, lambda: service.served)) as front,
+        ):
+            yield Scene(**vars(front), engines=engines, servers=servers, client=client)
     finally:
-        await frontend.stop(0.2)
-        connections.apply(Table().view())
-        await asyncio.sleep(0.02)
         for server in servers:
             server.close()

@@ -80,8 +80,8 @@ class Manager:
         return SimpleNamespace(input_ids=asked.input_ids, token_type_ids=None)
 
 
-def begin(manager: Manager, second_at: int = 0) -> tuple[EmbeddingLeg, Sink]:
-    leg, sink = Leg("a" * 34, [5, 6, 7, 8], {"max_new_tokens": 0}, 0, None, embeds=True, second_at=second_at), Sink()
+def begin(manager: Manager, **more: Any) -> tuple[EmbeddingLeg, Sink]:
+    leg, sink = Leg("a" * 34, [5, 6, 7, 8], {"max_new_tokens": 0}, 0, None, embeds=True, **more), Sink()
     handle = EmbeddingLeg(leg, sink, manager, came_round_at_s=lambda: 0.0)
     handle.begin(SimpleNamespace(tokenizer_manager=manager), on_end=lambda: None)
     return handle, sink
@@ -102,6 +102,13 @@ async def test_a_vector_or_a_bare_score_comes_before_the_end(said: Any, vector: 
     sink = await over(begin(manager)[1])
     assert (sink.vector, sink.end) == (vector, ("stop", ""))
     assert (manager.asked[0].rid, manager.asked[0].input_ids) == ("a" * 34, [5, 6, 7, 8])
+
+
+@pytest.mark.parametrize(("adapter", "named"), [("sql", "sql"), ("", None)])
+async def test_sglang_is_told_the_adapter(adapter: str, named: str | None) -> None:
+    manager = Manager(chunk([0.5]))
+    await over(begin(manager, adapter=adapter)[1])
+    assert vars(manager.asked[0]).get("lora_path") == named
 
 
 @pytest.mark.parametrize("number", [float("nan"), float("inf")])

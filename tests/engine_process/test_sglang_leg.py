@@ -212,6 +212,13 @@ async def test_a_scheduler_that_never_comes_round_is_given_up_too(quick: None) -
     assert time.monotonic() - began >= 2 * LIMIT_S
 
 
+async def test_a_grammar_that_is_none_ends_it_with_the_reason_alone() -> None:
+    scene = await Scene().begun()
+    said = "Failed to compile regex grammar: [19:44:41] /project/cpp/regex_converter.cc:75: Unclosed '['\n"
+    scene.sglang.says(finish="abort", message=said)
+    assert await scene.end() == ("invalid", "Failed to compile regex grammar: Unclosed '['")
+
+
 async def test_an_abort_twice_is_one() -> None:
     scene = await Scene().begun()
     scene.leg.abort()

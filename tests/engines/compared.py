@@ -24,7 +24,7 @@ NEVER_EQUAL = re.compile(
     r"(^|[.])(id|item_id|response_id|call_id|created|created_at|completed_at|e2e_latency|sequence_number"
     r"|cached_tokens|cache_read_input_tokens)$"
 )
-CLOCK = re.compile(r"\[\d\d:\d\d:\d\d\] ")  # in what xgrammar says
+OF_XGRAMMAR = re.compile(r"\[\d\d:\d\d:\d\d\] \S+:\d+: |\n$")  # when and where it says so: ours tells the reason alone
 NEAR = 1e-4  # of logprobs
 
 
@@ -78,7 +78,7 @@ def _flatten(name: str, value: Any, into: dict[str, Any]) -> None:
     elif NEVER_EQUAL.search(name) and value is not None:
         into[name] = type(value).__name__
     else:
-        into[name] = CLOCK.sub("", value) if isinstance(value, str) else value
+        into[name] = OF_XGRAMMAR.sub("", value) if isinstance(value, str) else value
 
 
 def _sum_of(stream: str, path: str) -> dict[str, Any]:

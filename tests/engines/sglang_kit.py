@@ -16,15 +16,21 @@ from typing import Any
 import openai
 
 
+def of_kit(module: str) -> Any:
+    """The module of a kit. In this process there is no whole SGLang from then on."""
+    if "sglang" not in sys.modules:
+        spec = importlib.util.find_spec("sglang")
+        assert spec is not None
+        bare = types.ModuleType("sglang")
+        bare.__path__ = list(spec.submodule_search_locations or ())
+        sys.modules["sglang"] = bare
+    return importlib.import_module(f"sglang.test.kits.{module}")
+
+
 def main() -> int:
     path, url, model, *skipped = sys.argv[1:]
-    spec = importlib.util.find_spec("sglang")
-    assert spec is not None
-    bare = types.ModuleType("sglang")
-    bare.__path__ = list(spec.submodule_search_locations or ())
-    sys.modules["sglang"] = bare
     module, _, name = path.partition(".")
-    mixin = getattr(importlib.import_module(f"sglang.test.kits.{module}"), name)
+    mixin = getattr(of_kit(module), name)
     of_server: dict[str, Any] = {"base_url": url, "model": model, "served_model_name": model, "process": None}
     of_server |= {"api_key": "none", "client": openai.Client(api_key="none", base_url=f"{url}/v1")}
     for each in skipped:

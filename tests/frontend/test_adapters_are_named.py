@@ -11,8 +11,8 @@ from scripted import MODEL, Answer, ScriptedBackend, exchange, http_request, say
 from disagg.adapters import Adapter, Served, problem_of_name
 from disagg.errors import NoAdapter
 from disagg.frontend.keys import Keys
-from disagg.frontend.reading import SHORT_BYTES
 from disagg.tokenizer.codec import Codec
+from disagg.tokenizer.short_bodies import SHORT_BYTES
 
 ADMIN, KEY = "admin-key-of-a-good-length", "client-key-of-a-good-length"
 MESSAGES = [{"role": "user", "content": "Hi"}]

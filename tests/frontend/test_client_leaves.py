@@ -10,8 +10,8 @@ import pytest
 from scripted import MODEL, Running, ScriptedBackend, ask, exchange, hangs, http_request, serving, until
 
 from disagg.frontend.http1 import Limits
-from disagg.frontend.reading import SHORT_BYTES
 from disagg.tokenizer.codec import Codec
+from disagg.tokenizer.short_bodies import SHORT_BYTES
 
 
 @pytest.mark.parametrize("stream", [True, False], ids=["stream", "whole"])

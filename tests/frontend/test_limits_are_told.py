@@ -7,6 +7,7 @@ from pathlib import Path
 
 from disagg.config.frontend import FrontendSection
 from disagg.frontend import constraints, request_body, samples, tool_choice
+from disagg.frontend.body import SMALL_BYTES_MAX
 from disagg.frontend.http1 import Limits
 from disagg.frontend.http1.chunked import EXTENSION_BYTES_MAX, SMALL_BYTES, SMALL_CHUNKS_MAX, TRAILER_BYTES_MAX
 from disagg.frontend.http1.head import METHOD_BYTES_MAX
@@ -16,11 +17,13 @@ from disagg.frontend.native_api.request import CHOSEN_IDS_MAX
 from disagg.frontend.open_files import RESERVED
 from disagg.frontend.parsing import CONSTRAINT_BYTES_MAX
 from disagg.frontend.readers import READ_S, READERS_MAX
-from disagg.frontend.reading import SHORT_BRACES, SHORT_BYTES
+from disagg.frontend.reading import CARRIED_MAX
 from disagg.frontend.server import KEEPALIVE
 from disagg.frontend.tokenizing import BATCH_MAX, TOKENS_MAX
-from disagg.process.body_readers import WAIT_S
+from disagg.plane.messages import READ_BYTES_MAX
+from disagg.process.body_readers import HELD_BYTES_MAX, WAIT_S
 from disagg.sampling import BIASES_MAX, STOP_IDS_MAX, STOP_PATTERNS_MAX
+from disagg.tokenizer.short_bodies import SHORT_BRACES, SHORT_BYTES
 
 PAGE = Path(__file__).parents[2] / "docs" / "limits.md"
 
@@ -35,6 +38,7 @@ def test_the_page_has_the_numbers_of_the_code() -> None:
         f"header fields | {limits.fields} |",
         f"a method | {METHOD_BYTES_MAX} bytes |",
         f"a body | `frontend.body_limit_mib` ({frontend.body_limit_mib}) |",
+        f"`/unload_lora_adapter` | {SMALL_BYTES_MAX // KIB} KiB |",
         f"chunks of less than {SMALL_BYTES} bytes in a body | {SMALL_CHUNKS_MAX} |",
         f"its trailers | {EXTENSION_BYTES_MAX // KIB} KiB, {TRAILER_BYTES_MAX // KIB} KiB |",
         f"(a wrong path, no key) | {limits.rest_bytes // KIB} KiB |",
@@ -44,6 +48,7 @@ def test_the_page_has_the_numbers_of_the_code() -> None:
         f"without a request | {limits.idle_s:g} s |",
         f"`n`, `best_of` | {request_body.N_MAX} |",
         f"`n` of each prompt | {request_body.PROMPTS_MAX}; {request_body.SAMPLES_MAX} |",
+        f"tokens of all prompts of a body | {request_body.PROMPT_TOKENS_MAX:,}, or the model's context",
         f"where there are several | {samples.OUTPUT_TOKENS_MAX:,} |",
         f"named beside each | {samples.PROMPT_LOGPROBS_MAX:,} |",
         f"`top_logprobs` | {request_body.TOP_LOGPROBS_MAX} |",
@@ -58,6 +63,7 @@ def test_the_page_has_the_numbers_of_the_code() -> None:
         f"{constraints.CHOICES_MAX:,} of {constraints.CHOICES_BYTES_MAX // KIB} KiB in all |",
         f"the schema's depth | {tool_choice.TOOLS_MAX}; {tool_choice.DESCRIPTION_CHARACTERS_MAX:,} letters, "
         f"{tool_choice.SCHEMA_BYTES_MAX // KIB} KiB, {tool_choice.SCHEMA_DEPTH_MAX} |",
+        f"field that a response repeats | {tool_choice.SCHEMAS_NODES_MAX:,} |",
         f"an answer's grammar | {CONSTRAINT_BYTES_MAX // KIB} KiB |",
         "messages, documents, prompt and answer | the model's context, in tokens |",
         "prompt and answer together | what an engine can hold |",
@@ -73,8 +79,11 @@ def test_the_page_has_the_numbers_of_the_code() -> None:
         f"`frontend.held_limit_mib` ({frontend.held_limit_mib})",
         f"bodies above {SHORT_BYTES // KIB} KiB, or with more than {SHORT_BRACES} braces, that are read at once "
         f"| {READERS_MAX}, each by a process of its own; the others wait {WAIT_S:g} s |",
+        f"read so, or wait for it | {HELD_BYTES_MAX // MIB} MiB |",
+        f"has to read for one frontend | {READ_BYTES_MAX // MIB} MiB |",
         f"have not taken of answers | {limits.unsent_bytes // MIB} MiB |",
     ]
+    assert CARRIED_MAX == tool_choice.SCHEMAS_NODES_MAX
     text = PAGE.read_text()
     assert [row for row in rows if row not in text] == []
     assert (limits.connections, limits.held_bytes // MIB) == (frontend.connections_max, frontend.held_limit_mib)

@@ -13,7 +13,7 @@ from scripted import CONTEXT, MODEL
 
 from disagg.adapters import Served
 from disagg.errors import BadRequest
-from disagg.frontend import constraints, inputs, request_body, tool_choice
+from disagg.frontend import constraints, inputs, reading, request_body, tool_choice
 from disagg.frontend.reading import read
 from disagg.frontend.tool_choice import tool_use_of
 from disagg.sampling import BIASES_MAX, STOP_IDS_MAX, STOP_PATTERNS_MAX
@@ -139,12 +139,30 @@ def test_no_more_of_a_schema_is_looked_at_than_its_limit(codec: Codec) -> None:
         _read("chat", _format({"enum": [1] * (1 << 20)}), codec)
 
 
+@pytest.mark.parametrize(("endpoint", "field"), [("text", "prompt"), ("generate", "text")])
+def test_prompts_have_a_limit_together(
+    codec: Codec, endpoint: str, field: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reading, "PROMPT_TOKENS_MAX", 2 * CONTEXT)
+    half = "a" * (CONTEXT // 2)
+    _read(endpoint, {field: [half] * 4}, codec)
+    with pytest.raises(BadRequest) as refused:
+        _read(endpoint, {field: [half] * 4 + ["a"]}, codec)
+    assert (refused.value.param, refused.value.code) == (field, "too_many_tokens")
+
+
 @pytest.mark.parametrize("endpoint", ["chat", "messages", "responses"])
 def test_messages_are_counted_before_any_is_looked_at(codec: Codec, endpoint: str) -> None:
     param = "input" if endpoint == "responses" else "messages"
     with pytest.raises(BadRequest, match=f"'{param}' has {CONTEXT + 1} entries") as refused:
         _read(endpoint, {param: [ASKED] * (CONTEXT + 1)}, codec)
     assert refused.value.param == param
+
+
+def _parts(nodes: int) -> list[dict[str, Any]]:
+    """Two schemas that have so many values and names together."""
+    half = nodes // 2
+    return [{"enum": [0] * (count - 3)} for count in (half, nodes - half)]
 
 
 # What of tools grows: tools of a size, the largest that are taken, whom the refusal of larger ones names, its code.
@@ -167,6 +185,12 @@ TOOLS: dict[str, tuple[Callable[[int], list[dict[str, Any]]], int, str, str]] = 
         tool_choice.SCHEMA_DEPTH_MAX,
         "[0].function.parameters",
         "schema_too_deep",
+    ),
+    "all schemas": (
+        lambda size: [{"function": {"name": f"f{at}", "parameters": schema}} for at, schema in enumerate(_parts(size))],
+        tool_choice.SCHEMAS_NODES_MAX,
+        "",
+        "schema_too_large",
     ),
     "a name": (lambda size: [{"function": {"name": "x" * size}}], 64, "[0].function.name", "invalid_value"),
 }

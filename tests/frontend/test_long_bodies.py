@@ -16,10 +16,11 @@ from disagg.adapters import Served
 from disagg.errors import BadRequest, Overloaded
 from disagg.frontend import readers
 from disagg.frontend.readers import READERS_MAX, Readers
-from disagg.frontend.reading import SHORT_BRACES, SHORT_BYTES, SHORT_BYTES_SLOW, is_short, read
+from disagg.frontend.reading import read
 from disagg.process import body_readers
 from disagg.tokenizer.codec import Codec, load_codec
 from disagg.tokenizer.overrides import Overrides
+from disagg.tokenizer.short_bodies import SHORT_BRACES, SHORT_BYTES, SHORT_BYTES_SLOW, is_short
 
 CHAT, TEXT = "/v1/chat/completions", "/v1/completions"
 LONG = {"metadata": {"a": "b" * SHORT_BYTES}}  # ignored, and not short
@@ -197,6 +198,19 @@ async def test_all_readers_stay_busy_and_the_next_one_is_told(codec: Codec, monk
         await some.stop()
 
 
+async def test_what_waits_for_a_reader_has_a_limit_in_bytes(codec: Codec, monkeypatch: pytest.MonkeyPatch) -> None:
+    body = ask(max_tokens=0, **LONG).partition(b"\r\n\r\n")[2]
+    monkeypatch.setattr(body_readers, "HELD_BYTES_MAX", 3 * len(body))
+    some = Readers(codec, lambda: Served(MODEL))
+    try:
+        ended = await asyncio.gather(*(some.read(body, "chat") for _ in range(5)), return_exceptions=True)
+        assert [type(each) for each in ended] == [BadRequest] * 3 + [Overloaded] * 2
+        with pytest.raises(BadRequest):
+            await some.read(body, "chat")  # they have given back what they held
+    finally:
+        await some.stop()
+
+
 @pytest.mark.parametrize(
     ("data", "short"),
     [
@@ -209,6 +223,6 @@ async def test_all_readers_stay_busy_and_the_next_one_is_told(codec: Codec, monk
 )
 def test_bytes_and_braces_say_what_is_short(codec: Codec, data: bytes, short: bool) -> None:
     if not codec.encoder.is_fast:
-        assert len(data) <= SHORT_BYTES_SLOW or not is_short(data, codec.encoder.is_fast)
+        assert len(data) <= SHORT_BYTES_SLOW or not is_short(data, is_fast=False, endpoint="chat")
         return
-    assert is_short(data, codec.encoder.is_fast) is short
+    assert is_short(data, is_fast=True, endpoint="chat") is short

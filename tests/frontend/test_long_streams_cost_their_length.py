@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from disagg.frontend.logprobs import TokenText
 from disagg.frontend.native_api import NativeSaying, NativeStream
 from disagg.frontend.native_api.form import EACH_BYTES
 from disagg.frontend.parts import ChoiceAnswer, Content, TokenLogprobs
@@ -43,14 +44,32 @@ def test_an_answer_of_usual_length_has_an_event_for_each_token() -> None:
     assert json.loads(last.removeprefix(b"data: "))["text"] == "word " * count
 
 
-def test_no_logprob_of_a_response_is_written_twice() -> None:
-    asked: list[int] = []
+def counted(asked: list[int]) -> TokenText:
+    """Notes the tokens whose text it is asked for."""
 
     def token_text(token_id: int) -> tuple[str, bytes]:
         asked.append(token_id)
         return "a", b"a"
 
-    stream = ResponsesStream(ResponseHead("r", 0, "m", {}, token_text=token_text))
+    return token_text
+
+
+def test_no_logprob_of_generate_is_written_twice() -> None:
+    asked: list[int] = []
+    stream = NativeStream(NativeSaying(["a"], [[1]], 0.0, counted(asked)))
+    logprobs = [TokenLogprobs(at, -0.5, TOP) for at in range(50)]
+    for each in logprobs:
+        stream.piece(0, [Content("a")], [each.token_id], [each])
+    ended = stream.choice_ends(ChoiceAnswer(0, "a" * 50, token_ids=list(range(50)), logprobs=logprobs))
+    assert len(asked) == 50 * 3
+    meta = json.loads(ended.removeprefix(b"data: "))["meta_info"]
+    assert [logprob for logprob, _, _ in meta["output_token_logprobs"]] == [-0.5] * 50
+    assert meta["output_token_logprobs_length"] == 50
+
+
+def test_no_logprob_of_a_response_is_written_twice() -> None:
+    asked: list[int] = []
+    stream = ResponsesStream(ResponseHead("r", 0, "m", {}, token_text=counted(asked)))
     logprobs = [TokenLogprobs(at, -0.5, TOP) for at in range(50)]
     stream.begins(0)
     for each in logprobs:

@@ -7,10 +7,14 @@ from typing import Any
 
 import pytest
 
+from disagg.adapters import Served
 from disagg.errors import BadRequest
 from disagg.frontend.native_api import NativeSaying, completion_body
 from disagg.frontend.parts import TokenLogprobs
+from disagg.frontend.reading import read
 from disagg.frontend.responses import encode
+from disagg.tokenizer.codec import Codec
+from tests.frontend.scripted import MODEL
 
 
 def test_every_field_that_generate_has() -> None:
@@ -26,6 +30,14 @@ def test_every_field_that_generate_has() -> None:
         "model": "m",
         "logprobs": 3,
     }
+
+
+@pytest.mark.parametrize("ids", [[], [[]], [7, -1], [[7], [10**9]], [7] * 513])
+def test_a_refusal_names_the_field_that_was_sent(codec: Codec, ids: list[Any]) -> None:
+    with pytest.raises(BadRequest) as caught:
+        read(json.dumps({"input_ids": ids}).encode(), "generate", Served(MODEL), codec)
+    assert caught.value.param == "input_ids"
+    assert "'text" not in caught.value.message
 
 
 @pytest.mark.parametrize(

@@ -112,6 +112,20 @@ async def test_the_document_has_every_route_and_every_field(codec: Codec) -> Non
     assert {"get", "post"} == told["paths"]["/flush_cache"].keys()
 
 
+async def test_answers_are_of_the_type_that_is_told(codec: Codec) -> None:
+    async with serving(ScriptedBackend(says("x")), codec) as frontend:
+        told = (await exchange(frontend.port, http_request("GET", "/openapi.json"))).json["paths"]
+        for path, operations in told.items():
+            if "get" not in operations:
+                continue
+            name = "prefill-0" if "logs" in path else MODEL
+            answer = await exchange(frontend.port, http_request("GET", path.replace("{name}", name)))
+            if answer.status == 200:
+                (kind,) = operations["get"]["responses"]["200"]["content"]
+                assert answer.headers["content-type"].startswith(kind), path
+        assert told["/abort_request"]["post"]["requestBody"]
+
+
 async def test_the_page_shows_them_and_loads_nothing(codec: Codec) -> None:
     async with serving(ScriptedBackend(says("x")), codec) as frontend:
         answer = await exchange(frontend.port, http_request("GET", "/docs"))

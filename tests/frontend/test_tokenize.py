@@ -9,9 +9,9 @@ import pytest
 from scripted import CONTEXT, MODEL, Answer, ScriptedBackend, ask, exchange, http_request, says, serving
 
 from disagg.frontend import tokenizing
-from disagg.frontend.reading import SHORT_BYTES
 from disagg.tokenizer.codec import Codec, load_codec
 from disagg.tokenizer.overrides import Overrides
+from disagg.tokenizer.short_bodies import SHORT_BYTES
 
 TOOL = {"type": "function", "function": {"name": "get_weather", "parameters": {}}}
 OTHER = {"type": "function", "function": {"name": "other", "parameters": {}}}

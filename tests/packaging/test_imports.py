@@ -61,6 +61,7 @@ PROGRAMS = {
     "disagg.frontend.reader": "a frontend's reader of long bodies",
     "disagg.models.convert": "run by models/workshop.py",
     "disagg.models.pip_program": "run by models/fetch.py",
+    "disagg.models.adapter_weights": "run by models/workshop.py",
     "disagg.models.tiny_weights": "run by models/workshop.py",
     "disagg.preflight.docs_table": "writes docs/preflight.md",
     "disagg.process.standby_host": "run by the standby's reaper",

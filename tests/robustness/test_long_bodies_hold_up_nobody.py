@@ -16,6 +16,11 @@ from scripted import MODEL, ScriptedBackend, make_model_folder, says, serving
 from disagg.tokenizer.codec import Codec, load_codec
 
 TURN_MS_MAX = 5.0
+LISTS: list[list[int]] = [[]] * 1_000_000
+MANY_TOOLS = [
+    {"type": "function", "function": {"name": f"f{at}", "parameters": {"enum": [[]] * (20_000 if at else 0)}}}
+    for at in range(100)
+]
 SCHEMA = {"type": "object", "properties": {f"property {number:05d}": {"type": "string"} for number in range(45_000)}}
 BODIES: dict[str, tuple[str, dict[str, Any], str]] = {
     "100,000 tokens": ("/v1/completions", {"prompt": "x" * 100_000}, ""),
@@ -36,6 +41,23 @@ BODIES: dict[str, tuple[str, dict[str, Any], str]] = {
         },
         "invalid_value",
     ),
+    "8 MB of tools that no template shows": (
+        "/v1/chat/completions",
+        {
+            "messages": [{"role": "user", "content": "Hi"}],
+            "tools": MANY_TOOLS,
+            "tool_choice": {"type": "function", "function": {"name": "f0"}},
+        },
+        "schema_too_large",
+    ),
+    "4 MB of template variables": (
+        "/v1/chat/completions",
+        {"messages": [{"role": "user", "content": "Hi"}], "chat_template_kwargs": {"a": LISTS}},
+        "too_many_values",
+    ),
+    "4 MB that an answer would repeat": ("/v1/responses", {"input": "Hi", "metadata": {"a": LISTS}}, "too_many_values"),
+    "4 MB of an earlier answer's id": ("/v1/responses", {"input": "Hi", "previous_response_id": LISTS}, "invalid_type"),
+    "4 MB of what nobody reads": ("/abort_request", {"rid": "x", "a": LISTS}, "request_too_large"),
     "2 MB of a schema as text": (
         "/generate",
         {"text": "Hi", "sampling_params": {"json_schema": json.dumps(SCHEMA)}},
@@ -82,6 +104,7 @@ async def test_no_turn_is_as_long_as_a_step(
         monkeypatch.setattr(asyncio.Handle, "_run", timed)
         status, said = await asyncio.to_thread(_post, frontend.port, path, body)
         monkeypatch.undo()
-    assert (status, said.get("error", {}).get("code")) == (400 if code else 200, code or None)
+    assert said.get("error", {}).get("code") == (code or None)
+    assert status == {"": 200, "request_too_large": 413}.get(code, 400)
     print(f"the longest turns: {[round(each, 2) for each in sorted(turns_ms)[:-6:-1]]} ms")
     assert max(turns_ms) < TURN_MS_MAX

@@ -11,9 +11,10 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
+from before_engines import SCORER
 from scripted import CONTEXT, MODEL, until
 from speaking_engine import say
-from two_frontends import SCORER, Scene, scene
+from two_frontends import Scene, scene
 
 from disagg.frontend.endpoints import ENDPOINTS
 from disagg.roles import Role
@@ -138,8 +139,7 @@ async def both(made: Scene, path: str, body: dict[str, Any] | bytes, of: Callabl
     answers = [await side.post(path, body) for side in made.sides]
     own, engine = [(each.status_code, _head(each), of(without_ids(each.text))) for each in answers]
     assert engine == own
-    for side in made.sides:
-        await until(side.holds_nothing)
+    await until(lambda: not any(side.held for side in made.sides))
     return answers[0].status_code == 200
 
 

@@ -133,6 +133,27 @@ async def test_a_full_host_refuses_at_once(tmp_path: Path, monkeypatch: pytest.M
             task.cancel()
 
 
+async def test_long_bodies_at_once_end_no_connection(tmp_path: Path) -> None:
+    """A connection with more to write than its peer takes is ended, and what runs on that engine with it."""
+    async with scene(tmp_path, Role.PREFILL, Role.DECODE) as made:
+        await made.engine.tokenization.ready()
+        for host in made.hosts:
+            host.reader.before = never
+        clients = list(made.engine.connections.clients.values())
+        body = b" " * (8 << 20)
+        asked = [asyncio.create_task(made.engine.tokenization.read(body, "text")) for _ in range(20)]
+        done, waiting = await asyncio.wait(asked, timeout=1.0)
+        refused = [type(task.exception()) for task in done]
+        for task in waiting:
+            task.cancel()
+        assert refused == [Overloaded] * 12, "a host has 32 MiB to read, and no more"
+        assert list(made.engine.connections.clients.values()) == clients
+        await until(lambda: not made.engine.tokenization._being_read)
+        for host in made.hosts:
+            host.reader.before = lambda _endpoint: asyncio.sleep(0)
+        assert (await made.engine.post(TEXT, BODY)).status_code == 200
+
+
 async def test_a_leg_that_wants_text_of_a_host_without_a_tokenizer_ends(tmp_path: Path) -> None:
     async with scene(tmp_path) as made:
         await made.engine.tokenization.ready()

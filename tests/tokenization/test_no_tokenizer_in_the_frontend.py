@@ -12,9 +12,10 @@ from pathlib import Path
 import httpx
 import msgspec
 import pytest
+from before_engines import SECRET
 from scripted import MODEL
 from speaking_engine import say
-from two_frontends import LIMITS, SECRET, scene
+from two_frontends import LIMITS, scene
 
 from disagg.cluster.ports import free_port
 from disagg.frontend.spec import LISTENING, FrontendSpec

@@ -11,33 +11,26 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-from scripted import MODEL, TEMPLATE, make_model_folder, until
+from before_engines import SECRET, Front, fronting, ready_engine
+from scripted import MODEL, TEMPLATE, make_model_folder
 from speaking_engine import SpeakingEngine
 
 from disagg.adapters import Served
-from disagg.coordinator.coordinator import Coordinator
 from disagg.coordinator.limits import Limits
-from disagg.frontend.app import Frontend
 from disagg.frontend.engine_tokenizer import EngineTokenizer
 from disagg.frontend.own_tokenizer import OwnTokenizer, parsing_of
 from disagg.frontend.reader import answer
 from disagg.frontend.readers import Order
-from disagg.frontend.service import Service
 from disagg.plane.server import PlaneServer
 from disagg.process.text_service import TextService
-from disagg.registry.records import EngineRecord, State
 from disagg.registry.table import Table
 from disagg.role_table import ROLES
 from disagg.roles import Role
-from disagg.routing.connections import Connections
-from disagg.routing.router import Router
 from disagg.tokenizer.codec import Codec, load_codec
 from disagg.tokenizer.overrides import Overrides
 
-SECRET = b"s" * 32
 LIMITS = Limits(no_pair_s=0.5, queue_s=5.0, first_token_s=5.0, request_s=10.0)
 TOOL_TEMPLATE = "{% if tools %}{{ tools | tojson }}\n{% endif %}" + TEMPLATE
-SCORER = {"architectures": ["BertForSequenceClassification"], "id2label": {"0": "bad", "1": "good"}}
 
 
 @dataclass
@@ -70,24 +63,12 @@ class Host:
 
 
 @dataclass
-class Side:
-    """One frontend, with a coordinator and connections of its own."""
-
-    url: str
+class Side(Front):
     client: httpx.AsyncClient
-    coordinator: Coordinator
-    router: Router
-    connections: Connections
-    tokenization: Any
 
     async def post(self, path: str, body: dict[str, Any] | bytes) -> httpx.Response:
         content = body if isinstance(body, bytes) else json.dumps(body).encode()
         return await self.client.post(self.url + path, content=content)
-
-    def holds_nothing(self) -> bool:
-        coordinator = self.coordinator
-        held = len(coordinator.live) + len(coordinator.attempts) + coordinator.waiting + len(coordinator.rooms)
-        return not (held + self.router.endpoints.places_taken)
 
 
 @dataclass
@@ -120,22 +101,16 @@ async def scene(
     for prefill in by_role.get(Role.PREFILL, []):
         for decode in by_role.get(Role.DECODE, []):
             registry.add_met(prefill, decode)
-    limits = LIMITS
-    kinds = {ROLES[role].embeds for role in roles}
     own = OwnTokenizer(codec, lambda: Served(MODEL), parsing_of(*parsers, codec))
     async with (
         httpx.AsyncClient(trust_env=False, timeout=20) as client,
-        _side(registry, kinds, limits, client, lambda _connections: own) as one,
-        _side(
-            registry,
-            kinds,
-            limits,
-            client,
-            lambda found: EngineTokenizer(found, limits, lambda: Served(MODEL), *parsers),
+        fronting(registry, LIMITS, lambda _service, _connections: own) as one,
+        fronting(
+            registry, LIMITS, lambda _service, found: EngineTokenizer(found, LIMITS, lambda: Served(MODEL), *parsers)
         ) as other,
     ):
         try:
-            yield Scene(one, other, hosts, registry)
+            yield Scene(Side(**vars(one), client=client), Side(**vars(other), client=client), hosts, registry)
         finally:
             for host in hosts:
                 host.server.close()
@@ -148,46 +123,5 @@ async def _host(registry: Table, role: Role, number: int, codec: Codec, per_step
     texts = TextService(codec.texts, reader, reader)
     server = PlaneServer(engine, facts, 1, SECRET, embeds=ROLES[role].embeds, texts=texts)
     port = await server.start("127.0.0.1")
-    registry.put(
-        EngineRecord(
-            id=f"{role}-{number}",
-            role=role,
-            state=State.READY,
-            incarnation=1,
-            plane=f"127.0.0.1:{port}",
-            bootstrap="127.0.0.1:9" if ROLES[role].has_bootstrap_server else "",
-            kv_tokens=facts.kv_tokens,
-            request_tokens_max=facts.request_tokens_max,
-            requests_max=facts.requests_max,
-            page_size=facts.page_size,
-        )
-    )
+    registry.put(ready_engine(role, number, port, facts))
     return Host(life, engine, server, reader)
-
-
-@asynccontextmanager
-async def _side(
-    registry: Table, kinds: set[bool], limits: Limits, client: httpx.AsyncClient, make: Callable[[Connections], Any]
-) -> AsyncIterator[Side]:
-    connections = Connections(SECRET)
-    router = Router(connections)
-    coordinator = Coordinator(router, limits)
-    service = Service(
-        model_name=MODEL,
-        router=router,
-        coordinator=coordinator,
-        control=None,
-        generates=False in kinds,
-        embeds=True in kinds,
-    )
-    connections.apply(registry.view())
-    await until(lambda: not any(connections.is_lost(record.life) for record in registry.records.values()))
-    tokenization = make(connections)
-    frontend = Frontend(service, tokenization)
-    await frontend.start("127.0.0.1", 0)
-    try:
-        yield Side(f"http://127.0.0.1:{frontend.port}", client, coordinator, router, connections, tokenization)
-    finally:
-        await frontend.stop(0.2)
-        connections.apply(Table().view())
-        await asyncio.sleep(0.02)

@@ -14,12 +14,11 @@ import msgspec
 from disagg.errors import BadRequest, RequestError
 from disagg.fields import Body, boolean, refuse, required, typed
 from disagg.frontend.backend import Backend
-from disagg.frontend.body import check_encoding, decode_body
+from disagg.frontend.body import SMALL_BYTES_MAX, check_encoding, decode_body
 from disagg.frontend.exchange import Exchange
 from disagg.frontend.keys import Caller
 from disagg.frontend.responses import encode, error_body
 
-BODY_MAX_BYTES = 64 << 10
 LOAD = frozenset({"lora_name", "lora_path", "pinned"})
 UNLOAD = frozenset({"lora_name"})
 UNREAD = frozenset({"lora_id", "rid", "http_worker_ipc"})  # SGLang's own, which its clients may send as null
@@ -53,7 +52,7 @@ def adapter_error(error: RequestError) -> bytes:
 
 async def _body(exchange: Exchange, known: frozenset[str]) -> Body:
     check_encoding(exchange)
-    body = decode_body(await exchange.call.body(BODY_MAX_BYTES))
+    body = decode_body(await exchange.call.body(SMALL_BYTES_MAX))
     for name, value in body.items():
         if name not in known and not (name in UNREAD and value is None):
             refuse(name[:100], "unknown_parameter", f"'{name[:100]}' is not a parameter of this endpoint")

@@ -56,8 +56,12 @@ class NativeSaying:
     def logprobs(self, given: Sequence[TokenLogprobs], prompts: Sequence[TokenLogprobs] = ()) -> dict[str, Any]:
         """`given`: of the answer's tokens, none where the client asks for none. What is said of the prompt is then
         there, too, if empty: SGLang's clients read it without asking."""
-        rows, of_prompt = Rows(self).add(given), Rows(self).add(prompts)
-        if not given:
+        return self.rows(Rows(self).add(given), prompts)
+
+    def rows(self, rows: Rows, prompts: Sequence[TokenLogprobs]) -> dict[str, Any]:
+        """The same of an answer's rows."""
+        of_prompt = Rows(self).add(prompts)
+        if not rows:
             return of_prompt.told("input") if prompts else {}
         return of_prompt.told("input", beside=rows) | rows.told("output", beside=rows) | rows.length()
 
@@ -83,6 +87,9 @@ class Rows:
             self._add("token_ids", [token(logprob, token_id) for token_id, logprob in each.chosen] or None)
         return self
 
+    def __bool__(self) -> bool:
+        return bool(self._count)
+
     def told(self, where: str, beside: Rows | None = None) -> dict[str, Any]:
         """`where`: input or output. Where one of these rows, or of those beside, has others beside it, there is a list
         of those, too."""
@@ -94,7 +101,7 @@ class Rows:
 
     def so_far(self) -> dict[str, Any]:
         """Of a stream's answer: its prompt's come with its end."""
-        if not self._count:
+        if not self:
             return {}
         return Rows(self._saying).told("input", beside=self) | self.told("output") | self.length()
 
@@ -152,7 +159,9 @@ class NativeStream:
         return self._event(index, so_far.text(), so_far.ids, so_far.rows.so_far())
 
     def choice_ends(self, answer: ChoiceAnswer) -> bytes:
-        return self._event(answer.index, answer.text, answer.token_ids, _meta_of(answer, self._saying))
+        rows = self._so_far[answer.index].rows
+        more = self._saying.ended(answer) | self._saying.rows(rows, answer.prompt_logprobs)
+        return self._event(answer.index, answer.text, answer.token_ids, more)
 
     def ends(self, usage: dict[str, Any]) -> bytes:
         return DONE
@@ -176,9 +185,7 @@ class NativeWhole:
         return encode(said if self._is_list else said[0])
 
     def _choice(self, answer: ChoiceAnswer) -> dict[str, Any]:
-        meta = self._saying.meta(answer.index, len(answer.token_ids), _meta_of(answer, self._saying))
+        saying = self._saying
+        more = saying.ended(answer) | saying.logprobs(answer.logprobs, answer.prompt_logprobs)
+        meta = saying.meta(answer.index, len(answer.token_ids), more)
         return {"text": answer.text, "output_ids": answer.token_ids, "meta_info": meta}
-
-
-def _meta_of(answer: ChoiceAnswer, saying: NativeSaying) -> dict[str, Any]:
-    return saying.ended(answer) | saying.logprobs(answer.logprobs, answer.prompt_logprobs)

@@ -48,9 +48,9 @@ def completion_body(body: Body) -> Body:
     return rest
 
 
-def own_words(error: BadRequest) -> BadRequest:
-    """A refusal of a completion's field, named as SGLang names it."""
-    return renamed(error, NAMES)
+def own_words(error: BadRequest, body: Body) -> BadRequest:
+    """A refusal of a completion's field, named as SGLang names it, or as this body has it."""
+    return renamed(error, NAMES if body.get("input_ids") is None else NAMES | {"prompt": "input_ids"})
 
 
 def is_list(completion: Body) -> bool:

@@ -19,7 +19,7 @@ from disagg.coordinator.sink import Nowhere
 from disagg.errors import BadRequest, NoReadyPair, RequestError
 from disagg.fields import required, typed
 from disagg.frontend.backend import Backend
-from disagg.frontend.body import decode_body
+from disagg.frontend.body import SMALL_BYTES_MAX, decode_body
 from disagg.frontend.exchange import Exchange
 from disagg.frontend.keys import Caller
 from disagg.frontend.receiving import bare_id
@@ -32,13 +32,10 @@ FLUSH_WAIT_MAX_S = 60.0
 
 
 class NativeRoutes:
-    """`cancel(id)`: ends a running answer. `body_limit_bytes`: of a request's body; a longer one gets 413."""
+    """`cancel(id)`: ends a running answer."""
 
-    def __init__(
-        self, backend: Backend, tokenization: Tokenization, cancel: Callable[[str], bool], body_limit_bytes: int
-    ) -> None:
+    def __init__(self, backend: Backend, tokenization: Tokenization, cancel: Callable[[str], bool]) -> None:
         self._backend, self._tokenization, self._cancel = backend, tokenization, cancel
-        self._body_limit_bytes = body_limit_bytes
 
     async def health_generate(self, exchange: Exchange, _: str, caller: Caller) -> None:
         """One token of one prompt, from whichever engines are next. Raises NoReadyPair where none comes, and BadRequest
@@ -117,7 +114,7 @@ class NativeRoutes:
     async def abort_request(self, exchange: Exchange, _: str, caller: Caller) -> None:
         """As SGLang's: an id that is not there is no error. Another key's is not there. `rid`: as an answer has it,
         with or without its prefix. Raises BadRequest."""
-        body = decode_body(await exchange.call.body(self._body_limit_bytes))
+        body = decode_body(await exchange.call.body(SMALL_BYTES_MAX))
         if body.get("abort_all"):
             raise BadRequest("abort_all", "unsupported_parameter", "'abort_all' is not for clients; name one 'rid'")
         rid = typed(str, required(body, "rid"), "rid")

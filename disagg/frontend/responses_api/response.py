@@ -15,7 +15,6 @@ import msgspec
 from disagg.frontend.blocks import Block
 from disagg.frontend.logprobs import TokenText, token_objects
 from disagg.frontend.parts import TokenLogprobs
-from disagg.frontend.responses import encode
 from disagg.frontend.responses_api.reasoning_state import sealed
 
 _PREFIXES = {"reasoning": "rs", "text": "msg", "call": "fc"}
@@ -74,7 +73,7 @@ class ResponseHead:
         if not logprobs:
             return []
         assert self.token_text is not None, "logprobs came, and nothing says their texts"
-        return [encode(each) for each in token_objects(logprobs, self.token_text)]
+        return list(token_objects(logprobs, self.token_text))
 
     def _reasoning(self, text: str) -> dict[str, Any]:
         summary = [{"type": "summary_text", "text": text}] if self.summarises else []

@@ -39,7 +39,8 @@ def units_of(start: int, end: int) -> tuple[int, int]:
 class Arena:
     """Memory for the fingerprints of runs, in chunks that never move.
 
-    What is freed is given to a run that needs as much or less. Places are numbers of units, from 0.
+    What is freed is given to a run that needs as much or less, and is not joined with what is free beside it: so runs
+    get shorter when memory is used up. Places are numbers of units, from 0.
     """
 
     def __init__(self) -> None:
@@ -78,6 +79,12 @@ class Arena:
             self._free[units] = array("I")
         self._free[units].append(place)
         self._sizes |= 1 << units
+
+    def free_all(self) -> None:
+        """Makes one place of each chunk again."""
+        self._free = {CHUNK_UNITS: array("I", range(0, len(self._chunks) * CHUNK_UNITS, CHUNK_UNITS))}
+        self._sizes = 1 << CHUNK_UNITS if self._chunks else 0
+        self._next = len(self._chunks) * CHUNK_UNITS
 
     def _take(self, units: int) -> int:
         larger = self._sizes >> units

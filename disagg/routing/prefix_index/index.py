@@ -9,11 +9,15 @@ Fails: never. When memory runs out, the rank that holds most is forgotten: see `
 A rank holds whole prefixes: what it loses in the middle of a path, it loses with all that follows. That holds in each
 tier by itself; "anywhere" is the deeper of the two.
 
-What is exact, and what is not. Of most blocks 4 bits are kept. So where a path leaves a run at a place at which none
-has left it before, the place that `overlaps` tells is a block too deep once in 16 times, two once in 256. A rank's own
-paths are exact: the ends of what it holds are boundaries of runs, and a branch is hung 3 blocks too high rather than
-one too low (where `new` tells the place, exactly there), for else the loss of one branch would take the other along. Of
-the blocks between, up to 3, some may then be credited to the holders of one branch only.
+What is exact, and what is not. The ends of what a rank holds are boundaries of runs, and exact. Where a path leaves a
+run at a place where none has left it before, fingerprints of 4 bits a block tell the place: a block too deep once in 16
+times, two once in 256. To part a run there for good, one wants to be surer, for where two branches share a block that
+is not the same, the loss of one takes the other along. So the run is parted 2 blocks above (exactly at the place where
+`new` tells it), and these blocks are in both branches, under the holders of each. Hence:
+
+- `overlaps` may credit a rank with up to 2 blocks too few beside a branch, and by chance with one too many;
+- by chance (a few in a thousand branches that are dropped) a rank loses a branch here that it still holds there. It is
+  credited again when that is stored again. Of what a rank has said that it lost, nothing is left.
 """
 
 from __future__ import annotations
@@ -28,7 +32,7 @@ from disagg.routing.prefix_index.members import Members, Slots
 from disagg.routing.prefix_index.runs import RUN_BLOCKS_MAX, Runs
 
 SURE_BLOCKS = 3  # so many agree by chance once in 4096 times
-PIECE_BLOCKS_MIN = 64  # of a run, when memory is almost used up
+PIECE_BLOCKS_MIN = 8  # of a run, when memory is used up and small places are free
 SWEPT_BY_A_CALL = 8  # runs looked at, so that a call takes no longer for them than for its own
 
 
@@ -43,7 +47,7 @@ class PrefixIndex:
         self._members = Members()
         self._swept_to = 1  # of the sweep that goes on
 
-    def store(self, slot: int, path: array[int], tier: Tier = Tier.DEVICE, new: int = 0) -> None:
+    def store(self, slot: int, path: array[int], tier: Tier = Tier.DEVICE, new: int | None = None) -> None:
         """The rank holds every block of the path. `new`: how many of the last ones it did not hold before, if known."""
         length = len(path)
         if not length:
@@ -51,13 +55,19 @@ class PrefixIndex:
         piece = self._room()
         member = self._members.of(slot)
         prints = fingerprints(path)
+        known = 0 if new is None else length - new
         run = matched = 0
         while True:
-            run, matched = max(self._descend(path, prints, run, matched), key=itemgetter(1))
-            if matched == self._runs.ends[run]:
+            ways = self._descend(path, prints, run, matched, member=member, known=known)
+            run, matched = max(ways, key=itemgetter(1))
+            other = self._other_than_told(run, matched, member, int(tier), known)
+            if other:
+                run, matched = self._split(other, known), known
+            elif matched < self._runs.ends[run]:
+                run = self._part(run, matched, length)
+                matched = self._runs.ends[run]
+            else:
                 break
-            run = self._part(run, matched, path, member, int(tier), new)
-            matched = self._runs.ends[run]
         if matched < length:
             if piece:
                 self._grow(run, path, prints, member, int(tier), piece)
@@ -143,12 +153,20 @@ class PrefixIndex:
     # the way down
 
     def _descend(
-        self, path: array[int], prints: bytes, run: int = 0, matched: int = 0, guess: bool = False
+        self,
+        path: array[int],
+        prints: bytes,
+        run: int = 0,
+        matched: int = 0,
+        guess: bool = False,
+        member: int = -1,
+        known: int = 0,
     ) -> list[tuple[int, int]]:
         """The last run that the path enters, and how many of the path's blocks are in the tree, where it leads through
         this run. Several, where the first blocks of two branches may be the same.
 
-        `guess`: a tail is entered where all that can be compared agrees, even if it is little.
+        `guess`: where there is no other way, a tail is entered that agrees with the path for a block or two. `known`:
+        so many blocks of the path the member holds already, which may tell that a tail is the way.
         """
         runs, length = self._runs, len(path)
         find, common, ends = runs.table.find, runs.common, runs.ends
@@ -162,7 +180,10 @@ class PrefixIndex:
                 if tail:
                     along = common(tail, matched, prints, length)
                     is_sure = along - matched >= SURE_BLOCKS
-                    if is_sure or self._enters(tail, matched, along, path, prints, guess and not child):
+                    if not is_sure and not child and matched < known and along >= min(known, ends[tail]):
+                        is_sure = self._is_held(tail, member)
+                    is_guessed = guess and not child and along > matched
+                    if is_sure or is_guessed or self._enters(tail, matched, along, path, prints):
                         if child:
                             ways.append((child, follows))
                         elif is_sure:
@@ -177,33 +198,37 @@ class PrefixIndex:
                 found.append((run, matched))
         return found
 
-    def _enters(self, tail: int, start: int, along: int, path: array[int], prints: bytes, guess: bool) -> bool:
-        """Whether the path leads through the tail, with which it goes along for less than SURE_BLOCKS."""
+    def _enters(self, tail: int, start: int, along: int, path: array[int], prints: bytes) -> bool:
+        """Whether the path surely leads through the tail, with which it goes along for less than SURE_BLOCKS."""
         runs, length = self._runs, len(path)
-        while along == runs.ends[tail] and along < length:
+        while tail and along == runs.ends[tail] and along < length:
             child = runs.table.find(path[along])
             if child and runs.parents[child] == tail:
                 return True
             tail = runs.tail_of(tail)
-            if not tail:
-                return guess
-            along = runs.common(tail, along, prints, length)
-            if along - start >= SURE_BLOCKS:
-                return True
-        return guess and along == length
+            if tail:
+                along = runs.common(tail, along, prints, length)
+                if along - start >= SURE_BLOCKS:
+                    return True
+        return False
 
     # storing
 
-    def _part(self, run: int, matched: int, path: array[int], member: int, tier: int, new: int) -> int:
+    def _other_than_told(self, run: int, matched: int, member: int, tier: int, known: int) -> int:
+        """The run that the path leaves at block `known`, whatever fingerprints say: the member holds it, and says that
+        it has not held the path's block there. 0 if there is none."""
+        runs = self._runs
+        if known <= matched < known + SURE_BLOCKS:
+            while run and runs.start(run) >= known:
+                run = runs.parents[run]
+            if known < runs.ends[run] and runs.sets.tiers(runs.holders[run], member) & tier:
+                return run
+        return 0
+
+    def _part(self, run: int, matched: int, length: int) -> int:
         """Splits the run where the path ends in it or leaves it. The upper part."""
-        runs, length = self._runs, len(path)
-        start, known = runs.start(run), length - new
-        is_held = runs.sets.tiers(runs.holders[run], member) & tier
-        if new and is_held and start < known and matched - SURE_BLOCKS < known <= matched:
-            return self._split(run, known)  # it says that it did not hold the path's block there: this is another one
-        if matched == length:
-            return self._split(run, matched)
-        return self._split(run, max(start + 1, matched - SURE_BLOCKS + 1))
+        sure = matched if matched == length else matched - SURE_BLOCKS + 1
+        return self._split(run, max(self._runs.start(run) + 1, sure))
 
     def _split(self, run: int, at: int, key: int = 0) -> int:
         """The upper part. A sweep may have passed its number already, so it goes without those who are swept."""
@@ -258,17 +283,34 @@ class PrefixIndex:
         """The run in which the rank holds block `keep` of the path, and how far the path follows it. Several, where
         that may be in more than one branch: better to forget one too many than to believe in one that is gone."""
         runs, length = self._runs, len(path)
-        found = []
-        ways = [(0, 0)]
+        found: list[tuple[int, int]] = []
+        explained = (
+            False  # the path ends where a branch does, that nobody holds more of: it is that branch that is lost
+        )
+        ways = [(0, 0, 0)]
         while ways:
-            run, matched = ways.pop()
-            if matched > keep:
-                found.append((run, matched))
-            elif matched == runs.ends[run]:
-                children = (runs.table.find(path[matched]), runs.tail_of(run))
-                held = [child for child in children if child and self._is_held(child, member)]
-                ways += [(child, runs.common(child, matched, prints, length)) for child in held]
-        return found
+            top, run, matched = ways.pop()
+            is_end = matched < runs.ends[run] or matched == length
+            if matched > keep and not top:
+                top = run
+            if is_end or not (children := self._children_held(run, path[matched], member)):
+                if top:
+                    found.append((top, matched))
+                    explained |= matched == length == runs.ends[run] and not runs.children[run]
+                continue
+            ways += [(top, child, runs.common(child, matched, prints, length)) for child in children]
+        if not explained:
+            return found
+        return [
+            (run, matched)
+            for run, matched in found
+            if matched == length or matched - keep >= SURE_BLOCKS or (runs.keys[run] and runs.start(run) == keep)
+        ]
+
+    def _children_held(self, run: int, key: int, member: int) -> list[int]:
+        """Those that a path with this key next may go on in, as far as the member holds them."""
+        children = (self._runs.table.find(key), self._runs.tail_of(run))
+        return [child for child in children if child and self._is_held(child, member)]
 
     def _is_held(self, run: int, member: int) -> bool:
         return bool(self._runs.sets.tiers(self._runs.holders[run], member))

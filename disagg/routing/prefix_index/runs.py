@@ -216,6 +216,8 @@ class Runs:
         self._next[run] = self._previous[run] = 0
         self._free.append(run)
         self.count -= 1
+        if not self.count:
+            self._arena.free_all()
 
     def _hang(self, run: int, parent: int) -> None:
         """Makes it a child: the first, or the next after a tail."""

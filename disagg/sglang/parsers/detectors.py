@@ -6,7 +6,8 @@ Way:   tools.py, reasoning.py, constraint.py -> [vocabulary, Held, accepted] -> 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 
@@ -43,6 +44,27 @@ class Held:
             if value and type(value) is str and len(value) > most:
                 most = len(value)
         return most
+
+
+class Marks:
+    """The texts that a detector looks for, as far as its fields say: as they are, and as parts of patterns."""
+
+    def __init__(self, detector: Any) -> None:
+        self._texts = "\n".join(_texts(list(vars(detector).values())))
+
+    def has(self, text: str) -> bool:
+        """Whether it is one, or the beginning of one; or looks like a token of a model's own."""
+        return text in self._texts or text[:2] in ("<|", "<｜") or text[0] in "[◁"
+
+
+def _texts(values: Iterable[Any]) -> Iterator[str]:
+    for value in values:
+        if isinstance(value, str):
+            yield value
+        elif isinstance(value, re.Pattern):
+            yield str(value.pattern).replace("\\", "")
+        elif isinstance(value, list | tuple | set | frozenset):
+            yield from _texts(value)
 
 
 def markers(detector: Any) -> set[str]:

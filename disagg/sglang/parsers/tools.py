@@ -1,12 +1,14 @@
 """One choice's tool calls, read by SGLang's parser of a name: as the text comes, or from the whole text.
 
 Way:   text of a choice, its reasoning taken out -> [ToolReader] -> words and pieces of calls -> OutputParser
-In:    text cut anywhere; lexemes.py cuts it as the parser wants it
+In:    text cut anywhere; lexemes.py cuts it as the parser wants it. Of a long string the parser gets the ends alone
 Out:   calls counted from 0 as they come; a name first, then its arguments, of which nothing is taken back
-Fails: whatever SGLang's parser raises; ImportError without SGLang
+Fails: whatever SGLang's parser raises; ValueError where it says of a string other than it was given; ImportError
+       without SGLang
 
-`whole` is SGLang's `parse_non_stream`, for answers that are not streamed. `end` compares with it what was streamed, and
-adds what the streaming parser lost: some know only one call, or leave the last brace out.
+`whole` is SGLang's `parse_non_stream`, for answers that are not streamed. `end` compares what was streamed with what it
+makes of all that the streaming parser was given, and adds what that one lost: some know only one call, or leave the
+last brace out. That may take long, and may be asked for in a thread (`characters` says how many there are).
 """
 
 from __future__ import annotations
@@ -17,7 +19,8 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from disagg.sglang.parsers.detectors import Held, vocabulary
+from disagg.sglang.parsers.detectors import Held, Marks, vocabulary
+from disagg.sglang.parsers.echo import Echo, OpenString, in_json
 from disagg.sglang.parsers.json_array import ArrayParser
 from disagg.sglang.parsers.lexemes import Lexemes, is_marker
 from disagg.sglang.parsers.light_import import sglang_parsers
@@ -84,7 +87,11 @@ class ToolReader:
     def __init__(self, make_parser: Callable[[], Any]) -> None:
         self._make_parser, self._parser = make_parser, make_parser()
         self._held, self._lexemes = Held(self._parser.detector), Lexemes()
-        self._came: list[str] = []  # all of the text, for the comparison at the end
+        self._marks, self._echo = Marks(self._parser.detector), Echo()
+        self._string: OpenString | None = None  # what comes is of this string, and goes by the parser
+        self._behind = ""  # of the last call's arguments: told already, and not yet said by the parser
+        self._came: list[str] = []  # all that the parser was given, for the comparison at the end
+        self.characters = 0  # of them
         self._before: list[str] = []  # text ahead of the first call
         self._after: list[str] = []  # text after it, which waits for the end: it may be a call that was not seen
         self._names: list[str] = []
@@ -92,7 +99,6 @@ class ToolReader:
         self._index_of: dict[int, int] = {}  # SGLang's index of a call -> ours
 
     def push(self, text: str) -> ToolText:
-        self._came.append(text)
         self._lexemes.push(text)
         return self._feed(last=False)
 
@@ -109,15 +115,45 @@ class ToolReader:
         texts: list[str] = []
         calls: list[CallPiece] = []
         held = self._held.characters()
-        while (unit := self._lexemes.take(held, in_call=bool(held or self._names), last=last)) is not None:
+        while not self._string or self._pass_by(calls, last=last):
+            in_call = bool(held or self._names)
+            unit = self._lexemes.take(held, in_call=in_call, is_mark=self._marks.has, last=last)
+            if unit is None:
+                break
             text, items = self._parser.parse_stream_chunk(unit)
             was_held, held = held, self._held.characters()
             if not (was_held or held or items or self._names or is_marker(unit)):
                 text = unit  # plain text between nothing and nothing: some parsers take a bracket out of it
+            self._came.append(unit)
+            self.characters += len(unit)
+            if was_held or held or self._names:
+                self._echo.gave(unit)
             said = self._said(text, items)
             texts.append(said.text)
             calls += said.calls
+            if said.calls:
+                calls += self._goes_by()
         return ToolText("".join(texts), calls)
+
+    def _goes_by(self) -> list[CallPiece]:
+        """What of a string the parser has yet to say, where the rest of that string is to go by it."""
+        string = self._echo.string()
+        if string is None or not string.behind.startswith(self._behind):
+            return []
+        behind = string.behind[len(self._behind) :]
+        self._string, self._behind = string, string.behind
+        return [CallPiece(len(self._names) - 1, None, behind)] if behind else []
+
+    def _pass_by(self, calls: list[CallPiece], *, last: bool) -> bool:
+        """Whether the parser has to see what comes next."""
+        assert self._string is not None
+        is_json = self._string.is_json
+        text, is_over = self._lexemes.take_string(is_json=is_json, is_mark=self._marks.has, last=last)
+        if text:
+            calls.append(CallPiece(len(self._names) - 1, None, text if is_json else in_json(text)))
+        if is_over:
+            self._string = None
+        return is_over
 
     def _said(self, text: str | None, items: Sequence[Any]) -> ToolText:
         shown = "" if self._names else text or ""
@@ -129,14 +165,30 @@ class ToolReader:
                 self._index_of[item.tool_index] = len(self._names)
                 self._names.append(item.name)
                 self._arguments.append([])
+                self._behind = ""
+                self._echo.begins()
             index = self._index_of.get(item.tool_index)
             if index is None:  # arguments of a call whose name was never said
                 continue
-            if item.parameters:
-                self._arguments[index].append(item.parameters)
             if item.name or item.parameters:
-                calls.append(CallPiece(index, item.name or None, item.parameters or ""))
+                calls += self._told(index, item.name or None, item.parameters or "")
         return ToolText(shown, calls)
+
+    def _told(self, index: int, name: str | None, arguments: str) -> list[CallPiece]:
+        """What the parser says of a call, but for what was told before it said so."""
+        if arguments:
+            self._arguments[index].append(arguments)
+            if index == len(self._names) - 1:
+                self._echo.said(arguments)
+                arguments = self._beyond(arguments)
+        return [CallPiece(index, name, arguments)] if name or arguments else []
+
+    def _beyond(self, arguments: str) -> str:
+        told = self._behind
+        if not arguments.startswith(told[: len(arguments)]):
+            raise ValueError("the parser says other arguments than it was given")
+        self._behind = told[len(arguments) :]
+        return arguments[len(told) :]
 
     def _unstreamed(self) -> list[CallPiece]:
         """What the parser has read of its last call, and not said: SGLang's server asks for it at the end, too."""
@@ -154,11 +206,10 @@ class ToolReader:
         said = "".join(self._arguments[index])
         if known == said or not known.startswith(said) or _is_json(said):
             return []
-        self._arguments[index].append(known[len(said) :])
-        return [CallPiece(index, None, known[len(said) :])]
+        return self._told(index, None, known[len(said) :])
 
     def _rest(self) -> ToolText:
-        """The calls that SGLang finds in the whole text and its streaming parser did not, and the text after calls."""
+        """The calls that SGLang finds in all that was given and its streaming parser did not, and text after calls."""
         before, after = "".join(self._before), "".join(self._after)
         text, found = _whole(self._make_parser(), "".join(self._came))
         calls: list[CallPiece] = []
@@ -166,6 +217,7 @@ class ToolReader:
             if piece.index == len(self._names):
                 self._names.append(str(piece.name))
                 self._arguments.append([piece.arguments])
+                self._behind = ""
                 calls.append(piece)
             elif piece.name == self._names[piece.index]:
                 calls += self._more(piece.index, piece.arguments)
