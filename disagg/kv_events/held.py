@@ -100,9 +100,7 @@ class HeldBlocks:
         self._check(nearer, farther)
         paths = _Paths()
         changes = [paths.change(REMOVED, _REMOVED_FROM[last.nearest], last, count) for last, count in _runs(farther)]
-        changes += [
-            paths.change(STORED, _STORED_IN[last.nearest], last, count) for last, count in _runs(nearer)
-        ]
+        changes += [paths.change(STORED, _STORED_IN[last.nearest], last, count) for last, count in _runs(nearer)]
         for block in farther:
             if block.nearest == NOWHERE:
                 del self._blocks[block.key]

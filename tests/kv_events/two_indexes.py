@@ -41,5 +41,3 @@ class TwoIndexes(PrefixIndex):
     def depth(self, slot: int, path: list[int]) -> int:
         """What the real one says the rank holds of this path."""
         return max((held.blocks for held in self.overlaps(array("Q", path)) if slot in held.anywhere), default=0)
-
-
