@@ -85,5 +85,5 @@ def test_without_the_package_it_says_what_to_install(monkeypatch: pytest.MonkeyP
         return really(name, *arguments)
 
     monkeypatch.setattr(builtins, "__import__", without)
-    with pytest.raises(StartError, match=r"pip install 'disagg\[planner\]'"):
+    with pytest.raises(StartError, match=r"pip install '\.\[planner\]'"):
         Source("Qwen/Qwen3-8B", "h200_sxm", Layout())
