@@ -7,7 +7,7 @@ from array import array
 from collections.abc import Iterable, Sequence
 from random import Random
 
-from disagg.routing.prefix_index.held import Tier
+from disagg.kv_events.events import Tier
 from disagg.routing.prefix_index.index import PrefixIndex
 
 UNSURE_BLOCKS = 2  # that the index may credit to fewer ranks than hold them, beside a branch

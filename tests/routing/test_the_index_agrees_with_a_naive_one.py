@@ -15,7 +15,8 @@ sys.path.insert(0, str(Path(__file__).parent))  # tests share prefixes.py; they 
 
 from prefixes import UNSURE_BLOCKS, NaiveIndex, Prompts, assert_well_formed
 
-from disagg.routing.prefix_index.held import Tier, depths
+from disagg.kv_events.events import Tier
+from disagg.routing.prefix_index.held import depths
 from disagg.routing.prefix_index.index import PrefixIndex
 
 SLOTS = st.integers(0, 5)

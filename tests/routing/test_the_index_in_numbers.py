@@ -13,7 +13,8 @@ sys.path.insert(0, str(Path(__file__).parent))  # tests share prefixes.py; they 
 
 from prefixes import Prompts, assert_well_formed, depth
 
-from disagg.routing.prefix_index.held import Held, Tier
+from disagg.kv_events.events import Tier
+from disagg.routing.prefix_index.held import Held
 from disagg.routing.prefix_index.index import PrefixIndex
 
 RANDOM = Random(5)
