@@ -34,7 +34,9 @@ from disagg.routing.reservation import Reservation
 from disagg.routing.router import Router
 from disagg.routing.view import Choice, RoutingView
 
-LOOK_AHEAD = 32  # of the waiting requests so many are looked at with each change
+LOOK_AHEAD = 64  # of the waiting requests so many are gone through with each change
+FRESH_S = 0.05  # for so long a bound request stays bound without another look, while its engine is busy
+RENEWED = 4  # bound requests that are looked at anew with a change, though their engine is busy
 
 
 @dataclass(slots=True, eq=False)
@@ -46,6 +48,9 @@ class _Waiter:
     reservation: asyncio.Future[Reservation]
     timer: asyncio.TimerHandle | None = None
     passed_by: int = 0  # tokens of requests that went before it because there was no room for it
+    bound_to: Endpoint | None = None
+    to_read: int = 0  # there
+    looked_at_s: float = 0.0
 
     @property
     def tokens(self) -> int:
@@ -94,7 +99,7 @@ class Admission:
         view = self._view(request, until_s)
         if not (self._suspects if is_suspect else self._first or (self._then and not is_first)):
             choice = self._consider(request, view)
-            if choice is not None and self._may_be_sent(choice):
+            if choice is not None and self._may_read(choice.pair.reader):
                 return self._reserve(request, view, choice)
         if not is_first and len(self._then) >= self._queue_max:
             raise Overloaded(f"request {request.id}", f"{len(self)} requests wait already", "retry later")
@@ -161,15 +166,22 @@ class Admission:
                     self._suspects.remove(waiter)
 
     def _serve_lines(self) -> None:
-        for endpoint in self._bound:
+        for endpoint in self._bound:  # while this goes on, each has what is bound there by those before in line
             endpoint.bound = 0
         self._bound.clear()
         no_room_from = 1 << 62  # tokens: whoever needs so many has no room either
         stuck: list[_Waiter] = []
+        now_s, renewed = self._now_s(), 0
         for waiter in itertools.islice(itertools.chain(list(self._first), self._then), LOOK_AHEAD):
             if waiter.reservation.done():
                 self._take_out(waiter)
                 continue
+            if waiter.bound_to is not None and not self._may_read(waiter.bound_to):
+                if now_s - waiter.looked_at_s < FRESH_S or renewed >= RENEWED:
+                    self._bind(waiter, waiter.bound_to)
+                    continue
+                renewed += 1
+            waiter.looked_at_s, waiter.bound_to = now_s, None
             choice = self._try(waiter) if waiter.tokens < no_room_from else None
             if waiter.reservation.done():
                 continue
@@ -178,8 +190,9 @@ class Admission:
                     return
                 no_room_from = min(no_room_from, waiter.tokens)
                 stuck.append(waiter)
-            elif not self._may_be_sent(choice):
-                self._bind(choice, waiter.view)
+            elif not self._may_read(choice.pair.reader):
+                waiter.to_read = max(1, waiter.view.prompt_tokens - choice.cached_tokens)
+                self._bind(waiter, choice.pair.reader)
             else:
                 waiter.reservation.set_result(self._reserve(waiter.request, waiter.view, choice))
                 self._take_out(waiter)
@@ -239,12 +252,14 @@ class Admission:
         wanted_s = request.wishes.ttft_s
         return request.received_at_s + wanted_s if wanted_s and not request.emitted_ids else float("inf")
 
-    def _may_be_sent(self, choice: Choice) -> bool:
-        return self._read_ahead_tokens is None or choice.pair.reader.sent_tokens < self._read_ahead_tokens
+    def _may_read(self, endpoint: Endpoint) -> bool:
+        """Whether a prompt may be sent there now; one that is gone is not worth waiting for."""
+        limit = self._read_ahead_tokens
+        return limit is None or endpoint.sent_tokens < limit or endpoint.order is None
 
-    def _bind(self, choice: Choice, view: RoutingView) -> None:
-        reader = choice.pair.reader
-        reader.bound += max(1, view.prompt_tokens - choice.cached_tokens)
+    def _bind(self, waiter: _Waiter, reader: Endpoint) -> None:
+        waiter.bound_to = reader
+        reader.bound += waiter.to_read
         self._bound.add(reader)
 
     def _reserve(self, request: Request, view: RoutingView, choice: Choice) -> Reservation:

@@ -33,31 +33,40 @@ class Costs:
         self.kv_bytes_per_token = float(p.kv_bytes_per_token)
         self.output_tokens = p.output_tokens
         self.busy = 0.0  # share of the time in which ranks that read prompts are busy with it
-        self._factors: dict[tuple[str, RankId], float] = {}
+        self.reading_factors: dict[RankId, float] = {}  # of ranks that are slower or faster than the law
+        self.step_factors: dict[RankId, float] = {}
+
+    def reading_s(self, to_read: int, cached: int) -> float:
+        """One prompt of `to_read` + `cached` tokens, on a rank as the law has it."""
+        prompt_s, token_s, area_s = self.reading.weights
+        return prompt_s + token_s * to_read + area_s * (to_read + 2 * cached) * to_read / 2
+
+    @property
+    def drain_token_s(self) -> float:
+        """For each token that waits, on a rank as the law has it."""
+        return self.reading.weights[1]
 
     def read_s(self, rank: RankId, to_read: int, cached: int) -> float:
-        """One prompt of `to_read` + `cached` tokens."""
-        area = (to_read + 2 * cached) * to_read / 2
-        return self.reading((1.0, to_read, area)) * self._factors.get(("read", rank), 1.0)
+        return self.reading_s(to_read, cached) * self.reading_factors.get(rank, 1.0)
 
     def drain_s(self, rank: RankId, tokens: int) -> float:
         """Until what waits there is read."""
-        return self.reading.weights[1] * tokens * self._factors.get(("read", rank), 1.0)
+        return self.drain_token_s * tokens * self.reading_factors.get(rank, 1.0)
 
     def transfer_s(self, tokens: int) -> float:
         return self.transfer((1.0, tokens * self.kv_bytes_per_token))
 
     def step_s(self, rank: RankId, legs: int, kv_tokens: float) -> float:
-        return self.step((1.0, legs, kv_tokens)) * self._factors.get(("step", rank), 1.0)
+        return self.step((1.0, legs, kv_tokens)) * self.step_factors.get(rank, 1.0)
 
     def observe(self, seen: Observation) -> None:
         match seen:
             case Read() if seen.seconds > 0 and seen.tokens > 0:
                 x = (float(seen.prompts), float(seen.tokens), seen.area)
-                self._learn("read", seen.rank, self.reading, x, seen.seconds)
+                _learn(self.reading_factors, seen.rank, self.reading, x, seen.seconds)
             case Stepped() if seen.seconds > 0:
                 x = (1.0, float(seen.legs), float(seen.kv_tokens))
-                self._learn("step", seen.rank, self.step, x, seen.seconds)
+                _learn(self.step_factors, seen.rank, self.step, x, seen.seconds)
             case Transferred() if seen.kv_bytes and seen.seconds > 0:
                 self.transfer.learn((1.0, float(seen.kv_bytes)), seen.seconds)
                 self.kv_bytes_per_token += SMOOTHING * (seen.kv_bytes / seen.prompt_tokens - self.kv_bytes_per_token)
@@ -67,12 +76,11 @@ class Costs:
             weight = min(1.0, seen.over_s / 30.0) / 4
             self.busy += weight * (min(1.0, seen.seconds / seen.over_s) - self.busy)
 
-    def _learn(self, kind: str, rank: RankId, law: Fit, x: tuple[float, ...], seconds: float) -> None:
-        factor = self._factors.get((kind, rank), 1.0)
-        expected = law(x)
-        law.learn(x, seconds / factor)
-        if expected > 0:
-            low, high = FACTOR_RANGE
-            self._factors[kind, rank] = min(high, max(low, factor + SMOOTHING * (seconds / expected - factor)))
-        if len(self._factors) > RANKS_MAX:
-            del self._factors[next(iter(self._factors))]
+
+def _learn(factors: dict[RankId, float], rank: RankId, law: Fit, x: tuple[float, ...], seconds: float) -> None:
+    factor, expected, (low, high) = factors.get(rank, 1.0), law(x), FACTOR_RANGE
+    law.learn(x, seconds / factor)
+    if expected > 0:
+        factors[rank] = min(high, max(low, factor + SMOOTHING * (seconds / expected - factor)))
+    if len(factors) > RANKS_MAX:
+        del factors[next(iter(factors))]

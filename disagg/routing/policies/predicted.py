@@ -18,15 +18,15 @@ Pair (p, d)               reading on p + X(P - h(d)) + decoding on d
 Engine g that serves alone    reading on g + n · R(g, u, h) + decoding on g
   While it reads, the n others wait for their next token.
 
-Chooses: the least cost. Costs within TIE of it count as equal: of those the rank with the least in its cache, so that
-         cold prompts spread, then at random. Where a model has pairs and engines that serve alone, the kind that
-         requests of about this u went to last is left only for one that costs KEEP less.
+Chooses: the least cost. Costs within TIE of it count as equal: of those the reader with the least in its cache, so
+         that cold prompts spread, and the decode with the least on it; then at random. Where a model has pairs and
+         engines that serve alone, the kind that requests of about this u went to last is left only for one that costs
+         KEEP less.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable
 from itertools import islice
 from typing import NamedTuple
 
@@ -52,34 +52,30 @@ class LeastCost(Forecast, frozen=True):
 
     cost_ms: float
     cached_tokens: int
-    next_best: str = ""  # the best of the other kind, or of other readers
+    next_best: str = ""  # of the other kind, or the best pair with another reader
     next_cost_ms: float = 0.0
     busy: float = 0.0
 
 
-class _Side(NamedTuple):
-    """An endpoint, and what it would cost there."""
+class _Reader(NamedTuple):
+    """A rank that could read the prompt, and what that would cost."""
 
     cost_s: float
     endpoint: Endpoint
-    wait_s: float = 0.0
-    read_s: float = 0.0
-    step_s: float = 0.0
-    cached: int = 0
+    cached: int
 
 
 class _Way(NamedTuple):
-    """A pair, or one that serves alone."""
+    """A pair, or one that serves alone, and what it would cost."""
 
     cost_s: float
-    reader: _Side
-    decode: _Side
+    reader: _Reader
+    decode: Endpoint
     transfer_s: float
 
     @property
     def pair(self) -> Pair:
-        reader, decode = self.reader.endpoint, self.decode.endpoint
-        return Pair(None if reader is decode else reader, decode)
+        return Pair(None if self.reader.endpoint is self.decode else self.reader.endpoint, self.decode)
 
 
 class Predicted:
@@ -105,141 +101,154 @@ class Predicted:
             return self._least_loaded.choose(request, endpoints)
         if request.prefix_on is not None and (choice := best_after(request.prefix_on, request, endpoints)) is not None:
             return choice
-        held = endpoints.cached(request)
-        best, second = self._best(request, endpoints, held)
-        if best is None:
-            return None
-        return Choice(best.pair, self._reason(best, second), best.reader.cached)
+        cached = endpoints.cached(request)
+        best, second = self._best(request, endpoints, cached)
+        return None if best is None else Choice(best.pair, self._reason(request, best, second), best.reader.cached)
 
-    def _best(self, request: RoutingView, endpoints: Endpoints, held: CachedPrompt) -> tuple[_Way | None, _Way | None]:
+    def _best(
+        self, request: RoutingView, endpoints: Endpoints, cached: CachedPrompt
+    ) -> tuple[_Way | None, _Way | None]:
         """The way to go, and what it beat."""
-        alone, next_alone = self._best_alone(request, endpoints, held)
-        paired, next_paired = self._best_pair(request, endpoints, held)
+        alone, next_alone = self._best_alone(request, endpoints, cached)
+        paired, next_paired = self._best_pair(request, endpoints, cached)
         if alone is None or paired is None:
             return (alone, next_alone) if paired is None else (paired, next_paired)
-        to_read = min(alone.reader.cached, paired.reader.cached)
-        kind = (request.prompt_tokens - to_read).bit_length()
-        kept = self._last_kind.get(kind, alone.cost_s > paired.cost_s)
-        old, new = (paired, alone) if kept else (alone, paired)
+        kind = (request.prompt_tokens - min(alone.reader.cached, paired.reader.cached)).bit_length()
+        was_paired = self._last_kind.get(kind, alone.cost_s > paired.cost_s)
+        old, new = (paired, alone) if was_paired else (alone, paired)
         best = new if new.cost_s < old.cost_s * (1 - KEEP) else old
         self._last_kind[kind] = best is paired
         return best, alone if best is paired else paired
 
     def _best_alone(
-        self, request: RoutingView, endpoints: Endpoints, held: CachedPrompt
+        self, request: RoutingView, endpoints: Endpoints, cached: CachedPrompt
     ) -> tuple[_Way | None, _Way | None]:
-        ways = []
-        for endpoint in _looked_at(Role.AGGREGATED, request, endpoints, held):
-            reader, decode = self._reading(endpoint, request, held), self._decoding(endpoint, request)
-            stall_s = endpoint.load[0] * reader.read_s
-            ways.append(_Way(reader.cost_s + stall_s + decode.cost_s, reader, decode, 0.0))
-        if not ways:
+        ranks = _looked_at(Role.AGGREGATED, request, endpoints, cached)
+        if not ranks:
             return None, None
-        best = self._pick(ways, endpoints)
-        return best, min((way for way in ways if way is not best), key=_cost, default=None)
+        readers = self._readers(ranks, request, cached)
+        ways = []
+        for reader, (decoding_s, rank) in zip(readers, self._decoding(ranks, request), strict=True):
+            stall_s = rank.load[0] * self.costs.read_s(rank.id, request.prompt_tokens - reader.cached, reader.cached)
+            ways.append(_Way(reader.cost_s + stall_s + decoding_s, reader, rank, 0.0))
+        return self._two_best(ways, endpoints)
 
     def _best_pair(
-        self, request: RoutingView, endpoints: Endpoints, held: CachedPrompt
+        self, request: RoutingView, endpoints: Endpoints, cached: CachedPrompt
     ) -> tuple[_Way | None, _Way | None]:
-        decodes = sorted(
-            (self._decoding(each, request) for each in _looked_at(Role.DECODE, request, endpoints, held)), key=_cost
-        )
-        if not decodes:
+        ranks = _looked_at(Role.DECODE, request, endpoints, cached)
+        if not ranks:
             return None, None
+        decodes = self._decoding(ranks, request)
+        decodes.sort(key=_cost_of_decode)
+        transfer_s = self.costs.transfer_s(request.prompt_tokens)
+        by_peers: dict[str, tuple[float, Endpoint, float] | None] = {}  # a prefill's life -> cost, decode, transfer
         ways = []
-        for prefill in _looked_at(Role.PREFILL, request, endpoints, held):
-            reader = self._reading(prefill, request, held)
-            ways += self._with_best_decode(reader, decodes, request, endpoints, held)
-        if not ways:
-            return None, None
-        best = self._pick(ways, endpoints)
-        others = (way for way in ways if way.reader.endpoint is not best.reader.endpoint)
-        return best, min(others, key=_cost, default=None)
+        for reader in self._readers(_looked_at(Role.PREFILL, request, endpoints, cached), request, cached):
+            life = reader.endpoint.life
+            if life not in by_peers:
+                by_peers[life] = self._best_decode(life, decodes, request, endpoints, cached, transfer_s)
+            if (found := by_peers[life]) is not None:
+                ways.append(_Way(reader.cost_s + found[0], reader, found[1], found[2]))
+        return self._two_best(ways, endpoints) if ways else (None, None)
 
-    def _with_best_decode(
+    def _best_decode(
         self,
-        reader: _Side,
-        decodes: list[_Side],
+        life: str,
+        decodes: list[tuple[float, Endpoint]],
         request: RoutingView,
         endpoints: Endpoints,
-        held: CachedPrompt,
-    ) -> list[_Way]:
-        """The cheapest decode that this prefill has met; `decodes`: cheapest first."""
-        life = reader.endpoint.life
-        whole_s = self.costs.transfer_s(request.prompt_tokens)
-        best: _Way | None = None
-        near: list[_Way] = []
-        for decode in decodes:
-            if best is not None and reader.cost_s + decode.cost_s > best.cost_s * (1 + TIE) + TIE_S:
+        cached: CachedPrompt,
+        transfer_s: float,
+    ) -> tuple[float, Endpoint, float] | None:
+        """The cheapest that this prefill has met, with its transfer; `decodes`: the cheapest first."""
+        near: list[tuple[float, Endpoint, float]] = []
+        least = limit = float("inf")
+        for decoding_s, decode in decodes:
+            if decoding_s > limit:
                 break
-            if life not in endpoints.peers_of(decode.endpoint):
+            if life not in endpoints.peers_of(decode):
                 continue
-            has = held.of(decode.endpoint)[0]
-            transfer_s = self.costs.transfer_s(request.prompt_tokens - has) if has else whole_s
-            way = _Way(reader.cost_s + transfer_s + decode.cost_s, reader, decode, transfer_s)
-            near.append(way)
-            if best is None or way.cost_s < best.cost_s:
-                best = way
-        if best is None:
-            return []
-        limit = best.cost_s * (1 + TIE) + TIE_S
-        return [min((way for way in near if way.cost_s <= limit), key=self._by_load_of_decode)]
+            has = cached.of(decode)[0] if cached.most else 0
+            moving_s = self.costs.transfer_s(request.prompt_tokens - has) if has else transfer_s
+            near.append((decoding_s + moving_s, decode, moving_s))
+            if decoding_s + moving_s < least:
+                least = decoding_s + moving_s
+                limit = least * (1 + TIE) + TIE_S
+        near = [each for each in near if each[0] <= limit]
+        if len(near) < 2:
+            return near[0] if near else None
+        return min(near, key=lambda each: (*each[1].load, self._random.random()))
 
-    def _by_load_of_decode(self, way: _Way) -> tuple[int, int, float]:
-        return *way.decode.endpoint.load, self._random.random()
-
-    def _pick(self, ways: list[_Way], endpoints: Endpoints) -> _Way:
+    def _two_best(self, ways: list[_Way], endpoints: Endpoints) -> tuple[_Way, _Way | None]:
+        """The one to take, and the cheapest with another reader."""
         least = min(ways, key=_cost).cost_s
-        near = [way for way in ways if way.cost_s <= least * (1 + TIE) + TIE_S]
-        if len(near) == 1:
-            return near[0]
-        return min(near, key=lambda way: (endpoints.cached_tokens(way.reader.endpoint), self._random.random()))
+        limit = least * (1 + TIE) + TIE_S
+        near = [way for way in ways if way.cost_s <= limit]
+        best = near[0]
+        if len(near) > 1:
+            best = min(near, key=lambda way: (endpoints.cached_tokens(way.reader.endpoint), self._random.random()))
+        return best, min((way for way in ways if way is not best), key=_cost, default=None)
 
-    def _reading(self, endpoint: Endpoint, request: RoutingView, held: CachedPrompt) -> _Side:
-        cached = min(held.of(endpoint)[1], request.prompt_tokens - 1)  # the last token is always read
-        wait_s = self.costs.drain_s(endpoint.id, endpoint.queued_tokens)
-        read_s = self.costs.read_s(endpoint.id, request.prompt_tokens - cached, cached)
-        cost_s = wait_s + read_s / (1 - min(self.costs.busy, BUSY_MAX))
-        return _Side(cost_s, endpoint, wait_s, read_s, cached=cached)
+    def _readers(self, ranks: list[Endpoint], request: RoutingView, cached: CachedPrompt) -> list[_Reader]:
+        costs, prompt, has_any = self.costs, request.prompt_tokens, cached.most > 0
+        later = 1 / (1 - min(costs.busy, BUSY_MAX))
+        cold_s, drain_token_s, factors = costs.reading_s(prompt, 0), costs.drain_token_s, costs.reading_factors
+        readers = []
+        for rank in ranks:
+            has = min(cached.of(rank)[1], prompt - 1) if has_any else 0  # the last token is always read
+            reading_s = costs.reading_s(prompt - has, has) if has else cold_s
+            cost_s = (rank.queued_tokens * drain_token_s + reading_s * later) * factors.get(rank.id, 1.0)
+            readers.append(_Reader(cost_s, rank, has))
+        return readers
 
-    def _decoding(self, endpoint: Endpoint, request: RoutingView) -> _Side:
+    def _decoding(self, ranks: list[Endpoint], request: RoutingView) -> list[tuple[float, Endpoint]]:
         costs, prompt = self.costs, request.prompt_tokens
         tokens = min(request.new_tokens, request.expected_tokens or costs.output_tokens)
-        legs, kv_tokens = endpoint.load
-        step_s = costs.step_s(endpoint.id, legs + 1, kv_tokens + prompt + tokens / 2)
-        slower_s = costs.step_s(endpoint.id, legs + 1, kv_tokens + prompt) - costs.step_s(endpoint.id, legs, kv_tokens)
-        return _Side(tokens * step_s + legs * tokens / 2 * slower_s, endpoint, step_s=step_s)
+        (base_s, leg_s, token_s), factors = costs.step.weights, costs.step_factors
+        own, slower_s = prompt + tokens / 2, (leg_s + token_s * prompt) * tokens / 2
+        found = []
+        for rank in ranks:
+            legs, kv_tokens = rank.load
+            cost_s = tokens * (base_s + leg_s * (legs + 1) + token_s * (kv_tokens + own)) + legs * slower_s
+            found.append((cost_s * factors.get(rank.id, 1.0), rank))
+        return found
 
-    def _reason(self, best: _Way, second: _Way | None) -> LeastCost:
+    def _reason(self, request: RoutingView, best: _Way, second: _Way | None) -> LeastCost:
+        costs, reader, decode, has = self.costs, best.reader.endpoint, best.decode, best.reader.cached
+        legs, kv_tokens = decode.load
         return LeastCost(
             cost_ms=_ms(best.cost_s),
-            wait_ms=_ms(best.reader.wait_s),
-            read_ms=_ms(best.reader.read_s),
+            wait_ms=_ms(costs.drain_s(reader.id, reader.queued_tokens)),
+            read_ms=_ms(costs.read_s(reader.id, request.prompt_tokens - has, has)),
             transfer_ms=_ms(best.transfer_s),
-            itl_ms=_ms(best.decode.step_s),
-            cached_tokens=best.reader.cached,
+            itl_ms=_ms(costs.step_s(decode.id, legs + 1, kv_tokens + request.prompt_tokens)),
+            cached_tokens=has,
             next_best=second.pair.name if second else "",
             next_cost_ms=_ms(second.cost_s) if second else 0.0,
-            busy=round(self.costs.busy, 3),
+            busy=round(costs.busy, 3),
         )
 
 
-def _looked_at(role: Role, request: RoutingView, endpoints: Endpoints, held: CachedPrompt) -> Iterable[Endpoint]:
+def _looked_at(role: Role, request: RoutingView, endpoints: Endpoints, cached: CachedPrompt) -> list[Endpoint]:
     """With room: the least loaded ones, and those that have most of the prompt; none to be avoided, if there are
     others."""
-    found: dict[Endpoint, int] = {}
-    for score, endpoint in islice(endpoints.fitting(role, request), LOOKED_AT):
-        found[endpoint] = score[0]
-    if len(endpoints.of(role)) > LOOKED_AT:
-        warm = (each for each in held.warmest() if each.engine.role is role and endpoints.has_room(each, request))
-        for endpoint in islice(warm, LOOKED_AT):
-            found[endpoint] = int(endpoint.life in request.avoid)
-    good = [endpoint for endpoint, avoided in found.items() if not avoided]
-    return good or list(found)
+    fitting = list(islice(endpoints.fitting(role, request), LOOKED_AT))
+    found = [rank for score, rank in fitting if not score[0]] or [rank for _, rank in fitting]
+    if cached.most and len(endpoints.of(role)) > LOOKED_AT:
+        known = set(found)
+        warm = (each for each in cached.warmest() if each.engine.role is role and each not in known)
+        open_to_it = (each for each in warm if each.life not in request.avoid and endpoints.has_room(each, request))
+        found += islice(open_to_it, LOOKED_AT)
+    return found
 
 
-def _cost(what: _Side | _Way) -> float:
-    return what.cost_s
+def _cost(way: _Way) -> float:
+    return way.cost_s
+
+
+def _cost_of_decode(decode: tuple[float, Endpoint]) -> float:
+    return decode[0]
 
 
 def _ms(seconds: float) -> float:
