@@ -12,6 +12,8 @@ from __future__ import annotations
 from array import array
 from collections.abc import Iterable, Iterator
 
+import msgspec
+
 from disagg.kv_events.changes import CLEARED, REMOVED, STORED, Change
 from disagg.kv_events.events import Tier
 
@@ -23,27 +25,24 @@ class Confused(Exception):
     """What a scheduler said does not fit what it said before."""
 
 
-class Block:
+class Block(msgspec.Struct, eq=False, gc=False):  # parents know no children, so there are no cycles
     """`on_device`: how many of the scheduler's nodes have it there: two, where a page is no part of a block, or where
     what a node has depends on the id that follows it (EAGLE). `nearest`: as of the last `settle`, which is what
     frontends know."""
 
-    __slots__ = ("depth", "held_after", "in_host", "key", "near_after", "nearest", "on_device", "parent")
-
-    def __init__(self, key: int, parent: Block | None) -> None:
-        self.key, self.parent = key, parent
-        self.depth: int = parent.depth + 1 if parent is not None else 0
-        self.on_device, self.in_host = 0, False
-        self.nearest = NOWHERE
-        self.held_after = 0  # children that some tier has
-        self.near_after = 0  # those that are on the device
+    key: int
+    parent: Block | None  # None: a root's
+    depth: int  # blocks up to here
+    on_device: int = 0
+    in_host: bool = False
+    nearest: int = NOWHERE
+    held_after: int = 0  # children that some tier has
+    near_after: int = 0  # those that are on the device
 
 
 def root(key: int) -> Block:
     """Where the prompts of one namespace begin. It has no tokens, and is everywhere."""
-    block = Block(key, None)
-    block.nearest = DEVICE
-    return block
+    return Block(key, None, 0, nearest=DEVICE)
 
 
 class HeldBlocks:
@@ -60,7 +59,7 @@ class HeldBlocks:
         """The block of that key, which may be held nowhere yet."""
         block = self._blocks.get(key)
         if block is None:
-            block = self._blocks[key] = Block(key, parent)
+            block = self._blocks[key] = Block(key, parent, parent.depth + 1)
             self._touched[block] = None
         return block
 
@@ -125,17 +124,18 @@ class HeldBlocks:
     def snapshot(self) -> Iterator[list[Change]]:
         """All that is held, a frame at a time. Blocks may come and go between two frames: each frame is what is so
         when it is asked for, and whoever also gets all changes from the first frame on knows all in the end."""
-        blocks, told = list(self._blocks.values()), set[Block]()
-        for begin in range(0, len(blocks), BLOCKS_OF_A_FRAME):
-            paths, changes = _Paths(), list[Change]()
-            for block in blocks[begin : begin + BLOCKS_OF_A_FRAME]:
-                if self._blocks.get(block.key) is not block:
-                    continue  # it is gone, or all is
-                if block.nearest == DEVICE and not block.near_after:
-                    changes.append(paths.change(STORED, Tier.DEVICE, block, _untold(block, told)))
-                elif block.nearest == HOST and not block.held_after:
-                    changes.append(paths.change(STORED, Tier.HOST, block, _untold(block, told)))
-            yield changes
+        told, paths, changes, looked_at = set[Block](), _Paths(), list[Change](), 0
+        for block in list(self._blocks.values()):
+            looked_at += 1
+            is_last = not (block.near_after if block.nearest == DEVICE else block.held_after)
+            if block.nearest != NOWHERE and is_last and self._blocks.get(block.key) is block:  # else it is gone
+                change = paths.change(STORED, _STORED_IN[block.nearest], block, _untold(block, told))
+                changes.append(change)
+                looked_at += len(change.keys) // 8
+            if looked_at >= BLOCKS_OF_A_FRAME:
+                yield changes
+                paths, changes, looked_at = _Paths(), [], 0
+        yield changes
 
 
 _REMOVED_FROM = {NOWHERE: Tier.HOST, HOST: Tier.DEVICE}  # by where they are now
