@@ -13,6 +13,7 @@ import click
 import typer
 
 from disagg import stopping
+from disagg.cli.check import Sets
 
 if TYPE_CHECKING:
     from disagg.replay.measures import Slo
@@ -29,6 +30,7 @@ def replay(
         str | None, typer.Option("--on", help="Simulate this deployment (`device: simulated`) in virtual time.")
     ] = None,
     url: Annotated[str | None, typer.Option("--url", help="Drive this running endpoint in real time.")] = None,
+    sets: Sets = None,
     policies: Annotated[
         list[str] | None, typer.Option("--policy", help="With --on: by name or as module:Class; repeat to compare.")
     ] = None,
@@ -78,7 +80,9 @@ def replay(
     for name in names:
         load_policy(name)
     assert config is not None
-    setting = Setting(read, pools_of(load_config(find_config(config))), requests, frontends, slo, max_tokens)
+    setting = Setting(
+        read, pools_of(load_config(find_config(config), sets or ())), requests, frontends, slo, max_tokens
+    )
 
     def compared() -> None:
         capacity = 0.0

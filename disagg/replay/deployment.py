@@ -47,7 +47,7 @@ def kv_block_tokens_of(pools: Sequence[Pool]) -> int:
 
 def request_tokens_max(pools: Sequence[Pool]) -> int:
     """Prompt and answer that every rank can hold."""
-    return min(pool.model.kv_tokens for pool in pools)
+    return min(pool.model.kv_tokens // pool.model.page_size * pool.model.page_size for pool in pools)
 
 
 def served_by(plan: Plan, max_tokens: int) -> tuple[list[Served], Mapping[int, Sequence[Follower]]]:

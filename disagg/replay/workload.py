@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from math import ceil
 from random import Random
 
+from disagg.plane.ledger import OUTPUT_RESERVED_TOKENS, tokens_to_set_aside
 from disagg.replay.measures import WARM_SHARE
 from disagg.replay.traces.paths import Paths
 from disagg.replay.traces.trace import NOBODY, Trace, TraceError, TraceRequest, ideal_hits
@@ -64,7 +65,11 @@ class Sampler:
         """Raises TraceError where no request fits."""
         self.trace, self.count, self.kv_block_tokens = trace, count, kv_block_tokens
         longest = request_tokens_max or float("inf")
-        self._fits = [r.prompt_tokens + r.output_tokens <= longest for r in trace.requests]
+        self._fits = [
+            tokens_to_set_aside(r.prompt_tokens, OUTPUT_RESERVED_TOKENS) <= longest
+            and r.prompt_tokens + r.output_tokens <= longest
+            for r in trace.requests
+        ]
         if not any(self._fits):
             raise TraceError(trace.name, f"has no request of at most {request_tokens_max} tokens", "give it more room")
         self._left_out = self._fits.count(False)

@@ -2,7 +2,7 @@
 
 Way:   [Source] -> cli_estimate of aiconfigurator, which adds operators up -> seconds of a step -> fit.py
 In:    a model by its Hugging Face name, a GPU by the package's name for it, a layout of one dp rank
-Fails: StartError where the package is missing (`disagg[planner]`), or knows no such model or GPU
+Fails: StartError where the package is missing (our extra `planner`), or knows no such model or GPU
 """
 
 from __future__ import annotations
@@ -110,7 +110,7 @@ def _estimate_function() -> Callable[..., Any]:
             warnings.simplefilter("ignore")
             from aiconfigurator.cli.api import cli_estimate
     except ImportError as error:
-        would_do = "pip install 'disagg[planner]', best in an environment of its own"
+        would_do = "pip install '.[planner]' in a checkout, best into an environment of its own"
         raise StartError("step times", f"the package {PACKAGE} is not installed: {error}", would_do) from error
     for name in (PACKAGE, f"{PACKAGE}_core"):
         logging.getLogger(name).setLevel(logging.ERROR)

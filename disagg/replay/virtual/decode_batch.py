@@ -18,6 +18,8 @@ Gap = Callable[[float, int], None]  # (seconds between two tokens of a stream, h
 
 
 class DecodeBatch:
+    """The running batch of one rank. `on_gap` is told each gap between two tokens of a stream."""
+
     def __init__(self, model: Model, on_gap: Gap) -> None:
         self._model, self._on_gap = model, on_gap
         self._context_s = model.step_context_s / model.speed

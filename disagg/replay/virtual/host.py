@@ -37,17 +37,17 @@ class Host:
         grant = self.ledger.grant(rank, served.prompt_tokens, new_tokens, to_read=to_read)
         if grant is None:
             return False
-        served.grants[self] = grant
+        served.grants[self.life] = grant
         self.changed()
         return True
 
     def has_read(self, served: Served) -> None:
-        self.ledger.has_read(served.grants[self])
+        self.ledger.has_read(served.grants[self.life])
         self.changed()
 
     def give_back(self, served: Served, *, reads: bool) -> None:
         """`reads`: it was read here."""
-        grant = served.grants.pop(self)
+        grant = served.grants.pop(self.life)
         self.ledger.give_back(grant)
         if reads:
             reading = self.ledger.reading[grant.dp_rank]

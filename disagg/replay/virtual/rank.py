@@ -45,6 +45,8 @@ class Busy:
 
 
 class Rank:
+    """One scheduler: a prefix cache, prompts that wait, a running batch. It does one thing at a time."""
+
     def __init__(
         self, id: RankId, clock: Clock, model: Model, listener: Listener, on_gap: Gap, on_event: OnEvent | None
     ) -> None:

@@ -3,17 +3,12 @@
 from __future__ import annotations
 
 from array import array
-from typing import TYPE_CHECKING
 
 from disagg.coordinator.request import Request
 from disagg.plane.ledger import Grant
+from disagg.replay.virtual.prefix_cache import Node
+from disagg.routing.endpoints import RankId
 from disagg.routing.reservation import Reservation
-
-if TYPE_CHECKING:
-    from disagg.replay.virtual.frontend import Frontend
-    from disagg.replay.virtual.host import Host
-    from disagg.replay.virtual.prefix_cache import Node
-    from disagg.replay.virtual.rank import Rank
 
 NEVER = -1.0
 
@@ -60,11 +55,11 @@ class Served:
         self.number, self.due_s, self.path, self.session = number, due_s, path, session
         self.prompt_tokens, self.output_tokens, self.max_tokens = prompt_tokens, output_tokens, max_tokens
         self.reservation: Reservation | None = None
-        self.grants: dict[Host, Grant] = {}
+        self.grants: dict[str, Grant] = {}  # by the life of the host that gave it
         self.request: Request | None = None  # as its frontend knows it
-        self.prefill: Rank | None = None  # None: on an aggregated rank
-        self.decode: Rank | None = None
-        self.frontend: Frontend | None = None
+        self.prefill: RankId | None = None  # None: on an aggregated rank
+        self.decode: RankId | None = None
+        self.frontend = 0  # its number
         self.first_chunk_s = self.read_s = self.first_s = self.ended_s = NEVER
         # where its prompt is read
         self.node: Node | None = None

@@ -53,12 +53,15 @@ class Run:
 
 
 class World:
+    """Runs once. `policies`: one a frontend; a request comes to any of them, by chance."""
+
     def __init__(self, pools: Sequence[Pool], policies: Sequence[Policy], seed: int) -> None:
         self._clock = clock = Clock()
         self._random = Random(seed)
         self._gaps: list[tuple[float, int]] = []
         self._refusals = 0
-        self.hosts = [self._host(pool.model, number) for pool in pools for number in range(pool.engines)]
+        models = [pool.model for pool in pools for _ in range(pool.engines)]
+        self.hosts = [self._host(f"{model.role}-{number}", model) for number, model in enumerate(models)]
         self._host_of = {host.life: host for host in self.hosts}
         met = Met(
             (sender.life, taker.life)
@@ -98,11 +101,11 @@ class World:
 
     def on_room(self, served: Served, rank: Rank) -> None:
         assert served.prefill is not None
-        served.prefill.enqueue(served)
+        self._rank(served.prefill).enqueue(served)
 
     def on_read(self, served: Served, rank: Rank) -> None:
         self._host_of[rank.id.life].has_read(served)
-        _of(served).has_read(served)
+        self._frontend(served).has_read(served)
         if served.prefill is None:
             return
         model = rank.model
@@ -113,19 +116,19 @@ class World:
 
     def on_end(self, served: Served, rank: Rank) -> None:
         self._host_of[rank.id.life].give_back(served, reads=served.prefill is None)
-        _of(served).has_answered(served)
+        self._frontend(served).has_answered(served)
         for follower in self._followers.get(served.number, ()):
             follower.served.due_s = self._clock.now_s + follower.delay_s
             self._clock.at(follower.served.due_s, self._ask, follower.served)
 
     # inner
 
-    def _host(self, model: Model, number: int) -> Host:
-        life, clock = f"{model.role}-{number}#1", self._clock
+    def _host(self, name: str, model: Model) -> Host:
+        life, clock = f"{name}#1", self._clock
         host = Host(clock, life, model, self._report)
         feed = KvFeed(clock, partial(self._note, host))
         host.ranks = [
-            Rank(RankId(life, life, rank), clock, model, self, self._on_gap, feed.of(rank))
+            Rank(RankId(name, life, rank), clock, model, self, self._on_gap, feed.of(rank))
             for rank in range(model.ranks)
         ]
         return host
@@ -143,7 +146,8 @@ class World:
 
     def _ask(self, served: Served) -> None:
         self._served.append(served)
-        self._random.choice(self.frontends).ask(served)
+        served.frontend = self._random.randrange(len(self.frontends))
+        self._frontend(served).ask(served)
 
     def _dispatch(self, served: Served) -> None:
         decode = self._host_of[reservation_of(served).pair.decode.life]
@@ -157,28 +161,27 @@ class World:
         for host, rank in places:
             if not host.grant(served, rank, reservation):
                 self._refusals += 1
-                for granted in list(served.grants):
-                    granted.give_back(served, reads=False)
-                _of(served).refused(served, host, rank)
+                for life in list(served.grants):
+                    self._host_of[life].give_back(served, reads=False)
+                self._frontend(served).refused(served, host, rank)
                 return
-        host, rank = places[-1]
-        served.decode = host.ranks[rank]
+        served.decode = pair.decode.id
         if pair.prefill is None:
-            served.decode.enqueue(served)
+            self._rank(served.decode).enqueue(served)
         else:
-            host, rank = places[0]
-            served.prefill = host.ranks[rank]
-            served.decode.ask_for_room(served)
+            served.prefill = pair.prefill.id
+            self._rank(served.decode).ask_for_room(served)
 
     def _landed(self, served: Served, prefill: Rank, kv_bytes: int, transfer_s: float) -> None:
         assert served.decode is not None
         served.first_s = self._clock.now_s
         self._host_of[prefill.id.life].give_back(served, reads=True)
         prefill.has_sent(served)
-        _of(served).has_sent(served, kv_bytes, transfer_s)
-        served.decode.join(served)
+        self._frontend(served).has_sent(served, kv_bytes, transfer_s)
+        self._rank(served.decode).join(served)
 
+    def _rank(self, id: RankId) -> Rank:
+        return self._host_of[id.life].ranks[id.dp_rank]
 
-def _of(served: Served) -> Frontend:
-    assert served.frontend is not None
-    return served.frontend
+    def _frontend(self, served: Served) -> Frontend:
+        return self.frontends[served.frontend]
