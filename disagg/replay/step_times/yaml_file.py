@@ -13,6 +13,7 @@ import yaml
 
 from disagg.replay.step_times.fit import Fit, Point, decode_point, fit, prefill_point
 from disagg.replay.step_times.source import Layout, Memory
+from disagg.role_table import ROLES
 from disagg.roles import Role
 
 CHUNK_TOKENS = (256, 1024, 4096, 8192)
@@ -78,17 +79,19 @@ def engine_of(role: Role, of: Fitted, ranks: int, chunk_tokens: int, lane: Mappi
     read_s, token_s, pair_s = of.prefill.coefficients
     reads = {"chunk_tokens": chunk_tokens, "prefill_token_s": token_s, "prefill_attention_s": pair_s}
     decodes = {"step_leg_s": leg_s, "step_context_s": context_s}
-    of_role: dict[Role, dict[str, float]] = {
-        Role.PREFILL: {"step_s": read_s, **reads, **lane},
-        Role.DECODE: {"step_s": step_s, **decodes},
-        Role.AGGREGATED: {"step_s": step_s, **reads, **decodes},
+    it = ROLES[role]
+    values: dict[str, float] = {
+        "step_s": read_s if it.sends_kv_to else step_s,
+        **(reads if it.reads_prompts else {}),
+        **(decodes if not it.sends_kv_to else {}),
+        **(lane if it.sends_kv_to else {}),
     }
     return {
         "ranks": ranks,
         "kv_tokens": of.memory.kv_tokens // PAGE_SIZE * PAGE_SIZE,
         "kv_bytes_per_token": of.memory.kv_bytes_per_token,
         "page_size": PAGE_SIZE,
-        **{name: value if isinstance(value, int) else _rounded(value) for name, value in of_role[role].items()},
+        **{name: value if isinstance(value, int) else _rounded(value) for name, value in values.items()},
     }
 
 
