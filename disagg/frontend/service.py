@@ -210,10 +210,11 @@ class Service:
         return self._prefix + os.urandom(RANDOM_BYTES).hex()
 
     def metrics(self) -> bytes:
-        states = [r.state for r in self._connections.records.values()]
+        connections = self._connections
+        states = [r.state for r in connections.records.values()]
         now = self._counts() | {"tasks": len(asyncio.all_tasks())}
         now |= {"engines_ready": states.count(State.READY), "engines": len(states)}
-        return self._metrics.render(now, self._connections.granted, self._refusals.by_reason)
+        return self._metrics.render(now, connections.granted, connections.caches, self._refusals.by_reason)
 
     def _counts(self) -> dict[str, int]:
         """What is alive here; all 0 once everything has been given back."""

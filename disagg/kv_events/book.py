@@ -40,6 +40,7 @@ class Subscriber(Protocol):
 @dataclass(slots=True)
 class _Rank:
     cache: RankCache
+    again: Callable[[], None] = lambda: None
     is_known: bool = False
     epoch: int = 0
     sequence: int = 0  # changes that subscribers have been told
@@ -95,6 +96,7 @@ class KvBook:
             rank.epoch += 1
         if rank is None or not (begins or rank.is_known):
             return  # it has been asked to begin anew, or is too large
+        rank.again = again
         try:
             rank.is_known = True
             changes = rank.cache.hear(events)
@@ -106,6 +108,13 @@ class KvBook:
             self._forget(dp_rank, f"it has more than {BLOCKS_MAX} blocks; nobody will know which")
             return
         self._gather(dp_rank, rank, changes, at_s or self._now_s())
+
+    def begin_anew(self) -> None:
+        """What words for adapters mean has changed: all ranks are to tell anew what they hold."""
+        for dp_rank, rank in self._ranks.items():
+            if rank.is_known:
+                self._forget(dp_rank, "adapters have changed; it begins anew")
+                rank.again()
 
     def subscribe(self, subscriber: Subscriber) -> Iterator[tuple[int, list[Change]]]:
         """From now on it is told all changes. Returns what there is already, a frame at a time: (dp rank, changes)."""

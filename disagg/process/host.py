@@ -101,7 +101,7 @@ def _secret() -> bytes:
 def _hear_caches(engine: SGLangEngine, kv: KvBook) -> None:
     caches = engine.caches
     assert caches is not None
-    kv.adapter_of = engine.adapter_of
+    kv.adapter_of, engine.on_unloaded = engine.adapter_of, kv.begin_anew
     caches.listen(engine.loop, lambda dp_rank, telling: kv.hear(dp_rank, telling, partial(caches.again, dp_rank)))
 
 

@@ -52,8 +52,8 @@ class _Life:
 class CacheTold(NamedTuple):
     """Of one dp rank. `blocks`: that the index has of it."""
 
-    is_known: bool
     blocks: int
+    is_known: bool
     gaps: int
     lag_s: float
 
@@ -153,7 +153,7 @@ class Connections:
                 gaps, lag_s = life.feed.gaps, life.feed.lag_s
                 for e in life.engine.endpoints:
                     blocks = index.blocks_of(e.slot)
-                    rank = CacheTold(e.tells_cache, blocks, gaps.get(e.dp_rank, 0), lag_s.get(e.dp_rank, 0.0))
+                    rank = CacheTold(blocks, e.tells_cache, gaps.get(e.dp_rank, 0), lag_s.get(e.dp_rank, 0.0))
                     told[e.engine.id, e.dp_rank] = rank
         return told
 

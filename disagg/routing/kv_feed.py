@@ -75,13 +75,15 @@ class KvFeed:
         if self.why_not:
             return
         dp_rank, begins, ends = changed.dp_rank, changed.begins, changed.begins + len(changed.changes)
-        begins_anew = changed.changes[0].kind in (CLEARED, LOST)
-        expected = begins if begins_anew else self._next.get(dp_rank, begins)
-        if ends <= expected and not begins_anew:
+        expected = self._next.get(dp_rank)
+        if expected is None and changed.changes[0].kind == CLEARED:
+            expected = begins  # a rank that has just begun to tell
+        if expected is not None and ends <= expected:
             return  # it is known already
         if begins != expected:
-            log.warning("%s/%d: cache events %d to %d are missing", self._engine.life, dp_rank, expected, begins)
+            log.warning("%s/%d: cache events before %d are missing", self._engine.life, dp_rank, begins)
             self._lose(dp_rank)
+            self._forget_all("events were missing; it is asked to tell all anew")
             self._ask_again()
             return
         self._next[dp_rank] = ends

@@ -102,6 +102,7 @@ class SGLangEngine(_Part):
 
     def start(self) -> EngineFacts:
         self._legs: dict[str, SGLangLeg] = {}
+        self.on_unloaded: Callable[[], None] = lambda: None  # an adapter's prefixes are of no use any more
         # Only an engine that reads prompts has steps of many seconds.
         self._abort_longest_s = ABORT_S if self._arguments.get("disaggregation_mode") == "decode" else ABORT_LONGEST_S
         facts, engine = super().start(), self._engine
@@ -176,6 +177,7 @@ class SGLangEngine(_Part):
         changed = await self._engine.async_unload_lora_adapter(lora_name=name)
         if DROPPED not in (changed.error_message or ""):
             _succeeded(changed)
+        self.on_unloaded()
 
     def stop(self) -> None:
         if self._stages is not None:

@@ -101,7 +101,7 @@ _REASONS: tuple[tuple[str, ...], ...] = (
     # endpoints to listen to
     (
         "nobody listens, and replicas on one node would claim the same address",
-        "kv_events_config load_publish_endpoint enable_forward_pass_metrics forward_pass_metrics_worker_id "
+        "load_publish_endpoint enable_forward_pass_metrics forward_pass_metrics_worker_id "
         "forward_pass_metrics_ipc_name",
     ),
     # engines of other kinds

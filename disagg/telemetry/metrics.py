@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 
 from prometheus_client import CollectorRegistry, Gauge, generate_latest
@@ -28,6 +28,12 @@ GAUGES = {
 GRANTED = (
     ("disagg_granted_requests", "Legs that a host has granted, all frontends' together"),
     ("disagg_granted_kv_tokens", "KV tokens that a host has set aside for them"),
+)
+CACHES = (
+    ("disagg_cached_blocks", "KV blocks that a rank has cached, as far as the routing knows"),
+    ("disagg_cached_blocks_known", "1 where the rank itself tells what it has cached, 0 where that is guessed"),
+    ("disagg_cache_events_gaps", "How often it was lost sight of on this connection"),
+    ("disagg_cache_events_lag_seconds", "How old the last of its events was when it was sent here"),
 )
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
 
@@ -63,6 +69,7 @@ class FrontendMetrics:
         )
         self._gauges = {key: Gauge(name, text, registry=self._registry) for key, (name, text) in GAUGES.items()}
         self._granted = [Gauge(name, text, of_rank, registry=self._registry) for name, text in GRANTED]
+        self._caches = [Gauge(name, text, of_rank, registry=self._registry) for name, text in CACHES]
 
     def ended(self, request: Request) -> None:
         """Counts a request, however it ended."""
@@ -85,15 +92,20 @@ class FrontendMetrics:
             self._latency.add(time.monotonic() - request.received_at_s)
 
     def render(
-        self, now: Mapping[str, int], granted: Mapping[tuple[str, int], tuple[int, int]], refused: Mapping[str, int]
+        self,
+        now: Mapping[str, int],
+        granted: Mapping[tuple[str, int], Sequence[float]],
+        caches: Mapping[tuple[str, int], Sequence[float]],
+        refused: Mapping[str, int],
     ) -> bytes:
-        """Prometheus' text format. `now`: the numbers of GAUGES; `granted`: (engine id, dp rank) -> those of
-        GRANTED; `refused`: reason -> how many since this process began."""
+        """Prometheus' text format. `now`: the numbers of GAUGES; `granted`, `caches`: (engine id, dp rank) -> those of
+        GRANTED and CACHES; `refused`: reason -> how many since this process began."""
         self._refused.by_labels.update({(reason,): count for reason, count in refused.items()})
-        for index, gauge in enumerate(self._granted):
-            gauge.clear()
-            for rank, numbers in granted.items():
-                gauge.labels(*rank).set(numbers[index])
+        for gauges, of_ranks in ((self._granted, granted), (self._caches, caches)):
+            for index, gauge in enumerate(gauges):
+                gauge.clear()
+                for rank, numbers in of_ranks.items():
+                    gauge.labels(*rank).set(numbers[index])
         for key, number in now.items():
             self._gauges[key].set(number)
         return generate_latest(self._registry)

@@ -6,14 +6,21 @@ Out:   one line of JSON: what is not as it should be
 from __future__ import annotations
 
 import json
+import os
 import sys
+from array import array
 from collections.abc import Iterator
+from random import Random
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import torch
 
-from disagg.sglang.plugins import not_a_number, seeds
+from disagg.kv_events.blocks import BlockHasher
+from disagg.kv_events.events import Begun, Event
+from disagg.kv_events.rank import RankCache
+from disagg.sglang.plugins import kv_events, not_a_number, seeds
 
 VOCABULARY, ROWS = 400, 6
 SEEDS = torch.tensor([5, seeds.UNSEEDED, 5, 7, seeds.UNSEEDED, -1])
@@ -29,7 +36,7 @@ def main() -> int:
 
     seeds.carry_seeds(SamplingBatchInfo, lambda: "pytorch")
     seeds.sample_with_seeds(sampler)
-    complaints = [*_sampling(sampler), *_merging(SamplingBatchInfo), *_aborts()]
+    complaints = [*_sampling(sampler), *_merging(SamplingBatchInfo), *_aborts(), *_caches()]
     print(json.dumps(complaints))
     return 1 if complaints else 0
 
@@ -129,6 +136,71 @@ def _aborts() -> Iterator[str]:
     noted = not_a_number.make_harmless(logits, torch.tensor([1.0, 1.0, 1.0, 1.0, 1e-10]).view(-1, 1))
     if noted.tolist() != [False, True, True, True, True] or not torch.isfinite(logits[1:]).all():
         yield f"noted {noted.tolist()} of {logits.tolist()}"
+
+
+class _Voice:
+    """Keeps what a scheduler says."""
+
+    def __init__(self) -> None:
+        self.said: list[Event] = [Begun(0)]
+        self.say = self.said.append
+
+
+def _caches() -> Iterator[str]:
+    """SGLang's radix trees, through inserts, splits, evictions and a flush, beside the tree of a host that is told."""
+    from sglang.srt.mem_cache.cache_init_params import CacheInitParams
+    from sglang.srt.mem_cache.radix_cache import RadixCache
+    from sglang.srt.mem_cache.unified_radix_cache import UnifiedRadixCache
+
+    try:
+        from sglang.srt.mem_cache.unified_cache.component_type import ComponentType
+    except ImportError:
+        from sglang.srt.mem_cache.unified_radix_cache import ComponentType
+    os.environ[kv_events.TREE_CORE_VARIABLE] = "python"
+    pool = Mock(device=torch.device("cpu"))
+    parts = CacheInitParams(
+        disable=False,
+        req_to_token_pool=None,
+        token_to_kv_pool_allocator=pool,
+        page_size=2,
+        tree_components=(ComponentType.FULL,),
+    )
+    for cache in (RadixCache.create_simulated(mock_allocator=pool, page_size=2), UnifiedRadixCache(parts)):
+        yield from (f"{type(cache).__name__}: {why}" for why in _cache(cache))
+
+
+def _cache(cache: Any) -> Iterator[str]:
+    from sglang.srt.mem_cache.base_prefix_cache import EvictParams, InsertParams
+    from sglang.srt.mem_cache.radix_cache import RadixKey
+
+    voice, random = _Voice(), Random(7)
+    hasher = BlockHasher(b"s" * 32, 4)
+    host, tree = RankCache(hasher, lambda word: word), kv_events._Tree(cache)
+    if not tree.is_told:
+        yield "its prefix cache has no events to stand in the place of"
+        return
+    tree.tell(kv_events._Teller(tree, voice))  # type: ignore[arg-type]
+    for step in range(300):
+        ids = array("q", random.choices((5, 6), k=2 * random.randrange(1, 20)))
+        key = RadixKey(token_ids=ids, extra_key=random.choice((None, "pirate")))
+        cache.insert(InsertParams(key=key, value=torch.arange(len(ids))))
+        if step % 3 == 0:
+            cache.evict(EvictParams(num_tokens=random.randrange(1, 30)))
+        if step == 200:
+            cache.reset()
+        host.hear(voice.said)
+        voice.said.clear()
+        if set(host._held._blocks) != (has := _blocks(tree.root, hasher, array("q"))):
+            yield f"after step {step} the host has {host.blocks} blocks, and the tree {len(has)}"
+            return
+
+
+def _blocks(node: Any, hasher: BlockHasher, before: array[int]) -> set[int]:
+    found: set[int] = set()
+    for child in node.children.values():
+        ids = before + child.key.token_ids[: len(child.key)]
+        found |= {*hasher.path(ids, child.key.extra_key or ""), *_blocks(child, hasher, ids)}
+    return found
 
 
 if __name__ == "__main__":

@@ -50,7 +50,7 @@ def test_metrics_tell_which_ranks_served_a_request_and_which_sent_its_kv() -> No
     of.facts.kv_bytes = 4096
     metrics.ended(of)
     metrics.ended(request())  # it never came to an engine
-    text = metrics.render({}, granted={}, refused={}).decode()
+    text = metrics.render({}, granted={}, caches={}, refused={}).decode()
     served = [line for line in text.splitlines() if line.startswith("disagg_requests_served_total")]
     assert served == [
         'disagg_requests_served_total{dp_rank="1",engine="prefill-0"} 1.0',
@@ -63,6 +63,6 @@ def test_an_aggregated_engine_counts_once() -> None:
     metrics, of = FrontendMetrics(), request()
     of.facts.decode = RankId("aggregated-0", "aggregated-0#1", 0)
     metrics.ended(of)
-    text = metrics.render({}, granted={}, refused={}).decode()
+    text = metrics.render({}, granted={}, caches={}, refused={}).decode()
     assert text.count("\ndisagg_requests_served_total{") == 1
     assert "\ndisagg_kv_transfer_bytes_total{" not in text

@@ -25,11 +25,15 @@ from disagg.cluster.actors import PortBlocks
 from disagg.config.schema import Deadlines
 from disagg.cpu_profile.paths import standin_environment
 from disagg.host_spec import DEPLOYMENT_VARIABLE, SECRET_VARIABLE, HostSpec, encode_spec
+from disagg.kv_events.blocks import BlockHasher
 from disagg.models.resolve import resolve_model
 from disagg.plane import messages as m
 from disagg.plane.client import PlaneClient
 from disagg.process.news import Exit, Ready, decode_news
 from disagg.roles import Role
+from disagg.routing.endpoints import Endpoint, Engine
+from disagg.routing.kv_feed import KvFeed
+from disagg.routing.prefix_index.index import PrefixIndex
 from disagg.sglang.arguments import Ports, engine_arguments, engine_environment
 from disagg.sglang.plugins.faults import HANG_VARIABLE, NAN_VARIABLE, SLOW_VARIABLE
 
@@ -82,13 +86,22 @@ class Host:
                     return self
         raise AssertionError(f"{self.name} did not start:\n{self.log.read_text()[-4000:]}")
 
+    @contextlib.asynccontextmanager
+    async def cache(self) -> AsyncIterator[Cache]:
+        """What it tells of its prefix cache, in an index."""
+        cache = Cache(self.name, bytes.fromhex(self._secret))
+        async with self.client(on_kv=cache.feed.on_kv) as client:
+            await wait_until(cache.is_whole, BUSY_S)
+            yield cache
+            assert client.is_open
+
     @property
     def scheduler(self) -> psutil.Process:
         return psutil.Process(self.facts["pids"]["schedulers"][0])
 
     @contextlib.asynccontextmanager
-    async def client(self) -> AsyncIterator[PlaneClient]:
-        client = PlaneClient(self.facts["plane"], 1, bytes.fromhex(self._secret), lambda _why: None)
+    async def client(self, **asks: Any) -> AsyncIterator[PlaneClient]:
+        client = PlaneClient(self.facts["plane"], 1, bytes.fromhex(self._secret), lambda _why: None, **asks)
         await client.connect()
         try:
             yield client
@@ -103,6 +116,25 @@ class Host:
                 pass
         self._lines.close()
         self._pipe.close()
+
+
+class Cache:
+    """A frontend's view of what one engine's dp rank 0 has cached."""
+
+    def __init__(self, name: str, secret: bytes) -> None:
+        engine, nothing = Engine(name, f"{name}#1", Role.PREFILL, 0), None
+        self.endpoint = Endpoint(engine, 0, "", nothing, nothing, slot=0)  # type: ignore[arg-type]
+        engine.endpoints, self.index = [self.endpoint], PrefixIndex()
+        self._hasher = BlockHasher(secret, BLOCK_TOKENS)
+        self.feed = KvFeed(engine, self.index, BLOCK_TOKENS, lambda: None)
+
+    async def is_whole(self) -> bool:
+        return self.feed.is_whole or bool(self.feed.why_not and "yet" not in self.feed.why_not)
+
+    def tokens(self, prompt_ids: list[int]) -> int:
+        """Of the prompt's whole blocks, those that it has."""
+        found = self.index.overlaps(self._hasher.path(prompt_ids))
+        return max((held.blocks for held in found), default=0) * BLOCK_TOKENS
 
 
 class NodeAgent:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
-from hosts import ADDRESS, BUSY_S, Host, LegLog, NodeAgent, agent, fresh_prompt, leg, wait_until
+from hosts import ADDRESS, BLOCK_TOKENS, BUSY_S, Host, LegLog, NodeAgent, agent, fresh_prompt, leg, wait_until
 
 from benchmarks.random_requests import random_bodies
 from disagg.errors import BadRequest, LegLost
@@ -364,3 +364,36 @@ async def test_random_sampling_parameters_leave_both_engines_alive_and_seeds_giv
     assert {reason for reason, _ in first} <= {"length", "stop", "refused", "abort", m.NOT_A_NUMBER}
     seeded = [index for index, body in enumerate(bodies) if body.get("seed") is not None]
     assert [first[index] for index in seeded] == [again[index] for index in seeded]
+
+
+async def test_what_it_tells_of_its_prefix_cache_is_what_its_cache_then_gives(
+    pair: Pair, hosts: tuple[Host, Host]
+) -> None:
+    """Whole blocks of 64 tokens, of pages of 16. A decode engine has no prefix cache, and tells of none."""
+    prefill, decode = hosts
+    assert await pair.prefill.flush_cache(BUSY_S) == ""
+    first = fresh_prompt(300)
+    fork, other = first[:200] + fresh_prompt(150), fresh_prompt(100)
+    async with prefill.cache() as cache, decode.cache() as none:
+        assert cache.endpoint.tells_cache
+        for prompt, tokens, after in ((first, 0, 256), (fork, 192, 320), (first, 256, 256), (other, 0, 64)):
+            assert cache.tokens(prompt) == tokens
+            read, answer = pair.legs(prompt, 2)
+            await answer.until_end()
+            cached = (await read.until_end()).cached_tokens
+            assert tokens <= cached < tokens + BLOCK_TOKENS
+
+            async def is_told(prompt: list[int] = prompt, after: int = after) -> bool:
+                return cache.tokens(prompt) == after
+
+            await wait_until(is_told, BUSY_S)
+        async with prefill.cache() as later:  # another frontend, which comes now
+            assert later.index.blocks_of(0) == cache.index.blocks_of(0) == 7
+        await pair.assert_free()
+        assert await pair.prefill.flush_cache(BUSY_S) == ""
+
+        async def is_empty() -> bool:
+            return cache.index.blocks_of(0) == 0
+
+        await wait_until(is_empty, BUSY_S)
+        assert (cache.feed.gaps, none.endpoint.tells_cache) == ({}, False)

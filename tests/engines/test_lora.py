@@ -25,6 +25,7 @@ from disagg.models.tiny import make_tiny
 NEW_TOKENS = 12
 PROMPTS = [[100 + tokens, *(1000 + (7919 * at) % 40_000 for at in range(tokens - 1))] for tokens in (5, 40, 300)]
 BACK_S = 120.0  # on a busy machine
+TOLD_S = 10.0
 MODEL, GIVEN, LATER = "tiny", ("fr-all", "sql"), "later"
 HELD = {"max_total_tokens": 8192}
 
@@ -115,6 +116,9 @@ def assert_each_says_what_is_meant(deployment: Deployment, meant: Answers) -> No
     fr = meant["fr-all"]
     assert came == {MODEL: meant[""], "sql": meant["sql"], f"{MODEL}:fr-all": fr, "fr-all": fr}
     assert meant[""] != meant["sql"] != fr != meant[""]
+    # Of three prompts one has whole blocks, 4 of 64 tokens: each adapter has its own.
+    blocks = 'disagg_cached_blocks{dp_rank="0",engine="prefill-0"} 12.0'
+    pair.wait_until(lambda: blocks in httpx.get(f"{pair.url}/metrics", trust_env=False).text, TOLD_S)
 
 
 def test_an_engine_that_embeds_makes_the_vectors_of_merged_weights(

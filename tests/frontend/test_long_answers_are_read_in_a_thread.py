@@ -87,7 +87,7 @@ MANY_WORDS = LONG + answer("hermes")
 
 
 @pytest.mark.parametrize(
-    ("text", "where"), [(MANY_WORDS, "parser"), (answer("hermes"), "Main"), (LONG_STRING, "Main")]
+    ("text", "where"), [(MANY_WORDS, "answers"), (answer("hermes"), "Main"), (LONG_STRING, "Main")]
 )  # a long string is not read again: its parser was not given it
 async def test_where_the_end_of_a_stream_is_read(
     codec: Codec, text: str, where: str, monkeypatch: pytest.MonkeyPatch

@@ -16,10 +16,10 @@ from scripted import MODEL, ScriptedBackend, make_model_folder, says, serving
 from disagg.tokenizer.codec import Codec, load_codec
 
 TURN_MS_MAX = 5.0
-LISTS: list[list[int]] = [[]] * 1_000_000
+LISTS: list[list[int]] = [[]] * 500_000
 MANY_TOOLS = [
     {"type": "function", "function": {"name": f"f{at}", "parameters": {"enum": [[]] * (20_000 if at else 0)}}}
-    for at in range(100)
+    for at in range(25)
 ]
 SCHEMA = {"type": "object", "properties": {f"property {number:05d}": {"type": "string"} for number in range(45_000)}}
 BODIES: dict[str, tuple[str, dict[str, Any], str]] = {
@@ -41,7 +41,7 @@ BODIES: dict[str, tuple[str, dict[str, Any], str]] = {
         },
         "invalid_value",
     ),
-    "8 MB of tools that no template shows": (
+    "2 MB of tools that no template shows": (
         "/v1/chat/completions",
         {
             "messages": [{"role": "user", "content": "Hi"}],
@@ -50,14 +50,14 @@ BODIES: dict[str, tuple[str, dict[str, Any], str]] = {
         },
         "schema_too_large",
     ),
-    "4 MB of template variables": (
+    "2 MB of template variables": (
         "/v1/chat/completions",
         {"messages": [{"role": "user", "content": "Hi"}], "chat_template_kwargs": {"a": LISTS}},
         "too_many_values",
     ),
-    "4 MB that an answer would repeat": ("/v1/responses", {"input": "Hi", "metadata": {"a": LISTS}}, "too_many_values"),
-    "4 MB of an earlier answer's id": ("/v1/responses", {"input": "Hi", "previous_response_id": LISTS}, "invalid_type"),
-    "4 MB of what nobody reads": ("/abort_request", {"rid": "x", "a": LISTS}, "request_too_large"),
+    "2 MB that an answer would repeat": ("/v1/responses", {"input": "Hi", "metadata": {"a": LISTS}}, "too_many_values"),
+    "2 MB of an earlier answer's id": ("/v1/responses", {"input": "Hi", "previous_response_id": LISTS}, "invalid_type"),
+    "2 MB of what nobody reads": ("/abort_request", {"rid": "x", "a": LISTS}, "request_too_large"),
     "2 MB of a schema as text": (
         "/generate",
         {"text": "Hi", "sampling_params": {"json_schema": json.dumps(SCHEMA)}},

@@ -94,8 +94,12 @@ def _tiers(node: Any) -> Iterator[Tier]:
     """Those that have it now."""
     if not node.evicted:
         yield Tier.DEVICE
-    if node.backuped:
+    if _is_in_host(node):
         yield Tier.HOST
+
+
+def _is_in_host(node: Any) -> bool:
+    return bool(getattr(node, "backuped", False))  # some trees' nodes never are
 
 
 class _Teller:
@@ -124,7 +128,7 @@ class _Teller:
             self._voice.say(Removed(self._name(node), len(node.key), tier))
         elif node.parent.parent is not None:
             self._to_walk.append(node.parent)  # split off before this one: nobody else leads to it
-        has_more = node.backuped if tier is Tier.DEVICE else not node.evicted
+        has_more = _is_in_host(node) if tier is Tier.DEVICE else not node.evicted
         node.disagg_name = 0 if has_more else _GONE
 
     def cleared(self) -> None:
