@@ -34,7 +34,7 @@ class StepTimes(Protocol):
     @property
     def name(self) -> str: ...
 
-    def prefill_s(self, tokens: int, before: int, prompts: int = 1) -> float: ...
+    def prefill_s(self, tokens: int, before: int) -> float: ...
 
     def decode_s(self, legs: int, context_tokens: int) -> float: ...
 
@@ -62,7 +62,7 @@ def _prefill_points(source: StepTimes, chunk_tokens: int, kv_tokens: int) -> Ite
     for tokens in sorted({min(tokens, chunk_tokens) for tokens in CHUNK_TOKENS}):
         for before in BEFORE_TOKENS:
             if tokens + before <= kv_tokens:
-                yield prefill_point(tokens, before, 1, source.prefill_s(tokens, before))
+                yield prefill_point(tokens, before, source.prefill_s(tokens, before))
 
 
 def _decode_points(source: StepTimes, kv_tokens: int) -> Iterator[Point]:
@@ -73,8 +73,7 @@ def _decode_points(source: StepTimes, kv_tokens: int) -> Iterator[Point]:
 
 
 def engine_of(role: Role, of: Fitted, ranks: int, chunk_tokens: int, lane: Mapping[str, float]) -> dict[str, Any]:
-    """Values of a pool's `engine`. On an aggregated one a step as such takes as long as decode's: the longer of both,
-    as weights are read once in either."""
+    """Values of a pool's `engine`. On one that serves alone a step as such takes as long as decode's."""
     step_s, leg_s, context_s = of.decode.coefficients
     read_s, token_s, pair_s = of.prefill.coefficients
     reads = {"chunk_tokens": chunk_tokens, "prefill_token_s": token_s, "prefill_attention_s": pair_s}
