@@ -5,7 +5,8 @@
 
 In:    traces that `disagg bench replay` reads; step times of a named source (benchmarks/data/qwen3-8b-h200.yaml)
 Out:   a table a trace; with --out, JSON and a picture of each, named as the trace. All rows of a load and a seed have
-       the same requests. About a second of a core a thousand requests, and twice that for policies that read prefixes
+       the same requests. Half a second of a core a thousand requests; more where a policy holds prompts back, as it is
+       asked about each of those that wait with every change
 """
 
 from __future__ import annotations

@@ -9,13 +9,18 @@ Fails: Confused where a block would be nearer than the one before it: caches giv
 
 from __future__ import annotations
 
+import sys
 from array import array
 from collections.abc import Iterable, Iterator
+
+import msgspec
 
 from disagg.kv_events.changes import CLEARED, REMOVED, STORED, Change
 from disagg.kv_events.events import Tier
 
 NOWHERE, HOST, DEVICE = range(3)  # the nearest tier that has a block
+KEY_BYTES = 8
+RECENT_PATHS = 256
 BLOCKS_OF_A_FRAME = 1000  # of a snapshot: looking at them takes a millisecond
 
 
@@ -23,27 +28,24 @@ class Confused(Exception):
     """What a scheduler said does not fit what it said before."""
 
 
-class Block:
+class Block(msgspec.Struct, eq=False, gc=False):  # parents know no children, so there are no cycles
     """`on_device`: how many of the scheduler's nodes have it there: two, where a page is no part of a block, or where
     what a node has depends on the id that follows it (EAGLE). `nearest`: as of the last `settle`, which is what
     frontends know."""
 
-    __slots__ = ("depth", "held_after", "in_host", "key", "near_after", "nearest", "on_device", "parent")
-
-    def __init__(self, key: int, parent: Block | None) -> None:
-        self.key, self.parent = key, parent
-        self.depth: int = parent.depth + 1 if parent is not None else 0
-        self.on_device, self.in_host = 0, False
-        self.nearest = NOWHERE
-        self.held_after = 0  # children that some tier has
-        self.near_after = 0  # those that are on the device
+    key: int
+    parent: Block | None  # None: a root's
+    depth: int  # blocks up to here
+    on_device: int = 0
+    in_host: bool = False
+    nearest: int = NOWHERE
+    held_after: int = 0  # children that some tier has
+    near_after: int = 0  # those that are on the device
 
 
 def root(key: int) -> Block:
     """Where the prompts of one namespace begin. It has no tokens, and is everywhere."""
-    block = Block(key, None)
-    block.nearest = DEVICE
-    return block
+    return Block(key, None, 0, nearest=DEVICE)
 
 
 class HeldBlocks:
@@ -52,6 +54,7 @@ class HeldBlocks:
     def __init__(self) -> None:
         self._blocks: dict[int, Block] = {}
         self._touched: dict[Block, None] = {}
+        self._recent = _Recent()
 
     def __len__(self) -> int:
         return len(self._blocks)
@@ -60,7 +63,7 @@ class HeldBlocks:
         """The block of that key, which may be held nowhere yet."""
         block = self._blocks.get(key)
         if block is None:
-            block = self._blocks[key] = Block(key, parent)
+            block = self._blocks[key] = Block(key, parent, parent.depth + 1)
             self._touched[block] = None
         return block
 
@@ -98,7 +101,7 @@ class HeldBlocks:
             if now != block.nearest:
                 self._count(block, now)
         self._check(nearer, farther)
-        paths = _Paths()
+        paths = _Paths(self._recent)
         changes = [paths.change(REMOVED, _REMOVED_FROM[last.nearest], last, count) for last, count in _runs(farther)]
         changes += [paths.change(STORED, _STORED_IN[last.nearest], last, count) for last, count in _runs(nearer)]
         for block in farther:
@@ -125,17 +128,18 @@ class HeldBlocks:
     def snapshot(self) -> Iterator[list[Change]]:
         """All that is held, a frame at a time. Blocks may come and go between two frames: each frame is what is so
         when it is asked for, and whoever also gets all changes from the first frame on knows all in the end."""
-        blocks, told = list(self._blocks.values()), set[Block]()
-        for begin in range(0, len(blocks), BLOCKS_OF_A_FRAME):
-            paths, changes = _Paths(), list[Change]()
-            for block in blocks[begin : begin + BLOCKS_OF_A_FRAME]:
-                if self._blocks.get(block.key) is not block:
-                    continue  # it is gone, or all is
-                if block.nearest == DEVICE and not block.near_after:
-                    changes.append(paths.change(STORED, Tier.DEVICE, block, _untold(block, told)))
-                elif block.nearest == HOST and not block.held_after:
-                    changes.append(paths.change(STORED, Tier.HOST, block, _untold(block, told)))
-            yield changes
+        told, paths, changes, looked_at = set[Block](), _Paths(self._recent), list[Change](), 0
+        for block in list(self._blocks.values()):
+            looked_at += 1
+            is_last = not (block.near_after if block.nearest == DEVICE else block.held_after)
+            if block.nearest != NOWHERE and is_last and self._blocks.get(block.key) is block:  # else it is gone
+                change = paths.change(STORED, _STORED_IN[block.nearest], block, _untold(block, told))
+                changes.append(change)
+                looked_at += len(change.keys) // KEY_BYTES
+            if looked_at >= BLOCKS_OF_A_FRAME:
+                yield changes
+                paths, changes, looked_at = _Paths(self._recent), [], 0
+        yield changes
 
 
 _REMOVED_FROM = {NOWHERE: Tier.HOST, HOST: Tier.DEVICE}  # by where they are now
@@ -172,23 +176,54 @@ def _depth(block: Block) -> int:
     return block.depth
 
 
+class _Recent:
+    """Paths of blocks that changes ended at or before lately: the next ones are mostly near. A key stands for a whole
+    path, so that what is here stays true."""
+
+    def __init__(self) -> None:
+        self._paths: dict[int, bytes] = {}  # by the last key, the least recent first
+
+    def path(self, last: Block) -> bytes:
+        """The keys of the blocks up to this one."""
+        new, each, paths = list[int](), last, self._paths
+        while each.depth and each.key not in paths:
+            new.append(each.key)
+            assert each.parent is not None
+            each = each.parent
+        path = paths.pop(each.key, b"") + array("Q", reversed(new)).tobytes()
+        self.keep(path)
+        return path
+
+    def keep(self, path: bytes) -> None:
+        if path:
+            self._paths[int.from_bytes(path[-KEY_BYTES:], sys.byteorder)] = path
+            if len(self._paths) > RECENT_PATHS:
+                del self._paths[next(iter(self._paths))]
+
+
 class _Paths:
     """Writes the changes of one frame."""
 
-    def __init__(self) -> None:
-        self._last: list[Block] = []
+    def __init__(self, recent: _Recent) -> None:
+        self._recent, self._before = recent, b""
 
     def change(self, kind: str, tier: Tier, last: Block, count: int) -> Change:
         """`last`: of the `count` blocks that change."""
-        before, new, each = self._last, list[Block](), last
-        while depth := each.depth:
-            if depth <= len(before) and before[depth - 1] is each:
-                break
-            new.append(each)
-            assert each.parent is not None
-            each = each.parent
-        new.reverse()
-        shared = last.depth - len(new)
-        del before[shared:]
-        before += new
-        return Change(kind, tier, shared, array("Q", [each.key for each in new]).tobytes(), count)
+        path, before = self._recent.path(last), self._before
+        if kind == REMOVED:
+            self._recent.keep(path[: -count * KEY_BYTES])
+        shared = _common_keys(before, path)
+        self._before = path
+        return Change(kind, tier, shared, path[shared * KEY_BYTES :], count)
+
+
+def _common_keys(one: bytes, other: bytes) -> int:
+    """How many keys both begin with: by halving, as comparing bytes costs next to nothing."""
+    low, high = 0, min(len(one), len(other)) // KEY_BYTES
+    while low < high:
+        middle = (low + high + 1) // 2
+        if one[: middle * KEY_BYTES] == other[: middle * KEY_BYTES]:
+            low = middle
+        else:
+            high = middle - 1
+    return low

@@ -15,7 +15,7 @@ from disagg.replay.traces.trace import NOBODY
 from disagg.replay.virtual.served import Served
 from disagg.replay.virtual.world import Follower, Pool
 from disagg.replay.workload import Plan
-from disagg.roles import Role
+from disagg.role_table import ROLES
 from disagg.simulated_engine.model import Model
 
 KV_BLOCK_TOKENS_MIN = 64
@@ -29,11 +29,11 @@ def pools_of(deployment: Deployment) -> list[Pool]:
     pools = [
         Pool(Model(role=role, **pool.engine), pool.replicas)
         for role, _, pool in deployment.pools()
-        if role is not Role.EMBEDDING
+        if not ROLES[role].embeds
     ]
     if not pools:
-        raise ConfigError(deployment.name, (Problem("embedding", "makes no tokens", "replay needs other pools"),))
-    if len({pool.model.cache_block_tokens for pool in pools if pool.model.role is not Role.DECODE}) > 1:
+        raise ConfigError(deployment.name, (Problem("pools", "make no tokens", "a trace needs engines that do"),))
+    if len({pool.model.cache_block_tokens for pool in pools if ROLES[pool.model.role].reads_prompts}) > 1:
         what = "cache_block_tokens differs between pools that read prompts"
         raise ConfigError(deployment.name, (Problem("engine", what, "say the same in each"),))
     return pools
@@ -41,7 +41,7 @@ def pools_of(deployment: Deployment) -> list[Pool]:
 
 def kv_block_tokens_of(pools: Sequence[Pool]) -> int:
     """What prompts are cut into for routing and caching."""
-    cached = (pool.model.cache_block_tokens for pool in pools if pool.model.role is not Role.DECODE)
+    cached = (pool.model.cache_block_tokens for pool in pools if ROLES[pool.model.role].reads_prompts)
     return next(cached, 0) or KV_BLOCK_TOKENS_MIN
 
 

@@ -16,7 +16,7 @@ from disagg.replay.traces.trace import Trace
 from disagg.replay.virtual.served import Served
 from disagg.replay.virtual.world import Pool, Run, World
 from disagg.replay.workload import Plan, Sampler
-from disagg.roles import Role
+from disagg.role_table import ROLES
 from disagg.routing.policies.least_loaded import LeastLoaded
 from disagg.routing.policy import Policy
 from disagg.simulated_engine.model import pairs_of
@@ -63,10 +63,12 @@ class Simulation:
             )
             for served in run.served
         ]
-        read, decode = ([rank.busy for rank in run.ranks if rank.model.role is not role] for role in SIDES)
+        roles = [(ROLES[rank.model.role], rank.busy) for rank in run.ranks]
+        read_s = [busy.read_s for role, busy in roles if role.reads_prompts]
+        decode_s = [busy.decode_s for role, busy in roles if role.takes_kv_from or role.partner is None]
         told = Told(
-            [busy.read_s for busy in read],
-            [busy.decode_s for busy in decode],
+            read_s,
+            decode_s,
             run.refusals,
             run.failed_choices,
             run.choices_us,
@@ -108,10 +110,7 @@ class Simulation:
 
     @property
     def _readers(self) -> list[Pool]:
-        return [pool for pool in self.setting.pools if pool.model.role is not Role.DECODE]
-
-
-SIDES = (Role.DECODE, Role.PREFILL)  # who does not read, who does not decode
+        return [pool for pool in self.setting.pools if ROLES[pool.model.role].reads_prompts]
 
 
 def _waiting(every: Sequence[Served]) -> float:

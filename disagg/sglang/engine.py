@@ -98,11 +98,13 @@ class _Part:
 
 
 class SGLangEngine(_Part):
-    """The part on the first node, which takes the legs."""
+    """The part on the first node, which takes the legs. `on_unloaded` is called when an adapter's prefixes are of no
+    use any more."""
+
+    on_unloaded: Callable[[], None] = staticmethod(lambda: None)
 
     def start(self) -> EngineFacts:
         self._legs: dict[str, SGLangLeg] = {}
-        self.on_unloaded: Callable[[], None] = lambda: None  # an adapter's prefixes are of no use any more
         # Only an engine that reads prompts has steps of many seconds.
         self._abort_longest_s = ABORT_S if self._arguments.get("disaggregation_mode") == "decode" else ABORT_LONGEST_S
         facts, engine = super().start(), self._engine

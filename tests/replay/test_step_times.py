@@ -32,8 +32,8 @@ class Measured:
 
     model, gpu, layout, name = "a/model", "a_gpu", Layout(tp=2, dp=4), "the test"
 
-    def prefill_s(self, tokens: int, before: int, prompts: int = 1) -> float:
-        return TRUE.chunk_s(tokens * prompts, pairs_of(tokens, before) * prompts)
+    def prefill_s(self, tokens: int, before: int) -> float:
+        return TRUE.chunk_s(tokens, pairs_of(tokens, before))
 
     def decode_s(self, legs: int, context_tokens: int) -> float:
         return TRUE.decode_step_s(legs, legs * context_tokens)
@@ -57,7 +57,7 @@ def test_no_coefficient_is_negative_and_the_error_is_told() -> None:
 
 def test_too_few_points_are_refused() -> None:
     with pytest.raises(ValueError, match="2 points for 3 coefficients"):
-        fit([prefill_point(100, 0, 1, 0.01), Point((1.0, 2.0, 3.0), 0.02)])
+        fit([prefill_point(100, 0, 0.01), Point((1.0, 2.0, 3.0), 0.02)])
 
 
 def test_the_yaml_is_a_deployment_with_these_times(tmp_path: Path) -> None:

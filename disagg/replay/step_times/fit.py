@@ -35,8 +35,8 @@ class Fit:
         return sum(each * count for each, count in zip(self.coefficients, work, strict=True))
 
 
-def prefill_point(tokens: int, before: int, prompts: int, seconds: float) -> Point:
-    return Point((1.0, tokens * prompts, pairs_of(tokens, before) * prompts), seconds)
+def prefill_point(tokens: int, before: int, seconds: float) -> Point:
+    return Point((1.0, tokens, pairs_of(tokens, before)), seconds)
 
 
 def decode_point(legs: int, context_tokens: int, seconds: float) -> Point:

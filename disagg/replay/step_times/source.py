@@ -50,9 +50,9 @@ class Source:
     def name(self) -> str:
         return f"{PACKAGE} {version(PACKAGE)}, tables of SGLang {self.tables}"
 
-    def prefill_s(self, tokens: int, before: int, prompts: int = 1) -> float:
-        """A step that reads `tokens` of each of so many prompts, after `before` others of theirs."""
-        asked = {"isl": tokens + before, "prefix": before, "osl": 1, "batch_size": prompts}
+    def prefill_s(self, tokens: int, before: int) -> float:
+        """A step that reads `tokens` of a prompt, after `before` others of it."""
+        asked = {"isl": tokens + before, "prefix": before, "osl": 1, "batch_size": 1}
         return float(self._ask("static_ctx", **asked).ttft) / 1e3
 
     def decode_s(self, legs: int, context_tokens: int) -> float:

@@ -13,6 +13,7 @@ import yaml
 
 from disagg.replay.step_times.fit import Fit, Point, decode_point, fit, prefill_point
 from disagg.replay.step_times.source import Layout, Memory
+from disagg.role_table import ROLES
 from disagg.roles import Role
 
 CHUNK_TOKENS = (256, 1024, 4096, 8192)
@@ -33,7 +34,7 @@ class StepTimes(Protocol):
     @property
     def name(self) -> str: ...
 
-    def prefill_s(self, tokens: int, before: int, prompts: int = 1) -> float: ...
+    def prefill_s(self, tokens: int, before: int) -> float: ...
 
     def decode_s(self, legs: int, context_tokens: int) -> float: ...
 
@@ -61,7 +62,7 @@ def _prefill_points(source: StepTimes, chunk_tokens: int, kv_tokens: int) -> Ite
     for tokens in sorted({min(tokens, chunk_tokens) for tokens in CHUNK_TOKENS}):
         for before in BEFORE_TOKENS:
             if tokens + before <= kv_tokens:
-                yield prefill_point(tokens, before, 1, source.prefill_s(tokens, before))
+                yield prefill_point(tokens, before, source.prefill_s(tokens, before))
 
 
 def _decode_points(source: StepTimes, kv_tokens: int) -> Iterator[Point]:
@@ -72,23 +73,24 @@ def _decode_points(source: StepTimes, kv_tokens: int) -> Iterator[Point]:
 
 
 def engine_of(role: Role, of: Fitted, ranks: int, chunk_tokens: int, lane: Mapping[str, float]) -> dict[str, Any]:
-    """Values of a pool's `engine`. On an aggregated one a step as such takes as long as decode's: the longer of both,
-    as weights are read once in either."""
+    """Values of a pool's `engine`. On one that serves alone a step as such takes as long as decode's."""
     step_s, leg_s, context_s = of.decode.coefficients
     read_s, token_s, pair_s = of.prefill.coefficients
     reads = {"chunk_tokens": chunk_tokens, "prefill_token_s": token_s, "prefill_attention_s": pair_s}
     decodes = {"step_leg_s": leg_s, "step_context_s": context_s}
-    of_role: dict[Role, dict[str, float]] = {
-        Role.PREFILL: {"step_s": read_s, **reads, **lane},
-        Role.DECODE: {"step_s": step_s, **decodes},
-        Role.AGGREGATED: {"step_s": step_s, **reads, **decodes},
+    it = ROLES[role]
+    values: dict[str, float] = {
+        "step_s": read_s if it.sends_kv_to else step_s,
+        **(reads if it.reads_prompts else {}),
+        **(decodes if not it.sends_kv_to else {}),
+        **(lane if it.sends_kv_to else {}),
     }
     return {
         "ranks": ranks,
         "kv_tokens": of.memory.kv_tokens // PAGE_SIZE * PAGE_SIZE,
         "kv_bytes_per_token": of.memory.kv_bytes_per_token,
         "page_size": PAGE_SIZE,
-        **{name: value if isinstance(value, int) else _rounded(value) for name, value in of_role[role].items()},
+        **{name: value if isinstance(value, int) else _rounded(value) for name, value in values.items()},
     }
 
 

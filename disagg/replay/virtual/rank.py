@@ -19,7 +19,7 @@ from disagg.replay.virtual.clock import Clock
 from disagg.replay.virtual.decode_batch import DecodeBatch, Gap
 from disagg.replay.virtual.prefix_cache import OnEvent, PrefixCache
 from disagg.replay.virtual.served import Served
-from disagg.roles import Role
+from disagg.role_table import ROLES
 from disagg.routing.endpoints import RankId
 from disagg.simulated_engine.model import Model, pairs_of
 
@@ -51,8 +51,9 @@ class Rank:
         self, id: RankId, clock: Clock, model: Model, listener: Listener, on_gap: Gap, on_event: OnEvent | None
     ) -> None:
         self.id, self._clock, self.model, self._listener = id, clock, model, listener
-        block_tokens = 0 if model.role is Role.DECODE else model.cache_block_tokens
+        block_tokens = model.cache_block_tokens if ROLES[model.role].reads_prompts else 0
         self.cache = PrefixCache(model.kv_tokens, block_tokens, on_event)
+        self._serves_alone = ROLES[model.role].partner is None
         self.batch = DecodeBatch(model, on_gap)
         self.busy = Busy()
         self._waiting: deque[Served] = deque()
@@ -135,7 +136,7 @@ class Rank:
         node = cache.match(served.path, (served.prompt_tokens - 1) // (cache.block_tokens or 1))
         cache.lock(node)
         cached = node.end * cache.block_tokens
-        new_tokens = served.max_tokens if self.model.role is Role.AGGREGATED else 0
+        new_tokens = served.max_tokens if self._serves_alone else 0
         own = _in_pages(tokens_to_set_aside(served.prompt_tokens, new_tokens) - cached, self.model.page_size)
         if not cache.make_room(own + self._grown_tokens()):
             cache.unlock(node)
@@ -162,7 +163,7 @@ class Rank:
             self._waiting.remove(served)
             served.read_s = self._clock.now_s
             served.sent_tokens = served.read_tokens - count if count < served.read_tokens - served.cached_tokens else 0
-            if self.model.role is Role.AGGREGATED:
+            if self._serves_alone:
                 self._landing += 1
                 served.first_s = self._clock.now_s
                 self._listener.on_read(served, self)
@@ -209,7 +210,7 @@ class Rank:
 
     def _leave(self, served: Served) -> None:
         served.ended_s = self._clock.now_s
-        if self.model.role is Role.AGGREGATED:
+        if self._serves_alone:
             assert served.node is not None
             self.cache.unlock(served.node)
             self.cache.own_tokens -= served.own_tokens

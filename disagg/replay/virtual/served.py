@@ -18,8 +18,8 @@ class Served:
 
     __slots__ = (
         "cached_tokens",
-        "decode",
         "decode_held",
+        "decode_on",
         "due_s",
         "ended_s",
         "first_chunk_s",
@@ -32,8 +32,8 @@ class Served:
         "output_tokens",
         "own_tokens",
         "path",
-        "prefill",
         "prompt_tokens",
+        "read_on",
         "read_s",
         "read_tokens",
         "request",
@@ -57,8 +57,8 @@ class Served:
         self.reservation: Reservation | None = None
         self.grants: dict[str, Grant] = {}  # by the life of the host that gave it
         self.request: Request | None = None  # as its frontend knows it
-        self.prefill: RankId | None = None  # None: on an aggregated rank
-        self.decode: RankId | None = None
+        self.read_on: RankId | None = None  # None: on an aggregated rank
+        self.decode_on: RankId | None = None
         self.frontend = 0  # its number
         self.first_chunk_s = self.read_s = self.first_s = self.ended_s = NEVER
         # where its prompt is read

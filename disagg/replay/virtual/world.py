@@ -20,7 +20,7 @@ from disagg.replay.virtual.host import Host
 from disagg.replay.virtual.kv_feed import KvEvent, KvFeed
 from disagg.replay.virtual.rank import Rank
 from disagg.replay.virtual.served import NEVER, Served
-from disagg.roles import Role
+from disagg.role_table import ROLES
 from disagg.routing.endpoints import RankId
 from disagg.routing.policy import Policy
 from disagg.simulated_engine.model import Model
@@ -67,12 +67,12 @@ class World:
             (sender.life, taker.life)
             for taker in self.hosts
             for sender in self.hosts
-            if (sender.model.role, taker.model.role) == (Role.PREFILL, Role.DECODE)
+            if (sender is taker and ROLES[taker.model.role].partner is None)
+            or ROLES[taker.model.role].takes_kv_from is sender.model.role
         )
-        for host in self.hosts:
-            if host.model.role is Role.AGGREGATED:
-                met.add(host.life, host.life)
-        block_tokens = next((pool.model.cache_block_tokens for pool in pools if pool.model.role is not Role.DECODE), 0)
+        block_tokens = next(
+            (pool.model.cache_block_tokens for pool in pools if ROLES[pool.model.role].reads_prompts), 0
+        )
         self.frontends = [Frontend(clock, policy, block_tokens, self._dispatch) for policy in policies]
         for frontend in self.frontends:
             frontend.connect(self.hosts, met)
@@ -100,13 +100,13 @@ class World:
     # as ranks' Listener
 
     def on_room(self, served: Served, rank: Rank) -> None:
-        assert served.prefill is not None
-        self._rank(served.prefill).enqueue(served)
+        assert served.read_on is not None
+        self._rank(served.read_on).enqueue(served)
 
     def on_read(self, served: Served, rank: Rank) -> None:
         self._host_of[rank.id.life].has_read(served)
         self._frontend(served).has_read(served)
-        if served.prefill is None:
+        if served.read_on is None:
             return
         model = rank.model
         kv_bytes = served.prompt_tokens * model.kv_bytes_per_token
@@ -115,7 +115,7 @@ class World:
         self._clock.after(transfer_s, self._landed, served, rank, kv_bytes, transfer_s)
 
     def on_end(self, served: Served, rank: Rank) -> None:
-        self._host_of[rank.id.life].give_back(served, reads=served.prefill is None)
+        self._host_of[rank.id.life].give_back(served, reads=served.read_on is None)
         self._frontend(served).has_answered(served)
         for follower in self._followers.get(served.number, ()):
             follower.served.due_s = self._clock.now_s + follower.delay_s
@@ -165,20 +165,20 @@ class World:
                     self._host_of[life].give_back(served, reads=False)
                 self._frontend(served).refused(served, host, rank)
                 return
-        served.decode = pair.decode.id
+        served.decode_on = pair.decode.id
         if pair.prefill is None:
-            self._rank(served.decode).enqueue(served)
+            self._rank(served.decode_on).enqueue(served)
         else:
-            served.prefill = pair.prefill.id
-            self._rank(served.decode).ask_for_room(served)
+            served.read_on = pair.prefill.id
+            self._rank(served.decode_on).ask_for_room(served)
 
     def _landed(self, served: Served, prefill: Rank, kv_bytes: int, transfer_s: float) -> None:
-        assert served.decode is not None
+        assert served.decode_on is not None
         served.first_s = self._clock.now_s
         self._host_of[prefill.id.life].give_back(served, reads=True)
         prefill.has_sent(served)
         self._frontend(served).has_sent(served, kv_bytes, transfer_s)
-        self._rank(served.decode).join(served)
+        self._rank(served.decode_on).join(served)
 
     def _rank(self, id: RankId) -> Rank:
         return self._host_of[id.life].ranks[id.dp_rank]

@@ -45,8 +45,9 @@ def begin(scheduler: Any, dp_rank: int, folder: Path) -> None:
 
         @instead_of(scheduler)
         def process_input_requests(*args: Any, **kwargs: Any) -> Any:
-            teller.came_round()
-            return process_input_requests.real(*args, **kwargs)
+            done = process_input_requests.real(*args, **kwargs)
+            teller.came_round()  # afterwards: it may have emptied the cache, and then sleep
+            return done
 
 
 class _Tree:
