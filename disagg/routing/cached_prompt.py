@@ -1,7 +1,7 @@
 """How much of one prompt each endpoint has cached.
 
 Way:   Endpoints.cached -> [CachedPrompt] -> policy
-Cost:  an endpoint is looked for in a few groups of equal depth; nobody goes through all that hold the beginning
+Cost:  each group of equal depth is gone through for who is new in it, and once for all endpoints
 """
 
 from __future__ import annotations
@@ -15,35 +15,31 @@ from disagg.routing.prefix_index.held import Held
 class CachedPrompt:
     """Tokens of the prompt, in whole KV blocks from its first one on."""
 
-    __slots__ = ("_block_tokens", "_by_slot", "_groups")
+    __slots__ = ("_by_slot", "_depths", "most")
 
     def __init__(self, groups: Sequence[Held], block_tokens: int, by_slot: Mapping[int, Endpoint]) -> None:
         """`groups`: the deepest first; the slots of each are in all that follow, too."""
-        self._groups, self._block_tokens, self._by_slot = groups, block_tokens, by_slot
-
-    @property
-    def most(self) -> int:
-        """What the one that has most has, on its device or its host."""
-        return self._groups[0].blocks * self._block_tokens if self._groups else 0
+        self._by_slot = by_slot
+        self.most = groups[0].blocks * block_tokens if groups else 0  # of the one that has most, anywhere
+        anywhere: dict[int, int] = {}  # the deepest first
+        device: dict[int, int] = {}
+        for group in groups:
+            tokens = group.blocks * block_tokens
+            for found, slots in ((anywhere, group.anywhere), (device, group.device)):
+                if len(slots) > len(found):
+                    for slot in slots:
+                        if slot not in found:
+                            found[slot] = tokens
+        self._depths = device, anywhere
 
     def of(self, endpoint: Endpoint) -> tuple[int, int]:
         """(what it has on its device, what it has there or in its host's memory)."""
-        slot, anywhere = endpoint.slot, 0
-        for group in self._groups:
-            if slot in group.anywhere:
-                anywhere = anywhere or group.blocks
-                if slot in group.device:
-                    return group.blocks * self._block_tokens, anywhere * self._block_tokens
-        return 0, anywhere * self._block_tokens
+        device, anywhere = self._depths
+        return device.get(endpoint.slot, 0), anywhere.get(endpoint.slot, 0)
 
     def warmest(self) -> Iterator[Endpoint]:
-        """Those that have any of it, those with most first; each once."""
-        seen: set[int] = set()
-        for group in self._groups:
-            for slot in group.anywhere:
-                if slot not in seen:
-                    seen.add(slot)
-                    yield self._by_slot[slot]
+        """Those that have any of it, those with most first."""
+        return (self._by_slot[slot] for slot in self._depths[1])
 
 
 NOT_CACHED = CachedPrompt((), 0, {})

@@ -52,7 +52,8 @@ class Endpoint:
     to_read: int = 0  # prompt tokens
     bound: int = 0  # of prompts that wait in this process until they may be sent there
     reported: RankTaken = NOTHING  # by the host, for all frontends
-    reported_at_s: float = 0.0
+    reported_to_read: int = 0  # without what this process knows to have been read since
+    read_at_s: float = 0.0  # when it had last read something, as far as is known
     load: tuple[int, int] = (0, 0)
     tokens_free: int = UNBOUNDED
     order: ByLoad | None = None  # while a policy may choose it
@@ -87,7 +88,7 @@ class Endpoint:
     @property
     def sent_tokens(self) -> int:
         """Of these, what has been sent."""
-        return max(self.to_read, self.reported.to_read)
+        return max(self.to_read, self.reported_to_read)
 
     def take(self, kv_tokens: int, to_read: int) -> None:
         self.requests += 1
@@ -95,21 +96,26 @@ class Endpoint:
         self.to_read += to_read
         self._changed()
 
+    def has_read(self, tokens: int) -> None:
+        """A prompt of this process waits no more; its host's next report may come late."""
+        self.to_read -= tokens
+        self.reported_to_read = max(0, self.reported_to_read - tokens)
+
     def give_back(self, kv_tokens: int) -> None:
         self.requests -= 1
         self.kv_tokens -= kv_tokens
         self._changed()
 
-    def report(self, taken: RankTaken, now_s: float = 0.0) -> None:
+    def report(self, taken: RankTaken) -> None:
         """What its host has granted to all frontends together."""
-        self.reported, self.reported_at_s = taken, now_s
+        self.reported, self.reported_to_read = taken, taken.to_read
         self._changed()
 
     def on_refused(self) -> None:
         """The host refused a leg: the endpoint counts as full until the host's next report."""
         full = max(1, self.capacity.requests), self.capacity.kv_tokens
         refused = msgspec.structs.replace(self.reported, requests=full[0], kv_tokens=full[1])
-        self.report(refused, self.reported_at_s)
+        self.report(refused)
 
     def _changed(self) -> None:
         reported, before = self.reported, self.load

@@ -180,9 +180,12 @@ class Endpoints:
 
     def report(self, endpoint: Endpoint, taken: RankTaken, now_s: float) -> None:
         """What its host has granted to all frontends together, and has read."""
-        before, since_s = endpoint.reported, endpoint.reported_at_s
-        endpoint.report(taken, now_s)
-        if taken.read_s > before.read_s and since_s:
+        before, since_s = endpoint.reported, endpoint.read_at_s
+        endpoint.report(taken)
+        if not since_s:
+            endpoint.read_at_s = now_s
+        elif taken.read_s > before.read_s:
+            endpoint.read_at_s = now_s
             self.on_observation(
                 Read(
                     endpoint.id,

@@ -63,7 +63,7 @@ class Reservation:
             self._holder.on_has_read()
 
     def _forget_unread(self) -> None:
-        self.pair.reader.to_read -= self._unread
+        self.pair.reader.has_read(self._unread)
         self._unread = 0
 
     def share(self) -> None:

@@ -9,19 +9,20 @@ Symbols, times in seconds; all laws are learnt while engines serve (cost/costs.p
   S(e, n, k)  a decode step
   ρ        the share of their time in which ranks that read prompts are busy, of late
 
-Cost of reading on e      D(e, q) + R(e, u, h) / (1 - min(ρ, BUSY_MAX))
+Cost of reading on e      D(e, q) + R(e, u, h) · (1 + ρ / (2 · (1 - ρ))), with ρ of BUSY_MAX at most
   Its own wait, its own reading, and what its reading costs those that come after it: in a queue that is busy for a
-  share ρ of the time, one more second of work delays later requests by ρ / (1 - ρ) seconds in all.
+  share ρ of the time they wait ρ / (2 · (1 - ρ)) seconds in all for each second of work (Pollaczek and Khinchine, for
+  work in pieces of one size).
 Cost of decoding on e     E · S(e, n+1, k+P+E/2) + n · E/2 · (S(e, n+1, k+P) - S(e, n, k))
   Its own tokens, and what it slows the n others by; they have half of their answers before them.
 Pair (p, d)               reading on p + X(P - h(d)) + decoding on d
 Engine g that serves alone    reading on g + n · R(g, u, h) + decoding on g
   While it reads, the n others wait for their next token.
 
-Chooses: the least cost. Costs within TIE of it count as equal: of those the reader with the least in its cache, so
-         that cold prompts spread, and the decode with the least on it; then at random. Where a model has pairs and
-         engines that serve alone, the kind that requests of about this u went to last is left only for one that costs
-         KEEP less.
+Chooses: the least cost. Costs within TIE of it, and TIE_S, count as equal: of those the reader with the least in its
+         cache, so that cold prompts spread, and the decode with the least on it; then at random. Where a model has
+         pairs and engines that serve alone, the kind that requests of about this u went to last is left only for one
+         that costs KEEP less.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ from disagg.routing.policy import Surroundings
 from disagg.routing.view import Choice, Forecast, RoutingView
 
 BUSY_MAX = 0.8
-TIE, TIE_S = 0.05, 0.001
+TIE, TIE_S = 0.002, 0.001
 KEEP = 0.15
 LOOKED_AT = 48  # of each role the least loaded ones, and as many of those that have most of the prompt
 
@@ -142,13 +143,13 @@ class Predicted:
         decodes = self._decoding(ranks, request)
         decodes.sort(key=_cost_of_decode)
         transfer_s = self.costs.transfer_s(request.prompt_tokens)
-        by_peers: dict[str, tuple[float, Endpoint, float] | None] = {}  # a prefill's life -> cost, decode, transfer
+        found: tuple[float, Endpoint, float] | None = None  # cost, decode, transfer; most have met the same ones
         ways = []
         for reader in self._readers(_looked_at(Role.PREFILL, request, endpoints, cached), request, cached):
             life = reader.endpoint.life
-            if life not in by_peers:
-                by_peers[life] = self._best_decode(life, decodes, request, endpoints, cached, transfer_s)
-            if (found := by_peers[life]) is not None:
+            if found is None or life not in endpoints.peers_of(found[1]):
+                found = self._best_decode(life, decodes, request, endpoints, cached, transfer_s)
+            if found is not None:
                 ways.append(_Way(reader.cost_s + found[0], reader, found[1], found[2]))
         return self._two_best(ways, endpoints) if ways else (None, None)
 
@@ -192,8 +193,9 @@ class Predicted:
 
     def _readers(self, ranks: list[Endpoint], request: RoutingView, cached: CachedPrompt) -> list[_Reader]:
         costs, prompt, has_any = self.costs, request.prompt_tokens, cached.most > 0
-        later = 1 / (1 - min(costs.busy, BUSY_MAX))
-        cold_s, drain_token_s, factors = costs.reading_s(prompt, 0), costs.drain_token_s, costs.reading_factors
+        busy = min(costs.busy, BUSY_MAX)
+        later = 1 + busy / (2 * (1 - busy))
+        cold_s, drain_token_s, factors = costs.reading_s(prompt, 0), costs.drain_token_s, costs.reading_factors.uneven
         readers = []
         for rank in ranks:
             has = min(cached.of(rank)[1], prompt - 1) if has_any else 0  # the last token is always read
@@ -205,7 +207,7 @@ class Predicted:
     def _decoding(self, ranks: list[Endpoint], request: RoutingView) -> list[tuple[float, Endpoint]]:
         costs, prompt = self.costs, request.prompt_tokens
         tokens = min(request.new_tokens, request.expected_tokens or costs.output_tokens)
-        (base_s, leg_s, token_s), factors = costs.step.weights, costs.step_factors
+        (base_s, leg_s, token_s), factors = costs.step.weights, costs.step_factors.uneven
         own, slower_s = prompt + tokens / 2, (leg_s + token_s * prompt) * tokens / 2
         found = []
         for rank in ranks:
