@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from before_engines import SCORER
 from scripted import MODEL
-from vector_scene import SCORER, scene
+from vector_scene import scene
 
 from disagg.plane.messages import unpack_floats
 from disagg.roles import Role

@@ -84,11 +84,6 @@ def test_it_is_checked_and_told_of_before_it_starts() -> None:
     ("pools", "path", "what"),
     [
         ({"counting": {"pace_ms": 25}}, "counting.pace_ms", "is of decode engines"),
-        (
-            {"counting": {}, "prefill": {}, "decode": {}},
-            "counting",
-            "beside prefill and decode engines are",
-        ),
         ({}, "configuration", "has no engines"),
     ],
 )
