@@ -32,6 +32,8 @@ PREFIX_BLOCKS = 4  # of a prompt without a session
 
 
 class Sticky:
+    reads_prefixes = True  # of a prompt without a session
+
     def __init__(self, now_s: Callable[[], float] = time.monotonic) -> None:
         self._now_s = now_s
         self._by_load = LeastOfSide()
