@@ -19,6 +19,7 @@ MAY_NAME = {
     "disagg/aggregated.py": "its own name",
     "disagg/embedding.py": "its own name",
     "disagg/cli/demo.py": "shows where a request ran",
+    "disagg/cli/explained.py": "names of facts, as operators read them",
     "disagg/cli/replay.py": "options are named as the roles that they count engines of",
     "disagg/coordinator/facts.py": "names of facts, as operators read them",
     "disagg/deploy/docker.py": "names of folders",
