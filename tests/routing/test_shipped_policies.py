@@ -19,7 +19,7 @@ from disagg.errors import StartError
 from disagg.kv_events.blocks import BlockHasher
 from disagg.plane.ledger import Capacity
 from disagg.plane.messages import RankTaken
-from disagg.policy_names import SHIPPED
+from disagg.policy_names import SHIPPED, reads_prefixes
 from disagg.roles import Role
 from disagg.routing.cost.prior import Prior
 from disagg.routing.endpoints import Endpoint, Engine
@@ -259,3 +259,14 @@ def test_a_reason_says_what_each_side_went_by() -> None:
     assert reservation is not None
     assert isinstance(reservation.reason, PickedBySide)
     assert reservation.reason.reader["cost_tokens"] == 300
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_it_is_known_by_name_which_policies_ask_what_is_cached(name: str) -> None:
+    """So that engines need not tell it for nothing."""
+    assert reads_prefixes(name) is bool(getattr(load_policy(name), "reads_prefixes", False))
+    assert reads_prefixes(f"decode=least_loaded,prefill={name}") is reads_prefixes(name)
+    assert reads_prefixes("my.own:Policy")
+    sides = f"decode=least_loaded,prefill={name}"
+    if name != "predicted":  # which chooses both sides as one
+        assert make_router(*split(1, 1), policy=load_policy(sides)).reads_prefixes is reads_prefixes(name)
