@@ -73,9 +73,11 @@ def _about_keys(status: int) -> str:
 def status(
     url: Url = None,
     as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
-    request: Annotated[str | None, typer.Option(help="The timeline of one request: its x-request-id.")] = None,
+    request: Annotated[
+        str | None, typer.Option(help="One request, by its x-request-id: its timeline, and why it went there.")
+    ] = None,
 ) -> None:
-    """Engines with their states, or one request's timeline."""
+    """Engines with their states, or one request's timeline, and why it went where it went."""
     found = ask(url, f"/disagg/requests/{quote(request, safe='')}" if request else "/disagg/status")
     if as_json:
         sys.stdout.write(json.dumps(found, indent=1) + "\n")
@@ -129,7 +131,11 @@ def _print_engines(found: dict[str, Any]) -> None:
 
 
 def _print_timeline(found: dict[str, Any]) -> None:
-    for event, at_ms in found.pop("timeline_ms").items():
+    from disagg.cli.explained import why_there
+
+    for event, at_ms in found["timeline_ms"].items():
         sys.stdout.write(f"{at_ms:12.3f} ms  {event}\n")
     for name, value in found.items():
-        sys.stdout.write(f"{name:>15}  {value}\n")
+        if name not in ("timeline_ms", "routed"):
+            sys.stdout.write(f"{name:>15}  {value}\n")
+    sys.stdout.write("\n" + "".join(f"{sentence}\n" for sentence in why_there(found)))

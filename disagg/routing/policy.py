@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from disagg.errors import StartError
-from disagg.policy_names import SHIPPED, reads_prefixes
+from disagg.policy_names import SHIPPED
 from disagg.roles import Role
 from disagg.routing.cost.prior import Prior
 from disagg.routing.load import Endpoints
@@ -67,9 +67,7 @@ def load_policy(name: str, surroundings: Surroundings | None = None) -> Policy:
     if "=" in name:
         from disagg.routing.policies.sides import BySide
 
-        by_side = BySide(**{role: _side(role, each) for role, _, each in map(_parted, name.split(","))})
-        by_side.reads_prefixes = reads_prefixes(name)
-        policy: Policy = by_side
+        policy: Policy = BySide(**{role: _side(role, each) for role, _, each in map(_parted, name.split(","))})
     else:
         policy = _made(name, "choose")
     if isinstance(policy, Settles):

@@ -248,6 +248,17 @@ def test_each_side_may_have_a_policy_of_its_own() -> None:
     assert len({pair.decode for pair in pairs}) == 3
 
 
+READ_PREFIXES = {"predicted", "session", "dynamo_kv", "cache_aware", "length_buckets", "prefix_filter"}
+SIDES = {f"prefill={name}": name for name in SHIPPED if name != "predicted"}
+
+
+@pytest.mark.parametrize(("policy", "name"), [*((name, name) for name in SHIPPED), *SIDES.items()])
+def test_prompts_are_hashed_for_policies_and_sides_that_ask_for_it(policy: str, name: str) -> None:
+    """One that asks and gets no path believes that nothing is cached anywhere."""
+    router = Router(router_of(policy, *split(1, 1)).connections, load_policy(policy), HASHER)
+    assert bool(router.path(range(1000), "")) is (name in READ_PREFIXES)
+
+
 @pytest.mark.parametrize("name", ["prefill=predicted", "decode=nowhere:Policy"])
 def test_what_cannot_choose_one_side_is_refused(name: str) -> None:
     with pytest.raises(StartError, match=r"routing\.policy"):

@@ -23,6 +23,8 @@ BALANCE_ABS, BALANCE_REL = 64, 1.5
 
 
 class CacheOrBalance:
+    reads_prefixes = True
+
     def pick(self, role: Role, request: RoutingView, fitting: Sequence[Endpoint], endpoints: Endpoints) -> Picked:
         held = endpoints.cached(request)
         loads = [each.load[0] for each in fitting]
@@ -38,8 +40,6 @@ class CacheOrBalance:
 
 
 class CacheAware(BySide):
-    reads_prefixes = True
-
     def __init__(self) -> None:
         reader = CacheOrBalance()
         super().__init__(reader, BetterOfTwo(), reader)

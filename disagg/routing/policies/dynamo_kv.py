@@ -27,6 +27,8 @@ DEVICE, HOST = 1.0, 0.75  # credits
 
 
 class DynamoCost:
+    reads_prefixes = True
+
     def __init__(self) -> None:
         self._random = random.Random()
 
@@ -53,8 +55,6 @@ class DynamoCost:
 
 
 class DynamoKv(BySide):
-    reads_prefixes = True
-
     def __init__(self) -> None:
         side = DynamoCost()
         super().__init__(side, side)

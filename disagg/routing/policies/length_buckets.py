@@ -29,6 +29,8 @@ LEAST_SEEN = 50  # before, there is one bucket
 
 
 class OfItsLength(BetterOfTwo):
+    reads_prefixes = True
+
     def __init__(self) -> None:
         super().__init__()
         self._lengths: dict[Role, _Lengths] = {}
@@ -69,8 +71,6 @@ class _Lengths:
 
 
 class LengthBuckets(BySide):
-    reads_prefixes = True
-
     def __init__(self) -> None:
         side = OfItsLength()
         super().__init__(side, side)

@@ -26,6 +26,8 @@ PENALTY_TOKENS = 32_768  # llm-d says 5 s, which is about that many on its GPUs
 
 
 class AffinityThenLoad:
+    reads_prefixes = True
+
     def __init__(self) -> None:
         self._random = random.Random()
 
@@ -52,8 +54,6 @@ class AffinityThenLoad:
 
 
 class PrefixFilter(BySide):
-    reads_prefixes = True
-
     def __init__(self) -> None:
         side = AffinityThenLoad()
         super().__init__(side, side)

@@ -33,6 +33,8 @@ PREFIX_BLOCKS = 4  # of a prompt without a session
 
 
 class Sticky:
+    reads_prefixes = True  # of a prompt without a session
+
     def __init__(self) -> None:
         self._now_s: Callable[[], float] = time.monotonic
         self._by_load = LeastOfSide()
@@ -71,8 +73,6 @@ def _weight(session: bytes, rank: RankId) -> int:
 
 
 class Session(BySide):
-    reads_prefixes = True
-
     def __init__(self) -> None:
         side = Sticky()
         super().__init__(side, side)

@@ -25,7 +25,7 @@ class Picked(NamedTuple):
 
 class SidePolicy(Protocol):
     """Chooses among endpoints of one role. `fitting` is never empty; all of it has room, and is to be preferred
-    alike."""
+    alike. One that asks what is cached, or for the prompt's path, says `reads_prefixes = True`."""
 
     def pick(self, role: Role, request: RoutingView, fitting: Sequence[Endpoint], endpoints: Endpoints) -> Picked: ...
 
@@ -51,8 +51,6 @@ class BySide:
     itself derives from this, with one SidePolicy for all sides or one for each. `reads_prefixes`: some side asks what
     is cached."""
 
-    reads_prefixes = False
-
     def __init__(
         self,
         prefill: SidePolicy | None = None,
@@ -65,6 +63,7 @@ class BySide:
             Role.DECODE: decode or by_load,
             Role.AGGREGATED: aggregated or prefill or by_load,
         }
+        self.reads_prefixes = any(getattr(side, "reads_prefixes", False) for side in self.of_side.values())
         self._least_loaded = LeastLoaded()
 
     def choose(self, request: RoutingView, endpoints: Endpoints) -> Choice | None:
