@@ -239,6 +239,18 @@ def test_a_rank_that_is_slower_than_the_others_is_found_out() -> None:
     assert 2.2 < ratio < 4.0
 
 
+@pytest.mark.parametrize("prior_s", [0.1, 1.0, 10.0])
+def test_a_prior_that_is_far_off_is_not_the_fault_of_the_rank_that_was_measured(prior_s: float) -> None:
+    """As on real engines: one is measured a few times, and the other one not yet."""
+    policy = load_policy("predicted", Surroundings(random.Random(1), Prior(read_token_s=prior_s / 500)))
+    first, second = (engine.endpoints[0].id for engine in split(2, 0))
+    for _ in range(8):
+        policy.observe(Read(first, 1, 500, 500**2 / 2, 1.0, 1.0))  # type: ignore[attr-defined]
+        assert policy.costs.read_s(first, 500, 0) == policy.costs.read_s(second, 500, 0)  # type: ignore[attr-defined]
+    policy.observe(Read(second, 1, 500, 500**2 / 2, 1.0, 1.0))  # type: ignore[attr-defined]
+    assert policy.costs.read_s(first, 500, 0) == policy.costs.read_s(second, 500, 0)  # type: ignore[attr-defined]
+
+
 def test_each_side_may_have_a_policy_of_its_own() -> None:
     router = router_of("prefill=dynamo_kv,decode=round_robin", *split(3, 3))
     warm = list(router.endpoints.of(Role.PREFILL))[1]
