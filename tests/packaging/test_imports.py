@@ -72,7 +72,6 @@ PROGRAMS = {
     "disagg.routing.policies.cache_aware": "routing.policy",
     "disagg.routing.policies.dynamo_kv": "routing.policy",
     "disagg.routing.policies.length_buckets": "routing.policy",
-    "disagg.routing.policies.predicted": "routing.policy",
     "disagg.routing.policies.prefix_filter": "routing.policy",
     "disagg.routing.policies.round_robin": "routing.policy",
     "disagg.routing.policies.session": "routing.policy",
