@@ -15,3 +15,10 @@ SHIPPED = {
     "prefix_filter": "disagg.routing.policies.prefix_filter:PrefixFilter",
 }
 DEFAULT = "least_loaded"
+READS_NO_PREFIXES = frozenset({"least_loaded", "round_robin", "random", "power_of_two"})
+
+
+def reads_prefixes(policy: str) -> bool:
+    """Whether it asks what engines have cached. `policy`: as load_policy takes it. One's own may."""
+    names = [side.partition("=")[2] or side for side in policy.split(",")]
+    return not READS_NO_PREFIXES.issuperset(names)

@@ -117,7 +117,7 @@ async def _run(deployment: Deployment, course: _Course) -> None:
             python_path=_python_path(plan.device),
             address="127.0.0.1" if private else "",
             text=_text_spec(plan, model_path) if plan.model.tokenization == "engine" else None,
-            block_tokens=plan.block_tokens if deployment.routing.kv_events else 0,
+            block_tokens=plan.block_tokens if plan.tells_cache else 0,
         )
         controller = Controller(plan, setting)
         frontend: FrontendProcess | None = None
@@ -245,7 +245,7 @@ def _frontend_spec(plan: Plan, addresses: Addresses, model_path: Path) -> Fronte
         limits=limits,
         policy=str(plan.deployment.routing.policy),
         block_tokens=plan.block_tokens,
-        kv_events=plan.deployment.routing.kv_events,
+        kv_events=plan.tells_cache,
         generates=False in embeds,
         embeds=True in embeds,
         simulated=plan.device == "simulated",

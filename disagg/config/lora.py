@@ -89,7 +89,7 @@ def with_adapters(
     adapters = {name: _with_path(name, each, layers, file) for name, each in said.items()}
     found = {name: read_adapter(each["path"]) for name, each in adapters.items() if _has_path(each)}
     sizes, problems = _sizes(lora, found)
-    whole = {**lora, **sizes, "adapters": adapters}
+    whole = {**lora, **sizes, **({"adapters": adapters} if adapters else {})}
     return {**tree, "model": {**model, "lora": whole}}, problems
 
 

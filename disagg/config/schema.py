@@ -325,7 +325,8 @@ class Routing(Section):
     """With policy predicted: while so many prompt tokens lie unread before an engine, further prompts wait in the
     frontend, where one that comes later may still go first. Less: fairer; more: an engine is never without work."""
     kv_events: bool = True
-    """Engines tell frontends what their prefix caches hold. Without it that is guessed from what was sent there."""
+    """Engines tell frontends what their prefix caches hold, if the policy asks for it. Without it that is guessed from
+    what was sent there."""
 
 
 class HealthSection(Section):

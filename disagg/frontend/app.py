@@ -158,7 +158,7 @@ class Frontend:
         caller = self._keys.check(exchange, Right.CLIENT if route is None else route.right)
         if route is None:
             raise self._routes.unknown(exchange.path)
-        if exchange.method not in route.methods:
+        if not route.takes(exchange.method):
             exchange.answer_headers.append((b"allow", _methods(route)))
             what = f"{exchange.method} is not for {exchange.path[:100]}; use {' or '.join(route.methods)}"
             raise BadRequest(None, "method_not_allowed", what, http_status=405)

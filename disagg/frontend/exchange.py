@@ -29,7 +29,7 @@ class Exchange:
 
     def __init__(self, call: Call) -> None:
         self.call = call
-        self.method: str = call.head.method if call.head.method != "HEAD" else "GET"  # HEAD: its answer less the body
+        self.method: str = call.head.method
         self.path: str = call.head.path
         self.request_headers: list[Header] = call.head.fields
         self.answer_headers: list[Header] = []

@@ -34,6 +34,10 @@ class Route:
     def methods(self) -> tuple[str, ...]:
         return (self.method, *self.also)
 
+    def takes(self, method: str) -> bool:
+        """HEAD asks for a GET's answer less the body; it is to change nothing, so a GET in `also` is none to it."""
+        return method in self.methods or (method == "HEAD" and self.method == "GET")
+
 
 class Routes:
     def __init__(self, routes: Mapping[str, Route]) -> None:

@@ -58,7 +58,7 @@ class HeldAdapters:
         except Exception as unforeseen:  # whoever asked waits for a word
             log.exception("adapter %s", change.name)
             error = f"{type(unforeseen).__name__}: {unforeseen}"
-        answer(m.AdapterChanged(change.name, error))
+        answer(m.AdapterChanged(change.number, error))
 
     async def _load(self, change: m.LoadAdapter) -> None:
         if (there := self._paths.get(change.name)) is not None:

@@ -68,9 +68,10 @@ class PlaneClient:
         self._legs: dict[int, LegReceiver] = {}
         self._on_text: dict[int, Callable[[m.Shown], None]] = {}  # of legs that want text
         self._reading: dict[int, asyncio.Future[m.HasRead]] = {}  # bodies that the host reads
+        self._changing: dict[int, asyncio.Future[str]] = {}  # changes of adapters: why each did not succeed
         self._connection: Connection | None = None
         self._opened: asyncio.Future[None] | None = None
-        self._answers: dict[object, asyncio.Future[Any]] = {}  # to questions that were asked
+        self._answers: dict[type, asyncio.Future[Any]] = {}  # to questions that were asked
         self._keeping: asyncio.TimerHandle | None = None
         self._heard_at_s = self._kept_at_s = 0.0
         self._best_round_trip_s = float("inf")
@@ -178,8 +179,17 @@ class PlaneClient:
 
     async def change_adapter(self, change: m.LoadAdapter | m.UnloadAdapter, limit_s: float) -> str:
         """Why it did not succeed; empty where it did. Raises LegLost, and TimeoutError: it may still succeed then."""
-        answer: m.AdapterChanged = await self._ask(change, limit_s, (m.AdapterChanged, change.name))
-        return answer.error
+        if self._connection is None:
+            raise LegLost(self.address, "no connection")
+        number = next(self._numbers)
+        answer: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        self._changing[number] = answer
+        self._connection.send(m.encode(msgspec.structs.replace(change, number=number)))
+        try:
+            async with asyncio.timeout(limit_s):
+                return await answer
+        finally:
+            self._changing.pop(number, None)
 
     async def adapters(self, limit_s: float = CONNECT_S) -> dict[str, int]:
         """Those that requests may name there -> how many legs run with each. Raises LegLost, and TimeoutError."""
@@ -216,10 +226,9 @@ class PlaneClient:
         if self._connection is not None:
             self._connection.close("closed here")
 
-    async def _ask(self, question: m.ToHost, limit_s: float, about: object = None) -> Any:
-        """Who asks while the same question waits for its answer shares that answer. `about`: what the answer names, if
-        the question's type does not tell."""
-        asked = about or type(question)
+    async def _ask(self, question: m.ToHost, limit_s: float) -> Any:
+        """Who asks while a question of the same type waits for its answer shares that answer."""
+        asked = type(question)
         if asked not in self._answers:
             if self._connection is None:
                 raise LegLost(self.address, "no connection")
@@ -228,7 +237,7 @@ class PlaneClient:
         async with asyncio.timeout(limit_s):
             return await asyncio.shield(self._answers[asked])
 
-    def _answered(self, question: object, answer: Any) -> None:
+    def _answered(self, question: type, answer: Any) -> None:
         if (waiting := self._answers.pop(question, None)) is not None:
             waiting.set_result(answer)
 
@@ -279,7 +288,8 @@ class PlaneClient:
             case m.Health():
                 self._answered(m.HealthWanted, message.ranks)
             case m.AdapterChanged():
-                self._answered((m.AdapterChanged, message.name), message)
+                if (change := self._changing.get(message.number)) is not None and not change.done():
+                    change.set_result(message.error)
             case m.Adapters():
                 self._answered(m.AdaptersWanted, message.legs)
             case m.Flushed():
@@ -321,8 +331,9 @@ class PlaneClient:
             self._keeping.cancel()
         answers, self._answers = self._answers, {}
         reading, self._reading = self._reading, {}
+        changing, self._changing = self._changing, {}
         self._on_text.clear()
-        for waiting in (self._opened, *answers.values(), *reading.values()):
+        for waiting in (self._opened, *answers.values(), *reading.values(), *changing.values()):
             if waiting is not None and not waiting.done():
                 waiting.set_exception(LegLost(self.address, why))
                 waiting.exception()  # whoever asked may have given up: nobody need read it

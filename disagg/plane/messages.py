@@ -102,12 +102,14 @@ class LoadAdapter(Wire, frozen=True, tag="load adapter"):
     name: str
     path: str
     pinned: bool = False
+    number: int = 0  # chosen by its connection, as a leg's
 
 
 class UnloadAdapter(Wire, frozen=True, tag="unload adapter"):
     """Ends the legs that still run with it. One that is not there is no error."""
 
     name: str
+    number: int = 0  # chosen by its connection, as a leg's
 
 
 class AdaptersWanted(Wire, frozen=True, tag="adapters?"):
@@ -278,9 +280,9 @@ class Health(Wire, frozen=True, tag="health"):
 
 
 class AdapterChanged(Wire, frozen=True, tag="adapter"):
-    """The answer to LoadAdapter and UnloadAdapter. `error`: why it did not succeed."""
+    """The answer to the LoadAdapter or UnloadAdapter with this number. `error`: why it did not succeed."""
 
-    name: str
+    number: int
     error: str = ""
 
 

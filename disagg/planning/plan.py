@@ -18,6 +18,7 @@ from disagg.config.rules import gpus_fit, texts_of
 from disagg.config.schema import Deadlines, Deployment, ModelSection, Pool, Ray
 from disagg.errors import ConfigError
 from disagg.planning.kv_pages import block_tokens
+from disagg.policy_names import reads_prefixes
 from disagg.role_table import ROLES
 from disagg.roles import Role
 from disagg.sglang.arguments import LORA_DEFAULTS, Ports, engine_arguments, engine_environment
@@ -97,6 +98,12 @@ class Plan:
     def block_tokens(self) -> int:
         """Tokens of a KV block, in which routing counts what is cached."""
         return block_tokens(engine.engine for engine in self.engines if not ROLES[engine.role].embeds)
+
+    @property
+    def tells_cache(self) -> bool:
+        """Whether engines tell frontends what they have cached: where the policy asks for it."""
+        routing = self.deployment.routing
+        return routing.kv_events and reads_prefixes(str(routing.policy))
 
     def largest_first(self) -> list[EnginePlan]:
         """The order in which engines are placed: small ones in front could leave a large one without a node."""

@@ -5,6 +5,7 @@ Way:   Setting -> capacity -> [compare] -> processes, each with its own Simulati
 
 from __future__ import annotations
 
+import asyncio
 import multiprocessing
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -85,4 +86,4 @@ def _rows(simulation: Simulation, policies: Sequence[str], run: tuple[Load, int]
 
 
 def _policy(name: str, seed: int) -> Policy:
-    return load_policy(name, Surroundings(random=Random(seed)))
+    return load_policy(name, Surroundings(random=Random(seed), now_s=lambda: asyncio.get_running_loop().time()))

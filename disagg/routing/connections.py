@@ -146,11 +146,11 @@ class Connections:
 
     @property
     def caches(self) -> dict[tuple[str, int], CacheTold]:
-        """(engine id, dp rank) -> what is known of its prefix cache, of the connected engines."""
+        """(engine id, dp rank) -> what is known or guessed of its prefix cache, of the connected engines."""
         index, told = self.endpoints.index, {}
-        for life in self._lives.values():
-            if life.client is not None and life.engine is not None and life.feed is not None:
-                gaps, lag_s = life.feed.gaps, life.feed.lag_s
+        for life in self._lives.values() if self._block_tokens else ():
+            if life.client is not None and life.engine is not None and not ROLES[life.record.role].embeds:
+                gaps, lag_s = (life.feed.gaps, life.feed.lag_s) if life.feed is not None else ({}, {})
                 for e in life.engine.endpoints:
                     blocks = index.blocks_of(e.slot)
                     rank = CacheTold(blocks, e.tells_cache, gaps.get(e.dp_rank, 0), lag_s.get(e.dp_rank, 0.0))

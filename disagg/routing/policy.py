@@ -13,6 +13,8 @@ from __future__ import annotations
 
 import importlib
 import random
+import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
@@ -37,10 +39,12 @@ class Policy(Protocol):
 
 @dataclass(frozen=True)
 class Surroundings:
-    """What a policy may know of its deployment. `prior`: how long things may take, before anything is measured."""
+    """What a policy may know of its deployment. `prior`: how long things may take, before anything is measured;
+    `now_s`: the clock of all times."""
 
     random: random.Random = field(default_factory=random.Random)
     prior: Prior = Prior()  # noqa: RUF009 - it is frozen
+    now_s: Callable[[], float] = time.monotonic
 
 
 @runtime_checkable

@@ -46,7 +46,8 @@ class Router:
         self._least_loaded = LeastLoaded()
         self._failures: set[str] = set()  # that the log has
         self.reads_prefixes = bool(getattr(self._policy, "reads_prefixes", False))
-        self.learns = isinstance(self._policy, Learns)
+        self._learner = self._policy if isinstance(self._policy, Learns) else None
+        self.learns = self._learner is not None
         self.holds_back = bool(getattr(self._policy, "holds_back", False))
         self.endpoints.on_observation = self.observe
 
@@ -82,9 +83,9 @@ class Router:
 
     def observe(self, seen: Observation) -> None:
         """What the policy may learn from."""
-        if isinstance(self._policy, Learns):
+        if self._learner is not None:
             try:
-                self._policy.observe(seen)
+                self._learner.observe(seen)
             except Exception as error:  # noqa: BLE001 - as in `pick`
                 self._note(error)
 

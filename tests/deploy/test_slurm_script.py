@@ -18,6 +18,7 @@ import pytest
 import yaml
 from rendered import deploy, refused, thirteen_nodes
 
+from disagg.config.extends import layers_of, merged
 from disagg.config.find import shipped_names
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -80,7 +81,10 @@ def test_every_shipped_configuration_lies_in_its_script_unchanged() -> None:
     for name in shipped_names():
         script = deploy("slurm", name)
         (inside,) = re.findall(r"<<'END_OF_DISAGG_CONFIG'\n(.*?\n)END_OF_DISAGG_CONFIG\n", script, re.DOTALL)
-        assert yaml.safe_load(inside) == yaml.safe_load((ROOT / "configs" / name).read_text())
+        said = yaml.safe_load((ROOT / "configs" / name).read_text())
+        layers, problems = layers_of(said, name, ROOT / "configs" / name)  # one that extends another is written out
+        assert not problems
+        assert yaml.safe_load(inside) == merged(layers)
 
 
 def test_every_mistake_is_told_at_once_and_nothing_is_written(tmp_path: Path) -> None:

@@ -54,11 +54,8 @@ class OwnServer:
 
 
 @contextlib.contextmanager
-def starting(model: str, *more: str, folder: Path | None = None) -> Iterator[OwnServer]:
-    """It has been started when the body begins, and is waited for by whoever needs it.
-
-    `folder`: where the model lies, if not where `disagg model get` puts it.
-    """
+def starting(model: str, *more: str) -> Iterator[OwnServer]:
+    """It has been started when the body begins, and is waited for by whoever needs it."""
     port, log = free_port(), Path(tempfile.mkstemp(prefix="sglang-test-", suffix=".log")[1])
     command = [
         sys.executable,
@@ -71,7 +68,7 @@ def starting(model: str, *more: str, folder: Path | None = None) -> Iterator[Own
         "--device",
         "cpu",
     ]
-    command += ["--model-path", str(folder or resolve_model(model)), "--served-model-name", model]
+    command += ["--model-path", str(resolve_model(model)), "--served-model-name", model]
     for name, value in DEVICE_DEFAULTS["cpu"].items():
         command += ["--" + name.replace("_", "-"), *([] if value is True else [str(value)])]
     environment = standin_environment(os.environ) | engine_environment(

@@ -1,6 +1,5 @@
 """What clients ask beside plain text: prefill + decode gives the answer of one engine, and what was asked for.
 
-All servers have the taught model, as SGLang's own kits want one that can answer them (taught_model.py).
 And the whole API, endpoint by endpoint (asked_three_ways.py), beside SGLang's own server: what differs from its answers
 is what disagg/frontend/differences.py names.
 """
@@ -8,13 +7,10 @@ is what disagg/frontend/differences.py names.
 from __future__ import annotations
 
 import json
-import os
 import random
 import re
-import subprocess
-import sys
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -29,10 +25,8 @@ from deployment import Deployment, serving
 from own_server import OwnServer, starting
 from random_schemas import random_schema
 from refused_three_ways import REFUSED
-from taught_model import taught_model
 
 from benchmarks.gpu.features import PROMPT, SCHEMA, SEEDED, STRICT, THINKS
-from disagg.cpu_profile.paths import standin_environment
 from disagg.frontend.differences import DIFFERENCES
 
 # What is asked, and what the whole text then matches ("" where it must be JSON of SCHEMA).
@@ -50,22 +44,6 @@ CONSTRAINED: list[tuple[dict[str, Any], str]] = [
 pytestmark = pytest.mark.timeout(1500)  # three servers start, and answer some 170 requests each; on busy cores
 TOOL_PARSER = "hermes"
 QUEUE = "deadlines.queue_s=300"
-KIT_SKIPS = {
-    "basic_scheduler_stress_kit.BasicSchedulerStressMixin": {
-        "test_long_prompt": "8,000 tokens take two cores more than its 120 s: torch_native attention pads the queries "
-        "of each chunk to the whole prompt so far"
-    },
-}
-KITS = [
-    "basic_api_contract_kit.BasicAPIContractMixin",
-    "matched_stop_kit.MatchedStopMixin",
-    "regex_constrained_kit.RegexConstrainedMixin",
-    "ebnf_constrained_kit.EBNFConstrainedMixin",
-    "json_constrained_kit.JSONConstrainedMixin",
-    "json_mode_kit.JSONModeMixin",
-    "basic_scheduler_stress_kit.BasicSchedulerStressMixin",
-    "anthropic_messages_kit.AnthropicMessagesMixin",
-]
 ALL_ROWS = [*ROWS, *REFUSED]
 SCHEMAS = 200
 AT_ONCE = 4  # rows, each of three servers
@@ -80,22 +58,16 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def model() -> Path:
-    return taught_model()
-
-
-@pytest.fixture(scope="module")
-def own_starting(template: Path, model: Path) -> Iterator[OwnServer]:
+def own_starting(template: Path) -> Iterator[OwnServer]:
     more = ("--chat-template", str(template), "--tool-call-parser", TOOL_PARSER, "--enable-cache-report")
-    with starting("smollm2", *more, folder=model) as server:
+    with starting("smollm2", *more) as server:
         yield server
 
 
 @pytest.fixture(scope="module")
-def sets(template: Path, model: Path, own_starting: OwnServer) -> list[str]:
+def sets(template: Path, own_starting: OwnServer) -> list[str]:
     """What both deployments are started with, while SGLang's own server starts. A queue as patient as its own."""
-    of_model = [f"path={model}", "name=smollm2", f"tool_call_parser={TOOL_PARSER}", f"chat_template={template}"]
-    return ["ray.address=local", QUEUE, *(f"model.{each}" for each in of_model)]
+    return ["ray.address=local", f"model.tool_call_parser={TOOL_PARSER}", f"model.chat_template={template}", QUEUE]
 
 
 @pytest.fixture(scope="module")
@@ -318,24 +290,3 @@ def test_no_difference_is_told_that_is_none(answered: dict[str, list[dict[str, A
         for difference in told
         if not any(difference.explains(row, each.field, each.theirs) for row, each in seen)
     ] == []
-
-
-@pytest.fixture(scope="module")
-def kits(pair: Deployment) -> Iterator[dict[str, Future[subprocess.CompletedProcess[str]]]]:
-    """All run at once."""
-    environment = standin_environment(os.environ) | {"SGLANG_USE_CPU_ENGINE": "1", "HF_HUB_OFFLINE": "1"}
-
-    def run(mixin: str) -> subprocess.CompletedProcess[str]:
-        words = [sys.executable, str(Path(__file__).parent / "sglang_kit.py"), mixin, pair.url, "smollm2"]
-        words += [f"{test}={why}" for test, why in KIT_SKIPS.get(mixin, {}).items()]
-        return subprocess.run(words, env=environment, capture_output=True, text=True, timeout=500, check=False)
-
-    with ThreadPoolExecutor(len(KITS)) as threads:
-        yield {mixin: threads.submit(run, mixin) for mixin in KITS}
-
-
-@pytest.mark.parametrize("mixin", KITS)
-def test_sglangs_own_kits(kits: dict[str, Future[subprocess.CompletedProcess[str]]], mixin: str) -> None:
-    """As its wheel ships them, against a disaggregated deployment."""
-    ran = kits[mixin].result()
-    assert ran.returncode == 0, ran.stderr[-3000:]

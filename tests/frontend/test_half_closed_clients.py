@@ -135,7 +135,8 @@ async def test_http_1_0_that_left_is_noticed_though_nothing_can_be_said_to_it(co
 
 async def test_head_is_get_without_the_body(codec: Codec) -> None:
     paths = ["/health", "/ready", "/metrics", "/v1/models", f"/v1/models/{MODEL}", "/disagg/status", "/disagg/loads"]
-    async with serving(ScriptedBackend(says("x")), codec) as frontend:
+    backend = ScriptedBackend(says("x"))
+    async with serving(backend, codec) as frontend:
         for path in [*paths, "/disagg/logs/prefill-0", "/disagg/requests/none", "/none"]:
             whole = await exchange(frontend.port, http_request("GET", path))
             data = await half_closed(frontend.port, http_request("HEAD", path))
@@ -144,8 +145,10 @@ async def test_head_is_get_without_the_body(codec: Codec) -> None:
             assert data.count(b"\r\n\r\n") == 1
             assert int(head[0].split()[1]) == whole.status
             assert f"content-length: {whole.headers['content-length']}" in head
-        refused = await half_closed(frontend.port, http_request("HEAD", "/v1/completions"))
-        assert refused.startswith(b"HTTP/1.1 405 ")
+        for path in ("/v1/completions", "/flush_cache"):
+            refused = await half_closed(frontend.port, http_request("HEAD", path))
+            assert refused.startswith(b"HTTP/1.1 405 "), path
+        assert backend.flushed == [], "HEAD changes nothing"
 
 
 async def test_a_body_that_comes_behind_an_error_does_not_take_the_answer_away(codec: Codec) -> None:

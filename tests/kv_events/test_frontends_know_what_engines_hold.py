@@ -14,6 +14,8 @@ from disagg.kv_events.events import At, Stored, Tier
 from disagg.routing.connections import Connections
 from disagg.routing.endpoints import Endpoint
 from disagg.routing.prefix_index.index import SURE_BLOCKS
+from disagg.routing.router import Router
+from disagg.routing.view import RoutingView
 from disagg.simulated_engine.memory import KvPool
 from disagg.simulation.loop import VirtualLoop
 from disagg.simulation.world import BLOCK_TOKENS, SECRET, Frontend, SimulatedDeployment, Stream
@@ -175,5 +177,25 @@ def test_a_connection_that_is_cut_takes_what_was_known_with_it_and_brings_it_bac
             assert not any(connections.endpoints.index.exact.values())  # type: ignore[attr-defined]
             await asyncio.sleep(TOLD_S)
             assert check(sim) > 50
+
+    in_virtual_time(scenario)
+
+
+def test_of_engines_that_do_not_tell_it_is_shown_what_is_guessed() -> None:
+    async def scenario() -> None:
+        async with SimulatedDeployment(prefill=1, decode=1, seed=8, model=SMALL) as sim:
+            here, now_s = sim.network.at("guesser"), asyncio.get_running_loop().time
+            guesser = Connections(SECRET, here, now_s, block_tokens=BLOCK_TOKENS, kv_events=False)
+            following = asyncio.create_task(guesser.follow(sim.registry.watch()))
+            try:
+                while len(guesser.caches) < 4:
+                    await asyncio.sleep(0.01)
+                ids = list(range(4 * BLOCK_TOKENS))
+                view = RoutingView(prompt_tokens=len(ids), new_tokens=1, path=HASHER.path(ids))
+                assert Router(guesser).pick(view) is not None
+                assert sorted(told.blocks for told in guesser.caches.values()) == [0, 0, 0, 4]
+                assert not any(told.is_known for told in guesser.caches.values())
+            finally:
+                following.cancel()
 
     in_virtual_time(scenario)

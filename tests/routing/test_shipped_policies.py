@@ -19,7 +19,7 @@ from disagg.errors import StartError
 from disagg.kv_events.blocks import BlockHasher
 from disagg.plane.ledger import Capacity
 from disagg.plane.messages import RankTaken
-from disagg.policy_names import SHIPPED
+from disagg.policy_names import SHIPPED, reads_prefixes
 from disagg.roles import Role
 from disagg.routing.cost.prior import Prior
 from disagg.routing.endpoints import Endpoint, Engine
@@ -239,6 +239,18 @@ def test_a_rank_that_is_slower_than_the_others_is_found_out() -> None:
     assert 2.2 < ratio < 4.0
 
 
+@pytest.mark.parametrize("prior_s", [0.1, 1.0, 10.0])
+def test_a_prior_that_is_far_off_is_not_the_fault_of_the_rank_that_was_measured(prior_s: float) -> None:
+    """As on real engines: one is measured a few times, and the other one not yet."""
+    policy = load_policy("predicted", Surroundings(random.Random(1), Prior(read_token_s=prior_s / 500)))
+    first, second = (engine.endpoints[0].id for engine in split(2, 0))
+    for _ in range(8):
+        policy.observe(Read(first, 1, 500, 500**2 / 2, 1.0, 1.0))  # type: ignore[attr-defined]
+        assert policy.costs.read_s(first, 500, 0) == policy.costs.read_s(second, 500, 0)  # type: ignore[attr-defined]
+    policy.observe(Read(second, 1, 500, 500**2 / 2, 1.0, 1.0))  # type: ignore[attr-defined]
+    assert policy.costs.read_s(first, 500, 0) == policy.costs.read_s(second, 500, 0)  # type: ignore[attr-defined]
+
+
 def test_each_side_may_have_a_policy_of_its_own() -> None:
     router = router_of("prefill=dynamo_kv,decode=round_robin", *split(3, 3))
     warm = list(router.endpoints.of(Role.PREFILL))[1]
@@ -270,3 +282,14 @@ def test_a_reason_says_what_each_side_went_by() -> None:
     assert reservation is not None
     assert isinstance(reservation.reason, PickedBySide)
     assert reservation.reason.reader["cost_tokens"] == 300
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_it_is_known_by_name_which_policies_ask_what_is_cached(name: str) -> None:
+    """So that engines need not tell it for nothing."""
+    assert reads_prefixes(name) is bool(getattr(load_policy(name), "reads_prefixes", False))
+    assert reads_prefixes(f"decode=least_loaded,prefill={name}") is reads_prefixes(name)
+    assert reads_prefixes("my.own:Policy")
+    sides = f"decode=least_loaded,prefill={name}"
+    if name != "predicted":  # which chooses both sides as one
+        assert make_router(*split(1, 1), policy=load_policy(sides)).reads_prefixes is reads_prefixes(name)

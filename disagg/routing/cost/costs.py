@@ -105,7 +105,8 @@ class Factors:
 
     def note(self, rank: RankId, seconds: float, expected_s: float) -> None:
         old, (low, high) = self._seen.get(rank, 1.0), FACTOR_RANGE
-        self._seen[rank] = new = min(high, max(low, old + SMOOTHING * (seconds / expected_s - old)))
+        seen = min(high, max(low, seconds / expected_s))
+        self._seen[rank] = new = old * (seen / old) ** SMOOTHING
         if abs(new - 1) > EVEN:
             self.uneven[rank] = new
         else:
@@ -121,7 +122,7 @@ def _share(busy_s: float, over_s: float) -> float:
 
 
 def _learn(factors: Factors, rank: RankId, law: Fit, x: tuple[float, ...], seconds: float) -> None:
+    law.learn(x, seconds)  # before: what it has still to learn is no rank's own
     expected_s = law(x)
-    law.learn(x, seconds)
     if expected_s > 0:
         factors.note(rank, seconds, expected_s)

@@ -34,6 +34,8 @@ class Fit:
     def learn(self, x: Sequence[float], y: float) -> None:
         expected = max(self(x), 1e-9)
         y = min(y, FACTOR_MAX * expected)
+        if self.count == 0 and y > expected:
+            self._scale(y / expected)
         scale = 1.0 / max(y, 1e-9)
         x = [each * scale for each in x]  # so that the error is relative, and y is 1
         spread, size = self._spread, range(len(x))
@@ -45,6 +47,12 @@ class Fit:
         self._spread = [[(spread[i][j] - gain[i] * reach[j]) / MEMORY for j in size] for i in size]
         self._bound()
         self.count += 1
+
+    def _scale(self, factor: float) -> None:
+        """Of what was there before, only the proportions were right. A law that is too low learns slowly, as its errors
+        are relative; one that is too high does not."""
+        self.weights = [weight * factor for weight in self.weights]
+        self._spread = [[each * factor**2 for each in row] for row in self._spread]
 
     def _bound(self) -> None:
         """Where nothing is measured in some direction for long, forgetting would let its spread grow for ever."""

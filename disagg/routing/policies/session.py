@@ -23,6 +23,7 @@ from disagg.roles import Role
 from disagg.routing.endpoints import Endpoint, RankId
 from disagg.routing.load import Endpoints
 from disagg.routing.policies.sides import BySide, LeastOfSide, Picked
+from disagg.routing.policy import Surroundings
 from disagg.routing.view import RoutingView
 
 SLACK, SPARE = 1.25, 2
@@ -34,10 +35,13 @@ PREFIX_BLOCKS = 4  # of a prompt without a session
 class Sticky:
     reads_prefixes = True  # of a prompt without a session
 
-    def __init__(self, now_s: Callable[[], float] = time.monotonic) -> None:
-        self._now_s = now_s
+    def __init__(self) -> None:
+        self._now_s: Callable[[], float] = time.monotonic
         self._by_load = LeastOfSide()
         self._last: OrderedDict[tuple[Role, bytes], tuple[RankId, float]] = OrderedDict()
+
+    def settle(self, surroundings: Surroundings) -> None:
+        self._now_s = surroundings.now_s
 
     def pick(self, role: Role, request: RoutingView, fitting: Sequence[Endpoint], endpoints: Endpoints) -> Picked:
         session = session_of(request)

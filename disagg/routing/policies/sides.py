@@ -48,7 +48,8 @@ class LeastOfSide:
 
 class BySide:
     """A pair, or an aggregated engine where there are any with room. A policy of one's own that chooses each side by
-    itself derives from this, with one SidePolicy for all sides or one for each."""
+    itself derives from this, with one SidePolicy for all sides or one for each. `reads_prefixes`: some side asks what
+    is cached."""
 
     def __init__(
         self,

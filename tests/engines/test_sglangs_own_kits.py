@@ -1,0 +1,66 @@
+"""SGLang's own test kits, as its wheel ships them, against prefill + decode.
+
+They want a model that can answer, and get the taught one (taught_model.py). test_same_answers.py keeps the model as it
+was: to some of its questions the taught one gave SGLang's server another token than ours.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from deployment import Deployment, serving
+from taught_model import taught_model
+
+from disagg.cpu_profile.paths import standin_environment
+
+pytestmark = pytest.mark.timeout(1200)  # a model is taught, one deployment starts, and all kits ask it; on busy cores
+KIT_SKIPS = {
+    "basic_scheduler_stress_kit.BasicSchedulerStressMixin": {
+        "test_long_prompt": "8,000 tokens take two cores more than its 120 s: torch_native attention pads the queries "
+        "of each chunk to the whole prompt so far"
+    },
+}
+KITS = [
+    "basic_api_contract_kit.BasicAPIContractMixin",
+    "matched_stop_kit.MatchedStopMixin",
+    "regex_constrained_kit.RegexConstrainedMixin",
+    "ebnf_constrained_kit.EBNFConstrainedMixin",
+    "json_constrained_kit.JSONConstrainedMixin",
+    "json_mode_kit.JSONModeMixin",
+    "basic_scheduler_stress_kit.BasicSchedulerStressMixin",
+    "anthropic_messages_kit.AnthropicMessagesMixin",
+]
+KIT_S = 500
+
+
+@pytest.fixture(scope="module")
+def pair() -> Iterator[Deployment]:
+    sets = [f"model.path={taught_model()}", "model.name=smollm2", "deadlines.queue_s=300"]
+    with serving("local-cpu", "ray.address=local", *sets) as deployment:
+        yield deployment
+
+
+@pytest.fixture(scope="module")
+def kits(pair: Deployment) -> Iterator[dict[str, Future[subprocess.CompletedProcess[str]]]]:
+    """All run at once."""
+    environment = standin_environment(os.environ) | {"SGLANG_USE_CPU_ENGINE": "1", "HF_HUB_OFFLINE": "1"}
+
+    def run(mixin: str) -> subprocess.CompletedProcess[str]:
+        words = [sys.executable, str(Path(__file__).parent / "sglang_kit.py"), mixin, pair.url, "smollm2"]
+        words += [f"{test}={why}" for test, why in KIT_SKIPS.get(mixin, {}).items()]
+        return subprocess.run(words, env=environment, capture_output=True, text=True, timeout=KIT_S, check=False)
+
+    with ThreadPoolExecutor(len(KITS)) as threads:
+        yield {mixin: threads.submit(run, mixin) for mixin in KITS}
+
+
+@pytest.mark.parametrize("mixin", KITS)
+def test_a_kit_passes(kits: dict[str, Future[subprocess.CompletedProcess[str]]], mixin: str) -> None:
+    ran = kits[mixin].result()
+    assert ran.returncode == 0, ran.stderr[-3000:]
