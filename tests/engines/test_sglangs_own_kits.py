@@ -25,6 +25,10 @@ KIT_SKIPS = {
         "test_long_prompt": "8,000 tokens take two cores more than its 120 s: torch_native attention pads the queries "
         "of each chunk to the whole prompt so far"
     },
+    "anthropic_messages_kit.AnthropicMessagesMixin": {
+        "test_count_tokens_with_system": "SmolLM2's template has a system message of its own where none is sent, which "
+        "is longer than the kit's"
+    },
 }
 KITS = [
     "basic_api_contract_kit.BasicAPIContractMixin",
