@@ -18,6 +18,8 @@ from moe import ATTENTION_APART, prompt
 
 from disagg.models.tiny import make_tiny
 
+pytestmark = pytest.mark.alone  # on two busy cores an engine may be slow for reasons of others
+
 BLOCK = 64  # tokens, in which routing counts
 BACK_S = 120.0  # on a busy machine, as the next two
 FOUND_S = 30.0

@@ -1,4 +1,4 @@
-"""The engines on which a request would cost everybody the least time. Ours, the default.
+"""The engines on which a request would cost everybody the least time.
 
 Symbols, times in seconds; all laws are learnt while engines serve (cost/costs.py):
   P        prompt tokens; h(e) of them cached on e; u = P - h
