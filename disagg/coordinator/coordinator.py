@@ -28,7 +28,7 @@ from disagg.coordinator.sink import Sink
 from disagg.coordinator.suspects import forgive, is_guilty
 from disagg.errors import Cancelled, DeadlineExceeded, EngineLost, LegLost, Refused, RequestError, SuspectedPoison
 from disagg.routing.endpoints import Pair
-from disagg.routing.observations import Answered, Stepped, Transferred
+from disagg.routing.observations import Answered, Transferred
 from disagg.routing.reservation import Reservation
 from disagg.routing.router import Router
 
@@ -198,9 +198,7 @@ class Coordinator:
             self._router.observe(Transferred(pair.prefill.id, pair.decode.id, *moved))
         if emitted >= STEPS_MIN and request.tries == 1:
             took_s = (request.token_at_s - request.timeline["first_token"]) / (emitted - 1)
-            (legs, kv_tokens), (legs_now, kv_tokens_now) = reservation.beside, pair.decode.load
-            beside = (legs + legs_now) // 2 + 1, (kv_tokens + kv_tokens_now) // 2 + len(request.prompt_ids)
-            self._router.observe(Stepped(pair.decode.id, *beside, took_s))
+            self._router.observe(reservation.stepped(len(request.prompt_ids), took_s))
 
     def _evict(self, life: str) -> None:
         """The engine `life` drains, and has waited long enough: its requests that can migrate are moved."""

@@ -11,12 +11,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
-from disagg.kv_events.blocks import BlockHasher
+from disagg.kv_events.blocks import ID_BYTES, BlockHasher
 from disagg.kv_events.changes import Change
 from disagg.kv_events.events import At, Begun, Cleared, Event, Removed, Stored
 from disagg.kv_events.held import Block, Confused, HeldBlocks, root
-
-ID_BYTES = 4
 
 
 class _Place(NamedTuple):

@@ -19,7 +19,6 @@ from disagg.routing.cached_prompt import NOT_CACHED, CachedPrompt
 from disagg.routing.endpoints import ByLoad, Endpoint, Engine, Pair
 from disagg.routing.observations import Observation, Read
 from disagg.routing.predicted_cache import PredictedCache
-from disagg.routing.prefix_index.held import depths
 from disagg.routing.prefix_index.index import PrefixIndex
 from disagg.routing.reservation import Reservation
 from disagg.routing.view import Choice, RoutingView
@@ -82,15 +81,6 @@ class Endpoints:
             ):
                 yield (int(life in request.avoid), *endpoint.load), endpoint
 
-    def has_room(self, endpoint: Endpoint, request: RoutingView) -> bool:
-        """Whether the request could go there now, on its side of a pair."""
-        return self._is_free(endpoint, request)
-
-    def held(self, path: array[int]) -> dict[Endpoint, tuple[int, int]]:
-        """How many of the path's first blocks each endpoint has cached: (on its device, there or in host memory).
-        Whoever has none, or is not connected, is left out."""
-        return {self._by_slot[slot]: blocks for slot, blocks in depths(self.index.overlaps(path)).items()}
-
     def cached(self, request: RoutingView) -> CachedPrompt:
         """What the endpoints have of the prompt."""
         if not request.path or not self.block_tokens:
@@ -113,9 +103,10 @@ class Endpoints:
         if role.embeds is not request.embeds or role.takes_kv_from is not (prefill.engine.role if prefill else None):
             return False
         has_met = prefill is None or prefill.life in self.peers_of(decode)
-        return has_met and all(self._is_free(endpoint, request) for endpoint in pair.endpoints)
+        return has_met and all(self.has_room(endpoint, request) for endpoint in pair.endpoints)
 
-    def _is_free(self, endpoint: Endpoint, request: RoutingView) -> bool:
+    def has_room(self, endpoint: Endpoint, request: RoutingView) -> bool:
+        """Whether the request could go there now, on its side of a pair."""
         role = endpoint.engine.role
         return (
             endpoint.order is self._orders[role]

@@ -1,6 +1,6 @@
 """What chooses the engines of a request: its interface, and how `routing.policy` names one.
 
-Way:   Router.pick -> [Policy.choose] -> a Choice, or None while nothing has room
+Way:   Router.consider -> [Policy.choose] -> a Choice, or None while nothing has room
 In:    a RoutingView of the request, and the Endpoints in order of load
 Out:   the pair and a Reason, which is kept among the request's facts
 Fails: StartError where `routing.policy` names none

@@ -1,6 +1,6 @@
 """What one try of a request holds of its engines: a place on each endpoint of its pair.
 
-Way:   Router.pick -> [Reservation] -> Admission -> Attempt, which gives each place back when its leg is over
+Way:   Admission -> Endpoints.reserve -> [Reservation] -> Attempt, which gives each place back when its leg is over
 Owns:  the places, counted on their endpoints from the first moment on; each is given back exactly once
 Fails: KeyError where one is given back twice, which is a bug
 """
@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from disagg.routing.endpoints import Endpoint, Pair
+from disagg.routing.observations import Stepped
 from disagg.routing.view import Reason
 
 
@@ -38,6 +39,12 @@ class Reservation:
         self.beside = pair.decode.load  # what ran there before it
         for endpoint, tokens in kv_tokens.items():
             endpoint.take(tokens, to_read if endpoint is pair.reader else 0)
+
+    def stepped(self, prompt_tokens: int, step_s: float) -> Stepped:
+        """Its decode engine's steps, which took so long each: beside what ran there, in the mean of then and now."""
+        decode, (legs, kv_tokens) = self.pair.decode, self.beside
+        legs_now, kv_tokens_now = decode.load
+        return Stepped(decode.id, (legs + legs_now) // 2 + 1, (kv_tokens + kv_tokens_now) // 2 + prompt_tokens, step_s)
 
     @property
     def held(self) -> tuple[Endpoint, ...]:

@@ -1,6 +1,6 @@
-"""What admission asks: a reservation for this request, now, or None.
+"""What admission asks: where this request would go now, or None.
 
-Way:   admission -> [Router.pick] -> policy -> Endpoints.reserve -> Reservation -> Attempt
+Way:   admission -> [Router.consider] -> policy -> Choice; admission -> Endpoints.reserve -> Reservation -> Attempt
 Owns:  nothing but the policy, which is about tokens: where a vector is made LeastLoaded chooses. It awaits nothing, so
        no decision is half made
 Fails: a policy that raises, or chooses what may not be taken, costs the request nothing: LeastLoaded chooses instead,

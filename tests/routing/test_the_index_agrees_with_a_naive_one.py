@@ -16,7 +16,7 @@ sys.path.insert(0, str(Path(__file__).parent))  # tests share prefixes.py; they 
 from prefixes import UNSURE_BLOCKS, NaiveIndex, Prompts, assert_well_formed
 
 from disagg.kv_events.events import Tier
-from disagg.routing.prefix_index.held import depths
+from disagg.routing.prefix_index.held import Held
 from disagg.routing.prefix_index.index import PrefixIndex
 
 SLOTS = st.integers(0, 5)
@@ -91,3 +91,12 @@ class Both(RuleBasedStateMachine):
 
 TestBoth = Both.TestCase
 TestBoth.settings = settings(max_examples=20, stateful_step_count=40, deadline=None)
+
+
+def depths(groups: list[Held]) -> dict[int, tuple[int, int]]:
+    """Slot -> blocks in device memory, blocks in device or host memory. One entry for each slot: for few slots."""
+    found: dict[int, tuple[int, int]] = {}
+    for blocks, device, anywhere in reversed(groups):  # the shallowest first, so that a deeper one overrides it
+        for slot in anywhere:
+            found[slot] = (blocks if slot in device else found[slot][0] if slot in found else 0, blocks)
+    return found

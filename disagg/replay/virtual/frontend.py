@@ -25,7 +25,7 @@ from disagg.replay.virtual.served import Served
 from disagg.role_table import ROLES
 from disagg.routing.endpoints import Endpoint, Engine
 from disagg.routing.load import Endpoints
-from disagg.routing.observations import Answered, Stepped, Transferred
+from disagg.routing.observations import Answered, Transferred
 from disagg.routing.policy import Policy
 from disagg.routing.reservation import Reservation
 from disagg.routing.router import PolicyFailed, Router
@@ -135,13 +135,11 @@ class Frontend:
 
     def has_answered(self, served: Served) -> None:
         reservation = reservation_of(served)
-        decode, tokens = reservation.pair.decode, served.output_tokens
+        tokens = served.output_tokens
         self._router.observe(Answered(served.prompt_tokens, tokens, served.max_tokens))
         if tokens >= STEPS_MIN:
-            (legs, kv_tokens), (legs_now, kv_tokens_now) = reservation.beside, decode.load
-            beside = (legs + legs_now) // 2 + 1, (kv_tokens + kv_tokens_now) // 2 + served.prompt_tokens
             step_s = (served.ended_s - served.first_s) / (tokens - 1)
-            self._router.observe(Stepped(decode.id, *beside, step_s))
+            self._router.observe(reservation.stepped(served.prompt_tokens, step_s))
         reservation.release()
 
     def _wait(self, served: Served, request: Request) -> None:

@@ -29,7 +29,7 @@ class Costs:
     """
 
     def __init__(self, prior: Prior) -> None:
-        p = self._prior = prior
+        p = prior
         self.reading = Fit((p.read_prompt_s, p.read_token_s, p.read_area_s), (1.0, 2000.0, 4e6))
         self.step = Fit((p.step_s, p.step_leg_s, p.step_token_s), (1.0, 16.0, 32_000.0))
         self.transfer = Fit((p.transfer_s, p.transfer_byte_s), (1.0, 2000.0 * p.kv_bytes_per_token))
@@ -74,9 +74,8 @@ class Costs:
 
     def observe(self, seen: Observation) -> None:
         match seen:
-            case Read() if seen.seconds > 0 and seen.tokens > 0:
-                x = (float(seen.prompts), float(seen.tokens), seen.area)
-                _learn(self.reading_factors, seen.rank, self.reading, x, seen.seconds)
+            case Read():
+                self._note_read(seen)
             case Stepped() if seen.seconds > 0:
                 x = (1.0, float(seen.legs), float(seen.kv_tokens))
                 _learn(self.step_factors, seen.rank, self.step, x, seen.seconds)
@@ -85,9 +84,13 @@ class Costs:
                 self.kv_bytes_per_token += SMOOTHING * (seen.kv_bytes / seen.prompt_tokens - self.kv_bytes_per_token)
             case Answered():
                 self.output_tokens += SMOOTHING / 4 * (seen.new_tokens - self.output_tokens)
-        if isinstance(seen, Read) and seen.over_s > 0:
+
+    def _note_read(self, seen: Read) -> None:
+        if seen.over_s > 0:
             self._note_busy(seen)
-        if isinstance(seen, Read) and seen.tokens > 0 and seen.seconds > 0:
+        if seen.tokens > 0 and seen.seconds > 0:
+            x = (float(seen.prompts), float(seen.tokens), seen.area)
+            _learn(self.reading_factors, seen.rank, self.reading, x, seen.seconds)
             share = min(1.0, seen.tokens / DRAIN_TOKENS)
             self.drain_token_s += share * (seen.seconds / seen.tokens - self.drain_token_s)
 

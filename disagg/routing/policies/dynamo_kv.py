@@ -10,7 +10,6 @@ Source:  ai-dynamo, docs, routing concepts (2026-11), with its default credits a
 
 from __future__ import annotations
 
-import random
 from collections.abc import Sequence
 
 from disagg.role_table import ROLES
@@ -18,22 +17,16 @@ from disagg.roles import Role
 from disagg.routing.cached_prompt import NOT_CACHED
 from disagg.routing.endpoints import Endpoint
 from disagg.routing.load import Endpoints
+from disagg.routing.policies.by_chance import ByChance
 from disagg.routing.policies.sides import BySide, Picked
-from disagg.routing.policy import Surroundings
 from disagg.routing.view import RoutingView
 
 LOAD_SCALE = 1.0
 DEVICE, HOST = 1.0, 0.75  # credits
 
 
-class DynamoCost:
+class DynamoCost(ByChance):
     reads_prefixes = True
-
-    def __init__(self) -> None:
-        self._random = random.Random()
-
-    def settle(self, surroundings: Surroundings) -> None:
-        self._random = surroundings.random
 
     def pick(self, role: Role, request: RoutingView, fitting: Sequence[Endpoint], endpoints: Endpoints) -> Picked:
         held = endpoints.cached(request) if ROLES[role].reads_prompts else NOT_CACHED

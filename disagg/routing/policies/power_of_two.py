@@ -5,24 +5,17 @@ Source: M. Mitzenmacher, "The power of two choices in randomized load balancing"
 
 from __future__ import annotations
 
-import random
 from collections.abc import Sequence
 
 from disagg.roles import Role
 from disagg.routing.endpoints import Endpoint
 from disagg.routing.load import Endpoints
+from disagg.routing.policies.by_chance import ByChance
 from disagg.routing.policies.sides import BySide, Picked
-from disagg.routing.policy import Surroundings
 from disagg.routing.view import RoutingView
 
 
-class BetterOfTwo:
-    def __init__(self) -> None:
-        self._random = random.Random()
-
-    def settle(self, surroundings: Surroundings) -> None:
-        self._random = surroundings.random
-
+class BetterOfTwo(ByChance):
     def pick(self, role: Role, request: RoutingView, fitting: Sequence[Endpoint], endpoints: Endpoints) -> Picked:
         drawn = self._random.sample(fitting, min(2, len(fitting)))
         better = min(drawn, key=lambda each: each.load)

@@ -9,15 +9,14 @@ Source:  llm-d, prefix-cache-affinity filter and token-load scorer (llm-d #2071)
 
 from __future__ import annotations
 
-import random
 from collections.abc import Sequence
 
 from disagg.role_table import ROLES
 from disagg.roles import Role
 from disagg.routing.endpoints import Endpoint
 from disagg.routing.load import Endpoints
+from disagg.routing.policies.by_chance import ByChance
 from disagg.routing.policies.sides import BySide, Picked
-from disagg.routing.policy import Surroundings
 from disagg.routing.view import RoutingView
 
 AFFINITY = 0.8
@@ -25,14 +24,8 @@ EXPLORE = 0.01
 PENALTY_TOKENS = 32_768  # llm-d says 5 s, which is about that many on its GPUs
 
 
-class AffinityThenLoad:
+class AffinityThenLoad(ByChance):
     reads_prefixes = True
-
-    def __init__(self) -> None:
-        self._random = random.Random()
-
-    def settle(self, surroundings: Surroundings) -> None:
-        self._random = surroundings.random
 
     def pick(self, role: Role, request: RoutingView, fitting: Sequence[Endpoint], endpoints: Endpoints) -> Picked:
         if not ROLES[role].reads_prompts:

@@ -1,6 +1,6 @@
 """What most published policies have in common: each side of a pair is chosen by itself.
 
-Way:   Router.pick -> [BySide.choose] -> a SidePolicy for each side -> Choice
+Way:   Router.consider -> [BySide.choose] -> a SidePolicy for each side -> Choice
 In:    the endpoints of one role that have room; what each is believed to have of the prompt
 Out:   an endpoint a side, and what it was chosen by
 """
