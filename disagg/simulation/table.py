@@ -86,6 +86,10 @@ async def _strike_once(fault: Fault, phase: Phase, seed: int) -> Struck:
         busy = {Phase.QUEUED: 2, Phase.MIGRATING: 1}.get(phase, 0)  # decode engines: so these phases last
         others = [sim.open([2, number], 40 if phase is Phase.QUEUED else 150) for number in range(busy)]
         await asyncio.sleep(0.02)
+        if phase is Phase.BOOTSTRAPPING:  # so does this one: engines hear of each other late
+            names = {host.name for host in sim.hosts.values()}
+            for link in sim.network.links.values():
+                link.delay_s = 0.02 if names.issuperset(link.hosts) else 0.0
 
         def strike() -> None:
             if not struck.is_set() and stream.request.phase is phase:
