@@ -7,11 +7,13 @@ Why:   frontends choose by reports that are a moment old; only the host knows wh
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from dataclasses import dataclass
 
 # At most this many tokens of an answer are set aside at first, as SGLang's decode does (num_reserved_decode_tokens).
 # Most answers end early; where they do not, SGLang retracts requests.
 OUTPUT_RESERVED_TOKENS = 512
+SPANS_MAX = 256
 
 
 def kv_tokens_needed(prompt_tokens: int, new_tokens: int, page_size: int) -> int:
@@ -44,7 +46,8 @@ class Grant:
 
 class Ledger:
     """By dp rank: `requests`, of these `canaries`, `kv_tokens`, and `to_read`: prompt tokens that wait to be read,
-    without those that are expected to be cached. `reading`: what has been read so far."""
+    without those that are expected to be cached. `reading`: what has been read so far; `stands`: for how long answers
+    stood still meanwhile."""
 
     def __init__(self, ranks: int, capacity: Capacity) -> None:
         self._capacity = capacity
@@ -53,6 +56,7 @@ class Ledger:
         self.kv_tokens = [0] * ranks
         self.to_read = [0] * ranks
         self.reading = [Reading() for _ in range(ranks)]
+        self.stands = [Standing() for _ in range(ranks)]
 
     def grant(
         self, dp_rank: int, prompt_tokens: int, new_tokens: int, *, is_canary: bool = False, to_read: int = 0
@@ -82,28 +86,63 @@ class Ledger:
 
 
 class Reading:
-    """What one rank has read since it came up, and how long it was busy with it: from two looks at it a frontend learns
-    how quickly it reads."""
+    """What one rank has read since it came up, canaries left out, and how long it was busy with it: from two looks at
+    it a frontend learns how quickly it reads."""
 
-    __slots__ = ("_busy_until_s", "area", "prompts", "seconds", "tokens")
+    __slots__ = ("_ends", "_starts", "area", "prompts", "seconds", "tokens")
 
     def __init__(self) -> None:
         self.prompts = 0
         self.tokens = 0  # without cached ones
         self.area = 0.0  # tokens², see `add`
         self.seconds = 0.0
-        self._busy_until_s = float("-inf")
+        self._starts, self._ends = [float("-inf")], [float("-inf")]  # of the last spans that it was busy, in order
 
     def add(self, prompt_tokens: int, cached_tokens: int, start_s: float, end_s: float) -> None:
-        """A prompt was read from `start_s` to `end_s`. Prompts are read in one batch, so time counts once.
+        """A prompt was read from `start_s` to `end_s`; where answers follow on the same engine, these are told in the
+        order in which answers end. Prompts are read in one batch, so time counts once.
 
         Attention over a prompt of P tokens of which C are cached costs as the area (P² - C²) / 2.
         """
         self.prompts += 1
         self.tokens += prompt_tokens - cached_tokens
         self.area += (prompt_tokens + cached_tokens) * (prompt_tokens - cached_tokens) / 2
-        self.seconds += max(0.0, end_s - max(start_s, self._busy_until_s))
-        self._busy_until_s = max(self._busy_until_s, end_s)
+        start_s = max(start_s, self._ends[0])  # what was before is not known any more
+        if end_s > start_s:
+            self.seconds += self._join(start_s, end_s)
+
+    def _join(self, start_s: float, end_s: float) -> float:
+        """Returns what is new of this span."""
+        starts, ends = self._starts, self._ends
+        met = slice(bisect_left(ends, start_s), bisect_right(starts, end_s))
+        known_s = sum(end - start for start, end in zip(starts[met], ends[met], strict=True) if end > start)
+        start_s, end_s = min([start_s, *starts[met]]), max([end_s, *ends[met]])
+        starts[met], ends[met] = [start_s], [end_s]
+        if len(starts) > SPANS_MAX:
+            del starts[0], ends[0]
+        return end_s - start_s - known_s
+
+
+class Standing:
+    """For how long in all some prompt was being read on one rank: no answer of it goes on meanwhile."""
+
+    __slots__ = ("_count", "_seconds", "_since_s")
+
+    def __init__(self) -> None:
+        self._count, self._seconds, self._since_s = 0, 0.0, 0.0
+
+    def begins(self, now_s: float) -> None:
+        if not self._count:
+            self._since_s = now_s
+        self._count += 1
+
+    def ends(self, now_s: float) -> None:
+        self._count -= 1
+        if not self._count:
+            self._seconds += now_s - self._since_s
+
+    def seconds(self, now_s: float) -> float:
+        return self._seconds + (now_s - self._since_s if self._count else 0.0)
 
 
 def fits(requests: int, kv_tokens: int, needed: int, capacity: Capacity) -> bool:
