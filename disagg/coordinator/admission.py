@@ -29,6 +29,7 @@ from disagg.coordinator.fair_line import FairLine
 from disagg.coordinator.request import Request
 from disagg.coordinator.suspects import alone_on, forgive
 from disagg.errors import DeadlineExceeded, NoReadyPair, Overloaded
+from disagg.plane.ledger import tokens_to_set_aside
 from disagg.routing.endpoints import Endpoint
 from disagg.routing.reservation import Reservation
 from disagg.routing.router import Router
@@ -54,7 +55,9 @@ class _Waiter:
 
     @property
     def tokens(self) -> int:
-        return self.view.prompt_tokens + self.view.new_tokens
+        """The room that it needs at the most. Not its longest answer: most clients leave that to the model's context,
+        and would all count as equally big."""
+        return tokens_to_set_aside(self.view.prompt_tokens, self.view.new_tokens)
 
 
 class Admission:

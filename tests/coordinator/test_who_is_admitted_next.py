@@ -29,9 +29,9 @@ from disagg.routing.router import Router
 ROOM = Capacity(64, 100_000, 1)
 
 
-def asked(prompt_tokens: int, *, owner: bytes = b"", **wishes: Any) -> Request:
+def asked(prompt_tokens: int, *, owner: bytes = b"", max_tokens: int = 10, **wishes: Any) -> Request:
     made = request()
-    made = Request(made.id, list(range(prompt_tokens)), {}, 10, Plain(), time.monotonic())
+    made = Request(made.id, list(range(prompt_tokens)), {}, max_tokens, Plain(), time.monotonic())
     made.owner, made.wishes, made.waiting_since_s = owner, Wishes(**wishes), made.received_at_s
     return made
 
@@ -126,6 +126,24 @@ async def test_a_big_request_lets_small_ones_pass_but_not_for_ever() -> None:
     assert "big" not in bench.order
     await bench.read_all()
     assert bench.order.index("big") == passed
+
+
+async def test_small_requests_pass_a_big_one_though_all_may_fill_the_context() -> None:
+    """As clients do that say no max_tokens. An answer is set 512 tokens aside at first."""
+    bench = pair(Capacity(64, 20_000, 1))
+    bench.send("runs", asked(10_000))
+    await bench.turns()
+    bench.held[0].has_read()
+    bench.send("big", asked(15_000, max_tokens=32_768 - 15_000))
+    for number in range(12):
+        bench.send(f"small-{number}", asked(100, max_tokens=32_768 - 100))
+    for _ in range(12):
+        await bench.turns()
+        for reservation in bench.held[1:]:
+            reservation.has_read()
+    assert bench.order == ["runs", *(f"small-{number}" for number in range(12))]
+    await bench.read_all()
+    assert bench.order[-1] == "big"
 
 
 async def test_a_first_token_that_would_come_too_late_is_refused_at_once_and_says_what_would_do() -> None:
