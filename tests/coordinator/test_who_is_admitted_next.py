@@ -22,6 +22,8 @@ from disagg.coordinator.request import Request
 from disagg.coordinator.wishes import Wishes
 from disagg.errors import Overloaded
 from disagg.plane.ledger import Capacity
+from disagg.roles import Role
+from disagg.routing.observations import Read
 from disagg.routing.policies.predicted import Predicted
 from disagg.routing.reservation import Reservation
 from disagg.routing.router import Router
@@ -174,3 +176,28 @@ async def test_tokens_that_would_come_too_slowly_are_refused() -> None:
     bench = pair()
     with pytest.raises(Overloaded, match="a token would take"):
         await bench.admission.reserve(asked(100, tpot_s=1e-6), time.monotonic() + 60)
+
+
+async def test_what_was_learnt_wrongly_does_not_refuse_for_ever() -> None:
+    """All clients ask for a first token in time, and the first prompt after the start took a minute. Nothing else runs
+    from which it could be learnt that prompts are quick."""
+    policy, now_s = Predicted(), time.monotonic()
+    router = make_router(*split(1, 1, capacity=ROOM), policy=policy)
+    admission = Admission(router, queue_max=100, queue_s=30, no_pair_s=30, now_s=lambda: now_s)
+    reader = next(iter(router.endpoints.of(Role.PREFILL))).id
+    router.observe(Read(reader, 1, 1000, 5e5, 60.0, 60.0))
+    refused = []
+    for second in range(60):
+        now_s += 1.01
+        for _ in range(5):
+            made = asked(1000, ttft_s=0.2)
+            made.received_at_s = made.waiting_since_s = now_s
+            try:
+                reservation = await admission.reserve(made, now_s + 60)
+            except Overloaded:
+                refused.append(second)
+            else:
+                router.observe(Read(reader, 1, 1000, 5e5, 0.06, 1.0))
+                reservation.release()
+    assert refused[:9] == [0, 0, 0, 0, 0, 1, 1, 1, 1]  # one in a second goes to see
+    assert 1 < refused[-1] < 30
