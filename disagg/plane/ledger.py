@@ -13,7 +13,7 @@ from dataclasses import dataclass
 # At most this many tokens of an answer are set aside at first, as SGLang's decode does (num_reserved_decode_tokens).
 # Most answers end early; where they do not, SGLang retracts requests.
 OUTPUT_RESERVED_TOKENS = 512
-SPANS_MAX = 256
+SPANS_MAX = 1000  # of a rank's reading that are kept: a leg that ends later than so many others counts in full
 
 
 def kv_tokens_needed(prompt_tokens: int, new_tokens: int, page_size: int) -> int:
@@ -89,38 +89,36 @@ class Reading:
     """What one rank has read since it came up, canaries left out, and how long it was busy with it: from two looks at
     it a frontend learns how quickly it reads."""
 
-    __slots__ = ("_ends", "_starts", "area", "prompts", "seconds", "tokens")
+    __slots__ = ("_spans", "area", "prompts", "seconds", "tokens")
 
     def __init__(self) -> None:
         self.prompts = 0
         self.tokens = 0  # without cached ones
         self.area = 0.0  # tokens², see `add`
         self.seconds = 0.0
-        self._starts, self._ends = [float("-inf")], [float("-inf")]  # of the last spans that it was busy, in order
+        self._spans: list[tuple[float, float]] = []  # in which it read, apart from each other and in order
 
     def add(self, prompt_tokens: int, cached_tokens: int, start_s: float, end_s: float) -> None:
-        """A prompt was read from `start_s` to `end_s`; where answers follow on the same engine, these are told in the
-        order in which answers end. Prompts are read in one batch, so time counts once.
+        """A prompt was read from `start_s` to `end_s`. Prompts are read in one batch, so time counts once; and they are
+        told of as their legs end, which is not the order in which they were read.
 
         Attention over a prompt of P tokens of which C are cached costs as the area (P² - C²) / 2.
         """
         self.prompts += 1
         self.tokens += prompt_tokens - cached_tokens
         self.area += (prompt_tokens + cached_tokens) * (prompt_tokens - cached_tokens) / 2
-        start_s = max(start_s, self._ends[0])  # what was before is not known any more
-        if end_s > start_s:
-            self.seconds += self._join(start_s, end_s)
+        self._count(start_s, max(start_s, end_s))
 
-    def _join(self, start_s: float, end_s: float) -> float:
-        """Returns what is new of this span."""
-        starts, ends = self._starts, self._ends
-        met = slice(bisect_left(ends, start_s), bisect_right(starts, end_s))
-        known_s = sum(end - start for start, end in zip(starts[met], ends[met], strict=True) if end > start)
-        start_s, end_s = min([start_s, *starts[met]]), max([end_s, *ends[met]])
-        starts[met], ends[met] = [start_s], [end_s]
-        if len(starts) > SPANS_MAX:
-            del starts[0], ends[0]
-        return end_s - start_s - known_s
+    def _count(self, start_s: float, end_s: float) -> None:
+        spans = self._spans
+        first = bisect_left(spans, start_s, key=_end_of)
+        after = bisect_right(spans, end_s, first, key=_start_of)
+        known_s = sum(min(end, end_s) - max(start, start_s) for start, end in spans[first:after])
+        self.seconds += max(0.0, end_s - start_s - known_s)
+        if first < after:
+            start_s, end_s = min(start_s, spans[first][0]), max(end_s, spans[after - 1][1])
+        spans[first:after] = [(start_s, end_s)]
+        del spans[:-SPANS_MAX]
 
 
 class Standing:
@@ -143,6 +141,14 @@ class Standing:
 
     def seconds(self, now_s: float) -> float:
         return self._seconds + (now_s - self._since_s if self._count else 0.0)
+
+
+def _start_of(span: tuple[float, float]) -> float:
+    return span[0]
+
+
+def _end_of(span: tuple[float, float]) -> float:
+    return span[1]
 
 
 def fits(requests: int, kv_tokens: int, needed: int, capacity: Capacity) -> bool:

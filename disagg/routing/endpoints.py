@@ -54,6 +54,7 @@ class Endpoint:
     bound: int = 0  # of prompts that wait in this process until they may be sent there
     reported: RankTaken = NOTHING  # by the host, for all frontends
     reported_to_read: int = 0  # without what this process knows to have been read since
+    observed: RankTaken = NOTHING  # the report up to which its reading has been learnt from
     read_at_s: float = 0.0  # when it had last read something, as far as is known
     load: tuple[int, int] = (0, 0)
     tokens_free: int = UNBOUNDED

@@ -171,12 +171,12 @@ class Endpoints:
 
     def report(self, endpoint: Endpoint, taken: RankTaken, now_s: float) -> None:
         """What its host has granted to all frontends together, and has read."""
-        before, since_s = endpoint.reported, endpoint.read_at_s
+        before, since_s = endpoint.observed, endpoint.read_at_s
         endpoint.report(taken)
         if not since_s:
-            endpoint.read_at_s = now_s
+            endpoint.read_at_s, endpoint.observed = now_s, taken
         elif taken.read_s > before.read_s:
-            endpoint.read_at_s = now_s
+            endpoint.read_at_s, endpoint.observed = now_s, taken
             self.on_observation(
                 Read(
                     endpoint.id,

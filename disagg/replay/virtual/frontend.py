@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, cast
 from disagg.coordinator.admission import Admission
 from disagg.coordinator.coordinator import STEPS_MIN
 from disagg.coordinator.request import NoText, Request
-from disagg.coordinator.wishes import Wishes
+from disagg.errors import Overloaded
 from disagg.plane.client import PlaneClient
 from disagg.plane.messages import RankTaken
 from disagg.registry.met import Met
@@ -52,10 +52,17 @@ class _Connected:
 
 
 class Frontend:
-    """`on_chosen` gets a request that has a pair."""
+    """`on_chosen` gets a request that has a pair, `on_refused` one that admission refuses."""
 
-    def __init__(self, clock: Clock, policy: Policy, block_tokens: int, on_chosen: Callable[[Served], None]) -> None:
-        self._clock, self._on_chosen = clock, on_chosen
+    def __init__(
+        self,
+        clock: Clock,
+        policy: Policy,
+        block_tokens: int,
+        on_chosen: Callable[[Served], None],
+        on_refused: Callable[[Served], None],
+    ) -> None:
+        self._clock, self._on_chosen, self._on_refused = clock, on_chosen, on_refused
         self.endpoints = Endpoints()
         self.endpoints.block_tokens = block_tokens
         self.choices_us: list[float] = []  # of each look for a pair, those that found none among them
@@ -90,7 +97,8 @@ class Frontend:
             text=NoText(),
             received_at_s=now_s,
             waiting_since_s=now_s,
-            wishes=Wishes(session=served.session),
+            owner=served.owner,
+            wishes=served.wishes,
         )
         if self._router.reads_prefixes:
             request.path, request.path_tokens = served.path, served.prompt_tokens
@@ -148,7 +156,13 @@ class Frontend:
         task.add_done_callback(_raise_what_it_raised)
 
     async def _reserve(self, served: Served, request: Request) -> None:
-        served.reservation = await self._admission.reserve(request, FOREVER_S)
+        try:
+            served.reservation = await self._admission.reserve(request, FOREVER_S)
+        except Overloaded as refusal:
+            served.refusal = refusal
+            self._on_refused(served)
+            return
+        served.admitted_s = self._clock.now_s
         self.failed_choices += isinstance(served.reservation.reason, PolicyFailed)
         self._on_chosen(served)
 

@@ -73,7 +73,7 @@ class World:
         block_tokens = next(
             (pool.model.cache_block_tokens for pool in pools if ROLES[pool.model.role].reads_prompts), 0
         )
-        self.frontends = [Frontend(clock, policy, block_tokens, self._dispatch) for policy in policies]
+        self.frontends = [Frontend(clock, policy, block_tokens, self._dispatch, self._ended) for policy in policies]
         for frontend in self.frontends:
             frontend.connect(self.hosts, met)
         self._followers: Mapping[int, Sequence[Follower]] = {}
@@ -117,11 +117,16 @@ class World:
     def on_end(self, served: Served, rank: Rank) -> None:
         self._host_of[rank.id.life].give_back(served, reads=served.read_on is None)
         self._frontend(served).has_answered(served)
+        self._ended(served)
+
+    # inner
+
+    def _ended(self, served: Served) -> None:
+        """It is answered or refused: those of a closed loop that waited for it are due."""
+        served.ended_s = self._clock.now_s
         for follower in self._followers.get(served.number, ()):
             follower.served.due_s = self._clock.now_s + follower.delay_s
             self._clock.at(follower.served.due_s, self._ask, follower.served)
-
-    # inner
 
     def _host(self, name: str, model: Model) -> Host:
         life, clock = f"{name}#1", self._clock
