@@ -134,6 +134,7 @@ class Admission:
         self._note_readiness()
         if not len(self):
             self.others_first = False
+            self._unbind()
         elif not self._is_due:
             self._is_due = True
             asyncio.get_running_loop().call_soon(self._serve)
@@ -166,14 +167,12 @@ class Admission:
                 self._suspects.remove(waiter)
             else:
                 waiter.view = self._view(request, waiter.until_s)
-                if (choice := self._consider(request, waiter.view)) is not None:
+                if (choice := self._try(waiter)) is not None:
                     waiter.reservation.set_result(self._reserve(request, waiter.view, choice))
                     self._suspects.remove(waiter)
 
     def _serve_lines(self) -> None:
-        for endpoint in self._bound:  # while this goes on, each has what is bound there by those before in line
-            endpoint.bound = 0
-        self._bound.clear()
+        self._unbind()  # while this goes on, each endpoint has what is bound there by those before in line
         no_room_from = 1 << 62  # tokens: whoever needs so many has no room either
         stuck: list[_Waiter] = []
         now_s, renewed = self._now_s(), 0
@@ -276,6 +275,11 @@ class Admission:
         """Whether a prompt may be sent there now; one that is gone is not worth waiting for."""
         limit = self._read_ahead_tokens
         return limit is None or endpoint.sent_tokens < limit or endpoint.order is None
+
+    def _unbind(self) -> None:
+        for endpoint in self._bound:
+            endpoint.bound = 0
+        self._bound.clear()
 
     def _bind(self, waiter: _Waiter, reader: Endpoint) -> None:
         waiter.bound_to = reader

@@ -18,7 +18,7 @@ from bench import Plain, request
 from engines import make_router, split
 
 from disagg.coordinator.admission import Admission
-from disagg.coordinator.request import Request
+from disagg.coordinator.request import Blame, Request
 from disagg.coordinator.wishes import Wishes
 from disagg.errors import Overloaded
 from disagg.plane.ledger import Capacity
@@ -201,3 +201,28 @@ async def test_what_was_learnt_wrongly_does_not_refuse_for_ever() -> None:
                 reservation.release()
     assert refused[:9] == [0, 0, 0, 0, 0, 1, 1, 1, 1]  # one in a second goes to see
     assert 1 < refused[-1] < 30
+
+
+async def test_the_last_one_that_was_bound_leaves_nothing_behind() -> None:
+    bench = pair()
+    bench.send("runs", asked(100))
+    bench.send("gone", asked(50_000))
+    await bench.turns()
+    bench.tasks.pop().cancel()
+    await bench.read_all()
+    assert next(iter(bench.router.endpoints.of(Role.PREFILL))).queued_tokens == 0
+
+
+async def test_a_suspect_that_could_not_be_answered_in_time_holds_nobody_up() -> None:
+    bench = pair(replace(ROOM, requests=1))
+    bench.router.connections.is_lost = lambda _life: True  # type: ignore[method-assign]
+    bench.send("runs", asked(100))
+    await bench.turns()
+    suspect = asked(1000, tpot_s=1e-6)
+    suspect.tries, suspect.blames = 1, [Blame("decode-9#1", Role.DECODE, False)]
+    waiting = asyncio.create_task(bench.admission.reserve(suspect, time.monotonic() + 60))
+    bench.send("other", asked(10))
+    await bench.turns()
+    await bench.read_all()
+    with pytest.raises(Overloaded, match="a token would take"):
+        await waiting
