@@ -82,6 +82,7 @@ class Attempt:
         self._is_broken = False  # what comes now would follow a hole
         self._waiting: asyncio.Future[None] | None = None
         self.is_closed = False
+        self.has_waited = False  # tokens were here and were not handed out: for a slow client, or for prefill's word
         self._closing: asyncio.TimerHandle | None = None
         self._is_over = False
         self.room = shared.rooms.take(prefill.dp_size, prefill.dp_rank) if prefill else shared.rooms.take(1, 0)
@@ -139,7 +140,7 @@ class Attempt:
                 adapter=request.adapter,
                 to_read=self.reservation.to_read if leg.endpoint is self.pair.reader else 0,
             )
-        self.decode.is_held = request.lacks_prefills_word
+        self.decode.is_held = self.has_waited = request.lacks_prefills_word
         self._deadline.watch()
 
     async def _answer(self) -> None:
@@ -157,7 +158,7 @@ class Attempt:
                 await self._waiting
                 continue
             if not sink.is_open():
-                leg.is_held = True
+                leg.is_held = self.has_waited = True
                 await sink.opens()
                 reason = self._end_reason()
             if reason is not None:
