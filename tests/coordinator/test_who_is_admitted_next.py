@@ -27,6 +27,7 @@ from disagg.routing.observations import Read
 from disagg.routing.policies.predicted import Predicted
 from disagg.routing.reservation import Reservation
 from disagg.routing.router import Router
+from disagg.routing.view import Choice, RoutingView
 
 ROOM = Capacity(64, 100_000, 1)
 
@@ -226,3 +227,60 @@ async def test_a_suspect_that_could_not_be_answered_in_time_holds_nobody_up() ->
     await bench.read_all()
     with pytest.raises(Overloaded, match="a token would take"):
         await waiting
+
+
+async def test_those_who_wait_for_a_busy_engine_hide_nobody_who_could_go_elsewhere() -> None:
+    bench = Bench(make_router(*split(2, 2, capacity=ROOM), policy=Predicted()))
+    bench.send("first", asked(100))
+    await bench.turns()
+    for _ in range(80):
+        made = asked(100)
+        made.prefix_on = bench.held[0].pair.reader.id  # another sample of its prompt
+        bench.send("sample", made)
+    bench.send("other", asked(100))
+    async with asyncio.timeout(5):
+        while "other" not in bench.order:
+            await asyncio.sleep(0.01)
+    assert bench.order == ["first", "other"]
+    await bench.read_all()
+
+
+async def test_a_full_queue_refuses_before_it_hashes_a_prompt() -> None:
+    bench = pair()
+    bench.admission._queue_max = 1
+    for name in "ab":
+        bench.send(name, asked(100))
+    await bench.turns()
+    late = asked(100_000)
+    with pytest.raises(Overloaded, match="wait already"):
+        await bench.admission.reserve(late, time.monotonic() + 60)
+    assert late.path_tokens == -1
+    await bench.read_all()
+
+
+async def test_many_suspects_cost_a_change_no_more_than_a_few() -> None:
+    """None of them finds an idle engine where the first of them finds none."""
+    bench = pair()
+    bench.router.connections.is_lost = lambda _life: True  # type: ignore[method-assign]
+    bench.send("runs", asked(100))
+    await bench.turns()
+    considered = 0
+    consider = bench.router.consider
+
+    def counts(view: RoutingView) -> Choice | None:
+        nonlocal considered
+        considered += 1
+        return consider(view)
+
+    bench.router.consider = counts  # type: ignore[method-assign]
+    for number in range(200):
+        suspect = asked(100 + number % 3)
+        suspect.tries, suspect.blames = 1, [Blame("decode-9#1", Role.DECODE, False)]
+        bench.send(f"suspect-{number}", suspect)
+    await bench.turns()
+    considered = 0
+    bench.admission.serve()
+    await bench.turns()
+    assert considered <= 3
+    await bench.read_all()
+    assert len(bench.order) == 201
