@@ -38,6 +38,7 @@ from disagg.errors import (
 )
 from disagg.plane import messages as m
 from disagg.plane.client import LOST
+from disagg.plane.ledger import tokens_to_set_aside
 from disagg.routing.endpoints import Pair
 from disagg.routing.reservation import Reservation
 
@@ -293,7 +294,7 @@ class Attempt:
         what, endpoint = f"the {leg.role.name} engine ended its leg: {end.detail or end.reason}", leg.endpoint
         if end.reason == m.REFUSED:
             self.fail(Refused, what)
-            endpoint.on_refused()
+            endpoint.on_refused(self._tokens_of(leg))
         elif end.reason == m.NO_ADAPTER:
             self.fail(NoAdapter, end.detail)
         elif end.reason == m.INVALID:
@@ -308,6 +309,11 @@ class Attempt:
             self.fail(EngineLost, what, endpoint.life)
         else:
             self.fail(LegLost, what, endpoint.life)
+
+    def _tokens_of(self, leg: Leg) -> int:
+        request = self.request
+        prompt_tokens = len(request.prompt_ids) + len(request.emitted_ids)
+        return tokens_to_set_aside(prompt_tokens, leg.role.new_tokens(request.tokens_left))
 
     @property
     def _has_kv(self) -> bool:
