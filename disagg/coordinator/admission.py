@@ -260,7 +260,7 @@ class Admission:
             prompt_ids=request.prompt_ids,
             emitted_ids=request.emitted_ids,
             path=request.path,
-            expected_tokens=request.wishes.output_tokens,
+            expected_tokens=_expected_tokens(request),
             deadline_s=until_s,
             priority=request.wishes.priority,
             session=request.wishes.session,
@@ -384,3 +384,9 @@ class Admission:
             if waiter in line:
                 line.remove(waiter)
                 self.serve()  # it may have held up who is next
+
+
+def _expected_tokens(request: Request) -> int:
+    """Of the rest of its answer, as the client says: no more than may come. 0: it says nothing that still holds."""
+    said = request.wishes.output_tokens - len(request.emitted_ids)
+    return max(0, min(said, request.tokens_left))

@@ -284,3 +284,12 @@ async def test_many_suspects_cost_a_change_no_more_than_a_few() -> None:
     assert considered <= 3
     await bench.read_all()
     assert len(bench.order) == 201
+
+
+def test_what_a_client_expects_of_its_answer_is_what_may_still_come() -> None:
+    admission, found = pair().admission, []
+    for says, emitted in ((0, 0), (2**31 - 1, 0), (7, 0), (7, 3), (7, 8)):
+        made = asked(5, output_tokens=says)
+        made.emitted_ids = [1] * emitted
+        found.append(admission._view(made, 0.0).expected_tokens)
+    assert found == [0, 10, 7, 4, 0]
