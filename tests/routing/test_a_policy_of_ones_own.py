@@ -76,6 +76,25 @@ def test_a_path_that_names_no_policy_is_refused_with_what_would_do(path: str) ->
         load_policy(path)
 
 
+@pytest.mark.parametrize(
+    "named",
+    [
+        *("prefil=random", "embedding=random", "=random", "prefill=", "prefill=random,", "prefill=random,decode"),
+        *("prefill=random,prefill=session", "prefill=random;decode=random"),
+    ],
+)
+def test_sides_that_are_none_or_come_twice_are_refused_with_what_would_do(named: str) -> None:
+    with pytest.raises(StartError, match=r"routing\.policy: .*(say prefill=NAME or decode=NAME|cannot be loaded)"):
+        load_policy(named)
+
+
+def test_a_file_that_fails_as_it_is_imported_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "fails_at_import.py").write_text("1 / 0")
+    with pytest.raises(StartError, match=r"fails_at_import:Mine cannot be loaded: ZeroDivisionError"):
+        load_policy("fails_at_import:Mine")
+
+
 class Broken:
     def choose(self, request: RoutingView, endpoints: Endpoints) -> Choice | None:
         raise KeyError(request.session)
