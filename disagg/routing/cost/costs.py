@@ -8,7 +8,7 @@ Owns:  one law for all engines of a deployment, and for each rank by how much it
 
 from __future__ import annotations
 
-from disagg.routing.cost.fit import Fit
+from disagg.routing.cost.fit import FACTOR_MAX, Fit
 from disagg.routing.cost.prior import Prior
 from disagg.routing.endpoints import RankId
 from disagg.routing.observations import Answered, Observation, Read, Stepped, Transferred
@@ -92,7 +92,8 @@ class Costs:
             x = (float(seen.prompts), float(seen.tokens), seen.area)
             _learn(self.reading_factors, seen.rank, self.reading, x, seen.seconds)
             share = min(1.0, seen.tokens / DRAIN_TOKENS)
-            self.drain_token_s += share * (seen.seconds / seen.tokens - self.drain_token_s)
+            token_s = min(seen.seconds / seen.tokens, FACTOR_MAX * self.drain_token_s)  # as in the laws
+            self.drain_token_s += share * (token_s - self.drain_token_s)
 
 
 class Factors:
