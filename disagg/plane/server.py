@@ -252,6 +252,7 @@ class _Session:
             message.dp_rank, len(prompt_ids), new_tokens, is_canary=message.is_canary, to_read=message.to_read
         )
         if grant is None:
+            self.server.report_soon()  # the frontend believed otherwise
             self._ends.append(m.LegEnd(message.leg, m.REFUSED, "no room for it now"))
             self.flush_soon()
             return

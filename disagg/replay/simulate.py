@@ -9,10 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from math import ceil
 
 from disagg.replay.deployment import kv_block_tokens_of, request_tokens_max, served_by
 from disagg.replay.measures import Answered, Measures, Slo, Told, measures
-from disagg.replay.traces.trace import Trace
+from disagg.replay.traces.trace import Trace, TraceError
 from disagg.replay.virtual.served import Served
 from disagg.replay.virtual.world import Pool, Run, World
 from disagg.replay.workload import Plan, Sampler
@@ -23,6 +24,7 @@ from disagg.simulated_engine.model import pairs_of
 
 QUEUE_MAX = 2.0  # requests a rank without their first token, on average: the one that is read, and one that waits
 TRIES = 8  # of a rate, each halving what is not known
+DOUBLINGS = 16  # of the rate that all ranks could read uncached; where that is not too much, none is
 
 
 @dataclass(frozen=True)
@@ -76,10 +78,14 @@ class Simulation:
         return measures(answered, run.gaps, self.setting.slo, 0, told)
 
     def capacity(self, seed: int = 0) -> float:
-        """Requests a second."""
+        """Requests a second. Raises TraceError where no rate is too much."""
         low, high = 0.0, 2 * self._estimate(seed)
-        while self._is_bounded(high, seed):
+        for _ in range(DOUBLINGS):
+            if not self._is_bounded(high, seed):
+                break
             low, high = high, 2 * high
+        else:
+            raise self._too_few(len(self.plan(low, seed).requests))
         for _ in range(TRIES):
             middle = (low + high) / 2
             if self._is_bounded(middle, seed):
@@ -107,6 +113,13 @@ class Simulation:
     def _is_bounded(self, rate: float, seed: int) -> bool:
         _, run = self._run(LeastLoaded, rate, seed, 1)
         return _waiting(run.served) <= QUEUE_MAX * sum(pool.engines * pool.model.ranks for pool in self._readers)
+
+    def _too_few(self, requests: int) -> TraceError:
+        """So few that all of them may wait at once."""
+        ranks = sum(pool.engines * pool.model.ranks for pool in self._readers)
+        what = f"{requests} requests do not show what {ranks} ranks can read at most: they carry any rate"
+        would_do = f"replay {ceil(2 * QUEUE_MAX) * ranks} or more (--requests), or say the rate (--rate)"
+        return TraceError(self.setting.trace.name, what, would_do)
 
     @property
     def _readers(self) -> list[Pool]:

@@ -12,8 +12,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-import msgspec
-
 from disagg.plane.client import PlaneClient
 from disagg.plane.ledger import Capacity, tokens_free
 from disagg.plane.messages import RankTaken
@@ -58,6 +56,7 @@ class Endpoint:
     read_at_s: float = 0.0  # when it had last read something, as far as is known
     load: tuple[int, int] = (0, 0)
     tokens_free: int = UNBOUNDED
+    refused_tokens: int = UNBOUNDED  # its host refused a request of so many since its last report
     order: ByLoad | None = None  # while a policy may choose it
     slot: int = -1  # its number in the index of cached prefixes
     tells_cache: bool = False  # what the index has of it is what its scheduler says; else nobody knows
@@ -110,14 +109,14 @@ class Endpoint:
 
     def report(self, taken: RankTaken) -> None:
         """What its host has granted to all frontends together."""
-        self.reported, self.reported_to_read = taken, taken.to_read
+        self.reported, self.reported_to_read, self.refused_tokens = taken, taken.to_read, UNBOUNDED
         self._changed()
+        self._fit()  # also where it only no longer refuses
 
-    def on_refused(self) -> None:
-        """The host refused a leg: the endpoint counts as full until the host's next report."""
-        full = max(1, self.capacity.requests), self.capacity.kv_tokens
-        refused = msgspec.structs.replace(self.reported, requests=full[0], kv_tokens=full[1])
-        self.report(refused)
+    def on_refused(self, tokens: int) -> None:
+        """The host refused a leg of so many tokens: until its next report none of as many has room."""
+        self.refused_tokens = min(self.refused_tokens, tokens)
+        self._fit()
 
     def _changed(self) -> None:
         reported, before = self.reported, self.load
@@ -129,9 +128,13 @@ class Endpoint:
         load = (requests, kv_tokens)
         if load != before:
             self.load = load
-            self.tokens_free = tokens_free(requests, kv_tokens, self.capacity) if requests else UNBOUNDED
+            self._fit()
             if self.order is not None:
                 self.order.move(self, before)
+
+    def _fit(self) -> None:
+        free = tokens_free(*self.load, self.capacity) if self.load[0] else UNBOUNDED
+        self.tokens_free = min(free, self.refused_tokens - 1)
 
 
 @dataclass(slots=True, eq=False)

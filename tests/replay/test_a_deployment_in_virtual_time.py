@@ -10,8 +10,10 @@ import pytest
 from disagg.replay.measures import Measures, Slo
 from disagg.replay.simulate import Setting, Simulation
 from disagg.replay.traces.read import read_trace
+from disagg.replay.traces.trace import Trace, TraceError, TraceRequest
 from disagg.replay.virtual.served import Served
 from disagg.replay.virtual.world import Pool, Run, World
+from disagg.replay.workload import Sampler
 from disagg.roles import Role
 from disagg.routing.load import Endpoints
 from disagg.routing.policies.least_loaded import LeastLoaded
@@ -157,3 +159,31 @@ def test_round_robin_evens_counts_out_and_least_loaded_work() -> None:
     simulation = Simulation(setting())
     by_turns, by_load = (simulation.run(policy, 6.0, 1) for policy in (RoundRobin, LeastLoaded))
     assert by_load.ttft_mean_s < by_turns.ttft_mean_s
+
+
+@pytest.mark.parametrize("requests", [1, 5, 8])
+def test_too_few_requests_to_show_what_a_deployment_carries_are_refused(requests: int) -> None:
+    with pytest.raises(
+        TraceError, match=r"4 ranks can read at most.*replay 16 or more \(--requests\), or say the rate"
+    ):
+        Simulation(setting(requests=requests)).capacity()
+
+
+def test_so_many_as_are_said_to_do_are_enough() -> None:
+    assert Simulation(setting(requests=16)).capacity() > 0
+
+
+def test_a_closed_trace_is_replayed_though_no_session_begins_with_what_fits() -> None:
+    sessions = [
+        [
+            TraceRequest(2 * number, 0.0, 5000, 10, (), str(number)),
+            TraceRequest(2 * number + 1, 1.0, 100, 10, (), str(number), after=2 * number),
+        ]
+        for number in range(3)
+    ]
+    nothing = TraceRequest(6, 0.0, 5000, 10, (), "nothing of it fits")
+    trace = Trace("closed", 0, [*sum(sessions, []), nothing], is_closed=True)  # noqa: RUF017
+    plan = Sampler(trace, 7, 64, 1000).plan(1.0, 0)
+    assert len(plan.requests) >= 7
+    assert {each.prompt_tokens for each in plan.requests} == {100}
+    assert plan.left_out == 4

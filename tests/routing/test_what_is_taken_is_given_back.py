@@ -47,13 +47,19 @@ def test_what_a_host_reports_counts_where_it_is_more_than_ours() -> None:
     assert [each.pair.decode.life for each in picked if each] == [f"decode-{number}#1" for number in (1, 1, 1, 0, 0)]
 
 
-def test_a_host_that_refused_is_full_until_it_reports_again() -> None:
+def test_a_host_that_refused_has_no_room_for_as_many_tokens_until_it_reports_again() -> None:
     prefill, decode = split(1, 1, capacity=Capacity(8, 1 << 20, 1))
     router = make_router(prefill, decode)
-    decode.endpoints[0].on_refused()
-    assert router.pick(asked()) is None
-    decode.endpoints[0].report(RankTaken(1, 10))
-    assert router.pick(asked())
+    decode.endpoints[0].on_refused(500)
+    decode.endpoints[0].on_refused(1000)
+    assert router.pick(asked(500)) is None
+    assert router.pick(asked(490, 10)) is None
+    small = router.pick(asked(490, 9))
+    assert small
+    small.release()
+    assert router.pick(asked(500)) is None
+    decode.endpoints[0].report(RankTaken(0, 0))
+    assert router.pick(asked(500))
 
 
 def test_who_is_to_be_alone_waits_for_an_idle_engine_and_has_it_to_itself() -> None:

@@ -16,6 +16,7 @@ from disagg.coordinator.coordinator import STEPS_MIN
 from disagg.coordinator.request import NoText, Request
 from disagg.errors import Overloaded
 from disagg.plane.client import PlaneClient
+from disagg.plane.ledger import tokens_to_set_aside
 from disagg.plane.messages import RankTaken
 from disagg.registry.met import Met
 from disagg.replay.virtual.clock import Clock
@@ -123,7 +124,8 @@ class Frontend:
 
     def refused(self, served: Served, by: Host, rank: int) -> None:
         """It waits again, before those that had no pair yet."""
-        self._engines[by.life].endpoints[rank].on_refused()
+        tokens = tokens_to_set_aside(served.prompt_tokens, ROLES[by.model.role].new_tokens(served.max_tokens))
+        self._engines[by.life].endpoints[rank].on_refused(tokens)
         reservation_of(served).release()
         request = served.request
         assert request is not None

@@ -36,6 +36,7 @@ class Host:
         to_read = reservation.to_read if reservation.pair.reader.life == self.life else 0
         grant = self.ledger.grant(rank, served.prompt_tokens, new_tokens, to_read=to_read)
         if grant is None:
+            self.changed()
             return False
         served.grants[self.life] = grant
         self.changed()
