@@ -157,3 +157,14 @@ def test_round_robin_evens_counts_out_and_least_loaded_work() -> None:
     simulation = Simulation(setting())
     by_turns, by_load = (simulation.run(policy, 6.0, 1) for policy in (RoundRobin, LeastLoaded))
     assert by_load.ttft_mean_s < by_turns.ttft_mean_s
+
+
+def test_four_frontends_serve_nearly_as_soon_as_one() -> None:
+    """They know of each other's requests by hosts' reports alone."""
+    pairs = [pools(Role.PREFILL, 4), pools(Role.DECODE, 4)]
+
+    def ttft_s(frontends: int) -> float:
+        simulation = Simulation(setting(pools=pairs, requests=200, frontends=frontends))
+        return sum(simulation.run(lambda: load_policy("predicted"), 10.0, seed).ttft_mean_s for seed in (1, 2, 3))
+
+    assert ttft_s(4) < 1.03 * ttft_s(1)
