@@ -93,7 +93,7 @@ def test_the_same_seed_gives_the_same_figures_and_another_one_others() -> None:
 @pytest.mark.parametrize("trace", ["mooncake-200.jsonl.gz", "agentic-200.jsonl.gz", "azure-200.csv"])
 def test_every_request_of_a_trace_is_answered_with_all_of_its_tokens(trace: str) -> None:
     simulation = Simulation(setting(trace))
-    plan, result = simulation._run(LeastLoaded, 2.0, 1, 2)
+    plan, result = simulation.play(LeastLoaded, 2.0, 1, frontends=2)
     assert len(result.served) == len(plan.requests)
     assert sum(count for _, count in result.gaps) == sum(each.output_tokens - 1 for each in plan.requests)
     assert sum(rank.cache.locked_tokens for rank in result.ranks) == 0
@@ -102,7 +102,7 @@ def test_every_request_of_a_trace_is_answered_with_all_of_its_tokens(trace: str)
 
 def test_a_closed_loop_asks_after_its_think_time() -> None:
     simulation = Simulation(setting("agentic-200.jsonl.gz"))
-    plan, result = simulation._run(LeastLoaded, 1.0, 1, 1)
+    plan, result = simulation.play(LeastLoaded, 1.0, 1)
     served = {each.number: each for each in result.served}
     followers = [each for each in plan.requests if each.after >= 0]
     assert followers
