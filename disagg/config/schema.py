@@ -21,7 +21,7 @@ from disagg.config.frontend import FrontendSection, Security
 from disagg.config.lora import LoraSection
 from disagg.config.sampling_defaults import SamplingDefaults
 from disagg.config.section import Remedy, Section, listed
-from disagg.policy_names import DEFAULT, SHIPPED
+from disagg.policy_names import DEFAULT, LEAST_LOADED, SHIPPED
 from disagg.role_table import ROLES
 from disagg.roles import Role
 from disagg.sglang.versions import neutral
@@ -304,7 +304,7 @@ class PolicyOfSides(Section):
     def __str__(self) -> str:
         """As load_policy takes it."""
         named = {role: name for role, name in self if name is not None}
-        return ",".join(f"{role}={name}" for role, name in named.items()) or DEFAULT
+        return ",".join(f"{role}={name}" for role, name in named.items()) or LEAST_LOADED
 
 
 class Routing(Section):

@@ -30,6 +30,7 @@ from disagg.coordinator.fair_line import FairLine
 from disagg.coordinator.request import Request
 from disagg.coordinator.suspects import alone_on, forgive
 from disagg.errors import DeadlineExceeded, NoReadyPair, Overloaded
+from disagg.plane.ledger import tokens_to_set_aside
 from disagg.routing.endpoints import Endpoint
 from disagg.routing.reservation import Reservation
 from disagg.routing.router import Router
@@ -37,6 +38,7 @@ from disagg.routing.view import Choice, RoutingView
 
 LOOK_AHEAD = 64  # of the waiting requests so many are gone through with each change
 FRESH_S = 0.05  # for so long a bound request of the least priority stays bound without another look
+PROBE_S = 1.0  # between two requests that go to an idle pair though they are expected to be late
 RENEWED = 4  # bound requests that are looked at anew with a change, though their engine is busy
 
 
@@ -55,7 +57,9 @@ class _Waiter:
 
     @property
     def tokens(self) -> int:
-        return self.view.prompt_tokens + self.view.new_tokens
+        """The room that it needs at the most. Not its longest answer: most clients leave that to the model's context,
+        and would all count as equally big."""
+        return tokens_to_set_aside(self.view.prompt_tokens, self.view.new_tokens)
 
 
 class Admission:
@@ -86,6 +90,7 @@ class Admission:
         self._bound: set[Endpoint] = set()  # where waiting requests are bound
         self._is_due = False
         self._unready_since_s: float | None = None
+        self._probe_at_s: float | None = None  # None: nobody has been refused by an idle pair
         self.others_first = False  # a suspect has killed its engine: those that wait since then go before the next one
 
     def __len__(self) -> int:
@@ -242,13 +247,28 @@ class Admission:
             return choice
         where = f"request {request.id}"
         ttft_s = self._now_s() - request.received_at_s + expected.ttft_s
-        if wishes.ttft_s and ttft_s > wishes.ttft_s:
+        is_late = bool(wishes.ttft_s) and ttft_s > wishes.ttft_s
+        is_slow = bool(wishes.tpot_s) and expected.itl_s > wishes.tpot_s
+        if (is_late or is_slow) and self._is_measured_anew(choice):
+            return choice
+        if is_late:
             what = f"the first token would come after {ttft_s:.3f} s, and is of use until {wishes.ttft_s:g} s"
             raise Overloaded(where, what, f"retry later, or allow {ttft_s * 1e3:.0f} ms")
-        if wishes.tpot_s and expected.itl_s > wishes.tpot_s:
+        if is_slow:
             what = f"a token would take {expected.itl_s * 1e3:.1f} ms, and may take {wishes.tpot_s * 1e3:g} ms"
             raise Overloaded(where, what, "retry later, or allow that")
         return choice
+
+    def _is_measured_anew(self, choice: Choice) -> bool:
+        """Nothing runs there from which one could learn that it is quicker than expected: then one request in PROBE_S
+        goes, whatever is expected. Else who asks for more would be refused for ever."""
+        if any(endpoint.requests_of_clients or endpoint.queued_tokens for endpoint in choice.pair.endpoints):
+            return False
+        now_s = self._now_s()
+        is_due = self._probe_at_s is not None and now_s >= self._probe_at_s
+        if is_due or self._probe_at_s is None:
+            self._probe_at_s = now_s + PROBE_S
+        return is_due
 
     def _of_use_until_s(self, request: Request) -> float:
         wanted_s = request.wishes.ttft_s

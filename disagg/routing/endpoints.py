@@ -48,6 +48,7 @@ class Endpoint:
     bootstrap: str  # host:port; empty unless prefill
     client: PlaneClient
     capacity: Capacity
+    caches: bool = True  # it has a prefix cache
     requests: int = 0  # this process's
     kv_tokens: int = 0
     to_read: int = 0  # prompt tokens

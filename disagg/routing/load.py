@@ -208,7 +208,7 @@ class Endpoints:
         """What a rank that does not tell will have cached once it has read this."""
         if endpoint.tells_cache:
             self._guesses.remove(endpoint.slot)
-        elif endpoint.slot >= 0:
+        elif endpoint.caches and endpoint.slot >= 0:
             self._guesses.used(endpoint.slot, path, endpoint.capacity.kv_tokens // self.block_tokens)
 
     # told by reservations

@@ -22,6 +22,8 @@ from disagg.coordinator.request import Request
 from disagg.coordinator.wishes import Wishes
 from disagg.errors import Overloaded
 from disagg.plane.ledger import Capacity
+from disagg.roles import Role
+from disagg.routing.observations import Read
 from disagg.routing.policies.predicted import Predicted
 from disagg.routing.reservation import Reservation
 from disagg.routing.router import Router
@@ -29,9 +31,9 @@ from disagg.routing.router import Router
 ROOM = Capacity(64, 100_000, 1)
 
 
-def asked(prompt_tokens: int, *, owner: bytes = b"", **wishes: Any) -> Request:
+def asked(prompt_tokens: int, *, owner: bytes = b"", max_tokens: int = 10, **wishes: Any) -> Request:
     made = request()
-    made = Request(made.id, list(range(prompt_tokens)), {}, 10, Plain(), time.monotonic())
+    made = Request(made.id, list(range(prompt_tokens)), {}, max_tokens, Plain(), time.monotonic())
     made.owner, made.wishes, made.waiting_since_s = owner, Wishes(**wishes), made.received_at_s
     return made
 
@@ -128,6 +130,24 @@ async def test_a_big_request_lets_small_ones_pass_but_not_for_ever() -> None:
     assert bench.order.index("big") == passed
 
 
+async def test_small_requests_pass_a_big_one_though_all_may_fill_the_context() -> None:
+    """As clients do that say no max_tokens. An answer is set 512 tokens aside at first."""
+    bench = pair(Capacity(64, 20_000, 1))
+    bench.send("runs", asked(10_000))
+    await bench.turns()
+    bench.held[0].has_read()
+    bench.send("big", asked(15_000, max_tokens=32_768 - 15_000))
+    for number in range(12):
+        bench.send(f"small-{number}", asked(100, max_tokens=32_768 - 100))
+    for _ in range(12):
+        await bench.turns()
+        for reservation in bench.held[1:]:
+            reservation.has_read()
+    assert bench.order == ["runs", *(f"small-{number}" for number in range(12))]
+    await bench.read_all()
+    assert bench.order[-1] == "big"
+
+
 async def test_a_first_token_that_would_come_too_late_is_refused_at_once_and_says_what_would_do() -> None:
     bench = pair()
     for _ in range(4):
@@ -156,3 +176,28 @@ async def test_tokens_that_would_come_too_slowly_are_refused() -> None:
     bench = pair()
     with pytest.raises(Overloaded, match="a token would take"):
         await bench.admission.reserve(asked(100, tpot_s=1e-6), time.monotonic() + 60)
+
+
+async def test_what_was_learnt_wrongly_does_not_refuse_for_ever() -> None:
+    """All clients ask for a first token in time, and the first prompt after the start took a minute. Nothing else runs
+    from which it could be learnt that prompts are quick."""
+    policy, now_s = Predicted(), time.monotonic()
+    router = make_router(*split(1, 1, capacity=ROOM), policy=policy)
+    admission = Admission(router, queue_max=100, queue_s=30, no_pair_s=30, now_s=lambda: now_s)
+    reader = next(iter(router.endpoints.of(Role.PREFILL))).id
+    router.observe(Read(reader, 1, 1000, 5e5, 60.0, 60.0))
+    refused = []
+    for second in range(60):
+        now_s += 1.01
+        for _ in range(5):
+            made = asked(1000, ttft_s=0.2)
+            made.received_at_s = made.waiting_since_s = now_s
+            try:
+                reservation = await admission.reserve(made, now_s + 60)
+            except Overloaded:
+                refused.append(second)
+            else:
+                router.observe(Read(reader, 1, 1000, 5e5, 0.06, 1.0))
+                reservation.release()
+    assert refused[:9] == [0, 0, 0, 0, 0, 1, 1, 1, 1]  # one in a second goes to see
+    assert 1 < refused[-1] < 30

@@ -209,11 +209,47 @@ async def test_what_no_scheduler_would_say_ends_the_stream(tmp_path: Path) -> No
     host.listener.close()
 
 
-def test_a_scheduler_whose_host_asks_for_nothing_or_whose_cache_is_off_tells_nothing(tmp_path: Path) -> None:
+async def test_an_error_of_ours_ends_the_telling_and_not_the_scheduler(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    host, tree = Host(tmp_path), Tree()
+    scheduler = Scheduler(tmp_path, tree)
+    tree.insert((1, 2, 3, 4, 5))
+    await rounds(scheduler, tree, host)
+    tree.kv_events.record_store(SimpleNamespace(parent=tree.root_node), Medium.GPU)  # type: ignore[arg-type]
+    tree.insert((6, 7, 8, 9))
+    tree.evict(tree.leaves()[0])
+    tree.clear()
+    async with asyncio.timeout(10):
+        while host.keys or host.book.sequences:
+            scheduler.process_input_requests()
+            await asyncio.sleep(0.001)
+    assert [record.message for record in caplog.records if "told no more" in record.message]
+    for _ in range(20):
+        scheduler.process_input_requests()  # and it does not begin again
+        await asyncio.sleep(0)
+    assert host.book.epochs == {0: 1}
+    end(scheduler, host)
+
+
+def test_a_cache_that_cannot_tell_is_named_in_the_log_and_its_scheduler_serves(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    class RustTree: ...
+
+    (tmp_path / stream.NAME).touch()
+    scheduler = Scheduler(tmp_path, RustTree())  # type: ignore[arg-type]
+    scheduler.process_input_requests()
+    assert "RustTree cannot tell what it holds, so that is guessed" in caplog.text
+
+
+def test_a_scheduler_whose_host_asks_for_nothing_or_whose_cache_is_off_tells_nothing(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     tree = Tree()
     plugin.begin(SimpleNamespace(tree_cache=tree), 0, tmp_path)
     assert "record_store" not in vars(tree.kv_events)
     (tmp_path / stream.NAME).touch()
     plugin.begin(SimpleNamespace(tree_cache=SimpleNamespace(disable=True, kv_events=tree.kv_events)), 0, tmp_path)
-    plugin.begin(SimpleNamespace(tree_cache=SimpleNamespace()), 0, tmp_path)
     assert "record_store" not in vars(tree.kv_events)
+    assert not caplog.records

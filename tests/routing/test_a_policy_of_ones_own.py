@@ -16,11 +16,13 @@ from short_prompts import ByLength, ShortPrompts
 from disagg.config.schema import Routing
 from disagg.errors import StartError
 from disagg.plane.ledger import Capacity
+from disagg.policy_names import reads_prefixes
 from disagg.registry.met import Met
 from disagg.roles import Role
 from disagg.routing.endpoints import Pair
 from disagg.routing.load import Endpoints
 from disagg.routing.policies.least_loaded import LeastLoaded, Weighed
+from disagg.routing.policies.predicted import Predicted
 from disagg.routing.policy import load_policy
 from disagg.routing.router import PolicyFailed
 from disagg.routing.view import Choice, RoutingView
@@ -58,8 +60,11 @@ def test_a_policy_sees_the_request() -> None:
     assert seen[0].token_ids == [1, 2, 3, 4]
 
 
-def test_the_default_of_the_configuration_is_least_loaded() -> None:
-    assert isinstance(load_policy(Routing().policy), LeastLoaded)
+def test_the_default_of_the_configuration_is_predicted_and_a_side_that_is_not_named_goes_by_load() -> None:
+    assert isinstance(load_policy(str(Routing().policy)), Predicted)
+    nothing = load_policy(str(Routing.model_validate({"policy": {}}).policy))
+    assert isinstance(nothing, LeastLoaded)
+    assert not reads_prefixes(str(Routing.model_validate({"policy": {}}).policy))
 
 
 @pytest.mark.parametrize("path", ["nowhere:Policy", "short_prompts:Nothing", "short_prompts:ByLength", "pathlib:Path"])
