@@ -14,12 +14,12 @@ from disagg.kv_events.events import At, Stored, Tier
 from disagg.routing.connections import Connections
 from disagg.routing.endpoints import Endpoint
 from disagg.routing.prefix_index.index import SURE_BLOCKS
-from disagg.routing.router import Router
 from disagg.routing.view import RoutingView
 from disagg.simulated_engine.memory import KvPool
 from disagg.simulation.loop import VirtualLoop
 from disagg.simulation.world import BLOCK_TOKENS, SECRET, Frontend, SimulatedDeployment, Stream
 from tests.kv_events.two_indexes import TwoIndexes
+from tests.routing.engines import PickingRouter
 
 HASHER = BlockHasher(SECRET, BLOCK_TOKENS)
 TOLD_S = 0.5  # events are gathered for 20 ms, and are some milliseconds on the way
@@ -192,7 +192,7 @@ def test_of_engines_that_do_not_tell_it_is_shown_what_is_guessed() -> None:
                     await asyncio.sleep(0.01)
                 ids = list(range(4 * BLOCK_TOKENS))
                 view = RoutingView(prompt_tokens=len(ids), new_tokens=1, path=HASHER.path(ids))
-                assert Router(guesser).pick(view) is not None
+                assert PickingRouter(guesser).pick(view) is not None
                 assert sorted(told.blocks for told in guesser.caches.values()) == [0, 0, 0, 4]
                 assert not any(told.is_known for told in guesser.caches.values())
             finally:
