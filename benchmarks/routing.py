@@ -3,7 +3,7 @@
     python -m benchmarks.routing [--json FILE]
 
 Way:   engines without sockets -> Router and Admission, which serve -> medians in µs
-Out:   a pick is Router.consider, its view of the request and its reservation included; a change is one leg that ends: its
+Out:   a pick is Router.consider, view of the request and reservation included; a change is one leg that ends: its
        place is given back, and the empty queue is served. Requests run throughout, a few on each rank
 """
 

@@ -196,9 +196,10 @@ class Coordinator:
         if pair.prefill is not None and facts.kv_bytes is not None:
             moved = len(request.prompt_ids), facts.kv_bytes, facts.kv_transfer_s or 0.0
             self._router.observe(Transferred(pair.prefill.id, pair.decode.id, *moved))
-        if emitted >= STEPS_MIN and request.tries == 1 and not attempt.has_waited:
-            took_s = (request.token_at_s - request.timeline["first_token"]) / (emitted - 1)
-            self._router.observe(reservation.stepped(len(request.prompt_ids), took_s))
+        stood_s = 0.0 if pair.prefill is not None else facts.stood_s  # None: nobody knows what else its engine did
+        if emitted >= STEPS_MIN and request.tries == 1 and stood_s is not None and not attempt.has_waited:
+            took_s = request.token_at_s - request.timeline["first_token"] - stood_s
+            self._router.observe(reservation.stepped(len(request.prompt_ids), took_s / (emitted - 1)))
 
     def _evict(self, life: str) -> None:
         """The engine `life` drains, and has waited long enough: its requests that can migrate are moved."""

@@ -46,7 +46,8 @@ class Grant:
 
 class Ledger:
     """By dp rank: `requests`, of these `canaries`, `kv_tokens`, and `to_read`: prompt tokens that wait to be read,
-    without those that are expected to be cached. `reading`: what has been read so far."""
+    without those that are expected to be cached. `reading`: what has been read so far; `stands`: for how long answers
+    stood still meanwhile."""
 
     def __init__(self, ranks: int, capacity: Capacity) -> None:
         self._capacity = capacity
@@ -55,6 +56,7 @@ class Ledger:
         self.kv_tokens = [0] * ranks
         self.to_read = [0] * ranks
         self.reading = [Reading() for _ in range(ranks)]
+        self.stands = [Standing() for _ in range(ranks)]
 
     def grant(
         self, dp_rank: int, prompt_tokens: int, new_tokens: int, *, is_canary: bool = False, to_read: int = 0
@@ -84,8 +86,8 @@ class Ledger:
 
 
 class Reading:
-    """What one rank has read since it came up, and how long it was busy with it: from two looks at it a frontend learns
-    how quickly it reads."""
+    """What one rank has read since it came up, canaries left out, and how long it was busy with it: from two looks at
+    it a frontend learns how quickly it reads."""
 
     __slots__ = ("_spans", "area", "prompts", "seconds", "tokens")
 
@@ -117,6 +119,28 @@ class Reading:
             start_s, end_s = min(start_s, spans[first][0]), max(end_s, spans[after - 1][1])
         spans[first:after] = [(start_s, end_s)]
         del spans[:-SPANS_MAX]
+
+
+class Standing:
+    """For how long in all some prompt was being read on one rank: no answer of it goes on meanwhile."""
+
+    __slots__ = ("_count", "_seconds", "_since_s")
+
+    def __init__(self) -> None:
+        self._count, self._seconds, self._since_s = 0, 0.0, 0.0
+
+    def begins(self, now_s: float) -> None:
+        if not self._count:
+            self._since_s = now_s
+        self._count += 1
+
+    def ends(self, now_s: float) -> None:
+        self._count -= 1
+        if not self._count:
+            self._seconds += now_s - self._since_s
+
+    def seconds(self, now_s: float) -> float:
+        return self._seconds + (now_s - self._since_s if self._count else 0.0)
 
 
 def _start_of(span: tuple[float, float]) -> float:

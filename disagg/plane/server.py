@@ -336,15 +336,33 @@ class _Session:
         self.connection.close(why)
 
 
+NOT_KNOWN_S = -1.0
+
+
 class _LiveLeg:
     """The sink of one leg: counts the tokens it sent, so that the frontend can see a gap or a repeat."""
 
-    __slots__ = ("_embedding", "_grant", "_id", "_number", "_offset", "_prompt_tokens", "_session", "adapter", "handle")
+    __slots__ = (
+        "_embedding",
+        "_grant",
+        "_id",
+        "_number",
+        "_offset",
+        "_prompt_tokens",
+        "_reads",
+        "_session",
+        "_standing",
+        "_stood_s",
+        "adapter",
+        "handle",
+    )
 
     def __init__(self, session: _Session, number: int, leg: Leg, grant: Grant) -> None:
         self._session, self._number, self._id, self._grant = session, number, leg.id, grant
         self.adapter, self._prompt_tokens = leg.adapter, len(leg.prompt_ids)
         self._offset = 0
+        self._standing = session.server.ledger.stands[grant.dp_rank] if leg.bootstrap is None else None
+        self._reads, self._stood_s = False, NOT_KNOWN_S
         self._embedding = b""
         self.handle: object = None
 
@@ -359,9 +377,16 @@ class _LiveLeg:
         if self._grant.to_read:
             self._session.server.ledger.has_read(self._grant)
             self._session.server.report_soon()
+        if self._reads and self._standing is not None:
+            now_s, self._reads = self._session.server.now_s(), False
+            self._standing.ends(now_s)
+            self._stood_s = self._standing.seconds(now_s)
 
     def on_stage(self, name: str) -> None:
-        if name == "transferring":
+        if name == "prefilling" and self._standing is not None and self._stood_s == NOT_KNOWN_S and not self._reads:
+            self._reads = True
+            self._standing.begins(self._session.server.now_s())
+        elif name == "transferring":
             self._has_read()
         self._session.stages.append(m.Stage(self._number, name))
         self._session.flush_soon()
@@ -379,10 +404,13 @@ class _LiveLeg:
     ) -> None:
         log.info("leg %s ends: %s, %d tokens %s", self._id, reason, self._offset, detail)
         server = self._session.server
+        self._has_read()
         server.ledger.give_back(self._grant)
-        if "forward_start" in stats and "forward_end" in stats:
+        if "forward_start" in stats and "forward_end" in stats and not self._grant.is_canary:  # too small to show much
             reading = server.ledger.reading[self._grant.dp_rank]
             reading.add(self._prompt_tokens, cached_tokens, stats["forward_start"], stats["forward_end"])
+        if self._standing is not None and self._stood_s != NOT_KNOWN_S and self._offset > 1:
+            stats = {**stats, "stood_s": self._standing.seconds(server.now_s()) - self._stood_s}
         server.adapters.ends(self.adapter)
         server.report_soon()
         end = m.LegEnd(self._number, reason, detail, cached_tokens, stats, matched, self._embedding)

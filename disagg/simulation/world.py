@@ -159,22 +159,25 @@ class SimulatedDeployment:
         self,
         prefill: int = 1,
         decode: int = 1,
+        aggregated: int = 0,
         *,
         seed: int,
         frontends: int = 1,
         limits: Limits | None = None,
-        model: dict[str, Any] | None = None,  # of both roles
+        model: dict[str, Any] | None = None,  # of all roles
         prefill_model: dict[str, Any] | None = None,
         decode_model: dict[str, Any] | None = None,
+        aggregated_model: dict[str, Any] | None = None,
         policy: str = LEAST_LOADED,  # as load_policy takes it
     ) -> None:
         self.seed, self.random, self.policy = seed, Random(seed), policy
         self.limits = limits or Limits()
         shared = model or {}
-        self._engine_of = {Role.PREFILL: shared | (prefill_model or {}), Role.DECODE: shared | (decode_model or {})}
+        own = {Role.PREFILL: prefill_model, Role.DECODE: decode_model, Role.AGGREGATED: aggregated_model}
+        self._engine_of = {role: shared | (of_role or {}) for role, of_role in own.items()}
         self.plans = {
             f"{role.value}-{n}": self.plan(role, n)
-            for role, count in ((Role.PREFILL, prefill), (Role.DECODE, decode))
+            for role, count in ((Role.PREFILL, prefill), (Role.DECODE, decode), (Role.AGGREGATED, aggregated))
             for n in range(count)
         }
         self.network = SimNetwork(seed)
@@ -265,7 +268,7 @@ class SimulatedDeployment:
         return records.keys() == self.plans.keys() and all(
             r.state is State.READY
             and hosts[r.id].is_alive
-            and (r.role is Role.PREFILL or prefills <= met.met_with(r.life))
+            and (r.role is not Role.DECODE or prefills <= met.met_with(r.life))
             for r in records.values()
         )
 

@@ -148,7 +148,7 @@ class Frontend:
         tokens = served.output_tokens
         self._router.observe(Answered(served.prompt_tokens, tokens, served.max_tokens))
         if tokens >= STEPS_MIN:
-            step_s = (served.ended_s - served.first_s) / (tokens - 1)
+            step_s = (served.ended_s - served.first_s - served.stood_s) / (tokens - 1)
             self._router.observe(reservation.stepped(served.prompt_tokens, step_s))
         reservation.release()
 

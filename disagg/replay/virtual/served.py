@@ -46,6 +46,7 @@ class Served:
         "reservation",
         "sent_tokens",
         "session",
+        "stood_s",
         "wishes",
     )
 
@@ -70,6 +71,7 @@ class Served:
         self.decode_on: RankId | None = None
         self.frontend = 0  # its number
         self.admitted_s = self.first_chunk_s = self.read_s = self.first_s = self.ended_s = NEVER
+        self.stood_s = 0.0  # on an aggregated rank: its `busy.read_s` at the first token; at the end, what came since
         # where its prompt is read
         self.node: Node | None = None
         self.cached_tokens = self.read_tokens = self.sent_tokens = self.own_tokens = 0

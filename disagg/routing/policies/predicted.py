@@ -7,7 +7,7 @@ Symbols, times in seconds; all laws are learnt while engines serve (cost/costs.p
   n, k(e)  requests on e, and their KV tokens
   D(e, q)  until q waiting tokens are read; R(e, u, h) to read the prompt; X(t) to move t tokens of KV
   S(e, n, k)  a decode step
-  ρ        the share of their time in which ranks that read prompts are busy, of late
+  ρ, ρ(e)  the share of their time in which ranks that read prompts, and e, are busy with that, of late
 
 Cost of reading on e      D(e, q) + R(e, u, h) · (1 + ρ / (2 · (1 - ρ))), with ρ of BUSY_MAX at most
   Its own wait, its own reading, and what its reading costs those that come after it: in a queue that is busy for a
@@ -16,8 +16,8 @@ Cost of reading on e      D(e, q) + R(e, u, h) · (1 + ρ / (2 · (1 - ρ))), wi
 Cost of decoding on e     E · S(e, n+1, k+P+E/2) + n · E/2 · (S(e, n+1, k+P) - S(e, n, k))
   Its own tokens, and what it slows the n others by; they have half of their answers before them.
 Pair (p, d)               reading on p + X(P - h(d)) + decoding on d
-Engine g that serves alone    reading on g + n · R(g, u, h) + decoding on g
-  While it reads, the n others wait for their next token.
+Engine g that serves alone    reading on g + n · R(g, u, h) + decoding on g / (1 - ρ(g)), with ρ(g) of BUSY_MAX at most
+  While it reads, the n others wait for their next token, as this one will for others' prompts.
 
 Chooses: the least cost. Costs within TIE of it, and TIE_S, count as equal: of those the reader with the least in its
          cache, so that cold prompts spread, and the decode with the least on it; then at random. Where a model has
@@ -92,7 +92,7 @@ class Predicted:
         self._last_kind: dict[int, bool] = {}  # by the logarithm of u: whether it went to a pair
 
     def settle(self, surroundings: Surroundings) -> None:
-        self.costs, self._random = Costs(surroundings.prior), surroundings.random
+        self.costs, self._random = Costs(surroundings.prior, surroundings.now_s), surroundings.random
 
     def observe(self, observation: Observation) -> None:
         self.costs.observe(observation)
@@ -102,6 +102,7 @@ class Predicted:
             return self._least_loaded.choose(request, endpoints)
         if request.prefix_on is not None and (choice := best_after(request.prefix_on, request, endpoints)) is not None:
             return choice
+        self.costs.age()
         cached = endpoints.cached(request)
         best, second = self._best(request, endpoints, cached)
         return None if best is None else Choice(best.pair, self._reason(request, best, second), best.reader.cached)
@@ -131,7 +132,7 @@ class Predicted:
         ways = []
         for reader, (decoding_s, rank) in zip(readers, self._decoding(ranks, request), strict=True):
             stall_s = rank.load[0] * self.costs.read_s(rank.id, request.prompt_tokens - reader.cached, reader.cached)
-            ways.append(_Way(reader.cost_s + stall_s + decoding_s, reader, rank, 0.0))
+            ways.append(_Way(reader.cost_s + stall_s + decoding_s / self._left(rank), reader, rank, 0.0))
         return self._two_best(ways, endpoints)
 
     def _best_pair(
@@ -193,7 +194,7 @@ class Predicted:
 
     def _readers(self, ranks: list[Endpoint], request: RoutingView, cached: CachedPrompt) -> list[_Reader]:
         costs, prompt, has_any = self.costs, request.prompt_tokens, cached.most > 0
-        busy = min(costs.busy, BUSY_MAX)
+        busy = min(costs.busy.mean, BUSY_MAX)
         later = 1 + busy / (2 * (1 - busy))
         cold_s, drain_token_s, factors = costs.reading_s(prompt, 0), costs.drain_token_s, costs.reading_factors.uneven
         readers = []
@@ -216,19 +217,24 @@ class Predicted:
             found.append((cost_s * factors.get(rank.id, 1.0), rank))
         return found
 
+    def _left(self, rank: Endpoint) -> float:
+        """Of the time of a rank that serves alone: the share in which it reads no prompt."""
+        return 1 - min(self.costs.busy.of(rank.id), BUSY_MAX)
+
     def _reason(self, request: RoutingView, best: _Way, second: _Way | None) -> LeastCost:
         costs, reader, decode, has = self.costs, best.reader.endpoint, best.decode, best.reader.cached
         legs, kv_tokens = decode.load
+        step_s = costs.step_s(decode.id, legs + 1, kv_tokens + request.prompt_tokens)
         return LeastCost(
             cost_ms=_ms(best.cost_s),
             wait_ms=_ms(costs.drain_s(reader.id, reader.queued_tokens)),
             read_ms=_ms(costs.read_s(reader.id, request.prompt_tokens - has, has)),
             transfer_ms=_ms(best.transfer_s),
-            itl_ms=_ms(costs.step_s(decode.id, legs + 1, kv_tokens + request.prompt_tokens)),
+            itl_ms=_ms(step_s / self._left(decode) if reader is decode else step_s),
             cached_tokens=has,
             next_best=second.pair.name if second else "",
             next_cost_ms=_ms(second.cost_s) if second else 0.0,
-            busy=round(costs.busy, 3),
+            busy=round(costs.busy.mean, 3),
         )
 
 
