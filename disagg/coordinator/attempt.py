@@ -83,7 +83,7 @@ class Attempt:
         self._is_broken = False  # what comes now would follow a hole
         self._waiting: asyncio.Future[None] | None = None
         self.is_closed = False
-        self.has_waited = False  # tokens were here and were not handed out: for a slow client, or for prefill's word
+        self.held_s = 0.0  # for how long tokens were here and were not handed out; inf: nobody knows
         self._closing: asyncio.TimerHandle | None = None
         self._is_over = False
         self.room = shared.rooms.take(prefill.dp_size, prefill.dp_rank) if prefill else shared.rooms.take(1, 0)
@@ -141,7 +141,9 @@ class Attempt:
                 adapter=request.adapter,
                 to_read=self.reservation.to_read if leg.endpoint is self.pair.reader else 0,
             )
-        self.decode.is_held = self.has_waited = request.lacks_prefills_word
+        self.decode.is_held = request.lacks_prefills_word
+        if self.decode.is_held:
+            self.held_s = float("inf")
         self._deadline.watch()
 
     async def _answer(self) -> None:
@@ -159,8 +161,9 @@ class Attempt:
                 await self._waiting
                 continue
             if not sink.is_open():
-                leg.is_held = self.has_waited = True
+                leg.is_held, since_s = True, self._shared.now_s()
                 await sink.opens()
+                self.held_s += self._shared.now_s() - since_s
                 reason = self._end_reason()
             if reason is not None:
                 self._end(reason)
