@@ -13,7 +13,8 @@ Fails: Overloaded (429) when the queue is full, the wait for room is over, or th
 
 Where the policy holds back (`Router.holds_back`), a request whose turn it is waits here until less than
 `read_ahead_tokens` lie unread before its engine; meanwhile it is *bound* there, which later ones see, and it is looked
-at anew with each change: so a queue in an engine is never long, and whoever comes later may still go first.
+at anew with each change: so a queue in an engine is never long, and whoever comes later may still go first. One of a
+priority above others is looked at each time, so that none of those goes where it would now go.
 A request for which there is no room lets smaller ones pass, until these had as many tokens as it needs itself.
 """
 
@@ -38,7 +39,7 @@ from disagg.routing.view import Choice, RoutingView
 
 LOOK_AHEAD = 64  # of the waiting requests so many are gone through with each change
 ALL_S = 0.05  # and once in so long all, of which as many are considered: else those that stay bound would hide the rest
-FRESH_S = 0.05  # for so long a bound request stays bound without another look, while its engine is busy
+FRESH_S = 0.05  # for so long a bound request of the least priority stays bound without another look
 PROBE_S = 1.0  # between two requests that go to an idle pair though they are expected to be late
 RENEWED = 4  # bound requests that are looked at anew with a change, though their engine is busy
 
@@ -207,12 +208,14 @@ class Admission:
         no_room_from = UNBOUNDED  # tokens: whoever needs so many has no room either
         stuck: list[tuple[_Waiter, int]] = []  # with what had been admitted before
         now_s, renewed, considered, admitted_tokens = self._now_s(), 0, 0, 0
+        least_priority = self._then.least_priority
         for waiter in itertools.islice(itertools.chain(list(self._first), self._then), reach):
             if waiter.reservation.done():
                 self._take_out(waiter)
                 continue
             if waiter.bound_to is not None and not self._may_read(waiter.bound_to):
-                if now_s - waiter.looked_at_s < FRESH_S or renewed >= RENEWED:
+                is_fresh = now_s - waiter.looked_at_s < FRESH_S and waiter.view.priority <= least_priority
+                if is_fresh or renewed >= RENEWED:
                     self._bind(waiter, waiter.bound_to)
                     continue
                 renewed += 1

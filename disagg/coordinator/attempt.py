@@ -46,6 +46,7 @@ log = logging.getLogger(__name__)
 
 WOULD_DO = {NotANumber: "try other values", NotAccepted: "", NoAdapter: "see /v1/models"}
 LAST_WORD_S = 5.0  # after an abort or a normal end a leg has this long to say its last word
+HELD_S = 0.01  # a client that takes longer than this to take what is there is slow
 
 # Looked up once: a member of an Enum's class costs 0.2 µs in Python 3.11.
 _ADMITTED, _DISPATCHED, _FIRST_TOKEN, _FINISH = Event.ADMITTED, Event.DISPATCHED, Event.FIRST_TOKEN, Event.FINISH
@@ -83,7 +84,7 @@ class Attempt:
         self._is_broken = False  # what comes now would follow a hole
         self._waiting: asyncio.Future[None] | None = None
         self.is_closed = False
-        self.held_s = 0.0  # for how long tokens were here and were not handed out; inf: nobody knows
+        self.has_waited = False  # tokens were not handed out as they came: for a slow client, or for prefill's word
         self._closing: asyncio.TimerHandle | None = None
         self._is_over = False
         self.room = shared.rooms.take(prefill.dp_size, prefill.dp_rank) if prefill else shared.rooms.take(1, 0)
@@ -141,9 +142,7 @@ class Attempt:
                 adapter=request.adapter,
                 to_read=self.reservation.to_read if leg.endpoint is self.pair.reader else 0,
             )
-        self.decode.is_held = request.lacks_prefills_word
-        if self.decode.is_held:
-            self.held_s = float("inf")
+        self.decode.is_held = self.has_waited = request.lacks_prefills_word
         self._deadline.watch()
 
     async def _answer(self) -> None:
@@ -163,7 +162,7 @@ class Attempt:
             if not sink.is_open():
                 leg.is_held, since_s = True, self._shared.now_s()
                 await sink.opens()
-                self.held_s += self._shared.now_s() - since_s
+                self.has_waited |= self._shared.now_s() - since_s > HELD_S
                 reason = self._end_reason()
             if reason is not None:
                 self._end(reason)

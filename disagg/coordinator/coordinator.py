@@ -35,7 +35,6 @@ log = logging.getLogger(__name__)
 
 LOST_TRIES_MAX = 16  # of any request, also of a bystander, whose retries and migrations a death does not count against
 STEPS_MIN = 8  # an answer of fewer tokens says little of a decode step
-HELD_SHARE = 0.05  # and so does one that a slow client held up for more of its time
 REMEMBERED = 10_000  # ended requests whose timeline can still be asked for
 
 
@@ -190,7 +189,7 @@ class Coordinator:
         return SuspectedPoison(where, what, would_do)
 
     def _tell(self, request: Request, attempt: Attempt) -> None:
-        """What this answer teaches the policy. The pace of tokens that were held here is not that of their engine."""
+        """What this answer teaches the policy. The pace of tokens that waited here is not that of their engine."""
         reservation, facts, emitted = attempt.reservation, request.facts, len(request.emitted_ids)
         pair = reservation.pair
         self._router.observe(Answered(len(request.prompt_ids), emitted, request.max_tokens))
@@ -198,10 +197,8 @@ class Coordinator:
             moved = len(request.prompt_ids), facts.kv_bytes, facts.kv_transfer_s or 0.0
             self._router.observe(Transferred(pair.prefill.id, pair.decode.id, *moved))
         stood_s = 0.0 if pair.prefill is not None else facts.stood_s  # None: nobody knows what else its engine did
-        if emitted >= STEPS_MIN and request.tries == 1 and stood_s is not None:
+        if emitted >= STEPS_MIN and request.tries == 1 and stood_s is not None and not attempt.has_waited:
             took_s = request.token_at_s - request.timeline["first_token"] - stood_s
-            if attempt.held_s > HELD_SHARE * took_s:
-                return
             self._router.observe(reservation.stepped(len(request.prompt_ids), took_s / (emitted - 1)))
 
     def _evict(self, life: str) -> None:

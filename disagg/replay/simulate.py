@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from math import ceil
 
+from disagg.coordinator.admission import Admission
 from disagg.replay.deployment import kv_block_tokens_of, request_tokens_max, served_by
 from disagg.replay.measures import Answered, Measures, Slo, Told, measures
 from disagg.replay.traces.trace import Trace, TraceError
@@ -52,7 +53,7 @@ class Simulation:
         self.plan: Callable[[float, int], Plan] = lru_cache(maxsize=2)(self._sampler.plan)
 
     def run(self, make_policy: Callable[[], Policy], rate: float, seed: int) -> Measures:
-        plan, run = self._run(make_policy, rate, seed, self.setting.frontends)
+        plan, run = self.play(make_policy, rate, seed)
         answered = [
             Answered(
                 served.due_s,
@@ -77,6 +78,23 @@ class Simulation:
         )
         return measures(answered, run.gaps, self.setting.slo, 0, told)
 
+    def play(
+        self,
+        make_policy: Callable[[], Policy],
+        rate: float,
+        seed: int,
+        *,
+        frontends: int = 0,
+        change: Callable[[Sequence[Served]], Sequence[Served]] = lambda arrivals: arrivals,
+        admission: type[Admission] = Admission,
+    ) -> tuple[Plan, Run]:
+        """What there was to be served, and how it was. `frontends`: others than the setting's; `change`: what to do
+        with requests before they come, as to give them wishes, or to leave some out."""
+        plan, setting = self.plan(rate, seed), self.setting
+        policies = [make_policy() for _ in range(frontends or setting.frontends)]
+        arrivals, followers = served_by(plan, setting.max_tokens or setting.trace.output_tokens_max)
+        return plan, World(setting.pools, policies, seed, admission).run(change(arrivals), followers)
+
     def capacity(self, seed: int = 0) -> float:
         """Requests a second. Raises TraceError where no rate is too much."""
         low, high = 0.0, 2 * self._estimate(seed)
@@ -94,12 +112,6 @@ class Simulation:
                 high = middle
         return low
 
-    def _run(self, make_policy: Callable[[], Policy], rate: float, seed: int, frontends: int) -> tuple[Plan, Run]:
-        plan = self.plan(rate, seed)
-        setting = self.setting
-        world = World(setting.pools, [make_policy() for _ in range(frontends)], seed)
-        return plan, world.run(*served_by(plan, setting.max_tokens or setting.trace.output_tokens_max))
-
     def _estimate(self, seed: int) -> float:
         """Requests a second that all ranks could read if nothing were cached."""
         requests = self.plan(1.0, seed).requests
@@ -111,7 +123,7 @@ class Simulation:
         )
 
     def _is_bounded(self, rate: float, seed: int) -> bool:
-        _, run = self._run(LeastLoaded, rate, seed, 1)
+        _, run = self.play(LeastLoaded, rate, seed, frontends=1)
         return _waiting(run.served) <= QUEUE_MAX * sum(pool.engines * pool.model.ranks for pool in self._readers)
 
     def _too_few(self, requests: int) -> TraceError:

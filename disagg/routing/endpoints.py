@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+import msgspec
+
 from disagg.plane.client import PlaneClient
 from disagg.plane.ledger import Capacity, tokens_free
 from disagg.plane.messages import RankTaken
@@ -36,8 +38,9 @@ class RankId(NamedTuple):
 class Endpoint:
     """One dp rank of one engine, for as long as one connection to the engine lasts.
 
-    `load`: requests and KV tokens there, all frontends' together as far as is known. `tokens_free`: the longest request
-    (see plane.ledger.tokens_to_set_aside) that still has room beside them; negative when none has.
+    `load`: requests and KV tokens there: this process's now, and those of all others when its host last reported.
+    `tokens_free`: the longest request (see plane.ledger.tokens_to_set_aside) that still has room beside them; negative
+    when none has.
     """
 
     engine: Engine
@@ -51,7 +54,7 @@ class Endpoint:
     to_read: int = 0  # prompt tokens
     bound: int = 0  # of prompts that wait in this process until they may be sent there
     reported: RankTaken = NOTHING  # by the host, for all frontends
-    reported_to_read: int = 0  # without what this process knows to have been read since
+    others: RankTaken = NOTHING  # of it, what was not this process's
     observed: RankTaken = NOTHING  # the report up to which its reading has been learnt from
     read_at_s: float = 0.0  # when it had last read something, as far as is known
     load: tuple[int, int] = (0, 0)
@@ -78,7 +81,7 @@ class Endpoint:
     @property
     def requests_of_clients(self) -> int:
         """`load` without canaries. They are no company: one cannot kill, and each restarted engine gets some."""
-        return max(self.requests, self.reported.requests - self.reported.canaries)
+        return self.requests + max(0, self.others.requests - self.others.canaries)
 
     @property
     def queued_tokens(self) -> int:
@@ -89,7 +92,7 @@ class Endpoint:
     @property
     def sent_tokens(self) -> int:
         """Of these, what has been sent."""
-        return max(self.to_read, self.reported_to_read)
+        return self.to_read + self.others.to_read
 
     def take(self, kv_tokens: int, to_read: int) -> None:
         self.requests += 1
@@ -100,7 +103,6 @@ class Endpoint:
     def has_read(self, tokens: int) -> None:
         """A prompt of this process waits no more; its host's next report may come late."""
         self.to_read -= tokens
-        self.reported_to_read = max(0, self.reported_to_read - tokens)
 
     def give_back(self, kv_tokens: int) -> None:
         self.requests -= 1
@@ -108,8 +110,15 @@ class Endpoint:
         self._changed()
 
     def report(self, taken: RankTaken) -> None:
-        """What its host has granted to all frontends together."""
-        self.reported, self.reported_to_read, self.refused_tokens = taken, taken.to_read, UNBOUNDED
+        """What its host has granted to all frontends together. Of this process's own it may not have met the last one
+        yet: then others seem to have that much less, until the next report."""
+        self.reported, self.refused_tokens = taken, UNBOUNDED
+        self.others = msgspec.structs.replace(
+            taken,
+            requests=max(0, taken.requests - self.requests),
+            kv_tokens=max(0, taken.kv_tokens - self.kv_tokens),
+            to_read=max(0, taken.to_read - self.to_read),
+        )
         self._changed()
         self._fit()  # also where it only no longer refuses
 
@@ -119,13 +128,8 @@ class Endpoint:
         self._fit()
 
     def _changed(self) -> None:
-        reported, before = self.reported, self.load
-        requests, kv_tokens = self.requests, self.kv_tokens
-        if reported.requests > requests:
-            requests = reported.requests
-        if reported.kv_tokens > kv_tokens:
-            kv_tokens = reported.kv_tokens
-        load = (requests, kv_tokens)
+        others, before = self.others, self.load
+        load = self.requests + others.requests, self.kv_tokens + others.kv_tokens
         if load != before:
             self.load = load
             self._fit()

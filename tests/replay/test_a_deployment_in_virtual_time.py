@@ -95,7 +95,7 @@ def test_the_same_seed_gives_the_same_figures_and_another_one_others() -> None:
 @pytest.mark.parametrize("trace", ["mooncake-200.jsonl.gz", "agentic-200.jsonl.gz", "azure-200.csv"])
 def test_every_request_of_a_trace_is_answered_with_all_of_its_tokens(trace: str) -> None:
     simulation = Simulation(setting(trace))
-    plan, result = simulation._run(LeastLoaded, 2.0, 1, 2)
+    plan, result = simulation.play(LeastLoaded, 2.0, 1, frontends=2)
     assert len(result.served) == len(plan.requests)
     assert sum(count for _, count in result.gaps) == sum(each.output_tokens - 1 for each in plan.requests)
     assert sum(rank.cache.locked_tokens for rank in result.ranks) == 0
@@ -104,7 +104,7 @@ def test_every_request_of_a_trace_is_answered_with_all_of_its_tokens(trace: str)
 
 def test_a_closed_loop_asks_after_its_think_time() -> None:
     simulation = Simulation(setting("agentic-200.jsonl.gz"))
-    plan, result = simulation._run(LeastLoaded, 1.0, 1, 1)
+    plan, result = simulation.play(LeastLoaded, 1.0, 1)
     served = {each.number: each for each in result.served}
     followers = [each for each in plan.requests if each.after >= 0]
     assert followers
@@ -187,3 +187,14 @@ def test_a_closed_trace_is_replayed_though_no_session_begins_with_what_fits() ->
     assert len(plan.requests) >= 7
     assert {each.prompt_tokens for each in plan.requests} == {100}
     assert plan.left_out == 4
+
+
+def test_four_frontends_serve_nearly_as_soon_as_one() -> None:
+    """They know of each other's requests by hosts' reports alone."""
+    pairs = [pools(Role.PREFILL, 4), pools(Role.DECODE, 4)]
+
+    def ttft_s(frontends: int) -> float:
+        simulation = Simulation(setting(pools=pairs, requests=200, frontends=frontends))
+        return sum(simulation.run(lambda: load_policy("predicted"), 10.0, seed).ttft_mean_s for seed in (1, 2, 3))
+
+    assert ttft_s(4) < 1.03 * ttft_s(1)

@@ -36,8 +36,8 @@ class Reference:
         self.alone: dict[Engine, Reservation] = {}
 
     def load(self, endpoint: Endpoint) -> tuple[int, int]:
-        reported = endpoint.reported
-        return max(endpoint.requests, reported.requests), max(endpoint.kv_tokens, reported.kv_tokens)
+        others = endpoint.others
+        return endpoint.requests + others.requests, endpoint.kv_tokens + others.kv_tokens
 
     def usable(self, role: Role) -> list[Engine]:
         return [each for each in self.engines if each.role is role and each in self.ready and _client(each).is_up]

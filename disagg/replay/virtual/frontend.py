@@ -62,6 +62,7 @@ class Frontend:
         block_tokens: int,
         on_chosen: Callable[[Served], None],
         on_refused: Callable[[Served], None],
+        admission: type[Admission] = Admission,
     ) -> None:
         self._clock, self._on_chosen, self._on_refused = clock, on_chosen, on_refused
         self.endpoints = Endpoints()
@@ -70,7 +71,7 @@ class Frontend:
         self.failed_choices = 0  # LeastLoaded chose in the policy's place
         router = Router(cast("Connections", _Connected(self.endpoints)), _timed(policy, self.choices_us))
         self._router = router
-        self._admission = Admission(
+        self._admission = admission(
             router, queue_max=WAITING_MAX, queue_s=FOREVER_S, no_pair_s=FOREVER_S, now_s=clock.loop.time
         )
         self.endpoints.on_change = self._admission.serve
