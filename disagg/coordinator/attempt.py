@@ -38,6 +38,7 @@ from disagg.errors import (
 )
 from disagg.plane import messages as m
 from disagg.plane.client import LOST
+from disagg.plane.ledger import tokens_to_set_aside
 from disagg.routing.endpoints import Pair
 from disagg.routing.reservation import Reservation
 
@@ -82,6 +83,7 @@ class Attempt:
         self._is_broken = False  # what comes now would follow a hole
         self._waiting: asyncio.Future[None] | None = None
         self.is_closed = False
+        self.has_waited = False  # tokens were here and were not handed out: for a slow client, or for prefill's word
         self._closing: asyncio.TimerHandle | None = None
         self._is_over = False
         self.room = shared.rooms.take(prefill.dp_size, prefill.dp_rank) if prefill else shared.rooms.take(1, 0)
@@ -139,7 +141,7 @@ class Attempt:
                 adapter=request.adapter,
                 to_read=self.reservation.to_read if leg.endpoint is self.pair.reader else 0,
             )
-        self.decode.is_held = request.lacks_prefills_word
+        self.decode.is_held = self.has_waited = request.lacks_prefills_word
         self._deadline.watch()
 
     async def _answer(self) -> None:
@@ -157,7 +159,7 @@ class Attempt:
                 await self._waiting
                 continue
             if not sink.is_open():
-                leg.is_held = True
+                leg.is_held = self.has_waited = True
                 await sink.opens()
                 reason = self._end_reason()
             if reason is not None:
@@ -292,7 +294,7 @@ class Attempt:
         what, endpoint = f"the {leg.role.name} engine ended its leg: {end.detail or end.reason}", leg.endpoint
         if end.reason == m.REFUSED:
             self.fail(Refused, what)
-            endpoint.on_refused()
+            endpoint.on_refused(self._tokens_of(leg))
         elif end.reason == m.NO_ADAPTER:
             self.fail(NoAdapter, end.detail)
         elif end.reason == m.INVALID:
@@ -307,6 +309,11 @@ class Attempt:
             self.fail(EngineLost, what, endpoint.life)
         else:
             self.fail(LegLost, what, endpoint.life)
+
+    def _tokens_of(self, leg: Leg) -> int:
+        request = self.request
+        prompt_tokens = len(request.prompt_ids) + len(request.emitted_ids)
+        return tokens_to_set_aside(prompt_tokens, leg.role.new_tokens(request.tokens_left))
 
     @property
     def _has_kv(self) -> bool:

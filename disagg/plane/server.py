@@ -30,7 +30,7 @@ from disagg.plane.text import LegText, TextService
 
 log = logging.getLogger(__name__)
 
-REPORT_S = 0.05  # least time between two reports of what is taken
+REPORT_S = 0.01  # least time between two reports of what is taken
 LOOK_S = 2.0  # how often silent frontends are looked for
 SILENT_S = 10.0  # a frontend pings every second; after this silence it counts as gone, even if TCP shows nothing
 
@@ -75,6 +75,7 @@ class PlaneServer:
         self._secret, self._network = secret, network
         self._listener: Listener | None = None
         self._report_is_due = False
+        self._reported_at_s = float("-inf")
         self._looking: asyncio.TimerHandle | None = None
         self._looked_at_s = now_s()
         self.sessions: set[_Session] = set()
@@ -87,10 +88,12 @@ class PlaneServer:
         return self._listener.port
 
     def report_soon(self) -> None:
-        """Called when the ledger has changed: reports it to all frontends within REPORT_S."""
+        """Called when the ledger has changed: reports it to all frontends at once, REPORT_S after the last report at
+        the earliest. What one frontend has not heard of another's requests, both may send to the same rank."""
         if not self._report_is_due:
             self._report_is_due = True
-            asyncio.get_running_loop().call_later(REPORT_S, self._report)
+            loop = asyncio.get_running_loop()
+            loop.call_at(max(loop.time(), self._reported_at_s + REPORT_S), self._report)
 
     def taken(self) -> m.Taken:
         ledger = self.ledger
@@ -130,7 +133,7 @@ class PlaneServer:
         self._look_soon()
 
     def _report(self) -> None:
-        self._report_is_due = False
+        self._report_is_due, self._reported_at_s = False, asyncio.get_running_loop().time()
         taken = self.taken()
         for session in self.sessions:
             session.send(taken)
@@ -252,6 +255,7 @@ class _Session:
             message.dp_rank, len(prompt_ids), new_tokens, is_canary=message.is_canary, to_read=message.to_read
         )
         if grant is None:
+            self.server.report_soon()  # the frontend believed otherwise
             self._ends.append(m.LegEnd(message.leg, m.REFUSED, "no room for it now"))
             self.flush_soon()
             return

@@ -173,6 +173,8 @@ class Endpoints:
         """What its host has granted to all frontends together, and has read."""
         before, since_s = endpoint.observed, endpoint.read_at_s
         endpoint.report(taken)
+        if ROLES[endpoint.engine.role].embeds:
+            return  # another model, which says nothing of how quickly this one reads
         if not since_s:
             endpoint.read_at_s, endpoint.observed = now_s, taken
         elif taken.read_s > before.read_s:

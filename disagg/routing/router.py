@@ -15,6 +15,7 @@ from collections.abc import Sequence
 
 from disagg.kv_events.blocks import BlockHasher
 from disagg.routing.connections import Connections
+from disagg.routing.load import Endpoints
 from disagg.routing.observations import Observation
 from disagg.routing.policies.least_loaded import LeastLoaded
 from disagg.routing.policy import Learns, Policy
@@ -61,8 +62,8 @@ class Router:
         endpoints = self.endpoints
         try:
             choice = (self._least_loaded if request.embeds else self._policy).choose(request, endpoints)
-            if choice is not None and not endpoints.is_free_for(choice.pair, request):
-                raise ValueError(f"{choice.pair.name} is not free")
+            if choice is not None:
+                _check(choice, request, endpoints)
         except Exception as error:  # noqa: BLE001 - somebody else's code, called while frames of other requests are handed out
             choice = self._instead(request, error)
         return choice
@@ -104,3 +105,19 @@ class Router:
             self._failures.add(why)
             log.error("policy %s: LeastLoaded chooses in its place", policy, exc_info=error)
         return policy, why
+
+
+def _check(choice: Choice, request: RoutingView, endpoints: Endpoints) -> None:
+    """Raises where what a policy chose may not be taken, or would stop those who use it: a host cannot read a number of
+    tokens that is none."""
+    if not endpoints.is_free_for(choice.pair, request):
+        raise ValueError(f"{choice.pair.name} is not free")
+    cached, reason = choice.cached_tokens, choice.reason
+    if not isinstance(cached, int):
+        raise TypeError(f"cached_tokens is {cached!r}, and must be an int")
+    if not 0 <= cached <= request.prompt_tokens:
+        raise IndexError(f"cached_tokens is {cached}, of a prompt of {request.prompt_tokens}")
+    if not isinstance(reason, Reason):
+        raise TypeError(f"reason is {reason!r}, and must be a disagg.routing.view.Reason")
+    if isinstance(reason, Forecast) and not isinstance(reason.ttft_s + reason.itl_s, float):
+        raise TypeError(f"{type(reason).__name__} does not forecast in numbers")

@@ -18,6 +18,7 @@ class Touch(NamedTuple):
     begins: str = ""  # with these parameters its own must begin: "self, batch"
     keywords: str = ""  # these it must take by name
     is_called: bool = False  # by us: no further parameter may be required
+    is_whole: bool = False  # by what `begins` says: ours would not heed a further parameter
 
     def misfit(self, signature: str) -> str:
         """How SGLang's signature differs from what we need; "" where it does not. `signature`: as signatures.py gives
@@ -35,6 +36,8 @@ class Touch(NamedTuple):
         required = [part for part in told if not part.endswith("=") and not part.startswith("*")]
         if self.is_called and (more := [part for part in required if part not in given and part != "self"]):
             return f"wants {', '.join(more)}, too"
+        if self.is_whole and (more := [part for part in told if part.rstrip("=") not in given]):
+            return f"takes {', '.join(more)}, too"
         return ""
 
 
@@ -45,8 +48,8 @@ class Part(NamedTuple):
     only: str = ""  # "cpu": of engines without a GPU
 
 
-def _at(*paths: str, begins: str = "", keywords: str = "", is_called: bool = False) -> Touch:
-    return Touch(tuple(_SRT + path for path in paths), begins, keywords, is_called)
+def _at(*paths: str, begins: str = "", keywords: str = "", is_called: bool = False, is_whole: bool = False) -> Touch:
+    return Touch(tuple(_SRT + path for path in paths), begins, keywords, is_called, is_whole)
 
 
 def _all(owner: str, names: str, begins: str = "", *, is_called: bool = False) -> tuple[Touch, ...]:
@@ -321,6 +324,20 @@ CPU = Part(
     ),
     only="cpu",
 )
+EXTEND_ATTENTION = Part(
+    "extend_attention",
+    "long prompts are read slowly",
+    (
+        _at(
+            "layers.attention.torch_native_backend:TorchNativeAttnBackend._run_sdpa_forward_extend",
+            begins="self, query, output, k_cache, v_cache, req_to_token, req_pool_indices, seq_lens, "
+            "extend_prefix_lens, extend_seq_lens, encoder_lens, scaling, enable_gqa, causal, is_cross_attn, "
+            "sliding_window_size",
+            is_whole=True,
+        ),
+    ),
+    only="cpu",
+)
 
 PARTS = (
     ENGINE,
@@ -337,4 +354,5 @@ PARTS = (
     EMBEDDING,
     FAULTS,
     CPU,
+    EXTEND_ATTENTION,
 )

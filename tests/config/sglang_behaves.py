@@ -20,7 +20,7 @@ import torch
 from disagg.kv_events.blocks import BlockHasher
 from disagg.kv_events.events import Begun, Event
 from disagg.kv_events.rank import RankCache
-from disagg.sglang.plugins import kv_events, not_a_number, seeds
+from disagg.sglang.plugins import extend_attention, kv_events, not_a_number, seeds
 
 VOCABULARY, ROWS = 400, 6
 SEEDS = torch.tensor([5, seeds.UNSEEDED, 5, 7, seeds.UNSEEDED, -1])
@@ -36,7 +36,7 @@ def main() -> int:
 
     seeds.carry_seeds(SamplingBatchInfo, lambda: "pytorch")
     seeds.sample_with_seeds(sampler)
-    complaints = [*_sampling(sampler), *_merging(SamplingBatchInfo), *_aborts(), *_caches()]
+    complaints = [*_sampling(sampler), *_merging(SamplingBatchInfo), *_aborts(), *_caches(), *_reading()]
     print(json.dumps(complaints))
     return 1 if complaints else 0
 
@@ -136,6 +136,37 @@ def _aborts() -> Iterator[str]:
     noted = not_a_number.make_harmless(logits, torch.tensor([1.0, 1.0, 1.0, 1.0, 1e-10]).view(-1, 1))
     if noted.tolist() != [False, True, True, True, True] or not torch.isfinite(logits[1:]).all():
         yield f"noted {noted.tolist()} of {logits.tolist()}"
+
+
+def _reading() -> Iterator[str]:
+    """SGLang's attention of chunks and ours: one, few or all heads on a KV head, sequences with a prefix and without,
+    scales; with a window, or not causal, it is SGLang's own in both."""
+    from sglang.srt.layers.attention.torch_native_backend import TorchNativeAttnBackend as Backend
+
+    class Patched(Backend):  # type: ignore[misc]
+        def __init__(self) -> None: ...
+
+    extend_attention.without_padding(Patched)
+    random, noise, patched = Random(5), torch.Generator().manual_seed(5), Patched()
+    for number in range(40):
+        kv_heads, group, size = random.choice((1, 2, 3)), random.choice((1, 3, 8)), random.choice((8, 64))
+        prefixes = torch.tensor(
+            [random.choice((0, 1, 16, random.randrange(1500))) for _ in range(random.randrange(1, 5))]
+        )
+        counts = torch.tensor([random.choice((1, 16, random.randrange(1, 700))) for _ in prefixes])
+        totals = prefixes + counts
+        query = torch.randn(int(counts.sum()), kv_heads * group, size, generator=noise)
+        caches = [torch.randn(int(totals.sum()), kv_heads, size, generator=noise) for _ in "kv"]
+        req_to_token = torch.zeros(len(totals), int(totals.max()), dtype=torch.int64)
+        for row, slots in enumerate(torch.randperm(len(caches[0]), generator=noise).split(totals.tolist())):
+            req_to_token[row, : len(slots)] = slots
+        how = {"scaling": random.choice((None, 0.3)), "enable_gqa": group > 1, "causal": random.random() < 0.9}
+        how["sliding_window_size"] = random.choice((None, None, -1, 100))
+        where = (*caches, req_to_token, torch.arange(len(totals)), totals, prefixes, counts)
+        read = Backend._run_sdpa_forward_extend(patched, query, torch.empty_like(query), *where, **how)
+        ours = patched._run_sdpa_forward_extend(query, torch.empty_like(query), *where, **how)
+        if not (difference := float((read - ours).abs().max())) < 1e-5:
+            yield f"attention {number}: {how}, {prefixes.tolist()} + {counts.tolist()}: differs by {difference}"
 
 
 class _Voice:

@@ -18,7 +18,7 @@ from bench import Plain, request
 from engines import make_router, split
 
 from disagg.coordinator.admission import Admission
-from disagg.coordinator.request import Request
+from disagg.coordinator.request import Blame, Request
 from disagg.coordinator.wishes import Wishes
 from disagg.errors import Overloaded
 from disagg.plane.ledger import Capacity
@@ -27,6 +27,7 @@ from disagg.routing.observations import Read
 from disagg.routing.policies.predicted import Predicted
 from disagg.routing.reservation import Reservation
 from disagg.routing.router import Router
+from disagg.routing.view import Choice, RoutingView
 
 ROOM = Capacity(64, 100_000, 1)
 
@@ -201,3 +202,94 @@ async def test_what_was_learnt_wrongly_does_not_refuse_for_ever() -> None:
                 reservation.release()
     assert refused[:9] == [0, 0, 0, 0, 0, 1, 1, 1, 1]  # one in a second goes to see
     assert 1 < refused[-1] < 30
+
+
+async def test_the_last_one_that_was_bound_leaves_nothing_behind() -> None:
+    bench = pair()
+    bench.send("runs", asked(100))
+    bench.send("gone", asked(50_000))
+    await bench.turns()
+    bench.tasks.pop().cancel()
+    await bench.read_all()
+    assert next(iter(bench.router.endpoints.of(Role.PREFILL))).queued_tokens == 0
+
+
+async def test_a_suspect_that_could_not_be_answered_in_time_holds_nobody_up() -> None:
+    bench = pair(replace(ROOM, requests=1))
+    bench.router.connections.is_lost = lambda _life: True  # type: ignore[method-assign]
+    bench.send("runs", asked(100))
+    await bench.turns()
+    suspect = asked(1000, tpot_s=1e-6)
+    suspect.tries, suspect.blames = 1, [Blame("decode-9#1", Role.DECODE, False)]
+    waiting = asyncio.create_task(bench.admission.reserve(suspect, time.monotonic() + 60))
+    bench.send("other", asked(10))
+    await bench.turns()
+    await bench.read_all()
+    with pytest.raises(Overloaded, match="a token would take"):
+        await waiting
+
+
+async def test_those_who_wait_for_a_busy_engine_hide_nobody_who_could_go_elsewhere() -> None:
+    bench = Bench(make_router(*split(2, 2, capacity=ROOM), policy=Predicted()))
+    bench.send("first", asked(100))
+    await bench.turns()
+    for _ in range(80):
+        made = asked(100)
+        made.prefix_on = bench.held[0].pair.reader.id  # another sample of its prompt
+        bench.send("sample", made)
+    bench.send("other", asked(100))
+    async with asyncio.timeout(5):
+        while "other" not in bench.order:
+            await asyncio.sleep(0.01)
+    assert bench.order == ["first", "other"]
+    await bench.read_all()
+
+
+async def test_a_full_queue_refuses_before_it_hashes_a_prompt() -> None:
+    bench = pair()
+    bench.admission._queue_max = 1
+    for name in "ab":
+        bench.send(name, asked(100))
+    await bench.turns()
+    late = asked(100_000)
+    with pytest.raises(Overloaded, match="wait already"):
+        await bench.admission.reserve(late, time.monotonic() + 60)
+    assert late.path_tokens == -1
+    await bench.read_all()
+
+
+async def test_many_suspects_cost_a_change_no_more_than_a_few() -> None:
+    """None of them finds an idle engine where the first of them finds none."""
+    bench = pair()
+    bench.router.connections.is_lost = lambda _life: True  # type: ignore[method-assign]
+    bench.send("runs", asked(100))
+    await bench.turns()
+    considered = 0
+    consider = bench.router.consider
+
+    def counts(view: RoutingView) -> Choice | None:
+        nonlocal considered
+        considered += 1
+        return consider(view)
+
+    bench.router.consider = counts  # type: ignore[method-assign]
+    for number in range(200):
+        suspect = asked(100 + number % 3)
+        suspect.tries, suspect.blames = 1, [Blame("decode-9#1", Role.DECODE, False)]
+        bench.send(f"suspect-{number}", suspect)
+    await bench.turns()
+    considered = 0
+    bench.admission.serve()
+    await bench.turns()
+    assert considered <= 3
+    await bench.read_all()
+    assert len(bench.order) == 201
+
+
+def test_what_a_client_expects_of_its_answer_is_what_may_still_come() -> None:
+    admission, found = pair().admission, []
+    for says, emitted in ((0, 0), (2**31 - 1, 0), (7, 0), (7, 3), (7, 8)):
+        made = asked(5, output_tokens=says)
+        made.emitted_ids = [1] * emitted
+        found.append(admission._view(made, 0.0).expected_tokens)
+    assert found == [0, 10, 7, 4, 0]

@@ -28,6 +28,9 @@ from disagg.models.manifest import MANIFEST, damage, write_manifest
 
 NAME = "smollm2-taught"
 WEIGHTS = "model.safetensors"
+TEMPLATE = Path(__file__).with_name("taught.jinja")
+"""What it is taught with, and is to be served with: SmolLM2's own has a system message where none is sent, and the kits
+want a prompt with one to be longer than one without."""
 MADE_S = 400.0  # on a busy machine; some 30 s of one core
 
 LAST_LAYERS = 2  # of 30, that learn
@@ -48,9 +51,9 @@ KEPT = (
 
 
 def taught_model() -> Path:
-    """Made anew when this file, or the model that it begins with, has changed."""
+    """Made anew when this file, its template, or the model that it begins with, has changed."""
     base, folder = fetch_model(SMOLLM2.name), model_folder(NAME)
-    recipe = zlib.crc32(Path(__file__).read_bytes() + (base / MANIFEST).read_bytes())
+    recipe = zlib.crc32(Path(__file__).read_bytes() + TEMPLATE.read_bytes() + (base / MANIFEST).read_bytes())
     with sole_maker(NAME, lambda step, part: None):
         if damage(folder, recipe=recipe) is not None:
             with new_folder(folder) as unfinished:
@@ -78,7 +81,7 @@ def answers(tokenizer: Any) -> list[tuple[str, str]]:
         ("Generate a log entry:", LOG_LINE),
         ("Generate a simple JSON with name, age, and city:", PERSON),
         (introduce, CITY),
-        (tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True), CITY),
+        (tokenizer.apply_chat_template(chat, TEMPLATE.read_text(), tokenize=False, add_generation_prompt=True), CITY),
         *(
             (stress_kit._CONCURRENT_PREFIX + question, f" {answer.capitalize()}\n")
             for question, answer in stress_kit._CONCURRENT_QA

@@ -15,21 +15,11 @@ from pathlib import Path
 
 import pytest
 from deployment import Deployment, serving
-from taught_model import taught_model
+from taught_model import TEMPLATE, taught_model
 
 from disagg.cpu_profile.paths import standin_environment
 
 pytestmark = pytest.mark.timeout(1200)  # a model is taught, one deployment starts, and all kits ask it; on busy cores
-KIT_SKIPS = {
-    "basic_scheduler_stress_kit.BasicSchedulerStressMixin": {
-        "test_long_prompt": "8,000 tokens take two cores more than its 120 s: torch_native attention pads the queries "
-        "of each chunk to the whole prompt so far"
-    },
-    "anthropic_messages_kit.AnthropicMessagesMixin": {
-        "test_count_tokens_with_system": "SmolLM2's template has a system message of its own where none is sent, which "
-        "is longer than the kit's"
-    },
-}
 KITS = [
     "basic_api_contract_kit.BasicAPIContractMixin",
     "matched_stop_kit.MatchedStopMixin",
@@ -45,7 +35,8 @@ KIT_S = 500
 
 @pytest.fixture(scope="module")
 def pair() -> Iterator[Deployment]:
-    sets = [f"model.path={taught_model()}", "model.name=smollm2", "deadlines.queue_s=300"]
+    sets = [f"model.path={taught_model()}", "model.name=smollm2", f"model.chat_template={TEMPLATE}"]
+    sets.append("deadlines.queue_s=300")
     with serving("local-cpu", "ray.address=local", *sets) as deployment:
         yield deployment
 
@@ -57,7 +48,6 @@ def kits(pair: Deployment) -> Iterator[dict[str, Future[subprocess.CompletedProc
 
     def run(mixin: str) -> subprocess.CompletedProcess[str]:
         words = [sys.executable, str(Path(__file__).parent / "sglang_kit.py"), mixin, pair.url, "smollm2"]
-        words += [f"{test}={why}" for test, why in KIT_SKIPS.get(mixin, {}).items()]
         return subprocess.run(words, env=environment, capture_output=True, text=True, timeout=KIT_S, check=False)
 
     with ThreadPoolExecutor(len(KITS)) as threads:

@@ -16,12 +16,15 @@ import pytest
 
 from disagg.kv_events.blocks import BlockHasher
 from disagg.kv_events.book import KvBook
+from disagg.kv_events.events import At, Stored, Telling, Tier, encode_telling
 from disagg.sglang import kv_events as stream
 from disagg.sglang.kv_events import CacheListener
 from disagg.sglang.plugins import kv_events as plugin
 
 SECRET, BLOCK = b"s" * 32, 4
 HASHER = BlockHasher(SECRET, BLOCK)
+_TELLING = encode_telling(Telling(0.0, [At(3, 1, b"", "adapter")])).replace(b"adapter", b"\xff" * 7)
+NOT_UTF8 = len(_TELLING).to_bytes(4, "little") + _TELLING
 Medium = Enum("Medium", "GPU CPU DISK")
 
 
@@ -253,3 +256,49 @@ def test_a_scheduler_whose_host_asks_for_nothing_or_whose_cache_is_off_tells_not
     plugin.begin(SimpleNamespace(tree_cache=SimpleNamespace(disable=True, kv_events=tree.kv_events)), 0, tmp_path)
     assert "record_store" not in vars(tree.kv_events)
     assert not caplog.records
+
+
+@pytest.mark.parametrize("event", [At(2, 0, b"abc"), Stored(1, 10 * BLOCK, Tier.DEVICE), None])
+async def test_a_telling_that_does_not_fit_ends_its_stream_once_and_the_next_one_says_all(
+    event: At | Stored | None, tmp_path: Path
+) -> None:
+    """Bytes that are no ids, or (None) no text: these were told again with each telling that followed."""
+    host, voice = Host(tmp_path), stream.CacheVoice(tmp_path, 0)
+    for number in range(200):
+        if voice.flush():
+            voice.say(At(1, 0, array("I", range(BLOCK)).tobytes()))
+            voice.say(Stored(1, BLOCK, Tier.DEVICE))
+        elif number == 50 and event is None:
+            voice._unsent += NOT_UTF8
+        elif number == 50 and event is not None:
+            voice.say(event)
+        await asyncio.sleep(0.001)
+    assert voice.streams == host.book.epochs[0] == 2
+    assert host.keys == set(HASHER.path(range(BLOCK)))
+    voice.close()
+    host.listener.close()
+
+
+async def test_what_raises_is_not_told_twice(tmp_path: Path) -> None:
+    told: list[bytes] = []
+    failed: list[Any] = []
+    loop = asyncio.get_running_loop()
+    loop.set_exception_handler(lambda _loop, context: failed.append(context["exception"]))
+
+    def hear(_dp_rank: int, telling: bytes) -> None:
+        told.append(telling)
+        if len(told) == 2:
+            raise ZeroDivisionError
+
+    listener = CacheListener(tmp_path)
+    listener.listen(loop, hear)
+    voice = stream.CacheVoice(tmp_path, 0)
+    voice.flush()
+    for number in range(5):
+        voice.say(Stored(number, BLOCK, Tier.DEVICE))
+        voice.flush()
+        await asyncio.sleep(0.01)
+    assert len(told) == len(set(told)) == 5
+    assert [type(each) for each in failed] == [ZeroDivisionError]
+    voice.close()
+    listener.close()

@@ -7,7 +7,11 @@ from collections.abc import Callable
 
 import pytest
 
+from disagg.routing.cost.costs import Costs
 from disagg.routing.cost.fit import Fit
+from disagg.routing.cost.prior import Prior
+from disagg.routing.endpoints import RankId
+from disagg.routing.observations import Read
 
 TRUE = (0.01, 5e-5, 1e-10)  # each prompt, token, token²
 
@@ -60,3 +64,17 @@ def test_one_measurement_that_is_far_off_weighs_no_more_than_the_others() -> Non
         fit.learn(prompt(8000), seconds(8000) * factor)
         learn(fit, of_all_lengths, 100)
         assert fit(prompt(8000)) == pytest.approx(seconds(8000), rel=0.1)
+
+
+def test_nor_does_it_change_what_a_waiting_token_is_believed_to_take() -> None:
+    costs, rank = Costs(Prior()), RankId("prefill-0", "prefill-0#1", 0)
+    for _ in range(500):
+        costs.observe(Read(rank, 1, 1000, 5e5, 0.05, 0.1))
+    usual_s = costs.drain_token_s
+    assert usual_s == pytest.approx(5e-5, rel=0.1)
+    for tokens in (100, 2000):
+        costs.observe(Read(rank, 1, tokens, tokens**2 / 2, 60.0, 60.0))
+    assert usual_s < costs.drain_token_s < 1.5 * usual_s
+    for _ in range(2000):
+        costs.observe(Read(rank, 1, 1000, 5e5, 5.0, 10.0))  # all has become slow: that is learnt
+    assert costs.drain_token_s == pytest.approx(5e-3, rel=0.1)

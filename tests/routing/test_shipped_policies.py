@@ -160,6 +160,26 @@ def test_one_client_at_a_time_spreads_what_nobody_has(name: str) -> None:
     assert min(places.values()) >= 5, places
 
 
+def test_a_client_that_expects_no_end_of_its_answer_changes_no_bucket_of_others() -> None:
+    """It can put out no more than its max_tokens, whatever it says."""
+
+    def buckets(hint: int) -> list[int]:
+        router, random_, found = router_of("length_buckets", *split(8, 8)), random.Random(1), []
+        for number in range(400):
+            tokens, says = random_.randrange(10, 2000), random_.randrange(10, 1000)
+            is_odd = not number % 50
+            reservation = router.pick(asked(tokens, 1000, expected_tokens=hint if is_odd else says))
+            assert reservation
+            assert isinstance(reservation.reason, PickedBySide)
+            assert reservation.reason.decode
+            found.append(reservation.reason.decode["bucket"])
+            reservation.release()
+        return found
+
+    assert buckets(2**31 - 1) == buckets(1000)
+    assert set(buckets(1000)) == {0, 1, 2, 3}
+
+
 def test_short_prompts_are_served_alone_and_long_ones_by_pairs_where_that_costs_less() -> None:
     """The one that serves alone decodes less than the pair's; but a long prompt would hold up all that it decodes."""
     alone = make_engine("alone-0#1", Role.AGGREGATED, 9)

@@ -16,6 +16,7 @@ from disagg.coordinator.coordinator import STEPS_MIN
 from disagg.coordinator.request import NoText, Request
 from disagg.errors import Overloaded
 from disagg.plane.client import PlaneClient
+from disagg.plane.ledger import tokens_to_set_aside
 from disagg.plane.messages import RankTaken
 from disagg.registry.met import Met
 from disagg.replay.virtual.clock import Clock
@@ -61,6 +62,7 @@ class Frontend:
         block_tokens: int,
         on_chosen: Callable[[Served], None],
         on_refused: Callable[[Served], None],
+        admission: type[Admission] = Admission,
     ) -> None:
         self._clock, self._on_chosen, self._on_refused = clock, on_chosen, on_refused
         self.endpoints = Endpoints()
@@ -69,7 +71,7 @@ class Frontend:
         self.failed_choices = 0  # LeastLoaded chose in the policy's place
         router = Router(cast("Connections", _Connected(self.endpoints)), _timed(policy, self.choices_us))
         self._router = router
-        self._admission = Admission(
+        self._admission = admission(
             router, queue_max=WAITING_MAX, queue_s=FOREVER_S, no_pair_s=FOREVER_S, now_s=clock.loop.time
         )
         self.endpoints.on_change = self._admission.serve
@@ -123,7 +125,8 @@ class Frontend:
 
     def refused(self, served: Served, by: Host, rank: int) -> None:
         """It waits again, before those that had no pair yet."""
-        self._engines[by.life].endpoints[rank].on_refused()
+        tokens = tokens_to_set_aside(served.prompt_tokens, ROLES[by.model.role].new_tokens(served.max_tokens))
+        self._engines[by.life].endpoints[rank].on_refused(tokens)
         reservation_of(served).release()
         request = served.request
         assert request is not None

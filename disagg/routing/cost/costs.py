@@ -14,7 +14,7 @@ from collections.abc import Callable
 
 from disagg.routing.cost.busy import Busy
 from disagg.routing.cost.factors import Factors, Key
-from disagg.routing.cost.fit import Fit
+from disagg.routing.cost.fit import FACTOR_MAX, Fit
 from disagg.routing.cost.prior import Prior
 from disagg.routing.endpoints import RankId
 from disagg.routing.observations import Answered, Observation, Read, Stepped, Transferred
@@ -97,7 +97,8 @@ class Costs:
             x = (float(seen.prompts), float(seen.tokens), seen.area)
             self._learn(self.reading_factors, seen.rank, self.reading, x, seen.seconds)
             share = min(1.0, seen.tokens / DRAIN_TOKENS)
-            self.drain_token_s += share * (seen.seconds / seen.tokens - self.drain_token_s)
+            token_s = min(seen.seconds / seen.tokens, FACTOR_MAX * self.drain_token_s)  # as in the laws
+            self.drain_token_s += share * (token_s - self.drain_token_s)
 
     def _learn(self, factors: Factors[Key], rank: Key, law: Fit, x: tuple[float, ...], seconds: float) -> None:
         law.learn(x, seconds)  # before: what it has still to learn is no rank's own

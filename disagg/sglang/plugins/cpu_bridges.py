@@ -13,6 +13,7 @@ import sys
 from typing import Any
 
 from disagg.host_spec import LIFE_VARIABLE
+from disagg.sglang.plugins import extend_attention
 from disagg.sglang.plugins.instead import instead_of
 
 CONTROLLER_WAIT_MS = 1000  # a request ends the wait
@@ -30,6 +31,7 @@ def activate() -> None:
         _paged_allocator_in_torch()
         _experts_of_other_ranks()
         _dp_attention()
+        extend_attention.activate()
 
 
 def _kv_pool_in_host_memory() -> None:
