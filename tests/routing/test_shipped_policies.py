@@ -13,13 +13,14 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))  # tests share engines.py; they are not a package
 
-from engines import asked, make_engine, make_router, split
+from engines import PickingRouter, asked, make_engine, make_router, split
 
 from disagg.errors import StartError
 from disagg.kv_events.blocks import BlockHasher
 from disagg.plane.ledger import Capacity
 from disagg.plane.messages import RankTaken
 from disagg.policy_names import SHIPPED, reads_prefixes
+from disagg.registry.met import Met
 from disagg.roles import Role
 from disagg.routing.cost.prior import Prior
 from disagg.routing.endpoints import Endpoint, Engine
@@ -32,7 +33,7 @@ BLOCK = 64
 HASHER = BlockHasher(b"s" * 32, BLOCK)
 
 
-def router_of(name: str, *engines: Engine, seed: int = 1, prior: Prior | None = None) -> Router:
+def router_of(name: str, *engines: Engine, seed: int = 1, prior: Prior | None = None) -> PickingRouter:
     surroundings = Surroundings(random.Random(seed), prior or Prior())
     router = make_router(*engines, policy=load_policy(name, surroundings))
     router.endpoints.block_tokens = BLOCK
@@ -269,6 +270,44 @@ def test_a_prior_that_is_far_off_is_not_the_fault_of_the_rank_that_was_measured(
         assert policy.costs.read_s(first, 500, 0) == policy.costs.read_s(second, 500, 0)  # type: ignore[attr-defined]
     policy.observe(Read(second, 1, 500, 500**2 / 2, 1.0, 1.0))  # type: ignore[attr-defined]
     assert policy.costs.read_s(first, 500, 0) == policy.costs.read_s(second, 500, 0)  # type: ignore[attr-defined]
+
+
+def test_a_slow_way_between_two_engines_is_avoided_and_the_engines_are_not() -> None:
+    """As of two nodes: prefill-0 and decode-0 are on one, prefill-1 and decode-1 on the other; TCP between them."""
+    router = router_of("predicted", *split(2, 2))
+    costs, noise = router._policy.costs, random.Random(5)  # type: ignore[attr-defined]
+    prefills, decodes = (list(router.endpoints.of(role)) for role in (Role.PREFILL, Role.DECODE))
+    for _ in range(40):
+        for here, prefill in enumerate(prefills):
+            for there, decode in enumerate(decodes):
+                kv_bytes = noise.randint(10, 400) * 1_000_000
+                second = kv_bytes / (50e9 if here == there else 0.5e9)
+                costs.observe(Transferred(prefill.id, decode.id, kv_bytes // 100_000, kv_bytes, 0.003 + second))
+    pairs = set()
+    for number in range(12):
+        reservation = router.pick(asked(**prompt(4000, number)))
+        assert reservation is not None
+        pairs.add((reservation.pair.prefill.engine.id[-1], reservation.pair.decode.engine.id[-1]))  # type: ignore[union-attr]
+        if number % 2:
+            reservation.release()
+    assert pairs == {("0", "0"), ("1", "1")}
+
+
+def test_where_ways_differ_a_reader_still_finds_the_one_decode_that_it_has_met() -> None:
+    engines = split(1, 40)
+    router = router_of("predicted", *engines)
+    router.endpoints.meet(Met([("prefill-0#1", "decode-39#1")]))
+    for endpoint in list(router.endpoints.of(Role.DECODE)):
+        if endpoint.life == "decode-39#1":
+            router.endpoints.report(endpoint, RankTaken(5, 5000), 1.0)  # it is the dearest
+    costs = router._policy.costs  # type: ignore[attr-defined]
+    for receiver, seconds in ((1, 0.1), (2, 2.0)) * 20:
+        reader, decode = (engines[number].endpoints[0].id for number in (0, receiver))
+        costs.observe(Transferred(reader, decode, 1000, 10**8, seconds))
+    assert costs.transfer_factors.uneven
+    reservation = router.pick(asked(**prompt(4000)))
+    assert reservation is not None
+    assert reservation.pair.decode.life == "decode-39#1"
 
 
 def test_each_side_may_have_a_policy_of_its_own() -> None:

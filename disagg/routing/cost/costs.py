@@ -3,7 +3,8 @@
 Way:   Router.observe -> [Costs.observe]; a policy -> [Costs.read_s, transfer_s, step_s]
 In:    observations.py, of this frontend's own requests and of hosts' reports
 Out:   seconds
-Owns:  one law for all engines of a deployment, and for each rank by how much it is slower or faster than the law
+Owns:  one law for all engines of a deployment, and by how much each rank, and each way between two engines, is slower
+       or faster than the law
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import time
 from collections.abc import Callable
 
 from disagg.routing.cost.busy import Busy
-from disagg.routing.cost.factors import Factors
+from disagg.routing.cost.factors import Factors, Key
 from disagg.routing.cost.fit import FACTOR_MAX, Fit
 from disagg.routing.cost.prior import Prior
 from disagg.routing.endpoints import RankId
@@ -21,6 +22,7 @@ from disagg.routing.observations import Answered, Observation, Read, Stepped, Tr
 SMOOTHING = 0.1  # of a token's bytes
 ANSWERS_SMOOTHING = 0.025  # of the mean answer
 DRAIN_TOKENS = 200_000  # the mean time of a token is that of the last so many
+LANES_EVEN = 0.5  # transfers vary more than steps
 LOOK_S = 1.0  # how often it is seen to what has not been measured for long
 
 
@@ -42,8 +44,9 @@ class Costs:
         self.output_tokens = p.output_tokens
         self.drain_token_s = self.reading((1.0, 2000.0, 2e6)) / 2000  # for each token that waits
         self.busy = Busy()
-        self.reading_factors = Factors()
-        self.step_factors = Factors()
+        self.reading_factors = Factors[RankId]()
+        self.step_factors = Factors[RankId]()
+        self.transfer_factors = Factors[tuple[str, str]](LANES_EVEN)  # engine ids; outlive incarnations
 
     def age(self) -> None:
         """Before a choice."""
@@ -52,6 +55,7 @@ class Costs:
             self.busy.age(now_s)
             self.reading_factors.age(now_s)
             self.step_factors.age(now_s)
+            self.transfer_factors.age(now_s)
 
     def reading_s(self, to_read: int, cached: int) -> float:
         """One prompt of `to_read` + `cached` tokens, on a rank as the law has it."""
@@ -76,10 +80,12 @@ class Costs:
             case Read():
                 self._note_read(seen)
             case Stepped() if seen.seconds > 0:
-                x = (1.0, float(seen.legs), float(seen.kv_tokens))
-                self._learn(self.step_factors, seen.rank, self.step, x, seen.seconds)
+                step = (1.0, float(seen.legs), float(seen.kv_tokens))
+                self._learn(self.step_factors, seen.rank, self.step, step, seen.seconds)
             case Transferred() if seen.kv_bytes and seen.seconds > 0:
-                self.transfer.learn((1.0, float(seen.kv_bytes)), seen.seconds)
+                x = (1.0, float(seen.kv_bytes))
+                way = seen.prefill.engine_id, seen.decode.engine_id
+                self._learn(self.transfer_factors, way, self.transfer, x, seen.seconds)
                 self.kv_bytes_per_token += SMOOTHING * (seen.kv_bytes / seen.prompt_tokens - self.kv_bytes_per_token)
             case Answered():
                 self.output_tokens += ANSWERS_SMOOTHING * (seen.new_tokens - self.output_tokens)
@@ -94,7 +100,7 @@ class Costs:
             token_s = min(seen.seconds / seen.tokens, FACTOR_MAX * self.drain_token_s)  # as in the laws
             self.drain_token_s += share * (token_s - self.drain_token_s)
 
-    def _learn(self, factors: Factors, rank: RankId, law: Fit, x: tuple[float, ...], seconds: float) -> None:
+    def _learn(self, factors: Factors[Key], rank: Key, law: Fit, x: tuple[float, ...], seconds: float) -> None:
         law.learn(x, seconds)  # before: what it has still to learn is no rank's own
         expected_s = law(x)
         if expected_s > 0:
