@@ -321,6 +321,8 @@ CPU = Part(
         _at("layers.moe.fused_moe_native:moe_forward_native", begins="layer, x"),
         _at("layers.attention.torch_native_backend:TorchNativeAttnBackend"),
         _at("distributed.parallel_state:GroupCoordinator._all_to_all_single", begins="self"),
+        *_all(_SCHEDULER, "on_idle is_fully_idle", "self", is_called=True),
+        _at(f"{_SCHEDULER}idle_sleeper"),
         _at("managers.scheduler_components.idle_sleeper:IdleSleeper.maybe_sleep", begins="self", is_called=True),
         _at("managers.scheduler_components.idle_sleeper:IdleSleeper.poller"),
         _at("layers.dp_attention:is_dp_attention_enabled"),
