@@ -19,6 +19,7 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from statistics import median, quantiles
 from typing import Any, NamedTuple
@@ -96,14 +97,22 @@ async def measure(kinds: list[str]) -> dict[str, Gaps]:
 
 
 async def beside_streams(
-    url: str, seed: str, requests: list[bytes], at_once: int = 1, *, may_fail: bool = True
+    url: str,
+    seed: str,
+    requests: list[bytes],
+    at_once: int = 1,
+    *,
+    may_fail: bool = True,
+    begins: Callable[[], None] = lambda: None,
 ) -> Gaps:
-    """`seed`: of the streams' prompts; `may_fail`: most bodies are refused, and that is their answer."""
+    """`seed`: of the streams' prompts; `may_fail`: most bodies are refused, and that is their answer; `begins` is
+    called once the streams run."""
     body = {"model": "stub", "max_tokens": STREAM_TOKENS, "ignore_eos": True, **STREAMED}
     streams = [post(url, TEXT, body | {"prompt": prompt}) for prompt in random_prompts(seed, STREAMS, 50, VOCABULARY)]
     answers: list[Answer] = []
     running = asyncio.create_task(drive(url, streams, STREAMS, sink=answers))
     await asyncio.sleep(BEFORE_S)
+    begins()
     began_s = time.perf_counter()
     ends = await drive(url, requests, at_once)
     ended_s = time.perf_counter()

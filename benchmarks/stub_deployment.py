@@ -23,6 +23,7 @@ from benchmarks.processes import cpu_s, running, serve, tree
 from disagg.cluster.frontend_process import FrontendProcess
 from disagg.cluster.ports import free_port
 from disagg.coordinator.limits import Limits
+from disagg.freed_memory import keep_freed_memory
 from disagg.frontend.readers import PROGRAM, READ_S, Order
 from disagg.frontend.spec import FrontendSpec
 from disagg.host_spec import SECRET_VARIABLE, TextSpec
@@ -141,6 +142,7 @@ async def _no_drain(_engine_id: str, _restart: bool) -> str | None:
 
 async def _serve(step_ms: float, script: list[int], context_tokens: int, folder: str) -> None:
     """`folder`: of the tokenizer that its process has; empty for none."""
+    keep_freed_memory()  # as an engine's host
     facts = msgspec.structs.replace(FACTS, context_length=context_tokens, request_tokens_max=context_tokens)
     texts = await text_service(TextSpec(folder, PROGRAM, _order(folder))) if folder else None
     engine = StubEngine(step_s=step_ms / 1e3, script=script, facts=facts)

@@ -36,6 +36,7 @@ from disagg.routing.endpoints import UNBOUNDED, Endpoint
 from disagg.routing.reservation import Reservation
 from disagg.routing.router import Router
 from disagg.routing.view import Choice, RoutingView
+from disagg.token_ids import packed
 
 LOOK_AHEAD = 64  # of the waiting requests so many are gone through with each change
 ALL_S = 0.05  # and once in so long all, of which as many are considered: else those that stay bound would hide the rest
@@ -257,7 +258,9 @@ class Admission:
     def _view(self, request: Request, until_s: float) -> RoutingView:
         tokens = len(request.prompt_ids) + len(request.emitted_ids)
         if request.path_tokens != tokens and not self._embeds:
-            ids = request.prompt_ids + request.emitted_ids if request.emitted_ids else request.prompt_ids
+            ids = request.prompt_ids
+            if request.emitted_ids:
+                ids = packed(ids) + packed(request.emitted_ids)
             request.path = self._router.path(ids, request.adapter)
             request.path_tokens = tokens
         return RoutingView(

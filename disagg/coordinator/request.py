@@ -7,6 +7,7 @@ Owns:  prompt ids, emitted ids, text, usage, timeline, phase. Legs, rooms and en
 from __future__ import annotations
 
 from array import array
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
@@ -80,7 +81,7 @@ class Request:
     """
 
     id: str  # 32 hex digits; the first four name the frontend
-    prompt_ids: list[int]
+    prompt_ids: Sequence[int]  # packed (disagg/token_ids.py)
     sampling: dict[str, Any]  # SGLang's names, without max_new_tokens, stop and seed mapping is done
     max_tokens: int  # output tokens
     text: TextSide

@@ -43,7 +43,7 @@ class Answering:
 
     def prompt_of(self, index: int) -> list[int]:
         """Of a choice."""
-        return self.asked.prompts[index // self.asked.n]
+        return self.asked.prompts[index // self.asked.n].tolist()
 
     def echo(self, index: int) -> str | None:
         """Of a request: its prompt, where the answer begins with that."""

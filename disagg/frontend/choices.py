@@ -90,7 +90,6 @@ class Gathered:
                 index=index,
                 text=echo,
                 finish_reason="length",
-                prompt_token_ids=request.prompt_ids,
                 prompt_logprobs=request.prompt_logprobs or [],
             )
         if echo:
@@ -101,7 +100,6 @@ class Gathered:
             matched_stop=request.matched_stop,
             token_ids=request.emitted_ids,
             logprobs=request.logprobs,
-            prompt_token_ids=request.prompt_ids,
             prompt_logprobs=request.prompt_logprobs or [],
             cached_tokens=request.facts.cached_tokens or 0,
         )

@@ -16,6 +16,7 @@ from disagg.adapters import Served
 from disagg.fields import Body, boolean, integer, refuse, required, token_ids, typed, wrong_type
 from disagg.frontend.parameters import check_names
 from disagg.frontend.request_body import check_model
+from disagg.token_ids import TokenIds, packed
 
 if TYPE_CHECKING:
     from disagg.tokenizer.codec import Codec
@@ -38,7 +39,7 @@ FIELDS: dict[InputKind, frozenset[str]] = {
 
 class InputsRequest(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     source: str  # the parameter that held the inputs
-    prompts: list[list[int]]
+    prompts: list[TokenIds]
     seconds_at: list[int] = []  # of pairs: where each one's second text begins
     is_base64: bool = False
     dimensions: int | None = None
@@ -88,7 +89,7 @@ def _rerank(body: Body, codec: Codec) -> InputsRequest:
             break  # what is here is refused for its length
     return InputsRequest(
         source="documents",
-        prompts=[ids for ids, _ in pairs],
+        prompts=[packed(ids) for ids, _ in pairs],
         seconds_at=[second_at for _, second_at in pairs],
         documents=documents if boolean(body, "return_documents", absent=True) else None,
         top_n=integer(body, "top_n", 1, BATCH_MAX),
@@ -99,7 +100,7 @@ def _score(body: Body, codec: Codec) -> InputsRequest:
     query, item_first = required(body, "query"), boolean(body, "item_first")
     given = required(body, "items")
     items = [given] if isinstance(given, str) else _list(body, "items")
-    prompts: list[list[int]] = []
+    prompts: list[TokenIds] = []
     query_ids = [] if isinstance(query, str) else _ids(query, "query", codec)
     left = TOKENS_MAX
     for at, item in enumerate(items):
@@ -108,10 +109,10 @@ def _score(body: Body, codec: Codec) -> InputsRequest:
         here = f"items[{at}]"
         if isinstance(query, str):
             texts = [query, _text(item, here)]
-            prompts.append(codec.text_ids("".join(reversed(texts) if item_first else texts)))
+            prompts.append(packed(codec.text_ids("".join(reversed(texts) if item_first else texts))))
         else:
             ids = [query_ids, _ids(item, here, codec)]
-            prompts.append(ids[1] + ids[0] if item_first else ids[0] + ids[1])
+            prompts.append(packed(ids[1] + ids[0] if item_first else ids[0] + ids[1]))
         left -= len(prompts[-1])
     labels = _labels(body, codec)
     return InputsRequest(source="items", prompts=prompts, softmax=boolean(body, "apply_softmax"), label_ids=labels)
@@ -131,19 +132,20 @@ def _labels(body: Body, codec: Codec) -> list[int]:
 _READ = {"embd": _embeddings, "clas": _classify, "rank": _rerank, "scor": _score}
 
 
-def _inputs(body: Body, codec: Codec) -> list[list[int]]:
+def _inputs(body: Body, codec: Codec) -> list[TokenIds]:
     """A text, a list of texts, a list of token ids, or a list of such lists."""
     given = required(body, "input")
     if isinstance(given, str):
-        return [codec.text_ids(_text(given, "input"))]
+        return [packed(codec.text_ids(_text(given, "input")))]
     if not isinstance(given, list):
         wrong_type("input", "a string, a list of strings, or lists of token ids", given)
     if given and all(type(each) in (int, float) for each in given):
-        return [_ids(given, "input", codec)]
+        return [packed(_ids(given, "input", codec))]
     prompts = []
     for at, each in enumerate(_list(body, "input")):
         here = f"input[{at}]"
-        prompts.append(_ids(each, here, codec) if isinstance(each, list) else codec.text_ids(_text(each, here)))
+        ids = _ids(each, here, codec) if isinstance(each, list) else codec.text_ids(_text(each, here))
+        prompts.append(packed(ids))
     return prompts
 
 

@@ -24,6 +24,7 @@ import uvloop
 from disagg.adapters import Served
 from disagg.coordinator.coordinator import Coordinator
 from disagg.errors import StartError
+from disagg.freed_memory import keep_freed_memory
 from disagg.frontend.app import Frontend
 from disagg.frontend.engine_tokenizer import EngineTokenizer
 from disagg.frontend.http1 import Limits, Refusals
@@ -125,6 +126,7 @@ def _own_tokenizer(spec: FrontendSpec) -> Callable[[Callable[[], Served]], Token
 
 
 def main() -> None:
+    keep_freed_memory()
     log_to_stderr("[%(asctime)s] %(name)s: %(message)s")
     line = b""
     while not line.endswith(b"\n"):  # unbuffered: what follows is watched for its end

@@ -67,7 +67,6 @@ class ChoiceAnswer:
     matched_stop: str | int | None = None  # the stop string or token id that ended it
     token_ids: list[int] = field(default_factory=list)
     logprobs: list[TokenLogprobs] = field(default_factory=list)
-    prompt_token_ids: list[int] = field(default_factory=list)
     prompt_logprobs: list[TokenLogprobs] = field(default_factory=list)
     cached_tokens: int = 0  # of the prompt
 

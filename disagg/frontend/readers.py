@@ -8,6 +8,7 @@ Fails: what `read` raises there, and what BodyReaders raises
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -16,7 +17,8 @@ import msgspec
 from disagg.adapters import Served
 from disagg.errors import BadRequest
 from disagg.frontend.reading import Read, read
-from disagg.process.body_readers import BodyReaders
+from disagg.plane.messages import unpack_ids
+from disagg.process.body_readers import LONG_NICENESS, BodyReaders
 from disagg.tokenizer.overrides import Overrides
 from disagg.tokenizer.short_bodies import is_short
 
@@ -44,7 +46,15 @@ class Refusal(msgspec.Struct, frozen=True, tag=True):
     args: tuple[str | None, str, str, int]  # of the BadRequest
 
 
-_decode_answer = msgspec.msgpack.Decoder(Read | Refusal).decode
+def _packed(value: object) -> bytes:
+    """Token ids in an answer."""
+    if isinstance(value, array):
+        return value.tobytes()
+    raise NotImplementedError(type(value))  # a bug: msgspec says where
+
+
+encode_answer = msgspec.msgpack.Encoder(enc_hook=_packed).encode
+_decode_answer = msgspec.msgpack.Decoder(Read | Refusal, dec_hook=lambda _, octets: unpack_ids(octets)).decode
 
 
 def answered(said: bytes) -> Read:
@@ -62,7 +72,7 @@ class Readers:
         """`served`: what may be named now. `refuses_unknown`: see `read`."""
         self._codec, self._served, self._refuses_unknown = codec, served, refuses_unknown
         order = Order(str(codec.folder), served().model, read_s, codec.overrides, refuses_unknown)
-        self.processes = BodyReaders(PROGRAM, msgspec.msgpack.encode(order), READERS_MAX)
+        self.processes = BodyReaders(PROGRAM, msgspec.msgpack.encode(order), READERS_MAX, LONG_NICENESS)
 
     async def start(self) -> None:
         await self.processes.start()

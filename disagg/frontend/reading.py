@@ -39,6 +39,7 @@ from disagg.frontend.tokenizing import Answered, read_detokenize, read_tokenize
 from disagg.frontend.tool_choice import tool_use_of
 from disagg.frontend.unknown_fields import take_unknown
 from disagg.sampling import INT32_MAX
+from disagg.token_ids import TokenIds, packed
 
 if TYPE_CHECKING:
     from disagg.tokenizer.codec import Codec
@@ -63,7 +64,7 @@ def read(data: bytes, endpoint: str, served: Served, codec: Codec, *, refuses_un
     else:
         asked = READINGS[endpoint](body, served, codec)
     if isinstance(asked, CompletionRequest) and asked.echo:
-        texts = [codec.text_of(prompt_ids, skip_special_tokens=True) for prompt_ids in asked.prompts]
+        texts = [codec.text_of(list(prompt_ids), skip_special_tokens=True) for prompt_ids in asked.prompts]
         asked = msgspec.structs.replace(asked, prompt_texts=texts)
     if isinstance(asked, CompletionRequest):
         _check_carried(asked)
@@ -121,14 +122,14 @@ def _completion(
     return CompletionRequest(api="text", source="prompt", prompts=prompts, **fields)
 
 
-def _kept(prompt_ids: list[int], kept: int | None, source: str, limit: int) -> list[int]:
+def _kept(prompt_ids: list[int], kept: int | None, source: str, limit: int) -> TokenIds:
     if not prompt_ids:
         refuse(source, "empty_prompt", f"'{source}' gives no token")
     if kept is not None:
         prompt_ids = prompt_ids[-kept:]
     if len(prompt_ids) >= limit:
         refuse_too_long(source, len(prompt_ids), limit)
-    return prompt_ids
+    return packed(prompt_ids)
 
 
 def _generate(body: Body, served: Served, codec: Codec) -> CompletionRequest:

@@ -21,6 +21,7 @@ from disagg.frontend.constraints import constraint_of
 from disagg.frontend.talk import Talk
 from disagg.frontend.tool_choice import ToolUse
 from disagg.sampling import INT32_MAX, sampling_of
+from disagg.token_ids import TokenIds
 
 N_MAX = 32
 PROMPTS_MAX = 256
@@ -38,7 +39,7 @@ class CompletionRequest(msgspec.Struct, frozen=True, kw_only=True, tag=True):
 
     api: str  # whose words the answer speaks: a key of FORMS (forms.py)
     source: str  # the parameter that held the prompts: messages or prompt
-    prompts: list[list[int]]
+    prompts: list[TokenIds]
     n: int
     best_of: int
     echo: bool  # the answer begins with its prompt

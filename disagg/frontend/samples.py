@@ -25,6 +25,7 @@ from disagg.frontend.parts import ChoiceAnswer, TokenLogprobs
 from disagg.frontend.request_body import SAMPLES_MAX, CompletionRequest, refuse_too_long
 from disagg.frontend.text_facts import TextFacts
 from disagg.frontend.tokenization import Tokenization, known
+from disagg.token_ids import TokenIds
 
 FOLLOWS_TOKENS = 256  # of a prompt this long the further samples wait until the first one has read it
 PROMPT_LOGPROBS_MAX = 1 << 19  # of all samples: some 7 MB, and half a second of the event loop
@@ -192,7 +193,7 @@ def _asks(asked: CompletionRequest, prompt_tokens: int) -> dict[str, Any]:
     return asks
 
 
-def _output_tokens(asked: CompletionRequest, prompt_ids: list[int], backend: Backend, facts: TextFacts) -> int:
+def _output_tokens(asked: CompletionRequest, prompt_ids: TokenIds, backend: Backend, facts: TextFacts) -> int:
     """How many tokens the answer may have. Raises BadRequest for what no engine could hold."""
     prompt_tokens, held = len(prompt_ids), backend.request_tokens_max
     limit = min(facts.context_length, held) if held else facts.context_length

@@ -6,6 +6,7 @@ Owns:  the meaning of one leg on one engine. An engine knows nothing of pairs, r
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -20,7 +21,7 @@ class Leg:
     """One engine's half of a request."""
 
     id: str  # unique in the deployment; a request's next try is another leg
-    prompt_ids: list[int]
+    prompt_ids: Sequence[int]  # packed (disagg/token_ids.py)
     sampling: dict[str, Any]  # SGLang's sampling parameters, max_new_tokens among them
     dp_rank: int
     bootstrap: Bootstrap | None  # None on an aggregated engine

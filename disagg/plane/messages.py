@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from disagg.kv_events.changes import Change
+from disagg.token_ids import TokenIds, packed
 
 WELL = ("stop", "length")  # a LegEnd's reason when nothing went wrong
 REFUSED = "refused"
@@ -363,17 +364,17 @@ def pack_floats(numbers: Iterable[float]) -> bytes:
     return array("f", numbers).tobytes()
 
 
-def unpack_floats(packed: bytes) -> list[float]:
+def unpack_floats(octets: bytes) -> list[float]:
     numbers = array("f")
-    numbers.frombytes(packed)
+    numbers.frombytes(octets)
     return numbers.tolist()
 
 
 def pack_ids(token_ids: Iterable[int]) -> bytes:
-    return array("I", token_ids).tobytes()
+    return packed(token_ids).tobytes()
 
 
-def unpack_ids(packed: bytes) -> list[int]:
-    ids = array("I")
-    ids.frombytes(packed)
-    return ids.tolist()
+def unpack_ids(octets: bytes) -> TokenIds:
+    ids = packed(())
+    ids.frombytes(octets)
+    return ids

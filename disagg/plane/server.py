@@ -283,7 +283,7 @@ class _Session:
         wanted, texts = message.text, self.server.texts
         if wanted is None or texts is None:
             return _LiveLeg(self, message.leg, leg, grant)
-        emitted_ids = leg.prompt_ids[len(leg.prompt_ids) - wanted.emitted :]
+        emitted_ids = list(leg.prompt_ids[len(leg.prompt_ids) - wanted.emitted :])
         return _SpokenLeg(self, message.leg, leg, grant, texts.leg_text(wanted, emitted_ids))
 
     def _tell_kv(self) -> None:

@@ -28,14 +28,17 @@ log = logging.getLogger(__name__)
 WAIT_S = 30.0
 HELD_BYTES_MAX = 256 << 20
 LENGTH_BYTES = 4
+LONG_NICENESS = 5  # of what may take its time: beside a busy process it gets a quarter of a core
+ONE_CORE = {"RAYON_NUM_THREADS": "1"}  # fastokens would take all for some milliseconds, and gain one or two
 END_OF_WORD = b"\n"  # between the endpoint's word, the adapters' names behind it, and the body
 
 
 class BodyReaders:
-    """`program`: a module that speaks as frontend/reader.py does; `order`: the first frame that it gets."""
+    """`program`: a module that speaks as frontend/reader.py does; `order`: the first frame that it gets. `niceness`: of
+    its processes once they read, over that of this one, whose streams are to go first."""
 
-    def __init__(self, program: str, order: bytes, most: int) -> None:
-        self._program, self._order = program, order
+    def __init__(self, program: str, order: bytes, most: int, niceness: int = 0) -> None:
+        self._program, self._order, self._niceness = program, order, niceness
         self._free = asyncio.Semaphore(most)
         self._idle: list[_Reader] = []
         self._working: set[asyncio.Task[bytes]] = set()
@@ -94,7 +97,7 @@ class BodyReaders:
             task.exception()  # its client may have left: then nobody else looks at it
 
     async def _started(self) -> _Reader:
-        return await _Reader.start(self._program, self._order)
+        return await _Reader.start(self._program, self._order, self._niceness)
 
 
 class _Reader:
@@ -106,15 +109,15 @@ class _Reader:
         self._process, self._input, self._output = process, process.stdin, process.stdout
 
     @classmethod
-    async def start(cls, program: str, order: bytes) -> _Reader:
-        words = ["-P", "-m", program]  # -P: nothing of the folder where all this was started
+    async def start(cls, program: str, order: bytes, niceness: int) -> _Reader:
+        words = ["-P", "-m", program, str(niceness)]  # -P: nothing of the folder where all this was started
         try:
             process = await asyncio.create_subprocess_exec(
                 sys.executable,
                 *words,
                 stdin=asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.PIPE,
-                env={name: value for name, value in os.environ.items() if name != SECRET_VARIABLE},
+                env=ONE_CORE | {name: value for name, value in os.environ.items() if name != SECRET_VARIABLE},
                 start_new_session=True,  # a Ctrl-C is the driver's
             )
         except OSError as error:  # no more files, processes or memory

@@ -21,6 +21,7 @@ from typing import NoReturn
 
 import msgspec
 
+from disagg.freed_memory import keep_freed_memory
 from disagg.host_spec import FOLLOWED, LIFE_VARIABLE, SECRET_VARIABLE, HostSpec, decode_spec
 from disagg.kv_events.book import KvBook
 from disagg.plane.engine import Engine, EngineFacts
@@ -46,6 +47,7 @@ def run(spec: HostSpec, pipe: socket.socket, spares: Spares | None = None) -> No
     standby."""
     phases = Phases(spec.asked_s)
     phases.end("process")
+    keep_freed_memory()
     os.environ.update(spec.environment)
     os.environ[LIFE_VARIABLE] = spec.life
     os.environ["TMPDIR"] = tempfile.tempdir = spec.scratch

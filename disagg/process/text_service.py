@@ -16,7 +16,7 @@ from typing import Protocol
 from disagg.errors import BadRequest, Overloaded, RequestError
 from disagg.host_spec import TextSpec
 from disagg.plane import messages as m
-from disagg.process.body_readers import BodyReaders
+from disagg.process.body_readers import LONG_NICENESS, BodyReaders
 from disagg.tokenizer.any_tokenizer import load_any
 from disagg.tokenizer.leg_text import LegText
 from disagg.tokenizer.short_bodies import is_short
@@ -66,7 +66,8 @@ class TextService:
 
 async def text_service(spec: TextSpec) -> TextService:
     """With its first reader's process started: it takes a second to be ready."""
-    short, long = (BodyReaders(spec.program, spec.order, most) for most in (1, LONG_READERS))
+    short = BodyReaders(spec.program, spec.order, 1)
+    long = BodyReaders(spec.program, spec.order, LONG_READERS, LONG_NICENESS)
     texts = Texts(load_any(Path(spec.folder), trust_remote_code=spec.trust_remote_code))
     await short.start()
     return TextService(texts, short, long)

@@ -19,7 +19,7 @@ from disagg.routing.endpoints import Pair, RankId
 class RoutingView(msgspec.Struct, frozen=True, kw_only=True):
     """One try of one request, as routing sees it. Times in seconds of this process's monotonic clock.
 
-    `prompt_ids` and `emitted_ids` (tokens so far, of a request that migrates) are the request's own lists: to be read,
+    `prompt_ids` and `emitted_ids` (tokens so far, of a request that migrates) are the request's own: to be read,
     never to be changed or kept.
     """
 

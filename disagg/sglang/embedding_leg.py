@@ -16,6 +16,7 @@ from typing import Any
 
 from disagg.host_spec import is_on
 from disagg.plane.messages import NOT_A_NUMBER, pack_floats
+from disagg.sglang.input_ids import input_ids
 from disagg.sglang.leg import SGLangLeg
 
 PART = "pairs"  # of touched.py
@@ -29,7 +30,7 @@ class EmbeddingLeg(SGLangLeg):
         if self.leg.second_at and not is_on(PART):
             raise ValueError("this SGLang cannot be told where the second text of a pair begins")
         adapter = {"lora_path": self.leg.adapter} if self.leg.adapter else {}
-        asked = EmbeddingReqInput(input_ids=self.leg.prompt_ids, rid=self.leg.id, **adapter)
+        asked = EmbeddingReqInput(input_ids=input_ids(self.leg.prompt_ids), rid=self.leg.id, **adapter)
         setattr(asked, SECOND_AT, self.leg.second_at)
         return self._chunks(engine.tokenizer_manager.generate_request(asked))
 

@@ -19,6 +19,7 @@ from typing import Any
 
 from disagg.plane.engine import Leg, LegSink
 from disagg.plane.messages import INVALID, NOT_A_NUMBER, TokenLogprobs
+from disagg.sglang.input_ids import input_ids
 from disagg.sglang.logprobs import input_logprobs, output_logprobs
 from disagg.sglang.refusals import for_the_client
 from disagg.sglang.stages import STAGES
@@ -167,7 +168,7 @@ def _failure(detail: str) -> tuple[str, str]:
 
 def _generate_arguments(leg: Leg) -> dict[str, Any]:
     arguments: dict[str, Any] = {
-        "input_ids": leg.prompt_ids,
+        "input_ids": input_ids(leg.prompt_ids),
         "sampling_params": leg.sampling,
         "rid": leg.id,
         "stream": True,

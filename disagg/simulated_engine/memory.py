@@ -8,7 +8,7 @@ Fails: where there is no room `take` returns None and `grow` False, and nothing 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from xxhash import xxh3_64_intdigest
@@ -67,7 +67,7 @@ class KvPool:
             events += (block.at, self._stored(block))
         return events
 
-    def take(self, prompt_ids: list[int], tokens: int, adapter: str = "") -> tuple[Holding, int] | None:
+    def take(self, prompt_ids: Sequence[int], tokens: int, adapter: str = "") -> tuple[Holding, int] | None:
         """Room for `tokens` (the prompt among them), and how many prompt tokens are in the cache already, read with
         the same adapter."""
         packed = pack_ids(prompt_ids) if self._block_tokens else b""

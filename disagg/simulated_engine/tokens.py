@@ -44,12 +44,12 @@ def start_of(adapter: str) -> int:
     return crc32(adapter.encode()) if adapter else 0
 
 
-def answer(prompt_ids: list[int], max_tokens: int, ignore_eos: bool = False, adapter: str = "") -> list[int]:
+def answer(prompt_ids: Sequence[int], max_tokens: int, ignore_eos: bool = False, adapter: str = "") -> list[int]:
     """The whole greedy answer that any engine gives to this prompt."""
     return following(fold(prompt_ids, start_of(adapter)), max_tokens, ignore_eos)[0]
 
 
-def logprobs_of(ids: list[int], top: int, chosen: Sequence[int] = ()) -> list[TokenLogprobs]:
+def logprobs_of(ids: Sequence[int], top: int, chosen: Sequence[int] = ()) -> list[TokenLogprobs]:
     """Of each id a number that follows from it alone, of its `top` neighbours, and of chosen ids in its place."""
     return [
         TokenLogprobs(
@@ -62,7 +62,7 @@ def logprobs_of(ids: list[int], top: int, chosen: Sequence[int] = ()) -> list[To
     ]
 
 
-def prompt_logprobs_of(ids: list[int], top: int) -> list[TokenLogprobs]:
+def prompt_logprobs_of(ids: Sequence[int], top: int) -> list[TokenLogprobs]:
     return [TokenLogprobs(ids[0], None), *logprobs_of(ids[1:], top)]
 
 
@@ -70,7 +70,7 @@ def _logprob(token_id: int) -> float:
     return -(token_id % 97) / 16
 
 
-def vector(ids: list[int], second_at: int = 0, adapter: str = "") -> bytes:
+def vector(ids: Sequence[int], second_at: int = 0, adapter: str = "") -> bytes:
     """The unit vector that any engine makes of these ids, as it travels."""
     draw = Random(fold(ids, start_of(adapter)) ^ second_at)
     numbers = [draw.uniform(-1.0, 1.0) for _ in range(DIMENSIONS)]

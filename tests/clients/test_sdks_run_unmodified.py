@@ -35,7 +35,9 @@ def answers(codec: Codec) -> Script:
     """What is said depends on the last turn, and on whether the answer was to be JSON, or a call of Person."""
 
     async def script(running: Running) -> None:
-        turn = codec.text_of(running.request.prompt_ids, skip_special_tokens=False).rpartition("<|im_start|>user")[2]
+        turn = codec.text_of(list(running.request.prompt_ids), skip_special_tokens=False).rpartition(
+            "<|im_start|>user"
+        )[2]
         sampling = running.request.sampling
         if "weather" in turn:
             said = called("weather", {"city": "Paris"})

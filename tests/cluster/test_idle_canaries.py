@@ -70,7 +70,7 @@ async def test_each_idle_rank_hums_alone_and_every_third_time_the_pair_sings() -
         hosts = [leg.bootstrap.host for leg in decode.legs if leg.bootstrap]
         assert hosts == [FAKE_HOST, FAKE_HOST, FAKE_HOST, "127.0.0.1"]
         hum = decode.legs[0]
-        assert (hum.prompt_ids, hum.sampling["max_new_tokens"], len(hum.id)) == ([10, 11, 12, 13], 2, 34)
+        assert (list(hum.prompt_ids), hum.sampling["max_new_tokens"], len(hum.id)) == ([10, 11, 12, 13], 2, 34)
         assert hum.bootstrap is not None
         assert hum.bootstrap.room == hum.dp_rank == 0
         assert s.nodes["prefill-0"].engine.legs[-1].sampling["max_new_tokens"] == 1

@@ -101,7 +101,7 @@ async def test_a_vector_or_a_bare_score_comes_before_the_end(said: Any, vector: 
     manager = Manager(chunk(said, "length"))
     sink = await over(begin(manager)[1])
     assert (sink.vector, sink.end) == (vector, ("stop", ""))
-    assert (manager.asked[0].rid, manager.asked[0].input_ids) == ("a" * 34, [5, 6, 7, 8])
+    assert (manager.asked[0].rid, list(manager.asked[0].input_ids)) == ("a" * 34, [5, 6, 7, 8])
 
 
 @pytest.mark.parametrize(("adapter", "named"), [("sql", "sql"), ("", None)])

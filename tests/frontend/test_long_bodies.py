@@ -6,6 +6,7 @@ import asyncio
 import os
 import signal
 import sys
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -18,6 +19,7 @@ from disagg.frontend import readers
 from disagg.frontend.readers import READERS_MAX, Readers
 from disagg.frontend.reading import read
 from disagg.process import body_readers
+from disagg.process.body_readers import LONG_NICENESS
 from disagg.tokenizer.codec import Codec, load_codec
 from disagg.tokenizer.overrides import Overrides
 from disagg.tokenizer.short_bodies import SHORT_BRACES, SHORT_BYTES, SHORT_BYTES_SLOW, is_short
@@ -164,6 +166,15 @@ async def test_there_are_no_more_readers_than_allowed_and_none_is_left(codec: Co
         assert [answer.status for answer in answers] == [200] * 12
         assert 1 <= len(children()) <= READERS_MAX
     assert children() == []
+
+
+async def test_all_that_a_reader_does_gives_way_to_streams(codec: Codec) -> None:
+    async with serving(ScriptedBackend(says("Hi")), codec) as frontend:
+        assert (await long(frontend.port)).status == 200
+        (pid,) = children()
+        threads = [int(each.name) for each in Path(f"/proc/{pid}/task").iterdir()]
+        given_way = {os.getpriority(os.PRIO_PROCESS, thread) for thread in threads}
+        assert given_way == {min(os.nice(0) + LONG_NICENESS, 19)}
 
 
 async def test_a_reader_ends_with_its_frontend_even_if_that_is_killed(codec: Codec) -> None:

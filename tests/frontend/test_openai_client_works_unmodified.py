@@ -60,7 +60,7 @@ async def test_completions(client: openai.AsyncOpenAI, backend: ScriptedBackend)
     answer = await client.completions.create(model=MODEL, prompt="Hi", max_tokens=4)
     assert (answer.choices[0].text, answer.choices[0].finish_reason) == ("Hello!", "length")
     await client.completions.create(model=MODEL, prompt=[5, 6, 7])
-    assert backend.requests[1].prompt_ids == [5, 6, 7]
+    assert list(backend.requests[1].prompt_ids) == [5, 6, 7]
 
 
 async def test_completions_streamed(client: openai.AsyncOpenAI) -> None:

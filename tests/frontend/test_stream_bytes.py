@@ -51,7 +51,7 @@ async def test_golden_streams_with_token_ids(codec: Codec, name: str, path: str)
     events = [json.loads(event.removeprefix(b"data: ")) for event in answer.body.split(b"\n\n")[:-2]]
     choices = [event["choices"][0] for event in events]
     prompts = [place["prompt_token_ids"] for place in (*events, *choices) if "prompt_token_ids" in place]
-    assert prompts == [backend.requests[0].prompt_ids]
+    assert prompts == [list(backend.requests[0].prompt_ids)]
     assert [each for choice in choices for each in choice.get("token_ids", ())] == [0, 1, 2]
 
 
@@ -91,7 +91,7 @@ async def test_token_ids_of_a_whole_answer_only_if_asked_for(codec: Codec, path:
     asked = (await answered(codec, backend, ask(path, return_token_ids=True))).json
     choice = asked["choices"][0]
     holder = asked if "chat" in path else choice
-    assert (holder["prompt_token_ids"], choice["token_ids"]) == (backend.requests[0].prompt_ids, [0, 1])
+    assert (holder["prompt_token_ids"], choice["token_ids"]) == (list(backend.requests[0].prompt_ids), [0, 1])
     plain = await answered(codec, backend, ask(path, return_token_ids=False))
     assert b"token_ids" not in plain.body
 

@@ -139,7 +139,7 @@ async def test_the_end_of_a_long_prompt_is_kept(codec: Codec, more: dict[str, An
     async with serving(backend, codec) as frontend:
         answer = await exchange(frontend.port, ask("/v1/completions", prompt=prompt, **more))
     assert answer.status == (200 if kept else 400)
-    assert [each.prompt_ids for each in backend.requests] == ([codec.text_ids(text)[-kept:]] if kept else [])
+    assert [list(each.prompt_ids) for each in backend.requests] == ([codec.text_ids(text)[-kept:]] if kept else [])
 
 
 @pytest.mark.parametrize("more", [{"truncate_prompt_tokens": 3}, {"truncate_prompt_tokens": -1, "max_tokens": 12}])

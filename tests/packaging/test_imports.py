@@ -28,6 +28,8 @@ FLOORS = (
         "chart",
         "adapters",
         "policy_names",
+        "token_ids",
+        "freed_memory",
     ),
     ("host_spec", "folders", "surroundings", "fields", "reasoning_end", "stop_patterns"),
     ("kv_events",),

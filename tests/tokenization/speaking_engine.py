@@ -47,7 +47,7 @@ class SpeakingEngine:
         return EngineFacts(kv_tokens=1 << 20, request_tokens_max=1 << 20, requests_max=256)
 
     def submit(self, leg: Leg, sink: LegSink) -> object:
-        running = _Running(leg, sink, _answer(leg.prompt_ids))
+        running = _Running(leg, sink, _answer(list(leg.prompt_ids)))
         self.legs.append(running)
         if leg.embeds:
             asyncio.get_running_loop().call_soon(_embed, running)

@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 from scripted import MODEL, make_model_folder
 
-from disagg.process.text_service import TextService
+from disagg.host_spec import TextSpec
+from disagg.process.body_readers import LONG_NICENESS
+from disagg.process.text_service import LONG_READERS, TextService, text_service
 from disagg.tokenizer.text import Texts
 from disagg.tokenizer.tokenizer_files import load_tokenizer
 
@@ -44,3 +46,19 @@ async def test_what_takes_long_goes_to_the_long_ones(
     service = TextService(Texts(load_tokenizer(make_model_folder(tmp_path))), short, long)
     await service.read(1, words, json.dumps(body).encode())
     assert (short.read, long.read) == (([words], []) if is_quick else ([], [words]))
+
+
+async def test_long_ones_alone_give_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each short body waits for its reader."""
+    made: list[tuple[int, int]] = []
+
+    class Made:
+        def __init__(self, _program: str, _order: bytes, most: int, niceness: int = 0) -> None:
+            made.append((most, niceness))
+
+        async def start(self) -> None:
+            pass
+
+    monkeypatch.setattr("disagg.process.text_service.BodyReaders", Made)
+    await text_service(TextSpec(str(make_model_folder(tmp_path)), "", b""))
+    assert made == [(1, 0), (LONG_READERS, LONG_NICENESS)]

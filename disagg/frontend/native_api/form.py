@@ -32,7 +32,7 @@ class NativeSaying:
     """`ids`: of each choice's request. `token_text`: where the client wants texts beside logprobs."""
 
     ids: Sequence[str]
-    prompts: Sequence[list[int]]  # of each choice
+    prompts: Sequence[Sequence[int]]  # of each choice
     received_at_s: float  # monotonic
     token_text: TokenText | None = None
 

@@ -26,6 +26,7 @@ from disagg.frontend.receiving import bare_id
 from disagg.frontend.request_body import CompletionRequest
 from disagg.frontend.responses import encode
 from disagg.frontend.tokenization import Tokenization, facts_now
+from disagg.token_ids import TokenIds
 
 TEXT = b"text/plain; charset=utf-8"
 FLUSH_WAIT_MAX_S = 60.0
@@ -59,7 +60,7 @@ class NativeRoutes:
                 raise NoReadyPair("frontend", f"no token came: {error.message}") from error
         await exchange.answer(200, b"{}")
 
-    async def _prompt_ids(self) -> list[int]:
+    async def _prompt_ids(self) -> TokenIds:
         body = encode({"model": self._backend.model_name, "prompt": "a"})
         asked = await self._tokenization.read(body, "text")
         assert isinstance(asked, CompletionRequest)
