@@ -37,6 +37,7 @@ from disagg.roles import Role
 from disagg.tokenizer.overrides import Overrides
 
 HOST_S = 20.0
+BLOCK_TOKENS = 64
 IDLE_FOR_S, IDLE_SHARE, IDLE_LIMIT_S = 0.5, 0.05, 30.0
 
 
@@ -58,8 +59,11 @@ async def stub_deployment(
     context_tokens: int = FACTS.context_length,
     **front: Any,
 ) -> AsyncIterator[StubDeployment]:
-    """`script`: what its engines say, over and over; `context_tokens`: theirs, beside the model's own. `front`: what
-    else the frontend is told (FrontendSpec); with tokenization "engine" the engines' processes have the tokenizer."""
+    """By the default policy, which looks at KV blocks, as where the YAML says no more. Its engines tell nothing
+    of theirs, so that is guessed.
+
+    `script`: what its engines say, over and over; `context_tokens`: theirs, beside the model's own. `front`: what else
+    the frontend is told (FrontendSpec); with tokenization "engine" the engines' processes have the tokenizer."""
     secret = secrets.token_bytes(32)
     environment = os.environ | {SECRET_VARIABLE: secret.hex()}
     registry = MemoryRegistry()
@@ -78,7 +82,7 @@ async def stub_deployment(
         number=0,
         stop_s=1.0,
         limits=Limits(),
-        **front,
+        **({"block_tokens": BLOCK_TOKENS} | front),
     )
     frontend = FrontendProcess(spec, environment)
     numbered = [(role, number) for role in (Role.PREFILL, Role.DECODE) for number in range(engines_a_role)]

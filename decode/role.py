@@ -32,6 +32,9 @@ class DecodeRole(WorkerRole):
         defaults = {"disaggregation_decode_retraction_backup": "cpu_tensor"} if device == "cpu" else {}
         return {**defaults, **pool_engine, "disaggregation_mode": "decode", **kv_arguments(bootstrap_port)}
 
+    def caches_prompts(self, pool_engine: Mapping[str, Any]) -> bool:
+        return bool(pool_engine.get("disaggregation_decode_enable_radix_cache"))
+
     def environment(self, *, first_token_s: float, pace_ms: float | None) -> dict[str, str]:
         paced = {} if pace_ms is None else {pace.VARIABLE: f"{pace_ms:g}"}
         return kv_environment(first_token_s) | paced

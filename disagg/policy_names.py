@@ -14,8 +14,8 @@ SHIPPED = {
     "length_buckets": "disagg.routing.policies.length_buckets:LengthBuckets",
     "prefix_filter": "disagg.routing.policies.prefix_filter:PrefixFilter",
 }
-DEFAULT = "least_loaded"
-READS_NO_PREFIXES = frozenset({"least_loaded", "round_robin", "random", "power_of_two"})
+DEFAULT, LEAST_LOADED = "predicted", "least_loaded"
+READS_NO_PREFIXES = frozenset({LEAST_LOADED, "round_robin", "random", "power_of_two"})
 
 
 def reads_prefixes(policy: str) -> bool:

@@ -53,6 +53,10 @@ class WorkerRole:
         """
         return dict(pool_engine)
 
+    def caches_prompts(self, pool_engine: Mapping[str, Any]) -> bool:
+        """Whether an engine with these arguments may have a prefix cache, which its host is to tell of."""
+        return not self.embeds and not pool_engine.get("disable_radix_cache")
+
     def environment(self, *, first_token_s: float, pace_ms: float | None) -> dict[str, str]:
         """What it alone needs in the environment before SGLang is imported. `first_token_s`: the deadline."""
         return {}

@@ -66,8 +66,11 @@ class Profile:
     random_requests: int = 600
     engine: dict[str, Any] = field(default_factory=dict)  # of every engine of every deployment
     environment: dict[str, str] = field(default_factory=dict)  # of bare SGLang servers
+    ours_environment: dict[str, str] = field(default_factory=dict)  # of our deployments
+    tokens_sets: tuple[str, ...] = ()  # of tokens' deployments
     cards: int = 1
     setups: tuple[str, ...] = ("a", "b", "c", "d")  # of compare
+    shares_cards: bool = False  # every engine has all cards, a rank on each
     prefix: str = ""  # of the names of servers and results
 
 
@@ -129,6 +132,49 @@ TWO_GPUS = replace(
     setups=("b", "c", "d"),
     prefix="two-cards-",
 )
+# Experts and DP attention: both roles on both cards, a rank of each role on a card. Ray counts whole cards for an
+# engine of several ranks, so it is told of more than there are, and engines see all of them.
+MOE = replace(
+    TWO_GPUS,
+    config="moe-4gpus.yaml",
+    sets=("ray.cpus=16", "ray.gpus=4", "model.trust_remote_code=false"),
+    token_models=("tiny-dsv3gpu",),
+    engine={
+        "ep_size": 2,
+        "attention_backend": "triton",
+        "sampling_backend": "pytorch",
+        "mem_fraction_static": 0.85,
+        "max_total_tokens": 65536,
+        "disable_prefill_cuda_graph": True,
+    },
+    tokens_sets=("routing.policy=random",),  # so that each prefill rank meets each decode rank
+    kill_sets=("decode.replicas=2", "ray.gpus=6"),
+    shape="deepseek-v3",
+    shape_engine=shipped_engine("moe-4gpus.yaml")
+    | {
+        "mem_fraction_static": 0.95,
+        "max_total_tokens": 300_032,
+        "max_running_requests": 256,  # of both ranks
+        "cuda_graph_max_bs_decode": 128,
+        "chunked_prefill_size": 16384,  # of both ranks
+        "disable_prefill_cuda_graph": True,
+        "load_format": "dummy",
+    },
+    cells=(
+        Cell(1, 2000, 128, 2, 2),
+        Cell(1, 8000, 64, 2, 2),
+        Cell(16, 2000, 128, 16, 2),
+        Cell(16, 8000, 64, 16, 2),
+        Cell(64, 2000, 128, 64, 2),
+        Cell(64, 8000, 64, 64, 2),
+        Cell(256, 2000, 128, 256, 2),
+        Cell(256, 8000, 64, 256, 1),
+    ),
+    ours_environment={"RAY_EXPERIMENTAL_NOSET_CUDA_VISIBLE_DEVICES": "1"},
+    shares_cards=True,
+    setups=("b", "c"),
+    prefix="moe-",
+)
 CPU = Profile(
     device="cpu",
     config="local-cpu.yaml",
@@ -149,7 +195,9 @@ CPU = Profile(
 
 def profile() -> Profile:
     said = os.environ.get("BENCH_DEVICE") or ("cuda" if shutil.which("nvidia-smi") else "cpu")
-    found = {"cuda": GPU, "cuda x 2": TWO_GPUS, "cpu": CPU}[said]
+    found = {"cuda": GPU, "cuda x 2": TWO_GPUS, "cuda x 2 moe": MOE, "cpu": CPU}[said]
+    sets = (*found.sets, *os.environ.get("BENCH_SETS", "").split())
+    found = replace(found, shape=os.environ.get("BENCH_SHAPE") or found.shape, sets=sets)
     setups = tuple(os.environ.get("BENCH_SETUPS") or found.setups)
     if unknown := sorted(set(setups) - set(SETUPS)):
         raise SystemExit(f"BENCH_SETUPS: no setup is called {', '.join(unknown)}; say some of {''.join(SETUPS)}")

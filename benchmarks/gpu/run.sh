@@ -12,8 +12,10 @@
 #   run.sh stop            ends all servers
 #   run.sh collect         results.json, logs.tar.gz, kernels.tar.gz into $OUT (`stage` ends with it)
 #
-# Servers, results and logs live in $BENCH_STATE (/tmp/disagg-gpu). BENCH_DEVICE="cuda x 2": on two cards.
+# Servers, results and logs live in $BENCH_STATE (/tmp/disagg-gpu). BENCH_DEVICE="cuda x 2": on two cards;
+# "cuda x 2 moe": a model of experts with DP attention, both roles on both of them (BENCH_SHAPE=qwen3-30b-a3b: another one).
 # BENCH_SETUPS=bcu: the setups of `compare`, where they are not the usual ones; for `up` as well.
+# BENCH_SETS="KEY=VALUE ...": further settings of our deployments.
 # BENCH_DEVICE=cpu tries it all without a card, with small numbers: BENCH_DEVICE=cpu PYTHON=.venv/bin/python benchmarks/gpu/run.sh stage compare:300
 set -uo pipefail
 cd "$(dirname "$0")/../.." || exit

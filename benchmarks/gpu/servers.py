@@ -110,29 +110,34 @@ def ours(
     if of_shape:
         sets = [*sets, *(f'{role}.env.{ONE_LAYER_VARIABLE}="1"' for role in roles)]
     words += [word for each in sets for word in ("--set", each)]
-    return Wanted(it.prefix + name, tuple(words), port, "/ready", dict(environment or {}))
+    return Wanted(it.prefix + name, tuple(words), port, "/ready", it.ours_environment | dict(environment or {}))
 
 
 def bare(name: str, it: Profile, model: str, mode: str = "") -> Wanted:
     """An SGLang server as it comes, with the engine arguments of the shape. `mode`: prefill, decode or neither.
 
-    Of two cards a prefill has the first and a decode the second, each seeing only its own, as Ray's actors do.
+    Of two cards a prefill has the first and a decode the second, each seeing only its own, as Ray's actors do; or each
+    has all of them.
     """
     port, bootstrap = _port(), _port()
-    arguments: dict[str, Any] = dict(it.shape_engine) | {
-        "model_path": model,
-        "served_model_name": "bench",
-        "device": it.device,
-        "host": "127.0.0.1",
-        "port": port,
-        "nccl_port": _port(),
-        "grammar_backend": "none",
-    }
+    arguments: dict[str, Any] = (
+        it.engine
+        | it.shape_engine
+        | {
+            "model_path": model,
+            "served_model_name": "bench",
+            "device": it.device,
+            "host": "127.0.0.1",
+            "port": port,
+            "nccl_port": _port(),
+            "grammar_backend": "none",
+        }
+    )
     if mode:
         arguments = ROLES[Role(mode)].arguments(arguments, device=it.device, bootstrap_port=bootstrap)
     words = [sys.executable, *command_line(arguments, metadata.version("sglang"))[1:]]
     environment = bare_environment(name, it) | {ONE_LAYER_VARIABLE: "1"}
-    if it.cards > 1:
+    if it.cards > 1 and not it.shares_cards:
         environment["CUDA_VISIBLE_DEVICES"] = "1" if mode == "decode" else "0"
     return Wanted(it.prefix + name, tuple(words), port, "/health", environment, bootstrap if mode == "prefill" else 0)
 

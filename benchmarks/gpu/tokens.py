@@ -19,13 +19,16 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from typing import Any
 
+import httpx
 from tokenizers import Tokenizer
 
-from benchmarks.gpu.asking import generate
+from benchmarks.gpu.asking import Stream, follow, generate
 from benchmarks.gpu.places import PROJECT, Profile, aggregated_config, profile, write_result
 from benchmarks.gpu.servers import Server, bare_environment, only, ours, status, until_ready
+from benchmarks.load import ANSWER_S
 from disagg.models.resolve import resolve_model
 
 START_S, RESTART_S, AGAIN, CANDIDATES_S = 240.0, 150.0, 3, 120.0
@@ -45,7 +48,10 @@ def main() -> None:
     it = profile()
     models = sys.argv[1:] or list(it.token_models)
     wanted = [
-        (ours(f"pd-{model}", it.config, model), ours(f"agg-{model}", aggregated_config(it.config), model))
+        (
+            ours(f"pd-{model}", it.config, model, it.tokens_sets),
+            ours(f"agg-{model}", aggregated_config(it.config), model),
+        )
         for model in models
     ]
     servers = only(one for pair in wanted for one in pair)
@@ -71,19 +77,32 @@ async def _compare(it: Profile, model: str, pd: Server, aggregated: Server, pass
     for number, (name, how, engines) in enumerate(passes):
         took_s = await _restart(pd, how, engines) if how else 0.0
         row: dict[str, Any] = {"pass": name, "restart_s": round(took_s, 1), "equal": 0, "asked": 0, "different": []}
+        row["pairs"] = pairs = Counter[str]()
         rows.append(row)
         for index, length in enumerate(it.prompt_tokens):
             start = (number * len(it.prompt_tokens) + index) * 911 % (len(text) - length)
             prompt = text[start : start + length]
             # The pair first: the first request after a restart is the one to watch.
-            ours_ids = await generate(pd.url, prompt, it.answer_tokens)
+            ours_ids, pair = await _pd(pd.url, prompt, it.answer_tokens)
+            pairs[pair] += 1
             theirs = await generate(aggregated.url, prompt, it.answer_tokens)
             row["asked"] += 1
             row["equal"] += ours_ids == theirs
             if ours_ids != theirs:
                 row["different"].append(await _explained(it, model, prompt, ours_ids, theirs, pd, aggregated))
             write_result(f"tokens-{model}", rows)
-        print(model, name, f"{row['equal']} of {row['asked']} equal, restart {took_s:.1f} s", flush=True)
+        print(model, name, f"{row['equal']} of {row['asked']} equal, restart {took_s:.1f} s, {dict(pairs)}", flush=True)
+
+
+async def _pd(url: str, prompt: list[int], tokens: int) -> tuple[list[int], str]:
+    """The ids, and the ranks that made them: `0-1` is prefill's first and decode's second."""
+    stream = Stream()
+    await follow(url, prompt, tokens, stream)
+    if stream.error:
+        raise RuntimeError(stream.error)
+    async with httpx.AsyncClient(trust_env=False, timeout=ANSWER_S) as client:
+        routed = (await client.get(f"{url}/disagg/requests/{stream.request_id}")).json()
+    return stream.ids, "-".join(str(routed[role]).rpartition("/")[2] for role in ("prefill", "decode"))
 
 
 def text_ids(model: str) -> list[int]:

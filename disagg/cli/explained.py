@@ -2,7 +2,7 @@
 
 In:    a timeline of /disagg/requests/ID, whose `routed` is one of our Reasons, or that of a policy of one's own
 Out:   sentences, where it went first
-Fails: never. What no sentence is known for is told as name and value
+Fails: never. What no sentence is known for, as of a frontend of another release, is told as name and value
 """
 
 from __future__ import annotations
@@ -23,13 +23,22 @@ def why_there(timeline: Facts) -> Iterator[str]:
         yield _nowhere(timeline)
         return
     yield _where(timeline)
-    yield from _BY_TYPE.get(routed["type"], _of_ones_own)(routed, timeline)
+    yield from _why(routed, timeline)
+
+
+def _why(routed: Any, timeline: Facts) -> list[str]:
+    if not isinstance(routed, dict):
+        return [f"Its reason is {routed}."]
+    try:
+        return list(_BY_TYPE[routed["type"]](routed, timeline))
+    except (LookupError, TypeError, ValueError, AttributeError):  # it is not ours, or not of this release
+        return list(_of_ones_own(routed, timeline))
 
 
 def _nowhere(timeline: Facts) -> str:
     if error := timeline.get("error"):
         return f"It went to no engine: {error['message']}."
-    if timeline["phase"] == "queued":
+    if timeline.get("phase") == "queued":
         return "It waits in the frontend: no engine has been chosen yet."
     return "It went to no engine."
 
@@ -158,7 +167,7 @@ def _failed(routed: Facts, _timeline: Facts) -> Iterator[str]:
 
 def _of_ones_own(routed: Facts, _timeline: Facts) -> Iterator[str]:
     fields = ", ".join(f"{name} {value}" for name, value in routed.items() if name != "type")
-    yield f"A policy of your own: {routed['type']}{f' ({fields})' if fields else ''}."
+    yield f"A policy of your own: {routed.get('type', 'its reason has no name')}{f' ({fields})' if fields else ''}."
 
 
 def _ms(milliseconds: float) -> str:

@@ -19,13 +19,14 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from disagg.cluster import ray_cluster
 from disagg.cluster.node_inspect import inspect_node
 from disagg.errors import ConfigError, Problem, StartError
-from disagg.models.facts import find_facts
+from disagg.models.facts import ModelFacts, find_facts
 from disagg.preflight.api import check, check_warnings, subject_of
 from disagg.preflight.kv_routes import KvRoute, Place, routes
 from disagg.preflight.node_facts import MeasuredLane, NodeFacts
 from transfer.lane_end import LaneEnd
 
 if TYPE_CHECKING:
+    from disagg.planning.gpu_kinds import GpuKind
     from disagg.planning.plan import Plan
 
 INSPECT_LIMIT_S = 60.0  # a worker of Ray's may have to start first, and a model lie on a slow mount
@@ -41,15 +42,24 @@ class ClusterInspection:
     lanes: list[MeasuredLane]
     problems: list[Problem]
     warnings: list[str]
+    facts: ModelFacts | None = None
+
+    @property
+    def gpus(self) -> list[GpuKind]:
+        return [node.shape.gpu for node in self.nodes if node.shape.gpu]
+
+    @property
+    def gbytes_s(self) -> list[float]:
+        """Of the lanes."""
+        return [lane.gbyte_s for lane in self.lanes]
 
 
-async def refuse(plan: Plan, model_folder: str) -> list[str]:
-    """Called by `disagg serve` before it starts anything. Raises ConfigError with all that would fail later; returns
-    warnings."""
+async def refuse(plan: Plan, model_folder: str) -> ClusterInspection:
+    """Called by `disagg serve` before it starts anything. Raises ConfigError with all that would fail later."""
     seen = await inspect_cluster(plan, model_folder)
     if seen.problems:
         raise ConfigError("preflight", tuple(seen.problems))
-    return seen.warnings
+    return seen
 
 
 async def inspect_cluster(
@@ -77,7 +87,7 @@ async def inspect_cluster(
         ways = routes(subject_of(plan, nodes, facts).members, on_gpus=plan.device == "cuda")
         measured = await measure_lanes([way for way in ways if lanes or way.source != way.target])
         problems = check(plan, nodes, facts, measured)
-    return ClusterInspection(nodes, measured, problems, doubts + check_warnings(plan, nodes, facts))
+    return ClusterInspection(nodes, measured, problems, doubts + check_warnings(plan, nodes, facts), facts)
 
 
 async def inspect_nodes(

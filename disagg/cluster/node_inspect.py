@@ -93,7 +93,8 @@ def _number(field: str) -> float | None:
 def _kind(gpus: list[tuple[str, int]], nvlink_gbyte_s: float) -> GpuKind:
     """The kind by its name in our table of GPUs, or by the name the driver gives."""
     names = list(dict.fromkeys(_known_name(shown, mib) for shown, mib in gpus))
-    return GpuKind(MIXED.join(names), min(mib for _, mib in gpus), nvlink_gbyte_s)
+    speeds = [(kind.tflops, kind.memory_gbyte_s) if (kind := GPU_KINDS.get(name)) else (0.0, 0.0) for name in names]
+    return GpuKind(MIXED.join(names), min(mib for _, mib in gpus), nvlink_gbyte_s, *min(speeds))
 
 
 def _known_name(shown: str, memory_mib: int) -> str:

@@ -44,6 +44,8 @@ from disagg.planning.plan import Plan, device_of, resolve
 from disagg.registry.records import State
 from disagg.registry.table import View
 from disagg.role_table import ROLES
+from disagg.routing.cost.from_shape import NO_PRIOR, prior_of
+from disagg.routing.cost.prior import Prior
 from disagg.tokenizer.overrides import Overrides
 
 log = logging.getLogger(__name__)
@@ -106,7 +108,8 @@ async def _run(deployment: Deployment, course: _Course) -> None:
         stopping.settled()
         if left_out := surroundings.left_out(os.environ):
             log.info("of the environment, engines and frontends do without %s", ", ".join(left_out))
-        for warning in await preflight.refuse(plan, str(model_path)):
+        seen = await preflight.refuse(plan, str(model_path))
+        for warning in seen.warnings:
             log.warning("%s", warning)
         setting = Setting(
             deployment=name,
@@ -126,7 +129,8 @@ async def _run(deployment: Deployment, course: _Course) -> None:
         try:
             # The frontend runs beside this driver; where engines are on other nodes their hosts are reached by address.
             addresses = await controller.start("127.0.0.1")
-            frontend = FrontendProcess(_frontend_spec(plan, addresses, model_path), _frontend_environment(setting))
+            spec = _frontend_spec(plan, addresses, model_path, prior_of(plan, seen.facts, seen.gpus, seen.gbytes_s))
+            frontend = FrontendProcess(spec, _frontend_environment(setting))
             await _first_error(frontend.start(), controller.until_ready())
             course.serves = not course.signal
             took_s = time.monotonic() - began_s
@@ -224,7 +228,7 @@ async def _report(watch: AsyncIterator[View], began_s: float) -> None:
                 log.info("%6.1f s  %s %s %s", time.monotonic() - began_s, record.life, record.state, now[2])
 
 
-def _frontend_spec(plan: Plan, addresses: Addresses, model_path: Path) -> FrontendSpec:
+def _frontend_spec(plan: Plan, addresses: Addresses, model_path: Path, prior: Prior = NO_PRIOR) -> FrontendSpec:
     deadlines, security = plan.deadlines, plan.deployment.security
     said = deadlines.model_dump() | plan.deployment.routing.model_dump()
     limits = Limits(**{each.name: said[each.name] for each in dataclasses.fields(Limits)})
@@ -244,6 +248,7 @@ def _frontend_spec(plan: Plan, addresses: Addresses, model_path: Path) -> Fronte
         stop_s=deadlines.stop_s,
         limits=limits,
         policy=str(plan.deployment.routing.policy),
+        prior=prior,
         block_tokens=plan.block_tokens,
         kv_events=plan.tells_cache,
         generates=False in embeds,

@@ -45,6 +45,6 @@ def host_spec(plan: EnginePlan, setting: Setting, incarnation: int, ground: Grou
         fork=ground.fork,
         is_simulated=setting.device == "simulated",
         text=setting.text,
-        block_tokens=0 if ROLES[plan.role].embeds else setting.block_tokens,
+        block_tokens=setting.block_tokens if ROLES[plan.role].caches_prompts(plan.engine) else 0,
     )
     return spec, ROLES[plan.role].bootstrap_address(address, ports.bootstrap)

@@ -21,7 +21,7 @@ from disagg.config.frontend import FrontendSection, Security
 from disagg.config.lora import LoraSection
 from disagg.config.sampling_defaults import SamplingDefaults
 from disagg.config.section import Remedy, Section, listed
-from disagg.policy_names import DEFAULT, SHIPPED
+from disagg.policy_names import DEFAULT, LEAST_LOADED, SHIPPED
 from disagg.role_table import ROLES
 from disagg.roles import Role
 from disagg.sglang.versions import neutral
@@ -304,7 +304,7 @@ class PolicyOfSides(Section):
     def __str__(self) -> str:
         """As load_policy takes it."""
         named = {role: name for role, name in self if name is not None}
-        return ",".join(f"{role}={name}" for role, name in named.items()) or DEFAULT
+        return ",".join(f"{role}={name}" for role, name in named.items()) or LEAST_LOADED
 
 
 class Routing(Section):
@@ -321,9 +321,10 @@ class Routing(Section):
     policy: PolicyName | PolicyOfSides = DEFAULT
     """What chooses the engines of a request: a shipped one by name, a class that frontends can import, as module:Class,
     or one for each role."""
-    read_ahead_tokens: Annotated[int, Field(ge=1, le=1 << 30)] = 4096
+    read_ahead_tokens: Annotated[int, Field(ge=1, le=1 << 30)] | None = None
     """With policy predicted: while so many prompt tokens lie unread before an engine, further prompts wait in the
-    frontend, where one that comes later may still go first. Less: fairer; more: an engine is never without work."""
+    frontend, where one that comes later may still go first. Less: fairer; more: an engine is never without work.
+    Default: two of the chunks in which a rank reads, so that one is full when the one before it ends; at least 4096."""
     kv_events: bool = True
     """Engines tell frontends what their prefix caches hold, if the policy asks for it. Without it that is guessed from
     what was sent there."""

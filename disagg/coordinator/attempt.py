@@ -38,6 +38,7 @@ from disagg.errors import (
 )
 from disagg.plane import messages as m
 from disagg.plane.client import LOST
+from disagg.plane.ledger import tokens_to_set_aside
 from disagg.routing.endpoints import Pair
 from disagg.routing.reservation import Reservation
 
@@ -45,6 +46,7 @@ log = logging.getLogger(__name__)
 
 WOULD_DO = {NotANumber: "try other values", NotAccepted: "", NoAdapter: "see /v1/models"}
 LAST_WORD_S = 5.0  # after an abort or a normal end a leg has this long to say its last word
+HELD_S = 0.01  # a client that takes longer than this to take what is there is slow
 
 # Looked up once: a member of an Enum's class costs 0.2 µs in Python 3.11.
 _ADMITTED, _DISPATCHED, _FIRST_TOKEN, _FINISH = Event.ADMITTED, Event.DISPATCHED, Event.FIRST_TOKEN, Event.FINISH
@@ -82,6 +84,7 @@ class Attempt:
         self._is_broken = False  # what comes now would follow a hole
         self._waiting: asyncio.Future[None] | None = None
         self.is_closed = False
+        self.has_waited = False  # tokens were not handed out as they came: for a slow client, or for prefill's word
         self._closing: asyncio.TimerHandle | None = None
         self._is_over = False
         self.room = shared.rooms.take(prefill.dp_size, prefill.dp_rank) if prefill else shared.rooms.take(1, 0)
@@ -139,7 +142,7 @@ class Attempt:
                 adapter=request.adapter,
                 to_read=self.reservation.to_read if leg.endpoint is self.pair.reader else 0,
             )
-        self.decode.is_held = request.lacks_prefills_word
+        self.decode.is_held = self.has_waited = request.lacks_prefills_word
         self._deadline.watch()
 
     async def _answer(self) -> None:
@@ -157,8 +160,9 @@ class Attempt:
                 await self._waiting
                 continue
             if not sink.is_open():
-                leg.is_held = True
+                leg.is_held, since_s = True, self._shared.now_s()
                 await sink.opens()
+                self.has_waited |= self._shared.now_s() - since_s > HELD_S
                 reason = self._end_reason()
             if reason is not None:
                 self._end(reason)
@@ -292,7 +296,7 @@ class Attempt:
         what, endpoint = f"the {leg.role.name} engine ended its leg: {end.detail or end.reason}", leg.endpoint
         if end.reason == m.REFUSED:
             self.fail(Refused, what)
-            endpoint.on_refused()
+            endpoint.on_refused(self._tokens_of(leg))
         elif end.reason == m.NO_ADAPTER:
             self.fail(NoAdapter, end.detail)
         elif end.reason == m.INVALID:
@@ -307,6 +311,11 @@ class Attempt:
             self.fail(EngineLost, what, endpoint.life)
         else:
             self.fail(LegLost, what, endpoint.life)
+
+    def _tokens_of(self, leg: Leg) -> int:
+        request = self.request
+        prompt_tokens = len(request.prompt_ids) + len(request.emitted_ids)
+        return tokens_to_set_aside(prompt_tokens, leg.role.new_tokens(request.tokens_left))
 
     @property
     def _has_kv(self) -> bool:

@@ -29,7 +29,6 @@ from disagg.coordinator.suspects import forgive, is_guilty
 from disagg.errors import Cancelled, DeadlineExceeded, EngineLost, LegLost, Refused, RequestError, SuspectedPoison
 from disagg.routing.endpoints import Pair
 from disagg.routing.observations import Answered, Transferred
-from disagg.routing.reservation import Reservation
 from disagg.routing.router import Router
 
 log = logging.getLogger(__name__)
@@ -82,8 +81,8 @@ class Coordinator:
                 attempt = self.attempts[request.id] = Attempt(request, sink, reservation, self._shared)
                 try:
                     await attempt.run()
-                    if self._router.learns:
-                        self._tell(request, reservation)
+                    if self._router.learns and not request.embeds:
+                        self._tell(request, attempt)
                 except (LegLost, Refused, DeadlineExceeded) as error:
                     self._try_again(request, reservation.pair, error, sink)
                 finally:
@@ -189,16 +188,18 @@ class Coordinator:
         would_do = "it gets no further try: do not send it again as it is, and tell the operators its id"
         return SuspectedPoison(where, what, would_do)
 
-    def _tell(self, request: Request, reservation: Reservation) -> None:
-        """What this answer teaches the policy."""
-        pair, facts, emitted = reservation.pair, request.facts, len(request.emitted_ids)
+    def _tell(self, request: Request, attempt: Attempt) -> None:
+        """What this answer teaches the policy. The pace of tokens that waited here is not that of their engine."""
+        reservation, facts, emitted = attempt.reservation, request.facts, len(request.emitted_ids)
+        pair = reservation.pair
         self._router.observe(Answered(len(request.prompt_ids), emitted, request.max_tokens))
         if pair.prefill is not None and facts.kv_bytes is not None:
             moved = len(request.prompt_ids), facts.kv_bytes, facts.kv_transfer_s or 0.0
             self._router.observe(Transferred(pair.prefill.id, pair.decode.id, *moved))
-        if emitted >= STEPS_MIN and request.tries == 1:
-            took_s = (request.token_at_s - request.timeline["first_token"]) / (emitted - 1)
-            self._router.observe(reservation.stepped(len(request.prompt_ids), took_s))
+        stood_s = 0.0 if pair.prefill is not None else facts.stood_s  # None: nobody knows what else its engine did
+        if emitted >= STEPS_MIN and request.tries == 1 and stood_s is not None and not attempt.has_waited:
+            took_s = request.token_at_s - request.timeline["first_token"] - stood_s
+            self._router.observe(reservation.stepped(len(request.prompt_ids), took_s / (emitted - 1)))
 
     def _evict(self, life: str) -> None:
         """The engine `life` drains, and has waited long enough: its requests that can migrate are moved."""

@@ -49,6 +49,7 @@ class Facts(msgspec.Struct, gc=False):
     cached_tokens: int | None = None  # of the prompt
     kv_bytes: int | None = None  # that prefill sent
     kv_transfer_s: float | None = None
+    stood_s: float | None = None  # of its answer's time its engine read others' prompts
     pauses_ms: tuple[float, ...] = ()  # how long a migration held the client's stream up
     lost_tries: tuple[LostTry, ...] = ()
     died_under_it: tuple[str, ...] = ()  # engine lives, of a request that is not tried again for it

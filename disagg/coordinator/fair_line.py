@@ -40,6 +40,11 @@ class FairLine(Generic[T]):
     def __contains__(self, item: T) -> bool:
         return item in self._at
 
+    @property
+    def least_priority(self) -> int:
+        """Of those that wait; 0 where nobody does."""
+        return -self._entries[-1][0] if self._entries else 0
+
     def add(self, item: T, key: bytes, cost: float, priority: int = 0) -> None:
         """`key`: b"" where requests have no owner: then all are one owner's, first come, first served."""
         start = max(self._served, self._owed.get(key, 0.0))

@@ -218,6 +218,8 @@ class Request:
         facts, stats = self.facts, dict(end.stats)
         if "kv_bytes" in stats:
             facts.kv_bytes, facts.kv_transfer_s = int(stats.pop("kv_bytes")), stats.pop("kv_transfer_s", 0.0)
+        if "stood_s" in stats:
+            facts.stood_s = stats.pop("stood_s")
         if end.matched is not None:
             self.matched = end.matched
         if not read_prompt:

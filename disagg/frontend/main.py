@@ -38,7 +38,7 @@ from disagg.kv_events.blocks import BlockHasher
 from disagg.registry.control import ControlClient
 from disagg.registry.served import RemoteRegistry
 from disagg.routing.connections import Connections
-from disagg.routing.policy import load_policy
+from disagg.routing.policy import Surroundings, load_policy
 from disagg.routing.router import Router
 from disagg.telemetry.stderr_log import log_to_stderr
 
@@ -68,7 +68,7 @@ async def serve(spec: FrontendSpec) -> None:
     await registry.connect()
     connections = Connections(secret, block_tokens=spec.block_tokens, kv_events=spec.kv_events)
     hasher = BlockHasher(secret, spec.block_tokens) if spec.block_tokens else None
-    router = Router(connections, load_policy(spec.policy), hasher)
+    router = Router(connections, load_policy(spec.policy, Surroundings(prior=spec.prior)), hasher)
     refusals = Refusals()
     service = Service(
         model_name=spec.model_name,

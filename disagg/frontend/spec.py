@@ -9,6 +9,7 @@ import msgspec
 
 from disagg.coordinator.limits import Limits
 from disagg.policy_names import DEFAULT
+from disagg.routing.cost.prior import Prior
 from disagg.tokenizer.overrides import Overrides
 
 LISTENING = b"listening\n"
@@ -26,6 +27,7 @@ class FrontendSpec(msgspec.Struct, frozen=True, kw_only=True):
     stop_s: float
     limits: Limits
     policy: str = DEFAULT  # as load_policy takes it
+    prior: Prior = Prior()  # what the policy believes before anything is measured
     block_tokens: int = 0  # of a KV block, in which routing counts what is cached; 0: it does not
     kv_events: bool = True  # hosts are asked what is cached; else that is guessed
     connections_max: int = 10_000

@@ -81,7 +81,7 @@ class KvBook:
             return
         try:
             telling = decode_telling(packed)
-        except msgspec.DecodeError as error:
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
             self._forget(dp_rank, f"what it says cannot be read: {error}; it begins anew")
             again()
             return
@@ -100,8 +100,9 @@ class KvBook:
         try:
             rank.is_known = True
             changes = rank.cache.hear(events)
-        except Confused as error:
-            self._forget(dp_rank, f"{error}; it begins anew")
+        except Exception as error:  # noqa: BLE001 - ids that are no ids, more tokens than there are: whatever does not fit
+            what = str(error) if isinstance(error, Confused) else f"what it says does not fit: {error!r}"
+            self._forget(dp_rank, f"{what}; it begins anew")
             again()
             return
         if rank.cache.blocks > BLOCKS_MAX:

@@ -30,7 +30,7 @@ from disagg.plane.text import LegText, TextService
 
 log = logging.getLogger(__name__)
 
-REPORT_S = 0.05  # least time between two reports of what is taken
+REPORT_S = 0.01  # least time between two reports of what is taken
 LOOK_S = 2.0  # how often silent frontends are looked for
 SILENT_S = 10.0  # a frontend pings every second; after this silence it counts as gone, even if TCP shows nothing
 
@@ -75,6 +75,7 @@ class PlaneServer:
         self._secret, self._network = secret, network
         self._listener: Listener | None = None
         self._report_is_due = False
+        self._reported_at_s = float("-inf")
         self._looking: asyncio.TimerHandle | None = None
         self._looked_at_s = now_s()
         self.sessions: set[_Session] = set()
@@ -87,10 +88,12 @@ class PlaneServer:
         return self._listener.port
 
     def report_soon(self) -> None:
-        """Called when the ledger has changed: reports it to all frontends within REPORT_S."""
+        """Called when the ledger has changed: reports it to all frontends at once, REPORT_S after the last report at
+        the earliest. What one frontend has not heard of another's requests, both may send to the same rank."""
         if not self._report_is_due:
             self._report_is_due = True
-            asyncio.get_running_loop().call_later(REPORT_S, self._report)
+            loop = asyncio.get_running_loop()
+            loop.call_at(max(loop.time(), self._reported_at_s + REPORT_S), self._report)
 
     def taken(self) -> m.Taken:
         ledger = self.ledger
@@ -130,7 +133,7 @@ class PlaneServer:
         self._look_soon()
 
     def _report(self) -> None:
-        self._report_is_due = False
+        self._report_is_due, self._reported_at_s = False, asyncio.get_running_loop().time()
         taken = self.taken()
         for session in self.sessions:
             session.send(taken)
@@ -252,6 +255,7 @@ class _Session:
             message.dp_rank, len(prompt_ids), new_tokens, is_canary=message.is_canary, to_read=message.to_read
         )
         if grant is None:
+            self.server.report_soon()  # the frontend believed otherwise
             self._ends.append(m.LegEnd(message.leg, m.REFUSED, "no room for it now"))
             self.flush_soon()
             return
@@ -335,15 +339,33 @@ class _Session:
         self.connection.close(why)
 
 
+NOT_KNOWN_S = -1.0
+
+
 class _LiveLeg:
     """The sink of one leg: counts the tokens it sent, so that the frontend can see a gap or a repeat."""
 
-    __slots__ = ("_embedding", "_grant", "_id", "_number", "_offset", "_prompt_tokens", "_session", "adapter", "handle")
+    __slots__ = (
+        "_embedding",
+        "_grant",
+        "_id",
+        "_number",
+        "_offset",
+        "_prompt_tokens",
+        "_reads",
+        "_session",
+        "_standing",
+        "_stood_s",
+        "adapter",
+        "handle",
+    )
 
     def __init__(self, session: _Session, number: int, leg: Leg, grant: Grant) -> None:
         self._session, self._number, self._id, self._grant = session, number, leg.id, grant
         self.adapter, self._prompt_tokens = leg.adapter, len(leg.prompt_ids)
         self._offset = 0
+        self._standing = session.server.ledger.stands[grant.dp_rank] if leg.bootstrap is None else None
+        self._reads, self._stood_s = False, NOT_KNOWN_S
         self._embedding = b""
         self.handle: object = None
 
@@ -358,9 +380,16 @@ class _LiveLeg:
         if self._grant.to_read:
             self._session.server.ledger.has_read(self._grant)
             self._session.server.report_soon()
+        if self._reads and self._standing is not None:
+            now_s, self._reads = self._session.server.now_s(), False
+            self._standing.ends(now_s)
+            self._stood_s = self._standing.seconds(now_s)
 
     def on_stage(self, name: str) -> None:
-        if name == "transferring":
+        if name == "prefilling" and self._standing is not None and self._stood_s == NOT_KNOWN_S and not self._reads:
+            self._reads = True
+            self._standing.begins(self._session.server.now_s())
+        elif name == "transferring":
             self._has_read()
         self._session.stages.append(m.Stage(self._number, name))
         self._session.flush_soon()
@@ -378,10 +407,13 @@ class _LiveLeg:
     ) -> None:
         log.info("leg %s ends: %s, %d tokens %s", self._id, reason, self._offset, detail)
         server = self._session.server
+        self._has_read()
         server.ledger.give_back(self._grant)
-        if "forward_start" in stats and "forward_end" in stats:
+        if "forward_start" in stats and "forward_end" in stats and not self._grant.is_canary:  # too small to show much
             reading = server.ledger.reading[self._grant.dp_rank]
             reading.add(self._prompt_tokens, cached_tokens, stats["forward_start"], stats["forward_end"])
+        if self._standing is not None and self._stood_s != NOT_KNOWN_S and self._offset > 1:
+            stats = {**stats, "stood_s": self._standing.seconds(server.now_s()) - self._stood_s}
         server.adapters.ends(self.adapter)
         server.report_soon()
         end = m.LegEnd(self._number, reason, detail, cached_tokens, stats, matched, self._embedding)

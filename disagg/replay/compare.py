@@ -82,8 +82,8 @@ def _rows_here(policies: Sequence[str], run: tuple[Load, int]) -> list[Row]:
 
 def _rows(simulation: Simulation, policies: Sequence[str], run: tuple[Load, int]) -> list[Row]:
     load, seed = run
-    return [Row(name, load, seed, simulation.run(partial(_policy, name, seed), load.rate, seed)) for name in policies]
+    return [Row(name, load, seed, simulation.run(partial(policy_of, name, seed), load.rate, seed)) for name in policies]
 
 
-def _policy(name: str, seed: int) -> Policy:
+def policy_of(name: str, seed: int) -> Policy:
     return load_policy(name, Surroundings(random=Random(seed), now_s=lambda: asyncio.get_running_loop().time()))

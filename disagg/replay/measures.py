@@ -99,8 +99,8 @@ def measures(
         requests=len(counted),
         failed=failed,
         ttft_mean_s=mean(ttft_s) if ttft_s else 0.0,
-        ttft_p50_s=_at(ttft_s, 0.5),
-        ttft_p99_s=_at(ttft_s, 0.99),
+        ttft_p50_s=quantile(ttft_s, 0.5),
+        ttft_p99_s=quantile(ttft_s, 0.99),
         itl_p50_s=itl_s[0],
         itl_p99_s=itl_s[1],
         good_share=good / max(1, len(counted) + failed),
@@ -111,8 +111,8 @@ def measures(
         decode_imbalance=_imbalance(told.decode_s),
         refusals=told.refusals,
         at_fault=told.at_fault,
-        choice_p50_us=_at(choices_us, 0.5),
-        choice_p99_us=_at(choices_us, 0.99),
+        choice_p50_us=quantile(choices_us, 0.5),
+        choice_p99_us=quantile(choices_us, 0.99),
     )
 
 
@@ -123,7 +123,8 @@ def over_seeds(each: Sequence[Measures], of: Callable[[Sequence[float]], float] 
     return Measures(**found)
 
 
-def _at(ordered: Sequence[float], share: float) -> float:
+def quantile(ordered: Sequence[float], share: float) -> float:
+    """The value that so many do not exceed; of none, 0."""
     return ordered[min(len(ordered) - 1, int(len(ordered) * share))] if ordered else 0.0
 
 

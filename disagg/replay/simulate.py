@@ -9,10 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from math import ceil
 
+from disagg.coordinator.admission import Admission
 from disagg.replay.deployment import kv_block_tokens_of, request_tokens_max, served_by
 from disagg.replay.measures import Answered, Measures, Slo, Told, measures
-from disagg.replay.traces.trace import Trace
+from disagg.replay.traces.trace import Trace, TraceError
 from disagg.replay.virtual.served import Served
 from disagg.replay.virtual.world import Pool, Run, World
 from disagg.replay.workload import Plan, Sampler
@@ -23,6 +25,7 @@ from disagg.simulated_engine.model import pairs_of
 
 QUEUE_MAX = 2.0  # requests a rank without their first token, on average: the one that is read, and one that waits
 TRIES = 8  # of a rate, each halving what is not known
+DOUBLINGS = 16  # of the rate that all ranks could read uncached; where that is not too much, none is
 
 
 @dataclass(frozen=True)
@@ -50,7 +53,7 @@ class Simulation:
         self.plan: Callable[[float, int], Plan] = lru_cache(maxsize=2)(self._sampler.plan)
 
     def run(self, make_policy: Callable[[], Policy], rate: float, seed: int) -> Measures:
-        plan, run = self._run(make_policy, rate, seed, self.setting.frontends)
+        plan, run = self.play(make_policy, rate, seed)
         answered = [
             Answered(
                 served.due_s,
@@ -75,11 +78,32 @@ class Simulation:
         )
         return measures(answered, run.gaps, self.setting.slo, 0, told)
 
+    def play(
+        self,
+        make_policy: Callable[[], Policy],
+        rate: float,
+        seed: int,
+        *,
+        frontends: int = 0,
+        change: Callable[[Sequence[Served]], Sequence[Served]] = lambda arrivals: arrivals,
+        admission: type[Admission] = Admission,
+    ) -> tuple[Plan, Run]:
+        """What there was to be served, and how it was. `frontends`: others than the setting's; `change`: what to do
+        with requests before they come, as to give them wishes, or to leave some out."""
+        plan, setting = self.plan(rate, seed), self.setting
+        policies = [make_policy() for _ in range(frontends or setting.frontends)]
+        arrivals, followers = served_by(plan, setting.max_tokens or setting.trace.output_tokens_max)
+        return plan, World(setting.pools, policies, seed, admission).run(change(arrivals), followers)
+
     def capacity(self, seed: int = 0) -> float:
-        """Requests a second."""
+        """Requests a second. Raises TraceError where no rate is too much."""
         low, high = 0.0, 2 * self._estimate(seed)
-        while self._is_bounded(high, seed):
+        for _ in range(DOUBLINGS):
+            if not self._is_bounded(high, seed):
+                break
             low, high = high, 2 * high
+        else:
+            raise self._too_few(len(self.plan(low, seed).requests))
         for _ in range(TRIES):
             middle = (low + high) / 2
             if self._is_bounded(middle, seed):
@@ -87,12 +111,6 @@ class Simulation:
             else:
                 high = middle
         return low
-
-    def _run(self, make_policy: Callable[[], Policy], rate: float, seed: int, frontends: int) -> tuple[Plan, Run]:
-        plan = self.plan(rate, seed)
-        setting = self.setting
-        world = World(setting.pools, [make_policy() for _ in range(frontends)], seed)
-        return plan, world.run(*served_by(plan, setting.max_tokens or setting.trace.output_tokens_max))
 
     def _estimate(self, seed: int) -> float:
         """Requests a second that all ranks could read if nothing were cached."""
@@ -105,8 +123,15 @@ class Simulation:
         )
 
     def _is_bounded(self, rate: float, seed: int) -> bool:
-        _, run = self._run(LeastLoaded, rate, seed, 1)
+        _, run = self.play(LeastLoaded, rate, seed, frontends=1)
         return _waiting(run.served) <= QUEUE_MAX * sum(pool.engines * pool.model.ranks for pool in self._readers)
+
+    def _too_few(self, requests: int) -> TraceError:
+        """So few that all of them may wait at once."""
+        ranks = sum(pool.engines * pool.model.ranks for pool in self._readers)
+        what = f"{requests} requests do not show what {ranks} ranks can read at most: they carry any rate"
+        would_do = f"replay {ceil(2 * QUEUE_MAX) * ranks} or more (--requests), or say the rate (--rate)"
+        return TraceError(self.setting.trace.name, what, would_do)
 
     @property
     def _readers(self) -> list[Pool]:

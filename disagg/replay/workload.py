@@ -73,7 +73,8 @@ class Sampler:
         if not any(self._fits):
             raise TraceError(trace.name, f"has no request of at most {request_tokens_max} tokens", "give it more room")
         self._left_out = self._fits.count(False)
-        self._sessions = _sessions_of(trace) if trace.is_closed else []
+        sessions = _sessions_of(trace) if trace.is_closed else []
+        self._sessions = [session for session in sessions if any(self._fits[request.number] for request in session)]
         self._paths = Paths(trace.block_tokens or 1, kv_block_tokens)
         self._path_of: dict[int, array[int]] = {}
 
@@ -121,10 +122,9 @@ class Sampler:
         for user in range(users):
             last, begins_s, end = NOBODY, random.random() * WARM_SHARE * turns * cycle_s, len(chosen) + turns
             while len(chosen) < end:
-                session = random.choice(self._sessions)[: end - len(chosen)]
-                found = self._session(session, len(chosen), last, begins_s, user)
-                chosen += found
-                last, begins_s = (len(chosen) - 1 if found else last), THINK_MAX_S
+                session = self._session(random.choice(self._sessions), len(chosen), last, begins_s, user)
+                chosen += session[: end - len(chosen)]
+                last, begins_s = len(chosen) - 1, THINK_MAX_S
         return chosen
 
     def _session(

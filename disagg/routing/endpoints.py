@@ -38,8 +38,9 @@ class RankId(NamedTuple):
 class Endpoint:
     """One dp rank of one engine, for as long as one connection to the engine lasts.
 
-    `load`: requests and KV tokens there, all frontends' together as far as is known. `tokens_free`: the longest request
-    (see plane.ledger.tokens_to_set_aside) that still has room beside them; negative when none has.
+    `load`: requests and KV tokens there: this process's now, and those of all others when its host last reported.
+    `tokens_free`: the longest request (see plane.ledger.tokens_to_set_aside) that still has room beside them; negative
+    when none has.
     """
 
     engine: Engine
@@ -47,15 +48,19 @@ class Endpoint:
     bootstrap: str  # host:port; empty unless prefill
     client: PlaneClient
     capacity: Capacity
+    caches: bool = True  # it has a prefix cache
+    chunk_tokens: int = 0  # of prompts, that it reads in one step; 0: not known
     requests: int = 0  # this process's
     kv_tokens: int = 0
     to_read: int = 0  # prompt tokens
     bound: int = 0  # of prompts that wait in this process until they may be sent there
     reported: RankTaken = NOTHING  # by the host, for all frontends
-    reported_to_read: int = 0  # without what this process knows to have been read since
+    others: RankTaken = NOTHING  # of it, what was not this process's
+    observed: RankTaken = NOTHING  # the report up to which its reading has been learnt from
     read_at_s: float = 0.0  # when it had last read something, as far as is known
     load: tuple[int, int] = (0, 0)
     tokens_free: int = UNBOUNDED
+    refused_tokens: int = UNBOUNDED  # its host refused a request of so many since its last report
     order: ByLoad | None = None  # while a policy may choose it
     slot: int = -1  # its number in the index of cached prefixes
     tells_cache: bool = False  # what the index has of it is what its scheduler says; else nobody knows
@@ -77,7 +82,7 @@ class Endpoint:
     @property
     def requests_of_clients(self) -> int:
         """`load` without canaries. They are no company: one cannot kill, and each restarted engine gets some."""
-        return max(self.requests, self.reported.requests - self.reported.canaries)
+        return self.requests + max(0, self.others.requests - self.others.canaries)
 
     @property
     def queued_tokens(self) -> int:
@@ -88,7 +93,7 @@ class Endpoint:
     @property
     def sent_tokens(self) -> int:
         """Of these, what has been sent."""
-        return max(self.to_read, self.reported_to_read)
+        return self.to_read + self.others.to_read
 
     def take(self, kv_tokens: int, to_read: int) -> None:
         self.requests += 1
@@ -99,7 +104,6 @@ class Endpoint:
     def has_read(self, tokens: int) -> None:
         """A prompt of this process waits no more; its host's next report may come late."""
         self.to_read -= tokens
-        self.reported_to_read = max(0, self.reported_to_read - tokens)
 
     def give_back(self, kv_tokens: int) -> None:
         self.requests -= 1
@@ -107,29 +111,35 @@ class Endpoint:
         self._changed()
 
     def report(self, taken: RankTaken) -> None:
-        """What its host has granted to all frontends together."""
-        self.reported, self.reported_to_read = taken, taken.to_read
+        """What its host has granted to all frontends together. Of this process's own it may not have met the last one
+        yet: then others seem to have that much less, until the next report."""
+        self.reported, self.refused_tokens = taken, UNBOUNDED
+        self.others = msgspec.structs.replace(
+            taken,
+            requests=max(0, taken.requests - self.requests),
+            kv_tokens=max(0, taken.kv_tokens - self.kv_tokens),
+            to_read=max(0, taken.to_read - self.to_read),
+        )
         self._changed()
+        self._fit()  # also where it only no longer refuses
 
-    def on_refused(self) -> None:
-        """The host refused a leg: the endpoint counts as full until the host's next report."""
-        full = max(1, self.capacity.requests), self.capacity.kv_tokens
-        refused = msgspec.structs.replace(self.reported, requests=full[0], kv_tokens=full[1])
-        self.report(refused)
+    def on_refused(self, tokens: int) -> None:
+        """The host refused a leg of so many tokens: until its next report none of as many has room."""
+        self.refused_tokens = min(self.refused_tokens, tokens)
+        self._fit()
 
     def _changed(self) -> None:
-        reported, before = self.reported, self.load
-        requests, kv_tokens = self.requests, self.kv_tokens
-        if reported.requests > requests:
-            requests = reported.requests
-        if reported.kv_tokens > kv_tokens:
-            kv_tokens = reported.kv_tokens
-        load = (requests, kv_tokens)
+        others, before = self.others, self.load
+        load = self.requests + others.requests, self.kv_tokens + others.kv_tokens
         if load != before:
             self.load = load
-            self.tokens_free = tokens_free(requests, kv_tokens, self.capacity) if requests else UNBOUNDED
+            self._fit()
             if self.order is not None:
                 self.order.move(self, before)
+
+    def _fit(self) -> None:
+        free = tokens_free(*self.load, self.capacity) if self.load[0] else UNBOUNDED
+        self.tokens_free = min(free, self.refused_tokens - 1)
 
 
 @dataclass(slots=True, eq=False)

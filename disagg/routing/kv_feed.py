@@ -2,22 +2,26 @@
 
 Way:   plane -> [KvFeed.on_kv] -> PrefixIndex, by the slots of the engine's endpoints
 Owns:  the numbers of the changes it has seen of each rank: what comes twice is left out, and where one is missing all
-       is asked for anew
+       is asked for anew, as where something cannot be read; with a pause that grows, should it never end
 Fails: never; an endpoint of which nothing is known `tells_cache` no more, and the index has nothing of it
 """
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable, Iterable
 
-from disagg.kv_events.changes import CLEARED, LOST, STORED, Change, spelt_out
+from disagg.kv_events.changes import CLEARED, LOST, REMOVED, STORED, Change, spelt_out
 from disagg.kv_events.events import Tier
 from disagg.plane.messages import KvChanged, KvHeld, KvStart
-from disagg.routing.endpoints import Engine
+from disagg.routing.endpoints import Endpoint, Engine
 from disagg.routing.prefix_index.index import PrefixIndex
 
 log = logging.getLogger(__name__)
+
+AGAIN_S = 0.1  # before it is asked for anew; twice as long each time,
+AGAIN_MAX_S = 60.0  # up to this, after which without asking it is short again
 
 
 class KvFeed:
@@ -35,6 +39,8 @@ class KvFeed:
         self._engine, self._index, self._block_tokens = engine, index, block_tokens
         self._ask_again, self._on_clear = ask_again, on_clear
         self._is_open = True
+        self._asking: asyncio.TimerHandle | None = None
+        self._pause_s, self._asked_at_s = 0.0, 0.0
         self._next: dict[int, int] = {}  # dp rank -> the number of the change that comes next
         self.is_whole = False  # all that the ranks held when it was asked for has come
         self.why_not = "it has not answered yet"
@@ -44,6 +50,7 @@ class KvFeed:
     def close(self) -> None:
         """The connection is gone; its slots may be others' at once."""
         self._is_open = False
+        self._ask_no_more()
 
     def on_kv(self, message: KvStart | KvHeld | KvChanged) -> None:
         if not self._is_open:
@@ -57,11 +64,34 @@ class KvFeed:
                     self.is_whole |= message.is_last
                 case KvChanged():
                     self._changed(message)
-        except (ValueError, IndexError) as error:
-            log.warning("%s: its cache events cannot be read: %s", self._engine.life, error)
-            self._forget_all(f"its events cannot be read: {error}")
+        except Exception as error:  # noqa: BLE001 - what cannot be read costs the index, never the requests that run there
+            log.warning("%s: its cache events cannot be read: %r", self._engine.life, error)
+            self._forget_all(f"its events cannot be read: {error!r}")
+            self._ask_soon()
+
+    def _ask_soon(self) -> None:
+        if self._asking is None:
+            loop = asyncio.get_running_loop()
+            was_long_ago = loop.time() - self._asked_at_s > AGAIN_MAX_S
+            self._pause_s = AGAIN_S if was_long_ago or not self._pause_s else min(2 * self._pause_s, AGAIN_MAX_S)
+            self._asking = loop.call_later(self._pause_s, self._ask)
+
+    def _ask(self) -> None:
+        self._asking, self._asked_at_s = None, asyncio.get_running_loop().time()
+        self._ask_again()
+
+    def _ask_no_more(self) -> None:
+        if self._asking is not None:
+            self._asking.cancel()
+            self._asking = None
+
+    def _endpoint(self, dp_rank: int) -> Endpoint:
+        if dp_rank < 0:
+            raise IndexError(f"there is no dp rank {dp_rank}")
+        return self._engine.endpoints[dp_rank]
 
     def _start(self, start: KvStart) -> None:
+        self._ask_no_more()
         self._forget_all(start.why_not)
         if start.block_tokens not in (0, self._block_tokens):
             self.why_not = f"its KV blocks have {start.block_tokens} tokens, and ours {self._block_tokens}"
@@ -69,7 +99,7 @@ class KvFeed:
             return
         self._next = dict(start.sequences)
         for dp_rank in self._next:
-            self._engine.endpoints[dp_rank].tells_cache = True
+            self._endpoint(dp_rank).tells_cache = True
 
     def _changed(self, changed: KvChanged) -> None:
         if self.why_not:
@@ -84,7 +114,7 @@ class KvFeed:
             log.warning("%s/%d: cache events before %d are missing", self._engine.life, dp_rank, begins)
             self._lose(dp_rank)
             self._forget_all("events were missing; it is asked to tell all anew")
-            self._ask_again()
+            self._ask_soon()
             return
         self._next[dp_rank] = ends
         self.lag_s[dp_rank] = changed.lag_s
@@ -93,7 +123,7 @@ class KvFeed:
     def _apply(self, dp_rank: int, changes: Iterable[Change]) -> None:
         if self.why_not:
             return
-        index, endpoint = self._index, self._engine.endpoints[dp_rank]
+        index, endpoint = self._index, self._endpoint(dp_rank)
         slot = endpoint.slot
         for kind, tier, path, count in spelt_out(changes):
             if kind == STORED:
@@ -103,6 +133,8 @@ class KvFeed:
                 endpoint.tells_cache = True
             elif kind == LOST:
                 self._lose(dp_rank)
+            elif kind != REMOVED:
+                raise ValueError(f"nobody knows what {kind!r} is")
             elif tier == Tier.HOST:  # it is gone
                 keep = len(path) - count
                 index.cut(slot, path, keep, Tier.DEVICE)
@@ -112,7 +144,7 @@ class KvFeed:
                 index.cut(slot, path, len(path) - count, Tier.DEVICE)
 
     def _lose(self, dp_rank: int) -> None:
-        endpoint = self._engine.endpoints[dp_rank]
+        endpoint = self._endpoint(dp_rank)
         self.gaps[dp_rank] = self.gaps.get(dp_rank, 0) + 1
         self._clear(endpoint.slot)
         endpoint.tells_cache = False

@@ -171,12 +171,14 @@ class Endpoints:
 
     def report(self, endpoint: Endpoint, taken: RankTaken, now_s: float) -> None:
         """What its host has granted to all frontends together, and has read."""
-        before, since_s = endpoint.reported, endpoint.read_at_s
+        before, since_s = endpoint.observed, endpoint.read_at_s
         endpoint.report(taken)
+        if ROLES[endpoint.engine.role].embeds:
+            return  # another model, which says nothing of how quickly this one reads
         if not since_s:
-            endpoint.read_at_s = now_s
+            endpoint.read_at_s, endpoint.observed = now_s, taken
         elif taken.read_s > before.read_s:
-            endpoint.read_at_s = now_s
+            endpoint.read_at_s, endpoint.observed = now_s, taken
             self.on_observation(
                 Read(
                     endpoint.id,
@@ -208,7 +210,7 @@ class Endpoints:
         """What a rank that does not tell will have cached once it has read this."""
         if endpoint.tells_cache:
             self._guesses.remove(endpoint.slot)
-        elif endpoint.slot >= 0:
+        elif endpoint.caches and endpoint.slot >= 0:
             self._guesses.used(endpoint.slot, path, endpoint.capacity.kv_tokens // self.block_tokens)
 
     # told by reservations

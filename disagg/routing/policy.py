@@ -29,6 +29,8 @@ from disagg.routing.view import Choice, RoutingView
 if TYPE_CHECKING:
     from disagg.routing.policies.sides import SidePolicy
 
+SIDES = Role.PREFILL, Role.DECODE, Role.AGGREGATED  # that a policy may choose each by itself
+
 
 class Policy(Protocol):
     """Made once a frontend, without arguments. It is called for each try, in the midst of the event loop: it awaits
@@ -63,20 +65,25 @@ class Learns(Protocol):
 
 def load_policy(name: str, surroundings: Surroundings | None = None) -> Policy:
     """The policy of a short name, of an import path (module:Class), or of one a side: `prefill=NAME,decode=NAME`, and
-    `aggregated=NAME`; a side that is not named goes by load."""
-    if "=" in name:
-        from disagg.routing.policies.sides import BySide
-
-        policy: Policy = BySide(**{role: _side(role, each) for role, _, each in map(_parted, name.split(","))})
-    else:
-        policy = _made(name, "choose")
+    `aggregated=NAME`; a side that is not named goes by load. Raises StartError."""
+    policy: Policy = _by_side(name) if "=" in name else _made(name, "choose")
     if isinstance(policy, Settles):
         policy.settle(surroundings or Surroundings())
     return policy
 
 
-def _parted(side: str) -> tuple[str, str, str]:
-    return side.partition("=")
+def _by_side(names: str) -> Policy:
+    from disagg.routing.policies.sides import BySide
+
+    sides: dict[str, SidePolicy] = {}
+    for word in names.split(","):
+        role, _, name = word.strip().partition("=")
+        if role not in SIDES or role in sides or not name:
+            what = "says that twice" if role in sides else "is no side and its policy"
+            would_do = f"say {' or '.join(f'{side}=NAME' for side in SIDES)}, each once, with commas between them"
+            raise StartError("routing.policy", f"{word!r} of {names!r} {what}", would_do)
+        sides[role] = _side(role, name)
+    return BySide(**sides)
 
 
 def _side(role: str, name: str) -> SidePolicy:
@@ -100,8 +107,9 @@ def _made(name: str, method: str) -> Any:
     would_do = f"say one of {', '.join(SHIPPED)}, or module:Class of one that every frontend can import"
     try:
         policy = getattr(importlib.import_module(module), attribute)()
-    except (ImportError, AttributeError, ValueError, TypeError) as error:
-        raise StartError("routing.policy", f"{name} cannot be loaded: {error}", would_do) from error
+    except Exception as error:  # whatever somebody else's code raises
+        why = str(error) if isinstance(error, ImportError | AttributeError) else repr(error)
+        raise StartError("routing.policy", f"{name or 'no name'} cannot be loaded: {why}", would_do) from error
     if method and not callable(getattr(policy, method, None)):
         raise StartError("routing.policy", f"{name} has no method `{method}`", would_do)
     return policy

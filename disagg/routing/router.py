@@ -15,10 +15,10 @@ from collections.abc import Sequence
 
 from disagg.kv_events.blocks import BlockHasher
 from disagg.routing.connections import Connections
+from disagg.routing.load import Endpoints
 from disagg.routing.observations import Observation
 from disagg.routing.policies.least_loaded import LeastLoaded
 from disagg.routing.policy import Learns, Policy
-from disagg.routing.reservation import Reservation
 from disagg.routing.view import Choice, Forecast, Reason, RoutingView
 
 log = logging.getLogger(__name__)
@@ -51,18 +51,13 @@ class Router:
         self.holds_back = bool(getattr(self._policy, "holds_back", False))
         self.endpoints.on_observation = self.observe
 
-    def pick(self, request: RoutingView) -> Reservation | None:
-        """Counted as taken until it is released; None while nothing has room."""
-        choice = self.consider(request)
-        return None if choice is None else self.endpoints.reserve(choice, request)
-
     def consider(self, request: RoutingView) -> Choice | None:
         """Where the request would go now; None while nothing has room."""
         endpoints = self.endpoints
         try:
             choice = (self._least_loaded if request.embeds else self._policy).choose(request, endpoints)
-            if choice is not None and not endpoints.is_free_for(choice.pair, request):
-                raise ValueError(f"{choice.pair.name} is not free")
+            if choice is not None:
+                _check(choice, request, endpoints)
         except Exception as error:  # noqa: BLE001 - somebody else's code, called while frames of other requests are handed out
             choice = self._instead(request, error)
         return choice
@@ -86,7 +81,7 @@ class Router:
         if self._learner is not None:
             try:
                 self._learner.observe(seen)
-            except Exception as error:  # noqa: BLE001 - as in `pick`
+            except Exception as error:  # noqa: BLE001 - as in `consider`
                 self._note(error)
 
     def is_ready(self, *, embeds: bool = False) -> bool:
@@ -104,3 +99,19 @@ class Router:
             self._failures.add(why)
             log.error("policy %s: LeastLoaded chooses in its place", policy, exc_info=error)
         return policy, why
+
+
+def _check(choice: Choice, request: RoutingView, endpoints: Endpoints) -> None:
+    """Raises where what a policy chose may not be taken, or would stop those who use it: a host cannot read a number of
+    tokens that is none."""
+    if not endpoints.is_free_for(choice.pair, request):
+        raise ValueError(f"{choice.pair.name} is not free")
+    cached, reason = choice.cached_tokens, choice.reason
+    if not isinstance(cached, int):
+        raise TypeError(f"cached_tokens is {cached!r}, and must be an int")
+    if not 0 <= cached <= request.prompt_tokens:
+        raise IndexError(f"cached_tokens is {cached}, of a prompt of {request.prompt_tokens}")
+    if not isinstance(reason, Reason):
+        raise TypeError(f"reason is {reason!r}, and must be a disagg.routing.view.Reason")
+    if isinstance(reason, Forecast) and not isinstance(reason.ttft_s + reason.itl_s, float):
+        raise TypeError(f"{type(reason).__name__} does not forecast in numbers")

@@ -29,7 +29,7 @@ class RoutingView(msgspec.Struct, frozen=True, kw_only=True):
     emitted_ids: Sequence[int] = ()
     deadline_s: float = float("inf")
     path: array[int] = msgspec.field(default_factory=lambda: array("Q"))  # its KV blocks' keys; empty: nobody asks
-    expected_tokens: int = 0  # of the answer, as the client says; 0: it does not
+    expected_tokens: int = 0  # still to come, as the client says, `new_tokens` at the most; 0: it does not say
     priority: int = 0
     session: str = ""
     model: str = ""

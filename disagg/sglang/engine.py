@@ -118,6 +118,7 @@ class SGLangEngine(_Part):
         return replace(
             facts,
             ranks=_dp_ranks(engine.server_args),
+            caches_prompts=not engine.server_args.disable_radix_cache,
             context_length=int(engine.tokenizer_manager.model_config.context_len),
             request_tokens_max=request_tokens_max(int(info["max_req_input_len"]), engine.server_args, asdict(facts)),
             ignores=ignored_parameters(engine.server_args, facts.switched_off),
@@ -230,6 +231,7 @@ def _capacity(scratch: Path) -> dict[str, Any]:
         "kv_tokens": int(min(beat.kv_tokens for beat in beats)),
         "requests_max": int(min(beat.requests_max for beat in beats)),
         "page_size": int(max(beat.page_size for beat in beats)),
+        "chunk_tokens": int(min(beat.chunk_tokens for beat in beats)),
     }
 
 

@@ -192,15 +192,15 @@ class _Stream:
         if not data:
             self._lost()
             return
-        buffer, start = self._buffer, 0
+        buffer = self._buffer
         buffer += data
-        while not self._is_over and len(buffer) - start >= 4:
-            end = start + 4 + int.from_bytes(buffer[start : start + 4], "little")
+        while not self._is_over and len(buffer) >= 4:
+            end = 4 + int.from_bytes(buffer[:4], "little")
             if len(buffer) < end:
                 break
-            self._tell(bytes(buffer[start + 4 : end]))
-            start = end
-        del buffer[:start]
+            telling = bytes(buffer[4:end])
+            del buffer[:end]  # before: what raises is not told twice
+            self._tell(telling)
 
     def _tell(self, telling: bytes) -> None:
         if self._dp_rank is None:
@@ -223,6 +223,6 @@ class _Stream:
 def _who_begins(telling: bytes) -> int | None:
     try:
         first = msgspec.msgpack.decode(telling, type=Telling).events[0]
-    except (msgspec.DecodeError, IndexError):
+    except (msgspec.DecodeError, UnicodeDecodeError, IndexError):
         return None
     return first.dp_rank if isinstance(first, Begun) else None

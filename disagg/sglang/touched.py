@@ -100,7 +100,10 @@ TRANSFER = Part(
         _at(f"{_SCHEDULER}get_init_info", begins="self", is_called=True),
         _at(f"{_SCHEDULER}process_input_requests", begins="self"),
         _at(f"{_SCHEDULER}run_batch", begins="self, batch"),
-        *_all(_SCHEDULER, "max_running_requests req_to_token_pool max_total_num_tokens page_size enable_overlap"),
+        *_all(
+            _SCHEDULER,
+            "max_running_requests req_to_token_pool max_total_num_tokens page_size chunked_prefill_size enable_overlap",
+        ),
         _at(f"{_SCHEDULER}ps", f"{_SCHEDULER}pp_rank", "runtime_context:get_parallel"),
         *_all("managers.schedule_batch:ScheduleBatch.", "reqs extend_num_tokens"),
         _at(f"{_STATS}__getstate__", begins="self"),

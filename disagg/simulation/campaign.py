@@ -15,6 +15,7 @@ from random import Random
 
 from disagg.coordinator.limits import Limits
 from disagg.coordinator.phases import NEXT, Phase
+from disagg.policy_names import DEFAULT, LEAST_LOADED
 from disagg.simulation.faults import CELLS, KILLERS, OF_CLIENTS, PHASES, Fault, Faults
 from disagg.simulation.loop import VirtualLoop
 from disagg.simulation.outcome import Outcome, Strike
@@ -38,7 +39,7 @@ SHARED = {"requests_max": 64, "tokens_per_step": 4, "cache_block_tokens": 64, "c
 PREFILL = {"prefill_token_s": 0.0001, "step_s": 0.005, "transfer_bytes_per_s": 1e8}
 DECODE = {"step_s": 0.2}
 ENGINES = 4  # of each role
-FRONTENDS = 2
+POLICIES = (DEFAULT, 3), (LEAST_LOADED, 2)  # and how many frontends go by it: a seed's is that of its remainder
 SICK_MAX = 2  # engines that may be out of order at a time
 GAP_REQUESTS = 40  # between two faults
 SWEEP_S = 0.25
@@ -60,11 +61,13 @@ class Campaign:
     async def run(self) -> Outcome:
         loop, outcome = asyncio.get_running_loop(), self.outcome
         workload = Workload()
+        outcome.policy, frontends = POLICIES[outcome.seed % len(POLICIES)]
         async with SimulatedDeployment(
             ENGINES,
             ENGINES,
             seed=outcome.seed,
-            frontends=FRONTENDS,
+            frontends=frontends,
+            policy=outcome.policy,
             limits=LIMITS,
             model=SHARED,
             prefill_model=PREFILL,

@@ -46,3 +46,4 @@ class Outcome:
     outcomes: dict[str, int] = field(default_factory=dict)  # how often each end of a request came
     virtual_s: float = 0.0
     live_max: int = 0  # requests at once
+    policy: str = ""

@@ -4,7 +4,7 @@ Way:   requests' phases, their ends, deliveries on the network -> [Referee] -> n
 Owns:  the count and the hash of all events: the same seed gives the same hash
 Checks: each request ends once; a finished answer is the whole chain of its tokens, a broken one a beginning of it; no
        phase outlives its deadline; rooms, places and ledgers agree; nobody fails before its first token while a pair is
-       in order; in the end nobody holds anything
+       in order; no policy fails; in the end nobody holds anything, and frontends know what engines have cached
 """
 
 from __future__ import annotations
@@ -18,11 +18,13 @@ from disagg.coordinator.phases import LIVE, Phase
 from disagg.errors import DeadlineExceeded, LegLost, NoReadyPair
 from disagg.registry.records import EngineRecord, State
 from disagg.roles import Role
+from disagg.routing.prefix_index.index import SURE_BLOCKS
+from disagg.routing.router import PolicyFailed
 from disagg.simulated_engine.tokens import EOS, answer
 from disagg.simulation.faults import FOR_EVER
 from disagg.simulation.network import Link
 from disagg.simulation.outcome import Outcome, Violation
-from disagg.simulation.world import SimulatedDeployment, Stream, WatchedRequest
+from disagg.simulation.world import Frontend, SimulatedDeployment, Stream, WatchedRequest
 
 CONNECTING = "to "  # a decode engine still looks for a prefill that is gone, as SGLang does for 15 s
 SLACK_S = 0.05
@@ -91,7 +93,9 @@ class Referee:
         ignore_eos = bool(request.sampling["ignore_eos"])
         whole = answer(request.prompt_ids, request.max_tokens, ignore_eos)
         error = None if stream.task.cancelled() else stream.task.exception()
-        if error is not None:
+        if isinstance(request.facts.routed, PolicyFailed):
+            self.violate(f"its policy failed: {request.facts.routed}", entry)
+        elif error is not None:
             self.violate(f"{type(error).__name__}: {error}", entry)
         elif request.phase in LIVE:
             self.violate(f"it ended in {request.phase.name}", entry)
@@ -228,10 +232,24 @@ class Referee:
         for hosts, count in Counter(link.hosts for link in self._world.network.links.values()).items():
             if count > 1:
                 self.violate(f"{count} connections from {hosts[0]} to {hosts[1]}")
+        for frontend in self._world.frontends:
+            self._check_index(frontend)
         names = (task.get_name() for task in asyncio.all_tasks())
         tasks = sorted(name for name in names if not name.startswith(CONNECTING))
         if len(tasks) > tasks_before:
             self.violate(f"{len(tasks)} tasks, {tasks_before} before: {tasks}")
+
+    def _check_index(self, frontend: Frontend) -> None:
+        """What it knows to be cached is what each host says. Where prompts part some blocks may be missing."""
+        for (engine_id, rank), told in frontend.connections.caches.items():
+            host = self._world.hosts[engine_id]
+            blocks = host.kv.blocks(rank) if host.kv is not None else 0
+            if told.is_known is not host.engine.ranks[rank].tells_cache:
+                self.violate(f"{frontend.name}: whether {host.life}/{rank} tells what it holds is not known")
+            if abs(told.blocks - blocks) > blocks // 10 + SURE_BLOCKS:
+                self.violate(
+                    f"{frontend.name} knows of {told.blocks} blocks on {host.life}/{rank}, and it has {blocks}"
+                )
 
     # violations
 

@@ -92,9 +92,9 @@ def report(outcomes: list[Outcome]) -> str:
     for o in outcomes:
         ends = ", ".join(f"{name} {count}" for name, count in sorted(o.outcomes.items()))
         lines.append(
-            f"seed {o.seed}: {o.requests} requests ({ends}), at most {o.live_max} at once, {len(o.strikes)} faults, "
-            f"{o.event_count / max(1, o.requests):.1f} events a request, {o.virtual_s:.0f} virtual s, "
-            f"event hash {o.event_hash:016x}"
+            f"seed {o.seed}, {o.policy}: {o.requests} requests ({ends}), at most {o.live_max} at once, "
+            f"{len(o.strikes)} faults, {o.event_count / max(1, o.requests):.1f} events a request, "
+            f"{o.virtual_s:.0f} virtual s, event hash {o.event_hash:016x}"
         )
     return "\n".join(lines)
 

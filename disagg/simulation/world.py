@@ -25,12 +25,15 @@ from disagg.coordinator.limits import Limits
 from disagg.coordinator.phases import Phase
 from disagg.coordinator.request import FinishReason, NoText, Request
 from disagg.errors import RequestError
+from disagg.kv_events.blocks import BlockHasher
 from disagg.planning.plan import EnginePlan
+from disagg.policy_names import LEAST_LOADED
 from disagg.registry.memory import MemoryRegistry
 from disagg.registry.records import EngineRecord, State
 from disagg.registry.table import Table
 from disagg.roles import Role
 from disagg.routing.connections import Connections
+from disagg.routing.policy import Surroundings, load_policy
 from disagg.routing.router import Router
 from disagg.simulated_engine.poison import Poison
 from disagg.simulated_engine.tokens import EOS
@@ -80,7 +83,9 @@ class Frontend:
         loop = asyncio.get_running_loop()
         here = world.network.at(self.name)
         self.connections = Connections(SECRET, network=here, now_s=loop.time, block_tokens=BLOCK_TOKENS)
-        self.router = Router(self.connections)
+        surroundings = Surroundings(Random(world.seed << 8 | number), now_s=loop.time)
+        policy, hasher = load_policy(world.policy, surroundings), BlockHasher(SECRET, BLOCK_TOKENS)
+        self.router = Router(self.connections, policy, hasher)
         self.coordinator = Coordinator(self.router, world.limits, Random(world.seed << 8 | number), loop.time)
         self.coordinator.on_transfer_lost = world.fleet.transfer_lost
         watch = world.registry.watch()
@@ -154,21 +159,25 @@ class SimulatedDeployment:
         self,
         prefill: int = 1,
         decode: int = 1,
+        aggregated: int = 0,
         *,
         seed: int,
         frontends: int = 1,
         limits: Limits | None = None,
-        model: dict[str, Any] | None = None,  # of both roles
+        model: dict[str, Any] | None = None,  # of all roles
         prefill_model: dict[str, Any] | None = None,
         decode_model: dict[str, Any] | None = None,
+        aggregated_model: dict[str, Any] | None = None,
+        policy: str = LEAST_LOADED,  # as load_policy takes it
     ) -> None:
-        self.seed, self.random = seed, Random(seed)
+        self.seed, self.random, self.policy = seed, Random(seed), policy
         self.limits = limits or Limits()
         shared = model or {}
-        self._engine_of = {Role.PREFILL: shared | (prefill_model or {}), Role.DECODE: shared | (decode_model or {})}
+        own = {Role.PREFILL: prefill_model, Role.DECODE: decode_model, Role.AGGREGATED: aggregated_model}
+        self._engine_of = {role: shared | (of_role or {}) for role, of_role in own.items()}
         self.plans = {
             f"{role.value}-{n}": self.plan(role, n)
-            for role, count in ((Role.PREFILL, prefill), (Role.DECODE, decode))
+            for role, count in ((Role.PREFILL, prefill), (Role.DECODE, decode), (Role.AGGREGATED, aggregated))
             for n in range(count)
         }
         self.network = SimNetwork(seed)
@@ -259,7 +268,7 @@ class SimulatedDeployment:
         return records.keys() == self.plans.keys() and all(
             r.state is State.READY
             and hosts[r.id].is_alive
-            and (r.role is Role.PREFILL or prefills <= met.met_with(r.life))
+            and (r.role is not Role.DECODE or prefills <= met.met_with(r.life))
             for r in records.values()
         )
 

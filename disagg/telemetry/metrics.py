@@ -15,6 +15,7 @@ from disagg.telemetry.tallies import Count, Durations
 
 _PHASE_LABELS = {phase: (phase.name.lower(),) for phase in Phase}
 _PROMPT, _OUTPUT = ("prompt",), ("output",)
+_BELIEVED, _FOUND = ("routing",), ("engine",)
 GAUGES = {
     "requests": ("disagg_requests_live", "Requests that have not ended"),
     "queued": ("disagg_requests_queued", "Requests that wait for a pair, or for room on one"),
@@ -52,6 +53,12 @@ class FrontendMetrics:
         self._served = count(
             "disagg_requests_served", "Requests by the ranks they ended on: one each on prefill and on decode", *of_rank
         )
+        self._routed = count(
+            "disagg_routed", "Requests by why they went where they ended, and whether that was a pair", "reason", "to"
+        )
+        self._cached = count(
+            "disagg_prompt_tokens_cached", "Prompt tokens that routing believed to be cached, and engines found", "by"
+        )
         self._kv_bytes = count(
             "disagg_kv_transfer_bytes", "KV bytes by the rank that sent them, SGLang's own count", *of_rank
         )
@@ -82,6 +89,10 @@ class FrontendMetrics:
             self._kv_bytes.by_labels[_labels(facts.prefill)] += facts.kv_bytes or 0
         if facts.decode:
             self._served.by_labels[_labels(facts.decode)] += 1
+        if facts.routed is not None:
+            self._routed.by_labels[type(facts.routed).__name__, "pair" if facts.prefill else "one engine"] += 1
+            self._cached.by_labels[_BELIEVED] += getattr(facts.routed, "cached_tokens", 0)
+            self._cached.by_labels[_FOUND] += facts.cached_tokens or 0
         for lost in facts.lost_tries:
             self._lost_tries.by_labels[("after_first_token" if lost.after_tokens else "before_first_token",)] += 1
         for pause_ms in facts.pauses_ms:

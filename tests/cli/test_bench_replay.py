@@ -49,6 +49,10 @@ def test_policies_stand_side_by_side(tmp_path: Path) -> None:
 def test_a_policy_that_is_none_is_refused_before_anything_runs(tmp_path: Path) -> None:
     with pytest.raises(StartError, match="nosuch cannot be loaded"):
         run(tmp_path, "--policy", "nosuch")
+    with pytest.raises(
+        StartError, match="'prefil=random' of 'prefil=random' is no side and its policy; say prefill=NAME"
+    ):
+        run(tmp_path, "--policy", "prefil=random")
 
 
 def test_a_deployment_that_is_not_simulated_is_refused(tmp_path: Path) -> None:

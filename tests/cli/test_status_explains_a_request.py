@@ -204,3 +204,23 @@ def test_an_id_that_nobody_knows_is_told(answers: dict[str, httpx.Response]) -> 
     shown = CliRunner().invoke(app, ["status", "--request", "nobody"])
     assert isinstance(shown.exception, StartError)
     assert "404: there is no request 'nobody' here" in str(shown.exception)
+
+
+@pytest.mark.parametrize(
+    ("routed", "said"),
+    [
+        ({"type": "LeastCost"}, "A policy of your own: LeastCost."),
+        ({"type": "LeastCost", "cost_ms": "much"}, "A policy of your own: LeastCost (cost_ms much)."),
+        ({"type": "Weighed", "moon": 1}, "A policy of your own: Weighed (moon 1)."),
+        (
+            {"type": "PickedBySide", "policy": "X", "reader": 7},
+            "A policy of your own: PickedBySide (policy X, reader 7).",
+        ),
+        ({"type": ["a"]}, "A policy of your own: ['a']."),
+        ({"by": "mine"}, "A policy of your own: its reason has no name (by mine)."),
+        ("text", "Its reason is text."),
+    ],
+)
+def test_a_reason_that_lacks_what_its_sentences_say_is_told_as_it_is(routed: Any, said: str) -> None:
+    """Of a class of one's own with a name of ours, or of a frontend of another release."""
+    assert list(why_there(timeline(None, prefill=P, decode=D) | {"decode": D, "routed": routed}))[1:] == [said]

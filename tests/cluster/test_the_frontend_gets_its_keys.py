@@ -1,13 +1,17 @@
-"""What the YAML says of keys and pages reaches the frontend's process."""
+"""What the YAML says of keys and pages, and what is believed of the engines, reaches the frontend's process."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+import msgspec
+
 from disagg.cluster.controller import Addresses
 from disagg.cluster.serve import _frontend_spec
+from disagg.frontend.spec import FrontendSpec
 from disagg.load import parse_config
 from disagg.planning.plan import resolve
+from disagg.routing.cost.prior import Prior
 
 YAML = "version: 1\nmodel: {path: m}\nprefill: {}\ndecode: {}\n"
 HERE = Addresses("127.0.0.1:1", "127.0.0.1:2")
@@ -25,3 +29,9 @@ def test_all_of_it() -> None:
 def test_by_default_nobody_needs_a_key_and_all_pages_may() -> None:
     spec = _frontend_spec(resolve(parse_config(YAML), "cpu"), HERE, Path("m"))
     assert (spec.api_keys, spec.admin_keys, spec.open_metrics, spec.origins) == ((), (), False, ("*",))
+
+
+def test_what_is_believed_of_the_engines_before_they_are_measured() -> None:
+    believed = Prior(read_token_s=0.125, kv_bytes_per_token=7)
+    spec = _frontend_spec(resolve(parse_config(YAML), "cpu"), HERE, Path("m"), believed)
+    assert msgspec.json.decode(msgspec.json.encode(spec), type=FrontendSpec).prior == believed

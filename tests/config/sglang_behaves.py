@@ -206,9 +206,11 @@ def _cache(cache: Any) -> Iterator[str]:
 
     voice, random = _Voice(), Random(7)
     hasher = BlockHasher(b"s" * 32, 4)
-    host, tree = RankCache(hasher, lambda word: word), kv_events._Tree(cache)
-    if not tree.is_told:
-        yield "its prefix cache has no events to stand in the place of"
+    host = RankCache(hasher, lambda word: word)
+    try:
+        tree = kv_events._Tree(cache)
+    except AttributeError as error:
+        yield f"its prefix cache has no events to stand in the place of: {error}"
         return
     tree.tell(kv_events._Teller(tree, voice))  # type: ignore[arg-type]
     for step in range(300):

@@ -22,6 +22,7 @@ from disagg.registry.records import EngineRecord, State
 from disagg.registry.table import Table, View
 from disagg.roles import Role
 from disagg.routing.connections import Connections
+from disagg.routing.policy import Policy
 from disagg.routing.router import Router
 
 SECRET = b"s" * 32
@@ -157,7 +158,9 @@ async def until(condition: Any, limit_s: float = 30.0) -> None:
 
 
 @asynccontextmanager
-async def bench(limits: Limits = QUICK, met: bool = True, **engines: StubEngine) -> AsyncIterator[Bench]:
+async def bench(
+    limits: Limits = QUICK, met: bool = True, policy: Policy | None = None, **engines: StubEngine
+) -> AsyncIterator[Bench]:
     """Engines by name, with _ for the dash (prefill_0); a bare role is its first engine. All have met, if any has."""
     named = {"prefill-0": StubEngine(), "decode-0": StubEngine()}
     named |= {(n.replace("_", "-") if "_" in n else f"{n}-0"): engine for n, engine in engines.items()}
@@ -184,7 +187,7 @@ async def bench(limits: Limits = QUICK, met: bool = True, **engines: StubEngine)
         )
         registry.put(record)
     connections = Connections(SECRET)
-    router = Router(connections)
+    router = Router(connections, policy)
     await update(connections, registry.view())
     try:
         yield Bench(Coordinator(router, limits), router, named, servers, registry)

@@ -19,15 +19,16 @@ from disagg.coordinator.limits import Limits
 from disagg.coordinator.phases import Phase
 from disagg.errors import Cancelled, NoReadyPair, Overloaded
 from disagg.plane.engine import EngineFacts
+from disagg.plane.server import REPORT_S
 from disagg.process.stub import StubEngine
 from disagg.registry.records import State
 from disagg.registry.table import Table
 from disagg.roles import Role
 from disagg.routing.connections import Connections
-from disagg.routing.endpoints import NOTHING
+from disagg.routing.endpoints import NOTHING, Endpoint
 from disagg.routing.policies.least_loaded import Weighed
-from disagg.routing.router import Router
 from disagg.routing.view import RoutingView
+from tests.routing.engines import PickingRouter
 
 
 def _small(requests_max: int = 2, kv_tokens: int = 1 << 20, **more: object) -> StubEngine:
@@ -102,7 +103,7 @@ async def test_why_a_pair_was_chosen_is_a_fact_of_the_request() -> None:
 
 async def test_what_one_frontend_took_another_sees() -> None:
     async with bench(limits=Limits(), decode=_small(hold=True)) as b:
-        other = Router(Connections(b"s" * 32))
+        other = PickingRouter(Connections(b"s" * 32))
         await update(other.connections, b.registry.view())
         answering = [b.start(request()) for _ in range(2)]
         await until(lambda: len(b.decode.legs) == 2)
@@ -120,22 +121,34 @@ async def test_what_one_frontend_took_another_sees() -> None:
         other.connections.apply(Table().view())
 
 
-async def test_a_refusal_sends_the_request_back_to_the_queue_and_blames_nobody() -> None:
+async def test_a_refusal_sends_the_request_back_to_the_queue_and_blames_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    refused_tokens: list[int] = []
+    real = Endpoint.on_refused
+
+    def on_refused(endpoint: Endpoint, tokens: int) -> None:
+        refused_tokens.append(tokens)
+        real(endpoint, tokens)
+
+    monkeypatch.setattr(Endpoint, "on_refused", on_refused)
     async with bench(limits=Limits(), decode=_small(hold=True)) as b:
-        unaware = Router(Connections(b"s" * 32))
+        unaware = PickingRouter(Connections(b"s" * 32))
         await update(unaware.connections, b.registry.view())
         second = Coordinator(unaware, Limits())
         answering = [b.start(request()) for _ in range(2)]
         await until(lambda: len(b.decode.legs) == 2)
+        await asyncio.sleep(2 * REPORT_S)
         for role in Role:
             for endpoint in list(unaware.endpoints.of(role)):
-                endpoint.report(NOTHING)  # as if the report were still on its way
+                endpoint.report(NOTHING)  # as if none had come
         r = request()
         reader = Reader()
         refused = asyncio.create_task(second.run(r, reader))
         await until(lambda: r.tries == 1 and r.phase is Phase.QUEUED)
         assert not r.facts.lost_tries
         assert not r.failed_on
+        assert refused_tokens == [3 + 8]
+        decode = next(iter(unaware.endpoints.of(Role.DECODE)))
+        await until(lambda: decode.reported.requests == 2)  # a host that refuses says what it has
         b.decode.release()
         await refused
         assert reader.text == "x" * 8

@@ -14,6 +14,8 @@ from bench import bench, request, until
 
 from disagg.process.stub import FACTS, StubEngine
 from disagg.routing.endpoints import RankId
+from disagg.routing.policies.least_loaded import Weighed
+from disagg.routing.policies.predicted import LeastCost
 from disagg.telemetry.metrics import FrontendMetrics
 
 
@@ -66,3 +68,20 @@ def test_an_aggregated_engine_counts_once() -> None:
     text = metrics.render({}, granted={}, caches={}, refused={}).decode()
     assert text.count("\ndisagg_requests_served_total{") == 1
     assert "\ndisagg_kv_transfer_bytes_total{" not in text
+
+
+def test_metrics_tell_why_requests_went_where_they_did_and_how_well_caches_were_known() -> None:
+    metrics = FrontendMetrics()
+    pair, alone = request(), request()
+    for of in (pair, alone):
+        of.facts.decode, of.facts.cached_tokens = RankId("engine-0", "engine-0#1", 0), 100
+    pair.facts.prefill = RankId("prefill-0", "prefill-0#1", 0)
+    pair.facts.routed = LeastCost(wait_ms=1, read_ms=1, transfer_ms=1, itl_ms=1, cost_ms=5, cached_tokens=128)
+    alone.facts.routed = Weighed(0, 0, 0)
+    for of in (pair, pair, alone):
+        metrics.ended(of)
+    text = metrics.render({}, granted={}, caches={}, refused={}).decode()
+    assert 'disagg_routed_total{reason="LeastCost",to="pair"} 2.0' in text
+    assert 'disagg_routed_total{reason="Weighed",to="one engine"} 1.0' in text
+    assert 'disagg_prompt_tokens_cached_total{by="routing"} 256.0' in text
+    assert 'disagg_prompt_tokens_cached_total{by="engine"} 300.0' in text

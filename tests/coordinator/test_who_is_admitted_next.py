@@ -18,20 +18,23 @@ from bench import Plain, request
 from engines import make_router, split
 
 from disagg.coordinator.admission import Admission
-from disagg.coordinator.request import Request
+from disagg.coordinator.request import Blame, Request
 from disagg.coordinator.wishes import Wishes
 from disagg.errors import Overloaded
 from disagg.plane.ledger import Capacity
+from disagg.roles import Role
+from disagg.routing.observations import Read
 from disagg.routing.policies.predicted import Predicted
 from disagg.routing.reservation import Reservation
 from disagg.routing.router import Router
+from disagg.routing.view import Choice, RoutingView
 
 ROOM = Capacity(64, 100_000, 1)
 
 
-def asked(prompt_tokens: int, *, owner: bytes = b"", **wishes: Any) -> Request:
+def asked(prompt_tokens: int, *, owner: bytes = b"", max_tokens: int = 10, **wishes: Any) -> Request:
     made = request()
-    made = Request(made.id, list(range(prompt_tokens)), {}, 10, Plain(), time.monotonic())
+    made = Request(made.id, list(range(prompt_tokens)), {}, max_tokens, Plain(), time.monotonic())
     made.owner, made.wishes, made.waiting_since_s = owner, Wishes(**wishes), made.received_at_s
     return made
 
@@ -39,10 +42,15 @@ def asked(prompt_tokens: int, *, owner: bytes = b"", **wishes: Any) -> Request:
 class Bench:
     """An Admission before one pair that reads one prompt at a time: `read` says that its prompt has been read."""
 
-    def __init__(self, router: Router) -> None:
+    def __init__(self, router: Router, read_ahead_tokens: int | None = 1) -> None:
         self.router = router
         self.admission = Admission(
-            router, queue_max=100, queue_s=30, no_pair_s=30, now_s=time.monotonic, read_ahead_tokens=1
+            router,
+            queue_max=100,
+            queue_s=30,
+            no_pair_s=30,
+            now_s=time.monotonic,
+            read_ahead_tokens=read_ahead_tokens,
         )
         router.endpoints.on_change = self.admission.serve
         self.order: list[str] = []
@@ -84,6 +92,19 @@ async def test_a_prompt_waits_until_those_before_it_are_read() -> None:
     assert bench.order == ["a", "b"]
     await bench.read_all()
     assert bench.order == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize(("chunk_tokens", "sent"), [(0, 3), (1000, 3), (4000, 4), (8000, 8)])
+async def test_unless_said_otherwise_a_rank_has_two_chunks_to_read(chunk_tokens: int, sent: int) -> None:
+    """Prompts of 2,000: with fewer its next chunk would begin half empty. At least 4,096 tokens."""
+    prefill, decode = split(1, 1, capacity=ROOM)
+    prefill.endpoints[0].chunk_tokens = chunk_tokens
+    bench = Bench(make_router(prefill, decode, policy=Predicted()), read_ahead_tokens=None)
+    for number in range(12):
+        bench.send(str(number), asked(2000))
+    await bench.turns()
+    assert len(bench.order) == sent
+    await bench.read_all()
 
 
 async def test_a_higher_priority_is_admitted_next() -> None:
@@ -128,6 +149,24 @@ async def test_a_big_request_lets_small_ones_pass_but_not_for_ever() -> None:
     assert bench.order.index("big") == passed
 
 
+async def test_small_requests_pass_a_big_one_though_all_may_fill_the_context() -> None:
+    """As clients do that say no max_tokens. An answer is set 512 tokens aside at first."""
+    bench = pair(Capacity(64, 20_000, 1))
+    bench.send("runs", asked(10_000))
+    await bench.turns()
+    bench.held[0].has_read()
+    bench.send("big", asked(15_000, max_tokens=32_768 - 15_000))
+    for number in range(12):
+        bench.send(f"small-{number}", asked(100, max_tokens=32_768 - 100))
+    for _ in range(12):
+        await bench.turns()
+        for reservation in bench.held[1:]:
+            reservation.has_read()
+    assert bench.order == ["runs", *(f"small-{number}" for number in range(12))]
+    await bench.read_all()
+    assert bench.order[-1] == "big"
+
+
 async def test_a_first_token_that_would_come_too_late_is_refused_at_once_and_says_what_would_do() -> None:
     bench = pair()
     for _ in range(4):
@@ -156,3 +195,119 @@ async def test_tokens_that_would_come_too_slowly_are_refused() -> None:
     bench = pair()
     with pytest.raises(Overloaded, match="a token would take"):
         await bench.admission.reserve(asked(100, tpot_s=1e-6), time.monotonic() + 60)
+
+
+async def test_what_was_learnt_wrongly_does_not_refuse_for_ever() -> None:
+    """All clients ask for a first token in time, and the first prompt after the start took a minute. Nothing else runs
+    from which it could be learnt that prompts are quick."""
+    policy, now_s = Predicted(), time.monotonic()
+    router = make_router(*split(1, 1, capacity=ROOM), policy=policy)
+    admission = Admission(router, queue_max=100, queue_s=30, no_pair_s=30, now_s=lambda: now_s)
+    reader = next(iter(router.endpoints.of(Role.PREFILL))).id
+    router.observe(Read(reader, 1, 1000, 5e5, 60.0, 60.0))
+    refused = []
+    for second in range(60):
+        now_s += 1.01
+        for _ in range(5):
+            made = asked(1000, ttft_s=0.2)
+            made.received_at_s = made.waiting_since_s = now_s
+            try:
+                reservation = await admission.reserve(made, now_s + 60)
+            except Overloaded:
+                refused.append(second)
+            else:
+                router.observe(Read(reader, 1, 1000, 5e5, 0.06, 1.0))
+                reservation.release()
+    assert refused[:9] == [0, 0, 0, 0, 0, 1, 1, 1, 1]  # one in a second goes to see
+    assert 1 < refused[-1] < 30
+
+
+async def test_the_last_one_that_was_bound_leaves_nothing_behind() -> None:
+    bench = pair()
+    bench.send("runs", asked(100))
+    bench.send("gone", asked(50_000))
+    await bench.turns()
+    bench.tasks.pop().cancel()
+    await bench.read_all()
+    assert next(iter(bench.router.endpoints.of(Role.PREFILL))).queued_tokens == 0
+
+
+async def test_a_suspect_that_could_not_be_answered_in_time_holds_nobody_up() -> None:
+    bench = pair(replace(ROOM, requests=1))
+    bench.router.connections.is_lost = lambda _life: True  # type: ignore[method-assign]
+    bench.send("runs", asked(100))
+    await bench.turns()
+    suspect = asked(1000, tpot_s=1e-6)
+    suspect.tries, suspect.blames = 1, [Blame("decode-9#1", Role.DECODE, False)]
+    waiting = asyncio.create_task(bench.admission.reserve(suspect, time.monotonic() + 60))
+    bench.send("other", asked(10))
+    await bench.turns()
+    await bench.read_all()
+    with pytest.raises(Overloaded, match="a token would take"):
+        await waiting
+
+
+async def test_those_who_wait_for_a_busy_engine_hide_nobody_who_could_go_elsewhere() -> None:
+    bench = Bench(make_router(*split(2, 2, capacity=ROOM), policy=Predicted()))
+    bench.send("first", asked(100))
+    await bench.turns()
+    for _ in range(80):
+        made = asked(100)
+        made.prefix_on = bench.held[0].pair.reader.id  # another sample of its prompt
+        bench.send("sample", made)
+    bench.send("other", asked(100))
+    async with asyncio.timeout(5):
+        while "other" not in bench.order:
+            await asyncio.sleep(0.01)
+    assert bench.order == ["first", "other"]
+    await bench.read_all()
+
+
+async def test_a_full_queue_refuses_before_it_hashes_a_prompt() -> None:
+    bench = pair()
+    bench.admission._queue_max = 1
+    for name in "ab":
+        bench.send(name, asked(100))
+    await bench.turns()
+    late = asked(100_000)
+    with pytest.raises(Overloaded, match="wait already"):
+        await bench.admission.reserve(late, time.monotonic() + 60)
+    assert late.path_tokens == -1
+    await bench.read_all()
+
+
+async def test_many_suspects_cost_a_change_no_more_than_a_few() -> None:
+    """None of them finds an idle engine where the first of them finds none."""
+    bench = pair()
+    bench.router.connections.is_lost = lambda _life: True  # type: ignore[method-assign]
+    bench.send("runs", asked(100))
+    await bench.turns()
+    considered = 0
+    consider = bench.router.consider
+
+    def counts(view: RoutingView) -> Choice | None:
+        nonlocal considered
+        considered += 1
+        return consider(view)
+
+    bench.router.consider = counts  # type: ignore[method-assign]
+    for number in range(200):
+        suspect = asked(100 + number % 3)
+        suspect.tries, suspect.blames = 1, [Blame("decode-9#1", Role.DECODE, False)]
+        bench.send(f"suspect-{number}", suspect)
+    await bench.turns()
+    considered = 0
+    bench.admission.serve()
+    await bench.turns()
+    assert considered <= 3
+    await bench.read_all()
+    assert len(bench.order) == 201
+
+
+def test_what_a_client_expects_of_its_answer_is_what_may_still_come() -> None:
+    admission, found = pair().admission, []
+    for says, emitted in ((0, 0), (2**31 - 1, 0), (7, 0), (7, 3), (7, 8)):
+        made = asked(5, output_tokens=says)
+        made.emitted_ids = [1] * emitted
+        found.append(admission._view(made, 0.0).expected_tokens)
+    assert found == [0, 10, 7, 4, 0]

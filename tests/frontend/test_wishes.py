@@ -22,6 +22,7 @@ MEANT = [
     ([], {"priority": -3}, Wishes(priority=-3)),
     (["x-disagg-priority: 7"], {"priority": -3}, Wishes(priority=7)),
     (["x-disagg-output-tokens: 40"], {}, Wishes(output_tokens=40)),
+    (["x-sgl-tps-slo: 5e-324"], {}, Wishes(tpot_s=86_400.0)),
 ]
 
 
@@ -48,6 +49,13 @@ async def test_what_a_request_wishes(codec: Codec, headers: list[str], body: dic
         ("x-disagg-priority: 101", "x-disagg-priority"),
         ("x-disagg-priority: 1.5", "x-disagg-priority"),
         ("x-disagg-output-tokens: many", "x-disagg-output-tokens"),
+        (f"x-disagg-output-tokens: {'9' * 400}", "x-disagg-output-tokens"),
+        (f"x-disagg-output-tokens: {'9' * 5000}", "x-disagg-output-tokens"),
+        (f"x-disagg-priority: -1{'0' * 309}", "x-disagg-priority"),
+        ("x-disagg-priority: inf", "x-disagg-priority"),
+        ("x-slo-ttft-ms: inf", "x-slo-ttft-ms"),
+        ("x-slo-tpot-ms: 1e999", "x-slo-tpot-ms"),
+        ("x-sgl-tps-slo: -inf", "x-sgl-tps-slo"),
     ],
 )
 async def test_a_wish_that_makes_no_sense_is_refused_by_name(codec: Codec, header: str, named: str) -> None:

@@ -16,12 +16,15 @@ import pytest
 
 from disagg.kv_events.blocks import BlockHasher
 from disagg.kv_events.book import KvBook
+from disagg.kv_events.events import At, Stored, Telling, Tier, encode_telling
 from disagg.sglang import kv_events as stream
 from disagg.sglang.kv_events import CacheListener
 from disagg.sglang.plugins import kv_events as plugin
 
 SECRET, BLOCK = b"s" * 32, 4
 HASHER = BlockHasher(SECRET, BLOCK)
+_TELLING = encode_telling(Telling(0.0, [At(3, 1, b"", "adapter")])).replace(b"adapter", b"\xff" * 7)
+NOT_UTF8 = len(_TELLING).to_bytes(4, "little") + _TELLING
 Medium = Enum("Medium", "GPU CPU DISK")
 
 
@@ -209,11 +212,93 @@ async def test_what_no_scheduler_would_say_ends_the_stream(tmp_path: Path) -> No
     host.listener.close()
 
 
-def test_a_scheduler_whose_host_asks_for_nothing_or_whose_cache_is_off_tells_nothing(tmp_path: Path) -> None:
+async def test_an_error_of_ours_ends_the_telling_and_not_the_scheduler(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    host, tree = Host(tmp_path), Tree()
+    scheduler = Scheduler(tmp_path, tree)
+    tree.insert((1, 2, 3, 4, 5))
+    await rounds(scheduler, tree, host)
+    tree.kv_events.record_store(SimpleNamespace(parent=tree.root_node), Medium.GPU)  # type: ignore[arg-type]
+    tree.insert((6, 7, 8, 9))
+    tree.evict(tree.leaves()[0])
+    tree.clear()
+    async with asyncio.timeout(10):
+        while host.keys or host.book.sequences:
+            scheduler.process_input_requests()
+            await asyncio.sleep(0.001)
+    assert [record.message for record in caplog.records if "told no more" in record.message]
+    for _ in range(20):
+        scheduler.process_input_requests()  # and it does not begin again
+        await asyncio.sleep(0)
+    assert host.book.epochs == {0: 1}
+    end(scheduler, host)
+
+
+def test_a_cache_that_cannot_tell_is_named_in_the_log_and_its_scheduler_serves(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    class RustTree: ...
+
+    (tmp_path / stream.NAME).touch()
+    scheduler = Scheduler(tmp_path, RustTree())  # type: ignore[arg-type]
+    scheduler.process_input_requests()
+    assert "RustTree cannot tell what it holds, so that is guessed" in caplog.text
+
+
+def test_a_scheduler_whose_host_asks_for_nothing_or_whose_cache_is_off_tells_nothing(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     tree = Tree()
     plugin.begin(SimpleNamespace(tree_cache=tree), 0, tmp_path)
     assert "record_store" not in vars(tree.kv_events)
     (tmp_path / stream.NAME).touch()
     plugin.begin(SimpleNamespace(tree_cache=SimpleNamespace(disable=True, kv_events=tree.kv_events)), 0, tmp_path)
-    plugin.begin(SimpleNamespace(tree_cache=SimpleNamespace()), 0, tmp_path)
     assert "record_store" not in vars(tree.kv_events)
+    assert not caplog.records
+
+
+@pytest.mark.parametrize("event", [At(2, 0, b"abc"), Stored(1, 10 * BLOCK, Tier.DEVICE), None])
+async def test_a_telling_that_does_not_fit_ends_its_stream_once_and_the_next_one_says_all(
+    event: At | Stored | None, tmp_path: Path
+) -> None:
+    """Bytes that are no ids, or (None) no text: these were told again with each telling that followed."""
+    host, voice = Host(tmp_path), stream.CacheVoice(tmp_path, 0)
+    for number in range(200):
+        if voice.flush():
+            voice.say(At(1, 0, array("I", range(BLOCK)).tobytes()))
+            voice.say(Stored(1, BLOCK, Tier.DEVICE))
+        elif number == 50 and event is None:
+            voice._unsent += NOT_UTF8
+        elif number == 50 and event is not None:
+            voice.say(event)
+        await asyncio.sleep(0.001)
+    assert voice.streams == host.book.epochs[0] == 2
+    assert host.keys == set(HASHER.path(range(BLOCK)))
+    voice.close()
+    host.listener.close()
+
+
+async def test_what_raises_is_not_told_twice(tmp_path: Path) -> None:
+    told: list[bytes] = []
+    failed: list[Any] = []
+    loop = asyncio.get_running_loop()
+    loop.set_exception_handler(lambda _loop, context: failed.append(context["exception"]))
+
+    def hear(_dp_rank: int, telling: bytes) -> None:
+        told.append(telling)
+        if len(told) == 2:
+            raise ZeroDivisionError
+
+    listener = CacheListener(tmp_path)
+    listener.listen(loop, hear)
+    voice = stream.CacheVoice(tmp_path, 0)
+    voice.flush()
+    for number in range(5):
+        voice.say(Stored(number, BLOCK, Tier.DEVICE))
+        voice.flush()
+        await asyncio.sleep(0.01)
+    assert len(told) == len(set(told)) == 5
+    assert [type(each) for each in failed] == [ZeroDivisionError]
+    voice.close()
+    listener.close()

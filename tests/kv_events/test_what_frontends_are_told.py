@@ -55,6 +55,13 @@ class Frontend:
     def held(self, dp_rank: int = 0) -> set[tuple[int, ...]]:
         return set(self.index.exact[dp_rank])
 
+    async def until_asked(self, times: int) -> None:
+        async with asyncio.timeout(TOLD_S):
+            while self.asked < times:
+                await asyncio.sleep(0.005)
+        await asyncio.sleep(0.05)
+        assert self.asked == times
+
     async def until(self, blocks: int, dp_rank: int = 0) -> None:
         async with asyncio.timeout(TOLD_S):
             while len(self.held(dp_rank)) != blocks:
@@ -153,7 +160,10 @@ def changed(begins: int, number: int) -> m.KvChanged:
     return m.KvChanged(0, begins, [Change(STORED, Tier.DEVICE, 0, path.tobytes(), len(path))], 0.0)
 
 
-def test_what_comes_twice_changes_nothing_and_what_is_missing_is_asked_for() -> None:
+async def test_what_comes_twice_changes_nothing_and_what_is_missing_is_asked_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("disagg.routing.kv_feed.AGAIN_S", 0.01)
     frontend = Frontend()
     on_kv = frontend.feed.on_kv
     on_kv(m.KvStart(1, BLOCK, {0: 7}))
@@ -163,7 +173,8 @@ def test_what_comes_twice_changes_nothing_and_what_is_missing_is_asked_for() -> 
     assert (len(frontend.held()), frontend.asked) == (3, 0)
     on_kv(changed(9, 2))
     on_kv(changed(10, 3))
-    assert (frontend.held(), frontend.asked, frontend.feed.gaps) == (set(), 1, {0: 1})
+    assert (frontend.held(), frontend.asked, frontend.feed.gaps) == (set(), 0, {0: 1})
+    await frontend.until_asked(1)
     on_kv(m.KvStart(1, BLOCK, {0: 11}))
     on_kv(changed(11, 4))
     assert len(frontend.held()) == 3
@@ -176,7 +187,7 @@ def test_what_comes_twice_changes_nothing_and_what_is_missing_is_asked_for() -> 
     assert len(frontend.held()) == 3
 
 
-def test_blocks_of_another_size_and_paths_that_cannot_be_are_not_believed() -> None:
+async def test_blocks_of_another_size_and_paths_that_cannot_be_are_not_believed() -> None:
     frontend = Frontend()
     frontend.feed.on_kv(m.KvStart(1, 2 * BLOCK, {0: 0}))
     frontend.feed.on_kv(changed(0, 1))
@@ -186,3 +197,40 @@ def test_blocks_of_another_size_and_paths_that_cannot_be_are_not_believed() -> N
     assert (frontend.held(), frontend.engine.endpoints[0].tells_cache) == (set(), False)
     frontend.feed.on_kv(m.KvStart(1, 0, {}, "it has no prefix cache"))
     assert frontend.feed.why_not == "it has no prefix cache"
+
+
+NO_ROOT = Change(STORED, Tier.DEVICE, 9, b"12345678", 1)  # it shares keys with one that was not told
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [
+        m.KvStart(1, BLOCK, {7: 0}),
+        m.KvStart(1, BLOCK, {-1: 0}),
+        m.KvHeld(0, [NO_ROOT]),
+        m.KvHeld(-1, [NO_ROOT]),
+        m.KvHeld(0, [Change("moved", Tier.DEVICE, 0, b"12345678", 1)]),
+        m.KvChanged(0, 7, [NO_ROOT], 0.0),
+        m.KvChanged(3, 7, [], 0.0),
+    ],
+    ids=str,
+)
+async def test_what_cannot_be_read_is_asked_for_anew_with_pauses_that_grow(
+    frame: m.KvStart | m.KvHeld | m.KvChanged, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("disagg.routing.kv_feed.AGAIN_S", 0.01)
+    frontend = Frontend()
+    on_kv = frontend.feed.on_kv
+    for times in (1, 2, 3):
+        on_kv(m.KvStart(1, BLOCK, {0: 7}))
+        on_kv(frame)
+        on_kv(changed(7, 1))
+        assert (frontend.held(), frontend.asked) == (set(), times - 1)
+        await frontend.until_asked(times)
+    assert frontend.feed._pause_s == 0.04
+    on_kv(m.KvStart(1, BLOCK, {0: 7}))
+    on_kv(changed(7, 1))
+    assert len(frontend.held()) == 3
+    on_kv(frame)
+    frontend.feed.close()
+    await frontend.until_asked(3)

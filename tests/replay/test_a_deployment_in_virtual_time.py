@@ -10,8 +10,10 @@ import pytest
 from disagg.replay.measures import Measures, Slo
 from disagg.replay.simulate import Setting, Simulation
 from disagg.replay.traces.read import read_trace
+from disagg.replay.traces.trace import Trace, TraceError, TraceRequest
 from disagg.replay.virtual.served import Served
 from disagg.replay.virtual.world import Pool, Run, World
+from disagg.replay.workload import Sampler
 from disagg.roles import Role
 from disagg.routing.load import Endpoints
 from disagg.routing.policies.least_loaded import LeastLoaded
@@ -93,7 +95,7 @@ def test_the_same_seed_gives_the_same_figures_and_another_one_others() -> None:
 @pytest.mark.parametrize("trace", ["mooncake-200.jsonl.gz", "agentic-200.jsonl.gz", "azure-200.csv"])
 def test_every_request_of_a_trace_is_answered_with_all_of_its_tokens(trace: str) -> None:
     simulation = Simulation(setting(trace))
-    plan, result = simulation._run(LeastLoaded, 2.0, 1, 2)
+    plan, result = simulation.play(LeastLoaded, 2.0, 1, frontends=2)
     assert len(result.served) == len(plan.requests)
     assert sum(count for _, count in result.gaps) == sum(each.output_tokens - 1 for each in plan.requests)
     assert sum(rank.cache.locked_tokens for rank in result.ranks) == 0
@@ -102,7 +104,7 @@ def test_every_request_of_a_trace_is_answered_with_all_of_its_tokens(trace: str)
 
 def test_a_closed_loop_asks_after_its_think_time() -> None:
     simulation = Simulation(setting("agentic-200.jsonl.gz"))
-    plan, result = simulation._run(LeastLoaded, 1.0, 1, 1)
+    plan, result = simulation.play(LeastLoaded, 1.0, 1)
     served = {each.number: each for each in result.served}
     followers = [each for each in plan.requests if each.after >= 0]
     assert followers
@@ -157,3 +159,42 @@ def test_round_robin_evens_counts_out_and_least_loaded_work() -> None:
     simulation = Simulation(setting())
     by_turns, by_load = (simulation.run(policy, 6.0, 1) for policy in (RoundRobin, LeastLoaded))
     assert by_load.ttft_mean_s < by_turns.ttft_mean_s
+
+
+@pytest.mark.parametrize("requests", [1, 5, 8])
+def test_too_few_requests_to_show_what_a_deployment_carries_are_refused(requests: int) -> None:
+    with pytest.raises(
+        TraceError, match=r"4 ranks can read at most.*replay 16 or more \(--requests\), or say the rate"
+    ):
+        Simulation(setting(requests=requests)).capacity()
+
+
+def test_so_many_as_are_said_to_do_are_enough() -> None:
+    assert Simulation(setting(requests=16)).capacity() > 0
+
+
+def test_a_closed_trace_is_replayed_though_no_session_begins_with_what_fits() -> None:
+    sessions = [
+        [
+            TraceRequest(2 * number, 0.0, 5000, 10, (), str(number)),
+            TraceRequest(2 * number + 1, 1.0, 100, 10, (), str(number), after=2 * number),
+        ]
+        for number in range(3)
+    ]
+    nothing = TraceRequest(6, 0.0, 5000, 10, (), "nothing of it fits")
+    trace = Trace("closed", 0, [*sum(sessions, []), nothing], is_closed=True)  # noqa: RUF017
+    plan = Sampler(trace, 7, 64, 1000).plan(1.0, 0)
+    assert len(plan.requests) >= 7
+    assert {each.prompt_tokens for each in plan.requests} == {100}
+    assert plan.left_out == 4
+
+
+def test_four_frontends_serve_nearly_as_soon_as_one() -> None:
+    """They know of each other's requests by hosts' reports alone."""
+    pairs = [pools(Role.PREFILL, 4), pools(Role.DECODE, 4)]
+
+    def ttft_s(frontends: int) -> float:
+        simulation = Simulation(setting(pools=pairs, requests=200, frontends=frontends))
+        return sum(simulation.run(lambda: load_policy("predicted"), 10.0, seed).ttft_mean_s for seed in (1, 2, 3))
+
+    assert ttft_s(4) < 1.03 * ttft_s(1)

@@ -13,7 +13,7 @@ sys.path.insert(0, str(Path(__file__).parent))  # tests share engines.py; they a
 
 from engines import Client, asked, make_engine, make_router, split
 
-from disagg.plane.ledger import Capacity, fits, kv_tokens_needed
+from disagg.plane.ledger import Capacity, fits, kv_tokens_needed, tokens_to_set_aside
 from disagg.plane.messages import RankTaken
 from disagg.registry.met import Met
 from disagg.roles import Role
@@ -36,8 +36,8 @@ class Reference:
         self.alone: dict[Engine, Reservation] = {}
 
     def load(self, endpoint: Endpoint) -> tuple[int, int]:
-        reported = endpoint.reported
-        return max(endpoint.requests, reported.requests), max(endpoint.kv_tokens, reported.kv_tokens)
+        others = endpoint.others
+        return endpoint.requests + others.requests, endpoint.kv_tokens + others.kv_tokens
 
     def usable(self, role: Role) -> list[Engine]:
         return [each for each in self.engines if each.role is role and each in self.ready and _client(each).is_up]
@@ -51,6 +51,8 @@ class Reference:
                 continue
             for endpoint in engine.endpoints:
                 load, capacity = self.load(endpoint), endpoint.capacity
+                if endpoint.refused_tokens <= tokens_to_set_aside(request.prompt_tokens, new_tokens):
+                    continue
                 if fits(*load, kv_tokens_needed(request.prompt_tokens, new_tokens, capacity.page_size), capacity):
                     found.append(((int(engine.life in request.avoid), *load), endpoint))
         return found
@@ -149,7 +151,7 @@ def _something_happens(random: Random, reference: Reference, endpoints: Endpoint
         case 3:
             endpoint.report(RankTaken(random.randint(0, 3), random.choice([0, 64, 500])))
         case 4 if random.random() < 0.3:
-            endpoint.on_refused()
+            endpoint.on_refused(random.choice([1, 14, 400]))
         case 5:
             endpoints.remove(engine)
             reference.ready.discard(engine)

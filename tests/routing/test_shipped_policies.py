@@ -13,13 +13,14 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))  # tests share engines.py; they are not a package
 
-from engines import asked, make_engine, make_router, split
+from engines import PickingRouter, asked, make_engine, make_router, split
 
 from disagg.errors import StartError
 from disagg.kv_events.blocks import BlockHasher
 from disagg.plane.ledger import Capacity
 from disagg.plane.messages import RankTaken
 from disagg.policy_names import SHIPPED, reads_prefixes
+from disagg.registry.met import Met
 from disagg.roles import Role
 from disagg.routing.cost.prior import Prior
 from disagg.routing.endpoints import Endpoint, Engine
@@ -32,7 +33,7 @@ BLOCK = 64
 HASHER = BlockHasher(b"s" * 32, BLOCK)
 
 
-def router_of(name: str, *engines: Engine, seed: int = 1, prior: Prior | None = None) -> Router:
+def router_of(name: str, *engines: Engine, seed: int = 1, prior: Prior | None = None) -> PickingRouter:
     surroundings = Surroundings(random.Random(seed), prior or Prior())
     router = make_router(*engines, policy=load_policy(name, surroundings))
     router.endpoints.block_tokens = BLOCK
@@ -159,6 +160,26 @@ def test_one_client_at_a_time_spreads_what_nobody_has(name: str) -> None:
     assert min(places.values()) >= 5, places
 
 
+def test_a_client_that_expects_no_end_of_its_answer_changes_no_bucket_of_others() -> None:
+    """It can put out no more than its max_tokens, whatever it says."""
+
+    def buckets(hint: int) -> list[int]:
+        router, random_, found = router_of("length_buckets", *split(8, 8)), random.Random(1), []
+        for number in range(400):
+            tokens, says = random_.randrange(10, 2000), random_.randrange(10, 1000)
+            is_odd = not number % 50
+            reservation = router.pick(asked(tokens, 1000, expected_tokens=hint if is_odd else says))
+            assert reservation
+            assert isinstance(reservation.reason, PickedBySide)
+            assert reservation.reason.decode
+            found.append(reservation.reason.decode["bucket"])
+            reservation.release()
+        return found
+
+    assert buckets(2**31 - 1) == buckets(1000)
+    assert set(buckets(1000)) == {0, 1, 2, 3}
+
+
 def test_short_prompts_are_served_alone_and_long_ones_by_pairs_where_that_costs_less() -> None:
     """The one that serves alone decodes less than the pair's; but a long prompt would hold up all that it decodes."""
     alone = make_engine("alone-0#1", Role.AGGREGATED, 9)
@@ -249,6 +270,44 @@ def test_a_prior_that_is_far_off_is_not_the_fault_of_the_rank_that_was_measured(
         assert policy.costs.read_s(first, 500, 0) == policy.costs.read_s(second, 500, 0)  # type: ignore[attr-defined]
     policy.observe(Read(second, 1, 500, 500**2 / 2, 1.0, 1.0))  # type: ignore[attr-defined]
     assert policy.costs.read_s(first, 500, 0) == policy.costs.read_s(second, 500, 0)  # type: ignore[attr-defined]
+
+
+def test_a_slow_way_between_two_engines_is_avoided_and_the_engines_are_not() -> None:
+    """As of two nodes: prefill-0 and decode-0 are on one, prefill-1 and decode-1 on the other; TCP between them."""
+    router = router_of("predicted", *split(2, 2))
+    costs, noise = router._policy.costs, random.Random(5)  # type: ignore[attr-defined]
+    prefills, decodes = (list(router.endpoints.of(role)) for role in (Role.PREFILL, Role.DECODE))
+    for _ in range(40):
+        for here, prefill in enumerate(prefills):
+            for there, decode in enumerate(decodes):
+                kv_bytes = noise.randint(10, 400) * 1_000_000
+                second = kv_bytes / (50e9 if here == there else 0.5e9)
+                costs.observe(Transferred(prefill.id, decode.id, kv_bytes // 100_000, kv_bytes, 0.003 + second))
+    pairs = set()
+    for number in range(12):
+        reservation = router.pick(asked(**prompt(4000, number)))
+        assert reservation is not None
+        pairs.add((reservation.pair.prefill.engine.id[-1], reservation.pair.decode.engine.id[-1]))  # type: ignore[union-attr]
+        if number % 2:
+            reservation.release()
+    assert pairs == {("0", "0"), ("1", "1")}
+
+
+def test_where_ways_differ_a_reader_still_finds_the_one_decode_that_it_has_met() -> None:
+    engines = split(1, 40)
+    router = router_of("predicted", *engines)
+    router.endpoints.meet(Met([("prefill-0#1", "decode-39#1")]))
+    for endpoint in list(router.endpoints.of(Role.DECODE)):
+        if endpoint.life == "decode-39#1":
+            router.endpoints.report(endpoint, RankTaken(5, 5000), 1.0)  # it is the dearest
+    costs = router._policy.costs  # type: ignore[attr-defined]
+    for receiver, seconds in ((1, 0.1), (2, 2.0)) * 20:
+        reader, decode = (engines[number].endpoints[0].id for number in (0, receiver))
+        costs.observe(Transferred(reader, decode, 1000, 10**8, seconds))
+    assert costs.transfer_factors.uneven
+    reservation = router.pick(asked(**prompt(4000)))
+    assert reservation is not None
+    assert reservation.pair.decode.life == "decode-39#1"
 
 
 def test_each_side_may_have_a_policy_of_its_own() -> None:

@@ -38,22 +38,51 @@ def test_a_prefill_has_room_again_before_its_decode_has() -> None:
         first.release_leg(first.pair.decode)
 
 
-def test_what_a_host_reports_counts_where_it_is_more_than_ours() -> None:
+def test_what_others_had_at_the_last_report_counts_beside_what_is_ours_now() -> None:
     prefill, *decodes = split(1, 2)
     router = make_router(prefill, *decodes)
-    decodes[0].endpoints[0].report(RankTaken(2, 100))
+    far = decodes[0].endpoints[0]
+    far.report(RankTaken(2, 100))
     picked = [router.pick(asked()) for _ in range(5)]
-    # At 2 requests each decode-1 has fewer KV tokens. The two reported on decode-0 may be ours, once we have sent some.
-    assert [each.pair.decode.life for each in picked if each] == [f"decode-{number}#1" for number in (1, 1, 1, 0, 0)]
+    # At 2 and at 3 requests each decode-1 has fewer KV tokens.
+    assert [each.pair.decode.life for each in picked if each] == [f"decode-{number}#1" for number in (1, 1, 1, 0, 1)]
+    assert far.load == (3, 115)
+    far.report(RankTaken(4, 130))  # of which one is ours
+    assert far.load == (4, 130)
+    ours = picked[3]
+    assert ours
+    ours.release()
+    assert far.load == (3, 115)
 
 
-def test_a_host_that_refused_is_full_until_it_reports_again() -> None:
+def test_of_what_is_ours_a_report_may_know_nothing_yet() -> None:
+    router = make_router(*split(1, 1))
+    reservation = router.pick(asked())
+    assert reservation
+    decode = reservation.pair.decode
+    decode.report(RankTaken(0, 0))
+    assert decode.load == (1, 15)
+    assert decode.queued_tokens == 0
+    prefill = reservation.pair.reader
+    prefill.report(RankTaken(1, 500, to_read=400))
+    assert prefill.queued_tokens == 400
+    reservation.has_read()
+    assert prefill.queued_tokens == 390
+
+
+def test_a_host_that_refused_has_no_room_for_as_many_tokens_until_it_reports_again() -> None:
     prefill, decode = split(1, 1, capacity=Capacity(8, 1 << 20, 1))
     router = make_router(prefill, decode)
-    decode.endpoints[0].on_refused()
-    assert router.pick(asked()) is None
-    decode.endpoints[0].report(RankTaken(1, 10))
-    assert router.pick(asked())
+    decode.endpoints[0].on_refused(500)
+    decode.endpoints[0].on_refused(1000)
+    assert router.pick(asked(500)) is None
+    assert router.pick(asked(490, 10)) is None
+    small = router.pick(asked(490, 9))
+    assert small
+    small.release()
+    assert router.pick(asked(500)) is None
+    decode.endpoints[0].report(RankTaken(0, 0))
+    assert router.pick(asked(500))
 
 
 def test_who_is_to_be_alone_waits_for_an_idle_engine_and_has_it_to_itself() -> None:
@@ -79,7 +108,7 @@ def test_an_engine_with_nothing_but_a_canary_is_idle_and_yet_loaded() -> None:
         decode.endpoints[0].report(RankTaken(1, 48, canaries=1))
     alone = router.pick(asked(alone_on={Role.DECODE}))
     assert alone
-    assert alone.pair.decode.load == (1, 48)
+    assert alone.pair.decode.load == (2, 63)
     other = next(decode for decode in decodes if decode is not alone.pair.decode.engine)
     other.endpoints[0].report(RankTaken(2, 96, canaries=1))
     assert router.pick(asked(alone_on={Role.DECODE})) is None

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any, cast
 from disagg.coordinator.admission import Admission
 from disagg.coordinator.coordinator import STEPS_MIN
 from disagg.coordinator.request import NoText, Request
-from disagg.coordinator.wishes import Wishes
+from disagg.errors import Overloaded
 from disagg.plane.client import PlaneClient
+from disagg.plane.ledger import tokens_to_set_aside
 from disagg.plane.messages import RankTaken
 from disagg.registry.met import Met
 from disagg.replay.virtual.clock import Clock
@@ -52,17 +53,25 @@ class _Connected:
 
 
 class Frontend:
-    """`on_chosen` gets a request that has a pair."""
+    """`on_chosen` gets a request that has a pair, `on_refused` one that admission refuses."""
 
-    def __init__(self, clock: Clock, policy: Policy, block_tokens: int, on_chosen: Callable[[Served], None]) -> None:
-        self._clock, self._on_chosen = clock, on_chosen
+    def __init__(
+        self,
+        clock: Clock,
+        policy: Policy,
+        block_tokens: int,
+        on_chosen: Callable[[Served], None],
+        on_refused: Callable[[Served], None],
+        admission: type[Admission] = Admission,
+    ) -> None:
+        self._clock, self._on_chosen, self._on_refused = clock, on_chosen, on_refused
         self.endpoints = Endpoints()
         self.endpoints.block_tokens = block_tokens
         self.choices_us: list[float] = []  # of each look for a pair, those that found none among them
         self.failed_choices = 0  # LeastLoaded chose in the policy's place
         router = Router(cast("Connections", _Connected(self.endpoints)), _timed(policy, self.choices_us))
         self._router = router
-        self._admission = Admission(
+        self._admission = admission(
             router, queue_max=WAITING_MAX, queue_s=FOREVER_S, no_pair_s=FOREVER_S, now_s=clock.loop.time
         )
         self.endpoints.on_change = self._admission.serve
@@ -72,7 +81,10 @@ class Frontend:
         client = cast("PlaneClient", _OpenClient())
         for number, host in enumerate(hosts):
             engine = Engine(host.life, host.life, host.model.role, number)
-            engine.endpoints = [Endpoint(engine, rank, "", client, host.capacity) for rank in range(host.model.ranks)]
+            engine.endpoints = [
+                Endpoint(engine, rank, "", client, host.capacity, chunk_tokens=host.model.chunk_tokens)
+                for rank in range(host.model.ranks)
+            ]
             self._engines[host.life] = engine
             self.endpoints.open_slots(engine)
             for endpoint in engine.endpoints:
@@ -90,7 +102,8 @@ class Frontend:
             text=NoText(),
             received_at_s=now_s,
             waiting_since_s=now_s,
-            wishes=Wishes(session=served.session),
+            owner=served.owner,
+            wishes=served.wishes,
         )
         if self._router.reads_prefixes:
             request.path, request.path_tokens = served.path, served.prompt_tokens
@@ -115,7 +128,8 @@ class Frontend:
 
     def refused(self, served: Served, by: Host, rank: int) -> None:
         """It waits again, before those that had no pair yet."""
-        self._engines[by.life].endpoints[rank].on_refused()
+        tokens = tokens_to_set_aside(served.prompt_tokens, ROLES[by.model.role].new_tokens(served.max_tokens))
+        self._engines[by.life].endpoints[rank].on_refused(tokens)
         reservation_of(served).release()
         request = served.request
         assert request is not None
@@ -138,7 +152,7 @@ class Frontend:
         tokens = served.output_tokens
         self._router.observe(Answered(served.prompt_tokens, tokens, served.max_tokens))
         if tokens >= STEPS_MIN:
-            step_s = (served.ended_s - served.first_s) / (tokens - 1)
+            step_s = (served.ended_s - served.first_s - served.stood_s) / (tokens - 1)
             self._router.observe(reservation.stepped(served.prompt_tokens, step_s))
         reservation.release()
 
@@ -148,7 +162,13 @@ class Frontend:
         task.add_done_callback(_raise_what_it_raised)
 
     async def _reserve(self, served: Served, request: Request) -> None:
-        served.reservation = await self._admission.reserve(request, FOREVER_S)
+        try:
+            served.reservation = await self._admission.reserve(request, FOREVER_S)
+        except Overloaded as refusal:
+            served.refusal = refusal
+            self._on_refused(served)
+            return
+        served.admitted_s = self._clock.now_s
         self.failed_choices += isinstance(served.reservation.reason, PolicyFailed)
         self._on_chosen(served)
 

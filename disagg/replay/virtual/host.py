@@ -30,12 +30,14 @@ class Host:
         self.ledger = Ledger(model.ranks, self.capacity)
         self.ranks: list[Rank] = []
         self._report_is_due = False
+        self._reported_at_s = float("-inf")
 
     def grant(self, served: Served, rank: int, reservation: Reservation) -> bool:
         new_tokens = ROLES[self.model.role].new_tokens(served.max_tokens)
         to_read = reservation.to_read if reservation.pair.reader.life == self.life else 0
         grant = self.ledger.grant(rank, served.prompt_tokens, new_tokens, to_read=to_read)
         if grant is None:
+            self.changed()
             return False
         served.grants[self.life] = grant
         self.changed()
@@ -57,10 +59,10 @@ class Host:
     def changed(self) -> None:
         if not self._report_is_due:
             self._report_is_due = True
-            self._clock.after(REPORT_S, self._report)
+            self._clock.at(max(self._clock.now_s, self._reported_at_s + REPORT_S), self._report)
 
     def _report(self) -> None:
-        self._report_is_due = False
+        self._report_is_due, self._reported_at_s = False, self._clock.now_s
         ledger = self.ledger
         granted = zip(ledger.requests, ledger.kv_tokens, ledger.canaries, ledger.to_read, strict=True)
         ranks = [

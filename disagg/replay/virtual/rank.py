@@ -165,7 +165,7 @@ class Rank:
             served.sent_tokens = served.read_tokens - count if count < served.read_tokens - served.cached_tokens else 0
             if self._serves_alone:
                 self._landing += 1
-                served.first_s = self._clock.now_s
+                served.first_s, served.stood_s = self._clock.now_s, self.busy.read_s
                 self._listener.on_read(served, self)
                 self.join(served)
             else:
@@ -211,6 +211,7 @@ class Rank:
     def _leave(self, served: Served) -> None:
         served.ended_s = self._clock.now_s
         if self._serves_alone:
+            served.stood_s = self.busy.read_s - served.stood_s
             assert served.node is not None
             self.cache.unlock(served.node)
             self.cache.own_tokens -= served.own_tokens

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 from random import Random
 
+from disagg.coordinator.admission import Admission
 from disagg.plane.messages import RankTaken
 from disagg.registry.met import Met
 from disagg.replay.virtual.clock import Clock
@@ -53,9 +54,16 @@ class Run:
 
 
 class World:
-    """Runs once. `policies`: one a frontend; a request comes to any of them, by chance."""
+    """Runs once. `policies`: one a frontend; a request comes to any of them, by chance. `admission`: the real one, or
+    one that notes what it does."""
 
-    def __init__(self, pools: Sequence[Pool], policies: Sequence[Policy], seed: int) -> None:
+    def __init__(
+        self,
+        pools: Sequence[Pool],
+        policies: Sequence[Policy],
+        seed: int,
+        admission: type[Admission] = Admission,
+    ) -> None:
         self._clock = clock = Clock()
         self._random = Random(seed)
         self._gaps: list[tuple[float, int]] = []
@@ -73,7 +81,9 @@ class World:
         block_tokens = next(
             (pool.model.cache_block_tokens for pool in pools if ROLES[pool.model.role].reads_prompts), 0
         )
-        self.frontends = [Frontend(clock, policy, block_tokens, self._dispatch) for policy in policies]
+        self.frontends = [
+            Frontend(clock, policy, block_tokens, self._dispatch, self._ended, admission) for policy in policies
+        ]
         for frontend in self.frontends:
             frontend.connect(self.hosts, met)
         self._followers: Mapping[int, Sequence[Follower]] = {}
@@ -117,11 +127,16 @@ class World:
     def on_end(self, served: Served, rank: Rank) -> None:
         self._host_of[rank.id.life].give_back(served, reads=served.read_on is None)
         self._frontend(served).has_answered(served)
+        self._ended(served)
+
+    # inner
+
+    def _ended(self, served: Served) -> None:
+        """It is answered or refused: those of a closed loop that waited for it are due."""
+        served.ended_s = self._clock.now_s
         for follower in self._followers.get(served.number, ()):
             follower.served.due_s = self._clock.now_s + follower.delay_s
             self._clock.at(follower.served.due_s, self._ask, follower.served)
-
-    # inner
 
     def _host(self, name: str, model: Model) -> Host:
         life, clock = f"{name}#1", self._clock

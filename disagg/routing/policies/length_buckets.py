@@ -37,7 +37,7 @@ class OfItsLength(BetterOfTwo):
 
     def pick(self, role: Role, request: RoutingView, fitting: Sequence[Endpoint], endpoints: Endpoints) -> Picked:
         held = endpoints.cached(request) if ROLES[role].reads_prompts else NOT_CACHED
-        length = request.prompt_tokens + request.expected_tokens
+        length = request.prompt_tokens + min(request.expected_tokens, request.new_tokens)
         if ROLES[role].reads_prompts:
             length = request.prompt_tokens - held.most
         bucket = int(self._lengths.setdefault(role, _Lengths()).place(length) * BUCKETS)

@@ -5,9 +5,9 @@ Symbols, times in seconds; all laws are learnt while engines serve (cost/costs.p
   E        tokens that the answer is expected to have
   q(e)     prompt tokens that wait to be read on e, cached ones left out
   n, k(e)  requests on e, and their KV tokens
-  D(e, q)  until q waiting tokens are read; R(e, u, h) to read the prompt; X(t) to move t tokens of KV
+  D(e, q)  until q waiting tokens are read; R(e, u, h) to read the prompt; X(p, d, t) to move t tokens of KV
   S(e, n, k)  a decode step
-  ρ        the share of their time in which ranks that read prompts are busy, of late
+  ρ, ρ(e)  the share of their time in which ranks that read prompts, and e, are busy with that, of late
 
 Cost of reading on e      D(e, q) + R(e, u, h) · (1 + ρ / (2 · (1 - ρ))), with ρ of BUSY_MAX at most
   Its own wait, its own reading, and what its reading costs those that come after it: in a queue that is busy for a
@@ -15,9 +15,9 @@ Cost of reading on e      D(e, q) + R(e, u, h) · (1 + ρ / (2 · (1 - ρ))), wi
   work in pieces of one size).
 Cost of decoding on e     E · S(e, n+1, k+P+E/2) + n · E/2 · (S(e, n+1, k+P) - S(e, n, k))
   Its own tokens, and what it slows the n others by; they have half of their answers before them.
-Pair (p, d)               reading on p + X(P - h(d)) + decoding on d
-Engine g that serves alone    reading on g + n · R(g, u, h) + decoding on g
-  While it reads, the n others wait for their next token.
+Pair (p, d)               reading on p + X(p, d, P - h(d)) + decoding on d
+Engine g that serves alone    reading on g + n · R(g, u, h) + decoding on g / (1 - ρ(g)), with ρ(g) of BUSY_MAX at most
+  While it reads, the n others wait for their next token, as this one will for others' prompts.
 
 Chooses: the least cost. Costs within TIE of it, and TIE_S, count as equal: of those the reader with the least in its
          cache, so that cold prompts spread, and the decode with the least on it; then at random. Where a model has
@@ -28,6 +28,7 @@ Chooses: the least cost. Costs within TIE of it, and TIE_S, count as equal: of t
 from __future__ import annotations
 
 import random
+from collections.abc import Set
 from itertools import islice
 from typing import NamedTuple
 
@@ -45,6 +46,7 @@ from disagg.routing.view import Choice, Forecast, RoutingView
 BUSY_MAX = 0.8
 TIE, TIE_S = 0.002, 0.001
 KEEP = 0.15
+DECODES_BY_LANE = 12  # the cheapest ones, where ways between engines differ
 LOOKED_AT = 48  # of each role the least loaded ones, and as many of those that have most of the prompt
 
 
@@ -64,6 +66,24 @@ class _Reader(NamedTuple):
     cost_s: float
     endpoint: Endpoint
     cached: int
+
+
+class _Receiver(NamedTuple):
+    """A decode rank, what it and the transfer to it would cost, and the transfer alone."""
+
+    cost_s: float
+    endpoint: Endpoint
+    transfer_s: float
+
+
+class _Candidate(NamedTuple):
+    """A decode rank, as seen by no reader in particular."""
+
+    decoding_s: float
+    moving_s: float  # as all ways are on average
+    endpoint: Endpoint
+    engine_id: str
+    peers: Set[str]
 
 
 class _Way(NamedTuple):
@@ -92,7 +112,7 @@ class Predicted:
         self._last_kind: dict[int, bool] = {}  # by the logarithm of u: whether it went to a pair
 
     def settle(self, surroundings: Surroundings) -> None:
-        self.costs, self._random = Costs(surroundings.prior), surroundings.random
+        self.costs, self._random = Costs(surroundings.prior, surroundings.now_s), surroundings.random
 
     def observe(self, observation: Observation) -> None:
         self.costs.observe(observation)
@@ -102,6 +122,7 @@ class Predicted:
             return self._least_loaded.choose(request, endpoints)
         if request.prefix_on is not None and (choice := best_after(request.prefix_on, request, endpoints)) is not None:
             return choice
+        self.costs.age()
         cached = endpoints.cached(request)
         best, second = self._best(request, endpoints, cached)
         return None if best is None else Choice(best.pair, self._reason(request, best, second), best.reader.cached)
@@ -131,7 +152,7 @@ class Predicted:
         ways = []
         for reader, (decoding_s, rank) in zip(readers, self._decoding(ranks, request), strict=True):
             stall_s = rank.load[0] * self.costs.read_s(rank.id, request.prompt_tokens - reader.cached, reader.cached)
-            ways.append(_Way(reader.cost_s + stall_s + decoding_s, reader, rank, 0.0))
+            ways.append(_Way(reader.cost_s + stall_s + decoding_s / self._left(rank), reader, rank, 0.0))
         return self._two_best(ways, endpoints)
 
     def _best_pair(
@@ -143,14 +164,17 @@ class Predicted:
         decodes = self._decoding(ranks, request)
         decodes.sort(key=_cost_of_decode)
         transfer_s = self.costs.transfer_s(request.prompt_tokens)
-        found: tuple[float, Endpoint, float] | None = None  # cost, decode, transfer; most have met the same ones
+        by_lane = self._by_lane(decodes, request, endpoints, cached) if self.costs.transfer_factors.uneven else None
+        found: _Receiver | None = None  # most readers have met the same ones
         ways = []
         for reader in self._readers(_looked_at(Role.PREFILL, request, endpoints, cached), request, cached):
             life = reader.endpoint.life
-            if found is None or life not in endpoints.peers_of(found[1]):
+            if by_lane is not None:
+                found = self._nearest(reader.endpoint, by_lane)
+            if found is None or life not in endpoints.peers_of(found.endpoint):
                 found = self._best_decode(life, decodes, request, endpoints, cached, transfer_s)
             if found is not None:
-                ways.append(_Way(reader.cost_s + found[0], reader, found[1], found[2]))
+                ways.append(_Way(reader.cost_s + found.cost_s, reader, found.endpoint, found.transfer_s))
         return self._two_best(ways, endpoints) if ways else (None, None)
 
     def _best_decode(
@@ -161,9 +185,9 @@ class Predicted:
         endpoints: Endpoints,
         cached: CachedPrompt,
         transfer_s: float,
-    ) -> tuple[float, Endpoint, float] | None:
+    ) -> _Receiver | None:
         """The cheapest that this prefill has met, with its transfer; `decodes`: the cheapest first."""
-        near: list[tuple[float, Endpoint, float]] = []
+        near: list[_Receiver] = []
         least = limit = float("inf")
         for decoding_s, decode in decodes:
             if decoding_s > limit:
@@ -172,14 +196,39 @@ class Predicted:
                 continue
             has = cached.of(decode)[0] if cached.most else 0
             moving_s = self.costs.transfer_s(request.prompt_tokens - has) if has else transfer_s
-            near.append((decoding_s + moving_s, decode, moving_s))
+            near.append(_Receiver(decoding_s + moving_s, decode, moving_s))
             if decoding_s + moving_s < least:
                 least = decoding_s + moving_s
                 limit = least * (1 + TIE) + TIE_S
-        near = [each for each in near if each[0] <= limit]
+        near = [each for each in near if each.cost_s <= limit]
         if len(near) < 2:
             return near[0] if near else None
-        return min(near, key=lambda each: (*each[1].load, self._random.random()))
+        return min(near, key=lambda each: (*each.endpoint.load, self._random.random()))
+
+    def _by_lane(
+        self, decodes: list[tuple[float, Endpoint]], request: RoutingView, endpoints: Endpoints, cached: CachedPrompt
+    ) -> list[_Candidate]:
+        """Of the cheapest decodes, what does not depend on the reader; equal ones in any order."""
+        found = []
+        for decoding_s, decode in decodes[:DECODES_BY_LANE]:
+            moving_s = self.costs.transfer_s(request.prompt_tokens - cached.of(decode)[0])
+            found.append(_Candidate(decoding_s, moving_s, decode, decode.engine.id, endpoints.peers_of(decode)))
+        self._random.shuffle(found)
+        found.sort(key=_cost_of_candidate)
+        return found
+
+    def _nearest(self, reader: Endpoint, candidates: list[_Candidate]) -> _Receiver | None:
+        """The cheapest that this prefill has met, where ways between engines are not all alike."""
+        lanes, sender, life = self.costs.transfer_factors.uneven, reader.engine.id, reader.life
+        best, best_s, best_moving_s = None, float("inf"), 0.0
+        for decoding_s, moving_s, decode, receiver, peers in candidates:
+            if decoding_s >= best_s:
+                break
+            if life in peers:
+                moving_s *= lanes.get((sender, receiver), 1.0)
+                if decoding_s + moving_s < best_s:
+                    best, best_s, best_moving_s = decode, decoding_s + moving_s, moving_s
+        return None if best is None else _Receiver(best_s, best, best_moving_s)
 
     def _two_best(self, ways: list[_Way], endpoints: Endpoints) -> tuple[_Way, _Way | None]:
         """The one to take, and the cheapest with another reader."""
@@ -193,7 +242,7 @@ class Predicted:
 
     def _readers(self, ranks: list[Endpoint], request: RoutingView, cached: CachedPrompt) -> list[_Reader]:
         costs, prompt, has_any = self.costs, request.prompt_tokens, cached.most > 0
-        busy = min(costs.busy, BUSY_MAX)
+        busy = min(costs.busy.mean, BUSY_MAX)
         later = 1 + busy / (2 * (1 - busy))
         cold_s, drain_token_s, factors = costs.reading_s(prompt, 0), costs.drain_token_s, costs.reading_factors.uneven
         readers = []
@@ -216,19 +265,24 @@ class Predicted:
             found.append((cost_s * factors.get(rank.id, 1.0), rank))
         return found
 
+    def _left(self, rank: Endpoint) -> float:
+        """Of the time of a rank that serves alone: the share in which it reads no prompt."""
+        return 1 - min(self.costs.busy.of(rank.id), BUSY_MAX)
+
     def _reason(self, request: RoutingView, best: _Way, second: _Way | None) -> LeastCost:
         costs, reader, decode, has = self.costs, best.reader.endpoint, best.decode, best.reader.cached
         legs, kv_tokens = decode.load
+        step_s = costs.step_s(decode.id, legs + 1, kv_tokens + request.prompt_tokens)
         return LeastCost(
             cost_ms=_ms(best.cost_s),
             wait_ms=_ms(costs.drain_s(reader.id, reader.queued_tokens)),
             read_ms=_ms(costs.read_s(reader.id, request.prompt_tokens - has, has)),
             transfer_ms=_ms(best.transfer_s),
-            itl_ms=_ms(costs.step_s(decode.id, legs + 1, kv_tokens + request.prompt_tokens)),
+            itl_ms=_ms(step_s / self._left(decode) if reader is decode else step_s),
             cached_tokens=has,
             next_best=second.pair.name if second else "",
             next_cost_ms=_ms(second.cost_s) if second else 0.0,
-            busy=round(costs.busy, 3),
+            busy=round(costs.busy.mean, 3),
         )
 
 
@@ -251,6 +305,10 @@ def _cost(way: _Way) -> float:
 
 def _cost_of_decode(decode: tuple[float, Endpoint]) -> float:
     return decode[0]
+
+
+def _cost_of_candidate(candidate: _Candidate) -> float:
+    return candidate.decoding_s
 
 
 def _ms(seconds: float) -> float:

@@ -5,21 +5,26 @@ Why:   SGLang's events are hashes, which leave the adapter out and are compiled 
        to the host are token ids, each node's once, under numbers that we give to the ends of nodes. A node that SGLang
        splits keeps its number, as its end stays where it was; the new one before it gets one when it is spoken of
 Cost:  some microseconds a node; a decode step pays a look at the clock
-Fails: a new stream (sglang/kv_events.py) voids all numbers: the tree is walked, WALKED_NODES a round
+Fails: a new stream (sglang/kv_events.py) voids all numbers: the tree is walked, WALKED_NODES a round. A cache that
+       cannot tell, and any error here, end the telling with a line in the log, never the scheduler: frontends then
+       guess what it holds
 """
 
 from __future__ import annotations
 
 import itertools
+import logging
 import os
 from array import array
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from disagg.kv_events.events import At, Cleared, Removed, Stored, Tier
 from disagg.sglang.kv_events import NAME, CacheVoice
 from disagg.sglang.plugins.instead import instead_of
+
+log = logging.getLogger(__name__)
 
 WALKED_NODES = 100
 WALK_UNSENT_BYTES = 1 << 20  # the walk waits while more is unsent
@@ -38,30 +43,37 @@ def begin(scheduler: Any, dp_rank: int, folder: Path) -> None:
     """From now on this scheduler tells its host."""
     if not (folder / NAME).exists():
         return  # nobody is to know
-    tree = _Tree(scheduler.tree_cache)
-    if tree.is_told:
+    cache = scheduler.tree_cache
+    cache = getattr(cache, "inner", cache)  # a StreamingSession around it
+    if getattr(cache, "disable", False):
+        return  # there is nothing to tell of
+    try:
+        tree = _Tree(cache)
         teller = _Teller(tree, CacheVoice(folder, dp_rank))
         tree.tell(teller)
+    except Exception as error:  # noqa: BLE001 - whatever a cache that we do not know raises: the engine serves on
+        log.warning("%s cannot tell what it holds, so that is guessed: %r", type(cache).__name__, error)
+        return
 
-        @instead_of(scheduler)
-        def process_input_requests(*args: Any, **kwargs: Any) -> Any:
-            done = process_input_requests.real(*args, **kwargs)
-            teller.came_round()  # afterwards: it may have emptied the cache, and then sleep
-            return done
+    @instead_of(scheduler)
+    def process_input_requests(*args: Any, **kwargs: Any) -> Any:
+        done = process_input_requests.real(*args, **kwargs)
+        teller.does(teller.came_round)  # afterwards: it may have emptied the cache, and then sleep
+        return done
 
 
 class _Tree:
     """The one place that knows where which release has what."""
 
     def __init__(self, cache: Any) -> None:
-        cache = getattr(cache, "inner", cache)  # a StreamingSession around it
         self._owner = getattr(cache, "tree_core", cache)
         # From 0.5.19 on a recorder; before, the tree itself.
         self._recorder = getattr(self._owner, "kv_events", None) or self._owner
         prefix, suffix = ("record_", "") if hasattr(self._recorder, "record_store") else ("_record_", "_event")
         self._store, self._remove = f"{prefix}store{suffix}", f"{prefix}remove{suffix}"
         self._all_cleared = f"{prefix}all_cleared{suffix}"
-        self.is_told = hasattr(self._recorder, self._store) and not getattr(cache, "disable", False)
+        if not hasattr(self._recorder, self._store):
+            raise AttributeError(f"it has no {self._store}")
 
     @property
     def root(self) -> Any:
@@ -70,19 +82,17 @@ class _Tree:
     def tell(self, teller: _Teller) -> None:
         @instead_of(self._recorder, self._store)
         def store(node: Any, medium: Any = None, **more: Any) -> None:
-            if (tier := _tier(medium)) is not None:
-                teller.stored(node, tier)
+            teller.does(teller.stored, node, medium)
             store.real(node, medium, **more)
 
         @instead_of(self._recorder, self._remove)
         def remove(node: Any, medium: Any = None) -> None:
-            if (tier := _tier(medium)) is not None:
-                teller.removed(node, tier)
+            teller.does(teller.removed, node, medium)
             remove.real(node, medium)
 
         @instead_of(self._recorder, self._all_cleared)
         def all_cleared() -> None:
-            teller.cleared()
+            teller.does(teller.cleared)
             all_cleared.real()
 
 
@@ -110,6 +120,18 @@ class _Teller:
         self._void = 0  # this number and those before it mean nothing to the host any more
         self._is_walking = False
         self._to_walk: list[Any] = []
+        self._is_over = False
+
+    def does(self, part: Callable[..., None], *of: Any) -> None:
+        """An error of ours costs what is known of this cache, once and for all; it must not end the scheduler."""
+        if self._is_over:
+            return
+        try:
+            part(*of)
+        except Exception:
+            log.exception("what this rank has cached is told no more, and will be guessed")
+            self._is_over = True
+            self._voice.close()  # the host hears that nobody speaks, and forgets
 
     def came_round(self) -> None:
         if self._is_walking and self._voice.unsent_bytes < WALK_UNSENT_BYTES:
@@ -118,13 +140,17 @@ class _Teller:
             self._void = next(self._names)
             self._to_walk, self._is_walking = list(self._tree.root.children.values()), True
 
-    def stored(self, node: Any, tier: Tier) -> None:
+    def stored(self, node: Any, medium: Any) -> None:
+        if (tier := _tier(medium)) is None:
+            return
         is_told = self._is_walking and not self._is_named(node)
         name = self._name(node)
         if not is_told:
             self._voice.say(Stored(name, len(node.key), tier))
 
-    def removed(self, node: Any, tier: Tier) -> None:
+    def removed(self, node: Any, medium: Any) -> None:
+        if (tier := _tier(medium)) is None:
+            return
         if self._is_named(node) or not self._is_walking:
             self._voice.say(Removed(self._name(node), len(node.key), tier))
         elif node.parent.parent is not None:
