@@ -69,7 +69,16 @@ def batch(*lengths: tuple[int, int]) -> tuple[Any, ...]:
     return query, torch.full_like(query, math.nan), *caches, req_to_token, rows, totals, prefixes, chunks
 
 
-def plain_attention(query: Any, _: Any, k_cache: Any, v_cache: Any, req_to_token: Any, rows: Any, *lengths: Any) -> Any:
+def plain_attention(
+    query: Any,
+    _: Any,
+    k_cache: Any,
+    v_cache: Any,
+    req_to_token: Any,
+    rows: Any,
+    *lengths: Any,
+    scaling: float | None = None,
+) -> Any:
     """One token after the other."""
     out, begin = torch.empty_like(query), 0
     for row, prefix, chunk in zip(rows, lengths[1].tolist(), lengths[2].tolist(), strict=True):
@@ -77,20 +86,20 @@ def plain_attention(query: Any, _: Any, k_cache: Any, v_cache: Any, req_to_token
             slots = req_to_token[row, : prefix + at + 1]
             for head in range(HEADS):
                 of_head = head * KV_HEADS // HEADS
-                weights = (k_cache[slots, of_head] @ query[begin + at, head] / math.sqrt(SIZE)).softmax(0)
+                weights = (k_cache[slots, of_head] @ query[begin + at, head] * (scaling or SIZE**-0.5)).softmax(0)
                 out[begin + at, head] = weights @ v_cache[slots, of_head]
         begin += chunk
     return out
 
 
-@pytest.mark.parametrize("queries", [512, 5])
+@pytest.mark.parametrize(("queries", "scaling"), [(512, None), (5, 0.7)])
 def test_a_chunk_sees_its_prefix_and_itself_up_to_each_token(
-    backend: Any, queries: int, monkeypatch: pytest.MonkeyPatch
+    backend: Any, queries: int, scaling: float | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(extend_attention, "QUERIES", queries)
     given = batch((20, 12), (0, 7), (33, 1), (4, 0), (1, 16))
-    output = backend._run_sdpa_forward_extend(*given, None, enable_gqa=True, causal=True)
-    torch.testing.assert_close(output, plain_attention(*given))
+    output = backend._run_sdpa_forward_extend(*given, None, scaling, enable_gqa=True, causal=True)
+    torch.testing.assert_close(output, plain_attention(*given, scaling=scaling))
     assert (output is given[1], backend.asked) == (True, 0)
 
 
