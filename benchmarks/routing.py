@@ -3,7 +3,7 @@
     python -m benchmarks.routing [--json FILE]
 
 Way:   engines without sockets -> Router and Admission, which serve -> medians in µs
-Out:   a pick is Router.pick, its view of the request and its reservation included; a change is one leg that ends: its
+Out:   a pick is Router.consider, view of the request and reservation included; a change is one leg that ends: its
        place is given back, and the empty queue is served. Requests run throughout, a few on each rank
 """
 
@@ -91,7 +91,7 @@ def cost(ranks: int, an_engine: int, met: str) -> RoutingCost:
     def pick() -> Reservation:
         prompt = random.choice(prompts)
         began = clock()
-        reservation = router.pick(RoutingView(prompt_tokens=len(prompt), new_tokens=300, prompt_ids=prompt))
+        reservation = _pick(router, RoutingView(prompt_tokens=len(prompt), new_tokens=300, prompt_ids=prompt))
         picks.append(clock() - began)
         assert reservation is not None
         return reservation
@@ -112,15 +112,20 @@ def cost(ranks: int, an_engine: int, met: str) -> RoutingCost:
         running.append(pick())
     gc.enable()
     for endpoint in list(router.endpoints.of(Role.DECODE)):
-        endpoint.on_refused()
+        endpoint.on_refused(1)
     return RoutingCost(ranks, an_engine, met, *_told(picks), *_told(changes), _full_us(router))
+
+
+def _pick(router: Router, request: RoutingView) -> Reservation | None:
+    choice = router.consider(request)
+    return None if choice is None else router.endpoints.reserve(choice, request)
 
 
 def _full_us(router: Router) -> float:
     request, times = RoutingView(prompt_tokens=1000, new_tokens=300), []
     for _ in range(300):
         began = time.perf_counter_ns()
-        assert router.pick(request) is None
+        assert _pick(router, request) is None
         times.append(time.perf_counter_ns() - began)
     return median(times) / 1e3
 

@@ -46,6 +46,7 @@ log = logging.getLogger(__name__)
 
 WOULD_DO = {NotANumber: "try other values", NotAccepted: "", NoAdapter: "see /v1/models"}
 LAST_WORD_S = 5.0  # after an abort or a normal end a leg has this long to say its last word
+HELD_S = 0.01  # a client that takes longer than this to take what is there is slow
 
 # Looked up once: a member of an Enum's class costs 0.2 µs in Python 3.11.
 _ADMITTED, _DISPATCHED, _FIRST_TOKEN, _FINISH = Event.ADMITTED, Event.DISPATCHED, Event.FIRST_TOKEN, Event.FINISH
@@ -83,7 +84,7 @@ class Attempt:
         self._is_broken = False  # what comes now would follow a hole
         self._waiting: asyncio.Future[None] | None = None
         self.is_closed = False
-        self.has_waited = False  # tokens were here and were not handed out: for a slow client, or for prefill's word
+        self.has_waited = False  # tokens were not handed out as they came: for a slow client, or for prefill's word
         self._closing: asyncio.TimerHandle | None = None
         self._is_over = False
         self.room = shared.rooms.take(prefill.dp_size, prefill.dp_rank) if prefill else shared.rooms.take(1, 0)
@@ -159,8 +160,9 @@ class Attempt:
                 await self._waiting
                 continue
             if not sink.is_open():
-                leg.is_held = self.has_waited = True
+                leg.is_held, since_s = True, self._shared.now_s()
                 await sink.opens()
+                self.has_waited |= self._shared.now_s() - since_s > HELD_S
                 reason = self._end_reason()
             if reason is not None:
                 self._end(reason)

@@ -19,7 +19,6 @@ from disagg.routing.load import Endpoints
 from disagg.routing.observations import Observation
 from disagg.routing.policies.least_loaded import LeastLoaded
 from disagg.routing.policy import Learns, Policy
-from disagg.routing.reservation import Reservation
 from disagg.routing.view import Choice, Forecast, Reason, RoutingView
 
 log = logging.getLogger(__name__)
@@ -52,11 +51,6 @@ class Router:
         self.holds_back = bool(getattr(self._policy, "holds_back", False))
         self.endpoints.on_observation = self.observe
 
-    def pick(self, request: RoutingView) -> Reservation | None:
-        """Counted as taken until it is released; None while nothing has room."""
-        choice = self.consider(request)
-        return None if choice is None else self.endpoints.reserve(choice, request)
-
     def consider(self, request: RoutingView) -> Choice | None:
         """Where the request would go now; None while nothing has room."""
         endpoints = self.endpoints
@@ -87,7 +81,7 @@ class Router:
         if self._learner is not None:
             try:
                 self._learner.observe(seen)
-            except Exception as error:  # noqa: BLE001 - as in `pick`
+            except Exception as error:  # noqa: BLE001 - as in `consider`
                 self._note(error)
 
     def is_ready(self, *, embeds: bool = False) -> bool:

@@ -27,8 +27,8 @@ from disagg.roles import Role
 from disagg.routing.connections import Connections
 from disagg.routing.endpoints import NOTHING, Endpoint
 from disagg.routing.policies.least_loaded import Weighed
-from disagg.routing.router import Router
 from disagg.routing.view import RoutingView
+from tests.routing.engines import PickingRouter
 
 
 def _small(requests_max: int = 2, kv_tokens: int = 1 << 20, **more: object) -> StubEngine:
@@ -103,7 +103,7 @@ async def test_why_a_pair_was_chosen_is_a_fact_of_the_request() -> None:
 
 async def test_what_one_frontend_took_another_sees() -> None:
     async with bench(limits=Limits(), decode=_small(hold=True)) as b:
-        other = Router(Connections(b"s" * 32))
+        other = PickingRouter(Connections(b"s" * 32))
         await update(other.connections, b.registry.view())
         answering = [b.start(request()) for _ in range(2)]
         await until(lambda: len(b.decode.legs) == 2)
@@ -131,7 +131,7 @@ async def test_a_refusal_sends_the_request_back_to_the_queue_and_blames_nobody(m
 
     monkeypatch.setattr(Endpoint, "on_refused", on_refused)
     async with bench(limits=Limits(), decode=_small(hold=True)) as b:
-        unaware = Router(Connections(b"s" * 32))
+        unaware = PickingRouter(Connections(b"s" * 32))
         await update(unaware.connections, b.registry.view())
         second = Coordinator(unaware, Limits())
         answering = [b.start(request()) for _ in range(2)]

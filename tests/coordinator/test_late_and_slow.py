@@ -22,8 +22,8 @@ from disagg.plane.client import PlaneClient
 from disagg.process.stub import FACTS, StubEngine
 from disagg.registry.table import Table
 from disagg.routing.connections import Connections
-from disagg.routing.router import Router
 from disagg.routing.view import RoutingView
+from tests.routing.engines import PickingRouter
 
 
 class _NoAborts(StubEngine):
@@ -176,7 +176,7 @@ async def test_a_hosts_first_report_counts() -> None:
     async with bench(limits=ONCE, decode=StubEngine(hold=True, facts=small)) as b:
         running = b.start(request())
         await until(lambda: b.decode.legs)
-        late = Router(Connections(b"s" * 32))
+        late = PickingRouter(Connections(b"s" * 32))
         await update(late.connections, b.registry.view())
         assert late.is_ready()
         assert late.pick(RoutingView(prompt_tokens=3, new_tokens=8)) is None

@@ -20,11 +20,12 @@ from disagg.routing.connections import Connections
 from disagg.routing.endpoints import Endpoint, Engine, Pair
 from disagg.routing.load import Endpoints
 from disagg.routing.policies.least_loaded import LeastLoaded
-from disagg.routing.router import PolicyFailed, Router
+from disagg.routing.router import PolicyFailed
 from disagg.routing.view import Choice, Reason, RoutingView
 from disagg.simulated_engine.engine import SimulatedEngine
 from disagg.simulated_engine.model import Model
 from disagg.simulated_engine.tokens import vector
+from tests.routing.engines import PickingRouter
 from transfer.canary import CanaryFailed, RankEndpoint, probe_embedding, probe_rank
 
 SECRET = b"s" * 32
@@ -101,7 +102,7 @@ class Stubborn:
 
 @pytest.mark.parametrize("policy", [LeastLoaded(), Stubborn()])
 def test_each_kind_of_request_goes_to_its_own_engines(policy: LeastLoaded | Stubborn) -> None:
-    router = Router(Connections(SECRET), policy)
+    router = PickingRouter(Connections(SECRET), policy)
     for number, role in enumerate((Role.AGGREGATED, Role.EMBEDDING)):
         router.endpoints.add(engine_of(role, number))
     tokens = router.pick(RoutingView(prompt_tokens=10, new_tokens=5))
@@ -115,7 +116,7 @@ def test_each_kind_of_request_goes_to_its_own_engines(policy: LeastLoaded | Stub
 
 
 def test_a_deployment_is_ready_for_each_kind_by_itself() -> None:
-    router = Router(Connections(SECRET))
+    router = PickingRouter(Connections(SECRET))
     router.endpoints.add(embedding := engine_of(Role.EMBEDDING, 0))
     assert (router.is_ready(), router.is_ready(embeds=True)) == (False, True)
     assert router.pick(RoutingView(prompt_tokens=1, new_tokens=1)) is None

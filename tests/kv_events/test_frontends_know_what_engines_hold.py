@@ -10,11 +10,11 @@ import pytest
 from disagg.frontend.service import Service
 from disagg.kv_events.events import At, Stored, Tier
 from disagg.routing.connections import Connections
-from disagg.routing.router import Router
 from disagg.routing.view import RoutingView
 from disagg.simulation.world import BLOCK_TOKENS, SECRET, Frontend, SimulatedDeployment
 from tests.kv_events.pools import HASHER, SMALL, TOLD_S, check, endpoints, in_virtual_time, load, over
 from tests.kv_events.two_indexes import TwoIndexes
+from tests.routing.engines import PickingRouter
 
 
 @pytest.fixture(autouse=True)
@@ -122,7 +122,7 @@ def test_of_engines_that_do_not_tell_it_is_shown_what_is_guessed() -> None:
                     await asyncio.sleep(0.01)
                 ids = list(range(4 * BLOCK_TOKENS))
                 view = RoutingView(prompt_tokens=len(ids), new_tokens=1, path=HASHER.path(ids))
-                assert Router(guesser).pick(view) is not None
+                assert PickingRouter(guesser).pick(view) is not None
                 assert sorted(told.blocks for told in guesser.caches.values()) == [0, 0, 0, 4]
                 assert not any(told.is_known for told in guesser.caches.values())
             finally:

@@ -55,6 +55,7 @@ class FuzzedFeed(KvFeed):
 def _fuzzed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("disagg.routing.load.PrefixIndex", TwoIndexes)
     monkeypatch.setattr("disagg.routing.connections.KvFeed", FuzzedFeed)
+    monkeypatch.setattr("disagg.routing.kv_feed.AGAIN_MAX_S", LATE_S)  # so many are lost that it would soon be a minute
 
 
 @settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -13,10 +13,10 @@ from disagg.load import parse_config
 from disagg.planning.plan import Device, resolve
 from disagg.policy_names import DEFAULT
 from disagg.routing.connections import Connections
-from disagg.routing.router import Router
 from disagg.routing.view import RoutingView
 from disagg.simulation.loop import VirtualLoop
 from disagg.simulation.world import BLOCK_TOKENS, SECRET, SimulatedDeployment
+from tests.routing.engines import PickingRouter
 
 HASHER = BlockHasher(SECRET, BLOCK_TOKENS)
 POOLS = {
@@ -64,7 +64,7 @@ def test_an_engine_without_a_prefix_cache_is_not_believed_to_have_anything(cache
                 await asyncio.sleep(0.01)
             ids = list(range(4 * BLOCK_TOKENS))
             view = RoutingView(prompt_tokens=len(ids), new_tokens=1, path=HASHER.path(ids))
-            assert Router(guesser).pick(view) is not None
+            assert PickingRouter(guesser).pick(view) is not None
             assert sum(told.blocks for told in guesser.caches.values()) == held
             following.cancel()
 

@@ -11,6 +11,7 @@ from disagg.roles import Role
 from disagg.routing.connections import Connections
 from disagg.routing.endpoints import UNBOUNDED, Endpoint, Engine
 from disagg.routing.policy import Policy
+from disagg.routing.reservation import Reservation
 from disagg.routing.router import Router
 from disagg.routing.view import RoutingView
 
@@ -37,9 +38,18 @@ def make_engine(life: str, role: Role, number: int, ranks: int = 1, capacity: Ca
     return engine
 
 
-def make_router(*engines: Engine, policy: Policy | None = None, met: Met | None = None) -> Router:
+class PickingRouter(Router):
+    """Gives places without a queue."""
+
+    def pick(self, request: RoutingView) -> Reservation | None:
+        """Counted as taken until it is released; None while nothing has room."""
+        choice = self.consider(request)
+        return None if choice is None else self.endpoints.reserve(choice, request)
+
+
+def make_router(*engines: Engine, policy: Policy | None = None, met: Met | None = None) -> PickingRouter:
     """All have met, unless `met` says otherwise."""
-    router = Router(Connections(b"s" * 32), policy)
+    router = PickingRouter(Connections(b"s" * 32), policy)
     for engine in engines:
         router.endpoints.add(engine)
     prefills, decodes = ([e.life for e in engines if e.role is role] for role in (Role.PREFILL, Role.DECODE))

@@ -78,3 +78,17 @@ def test_nor_does_it_change_what_a_waiting_token_is_believed_to_take() -> None:
     for _ in range(2000):
         costs.observe(Read(rank, 1, 1000, 5e5, 5.0, 10.0))  # all has become slow: that is learnt
     assert costs.drain_token_s == pytest.approx(5e-3, rel=0.1)
+
+
+@pytest.mark.parametrize("slow", [3.0, 8.0, 20.0])
+def test_a_rank_is_believed_to_be_as_slow_as_it_is_and_one_that_stood_still_once_is_not(slow: float) -> None:
+    costs, noise = Costs(Prior(), lambda: 0.0), random.Random(1)
+    ranks = [RankId(f"prefill-{number}", f"prefill-{number}#1", 0) for number in range(4)]
+    for number in range(2000):
+        rank, tokens = ranks[number % 4], round(of_all_lengths(noise))
+        took_s = seconds(tokens) * (slow if rank is ranks[3] else 1.0)
+        costs.observe(Read(rank, 1, tokens, tokens**2 / 2, took_s, 2 * took_s))
+    costs.observe(Read(ranks[1], 1, 5000, 1.25e7, 600.0, 600.0))
+    assert costs.read_s(ranks[3], 5000, 0) == pytest.approx(slow * seconds(5000), rel=0.1)
+    assert costs.read_s(ranks[0], 5000, 0) == pytest.approx(seconds(5000), rel=0.1)
+    assert costs.read_s(ranks[1], 5000, 0) == pytest.approx(seconds(5000), rel=0.3)

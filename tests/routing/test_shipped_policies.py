@@ -13,7 +13,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))  # tests share engines.py; they are not a package
 
-from engines import asked, make_engine, make_router, split
+from engines import PickingRouter, asked, make_engine, make_router, split
 
 from disagg.errors import StartError
 from disagg.kv_events.blocks import BlockHasher
@@ -33,7 +33,7 @@ BLOCK = 64
 HASHER = BlockHasher(b"s" * 32, BLOCK)
 
 
-def router_of(name: str, *engines: Engine, seed: int = 1, prior: Prior | None = None) -> Router:
+def router_of(name: str, *engines: Engine, seed: int = 1, prior: Prior | None = None) -> PickingRouter:
     surroundings = Surroundings(random.Random(seed), prior or Prior())
     router = make_router(*engines, policy=load_policy(name, surroundings))
     router.endpoints.block_tokens = BLOCK

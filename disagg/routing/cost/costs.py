@@ -22,7 +22,7 @@ from disagg.routing.observations import Answered, Observation, Read, Stepped, Tr
 SMOOTHING = 0.1  # of a token's bytes
 ANSWERS_SMOOTHING = 0.025  # of the mean answer
 DRAIN_TOKENS = 200_000  # the mean time of a token is that of the last so many
-LANES_EVEN, LANES_RANGE = 0.5, (0.02, 50.0)  # transfers vary more than steps, and lanes differ more than engines
+LANES_EVEN = 0.5  # transfers vary more than steps
 LOOK_S = 1.0  # how often it is seen to what has not been measured for long
 
 
@@ -46,7 +46,7 @@ class Costs:
         self.busy = Busy()
         self.reading_factors = Factors[RankId]()
         self.step_factors = Factors[RankId]()
-        self.transfer_factors = Factors[tuple[str, str]](LANES_EVEN, LANES_RANGE)  # engine ids; outlive incarnations
+        self.transfer_factors = Factors[tuple[str, str]](LANES_EVEN)  # engine ids; outlive incarnations
 
     def age(self) -> None:
         """Before a choice."""

@@ -16,7 +16,8 @@ Key = TypeVar("Key", bound=Hashable)
 SMOOTHING = 0.1
 SMOOTHING_MAX = 0.5  # of a measurement that comes after FADE_S * SMOOTHING_MAX without one
 FADE_S = 60.0  # without a measurement, until a factor's logarithm counts as 1 / e of what it was
-RANGE = 0.2, 5.0
+RANGE = 0.02, 50.0
+OUTLIER = math.log(5.0)  # what is further from what was known counts as this: a machine that stood still is not slow
 EVEN = 0.15
 RANKS_MAX = 20_000  # incarnations come and go
 
@@ -25,8 +26,8 @@ class Factors(Generic[Key]):
     """Within `even` of 1 a factor is 1: no rank is to be preferred for the noise of measurements. Times are of one
     clock."""
 
-    def __init__(self, even: float = EVEN, limits: tuple[float, float] = RANGE) -> None:
-        self._even, self._limits = math.log(1 + even), limits
+    def __init__(self, even: float = EVEN) -> None:
+        self._even = math.log(1 + even)
         self._seen: dict[Key, tuple[float, float]] = {}  # logarithm, when it was measured last
         self.uneven: dict[Key, float] = {}  # those that are not 1, as of the last `age`
 
@@ -36,8 +37,8 @@ class Factors(Generic[Key]):
     def note(self, rank: Key, seconds: float, expected_s: float, now_s: float) -> None:
         old, since_s = self._seen.get(rank, (0.0, now_s))
         share = min(SMOOTHING_MAX, max(SMOOTHING, (now_s - since_s) / FADE_S))
-        seen = math.log(min(self._limits[1], max(self._limits[0], seconds / expected_s)))
-        new = old + share * (seen - old)
+        seen = math.log(min(RANGE[1], max(RANGE[0], seconds / expected_s)))
+        new = old + share * min(OUTLIER, max(-OUTLIER, seen - old))
         self._seen[rank] = new, now_s
         self._put(rank, new)
         if len(self._seen) > RANKS_MAX:
