@@ -1,6 +1,6 @@
 """What a streamed token and a request cost in the frontend and in the host of an engine, in CPU time.
 
-Way:   `python -m benchmarks.hotpath [--quick]` -> load -> stub deployment -> table, JSON
+Way:   `python -m benchmarks.hotpath [--quick] [--policies NAME,NAME]` -> load -> stub deployment -> table, JSON
 Out:   a token's cost is what the process burns while all streams run, over the tokens that came meanwhile: no request
        begins or ends in that time. A request's cost is that of answers of one token, its prompt tokenised
 Fails: a pace that was not kept is told in the table: the cost there is that of merged tokens
@@ -26,9 +26,11 @@ from benchmarks.processes import cpu_s, pss_mb
 from benchmarks.prompts import Prompts
 from benchmarks.stub_deployment import StubDeployment, stub_deployment
 from disagg.models.resolve import resolve_model
+from disagg.policy_names import DEFAULT
 
 WINDOW_S = 4.0
 PACES = {1: 2.0, 64: 10.0, 512: 50.0, 2048: 200.0}  # streams -> ms between tokens: some 10,000 tokens a second
+ENGINES = 2  # of each role, for requests: a policy has something to choose
 PROMPTS = {16: 400, 500: 200, 8000: 40}  # tokens -> requests
 
 
@@ -70,9 +72,9 @@ async def token_cost(model: Path, streams: int, pace_ms: float, window_s: float 
         return TokenCost(streams, pace_ms, came / due, frontend, host)
 
 
-async def request_costs(model: Path, prompts: dict[int, int]) -> list[RequestCost]:
+async def request_costs(model: Path, prompts: dict[int, int], policy: str = DEFAULT) -> list[RequestCost]:
     costs, texts = [], Prompts(model, seed=0)
-    async with stub_deployment(model) as deployment:
+    async with stub_deployment(model, engines_a_role=ENGINES, policy=policy) as deployment:
         for tokens, count in prompts.items():
             await _requests(deployment, texts, tokens, 8)
             before = _cpu(deployment)
@@ -107,6 +109,17 @@ def _all_well(answers: Iterable[Answer]) -> None:
 def _cpu(deployment: StubDeployment) -> tuple[float, float]:
     pids = deployment.pids
     return cpu_s([pids["frontend"]]), cpu_s([pids["decode"]])
+
+
+async def compare_policies(names: list[str], rounds: int = 5) -> None:
+    """Of requests, in turns; medians."""
+    model, costs = Path(resolve_model("smollm2")), dict[tuple[str, int], list[float]]()
+    for number in range(rounds):
+        for name in names if number % 2 else reversed(names):
+            for cost in await request_costs(model, PROMPTS, name):
+                costs.setdefault((name, cost.prompt_tokens), []).append(cost.frontend_us)
+    for (name, tokens), each in sorted(costs.items(), key=lambda row: row[0][1]):
+        print(f"{tokens:>6} prompt tokens, {name}: frontend {median(each):.0f} µs ({min(each):.0f} to {max(each):.0f})")
 
 
 async def measure(quick: bool) -> dict[str, object]:
@@ -152,7 +165,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="one round, 64 and 512 streams")
     parser.add_argument("--json", type=Path, help="write the figures there")
+    parser.add_argument("--policies", help="compare what requests cost with these, and nothing else")
     arguments = parser.parse_args()
+    if arguments.policies:
+        uvloop.run(compare_policies(arguments.policies.split(",")))
+        return
     figures = uvloop.run(measure(arguments.quick))
     if arguments.json:
         arguments.json.write_text(json.dumps(figures, indent=1) + "\n")
