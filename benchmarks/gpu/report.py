@@ -1,7 +1,7 @@
 """From results.json to what docs/performance.md shows: tables in Markdown, pictures as SVG.
 
-Way:   results.json of `run.sh collect` -> [report] -> tables on stdout; compare.svg, burst.svg in FOLDER, and of two
-       cards two-cards-compare.svg, two-cards-burst.svg
+Way:   results.json of `run.sh collect` -> [report] -> tables on stdout; compare.svg, burst.svg in FOLDER, and those of two
+       cards and of experts under their prefix (places.py)
 
 Run:   python3 -m benchmarks.gpu.report results.json docs/pictures
 """
@@ -16,7 +16,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from benchmarks.gpu.places import SETUPS, TWO_GPUS
+from benchmarks.gpu.places import MOE, SETUPS, TWO_GPUS
 from disagg.chart import bars, dots
 
 Row = dict[str, Any]
@@ -45,10 +45,10 @@ def main() -> None:
     results = json.loads(Path(sys.argv[1]).read_bytes())
     folder = Path(sys.argv[2])
     folder.mkdir(parents=True, exist_ok=True)
-    for prefix in ("", TWO_GPUS.prefix):
+    for prefix, title in {"": "", TWO_GPUS.prefix: "Two cards", MOE.prefix: "Experts, on two cards"}.items():
         own = {name.removeprefix(prefix): found for name, found in results.items() if name.startswith(prefix)}
-        if prefix and own:
-            print("Two cards\n")
+        if title and own:
+            print(f"{title}\n")
         for part in (_machine, _compared, _against_bare, _burst, _tokens, _kills, _startup):
             lines = list(part(own))
             if lines:

@@ -321,9 +321,10 @@ class Routing(Section):
     policy: PolicyName | PolicyOfSides = DEFAULT
     """What chooses the engines of a request: a shipped one by name, a class that frontends can import, as module:Class,
     or one for each role."""
-    read_ahead_tokens: Annotated[int, Field(ge=1, le=1 << 30)] = 4096
+    read_ahead_tokens: Annotated[int, Field(ge=1, le=1 << 30)] | None = None
     """With policy predicted: while so many prompt tokens lie unread before an engine, further prompts wait in the
-    frontend, where one that comes later may still go first. Less: fairer; more: an engine is never without work."""
+    frontend, where one that comes later may still go first. Less: fairer; more: an engine is never without work.
+    Default: two of the chunks in which a rank reads, so that one is full when the one before it ends; at least 4096."""
     kv_events: bool = True
     """Engines tell frontends what their prefix caches hold, if the policy asks for it. Without it that is guessed from
     what was sent there."""

@@ -41,6 +41,9 @@ LOOK_AHEAD = 64  # of the waiting requests so many are gone through with each ch
 ALL_S = 0.05  # and once in so long all, of which as many are considered: else those that stay bound would hide the rest
 FRESH_S = 0.05  # for so long a bound request of the least priority stays bound without another look
 PROBE_S = 1.0  # between two requests that go to an idle pair though they are expected to be late
+# With one chunk alone a rank would begin its next one with whatever had come by then: measured on two H200, 12 to 17 %
+# fewer tokens a second where prompts are much shorter than a chunk.
+READ_AHEAD_CHUNKS, READ_AHEAD_LEAST = 2, 4096  # tokens
 RENEWED = 4  # bound requests that are looked at anew with a change, though their engine is busy
 
 
@@ -80,12 +83,12 @@ class Admission:
         queue_s: float,
         no_pair_s: float,
         now_s: Callable[[], float],
-        read_ahead_tokens: int = 4096,
+        read_ahead_tokens: int | None = None,
         embeds: bool = False,
     ) -> None:
         self._router, self._now_s, self._embeds = router, now_s, embeds
         self._queue_max, self._queue_s, self._no_pair_s = queue_max, queue_s, no_pair_s
-        self._read_ahead_tokens = read_ahead_tokens if router.holds_back and not embeds else None
+        self._read_ahead_tokens, self._holds_back = read_ahead_tokens, router.holds_back and not embeds
         self._suspects: deque[_Waiter] = deque()
         self._first: deque[_Waiter] = deque()  # had a pair
         self._then: FairLine[_Waiter] = FairLine()
@@ -314,8 +317,10 @@ class Admission:
 
     def _may_read(self, endpoint: Endpoint) -> bool:
         """Whether a prompt may be sent there now; one that is gone is not worth waiting for."""
-        limit = self._read_ahead_tokens
-        return limit is None or endpoint.sent_tokens < limit or endpoint.order is None
+        if not self._holds_back or endpoint.order is None:
+            return True
+        limit = self._read_ahead_tokens or max(READ_AHEAD_LEAST, READ_AHEAD_CHUNKS * endpoint.chunk_tokens)
+        return endpoint.sent_tokens < limit
 
     def _unbind(self) -> None:
         for endpoint in self._bound:

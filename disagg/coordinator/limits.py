@@ -17,7 +17,7 @@ class Limits:
     next_token_s: float = 60.0
     request_s: float = 1800.0
     queue_max: int = 1024
-    read_ahead_tokens: int = 4096
+    read_ahead_tokens: int | None = None  # None: by the engine
     retry_limit: int = 3
     migration_limit: int = 3
     migration_tokens_max: int = 1 << 30

@@ -61,6 +61,7 @@ class EngineFacts(msgspec.Struct, frozen=True, kw_only=True):
     request_tokens_max: int = 0  # the longest prompt + output one request may have
     requests_max: int = 0  # that run at once on each rank
     page_size: int = 1  # tokens; KV is allocated in these
+    chunk_tokens: int = 0  # of prompts, that each rank reads at most in one step; 0: not known, or no limit
     caches_prompts: bool = True  # what it has read it may have later: it has a prefix cache
     pids: dict[str, int | list[int]] = {}  # host, schedulers, detokenizers; its actor adds its own and the reaper's
     # Sampling parameters, by their names in a request, that this engine would accept and ignore -> what would do.

@@ -217,7 +217,7 @@ class Connections:
         )
         capacity = Capacity(record.requests_max or UNBOUNDED, record.kv_tokens or UNBOUNDED, record.page_size)
         engine.endpoints = [  # before: the host's first report comes with its proof
-            Endpoint(engine, rank, record.bootstrap, client, capacity, record.caches_prompts)
+            Endpoint(engine, rank, record.bootstrap, client, capacity, record.caches_prompts, record.chunk_tokens)
             for rank in range(record.ranks)
         ]
         endpoints.open_slots(engine)

@@ -49,6 +49,7 @@ class Endpoint:
     client: PlaneClient
     capacity: Capacity
     caches: bool = True  # it has a prefix cache
+    chunk_tokens: int = 0  # of prompts, that it reads in one step; 0: not known
     requests: int = 0  # this process's
     kv_tokens: int = 0
     to_read: int = 0  # prompt tokens

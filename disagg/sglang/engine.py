@@ -231,6 +231,7 @@ def _capacity(scratch: Path) -> dict[str, Any]:
         "kv_tokens": int(min(beat.kv_tokens for beat in beats)),
         "requests_max": int(min(beat.requests_max for beat in beats)),
         "page_size": int(max(beat.page_size for beat in beats)),
+        "chunk_tokens": int(min(beat.chunk_tokens for beat in beats)),
     }
 
 

@@ -18,7 +18,7 @@ _PREFIX = "beat."
 
 
 class Beat(NamedTuple):
-    """One scheduler process. All numbers are doubles in the file; the first six are written once."""
+    """One scheduler process. All numbers are doubles in the file; the first seven are written once."""
 
     pid: float
     dp_rank: float
@@ -26,6 +26,7 @@ class Beat(NamedTuple):
     requests_max: float  # that its scheduler runs at once
     kv_tokens: float
     page_size: float
+    chunk_tokens: float  # of prompts, that it reads in one step; 0: no limit
     at_s: float  # time.monotonic() when its loop last came round
     batch_tokens: float  # of the batch that it computes now; 0: none
     step_longest_s: float

@@ -89,6 +89,7 @@ class SimulatedEngine:
             request_tokens_max=min(model.context_length, self.ranks[0].pool.tokens_total),
             requests_max=model.requests_max,
             page_size=model.page_size,
+            chunk_tokens=model.chunk_tokens,
             caches_prompts=self.ranks[0].tells_cache,
         )
 

@@ -42,10 +42,15 @@ def asked(prompt_tokens: int, *, owner: bytes = b"", max_tokens: int = 10, **wis
 class Bench:
     """An Admission before one pair that reads one prompt at a time: `read` says that its prompt has been read."""
 
-    def __init__(self, router: Router) -> None:
+    def __init__(self, router: Router, read_ahead_tokens: int | None = 1) -> None:
         self.router = router
         self.admission = Admission(
-            router, queue_max=100, queue_s=30, no_pair_s=30, now_s=time.monotonic, read_ahead_tokens=1
+            router,
+            queue_max=100,
+            queue_s=30,
+            no_pair_s=30,
+            now_s=time.monotonic,
+            read_ahead_tokens=read_ahead_tokens,
         )
         router.endpoints.on_change = self.admission.serve
         self.order: list[str] = []
@@ -87,6 +92,19 @@ async def test_a_prompt_waits_until_those_before_it_are_read() -> None:
     assert bench.order == ["a", "b"]
     await bench.read_all()
     assert bench.order == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize(("chunk_tokens", "sent"), [(0, 3), (1000, 3), (4000, 4), (8000, 8)])
+async def test_unless_said_otherwise_a_rank_has_two_chunks_to_read(chunk_tokens: int, sent: int) -> None:
+    """Prompts of 2,000: with fewer its next chunk would begin half empty. At least 4,096 tokens."""
+    prefill, decode = split(1, 1, capacity=ROOM)
+    prefill.endpoints[0].chunk_tokens = chunk_tokens
+    bench = Bench(make_router(prefill, decode, policy=Predicted()), read_ahead_tokens=None)
+    for number in range(12):
+        bench.send(str(number), asked(2000))
+    await bench.turns()
+    assert len(bench.order) == sent
+    await bench.read_all()
 
 
 async def test_a_higher_priority_is_admitted_next() -> None:

@@ -81,7 +81,12 @@ def answers(tokenizer: Any) -> list[tuple[str, str]]:
         ("Generate a log entry:", LOG_LINE),
         ("Generate a simple JSON with name, age, and city:", PERSON),
         (introduce, CITY),
-        (tokenizer.apply_chat_template(chat, TEMPLATE.read_text(), tokenize=False, add_generation_prompt=True), CITY),
+        (
+            tokenizer.apply_chat_template(
+                chat, chat_template=TEMPLATE.read_text(), tokenize=False, add_generation_prompt=True
+            ),
+            CITY,
+        ),
         *(
             (stress_kit._CONCURRENT_PREFIX + question, f" {answer.capitalize()}\n")
             for question, answer in stress_kit._CONCURRENT_QA

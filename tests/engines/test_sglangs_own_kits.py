@@ -10,7 +10,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 
 import pytest
@@ -20,14 +20,16 @@ from taught_model import TEMPLATE, taught_model
 from disagg.cpu_profile.paths import standin_environment
 
 pytestmark = pytest.mark.timeout(1200)  # a model is taught, one deployment starts, and all kits ask it; on busy cores
+CONTRACT = "basic_api_contract_kit.BasicAPIContractMixin"  # waits a minute for a health check
+STRESS = "basic_scheduler_stress_kit.BasicSchedulerStressMixin"  # 8,000 tokens, a minute, while no other prompt is read
 KITS = [
-    "basic_api_contract_kit.BasicAPIContractMixin",
+    CONTRACT,
     "matched_stop_kit.MatchedStopMixin",
     "regex_constrained_kit.RegexConstrainedMixin",
     "ebnf_constrained_kit.EBNFConstrainedMixin",
     "json_constrained_kit.JSONConstrainedMixin",
     "json_mode_kit.JSONModeMixin",
-    "basic_scheduler_stress_kit.BasicSchedulerStressMixin",
+    STRESS,
     "anthropic_messages_kit.AnthropicMessagesMixin",
 ]
 KIT_S = 500
@@ -43,15 +45,20 @@ def pair() -> Iterator[Deployment]:
 
 @pytest.fixture(scope="module")
 def kits(pair: Deployment) -> Iterator[dict[str, Future[subprocess.CompletedProcess[str]]]]:
-    """All run at once."""
+    """All run at once, but STRESS once CONTRACT has ended."""
     environment = standin_environment(os.environ) | {"SGLANG_USE_CPU_ENGINE": "1", "HF_HUB_OFFLINE": "1"}
 
     def run(mixin: str) -> subprocess.CompletedProcess[str]:
+        if mixin == STRESS:
+            wait([started[CONTRACT]])
         words = [sys.executable, str(Path(__file__).parent / "sglang_kit.py"), mixin, pair.url, "smollm2"]
         return subprocess.run(words, env=environment, capture_output=True, text=True, timeout=KIT_S, check=False)
 
+    started: dict[str, Future[subprocess.CompletedProcess[str]]] = {}
     with ThreadPoolExecutor(len(KITS)) as threads:
-        yield {mixin: threads.submit(run, mixin) for mixin in KITS}
+        for mixin in KITS:
+            started[mixin] = threads.submit(run, mixin)
+        yield started
 
 
 @pytest.mark.parametrize("mixin", KITS)

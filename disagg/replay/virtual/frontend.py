@@ -81,7 +81,10 @@ class Frontend:
         client = cast("PlaneClient", _OpenClient())
         for number, host in enumerate(hosts):
             engine = Engine(host.life, host.life, host.model.role, number)
-            engine.endpoints = [Endpoint(engine, rank, "", client, host.capacity) for rank in range(host.model.ranks)]
+            engine.endpoints = [
+                Endpoint(engine, rank, "", client, host.capacity, chunk_tokens=host.model.chunk_tokens)
+                for rank in range(host.model.ranks)
+            ]
             self._engines[host.life] = engine
             self.endpoints.open_slots(engine)
             for endpoint in engine.endpoints:

@@ -17,6 +17,7 @@ from disagg.sglang.plugins import extend_attention
 from disagg.sglang.plugins.instead import instead_of
 
 CONTROLLER_WAIT_MS = 1000  # a request ends the wait
+WAITING_POLL_MS = 2  # each leg of a request is later by that at most
 IDLE_POLL_MS = 5  # DP attention: a rank that sleeps longer makes every step of the others wait
 
 
@@ -26,7 +27,8 @@ def activate() -> None:
     _kv_pool_in_host_memory()
     _no_pinned_memory()
     _patient_dp_controller()
-    if "sglang.srt.managers.scheduler" in sys.modules:
+    if scheduler := sys.modules.get("sglang.srt.managers.scheduler"):
+        _patient_waits(scheduler.Scheduler)
         _mla_on_torch_native()
         _paged_allocator_in_torch()
         _experts_of_other_ranks()
@@ -68,6 +70,17 @@ def _patient_dp_controller() -> None:
     def sock_recv(socket: Any, flags: int = 0) -> Any:
         socket.poll(CONTROLLER_WAIT_MS)
         return sock_recv.real(socket, flags=flags)
+
+
+def _patient_waits(scheduler_class: Any) -> None:
+    """One whose requests all wait for the other engine asks for news without a pause: decode took a core from the
+    prefill engine that it waited for."""
+
+    @instead_of(scheduler_class)
+    def on_idle(self: Any) -> None:
+        on_idle.real(self)
+        if self.idle_sleeper is not None and not self.is_fully_idle():
+            self.idle_sleeper.poller.poll(WAITING_POLL_MS)
 
 
 def _mla_on_torch_native() -> None:

@@ -26,6 +26,7 @@ def begin(scheduler: Any, ranks: Any, folder: Path) -> None:
         requests_max=min(scheduler.max_running_requests, scheduler.req_to_token_pool.size),
         kv_tokens=scheduler.max_total_num_tokens,
         page_size=scheduler.page_size,
+        chunk_tokens=scheduler.chunked_prefill_size or 0,
         at_s=time.monotonic(),
         batch_tokens=0,
         step_longest_s=0.0,
