@@ -1,7 +1,7 @@
 """From results.json to what docs/performance.md shows: tables in Markdown, pictures as SVG.
 
-Way:   results.json of `run.sh collect` -> [report] -> tables on stdout; compare.svg, burst.svg in FOLDER, and those of two
-       cards and of experts under their prefix (places.py)
+Way:   results.json of `run.sh collect` -> [report] -> tables on stdout; compare.svg, burst.svg in FOLDER, and those of
+       two cards and of experts under their prefix (places.py)
 
 Run:   python3 -m benchmarks.gpu.report results.json docs/pictures
 """
