@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from disagg.errors import StartError
 from disagg.policy_names import SHIPPED
+from disagg.role_table import ROLES
 from disagg.roles import Role
 from disagg.routing.cost.prior import Prior
 from disagg.routing.load import Endpoints
@@ -29,7 +30,7 @@ from disagg.routing.view import Choice, RoutingView
 if TYPE_CHECKING:
     from disagg.routing.policies.sides import SidePolicy
 
-SIDES = Role.PREFILL, Role.DECODE, Role.AGGREGATED  # that a policy may choose each by itself
+SIDES = tuple(role for role in Role if not ROLES[role].embeds)  # a policy may be for one of them alone
 
 
 class Policy(Protocol):
