@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from random import Random
 from typing import NamedTuple, TypeVar
 
@@ -24,6 +23,7 @@ from etcd3aio.kv import KVService
 from etcd3aio.lease import LeaseService
 
 from disagg.errors import StartError
+from disagg.registry.etcd_access import Access
 from disagg.registry.store import StoreLost, pauses_s
 
 T = TypeVar("T")
@@ -40,19 +40,6 @@ OPTIONS: tuple[tuple[str, int], ...] = (
     ("grpc.max_reconnect_backoff_ms", 1_000),  # its own 120 s would outlast the outage by minutes
     ("grpc.max_receive_message_length", 64 << 20),
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Access:
-    """How to come in. Of TLS the contents of PEM files; `ca` "": the system's authorities."""
-
-    tls: bool = False
-    ca: bytes = b""
-    certificate: bytes = b""
-    key: bytes = b""
-    server_name: str = ""  # in the members' certificate, where it is not the endpoint's
-    user: str = ""
-    password: str = ""
 
 
 class Member(NamedTuple):
@@ -173,5 +160,9 @@ def _open(endpoint: str, access: Access) -> Member:
     else:
         channel = grpc.aio.insecure_channel(endpoint, options=OPTIONS)
     once = 1  # who tries again takes another member
-    kv, leases, auth = KVService(channel, max_attempts=once), LeaseService(channel, max_attempts=once), AuthService(channel)
+    kv, leases, auth = (
+        KVService(channel, max_attempts=once),
+        LeaseService(channel, max_attempts=once),
+        AuthService(channel),
+    )
     return Member(endpoint, channel, kv, leases, auth, LeaseStub(channel), WatchStub(channel))

@@ -15,7 +15,7 @@ import asyncio
 import contextlib
 import logging
 import math
-from collections.abc import AsyncIterator, Awaitable, Iterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
 from random import Random
 
 import grpc.aio
@@ -32,9 +32,21 @@ from etcd3aio._protobuf import (
 )
 from etcd3aio.kv import prefix_range_end
 
-from disagg.registry.etcd_members import CALL_S, LOST, Access, Member, Members, told
-from disagg.registry.store import WHOLE_MAX, Batch, Conflict, Entry, Lease, LeaseLost, Snapshot, Store
-from disagg.registry.store import StoreLost, difference, pauses_s
+from disagg.registry.etcd_access import Access
+from disagg.registry.etcd_members import CALL_S, LOST, Member, Members, told
+from disagg.registry.store import (
+    WHOLE_MAX,
+    Batch,
+    Conflict,
+    Entry,
+    Lease,
+    LeaseLost,
+    Snapshot,
+    Store,
+    StoreLost,
+    difference,
+    pauses_s,
+)
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +54,7 @@ PROGRESS_S = 5.0
 CONNECT_S = 3.0  # for a stream to begin
 PAGE_KEYS = 1000
 PART_BYTES = 1 << 20  # etcd takes 1.5 MiB a request
-KEEP_PAUSE_MAX_S = 0.5
+AGAIN_MAX_S = 0.5  # before another member is asked to renew
 DELETED = 1  # mvccpb.Event.DELETE
 
 
@@ -130,17 +142,17 @@ class EtcdStore(Store):
         for part in _parts(changes):
             operations = [_put(key, value, number) if value is not None else _delete(key) for key, value in part]
 
-            def ask(member: Member, operations: list[RequestOp] = operations) -> Awaitable[object]:
-                return member.kv.txn(compare, operations)
+            async def ask(member: Member, operations: list[RequestOp] = operations) -> bool:
+                return bool((await member.kv.txn(compare, operations)).succeeded)
 
             try:
-                answer = await self._members.call("write", ask)
+                is_made = await self._members.call("write", ask)
             except grpc.aio.AioRpcError as error:
                 if error.code() is grpc.StatusCode.NOT_FOUND and lease is not None:
                     lease.lost.set()
                     raise LeaseLost(self._members.names, "the lease has run out") from None
                 raise
-            if not answer.succeeded:  # type: ignore[attr-defined]
+            if not is_made:
                 raise Conflict(self._members.names, f"another version of {', '.join(expect or {})} is there")
 
     async def close(self) -> None:
@@ -155,8 +167,8 @@ class EtcdStore(Store):
         begin, end, revision = prefix.encode(), prefix_range_end(prefix), 0
         while True:
 
-            def ask(member: Member, begin: bytes = begin, revision: int = revision) -> Awaitable[RangeResponse]:
-                return member.kv.get(begin, end, revision=revision, limit=PAGE_KEYS)
+            async def ask(member: Member, begin: bytes = begin, revision: int = revision) -> RangeResponse:
+                return await member.kv.get(begin, end, revision=revision, limit=PAGE_KEYS)
 
             try:
                 page = await self._members.call("read", ask)
@@ -170,7 +182,7 @@ class EtcdStore(Store):
                 return Snapshot(revision, entries)
             begin = page.kvs[-1].key + b"\0"
 
-    async def _stream(self, member: Member, prefix: str, first: int) -> AsyncIterator[Batch]:
+    async def _stream(self, member: Member, prefix: str, first: int) -> AsyncGenerator[Batch]:
         """Changes from revision `first` on, from this member; at least one batch, which may be empty. Raises one of
         LOST, or _Compacted."""
         async with asyncio.timeout(CALL_S):
@@ -199,26 +211,25 @@ class EtcdStore(Store):
 
     async def _keep(self, lease: EtcdLease) -> None:
         """Renews it until it is lost: only etcd's word is that, not its silence."""
-        while True:
-            await asyncio.sleep(lease.ttl_s / 3 * self._members.random.uniform(0.7, 1.0))
-            while await self._left_s(lease) is None:
-                await asyncio.sleep(self._members.random.uniform(0.0, KEEP_PAUSE_MAX_S))
-            if lease.lost.is_set():
-                log.warning("the lease %x of the registry is lost", lease.number)
-                return
+        random, pause_s = self._members.random, 0.0
+        while not lease.lost.is_set():
+            await asyncio.sleep(pause_s)
+            is_answered = await self._try_to_renew(lease)
+            pause_s = lease.ttl_s / 3 * random.uniform(0.7, 1.0) if is_answered else random.uniform(0.0, AGAIN_MAX_S)
+        log.warning("the lease %x of the registry is lost", lease.number)
 
-    async def _left_s(self, lease: EtcdLease) -> float | None:
-        """None: this member does not answer."""
+    async def _try_to_renew(self, lease: EtcdLease) -> bool:
+        """False: this member does not answer."""
         member = self._members.current
         try:
             async with asyncio.timeout(min(CALL_S, lease.ttl_s / 3)):
                 left_s = await self._renew(member, lease.number)
         except LOST as error:
             self._members.left_for(member, error)
-            return None
+            return False
         if left_s <= 0:
             lease.lost.set()
-        return left_s
+        return True
 
     async def _renew(self, member: Member, number: int) -> float:
         await self._members.log_in(member)

@@ -24,10 +24,20 @@ from typing import NamedTuple, ParamSpec, TypeVar
 
 import msgspec
 
-from disagg.errors import StartError
 from disagg.folders import own_folder
-from disagg.registry.store import ABSENT, Batch, Conflict, Entry, Lease, LeaseLost, Snapshot, Store, StoreLost
-from disagg.registry.store import difference, under
+from disagg.registry.store import (
+    ABSENT,
+    Batch,
+    Conflict,
+    Entry,
+    Lease,
+    LeaseLost,
+    Snapshot,
+    Store,
+    StoreLost,
+    difference,
+    under,
+)
 
 POLL_S = 0.1
 LOCK_S, LOCK_POLL_S = 5.0, 0.01

@@ -16,7 +16,7 @@ from test_store_contract import NOTHING, Watcher
 
 from disagg.errors import StartError
 from disagg.registry import etcd_store
-from disagg.registry.etcd_members import Access
+from disagg.registry.etcd_access import Access
 from disagg.registry.etcd_store import EtcdStore
 from disagg.registry.store import LeaseLost, Store, StoreLost
 
