@@ -16,6 +16,7 @@ import typer
 from disagg import stopping
 from disagg.cli import act, bench, deploy, model, observe
 from disagg.cli.check import Sets, check, look_at, show
+from disagg.cli.listing import list_all
 from disagg.cli.setup import setup
 from disagg.errors import ConfigError, DisaggError
 
@@ -37,6 +38,7 @@ app.add_typer(deploy.app, name="deploy", help="Render a configuration for SLURM,
 app.add_typer(bench.app, name="bench", help="Measure what a machine, or a cluster, can do.")
 app.command()(setup)
 app.command()(check)
+app.command("list")(list_all)
 app.command()(observe.status)
 app.command()(observe.logs)
 app.command()(act.drain)

@@ -132,9 +132,8 @@ async def _run(deployment: Deployment, course: _Course) -> None:
         try:
             # The frontend runs beside this driver; where engines are on other nodes their hosts are reached by address.
             addresses = await controller.start("127.0.0.1")
-            spec = _frontend_spec(
-                plan, addresses, shared, model_path, prior_of(plan, seen.facts, seen.gpus, seen.gbytes_s)
-            )
+            prior = prior_of(plan, seen.facts, seen.gpus, seen.gbytes_s)
+            spec = _frontend_spec(plan, addresses, model_path, prior, shared)
             frontend = FrontendProcess(spec, _frontend_environment(setting), controller.registry)
             await _first_error(frontend.start(), controller.until_ready())
             course.serves = not course.signal

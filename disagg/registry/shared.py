@@ -15,6 +15,7 @@ from random import Random
 
 import msgspec
 
+from disagg.errors import StartError
 from disagg.registry.etcd_access import Access
 from disagg.registry.interface import Watched
 from disagg.registry.keys import Keys
@@ -42,6 +43,16 @@ class Shared(msgspec.Struct, frozen=True):
 
     at: StoreAt
     keys: Keys
+
+
+def store_at(text: str) -> StoreAt:
+    """`file:/FOLDER` or `etcd:HOST:PORT,HOST:PORT`. Raises StartError."""
+    kind, _, where = text.partition(":")
+    if kind == "file" and where:
+        return FileAt(str(Path(where).expanduser().absolute()))
+    if kind == "etcd" and all(":" in endpoint for endpoint in where.split(",")):
+        return EtcdAt(tuple(where.split(",")))
+    raise StartError("registry", f"'{text}' names none", "say file:/FOLDER, or etcd:HOST:PORT,HOST:PORT")
 
 
 def open_store(at: StoreAt) -> Store:
