@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import signal
 import subprocess
 import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from etcd_here import ETCD, Etcd, answers, etcd, proxy
@@ -53,14 +55,14 @@ async def test_a_member_that_is_killed_and_comes_back_was_never_away(tmp_path: P
             lease = await one.grant(5)
             await one.write({"p/leased": b""}, lease)
             watcher = Watcher(other, "p/", await other.snapshot("p/"))
-            for number in range(3):
+            for number in range(2):
                 member.kill()
                 writing = asyncio.create_task(_write_until_made(one, {f"p/{number}": b""}))
                 await asyncio.sleep(0.5)
                 assert not writing.done()
                 member.start()
                 await writing
-            await watcher.until({"p/leased": b"", "p/0": b"", "p/1": b"", "p/2": b""})
+            await watcher.until({"p/leased": b"", "p/0": b"", "p/1": b""})
             assert not lease.lost.is_set()
             assert not any(None in batch.values() for batch in watcher.batches)
             await watcher.stop()
@@ -148,7 +150,7 @@ async def test_one_member_of_three_stops_and_no_put_fails_and_no_lease_is_lost(t
             watcher = Watcher(made[0], "p/", NOTHING)
             stopped.signal(signal.SIGSTOP)
             try:
-                failed, until_s = 0, time.monotonic() + 12
+                failed, until_s = 0, time.monotonic() + (6 if is_leader else 12)
                 written: dict[str, bytes] = {}
                 while time.monotonic() < until_s:
                     for number, store in enumerate(made):
@@ -160,7 +162,7 @@ async def test_one_member_of_three_stops_and_no_put_fails_and_no_lease_is_lost(t
                         written[key] = b""
                     await asyncio.sleep(0.2)
                 assert failed == 0
-                assert len(written) > 50
+                assert len(written) > 25
                 await watcher.until(written, 12.0)
             finally:
                 stopped.signal(signal.SIGCONT)
@@ -170,14 +172,12 @@ async def test_one_member_of_three_stops_and_no_put_fails_and_no_lease_is_lost(t
             await watcher.stop()
 
 
-def _status(member: Etcd) -> dict:
-    import json
-
+def _status(member: Etcd) -> dict[str, Any]:
     return json.loads(_etcdctl(member, "endpoint", "status", "-w", "json"))[0]["Status"]
 
 
 async def test_after_a_loss_nobody_hurries(tmp_path: Path) -> None:
-    """Thirty watchers, each from a client of its own, lose etcd for 12 s: their connections come back spread."""
+    """Thirty watchers, each from a client of its own, lose etcd for 6 s: their connections come back spread."""
     with etcd(tmp_path) as (member,):
         async with proxy(member.endpoint) as (between, here), stores(*[(here,)] * 30) as made:
             watchers = [Watcher(store, "p/", NOTHING) for store in made]
@@ -185,7 +185,7 @@ async def test_after_a_loss_nobody_hurries(tmp_path: Path) -> None:
             for watcher in watchers:
                 await watcher.until({"p/a": b"1"})
             member.kill()
-            await asyncio.sleep(12)
+            await asyncio.sleep(6)
             before = len(between.came_s)
             member.start()
             await _write_until_made(made[0], {"p/a": b"2"})
@@ -219,7 +219,7 @@ async def test_a_user_and_a_password_are_asked_for_and_tokens_are_renewed(tmp_pa
             watcher = Watcher(store, "p/", await store.snapshot("p/"))
             await store.write({"p/a": b"1"}, lease)
             await watcher.until({"p/a": b"1"})
-            await asyncio.sleep(5)  # tokens of etcd 3.4 live for a second here
+            await asyncio.sleep(2.5)  # tokens of etcd 3.4 live for a second here
             await store.write({"p/a": b"2"}, lease)
             await watcher.until({"p/a": b"2"})
             assert not lease.lost.is_set()

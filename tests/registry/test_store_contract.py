@@ -17,7 +17,7 @@ from disagg.registry.memory_store import Memory, MemoryStore
 from disagg.registry.store import ABSENT, Conflict, Entry, LeaseLost, Snapshot, Store, pauses_s
 
 New = Callable[[], Awaitable[Store]]
-TTL_S = 2.0
+TTL_S = 1.0
 NOTHING = Snapshot(0, {})
 
 
