@@ -135,6 +135,18 @@ async def test_a_lock_that_is_held_is_not_waited_for_without_end(
     await store.close()
 
 
+async def test_clocks_of_hosts_need_not_agree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The reader's is an hour ahead of the folder's, and then an hour behind."""
+    one, here_s = FileStore(tmp_path), time.time
+    await one.write({"p/a": b""}, await one.grant(3))
+    for ahead_s in 3600.0, -3600.0:
+        monkeypatch.setattr(file_store.time, "time", lambda ahead_s=ahead_s: here_s() + ahead_s)
+        other = FileStore(tmp_path)
+        assert list((await other.snapshot("p/")).entries) == ["p/a"]
+        await other.close()
+    await one.close()
+
+
 async def test_another_users_folder_is_not_taken(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(tmp_path)
     store = FileStore(tmp_path / "link")

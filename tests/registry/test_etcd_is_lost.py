@@ -115,6 +115,7 @@ async def test_a_watch_that_is_silent_is_left(tmp_path: Path, monkeypatch: pytes
             watcher = Watcher(store, "p/", NOTHING)
             await store.write({"p/a": b"1"})
             await watcher.until({"p/a": b"1"})
+            assert store._members.current.endpoint == here
             between.cut()
             began_s = time.monotonic()
             await store.write({"p/a": b"2"})  # by the other member
