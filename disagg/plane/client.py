@@ -266,13 +266,7 @@ class PlaneClient:
     def _received(self, body: bytes) -> None:
         self.frames_received += 1
         self._heard_at_s = self._now_s()
-        try:
-            message = m.decode_to_frontend(body)
-        except (msgspec.DecodeError, msgspec.ValidationError) as error:
-            assert self._connection is not None
-            self._connection.close(f"a frame that cannot be read: {error}")
-            return
-        match message:
+        match message := m.decode_to_frontend(body):
             case m.Step():
                 self._step(message)
             case m.HasRead():

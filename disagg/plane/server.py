@@ -15,8 +15,6 @@ from collections.abc import Callable
 from functools import partial
 from typing import Protocol
 
-import msgspec
-
 from disagg.adapters import GONE
 from disagg.kv_events.book import KvBook
 from disagg.plane import messages as m
@@ -183,12 +181,7 @@ class _Session:
     def received(self, body: bytes) -> None:
         server = self.server
         self.heard_at_s = server.now_s()
-        try:
-            message = m.decode_to_host(body)
-        except (msgspec.DecodeError, msgspec.ValidationError) as error:
-            self._drop(f"a frame this host cannot read: {error}")
-            return
-        match message:
+        match message := m.decode_to_host(body):
             case m.Submit():
                 self._submit(message)
             case m.Abort():
