@@ -140,6 +140,7 @@ class Attempt:
                 text=wanted,
                 on_text=None if wanted is None else leg.on_text,
                 adapter=request.adapter,
+                salt=request.salt,
                 to_read=self.reservation.to_read if leg.endpoint is self.pair.reader else 0,
             )
         self.decode.is_held = self.has_waited = request.lacks_prefills_word

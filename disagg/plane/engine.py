@@ -29,6 +29,7 @@ class Leg:
     embeds: bool = False  # it is to end with a vector, and makes no token
     second_at: int = 0  # where the second text of a pair begins; 0: there is none
     adapter: str = ""  # one that `load_adapter` brought here; empty: the model as it is
+    salt: str = ""  # see Submit
 
 
 class LegSink(Protocol):

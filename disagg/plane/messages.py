@@ -65,6 +65,7 @@ class Submit(Wire, frozen=True, tag="submit"):
     adapter: str = ""  # the name of a LoRA adapter, the same on both legs; empty: the model as it is
     text: TextWanted | None = None
     to_read: int = 0  # tokens of the prompt that this engine is expected to read: those that it has not cached
+    salt: str = ""  # its cached KV is shared among legs with the same one alone, and with none that has another
 
 
 class Read(Wire, frozen=True, tag="read"):

@@ -177,6 +177,8 @@ def _generate_arguments(leg: Leg) -> dict[str, Any]:
     }
     if leg.adapter:
         arguments["lora_path"] = leg.adapter  # its name; SGLang's ids differ from engine to engine
+    if leg.salt:
+        arguments["cache_salt"] = leg.salt
     if leg.bootstrap is not None:
         arguments |= {
             "bootstrap_host": leg.bootstrap.host,

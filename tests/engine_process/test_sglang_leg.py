@@ -251,3 +251,10 @@ async def test_a_legs_adapter_is_named_to_sglang_and_without_one_no_field_says_s
     said = [sglang_leg._generate_arguments(dataclasses.replace(LEG, adapter=adapter)) for adapter in ("sql", "")]
     assert said[0] == {**said[1], "lora_path": "sql"}
     assert "lora_path" not in said[1]
+
+
+async def test_a_legs_salt_is_named_to_sglang_and_without_one_no_field_says_so() -> None:
+    """Releases until 0.5.17 have no such field, and serve who says none."""
+    said = [sglang_leg._generate_arguments(dataclasses.replace(LEG, salt=salt)) for salt in ("s", "")]
+    assert said[0] == {**said[1], "cache_salt": "s"}
+    assert "cache_salt" not in said[1]
