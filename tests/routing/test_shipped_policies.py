@@ -135,6 +135,31 @@ def test_what_waits_longer_than_it_would_take_to_read_anew_is_read_anew() -> Non
     assert router.pick(asked(**prompt(6500))).pair.prefill is not warm  # type: ignore[union-attr]
 
 
+@pytest.mark.parametrize(
+    ("priority", "busy", "waits_for_it"), [(0, 0.0, 0), (0, 0.8, 10_000), (0, 0.95, 60_000), (1, 0.95, 0)]
+)
+def test_the_busier_ranks_are_the_longer_a_cache_is_waited_for_but_not_by_a_high_priority(
+    priority: int, busy: float, waits_for_it: int
+) -> None:
+    """Each second that is not spent on reading it anew is spared to all who come later."""
+    router = router_of("predicted", *split(4, 2))
+    prefills = list(router.endpoints.of(Role.PREFILL))
+    warm = prefills[2]
+    holds(router, warm, prompt(6400))
+    costs = router._policy.costs  # type: ignore[attr-defined]
+    for endpoint in prefills:
+        costs.busy.note(endpoint.id, 10 * busy, 10.0, costs._now_s())
+    waited_for = 0
+    for tokens in range(10_000, 100_000, 10_000):
+        waits(router, warm, tokens)
+        reservation = router.pick(asked(**prompt(6500), priority=priority))
+        assert reservation is not None
+        if reservation.pair.prefill is warm:
+            waited_for = tokens
+        reservation.release()
+    assert waited_for == waits_for_it
+
+
 def test_a_busy_rank_costs_nobody_else_the_affinity() -> None:
     router = router_of("predicted", *split(4, 2))
     prefills = sorted(router.endpoints.of(Role.PREFILL), key=lambda each: each.life)
