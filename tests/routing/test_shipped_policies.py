@@ -160,6 +160,23 @@ def test_the_busier_ranks_are_the_longer_a_cache_is_waited_for_but_not_by_a_high
     assert waited_for == waits_for_it
 
 
+def test_ranks_that_read_a_prompt_for_minutes_count_as_busy_meanwhile() -> None:
+    now_s = [0.0]
+    surroundings = Surroundings(random.Random(1), Prior(), now_s=lambda: now_s[0])
+    policy = load_policy("predicted", surroundings)
+    router = make_router(*split(2, 1), policy=policy)
+    reading, idle = router.endpoints.of(Role.PREFILL)
+    costs = policy.costs  # type: ignore[attr-defined]
+    for endpoint in (reading, idle):
+        costs.observe(Read(endpoint.id, 1, 1000, 5e5, 0.1, 1.0))
+    waits(router, reading, 500_000)
+    for second in range(1, 120):
+        now_s[0] = float(second)
+        router.consider(asked(1000))
+    assert costs.busy.of(reading.id) == pytest.approx(1.0, abs=0.05)
+    assert costs.busy.of(idle.id) == 0.0
+
+
 def test_a_busy_rank_costs_nobody_else_the_affinity() -> None:
     router = router_of("predicted", *split(4, 2))
     prefills = sorted(router.endpoints.of(Role.PREFILL), key=lambda each: each.life)

@@ -32,6 +32,7 @@ from collections.abc import Set
 from itertools import islice
 from typing import NamedTuple
 
+from disagg.role_table import ROLES
 from disagg.roles import Role
 from disagg.routing.cached_prompt import CachedPrompt
 from disagg.routing.cost.costs import Costs
@@ -47,6 +48,7 @@ BUSY_MAX = 0.95  # towards 1 it grows without bound
 TIE, TIE_S = 0.002, 0.001
 KEEP = 0.15
 DECODES_BY_LANE = 12  # the cheapest ones, where ways between engines differ
+READERS = tuple(role for role, kind in ROLES.items() if kind.reads_prompts and not kind.embeds)
 LOOKED_AT = 48  # of each role the least loaded ones, and as many of those that have most of the prompt
 
 
@@ -122,7 +124,7 @@ class Predicted:
             return self._least_loaded.choose(request, endpoints)
         if request.prefix_on is not None and (choice := best_after(request.prefix_on, request, endpoints)) is not None:
             return choice
-        self.costs.age()
+        self.costs.age(rank for role in READERS for rank in endpoints.of(role))
         cached = endpoints.cached(request)
         best, second = self._best(request, endpoints, cached)
         return None if best is None else Choice(best.pair, self._reason(request, best, second), best.reader.cached)
