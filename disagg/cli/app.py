@@ -16,7 +16,7 @@ from typing import Annotated
 import typer
 
 from disagg import stopping
-from disagg.cli import act, bench, deploy, model, observe
+from disagg.cli import act, bench, deploy, logs, model, observe
 from disagg.cli.check import Sets, check, look_at, show
 from disagg.cli.configs import Config, configs
 from disagg.cli.setup import setup
@@ -42,7 +42,7 @@ app.command()(setup)
 app.command()(configs)
 app.command()(check)
 app.command()(observe.status)
-app.command()(observe.logs)
+app.command()(logs.logs)
 app.command()(act.drain)
 app.command()(act.cancel)
 
