@@ -12,12 +12,16 @@ import click
 import typer
 
 from disagg.cli.check import Sets
+from disagg.cli.configs import names_like
 from disagg.errors import ConfigError
 
 
 def list_all(
     config: Annotated[
-        str | None, typer.Argument(help="A configuration: the registry that it names. Else say --registry.")
+        str | None,
+        typer.Argument(
+            help="A configuration: the registry that it names. Else say --registry.", autocompletion=names_like
+        ),
     ] = None,
     sets: Sets = None,
     registry: Annotated[

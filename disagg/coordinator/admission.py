@@ -261,7 +261,7 @@ class Admission:
             ids = request.prompt_ids
             if request.emitted_ids:
                 ids = packed(ids) + packed(request.emitted_ids)
-            request.path = self._router.path(ids, request.adapter)
+            request.path = self._router.path(ids, request.adapter, request.salt)
             request.path_tokens = tokens
         return RoutingView(
             prompt_tokens=tokens,
@@ -275,6 +275,7 @@ class Admission:
             session=request.wishes.session,
             prefix_on=request.prefix_on,
             adapter=request.adapter,
+            salt=request.salt,
             avoid=request.failed_on,
             alone_on=alone_on(request) if request.blames else frozenset(),
             embeds=self._embeds,

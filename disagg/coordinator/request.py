@@ -110,6 +110,7 @@ class Request:
     embeds: bool = False  # it asks for a vector; it then has max_tokens 1, and no text
     second_at: int = 0  # where the second text of a pair begins in `prompt_ids`; 0: there is none
     adapter: str = ""  # of its legs; empty: the model as it is
+    salt: str = ""  # cached KV is shared among requests with the same one (disagg/frontend/cache_salt.py)
     embedding: bytes = b""  # what came: float32, little-endian
     wishes: Wishes = NO_WISHES
     path: array[int] = field(default_factory=lambda: array("Q"))  # keys of its KV blocks, once routing has asked

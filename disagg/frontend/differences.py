@@ -259,6 +259,11 @@ ELSEWHERE = (
         "does not move to another engine after its first token: its loss is told",
         "the grammar's state is lost with the engine",
     ),
+    Difference(
+        "`cache_salt`, `extra_key`",
+        "one of each for all prompts of a request; engines get one word made of the two",
+        "SGLang's `extra_key` ends with the adapter's id: who guessed that would share its KV",
+    ),
     Difference("`min_tokens` beside a constraint", "400", "an answer that is complete could not end"),
     Difference(
         "`stop_regex`",

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from disagg.frontend.cache_salt import NAMES as SALTS
 from disagg.frontend.inputs import FIELDS as INPUT_FIELDS
 from disagg.frontend.messages_api.request import HARMLESS as HARMLESS_OF_MESSAGES
 from disagg.frontend.messages_api.request import OWN as OF_MESSAGES
@@ -73,7 +74,7 @@ ENDPOINTS = (
         "generate",
         "/generate",
         "SGLang's own: what follows a text, or token ids",
-        BESIDE | {"text", "input_ids", "sampling_params", "stream", "model", "lora_path"},
+        BESIDE | {"text", "input_ids", "sampling_params", "stream", "model", "lora_path", *SALTS},
         (),
         harmless=UNREAD,
         judged=COMPLETION,

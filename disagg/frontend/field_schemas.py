@@ -80,7 +80,7 @@ _SCHEMAS: dict[str, Schema] = {
     "input": _either(STRING, STRINGS, IDS, {"type": "array", "items": IDS}),
     "text": _either(STRING, STRINGS),
     "tokens": _either(IDS, {"type": "array", "items": IDS}),
-    "lora_path": _either(STRING, STRINGS),
+    **_each("lora_path cache_salt extra_key", _either(STRING, STRINGS)),
     "encoding_format": {"type": "string", "enum": ["float", "base64"]},
     "query": _either(STRING, IDS),
     "items": _either(STRING, STRINGS, {"type": "array", "items": IDS}),

@@ -237,6 +237,7 @@ def _refuse_ignored(asked: CompletionRequest, backend: Backend) -> None:
         names = {"seed": sampling.get("sampling_seed") is not None, "min_p": bool(sampling.get("min_p"))}
     names |= {"grammar": asked.constrained_by, "min_tokens": "min_new_tokens" in sampling}
     names |= {"stop_regex": "stop_regex" in sampling, "token_ids_logprob": asked.chosen_ids}
+    names |= {"cache_salt": asked.salt}
     if not any(names.values()):
         return
     ignored = backend.ignored

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from disagg.fields import Body, refuse
+from disagg.frontend.cache_salt import NAMES as SALTS
 from disagg.frontend.constraints import READERS as CONSTRAINTS
 from disagg.sampling import NAMES
 
@@ -23,6 +24,7 @@ SHARED |= {
     "n",
     "logprobs",
     "prompt_logprobs",
+    *SALTS,
     *CONSTRAINTS,
 }
 TEMPLATED = {"messages", "documents", "add_generation_prompt", "continue_final_message", "chat_template_kwargs"}
@@ -67,9 +69,7 @@ UNBUILT: Mapping[str, tuple[Any, ...]] = {
 }
 
 # Rooms, hosts and ranks are ours to give: a client that chose them would reach another client's KV.
-FORBIDDEN = frozenset(
-    {"rid", "room", "data_parallel_rank", "data_parallel_rank_decode", "kv_transfer_params", "extra_key"}
-)
+FORBIDDEN = frozenset({"rid", "room", "data_parallel_rank", "data_parallel_rank_decode", "kv_transfer_params"})
 # Never built: why, and what would do.
 REFUSED = {"chat_template": "a template is code that would run here; an operator can set model.chat_template"}
 FORBIDDEN_PREFIXES = ("bootstrap_", "disagg_")

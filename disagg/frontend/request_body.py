@@ -17,6 +17,7 @@ from disagg.adapters import Served
 from disagg.coordinator.wishes import PRIORITY_MAX
 from disagg.errors import BadRequest
 from disagg.fields import Body, boolean, integer, refuse, required, strings, token_ids, typed, wrong_type
+from disagg.frontend.cache_salt import salt_of
 from disagg.frontend.constraints import constraint_of
 from disagg.frontend.talk import Talk
 from disagg.frontend.tool_choice import ToolUse
@@ -65,6 +66,7 @@ class CompletionRequest(msgspec.Struct, frozen=True, kw_only=True, tag=True):
     shows_special: bool = False  # special tokens leave text
     model: str = ""  # as it was asked for; the answer says the same
     adapter: str = ""  # what that means; empty: the model as it is
+    salt: str = ""  # it shares cached KV with requests that have the same one (cache_salt.py)
     priority: int = 0
     session: str = ""  # requests with the same prompt_cache_key go on with one another
 
@@ -151,6 +153,7 @@ def other_fields(
         "constrained_by": constraint.asked_by if constraint else "",
         "shows_stop": boolean(body, "no_stop_trim") or boolean(body, "include_stop_str_in_output"),
         "shows_special": not boolean(body, "skip_special_tokens", absent=True),
+        "salt": salt_of(body),
         "priority": integer(body, "priority", -PRIORITY_MAX, PRIORITY_MAX) or 0,
         "session": typed(str, body.get("prompt_cache_key", ""), "prompt_cache_key"),
     }

@@ -83,6 +83,7 @@ def requests_of(
                     owner=owner,
                     asks=_asks(asked, len(prompt_ids)),
                     adapter=asked.adapter,
+                    salt=asked.salt,
                     wishes=wishes,
                 )
             )

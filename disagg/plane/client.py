@@ -35,7 +35,7 @@ LATE_S = 0.5  # a timer this late means that our own process was held up, not th
 class LegReceiver(Protocol):
     def on_tokens(self, offset: int, token_ids: list[int], logprobs: list[m.TokenLogprobs] | None) -> None: ...
 
-    def on_stage(self, name: str) -> None: ...
+    def on_stage(self, name: str, cached_tokens: int | None) -> None: ...
 
     def on_end(self, end: m.LegEnd) -> None:
         """Exactly once, and nothing follows."""
@@ -130,6 +130,7 @@ class PlaneClient:
         text: m.TextWanted | None = None,
         on_text: Callable[[m.Shown], None] | None = None,
         to_read: int = 0,
+        salt: str = "",
     ) -> int:
         """Sends the leg and returns its number. On a lost connection the receiver has its end before this returns.
 
@@ -143,7 +144,7 @@ class PlaneClient:
         if on_text is not None:
             self._on_text[leg] = on_text
         of_leg = (leg, leg_id, prompt, sampling, dp_rank, bootstrap)
-        submit = m.Submit(*of_leg, is_canary, asks or {}, embeds, second_at, adapter, text, to_read)
+        submit = m.Submit(*of_leg, is_canary, asks or {}, embeds, second_at, adapter, text, to_read, salt)
         self._connection.send_soon(m.encode(submit))
         return leg
 
@@ -265,13 +266,7 @@ class PlaneClient:
     def _received(self, body: bytes) -> None:
         self.frames_received += 1
         self._heard_at_s = self._now_s()
-        try:
-            message = m.decode_to_frontend(body)
-        except (msgspec.DecodeError, msgspec.ValidationError) as error:
-            assert self._connection is not None
-            self._connection.close(f"a frame that cannot be read: {error}")
-            return
-        match message:
+        match message := m.decode_to_frontend(body):
             case m.Step():
                 self._step(message)
             case m.HasRead():
@@ -311,7 +306,7 @@ class PlaneClient:
         for stage in step.stages:
             receiver = legs.get(stage.leg)
             if receiver is not None:
-                receiver.on_stage(stage.name)
+                receiver.on_stage(stage.name, stage.cached_tokens)
         for shown in step.shown:
             if (on_text := self._on_text.get(shown.leg)) is not None:
                 on_text(shown)

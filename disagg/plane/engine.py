@@ -29,6 +29,7 @@ class Leg:
     embeds: bool = False  # it is to end with a vector, and makes no token
     second_at: int = 0  # where the second text of a pair begins; 0: there is none
     adapter: str = ""  # one that `load_adapter` brought here; empty: the model as it is
+    salt: str = ""  # see Submit
 
 
 class LegSink(Protocol):
@@ -36,8 +37,8 @@ class LegSink(Protocol):
 
     def on_tokens(self, token_ids: list[int], logprobs: list[TokenLogprobs] | None = None) -> None: ...
 
-    def on_stage(self, name: str) -> None:
-        """The leg has come to bootstrapping, prefilling or transferring."""
+    def on_stage(self, name: str, cached_tokens: int | None = None) -> None:
+        """The leg has come to bootstrapping, prefilling or transferring. `cached_tokens`: of its prompt, if known."""
 
     def on_embedding(self, packed: bytes) -> None:
         """What a leg that embeds comes to, before its end: float32, little-endian."""

@@ -3,7 +3,7 @@
 Way:   a frontend's PlaneClient <-> [Connection on each side] <-> an engine host's PlaneServer
 In:    bytes of a TCP socket; out: whole frames (4 bytes of little-endian length, then msgpack)
 Fails: a peer that does not prove the secret within HANDSHAKE_S, or sends an oversized frame, is dropped
-       before anything it sent is parsed
+       before anything it sent is parsed; one that sends what `on_frame` cannot read is dropped too
 
 Handshake (fixed sizes, so nothing is parsed before it is done): the server sends a nonce; the client answers with its
 own nonce and HMAC(secret, "client", both nonces); the server checks it and answers HMAC(secret, "server", both nonces).
@@ -17,6 +17,8 @@ import os
 import socket
 from collections.abc import Callable
 from typing import cast
+
+import msgspec
 
 from disagg.plane.messages import MAX_FRAME_BYTES
 
@@ -167,7 +169,11 @@ class Connection(asyncio.Protocol):
                 return
             if len(buffer) - start - 4 < size:
                 break
-            self.on_frame(bytes(buffer[start + 4 : start + 4 + size]))
+            try:
+                self.on_frame(bytes(buffer[start + 4 : start + 4 + size]))
+            except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+                self.close(f"a frame that cannot be read: {error}")
+                return
             start += 4 + size
             if self._transport is None:
                 return

@@ -65,6 +65,7 @@ class Submit(Wire, frozen=True, tag="submit"):
     adapter: str = ""  # the name of a LoRA adapter, the same on both legs; empty: the model as it is
     text: TextWanted | None = None
     to_read: int = 0  # tokens of the prompt that this engine is expected to read: those that it has not cached
+    salt: str = ""  # its cached KV is shared among legs with the same one alone, and with none that has another
 
 
 class Read(Wire, frozen=True, tag="read"):
@@ -162,6 +163,7 @@ class MemberSamples(Wire, frozen=True, tag="samples"):
 class MemberStage(Wire, frozen=True, tag="member stage"):
     leg_id: str
     name: str  # as in Stage
+    cached_tokens: int | None = None
 
 
 class MemberKv(Wire, frozen=True, tag="member kv"):
@@ -206,10 +208,12 @@ class Shown(Wire, frozen=True):
 
 
 class Stage(Wire, frozen=True):
-    """A leg has come to `name`: bootstrapping, prefilling or transferring (see coordinator/phases.py)."""
+    """A leg has come to `name`: bootstrapping, prefilling or transferring (see coordinator/phases.py).
+    `cached_tokens`: of its prompt, where that is known by then."""
 
     leg: int
     name: str
+    cached_tokens: int | None = None
 
 
 class LegEnd(Wire, frozen=True):

@@ -15,8 +15,6 @@ from collections.abc import Callable
 from functools import partial
 from typing import Protocol
 
-import msgspec
-
 from disagg.adapters import GONE
 from disagg.kv_events.book import KvBook
 from disagg.plane import messages as m
@@ -183,12 +181,7 @@ class _Session:
     def received(self, body: bytes) -> None:
         server = self.server
         self.heard_at_s = server.now_s()
-        try:
-            message = m.decode_to_host(body)
-        except (msgspec.DecodeError, msgspec.ValidationError) as error:
-            self._drop(f"a frame this host cannot read: {error}")
-            return
-        match message:
+        match message := m.decode_to_host(body):
             case m.Submit():
                 self._submit(message)
             case m.Abort():
@@ -263,7 +256,7 @@ class _Session:
         log.info("leg %s begins: %d prompt tokens, room %s", message.leg_id, len(prompt_ids), at.room if at else 0)
         asks, embeds, second_at = message.asks, message.embeds, message.second_at
         of_leg = (message.leg_id, prompt_ids, message.sampling, message.dp_rank)
-        leg = Leg(*of_leg, at, asks, embeds, second_at, message.adapter)
+        leg = Leg(*of_leg, at, asks, embeds, second_at, message.adapter, message.salt)
         live = self._legs[message.leg] = self._live(message, leg, grant)
         self.server.adapters.begins(leg.adapter)
         live.handle = self.server.engine.submit(leg, live)
@@ -385,13 +378,13 @@ class _LiveLeg:
             self._standing.ends(now_s)
             self._stood_s = self._standing.seconds(now_s)
 
-    def on_stage(self, name: str) -> None:
+    def on_stage(self, name: str, cached_tokens: int | None = None) -> None:
         if name == "prefilling" and self._standing is not None and self._stood_s == NOT_KNOWN_S and not self._reads:
             self._reads = True
             self._standing.begins(self._session.server.now_s())
         elif name == "transferring":
             self._has_read()
-        self._session.stages.append(m.Stage(self._number, name))
+        self._session.stages.append(m.Stage(self._number, name, cached_tokens))
         self._session.flush_soon()
 
     def on_embedding(self, packed: bytes) -> None:

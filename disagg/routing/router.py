@@ -70,11 +70,11 @@ class Router:
         """What the policy expects of its choice, if it says so."""
         return choice.reason if isinstance(choice.reason, Forecast) else None
 
-    def path(self, token_ids: Sequence[int], adapter: str) -> array[int]:
+    def path(self, token_ids: Sequence[int], adapter: str, salt: str = "") -> array[int]:
         """The keys of a prompt's KV blocks, if the policy asks for them."""
         if self._hasher is None or not self.reads_prefixes:
             return NO_PATH
-        return self._hasher.path(token_ids, adapter)
+        return self._hasher.path(token_ids, adapter, salt)
 
     def observe(self, seen: Observation) -> None:
         """What the policy may learn from."""

@@ -33,9 +33,9 @@ class RoutingView(msgspec.Struct, frozen=True, kw_only=True):
     priority: int = 0
     session: str = ""
     model: str = ""
-    adapter: str = (
-        ""  # KV of the same tokens is another one for each adapter: what a rank has read counts for one alone
-    )
+    # KV of the same tokens is another one for each adapter and salt: what a rank has read counts for these alone.
+    adapter: str = ""
+    salt: str = ""
     prefix_on: RankId | None = None  # the rank that has just read the same prompt
     avoid: Set[str] = frozenset()  # engine lives to take only where nothing else has room
     alone_on: Set[Role] = frozenset()  # of these roles only engines on which nothing runs

@@ -25,6 +25,8 @@ def ignored_parameters(server_args: Any, switched_off: Collection[str] = ()) -> 
         ignored[GRAMMAR] = "say grammar_backend: xgrammar in the engine's arguments"
     if "first_logprobs" in switched_off:
         ignored["token_ids_logprob"] = OTHER_RELEASE
+    if "salts" in switched_off:
+        ignored["cache_salt"] = OTHER_RELEASE
     if server_args.speculative_algorithm:  # its verifier heeds temperature, top_k and top_p, penalties and biases alone
         ignored["min_p"] = "leave out speculative_algorithm, or say top_p"
     return ignored

@@ -46,6 +46,7 @@ class Part(NamedTuple):
     without: str  # what is missing where it is switched off; "" where an engine cannot do without it
     touches: tuple[Touch, ...]
     only: str = ""  # "cpu": of engines without a GPU
+    since: str = ""  # the first supported release that it fits; "": all do
 
 
 def _at(*paths: str, begins: str = "", keywords: str = "", is_called: bool = False, is_whole: bool = False) -> Touch:
@@ -125,7 +126,7 @@ STAGES = Part(
     "a leg's stages (bootstrapping, prefilling, transferring) are not told as they come",
     (
         _at(f"{_REQ}__init__", begins="self"),
-        *_all(_REQ, "rid time_stats"),
+        *_all(_REQ, "rid time_stats cached_tokens"),
         *_all(
             _STATS,
             "set_prefill_bootstrap_queue_entry_time set_decode_prealloc_queue_entry_time set_forward_entry_time "
@@ -290,6 +291,15 @@ FIRST_LOGPROBS = Part(
         ),
     ),
 )
+SALTS = Part(
+    "salts",
+    "a request with a cache_salt or an extra_key is refused",
+    (
+        _at("entrypoints.engine:Engine.async_generate", keywords="cache_salt"),
+        _at("mem_cache.radix_cache:RadixKey.cache_salt"),
+    ),
+    since="0.5.18",
+)
 EMBEDDING = Part(
     "pairs",
     "an embedding engine refuses pairs of texts whose tokenizer tells the two apart",
@@ -356,6 +366,7 @@ PARTS = (
     NOT_A_NUMBER,
     FLUSH,
     FIRST_LOGPROBS,
+    SALTS,
     EMBEDDING,
     FAULTS,
     CPU,

@@ -28,6 +28,7 @@ class Holding:
     hit_count: int
     packed: bytes  # the prompt's ids
     adapter: str
+    salt: str
     is_open: bool = True
 
 
@@ -67,11 +68,13 @@ class KvPool:
             events += (block.at, self._stored(block))
         return events
 
-    def take(self, prompt_ids: Sequence[int], tokens: int, adapter: str = "") -> tuple[Holding, int] | None:
+    def take(
+        self, prompt_ids: Sequence[int], tokens: int, adapter: str = "", salt: str = ""
+    ) -> tuple[Holding, int] | None:
         """Room for `tokens` (the prompt among them), and how many prompt tokens are in the cache already, read with
-        the same adapter."""
+        the same adapter and salt."""
         packed = pack_ids(prompt_ids) if self._block_tokens else b""
-        blocks = self._hashes(packed, adapter)
+        blocks = self._hashes(packed, adapter, salt)
         hits = 0
         # At least one token is computed: the last one, whose output is wanted.
         while hits < len(blocks) and blocks[hits] in self._cached and (hits + 1) * self._block_tokens < len(prompt_ids):
@@ -83,7 +86,7 @@ class KvPool:
             self._unlock(blocks[:hits])
             return None
         self._pages_owned += pages
-        return Holding(pages, blocks, hits, packed, adapter), cached_tokens
+        return Holding(pages, blocks, hits, packed, adapter, salt), cached_tokens
 
     def grow(self, holding: Holding, pages: int) -> bool:
         if not self._make_room(pages):
@@ -104,8 +107,9 @@ class KvPool:
         for index, name in enumerate(holding.blocks[:block_count]):
             block = self._cached.pop(name, None)
             if block is None:
-                ids, adapter = holding.packed[index * width : (index + 1) * width], "" if parent else holding.adapter
-                block = _Cached(At(name, parent, ids, adapter))
+                ids = holding.packed[index * width : (index + 1) * width]
+                namespace = () if parent else (holding.adapter, holding.salt)
+                block = _Cached(At(name, parent, ids, *namespace))
                 new.append(block)
             used.append((name, block))
             parent = name
@@ -125,10 +129,14 @@ class KvPool:
     def _stored(self, block: _Cached) -> Stored:
         return Stored(block.at.name, self._block_tokens, Tier.DEVICE)
 
-    def _hashes(self, packed: bytes, adapter: str) -> list[int]:
+    def _hashes(self, packed: bytes, adapter: str, salt: str) -> list[int]:
         if not self._block_tokens:
             return []
-        width, blocks, state = self._block_tokens * 4, list[int](), xxh3_64_intdigest(adapter.encode())
+        width, blocks, state = (
+            self._block_tokens * 4,
+            list[int](),
+            xxh3_64_intdigest(f"{len(adapter)} {adapter}{salt}".encode()),
+        )
         for at in range(0, len(packed) - width + 1, width):
             state = xxh3_64_intdigest(packed[at : at + width], state)
             blocks.append(state)

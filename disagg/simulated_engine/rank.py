@@ -18,7 +18,7 @@ from disagg.kv_events.events import Begun, Event
 from disagg.plane.ledger import OUTPUT_RESERVED_TOKENS, tokens_to_set_aside
 from disagg.roles import Role
 from disagg.simulated_engine.leg import At, SimulatedLeg
-from disagg.simulated_engine.memory import KvPool
+from disagg.simulated_engine.memory import Holding, KvPool
 from disagg.simulated_engine.model import Model, pairs_of
 from disagg.simulated_engine.peering import Gone, Landed
 from disagg.simulated_engine.tokens import fold, following, vector
@@ -244,7 +244,7 @@ class Rank:
         for leg in self._waiting:
             prompt = leg.leg.prompt_ids
             if leg.holding is None:
-                taken = self.pool.take(prompt, tokens_to_set_aside(len(prompt), leg.tokens_wanted), leg.leg.adapter)
+                taken = self._take(leg)
                 if taken is None:
                     break
                 leg.holding, leg.cached_tokens = taken
@@ -290,7 +290,7 @@ class Rank:
             self._send(leg, [token])
             return
         leg.at = At.TRANSFERRING
-        leg.sink.on_stage("transferring")
+        leg.sink.on_stage("transferring", leg.cached_tokens)
         if leg.decode_is_gone:
             self.end(leg, "error", "Aborted by decode-side abort notification.")
         elif leg.link is None:
@@ -322,10 +322,9 @@ class Rank:
 
     def _allocate_first(self) -> bool:
         leg = self._allocating[0]
-        prompt = leg.leg.prompt_ids
         if len(self._running) >= self.model.requests_max:
             return False
-        taken = self.pool.take(prompt, tokens_to_set_aside(len(prompt), leg.tokens_wanted), leg.leg.adapter)
+        taken = self._take(leg)
         if taken is None:
             return False
         leg.holding, _ = taken
@@ -371,6 +370,10 @@ class Rank:
             self._send(leg, leg.makes(count))
         self._step = None
         self.go_on()
+
+    def _take(self, leg: RankLeg) -> tuple[Holding, int] | None:
+        of, tokens = leg.leg, tokens_to_set_aside(len(leg.leg.prompt_ids), leg.tokens_wanted)
+        return self.pool.take(of.prompt_ids, tokens, of.adapter, of.salt)
 
     def _has_room_for(self, leg: RankLeg, count: int) -> bool:
         """Beyond what was set aside at first, an output takes a page when it needs one."""

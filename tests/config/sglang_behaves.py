@@ -215,7 +215,8 @@ def _cache(cache: Any) -> Iterator[str]:
     tree.tell(kv_events._Teller(tree, voice))  # type: ignore[arg-type]
     for step in range(300):
         ids = array("q", random.choices((5, 6), k=2 * random.randrange(1, 20)))
-        key = RadixKey(token_ids=ids, extra_key=random.choice((None, "pirate")))
+        salt = {"cache_salt": random.choice((None, "salt"))} if "cache_salt" in RadixKey.__slots__ else {}
+        key = RadixKey(token_ids=ids, extra_key=random.choice((None, "pirate")), **salt)
         cache.insert(InsertParams(key=key, value=torch.arange(len(ids))))
         if step % 3 == 0:
             cache.evict(EvictParams(num_tokens=random.randrange(1, 30)))
@@ -232,7 +233,8 @@ def _blocks(node: Any, hasher: BlockHasher, before: array[int]) -> set[int]:
     found: set[int] = set()
     for child in node.children.values():
         ids = before + child.key.token_ids[: len(child.key)]
-        found |= {*hasher.path(ids, child.key.extra_key or ""), *_blocks(child, hasher, ids)}
+        namespace = child.key.extra_key or "", getattr(child.key, "cache_salt", None) or ""
+        found |= {*hasher.path(ids, *namespace), *_blocks(child, hasher, ids)}
     return found
 
 

@@ -34,6 +34,7 @@ def said(**more: Any) -> Any:
         (said(enable_deterministic_inference=True), ("seeds",), {}),  # SGLang sees to it by itself
         (said(), ("runs", "pace"), {}),
         (said(), ("grammar",), dict.fromkeys(("grammar", "min_tokens", "stop_regex"), "install an SGLang release")),
+        (said(), ("salts",), {"cache_salt": "install an SGLang release"}),
         (said(grammar_backend="none"), (), {"grammar": "say grammar_backend: xgrammar"}),
         (said(grammar_backend="llguidance"), (), {}),
         (said(speculative_algorithm="EAGLE"), (), {"seed": "leave out speculative_algorithm", "min_p": "say top_p"}),

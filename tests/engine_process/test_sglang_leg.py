@@ -84,7 +84,7 @@ class Sink:
     def on_tokens(self, token_ids: list[int], _logprobs: object = None) -> None:
         self.token_ids += token_ids
 
-    def on_stage(self, name: str) -> None:
+    def on_stage(self, name: str, cached_tokens: int | None = None) -> None:
         self.stages.append(name)
 
     def on_end(self, reason: str, detail: str, _cached: int, _stats: dict[str, float], *_more: object) -> None:
@@ -241,7 +241,7 @@ async def test_a_leg_that_had_ended_keeps_its_reason() -> None:
 async def test_stages_come_once_and_in_order() -> None:
     scene = await Scene().begun()
     for name in ("bootstrapping", "prefilling", "bootstrapping", "prefilling", "transferring", "prefilling"):
-        scene.leg.on_stage(name)
+        scene.leg.on_stage(name, None)
     assert scene.sink.stages == ["bootstrapping", "prefilling", "transferring"]
     scene.sglang.says(finish="length")
     await scene.end()
@@ -251,3 +251,10 @@ async def test_a_legs_adapter_is_named_to_sglang_and_without_one_no_field_says_s
     said = [sglang_leg._generate_arguments(dataclasses.replace(LEG, adapter=adapter)) for adapter in ("sql", "")]
     assert said[0] == {**said[1], "lora_path": "sql"}
     assert "lora_path" not in said[1]
+
+
+async def test_a_legs_salt_is_named_to_sglang_and_without_one_no_field_says_so() -> None:
+    """Releases until 0.5.17 have no such field, and serve who says none."""
+    said = [sglang_leg._generate_arguments(dataclasses.replace(LEG, salt=salt)) for salt in ("s", "")]
+    assert said[0] == {**said[1], "cache_salt": "s"}
+    assert "cache_salt" not in said[1]

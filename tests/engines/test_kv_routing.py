@@ -64,6 +64,17 @@ def test_by_events_prompts_go_where_they_are_cached_until_that_engine_is_killed(
     assert _ask(told, asked).prefill == other
 
 
+def test_what_was_read_with_one_salt_counts_for_that_alone(told: Deployment) -> None:
+    """For routing as for the engine."""
+    asked, cached = prompt(16 * BLOCK + 11, 4), 16 * BLOCK
+    salts: list[dict[str, str]] = [{}, {"cache_salt": "a"}, {"cache_salt": "b"}, {"cache_salt": "a", "extra_key": "c"}]
+    for salt in salts:
+        first = _ask(told, asked, **salt)
+        assert first[1:] == (0, 0), salt
+        wanted = Answered(first.prefill, cached, cached)
+        told.wait_until(lambda salt=salt, wanted=wanted: _ask(told, asked, **salt) == wanted, TOLD_S)
+
+
 def test_by_prediction_they_go_there_too(guessed: Deployment) -> None:
     asked = prompt(16 * BLOCK + 11, 2)
     holder = _assert_it_sticks(guessed, asked, 16 * BLOCK)
@@ -101,8 +112,8 @@ def _assert_it_moves(deployment: Deployment, holder: str, asked: list[int], cach
     return first.prefill
 
 
-def _ask(deployment: Deployment, asked: list[int]) -> Answered:
-    answer = deployment.complete(asked, max_tokens=2, ignore_eos=True)
+def _ask(deployment: Deployment, asked: list[int], **said: str) -> Answered:
+    answer = deployment.complete(asked, max_tokens=2, ignore_eos=True, **said)
     timeline = deployment.timeline(answer["request_id"], "cached_tokens")
     assert timeline["routed"]["type"] == "LeastCost"
     return Answered(timeline["prefill"], timeline["routed"]["cached_tokens"], timeline["cached_tokens"])

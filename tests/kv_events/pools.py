@@ -34,7 +34,7 @@ def paths_of(pool: KvPool) -> dict[int, list[int]]:
         if isinstance(event, At):
             path, rest = ends[event.parent]
             ids = rest + event.ids
-            root = path[-1] if path else HASHER.root(event.adapter)
+            root = path[-1] if path else HASHER.root(event.adapter, event.salt)
             new = HASHER.after(root, ids)
             whole = [*path, *new]
             ends[event.name] = (whole, ids[len(new) * BLOCK_TOKENS * 4 :])

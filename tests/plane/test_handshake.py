@@ -99,3 +99,35 @@ async def test_a_connection_that_ends_as_it_opens_is_none(monkeypatch: pytest.Mo
     with pytest.raises(LegLost, match="closed"):
         await client.connect(2)
     server.close()
+
+
+UNREADABLE = {
+    "no msgpack": b"\xc1",
+    "no message": m.encode(7),
+    "no message of this direction": m.encode(m.Pong(1.0, 2.0)),
+    "no UTF-8": m.encode(m.AdaptersWanted()).replace(b"adapters", b"\xff" * 8),
+}
+
+
+@pytest.mark.parametrize("frame", UNREADABLE.values(), ids=UNREADABLE)
+async def test_who_sends_what_cannot_be_read_is_dropped_and_nobody_else_is(
+    frame: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    server = PlaneServer(StubEngine(), FACTS, 1, SECRET)
+    port = await server.start("127.0.0.1")
+    other = _client(port, SECRET)
+    await other.connect()
+    lost = asyncio.get_running_loop().create_future()
+    connection = framing.Connection(
+        SECRET,
+        is_server=False,
+        on_open=lambda opened: opened.send(frame),
+        on_frame=lambda _body: None,
+        on_lost=lost.set_result,
+    )
+    await asyncio.get_running_loop().create_connection(lambda: connection, "127.0.0.1", port)
+    await asyncio.wait_for(lost, 30)
+    assert (await other.loads())[0].running == 0
+    assert not caplog.records, "asyncio has no error to tell"
+    other.close()
+    server.close()

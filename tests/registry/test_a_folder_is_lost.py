@@ -31,54 +31,62 @@ async def main() -> None:
         value = b"%d" % number
         await store.write({f"p/{each}": value * 50 for each in range(50)}, lease)
         print(number, flush=True)
+        await asyncio.sleep(float(sys.argv[3]))
 
 asyncio.run(main())
 """
 
 
-def _writer(folder: Path, lease_s: float) -> subprocess.Popen[str]:
-    command = [sys.executable, "-c", WRITES_ON, str(folder), str(lease_s)]
-    writer = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+def _writer(folder: Path, lease_s: float, pause_s: float) -> subprocess.Popen[str]:
+    """Returns after its first write."""
+    command = [sys.executable, "-c", WRITES_ON, str(folder), str(lease_s), str(pause_s)]
+    writer = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert writer.stdout is not None
     assert writer.stdout.readline() == "0\n"
     return writer
 
 
 def _end(writer: subprocess.Popen[str]) -> None:
-    writer.kill()
-    writer.communicate()
+    if writer.poll() is None:
+        writer.kill()
+        writer.communicate()
 
 
-async def test_whenever_a_writer_is_killed_a_whole_state_is_left(tmp_path: Path) -> None:
+async def test_whenever_one_looks_and_whenever_a_writer_is_killed_a_state_is_whole(tmp_path: Path) -> None:
     random, reader = Random(1), FileStore(tmp_path)
-    for _ in range(6):
-        writer = _writer(tmp_path, 60)
-        await asyncio.sleep(random.uniform(0.0, 0.1))
-        _end(writer)
+
+    async def is_whole() -> bool:
         values = {entry.value for entry in (await reader.snapshot("p/")).entries.values()}
-        assert len(values) == 1, "all fifty of one write"
-    async with asyncio.timeout(2):  # its lock went with it
+        return len(values) == 1  # all fifty of one write
+
+    for _ in range(4):
+        writer = _writer(tmp_path, 60, 0.0)
+        until_s = time.monotonic() + random.uniform(0.2, 0.4)
+        while time.monotonic() < until_s:
+            assert await is_whole()
+        _end(writer)
+        assert await is_whole()
+    (tmp_path / "0.keys.part").write_bytes(b"of one that was killed while it wrote")
+    async with asyncio.timeout(2):  # their locks went with them
         await reader.write({"q/a": b""})
     assert not list(tmp_path.glob("*.part"))
     await reader.close()
 
 
 async def test_a_writer_that_was_stopped_for_too_long_has_lost_its_lease(tmp_path: Path) -> None:
-    writer, other = _writer(tmp_path, 1.0), FileStore(tmp_path)
+    writer, other = _writer(tmp_path, 1.0, 3.0), FileStore(tmp_path)
     try:
         watcher = Watcher(other, "p/", NOTHING)
         writer.send_signal(signal.SIGSTOP)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(10):
             while not watcher.batches or watcher.entries:
                 await asyncio.sleep(0.05)
-        for _ in range(50):  # it may have been stopped with the lock in its hand
-            try:
-                await other.write({"q/a": b""})
-                break
-            except StoreLost:
-                writer.send_signal(signal.SIGCONT)
+        await other.write({"q/a": b""})
+        assert len(list(tmp_path.glob("*.keys"))) == 1, "what ran out is cleared away"
         writer.send_signal(signal.SIGCONT)
-        assert writer.wait(10) == 1, "LeaseLost ended it"
+        _, said = await asyncio.to_thread(writer.communicate, timeout=15)
+        assert writer.returncode == 1
+        assert "LeaseLost" in said
         await watcher.stop()
     finally:
         _end(writer)

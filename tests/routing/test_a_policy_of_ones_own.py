@@ -56,7 +56,7 @@ def test_a_policy_sees_the_request() -> None:
             return super().choose(request, endpoints)
 
     request = asked(
-        prompt_ids=[1, 2, 3], emitted_ids=[4], deadline_s=7.0, session="s", model="m", adapter="a", priority=2
+        prompt_ids=[1, 2, 3], emitted_ids=[4], deadline_s=7.0, session="s", model="m", adapter="a", salt="n", priority=2
     )
     assert make_router(*split(1, 1), policy=Looks()).pick(request)
     assert seen == [request]

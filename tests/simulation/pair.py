@@ -34,7 +34,7 @@ class Sink:
         assert self.end is None
         self.ids += token_ids
 
-    def on_stage(self, name: str) -> None:
+    def on_stage(self, name: str, cached_tokens: int | None = None) -> None:
         assert self.end is None
         self.stages.append(name)
 
@@ -56,8 +56,8 @@ class SimulatedPair:
         room, rank, dp_rank = more.get("room", 8), more.get("prefill_rank", 0), more.get("dp_rank", 0)
         point = Bootstrap("prefill-0.1", 8998, room, rank) if room is not None else None
         sampling = {"max_new_tokens": more.get("max_tokens", 1), "ignore_eos": more.get("ignore_eos", True)}
-        adapter = more.get("adapter", "")
-        leg = Leg(name or f"leg{len(self.handles):03}", prompt, sampling, dp_rank, point, adapter=adapter)
+        apart = {"adapter": more.get("adapter", ""), "salt": more.get("salt", "")}
+        leg = Leg(name or f"leg{len(self.handles):03}", prompt, sampling, dp_rank, point, **apart)
         self.handles[sink] = engine.submit(leg, sink)
         return sink
 

@@ -433,6 +433,19 @@ def test_fake_canaries_reach_every_rank_without_the_other_engine() -> None:
     on_a_pair(scenario, ranks=2)
 
 
+def test_what_was_read_with_one_salt_is_cached_for_that_alone_and_changes_no_token() -> None:
+    async def scenario(pair: SimulatedPair) -> None:
+        found = []
+        for room, salt in enumerate(["", "a", "b", "a", ""], 8):
+            reader, decode = pair.both(max_tokens=20, room=room, salt=salt)
+            await pair.over(reader, decode)
+            assert decode.ids == answer(PROMPT, 20, ignore_eos=True)
+            found.append(reader.cached_tokens > 0)
+        assert found == [False, False, False, True, True]
+
+    on_a_pair(scenario)
+
+
 def test_each_adapter_says_other_tokens_and_on_one_leg_alone_two_models_are_mixed(tmp_path: Path) -> None:
     (tmp_path / "adapter_config.json").write_text("{}")
 

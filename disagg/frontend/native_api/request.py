@@ -12,6 +12,7 @@ from typing import Any
 
 from disagg.errors import BadRequest
 from disagg.fields import Body, boolean, integer, refuse, token_ids, typed, wrong_type
+from disagg.frontend.cache_salt import NAMES as SALTS
 from disagg.frontend.parameters import COMPLETION
 from disagg.frontend.renaming import renamed
 from disagg.sampling import INT32_MAX
@@ -29,7 +30,7 @@ NAMES |= {"logprobs": "top_logprobs_num", **{name: f"sampling_params.{name}" for
 BESIDE = frozenset({"return_logprob", "logprob_start_len", "top_logprobs_num", "return_text_in_logprobs"})
 BESIDE |= {"token_ids_logprob"}
 CHOSEN_IDS_MAX = 128
-_COMPLETIONS_ALONE = COMPLETION - {"model", "lora_path", "stream"}
+_COMPLETIONS_ALONE = COMPLETION - {"model", "lora_path", "stream", *SALTS}
 UNREAD = frozenset({"log_metrics", "labels", "conversation_id", "custom_labels", "return_bytes"})
 
 
