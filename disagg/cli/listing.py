@@ -1,4 +1,7 @@
-"""`disagg list`: what is found in a shared registry. Nobody is asked but the registry itself."""
+"""`disagg list`: what is found in a shared registry. Nobody is asked but the registry itself.
+
+Fails: ConfigError where the configuration names no shared one; StoreLost, StartError where it does not answer
+"""
 
 from __future__ import annotations
 

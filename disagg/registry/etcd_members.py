@@ -53,6 +53,8 @@ class Member(NamedTuple):
 
 
 class Members:
+    """`call` asks `current`, and the next one where that does not answer. `random` spreads clients and their pauses."""
+
     def __init__(self, endpoints: tuple[str, ...], access: Access, random: Random) -> None:
         self._access, self.random = access, random
         self._members = [_open(endpoint, access) for endpoint in endpoints]

@@ -6,7 +6,8 @@ Owns:  a watch is a stream from one member. One that tells nothing for 2 * PROGR
        ends is left, after a pause, for the next one, from the revision that was seen last. What was compacted meanwhile
        is found by a comparison with all there is. A lease is renewed three times a ttl, each time by whichever member
        answers
-Fails: StoreLost after CALLS_S without an answer; a watch and a lease try for ever
+Fails: StoreLost after CALLS_S without an answer; a watch and a lease try for ever. Conflict and LeaseLost are etcd's
+       own answers
 """
 
 from __future__ import annotations
@@ -76,6 +77,8 @@ class EtcdLease(Lease):
 
 
 class EtcdStore(Store):
+    """`endpoints`: host:port of one member or more, which may be any of the cluster's."""
+
     def __init__(self, endpoints: tuple[str, ...], access: Access | None = None, random: Random | None = None) -> None:
         self._members = Members(endpoints, access or Access(), random or Random())
         self._leases: list[EtcdLease] = []

@@ -2,6 +2,7 @@
 
 Way:   publisher -> [MemoryStore] -> StoreServer
 Owns:  Memory, what all handles of it share. A handle that is closed is as a process that died: its leases end at once
+Fails: Conflict, LeaseLost; it is never lost itself
 """
 
 from __future__ import annotations
