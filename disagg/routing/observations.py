@@ -31,6 +31,7 @@ class Transferred(msgspec.Struct, frozen=True, gc=False):
     prompt_tokens: int
     kv_bytes: int
     seconds: float
+    shared: str = ""  # the nearest kind of place that both are in (disagg/nearness.py)
 
 
 class Stepped(msgspec.Struct, frozen=True, gc=False):

@@ -16,13 +16,13 @@ from disagg.routing.cost.busy import Busy
 from disagg.routing.cost.factors import Factors, Key
 from disagg.routing.cost.fit import FACTOR_MAX, Fit
 from disagg.routing.cost.prior import Prior
+from disagg.routing.cost.ways import Ways
 from disagg.routing.endpoints import RankId
 from disagg.routing.observations import Answered, Observation, Read, Stepped, Transferred
 
 SMOOTHING = 0.1  # of a token's bytes
 ANSWERS_SMOOTHING = 0.025  # of the mean answer
 DRAIN_TOKENS = 200_000  # the mean time of a token is that of the last so many
-LANES_EVEN = 0.5  # transfers vary more than steps
 LOOK_S = 1.0  # how often it is seen to what has not been measured for long
 
 
@@ -46,7 +46,7 @@ class Costs:
         self.busy = Busy()
         self.reading_factors = Factors[RankId]()
         self.step_factors = Factors[RankId]()
-        self.transfer_factors = Factors[tuple[str, str]](LANES_EVEN)  # engine ids; outlive incarnations
+        self.ways = Ways()
 
     def age(self) -> None:
         """Before a choice."""
@@ -55,7 +55,7 @@ class Costs:
             self.busy.age(now_s)
             self.reading_factors.age(now_s)
             self.step_factors.age(now_s)
-            self.transfer_factors.age(now_s)
+            self.ways.age(now_s)
 
     def reading_s(self, to_read: int, cached: int) -> float:
         """One prompt of `to_read` + `cached` tokens, on a rank as the law has it."""
@@ -85,7 +85,8 @@ class Costs:
             case Transferred() if seen.kv_bytes and seen.seconds > 0:
                 x = (1.0, float(seen.kv_bytes))
                 way = seen.prefill.engine_id, seen.decode.engine_id
-                self._learn(self.transfer_factors, way, self.transfer, x, seen.seconds)
+                self.transfer.learn(x, seen.seconds)  # before, as in _learn
+                self.ways.note(way, seen.shared, seen.seconds, self.transfer(x), self._now_s())
                 self.kv_bytes_per_token += SMOOTHING * (seen.kv_bytes / seen.prompt_tokens - self.kv_bytes_per_token)
             case Answered():
                 self.output_tokens += ANSWERS_SMOOTHING * (seen.new_tokens - self.output_tokens)

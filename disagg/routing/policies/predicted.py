@@ -47,6 +47,7 @@ BUSY_MAX = 0.8
 TIE, TIE_S = 0.002, 0.001
 KEEP = 0.15
 DECODES_BY_LANE = 12  # the cheapest ones, where ways between engines differ
+DECODES_OF_A_PLACE = 2  # and the cheapest ones in each place that a reader is in
 LOOKED_AT = 48  # of each role the least loaded ones, and as many of those that have most of the prompt
 
 
@@ -82,8 +83,14 @@ class _Candidate(NamedTuple):
     decoding_s: float
     moving_s: float  # as all ways are on average
     endpoint: Endpoint
-    engine_id: str
     peers: Set[str]
+
+
+class _Candidates(NamedTuple):
+    """Equal ones are in any order."""
+
+    cheapest: list[_Candidate]
+    by_place: dict[str, list[_Candidate]]
 
 
 class _Way(NamedTuple):
@@ -164,13 +171,14 @@ class Predicted:
         decodes = self._decoding(ranks, request)
         decodes.sort(key=_cost_of_decode)
         transfer_s = self.costs.transfer_s(request.prompt_tokens)
-        by_lane = self._by_lane(decodes, request, endpoints, cached) if self.costs.transfer_factors.uneven else None
+        by_lane = self._by_lane(decodes, request, endpoints, cached) if self.costs.ways.differ else None
         found: _Receiver | None = None  # most readers have met the same ones
+        nearest: dict[str, _Receiver | None] = {}  # by the reader's life
         ways = []
         for reader in self._readers(_looked_at(Role.PREFILL, request, endpoints, cached), request, cached):
             life = reader.endpoint.life
             if by_lane is not None:
-                found = self._nearest(reader.endpoint, by_lane)
+                found = nearest[life] = nearest[life] if life in nearest else self._nearest(reader.endpoint, by_lane)
             if found is None or life not in endpoints.peers_of(found.endpoint):
                 found = self._best_decode(life, decodes, request, endpoints, cached, transfer_s)
             if found is not None:
@@ -207,27 +215,37 @@ class Predicted:
 
     def _by_lane(
         self, decodes: list[tuple[float, Endpoint]], request: RoutingView, endpoints: Endpoints, cached: CachedPrompt
-    ) -> list[_Candidate]:
-        """Of the cheapest decodes, what does not depend on the reader; equal ones in any order."""
-        found = []
-        for decoding_s, decode in decodes[:DECODES_BY_LANE]:
+    ) -> _Candidates:
+        """Of the cheapest decodes, and of the cheapest in each place, what does not depend on the reader."""
+        self._random.shuffle(decodes)
+        decodes.sort(key=_cost_of_decode)
+        cheapest, by_place = list[_Candidate](), dict[str, list[_Candidate]]()
+        beside = DECODES_OF_A_PLACE if self.costs.ways.differ_by_place else 0
+        for index, (decoding_s, decode) in enumerate(decodes):
+            lacking = [each for each in decode.engine.place if len(by_place.get(each, ())) < beside]
+            if index >= DECODES_BY_LANE and not lacking:
+                continue
             moving_s = self.costs.transfer_s(request.prompt_tokens - cached.of(decode)[0])
-            found.append(_Candidate(decoding_s, moving_s, decode, decode.engine.id, endpoints.peers_of(decode)))
-        self._random.shuffle(found)
-        found.sort(key=_cost_of_candidate)
-        return found
+            candidate = _Candidate(decoding_s, moving_s, decode, endpoints.peers_of(decode))
+            for each in lacking:
+                by_place.setdefault(each, []).append(candidate)
+            if index < DECODES_BY_LANE:
+                cheapest.append(candidate)
+        return _Candidates(cheapest, by_place)
 
-    def _nearest(self, reader: Endpoint, candidates: list[_Candidate]) -> _Receiver | None:
+    def _nearest(self, reader: Endpoint, candidates: _Candidates) -> _Receiver | None:
         """The cheapest that this prefill has met, where ways between engines are not all alike."""
-        lanes, sender, life = self.costs.transfer_factors.uneven, reader.engine.id, reader.life
+        sender, life, factor_of, least = reader.engine, reader.life, self.costs.ways.of, self.costs.ways.least
         best, best_s, best_moving_s = None, float("inf"), 0.0
-        for decoding_s, moving_s, decode, receiver, peers in candidates:
-            if decoding_s >= best_s:
-                break
-            if life in peers:
-                moving_s *= lanes.get((sender, receiver), 1.0)
-                if decoding_s + moving_s < best_s:
-                    best, best_s, best_moving_s = decode, decoding_s + moving_s, moving_s
+        near = (candidates.by_place[each] for each in sender.place if each in candidates.by_place)
+        for some in (*near, candidates.cheapest):
+            for decoding_s, moving_s, decode, peers in some:
+                if decoding_s >= best_s:
+                    break
+                if decoding_s + moving_s * least < best_s and life in peers:
+                    moving_s *= factor_of(sender, decode.engine)
+                    if decoding_s + moving_s < best_s:
+                        best, best_s, best_moving_s = decode, decoding_s + moving_s, moving_s
         return None if best is None else _Receiver(best_s, best, best_moving_s)
 
     def _two_best(self, ways: list[_Way], endpoints: Endpoints) -> tuple[_Way, _Way | None]:
@@ -305,10 +323,6 @@ def _cost(way: _Way) -> float:
 
 def _cost_of_decode(decode: tuple[float, Endpoint]) -> float:
     return decode[0]
-
-
-def _cost_of_candidate(candidate: _Candidate) -> float:
-    return candidate.decoding_s
 
 
 def _ms(seconds: float) -> float:
