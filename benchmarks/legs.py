@@ -25,7 +25,7 @@ class Leg:
         if not self.first_s.done():
             self.first_s.set_result(time.perf_counter())
 
-    def on_stage(self, _name: str) -> None:
+    def on_stage(self, _name: str, _cached_tokens: int | None = None) -> None:
         pass
 
     def on_end(self, end: m.LegEnd) -> None:

@@ -154,7 +154,7 @@ class _Leg:
     def on_tokens(self, _offset: int, token_ids: list[int], _logprobs: object) -> None:
         self.received += len(token_ids)
 
-    def on_stage(self, name: str) -> None:
+    def on_stage(self, name: str, cached_tokens: int | None) -> None:
         if name == "transferring":
             self.is_read = True
             self.read_or_ended.set()

@@ -230,8 +230,12 @@ class Attempt:
         self._failure = error or unforeseen
         self.wake()
 
-    def on_stage(self, name: str) -> None:
-        if not self.is_closed and advance_to_stage(self.request, name, self._shared.now_s()):
+    def on_stage(self, name: str, cached_tokens: int | None) -> None:
+        if self.is_closed:
+            return
+        if cached_tokens is not None:  # prefill's end tells it too, but may come after a short answer
+            self.request.facts.cached_tokens = cached_tokens
+        if advance_to_stage(self.request, name, self._shared.now_s()):
             self._deadline.watch()
             if self.request.phase is Phase.TRANSFERRING:
                 self.reservation.has_read()

@@ -35,7 +35,7 @@ class Try(Protocol):
 
     is_closed: bool  # nothing that a leg reports changes the request any more
 
-    def on_stage(self, name: str) -> None: ...
+    def on_stage(self, name: str, cached_tokens: int | None) -> None: ...
 
     def on_prompt_logprobs(self, logprobs: list[m.TokenLogprobs]) -> None: ...
 
@@ -95,9 +95,10 @@ class Leg:
         """Of the tokens that come next, where hosts say their text."""
         self.attempt.on_token_bytes(shown.token_bytes)
 
-    def on_stage(self, name: str) -> None:
+    def on_stage(self, name: str, cached_tokens: int | None) -> None:
+        # What a decode engine calls transferring is its wait for prefill, too.
         if self.role.reads_prompts or name == "bootstrapping":
-            self.attempt.on_stage(name)  # what a decode engine calls transferring is its wait for prefill, too
+            self.attempt.on_stage(name, cached_tokens)
 
     def on_end(self, end: m.LegEnd) -> None:
         if self.is_broken:  # a good end does not make up for lost tokens

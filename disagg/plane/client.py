@@ -35,7 +35,7 @@ LATE_S = 0.5  # a timer this late means that our own process was held up, not th
 class LegReceiver(Protocol):
     def on_tokens(self, offset: int, token_ids: list[int], logprobs: list[m.TokenLogprobs] | None) -> None: ...
 
-    def on_stage(self, name: str) -> None: ...
+    def on_stage(self, name: str, cached_tokens: int | None) -> None: ...
 
     def on_end(self, end: m.LegEnd) -> None:
         """Exactly once, and nothing follows."""
@@ -306,7 +306,7 @@ class PlaneClient:
         for stage in step.stages:
             receiver = legs.get(stage.leg)
             if receiver is not None:
-                receiver.on_stage(stage.name)
+                receiver.on_stage(stage.name, stage.cached_tokens)
         for shown in step.shown:
             if (on_text := self._on_text.get(shown.leg)) is not None:
                 on_text(shown)

@@ -37,8 +37,8 @@ class LegSink(Protocol):
 
     def on_tokens(self, token_ids: list[int], logprobs: list[TokenLogprobs] | None = None) -> None: ...
 
-    def on_stage(self, name: str) -> None:
-        """The leg has come to bootstrapping, prefilling or transferring."""
+    def on_stage(self, name: str, cached_tokens: int | None = None) -> None:
+        """The leg has come to bootstrapping, prefilling or transferring. `cached_tokens`: of its prompt, if known."""
 
     def on_embedding(self, packed: bytes) -> None:
         """What a leg that embeds comes to, before its end: float32, little-endian."""

@@ -163,6 +163,7 @@ class MemberSamples(Wire, frozen=True, tag="samples"):
 class MemberStage(Wire, frozen=True, tag="member stage"):
     leg_id: str
     name: str  # as in Stage
+    cached_tokens: int | None = None
 
 
 class MemberKv(Wire, frozen=True, tag="member kv"):
@@ -207,10 +208,12 @@ class Shown(Wire, frozen=True):
 
 
 class Stage(Wire, frozen=True):
-    """A leg has come to `name`: bootstrapping, prefilling or transferring (see coordinator/phases.py)."""
+    """A leg has come to `name`: bootstrapping, prefilling or transferring (see coordinator/phases.py).
+    `cached_tokens`: of its prompt, where that is known by then."""
 
     leg: int
     name: str
+    cached_tokens: int | None = None
 
 
 class LegEnd(Wire, frozen=True):

@@ -378,13 +378,13 @@ class _LiveLeg:
             self._standing.ends(now_s)
             self._stood_s = self._standing.seconds(now_s)
 
-    def on_stage(self, name: str) -> None:
+    def on_stage(self, name: str, cached_tokens: int | None = None) -> None:
         if name == "prefilling" and self._standing is not None and self._stood_s == NOT_KNOWN_S and not self._reads:
             self._reads = True
             self._standing.begins(self._session.server.now_s())
         elif name == "transferring":
             self._has_read()
-        self._session.stages.append(m.Stage(self._number, name))
+        self._session.stages.append(m.Stage(self._number, name, cached_tokens))
         self._session.flush_soon()
 
     def on_embedding(self, packed: bytes) -> None:

@@ -67,7 +67,7 @@ def run(spec: HostSpec, pipe: socket.socket, spares: Spares | None = None) -> No
 
 def _run_first(spec: HostSpec, pipe: socket.socket, phases: Phases, spares: Spares) -> None:
     kv = _kv_book(spec)
-    members = Members(spec.members, lambda leg_id, stage: engine.on_stage(leg_id, stage), _end, kv=kv)
+    members = Members(spec.members, lambda *stage: engine.on_stage(*stage), _end, kv=kv)
     engine = SGLangEngine(
         spec.arguments,
         fork=spec.fork,
@@ -129,7 +129,7 @@ async def _simulate(spec: HostSpec, pipe: socket.socket, phases: Phases) -> None
     facts = engine.start()
     await engine.open()
     phases.end("engine")
-    members = Members(spec.members, lambda _leg_id, _stage: None, _end)
+    members = Members(spec.members, lambda _leg_id, _stage, _cached: None, _end)
     await _serve(engine, facts, spec, pipe, members, phases, None, kv)
 
 

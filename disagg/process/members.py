@@ -42,7 +42,7 @@ class Members:
     def __init__(
         self,
         count: int,
-        on_stage: Callable[[str, str], None],
+        on_stage: Callable[[str, str, int | None], None],
         on_gone: Callable[[str], None],
         now_s: Callable[[], float] = time.monotonic,
         kv: KvBook | None = None,
@@ -63,7 +63,7 @@ class Members:
             self._complete.set()
 
     def came_to(self, stage: m.MemberStage) -> None:
-        self._on_stage(stage.leg_id, stage.name)
+        self._on_stage(stage.leg_id, stage.name, stage.cached_tokens)
 
     def said(self, telling: m.MemberKv, again: Callable[[], None]) -> None:
         if self._kv is not None:
@@ -143,8 +143,8 @@ class Report:
                 reports[0]._tell()
                 return reports[0]
 
-    def stage(self, leg_id: str, name: str) -> None:
-        self._first.tell(m.MemberStage(leg_id, name))
+    def stage(self, leg_id: str, name: str, cached_tokens: int | None) -> None:
+        self._first.tell(m.MemberStage(leg_id, name, cached_tokens))
 
     def cached(self, dp_rank: int, telling: bytes) -> bool:
         """Hands on what a scheduler says of its prefix cache; False where the first host does not keep up."""

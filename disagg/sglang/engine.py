@@ -87,8 +87,8 @@ class _Part:
     def drop_peer(self, life: str) -> None:
         dead_peers.announce(self._scratch, life)
 
-    def listen(self, on_stage: Callable[[str, str], None]) -> None:
-        """`on_stage(leg id, stage)` is called for what the schedulers here report."""
+    def listen(self, on_stage: Callable[[str, str, int | None], None]) -> None:
+        """`on_stage(leg id, stage, cached tokens)` is called for what the schedulers here report."""
         assert self._stages is not None
         self._stages.listen(self.loop, on_stage)
 
@@ -195,10 +195,10 @@ class SGLangEngine(_Part):
         registry = self._engine.tokenizer_manager.lora_registry
         return next((ref.lora_name for ref in registry._registry.values() if word.endswith(ref.lora_id)), word)
 
-    def on_stage(self, leg_id: str, stage: str) -> None:
+    def on_stage(self, leg_id: str, stage: str, cached_tokens: int | None) -> None:
         """Called for a stage that a scheduler on any of the engine's nodes reports."""
         if leg_id in self._legs:
-            self._legs[leg_id].on_stage(stage)
+            self._legs[leg_id].on_stage(stage, cached_tokens)
 
 
 class SGLangMember(_Part):

@@ -55,12 +55,12 @@ class SGLangLeg:
     def begin(self, engine: Any, on_end: Callable[[], object]) -> None:
         self._task = asyncio.get_running_loop().create_task(self._run(engine, on_end), name=f"leg {self.leg.id}")
 
-    def on_stage(self, name: str) -> None:
+    def on_stage(self, name: str, cached_tokens: int | None) -> None:
         """Passes each stage on once, in order: stages that a retracted request goes through again are dropped."""
         index = STAGES.index(name)
         if index > self._stage_index and not self._ended:
             self._stage_index = index
-            self._sink.on_stage(name)
+            self._sink.on_stage(name, cached_tokens)
 
     def takes_tokens(self, state: Any) -> bool:
         """Whether the fast path may deliver: not the first tokens, not while earlier ones are still in the

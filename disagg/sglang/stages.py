@@ -26,9 +26,10 @@ def endpoint(folder: Path) -> socket.socket:
     return ours
 
 
-def say(ours: socket.socket, leg_id: str, stage: str) -> None:
+def say(ours: socket.socket, leg_id: str, stage: str, cached_tokens: int | None = None) -> None:
+    """`cached_tokens`: of the leg's prompt, if that is known."""
     with contextlib.suppress(OSError):  # full, or the host is gone
-        ours.send(f"{stage} {leg_id}".encode())
+        ours.send(f"{stage} {'' if cached_tokens is None else cached_tokens} {leg_id}".encode())
 
 
 class StageListener:
@@ -40,14 +41,14 @@ class StageListener:
         self._socket.bind(str(folder / _NAME))
         self._loop: asyncio.AbstractEventLoop | None = None
 
-    def listen(self, loop: asyncio.AbstractEventLoop, on_stage: Callable[[str, str], None]) -> None:
-        """`on_stage(leg id, stage)` runs on the loop."""
+    def listen(self, loop: asyncio.AbstractEventLoop, on_stage: Callable[[str, str, int | None], None]) -> None:
+        """`on_stage(leg id, stage, cached tokens)` runs on the loop."""
 
         def readable() -> None:
             with contextlib.suppress(BlockingIOError):
                 while True:
-                    stage, _, leg_id = self._socket.recv(_MESSAGE_BYTES).decode().partition(" ")
-                    on_stage(leg_id, stage)
+                    stage, cached, leg_id = self._socket.recv(_MESSAGE_BYTES).decode().split(" ", 2)
+                    on_stage(leg_id, stage, int(cached) if cached else None)
 
         self._loop = loop
         loop.add_reader(self._socket.fileno(), readable)

@@ -126,7 +126,7 @@ STAGES = Part(
     "a leg's stages (bootstrapping, prefilling, transferring) are not told as they come",
     (
         _at(f"{_REQ}__init__", begins="self"),
-        *_all(_REQ, "rid time_stats"),
+        *_all(_REQ, "rid time_stats cached_tokens"),
         *_all(
             _STATS,
             "set_prefill_bootstrap_queue_entry_time set_decode_prealloc_queue_entry_time set_forward_entry_time "

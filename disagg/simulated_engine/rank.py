@@ -290,7 +290,7 @@ class Rank:
             self._send(leg, [token])
             return
         leg.at = At.TRANSFERRING
-        leg.sink.on_stage("transferring")
+        leg.sink.on_stage("transferring", leg.cached_tokens)
         if leg.decode_is_gone:
             self.end(leg, "error", "Aborted by decode-side abort notification.")
         elif leg.link is None:

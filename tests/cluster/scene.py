@@ -220,7 +220,7 @@ class Receiver:
     def on_tokens(self, offset: int, token_ids: list[int], _logprobs: object) -> None:
         pass
 
-    def on_stage(self, name: str) -> None:
+    def on_stage(self, name: str, cached_tokens: int | None = None) -> None:
         pass
 
     def on_end(self, end: m.LegEnd) -> None:

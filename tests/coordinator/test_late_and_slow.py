@@ -54,7 +54,7 @@ async def test_an_earlier_try_that_still_runs_does_not_move_the_next_one() -> No
         b.decode.fail(r.id, "out of memory")
         await until(lambda: b.engines["prefill-1"].legs)
         assert r.phase is Phase.DISPATCHED
-        old.sink.on_stage("transferring")
+        old.sink.on_stage("transferring", 99)
         await asyncio.sleep(0.05)
         assert r.phase is Phase.DISPATCHED
         old.sink.on_end("stop", "", 99, {"kv_bytes": 5.0})
@@ -63,6 +63,22 @@ async def test_an_earlier_try_that_still_runs_does_not_move_the_next_one() -> No
         assert await asyncio.wait_for(answering, 30) == ("x" * 8, "length")
         assert r.facts.kv_bytes is None
         assert r.usage["prompt_tokens_details"]["cached_tokens"] == 0
+
+
+async def test_what_was_cached_is_known_before_a_short_answer_ends() -> None:
+    """Prefill's end comes after its next chunk, which may be long."""
+    prefill = _NoAborts(hold=True)
+    async with bench(limits=Limits(), prefill=prefill, decode=StubEngine(hold=True)) as b:
+        r = request(max_tokens=1)
+        answering = b.start(r)
+        await until(lambda: prefill.legs and b.decode.legs)
+        next(iter(prefill._running)).sink.on_stage("transferring", 48)
+        await until(lambda: r.phase is Phase.TRANSFERRING)
+        b.decode.release()
+        assert await asyncio.wait_for(answering, 30) == ("x", "length")
+        assert r.usage["prompt_tokens_details"]["cached_tokens"] == 48
+        prefill.release()
+        await b.settle()
 
 
 async def test_a_cancel_that_comes_after_a_lost_leg_is_not_lost() -> None:

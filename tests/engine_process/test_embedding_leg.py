@@ -38,7 +38,7 @@ class Sink:
     def on_tokens(self, token_ids: list[int]) -> None:
         raise AssertionError("an embedding has no tokens")
 
-    def on_stage(self, name: str) -> None:
+    def on_stage(self, name: str, cached_tokens: int | None = None) -> None:
         pass
 
     def on_embedding(self, packed: bytes) -> None:

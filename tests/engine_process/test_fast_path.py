@@ -90,7 +90,7 @@ class Sink:
     def on_tokens(self, token_ids: list[int], _logprobs: object = None) -> None:
         self.ids += token_ids
 
-    def on_stage(self, name: str) -> None: ...
+    def on_stage(self, name: str, cached_tokens: int | None = None) -> None: ...
 
     def on_end(self, reason: str, _detail: str, cached_tokens: int, _stats: object, *_more: object) -> None:
         self.end = reason, cached_tokens

@@ -34,8 +34,8 @@ class Scene:
 
     def __init__(self) -> None:
         self.gone: list[str] = []
-        self.stages: list[tuple[str, str]] = []
-        self.members = Members(3, lambda leg, stage: self.stages.append((leg, stage)), self.gone.append)
+        self.stages: list[tuple[str, str, int | None]] = []
+        self.members = Members(3, lambda *stage: self.stages.append(stage), self.gone.append)
         self.server = PlaneServer(StubEngine(), FACTS, 1, SECRET, others=self.members)
         self.address = ""
         self.reports: list[Report] = []
@@ -92,9 +92,9 @@ async def test_the_first_host_is_complete_once_all_others_have_reported(scene: S
 
 async def test_stages_of_other_nodes_reach_the_first(scene: Scene) -> None:
     report = await scene.report(1)
-    report.stage("leg-1", "prefilling")
+    report.stage("leg-1", "transferring", 48)
     async with asyncio.timeout(30):
-        while scene.stages != [("leg-1", "prefilling")]:
+        while scene.stages != [("leg-1", "transferring", 48)]:
             await asyncio.sleep(0.01)
 
 
@@ -125,7 +125,7 @@ async def test_the_first_host_going_is_the_end_of_the_others(scene: Scene) -> No
 
 async def test_what_was_seen_grows_old(scene: Scene) -> None:
     now_s = 100.0
-    seen = Members(2, lambda _leg, _stage: None, scene.gone.append, now_s=lambda: now_s)
+    seen = Members(2, lambda _leg, _stage, _cached: None, scene.gone.append, now_s=lambda: now_s)
     seen.saw(m.MemberSamples(1, [SAMPLE]))
     now_s += members.REPORT_S / 2
     assert [one.beat_age_s for one in seen.samples()] == [pytest.approx(0.1 + members.REPORT_S / 2)]
@@ -170,7 +170,7 @@ async def test_a_stranger_among_the_frontends_cannot_report(scene: Scene) -> Non
     server = PlaneServer(StubEngine(), FACTS, 1, SECRET)
     address = f"127.0.0.1:{await server.start('127.0.0.1')}"
     report = await Report.begin(1, address, 1, SECRET, lambda: [SAMPLE], scene.lost.append, scene.dead.append)
-    report.stage("leg-1", "prefilling")
+    report.stage("leg-1", "transferring", 48)
     await asyncio.sleep(0.1)
     assert scene.lost == []
     close(report)

@@ -84,7 +84,7 @@ class Sink:
     def on_tokens(self, token_ids: list[int], _logprobs: object = None) -> None:
         self.token_ids += token_ids
 
-    def on_stage(self, name: str) -> None:
+    def on_stage(self, name: str, cached_tokens: int | None = None) -> None:
         self.stages.append(name)
 
     def on_end(self, reason: str, detail: str, _cached: int, _stats: dict[str, float], *_more: object) -> None:
@@ -241,7 +241,7 @@ async def test_a_leg_that_had_ended_keeps_its_reason() -> None:
 async def test_stages_come_once_and_in_order() -> None:
     scene = await Scene().begun()
     for name in ("bootstrapping", "prefilling", "bootstrapping", "prefilling", "transferring", "prefilling"):
-        scene.leg.on_stage(name)
+        scene.leg.on_stage(name, None)
     assert scene.sink.stages == ["bootstrapping", "prefilling", "transferring"]
     scene.sglang.says(finish="length")
     await scene.end()

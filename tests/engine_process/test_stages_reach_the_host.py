@@ -9,16 +9,17 @@ from disagg.sglang.stages import StageListener, endpoint, say
 
 
 async def test_stages_arrive_in_order(tmp_path: Path) -> None:
-    heard: list[tuple[str, str]] = []
+    heard: list[tuple[str, str, int | None]] = []
     listener = StageListener(tmp_path)
     ours = endpoint(tmp_path)
-    listener.listen(asyncio.get_running_loop(), lambda leg_id, stage: heard.append((leg_id, stage)))
+    listener.listen(asyncio.get_running_loop(), lambda *stage: heard.append(stage))
     say(ours, "a" * 34, "bootstrapping")
     say(ours, "a" * 34, "prefilling")
+    say(ours, "a" * 34, "transferring", 0)
     async with asyncio.timeout(30):
-        while len(heard) < 2:
+        while len(heard) < 3:
             await asyncio.sleep(0)
-    assert heard == [("a" * 34, "bootstrapping"), ("a" * 34, "prefilling")]
+    assert heard == [("a" * 34, "bootstrapping", None), ("a" * 34, "prefilling", None), ("a" * 34, "transferring", 0)]
     ours.close()
     listener.close()
 

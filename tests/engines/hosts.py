@@ -186,14 +186,17 @@ class LegLog:
 
     def __init__(self, client: PlaneClient, **submit: Any) -> None:
         self.stages: list[str] = []
+        self.told_cached_tokens: int | None = None  # before its end
         self.token_ids: list[int] = []
         self.logprobs: list[m.TokenLogprobs] = []
         self.end: m.LegEnd | None = None
         self._client, self._news = client, asyncio.Event()
         self._number = client.submit(self, **submit)
 
-    def on_stage(self, name: str) -> None:
+    def on_stage(self, name: str, cached_tokens: int | None = None) -> None:
         self.stages.append(name)
+        if cached_tokens is not None:
+            self.told_cached_tokens = cached_tokens
         self._news.set()
 
     def on_tokens(self, offset: int, token_ids: list[int], logprobs: list[m.TokenLogprobs] | None) -> None:

@@ -101,6 +101,7 @@ async def test_stages_come_in_order_on_both_legs(pair: Pair) -> None:
     prefill, decode = pair.legs(fresh_prompt(300), 4)
     assert (await decode.until_end()).reason == (await prefill.until_end()).reason == "length"
     assert prefill.stages == ["bootstrapping", "prefilling", "transferring"]
+    assert prefill.told_cached_tokens == 0
     assert decode.stages == ["bootstrapping", "transferring"]
     assert len(decode.token_ids) == 4
 

@@ -34,7 +34,7 @@ class Sink:
         assert self.end is None
         self.ids += token_ids
 
-    def on_stage(self, name: str) -> None:
+    def on_stage(self, name: str, cached_tokens: int | None = None) -> None:
         assert self.end is None
         self.stages.append(name)
 
