@@ -21,6 +21,7 @@ class Read(msgspec.Struct, frozen=True, gc=False):
     area: float  # tokens²
     seconds: float
     over_s: float
+    loaded: int = 0  # cached tokens that came from its host's memory for it
 
 
 class Transferred(msgspec.Struct, frozen=True, gc=False):

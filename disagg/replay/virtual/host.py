@@ -68,7 +68,7 @@ class Host:
         ledger = self.ledger
         granted = zip(ledger.requests, ledger.kv_tokens, ledger.canaries, ledger.to_read, strict=True)
         ranks = [
-            RankTaken(*taken, read.prompts, read.tokens, read.area, read.seconds)
+            RankTaken(*taken, read.prompts, read.tokens, read.area, read.seconds, read.loaded)
             for taken, read in zip(granted, ledger.reading, strict=True)
         ]
         self._on_report(self, ranks)

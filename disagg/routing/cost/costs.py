@@ -29,20 +29,22 @@ LOOK_S = 1.0  # how often it is seen to what has not been measured for long
 class Costs:
     """Learns by the clock `now_s`; `age` is to be called now and then: what was measured long ago counts less.
 
-    Seconds by symbols: c prompts, u tokens to read, a their area in tokens² (plane.ledger.Reading); n legs, k tokens
-    of KV; B bytes.
+    Seconds by symbols: c prompts, u tokens to read, a their area in tokens² (plane.ledger.Reading), w cached ones
+    that are in the host's memory; n legs, k tokens of KV; B bytes.
 
-    reading   r0 · c + r1 · u + r2 · a        step   s0 + s1 · n + s2 · k        transfer   x0 + x1 · B
+    reading   r0 · c + r1 · u + r2 · a + r3 · w        step   s0 + s1 · n + s2 · k        transfer   x0 + x1 · B
     """
 
     def __init__(self, prior: Prior, now_s: Callable[[], float] = time.monotonic) -> None:
         p, self._now_s, self._look_s = prior, now_s, 0.0
-        self.reading = Fit((p.read_prompt_s, p.read_token_s, p.read_area_s), (1.0, 2000.0, 4e6))
+        self.reading = Fit(
+            (p.read_prompt_s, p.read_token_s, p.read_area_s, p.read_loaded_s), (1.0, 2000.0, 4e6, 2000.0)
+        )
         self.step = Fit((p.step_s, p.step_leg_s, p.step_token_s), (1.0, 16.0, 32_000.0))
         self.transfer = Fit((p.transfer_s, p.transfer_byte_s), (1.0, 2000.0 * p.kv_bytes_per_token))
         self.kv_bytes_per_token = float(p.kv_bytes_per_token)
         self.output_tokens = p.output_tokens
-        self.drain_token_s = self.reading((1.0, 2000.0, 2e6)) / 2000  # for each token that waits
+        self.drain_token_s = self.reading((1.0, 2000.0, 2e6, 0.0)) / 2000  # for each token that waits
         self.busy = Busy()
         self.reading_factors = Factors[RankId]()
         self.step_factors = Factors[RankId]()
@@ -57,13 +59,14 @@ class Costs:
             self.step_factors.age(now_s)
             self.ways.age(now_s)
 
-    def reading_s(self, to_read: int, cached: int) -> float:
-        """One prompt of `to_read` + `cached` tokens, on a rank as the law has it."""
-        prompt_s, token_s, area_s = self.reading.weights
-        return prompt_s + token_s * to_read + area_s * (to_read + 2 * cached) * to_read / 2
+    def reading_s(self, to_read: int, cached: int, loaded: int = 0) -> float:
+        """One prompt of `to_read` + `cached` tokens, on a rank as the law has it. `loaded`: of those cached, what is in
+        its host's memory."""
+        prompt_s, token_s, area_s, loaded_s = self.reading.weights
+        return prompt_s + token_s * to_read + area_s * (to_read + 2 * cached) * to_read / 2 + loaded_s * loaded
 
-    def read_s(self, rank: RankId, to_read: int, cached: int) -> float:
-        return self.reading_s(to_read, cached) * self.reading_factors.of(rank)
+    def read_s(self, rank: RankId, to_read: int, cached: int, loaded: int = 0) -> float:
+        return self.reading_s(to_read, cached, loaded) * self.reading_factors.of(rank)
 
     def drain_s(self, rank: RankId, tokens: int) -> float:
         """Until what waits there is read."""
@@ -95,7 +98,7 @@ class Costs:
         if seen.over_s > 0:
             self.busy.note(seen.rank, seen.seconds, seen.over_s, self._now_s())
         if seen.tokens > 0 and seen.seconds > 0:
-            x = (float(seen.prompts), float(seen.tokens), seen.area)
+            x = (float(seen.prompts), float(seen.tokens), seen.area, float(seen.loaded))
             self._learn(self.reading_factors, seen.rank, self.reading, x, seen.seconds)
             share = min(1.0, seen.tokens / DRAIN_TOKENS)
             token_s = min(seen.seconds / seen.tokens, FACTOR_MAX * self.drain_token_s)  # as in the laws

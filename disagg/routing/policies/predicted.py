@@ -1,22 +1,22 @@
 """The engines on which a request would cost everybody the least time.
 
 Symbols, times in seconds; all laws are learnt while engines serve (cost/costs.py):
-  P        prompt tokens; h(e) of them cached on e; u = P - h
+  P        prompt tokens; h(e) of them cached on e, w(e) of these in its host's memory alone; u = P - h
   E        tokens that the answer is expected to have
   q(e)     prompt tokens that wait to be read on e, cached ones left out
   n, k(e)  requests on e, and their KV tokens
-  D(e, q)  until q waiting tokens are read; R(e, u, h) to read the prompt; X(p, d, t) to move t tokens of KV
+  D(e, q)  until q waiting tokens are read; R(e, u, h, w) to read the prompt; X(p, d, t) to move t tokens of KV
   S(e, n, k)  a decode step
   ρ, ρ(e)  the share of their time in which ranks that read prompts, and e, are busy with that, of late
 
-Cost of reading on e      D(e, q) + R(e, u, h) · (1 + ρ / (2 · (1 - ρ))), with ρ of BUSY_MAX at most
+Cost of reading on e      D(e, q) + R(e, u, h, w) · (1 + ρ / (2 · (1 - ρ))), with ρ of BUSY_MAX at most
   Its own wait, its own reading, and what its reading costs those that come after it: in a queue that is busy for a
   share ρ of the time they wait ρ / (2 · (1 - ρ)) seconds in all for each second of work (Pollaczek and Khinchine, for
   work in pieces of one size).
 Cost of decoding on e     E · S(e, n+1, k+P+E/2) + n · E/2 · (S(e, n+1, k+P) - S(e, n, k))
   Its own tokens, and what it slows the n others by; they have half of their answers before them.
 Pair (p, d)               reading on p + X(p, d, P - h(d)) + decoding on d
-Engine g that serves alone    reading on g + n · R(g, u, h) + decoding on g / (1 - ρ(g)), with ρ(g) of BUSY_MAX at most
+Engine g that serves alone  reading on g + n · R(g, u, h, w) + decoding on g / (1 - ρ(g)), with ρ(g) of BUSY_MAX at most
   While it reads, the n others wait for their next token, as this one will for others' prompts.
 
 Chooses: the least cost. Costs within TIE of it, and TIE_S, count as equal: of those the reader with the least in its
@@ -67,6 +67,7 @@ class _Reader(NamedTuple):
     cost_s: float
     endpoint: Endpoint
     cached: int
+    loaded: int  # of these, what its host's memory alone has
 
 
 class _Receiver(NamedTuple):
@@ -158,7 +159,7 @@ class Predicted:
         readers = self._readers(ranks, request, cached)
         ways = []
         for reader, (decoding_s, rank) in zip(readers, self._decoding(ranks, request), strict=True):
-            stall_s = rank.load[0] * self.costs.read_s(rank.id, request.prompt_tokens - reader.cached, reader.cached)
+            stall_s = rank.load[0] * self._read_s(request, reader)
             ways.append(_Way(reader.cost_s + stall_s + decoding_s / self._left(rank), reader, rank, 0.0))
         return self._two_best(ways, endpoints)
 
@@ -265,11 +266,17 @@ class Predicted:
         cold_s, drain_token_s, factors = costs.reading_s(prompt, 0), costs.drain_token_s, costs.reading_factors.uneven
         readers = []
         for rank in ranks:
-            has = min(cached.of(rank)[1], prompt - 1) if has_any else 0  # the last token is always read
-            reading_s = costs.reading_s(prompt - has, has) if has else cold_s
+            on_device, anywhere = cached.of(rank) if has_any else (0, 0)
+            has = min(anywhere, prompt - 1)  # the last token is always read
+            loaded = max(0, has - on_device)
+            reading_s = costs.reading_s(prompt - has, has, loaded) if has else cold_s
             cost_s = (rank.queued_tokens * drain_token_s + reading_s * later) * factors.get(rank.id, 1.0)
-            readers.append(_Reader(cost_s, rank, has))
+            readers.append(_Reader(cost_s, rank, has, loaded))
         return readers
+
+    def _read_s(self, request: RoutingView, reader: _Reader) -> float:
+        cached = reader.cached
+        return self.costs.read_s(reader.endpoint.id, request.prompt_tokens - cached, cached, reader.loaded)
 
     def _decoding(self, ranks: list[Endpoint], request: RoutingView) -> list[tuple[float, Endpoint]]:
         costs, prompt = self.costs, request.prompt_tokens
@@ -294,7 +301,7 @@ class Predicted:
         return LeastCost(
             cost_ms=_ms(best.cost_s),
             wait_ms=_ms(costs.drain_s(reader.id, reader.queued_tokens)),
-            read_ms=_ms(costs.read_s(reader.id, request.prompt_tokens - has, has)),
+            read_ms=_ms(self._read_s(request, best.reader)),
             transfer_ms=_ms(best.transfer_s),
             itl_ms=_ms(step_s / self._left(decode) if reader is decode else step_s),
             cached_tokens=has,
