@@ -7,6 +7,8 @@ Exit status: 0 done, 1 a deployment could not start or a request failed, 2 the c
 from __future__ import annotations
 
 import errno
+import importlib.metadata
+import json
 import os
 import sys
 from typing import Annotated
@@ -14,8 +16,9 @@ from typing import Annotated
 import typer
 
 from disagg import stopping
-from disagg.cli import act, bench, deploy, model, observe
+from disagg.cli import act, bench, deploy, logs, model, observe
 from disagg.cli.check import Sets, check, look_at, show
+from disagg.cli.configs import Config, configs
 from disagg.cli.setup import setup
 from disagg.errors import ConfigError, DisaggError
 
@@ -31,32 +34,58 @@ Exit status: 0 done, also when a deployment that had served was stopped; 1 a dep
 failed; 2 the configuration or the command is wrong; 128 + N signal N ended it.
 """
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=HELP)
+app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help=HELP)
 app.add_typer(model.app, name="model", help="Models: fetch, list, make tiny ones for tests.")
 app.add_typer(deploy.app, name="deploy", help="Render a configuration for SLURM, Kubernetes or Docker.")
 app.add_typer(bench.app, name="bench", help="Measure what a machine, or a cluster, can do.")
 app.command()(setup)
+app.command()(configs)
 app.command()(check)
 app.command()(observe.status)
-app.command()(observe.logs)
+app.command()(logs.logs)
 app.command()(act.drain)
 app.command()(act.cancel)
 
 
+@app.callback(invoke_without_command=True)
+def _options(
+    version: Annotated[bool, typer.Option("--version", help="Versions of disagg and of what it runs.")] = False,
+) -> None:
+    if version:
+        for name in ("disagg", "sglang", "ray", "nixl", "torch"):
+            print(f"{name} {_installed(name)}")
+        raise typer.Exit
+
+
+def _installed(name: str) -> str:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
+
+
 @app.command()
 def serve(
-    config: Annotated[str, typer.Argument(help="A YAML file, or the name of a shipped one (local-cpu).")],
+    config: Config,
     sets: Sets = None,
+    model: Annotated[
+        str | None, typer.Option("--model", help="Instead of model.path: a folder, a name, a hub id.")
+    ] = None,
+    host: Annotated[str | None, typer.Option("--host", help="Instead of frontend.host.")] = None,
+    port: Annotated[int | None, typer.Option("--port", help="Instead of frontend.port.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the resolved plan and stop.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Do not say what to try first, nor what goes on.")] = False,
 ) -> None:
     """Serve a deployment until Ctrl-C or SIGTERM."""
+    short = {"model.path": model, "frontend.host": host, "frontend.port": port}
+    sets = [*(sets or ()), *(f"{path}={json.dumps(value)}" for path, value in short.items() if value is not None)]
     if dry_run:
-        show(config, look_at(config, sets or ()))
+        show(config, look_at(config, sets))
         return
     from disagg.config.find import find_config
     from disagg.load import load_config
 
-    deployment = load_config(find_config(config), sets or ())
+    deployment = load_config(find_config(config), sets)
     import uvloop
 
     from disagg.cluster.serve import serve as until_stopped
@@ -64,7 +93,7 @@ def serve(
 
     lines = log_to_stderr("[%(asctime)s] %(message)s")
     with stopping.farewell(lines.flush):
-        stopping.aside(lambda: uvloop.run(until_stopped(deployment)))
+        stopping.aside(lambda: uvloop.run(until_stopped(deployment, is_quiet=quiet)))
 
 
 def run() -> None:

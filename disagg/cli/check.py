@@ -10,6 +10,7 @@ import click
 import typer
 
 from disagg import stopping
+from disagg.cli.configs import names_like
 from disagg.errors import ConfigError, Problem
 
 if TYPE_CHECKING:
@@ -19,7 +20,10 @@ Sets = Annotated[list[str] | None, typer.Option("--set", help="path.to.key=value
 
 
 def check(
-    config: Annotated[str | None, typer.Argument(help="A YAML file, or the name of a shipped one (local-cpu).")] = None,
+    config: Annotated[
+        str | None,
+        typer.Argument(help="A YAML file, or the name of a shipped one (local-cpu).", autocompletion=names_like),
+    ] = None,
     sets: Sets = None,
     assume_cluster: Annotated[
         str | None,

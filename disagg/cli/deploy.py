@@ -17,6 +17,7 @@ import typer
 
 from disagg import __version__
 from disagg.cli.check import Sets
+from disagg.cli.configs import Config
 from disagg.deploy.docker import MODELS, render_docker
 from disagg.deploy.kubernetes import KubernetesOptions, problems_of_kubernetes, render_kubernetes
 from disagg.deploy.slurm import SlurmOptions, problems_of_slurm, render_slurm
@@ -25,7 +26,6 @@ from disagg.errors import StartError
 
 app = typer.Typer(help="Render a configuration for SLURM, Kubernetes or Docker.", no_args_is_help=True)
 
-Config = Annotated[str, typer.Argument(help="A YAML file, or the name of a shipped one.")]
 Name = Annotated[str | None, typer.Option(help="Of the deployment on its scheduler; else its own.")]
 Gpus = Annotated[int | None, typer.Option(min=0, max=1024, help="What a node has: 8 with device: cuda, unless said.")]
 Cpus = Annotated[int | None, typer.Option(min=1, max=4096, help="What a node has; else as many as its engines want.")]

@@ -1,25 +1,25 @@
-"""`disagg status` and `disagg logs`: what a running deployment says of itself. Any frontend answers."""
+"""`disagg status`: what a running deployment says of itself. Any frontend answers."""
 
 from __future__ import annotations
 
 import json
 import os
-import re
 import sys
 import time
-from collections.abc import Iterable, Iterator
-from typing import Annotated, Any
+from collections.abc import Callable
+from typing import Annotated, Any, NoReturn
 from urllib.parse import quote
 
 import typer
 
 from disagg.errors import StartError
-from disagg.logfile import ASKED_LINES_MAX
 
 DEFAULT_URL = "http://127.0.0.1:8000"
 KEY_VARIABLE = "DISAGG_API_KEY"
 ANSWER_S = 15.0  # more than a frontend waits for the controller
 PIPE_WIDTH = 200
+WATCH_S = 2.0
+CLEAR = "\033[H\033[2J"
 
 Url = Annotated[
     str | None,
@@ -76,8 +76,28 @@ def status(
     request: Annotated[
         str | None, typer.Option(help="One request, by its x-request-id: its timeline, and why it went there.")
     ] = None,
+    watch: Annotated[bool, typer.Option("--watch", "-w", help="Again and again, until Ctrl-C.")] = False,
 ) -> None:
     """Engines with their states, or one request's timeline, and why it went where it went."""
+    if watch:
+        _watch(lambda: _show(url, request, as_json=as_json))
+    _show(url, request, as_json=as_json)
+
+
+def _watch(show: Callable[[], None]) -> NoReturn:
+    """On a terminal each picture replaces the one before it."""
+    while True:
+        if sys.stdout.isatty():
+            sys.stdout.write(CLEAR)
+        try:
+            show()
+        except StartError as error:  # it may come back: a frontend that is started again
+            sys.stdout.write(f"{error}\n")
+        sys.stdout.flush()
+        time.sleep(WATCH_S)
+
+
+def _show(url: str | None, request: str | None, *, as_json: bool) -> None:
     found = ask(url, f"/disagg/requests/{quote(request, safe='')}" if request else "/disagg/status")
     if as_json:
         sys.stdout.write(json.dumps(found, indent=1) + "\n")
@@ -87,39 +107,12 @@ def status(
         _print_engines(found)
 
 
-def logs(
-    engine: Annotated[str | None, typer.Argument(help="An engine's id; without one, all of them.")] = None,
-    lines: Annotated[int, typer.Option("--lines", "-n", min=1, max=ASKED_LINES_MAX)] = 200,
-    rank: Annotated[int | None, typer.Option(min=0, help="Only what this dp rank says.")] = None,
-    url: Url = None,
-) -> None:
-    """The last lines of an engine's log; of one over several nodes, those of each node."""
-    engines = [engine] if engine else [e["id"] for e in ask(url, "/disagg/status")["engines"]]
-    for name in engines:
-        text = ask(url, f"/disagg/logs/{quote(name, safe='')}", lines=lines)
-        prefix = "" if engine else f"{name} | "
-        shown = text.splitlines() if rank is None else of_rank(text.splitlines(), rank)
-        sys.stdout.writelines(f"{prefix}{line}\n" for line in shown)
-
-
-def of_rank(lines: Iterable[str], rank: int) -> Iterator[str]:
-    """SGLang begins its lines with `[time DP0 TP0]`; what follows without such a head belongs to the line before."""
-    is_meant = False
-    for line in lines:
-        head = re.match(r"\[[^\]]*\]", line)
-        if line.startswith("==> node "):
-            yield line
-        elif head is not None:
-            is_meant = re.search(rf"\bDP{rank}\b", head[0]) is not None
-        if is_meant and not line.startswith("==> node "):
-            yield line
-
-
 def _print_engines(found: dict[str, Any]) -> None:
     from rich.console import Console
-    from rich.table import Table
+    from rich.table import Column, Table
 
-    table = Table("engine", "role", "state", "life", "node", "ranks", "in flight", "lane", "since", "detail", box=None)
+    names = Column("engine", min_width=max((len(e["id"]) for e in found["engines"]), default=0))  # never cut short
+    table = Table(names, "role", "state", "life", "node", "ranks", "in flight", "lane", "since", "detail", box=None)
     for e in found["engines"]:
         age = f"{time.time() - e['since']:.0f} s"
         in_flight = " + ".join(map(str, e["in_flight_by_rank"])) or "0"

@@ -28,6 +28,7 @@ from disagg import stopping, surroundings
 from disagg.cluster import cluster_inspect as preflight
 from disagg.cluster import janitor, ray_cluster
 from disagg.cluster.controller import Addresses, Controller
+from disagg.cluster.first_steps import first_steps
 from disagg.cluster.frontend_process import FrontendProcess
 from disagg.cluster.node_labels import labels_of
 from disagg.cluster.ports import why_not_bound
@@ -55,14 +56,15 @@ T = TypeVar("T")
 END_S = 2.3  # what a stop may take while nobody waits for an answer: `ray job stop` kills 3 s after its signal
 
 
-async def serve(deployment: Deployment) -> None:
+async def serve(deployment: Deployment, *, is_quiet: bool = False) -> None:
     """Runs until a signal asks it to stop, and returns once nothing is left. Before it serves, such a signal ends the
-    process (128 + N), when all is given back or END_S is over; what is left then is the janitor's."""
+    process (128 + N), when all is given back or END_S is over; what is left then is the janitor's. `is_quiet`: it says
+    neither what to try first nor what goes on."""
     course = _Course()
     with stopping.in_order(course.ask_to_stop):
         course.running = asyncio.current_task()
         try:
-            await _run(deployment, course)
+            await _run(deployment, course, is_quiet=is_quiet)
         except asyncio.CancelledError:
             if not course.signal:
                 raise
@@ -98,7 +100,7 @@ class _Course:
             stopping.leave_within(END_S, 0)
 
 
-async def _run(deployment: Deployment, course: _Course) -> None:
+async def _run(deployment: Deployment, course: _Course, *, is_quiet: bool) -> None:
     began_s = time.monotonic()
     surroundings.refuse(os.environ)
     model_path = await _apart(resolve_model, deployment.model.path, deployment.model.revision)
@@ -134,12 +136,15 @@ async def _run(deployment: Deployment, course: _Course) -> None:
         try:
             # The frontend runs beside this driver; where engines are on other nodes their hosts are reached by address.
             addresses = await controller.start("127.0.0.1")
-            spec = _frontend_spec(plan, addresses, model_path, prior_of(plan, seen.facts, seen.gpus, seen.gbytes_s))
+            prior = prior_of(plan, seen.facts, seen.gpus, seen.gbytes_s)
+            spec = _frontend_spec(plan, addresses, model_path, prior, is_quiet=is_quiet)
             frontend = FrontendProcess(spec, _frontend_environment(setting))
             await _first_error(frontend.start(), controller.until_ready())
             course.serves = not course.signal
             took_s = time.monotonic() - began_s
             log.info("serving %s on %s after %.1f s", plan.model.name, plan.frontend.base_url, took_s)
+            for step in () if is_quiet else first_steps(plan):
+                log.info("%s", step)
             keeping = asyncio.create_task(frontend.keep_alive(), name="keep the frontend alive")
             await controller.fleet.failed()
             controller.fleet.check()
@@ -233,7 +238,9 @@ async def _report(watch: AsyncIterator[View], began_s: float) -> None:
                 log.info("%6.1f s  %s %s %s", time.monotonic() - began_s, record.life, record.state, now[2])
 
 
-def _frontend_spec(plan: Plan, addresses: Addresses, model_path: Path, prior: Prior = NO_PRIOR) -> FrontendSpec:
+def _frontend_spec(
+    plan: Plan, addresses: Addresses, model_path: Path, prior: Prior = NO_PRIOR, *, is_quiet: bool = False
+) -> FrontendSpec:
     deadlines, security = plan.deadlines, plan.deployment.security
     said = deadlines.model_dump() | plan.deployment.routing.model_dump()
     limits = Limits(**{each.name: said[each.name] for each in dataclasses.fields(Limits)})
@@ -268,6 +275,7 @@ def _frontend_spec(plan: Plan, addresses: Addresses, model_path: Path, prior: Pr
         open_metrics=security.open_metrics,
         origins=page_origins(plan.frontend, security),
         origins_age_s=plan.frontend.cors.max_age_s,
+        says_what_goes_on=not is_quiet,
     )
 
 

@@ -101,7 +101,10 @@ async def serve(spec: FrontendSpec) -> None:
     sys.stdout.flush()
     following = asyncio.create_task(connections.follow(registry.watch()), name="follow the registry")
     following.add_done_callback(lambda _: over.set())
+    pulse = asyncio.create_task(service.pulse.beat(), name="say what goes on") if spec.says_what_goes_on else None
     await over.wait()
+    if pulse is not None:
+        pulse.cancel()
     await frontend.stop(spec.stop_s)
     following.cancel()
     with contextlib.suppress(asyncio.CancelledError):

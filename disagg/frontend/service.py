@@ -26,6 +26,7 @@ from disagg.registry.control import ControlClient
 from disagg.registry.records import State
 from disagg.routing.router import Router
 from disagg.telemetry.metrics import FrontendMetrics
+from disagg.telemetry.pulse import Pulse
 
 log = logging.getLogger(__name__)
 
@@ -58,6 +59,7 @@ class Service:
         self._served, self._served_with = Served(model_name), self._connections.adapters
         self._prefix = f"{number:0{FRONTEND_DIGITS}x}"
         self._metrics = FrontendMetrics()
+        self.pulse = Pulse(coordinator.live, lambda: coordinator.waiting)
         self._refusals = refusals or Refusals()
         self._telling: dict[tuple[str, str], asyncio.Task[None]] = {}  # pairs whose lost KV the controller hears of now
         coordinator.on_transfer_lost = self._transfer_lost
@@ -92,6 +94,7 @@ class Service:
             await self._coordinator.run(request, sink)
         finally:
             self._metrics.ended(request)
+            self.pulse.ended(request)
 
     def ready(self) -> tuple[bool, str]:
         if self._is_ready():

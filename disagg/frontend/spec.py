@@ -43,5 +43,6 @@ class FrontendSpec(msgspec.Struct, frozen=True, kw_only=True):
     api_keys: tuple[str, ...] = ()  # keys travel on standard input alone
     admin_keys: tuple[str, ...] = ()
     open_metrics: bool = False
+    says_what_goes_on: bool = True  # in its log (telemetry/pulse.py)
     origins: tuple[str, ...] = ()  # of web pages that may read answers
     origins_age_s: int = 0

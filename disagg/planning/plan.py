@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from disagg.config.engine_arguments import check_arguments
-from disagg.config.frontend import FrontendSection
+from disagg.config.frontend import FrontendSection, open_door
 from disagg.config.rules import gpus_fit, texts_of
 from disagg.config.schema import Deadlines, Deployment, ModelSection, Pool, Ray
 from disagg.errors import ConfigError
@@ -128,12 +128,10 @@ def resolve(deployment: Deployment, device: Device) -> Plan:
     texts = texts_of(deployment)
     if problems := tuple(problem for text in texts for problem in gpus_fit(text, device)):
         raise ConfigError("plan", problems)
-    return Plan(
-        deployment=deployment,
-        device=device,
-        engines=tuple(engines),
-        warnings=() if device == "simulated" else tuple(check_arguments(texts, installed_release())[1]),
-    )
+    warnings = [] if device == "simulated" else list(check_arguments(texts, installed_release())[1])
+    if door := open_door(deployment.frontend, deployment.security):
+        warnings.append(door)
+    return Plan(deployment=deployment, device=device, engines=tuple(engines), warnings=tuple(warnings))
 
 
 def complete_arguments(plan: Plan, engine: EnginePlan) -> dict[str, Any]:

@@ -84,3 +84,25 @@ def test_help_names_the_variables(command: list[str]) -> None:
 def test_the_base_url_is_one_that_a_client_takes(host: str, url: str) -> None:
     assert FrontendSection(host=host).base_url == url
     assert httpx.URL(url).port == 8000
+
+
+def test_it_is_watched_until_ctrl_c_also_while_no_frontend_answers(
+    frontends: Frontends, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = dict(id="decode-0", role="decode", state="ready", incarnation=1, node="n", ranks=1, lane="", since=0.0)
+    good = httpx.Response(
+        200, json={"model": "m", "ready": True, "engines": [{**engine, "detail": "", "in_flight_by_rank": [3]}]}
+    )
+    answers = iter([good, httpx.Response(502, content=b"bad gateway"), good])
+
+    def next_answer(_seconds: float) -> None:
+        try:
+            frontends.answer = next(answers)
+        except StopIteration:
+            raise KeyboardInterrupt from None
+
+    next_answer(0)
+    monkeypatch.setattr("time.sleep", next_answer)
+    said = CliRunner().invoke(app, ["status", "--watch"]).stdout
+    assert said.count("m: ready") == 2
+    assert "bad gateway" in said.split("m: ready")[1]

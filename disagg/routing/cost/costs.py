@@ -10,14 +10,14 @@ Owns:  one law for all engines of a deployment, and by how much each rank, and e
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from disagg.routing.cost.busy import Busy
 from disagg.routing.cost.factors import Factors, Key
 from disagg.routing.cost.fit import FACTOR_MAX, Fit
 from disagg.routing.cost.prior import Prior
 from disagg.routing.cost.ways import Ways
-from disagg.routing.endpoints import RankId
+from disagg.routing.endpoints import Endpoint, RankId
 from disagg.routing.observations import Answered, Observation, Read, Stepped, Transferred
 
 SMOOTHING = 0.1  # of a token's bytes
@@ -50,11 +50,11 @@ class Costs:
         self.step_factors = Factors[RankId]()
         self.ways = Ways()
 
-    def age(self) -> None:
-        """Before a choice."""
+    def age(self, ranks: Iterable[Endpoint] = ()) -> None:
+        """Before a choice. `ranks`: all that read prompts."""
         if (now_s := self._now_s()) >= self._look_s:
             self._look_s = now_s + LOOK_S
-            self.busy.age(now_s)
+            self.busy.age(now_s, {rank.id for rank in ranks if rank.sent_tokens})
             self.reading_factors.age(now_s)
             self.step_factors.age(now_s)
             self.ways.age(now_s)

@@ -12,7 +12,7 @@ Symbols, times in seconds; all laws are learnt while engines serve (cost/costs.p
 Cost of reading on e      D(e, q) + R(e, u, h, w) · (1 + ρ / (2 · (1 - ρ))), with ρ of BUSY_MAX at most
   Its own wait, its own reading, and what its reading costs those that come after it: in a queue that is busy for a
   share ρ of the time they wait ρ / (2 · (1 - ρ)) seconds in all for each second of work (Pollaczek and Khinchine, for
-  work in pieces of one size).
+  work in pieces of one size). Of a request of a priority above the usual ρ is 0: it is to be quick.
 Cost of decoding on e     E · S(e, n+1, k+P+E/2) + n · E/2 · (S(e, n+1, k+P) - S(e, n, k))
   Its own tokens, and what it slows the n others by; they have half of their answers before them.
 Pair (p, d)               reading on p + X(p, d, P - h(d)) + decoding on d
@@ -32,6 +32,7 @@ from collections.abc import Set
 from itertools import islice
 from typing import NamedTuple
 
+from disagg.role_table import ROLES
 from disagg.roles import Role
 from disagg.routing.cached_prompt import CachedPrompt
 from disagg.routing.cost.costs import Costs
@@ -43,11 +44,12 @@ from disagg.routing.policies.least_loaded import LeastLoaded, best_after
 from disagg.routing.policy import Surroundings
 from disagg.routing.view import Choice, Forecast, RoutingView
 
-BUSY_MAX = 0.8
+BUSY_MAX = 0.95  # towards 1 it grows without bound
 TIE, TIE_S = 0.002, 0.001
 KEEP = 0.15
 DECODES_BY_LANE = 12  # the cheapest ones, where ways between engines differ
 DECODES_OF_A_PLACE = 2  # and the cheapest ones in each place that a reader is in
+READERS = tuple(role for role, kind in ROLES.items() if kind.reads_prompts and not kind.embeds)
 LOOKED_AT = 48  # of each role the least loaded ones, and as many of those that have most of the prompt
 
 
@@ -130,7 +132,7 @@ class Predicted:
             return self._least_loaded.choose(request, endpoints)
         if request.prefix_on is not None and (choice := best_after(request.prefix_on, request, endpoints)) is not None:
             return choice
-        self.costs.age()
+        self.costs.age(rank for role in READERS for rank in endpoints.of(role))
         cached = endpoints.cached(request)
         best, second = self._best(request, endpoints, cached)
         return None if best is None else Choice(best.pair, self._reason(request, best, second), best.reader.cached)
@@ -261,7 +263,7 @@ class Predicted:
 
     def _readers(self, ranks: list[Endpoint], request: RoutingView, cached: CachedPrompt) -> list[_Reader]:
         costs, prompt, has_any = self.costs, request.prompt_tokens, cached.most > 0
-        busy = min(costs.busy.mean, BUSY_MAX)
+        busy = min(self._busy_for(request), BUSY_MAX)
         later = 1 + busy / (2 * (1 - busy))
         cold_s, drain_token_s, factors = costs.reading_s(prompt, 0), costs.drain_token_s, costs.reading_factors.uneven
         readers = []
@@ -277,6 +279,10 @@ class Predicted:
     def _read_s(self, request: RoutingView, reader: _Reader) -> float:
         cached = reader.cached
         return self.costs.read_s(reader.endpoint.id, request.prompt_tokens - cached, cached, reader.loaded)
+
+    def _busy_for(self, request: RoutingView) -> float:
+        """ρ. Who goes before others does not wait for a rank to spare them anything."""
+        return 0.0 if request.priority > 0 else self.costs.busy.mean
 
     def _decoding(self, ranks: list[Endpoint], request: RoutingView) -> list[tuple[float, Endpoint]]:
         costs, prompt = self.costs, request.prompt_tokens
@@ -307,7 +313,7 @@ class Predicted:
             cached_tokens=has,
             next_best=second.pair.name if second else "",
             next_cost_ms=_ms(second.cost_s) if second else 0.0,
-            busy=round(costs.busy.mean, 3),
+            busy=round(self._busy_for(request), 3),
         )
 
 

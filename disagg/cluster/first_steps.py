@@ -1,0 +1,34 @@
+"""What to try next, said once when a deployment serves.
+
+Way:   serve -> [first_steps] -> its log
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+
+from disagg.planning.plan import Plan
+from disagg.role_table import ROLES
+
+_KEY = ' -H "Authorization: Bearer $DISAGG_API_KEY"'
+
+
+def first_steps(plan: Plan) -> list[str]:
+    """Lines that a shell takes as they are, but for the keys: those are in the YAML, and not told."""
+    frontend, security = plan.frontend, plan.deployment.security
+    key = _KEY if security.api_keys else ""
+    if any(not ROLES[engine.role].embeds for engine in plan.engines):
+        messages = [{"role": "user", "content": "Say hello."}]
+        path, body = "/chat/completions", {"model": plan.model.name, "messages": messages, "max_tokens": 30}
+    else:
+        path, body = "/embeddings", {"model": plan.model.name, "input": "Say hello."}
+    asked = f"{key} -H 'Content-Type: application/json' -d {shlex.quote(json.dumps(body))}"
+    url = frontend.base_url
+    is_usual = url == type(frontend)().base_url
+    named = "" if is_usual else f"DISAGG_URL={url.removesuffix('/v1')} "
+    return [
+        f"ask it:   curl -s {url}{path}{asked}",
+        f"look:     {named}disagg status" + " (DISAGG_API_KEY: an admin key)" * bool(security.admin_keys),
+        "end it:   Ctrl-C",
+    ]
