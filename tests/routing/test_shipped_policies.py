@@ -347,7 +347,7 @@ def test_where_ways_differ_a_reader_still_finds_the_one_decode_that_it_has_met()
     for receiver, seconds in ((1, 0.1), (2, 2.0)) * 20:
         reader, decode = (engines[number].endpoints[0].id for number in (0, receiver))
         costs.observe(Transferred(reader, decode, 1000, 10**8, seconds))
-    assert costs.transfer_factors.uneven
+    assert costs.ways.differ
     reservation = router.pick(asked(**prompt(4000)))
     assert reservation is not None
     assert reservation.pair.decode.life == "decode-39#1"
