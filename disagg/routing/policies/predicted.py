@@ -12,7 +12,8 @@ Symbols, times in seconds; all laws are learnt while engines serve (cost/costs.p
 Cost of reading on e      D(e, q) + R(e, u, h, w) · (1 + ρ / (2 · (1 - ρ))), with ρ of BUSY_MAX at most
   Its own wait, its own reading, and what its reading costs those that come after it: in a queue that is busy for a
   share ρ of the time they wait ρ / (2 · (1 - ρ)) seconds in all for each second of work (Pollaczek and Khinchine, for
-  work in pieces of one size). Of a request of a priority above the usual ρ is 0: it is to be quick.
+  work in pieces of one size). Of a request of a priority above the usual, and of one that would miss its SLO
+  else, ρ is 0: it is to be quick.
 Cost of decoding on e     E · S(e, n+1, k+P+E/2) + n · E/2 · (S(e, n+1, k+P) - S(e, n, k))
   Its own tokens, and what it slows the n others by; they have half of their answers before them.
 Pair (p, d)               reading on p + X(p, d, P - h(d)) + decoding on d
@@ -281,8 +282,8 @@ class Predicted:
         return self.costs.read_s(reader.endpoint.id, request.prompt_tokens - cached, cached, reader.loaded)
 
     def _busy_for(self, request: RoutingView) -> float:
-        """ρ. Who goes before others does not wait for a rank to spare them anything."""
-        return 0.0 if request.priority > 0 else self.costs.busy.mean
+        """ρ. Who goes before others, or would be too late, does not wait for a rank to spare them anything."""
+        return 0.0 if request.priority > 0 or request.hurries else self.costs.busy.mean
 
     def _decoding(self, ranks: list[Endpoint], request: RoutingView) -> list[tuple[float, Endpoint]]:
         costs, prompt = self.costs, request.prompt_tokens
