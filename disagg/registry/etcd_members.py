@@ -9,6 +9,7 @@ Fails: StoreLost when no member has answered within the limit; StartError where 
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from collections.abc import Awaitable, Callable
 from random import Random
@@ -26,6 +27,7 @@ from disagg.errors import StartError
 from disagg.registry.etcd_access import Access
 from disagg.registry.store import StoreLost, pauses_s
 
+os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")  # else it says at each child of ours that it cannot
 T = TypeVar("T")
 CALL_S = 1.5  # of one member
 CALLS_S = 10.0  # of all of them

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import signal
 import subprocess
 import sys
 import threading
@@ -86,5 +88,10 @@ def test_requests_and_known_engines_do_not_notice(tmp_path: Path) -> None:
             assert stream.whole(60)[0] == answer([5, 6, 8], 1500, ignore_eos=True)
             engines = deployment.get("/disagg/status")["engines"]
             assert [(engine["incarnation"], engine["restarts"]) for engine in engines] == [(1, 0)] * 4
+            (before,) = _listed(member.endpoint)[0]["frontends"]
+            os.kill(before["pid"], signal.SIGKILL)
+            wait_until(lambda: _is_whole(member.endpoint) and _listed(member.endpoint)[0]["frontends"] != [before], 30)
+            wait_until(deployment.all_ready, 10)
             assert _ask(deployment)
+            assert "fork" not in deployment.said()
         assert _listed(member.endpoint) == []

@@ -136,10 +136,11 @@ def test_what_waits_longer_than_it_would_take_to_read_anew_is_read_anew() -> Non
 
 
 @pytest.mark.parametrize(
-    ("priority", "busy", "waits_for_it"), [(0, 0.0, 0), (0, 0.8, 10_000), (0, 0.95, 60_000), (1, 0.95, 0)]
+    ("busy", "wish", "waits_for_it"),
+    [(0.0, {}, 0), (0.8, {}, 10_000), (0.95, {}, 60_000), (0.95, {"priority": 1}, 0), (0.95, {"hurries": True}, 0)],
 )
-def test_the_busier_ranks_are_the_longer_a_cache_is_waited_for_but_not_by_a_high_priority(
-    priority: int, busy: float, waits_for_it: int
+def test_the_busier_ranks_are_the_longer_a_cache_is_waited_for_but_not_by_one_that_is_to_be_quick(
+    busy: float, wish: dict[str, Any], waits_for_it: int
 ) -> None:
     """Each second that is not spent on reading it anew is spared to all who come later."""
     router = router_of("predicted", *split(4, 2))
@@ -152,7 +153,7 @@ def test_the_busier_ranks_are_the_longer_a_cache_is_waited_for_but_not_by_a_high
     waited_for = 0
     for tokens in range(10_000, 100_000, 10_000):
         waits(router, warm, tokens)
-        reservation = router.pick(asked(**prompt(6500), priority=priority))
+        reservation = router.pick(asked(**prompt(6500), **wish))
         assert reservation is not None
         if reservation.pair.prefill is warm:
             waited_for = tokens
@@ -346,7 +347,7 @@ def test_where_ways_differ_a_reader_still_finds_the_one_decode_that_it_has_met()
     for receiver, seconds in ((1, 0.1), (2, 2.0)) * 20:
         reader, decode = (engines[number].endpoints[0].id for number in (0, receiver))
         costs.observe(Transferred(reader, decode, 1000, 10**8, seconds))
-    assert costs.transfer_factors.uneven
+    assert costs.ways.differ
     reservation = router.pick(asked(**prompt(4000)))
     assert reservation is not None
     assert reservation.pair.decode.life == "decode-39#1"
