@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import aiohttp
 import pytest
 from browser import BROWSER, Tab, browsing
 from many_engines import ManyEngines
@@ -113,10 +114,20 @@ async def test_the_page_tells_what_goes_on(codec: Codec, tmp_path: Path) -> None
         await tab.key("Escape")
         await tab.until(f"!{CARD}.classList.contains('faded')", TOLD_S)
 
-        assert await tab.eval("document.querySelectorAll('img').length") == 0
         for stream in streams:
             await stream.leave()
-        await tab.until("live.rows.length === 0 && ended.rows.length === 4", TOLD_S)
+        asked = {"model": HOSTILE, "prompt": PROMPT, "max_tokens": 3}
+        headers = {"authorization": f"Bearer {KEY}", "x-request-id": HOSTILE}
+        async with aiohttp.ClientSession() as session:
+            answer = await session.post(url.replace("disagg", "v1/completions"), json=asked, headers=headers)
+            assert answer.status == 200, await answer.text()
+        await tab.until("live.rows.length === 0 && ended.rows.length === 5", TOLD_S)
+        assert await tab.eval("ended.rows[0].cells[0].textContent + ended.rows[0].cells[1].textContent") == (
+            f"{HOSTILE}finished"
+        )
+        answers = "[...figures.children].find(each => each.textContent.startsWith('answers'))"
+        assert await tab.eval(f"{answers}.title") != "answers / s: at most 0 in the last 15 minutes"
+        assert await tab.eval("document.querySelectorAll('img').length") == 0
         refused = [line for line in tab.console if "401" not in line]
         assert refused == []
 

@@ -37,7 +37,8 @@ class Sample(msgspec.Struct, array_like=True):
 
 
 class Meter:
-    """`live`: this frontend's requests, by id. It counts from `begin` to `stop`; `sample` tells what came since the last."""
+    """Counts from `begin` to `stop`; `sample` tells what came since the last one. `live`: this frontend's requests, by
+    id."""
 
     def __init__(self, live: Mapping[str, Request]) -> None:
         self._live = live

@@ -31,7 +31,10 @@ class Chapter(msgspec.Struct):
 
 
 class Story:
-    """The last CHAPTERS; `changes` tells what is new. `records`: that are known already; where there are none, the first that come are no news."""
+    """The last CHAPTERS; `changes` tells what is new.
+
+    `records`: that are known already; where there are none, the first that come are no news.
+    """
 
     def __init__(self, records: Mapping[str, EngineRecord]) -> None:
         self.chapters: deque[Chapter] = deque(maxlen=CHAPTERS)

@@ -4,6 +4,7 @@ import {$, element, keep, mark, number, say} from './dom.js'
 import {state} from './state.js'
 
 const MANY = 64  // ranks: beyond, cells are small
+const naturally = new Intl.Collator(undefined, {numeric: true}).compare
 const ROLES = ['prefill', 'decode', 'aggregated', 'embedding']
 
 export function paintEngines(search, onEngine) {
@@ -22,7 +23,7 @@ export function paintEngines(search, onEngine) {
   const roles = [...pools.keys()].sort((one, other) => ROLES.indexOf(one) - ROLES.indexOf(other))
   keep(parent, roles, role => role, role => element('div', {className: 'pool', data: {role}},
     element('h3', {textContent: role}), element('div', {className: 'nodes'})), (pool, role) => {
-    const nodes = [...pools.get(role)].sort()
+    const nodes = [...pools.get(role)].sort(([one], [other]) => naturally(one, other))
     keep(pool.lastChild, nodes, ([node]) => node, ([node]) => element('div', {className: 'node'}, element('small', {textContent: node})),
       (row, [, engines]) => paintNode(row, engines, search, onEngine))
   })
@@ -30,7 +31,7 @@ export function paintEngines(search, onEngine) {
 
 function paintNode(row, engines, search, onEngine) {
   row.engines ??= row.appendChild(element('div', {className: 'node'}))
-  engines.sort((one, other) => one.id.localeCompare(other.id, undefined, {numeric: true}))
+  engines.sort((one, other) => naturally(one.id, other.id))
   keep(row.engines, engines, engine => engine.id, engine => {
     const open = () => onEngine(engine.id)
     return element('div', {className: 'engine', data: {engine: engine.id}},
@@ -49,12 +50,13 @@ function paintEngine(card, engine, search) {
   const title = `${engine.id}: ${engine.state}${engine.detail ? `, ${engine.detail}` : ''}; incarnation ${engine.incarnation}, ${pairs} pairs`
   if (head.title !== title) head.title = title
   const ranks = Array.from({length: engine.ranks}, (_, rank) => rank)
-  keep(cells, ranks, rank => rank, () => element('div', {className: 'rank'}, element('span'), element('span')), (cell, rank) => {
+  keep(cells, ranks, rank => rank, () => element('div', {className: 'rank'}, element('b'), element('i'), element('span')), (cell, rank) => {
     const [requests, kv, made, read] = loads[rank] ?? [0, 0, 0, 0]
     const share = engine.kv_tokens ? Math.min(1, kv / engine.kv_tokens) : 0
     const width = share.toFixed(2)
     if (cell.share !== width) cell.style.setProperty('--kv', cell.share = width)
-    say(cell.firstChild, engine.kv_tokens ? `${requests} · ${Math.round(share * 100)} %` : String(requests))
+    say(cell.firstChild, String(requests))
+    say(cell.children[1], engine.kv_tokens ? ` · ${Math.round(share * 100)} %` : '')
     say(cell.lastChild, `${number(engine.role === 'prefill' ? read : made)} tok/s`)
   })
 }
