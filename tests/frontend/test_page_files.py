@@ -106,6 +106,22 @@ async def test_an_open_page_does_not_hold_up_the_frontends_stop(codec: Codec) ->
         writer.close()
 
 
+async def test_a_client_that_leaves_as_the_frontend_stops_is_no_error(
+    codec: Codec, caplog: pytest.LogCaptureFixture
+) -> None:
+    backend = ScriptedBackend(says("Hi"))
+    async with serving(backend, codec) as frontend:
+        reader, writer = await asyncio.open_connection("127.0.0.1", frontend.port)
+        writer.write(get("/disagg/events"))
+        await asyncio.wait_for(reader.readuntil(b"event: snapshot\n"), 10)
+        writer.transport.abort()
+        await asyncio.sleep(
+            0
+        )  # it is closed, and the frontend has not been told: its last word will be answered by a reset
+        await frontend.stop(1)
+    assert "nobody foresaw" not in caplog.text
+
+
 async def test_one_page_too_many_is_refused(codec: Codec, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(feed_module, "VIEWERS_MAX", 0)
     async with serving(ScriptedBackend(says("Hi")), codec) as frontend:
