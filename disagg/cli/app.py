@@ -19,6 +19,8 @@ from disagg import stopping
 from disagg.cli import act, bench, deploy, logs, model, observe
 from disagg.cli.check import Sets, check, look_at, show
 from disagg.cli.configs import Config, configs
+from disagg.cli.doctor import doctor
+from disagg.cli.report import report
 from disagg.cli.setup import setup
 from disagg.errors import ConfigError, DisaggError
 
@@ -43,6 +45,8 @@ app.command()(configs)
 app.command()(check)
 app.command()(observe.status)
 app.command()(logs.logs)
+app.command()(doctor)
+app.command()(report)
 app.command()(act.drain)
 app.command()(act.cancel)
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import ray
@@ -101,7 +101,7 @@ async def inspect_nodes(
     `adapters`: name -> folder."""
     here = ray.get_runtime_context().get_node_id()
     asked = []
-    for name, node in _alive().items():
+    for name, node in (alive := _alive()).items():
         given, node_id = node["Resources"], node["NodeID"]
         own = (listener,) if listener and node_id == here else ()
         task = ray.remote(inspect_node).options(num_cpus=0, scheduling_strategy=_on(node_id))
@@ -109,7 +109,8 @@ async def inspect_nodes(
     facts: list[NodeFacts] = await _within(
         asyncio.gather(*asked), DEEP_LIMIT_S if deep else INSPECT_LIMIT_S, "the nodes"
     )
-    return facts
+    addresses = (str(node["NodeManagerAddress"]) for node in alive.values())
+    return [replace(each, shape=replace(each.shape, address=at)) for each, at in zip(facts, addresses, strict=True)]
 
 
 async def measure_lanes(ways: Sequence[KvRoute]) -> list[MeasuredLane]:

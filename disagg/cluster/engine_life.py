@@ -50,6 +50,7 @@ NOTHING_YET: dict[str, Any] = {
     "members": (),
     "devices": "",
     "node": "",
+    "place": {},
     "start_s": {},
     "evict": False,
 }

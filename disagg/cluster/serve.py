@@ -30,6 +30,7 @@ from disagg.cluster import janitor, ray_cluster
 from disagg.cluster.controller import Addresses, Controller
 from disagg.cluster.first_steps import first_steps
 from disagg.cluster.frontend_process import FrontendProcess
+from disagg.cluster.node_labels import labels_of
 from disagg.cluster.ports import why_not_bound
 from disagg.cluster.setting import Setting
 from disagg.config.frontend import page_origins
@@ -113,6 +114,9 @@ async def _run(deployment: Deployment, course: _Course, *, is_quiet: bool) -> No
         seen = await preflight.refuse(plan, str(model_path))
         for warning in seen.warnings:
             log.warning("%s", warning)
+        labels, unknown = labels_of(seen.nodes, plan.deployment.transfer.places)
+        for warning in unknown:
+            log.warning("%s", warning)
         setting = Setting(
             deployment=name,
             device=plan.device,
@@ -122,6 +126,7 @@ async def _run(deployment: Deployment, course: _Course, *, is_quiet: bool) -> No
             python_path=_python_path(plan.device),
             address="127.0.0.1" if private else "",
             text=_text_spec(plan, model_path) if plan.model.tokenization == "engine" else None,
+            labels=labels,
             block_tokens=plan.block_tokens if plan.tells_cache else 0,
         )
         controller = Controller(plan, setting)

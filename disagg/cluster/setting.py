@@ -5,7 +5,8 @@ Way:   supervisor -> [host_spec] -> EngineNode -> host
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from disagg.cluster.engine_node import Ground
 from disagg.config.schema import Deadlines
@@ -26,6 +27,7 @@ class Setting:
     python_path: list[str]
     address: str  # what engines listen on; empty: their node's address in the Ray cluster
     text: TextSpec | None = None  # of all hosts
+    labels: Mapping[str, Mapping[str, str]] = field(default_factory=dict)  # of nodes, by address (disagg/nearness.py)
     block_tokens: int = 0  # of a KV block, in which hosts tell what is cached; 0: they do not
 
 

@@ -24,6 +24,7 @@ from disagg.cluster.runtime import Runtime
 from disagg.cluster.setting import Setting, host_spec
 from disagg.cluster.watch import IsRegistered, Watcher
 from disagg.errors import LegLost, StartError
+from disagg.nearness import place_of
 from disagg.planning.plan import EnginePlan
 from disagg.process.news import Exit
 from disagg.registry.interface import Registry
@@ -262,6 +263,8 @@ class EngineSupervisor:
         self._phases.end("bootstrap")
         facts = {name: getattr(ready, name) for name in IncarnationFacts.__struct_fields__}
         facts["start_s"] = dict(self._phases.seconds)
+        nodes = [member.node for member in ready.members] or [ground.address]
+        facts["place"] = place_of(nodes, ready.devices, self._setting.labels)
         await self._life.note(node=ground.address, bootstrap=bootstrap, detail=self._role.waits_for, **facts)
 
     async def _serve(self, live: LiveEngine) -> Ending:

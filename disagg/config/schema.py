@@ -341,6 +341,25 @@ Lane = Literal["cuda_ipc", "rdma", "shm", "tcp"]
 Lanes = Annotated[tuple[Lane, ...], BeforeValidator(listed, json_schema_input_type=list[Lane])]
 
 
+PlaceName = Annotated[str, Field(pattern=POOL_NAME)]
+
+
+class NodeLabels(Section):
+    """What a node shares with others. KV is expected to take about as long between two nodes as between others that
+    share as much."""
+
+    nvlink: PlaceName | None = None
+    """The NVLink domain. Default: as its GPUs say."""
+    rail: PlaceName | None = None
+    """The rail, or leaf switch."""
+    rack: PlaceName | None = None
+    """The rack."""
+
+    @property
+    def said(self) -> dict[str, str]:
+        return {kind: name for kind, name in self if name is not None}
+
+
 class Transfer(Section):
     """How KV travels from prefill to decode engines."""
 
@@ -351,6 +370,9 @@ class Transfer(Section):
     lanes: Lanes = ()
     """The preflight refuses nodes that none of these lanes joins. Default: any lane but TCP. It does not choose a lane:
     NIXL takes the best one there is."""
+    places: dict[str, NodeLabels] = Field(default={})
+    """Labels of nodes, by host name or address in the Ray cluster: what they share. Routing learns how long KV takes
+    between nodes that share as much as two others, and need not measure each two."""
 
     @field_validator("lanes")
     @classmethod

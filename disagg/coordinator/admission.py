@@ -26,6 +26,8 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+import msgspec
+
 from disagg.coordinator.fair_line import FairLine
 from disagg.coordinator.request import Request
 from disagg.coordinator.suspects import alone_on, forgive
@@ -282,7 +284,8 @@ class Admission:
         )
 
     def _consider(self, request: Request, view: RoutingView) -> Choice | None:
-        """Where it would go now. Raises Overloaded if its first token would come too late there."""
+        """Where it would go now; to where it is read soonest, if elsewhere its first token would come too late. Raises
+        Overloaded if there too."""
         choice = self._router.consider(view)
         wishes = request.wishes
         if choice is None or not (wishes.ttft_s or wishes.tpot_s) or request.emitted_ids:
@@ -294,6 +297,8 @@ class Admission:
         ttft_s = self._now_s() - request.received_at_s + expected.ttft_s
         is_late = bool(wishes.ttft_s) and ttft_s > wishes.ttft_s
         is_slow = bool(wishes.tpot_s) and expected.itl_s > wishes.tpot_s
+        if is_late and not view.hurries:
+            return self._consider(request, msgspec.structs.replace(view, hurries=True))
         if (is_late or is_slow) and self._is_measured_anew(choice):
             return choice
         if is_late:

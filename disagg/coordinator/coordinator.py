@@ -201,7 +201,7 @@ class Coordinator:
         self._router.observe(Answered(len(request.prompt_ids), emitted, request.max_tokens))
         if pair.prefill is not None and facts.kv_bytes is not None:
             moved = len(request.prompt_ids), facts.kv_bytes, facts.kv_transfer_s or 0.0
-            self._router.observe(Transferred(pair.prefill.id, pair.decode.id, *moved))
+            self._router.observe(Transferred(pair.prefill.id, pair.decode.id, *moved, pair.shared))
         stood_s = 0.0 if pair.prefill is not None else facts.stood_s  # None: nobody knows what else its engine did
         if emitted >= STEPS_MIN and request.tries == 1 and stood_s is not None and not attempt.has_waited:
             took_s = request.token_at_s - request.timeline["first_token"] - stood_s

@@ -15,6 +15,8 @@ import msgspec
 from disagg.adapters import Adapter
 from disagg.plane.messages import Bootstrap, RankHealth, RankLoad, TokenLogprobs
 
+LOADED = "loaded_tokens"  # among a leg's stats: of its prompt, from the host's memory
+
 
 @dataclass(frozen=True, slots=True)
 class Leg:

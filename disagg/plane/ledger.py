@@ -89,16 +89,17 @@ class Reading:
     """What one rank has read since it came up, canaries left out, and how long it was busy with it: from two looks at
     it a frontend learns how quickly it reads."""
 
-    __slots__ = ("_spans", "area", "prompts", "seconds", "tokens")
+    __slots__ = ("_spans", "area", "loaded", "prompts", "seconds", "tokens")
 
     def __init__(self) -> None:
         self.prompts = 0
         self.tokens = 0  # without cached ones
         self.area = 0.0  # tokens², see `add`
         self.seconds = 0.0
+        self.loaded = 0  # cached tokens that were in the host's memory
         self._spans: list[tuple[float, float]] = []  # in which it read, apart from each other and in order
 
-    def add(self, prompt_tokens: int, cached_tokens: int, start_s: float, end_s: float) -> None:
+    def add(self, prompt_tokens: int, cached_tokens: int, start_s: float, end_s: float, loaded: int = 0) -> None:
         """A prompt was read from `start_s` to `end_s`. Prompts are read in one batch, so time counts once; and they are
         told of as their legs end, which is not the order in which they were read.
 
@@ -106,6 +107,7 @@ class Reading:
         """
         self.prompts += 1
         self.tokens += prompt_tokens - cached_tokens
+        self.loaded += loaded
         self.area += (prompt_tokens + cached_tokens) * (prompt_tokens - cached_tokens) / 2
         self._count(start_s, max(start_s, end_s))
 

@@ -314,6 +314,7 @@ class RankTaken(Wire, frozen=True):
     read_tokens: int = 0
     read_area: float = 0.0
     read_s: float = 0.0
+    read_loaded: int = 0  # cached tokens that came from the host's memory for it
 
 
 class Taken(Wire, frozen=True, tag="taken"):

@@ -19,7 +19,7 @@ from disagg.adapters import GONE
 from disagg.kv_events.book import KvBook
 from disagg.plane import messages as m
 from disagg.plane.adapters import HeldAdapters
-from disagg.plane.engine import Engine, EngineFacts, Leg
+from disagg.plane.engine import LOADED, Engine, EngineFacts, Leg
 from disagg.plane.framing import Connection
 from disagg.plane.kv_telling import KvTelling
 from disagg.plane.ledger import Capacity, Grant, Ledger
@@ -99,7 +99,7 @@ class PlaneServer:
         return m.Taken(
             self.incarnation,
             [
-                m.RankTaken(*taken, read.prompts, read.tokens, read.area, read.seconds)
+                m.RankTaken(*taken, read.prompts, read.tokens, read.area, read.seconds, read.loaded)
                 for taken, read in zip(granted, ledger.reading, strict=True)
             ],
         )
@@ -399,14 +399,15 @@ class _LiveLeg:
         matched: int | str | None = None,
     ) -> None:
         log.info("leg %s ends: %s, %d tokens %s", self._id, reason, self._offset, detail)
-        server = self._session.server
+        server, stats = self._session.server, dict(stats)
+        loaded = int(stats.pop(LOADED, 0))
         self._has_read()
         server.ledger.give_back(self._grant)
         if "forward_start" in stats and "forward_end" in stats and not self._grant.is_canary:  # too small to show much
             reading = server.ledger.reading[self._grant.dp_rank]
-            reading.add(self._prompt_tokens, cached_tokens, stats["forward_start"], stats["forward_end"])
+            reading.add(self._prompt_tokens, cached_tokens, stats["forward_start"], stats["forward_end"], loaded)
         if self._standing is not None and self._stood_s != NOT_KNOWN_S and self._offset > 1:
-            stats = {**stats, "stood_s": self._standing.seconds(server.now_s()) - self._stood_s}
+            stats["stood_s"] = self._standing.seconds(server.now_s()) - self._stood_s
         server.adapters.ends(self.adapter)
         server.report_soon()
         end = m.LegEnd(self._number, reason, detail, cached_tokens, stats, matched, self._embedding)

@@ -33,6 +33,7 @@ class Lane(NamedTuple):
 
 
 SAME_GPU = Lane("cuda_ipc", "same GPU", 540, "measured on an H200: 540 to 1490 GB/s, adjacent pages")
+PCIE = Lane("cuda_ipc", "PCIe", 25, "PCIe 4.0 x16, less its overhead")
 SHM = Lane("shm", "shared memory", 5, "a copy by one core; not measured")
 TCP = Lane("tcp", "TCP", 0.5, "measured with cuda_ipc taken away: 0.5 GB/s; 1.2 at best")
 NDR = Lane("rdma", "400 Gb/s InfiniBand or RoCE", 50, "line rate of one NIC a rank")
@@ -66,7 +67,7 @@ def lane_between(source: NodeShape, target: NodeShape, *, same_gpu: bool = False
     if source.gpu and target.gpu and nvlink_joins(source, target, fabric=fabric):
         return nvlink(min(source.gpu, target.gpu, key=lambda kind: kind.nvlink_gbyte_s).name)
     if near and source.gpu:
-        return Lane("cuda_ipc", "PCIe", 25, "PCIe 4.0 x16, less its overhead")
+        return PCIE
     if near:
         return SHM
     rdma = min(_nic_of_rank(source), _nic_of_rank(target))

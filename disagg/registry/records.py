@@ -55,6 +55,7 @@ class EngineRecord(IncarnationFacts, frozen=True, kw_only=True):
     restarts: int = 0
     detail: str = ""  # why it is not ready
     evict: bool = False  # it drains, and has waited long enough: what can migrate should leave
+    place: dict[str, str] = msgspec.field(default_factory=dict)  # by kind, the nearest first (disagg/nearness.py)
     lane: str = ""  # the UCX transports that carried its last checked transfer
 
     @property

@@ -19,6 +19,7 @@ from typing import NamedTuple
 
 from disagg.adapters import Adapter
 from disagg.errors import LegLost
+from disagg.nearness import names_of
 from disagg.plane.client import PlaneClient
 from disagg.plane.ledger import Capacity
 from disagg.plane.messages import RankTaken
@@ -211,6 +212,7 @@ class Connections:
         record = life.record
         endpoints, feed = self.endpoints, None
         life.engine = engine = Engine(record.id, record.life, record.role, life.number)
+        engine.place = names_of(record.place)
         if self._block_tokens and self._kv_events and not ROLES[record.role].embeds:
             feed = KvFeed(engine, endpoints.index, self._block_tokens, lambda: client.ask_for_kv(), self._sweep_soon)
         client = PlaneClient(

@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import msgspec
 
+from disagg.nearness import Names, shared
 from disagg.plane.client import PlaneClient
 from disagg.plane.ledger import Capacity, tokens_free
 from disagg.plane.messages import RankTaken
@@ -151,6 +152,7 @@ class Engine:
     role: Role
     number: int  # of two that are loaded alike the lower one is chosen
     endpoints: list[Endpoint] = field(default_factory=list)  # by dp rank
+    place: Names = ()  # where it is, for how long KV takes to others
 
     @property
     def is_connected(self) -> bool:
@@ -213,6 +215,11 @@ class Pair:
     def reader(self) -> Endpoint:
         """Where the prompt is read."""
         return self.prefill or self.decode
+
+    @property
+    def shared(self) -> str:
+        """The nearest kind of place that both are in."""
+        return shared(self.reader.engine.place, self.decode.engine.place)
 
     @property
     def name(self) -> str:

@@ -187,6 +187,7 @@ class Endpoints:
                     taken.read_area - before.read_area,
                     taken.read_s - before.read_s,
                     now_s - since_s,
+                    taken.read_loaded - before.read_loaded,
                 )
             )
 

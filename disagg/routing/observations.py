@@ -21,6 +21,7 @@ class Read(msgspec.Struct, frozen=True, gc=False):
     area: float  # tokens²
     seconds: float
     over_s: float
+    loaded: int = 0  # cached tokens that came from its host's memory for it
 
 
 class Transferred(msgspec.Struct, frozen=True, gc=False):
@@ -31,6 +32,7 @@ class Transferred(msgspec.Struct, frozen=True, gc=False):
     prompt_tokens: int
     kv_bytes: int
     seconds: float
+    shared: str = ""  # the nearest kind of place that both are in (disagg/nearness.py)
 
 
 class Stepped(msgspec.Struct, frozen=True, gc=False):

@@ -31,6 +31,7 @@ class RoutingView(msgspec.Struct, frozen=True, kw_only=True):
     path: array[int] = msgspec.field(default_factory=lambda: array("Q"))  # its KV blocks' keys; empty: nobody asks
     expected_tokens: int = 0  # still to come, as the client says, `new_tokens` at the most; 0: it does not say
     priority: int = 0
+    hurries: bool = False  # to where it is read soonest, whatever that costs others: elsewhere it would be too late
     session: str = ""
     model: str = ""
     # KV of the same tokens is another one for each adapter and salt: what a rank has read counts for these alone.

@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from disagg.plane.engine import Leg, LegSink
+from disagg.plane.engine import LOADED, Leg, LegSink
 from disagg.plane.messages import INVALID, NOT_A_NUMBER, TokenLogprobs
 from disagg.sglang.input_ids import input_ids
 from disagg.sglang.logprobs import input_logprobs, output_logprobs
@@ -92,7 +92,7 @@ class SGLangLeg:
         self._again = asyncio.get_running_loop().call_later(ABORT_AGAIN_S, self._abort_again)
 
     async def _run(self, engine: Any, on_end: Callable[[], object]) -> None:
-        reason, detail, cached = "error", "the stream ended without a reason", 0
+        reason, detail, cached, loaded = "error", "the stream ended without a reason", 0, 0
         matched: int | str | None = None
         try:
             if self._abort_asked_at_s is not None:
@@ -108,6 +108,7 @@ class SGLangLeg:
                         self._has_begun = True
                     if finish is not None:
                         cached = int(meta.get("cached_tokens") or 0)
+                        loaded = _from_host(meta)
                         detail, matched = str(finish.get("message") or ""), finish.get("matched")
                         reason, detail = _failure(detail) if failed else (REASONS[finish["type"]], detail)
         except asyncio.CancelledError:
@@ -121,7 +122,8 @@ class SGLangLeg:
             self._again.cancel()
         moments = getattr(self._manager, "disagg_moments", {})  # kept by disagg/sglang/plugins/transfer.py
         on_end()
-        self._sink.on_end(reason, detail, cached, moments.pop(self.leg.id, {}), matched)
+        stats = moments.pop(self.leg.id, {})
+        self._sink.on_end(reason, detail, cached, stats | {LOADED: loaded} if loaded else stats, matched)
 
     async def _stream(self, engine: Any) -> Any:
         """SGLang's chunks of this leg."""
@@ -156,6 +158,12 @@ class SGLangLeg:
                 state.abort_sent = False
             self._manager.abort_request(rid=self.leg.id)
         self._again = asyncio.get_running_loop().call_later(ABORT_AGAIN_S, self._abort_again)
+
+
+def _from_host(meta: Mapping[str, Any]) -> int:
+    """Prompt tokens that were in the host's memory, or beyond (HiCache), and had to be loaded from there."""
+    details = meta.get("cached_tokens_details") or {}
+    return int(details.get("host") or 0) + int(details.get("storage") or 0)
 
 
 def _failure(detail: str) -> tuple[str, str]:

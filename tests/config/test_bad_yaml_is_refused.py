@@ -241,6 +241,8 @@ MISTAKES |= {
     "one lane that is no list": (PAIR + "transfer: {lanes: shm}", "transfer.lanes", "must be a list"),
     "tcp that is not allowed": (PAIR + "transfer: {lanes: [tcp]}", "transfer.lanes", "say allow_tcp: true"),
     "tcp that is left out": (PAIR + "transfer: {allow_tcp: true, lanes: [shm]}", "transfer.lanes", "add tcp"),
+    "label of no kind": (PAIR + "transfer: {places: {a: {row: 1}}}", "transfer.places.a.row", "is not a known key"),
+    "label with a space": (PAIR + "transfer: {places: {a: {rack: r 1}}}", "transfer.places.a.rack", "must be letters"),
     "page size of nothing": (PAIR + "transfer: {page_size: 0}", "transfer.page_size", "must be at least 1"),
     "two page sizes": (
         MODEL + "transfer: {page_size: 16}\nprefill: {}\ndecode: {engine: {page-size: 32}}",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from pathlib import Path
+from typing import cast
 
 sys.path.insert(0, str(Path(__file__).parent))  # tests share bench.py; they are not a package
 
@@ -13,6 +14,7 @@ from bench import SECRET, Plain, Reader, bench, request, until, update
 from disagg.coordinator.coordinator import Coordinator
 from disagg.coordinator.limits import Limits
 from disagg.coordinator.request import Request
+from disagg.plane.engine import LOADED, Leg, LegSink
 from disagg.plane.server import PlaneServer
 from disagg.process.stub import StubEngine
 from disagg.registry.records import EngineRecord, State
@@ -53,6 +55,33 @@ async def test_a_client_that_reads_slowly_does_not_make_its_engine_look_slow() -
         assert listens.steps == 1
         await b.answer(request(max_tokens=64))
         assert listens.steps == 2
+
+
+class Loads(StubEngine):
+    """Reads for a second, and loads 300 tokens from its host's memory for each prompt."""
+
+    def submit(self, leg: Leg, sink: LegSink) -> object:
+        return super().submit(leg, cast("LegSink", Loading(sink)))
+
+
+class Loading:
+    def __init__(self, sink: LegSink) -> None:
+        self.on_tokens, self.on_stage, self._sink = sink.on_tokens, sink.on_stage, sink
+
+    def on_end(self, reason: str, detail: str, cached_tokens: int, stats: dict[str, float]) -> None:
+        stats = {"forward_start": 1.0, "forward_end": 2.0, LOADED: 300}
+        self._sink.on_end(reason, detail, cached_tokens, stats)
+
+
+async def test_what_was_loaded_from_a_hosts_memory_is_counted_in_its_reports_and_is_no_moment_of_the_request() -> None:
+    async with bench(limits=Limits(), prefill=Loads()) as b:
+        r = request(max_tokens=3)
+        await b.answer(r)
+        await b.settle()
+        assert b.servers["prefill-0"].ledger.reading[0].loaded == 300
+        assert LOADED not in r.timeline
+        (endpoint,) = b.router.endpoints.of(Role.PREFILL)
+        await until(lambda: endpoint.reported.read_loaded == 300)
 
 
 async def test_vectors_teach_nothing_of_the_model_that_makes_tokens() -> None:

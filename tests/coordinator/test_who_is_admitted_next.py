@@ -23,11 +23,13 @@ from disagg.coordinator.wishes import Wishes
 from disagg.errors import Overloaded
 from disagg.plane.ledger import Capacity
 from disagg.roles import Role
+from disagg.routing.endpoints import Pair
+from disagg.routing.load import Endpoints
 from disagg.routing.observations import Read
 from disagg.routing.policies.predicted import Predicted
 from disagg.routing.reservation import Reservation
 from disagg.routing.router import Router
-from disagg.routing.view import Choice, RoutingView
+from disagg.routing.view import Choice, Forecast, RoutingView
 
 ROOM = Capacity(64, 100_000, 1)
 
@@ -179,6 +181,28 @@ async def test_a_first_token_that_would_come_too_late_is_refused_at_once_and_say
     bench.send("can wait", asked(100, ttft_s=60.0))
     await bench.read_all()
     assert bench.order[-1] == "can wait"
+
+
+class Patient:
+    """Waits for one rank, as that spares the others something; another one is free."""
+
+    def choose(self, request: RoutingView, endpoints: Endpoints) -> Choice | None:
+        waits, free = endpoints.of(Role.PREFILL)
+        reader, wait_ms = (free, 0.0) if request.hurries else (waits, 900.0)
+        pair = Pair(reader, next(iter(endpoints.of(Role.DECODE))))
+        return Choice(pair, Forecast(wait_ms=wait_ms, read_ms=100.0, transfer_ms=0.0, itl_ms=1.0))
+
+
+async def test_one_that_would_be_too_late_there_goes_to_where_it_is_read_soonest() -> None:
+    bench = Bench(make_router(*split(2, 1, capacity=ROOM), policy=Patient()))
+    places = []
+    for made in (asked(100), asked(100, ttft_s=5.0), asked(100, ttft_s=0.5)):
+        reservation = await bench.admission.reserve(made, time.monotonic() + 60)
+        places.append(reservation.pair.reader.engine.id)
+        reservation.release()
+    assert places == ["prefill-0", "prefill-0", "prefill-1"]
+    with pytest.raises(Overloaded, match=r"would come after 0\.1"):
+        await bench.admission.reserve(asked(100, ttft_s=0.05), time.monotonic() + 60)
 
 
 async def test_where_nothing_is_foreseen_the_wait_ends_when_the_first_token_is_of_no_use() -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from disagg.plane.engine import Leg
+from disagg.plane.engine import LOADED, Leg
 from disagg.sglang import leg as sglang_leg
 from disagg.sglang.leg import SGLangLeg
 
@@ -67,9 +67,9 @@ class FakeSGLang:
             state.abort_sent = True
             self.aborts += 1
 
-    def says(self, *ids: int, finish: str | None = None, message: str = "") -> None:
+    def says(self, *ids: int, finish: str | None = None, message: str = "", **more: Any) -> None:
         reason = {"type": finish, "message": message} if finish else None
-        chunk = {"output_ids": list(ids), "meta_info": {"finish_reason": reason, "cached_tokens": 0}}
+        chunk = {"output_ids": list(ids), "meta_info": {"finish_reason": reason, "cached_tokens": 0, **more}}
         self.rid_to_state[LEG.id].chunks.put_nowait(chunk)
         if finish:
             del self.rid_to_state[LEG.id]
@@ -80,6 +80,7 @@ class Sink:
         self.token_ids: list[int] = []
         self.stages: list[str] = []
         self.ends: list[tuple[str, str]] = []
+        self.stats: dict[str, float] = {}
 
     def on_tokens(self, token_ids: list[int], _logprobs: object = None) -> None:
         self.token_ids += token_ids
@@ -87,8 +88,9 @@ class Sink:
     def on_stage(self, name: str, cached_tokens: int | None = None) -> None:
         self.stages.append(name)
 
-    def on_end(self, reason: str, detail: str, _cached: int, _stats: dict[str, float], *_more: object) -> None:
+    def on_end(self, reason: str, detail: str, _cached: int, stats: dict[str, float], *_more: object) -> None:
         self.ends.append((reason, detail))
+        self.stats = stats
 
 
 class Scene:
@@ -251,6 +253,22 @@ async def test_a_legs_adapter_is_named_to_sglang_and_without_one_no_field_says_s
     said = [sglang_leg._generate_arguments(dataclasses.replace(LEG, adapter=adapter)) for adapter in ("sql", "")]
     assert said[0] == {**said[1], "lora_path": "sql"}
     assert "lora_path" not in said[1]
+
+
+@pytest.mark.parametrize(
+    ("details", "stats"),
+    [
+        ({"device": 64, "host": 128}, {LOADED: 128}),
+        ({"device": 64, "host": 128, "storage": 64, "storage_backend": "file"}, {LOADED: 192}),
+        ({"device": 64, "host": 0}, {}),
+        (None, {}),
+    ],
+)
+async def test_what_came_from_the_hosts_memory_is_told(details: dict[str, Any] | None, stats: dict[str, float]) -> None:
+    scene = await Scene().begun()
+    scene.sglang.says(7, finish="length", cached_tokens=256, cached_tokens_details=details)
+    await scene.end()
+    assert scene.sink.stats == stats
 
 
 async def test_a_legs_salt_is_named_to_sglang_and_without_one_no_field_says_so() -> None:

@@ -88,4 +88,4 @@ def test_nobody_of_a_lower_priority_goes_where_one_of_a_high_priority_goes_befor
             overtaken += any(other.read_on == served.read_on for other in while_it_waited)
     assert high > 30
     assert 20 * overtaken < high, "it was bound to another rank then, and moved since"
-    assert 4 * passed < high, "it is admitted next, or the one after it: another rank may suit it better"
+    assert 10 * passed < high, "it is admitted next; hardly ever does another rank suit it better"

@@ -135,6 +135,49 @@ def test_what_waits_longer_than_it_would_take_to_read_anew_is_read_anew() -> Non
     assert router.pick(asked(**prompt(6500))).pair.prefill is not warm  # type: ignore[union-attr]
 
 
+@pytest.mark.parametrize(
+    ("busy", "wish", "waits_for_it"),
+    [(0.0, {}, 0), (0.8, {}, 10_000), (0.95, {}, 60_000), (0.95, {"priority": 1}, 0), (0.95, {"hurries": True}, 0)],
+)
+def test_the_busier_ranks_are_the_longer_a_cache_is_waited_for_but_not_by_one_that_is_to_be_quick(
+    busy: float, wish: dict[str, Any], waits_for_it: int
+) -> None:
+    """Each second that is not spent on reading it anew is spared to all who come later."""
+    router = router_of("predicted", *split(4, 2))
+    prefills = list(router.endpoints.of(Role.PREFILL))
+    warm = prefills[2]
+    holds(router, warm, prompt(6400))
+    costs = router._policy.costs  # type: ignore[attr-defined]
+    for endpoint in prefills:
+        costs.busy.note(endpoint.id, 10 * busy, 10.0, costs._now_s())
+    waited_for = 0
+    for tokens in range(10_000, 100_000, 10_000):
+        waits(router, warm, tokens)
+        reservation = router.pick(asked(**prompt(6500), **wish))
+        assert reservation is not None
+        if reservation.pair.prefill is warm:
+            waited_for = tokens
+        reservation.release()
+    assert waited_for == waits_for_it
+
+
+def test_ranks_that_read_a_prompt_for_minutes_count_as_busy_meanwhile() -> None:
+    now_s = [0.0]
+    surroundings = Surroundings(random.Random(1), Prior(), now_s=lambda: now_s[0])
+    policy = load_policy("predicted", surroundings)
+    router = make_router(*split(2, 1), policy=policy)
+    reading, idle = router.endpoints.of(Role.PREFILL)
+    costs = policy.costs  # type: ignore[attr-defined]
+    for endpoint in (reading, idle):
+        costs.observe(Read(endpoint.id, 1, 1000, 5e5, 0.1, 1.0))
+    waits(router, reading, 500_000)
+    for second in range(1, 120):
+        now_s[0] = float(second)
+        router.consider(asked(1000))
+    assert costs.busy.of(reading.id) == pytest.approx(1.0, abs=0.05)
+    assert costs.busy.of(idle.id) == 0.0
+
+
 def test_a_busy_rank_costs_nobody_else_the_affinity() -> None:
     router = router_of("predicted", *split(4, 2))
     prefills = sorted(router.endpoints.of(Role.PREFILL), key=lambda each: each.life)
@@ -304,7 +347,7 @@ def test_where_ways_differ_a_reader_still_finds_the_one_decode_that_it_has_met()
     for receiver, seconds in ((1, 0.1), (2, 2.0)) * 20:
         reader, decode = (engines[number].endpoints[0].id for number in (0, receiver))
         costs.observe(Transferred(reader, decode, 1000, 10**8, seconds))
-    assert costs.transfer_factors.uneven
+    assert costs.ways.differ
     reservation = router.pick(asked(**prompt(4000)))
     assert reservation is not None
     assert reservation.pair.decode.life == "decode-39#1"

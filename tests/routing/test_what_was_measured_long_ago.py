@@ -56,6 +56,22 @@ def test_a_rank_that_has_told_nothing_for_long_is_idle_and_then_forgotten() -> N
     assert busy.mean == 0.0
 
 
+def test_a_rank_that_reads_a_long_prompt_is_busy_all_the_time() -> None:
+    """Nothing is told of a prompt before it is read, which may be minutes."""
+    busy = Busy()
+    busy.note(ONE, 1.0, 10.0, 100.0)
+    busy.note(OTHER, 1.0, 10.0, 100.0)
+    busy.age(110.0, {ONE})
+    assert (busy.of(ONE), busy.of(OTHER)) == (pytest.approx((0.75 + 10) / (7.5 + 10)), pytest.approx(0.1))
+    for now_s in range(110, 500):
+        busy.age(now_s, {ONE})
+    assert (busy.of(ONE), busy.of(OTHER)) == (pytest.approx(1.0, abs=0.01), 0.0)
+    busy.note(ONE, 400.0, 400.0, 500.0)
+    assert busy.of(ONE) == pytest.approx(1.0, abs=0.01)
+    busy.age(500.0 + 2 * SILENT_S)
+    assert busy.of(ONE) == 0.0, "it has read it, and nothing more lies before it"
+
+
 def test_costs_see_to_that_by_their_own_clock() -> None:
     clock = [0.0]
     costs = Costs(Prior(), lambda: clock[0])

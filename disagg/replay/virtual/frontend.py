@@ -81,6 +81,7 @@ class Frontend:
         client = cast("PlaneClient", _OpenClient())
         for number, host in enumerate(hosts):
             engine = Engine(host.life, host.life, host.model.role, number)
+            engine.place = host.place
             engine.endpoints = [
                 Endpoint(engine, rank, "", client, host.capacity, chunk_tokens=host.model.chunk_tokens)
                 for rank in range(host.model.ranks)
@@ -144,7 +145,8 @@ class Frontend:
         reservation = reservation_of(served)
         pair = reservation.pair
         assert pair.prefill is not None
-        self._router.observe(Transferred(pair.prefill.id, pair.decode.id, served.prompt_tokens, kv_bytes, transfer_s))
+        moved = served.prompt_tokens, kv_bytes, transfer_s
+        self._router.observe(Transferred(pair.prefill.id, pair.decode.id, *moved, pair.shared))
         reservation.release_leg(pair.prefill)
 
     def has_answered(self, served: Served) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from disagg.nearness import Names
 from disagg.plane.ledger import Capacity, Ledger
 from disagg.plane.messages import RankTaken
 from disagg.plane.server import REPORT_S
@@ -29,6 +30,7 @@ class Host:
         self.capacity = Capacity(model.requests_max, model.kv_tokens, model.page_size)
         self.ledger = Ledger(model.ranks, self.capacity)
         self.ranks: list[Rank] = []
+        self.place: Names = ()
         self._report_is_due = False
         self._reported_at_s = float("-inf")
 
@@ -66,7 +68,7 @@ class Host:
         ledger = self.ledger
         granted = zip(ledger.requests, ledger.kv_tokens, ledger.canaries, ledger.to_read, strict=True)
         ranks = [
-            RankTaken(*taken, read.prompts, read.tokens, read.area, read.seconds)
+            RankTaken(*taken, read.prompts, read.tokens, read.area, read.seconds, read.loaded)
             for taken, read in zip(granted, ledger.reading, strict=True)
         ]
         self._on_report(self, ranks)

@@ -13,6 +13,7 @@ from functools import partial
 from random import Random
 
 from disagg.coordinator.admission import Admission
+from disagg.nearness import Names, shared
 from disagg.plane.messages import RankTaken
 from disagg.registry.met import Met
 from disagg.replay.virtual.clock import Clock
@@ -55,7 +56,8 @@ class Run:
 
 class World:
     """Runs once. `policies`: one a frontend; a request comes to any of them, by chance. `admission`: the real one, or
-    one that notes what it does."""
+    one that notes what it does. `places`: of the engines, in the order of the pools; `slower`: how many times as long
+    KV takes between two that share no nearer kind of place than this."""
 
     def __init__(
         self,
@@ -63,13 +65,18 @@ class World:
         policies: Sequence[Policy],
         seed: int,
         admission: type[Admission] = Admission,
+        places: Sequence[Names] = (),
+        slower: Mapping[str, float] | None = None,
     ) -> None:
+        self._slower = slower or {}
         self._clock = clock = Clock()
         self._random = Random(seed)
         self._gaps: list[tuple[float, int]] = []
         self._refusals = 0
         models = [pool.model for pool in pools for _ in range(pool.engines)]
         self.hosts = [self._host(f"{model.role}-{number}", model) for number, model in enumerate(models)]
+        for host, place in zip(self.hosts, places, strict=False):
+            host.place = place
         self._host_of = {host.life: host for host in self.hosts}
         met = Met(
             (sender.life, taker.life)
@@ -116,12 +123,15 @@ class World:
     def on_read(self, served: Served, rank: Rank) -> None:
         self._host_of[rank.id.life].has_read(served)
         self._frontend(served).has_read(served)
-        if served.read_on is None:
+        if served.read_on is None or served.decode_on is None:
             return
         model = rank.model
         kv_bytes = served.prompt_tokens * model.kv_bytes_per_token
         left_bytes = kv_bytes - served.sent_tokens * model.kv_bytes_per_token
         transfer_s = (model.transfer_setup_s + left_bytes / model.transfer_bytes_per_s) / model.speed
+        if self._slower:
+            ends = (self._host_of[end.life].place for end in (served.read_on, served.decode_on))
+            transfer_s *= self._slower.get(shared(*ends), 1.0)
         self._clock.after(transfer_s, self._landed, served, rank, kv_bytes, transfer_s)
 
     def on_end(self, served: Served, rank: Rank) -> None:

@@ -4,6 +4,7 @@ Way:   `disagg serve`: plan, model facts, GPU, lane -> [prior_of] -> FrontendSpe
 Out:   a Prior; where neither the model's shape nor the GPU is known, the one that fits some 8B model on an H200
 Formula, of a rank with g devices (its engine's over its dp ranks), of F operations and M bytes of memory a second each:
   a prompt    STEP_S + weights on a device / M;  a token of it    2 · active parameters / (g · F)
+  a token from the host's memory    its bytes on a device / PCIe's, as planning has them
   a pair of tokens (a prompt's area)   4 · heads · width of a head · layers with attention over all / (g · F)
   a step      STEP_S + weights on a device that USUAL_LEGS answers a rank need / M
   a token of KV    its bytes on a device / M
@@ -17,6 +18,7 @@ from collections.abc import Sequence
 
 from disagg.models.facts import ModelFacts
 from disagg.planning.gpu_kinds import GpuKind
+from disagg.planning.lanes import PCIE
 from disagg.planning.memory import kv_bytes_of_rank, weight_bytes_of_rank
 from disagg.planning.plan import EnginePlan, Plan, complete_arguments
 from disagg.role_table import ROLES
@@ -56,6 +58,7 @@ def prior_of(
         read_prompt_s=reader.step_s + reader.weights_s(USUAL_LEGS**2),
         read_token_s=reader.token_s,
         read_area_s=reader.pair_s,
+        read_loaded_s=reader.loaded_s,
         step_s=decode.step_s + decode.weights_s(USUAL_LEGS),
         step_leg_s=LEG_S + decode.token_s,
         step_token_s=decode.kv_token_s,
@@ -78,7 +81,8 @@ class _Speed:
         self._flops = share * device.tflops * 1e12 * FLOPS_SHARE * quick
         self.step_s = STEP_S if on_gpu else CORE_STEP_S
         bytes_s = device.memory_gbyte_s * 1e9 * (1.0 if on_gpu else max(1.0, devices / engine.ranks))
-        self.kv_token_s = kv_bytes_of_rank(arguments, facts, 1) / (bytes_s * KV_SHARE)
+        self._kv_bytes = kv_bytes_of_rank(arguments, facts, 1)
+        self.kv_token_s = self._kv_bytes / (bytes_s * KV_SHARE)
         self._all_weights_s = weight_bytes_of_rank(arguments, facts) / (bytes_s * MEMORY_SHARE)
         parts = facts.parameters
         self._routed_share = facts.experts_per_token / facts.experts if facts.experts else 1.0
@@ -87,6 +91,10 @@ class _Speed:
     @property
     def token_s(self) -> float:
         return 2 * self._active / self._flops
+
+    @property
+    def loaded_s(self) -> float:
+        return self._kv_bytes / (PCIE.gbyte_s * 1e9)
 
     @property
     def pair_s(self) -> float:

@@ -12,6 +12,7 @@ class Prior(msgspec.Struct, frozen=True):
     read_prompt_s: float = 0.01  # for each prompt
     read_token_s: float = 5e-5  # for each token of it that is not cached
     read_area_s: float = 1e-10  # for each token² of attention (plane.ledger.Reading)
+    read_loaded_s: float = 4e-6  # for each cached token that is in the host's memory: 100,000 bytes over PCIe
     step_s: float = 0.008  # of a decode step
     step_leg_s: float = 5e-5  # more for each leg
     step_token_s: float = 2e-8  # more for each token of KV that it reads

@@ -1,22 +1,23 @@
 """The engines on which a request would cost everybody the least time.
 
 Symbols, times in seconds; all laws are learnt while engines serve (cost/costs.py):
-  P        prompt tokens; h(e) of them cached on e; u = P - h
+  P        prompt tokens; h(e) of them cached on e, w(e) of these in its host's memory alone; u = P - h
   E        tokens that the answer is expected to have
   q(e)     prompt tokens that wait to be read on e, cached ones left out
   n, k(e)  requests on e, and their KV tokens
-  D(e, q)  until q waiting tokens are read; R(e, u, h) to read the prompt; X(p, d, t) to move t tokens of KV
+  D(e, q)  until q waiting tokens are read; R(e, u, h, w) to read the prompt; X(p, d, t) to move t tokens of KV
   S(e, n, k)  a decode step
   ρ, ρ(e)  the share of their time in which ranks that read prompts, and e, are busy with that, of late
 
-Cost of reading on e      D(e, q) + R(e, u, h) · (1 + ρ / (2 · (1 - ρ))), with ρ of BUSY_MAX at most
+Cost of reading on e      D(e, q) + R(e, u, h, w) · (1 + ρ / (2 · (1 - ρ))), with ρ of BUSY_MAX at most
   Its own wait, its own reading, and what its reading costs those that come after it: in a queue that is busy for a
   share ρ of the time they wait ρ / (2 · (1 - ρ)) seconds in all for each second of work (Pollaczek and Khinchine, for
-  work in pieces of one size).
+  work in pieces of one size). Of a request of a priority above the usual, and of one that would miss its SLO
+  else, ρ is 0: it is to be quick.
 Cost of decoding on e     E · S(e, n+1, k+P+E/2) + n · E/2 · (S(e, n+1, k+P) - S(e, n, k))
   Its own tokens, and what it slows the n others by; they have half of their answers before them.
 Pair (p, d)               reading on p + X(p, d, P - h(d)) + decoding on d
-Engine g that serves alone    reading on g + n · R(g, u, h) + decoding on g / (1 - ρ(g)), with ρ(g) of BUSY_MAX at most
+Engine g that serves alone  reading on g + n · R(g, u, h, w) + decoding on g / (1 - ρ(g)), with ρ(g) of BUSY_MAX at most
   While it reads, the n others wait for their next token, as this one will for others' prompts.
 
 Chooses: the least cost. Costs within TIE of it, and TIE_S, count as equal: of those the reader with the least in its
@@ -32,6 +33,7 @@ from collections.abc import Set
 from itertools import islice
 from typing import NamedTuple
 
+from disagg.role_table import ROLES
 from disagg.roles import Role
 from disagg.routing.cached_prompt import CachedPrompt
 from disagg.routing.cost.costs import Costs
@@ -43,10 +45,12 @@ from disagg.routing.policies.least_loaded import LeastLoaded, best_after
 from disagg.routing.policy import Surroundings
 from disagg.routing.view import Choice, Forecast, RoutingView
 
-BUSY_MAX = 0.8
+BUSY_MAX = 0.95  # towards 1 it grows without bound
 TIE, TIE_S = 0.002, 0.001
 KEEP = 0.15
 DECODES_BY_LANE = 12  # the cheapest ones, where ways between engines differ
+DECODES_OF_A_PLACE = 2  # and the cheapest ones in each place that a reader is in
+READERS = tuple(role for role, kind in ROLES.items() if kind.reads_prompts and not kind.embeds)
 LOOKED_AT = 48  # of each role the least loaded ones, and as many of those that have most of the prompt
 
 
@@ -66,6 +70,7 @@ class _Reader(NamedTuple):
     cost_s: float
     endpoint: Endpoint
     cached: int
+    loaded: int  # of these, what its host's memory alone has
 
 
 class _Receiver(NamedTuple):
@@ -82,8 +87,14 @@ class _Candidate(NamedTuple):
     decoding_s: float
     moving_s: float  # as all ways are on average
     endpoint: Endpoint
-    engine_id: str
     peers: Set[str]
+
+
+class _Candidates(NamedTuple):
+    """Equal ones are in any order."""
+
+    cheapest: list[_Candidate]
+    by_place: dict[str, list[_Candidate]]
 
 
 class _Way(NamedTuple):
@@ -122,7 +133,7 @@ class Predicted:
             return self._least_loaded.choose(request, endpoints)
         if request.prefix_on is not None and (choice := best_after(request.prefix_on, request, endpoints)) is not None:
             return choice
-        self.costs.age()
+        self.costs.age(rank for role in READERS for rank in endpoints.of(role))
         cached = endpoints.cached(request)
         best, second = self._best(request, endpoints, cached)
         return None if best is None else Choice(best.pair, self._reason(request, best, second), best.reader.cached)
@@ -151,7 +162,7 @@ class Predicted:
         readers = self._readers(ranks, request, cached)
         ways = []
         for reader, (decoding_s, rank) in zip(readers, self._decoding(ranks, request), strict=True):
-            stall_s = rank.load[0] * self.costs.read_s(rank.id, request.prompt_tokens - reader.cached, reader.cached)
+            stall_s = rank.load[0] * self._read_s(request, reader)
             ways.append(_Way(reader.cost_s + stall_s + decoding_s / self._left(rank), reader, rank, 0.0))
         return self._two_best(ways, endpoints)
 
@@ -164,13 +175,14 @@ class Predicted:
         decodes = self._decoding(ranks, request)
         decodes.sort(key=_cost_of_decode)
         transfer_s = self.costs.transfer_s(request.prompt_tokens)
-        by_lane = self._by_lane(decodes, request, endpoints, cached) if self.costs.transfer_factors.uneven else None
+        by_lane = self._by_lane(decodes, request, endpoints, cached) if self.costs.ways.differ else None
         found: _Receiver | None = None  # most readers have met the same ones
+        nearest: dict[str, _Receiver | None] = {}  # by the reader's life
         ways = []
         for reader in self._readers(_looked_at(Role.PREFILL, request, endpoints, cached), request, cached):
             life = reader.endpoint.life
             if by_lane is not None:
-                found = self._nearest(reader.endpoint, by_lane)
+                found = nearest[life] = nearest[life] if life in nearest else self._nearest(reader.endpoint, by_lane)
             if found is None or life not in endpoints.peers_of(found.endpoint):
                 found = self._best_decode(life, decodes, request, endpoints, cached, transfer_s)
             if found is not None:
@@ -207,27 +219,37 @@ class Predicted:
 
     def _by_lane(
         self, decodes: list[tuple[float, Endpoint]], request: RoutingView, endpoints: Endpoints, cached: CachedPrompt
-    ) -> list[_Candidate]:
-        """Of the cheapest decodes, what does not depend on the reader; equal ones in any order."""
-        found = []
-        for decoding_s, decode in decodes[:DECODES_BY_LANE]:
+    ) -> _Candidates:
+        """Of the cheapest decodes, and of the cheapest in each place, what does not depend on the reader."""
+        self._random.shuffle(decodes)
+        decodes.sort(key=_cost_of_decode)
+        cheapest, by_place = list[_Candidate](), dict[str, list[_Candidate]]()
+        beside = DECODES_OF_A_PLACE if self.costs.ways.differ_by_place else 0
+        for index, (decoding_s, decode) in enumerate(decodes):
+            lacking = [each for each in decode.engine.place if len(by_place.get(each, ())) < beside]
+            if index >= DECODES_BY_LANE and not lacking:
+                continue
             moving_s = self.costs.transfer_s(request.prompt_tokens - cached.of(decode)[0])
-            found.append(_Candidate(decoding_s, moving_s, decode, decode.engine.id, endpoints.peers_of(decode)))
-        self._random.shuffle(found)
-        found.sort(key=_cost_of_candidate)
-        return found
+            candidate = _Candidate(decoding_s, moving_s, decode, endpoints.peers_of(decode))
+            for each in lacking:
+                by_place.setdefault(each, []).append(candidate)
+            if index < DECODES_BY_LANE:
+                cheapest.append(candidate)
+        return _Candidates(cheapest, by_place)
 
-    def _nearest(self, reader: Endpoint, candidates: list[_Candidate]) -> _Receiver | None:
+    def _nearest(self, reader: Endpoint, candidates: _Candidates) -> _Receiver | None:
         """The cheapest that this prefill has met, where ways between engines are not all alike."""
-        lanes, sender, life = self.costs.transfer_factors.uneven, reader.engine.id, reader.life
+        sender, life, factor_of, least = reader.engine, reader.life, self.costs.ways.of, self.costs.ways.least
         best, best_s, best_moving_s = None, float("inf"), 0.0
-        for decoding_s, moving_s, decode, receiver, peers in candidates:
-            if decoding_s >= best_s:
-                break
-            if life in peers:
-                moving_s *= lanes.get((sender, receiver), 1.0)
-                if decoding_s + moving_s < best_s:
-                    best, best_s, best_moving_s = decode, decoding_s + moving_s, moving_s
+        near = (candidates.by_place[each] for each in sender.place if each in candidates.by_place)
+        for some in (*near, candidates.cheapest):
+            for decoding_s, moving_s, decode, peers in some:
+                if decoding_s >= best_s:
+                    break
+                if decoding_s + moving_s * least < best_s and life in peers:
+                    moving_s *= factor_of(sender, decode.engine)
+                    if decoding_s + moving_s < best_s:
+                        best, best_s, best_moving_s = decode, decoding_s + moving_s, moving_s
         return None if best is None else _Receiver(best_s, best, best_moving_s)
 
     def _two_best(self, ways: list[_Way], endpoints: Endpoints) -> tuple[_Way, _Way | None]:
@@ -242,16 +264,26 @@ class Predicted:
 
     def _readers(self, ranks: list[Endpoint], request: RoutingView, cached: CachedPrompt) -> list[_Reader]:
         costs, prompt, has_any = self.costs, request.prompt_tokens, cached.most > 0
-        busy = min(costs.busy.mean, BUSY_MAX)
+        busy = min(self._busy_for(request), BUSY_MAX)
         later = 1 + busy / (2 * (1 - busy))
         cold_s, drain_token_s, factors = costs.reading_s(prompt, 0), costs.drain_token_s, costs.reading_factors.uneven
         readers = []
         for rank in ranks:
-            has = min(cached.of(rank)[1], prompt - 1) if has_any else 0  # the last token is always read
-            reading_s = costs.reading_s(prompt - has, has) if has else cold_s
+            on_device, anywhere = cached.of(rank) if has_any else (0, 0)
+            has = min(anywhere, prompt - 1)  # the last token is always read
+            loaded = max(0, has - on_device)
+            reading_s = costs.reading_s(prompt - has, has, loaded) if has else cold_s
             cost_s = (rank.queued_tokens * drain_token_s + reading_s * later) * factors.get(rank.id, 1.0)
-            readers.append(_Reader(cost_s, rank, has))
+            readers.append(_Reader(cost_s, rank, has, loaded))
         return readers
+
+    def _read_s(self, request: RoutingView, reader: _Reader) -> float:
+        cached = reader.cached
+        return self.costs.read_s(reader.endpoint.id, request.prompt_tokens - cached, cached, reader.loaded)
+
+    def _busy_for(self, request: RoutingView) -> float:
+        """ρ. Who goes before others, or would be too late, does not wait for a rank to spare them anything."""
+        return 0.0 if request.priority > 0 or request.hurries else self.costs.busy.mean
 
     def _decoding(self, ranks: list[Endpoint], request: RoutingView) -> list[tuple[float, Endpoint]]:
         costs, prompt = self.costs, request.prompt_tokens
@@ -276,13 +308,13 @@ class Predicted:
         return LeastCost(
             cost_ms=_ms(best.cost_s),
             wait_ms=_ms(costs.drain_s(reader.id, reader.queued_tokens)),
-            read_ms=_ms(costs.read_s(reader.id, request.prompt_tokens - has, has)),
+            read_ms=_ms(self._read_s(request, best.reader)),
             transfer_ms=_ms(best.transfer_s),
             itl_ms=_ms(step_s / self._left(decode) if reader is decode else step_s),
             cached_tokens=has,
             next_best=second.pair.name if second else "",
             next_cost_ms=_ms(second.cost_s) if second else 0.0,
-            busy=round(costs.busy.mean, 3),
+            busy=round(self._busy_for(request), 3),
         )
 
 
@@ -305,10 +337,6 @@ def _cost(way: _Way) -> float:
 
 def _cost_of_decode(decode: tuple[float, Endpoint]) -> float:
     return decode[0]
-
-
-def _cost_of_candidate(candidate: _Candidate) -> float:
-    return candidate.decoding_s
 
 
 def _ms(seconds: float) -> float:
