@@ -72,7 +72,7 @@ class Feed:
         if self._viewers >= VIEWERS_MAX:
             raise FrontendFull("page", f"{VIEWERS_MAX} pages are open on this frontend", "close one")
         self._viewers += 1
-        if self._ticking is None:
+        if self._ticking is None or self._ticking.done():  # done: by an error, which asyncio logs
             self._begin()
         try:
             yield Viewer(self, owner)
