@@ -60,11 +60,11 @@ class Meetings:
 
     def claim(self, lives: Iterable[str]) -> None:
         """Somebody waits for these: they begin no other meeting. Every claim ends with `take` or `unclaim`."""
-        for life in set(lives):
+        for life in dict.fromkeys(lives):
             self._claims[life] = self._claims.get(life, 0) + 1
 
     def unclaim(self, lives: Iterable[str]) -> None:
-        for life in set(lives):
+        for life in dict.fromkeys(lives):
             self._claims[life] -= 1
             if not self._claims[life]:
                 del self._claims[life]
@@ -72,10 +72,10 @@ class Meetings:
 
     def take(self, lives: Iterable[str]) -> bool:
         """Takes all of what was claimed, unless one of them is taken."""
-        wanted = set(lives)
+        wanted = dict.fromkeys(lives)
         if not self._taken.isdisjoint(wanted):
             return False
-        self._taken |= wanted
+        self._taken.update(wanted)
         self.unclaim(wanted)
         return True
 

@@ -76,7 +76,7 @@ class PlaneServer:
         self._reported_at_s = float("-inf")
         self._looking: asyncio.TimerHandle | None = None
         self._looked_at_s = now_s()
-        self.sessions: set[_Session] = set()
+        self.sessions: dict[_Session, None] = {}  # in their order: a simulation takes the same steps each time
         self._flushing: set[asyncio.Task[None]] = set()
 
     async def start(self, host: str, port: int = 0) -> int:
@@ -138,7 +138,7 @@ class PlaneServer:
 
     def _accept(self) -> Connection:
         session = _Session(self)
-        self.sessions.add(session)
+        self.sessions[session] = None
         return Connection(
             self._secret, is_server=True, on_open=session.opened, on_frame=session.received, on_lost=session.lost
         )
@@ -224,7 +224,7 @@ class _Session:
         if self._legs:
             log.info("a frontend is gone (%s): aborting its %d legs", why, len(self._legs))
         self.connection = None
-        self.server.sessions.discard(self)
+        self.server.sessions.pop(self, None)
         if self._kv is not None:
             self._kv.end()
         for live in list(self._legs.values()):

@@ -87,7 +87,7 @@ class Connections:
         self._report_is_due = self._is_sweeping = False
         self.on_evict: Callable[[str], None] = lambda _life: None
         self.on_view: Callable[[Changes], None] = lambda _changes: None
-        self._waiting: set[asyncio.Future[None]] = set()
+        self._waiting: dict[asyncio.Future[None], None] = {}  # in their order
 
     async def follow(self, watch: AsyncIterator[View]) -> None:
         """Runs until the registry is gone. Waits for no connection: the next record may tell of a dead engine."""
@@ -141,11 +141,11 @@ class Connections:
     async def connected(self) -> None:
         """Until one more engine is connected."""
         waiting = asyncio.get_running_loop().create_future()
-        self._waiting.add(waiting)
+        self._waiting[waiting] = None
         try:
             await waiting
         finally:
-            self._waiting.discard(waiting)
+            self._waiting.pop(waiting, None)
 
     @property
     def granted(self) -> dict[tuple[str, int], tuple[int, int]]:

@@ -22,7 +22,7 @@ def test_a_change_is_told_at_once_and_those_that_follow_together() -> None:
     async def scenario() -> list[float]:
         server = PlaneServer(cast("Any", None), EngineFacts(requests_max=8, kv_tokens=1000), 1, b"")
         session = Session()
-        server.sessions.add(cast("Any", session))
+        server.sessions[cast("Any", session)] = None
         await asyncio.sleep(1.0)
         for wait_s in (0.0, 0.0, REPORT_S / 4, REPORT_S / 4, 10 * REPORT_S):
             server.report_soon()
