@@ -61,7 +61,7 @@ class Deployment:
         self._stack.push_async_callback(self.served.close)
         self.frontends = [RemoteRegistry(f"{HOST}:{port}", SECRET) for _ in range(FRONTENDS)]
         for frontend in self.frontends:
-            self._stack.callback(frontend.close)
+            self._stack.push_async_callback(frontend.close)
             await frontend.connect()
 
     async def prove(self) -> None:

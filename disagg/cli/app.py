@@ -20,6 +20,7 @@ from disagg.cli import act, bench, deploy, logs, model, observe
 from disagg.cli.check import Sets, check, look_at, show
 from disagg.cli.configs import Config, configs
 from disagg.cli.doctor import doctor
+from disagg.cli.listing import list_all
 from disagg.cli.report import report
 from disagg.cli.setup import setup
 from disagg.errors import ConfigError, DisaggError
@@ -43,6 +44,7 @@ app.add_typer(bench.app, name="bench", help="Measure what a machine, or a cluste
 app.command()(setup)
 app.command()(configs)
 app.command()(check)
+app.command("list")(list_all)
 app.command()(observe.status)
 app.command()(logs.logs)
 app.command()(doctor)

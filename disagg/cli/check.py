@@ -102,12 +102,13 @@ def show(config: str, seen: Assessment, *, as_json: bool = False) -> None:
 
 
 def problems_of(seen: Assessment) -> list[Problem]:
-    """All that refuses a plan: the model's files here, and the preflight."""
+    """All that refuses a plan: the model's files here, the registry's, and the preflight."""
     from disagg.preflight.api import check as preflight
     from disagg.preflight.file_rules import problems_here
 
     model = seen.plan.model
-    return [*problems_here(model.path, model.revision), *preflight(seen.plan, seen.shape, seen.facts)]
+    of_files = [*problems_here(model.path, model.revision), *seen.plan.deployment.registry.problems()]
+    return [*of_files, *preflight(seen.plan, seen.shape, seen.facts)]
 
 
 def warnings_of(seen: Assessment) -> list[str]:

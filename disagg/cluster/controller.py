@@ -1,7 +1,7 @@
 """The deployment's driver side: the fleet on its Ray cluster, and the registry that frontends read.
 
-Way:   `disagg serve` -> [Controller] -> Fleet =Ray=> actors; frontends read the registry it serves, and hand on what
-       operators ask (an engine's log lines, its drain)
+Way:   `disagg serve` -> [Controller] -> Fleet =Ray=> actors; frontends read the registry that it serves, or publishes
+       in a store, and hand on what operators ask (an engine's log lines, its drain)
 Owns:  everything it started: `stop` ends it, whatever state it is in
 Fails: StartError when the cluster has too little, or the first start of an engine fails
 """
@@ -20,13 +20,14 @@ from disagg.planning.plan import Plan
 from disagg.registry.control import ControlServer
 from disagg.registry.memory import MemoryRegistry
 from disagg.registry.served import RegistryServer
+from disagg.registry.shared import Shared, SharedRegistry
 
 
 @dataclass(frozen=True, slots=True)
 class Addresses:
     """host:port of what a controller listens on."""
 
-    registry: str
+    registry: str  # empty: frontends read the shared one
     control: str
 
 
@@ -37,7 +38,8 @@ class Controller:
     are READY within `deadlines.start_s` seconds.
     """
 
-    def __init__(self, plan: Plan, setting: Setting) -> None:
+    def __init__(self, plan: Plan, setting: Setting, shared: Shared | None = None) -> None:
+        """`shared`: where the registry is published; None: this process serves it to its frontends."""
         self._plan, self._setting = plan, setting
         self.registry = MemoryRegistry()
         self._places = RayPlaces(setting)
@@ -47,18 +49,23 @@ class Controller:
         canary_s = plan.deployment.health.canary_s
         self.fleet = Fleet(setting, self.registry, self._places, runtime, canary_s, adapters=self.adapters)
         secret = bytes.fromhex(setting.secret)
-        self._served = RegistryServer(self.registry, secret)
-        self.adapters.all_have_seen = self._served.all_have_seen
+        lease_s = plan.deployment.registry.lease_s
+        self._told: RegistryServer | SharedRegistry
+        if shared is None:
+            self._told = RegistryServer(self.registry, secret)
+        else:
+            self._told = SharedRegistry(self.registry, shared, setting.deployment, lease_s)
+        self.adapters.all_have_seen = self._told.all_have_seen
         fleet = self.fleet
         self._control = ControlServer(secret, fleet.log_lines, fleet.drain, fleet.transfer_lost, self.adapters)
 
     async def start(self, host: str) -> Addresses:
         """Places and starts everything, without waiting for READY; returns where frontends reach it."""
         await self.adapters.begin()
-        registry, control = await self._served.start(host), await self._control.start(host)
+        registry, control = await self._told.start(host), await self._control.start(host)
         await self.fleet.place(self._plan.largest_first())
         self.fleet.begin()
-        return Addresses(f"{host}:{registry}", f"{host}:{control}")
+        return Addresses(f"{host}:{registry}" if registry else "", f"{host}:{control}")
 
     async def until_ready(self) -> None:
         """Returns when every engine is READY; raises StartError when one fails to start, or `start_s` is over."""
@@ -66,6 +73,6 @@ class Controller:
 
     async def stop(self) -> None:
         await self.fleet.stop()
-        await self._served.close()
+        await self._told.close()
         await self._control.close()
         self._places.close()

@@ -2,7 +2,7 @@
 
 Way:   serve -> [FrontendProcess] -> python -m disagg.frontend.main
 In:    a FrontendSpec on its standard input, which stays open: the frontend ends when it closes
-Out:   one line on its standard output when it listens; its log lines on ours
+Out:   one line on its standard output when it listens; its log lines on ours; its record in the registry
 """
 
 from __future__ import annotations
@@ -13,8 +13,11 @@ import sys
 
 import msgspec
 
+from disagg.config.frontend import base_url
 from disagg.errors import StartError
 from disagg.frontend.spec import LISTENING, FrontendSpec
+from disagg.registry.interface import Registry
+from disagg.registry.records import FrontendRecord
 
 log = logging.getLogger(__name__)
 
@@ -24,8 +27,10 @@ STOP_MORE_S = 4.0  # beyond `stop_s` a frontend takes some 2 s to cancel what st
 
 
 class FrontendProcess:
-    def __init__(self, spec: FrontendSpec, environment: dict[str, str]) -> None:
-        self._spec, self._environment = spec, environment
+    """`registry`: where it is written that it listens."""
+
+    def __init__(self, spec: FrontendSpec, environment: dict[str, str], registry: Registry | None = None) -> None:
+        self._spec, self._environment, self._registry = spec, environment, registry
         self._process: asyncio.subprocess.Process | None = None
 
     async def start(self) -> None:
@@ -52,6 +57,9 @@ class FrontendProcess:
             await self.stop()
             where, _, what = said.decode(errors="replace").strip().partition(": ")
             raise StartError(where or "frontend", what or "it ended without a word; see the log above")
+        if self._registry is not None:
+            url = base_url(self._spec.host, self._spec.port)
+            await self._registry.put_frontend(FrontendRecord(number=self._spec.number, url=url, pid=self.pid))
 
     @property
     def pid(self) -> int:
@@ -63,6 +71,8 @@ class FrontendProcess:
         while True:
             assert self._process is not None
             status = await self._process.wait()
+            if self._registry is not None:
+                await self._registry.remove_frontend(self._spec.number)
             log.error("the frontend ended with status %d; starting it again", status)
             await asyncio.sleep(RESTART_PAUSE_S)
             try:

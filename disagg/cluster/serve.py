@@ -36,14 +36,16 @@ from disagg.cluster.setting import Setting
 from disagg.config.frontend import page_origins
 from disagg.config.schema import Deployment
 from disagg.coordinator.limits import Limits
-from disagg.errors import StartError
+from disagg.errors import ConfigError, StartError
 from disagg.folders import run_folder
 from disagg.frontend.readers import PROGRAM, READ_S, Order
 from disagg.frontend.spec import FrontendSpec
 from disagg.host_spec import DEPLOYMENT_VARIABLE, SECRET_VARIABLE, TextSpec
 from disagg.models.resolve import resolve_model
 from disagg.planning.plan import Plan, device_of, resolve
+from disagg.registry.keys import Keys
 from disagg.registry.records import State
+from disagg.registry.shared import Shared
 from disagg.registry.table import View
 from disagg.role_table import ROLES
 from disagg.routing.cost.from_shape import NO_PRIOR, prior_of
@@ -105,6 +107,7 @@ async def _run(deployment: Deployment, course: _Course, *, is_quiet: bool) -> No
     surroundings.refuse(os.environ)
     model_path = await _apart(resolve_model, deployment.model.path, deployment.model.revision)
     _refuse_a_taken_port(deployment.frontend.host, deployment.frontend.port)
+    shared = _shared(deployment)
     name = secrets.token_hex(4)  # of this run: the janitor looks for it
     log.info("deployment %s of namespace %s (%s)", deployment.name, deployment.namespace, name)
     async with ray_and_janitor(deployment, name) as (plan, private):
@@ -129,7 +132,7 @@ async def _run(deployment: Deployment, course: _Course, *, is_quiet: bool) -> No
             labels=labels,
             block_tokens=plan.block_tokens if plan.tells_cache else 0,
         )
-        controller = Controller(plan, setting)
+        controller = Controller(plan, setting, shared)
         frontend: FrontendProcess | None = None
         keeping: asyncio.Task[None] | None = None
         progress = asyncio.create_task(_report(controller.registry.watch(), began_s))
@@ -137,8 +140,8 @@ async def _run(deployment: Deployment, course: _Course, *, is_quiet: bool) -> No
             # The frontend runs beside this driver; where engines are on other nodes their hosts are reached by address.
             addresses = await controller.start("127.0.0.1")
             prior = prior_of(plan, seen.facts, seen.gpus, seen.gbytes_s)
-            spec = _frontend_spec(plan, addresses, model_path, prior, is_quiet=is_quiet)
-            frontend = FrontendProcess(spec, _frontend_environment(setting))
+            spec = _frontend_spec(plan, addresses, model_path, prior, shared, is_quiet=is_quiet)
+            frontend = FrontendProcess(spec, _frontend_environment(setting), controller.registry)
             await _first_error(frontend.start(), controller.until_ready())
             course.serves = not course.signal
             took_s = time.monotonic() - began_s
@@ -238,8 +241,23 @@ async def _report(watch: AsyncIterator[View], began_s: float) -> None:
                 log.info("%6.1f s  %s %s %s", time.monotonic() - began_s, record.life, record.state, now[2])
 
 
+def _shared(deployment: Deployment) -> Shared | None:
+    """Where the registry is, if it is not in our memory. Raises ConfigError."""
+    section = deployment.registry
+    if problems := section.problems():
+        raise ConfigError("registry", tuple(problems))
+    at = section.at()
+    return Shared(at, Keys(deployment.namespace, deployment.name, deployment.model.name)) if at is not None else None
+
+
 def _frontend_spec(
-    plan: Plan, addresses: Addresses, model_path: Path, prior: Prior = NO_PRIOR, *, is_quiet: bool = False
+    plan: Plan,
+    addresses: Addresses,
+    model_path: Path,
+    prior: Prior = NO_PRIOR,
+    shared: Shared | None = None,
+    *,
+    is_quiet: bool = False,
 ) -> FrontendSpec:
     deadlines, security = plan.deadlines, plan.deployment.security
     said = deadlines.model_dump() | plan.deployment.routing.model_dump()
@@ -248,6 +266,7 @@ def _frontend_spec(
     return FrontendSpec(
         registry=addresses.registry,
         control=addresses.control,
+        shared=shared,
         host=plan.frontend.host,
         port=plan.frontend.port,
         body_limit_bytes=plan.frontend.body_limit_mib << 20,

@@ -54,8 +54,12 @@ class FrontendSection(Section):
 
     @property
     def base_url(self) -> str:
-        """As OpenAI's clients want it."""
-        return f"http://{f'[{self.host}]' if ':' in self.host else self.host}:{self.port}/v1"
+        return base_url(self.host, self.port)
+
+
+def base_url(host: str, port: int) -> str:
+    """As OpenAI's clients want it."""
+    return f"http://{f'[{host}]' if ':' in host else host}:{port}/v1"
 
 
 def _a_key(key: SecretStr) -> SecretStr:

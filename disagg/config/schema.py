@@ -19,6 +19,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, fie
 from disagg.adapters import ADAPTERS_MAX, problem_of_name
 from disagg.config.frontend import FrontendSection, Security
 from disagg.config.lora import LoraSection
+from disagg.config.registry import RegistrySection
 from disagg.config.sampling_defaults import SamplingDefaults
 from disagg.config.section import Remedy, Section, listed
 from disagg.policy_names import DEFAULT, LEAST_LOADED, SHIPPED
@@ -383,13 +384,6 @@ class Transfer(Section):
         if lanes and "tcp" not in lanes and allowed:
             raise ValueError("leave tcp out, which transfer.allow_tcp allows; add tcp, or say allow_tcp: false")
         return lanes
-
-
-class RegistrySection(Section):
-    """Where it is written who is alive."""
-
-    kind: Literal["memory"] = "memory"
-    """memory: in the deployment's own process. Others are not built yet."""
 
 
 class Telemetry(Section):

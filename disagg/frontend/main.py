@@ -2,7 +2,8 @@
 
 Way:   client -> [HTTP app -> Service -> Coordinator] -> engine hosts
 In:    a FrontendSpec as the first line of standard input; the plane's secret in the environment
-Fails: it ends when its standard input closes or the registry is gone: the deployment is over then
+Fails: it ends when its standard input closes, or the controller that serves its registry is gone: the deployment is
+       over then. A registry in a store may be away for as long as it likes
 
 Usage: python -m disagg.frontend.main   (started by disagg.cluster.frontend_process)
 """
@@ -37,7 +38,10 @@ from disagg.frontend.tokenization import Tokenization
 from disagg.host_spec import SECRET_VARIABLE
 from disagg.kv_events.blocks import BlockHasher
 from disagg.registry.control import ControlClient
+from disagg.registry.follower import Follower
 from disagg.registry.served import RemoteRegistry
+from disagg.registry.shared import open_store
+from disagg.registry.store import StoreLost
 from disagg.routing.connections import Connections
 from disagg.routing.policy import Surroundings, load_policy
 from disagg.routing.router import Router
@@ -65,7 +69,7 @@ async def serve(spec: FrontendSpec) -> None:
     secret = bytes.fromhex(os.environ[SECRET_VARIABLE])
     # Before the connection, which has to prove its secret in time.
     own = None if spec.tokenization == "engine" else _own_tokenizer(spec)
-    registry = RemoteRegistry(spec.registry, secret)
+    registry = _registry(spec, secret)
     await registry.connect()
     connections = Connections(secret, block_tokens=spec.block_tokens, kv_events=spec.kv_events)
     hasher = BlockHasher(secret, spec.block_tokens) if spec.block_tokens else None
@@ -111,6 +115,12 @@ async def serve(spec: FrontendSpec) -> None:
         await following
 
 
+def _registry(spec: FrontendSpec, secret: bytes) -> Follower:
+    if spec.shared is None:
+        return RemoteRegistry(spec.registry, secret)
+    return Follower(open_store(spec.shared.at), spec.shared.keys)
+
+
 def _asking(spec: FrontendSpec, connections: Connections) -> Callable[[Callable[[], Served]], Tokenization]:
     """As `_own_tokenizer`, where the hosts have it."""
     parsers = spec.tool_call_parser, spec.reasoning_parser
@@ -139,7 +149,7 @@ def main() -> None:
         line += data
     try:
         uvloop.run(serve(msgspec.json.decode(line, type=FrontendSpec)))
-    except StartError as error:
+    except (StartError, StoreLost) as error:
         sys.stdout.write(f"{error.where}: {error.message}\n".replace("\n", " ").strip() + "\n")
         raise SystemExit(1) from None
 

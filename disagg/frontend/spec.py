@@ -9,6 +9,7 @@ import msgspec
 
 from disagg.coordinator.limits import Limits
 from disagg.policy_names import DEFAULT
+from disagg.registry.shared import Shared
 from disagg.routing.cost.prior import Prior
 from disagg.tokenizer.overrides import Overrides
 
@@ -16,7 +17,7 @@ LISTENING = b"listening\n"
 
 
 class FrontendSpec(msgspec.Struct, frozen=True, kw_only=True):
-    registry: str  # host:port
+    registry: str  # host:port of the controller's; empty: it is in `shared`
     control: str  # host:port
     host: str
     port: int
@@ -26,6 +27,7 @@ class FrontendSpec(msgspec.Struct, frozen=True, kw_only=True):
     number: int
     stop_s: float
     limits: Limits
+    shared: Shared | None = None
     policy: str = DEFAULT  # as load_policy takes it
     prior: Prior = Prior()  # what the policy believes before anything is measured
     block_tokens: int = 0  # of a KV block, in which routing counts what is cached; 0: it does not

@@ -1,18 +1,19 @@
 """The registry as everyone sees it: a small table with a watch. The controller writes, every frontend watches.
 
-Keys are small, one a fact: an engine's id has its record, a pair of lives has met, an adapter is there. A backend
-(memory; later file and etcd) keeps them wherever it likes, and a Table of them for those who watch here.
+Facts are small: an engine's id has its record, a pair of lives has met, an adapter is there. The controller's own table
+is in its memory (memory.py) and never waits for anybody. From there a Publisher brings it into a store: one in memory,
+which the controller serves, a folder, or etcd (store.py). A Follower has a copy of it in each frontend.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import Mapping
 
 from disagg.adapters import Adapter
 from disagg.registry.met import Met
-from disagg.registry.records import EngineRecord
-from disagg.registry.table import Table, View
+from disagg.registry.records import EngineRecord, FrontendRecord
+from disagg.registry.table import Table, Watch
 
 
 class Watched:
@@ -41,7 +42,12 @@ class Watched:
         """By name; read only."""
         return self._table.adapters
 
-    def watch(self) -> AsyncIterator[View]:
+    @property
+    def frontends(self) -> Mapping[int, FrontendRecord]:
+        """By number; read only."""
+        return self._table.frontends
+
+    def watch(self) -> Watch:
         """Yields a view at once, and again after each change; changes in between may be merged. Ends when the
         registry is gone."""
         return self._table.watch()
@@ -65,6 +71,13 @@ class Registry(Watched, ABC):
 
     @abstractmethod
     async def remove_adapter(self, name: str) -> None: ...
+
+    @abstractmethod
+    async def put_frontend(self, record: FrontendRecord) -> None:
+        """It listens. Replaces that of its number."""
+
+    @abstractmethod
+    async def remove_frontend(self, number: int) -> None: ...
 
     @abstractmethod
     async def forget(self, life: str) -> None:

@@ -1,10 +1,10 @@
-"""The registry in one process's memory: the controller's own, and what RegistryServer serves to frontends."""
+"""The registry in one process's memory: the controller's own, which a Publisher brings to where others see it."""
 
 from __future__ import annotations
 
 from disagg.adapters import Adapter
 from disagg.registry.interface import Registry
-from disagg.registry.records import EngineRecord
+from disagg.registry.records import EngineRecord, FrontendRecord
 
 
 class MemoryRegistry(Registry):
@@ -22,6 +22,12 @@ class MemoryRegistry(Registry):
 
     async def remove_adapter(self, name: str) -> None:
         self._table.remove_adapter(name)
+
+    async def put_frontend(self, record: FrontendRecord) -> None:
+        self._table.put_frontend(record)
+
+    async def remove_frontend(self, number: int) -> None:
+        self._table.remove_frontend(number)
 
     async def forget(self, life: str) -> None:
         self._table.forget(life)

@@ -10,17 +10,18 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Set
 
 NOBODY: Set[str] = frozenset()
+Pair = tuple[str, str]  # lives of a prefill and a decode
 
 
 class Met:
     """Pairs (prefill life, decode life); an aggregated engine has met itself: (its life, its life).
 
-    `add` is O(1), `forget` O(pairs of that life), `met_with` and `in` O(1), `len` O(prefills).
+    `add` and `remove` are O(1), `forget` O(pairs of that life), `met_with` and `in` O(1), `len` O(prefills).
     """
 
     __slots__ = ("_decodes", "_prefills")
 
-    def __init__(self, pairs: Iterable[tuple[str, str]] = ()) -> None:
+    def __init__(self, pairs: Iterable[Pair] = ()) -> None:
         # By life; the values are dicts for their order, which two runs of one simulation have to share.
         self._decodes: dict[str, dict[str, None]] = {}  # of a prefill
         self._prefills: dict[str, dict[str, None]] = {}  # of a decode
@@ -36,14 +37,21 @@ class Met:
         self._prefills.setdefault(decode, {})[prefill] = None
         return True
 
-    def forget(self, life: str) -> bool:
-        """The incarnation has ended; returns whether it had met anybody."""
-        decodes, prefills = self._decodes.pop(life, {}), self._prefills.pop(life, {})
-        for decode in decodes:
-            _take_out(self._prefills, decode, life)
-        for prefill in prefills:
-            _take_out(self._decodes, prefill, life)
-        return bool(decodes or prefills)
+    def remove(self, prefill: str, decode: str) -> bool:
+        """Returns whether they had met."""
+        if decode not in self._decodes.get(prefill, ()):
+            return False
+        _take_out(self._decodes, prefill, decode)
+        _take_out(self._prefills, decode, prefill)
+        return True
+
+    def forget(self, life: str) -> list[Pair]:
+        """The incarnation has ended; returns its pairs, which are gone."""
+        pairs = [(life, decode) for decode in self._decodes.get(life, ())]
+        pairs += [(prefill, life) for prefill in self._prefills.get(life, ()) if prefill != life]
+        for pair in pairs:
+            self.remove(*pair)
+        return pairs
 
     def met_with(self, life: str) -> Set[str]:
         """The lives of the other role that it has met; of an aggregated engine that is proven, itself.
@@ -60,7 +68,7 @@ class Met:
     def __contains__(self, pair: object) -> bool:
         return isinstance(pair, tuple) and pair[1] in self._decodes.get(pair[0], ())
 
-    def __iter__(self) -> Iterator[tuple[str, str]]:
+    def __iter__(self) -> Iterator[Pair]:
         return ((prefill, decode) for prefill, decodes in self._decodes.items() for decode in decodes)
 
     def __len__(self) -> int:
@@ -76,8 +84,6 @@ class Met:
 
 
 def _take_out(of: dict[str, dict[str, None]], key: str, life: str) -> None:
-    others = of.get(key)  # of an aggregated engine both sides are gone already
-    if others is not None:
-        others.pop(life, None)
-        if not others:
-            del of[key]
+    del of[key][life]
+    if not of[key]:
+        del of[key]

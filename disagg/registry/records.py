@@ -62,3 +62,22 @@ class EngineRecord(IncarnationFacts, frozen=True, kw_only=True):
     def life(self) -> str:
         """Names this incarnation."""
         return life_of(self.id, self.incarnation)
+
+
+class FrontendRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """One frontend that listens. Every id of its requests begins with its number."""
+
+    number: int
+    url: str  # as OpenAI's clients want it
+    pid: int
+
+
+class ControllerRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """Who keeps a deployment's keys in a shared registry. There is one for each deployment: it is claimed."""
+
+    run: str  # of `disagg serve`: another one after each start
+    host: str
+    pid: int
+    is_whole: bool = (
+        False  # all the others are there; before, a key that is missing may only have been lost with a lease
+    )

@@ -1,34 +1,38 @@
-"""The controller's table for other processes: all of it at the start, then what changes, one frame at a time.
+"""The registry in the controller's memory, for frontends on other ends of a connection.
 
-Way:   controller's registry -> [RegistryServer] =frames=> [RemoteRegistry] -> a frontend's routing and status
-In:    a watch for each connection; out: Changes, at first the whole table, and the next ones only when the last
-       ones were SEEN: what happens to a frontend that is slow is merged here, and costs no more than the table itself
+Way:   the controller's table -> Publisher -> MemoryStore -> [RegistryServer] =frames=> [RemoteRegistry] -> a frontend's
+       routing and status
+In:    a watch for each connection; out: Batches, at first the whole store, and the next ones only when the last ones
+       were SEEN: what happens to a frontend that is slow is merged here, and costs no more than the store itself
 Fails: when the connection ends, `watch` ends: the deployment's driver is gone, and so is the deployment
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
+from random import Random
 
 import msgspec
 
 from disagg.plane.framing import Connection
 from disagg.plane.network import TCP
-from disagg.registry.changes import Changes
+from disagg.registry.follower import Follower
 from disagg.registry.frame_server import FrameServer
 from disagg.registry.interface import Watched
-from disagg.registry.met import Met
+from disagg.registry.keys import Keys
+from disagg.registry.memory_store import MemoryStore
+from disagg.registry.publisher import Publisher
+from disagg.registry.records import ControllerRecord
+from disagg.registry.store import Batch, Snapshot, Source, StoreLost
 
 CONNECT_S = 10.0
 SEEN = b""  # the frame of a frontend that has taken in the last one
+HERE = Keys("-", "-", "-")  # a store of one deployment alone needs no names
+ME = ControllerRecord(run="-", host="-", pid=0)
 
-
-def _met_of(_type: type, by_prefill: dict[str, dict[str, None]]) -> Met:
-    return Met((prefill, decode) for prefill, decodes in by_prefill.items() for decode in decodes)
-
-
-_encode = msgspec.msgpack.Encoder(enc_hook=Met.by_prefill).encode
-decode_changes = msgspec.msgpack.Decoder(Changes, dec_hook=_met_of).decode
+_encode = msgspec.msgpack.Encoder().encode
+decode_batch = msgspec.msgpack.Decoder(Batch).decode
 
 
 class RegistryServer(FrameServer):
@@ -36,21 +40,33 @@ class RegistryServer(FrameServer):
 
     def __init__(self, registry: Watched, secret: bytes) -> None:
         super().__init__(secret)
-        self._registry = registry
+        self._store = MemoryStore()
+        self._publisher = Publisher(registry, self._store, HERE, ME, 0.0, Random())
+        self._publishing: asyncio.Task[None] | None = None
         self.frames_sent = self.bytes_sent = 0
         self._seen: dict[Connection, int] = {}  # the newest revision that each frontend has taken in
         self._one_has_seen = asyncio.Event()  # each time it is another one
 
+    async def start(self, host: str) -> int:
+        await self._publisher.begin()
+        self._publishing = asyncio.create_task(self._publisher.run(), name="publish the registry")
+        return await super().start(host)
+
+    async def close(self) -> None:
+        if self._publishing is not None:
+            self._publishing.cancel()
+        await super().close()
+
     async def serve(self, connection: Connection, frames: asyncio.Queue[bytes]) -> None:
         self._seen[connection] = -1
         try:
-            async for view in self._registry.watch():
-                body, revision = _encode(view.changes), view.changes.revision
+            async for batch in self._store.watch("", Snapshot(0, {})):
+                body = _encode(batch)
                 self.frames_sent += 1
                 self.bytes_sent += len(body)
                 connection.send(body)
                 await frames.get()  # SEEN
-                self._seen[connection] = revision
+                self._seen[connection] = batch.revision
                 self._note()
         finally:
             del self._seen[connection]
@@ -58,9 +74,10 @@ class RegistryServer(FrameServer):
 
     async def all_have_seen(self, limit_s: float) -> bool:
         """Waits until every frontend that is connected has taken in what the table says now; false after `limit_s`."""
-        revision = self._registry.revision
         try:
             async with asyncio.timeout(limit_s):
+                await self._publisher.published(limit_s)
+                revision = self._store.revision
                 while any(seen < revision for seen in self._seen.values()):
                     await self._one_has_seen.wait()
         except TimeoutError:
@@ -72,44 +89,56 @@ class RegistryServer(FrameServer):
         event.set()
 
 
-class RemoteRegistry(Watched):
-    """A frontend's copy of the controller's table; read only."""
+class _Served(Source):
+    """A RegistryServer's store, by a connection of its own."""
 
     def __init__(self, address: str, secret: bytes) -> None:
-        super().__init__()
         self._address, self._secret = address, secret
-        self._is_whole = asyncio.Event()  # the first frame has come, or nothing will
+        self._frames: asyncio.Queue[bytes | None] = asyncio.Queue()  # None: there is no more
         self._connection: Connection | None = None
 
-    async def connect(self) -> None:
-        """Returns when the whole table is here. Raises OSError (TimeoutError is one)."""
+    async def snapshot(self, prefix: str) -> Snapshot:
+        """Connects, the first time. Raises StoreLost."""
         host, port = self._address.rsplit(":", 1)
-        async with asyncio.timeout(CONNECT_S):
-            await TCP.connect(self._make, host, int(port))
-            await self._is_whole.wait()
-        if self._table.is_closed:
-            raise ConnectionError(f"the registry at {self._address} closed the connection")
+        try:
+            async with asyncio.timeout(CONNECT_S):
+                if self._connection is None:
+                    await TCP.connect(self._make, host, int(port))
+                body = await self._frames.get()
+        except OSError as error:  # TimeoutError is one
+            raise StoreLost(self._address, f"the controller's registry does not answer: {error}") from None
+        if body is None:
+            raise StoreLost(self._address, "the controller's registry closed the connection")
+        self._says_seen()
+        batch = decode_batch(body)
+        return Snapshot(batch.revision, {key: entry for key, entry in batch.changes.items() if entry is not None})
 
-    def close(self) -> None:
+    async def watch(self, prefix: str, since: Snapshot) -> AsyncIterator[Batch]:
+        while (body := await self._frames.get()) is not None:
+            yield decode_batch(body)
+            self._says_seen()
+
+    async def close(self) -> None:
         if self._connection is not None:
             self._connection.close("closed here")
+
+    def _says_seen(self) -> None:
+        assert self._connection is not None
+        self._connection.send(SEEN)
 
     def _make(self) -> Connection:
         self._connection = Connection(
             self._secret,
             is_server=False,
             on_open=lambda _connection: None,
-            on_frame=self._received,
-            on_lost=lambda _why: self._lost(),
+            on_frame=self._frames.put_nowait,
+            on_lost=lambda _why: self._frames.put_nowait(None),
         )
         return self._connection
 
-    def _received(self, body: bytes) -> None:
-        assert self._connection is not None
-        self._table.apply(decode_changes(body))
-        self._connection.send(SEEN)
-        self._is_whole.set()
 
-    def _lost(self) -> None:
-        self._table.close()
-        self._is_whole.set()
+class RemoteRegistry(Follower):
+    """A frontend's copy of the controller's table; read only."""
+
+    def __init__(self, address: str, secret: bytes) -> None:
+        super().__init__(_Served(address, secret), HERE)

@@ -1,6 +1,6 @@
 """The table itself, and those who watch it: engine records, and who has met whom.
 
-Way:   a backend (memory, served, later file and etcd) -> [Table] -> watchers: routing, status, who waits for READY
+Way:   a backend (memory, a follower's) -> [Table] -> watchers: routing, status, who waits for READY
 In:    one change after another; out: to each watcher a View, at once and after each change, what came between merged
 Owns:  the newest of everything, under a revision that grows by one with each change
 """
@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from disagg.adapters import Adapter
 from disagg.registry.changes import Changes
 from disagg.registry.met import Met
-from disagg.registry.records import EngineRecord
+from disagg.registry.records import EngineRecord, FrontendRecord
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +41,7 @@ class Table:
         self._records: dict[str, EngineRecord] = {}
         self._met = Met()
         self._adapters: dict[str, Adapter] = {}
+        self._frontends: dict[int, FrontendRecord] = {}
         self._watches: list[weakref.ref[Watch]] = []  # in the order they came; one that nobody holds any more is gone
         self.is_closed = False
 
@@ -58,6 +59,21 @@ class Table:
     def adapters(self) -> Mapping[str, Adapter]:
         """By name: those that every engine which serves has."""
         return self._adapters
+
+    @property
+    def frontends(self) -> Mapping[int, FrontendRecord]:
+        """By number: those that listen."""
+        return self._frontends
+
+    def put_frontend(self, record: FrontendRecord) -> None:
+        """Replaces that of its number."""
+        if self._frontends.get(record.number) != record:
+            self._frontends[record.number] = record
+            self._tell(lambda changes: changes.frontends.update({record.number: record}))
+
+    def remove_frontend(self, number: int) -> None:
+        if self._frontends.pop(number, None) is not None:
+            self._tell(lambda changes: changes.frontends.update({number: None}))
 
     def put_adapter(self, adapter: Adapter) -> None:
         """Replaces that of its name."""
@@ -82,19 +98,20 @@ class Table:
     def add_met(self, prefill: str, decode: str) -> None:
         """A real transfer between these two lives has succeeded."""
         if self._met.add(prefill, decode):
-            self._tell(lambda changes: changes.met.add(prefill, decode))
+            self._tell(lambda changes: changes.met.update({(prefill, decode): True}))
 
     def forget(self, life: str) -> None:
         """Whom this life has met is of no use any more."""
-        if self._met.forget(life):
-            self._tell(lambda changes: changes.forget(life))
+        if pairs := self._met.forget(life):
+            self._tell(lambda changes: changes.met.update(dict.fromkeys(pairs, False)))
 
     def apply(self, changes: Changes) -> None:
         """Takes in what has happened to another table, and its revision."""
-        for life in changes.forgotten:
-            self.forget(life)
-        for prefill, decode in changes.met:
-            self.add_met(prefill, decode)
+        for pair, have_met in changes.met.items():
+            if have_met:
+                self.add_met(*pair)
+            elif self._met.remove(*pair):
+                self._tell(lambda changes, pair=pair: changes.met.update({pair: False}))  # type: ignore[misc]
         for engine_id, record in changes.records.items():
             if record is None:
                 self.remove(engine_id)
@@ -105,11 +122,17 @@ class Table:
                 self.remove_adapter(name)
             else:
                 self.put_adapter(adapter)
+        for number, frontend in changes.frontends.items():
+            if frontend is None:
+                self.remove_frontend(number)
+            else:
+                self.put_frontend(frontend)
         self.revision = changes.revision
 
     def snapshot(self) -> Changes:
         """Everything, as changes of an empty table."""
-        return Changes(self.revision, dict(self._records), Met(self._met), adapters=dict(self._adapters))
+        met = dict.fromkeys(self._met, True)
+        return Changes(self.revision, met, dict(self._records), dict(self._adapters), dict(self._frontends))
 
     def view(self) -> View:
         """As the first one of a watch."""
@@ -151,12 +174,16 @@ class Watch(AsyncIterator[View]):
     def wake(self) -> None:
         self._changed.set()
 
-    async def __anext__(self) -> View:
-        while not self.pending and not self._is_first:
-            if self._table.is_closed:
-                raise StopAsyncIteration
+    async def changed(self) -> None:
+        """Until there is something to yield, or an end."""
+        while not self.pending and not self._is_first and not self._table.is_closed:
             self._changed.clear()
             await self._changed.wait()
+
+    async def __anext__(self) -> View:
+        await self.changed()
+        if not self.pending and not self._is_first:
+            raise StopAsyncIteration
         table, changes = self._table, self.pending
         self.pending, self._is_first = Changes(), False
         changes.revision = table.revision

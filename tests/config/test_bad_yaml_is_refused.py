@@ -236,7 +236,27 @@ for _section in ("security", "telemetry"):
 MISTAKES |= {
     "name with a dot": (PAIR + "name: a.b", "name", "must be small letters, digits and -, 63 at most"),
     "namespace in capitals": (PAIR + "namespace: Prod", "namespace", "must be small letters"),
-    "unknown registry": (PAIR + "registry: {kind: etcd}", "registry.kind", "must be 'memory', is the text 'etcd'"),
+    "unknown registry": (PAIR + "registry: {kind: zookeeper}", "registry.kind", "must be 'memory', 'file' or 'etcd'"),
+    "etcd without members": (PAIR + "registry: {kind: etcd}", "registry", "say endpoints: [127.0.0.1:2379]"),
+    "an endpoint that is a URL": (
+        PAIR + "registry: {kind: etcd, endpoints: ['https://a:2379']}",
+        "registry.endpoints.0",
+        "is no host:port",
+    ),
+    "an endpoint without its list": (PAIR + "registry: {kind: etcd, endpoints: a:1}", "registry.endpoints", "a list"),
+    "a folder without its kind": (PAIR + "registry: {path: /a}", "registry", "path is of kind file"),
+    "a registry's folder from here": (PAIR + "registry: {kind: file, path: a}", "registry", "from '/' or '~' on"),
+    "a user without a password": (
+        PAIR + "registry: {kind: etcd, endpoints: ['a:1'], user: u}",
+        "registry",
+        "one of user and password",
+    ),
+    "a certificate without its key": (
+        PAIR + "registry: {kind: etcd, endpoints: ['a:1'], tls: {cert: /a}}",
+        "registry.tls",
+        "one of cert and key",
+    ),
+    "a lease too short for etcd": (PAIR + "registry: {kind: memory, lease_s: 1}", "registry.lease_s", "at least 3"),
     "unknown lane": (PAIR + "transfer: {lanes: [cuda_ipc, rdme]}", "transfer.lanes.1", "did you mean rdma?"),
     "one lane that is no list": (PAIR + "transfer: {lanes: shm}", "transfer.lanes", "must be a list"),
     "tcp that is not allowed": (PAIR + "transfer: {lanes: [tcp]}", "transfer.lanes", "say allow_tcp: true"),

@@ -11,10 +11,11 @@ import pytest
 
 from disagg.adapters import Adapter
 from disagg.plane.framing import Connection
-from disagg.registry.changes import Changes
+from disagg.registry.keys import read
 from disagg.registry.memory import MemoryRegistry
 from disagg.registry.records import EngineRecord, State
-from disagg.registry.served import SEEN, RegistryServer, RemoteRegistry, decode_changes
+from disagg.registry.served import SEEN, RegistryServer, RemoteRegistry, decode_batch
+from disagg.registry.store import Batch, StoreLost
 from disagg.roles import Role
 
 SECRET = b"s" * 32
@@ -58,7 +59,7 @@ async def test_a_frontend_that_comes_late_has_the_whole_table_once_it_is_connect
         await registry.remove("decode-2")
         late = RemoteRegistry(address, SECRET)
         await late.connect()
-        await until(lambda: early.revision == registry.revision)
+        await until(lambda: (early.records, early.met) == (registry.records, registry.met))
         for remote in early, late:
             assert (remote.records, remote.met) == (registry.records, registry.met)
             assert len(remote.met) == 6
@@ -80,13 +81,13 @@ async def test_a_pair_that_meets_costs_a_frame_of_its_own_size_however_large_the
 async def test_changes_are_merged_while_a_frontend_is_slow() -> None:
     """A frontend that says nothing gets nothing more; what happens meanwhile is one frame, without what is over."""
     async with served(1) as (registry, _, address):
-        frames: list[Changes] = []
+        frames: list[Batch] = []
         host, port = address.split(":")
         slow = Connection(
             SECRET,
             is_server=False,
             on_open=lambda _: None,
-            on_frame=lambda body: frames.append(decode_changes(body)),
+            on_frame=lambda body: frames.append(decode_batch(body)),
             on_lost=lambda _: None,
         )
         await asyncio.get_running_loop().create_connection(lambda: slow, host, int(port))
@@ -99,10 +100,9 @@ async def test_changes_are_merged_while_a_frontend_is_slow() -> None:
         assert len(frames) == 1
         slow.send(SEEN)
         await until(lambda: len(frames) == 2)
-        merged = frames[1]
+        merged = read(frames[1].changes)
         assert [(r.id, r.incarnation) for r in merged.records.values() if r] == [("decode-0", 499)]
-        assert list(merged.met) == [("prefill-0#1", "decode-0#499")]
-        assert merged.revision == registry.revision
+        assert [pair for pair, have_met in merged.met.items() if have_met] == [("prefill-0#1", "decode-0#499")]
         slow.close("done")
 
 
@@ -120,7 +120,7 @@ async def test_when_the_controller_is_gone_a_watch_ends() -> None:
 async def test_without_the_secret_nothing_is_told() -> None:
     async with served(1) as (_, server, address):
         remote = RemoteRegistry(address, b"t" * 32)
-        with pytest.raises(ConnectionError):
+        with pytest.raises(StoreLost):
             await remote.connect()
         assert not remote.records
         assert server.frames_sent == 0
@@ -140,7 +140,8 @@ async def test_adapters_come_and_go_and_the_controller_knows_when_all_have_seen_
         await registry.remove_adapter("sql")
         assert await server.all_have_seen(5)
         assert first.adapters == second.adapters == {}
-        second.close()
+        await second.close()
+        await asyncio.sleep(0.05)
         await registry.put_adapter(Adapter("fr", "/b"))
         assert await server.all_have_seen(5), "one that has left is not waited for"
 

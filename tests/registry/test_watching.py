@@ -85,7 +85,7 @@ async def test_a_watcher_gets_everything_first_and_then_changes_alone() -> None:
     table.forget(DECODES[1])
     table.remove("decode-0")
     third = await anext(watch)
-    assert (list(third.changes.forgotten), third.changes.records) == ([DECODES[1]], {"decode-0": None})
+    assert (third.changes.met, third.changes.records) == ({(PREFILLS[0], DECODES[1]): False}, {"decode-0": None})
 
 
 async def test_what_changes_nothing_wakes_nobody() -> None:
