@@ -11,6 +11,7 @@ from random import Random
 import pytest
 from etcd_here import Etcd, answers, etcd
 
+from disagg.registry import etcd_store
 from disagg.registry.etcd_store import EtcdStore
 from disagg.registry.file_store import FileStore
 from disagg.registry.memory_store import Memory, MemoryStore
@@ -201,7 +202,8 @@ async def test_whatever_is_done_each_watcher_ends_with_the_table(new: New, prefi
         await watcher.stop()
 
 
-async def test_many_keys_are_written_and_read(new: New, prefix: str) -> None:
+async def test_many_keys_are_written_and_read(new: New, prefix: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(etcd_store, "PAGE_KEYS", 1000)
     store = await new()
     lease = await store.grant(60)
     many = {f"{prefix}{number:05}": b"x" * 100 for number in range(2500)}
