@@ -30,5 +30,6 @@ def first_steps(plan: Plan) -> list[str]:
     return [
         f"ask it:   curl -s {url}{path}{asked}",
         f"look:     {named}disagg status" + " (DISAGG_API_KEY: an admin key)" * bool(security.admin_keys),
+        f"page:     {url.removesuffix('/v1')}/disagg/",
         "end it:   Ctrl-C",
     ]

@@ -13,7 +13,7 @@ import asyncio
 import logging
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from random import Random
 
 from disagg.coordinator.admission import Admission
@@ -61,6 +61,7 @@ class Coordinator:
         self._shared = Shared(limits, self.rooms, TokenBatch(now_s), now_s)
         self._ended: OrderedDict[str, Remembered] = OrderedDict()
         self.on_transfer_lost: Callable[[str, str], None] = lambda _prefill, _decode: None  # lives
+        self.on_lost_try: Callable[[Request, Pair], None] = lambda _request, _pair: None
         router.connections.on_evict = self._evict
 
     async def run(self, request: Request, sink: Sink) -> None:
@@ -116,6 +117,10 @@ class Coordinator:
     def find(self, request_id: str) -> Request | Remembered | None:
         return self.live.get(request_id) or self._ended.get(request_id)
 
+    def ended(self) -> Iterable[Remembered]:
+        """Those that are remembered, the newest first."""
+        return reversed(self._ended.values())
+
     @property
     def waiting(self) -> int:
         """Requests that have no pair."""
@@ -155,6 +160,7 @@ class Coordinator:
         is_blamed = isinstance(error, EngineLost) and self._is_blamed(request, pair)
         is_bystander = isinstance(error, EngineLost) and not (is_blamed and request.blames[-1].alone)
         request.facts.lost_tries += (LostTry(pair.name, emitted, error.what, is_bystander),)
+        self.on_lost_try(request, pair)
         lost = request.facts.lost_tries
         counted = [each for each in lost if not each.bystander and bool(each.after_tokens) == bool(emitted)]
         limit = limits.migration_limit if emitted else limits.retry_limit

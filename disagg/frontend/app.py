@@ -25,6 +25,7 @@ from disagg.frontend.keys import Caller, Keys, Right
 from disagg.frontend.native_api.adapters import AdapterRoutes, adapter_error
 from disagg.frontend.native_api.routes import NativeRoutes
 from disagg.frontend.origins import Origins
+from disagg.frontend.page.routes import PageRoutes
 from disagg.frontend.receiving import bare_id
 from disagg.frontend.request_body import no_such_model
 from disagg.frontend.responses import encode
@@ -67,7 +68,7 @@ class Frontend:
         self._generations = Generations(backend, tokenization, body_limit_bytes)
         self._embeddings = Embeddings(backend, tokenization, body_limit_bytes, self._generations.running)
         native = NativeRoutes(backend, tokenization, self._generations.cancel)
-        adapters = AdapterRoutes(backend)
+        adapters, page = AdapterRoutes(backend), PageRoutes(backend)
         self._server = HttpServer(self, limits, refusals or Refusals())
         self._routes = Routes(
             {
@@ -100,11 +101,14 @@ class Frontend:
                 "/health": Route("GET", Right.HEALTH, self._health),
                 "/ready": Route("GET", Right.HEALTH, self._ready),
                 "/metrics": Route("GET", Right.METRICS, self._metrics),
+                "/disagg": Route("GET", Right.HEALTH, page.page),
+                "/disagg/events": Route("GET", Right.STATUS, page.events),
                 "/disagg/status": Route("GET", Right.STATUS, self._status),
                 "/disagg/loads": Route("GET", Right.STATUS, self._loads),
                 # the rest of the path is the name
                 "/v1/models/": Route("GET", Right.CLIENT, self._model),
                 "/v1/requests/": Route("DELETE", Right.CLIENT, self._cancel),
+                "/disagg/page/": Route("GET", Right.HEALTH, page.file),
                 "/disagg/requests/": Route("GET", Right.STATUS, self._timeline),
                 "/disagg/logs/": Route("GET", Right.OPERATE, self._engine_log),
                 "/disagg/engines/": Route("POST", Right.OPERATE, self._drain),
@@ -116,6 +120,7 @@ class Frontend:
 
     async def stop(self, limit_s: float) -> None:
         """Running requests may end within the limit; then they are cancelled."""
+        self._backend.feed.close()
         await self._server.stop(limit_s)
         await self._tokenization.stop()
 

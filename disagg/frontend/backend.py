@@ -8,6 +8,7 @@ from typing import Any, Protocol
 from disagg.adapters import Adapter, Served
 from disagg.coordinator.request import Request
 from disagg.coordinator.sink import Sink
+from disagg.frontend.page.feed import Feed
 
 
 class Backend(Protocol):
@@ -18,6 +19,7 @@ class Backend(Protocol):
 
     model_name: str  # what clients say
     created_s: int  # wall clock
+    feed: Feed  # of the page
 
     @property
     def served(self) -> Served:

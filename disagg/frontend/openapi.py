@@ -39,6 +39,9 @@ ABOUT: Mapping[str, str] = {
     "/v1/models": "The model that is served",
     "/v1/models/{name}": "One model",
     "/v1/requests/{name}": "Ends a running request",
+    "/disagg": "What the deployment does, as a page",
+    "/disagg/page/{name}": "A file of that page",
+    "/disagg/events": "What that page shows: once everything, then what changes, each second",
     "/disagg/status": "Engines, and what runs",
     "/disagg/loads": "What each engine says of its load",
     "/disagg/requests/{name}": "A request's timeline",
@@ -50,6 +53,9 @@ PLAIN = "text/plain"
 TYPES = {  # of an answer, where it is no JSON
     "/metrics": PLAIN,
     "/docs": "text/html",
+    "/disagg": "text/html",
+    "/disagg/page/{name}": PLAIN,
+    "/disagg/events": "text/event-stream",
     "/flush_cache": PLAIN,
     "/disagg/logs/{name}": PLAIN,
 }

@@ -22,6 +22,7 @@ from disagg.coordinator.request import Request
 from disagg.coordinator.sink import Sink
 from disagg.errors import DeadlineExceeded, LegLost
 from disagg.frontend.http1 import Refusals
+from disagg.frontend.page.feed import Feed
 from disagg.registry.control import ControlClient
 from disagg.registry.records import State
 from disagg.routing.router import Router
@@ -60,6 +61,7 @@ class Service:
         self._prefix = f"{number:0{FRONTEND_DIGITS}x}"
         self._metrics = FrontendMetrics()
         self.pulse = Pulse(coordinator.live, lambda: coordinator.waiting)
+        self.feed = Feed(model_name, coordinator, router.connections)
         self._refusals = refusals or Refusals()
         self._telling: dict[tuple[str, str], asyncio.Task[None]] = {}  # pairs whose lost KV the controller hears of now
         coordinator.on_transfer_lost = self._transfer_lost
@@ -95,6 +97,7 @@ class Service:
         finally:
             self._metrics.ended(request)
             self.pulse.ended(request)
+            self.feed.ended(request)
 
     def ready(self) -> tuple[bool, str]:
         if self._is_ready():

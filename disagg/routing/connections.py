@@ -24,6 +24,7 @@ from disagg.plane.client import PlaneClient
 from disagg.plane.ledger import Capacity
 from disagg.plane.messages import RankTaken
 from disagg.plane.network import TCP, Network
+from disagg.registry.changes import Changes
 from disagg.registry.records import EngineRecord, State
 from disagg.registry.table import View
 from disagg.role_table import ROLES
@@ -61,6 +62,7 @@ class CacheTold(NamedTuple):
 
 class Connections:
     """`on_evict(life)` is called when requests should leave an engine; `endpoints.on_change` when one may be free.
+    `on_view(changes)` is called when the registry's have been taken in.
     `block_tokens`: of a KV block, as the hosts cut them; 0: nobody asks what they have cached. `kv_events`: they tell;
     else it is guessed from what was sent there."""
 
@@ -84,6 +86,7 @@ class Connections:
         self._numbers = itertools.count()
         self._report_is_due = self._is_sweeping = False
         self.on_evict: Callable[[str], None] = lambda _life: None
+        self.on_view: Callable[[Changes], None] = lambda _changes: None
         self._waiting: dict[asyncio.Future[None], None] = {}  # in their order
 
     async def follow(self, watch: AsyncIterator[View]) -> None:
@@ -114,6 +117,7 @@ class Connections:
                 known.is_evicted = True
                 self.on_evict(life)
         self.endpoints.on_change()
+        self.on_view(view.changes)
 
     def met_with(self, life: str) -> Set[str]:
         """The lives with which this one has had a successful real transfer, itself left out."""
@@ -129,6 +133,11 @@ class Connections:
         """Of the connected engines, by life."""
         return {name: life.client for name, life in self._lives.items() if life.client is not None}
 
+    @property
+    def engines(self) -> list[Engine]:
+        """Of the last connection to each incarnation that may be used."""
+        return [life.engine for life in self._lives.values() if life.engine is not None]
+
     async def connected(self) -> None:
         """Until one more engine is connected."""
         waiting = asyncio.get_running_loop().create_future()
@@ -141,8 +150,7 @@ class Connections:
     @property
     def granted(self) -> dict[tuple[str, int], tuple[int, int]]:
         """(engine id, dp rank) -> requests and KV tokens, as its host reported last."""
-        engines = (life.engine for life in self._lives.values() if life.engine is not None)
-        endpoints = (endpoint for engine in engines for endpoint in engine.endpoints)
+        endpoints = (endpoint for engine in self.engines for endpoint in engine.endpoints)
         return {(e.engine.id, e.dp_rank): (e.reported.requests, e.reported.kv_tokens) for e in endpoints}
 
     @property

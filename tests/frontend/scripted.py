@@ -14,10 +14,15 @@ from typing import Any
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
 from disagg.adapters import Adapter, Served
+from disagg.coordinator.coordinator import Coordinator
+from disagg.coordinator.limits import Limits
 from disagg.coordinator.request import FinishReason, Request
 from disagg.coordinator.sink import Sink
 from disagg.frontend.app import Frontend
 from disagg.frontend.own_tokenizer import OwnTokenizer
+from disagg.frontend.page.feed import Feed
+from disagg.routing.connections import Connections
+from disagg.routing.router import Router
 from disagg.tokenizer.codec import Codec
 
 MODEL = "scripted"
@@ -49,6 +54,10 @@ class Running:
 
 
 Script = Callable[[Running], Awaitable[None]]
+
+
+def feed_of(connections: Connections) -> Feed:
+    return Feed(MODEL, Coordinator(Router(connections), Limits()), connections)
 
 
 def make_model_folder(folder: Path) -> Path:
@@ -91,6 +100,7 @@ class ScriptedBackend:
     drained: list[tuple[str, bool]] = field(default_factory=list)
     flushed: list[float] = field(default_factory=list)
     flushes: dict[str, str] = field(default_factory=lambda: {"prefill-0#1": ""})
+    feed: Feed = field(default_factory=lambda: feed_of(Connections(b"")))
     ended: asyncio.Event = field(default_factory=asyncio.Event)
     ids_given: int = 0
 

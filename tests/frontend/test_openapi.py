@@ -119,7 +119,8 @@ async def test_answers_are_of_the_type_that_is_told(codec: Codec) -> None:
             if "get" not in operations:
                 continue
             name = "prefill-0" if "logs" in path else MODEL
-            answer = await exchange(frontend.port, http_request("GET", path.replace("{name}", name)))
+            method = "HEAD" if path == "/disagg/events" else "GET"  # it has no end
+            answer = await exchange(frontend.port, http_request(method, path.replace("{name}", name)))
             if answer.status == 200:
                 (kind,) = operations["get"]["responses"]["200"]["content"]
                 assert answer.headers["content-type"].startswith(kind), path

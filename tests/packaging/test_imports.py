@@ -30,6 +30,7 @@ FLOORS = (
         "policy_names",
         "token_ids",
         "freed_memory",
+        "nearness",
     ),
     ("host_spec", "folders", "surroundings", "fields", "reasoning_end", "stop_patterns"),
     ("kv_events",),

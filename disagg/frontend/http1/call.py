@@ -187,7 +187,7 @@ class Call:
 
     async def respond(self, status: int, fields: Sequence[Field], body: bytes) -> None:
         """A whole answer, in one write. Nobody waits for the client to take it: the door does."""
-        length = [(b"content-length", b"%d" % len(body))] if status != 204 else []
+        length = [(b"content-length", b"%d" % len(body))] if status not in (204, 304) else []
         head = self._answer_head(status, [*fields, *length])
         self._connection.write(head if self.head.method == "HEAD" else head + body)
         self._finish()

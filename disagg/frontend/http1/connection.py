@@ -337,7 +337,11 @@ class Connection(asyncio.Protocol):
             return
         self.deadline_s = self._loop.time() + self.door.limits.linger_s
         self.door.burst.write()
-        self.transport.write_eof()
+        try:
+            self.transport.write_eof()
+        except OSError:  # it was reset, and nobody has been told yet
+            self._close()
+            return
         self.resume_reading()
 
     def _close(self) -> None:

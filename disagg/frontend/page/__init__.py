@@ -1,0 +1,1 @@
+"""The page of `/disagg/`: what a deployment does, live, in a browser (docs/page.md)."""

@@ -1,0 +1,217 @@
+"""What the page is told: once a snapshot, then each second what has changed.
+
+Way:   registry's changes, ranks' loads, requests -> [Feed] -> a Viewer each open page
+In:    the coordinator and the connections of this frontend; what hosts report is of all frontends
+Owns:  one task while somebody looks, none else; the charts' last HISTORY seconds; the newest events, encoded once for
+       all viewers. A viewer has no queue: one that was too slow for an event gets a new snapshot
+Fails: FrontendFull for more than VIEWERS_MAX pages
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from disagg import __version__
+from disagg.coordinator.coordinator import Coordinator
+from disagg.coordinator.request import Request
+from disagg.errors import FrontendFull
+from disagg.frontend.events import event
+from disagg.frontend.page.meter import Meter, Rank, Sample
+from disagg.frontend.page.rows import ended_rows, engine_row, live_rows
+from disagg.frontend.page.story import Story
+from disagg.registry.changes import Changes
+from disagg.routing.connections import Connections
+from disagg.routing.endpoints import Pair
+
+VIEWERS_MAX = 32
+TICK_S = 1.0
+HISTORY = 15 * 60  # samples
+
+Loads = dict[str, list[list[float]]]  # engine -> each rank's requests, KV tokens, tokens made and read a second
+
+
+class Feed:
+    """What all open pages of a frontend are told, made once for all of them.
+
+    `now_s`: the monotonic clock of requests; `wall_s`: of what people read.
+    """
+
+    def __init__(
+        self,
+        model_name: str,
+        coordinator: Coordinator,
+        connections: Connections,
+        now_s: Callable[[], float] = time.monotonic,
+        wall_s: Callable[[], float] = time.time,
+    ) -> None:
+        self._model_name, self._coordinator, self._connections = model_name, coordinator, connections
+        self._now_s, self._wall_s = now_s, wall_s
+        self._meter, self._story = Meter(coordinator.live), Story(connections.records)
+        self._history: deque[Sample] = deque(maxlen=HISTORY)
+        self._phases: Counter[str] = Counter()
+        self._loads: Loads = {}
+        self._peers: dict[str, int] = {}  # engine -> how many it has met
+        self._changed: set[str] = set()  # engines, since the last tick
+        self._viewers = 0
+        self._ticking: asyncio.Task[None] | None = None
+        self._ticked = asyncio.Event()
+        self._is_over = False
+        self.number = 0  # of ticks
+        self._tick = self._snapshot = b""
+        self._lists: dict[bytes | None, bytes] = {}  # by owner, of this tick
+        connections.on_view = self._on_view
+        coordinator.on_lost_try = self._on_lost_try
+
+    @contextmanager
+    def viewer(self, owner: bytes | None) -> Iterator[Viewer]:
+        """One open page, which is shown requests of this owner alone; None: all. Raises FrontendFull."""
+        if self._viewers >= VIEWERS_MAX:
+            raise FrontendFull("page", f"{VIEWERS_MAX} pages are open on this frontend", "close one")
+        self._viewers += 1
+        if self._ticking is None or self._ticking.done():  # done: by an error, which asyncio logs
+            self._begin()
+        try:
+            yield Viewer(self, owner)
+        finally:
+            self._viewers -= 1
+            if not self._viewers:
+                self._end()
+
+    def ended(self, request: Request) -> None:
+        """Counts a request, however it ended, if somebody looks."""
+        self._meter.ended(request)
+
+    def close(self) -> None:
+        """All viewers' events end."""
+        self._is_over = True
+        self._ticked.set()
+
+    async def after(self, number: int, owner: bytes | None) -> bytes:
+        """What to tell a viewer who has seen tick `number`; empty: it is over."""
+        if number == self.number and not self._is_over:
+            await self._ticked.wait()
+        if self._is_over:
+            return b""
+        return (self._tick if number == self.number - 1 else self._whole()) + self._lists_of(owner)
+
+    def _begin(self) -> None:
+        self._meter.begin()
+        self._loads, self._peers = self._loads_now(Counter(), Counter(), 1.0), self._peers_now()
+        self._phases = Counter(request.phase.name.lower() for request in self._coordinator.live.values())
+        self._snapshot = b""
+        self._lists.clear()
+        self.number += 1
+        self._ticking = asyncio.create_task(self._run(), name="the page's feed")
+
+    def _end(self) -> None:
+        assert self._ticking is not None
+        self._ticking.cancel()
+        self._ticking = None
+        self._meter.stop()
+
+    async def _run(self) -> None:
+        last_s = self._now_s()
+        while True:
+            await asyncio.sleep(TICK_S)
+            phases = await self._meter.look()
+            now_s = self._now_s()
+            self._make_tick(phases, now_s - last_s)
+            last_s = now_s
+
+    def _make_tick(self, phases: Counter[str], took_s: float) -> None:
+        at_s, records = self._wall_s(), self._connections.records
+        sample, made, read = self._meter.sample(at_s, took_s, self._coordinator.waiting)
+        self._history.append(sample)
+        self._phases = phases
+        before, self._loads = self._loads, self._loads_now(made, read, took_s)
+        peers_before, self._peers = self._peers, self._peers_now()
+        changed, self._changed = self._changed, set()
+        self._tick = event(
+            "tick",
+            at_s=at_s,
+            engines=[engine_row(records[engine_id]) for engine_id in sorted(changed & records.keys())],
+            gone=sorted(changed - records.keys()),
+            loads={engine_id: ranks for engine_id, ranks in self._loads.items() if ranks != before.get(engine_id)},
+            peers={each: count for each, count in self._peers.items() if count != peers_before.get(each)},
+            sample=sample,
+            phases=phases,
+            story=self._story.changes(),
+        )
+        self._snapshot = b""
+        self._lists.clear()
+        self.number += 1
+        ticked, self._ticked = self._ticked, asyncio.Event()
+        ticked.set()
+
+    def _whole(self) -> bytes:
+        """The snapshot, made once a tick at the most, and only where somebody needs it."""
+        if not self._snapshot:
+            self._snapshot = event(
+                "snapshot",
+                at_s=self._wall_s(),
+                model=self._model_name,
+                version=__version__,
+                engines=[engine_row(record) for _, record in sorted(self._connections.records.items())],
+                loads=self._loads,
+                peers=self._peers,
+                history=list(self._history),
+                columns=Sample.__struct_fields__,
+                phases=self._phases,
+                story=list(self._story.chapters),
+            )
+        return self._snapshot
+
+    def _lists_of(self, owner: bytes | None) -> bytes:
+        if owner not in self._lists:
+            coordinator = self._coordinator
+            self._lists[owner] = event(
+                "requests",
+                live=live_rows(coordinator.live.values(), owner, self._now_s()),
+                ended=ended_rows(coordinator.ended(), owner),
+            )
+        return self._lists[owner]
+
+    def _peers_now(self) -> dict[str, int]:
+        connections = self._connections
+        return {r.id: len(connections.endpoints.met.met_with(r.life)) for r in connections.records.values()}
+
+    def _loads_now(self, made: Counter[Rank], read: Counter[Rank], took_s: float) -> Loads:
+        return {
+            engine.id: [
+                [
+                    endpoint.requests_of_clients,
+                    endpoint.load[1],
+                    round(made[engine.life, endpoint.dp_rank] / took_s),
+                    round(read[engine.life, endpoint.dp_rank] / took_s),
+                ]
+                for endpoint in engine.endpoints
+            ]
+            for engine in self._connections.engines
+        }
+
+    def _on_view(self, changes: Changes) -> None:
+        self._story.on_records(changes.records, self._wall_s())
+        if self._viewers:
+            self._changed |= changes.records.keys()
+
+    def _on_lost_try(self, request: Request, pair: Pair) -> None:
+        blamed = [endpoint.life for endpoint in pair.endpoints if endpoint.life in request.failed_on]
+        self._story.tell("moved" if request.emitted_ids else "retried", blamed or [pair.name], self._wall_s())
+
+
+class Viewer:
+    """One open page's place in the feed."""
+
+    def __init__(self, feed: Feed, owner: bytes | None) -> None:
+        self._feed, self._owner = feed, owner
+        self._seen = -2  # no tick: the first is a snapshot
+
+    async def next(self) -> bytes:
+        """Events that bring the page up to date; empty at the end."""
+        events = await self._feed.after(self._seen, self._owner)
+        self._seen = self._feed.number
+        return events

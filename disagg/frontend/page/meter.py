@@ -1,0 +1,117 @@
+"""What this frontend's requests do in a second: tokens by rank, first tokens, ends.
+
+Way:   Feed, each second; Service, at each request's end -> [Meter] -> a Sample
+Owns:  how many tokens of each live request were counted. Nothing while nobody looks
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Mapping
+from itertools import islice
+
+import msgspec
+
+from disagg.coordinator.phases import Phase
+from disagg.coordinator.request import Request
+
+FIRST_TOKENS_MAX = 10_000  # of a second: its percentiles are of these, the first ones
+REQUESTS_A_TURN = 500  # that are looked at before others have their turn of the event loop
+
+Rank = tuple[str, int]  # an engine's life, dp rank
+
+
+class Sample(msgspec.Struct, array_like=True):
+    """One second of the charts. Rates are per second; of a second without a first token the times are None."""
+
+    at_s: float  # wall clock
+    made: float  # tokens
+    read: float  # prompt tokens, of prompts whose first token came
+    ended: float
+    failed: float
+    running: int
+    queued: int
+    ttft_ms_p50: float | None
+    ttft_ms_p99: float | None
+
+
+class Meter:
+    """Counts from `begin` to `stop`; `sample` tells what came since the last one. `live`: this frontend's requests, by
+    id."""
+
+    def __init__(self, live: Mapping[str, Request]) -> None:
+        self._live = live
+        self.is_on = False
+        self._counted: dict[str, int] = {}  # live request -> tokens
+        self._forget()
+
+    def _forget(self) -> None:
+        self.made: Counter[Rank] = Counter()
+        self.read: Counter[Rank] = Counter()
+        self._first_tokens_s: list[float] = []
+        self._ended = self._failed = 0
+
+    def begin(self) -> None:
+        """Counts from now on."""
+        self.is_on = True
+        self._counted = {request.id: len(request.emitted_ids) for request in self._live.values() if request.emitted_ids}
+        self._forget()
+
+    def stop(self) -> None:
+        self.is_on, self._counted = False, {}
+        self._forget()
+
+    def ended(self, request: Request) -> None:
+        if self.is_on:
+            self._count(request)
+            self._counted.pop(request.id, None)
+            self._ended += 1
+            self._failed += request.phase is Phase.FAILED
+
+    async def look(self) -> Counter[str]:
+        """Counts what live requests have made, and how many are in each phase."""
+        phases: Counter[str] = Counter()
+        live = list(self._live.values())
+        for begin in range(0, len(live), REQUESTS_A_TURN):
+            for request in islice(live, begin, begin + REQUESTS_A_TURN):
+                if request.id in self._live:  # else it has ended meanwhile, and was counted then
+                    phases[request.phase.name.lower()] += 1
+                    self._count(request)
+            await asyncio.sleep(0)
+        return phases
+
+    def sample(self, at_s: float, took_s: float, queued: int) -> tuple[Sample, Counter[Rank], Counter[Rank]]:
+        """What was counted since the last one, and by rank the tokens made and read in it."""
+        first, made, read = sorted(self._first_tokens_s), self.made, self.read
+        sample = Sample(
+            round(at_s, 1),
+            round(made.total() / took_s, 1),
+            round(read.total() / took_s, 1),
+            round(self._ended / took_s, 2),
+            round(self._failed / took_s, 2),
+            len(self._live) - queued,
+            queued,
+            _percentile_ms(first, 0.5),
+            _percentile_ms(first, 0.99),
+        )
+        self._forget()
+        return sample, made, read
+
+    def _count(self, request: Request) -> None:
+        tokens, facts = len(request.emitted_ids), request.facts
+        if not tokens or facts.decode is None:
+            return
+        before = self._counted.get(request.id)
+        if before is None:
+            before, reader = 0, facts.prefill or facts.decode
+            self.read[reader.life, reader.dp_rank] += len(request.prompt_ids)
+            first_s = request.timeline.get("first_token")
+            if first_s is not None and len(self._first_tokens_s) < FIRST_TOKENS_MAX:
+                self._first_tokens_s.append(first_s - request.received_at_s)
+        self.made[facts.decode.life, facts.decode.dp_rank] += max(0, tokens - before)
+        self._counted[request.id] = tokens
+
+
+def _percentile_ms(sorted_s: list[float], share: float) -> float | None:
+    return round(sorted_s[min(len(sorted_s) - 1, int(share * len(sorted_s)))] * 1e3, 1) if sorted_s else None
