@@ -59,6 +59,10 @@ class Facts(msgspec.Struct, gc=False):
         """As a timeline shows them, what is not known left out."""
         facts = msgspec.to_builtins(self)
         known = {name: list(f) if type(f) is tuple else f for name, f in facts.items() if f not in (None, ())}
-        if self.decode is not None:
-            known |= {"prefill": str(self.prefill) if self.prefill else None, "decode": str(self.decode)}
-        return known
+        return known | self.places if self.decode is not None else known
+
+    @property
+    def places(self) -> dict[str, str | None]:
+        """The ranks of its last try."""
+        ranks = {"prefill": self.prefill, "decode": self.decode}
+        return {name: str(rank) if rank else None for name, rank in ranks.items()}

@@ -85,22 +85,26 @@ class Publisher:
         return True
 
     async def end(self) -> None:
-        with contextlib.suppress(StoreLost, TimeoutError):  # what stays runs out
-            async with asyncio.timeout(END_S):
-                if self._lease is not None:
-                    await self._lease.revoke()
+        if self._lease is not None:
+            await _give_back(self._lease)
 
     async def _claim(self) -> Lease:
-        """Raises Conflict while another one has the name."""
+        """Raises Conflict while another one has the name, and StoreLost."""
         lease = await self._store.grant(self._lease_s)
-        there = await self._store.snapshot(self._keys.controller)
-        version = _version_of(there, self._keys.controller, self._me)
+        try:
+            there = await self._store.snapshot(self._keys.controller)
+            version = _version_of(there, self._keys.controller, self._me)
+            await self._take_name(lease, version)
+        except (Conflict, StoreLost):
+            await _give_back(lease)
+            raise
+        return lease
+
+    async def _take_name(self, lease: Lease, version: int) -> None:
         try:
             await self._store.write({self._keys.controller: encode(self._me)}, lease, {self._keys.controller: version})
         except (Conflict, LeaseLost):
-            await lease.revoke()
             raise Conflict("registry", "the deployment's name was taken this moment", "choose another name") from None
-        return lease
 
     async def _publish(self, lease: Lease) -> None:
         """Returns when the lease is lost. Raises StoreLost before all is there."""
@@ -136,6 +140,13 @@ class Publisher:
         self._published = revision
         event, self._has_published = self._has_published, asyncio.Event()
         event.set()
+
+
+async def _give_back(lease: Lease) -> None:
+    """Within END_S; else it runs out."""
+    with contextlib.suppress(StoreLost, TimeoutError):
+        async with asyncio.timeout(END_S):
+            await lease.revoke()
 
 
 def _version_of(there: Snapshot, key: str, me: ControllerRecord) -> int:

@@ -49,7 +49,7 @@ def live_rows(live: Iterable[Request], owner: bytes | None, now_s: float) -> lis
             "prompt_tokens": len(request.prompt_ids),
             "tokens": len(request.emitted_ids),
             "tries": request.tries,
-            **_places(request),
+            **request.facts.places,
         }
         for request in _of(owner, live)
     ]
@@ -69,7 +69,7 @@ def ended_rows(newest_first: Iterable[Remembered], owner: bytes | None) -> list[
             "tokens": request.output_tokens,
             "tries": request.tries,
             "error": request.facts.error.message if request.facts.error else None,
-            **_places(request),
+            **request.facts.places,
         }
         for request in _of(owner, newest_first)
         for began_s in [request.received_at_s]
@@ -80,14 +80,6 @@ def _of(owner: bytes | None, requests: Iterable[R]) -> Iterable[R]:
     """As in a status: without a key nobody owns anything."""
     seen = islice(requests, SEARCHED) if owner is not None else requests
     return islice((each for each in seen if owner is None or (owner and each.owner == owner)), SHOWN)
-
-
-def _places(request: Request | Remembered) -> dict[str, str | None]:
-    facts = request.facts
-    return {
-        "prefill": str(facts.prefill) if facts.prefill else None,
-        "decode": str(facts.decode) if facts.decode else None,
-    }
 
 
 def _client_id(request: Request | Remembered) -> str | None:
