@@ -31,7 +31,7 @@ from disagg.frontend.choices import Stream, StreamedChoice, WholeChoice
 from disagg.frontend.exchange import Exchange
 from disagg.frontend.forms import FORMS, response_head
 from disagg.frontend.parts import ChoiceAnswer
-from disagg.frontend.peers import ConversationWanted, NotThere, Peers
+from disagg.frontend.peers import NotThere, Peers
 from disagg.frontend.reading import Read, with_earlier
 from disagg.frontend.receiving import bare_id
 from disagg.frontend.request_body import CompletionRequest
@@ -132,8 +132,7 @@ class Generations:
         found = self.kept.find(owner, previous)
         if found is None and self._peers is not None and (number := self._peers.of(bare_id(previous))) is not None:
             with contextlib.suppress(NotThere):
-                wanted = ConversationWanted(previous, owner)
-                found = await self._peers.ask(number, wanted, list[dict[str, Any]] | None)
+                found = await self._peers.conversation(number, previous, owner)
         if found is None:
             raise not_kept(previous)
         return found

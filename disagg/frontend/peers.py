@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
 import msgspec
 
@@ -22,8 +22,6 @@ from disagg.telemetry.metrics import Figures
 
 ANSWER_S = 2.0
 NUMBER_DIGITS = 4  # of a request's id
-
-T = TypeVar("T")
 
 
 class NotThere(Exception):
@@ -63,6 +61,11 @@ class FiguresWanted(msgspec.Struct, frozen=True, tag="figures?"):
 Question = TimelineWanted | CancelWanted | ConversationWanted | StatusWanted | FiguresWanted
 _encode = msgspec.msgpack.Encoder().encode
 _decode_question = msgspec.msgpack.Decoder(Question).decode
+_timeline = msgspec.msgpack.Decoder(dict[str, Any] | None).decode
+_cancelled = msgspec.msgpack.Decoder(bool | None).decode
+_conversation = msgspec.msgpack.Decoder(list[dict[str, Any]] | None).decode
+_status = msgspec.msgpack.Decoder(OwnStatus).decode
+_figures = msgspec.msgpack.Decoder(Figures).decode
 
 
 class Own(Protocol):
@@ -85,19 +88,21 @@ class PeerServer(FrameServer):
         self._own = own
 
     async def serve(self, connection: Connection, frames: asyncio.Queue[bytes]) -> None:
-        own, answer = self._own, None
-        match _decode_question(await frames.get()):
+        connection.send(_encode(self._answer(_decode_question(await frames.get()))))
+
+    def _answer(self, question: Question) -> object:
+        own = self._own
+        match question:
             case TimelineWanted(request_id, caller):
-                answer = own.timeline(request_id, caller)
+                return own.timeline(request_id, caller)
             case CancelWanted(request_id, caller):
-                answer = own.cancel(request_id, caller)
+                return own.cancel(request_id, caller)
             case ConversationWanted(response_id, owner):
-                answer = own.conversation(response_id, owner)
+                return own.conversation(response_id, owner)
             case StatusWanted(owner):
-                answer = own.status(owner)
+                return own.status(owner)
             case FiguresWanted():
-                answer = own.figures()
-        connection.send(_encode(answer))
+                return own.figures()
 
 
 class Peers:
@@ -114,20 +119,43 @@ class Peers:
             return None
         return number if number in self._others() else None
 
-    async def ask(self, number: int, question: Question, answer: type[T]) -> T:
-        """Raises NotThere."""
+    async def timeline(self, number: int, request_id: str, caller: Caller) -> dict[str, Any] | None:
+        """Raises NotThere, as the next two."""
+        found: dict[str, Any] | None = _timeline(await self._ask(number, TimelineWanted(request_id, caller)))
+        return found
+
+    async def cancel(self, number: int, request_id: str, caller: Caller) -> bool | None:
+        is_cancelled: bool | None = _cancelled(await self._ask(number, CancelWanted(request_id, caller)))
+        return is_cancelled
+
+    async def conversation(self, number: int, response_id: str, owner: bytes) -> list[dict[str, Any]] | None:
+        found: list[dict[str, Any]] | None = _conversation(
+            await self._ask(number, ConversationWanted(response_id, owner))
+        )
+        return found
+
+    async def statuses(self, owner: bytes | None) -> dict[int, OwnStatus | None]:
+        """Of all others, by number; None: it does not answer."""
+        answers = await self._ask_all(StatusWanted(owner))
+        return {number: None if answer is None else _status(answer) for number, answer in answers.items()}
+
+    async def figures(self) -> list[Figures]:
+        """Of all others that answer."""
+        answers = await self._ask_all(FiguresWanted())
+        return [_figures(answer) for answer in answers.values() if answer is not None]
+
+    async def _ask(self, number: int, question: Question) -> bytes:
         try:
-            said = await ask(self._others()[number].peer, self._secret, _encode(question), ANSWER_S)
+            return await ask(self._others()[number].peer, self._secret, _encode(question), ANSWER_S)
         except (OSError, TimeoutError, KeyError) as error:
             raise NotThere(f"frontend {number} does not answer: {error}") from None
-        return msgspec.msgpack.decode(said, type=answer)
 
-    async def ask_all(self, question: Question, answer: type[T]) -> dict[int, T | None]:
-        """All others side by side, by number; None: it does not answer."""
+    async def _ask_all(self, question: Question) -> dict[int, bytes | None]:
+        """Side by side, by number."""
 
-        async def one(number: int) -> T | None:
+        async def one(number: int) -> bytes | None:
             try:
-                return await self.ask(number, question, answer)
+                return await self._ask(number, question)
             except NotThere:
                 return None
 

@@ -60,7 +60,7 @@ class Service:
         self._served, self._served_with = Served(model_name), self._connections.adapters
         self._prefix = f"{number:0{NUMBER_DIGITS}x}"
         self._metrics = FrontendMetrics()
-        self.pulse = Pulse(coordinator.live, lambda: coordinator.waiting)
+        self.pulse = Pulse(f"frontend {number}", coordinator.live, lambda: coordinator.waiting)
         self.feed = Feed(model_name, coordinator, router.connections)
         self._refusals = refusals or Refusals()
         self._telling: dict[tuple[str, str], asyncio.Task[None]] = {}  # pairs whose lost KV the controller hears of now

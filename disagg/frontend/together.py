@@ -6,23 +6,15 @@ Fails: a frontend that does not answer counts as one that knows nothing; the sta
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 from disagg.errors import BadRequest
 from disagg.frontend.backend import Backend
 from disagg.frontend.keys import Caller
 from disagg.frontend.own import OwnRequests
-from disagg.frontend.peers import (
-    CancelWanted,
-    FiguresWanted,
-    NotThere,
-    OwnStatus,
-    Peers,
-    StatusWanted,
-    TimelineWanted,
-)
+from disagg.frontend.peers import NotThere, Peers
 from disagg.frontend.receiving import bare_id
-from disagg.telemetry.metrics import Figures
 
 
 class Together:
@@ -35,10 +27,12 @@ class Together:
     async def timeline(self, name: str, caller: Caller) -> dict[str, Any]:
         """Raises BadRequest where there is no such request for this caller."""
         request_id = bare_id(name)
-        if self._peers is not None and (number := self._peers.of(request_id)) is not None:
-            found = await self._asked(number, TimelineWanted(request_id, caller), dict)
-        else:
+        found = None
+        if self._peers is None or (number := self._peers.of(request_id)) is None:
             found = self._own.timeline(request_id, caller)
+        else:
+            with contextlib.suppress(NotThere):
+                found = await self._peers.timeline(number, request_id, caller)
         if found is None:
             raise no_such_request(name)
         return found
@@ -46,16 +40,19 @@ class Together:
     async def cancel(self, name: str, caller: Caller) -> bool:
         """Whether it ran, and was this caller's."""
         request_id = bare_id(name)
-        if self._peers is not None and (number := self._peers.of(request_id)) is not None:
-            return bool(await self._asked(number, CancelWanted(request_id, caller), bool))
-        return bool(self._own.cancel(request_id, caller))
+        if self._peers is None or (number := self._peers.of(request_id)) is None:
+            return bool(self._own.cancel(request_id, caller))
+        try:
+            return bool(await self._peers.cancel(number, request_id, caller))
+        except NotThere:
+            return False
 
     async def status(self, owner: bytes | None) -> dict[str, Any]:
         """`frontends`, where there are several: each one's own part; requests of engines are all frontends'."""
         status = self._backend.status(owner)
         if self._peers is None:
             return status
-        others = await self._peers.ask_all(StatusWanted(owner), OwnStatus)
+        others = await self._peers.statuses(owner)
         parts = {number: {"silent": True} if other is None else other.frontend for number, other in others.items()}
         parts[self._peers.number] = status["frontend"]
         for engine in status["engines"]:
@@ -67,17 +64,7 @@ class Together:
 
     async def metrics(self) -> bytes:
         """Counts of all frontends together."""
-        if self._peers is None:
-            return self._backend.metrics(())
-        others = await self._peers.ask_all(FiguresWanted(), Figures)
-        return self._backend.metrics([each for each in others.values() if each is not None])
-
-    async def _asked(self, number: int, question: TimelineWanted | CancelWanted, answer: Any) -> Any:
-        assert self._peers is not None
-        try:
-            return await self._peers.ask(number, question, answer | None)
-        except NotThere:
-            return None
+        return self._backend.metrics(() if self._peers is None else await self._peers.figures())
 
 
 def no_such_request(name: str) -> BadRequest:
