@@ -231,8 +231,11 @@ class Request:
         # What the engine measured stands for when we heard of it.
         moments = {"prefill_start": here.get("forward_start"), "prefill_end": here.get("forward_end")}
         if "transfer_end" in here:
-            moments["transfer_start"] = here["transfer_end"] - (facts.kv_transfer_s or 0.0)
-            moments["transfer_end"] = here["transfer_end"]
+            # Prefill may look at its transfer only after decode's first tokens.
+            first_s = self.timeline.get("first_token") if self.tries == 1 else None
+            ended_s = here["transfer_end"] if first_s is None else min(here["transfer_end"], first_s)
+            moments["transfer_start"] = ended_s - (facts.kv_transfer_s or 0.0)
+            moments["transfer_end"] = ended_s
         self.timeline |= {name: at_s for name, at_s in moments.items() if at_s is not None}
 
     def mark(self, name: str, at_s: float) -> None:

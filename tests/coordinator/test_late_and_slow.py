@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -79,6 +80,23 @@ async def test_what_was_cached_is_known_before_a_short_answer_ends() -> None:
         assert r.usage["prompt_tokens_details"]["cached_tokens"] == 48
         prefill.release()
         await b.settle()
+
+
+async def test_kv_has_come_when_the_first_token_has_though_prefill_looks_later() -> None:
+    prefill = _NoAborts(hold=True)
+    async with bench(limits=Limits(), prefill=prefill, decode=StubEngine(hold=True)) as b:
+        r = request(max_tokens=1)
+        answering = b.start(r)
+        await until(lambda: prefill.legs and b.decode.legs)
+        b.decode.release()
+        assert await asyncio.wait_for(answering, 30) == ("x", "length")
+        late_s = time.monotonic()
+        handle = next(iter(prefill._running))
+        prefill._running.discard(handle)
+        handle.sink.on_end("length", "", 0, {"transfer_end": late_s, "kv_bytes": 8.0, "kv_transfer_s": 0.001})
+        await b.settle()
+        assert r.timeline["transfer_end"] == r.timeline["first_token"] < late_s
+        assert r.timeline["transfer_start"] == r.timeline["first_token"] - 0.001
 
 
 async def test_a_cancel_that_comes_after_a_lost_leg_is_not_lost() -> None:

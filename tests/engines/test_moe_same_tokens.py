@@ -100,13 +100,15 @@ def test_all_four_pairs_of_ranks_serve_and_the_engines_own_loads_show_each_reque
 
 
 def _sets(model: str, engine: dict[str, Any]) -> list[str]:
-    """Every decode step tells its load. No canary may take a place while requests are counted."""
+    """Every decode step tells its load. No canary may take a place while requests are counted. By load alone four
+    requests that hold their places go to four pairs."""
     on_both = engine | {"load_snapshot_publish_interval": 1}
     return [
         "ray.address=local",
         f"model.path={model}",
         f"model.name={NAME}",
         "health.canary_s=3600",
+        "routing.policy=least_loaded",
         "deadlines.transfer_s=120",
         *(
             f"{role}.engine.{key}={str(value).lower()}"
