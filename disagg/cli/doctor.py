@@ -149,7 +149,8 @@ def _full_ranks(seen: Seen) -> Iterator[Complaint]:
 
 
 def _requests_that_wait(seen: Seen) -> Iterator[Complaint]:
-    if waiting := seen.status["frontend"]["queued"]:
+    every = seen.status.get("frontends") or [seen.status["frontend"]]
+    if waiting := sum(each.get("queued", 0) for each in every):
         yield Complaint(
             f"{waiting} requests wait in the frontend for room",
             "more engines, where that lasts; docs/routing.md, Waiting",

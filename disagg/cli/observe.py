@@ -120,7 +120,12 @@ def _print_engines(found: dict[str, Any]) -> None:
         switched_off = ", ".join(f"without {part}" for part in e.get("switched_off", ()))  # its SGLang does not fit it
         table.add_row(e["id"], *map(str, cells), (e["detail"].splitlines() or [switched_off])[0])
     width = None if sys.stdout.isatty() else PIPE_WIDTH  # rich would cut the columns to 80
-    Console(width=width).print(f"{found['model']}: {'ready' if found['ready'] else 'not ready'}", table, sep="\n")
+    console = Console(width=width)
+    console.print(f"{found['model']}: {'ready' if found['ready'] else 'not ready'}", table, sep="\n")
+    for frontend in found.get("frontends", ()):
+        is_silent = frontend.get("silent")
+        said = "silent" if is_silent else f"{frontend['requests']} requests, of which {frontend['queued']} wait"
+        console.print(f"frontend {frontend['number']}: {said}")
 
 
 def _print_timeline(found: dict[str, Any]) -> None:

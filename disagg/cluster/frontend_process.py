@@ -1,6 +1,6 @@
-"""The frontend as a process of its own, kept alive by the driver.
+"""Frontends as processes of their own, kept alive by the driver.
 
-Way:   serve -> [FrontendProcess] -> python -m disagg.frontend.main
+Way:   serve -> [Frontends] -> FrontendProcess -> python -m disagg.frontend.main
 In:    a FrontendSpec on its standard input, which stays open: the frontend ends when it closes
 Out:   one line on its standard output when it listens; its log lines on ours; its record in the registry
 """
@@ -53,13 +53,15 @@ class FrontendProcess:
                 said = await self._process.stdout.readline()
         except TimeoutError:
             said = b"it did not listen in time"
-        if said != LISTENING:
+        word, _, peer = said.decode(errors="replace").strip().partition(" ")
+        if word != LISTENING:
             await self.stop()
             where, _, what = said.decode(errors="replace").strip().partition(": ")
             raise StartError(where or "frontend", what or "it ended without a word; see the log above")
         if self._registry is not None:
             url = base_url(self._spec.host, self._spec.port)
-            await self._registry.put_frontend(FrontendRecord(number=self._spec.number, url=url, pid=self.pid))
+            record = FrontendRecord(number=self._spec.number, url=url, pid=self.pid, peer=peer)
+            await self._registry.put_frontend(record)
 
     @property
     def pid(self) -> int:
@@ -73,7 +75,7 @@ class FrontendProcess:
             status = await self._process.wait()
             if self._registry is not None:
                 await self._registry.remove_frontend(self._spec.number)
-            log.error("the frontend ended with status %d; starting it again", status)
+            log.error("frontend %d ended with status %d; starting it again", self._spec.number, status)
             await asyncio.sleep(RESTART_PAUSE_S)
             try:
                 await self.start()
@@ -93,3 +95,24 @@ class FrontendProcess:
             await process.wait()
         except ProcessLookupError:
             pass
+
+
+class Frontends:
+    """`count` of them, which share the port of `spec`. The kernel gives each connection to one that listens."""
+
+    def __init__(self, spec: FrontendSpec, count: int, environment: dict[str, str], registry: Registry) -> None:
+        self._processes = [
+            FrontendProcess(msgspec.structs.replace(spec, number=number, has_peers=count > 1), environment, registry)
+            for number in range(count)
+        ]
+
+    async def start(self) -> None:
+        """Returns when all listen; raises StartError of the first that does not."""
+        await asyncio.gather(*(process.start() for process in self._processes))
+
+    async def keep_alive(self) -> None:
+        """Until this is cancelled."""
+        await asyncio.gather(*(process.keep_alive() for process in self._processes))
+
+    async def stop(self) -> None:
+        await asyncio.gather(*(process.stop() for process in self._processes))

@@ -29,7 +29,7 @@ from disagg.cluster import cluster_inspect as preflight
 from disagg.cluster import janitor, ray_cluster
 from disagg.cluster.controller import Addresses, Controller
 from disagg.cluster.first_steps import first_steps
-from disagg.cluster.frontend_process import FrontendProcess
+from disagg.cluster.frontend_process import Frontends
 from disagg.cluster.node_labels import labels_of
 from disagg.cluster.ports import why_not_bound
 from disagg.cluster.setting import Setting
@@ -133,22 +133,22 @@ async def _run(deployment: Deployment, course: _Course, *, is_quiet: bool) -> No
             block_tokens=plan.block_tokens if plan.tells_cache else 0,
         )
         controller = Controller(plan, setting, shared)
-        frontend: FrontendProcess | None = None
+        frontends: Frontends | None = None
         keeping: asyncio.Task[None] | None = None
         progress = asyncio.create_task(_report(controller.registry.watch(), began_s))
         try:
-            # The frontend runs beside this driver; where engines are on other nodes their hosts are reached by address.
+            # Frontends run beside this driver; where engines are on other nodes their hosts are reached by address.
             addresses = await controller.start("127.0.0.1")
             prior = prior_of(plan, seen.facts, seen.gpus, seen.gbytes_s)
             spec = _frontend_spec(plan, addresses, model_path, prior, shared, is_quiet=is_quiet)
-            frontend = FrontendProcess(spec, _frontend_environment(setting), controller.registry)
-            await _first_error(frontend.start(), controller.until_ready())
+            frontends = Frontends(spec, plan.frontend.count, _frontend_environment(setting), controller.registry)
+            await _first_error(frontends.start(), controller.until_ready())
             course.serves = not course.signal
             took_s = time.monotonic() - began_s
             log.info("serving %s on %s after %.1f s", plan.model.name, plan.frontend.base_url, took_s)
             for step in () if is_quiet else first_steps(plan):
                 log.info("%s", step)
-            keeping = asyncio.create_task(frontend.keep_alive(), name="keep the frontend alive")
+            keeping = asyncio.create_task(frontends.keep_alive(), name="keep the frontends alive")
             await controller.fleet.failed()
             controller.fleet.check()
         finally:
@@ -156,8 +156,8 @@ async def _run(deployment: Deployment, course: _Course, *, is_quiet: bool) -> No
             if keeping is not None:
                 keeping.cancel()
                 await asyncio.wait([keeping])
-            if frontend is not None:  # engines serve on until its requests have ended
-                await frontend.stop()
+            if frontends is not None:  # engines serve on until their requests have ended
+                await frontends.stop()
             course.has_no_request()
             await controller.stop()
 

@@ -39,6 +39,9 @@ class FrontendSection(Section):
     """The address it listens on."""
     port: Annotated[int, Field(ge=1, le=65535)] = 8000
     """The port it listens on."""
+    count: Annotated[int, Field(ge=1, le=64)] = 1
+    """Processes that share the port, for more requests than one core of Python takes. What follows is of each of
+    them."""
     body_limit_mib: Annotated[int, Field(ge=1, le=1024)] = 8
     """Larger requests get 413."""
     connections_max: Annotated[int, Field(ge=16, le=1_000_000)] = 10_000

@@ -25,12 +25,15 @@ from disagg.frontend.keys import Caller, Keys, Right
 from disagg.frontend.native_api.adapters import AdapterRoutes, adapter_error
 from disagg.frontend.native_api.routes import NativeRoutes
 from disagg.frontend.origins import Origins
+from disagg.frontend.own import OwnRequests
 from disagg.frontend.page.routes import PageRoutes
+from disagg.frontend.peers import Peers
 from disagg.frontend.receiving import bare_id
 from disagg.frontend.request_body import no_such_model
 from disagg.frontend.responses import encode
 from disagg.frontend.routes import Route, Routes
 from disagg.frontend.server import HttpServer
+from disagg.frontend.together import Together, no_such_request
 from disagg.frontend.tokenization import Tokenization, facts_now
 from disagg.logfile import ASKED_LINES_MAX
 
@@ -47,8 +50,8 @@ log = logging.getLogger(__name__)
 class Frontend:
     """The HTTP application: checks the key, finds the route, answers with JSON, text or a stream of events.
 
-    `body_limit_bytes`: of a request's body; `headers` go with every response. A RequestError becomes an OpenAI error
-    object with the error's `http_status`; nothing is raised to the server.
+    `body_limit_bytes`: of a request's body; `headers` go with every response; `peers`: other frontends behind the same
+    port. A RequestError becomes an OpenAI error object with the error's `http_status`; nothing is raised to the server.
     """
 
     def __init__(
@@ -62,12 +65,15 @@ class Frontend:
         headers: Sequence[Header] = (),
         keys: Keys = Keys(),
         origins: Origins = Origins(),
+        peers: Peers | None = None,
     ) -> None:
         self._keys, self._origins = keys, origins
         self._backend, self._tokenization, self._headers = backend, tokenization, headers
-        self._generations = Generations(backend, tokenization, body_limit_bytes)
+        self._generations = Generations(backend, tokenization, body_limit_bytes, peers)
         self._embeddings = Embeddings(backend, tokenization, body_limit_bytes, self._generations.running)
-        native = NativeRoutes(backend, tokenization, self._generations.cancel)
+        self.own = OwnRequests(backend, self._generations)
+        self._together = Together(backend, self.own, peers)
+        native = NativeRoutes(backend, tokenization, self._together.cancel)
         adapters, page = AdapterRoutes(backend), PageRoutes(backend)
         self._server = HttpServer(self, limits, refusals or Refusals())
         self._routes = Routes(
@@ -115,8 +121,9 @@ class Frontend:
             },
         )
 
-    async def start(self, host: str, port: int) -> None:
-        await self._server.start(host, port)
+    async def start(self, host: str, port: int, *, shares_port: bool = False) -> None:
+        """`shares_port`: with other processes that say the same."""
+        await self._server.start(host, port, shares_port=shares_port)
 
     async def stop(self, limit_s: float) -> None:
         """Running requests may end within the limit; then they are cancelled."""
@@ -233,16 +240,16 @@ class Frontend:
         await _json(exchange, {"status": "ready"})
 
     async def _metrics(self, exchange: Exchange, _: str, caller: Caller) -> None:
-        await exchange.answer(200, self._backend.metrics(), PROMETHEUS)
+        await exchange.answer(200, await self._together.metrics(), PROMETHEUS)
 
     async def _status(self, exchange: Exchange, _: str, caller: Caller) -> None:
-        await _json(exchange, self._backend.status(None if caller.sees_all else caller.owner))
+        await _json(exchange, await self._together.status(None if caller.sees_all else caller.owner))
 
     async def _loads(self, exchange: Exchange, _: str, caller: Caller) -> None:
         await _json(exchange, await self._backend.loads())
 
     async def _timeline(self, exchange: Exchange, name: str, caller: Caller) -> None:
-        await _json(exchange, self._backend.timeline(self._known(name, caller)))
+        await _json(exchange, await self._together.timeline(name, caller))
 
     async def _engine_log(self, exchange: Exchange, name: str, caller: Caller) -> None:
         text = await self._backend.engine_log(name, _line_count(exchange.query("lines")))
@@ -261,18 +268,9 @@ class Frontend:
         await _json(exchange, {"id": engine_id, "draining": True})
 
     async def _cancel(self, exchange: Exchange, name: str, caller: Caller) -> None:
-        request_id = self._known(name, caller)
-        if not self._generations.cancel(request_id):
-            raise _no_such_request(name)
-        await _json(exchange, {"id": request_id, "cancelled": True})
-
-    def _known(self, name: str, caller: Caller) -> str:
-        """The id of a request that is the caller's, named as in `x-request-id`, or with its API's prefix."""
-        request_id = bare_id(name)
-        owner = self._backend.owner_of(request_id)
-        if owner is None or not (caller.sees_all or owner == caller.owner):
-            raise _no_such_request(name)
-        return request_id
+        if not await self._together.cancel(name, caller):
+            raise no_such_request(name)
+        await _json(exchange, {"id": bare_id(name), "cancelled": True})
 
     async def _model_body(self) -> dict[str, Any]:
         """`max_model_len` is vLLM's and SGLang's addition, which clients read to size their prompts."""
@@ -299,11 +297,6 @@ async def _json(exchange: Exchange, content: dict[str, Any]) -> None:
 def _methods(route: Route) -> bytes:
     more = ("OPTIONS",) if route.right in FOR_PAGES else ()
     return ", ".join((*route.methods, *more)).encode()
-
-
-def _no_such_request(name: str) -> BadRequest:
-    what = f"there is no request '{name[:100]}' here: it never was, ended long ago, or came with another key"
-    return BadRequest("id", "request_not_found", what, http_status=404)
 
 
 def _line_count(text: str | None) -> int:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from disagg.adapters import Adapter, Served
 from disagg.coordinator.request import Request
 from disagg.coordinator.sink import Sink
 from disagg.frontend.page.feed import Feed
+from disagg.telemetry.metrics import Figures
 
 
 class Backend(Protocol):
@@ -88,5 +89,8 @@ class Backend(Protocol):
 
     def new_request_id(self) -> str: ...
 
-    def metrics(self) -> bytes:
-        """In Prometheus' text format."""
+    def figures(self) -> Figures:
+        """What is counted here, for another frontend's metrics."""
+
+    def metrics(self, others: Sequence[Figures]) -> bytes:
+        """In Prometheus' text format, with what the other frontends have counted."""

@@ -11,6 +11,7 @@ Fails: BadRequest and other RequestErrors, before or after the answer's head: it
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -30,9 +31,11 @@ from disagg.frontend.choices import Stream, StreamedChoice, WholeChoice
 from disagg.frontend.exchange import Exchange
 from disagg.frontend.forms import FORMS, response_head
 from disagg.frontend.parts import ChoiceAnswer
+from disagg.frontend.peers import NotThere, Peers
 from disagg.frontend.reading import Read, with_earlier
+from disagg.frontend.receiving import bare_id
 from disagg.frontend.request_body import CompletionRequest
-from disagg.frontend.responses_api import ResponseStore, conversation
+from disagg.frontend.responses_api import ResponseStore, conversation, not_kept
 from disagg.frontend.samples import likeliest, logprobs_in, requests_of, run_samples, shorten_logprobs
 from disagg.frontend.sinks import Chunks
 from disagg.frontend.tokenization import Tokenization
@@ -55,12 +58,15 @@ class _Previous(msgspec.Struct):
 
 
 class Generations:
-    """Answers completion requests of a frontend. `body_limit_bytes`: of a request's body; a longer one gets 413."""
+    """Answers completion requests of a frontend. `body_limit_bytes`: of a request's body; a longer one gets 413.
+    `peers`: frontends that may keep the conversation which a request goes on with."""
 
-    def __init__(self, backend: Backend, tokenization: Tokenization, body_limit_bytes: int) -> None:
-        self._backend, self._tokenization = backend, tokenization
+    def __init__(
+        self, backend: Backend, tokenization: Tokenization, body_limit_bytes: int, peers: Peers | None = None
+    ) -> None:
+        self._backend, self._tokenization, self._peers = backend, tokenization, peers
         self._body_limit_bytes = body_limit_bytes
-        self._responses = ResponseStore()
+        self.kept = ResponseStore()
         self._long_answers: ThreadPoolExecutor | None = None  # one thread: the loop gets its half of the interpreter
         self.running: dict[str, Sequence[Request]] = {}  # answers of several samples, by the id that their clients know
 
@@ -108,12 +114,12 @@ class Generations:
         """Reads the body. A function of its own, so that a stream of minutes does not keep the body's 8 MiB."""
         body = await exchange.call.body(self._body_limit_bytes)
         if endpoint == "responses":
-            body = with_earlier(body, self._earlier(body, owner))
+            body = with_earlier(body, await self._earlier(body, owner))
         asked = await self._tokenization.read(body, endpoint)
         receiving.tell_ignored(exchange, asked.ignored)
         return asked
 
-    def _earlier(self, body: bytes, owner: bytes) -> list[dict[str, Any]]:
+    async def _earlier(self, body: bytes, owner: bytes) -> list[dict[str, Any]]:
         """The conversation that a Responses body goes on with."""
         if b"previous_response_id" not in body and (b"\\" not in body or NAME_ESCAPE not in body):
             return []
@@ -121,7 +127,15 @@ class Generations:
             previous = msgspec.json.decode(body.removeprefix(UTF_8_MARK), type=_Previous).previous_response_id
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
             return []  # its reader says what is wrong with it
-        return [] if previous is None else self._responses.messages(owner, previous)
+        if previous is None:
+            return []
+        found = self.kept.find(owner, previous)
+        if found is None and self._peers is not None and (number := self._peers.of(bare_id(previous))) is not None:
+            with contextlib.suppress(NotThere):
+                found = await self._peers.conversation(number, previous, owner)
+        if found is None:
+            raise not_kept(previous)
+        return found
 
     def _answering(self, exchange: Exchange, asked: CompletionRequest, owner: bytes, received_at_s: float) -> Answering:
         asking, parsing = None, self._tokenization.parsing
@@ -206,7 +220,7 @@ class Generations:
         said = answering.asked.said
         if said.get("stores"):
             history = conversation(said["history"], answer)
-            self._responses.put(answering.owner, response_head(answering).id, history)
+            self.kept.put(answering.owner, response_head(answering).id, history)
 
 
 def _said(answering: Answering, answers: list[ChoiceAnswer]) -> bytes:

@@ -32,6 +32,7 @@ from disagg.frontend.http1 import Limits, Refusals
 from disagg.frontend.keys import Keys
 from disagg.frontend.open_files import raise_limit
 from disagg.frontend.origins import Origins
+from disagg.frontend.peers import Peers, PeerServer
 from disagg.frontend.service import Service
 from disagg.frontend.spec import LISTENING, FrontendSpec
 from disagg.frontend.tokenization import Tokenization
@@ -50,6 +51,7 @@ from disagg.telemetry.stderr_log import log_to_stderr
 # Between two looks of the garbage collector. A request makes a hundred objects and leaves no cycle behind (a test holds
 # that): Python's 700 would be a look at all requests under way at every seventh one.
 YOUNG_OBJECTS = 10_000
+HERE = "127.0.0.1"  # all frontends of a deployment are on the node of its driver
 
 
 async def serve(spec: FrontendSpec) -> None:
@@ -95,13 +97,16 @@ async def serve(spec: FrontendSpec) -> None:
         headers=headers,
         keys=Keys(spec.api_keys, spec.admin_keys, open_metrics=spec.open_metrics),
         origins=Origins(spec.origins, spec.origins_age_s),
+        peers=Peers(spec.number, secret, lambda: registry.frontends) if spec.has_peers else None,
     )
-    await frontend.start(spec.host, spec.port)
+    peer_server = PeerServer(secret, frontend.own)
+    peer = f" {HERE}:{await peer_server.start(HERE)}" if spec.has_peers else ""
+    await frontend.start(spec.host, spec.port, shares_port=spec.has_peers)
     await frontend.start_reader()
     gc.collect()
     gc.freeze()  # what is there by now stays: a full collection would look through it, and stop every stream for 5 ms
     gc.set_threshold(YOUNG_OBJECTS)
-    sys.stdout.buffer.write(LISTENING)
+    sys.stdout.buffer.write(f"{LISTENING}{peer}\n".encode())
     sys.stdout.flush()
     following = asyncio.create_task(connections.follow(registry.watch()), name="follow the registry")
     following.add_done_callback(lambda _: over.set())
@@ -110,6 +115,7 @@ async def serve(spec: FrontendSpec) -> None:
     if pulse is not None:
         pulse.cancel()
     await frontend.stop(spec.stop_s)
+    await peer_server.close()
     following.cancel()
     with contextlib.suppress(asyncio.CancelledError):
         await following

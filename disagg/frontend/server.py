@@ -28,8 +28,8 @@ class HttpServer:
     def __init__(self, app: App, limits: Limits, refusals: Refusals) -> None:
         self._app, self._limits, self._refusals = app, limits, refusals
 
-    async def start(self, host: str, port: int) -> None:
-        listener = listen(host, port)
+    async def start(self, host: str, port: int, *, shares_port: bool = False) -> None:
+        listener = listen(host, port, shares_port=shares_port)
         self.port: int = listener.getsockname()[1]
         self.door = Door(self._app, self._limits, self._refusals, connections_allowed(self._limits.connections))
         self._listening = await asyncio.get_running_loop().create_server(
@@ -68,12 +68,12 @@ class HttpServer:
             connection.abort()
 
 
-def listen(host: str, port: int) -> socket.socket:
+def listen(host: str, port: int, *, shares_port: bool = False) -> socket.socket:
     """Accepted sockets inherit TCP_NODELAY: without it a token waits some 40 ms for the client's delayed ACK."""
     where = f"{host}:{port}"
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        listener = socket.create_server((host, port), family=family, backlog=BACKLOG)
+        listener = socket.create_server((host, port), family=family, backlog=BACKLOG, reuse_port=shares_port)
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
             would_do = "stop what listens there, or set frontend.port to another one"

@@ -10,7 +10,7 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import islice
 from typing import Any
 
@@ -23,16 +23,16 @@ from disagg.coordinator.sink import Sink
 from disagg.errors import DeadlineExceeded, LegLost
 from disagg.frontend.http1 import Refusals
 from disagg.frontend.page.feed import Feed
+from disagg.frontend.peers import NUMBER_DIGITS
 from disagg.registry.control import ControlClient
 from disagg.registry.records import State
 from disagg.routing.router import Router
-from disagg.telemetry.metrics import FrontendMetrics
+from disagg.telemetry.metrics import Figures, FrontendMetrics
 from disagg.telemetry.pulse import Pulse
 
 log = logging.getLogger(__name__)
 
-FRONTEND_DIGITS = 4
-RANDOM_BYTES = (32 - FRONTEND_DIGITS) // 2
+RANDOM_BYTES = (32 - NUMBER_DIGITS) // 2
 LOADS_S = 2.0
 LIVE_SHOWN = 100  # requests in a status
 
@@ -58,9 +58,9 @@ class Service:
         self._router, self._connections = router, router.connections
         self._coordinator, self._control = coordinator, control
         self._served, self._served_with = Served(model_name), self._connections.adapters
-        self._prefix = f"{number:0{FRONTEND_DIGITS}x}"
+        self._prefix = f"{number:0{NUMBER_DIGITS}x}"
         self._metrics = FrontendMetrics()
-        self.pulse = Pulse(coordinator.live, lambda: coordinator.waiting)
+        self.pulse = Pulse(f"frontend {number}", coordinator.live, lambda: coordinator.waiting)
         self.feed = Feed(model_name, coordinator, router.connections)
         self._refusals = refusals or Refusals()
         self._telling: dict[tuple[str, str], asyncio.Task[None]] = {}  # pairs whose lost KV the controller hears of now
@@ -215,12 +215,17 @@ class Service:
     def new_request_id(self) -> str:
         return self._prefix + os.urandom(RANDOM_BYTES).hex()
 
-    def metrics(self) -> bytes:
+    def figures(self) -> Figures:
+        return self._metrics.figures(self._now(), self._refusals.by_reason)
+
+    def metrics(self, others: Sequence[Figures]) -> bytes:
         connections = self._connections
         states = [r.state for r in connections.records.values()]
-        now = self._counts() | {"tasks": len(asyncio.all_tasks())}
-        now |= {"engines_ready": states.count(State.READY), "engines": len(states)}
-        return self._metrics.render(now, connections.granted, connections.caches, self._refusals.by_reason)
+        engines = {"engines_ready": states.count(State.READY), "engines": len(states)}
+        return self._metrics.render(self.figures(), others, engines, connections.granted, connections.caches)
+
+    def _now(self) -> dict[str, int]:
+        return self._counts() | {"tasks": len(asyncio.all_tasks())}
 
     def _counts(self) -> dict[str, int]:
         """What is alive here; all 0 once everything has been given back."""

@@ -13,7 +13,7 @@ from disagg.registry.shared import Shared
 from disagg.routing.cost.prior import Prior
 from disagg.tokenizer.overrides import Overrides
 
-LISTENING = b"listening\n"
+LISTENING = "listening"  # and where other frontends may ask it, if there are any
 
 
 class FrontendSpec(msgspec.Struct, frozen=True, kw_only=True):
@@ -25,6 +25,7 @@ class FrontendSpec(msgspec.Struct, frozen=True, kw_only=True):
     model_path: str
     model_name: str
     number: int
+    has_peers: bool = False  # others listen on the same port
     stop_s: float
     limits: Limits
     shared: Shared | None = None

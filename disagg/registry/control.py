@@ -16,7 +16,7 @@ import msgspec
 
 from disagg.errors import DeadlineExceeded
 from disagg.plane.framing import Connection
-from disagg.plane.network import TCP
+from disagg.registry.asked import ask
 from disagg.registry.frame_server import FrameServer
 
 LogReader = Callable[[str, int], Awaitable[str | None]]  # (engine id, lines) -> text; None: no such engine
@@ -124,33 +124,11 @@ class ControlClient:
 
     async def _ask(self, question: Question, limit_s: float | None = None) -> str | None:
         limit_s = limit_s or ANSWER_S
-        answer: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
-
-        def on_frame(body: bytes) -> None:
-            if not answer.done():  # else it comes in the turn in which it is given up
-                answer.set_result(body)
-
-        def on_lost(why: str) -> None:
-            if not answer.done():
-                answer.set_exception(ConnectionError(why))
-
-        connection = Connection(
-            self._secret,
-            is_server=False,
-            on_open=lambda proven: proven.send(_encode(question)),
-            on_frame=on_frame,
-            on_lost=on_lost,
-        )
-        host, port = self._address.rsplit(":", 1)
         try:
-            async with asyncio.timeout(limit_s):
-                await TCP.connect(lambda: connection, host, int(port))
-                text: str | None = _decode_answer(await answer)
-                return text
+            text: str | None = _decode_answer(await ask(self._address, self._secret, _encode(question), limit_s))
+            return text
         except TimeoutError:
             what = f"the controller did not answer within {limit_s:g} s"
             raise DeadlineExceeded("controller", what, "try again") from None
         except OSError as error:
             raise DeadlineExceeded("controller", f"the controller cannot be asked: {error}", "try again") from None
-        finally:
-            connection.close("it is answered, or given up")

@@ -1,4 +1,5 @@
-"""What the controller listens with: connections of the plane's kind, and a task for each that is proven.
+"""What the controller, and a frontend that has peers, listen with: connections of the plane's kind, and a task for each
+that is proven.
 
 Way:   a frontend's connection -> [FrameServer] -> `serve`, in a task that ends with the connection
 Fails: OSError when it cannot listen
@@ -33,7 +34,7 @@ class FrameServer(ABC):
             self._listener.close()
         for connection, serving in list(self._serving.items()):
             serving.cancel()
-            connection.close("the controller stops")
+            connection.close("it stops")
 
     def _accept(self) -> Connection:
         frames: asyncio.Queue[bytes] = asyncio.Queue(1)
@@ -48,7 +49,7 @@ class FrameServer(ABC):
 
     def _opened(self, connection: Connection, frames: asyncio.Queue[bytes]) -> None:
         serving = self.serve(connection, frames)
-        self._serving[connection] = asyncio.get_running_loop().create_task(serving, name="serve a frontend")
+        self._serving[connection] = asyncio.get_running_loop().create_task(serving, name="answer a frontend")
 
     def _lost(self, connection: Connection) -> None:
         serving = self._serving.pop(connection, None)

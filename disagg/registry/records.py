@@ -70,6 +70,7 @@ class FrontendRecord(msgspec.Struct, frozen=True, kw_only=True):
     number: int
     url: str  # as OpenAI's clients want it
     pid: int
+    peer: str = ""  # host:port where other frontends ask it for what it alone knows (frontend/peers.py)
 
 
 class ControllerRecord(msgspec.Struct, frozen=True, kw_only=True):

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from functools import partial
 
+import msgspec
 from prometheus_client import CollectorRegistry, Gauge, generate_latest
 
 from disagg.coordinator.phases import Phase
 from disagg.coordinator.request import Request
 from disagg.routing.endpoints import RankId
-from disagg.telemetry.tallies import Count, Durations
+from disagg.telemetry.tallies import Count, CountTold, Durations, DurationsTold
 
 _PHASE_LABELS = {phase: (phase.name.lower(),) for phase in Phase}
 _PROMPT, _OUTPUT = ("prompt",), ("output",)
@@ -39,6 +39,14 @@ CACHES = (
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
 
 
+class Figures(msgspec.Struct, frozen=True):
+    """What one frontend has counted since it began, by the names of metrics; `now`: by those of GAUGES."""
+
+    now: dict[str, int]
+    counts: dict[str, CountTold]
+    durations: dict[str, DurationsTold]
+
+
 class FrontendMetrics:
     """What a frontend counts of its requests, and what it asks the routing for when it is scraped. Times in seconds.
 
@@ -47,7 +55,9 @@ class FrontendMetrics:
 
     def __init__(self) -> None:
         self._registry, of_rank = CollectorRegistry(), ("engine", "dp_rank")
-        count, durations = partial(Count, self._registry), partial(Durations, self._registry, SECONDS)
+        self._counts: dict[str, Count] = {}
+        self._durations: dict[str, Durations] = {}
+        count, durations = self._count, self._durations_of
         self._requests = count("disagg_requests", "Requests by the phase they ended in", "phase")
         self._tokens = count("disagg_tokens", "Tokens by kind", "kind")
         self._served = count(
@@ -78,6 +88,14 @@ class FrontendMetrics:
         self._granted = [Gauge(name, text, of_rank, registry=self._registry) for name, text in GRANTED]
         self._caches = [Gauge(name, text, of_rank, registry=self._registry) for name, text in CACHES]
 
+    def _count(self, name: str, text: str, *labels: str) -> Count:
+        found = self._counts[name] = Count(self._registry, name, text, *labels)
+        return found
+
+    def _durations_of(self, name: str, text: str) -> Durations:
+        found = self._durations[name] = Durations(self._registry, SECONDS, name, text)
+        return found
+
     def ended(self, request: Request) -> None:
         """Counts a request, however it ended."""
         self._requests.by_labels[_PHASE_LABELS[request.phase]] += 1
@@ -102,22 +120,36 @@ class FrontendMetrics:
             self._ttft.add(first_s - request.received_at_s)
             self._latency.add(time.monotonic() - request.received_at_s)
 
+    def figures(self, now: Mapping[str, int], refused: Mapping[str, int]) -> Figures:
+        """`now`: the numbers of GAUGES that are a frontend's own; `refused`: reason -> how many since this process
+        began."""
+        self._refused.by_labels.update({(reason,): count for reason, count in refused.items()})
+        counts = {name: count.own for name, count in self._counts.items()}
+        return Figures(dict(now), counts, {name: each.own for name, each in self._durations.items()})
+
     def render(
         self,
-        now: Mapping[str, int],
+        own: Figures,
+        others: Sequence[Figures],
+        engines: Mapping[str, int],
         granted: Mapping[tuple[str, int], Sequence[float]],
         caches: Mapping[tuple[str, int], Sequence[float]],
-        refused: Mapping[str, int],
     ) -> bytes:
-        """Prometheus' text format. `now`: the numbers of GAUGES; `granted`, `caches`: (engine id, dp rank) -> those of
-        GRANTED and CACHES; `refused`: reason -> how many since this process began."""
-        self._refused.by_labels.update({(reason,): count for reason, count in refused.items()})
+        """Prometheus' text format, of all frontends together. `engines`: the numbers of GAUGES that are the
+        deployment's; `granted`, `caches`: (engine id, dp rank) -> those of GRANTED and CACHES."""
+        every = [own, *others]
+        for name, count in self._counts.items():
+            count.told = [told for each in every for told in each.counts.get(name, ())]
+        for name, durations in self._durations.items():
+            durations.told = [each.durations[name] for each in every if name in each.durations]
         for gauges, of_ranks in ((self._granted, granted), (self._caches, caches)):
             for index, gauge in enumerate(gauges):
                 gauge.clear()
                 for rank, numbers in of_ranks.items():
                     gauge.labels(*rank).set(numbers[index])
-        for key, number in now.items():
+        for key in own.now:
+            self._gauges[key].set(sum(each.now.get(key, 0) for each in every))
+        for key, number in engines.items():
             self._gauges[key].set(number)
         return generate_latest(self._registry)
 

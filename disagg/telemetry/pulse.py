@@ -15,18 +15,22 @@ from collections.abc import Callable, Mapping
 from disagg.coordinator.phases import Phase
 from disagg.coordinator.request import Request
 
-log = logging.getLogger("frontend")
-
 PULSE_S = 10.0
 FIRST_TOKENS_MAX = 10_000  # of a line: its percentiles are of these, the first ones
 
 
 class Pulse:
-    """`live`: this frontend's requests; `queued()`: how many of them wait for a pair."""
+    """`name`: what its lines begin with; `live`: this frontend's requests; `queued()`: how many of them wait for a
+    pair."""
 
     def __init__(
-        self, live: Mapping[str, Request], queued: Callable[[], int], now_s: Callable[[], float] = time.monotonic
+        self,
+        name: str,
+        live: Mapping[str, Request],
+        queued: Callable[[], int],
+        now_s: Callable[[], float] = time.monotonic,
     ) -> None:
+        self._log = logging.getLogger(name)
         self._live, self._queued, self._now_s = live, queued, now_s
         self._since_s = now_s()
         self._tokens = 0  # of all requests that have ended, since this process began
@@ -73,7 +77,7 @@ class Pulse:
         while True:
             await asyncio.sleep(every_s)
             if said := self.line():
-                log.info("%s", said)
+                self._log.info("%s", said)
 
 
 def _percentile(sorted_s: list[float], share: float) -> float:

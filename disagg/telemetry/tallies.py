@@ -1,8 +1,8 @@
 """Counts and durations as plain numbers, told to Prometheus when it asks: a request counts a dozen things, and the
 library's own way to each costs more than counting.
 
-Way:   FrontendMetrics -> [Count, Durations] <- prometheus_client, at each GET /metrics
-Owns:  the numbers, in one thread: the event loop's
+Way:   FrontendMetrics -> [Count, Durations] -> prometheus_client, at each GET /metrics
+Owns:  the numbers of this process, in one thread: the event loop's. `collect` tells `told`: these, and other frontends'
 """
 
 from __future__ import annotations
@@ -16,6 +16,9 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+CountTold = list[tuple[tuple[str | int, ...], int]]
+DurationsTold = tuple[list[int], float]  # requests by bucket, and seconds in all
+
 
 class Count(Collector):
     """A counter for each combination of labels: `by_labels[label, ...] += 1`, where it has any."""
@@ -23,11 +26,19 @@ class Count(Collector):
     def __init__(self, registry: CollectorRegistry, name: str, text: str, *labels: str) -> None:
         self._name, self._text, self._labels = name, text, labels
         self.by_labels: defaultdict[tuple[str | int, ...], int] = defaultdict(int)
+        self.told: CountTold = []
         registry.register(self)
+
+    @property
+    def own(self) -> CountTold:
+        return list(self.by_labels.items())
 
     def collect(self) -> Iterator[Metric]:
         family = CounterMetricFamily(self._name, self._text, labels=self._labels)
-        for labels, count in self.by_labels.items():
+        sums: defaultdict[tuple[str | int, ...], int] = defaultdict(int)
+        for labels, count in self.told:
+            sums[labels] += count
+        for labels, count in sums.items():
             family.add_metric([str(label) for label in labels], count)
         yield family
 
@@ -39,7 +50,12 @@ class Durations(Collector):
         self._name, self._text, self._bounds_s = name, text, bounds_s
         self._counts = [0] * (len(bounds_s) + 1)
         self._sum_s = 0.0
+        self.told: list[DurationsTold] = [self.own]
         registry.register(self)
+
+    @property
+    def own(self) -> DurationsTold:
+        return list(self._counts), self._sum_s
 
     def add(self, seconds: float) -> None:
         self._counts[bisect_left(self._bounds_s, seconds)] += 1
@@ -48,5 +64,7 @@ class Durations(Collector):
     def collect(self) -> Iterator[Metric]:
         bounds = [*(str(float(bound)) for bound in self._bounds_s), "+Inf"]
         family = HistogramMetricFamily(self._name, self._text)
-        family.add_metric([], list(zip(bounds, accumulate(self._counts), strict=True)), self._sum_s)
+        counts = [sum(each) for each in zip(*(counts for counts, _ in self.told), strict=True)]
+        sum_s = sum(sum_s for _, sum_s in self.told)
+        family.add_metric([], list(zip(bounds, accumulate(counts), strict=True)), sum_s)
         yield family

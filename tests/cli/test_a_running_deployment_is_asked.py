@@ -106,3 +106,10 @@ def test_it_is_watched_until_ctrl_c_also_while_no_frontend_answers(
     said = CliRunner().invoke(app, ["status", "--watch"]).stdout
     assert said.count("m: ready") == 2
     assert "bad gateway" in said.split("m: ready")[1]
+
+
+def test_several_frontends_are_told_apart(frontends: Frontends) -> None:
+    both = [{"number": 0, "requests": 7, "queued": 2}, {"number": 1, "silent": True}]
+    frontends.answer = httpx.Response(200, json={"model": "m", "ready": True, "engines": [], "frontends": both})
+    said = CliRunner().invoke(app, ["status"]).stdout
+    assert "frontend 0: 7 requests, of which 2 wait\nfrontend 1: silent\n" in said

@@ -16,7 +16,7 @@ from disagg.process.stub import FACTS, StubEngine
 from disagg.routing.endpoints import RankId
 from disagg.routing.policies.least_loaded import Weighed
 from disagg.routing.policies.predicted import LeastCost
-from disagg.telemetry.metrics import FrontendMetrics
+from disagg.telemetry.metrics import Figures, FrontendMetrics
 
 
 def _two_ranks() -> StubEngine:
@@ -46,13 +46,35 @@ async def test_an_engine_that_is_gone_has_nothing_in_flight() -> None:
         assert b.router.connections.in_flight("decode-0#7") == []
 
 
+def _told(metrics: FrontendMetrics, *others: Figures) -> str:
+    return metrics.render(metrics.figures({}, {}), others, {}, granted={}, caches={}).decode()
+
+
+def test_metrics_of_several_frontends_are_added() -> None:
+    here, there = FrontendMetrics(), FrontendMetrics()
+    for metrics in (here, there, there):
+        of = request()
+        of.timeline["first_token"] = of.received_at_s + 0.2
+        metrics.ended(of)
+    figures = msgspec.msgpack.decode(msgspec.msgpack.encode(there.figures({"requests": 3}, {"late": 2})), type=Figures)
+    own = here.figures({"requests": 1}, {"late": 1})
+    text = here.render(own, [figures], {"engines": 5}, granted={}, caches={}).decode()
+    assert 'disagg_requests_total{phase="queued"} 3.0' in text
+    assert 'disagg_ttft_seconds_bucket{le="0.25"} 3.0' in text
+    assert "disagg_ttft_seconds_count 3.0" in text
+    assert 'disagg_refused_total{reason="late"} 3.0' in text
+    assert "\ndisagg_requests_live 4.0" in text
+    assert "\ndisagg_engines 5.0" in text
+    assert 'disagg_requests_total{phase="queued"} 1.0' in _told(here)
+
+
 def test_metrics_tell_which_ranks_served_a_request_and_which_sent_its_kv() -> None:
     metrics, of = FrontendMetrics(), request()
     of.facts.prefill, of.facts.decode = RankId("prefill-0", "prefill-0#2", 1), RankId("decode-3", "decode-3#1", 0)
     of.facts.kv_bytes = 4096
     metrics.ended(of)
     metrics.ended(request())  # it never came to an engine
-    text = metrics.render({}, granted={}, caches={}, refused={}).decode()
+    text = _told(metrics)
     served = [line for line in text.splitlines() if line.startswith("disagg_requests_served_total")]
     assert served == [
         'disagg_requests_served_total{dp_rank="1",engine="prefill-0"} 1.0',
@@ -65,7 +87,7 @@ def test_an_aggregated_engine_counts_once() -> None:
     metrics, of = FrontendMetrics(), request()
     of.facts.decode = RankId("aggregated-0", "aggregated-0#1", 0)
     metrics.ended(of)
-    text = metrics.render({}, granted={}, caches={}, refused={}).decode()
+    text = _told(metrics)
     assert text.count("\ndisagg_requests_served_total{") == 1
     assert "\ndisagg_kv_transfer_bytes_total{" not in text
 
@@ -80,7 +102,7 @@ def test_metrics_tell_why_requests_went_where_they_did_and_how_well_caches_were_
     alone.facts.routed = Weighed(0, 0, 0)
     for of in (pair, pair, alone):
         metrics.ended(of)
-    text = metrics.render({}, granted={}, caches={}, refused={}).decode()
+    text = _told(metrics)
     assert 'disagg_routed_total{reason="LeastCost",to="pair"} 2.0' in text
     assert 'disagg_routed_total{reason="Weighed",to="one engine"} 1.0' in text
     assert 'disagg_prompt_tokens_cached_total{by="routing"} 256.0' in text

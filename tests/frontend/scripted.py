@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +23,7 @@ from disagg.frontend.own_tokenizer import OwnTokenizer
 from disagg.frontend.page.feed import Feed
 from disagg.routing.connections import Connections
 from disagg.routing.router import Router
+from disagg.telemetry.metrics import Figures
 from disagg.tokenizer.codec import Codec
 
 MODEL = "scripted"
@@ -161,7 +162,10 @@ class ScriptedBackend:
         self.ids_given += 1
         return f"0001{self.ids_given - 1:028x}"
 
-    def metrics(self) -> bytes:
+    def figures(self) -> Figures:
+        return Figures({}, {}, {})
+
+    def metrics(self, others: Sequence[Figures]) -> bytes:
         return b"disagg_requests_live 0\n"
 
 

@@ -17,7 +17,7 @@ class Scene:
     def __init__(self) -> None:
         self.now_s = 100.0
         self.live: dict[str, Request] = {}
-        self.pulse = Pulse(self.live, lambda: 1, lambda: self.now_s)
+        self.pulse = Pulse("frontend 0", self.live, lambda: 1, lambda: self.now_s)
 
     def request(self, name: str, prompt: int, phase: Phase, tokens: int = 0, first_s: float | None = None) -> Request:
         text: Any = None  # nobody reads it

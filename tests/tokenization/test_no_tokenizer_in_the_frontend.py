@@ -72,7 +72,7 @@ async def test_it_serves_without(tmp_path: Path, parsers: tuple[str | None, str 
         said = "<think>so</think>Grüße" if any(parsers) else "Grüße"
         try:
             process.stdin.write(msgspec.json.encode(spec) + b"\n")
-            assert await asyncio.wait_for(process.stdout.readline(), 60) == LISTENING
+            assert await asyncio.wait_for(process.stdout.readline(), 60) == f"{LISTENING}\n".encode()
             async with httpx.AsyncClient(trust_env=False, timeout=20) as client:
                 body = {"model": MODEL, "messages": [{"role": "user", "content": say(said)}], "stream": True}
                 answer = await client.post(f"http://127.0.0.1:{port}/v1/chat/completions", content=json.dumps(body))

@@ -8,7 +8,7 @@ Fails: RequestError; a /health_generate that gets no token is a 503
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import msgspec
@@ -22,7 +22,6 @@ from disagg.frontend.backend import Backend
 from disagg.frontend.body import SMALL_BYTES_MAX, decode_body
 from disagg.frontend.exchange import Exchange
 from disagg.frontend.keys import Caller
-from disagg.frontend.receiving import bare_id
 from disagg.frontend.request_body import CompletionRequest
 from disagg.frontend.responses import encode
 from disagg.frontend.tokenization import Tokenization, facts_now
@@ -33,9 +32,11 @@ FLUSH_WAIT_MAX_S = 60.0
 
 
 class NativeRoutes:
-    """`cancel(id)`: ends a running answer."""
+    """`cancel(id, caller)`: ends a running answer, if it is the caller's."""
 
-    def __init__(self, backend: Backend, tokenization: Tokenization, cancel: Callable[[str], bool]) -> None:
+    def __init__(
+        self, backend: Backend, tokenization: Tokenization, cancel: Callable[[str, Caller], Awaitable[bool]]
+    ) -> None:
         self._backend, self._tokenization, self._cancel = backend, tokenization, cancel
 
     async def health_generate(self, exchange: Exchange, _: str, caller: Caller) -> None:
@@ -119,10 +120,7 @@ class NativeRoutes:
         if body.get("abort_all"):
             raise BadRequest("abort_all", "unsupported_parameter", "'abort_all' is not for clients; name one 'rid'")
         rid = typed(str, required(body, "rid"), "rid")
-        request_id = bare_id(rid)
-        owner = self._backend.owner_of(request_id)
-        is_here = owner is not None and (caller.sees_all or owner == caller.owner)
-        is_cancelled = is_here and self._cancel(request_id)
+        is_cancelled = await self._cancel(rid, caller)
         await exchange.answer(200, msgspec.json.encode({"rid": rid, "aborted": is_cancelled}))
 
 

@@ -3,7 +3,7 @@
 from disagg.frontend.responses_api.form import ResponsesStream, ResponseWhole
 from disagg.frontend.responses_api.request import ResponsesRequest, own_words, previous_id, read
 from disagg.frontend.responses_api.response import ResponseHead
-from disagg.frontend.responses_api.store import ResponseStore, conversation
+from disagg.frontend.responses_api.store import ResponseStore, conversation, not_kept
 
 __all__ = [
     "ResponseHead",
@@ -12,6 +12,7 @@ __all__ = [
     "ResponsesRequest",
     "ResponsesStream",
     "conversation",
+    "not_kept",
     "own_words",
     "previous_id",
     "read",

@@ -1,10 +1,10 @@
 """Conversations by the id of their last response, for `previous_response_id`. In memory, and bounded.
 
-Way:   a response that ended -> [ResponseStore.put]; a later request -> [ResponseStore.messages]
+Way:   a response that ended -> [ResponseStore.put]; a later request -> [ResponseStore.find]
 In:    chat messages without instructions, which OpenAI does not carry over; the owner, a digest of a key
 Owns:  at most `entries_max` conversations and `bytes_max` of them: the one longest unused goes first. One that would
        take more than a sixteenth of the bytes is not kept: it would push out too many others
-Fails: BadRequest for an id that is not kept, and for another key's alike
+Fails: `not_kept` for an id that is not kept, and for another key's alike
 """
 
 from __future__ import annotations
@@ -48,18 +48,21 @@ class ResponseStore:
         while self.held_bytes > self._bytes_max or len(self._entries) > self._entries_max:
             self._drop(next(iter(self._entries)))
 
-    def messages(self, owner: bytes, response_id: str) -> Messages:
+    def find(self, owner: bytes, response_id: str) -> Messages | None:
         kept = self._entries.get((owner, response_id))
         if kept is None:
-            what = f"there is no response '{response_id[:100]}' here: it was not stored, or is no longer kept; "
-            would_do = "send the conversation as 'input'"
-            raise BadRequest("previous_response_id", "previous_response_not_found", what + would_do)
+            return None
         self._entries.move_to_end((owner, response_id))
         found: Messages = msgspec.msgpack.decode(kept)
         return found
 
     def _drop(self, key: tuple[bytes, str]) -> None:
         self.held_bytes -= _ENTRY_BYTES + len(self._entries.pop(key))
+
+
+def not_kept(response_id: str) -> BadRequest:
+    what = f"there is no response '{response_id[:100]}' here: it was not stored, or is no longer kept; "
+    return BadRequest("previous_response_id", "previous_response_not_found", what + "send the conversation as 'input'")
 
 
 def conversation(history: Messages, answer: ChoiceAnswer) -> Messages:

@@ -1,0 +1,42 @@
+"""What this frontend alone knows: its requests by their ids, the conversations it keeps, its counts.
+
+Way:   together.py, or another frontend (peers.py) -> [OwnRequests] -> Backend, Generations
+Out:   None for a request that never was, ended long ago, or came with another key
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from disagg.frontend.backend import Backend
+from disagg.frontend.generation import Generations
+from disagg.frontend.keys import Caller
+from disagg.frontend.peers import OwnStatus
+from disagg.telemetry.metrics import Figures
+
+
+class OwnRequests:
+    def __init__(self, backend: Backend, generations: Generations) -> None:
+        self._backend, self._generations = backend, generations
+
+    def timeline(self, request_id: str, caller: Caller) -> dict[str, Any] | None:
+        return self._backend.timeline(request_id) if self._is_for(request_id, caller) else None
+
+    def cancel(self, request_id: str, caller: Caller) -> bool | None:
+        """False: it has ended."""
+        return self._generations.cancel(request_id) if self._is_for(request_id, caller) else None
+
+    def conversation(self, response_id: str, owner: bytes) -> list[dict[str, Any]] | None:
+        return self._generations.kept.find(owner, response_id)
+
+    def status(self, owner: bytes | None) -> OwnStatus:
+        status = self._backend.status(owner)
+        in_flight = {f"{each['id']}#{each['incarnation']}": each["in_flight_by_rank"] for each in status["engines"]}
+        return OwnStatus(status["frontend"], in_flight)
+
+    def figures(self) -> Figures:
+        return self._backend.figures()
+
+    def _is_for(self, request_id: str, caller: Caller) -> bool:
+        owner = self._backend.owner_of(request_id)
+        return owner is not None and (caller.sees_all or owner == caller.owner)

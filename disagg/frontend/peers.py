@@ -1,0 +1,166 @@
+"""What the frontends of a deployment ask each other: each knows its own requests alone.
+
+Way:   together.py -> [Peers] =frames=> [PeerServer] of another frontend, its own.py
+In:    where the others listen, from the registry; a request's id begins with the number of its frontend
+Fails: NotThere where a frontend does not answer within ANSWER_S
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+import msgspec
+
+from disagg.frontend.keys import Caller
+from disagg.plane.framing import Connection
+from disagg.registry.asked import ask
+from disagg.registry.frame_server import FrameServer
+from disagg.registry.records import FrontendRecord
+from disagg.telemetry.metrics import Figures
+
+ANSWER_S = 2.0
+NUMBER_DIGITS = 4  # of a request's id
+
+
+class NotThere(Exception):
+    """A frontend does not answer: it has just ended, or its event loop stands still."""
+
+
+class OwnStatus(msgspec.Struct, frozen=True):
+    """`frontend`: its counts and what lives there; `in_flight`: life of an engine -> its requests there, by dp rank."""
+
+    frontend: dict[str, Any]
+    in_flight: dict[str, list[int]]
+
+
+class TimelineWanted(msgspec.Struct, frozen=True, tag="timeline?"):
+    request_id: str
+    caller: Caller
+
+
+class CancelWanted(msgspec.Struct, frozen=True, tag="cancel"):
+    request_id: str
+    caller: Caller
+
+
+class ConversationWanted(msgspec.Struct, frozen=True, tag="conversation?"):
+    response_id: str
+    owner: bytes
+
+
+class StatusWanted(msgspec.Struct, frozen=True, tag="status?"):
+    owner: bytes | None  # as Backend.status
+
+
+class FiguresWanted(msgspec.Struct, frozen=True, tag="figures?"):
+    pass
+
+
+Question = TimelineWanted | CancelWanted | ConversationWanted | StatusWanted | FiguresWanted
+_encode = msgspec.msgpack.Encoder().encode
+_decode_question = msgspec.msgpack.Decoder(Question).decode
+_timeline = msgspec.msgpack.Decoder(dict[str, Any] | None).decode
+_cancelled = msgspec.msgpack.Decoder(bool | None).decode
+_conversation = msgspec.msgpack.Decoder(list[dict[str, Any]] | None).decode
+_status = msgspec.msgpack.Decoder(OwnStatus).decode
+_figures = msgspec.msgpack.Decoder(Figures).decode
+
+
+class Own(Protocol):
+    """What one frontend knows (own.py)."""
+
+    def timeline(self, request_id: str, caller: Caller) -> dict[str, Any] | None: ...
+
+    def cancel(self, request_id: str, caller: Caller) -> bool | None: ...
+
+    def conversation(self, response_id: str, owner: bytes) -> list[dict[str, Any]] | None: ...
+
+    def status(self, owner: bytes | None) -> OwnStatus: ...
+
+    def figures(self) -> Figures: ...
+
+
+class PeerServer(FrameServer):
+    def __init__(self, secret: bytes, own: Own) -> None:
+        super().__init__(secret)
+        self._own = own
+
+    async def serve(self, connection: Connection, frames: asyncio.Queue[bytes]) -> None:
+        connection.send(_encode(self._answer(_decode_question(await frames.get()))))
+
+    def _answer(self, question: Question) -> object:
+        own = self._own
+        match question:
+            case TimelineWanted(request_id, caller):
+                return own.timeline(request_id, caller)
+            case CancelWanted(request_id, caller):
+                return own.cancel(request_id, caller)
+            case ConversationWanted(response_id, owner):
+                return own.conversation(response_id, owner)
+            case StatusWanted(owner):
+                return own.status(owner)
+            case FiguresWanted():
+                return own.figures()
+
+
+class Peers:
+    """Of frontend `number`. `frontends()`: all of the deployment, this one too, as the registry has them now."""
+
+    def __init__(self, number: int, secret: bytes, frontends: Callable[[], Mapping[int, FrontendRecord]]) -> None:
+        self.number, self._secret, self._frontends = number, secret, frontends
+
+    def of(self, request_id: str) -> int | None:
+        """The other frontend whose request that may be; None: it is this one's, or nobody's."""
+        try:
+            number = int(request_id[:NUMBER_DIGITS], 16)
+        except ValueError:
+            return None
+        return number if number in self._others() else None
+
+    async def timeline(self, number: int, request_id: str, caller: Caller) -> dict[str, Any] | None:
+        """Raises NotThere, as the next two."""
+        found: dict[str, Any] | None = _timeline(await self._ask(number, TimelineWanted(request_id, caller)))
+        return found
+
+    async def cancel(self, number: int, request_id: str, caller: Caller) -> bool | None:
+        is_cancelled: bool | None = _cancelled(await self._ask(number, CancelWanted(request_id, caller)))
+        return is_cancelled
+
+    async def conversation(self, number: int, response_id: str, owner: bytes) -> list[dict[str, Any]] | None:
+        found: list[dict[str, Any]] | None = _conversation(
+            await self._ask(number, ConversationWanted(response_id, owner))
+        )
+        return found
+
+    async def statuses(self, owner: bytes | None) -> dict[int, OwnStatus | None]:
+        """Of all others, by number; None: it does not answer."""
+        answers = await self._ask_all(StatusWanted(owner))
+        return {number: None if answer is None else _status(answer) for number, answer in answers.items()}
+
+    async def figures(self) -> list[Figures]:
+        """Of all others that answer."""
+        answers = await self._ask_all(FiguresWanted())
+        return [_figures(answer) for answer in answers.values() if answer is not None]
+
+    async def _ask(self, number: int, question: Question) -> bytes:
+        try:
+            return await ask(self._others()[number].peer, self._secret, _encode(question), ANSWER_S)
+        except (OSError, TimeoutError, KeyError) as error:
+            raise NotThere(f"frontend {number} does not answer: {error}") from None
+
+    async def _ask_all(self, question: Question) -> dict[int, bytes | None]:
+        """Side by side, by number."""
+
+        async def one(number: int) -> bytes | None:
+            try:
+                return await self._ask(number, question)
+            except NotThere:
+                return None
+
+        numbers = sorted(self._others())
+        return dict(zip(numbers, await asyncio.gather(*map(one, numbers)), strict=True))
+
+    def _others(self) -> dict[int, FrontendRecord]:
+        return {number: each for number, each in self._frontends().items() if each.peer and number != self.number}
