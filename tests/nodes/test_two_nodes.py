@@ -23,6 +23,7 @@ from disagg.sglang.plugins.faults import HELD
 
 CONFIG = Path(__file__).parents[2] / "configs" / "deepseek-tiny-2nodes.yaml"
 DOWN_S = 5.0  # from what happened until nothing is left of the engine, on either node
+BY_LOAD = "routing.policy=least_loaded"  # four requests at a time go to four pairs
 ERROR_S = 20.0  # deadlines.no_pair_s and a little
 BACK_S = 120.0
 NAME = "tiny-dsv3"
@@ -32,7 +33,7 @@ ENGINES_PORTS = range(20000, 32000)
 
 @pytest.fixture(scope="module")
 def deployment(two: Cluster) -> Iterator[Deployment]:
-    with job(two, CONFIG, "health.canary_s=3600", "deadlines.transfer_s=120") as made:
+    with job(two, CONFIG, "health.canary_s=3600", "deadlines.transfer_s=120", BY_LOAD) as made:
         yield made
 
 
