@@ -111,7 +111,7 @@ MISTAKES = {
     "nothing near": (
         PAIR + "frontend: {xyz: 1}",
         "frontend.xyz",
-        "here go host, port, body_limit_mib,",
+        "here go host, port, count, body_limit_mib,",
     ),
     "key that is no text": (PAIR + "1: 2", "1", "is not text"),
     "device": (PAIR + "device: gpu", "device", "must be 'auto', 'cpu', 'cuda' or 'simulated'"),
