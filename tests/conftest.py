@@ -31,8 +31,11 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def _end_in_order_at_sigterm() -> None:
-    """The default action ends the process before any fixture is closed. At a second signal it still does."""
+    """The default action ends the process before any fixture is closed. At a second signal it still does. SIGINT, which
+    xdist interrupts its workers with, is ignored in what a shell started with `&`: not here."""
     ours = os.getpid()
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
     def interrupt(number: int, _frame: FrameType | None) -> None:
         signal.signal(number, signal.SIG_DFL)

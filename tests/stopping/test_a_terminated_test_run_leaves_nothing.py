@@ -33,12 +33,17 @@ def test_that_waits(started):
 
 @pytest.mark.timeout(2 * LIMIT_S)
 @pytest.mark.parametrize("processes", ["0", "1"])
-def test_what_a_fixture_started_ends_with_a_terminated_run(tmp_path: Path, processes: str) -> None:
+@pytest.mark.parametrize("sigint", [signal.SIG_DFL, signal.SIG_IGN], ids=["", "in the background of a script"])
+def test_what_a_fixture_started_ends_with_a_terminated_run(
+    tmp_path: Path, processes: str, sigint: signal.Handlers
+) -> None:
     shutil.copy(Path(__file__).parents[1] / "conftest.py", tmp_path)
     (tmp_path / "test_it.py").write_text(SUITE)
     (tmp_path / "pytest.ini").write_text("[pytest]\n")
     pid, until = tmp_path / "pid", time.monotonic() + LIMIT_S
-    run = subprocess.Popen([sys.executable, "-m", "pytest", "-q", "-n", processes], cwd=tmp_path)
+    with_sigint = f"import os, signal, sys; signal.signal(signal.SIGINT, signal.Handlers({int(sigint)})); "
+    command = f"{with_sigint}os.execv(sys.executable, [sys.executable, '-m', 'pytest', '-q', '-n', '{processes}'])"
+    run = subprocess.Popen([sys.executable, "-c", command], cwd=tmp_path)
     try:
         while not (pid.exists() and pid.read_text().endswith(" ")):
             assert time.monotonic() < until
