@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import os
+
 import msgspec
+
+# Read when gRPC is imported. Else its threads begin anew in a child between fork and exec; now and then they end it.
+os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")
 
 
 class Access(msgspec.Struct, frozen=True):

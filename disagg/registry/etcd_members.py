@@ -9,12 +9,14 @@ Fails: StoreLost when no member has answered within the limit; StartError where 
 from __future__ import annotations
 
 import asyncio
-import os
 import time
 from collections.abc import Awaitable, Callable
 from random import Random
 from typing import NamedTuple, TypeVar
 
+from disagg.registry.etcd_access import Access  # before gRPC
+
+# isort: split
 import grpc
 import grpc.aio
 from etcd3aio._protobuf import LeaseStub, WatchStub
@@ -24,10 +26,8 @@ from etcd3aio.kv import KVService
 from etcd3aio.lease import LeaseService
 
 from disagg.errors import StartError
-from disagg.registry.etcd_access import Access
 from disagg.registry.store import StoreLost, pauses_s
 
-os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")  # else it says at each child of ours that it cannot
 T = TypeVar("T")
 CALL_S = 1.5  # of one member
 CALLS_S = 10.0  # of all of them

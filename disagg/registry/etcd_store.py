@@ -19,6 +19,9 @@ import math
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
 from random import Random
 
+from disagg.registry.etcd_access import Access  # before gRPC
+
+# isort: split
 import grpc.aio
 from etcd3aio._protobuf import (
     Compare,
@@ -33,7 +36,6 @@ from etcd3aio._protobuf import (
 )
 from etcd3aio.kv import prefix_range_end
 
-from disagg.registry.etcd_access import Access
 from disagg.registry.etcd_members import CALL_S, LOST, Member, Members, told
 from disagg.registry.store import (
     WHOLE_MAX,
