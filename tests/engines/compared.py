@@ -26,6 +26,7 @@ NEVER_EQUAL = re.compile(
 )
 OF_XGRAMMAR = re.compile(r"\[\d\d:\d\d:\d\d\] \S+:\d+: |\n$")  # when and where it says so: ours tells the reason alone
 NEAR = 1e-4  # of logprobs
+LIKELIEST = ".top_logprobs[0].token"
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,13 @@ def asked(client: httpx.Client, url: str, path: str, body: dict[str, Any] | None
     elif media == "application/json" and answer.content:
         _flatten("", answer.json(), fields)
     return fields
+
+
+def has_chunks_of_several_tokens(theirs: dict[str, Any]) -> bool:
+    """Of a chat's stream at temperature 0, as a busy SGLang sends them: it then says the `top_logprobs` of a chunk's
+    first token for all its tokens (serving_chat.py, use_token_index)."""
+    tops = [name for name in theirs if name.startswith("choices[0].logprobs.content[") and name.endswith(LIKELIEST)]
+    return any(theirs[name] != theirs[name.removesuffix(LIKELIEST) + ".token"] for name in tops)
 
 
 def differing(theirs: dict[str, Any], ours: dict[str, Any]) -> list[Differing]:

@@ -20,7 +20,7 @@ import openai
 import pytest
 from asked_three_ways import ROWS, Row
 from chat_styles import QWEN
-from compared import asked, differing
+from compared import asked, differing, has_chunks_of_several_tokens
 from deployment import Deployment, serving
 from own_server import OwnServer, starting
 from random_schemas import random_schema
@@ -47,6 +47,7 @@ QUEUE = "deadlines.queue_s=300"
 ALL_ROWS = [*ROWS, *REFUSED]
 SCHEMAS = 200
 AT_ONCE = 4  # rows, each of three servers
+AGAIN = 5
 
 
 @pytest.fixture(scope="module")
@@ -93,7 +94,12 @@ def answered(pair: Deployment, aggregated: Deployment, own_starting: OwnServer) 
         ThreadPoolExecutor(AT_ONCE * len(urls)) as threads,
     ):
         asking = [[threads.submit(asked, client, url, row.path, row.body) for url in urls] for row in ALL_ROWS]
-        return {row.id: [each.result() for each in of_row] for row, of_row in zip(ALL_ROWS, asking, strict=True)}
+        answers = [[each.result() for each in of_row] for of_row in asking]
+        for row, of_row in zip(ALL_ROWS, answers, strict=True):
+            for _ in range(AGAIN):
+                if has_chunks_of_several_tokens(of_row[0]):
+                    of_row[0] = asked(client, urls[0], row.path, row.body)
+        return {row.id: of_row for row, of_row in zip(ALL_ROWS, answers, strict=True)}
 
 
 def chat(deployment: Deployment, **fields: Any) -> dict[str, Any]:
