@@ -57,7 +57,7 @@ def asked(client: httpx.Client, url: str, path: str, body: dict[str, Any] | None
 
 def has_chunks_of_several_tokens(theirs: dict[str, Any]) -> bool:
     """Of a chat's stream at temperature 0, as a busy SGLang sends them: it then says the `top_logprobs` of a chunk's
-    first token for all its tokens (serving_chat.py, use_token_index)."""
+    first token for all its tokens (its OpenAIServingChat, use_token_index)."""
     tops = [name for name in theirs if name.startswith("choices[0].logprobs.content[") and name.endswith(LIKELIEST)]
     return any(theirs[name] != theirs[name.removesuffix(LIKELIEST) + ".token"] for name in tops)
 
