@@ -24,16 +24,13 @@ from random import Random
 
 from msgspec import structs
 
-from benchmarks.policies import CONFIG, ENGINES, SLO
+from benchmarks.policies import simulation_of
 from disagg.coordinator.admission import Admission
 from disagg.coordinator.request import Request
 from disagg.errors import Overloaded
-from disagg.load import load_config
 from disagg.replay.compare import policy_of
-from disagg.replay.deployment import pools_of
 from disagg.replay.measures import WARM_SHARE
-from disagg.replay.simulate import Setting, Simulation
-from disagg.replay.traces.read import read_trace
+from disagg.replay.simulate import Simulation
 from disagg.replay.virtual.served import Served
 from disagg.role_table import ROLES
 from disagg.routing.view import Choice, RoutingView
@@ -54,9 +51,7 @@ def main() -> None:
     parser.add_argument("--mixes", default="fixed,stretch", help="comma-separated")
     options = parser.parse_args()
     for path in options.traces:
-        simulation = Simulation(
-            Setting(read_trace(path), pools_of(load_config(CONFIG, ENGINES)), options.requests, 1, SLO)
-        )
+        simulation = simulation_of(path, options.requests)
         reader = next(pool.model for pool in simulation.setting.pools if ROLES[pool.model.role].reads_prompts)
         mixes: dict[str, Mix] = {"fixed": fixed, "stretch": partial(stretch, reader)}
         capacity = simulation.capacity()

@@ -21,14 +21,12 @@ from statistics import mean
 
 from msgspec import structs
 
-from benchmarks.policies import CONFIG, ENGINES, SLO
-from disagg.load import load_config
+from benchmarks.policies import simulation_of
 from disagg.replay.compare import policy_of
-from disagg.replay.deployment import pools_of
-from disagg.replay.measures import WARM_SHARE, quantile
-from disagg.replay.simulate import Setting, Simulation
-from disagg.replay.traces.read import read_trace
+from disagg.replay.measures import WARM_SHARE
+from disagg.replay.simulate import Simulation
 from disagg.replay.virtual.served import Served
+from disagg.telemetry.quantile import quantile
 
 FLOOD = 20  # requests for each one of `other`
 HIGH, HIGH_SHARE = 10, 0.02
@@ -43,9 +41,7 @@ def main() -> None:
     parser.add_argument("--policies", default="predicted,least_loaded", help="comma-separated")
     options = parser.parse_args()
     for path in options.traces:
-        simulation = Simulation(
-            Setting(read_trace(path), pools_of(load_config(CONFIG, ENGINES)), options.requests, 1, SLO)
-        )
+        simulation = simulation_of(path, options.requests)
         capacity = simulation.capacity()
         print(f"\n# {path.name}: carries {capacity:.3g} requests/s with least_loaded. TTFT mean, p50, p99 in s")
         for load in options.loads.split(","):

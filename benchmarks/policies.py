@@ -63,6 +63,11 @@ def main() -> None:
             (options.out / f"{name}.svg").write_text(picture(rows))
 
 
+def simulation_of(trace: Path, requests: int) -> Simulation:
+    """Of the deployment above, with one frontend."""
+    return Simulation(Setting(read_trace(trace), pools_of(load_config(CONFIG, ENGINES)), requests, 1, SLO))
+
+
 def said(began_s: float):  # type: ignore[no-untyped-def]
     def say(row: Row) -> None:
         print(f"{time.monotonic() - began_s:6.0f} s {row.load.name} seed {row.seed} {row.policy}", file=sys.stderr)

@@ -15,6 +15,7 @@ from typing import Any
 import typer
 
 from disagg.cli.observe import Url, ask
+from disagg.lives import life_of
 from disagg.role_table import ROLES
 from disagg.roles import Role
 
@@ -113,7 +114,7 @@ def _engines_that_die(seen: Seen) -> Iterator[Complaint]:
 
 def _engines_that_do_not_answer(seen: Seen) -> Iterator[Complaint]:
     for engine in seen.engines:
-        life = f"{engine['id']}#{engine['incarnation']}"
+        life = life_of(engine["id"], engine["incarnation"])
         if engine["state"] == "ready" and not seen.loads.get(life):
             yield Complaint(
                 f"{life} does not say its load", "its node is overloaded or cut off; it is replaced if it stays so"

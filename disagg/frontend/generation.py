@@ -11,7 +11,6 @@ Fails: BadRequest and other RequestErrors, before or after the answer's head: it
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -31,7 +30,7 @@ from disagg.frontend.choices import Stream, StreamedChoice, WholeChoice
 from disagg.frontend.exchange import Exchange
 from disagg.frontend.forms import FORMS, response_head
 from disagg.frontend.parts import ChoiceAnswer
-from disagg.frontend.peers import NotThere, Peers
+from disagg.frontend.peers import Peers
 from disagg.frontend.reading import Read, with_earlier
 from disagg.frontend.receiving import bare_id
 from disagg.frontend.request_body import CompletionRequest
@@ -131,8 +130,7 @@ class Generations:
             return []
         found = self.kept.find(owner, previous)
         if found is None and self._peers is not None and (number := self._peers.of(bare_id(previous))) is not None:
-            with contextlib.suppress(NotThere):
-                found = await self._peers.conversation(number, previous, owner)
+            found = await self._peers.conversation(number, previous, owner)
         if found is None:
             raise not_kept(previous)
         return found

@@ -12,6 +12,7 @@ from disagg.frontend.backend import Backend
 from disagg.frontend.generation import Generations
 from disagg.frontend.keys import Caller
 from disagg.frontend.peers import OwnStatus
+from disagg.lives import life_of
 from disagg.telemetry.metrics import Figures
 
 
@@ -31,7 +32,7 @@ class OwnRequests:
 
     def status(self, owner: bytes | None) -> OwnStatus:
         status = self._backend.status(owner)
-        in_flight = {f"{each['id']}#{each['incarnation']}": each["in_flight_by_rank"] for each in status["engines"]}
+        in_flight = {life_of(each["id"], each["incarnation"]): each["in_flight_by_rank"] for each in status["engines"]}
         return OwnStatus(status["frontend"], in_flight)
 
     def figures(self) -> Figures:

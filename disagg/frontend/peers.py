@@ -2,7 +2,7 @@
 
 Way:   together.py -> [Peers] =frames=> [PeerServer] of another frontend, its own.py
 In:    where the others listen, from the registry; a request's id begins with the number of its frontend
-Fails: NotThere where a frontend does not answer within ANSWER_S
+Fails: a frontend that does not answer within ANSWER_S, as it has just ended, counts as one that knows nothing
 """
 
 from __future__ import annotations
@@ -22,10 +22,6 @@ from disagg.telemetry.metrics import Figures
 
 ANSWER_S = 2.0
 NUMBER_DIGITS = 4  # of a request's id
-
-
-class NotThere(Exception):
-    """A frontend does not answer: it has just ended, or its event loop stands still."""
 
 
 class OwnStatus(msgspec.Struct, frozen=True):
@@ -64,8 +60,9 @@ _decode_question = msgspec.msgpack.Decoder(Question).decode
 _timeline = msgspec.msgpack.Decoder(dict[str, Any] | None).decode
 _cancelled = msgspec.msgpack.Decoder(bool | None).decode
 _conversation = msgspec.msgpack.Decoder(list[dict[str, Any]] | None).decode
-_status = msgspec.msgpack.Decoder(OwnStatus).decode
-_figures = msgspec.msgpack.Decoder(Figures).decode
+_status = msgspec.msgpack.Decoder(OwnStatus | None).decode
+_figures = msgspec.msgpack.Decoder(Figures | None).decode
+NOTHING = _encode(None)
 
 
 class Own(Protocol):
@@ -120,7 +117,6 @@ class Peers:
         return number if number in self._others() else None
 
     async def timeline(self, number: int, request_id: str, caller: Caller) -> dict[str, Any] | None:
-        """Raises NotThere, as the next two."""
         found: dict[str, Any] | None = _timeline(await self._ask(number, TimelineWanted(request_id, caller)))
         return found
 
@@ -137,30 +133,24 @@ class Peers:
     async def statuses(self, owner: bytes | None) -> dict[int, OwnStatus | None]:
         """Of all others, by number; None: it does not answer."""
         answers = await self._ask_all(StatusWanted(owner))
-        return {number: None if answer is None else _status(answer) for number, answer in answers.items()}
+        return {number: _status(answer) for number, answer in answers.items()}
 
     async def figures(self) -> list[Figures]:
         """Of all others that answer."""
-        answers = await self._ask_all(FiguresWanted())
-        return [_figures(answer) for answer in answers.values() if answer is not None]
+        answers = map(_figures, (await self._ask_all(FiguresWanted())).values())
+        return [figures for figures in answers if figures is not None]
 
     async def _ask(self, number: int, question: Question) -> bytes:
+        """NOTHING where it does not answer."""
         try:
             return await ask(self._others()[number].peer, self._secret, _encode(question), ANSWER_S)
-        except (OSError, TimeoutError, KeyError) as error:
-            raise NotThere(f"frontend {number} does not answer: {error}") from None
+        except (OSError, TimeoutError, KeyError):
+            return NOTHING
 
-    async def _ask_all(self, question: Question) -> dict[int, bytes | None]:
+    async def _ask_all(self, question: Question) -> dict[int, bytes]:
         """Side by side, by number."""
-
-        async def one(number: int) -> bytes | None:
-            try:
-                return await self._ask(number, question)
-            except NotThere:
-                return None
-
         numbers = sorted(self._others())
-        return dict(zip(numbers, await asyncio.gather(*map(one, numbers)), strict=True))
+        return dict(zip(numbers, await asyncio.gather(*(self._ask(each, question) for each in numbers)), strict=True))
 
     def _others(self) -> dict[int, FrontendRecord]:
         return {number: each for number, each in self._frontends().items() if each.peer and number != self.number}

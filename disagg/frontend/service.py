@@ -216,16 +216,14 @@ class Service:
         return self._prefix + os.urandom(RANDOM_BYTES).hex()
 
     def figures(self) -> Figures:
-        return self._metrics.figures(self._now(), self._refusals.by_reason)
+        now = self._counts() | {"tasks": len(asyncio.all_tasks())}
+        return self._metrics.figures(now, self._refusals.by_reason)
 
     def metrics(self, others: Sequence[Figures]) -> bytes:
         connections = self._connections
         states = [r.state for r in connections.records.values()]
         engines = {"engines_ready": states.count(State.READY), "engines": len(states)}
         return self._metrics.render(self.figures(), others, engines, connections.granted, connections.caches)
-
-    def _now(self) -> dict[str, int]:
-        return self._counts() | {"tasks": len(asyncio.all_tasks())}
 
     def _counts(self) -> dict[str, int]:
         """What is alive here; all 0 once everything has been given back."""

@@ -6,15 +6,15 @@ Fails: a frontend that does not answer counts as one that knows nothing; the sta
 
 from __future__ import annotations
 
-import contextlib
 from typing import Any
 
 from disagg.errors import BadRequest
 from disagg.frontend.backend import Backend
 from disagg.frontend.keys import Caller
 from disagg.frontend.own import OwnRequests
-from disagg.frontend.peers import NotThere, Peers
+from disagg.frontend.peers import Peers
 from disagg.frontend.receiving import bare_id
+from disagg.lives import life_of
 
 
 class Together:
@@ -27,12 +27,10 @@ class Together:
     async def timeline(self, name: str, caller: Caller) -> dict[str, Any]:
         """Raises BadRequest where there is no such request for this caller."""
         request_id = bare_id(name)
-        found = None
         if self._peers is None or (number := self._peers.of(request_id)) is None:
             found = self._own.timeline(request_id, caller)
         else:
-            with contextlib.suppress(NotThere):
-                found = await self._peers.timeline(number, request_id, caller)
+            found = await self._peers.timeline(number, request_id, caller)
         if found is None:
             raise no_such_request(name)
         return found
@@ -42,10 +40,7 @@ class Together:
         request_id = bare_id(name)
         if self._peers is None or (number := self._peers.of(request_id)) is None:
             return bool(self._own.cancel(request_id, caller))
-        try:
-            return bool(await self._peers.cancel(number, request_id, caller))
-        except NotThere:
-            return False
+        return bool(await self._peers.cancel(number, request_id, caller))
 
     async def status(self, owner: bytes | None) -> dict[str, Any]:
         """`frontends`, where there are several: each one's own part; requests of engines are all frontends'."""
@@ -56,7 +51,7 @@ class Together:
         parts = {number: {"silent": True} if other is None else other.frontend for number, other in others.items()}
         parts[self._peers.number] = status["frontend"]
         for engine in status["engines"]:
-            life = f"{engine['id']}#{engine['incarnation']}"
+            life = life_of(engine["id"], engine["incarnation"])
             of_all = [engine["in_flight_by_rank"], *(each.in_flight.get(life, []) for each in others.values() if each)]
             engine["in_flight_by_rank"] = _added(of_all)
             engine["in_flight"] = sum(engine["in_flight_by_rank"])

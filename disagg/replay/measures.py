@@ -11,6 +11,8 @@ from dataclasses import asdict, dataclass, fields
 from statistics import mean, median
 from typing import Any
 
+from disagg.telemetry.quantile import quantile
+
 WARM_SHARE = 0.2  # of the requests
 
 
@@ -121,11 +123,6 @@ def over_seeds(each: Sequence[Measures], of: Callable[[Sequence[float]], float] 
     values = [asdict(one) for one in each]
     found: dict[str, Any] = {field.name: of([value[field.name] for value in values]) for field in fields(Measures)}
     return Measures(**found)
-
-
-def quantile(ordered: Sequence[float], share: float) -> float:
-    """The value that so many do not exceed; of none, 0."""
-    return ordered[min(len(ordered) - 1, int(len(ordered) * share))] if ordered else 0.0
 
 
 def _weighed(gaps: Sequence[tuple[float, int]], shares: Sequence[float]) -> list[float]:

@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 
 from disagg.coordinator.phases import Phase
 from disagg.coordinator.request import Request
+from disagg.telemetry.quantile import quantile
 
 PULSE_S = 10.0
 FIRST_TOKENS_MAX = 10_000  # of a line: its percentiles are of these, the first ones
@@ -65,7 +66,7 @@ class Pulse:
         said = f"in {took_s:.0f} s {', '.join(parts)}"
         said += f"; {self._prompt_tokens / took_s:,.0f} tokens/s read, {made / took_s:,.0f} made"
         if first := sorted(self._first_tokens_s):
-            said += f"; first token p50 {_percentile(first, 0.5):.3g} s, p99 {_percentile(first, 0.99):.3g} s"
+            said += f"; first token p50 {quantile(first, 0.5):.3g} s, p99 {quantile(first, 0.99):.3g} s"
         waiting = self._queued()
         said += f"; now {len(self._live) - waiting} run" + f", {waiting} wait" * bool(waiting)
         is_quiet = not (self._answers or self._failed or self._cancelled or self._live)
@@ -78,7 +79,3 @@ class Pulse:
             await asyncio.sleep(every_s)
             if said := self.line():
                 self._log.info("%s", said)
-
-
-def _percentile(sorted_s: list[float], share: float) -> float:
-    return sorted_s[min(len(sorted_s) - 1, int(share * len(sorted_s)))]

@@ -10,13 +10,14 @@ from random import Random
 from msgspec import structs
 
 from disagg.replay.compare import policy_of
-from disagg.replay.measures import Slo, quantile
+from disagg.replay.measures import Slo
 from disagg.replay.simulate import Setting, Simulation
 from disagg.replay.traces.read import read_trace
 from disagg.replay.virtual.served import Served
 from disagg.replay.virtual.world import Pool, Run
 from disagg.roles import Role
 from disagg.simulated_engine.model import Model
+from disagg.telemetry.quantile import quantile
 
 TRACE = Path(__file__).parent / "data" / "mooncake-200.jsonl.gz"
 TIMES = {"prefill_token_s": 2e-5, "prefill_attention_s": 1e-9, "step_leg_s": 1e-5, "step_context_s": 3e-8}

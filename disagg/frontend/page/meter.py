@@ -15,6 +15,7 @@ import msgspec
 
 from disagg.coordinator.phases import Phase
 from disagg.coordinator.request import Request
+from disagg.telemetry.quantile import quantile
 
 FIRST_TOKENS_MAX = 10_000  # of a second: its percentiles are of these, the first ones
 REQUESTS_A_TURN = 500  # that are looked at before others have their turn of the event loop
@@ -114,4 +115,4 @@ class Meter:
 
 
 def _percentile_ms(sorted_s: list[float], share: float) -> float | None:
-    return round(sorted_s[min(len(sorted_s) - 1, int(share * len(sorted_s)))] * 1e3, 1) if sorted_s else None
+    return round(quantile(sorted_s, share) * 1e3, 1) if sorted_s else None
