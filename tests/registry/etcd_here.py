@@ -100,6 +100,13 @@ class Proxy:
             task.cancel()
         self._passes.set()
 
+    async def end(self) -> None:
+        """Returns when its connections are closed. One that is not when its loop ends fails a later test."""
+        tasks = list(self._tasks)
+        self.mend()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.sleep(0)
+
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         assert task is not None
@@ -133,5 +140,4 @@ async def proxy(to: str) -> AsyncIterator[tuple[Proxy, str]]:
         yield made, f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
     finally:
         server.close()
-        made.mend()
-        await asyncio.sleep(0)
+        await made.end()
