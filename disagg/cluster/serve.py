@@ -14,6 +14,7 @@ import functools
 import logging
 import os
 import secrets
+import socket
 import threading
 import time
 from collections.abc import AsyncIterator, Callable
@@ -31,7 +32,7 @@ from disagg.cluster.controller import Addresses, Controller
 from disagg.cluster.first_steps import first_steps
 from disagg.cluster.frontend_process import Frontends
 from disagg.cluster.node_labels import labels_of
-from disagg.cluster.ports import why_not_bound
+from disagg.cluster.ports import hold
 from disagg.cluster.setting import Setting
 from disagg.config.frontend import page_origins
 from disagg.config.schema import Deployment
@@ -66,7 +67,8 @@ async def serve(deployment: Deployment, *, is_quiet: bool = False) -> None:
     with stopping.in_order(course.ask_to_stop):
         course.running = asyncio.current_task()
         try:
-            await _run(deployment, course, is_quiet=is_quiet)
+            with _frontend_port(deployment.frontend.host, deployment.frontend.port):
+                await _run(deployment, course, is_quiet=is_quiet)
         except asyncio.CancelledError:
             if not course.signal:
                 raise
@@ -106,7 +108,6 @@ async def _run(deployment: Deployment, course: _Course, *, is_quiet: bool) -> No
     began_s = time.monotonic()
     surroundings.refuse(os.environ)
     model_path = await _apart(resolve_model, deployment.model.path, deployment.model.revision)
-    _refuse_a_taken_port(deployment.frontend.host, deployment.frontend.port)
     shared = _shared(deployment)
     name = secrets.token_hex(4)  # of this run: the janitor looks for it
     log.info("deployment %s of namespace %s (%s)", deployment.name, deployment.namespace, name)
@@ -335,9 +336,11 @@ def _python_path(device: str) -> list[str]:
     return standin_paths()
 
 
-def _refuse_a_taken_port(host: str, port: int) -> None:
-    """Raises StartError before engines load for minutes. The frontend itself binds the port later."""
-    error = why_not_bound(host, port)
-    if error is not None:
+def _frontend_port(host: str, port: int) -> socket.socket:
+    """Held until the deployment ends: the frontends, which listen there later and may be started again, find it free.
+    Raises StartError, before engines load for minutes."""
+    try:
+        return hold(host, port)
+    except OSError as error:
         would_do = "choose another frontend.port, or end what listens there"
-        raise StartError("frontend.port", f"{host}:{port} cannot be bound: {error.strerror}", would_do)
+        raise StartError("frontend.port", f"{host}:{port} cannot be bound: {error.strerror}", would_do) from error
