@@ -1,6 +1,7 @@
 """What is kept on the card: adapters beside one model; prefixes that are routed to, loaded back, or not moved again.
 
-Way:   four parts, each on deployments of its own with the shipped configuration and the small model:
+Way:   four parts, each on deployments of its own with the shipped configuration; adapters over the small model, the
+       others with the shape, whose prompts cost something:
        adapters   two adapters and the model itself, PD beside aggregated, each alone, then all at once; one's ITL
        routed     two prefill engines, KV events: where a prompt goes that one of them has
        host       a prefill engine with HiCache and a small pool: prefixes that came back from the host's memory
@@ -18,14 +19,15 @@ import asyncio
 import json
 import sys
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from statistics import median
 from typing import Any
 
 import httpx
 
 from benchmarks.gpu.places import STATE, Profile, aggregated_config, profile, results_path, write_result
-from benchmarks.gpu.servers import NotReady, Server, only, ours, status, until_ready
+from benchmarks.gpu.servers import NotReady, Server, Wanted, only, ours, status, until_ready
+from benchmarks.gpu.shape import make_shape
 from benchmarks.load import STREAMED, drive, post
 from benchmarks.prompts import random_prompts
 from disagg.models.random_adapter import make_adapter
@@ -92,10 +94,20 @@ def _http() -> httpx.AsyncClient:
     return httpx.AsyncClient(trust_env=False, timeout=ANSWER_S, limits=httpx.Limits(max_connections=64))
 
 
-def _started(*wanted: Any) -> list[Server]:
-    servers = only(wanted)
+def _started(*wanted: Wanted) -> list[Server]:
+    """All engines of all of them serve."""
+    servers, until_s = only(wanted), time.monotonic() + START_S
     until_ready(servers, START_S)
+    while not all(engine["state"] == "ready" for server in servers for engine in status(server).values()):
+        if time.monotonic() > until_s:
+            raise NotReady(f"not all engines are ready within {START_S:g} s")
+        time.sleep(0.25)
     return servers
+
+
+def _of_shape(name: str, config: str, sets: Sequence[str] = ()) -> Wanted:
+    shape = profile().shape
+    return ours(name, config, str(make_shape(shape, STATE / "models" / shape)), sets, of_shape=True)
 
 
 async def _adapters(it: Profile) -> dict[str, Any]:
@@ -156,7 +168,7 @@ async def _routed(it: Profile) -> dict[str, Any]:
     sets = ["prefill.replicas=2"]
     if it.device == "cuda":
         sets += [f"{role}.resources.gpus=0.3" for role in ("prefill", "decode")]
-    (server,) = await asyncio.to_thread(_started, ours("reuse-routed", it.config, MODEL, sets))
+    (server,) = await asyncio.to_thread(_started, _of_shape("reuse-routed", it.config, sets))
     rows, wrong = [], []
     async with _http() as http:
         client = Client(http, server)
@@ -183,13 +195,14 @@ async def _routed(it: Profile) -> dict[str, Any]:
         "first_on": sorted(first["timeline"]["prefill"] for first in firsts),
         "first_ms": median(first["took_ms"] for first in firsts),
         "again_ms": median(again["took_ms"] for _, again in rows),
+        "one_of_each": [each["timeline"] for each in rows[-1]],
     }
 
 
 async def _host(it: Profile) -> dict[str, Any]:
     engine = {"enable_hierarchical_cache": "true", "hicache_ratio": "4", "max_total_tokens": str(HOST_POOL)}
     sets = [f"prefill.engine.{key}={value}" for key, value in engine.items()]
-    (server,) = await asyncio.to_thread(_started, ours("reuse-host", it.config, MODEL, sets))
+    (server,) = await asyncio.to_thread(_started, _of_shape("reuse-host", it.config, sets))
     async with _http() as http:
         client = Client(http, server)
         before = client.lives()
@@ -216,8 +229,8 @@ async def _decode(it: Profile) -> dict[str, Any]:
     radix = ["decode.engine.disaggregation_decode_enable_radix_cache=true"]
     pd, one = await asyncio.to_thread(
         _started,
-        ours("reuse-decode", it.config, MODEL, radix),
-        ours("reuse-agg", aggregated_config(it.config), MODEL),
+        _of_shape("reuse-decode", it.config, radix),
+        _of_shape("reuse-agg", aggregated_config(it.config)),
     )
     prompts = random_prompts("decode", PROMPTS, LONG, VOCABULARY)
     async with _http() as http:
