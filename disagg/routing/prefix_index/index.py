@@ -77,8 +77,8 @@ class PrefixIndex:
         self._sweep_a_little()
 
     def cut(self, slot: int, path: array[int], keep: int, tier: Tier = Tier.DEVICE) -> None:
-        """Of this path the rank holds no more than the first `keep` blocks in this tier, and nothing that follows the
-        block after them."""
+        """Of this path the rank holds no more than the first `keep` blocks in this tier, or in these, and nothing that
+        follows the block after them."""
         member = self._members.find(slot)
         if member >= 0 and keep < len(path):
             prints = fingerprints(path)
@@ -322,7 +322,7 @@ class PrefixIndex:
         if not tiers & tier:
             return
         if keep > start:
-            if not runs.children[run] and runs.holders[run] == runs.sets.set(0, member, tier):
+            if not tiers & ~tier and not runs.children[run] and runs.holders[run] == runs.sets.set(0, member, tiers):
                 self._members.count(member, keep - runs.ends[run])
                 runs.shorten(run, keep, prints)
                 return
