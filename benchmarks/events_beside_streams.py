@@ -113,7 +113,8 @@ class Teller:
     def __init__(self, secret: bytes, blocks_s: float, a_change: int) -> None:
         self.block_tokens = BLOCK_TOKENS
         self.sequences = dict.fromkeys(range(RANKS), 0)
-        self.count, self._a_change, self._subscriber = 0, a_change, None
+        self.count = 0
+        self._subscriber: Subscriber | None = None
         self._frame_blocks = max(a_change, int(blocks_s / RANKS * GATHER_S))
         self._every_s = self._frame_blocks * RANKS / blocks_s
         held = int(HELD_S * blocks_s / RANKS)
@@ -121,7 +122,7 @@ class Teller:
         self._next = [0] * RANKS
 
     def subscribe(self, subscriber: Subscriber) -> Iterator[tuple[int, list[Change]]]:
-        self._subscriber: Subscriber | None = subscriber
+        self._subscriber = subscriber
         return iter(())
 
     def unsubscribe(self, _subscriber: Subscriber) -> None:
@@ -253,8 +254,8 @@ async def _lag_ms(url: str) -> float:
 
 def main() -> None:
     if sys.argv[1:2] == ["--tell"]:
-        blocks_s, a_change, count_file = sys.argv[2:]
-        uvloop.run(host(float(blocks_s), int(a_change), Path(count_file)))
+        rate, blocks, count_file = sys.argv[2:]
+        uvloop.run(host(float(rate), int(blocks), Path(count_file)))
         return
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--blocks-s", type=float, default=200_000)
