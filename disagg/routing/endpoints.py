@@ -204,7 +204,7 @@ def _entry(endpoint: Endpoint, load: tuple[int, int]) -> tuple[int, int, int, in
     return (load[0], load[1], endpoint.engine.number, endpoint.dp_rank, endpoint)
 
 
-class Pair(msgspec.Struct, frozen=True, gc=False):
+class Pair(msgspec.Struct, frozen=True):
     """Where a request runs. `prefill` is None on an aggregated engine, which then is `decode`."""
 
     prefill: Endpoint | None

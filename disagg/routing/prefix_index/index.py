@@ -169,13 +169,15 @@ class PrefixIndex:
         so many blocks of the path the member holds already, which may tell that a tail is the way.
         """
         runs, length = self._runs, len(path)
-        find, common, ends = runs.table.find, runs.common, runs.ends
+        find, common, ends, keys, children = runs.table.find, runs.common, runs.ends, runs.keys, runs.children
         found, ways = [], [(run, matched)]
         while ways:
             run, matched = ways.pop()
             while matched < length and matched == ends[run]:
                 key = path[matched]
-                child, tail = find(key), runs.tail_of(run)
+                child, tail = find(key), children[run]
+                if tail and keys[tail]:
+                    tail = 0  # as Runs.tail_of says
                 follows = common(child, matched, prints, length) if child else 0
                 if tail:
                     along = common(tail, matched, prints, length)
