@@ -58,12 +58,14 @@ async def stub_deployment(
     engines_a_role: int = 1,
     script: Sequence[int] = (),
     context_tokens: int = FACTS.context_length,
+    others: Sequence[tuple[EngineRecord, Sequence[str]]] = (),
     **front: Any,
 ) -> AsyncIterator[StubDeployment]:
     """By the default policy, which looks at KV blocks, as where the YAML says no more. Its engines tell nothing
     of theirs, so that is guessed.
 
-    `script`: what its engines say, over and over; `context_tokens`: theirs, beside the model's own. `front`: what else
+    `script`: what its engines say, over and over; `context_tokens`: theirs, beside the model's own. `others`: engines
+    more that have met nobody, each with the program that serves it and its words. `front`: what else
     the frontend is told (FrontendSpec); with tokenization "engine" the engines' processes have the tokenizer."""
     secret = secrets.token_bytes(32)
     environment = os.environ | {SECRET_VARIABLE: secret.hex()}
@@ -113,6 +115,12 @@ async def stub_deployment(
                     bootstrap=f"127.0.0.1:{9 + number}" if is_prefill else "",
                 )
             )
+        for record, (module, *words) in others:
+            pid, port = await stack.enter_async_context(
+                running(module, *words, limit_s=HOST_S, environment=environment)
+            )
+            pids[record.id] = pid
+            await registry.put(msgspec.structs.replace(record, plane=f"127.0.0.1:{port}"))
         stack.push_async_callback(frontend.stop)
         began_s = time.perf_counter()
         await frontend.start()
