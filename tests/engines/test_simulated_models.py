@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -18,14 +19,21 @@ from deployment import Deployment, serving
 from scripted import make_model_folder
 
 LIMIT_S = 60.0
+LORA = {"max_lora_rank": 8, "target_modules": ["q_proj"]}
 POOL = {"resources": {"cpus": 0.1}, "engine": {"step_s": 0.001}}
 SAID = {
     "version": 1,
     "name": "two",
     "device": "simulated",
     "models": {
-        "chat": {"path": "smollm2", "name": "org/chat", "prefill": POOL, "decode": {**POOL, "replicas": 2}},
-        "tiny": {"path": "tiny", "aggregated": POOL},
+        "chat": {
+            "path": "smollm2",
+            "name": "org/chat",
+            "lora": LORA,
+            "prefill": POOL,
+            "decode": {**POOL, "replicas": 2},
+        },
+        "tiny": {"path": "tiny", "lora": LORA, "aggregated": POOL},
     },
     "ray": {"address": "local", "cpus": 2},
     "frontend": {"count": 2},
@@ -100,6 +108,26 @@ def test_operators_see_the_models(two: Deployment) -> None:
         "chat.decode-1",
         "tiny.aggregated-0",
     }
+
+
+def test_adapters_of_one_name_are_each_models_own(two: Deployment, tmp_path: Path) -> None:
+    (tmp_path / "adapter_config.json").write_text(
+        json.dumps({"peft_type": "LORA", "r": 8, "target_modules": ["q_proj"]})
+    )
+    for model in ("org/chat", "tiny"):
+        loaded = post(two, "/load_lora_adapter", model=model, lora_name="sql", lora_path=str(tmp_path))
+        assert loaded.status_code == 200, loaded.text
+    listed = [(each["id"], each.get("parent")) for each in two.get("/v1/models")["data"]]
+    assert listed == [("org/chat", None), ("sql", "org/chat"), ("tiny", None), ("sql", "tiny")]
+    for name, key in (("org/chat:sql", "chat"), ("tiny:sql", "tiny")):
+        answer = ask(two, name)
+        assert (answer.status_code, answer.json()["model"]) == (200, name)
+        decode = two.timeline(answer.headers["x-request-id"], until="decode")["decode"]
+        assert decode.startswith(f"{key}.")
+    assert ask(two, "sql").json()["error"]["code"] == "ambiguous_model"
+    assert post(two, "/unload_lora_adapter", model="tiny", lora_name="sql").status_code == 200
+    assert ask(two, "sql").json()["model"] == "sql", "one model alone has it now"
+    assert post(two, "/unload_lora_adapter", model="org/chat", lora_name="sql").status_code == 200
 
 
 def test_one_model_is_dead_and_the_other_serves(two: Deployment) -> None:
