@@ -2,8 +2,8 @@
 
 Way:   app.py -> [Models.of_body] -> that model's Generations or Embeddings, from there on as if it were the only one
 In:    a body's `model`: a model's name, MODEL:ADAPTER, or an adapter's name that one model alone has
-Cost:  nothing with one model: its bodies are not looked at here. With several a look through the body (of 9 MB some
-       5 ms) and one in a table
+Cost:  nothing with one model: its bodies are not looked at here. With several a look through the body, and one in a
+       table
 Fails: BadRequest: 404 for a name that is not here, 400 where none is said, or several models have such an adapter. A
        body that cannot be read goes to the first model, whose reader says what is wrong with it
 """
