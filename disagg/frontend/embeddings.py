@@ -56,7 +56,7 @@ class Embeddings:
         with exchange.while_connected():
             receiving.check_head(exchange)
             await self._check_deployment(kind)
-            asked = await self._tokenization.read(await exchange.call.body(self._body_limit_bytes), kind)
+            asked = await self._tokenization.read(await exchange.body(self._body_limit_bytes), kind)
             assert isinstance(asked, InputsRequest)
             receiving.tell_ignored(exchange, asked.ignored)
             by_tokens = self._is_by_tokens(kind, asked)
@@ -160,7 +160,7 @@ class Embeddings:
         if kind == "scor" and self._backend.generates:
             return
         if not self._backend.embeds:
-            what = "this deployment has no embedding engines; an operator would add a pool under `embedding`"
+            what = "this model has no embedding engines; an operator would add a pool under `embedding`"
             raise BadRequest(None, "no_embedding_pool", what)
         await self._tokenization.ready()
         if kind != "embd" and not self._head.scores:

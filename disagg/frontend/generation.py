@@ -61,11 +61,17 @@ class Generations:
     `peers`: frontends that may keep the conversation which a request goes on with."""
 
     def __init__(
-        self, backend: Backend, tokenization: Tokenization, body_limit_bytes: int, peers: Peers | None = None
+        self,
+        backend: Backend,
+        tokenization: Tokenization,
+        body_limit_bytes: int,
+        peers: Peers | None = None,
+        kept: ResponseStore | None = None,
     ) -> None:
+        """`kept`: the conversations of all models, where there are several: one may go on with another's."""
         self._backend, self._tokenization, self._peers = backend, tokenization, peers
         self._body_limit_bytes = body_limit_bytes
-        self.kept = ResponseStore()
+        self.kept = ResponseStore() if kept is None else kept
         self._long_answers: ThreadPoolExecutor | None = None  # one thread: the loop gets its half of the interpreter
         self.running: dict[str, Sequence[Request]] = {}  # answers of several samples, by the id that their clients know
 
@@ -111,7 +117,7 @@ class Generations:
 
     async def _read(self, exchange: Exchange, endpoint: str, owner: bytes = b"") -> Read:
         """Reads the body. A function of its own, so that a stream of minutes does not keep the body's 8 MiB."""
-        body = await exchange.call.body(self._body_limit_bytes)
+        body = await exchange.body(self._body_limit_bytes)
         if endpoint == "responses":
             body = with_earlier(body, await self._earlier(body, owner))
         asked = await self._tokenization.read(body, endpoint)
@@ -232,7 +238,7 @@ def _said(answering: Answering, answers: list[ChoiceAnswer]) -> bytes:
 
 def _refuse_without_engines(backend: Backend) -> None:
     if not backend.generates:
-        what = "this deployment makes vectors alone, at /v1/embeddings; "
+        what = "this model makes vectors alone, at /v1/embeddings; "
         would_do = "an operator would add pools under prefill and decode, or aggregated"
         raise BadRequest(None, "no_generation_pool", what + would_do)
 
