@@ -16,10 +16,10 @@ import os
 import secrets
 import threading
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from concurrent.futures import Future
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 import ray
@@ -149,8 +149,9 @@ async def _run(deployment: Deployment, course: _Course, *, is_quiet: bool) -> No
             for step in () if is_quiet else first_steps(plan):
                 log.info("%s", step)
             keeping = asyncio.create_task(frontends.keep_alive(), name="keep the frontends alive")
-            await controller.fleet.failed()
+            await _either(controller.fleet.failed(), controller.is_to_stop.wait())
             controller.fleet.check()
+            log.info("stopping, as an operator has ordered")
         finally:
             progress.cancel()
             if keeping is not None:
@@ -218,6 +219,15 @@ async def _apart(call: Callable[..., T], *arguments: object) -> T:
 
     threading.Thread(target=run, name=getattr(call, "__name__", "sweep"), daemon=True).start()
     return await asyncio.wrap_future(answer)
+
+
+async def _either(*steps: Coroutine[Any, Any, object]) -> None:
+    tasks = [asyncio.ensure_future(step) for step in steps]
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()
 
 
 async def _first_error(*steps: object) -> None:

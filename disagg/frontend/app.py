@@ -17,6 +17,7 @@ from disagg.adapters import Adapter
 from disagg.errors import BadRequest, NoReadyPair, RequestError
 from disagg.frontend import messages_api, openapi
 from disagg.frontend.backend import Backend
+from disagg.frontend.changes import ChangeRoutes
 from disagg.frontend.embeddings import Embeddings
 from disagg.frontend.exchange import Exchange, Header
 from disagg.frontend.generation import Generations
@@ -74,7 +75,7 @@ class Frontend:
         self.own = OwnRequests(backend, self._generations)
         self._together = Together(backend, self.own, peers)
         native = NativeRoutes(backend, tokenization, self._together.cancel)
-        adapters, page = AdapterRoutes(backend), PageRoutes(backend)
+        adapters, page, changes = AdapterRoutes(backend), PageRoutes(backend), ChangeRoutes(backend)
         self._server = HttpServer(self, limits, refusals or Refusals())
         self._routes = Routes(
             {
@@ -118,6 +119,8 @@ class Frontend:
                 "/disagg/requests/": Route("GET", Right.STATUS, self._timeline),
                 "/disagg/logs/": Route("GET", Right.OPERATE, self._engine_log),
                 "/disagg/engines/": Route("POST", Right.OPERATE, self._drain),
+                "/disagg/changes": Route("POST", Right.OPERATE, changes.order),
+                "/disagg/revisions": Route("GET", Right.OPERATE, changes.look),
             },
         )
 

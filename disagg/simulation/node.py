@@ -78,36 +78,74 @@ class SimulatedNode:
 
 
 class SimulatedPlace:
-    def __init__(self, node: SimulatedNode) -> None:
-        self.node = node
+    """`granted`: once the cluster has room for it."""
+
+    def __init__(self, cluster: SimulatedPlaces, node: SimulatedNode) -> None:
+        self._cluster, self.node = cluster, node
         self.is_released = False
 
     async def granted(self) -> None:
-        pass
+        await self._cluster.has_room_for(self)
 
     def release(self) -> None:
-        assert self.node.host is None or not self.node.host.is_alive, "its place is given away under it"
+        self._is_empty()
         self.is_released = True
+        self._cluster.given_back(self)
+
+    def handed_on(self, plan: EnginePlan) -> SimulatedPlace:
+        self._is_empty()
+        return self._cluster.handed_on(self, plan)
+
+    def _is_empty(self) -> None:
+        assert self.node.host is None or not self.node.host.is_alive, "its place is given away under it"
+        assert not self.is_released, "its place is given away twice"
 
 
 class SimulatedPlaces:
-    """A cluster that has room for all. `by_engine`: the newest place of each name."""
+    """A cluster with room for `room_max` engines; None: for all. `by_engine`: the newest place of each name."""
 
-    def __init__(self, network: SimNetwork, secret: bytes, seed: int) -> None:
+    def __init__(self, network: SimNetwork, secret: bytes, seed: int, room_max: int | None = None) -> None:
         self._network, self._secret, self._seed = network, secret, seed
+        self.room_max = room_max
         self._count = 0
+        self._asked: list[SimulatedPlace] = []  # in the order in which room is given
+        self._changed = asyncio.Event()
         self.by_engine: dict[str, SimulatedPlace] = {}
 
+    @property
+    def taken(self) -> int:
+        """Places that were asked for and not given back."""
+        return len(self._asked)
+
     def ask(self, plan: EnginePlan) -> SimulatedPlace:
+        place = self._place(plan)
+        self._asked.append(place)
+        return place
+
+    def left(self) -> str:
+        return "room for all" if self.room_max is None else f"room for {self.room_max} engines"
+
+    def given_back(self, place: SimulatedPlace) -> None:
+        self._asked.remove(place)
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+    def handed_on(self, place: SimulatedPlace, plan: EnginePlan) -> SimulatedPlace:
+        following = self._place(plan)
+        self._asked[self._asked.index(place)] = following
+        return following
+
+    async def has_room_for(self, place: SimulatedPlace) -> None:
+        while self.room_max is not None and self._asked.index(place) >= self.room_max:
+            await self._changed.wait()
+
+    def _place(self, plan: EnginePlan) -> SimulatedPlace:
         self._count += 1
         again = plan.id in self.by_engine  # an engine of this name was removed
         name = f"{plan.id}-{self._count}" if again else plan.id
         node = SimulatedNode(self._network, name, self._secret, self._seed << 20 | self._count)
-        place = self.by_engine[plan.id] = SimulatedPlace(node)
+        place = self.by_engine[plan.id] = SimulatedPlace(self, node)
         return place
-
-    def left(self) -> str:
-        return "room for all"
 
 
 class BootstrapLooks:

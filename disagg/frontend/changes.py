@@ -1,0 +1,47 @@
+"""POST /disagg/changes and GET /disagg/revisions: what an operator orders of the whole deployment, and how it goes.
+
+Way:   `disagg scale`, `apply`, `restart`, `role`, `rollback`, `stop` -> [ChangeRoutes] -> Backend -> controller
+In:    {"order": {"do": "scale", "counts": {"prefill": 3}}, "yes": true}; the orders are in disagg/registry/orders.py
+Out:   200 with an Answer: it is begun (`change`), or there is nothing to do, or with `dry_run` what it would do
+Fails: BadRequest: 400 for an order that is none, 409 where the controller refuses it, or asks before it does it
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from disagg.errors import BadRequest
+from disagg.frontend.backend import Backend
+from disagg.frontend.body import check_encoding
+from disagg.frontend.exchange import Exchange
+from disagg.frontend.keys import Caller
+from disagg.registry.orders import CONFIG_BYTES_MAX, Asked
+
+BODY_BYTES_MAX = 2 * CONFIG_BYTES_MAX  # as JSON it is longer
+NUMBER_DIGITS = 9
+
+_decode = msgspec.json.Decoder(Asked).decode
+
+
+class ChangeRoutes:
+    def __init__(self, backend: Backend) -> None:
+        self._backend = backend
+
+    async def order(self, exchange: Exchange, _: str, caller: Caller) -> None:
+        check_encoding(exchange)
+        try:
+            asked = _decode(await exchange.call.body(BODY_BYTES_MAX))
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise BadRequest("order", "invalid_order", f"this is no order: {error}") from None
+        answer = await self._backend.change(asked)
+        if answer.why_not:
+            raise BadRequest("order", "order_refused", answer.why_not, http_status=409)
+        if answer.question and not asked.dry_run:
+            raise BadRequest("yes", "order_asks", f"{answer.question}; say yes", http_status=409)
+        await exchange.answer(200, msgspec.json.encode(answer))
+
+    async def look(self, exchange: Exchange, _: str, caller: Caller) -> None:
+        show = exchange.query("show") or "0"
+        if not show.isdecimal() or len(show) > NUMBER_DIGITS:
+            raise BadRequest("show", "invalid_value", "'show' must be the number of a revision")
+        await exchange.answer(200, msgspec.json.encode(await self._backend.changes(int(show))))
