@@ -22,14 +22,15 @@ DECODE = {"page_size": 16, "step_s": 0.01, "kv_tokens": 65536}
 GAP_S = 0.05  # between two requests of the load
 
 
-def tree(prefill: int = 2, decode: int = 2, **more: Any) -> dict[str, Any]:
+def tree(prefill: Any = 2, decode: Any = 2, **more: Any) -> dict[str, Any]:
+    """`prefill`, `decode`: how many, or the pools themselves."""
     return {
         "version": 1,
         "name": "changing",
         "device": "simulated",
         "model": {"path": "smollm2"},
-        "prefill": {"replicas": prefill, "engine": dict(PREFILL)},
-        "decode": {"replicas": decode, "engine": dict(DECODE)},
+        "prefill": {"replicas": prefill, "engine": dict(PREFILL)} if isinstance(prefill, int) else prefill,
+        "decode": {"replicas": decode, "engine": dict(DECODE)} if isinstance(decode, int) else decode,
         **more,
     }
 
@@ -75,20 +76,27 @@ class Operator:
     async def asks(self, order: Order, *, yes: bool = False, dry_run: bool = False) -> Answer:
         return await self._sim.changes.ask(Asked(order, yes=yes, dry_run=dry_run))
 
-    async def ended(self, limit_s: float = 600.0) -> Progress:
+    async def begins(self, order: Order, *, yes: bool = False) -> None:
+        answer = await self.asks(order, yes=yes)
+        assert answer.change, answer
+
+    async def ended(self, limit_s: float = 200.0) -> Progress:
         """The change, once it is over."""
         async with asyncio.timeout(limit_s):
-            while (change := self._sim.changes.status().change) is None or change.stage is Stage.RUNNING:
+            while (change := self._change()).stage is Stage.RUNNING:
                 await asyncio.sleep(0.1)
         self._sim.plans = dict(self._sim.changes.engines)
         return change
 
     async def has_done(self, order: Order, *, yes: bool = False) -> Progress:
-        answer = await self.asks(order, yes=yes)
-        assert not answer.why_not, answer
-        assert answer.change, answer
+        await self.begins(order, yes=yes)
         change = await self.ended()
         assert change.stage is Stage.DONE, change
+        return change
+
+    def _change(self) -> Progress:
+        change = self._sim.changes.status().change
+        assert change is not None
         return change
 
     @property

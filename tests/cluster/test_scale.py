@@ -192,7 +192,7 @@ def test_an_engine_that_does_not_start_is_taken_back_and_its_reason_told(monkeyp
 
     async def scenario() -> None:
         async with changing() as (_, operator):
-            assert (await operator.asks(UP)).change
+            await operator.begins(UP)
             change = await operator.ended()
             assert change.stage is Stage.ROLLED_BACK
             assert "decode-2 did not start, 3 times" in change.why
@@ -208,7 +208,7 @@ def test_an_engine_that_does_not_start_is_taken_back_and_its_reason_told(monkeyp
 def test_a_change_that_is_under_way_when_all_ends_ends_too() -> None:
     async def scenario() -> None:
         async with changing(loaded=False) as (sim, operator):
-            assert (await operator.asks(UP)).change
+            await operator.begins(UP)
             await asyncio.sleep(0.2)
             await sim.changes.close()
             assert not [task for task in asyncio.all_tasks() if task.get_name().startswith("change ")]

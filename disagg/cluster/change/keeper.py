@@ -37,7 +37,7 @@ log = logging.getLogger(__name__)
 
 REVISIONS_MAX = 100
 LINES_MAX = 500  # of one change's progress
-MISTAKES_SHOWN = 20
+PROBLEMS_SHOWN = 5
 
 Preflight = Callable[[Plan], Awaitable[Sequence[Problem]]]
 
@@ -118,7 +118,7 @@ class Changes:
             except Refused as error:
                 return Answer(why_not=str(error))
             except ConfigError as error:
-                return Answer(why_not="\n".join(map(str, error.problems[:MISTAKES_SHOWN])))
+                return Answer(why_not=_told(error.problems))
             except DisaggError as error:
                 return Answer(why_not=error.message)
 
@@ -172,12 +172,13 @@ class Changes:
         ]  # also what an earlier change has said, and has not come yet
         fixed = [each for each in found if each.effect is Effect.NEW_DEPLOYMENT]
         if fixed:
-            raise Refused("\n".join(f"{each}: {each.effect}" for each in fixed))
+            would_do = "say what it was started with (--set), or start another deployment beside it"
+            raise Refused("\n".join([*(f"{each}: {each.effect}" for each in fixed), would_do]))
         wanted = Wanted.of(deployment, self._device, now.engines)
         outline = towards(wanted.engines, now.engines)
         if outline.replaced and (problems := problems_of_both(now.deployment, deployment, self._device)):
             what = "engines of the old and of the new configuration cannot work together meanwhile"
-            raise Refused("\n".join([f"{what}; it needs a new deployment", *map(str, problems[:MISTAKES_SHOWN])]))
+            raise Refused(f"{what}; it needs a new deployment\n{_told(problems)}")
         lines = [str(each) for each in found if each.effect in (Effect.ENGINES, Effect.NOW)]
         lines += [f"{each}: {each.effect}" for each in at_start]
         return _Looked(wanted, outline, tuple(lines), is_new=bool(found))
@@ -289,6 +290,11 @@ def _about(last: _Change, order: orders.Order) -> Answer | None:
         more = "; to go on from there: rollback --to N" if isinstance(order, orders.Rollback) else ""
         return Answer(lines=(f"'{order}' is done already (change {last.number}){more}",))
     return None
+
+
+def _told(problems: Sequence[Problem]) -> str:
+    more = len(problems) - PROBLEMS_SHOWN
+    return "\n".join([*map(str, problems[:PROBLEMS_SHOWN]), *([f"and {more} more"] if more > 0 else [])])
 
 
 def _names(wanted: Wanted) -> str:

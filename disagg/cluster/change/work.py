@@ -42,12 +42,13 @@ class Work:
     async def carry_out(self, outline: Outline) -> None:
         """Raises ChangeFailed."""
         removed = list(outline.removed)
+        lives = {engine_id: self._record(engine_id).incarnation for engine_id in outline.restarted}
         await self._add_all(outline.added, removed)
         await self._add_all(outline.stand_ins, [])
         for plan in outline.replaced:
             await self._replace(plan.id, plan)
         for engine_id in outline.restarted:
-            await self._restart(engine_id)
+            await self._restart(engine_id, lives[engine_id])
         for engine_id, plan in outline.moved:
             await self._replace(engine_id, plan)
         for engine_id in [*removed, *(each.id for each in outline.stand_ins)]:
@@ -65,7 +66,8 @@ class Work:
                 await self._remove(removed.pop(0))
             if not await self._fleet.add_where_room(plans, FREED_S):
                 raise ChangeFailed(self._no_room(plans))
-        self._say(f"{', '.join(plan.id for plan in plans)} start")
+        for plan in plans:
+            self._say(f"{plan.id} starts")
         await self._until_ready(plan.id for plan in plans)
 
     def _no_room(self, plans: Sequence[EnginePlan]) -> str:
@@ -86,17 +88,17 @@ class Work:
         self._say(f"{plan.id} starts" + ("" if plan.id == engine_id else f" in the place of {before.id}"))
         await self._until_ready([plan.id])
 
-    async def _restart(self, engine_id: str) -> None:
-        before = self._record(engine_id)
+    async def _restart(self, engine_id: str, before: int) -> None:
+        """`before`: its incarnation when the change began."""
         while not await self._drains_or_was_restarted(engine_id, before):
             pass
-        await self._until_ready([engine_id], after=before.incarnation)
+        await self._until_ready([engine_id], after=before)
 
-    async def _drains_or_was_restarted(self, engine_id: str, before: EngineRecord) -> bool:
+    async def _drains_or_was_restarted(self, engine_id: str, before: int) -> bool:
         """False: it changed while neither was so. What dies meanwhile by itself comes back in a new life, too."""
         await self._while_another_serves(engine_id)
         seen = self._record(engine_id)
-        if seen.incarnation > before.incarnation:
+        if seen.incarnation > before:
             return True
         supervisor = self._fleet.supervisor(engine_id)
         if supervisor is not None and await supervisor.drain(restart=True) is None:
