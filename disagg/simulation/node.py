@@ -9,11 +9,13 @@ Fails: never of itself; asserts what the control plane owes a node: one incarnat
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from random import Random
 
 import msgspec
 
 from disagg.cluster.engine_node import Ground
+from disagg.errors import StartError
 from disagg.host_spec import HostSpec
 from disagg.planning.plan import EnginePlan
 from disagg.process.news import Exit, Ready
@@ -29,7 +31,11 @@ FIRST_PORT = 9000
 class SimulatedNode:
     """`host`: of the newest incarnation; None before the first."""
 
-    def __init__(self, network: SimNetwork, name: str, secret: bytes, seed: int) -> None:
+    def __init__(
+        self, network: SimNetwork, name: str, secret: bytes, seed: int, why_not: Callable[[HostSpec], str]
+    ) -> None:
+        """`why_not`: what keeps an engine from starting; empty: nothing."""
+        self._why_not = why_not
         self._network, self.name, self._secret, self._seed = network, name, secret, seed
         self._random = Random(seed)
         self._prepared = 0
@@ -43,6 +49,8 @@ class SimulatedNode:
     async def start(self, spec: HostSpec) -> Ready:
         assert self.host is None or not self.host.is_alive, f"{spec.life} begins, and {self.host.life} still lives"
         await asyncio.sleep(START_S)
+        if why := self._why_not(spec):
+            raise StartError(spec.life, why)
         random = Random(self._seed << 20 | spec.incarnation)
         self.host = SimulatedHost(self._network, spec, self._secret, random)
         plane = await self.host.start()
@@ -107,6 +115,7 @@ class SimulatedPlaces:
     def __init__(self, network: SimNetwork, secret: bytes, seed: int, room_max: int | None = None) -> None:
         self._network, self._secret, self._seed = network, secret, seed
         self.room_max = room_max
+        self.why_no_start: Callable[[HostSpec], str] = lambda _spec: ""
         self._count = 0
         self._asked: list[SimulatedPlace] = []  # in the order in which room is given
         self._changed = asyncio.Event()
@@ -143,9 +152,12 @@ class SimulatedPlaces:
         self._count += 1
         again = plan.id in self.by_engine  # an engine of this name was removed
         name = f"{plan.id}-{self._count}" if again else plan.id
-        node = SimulatedNode(self._network, name, self._secret, self._seed << 20 | self._count)
+        node = SimulatedNode(self._network, name, self._secret, self._seed << 20 | self._count, self._starts)
         place = self.by_engine[plan.id] = SimulatedPlace(self, node)
         return place
+
+    def _starts(self, spec: HostSpec) -> str:
+        return self.why_no_start(spec)
 
 
 class BootstrapLooks:

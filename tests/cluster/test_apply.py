@@ -81,6 +81,16 @@ def test_what_is_added_comes_first_and_stands_in() -> None:
     in_virtual_time(scenario)
 
 
+def test_where_what_is_added_takes_the_last_room_nobody_stands_in() -> None:
+    async def scenario() -> None:
+        async with changing(room_max=5) as (_, operator):
+            change = await operator.has_done(apply(prefill=3, **SMALLER))
+            assert "there is no room for decode-2 to stand in: engines go before they come" in change.lines
+            assert sorted(operator.engines.values())[:2] == ["decode-0#2", "decode-1#2"]
+
+    in_virtual_time(scenario)
+
+
 def test_a_place_that_is_too_small_is_given_back_and_another_asked_for() -> None:
     async def scenario() -> None:
         larger: dict[str, Any] = {"decode": {"replicas": 2, "engine": DECODE, "resources": {"cpus": 2}}}

@@ -44,15 +44,24 @@ class Work:
         removed = list(outline.removed)
         lives = {engine_id: self._record(engine_id).incarnation for engine_id in outline.restarted}
         await self._add_all(outline.added, removed)
-        await self._add_all(outline.stand_ins, [])
+        stand_ins = [plan.id for plan in outline.stand_ins if await self._stands_in(plan)]
         for plan in outline.replaced:
             await self._replace(plan.id, plan)
         for engine_id in outline.restarted:
             await self._restart(engine_id, lives[engine_id])
         for engine_id, plan in outline.moved:
             await self._replace(engine_id, plan)
-        for engine_id in [*removed, *(each.id for each in outline.stand_ins)]:
+        for engine_id in [*removed, *stand_ins]:
             await self._remove(engine_id)
+
+    async def _stands_in(self, plan: EnginePlan) -> bool:
+        """False: what was added has taken the room. Where nobody else is left, that ends the change before it harms."""
+        if not await self._fleet.add_where_room([plan], ROOM_S):
+            self._say(f"there is no room for {plan.id} to stand in: engines go before they come")
+            return False
+        self._say(f"{plan.id} starts")
+        await self._until_ready([plan.id])
+        return True
 
     async def _add_all(self, plans: Sequence[EnginePlan], removed: list[str]) -> None:
         """`removed`: those that go first where there is no room beside them; they are taken out of the list."""
