@@ -142,7 +142,10 @@ async def _run(deployment: Deployment, course: _Course, *, is_quiet: bool) -> No
             prior = prior_of(plan, seen.facts, seen.gpus, seen.gbytes_s)
             spec = _frontend_spec(plan, addresses, model_path, prior, shared, is_quiet=is_quiet)
             frontends = Frontends(spec, plan.frontend.count, _frontend_environment(setting), controller.registry)
-            await _first_error(frontends.start(), controller.until_ready())
+            await _either(_first_error(frontends.start(), controller.until_ready()), controller.is_to_stop.wait())
+            if controller.is_to_stop.is_set():
+                log.info("stopping before it is ready, as an operator has ordered")
+                return
             course.serves = not course.signal
             took_s = time.monotonic() - began_s
             log.info("serving %s on %s after %.1f s", plan.model.name, plan.frontend.base_url, took_s)
@@ -222,12 +225,16 @@ async def _apart(call: Callable[..., T], *arguments: object) -> T:
 
 
 async def _either(*steps: Coroutine[Any, Any, object]) -> None:
+    """Returns when one of them does, or raises what it raised; the others are ended."""
     tasks = [asyncio.ensure_future(step) for step in steps]
     try:
-        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
     finally:
         for task in tasks:
             task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+    for task in done:
+        task.result()
 
 
 async def _first_error(*steps: object) -> None:

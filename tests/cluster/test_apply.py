@@ -188,6 +188,8 @@ def test_what_is_not_of_engines_is_told_and_again_at_the_next_change() -> None:
             {"decode": {"engine": DECODE | {"page_size": 32}}, "prefill": {"engine": PREFILL | {"page_size": 32}}},
             "engines of the old and of the new configuration cannot work together meanwhile",
         ),
+        ({"embedding": {}}, "frontends serve tokens, or vectors, as there were engines for them at the start"),
+        ({"aggregated": {"engine": {"page_size": 48}}}, "the KV blocks in which engines tell what they have cached"),
         ({"decode": {"engine": {"page_size": 16, "judge": 1}}}, "the simulated engine has no argument 'judge'"),
         ({"decode": {"engine": DECODE | {"page_size": 32}}}, "decode.engine.page_size: is 32 but prefill"),
         ({"frontend": {"port": "x"}}, "frontend.port"),

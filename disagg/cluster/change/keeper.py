@@ -19,7 +19,7 @@ import msgspec
 
 from disagg.cluster.change import outline as outlines
 from disagg.cluster.change.difference import Effect, as_yaml, differences
-from disagg.cluster.change.mixed import problems_of_both
+from disagg.cluster.change.mixed import problems_of_both, why_not_by_frontends
 from disagg.cluster.change.outline import Outline, towards
 from disagg.cluster.change.reading import read_over
 from disagg.cluster.change.wanted import Refused, Wanted, scaled, with_role
@@ -174,6 +174,8 @@ class Changes:
         if fixed:
             would_do = "say what it was started with (--set), or start another deployment beside it"
             raise Refused("\n".join([*(f"{each}: {each.effect}" for each in fixed), would_do]))
+        if why_not := why_not_by_frontends(self._started_with, deployment):
+            raise Refused(why_not)
         wanted = Wanted.of(deployment, self._device, now.engines)
         outline = towards(wanted.engines, now.engines)
         if outline.replaced and (problems := problems_of_both(now.deployment, deployment, self._device)):
