@@ -75,7 +75,7 @@ class Frontend:
         self.own = OwnRequests(backend, self._generations)
         self._together = Together(backend, self.own, peers)
         native = NativeRoutes(backend, tokenization, self._together.cancel)
-        adapters, page, changes = AdapterRoutes(backend), PageRoutes(backend), ChangeRoutes(backend)
+        adapters, page, changes = AdapterRoutes(backend), PageRoutes(backend), ChangeRoutes(backend, keys)
         self._server = HttpServer(self, limits, refusals or Refusals())
         self._routes = Routes(
             {

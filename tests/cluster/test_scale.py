@@ -90,6 +90,21 @@ def test_what_the_preflight_refuses_is_not_begun(monkeypatch: pytest.MonkeyPatch
     in_virtual_time(scenario)
 
 
+def test_an_error_that_nobody_foresaw_is_told_and_the_next_order_is_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scenario() -> None:
+        async with changing(loaded=False) as (sim, operator):
+
+            async def breaks(_plan: Plan) -> list[Problem]:
+                raise RuntimeError("Ray is away")
+
+            with monkeypatch.context() as broken:
+                broken.setattr(sim.changes, "_preflight", breaks)
+                assert "RuntimeError: Ray is away" in (await operator.asks(DECODES)).why_not
+            await operator.has_done(DECODES)
+
+    in_virtual_time(scenario)
+
+
 def test_a_role_without_a_pool_and_a_count_that_is_none_are_refused() -> None:
     async def scenario() -> None:
         async with changing(loaded=False) as (_, operator):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import socket
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
@@ -17,6 +19,7 @@ from typer.testing import CliRunner, Result
 from disagg.cli import ordering
 from disagg.cli.app import app
 from disagg.errors import StartError
+from disagg.frontend import peer_user
 from disagg.frontend.keys import Keys
 from disagg.registry import orders
 from disagg.registry.orders import Asked, Progress, Revision, Stage, Status
@@ -192,3 +195,58 @@ async def test_what_is_no_order_is_the_askers_mistake(codec: Codec, body: bytes)
 @pytest.mark.parametrize("words", [("scale", "prefill"), ("scale", "judge=1"), ("scale", "decode=-1"), ("restart",)])
 async def test_words_that_are_no_order_are_refused_here(disagg: Run, words: tuple[str, ...]) -> None:
     assert isinstance((await disagg(1, *words)).exception, click.UsageError)
+
+
+def _posts(port: int, user: int | None) -> socket.socket:
+    """A connection of that user's, on which an order goes out."""
+    if user is not None:
+        os.seteuid(user)
+    try:
+        connection = socket.create_connection(("127.0.0.1", port))
+    finally:
+        if user is not None:
+            os.seteuid(0)
+    body = msgspec.json.encode(Asked(orders.Apply("version: 1"), dry_run=True))
+    head = (
+        f"POST /disagg/changes HTTP/1.1\r\nhost: localhost\r\ncontent-length: {len(body)}\r\nconnection: close\r\n\r\n"
+    )
+    connection.sendall(head.encode() + body)
+    return connection
+
+
+async def _answered(connection: socket.socket) -> str:
+    with connection:
+        return (await asyncio.to_thread(connection.makefile("rb").read)).decode()
+
+
+async def test_another_user_of_this_machine_applies_nothing(codec: Codec) -> None:
+    """Without admin keys who is here operates it; but a configuration says what engines run."""
+    backend = Backend()
+    async with serving(backend, codec) as frontend:
+        assert " 200 " in await _answered(_posts(frontend.port, None))
+        if os.getuid() == 0:
+            said = await _answered(_posts(frontend.port, 65534))
+            assert " 403 " in said, said
+            assert "only the user may apply one whose deployment it is; set security.admin_keys" in said
+        assert len(backend.ordered) == 1
+
+
+def test_whose_a_connection_is_as_the_kernel_says(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    row = "   0: 0100007F:{port:04X} 0100007F:1F40 {state} 00000000:00000000 00:00000000 00000000 {uid} 0 1 1 0\n"
+    table = tmp_path / "tcp"
+    monkeypatch.setattr(peer_user, "TABLES", (str(table), str(tmp_path / "not-there")))
+    monkeypatch.setattr(os, "getuid", lambda: 1000)
+    for rows, is_own in (
+        ([(40000, "01", 1000)], True),
+        ([(40000, "01", 0)], True),
+        ([(40000, "01", 1001)], False),
+        ([(40000, "01", 1000), (40000, "01", 1001)], False),
+        ([(40000, "06", 1000)], False),
+        ([(40001, "01", 1000)], False),
+        ([], False),
+    ):
+        said = "".join(row.format(port=port, state=state, uid=f"{uid:5}") for port, state, uid in rows)
+        table.write_text("  sl  local_address rem_address\n" + said)
+        assert peer_user.is_own_users(40000) is is_own, rows
+    table.unlink()
+    assert not peer_user.is_own_users(40000)

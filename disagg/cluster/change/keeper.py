@@ -121,6 +121,9 @@ class Changes:
                 return Answer(why_not=_told(error.problems))
             except DisaggError as error:
                 return Answer(why_not=error.message)
+            except Exception as error:
+                log.exception("'%s': an error nobody foresaw", asked.order)
+                return Answer(why_not=f"{type(error).__name__}: {error}; see the log of the controller")
 
     async def close(self) -> None:
         """What is under way is left as it is."""
