@@ -217,6 +217,11 @@ class _Campaign:
 
 
 def run_changes(seed: int, rounds: int) -> Rounds:
-    logging.getLogger("disagg").setLevel(logging.CRITICAL)  # every fault is a warning to somebody
-    with asyncio.Runner(loop_factory=VirtualLoop) as runner:
-        return runner.run(_Campaign(seed, rounds).run())
+    ours = logging.getLogger("disagg")
+    level = ours.level
+    ours.setLevel(logging.CRITICAL)  # every fault is a warning to somebody
+    try:
+        with asyncio.Runner(loop_factory=VirtualLoop) as runner:
+            return runner.run(_Campaign(seed, rounds).run())
+    finally:
+        ours.setLevel(level)

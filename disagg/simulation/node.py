@@ -3,7 +3,7 @@
 Way:   fleet -> [SimulatedPlaces] -> [SimulatedNode] -> SimulatedHost, one an incarnation
 In:    HostSpecs, as a real node gets them
 Owns:  the host of the current incarnation
-Fails: never of itself; asserts what the control plane owes a node: one incarnation at a time, each of a new name
+Fails: StartError where a test has said so; asserts what the control plane owes a node: one incarnation at a time, each of a new name
 """
 
 from __future__ import annotations
@@ -47,6 +47,7 @@ class SimulatedNode:
         return Ground(f"{self.name}.{self._prepared}", FIRST_PORT, fork=False)
 
     async def start(self, spec: HostSpec) -> Ready:
+        """Raises StartError where something keeps it from starting."""
         assert self.host is None or not self.host.is_alive, f"{spec.life} begins, and {self.host.life} still lives"
         await asyncio.sleep(START_S)
         if why := self._why_not(spec):
