@@ -3,7 +3,8 @@
 Way:   fleet -> [SimulatedPlaces] -> [SimulatedNode] -> SimulatedHost, one an incarnation
 In:    HostSpecs, as a real node gets them
 Owns:  the host of the current incarnation
-Fails: StartError where a test has said so; asserts what the control plane owes a node: one incarnation at a time, each of a new name
+Fails: StartError where a test has said so; asserts what the control plane owes a node: one incarnation at a
+       time, each of a new name
 """
 
 from __future__ import annotations
