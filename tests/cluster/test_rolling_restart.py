@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
+from time import time
 
 import pytest
 from changing import changing, in_virtual_time, tree
 
+from disagg.cluster.change.keeper import Changes
+from disagg.cluster.change.outline import Outline, possible_stand_ins, question
 from disagg.errors import StartError
 from disagg.host_spec import HostSpec
 from disagg.process.news import Ready
-from disagg.registry.orders import ChangeRole, Restart, Stage
+from disagg.registry.orders import Asked, ChangeRole, Restart, Scale, Stage
 from disagg.registry.records import EngineRecord, State
 from disagg.roles import Role
 from disagg.simulation.node import SimulatedNode
-from disagg.simulation.world import SimulatedDeployment
+from disagg.simulation.world import SimulatedDeployment, _nothing
 
 TO_DECODE = ChangeRole("prefill-1", Role.DECODE)
 
@@ -184,5 +188,26 @@ def test_an_engine_that_does_not_start_in_its_new_role_is_given_its_old_one(monk
             change = await operator.ended()
             assert (change.stage, "no such thing" in change.why) == (Stage.ROLLED_BACK, True)
             assert sorted(operator.engines.values()) == ["decode-0#1", "decode-1#1", "prefill-0#1", "prefill-1#2"]
+
+    in_virtual_time(scenario)
+
+
+def test_engines_of_several_models_are_told_apart() -> None:
+    """Nothing but a restart is for them yet."""
+
+    async def scenario() -> None:
+        async with changing(loaded=False) as (sim, _):
+            one = sim.plans["decode-0"]
+            running = {name: dataclasses.replace(one, id=name) for name in ("chat.decode-0", "code.decode-0")}
+            outline = Outline(restarted=("code.decode-0",))
+            assert [each.id for each in possible_stand_ins(outline, running)] == ["code.decode-1"]
+            asked = question(outline, running, sim.registry)
+            assert asked.startswith("code.decode-0 is the only decode engine of code, and there is no room")
+            of_others = [dataclasses.replace(one, id="other.decode-0")]
+            changes = Changes(sim.fleet, sim.registry, sim._plan, time, _nothing, sim.stops.set, of_others)  # type: ignore[arg-type]
+            answer = await changes.ask(Asked(Scale({Role.DECODE: 3})))
+            assert "can be started again while it serves, and no more yet" in answer.why_not
+            seen = await changes.ask(Asked(Restart(("decode-0", "other.decode-0")), dry_run=True))
+            assert seen.lines[-1] == "start again, one after the other: decode-0, other.decode-0"
 
     in_virtual_time(scenario)

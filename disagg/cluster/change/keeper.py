@@ -71,7 +71,8 @@ class _Change:
 
 class Changes:
     """`plan`: what the deployment was started with, which is revision 1. `preflight`: what speaks against a plan, now.
-    `stop`: ends the deployment in order."""
+    `stop`: ends the deployment in order. `of_others`: engines of further models, which may be started again, and no
+    more yet."""
 
     def __init__(
         self,
@@ -81,11 +82,13 @@ class Changes:
         wall_s: Callable[[], float],
         preflight: Preflight,
         stop: Callable[[], None],
+        of_others: Sequence[EnginePlan] = (),
     ) -> None:
         self._fleet, self._registry, self._device = fleet, registry, plan.device
         self._started_with, self._start_s = plan.deployment, plan.deadlines.start_s
         self._wall_s, self._preflight, self._stop = wall_s, preflight, stop
-        self._wanted = Wanted(plan.deployment, {engine.id: engine for engine in plan.engines})
+        self._wanted = Wanted(plan.deployment, {engine.id: engine for engine in (*plan.engines, *of_others)})
+        self._has_several_models = bool(of_others)
         self._revisions: list[tuple[Revision, Deployment]] = []
         self._keep("started")
         self._change: _Change | None = None  # the last one
@@ -145,6 +148,9 @@ class Changes:
     async def _look(self, order: orders.Order) -> _Looked:
         """Raises Refused, or ConfigError."""
         now = self._wanted
+        if self._has_several_models and not isinstance(order, orders.Restart):
+            what = "of a deployment of several models, engines can be started again while it serves, and no more yet"
+            raise Refused(f"{what}; start another deployment beside it, with the change")
         match order:
             case orders.Scale(counts):
                 deployment = now.deployment

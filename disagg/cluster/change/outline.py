@@ -9,12 +9,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
-from disagg.cluster.change.wanted import free_name, number_of, share
+from disagg.cluster.change.wanted import Kind, free_name, kind_of, number_of, share
 from disagg.planning.plan import EnginePlan
 from disagg.registry.interface import Watched
 from disagg.registry.records import State
 from disagg.role_table import ROLES
-from disagg.roles import Role
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,35 +78,37 @@ def restarts(of: Iterable[str], running: Mapping[str, EnginePlan]) -> tuple[str,
 
 def possible_stand_ins(outline: Outline, running: Mapping[str, EnginePlan]) -> list[EnginePlan]:
     """One for each role of which an engine is replaced, or the only one is started again; none where one is added."""
-    added = {each.role for each in outline.added}
-    by_role: dict[Role, EnginePlan] = {each.role: each for each in outline.replaced}
+    added = {kind_of(each) for each in outline.added}
+    by_kind: dict[Kind, EnginePlan] = {kind_of(each): each for each in outline.replaced}
     for name in outline.restarted:
-        if count_of(running[name].role, running) == 1:
-            by_role[running[name].role] = running[name]
+        if count_of(kind := kind_of(running[name]), running) == 1:
+            by_kind[kind] = running[name]
     taken = {*running, *(each.id for each in outline.added)}
-    return [replace(each, id=free_name(role, taken)) for role, each in by_role.items() if role not in added]
+    return [replace(each, id=free_name(kind, taken)) for kind, each in by_kind.items() if kind not in added]
 
 
-def count_of(role: Role, running: Mapping[str, EnginePlan]) -> int:
-    return sum(each.role is role for each in running.values())
+def count_of(kind: Kind, running: Mapping[str, EnginePlan]) -> int:
+    return sum(kind_of(each) == kind for each in running.values())
 
 
 def question(outline: Outline, running: Mapping[str, EnginePlan], registry: Watched) -> str:
     """What has to be said yes to: it takes service away. Empty: it does not."""
     ready = {name for name in running if (found := registry.records.get(name)) and found.state is State.READY}
-    more = {each.role for each in (*outline.added, *outline.stand_ins, *(to for _, to in outline.moved))}
+    more = {kind_of(each) for each in (*outline.added, *outline.stand_ins, *(to for _, to in outline.moved))}
     gone = {*outline.removed, *(name for name, _ in outline.moved)}
-    for role in ROLES:
-        of_role = {name for name, plan in running.items() if plan.role is role}
-        if role in more or not of_role & set(outline.disturbed):
+    for kind in dict.fromkeys(map(kind_of, running.values())):
+        model, role = kind
+        engine = f"{role} engine" + (f" of {model}" if model else "")
+        of_kind = {name for name, plan in running.items() if kind_of(plan) == kind}
+        if kind in more or not of_kind & set(outline.disturbed):
             continue
-        if of_role <= gone:
-            return f"no {role} engine is left then, and what needs one is refused"
-        if of_role & ready and of_role & ready <= gone:
-            return f"{_listed(of_role & ready)} is the last {role} engine that is ready"
-        if len(of_role) == 1:
-            only = next(iter(of_role))
-            return f"{only} is the only {role} engine, and there is no room for another: meanwhile nothing is served"
+        if of_kind <= gone:
+            return f"no {engine} is left then, and what needs one is refused"
+        if of_kind & ready and of_kind & ready <= gone:
+            return f"{_listed(of_kind & ready)} is the last {engine} that is ready"
+        if len(of_kind) == 1:
+            only = next(iter(of_kind))
+            return f"{only} is the only {engine}, and there is no room for another: meanwhile nothing is served"
     return ""
 
 

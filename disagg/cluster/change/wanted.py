@@ -19,6 +19,9 @@ from disagg.roles import Role
 COUNT_MAX = 1000  # of a pool (disagg/config/schema.py)
 
 
+Kind = tuple[str, Role]  # which of several models, and what it does for it
+
+
 class Refused(Exception):
     """The order cannot be carried out. Its text: what is wrong; what would do."""
 
@@ -47,15 +50,20 @@ def named(engines: Iterable[EnginePlan], running: Mapping[str, EnginePlan]) -> d
     for (role, pool), of_pool in by_pool.items():
         here = sorted((e.id for e in running.values() if (e.role, e.pool) == (role, pool)), key=number_of)
         for engine in of_pool:
-            engine_id = here.pop(0) if here else free_name(role, taken)
+            engine_id = here.pop(0) if here else free_name(kind_of(engine), taken)
             taken.add(engine_id)
             found[engine_id] = dataclasses.replace(engine, id=engine_id)
     return found
 
 
-def free_name(role: Role, taken: Iterable[str]) -> str:
-    there = set(taken)
-    return next(name for n in range(len(there) + 1) if (name := f"{role}-{n}") not in there)
+def kind_of(engine: EnginePlan) -> Kind:
+    return engine.id.rpartition(".")[0], engine.role
+
+
+def free_name(kind: Kind, taken: Iterable[str]) -> str:
+    there, (model, role) = set(taken), kind
+    names = (f"{model}.{role}-{n}" if model else f"{role}-{n}" for n in range(len(there) + 1))
+    return next(name for name in names if name not in there)
 
 
 def number_of(engine_id: str) -> int:
@@ -96,7 +104,7 @@ def with_role(now: Wanted, engine_id: str, role: Role, device: Device) -> tuple[
     left = now.deployment.model_copy(update={engine.role.value: tuple(pools)})
     deployment = scaled(left, role, of_role + 1)
     pool = resolve(deployment, device).of_role(role)[-1]
-    following = dataclasses.replace(pool, id=free_name(role, now.engines))
+    following = dataclasses.replace(pool, id=free_name((kind_of(engine)[0], role), now.engines))
     if not fits_place(engine, following):
         what = f"{engine_id} has {share(engine)}, and a {role} engine here needs {share(following)}"
         raise Refused(f"{what}; use `disagg scale`, which gives it a place of its own")

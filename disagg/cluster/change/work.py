@@ -12,7 +12,7 @@ import asyncio
 from collections.abc import Callable, Iterable, Sequence
 
 from disagg.cluster.change.outline import Outline, count_of, serves_without
-from disagg.cluster.change.wanted import fits_place, share
+from disagg.cluster.change.wanted import fits_place, kind_of, share
 from disagg.cluster.fleet import Fleet
 from disagg.planning.plan import EnginePlan
 from disagg.registry.interface import Watched
@@ -127,7 +127,8 @@ class Work:
     async def _while_another_serves(self, engine_id: str) -> None:
         """Returns when the engine may go: another one serves, or a pair without it, or it serves nobody anyway."""
         role = self._record(engine_id).role
-        alone = count_of(role, {each.plan.id: each.plan for each in self._fleet.supervisors}) == 1
+        running = {each.plan.id: each.plan for each in self._fleet.supervisors}
+        alone = count_of(kind_of(running[engine_id]), running) == 1
 
         def may_go() -> bool:
             is_ready = self._record(engine_id).state is State.READY
