@@ -7,14 +7,14 @@ import pytest
 from disagg.simulation.changing import run_changes
 
 
-@pytest.mark.parametrize(("seed", "rounds"), [(1, 30)])
+@pytest.mark.parametrize(("seed", "rounds"), [(1, 20)])
 def test_no_request_fails_by_a_change(seed: int, rounds: int) -> None:
     found = run_changes(seed, rounds)
     assert not found.violation, found
     assert found.rounds == rounds
     assert found.ends["Apply rolled back"], found
     assert found.faults, found
-    assert found.requests > 1000
+    assert found.requests > 600
 
 
 @pytest.mark.slow
