@@ -35,6 +35,8 @@ from disagg.preflight.api import check_text
 from disagg.role_table import ROLES
 from disagg.sglang.releases import installed_release
 
+SECRETS = (("security", "api_keys"), ("security", "admin_keys"), ("registry", "password"))
+
 
 def load_config(path: Path, sets: Sequence[str] = ()) -> Deployment:
     """The deployment that the YAML file at `path` describes, with `sets` (path.to.key=value) on top."""
@@ -48,6 +50,27 @@ def parse_config(
     tree, layers, problems = _whole(text, sets, source, file)
     if file is not None and tree.get("name") is None:
         tree["name"] = _label(file.stem)
+    return _checked(tree, layers, problems, source)
+
+
+def parse_tree(tree: dict[str, Any], source: str) -> Deployment:
+    """The deployment that a tree of `sent_tree` describes. Raises ConfigError."""
+    return _checked(tree, [Layer(source, tree)], [], source)
+
+
+def sent_tree(path: Path, sets: Sequence[str] = ()) -> tuple[dict[str, Any], bool]:
+    """(what load_config takes as one tree that needs nothing of this machine, whether secrets were taken out of it).
+    Raises ConfigError. The variables that hold the secrets need not be set here."""
+    text, source = read_file(path), str(path)
+    tree, layers, problems = _whole(text, sets, source, path, with_secrets=False)
+    unsaid: dict[str, Any] = {} if tree.get("name") is not None else {"name": _label(path.stem)}
+    _checked(tree | unsaid, layers, problems, source)
+    said, _ = apply_sets(merged(layers), sets)
+    had = any(isinstance(said.get(section), dict) and said[section].get(key) for section, key in SECRETS)
+    return _without(tree, (("registry", "password"),)), had
+
+
+def _checked(tree: dict[str, Any], layers: list[Layer], problems: list[Problem], source: str) -> Deployment:
     tree = _with_page_size(tree)
     deployment = None
     try:
@@ -83,10 +106,10 @@ def shipped_text(path: Path, sets: Sequence[str] = ()) -> tuple[str, tuple[str, 
 
 
 def _whole(
-    text: str, sets: Sequence[str], source: str, file: Path | None
+    text: str, sets: Sequence[str], source: str, file: Path | None, *, with_secrets: bool = True
 ) -> tuple[dict[str, Any], list[Layer], list[Problem]]:
     """(the merged tree, the files that it came from, their problems). Raises ConfigError where there is no tree at
-    all."""
+    all. Without its secrets a password is a stand-in, as a user must have one."""
     tree, problems = read_tree(text, source)
     if tree is None and not problems:
         problems = [Problem(source, "is empty", "start from one of the shipped configs, such as local-cpu.yaml")]
@@ -99,10 +122,22 @@ def _whole(
     if of_chain:  # what the rest would have said cannot be told from what is missing
         raise ConfigError(source, (*problems, *of_chain))
     tree, of_sets = apply_sets(merged(layers), sets)
+    if not with_secrets:
+        tree = _without(tree, SECRETS)
+        if isinstance(registry := tree.get("registry"), dict) and registry.get("user") is not None:
+            tree["registry"] = registry | {"password": "left out"}
     tree, of_environment = fill_environment(tree, os.environ)
     tree, of_template = with_template_text(tree, layers, file)
     tree, of_adapters = with_adapters(tree, layers, file)
     return tree, layers, [*problems, *of_sets, *of_environment, *of_template, *of_adapters]
+
+
+def _without(tree: dict[str, Any], secrets: Sequence[tuple[str, str]]) -> dict[str, Any]:
+    tree = dict(tree)
+    for section, key in secrets:
+        if isinstance(there := tree.get(section), dict):
+            tree[section] = {name: value for name, value in there.items() if name != key}
+    return tree
 
 
 def _label(stem: str) -> str:

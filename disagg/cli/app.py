@@ -16,7 +16,7 @@ from typing import Annotated
 import typer
 
 from disagg import stopping
-from disagg.cli import act, bench, deploy, logs, model, observe
+from disagg.cli import act, bench, change, deploy, logs, model, observe
 from disagg.cli.check import Sets, check, look_at, show
 from disagg.cli.configs import Config, configs
 from disagg.cli.doctor import doctor
@@ -51,6 +51,13 @@ app.command()(doctor)
 app.command()(report)
 app.command()(act.drain)
 app.command()(act.cancel)
+app.command()(change.scale)
+app.command()(change.apply)
+app.command()(change.restart)
+app.command()(change.role)
+app.command()(change.rollback)
+app.command()(change.revisions)
+app.command()(change.stop)
 
 
 @app.callback(invoke_without_command=True)

@@ -29,17 +29,33 @@ Url = Annotated[
 ]
 
 
+class NoFrontend(StartError):
+    """None answers: it may be started again just now, or the deployment has ended."""
+
+
 def ask(url: str | None, path: str, method: str = "GET", **parameters: Any) -> Any:
-    """The JSON (or text) that a frontend answers; StartError where none does or it says no."""
+    """The JSON (or text) that a frontend answers; NoFrontend where none does, StartError where it says no."""
+    return asked(url, path, method, parameters)
+
+
+def asked(
+    url: str | None,
+    path: str,
+    method: str,
+    parameters: Any = None,
+    body: bytes | None = None,
+    limit_s: float = ANSWER_S,
+) -> Any:
+    """The same, with a body. Raises NoFrontend, or StartError."""
     import httpx
 
     base = base_url(url)
     try:
         answer = httpx.request(
-            method, base + path, params=parameters, headers=_key(), timeout=ANSWER_S, trust_env=False
+            method, base + path, params=parameters, content=body, headers=_key(), timeout=limit_s, trust_env=False
         )
     except (httpx.HTTPError, httpx.InvalidURL) as error:
-        raise StartError(
+        raise NoFrontend(
             base, f"no frontend answers: {error}", "is it serving? name it with --url or DISAGG_URL"
         ) from None
     is_json = "json" in answer.headers.get("content-type", "")

@@ -63,6 +63,17 @@ async def refuse(plans: Sequence[Plan], model_folders: Sequence[str]) -> list[Cl
     return seen
 
 
+async def problems_now(plan: Plan, model_folder: str) -> list[Problem]:
+    """What speaks against `plan`, while the deployment serves: its own port and what its engines have is no problem,
+    and lanes are not measured under load."""
+    is_real, lora = plan.device != "simulated", plan.model.lora
+    facts = None
+    with contextlib.suppress(StartError):  # SGLang may know better, as at the start
+        facts = find_facts(model_folder) if is_real else None
+    adapters = {name: adapter.path for name, adapter in lora.adapters.items()} if lora else {}
+    return check(plan, await inspect_nodes(model_folder if is_real else "", adapters=adapters), facts)
+
+
 async def inspect_cluster(
     plan: Plan, model_folder: str, *, lanes: bool | None = None, deep: bool = False
 ) -> ClusterInspection:

@@ -1,22 +1,26 @@
 """The deployment's driver side: the fleet on its Ray cluster, and the registry that frontends read.
 
 Way:   `disagg serve` -> [Controller] -> Fleet =Ray=> actors; frontends read the registry that it serves, or publishes
-       in a store, and hand on what operators ask (an engine's log lines, its drain)
+       in a store, and hand on what operators ask (an engine's log lines, its drain, a change of the deployment)
 Owns:  everything it started: `stop` ends it, whatever state it is in
 Fails: StartError when the cluster has too little, or the first start of an engine fails
 """
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from disagg.adapters import Adapter
+from disagg.cluster import cluster_inspect
 from disagg.cluster.adapters import Adapters, AdaptersOfModels
+from disagg.cluster.change.keeper import Changes
 from disagg.cluster.fleet import Fleet
 from disagg.cluster.ray_places import RayPlaces
 from disagg.cluster.runtime import Runtime
 from disagg.cluster.setting import Setting
+from disagg.errors import Problem
 from disagg.planning.plan import Plan
 from disagg.registry.control import ControlServer
 from disagg.registry.memory import MemoryRegistry
@@ -57,8 +61,12 @@ class Controller:
         else:
             self._told = SharedRegistry(self.registry, shared, setting.deployment, lease_s)
         self.adapters.seen_by(self._told.all_have_seen)
-        fleet = self.fleet
-        self._control = ControlServer(secret, fleet.log_lines, fleet.drain, fleet.transfer_lost, self.adapters)
+        fleet, self.is_to_stop = self.fleet, asyncio.Event()  # an operator has said so
+        of_others = [engine for other in plans[1:] for engine in other.engines]
+        looks = self.registry, plans[0], runtime.wall_s, self._speaks_against, self.is_to_stop.set
+        self.changes = Changes(fleet, *looks, of_others)
+        told = fleet.log_lines, fleet.drain, fleet.transfer_lost
+        self._control = ControlServer(secret, *told, self.adapters, self.changes)
 
     def _adapters_of(self, plan: Plan, runtime: Runtime) -> Adapters:
         lora, drain_s = plan.model.lora, self._setting.deadlines.drain_s
@@ -79,7 +87,11 @@ class Controller:
         await self.fleet.until_ready(self._setting.deadlines.start_s)
 
     async def stop(self) -> None:
+        await self.changes.close()
         await self.fleet.stop()
         await self._told.close()
         await self._control.close()
         self._places.close()
+
+    async def _speaks_against(self, plan: Plan) -> Sequence[Problem]:
+        return await cluster_inspect.problems_now(plan, self._setting.model_path)

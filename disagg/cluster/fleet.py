@@ -29,6 +29,7 @@ from disagg.lives import engine_id_of
 from disagg.planning.plan import EnginePlan
 from disagg.registry.interface import Registry
 from disagg.registry.records import State
+from disagg.role_table import ROLES
 
 log = logging.getLogger(__name__)
 
@@ -127,12 +128,52 @@ class Fleet:
         if engine.leaving is None:  # else it was removed meanwhile
             self._begin(engine)
 
+    async def add_where_room(self, plans: Sequence[EnginePlan], limit_s: float) -> bool:
+        """`add` of all of them, if the cluster sets room aside for all within the limit; else of none, and False."""
+        engines = [await self._enter(plan, is_first=False) for plan in plans]
+        try:
+            async with asyncio.timeout(limit_s):
+                await asyncio.gather(*(engine.place.granted() for engine in engines))
+        except TimeoutError:
+            await asyncio.gather(*(self.remove(plan.id) for plan in plans if plan.id in self._engines))
+            return False
+        for engine in engines:
+            if engine.leaving is None:
+                self._begin(engine)
+        return True
+
+    async def has_room(self, plan: EnginePlan, limit_s: float) -> bool:
+        """Whether the cluster would set room aside for one more. Nothing stays of the question."""
+        place = self._places.ask(plan)
+        try:
+            async with asyncio.timeout(limit_s):
+                await place.granted()
+        except TimeoutError:
+            return False
+        finally:
+            place.release()
+        return True
+
+    def left(self) -> str:
+        """What the cluster has, for people."""
+        return self._places.left()
+
     async def remove(self, engine_id: str) -> None:
         """Drains the engine if it serves, ends it, gives its place back and takes it out of the registry. Returns once
         nothing of it is left. Raises KeyError when there is none of this name."""
+        await self._left(engine_id, None)
+
+    async def replace(self, engine_id: str, plan: EnginePlan) -> None:
+        """`remove`, and then `add` on the very place, for which `plan` needs as much. Returns when the engine of `plan`
+        is begun; its name may be the old one. Raises StartError when another engine has its name."""
+        if plan.id != engine_id:
+            self._refuse_a_taken_name(plan)
+        await self._left(engine_id, plan)
+
+    async def _left(self, engine_id: str, successor: EnginePlan | None) -> None:
         engine = self._engines[engine_id]
         if engine.leaving is None:  # whoever asks again waits for the same end
-            engine.leaving = asyncio.create_task(self._leave(engine), name=f"remove {engine_id}")
+            engine.leaving = asyncio.create_task(self._leave(engine, successor), name=f"remove {engine_id}")
             engine.leaving.add_done_callback(self._ended)
         await asyncio.shield(engine.leaving)
 
@@ -178,9 +219,16 @@ class Fleet:
     # one engine
 
     async def _enter(self, plan: EnginePlan, *, is_first: bool) -> _Engine:
+        self._refuse_a_taken_name(plan)
+        engine = self._entered(plan, self._places.ask(plan), is_first=is_first)
+        await self._registry.put(engine.supervisor.record)
+        return engine
+
+    def _refuse_a_taken_name(self, plan: EnginePlan) -> None:
         if plan.id in self._engines:
             raise StartError(f"engine {plan.id}", "there is one of this name", "remove it first, or take another name")
-        place = self._places.ask(plan)
+
+    def _entered(self, plan: EnginePlan, place: Place, *, is_first: bool) -> _Engine:
         supervisor = EngineSupervisor(
             plan,
             self._setting,
@@ -194,7 +242,6 @@ class Fleet:
             must_start=is_first,
         )
         engine = self._engines[plan.id] = _Engine(supervisor, place)
-        await self._registry.put(supervisor.record)
         return engine
 
     def _begin(self, engine: _Engine) -> None:
@@ -202,8 +249,8 @@ class Fleet:
         engine.task = asyncio.create_task(engine.supervisor.run(), name=name)
         engine.task.add_done_callback(self._ended)
 
-    async def _leave(self, engine: _Engine) -> None:
-        supervisor = engine.supervisor
+    async def _leave(self, engine: _Engine, successor: EnginePlan | None) -> None:
+        supervisor, engine_id = engine.supervisor, engine.supervisor.plan.id
         await supervisor.drained()
         if engine.task is not None:
             engine.task.cancel()
@@ -212,11 +259,23 @@ class Fleet:
         supervisor.node.close()
         self.prover.remove(supervisor.record.life)
         await self._registry.forget(supervisor.record.life)
-        engine.place.release()
-        self._incarnations[supervisor.plan.id] = supervisor.record.incarnation
-        del self._engines[supervisor.plan.id]
-        await self._registry.remove(supervisor.plan.id)
-        log.info("engine %s is removed", supervisor.plan.id)
+        self._incarnations[engine_id] = supervisor.record.incarnation
+        if successor is None:
+            engine.place.release()
+            del self._engines[engine_id]
+            await self._registry.remove(engine_id)
+            log.info("engine %s is removed", engine_id)
+            return
+        # Its peers may map its memory for a while yet, and the next engine is to have it.
+        await asyncio.sleep(ROLES[supervisor.plan.role].memory_back_s(self._setting.device))
+        del self._engines[engine_id]
+        following = self._entered(successor, engine.place.handed_on(successor), is_first=False)
+        if successor.id != engine_id:
+            await self._registry.remove(engine_id)
+        await self._registry.put(following.supervisor.record)
+        if following.leaving is None:
+            self._begin(following)
+        log.info("engine %s takes the place of %s", successor.id, supervisor.record.life)
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         if not task.cancelled() and (error := task.exception()) is not None:

@@ -23,6 +23,9 @@ class Place(Protocol):
     def release(self) -> None:
         """Gives it back, whatever runs there."""
 
+    def handed_on(self, plan: EnginePlan) -> Place:
+        """The same share for another engine that needs as much. Nothing runs there any more; this one is over."""
+
 
 class Places(Protocol):
     def ask(self, plan: EnginePlan) -> Place: ...

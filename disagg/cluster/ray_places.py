@@ -26,9 +26,9 @@ class RayPlaces:
     def ask(self, plan: EnginePlan) -> RayPlace:
         bundle = {kind: n for kind, n in {"CPU": plan.cpus, "GPU": plan.gpus}.items() if n}
         spread = "STRICT_SPREAD" if plan.nodes > 1 else "STRICT_PACK"
-        group = placement_group([bundle] * plan.nodes, strategy=spread)
-        nodes = [RayNode(plan, group, self._agents, self._setting.address, member) for member in range(plan.nodes)]
-        return RayPlace(group, Gang(nodes) if plan.nodes > 1 else nodes[0])
+        return RayPlace(
+            placement_group([bundle] * plan.nodes, strategy=spread), plan, self._agents, self._setting.address
+        )
 
     def left(self) -> str:
         total, free = ray.cluster_resources(), ray.available_resources()
@@ -42,11 +42,16 @@ class RayPlaces:
 
 
 class RayPlace:
-    def __init__(self, group: PlacementGroup, node: EngineNode) -> None:
-        self._group, self.node = group, node
+    def __init__(self, group: PlacementGroup, plan: EnginePlan, agents: NodeAgents, address: str) -> None:
+        self._group, self._agents, self._address = group, agents, address
+        nodes = [RayNode(plan, group, agents, address, member) for member in range(plan.nodes)]
+        self.node: EngineNode = Gang(nodes) if plan.nodes > 1 else nodes[0]
 
     async def granted(self) -> None:
         await asyncio.wrap_future(self._group.ready().future())
 
     def release(self) -> None:
         remove_placement_group(self._group)
+
+    def handed_on(self, plan: EnginePlan) -> RayPlace:
+        return RayPlace(self._group, plan, self._agents, self._address)

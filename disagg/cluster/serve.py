@@ -17,10 +17,10 @@ import secrets
 import socket
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from concurrent.futures import Future
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 import ray
@@ -150,7 +150,10 @@ async def _run(deployment: Deployment, course: _Course, *, is_quiet: bool) -> No
             spec = _frontend_spec(plans[0], addresses, specs, shared, is_quiet=is_quiet)
             count = deployment.frontend.count
             frontends = Frontends(spec, count, _frontend_environment(setting), controller.registry)
-            await _first_error(frontends.start(), controller.until_ready())
+            await _either(_first_error(frontends.start(), controller.until_ready()), controller.is_to_stop.wait())
+            if controller.is_to_stop.is_set():
+                log.info("stopping before it is ready, as an operator has ordered")
+                return
             course.serves = not course.signal
             took_s = time.monotonic() - began_s
             names, url = ", ".join(model.name for model in models), deployment.frontend.base_url
@@ -158,8 +161,9 @@ async def _run(deployment: Deployment, course: _Course, *, is_quiet: bool) -> No
             for step in () if is_quiet else first_steps(plans[0]):
                 log.info("%s", step)
             keeping = asyncio.create_task(frontends.keep_alive(), name="keep the frontends alive")
-            await controller.fleet.failed()
+            await _either(controller.fleet.failed(), controller.is_to_stop.wait())
             controller.fleet.check()
+            log.info("stopping, as an operator has ordered")
         finally:
             progress.cancel()
             if keeping is not None:
@@ -228,6 +232,19 @@ async def _apart(call: Callable[..., T], *arguments: object) -> T:
 
     threading.Thread(target=run, name=getattr(call, "__name__", "sweep"), daemon=True).start()
     return await asyncio.wrap_future(answer)
+
+
+async def _either(*steps: Coroutine[Any, Any, object]) -> None:
+    """Returns when one of them does, or raises what it raised; the others are ended."""
+    tasks = [asyncio.ensure_future(step) for step in steps]
+    try:
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+    for task in done:
+        task.result()
 
 
 async def _first_error(*steps: object) -> None:

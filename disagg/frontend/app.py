@@ -17,6 +17,7 @@ from disagg.adapters import Adapter
 from disagg.errors import BadRequest, NoReadyPair, RequestError
 from disagg.frontend import messages_api, openapi
 from disagg.frontend.backend import Backend
+from disagg.frontend.changes import ChangeRoutes
 from disagg.frontend.embeddings import Embeddings
 from disagg.frontend.exchange import Exchange, Header
 from disagg.frontend.generation import Generations
@@ -82,6 +83,7 @@ class Frontend:
         self._together = Together(self._whole, self.own, peers)
         native = NativeRoutes(self._models, self._whole, self._together.cancel)
         adapters, page = AdapterRoutes(self._models), PageRoutes(self._whole.feed)
+        changes = ChangeRoutes(self._whole, keys)
         generation, here, vectors = self._generation, self._here, self._vectors
         self._server = HttpServer(self, limits, refusals or Refusals())
         self._routes = Routes(
@@ -126,6 +128,8 @@ class Frontend:
                 "/disagg/requests/": Route("GET", Right.STATUS, self._timeline),
                 "/disagg/logs/": Route("GET", Right.OPERATE, self._engine_log),
                 "/disagg/engines/": Route("POST", Right.OPERATE, self._drain),
+                "/disagg/changes": Route("POST", Right.OPERATE, changes.order),
+                "/disagg/revisions": Route("GET", Right.OPERATE, changes.look),
             },
         )
 

@@ -9,6 +9,7 @@ from disagg.adapters import Adapter, Served
 from disagg.coordinator.request import Request
 from disagg.coordinator.sink import Sink
 from disagg.frontend.page.feed import Feed
+from disagg.registry.orders import Answer, Asked, Status
 from disagg.telemetry.metrics import Figures
 
 
@@ -86,6 +87,12 @@ class Backend(Protocol):
 
     async def drain(self, engine_id: str, restart: bool) -> str | None:
         """Begins to drain an engine; why it cannot be, or None."""
+
+    async def change(self, asked: Asked) -> Answer:
+        """What an operator orders of the whole deployment."""
+
+    async def changes(self, show: int) -> Status:
+        """How that goes, and what was wanted when. `show`: the revision whose configuration is asked for."""
 
     def new_request_id(self) -> str: ...
 

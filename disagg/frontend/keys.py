@@ -53,6 +53,11 @@ class Keys:
         everybodys = {Right.HEALTH} | ({Right.METRICS} if open_metrics else set())
         self._everybodys = everybodys if self._digests or self._admin_digests else everybodys | {Right.CLIENT}
 
+    @property
+    def has_admins(self) -> bool:
+        """Else who is here operates it."""
+        return bool(self._admin_digests)
+
     def check(self, exchange: Exchange, right: Right) -> Caller:
         if right in self._everybodys:
             return NOBODY

@@ -47,8 +47,14 @@ ABOUT: Mapping[str, str] = {
     "/disagg/requests/{name}": "A request's timeline",
     "/disagg/logs/{name}": "The last lines of an engine's log; `lines`: how many",
     "/disagg/engines/{name}": "ENGINE/drain: takes an engine out of use; `restart=1` starts it again",
+    "/disagg/changes": "Orders a change of the whole deployment: scale, apply, restart, role, rollback, stop",
+    "/disagg/revisions": "The change under way, or the last one, and what was wanted when; `show`: whose configuration",
 }
-QUERIES = {"/flush_cache": {"timeout": "number"}, "/disagg/logs/{name}": {"lines": "integer"}}
+QUERIES = {
+    "/flush_cache": {"timeout": "number"},
+    "/disagg/logs/{name}": {"lines": "integer"},
+    "/disagg/revisions": {"show": "integer"},
+}
 PLAIN = "text/plain"
 TYPES = {  # of an answer, where it is no JSON
     "/metrics": PLAIN,
@@ -63,6 +69,7 @@ BODIES = {  # of what no row of READINGS reads
     "/abort_request": {"rid": "string"},
     "/load_lora_adapter": {"lora_name": "string", "lora_path": "string", "pinned": "boolean"},
     "/unload_lora_adapter": {"lora_name": "string"},
+    "/disagg/changes": {"order": "object", "yes": "boolean", "dry_run": "boolean"},
 }
 KEYS = {
     Right.HEALTH: "everybody",

@@ -27,6 +27,7 @@ from disagg.frontend.page.feed import Feed
 from disagg.frontend.peers import NUMBER_DIGITS
 from disagg.lives import adapter_key
 from disagg.registry.control import ControlClient
+from disagg.registry.orders import NO_CONTROLLER, Answer, Asked, Status
 from disagg.registry.records import State
 from disagg.routing.router import Router
 from disagg.telemetry.metrics import Figures, FrontendMetrics
@@ -196,6 +197,12 @@ class Service:
 
     async def drain(self, engine_id: str, restart: bool) -> str | None:
         return await self._control.drain(engine_id, restart) if self._control else "there is no controller"
+
+    async def change(self, asked: Asked) -> Answer:
+        return await self._control.change(asked) if self._control else NO_CONTROLLER
+
+    async def changes(self, show: int) -> Status:
+        return await self._control.changes(show) if self._control else Status()
 
     async def load_adapter(self, name: str, path: str, pinned: bool) -> str | None:
         key = adapter_key(self._group, name)

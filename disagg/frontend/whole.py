@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 from disagg.frontend.page.feed import Feed
 from disagg.frontend.service import LIVE_SHOWN, Service
+from disagg.registry.orders import Answer, Asked, Status
 from disagg.telemetry.metrics import Figures
 from disagg.telemetry.of_models import render
 
@@ -37,6 +38,10 @@ class Whole(Protocol):
     async def engine_log(self, engine_id: str, lines: int) -> str | None: ...
 
     async def drain(self, engine_id: str, restart: bool) -> str | None: ...
+
+    async def change(self, asked: Asked) -> Answer: ...
+
+    async def changes(self, show: int) -> Status: ...
 
     def figures(self) -> Figures: ...
 
@@ -95,6 +100,12 @@ class AllModels:
 
     async def drain(self, engine_id: str, restart: bool) -> str | None:
         return await self._first.drain(engine_id, restart)
+
+    async def change(self, asked: Asked) -> Answer:
+        return await self._first.change(asked)
+
+    async def changes(self, show: int) -> Status:
+        return await self._first.changes(show)
 
     def figures(self) -> Figures:
         return Figures({}, {}, {}, {service.model_name: service.figures() for service in self._services})

@@ -1,9 +1,10 @@
 """What a frontend asks the controller to do: read an engine's log, which lies on the engine's node; drain an engine;
-look at a pair whose KV did not come; load or unload an adapter.
+look at a pair whose KV did not come; load or unload an adapter; change the deployment.
 
 Way:   operator -> frontend -> [ControlClient] =frames=> [ControlServer] -> controller
 In:    one question a connection, which is made for it; out: one answer, and the connection is closed
-Fails: DeadlineExceeded when no answer has come within ANSWER_S (of an adapter ADAPTER_S), or nobody listens there
+Fails: DeadlineExceeded when no answer has come within ANSWER_S (of an adapter ADAPTER_S, of a change
+       CHANGE_S), or nobody listens there
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from disagg.errors import DeadlineExceeded
 from disagg.plane.framing import Connection
 from disagg.registry.asked import ask
 from disagg.registry.frame_server import FrameServer
+from disagg.registry.orders import NO_CONTROLLER, Answer, Asked, Status
 
 LogReader = Callable[[str, int], Awaitable[str | None]]  # (engine id, lines) -> text; None: no such engine
 Drainer = Callable[[str, bool], Awaitable[str | None]]  # (engine id, start it again?) -> why not; None: it has begun
@@ -25,6 +27,7 @@ OnTransferLost = Callable[[str, str], None]  # lives of a prefill and a decode
 ANSWER_S = 10.0
 NO_ADAPTERS = "this controller keeps no adapters"
 ADAPTER_S = 400.0  # requests that run are waited for, then the engines
+CHANGE_S = 150.0  # the preflight looks at every node
 
 
 class AdapterKeeper(Protocol):
@@ -33,6 +36,14 @@ class AdapterKeeper(Protocol):
     async def load(self, name: str, path: str, pinned: bool) -> str | None: ...
 
     async def unload(self, name: str) -> str | None: ...
+
+
+class ChangeKeeper(Protocol):
+    """Carries out what operators order (disagg/cluster/change/)."""
+
+    async def ask(self, asked: Asked) -> Answer: ...
+
+    def status(self, show: int) -> Status: ...
 
 
 class LogWanted(msgspec.Struct, frozen=True, tag="log?"):
@@ -60,10 +71,20 @@ class AdapterUnwanted(msgspec.Struct, frozen=True, tag="no adapter"):
     name: str
 
 
-Question = LogWanted | DrainWanted | TransferLost | AdapterWanted | AdapterUnwanted
+class ChangeWanted(msgspec.Struct, frozen=True, tag="change"):
+    asked: Asked
+
+
+class ChangesWanted(msgspec.Struct, frozen=True, tag="changes?"):
+    show: int  # the revision whose configuration is asked for; 0: none
+
+
+Question = LogWanted | DrainWanted | TransferLost | AdapterWanted | AdapterUnwanted | ChangeWanted | ChangesWanted
 _encode = msgspec.msgpack.Encoder().encode
 _decode_question = msgspec.msgpack.Decoder(Question).decode
-_decode_answer = msgspec.msgpack.Decoder(str | None).decode  # log lines, or why not
+_decode_answer = msgspec.msgpack.Decoder(str | None).decode  # log lines, why not, or one of these as JSON
+_decode_change = msgspec.json.Decoder(Answer).decode
+_decode_status = msgspec.json.Decoder(Status).decode
 
 
 class ControlServer(FrameServer):
@@ -76,24 +97,35 @@ class ControlServer(FrameServer):
         drain: Drainer,
         on_transfer_lost: OnTransferLost,
         adapters: AdapterKeeper | None = None,
+        changes: ChangeKeeper | None = None,
     ) -> None:
         super().__init__(secret)
-        self._adapters = adapters
+        self._adapters, self._changes = adapters, changes
         self._read_log, self._drain, self._on_transfer_lost = read_log, drain, on_transfer_lost
 
     async def serve(self, connection: Connection, frames: asyncio.Queue[bytes]) -> None:
+        answer: str | None
         match _decode_question(await frames.get()):
             case LogWanted(engine_id, lines):
                 answer = await self._read_log(engine_id, lines)
             case DrainWanted(engine_id, restart):
                 answer = await self._drain(engine_id, restart)
             case TransferLost(prefill, decode):
-                answer = self._on_transfer_lost(prefill, decode)
+                self._on_transfer_lost(prefill, decode)
+                answer = None
             case AdapterWanted(name, path, pinned):
                 answer = await self._adapters.load(name, path, pinned) if self._adapters else NO_ADAPTERS
             case AdapterUnwanted(name):
                 answer = await self._adapters.unload(name) if self._adapters else NO_ADAPTERS
+            case ChangeWanted(asked):
+                answer = _as_json(await self._changes.ask(asked) if self._changes else NO_CONTROLLER)
+            case ChangesWanted(show):
+                answer = _as_json(self._changes.status(show) if self._changes else Status())
         connection.send(_encode(answer))
+
+
+def _as_json(told: Answer | Status) -> str:
+    return msgspec.json.encode(told).decode()
 
 
 class ControlClient:
@@ -121,6 +153,14 @@ class ControlClient:
     async def unload_adapter(self, name: str) -> str | None:
         """Returns when it is gone: None, or why not. Raises DeadlineExceeded."""
         return await self._ask(AdapterUnwanted(name), ADAPTER_S)
+
+    async def change(self, asked: Asked) -> Answer:
+        """What would be done, or is being done from now on. Raises DeadlineExceeded."""
+        return _decode_change(await self._ask(ChangeWanted(asked), CHANGE_S) or b"{}")
+
+    async def changes(self, show: int) -> Status:
+        """`show`: the revision whose configuration is wanted, too; 0: none. Raises DeadlineExceeded."""
+        return _decode_status(await self._ask(ChangesWanted(show)) or b"{}")
 
     async def _ask(self, question: Question, limit_s: float | None = None) -> str | None:
         limit_s = limit_s or ANSWER_S

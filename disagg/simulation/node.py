@@ -3,17 +3,20 @@
 Way:   fleet -> [SimulatedPlaces] -> [SimulatedNode] -> SimulatedHost, one an incarnation
 In:    HostSpecs, as a real node gets them
 Owns:  the host of the current incarnation
-Fails: never of itself; asserts what the control plane owes a node: one incarnation at a time, each of a new name
+Fails: StartError where a test has said so; asserts what the control plane owes a node: one incarnation at a
+       time, each of a new name
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from random import Random
 
 import msgspec
 
 from disagg.cluster.engine_node import Ground
+from disagg.errors import StartError
 from disagg.host_spec import HostSpec
 from disagg.planning.plan import EnginePlan
 from disagg.process.news import Exit, Ready
@@ -29,7 +32,11 @@ FIRST_PORT = 9000
 class SimulatedNode:
     """`host`: of the newest incarnation; None before the first."""
 
-    def __init__(self, network: SimNetwork, name: str, secret: bytes, seed: int) -> None:
+    def __init__(
+        self, network: SimNetwork, name: str, secret: bytes, seed: int, why_not: Callable[[HostSpec], str]
+    ) -> None:
+        """`why_not`: what keeps an engine from starting; empty: nothing."""
+        self._why_not = why_not
         self._network, self.name, self._secret, self._seed = network, name, secret, seed
         self._random = Random(seed)
         self._prepared = 0
@@ -41,8 +48,11 @@ class SimulatedNode:
         return Ground(f"{self.name}.{self._prepared}", FIRST_PORT, fork=False)
 
     async def start(self, spec: HostSpec) -> Ready:
+        """Raises StartError where something keeps it from starting."""
         assert self.host is None or not self.host.is_alive, f"{spec.life} begins, and {self.host.life} still lives"
         await asyncio.sleep(START_S)
+        if why := self._why_not(spec):
+            raise StartError(spec.life, why)
         random = Random(self._seed << 20 | spec.incarnation)
         self.host = SimulatedHost(self._network, spec, self._secret, random)
         plane = await self.host.start()
@@ -78,36 +88,78 @@ class SimulatedNode:
 
 
 class SimulatedPlace:
-    def __init__(self, node: SimulatedNode) -> None:
-        self.node = node
+    """`granted`: once the cluster has room for it."""
+
+    def __init__(self, cluster: SimulatedPlaces, node: SimulatedNode) -> None:
+        self._cluster, self.node = cluster, node
         self.is_released = False
 
     async def granted(self) -> None:
-        pass
+        await self._cluster.has_room_for(self)
 
     def release(self) -> None:
-        assert self.node.host is None or not self.node.host.is_alive, "its place is given away under it"
+        self._is_empty()
         self.is_released = True
+        self._cluster.given_back(self)
+
+    def handed_on(self, plan: EnginePlan) -> SimulatedPlace:
+        self._is_empty()
+        return self._cluster.handed_on(self, plan)
+
+    def _is_empty(self) -> None:
+        assert self.node.host is None or not self.node.host.is_alive, "its place is given away under it"
+        assert not self.is_released, "its place is given away twice"
 
 
 class SimulatedPlaces:
-    """A cluster that has room for all. `by_engine`: the newest place of each name."""
+    """A cluster with room for `room_max` engines; None: for all. `by_engine`: the newest place of each name."""
 
-    def __init__(self, network: SimNetwork, secret: bytes, seed: int) -> None:
+    def __init__(self, network: SimNetwork, secret: bytes, seed: int, room_max: int | None = None) -> None:
         self._network, self._secret, self._seed = network, secret, seed
+        self.room_max = room_max
+        self.why_no_start: Callable[[HostSpec], str] = lambda _spec: ""
         self._count = 0
+        self._asked: list[SimulatedPlace] = []  # in the order in which room is given
+        self._changed = asyncio.Event()
         self.by_engine: dict[str, SimulatedPlace] = {}
 
+    @property
+    def taken(self) -> int:
+        """Places that were asked for and not given back."""
+        return len(self._asked)
+
     def ask(self, plan: EnginePlan) -> SimulatedPlace:
-        self._count += 1
-        again = plan.id in self.by_engine  # an engine of this name was removed
-        name = f"{plan.id}-{self._count}" if again else plan.id
-        node = SimulatedNode(self._network, name, self._secret, self._seed << 20 | self._count)
-        place = self.by_engine[plan.id] = SimulatedPlace(node)
+        place = self._place(plan)
+        self._asked.append(place)
         return place
 
     def left(self) -> str:
-        return "room for all"
+        return "room for all" if self.room_max is None else f"room for {self.room_max} engines"
+
+    def given_back(self, place: SimulatedPlace) -> None:
+        self._asked.remove(place)
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+    def handed_on(self, place: SimulatedPlace, plan: EnginePlan) -> SimulatedPlace:
+        following = self._place(plan)
+        self._asked[self._asked.index(place)] = following
+        return following
+
+    async def has_room_for(self, place: SimulatedPlace) -> None:
+        while self.room_max is not None and self._asked.index(place) >= self.room_max:
+            await self._changed.wait()
+
+    def _place(self, plan: EnginePlan) -> SimulatedPlace:
+        self._count += 1
+        again = plan.id in self.by_engine  # an engine of this name was removed
+        name = f"{plan.id}-{self._count}" if again else plan.id
+        node = SimulatedNode(self._network, name, self._secret, self._seed << 20 | self._count, self._starts)
+        place = self.by_engine[plan.id] = SimulatedPlace(self, node)
+        return place
+
+    def _starts(self, spec: HostSpec) -> str:
+        return self.why_no_start(spec)
 
 
 class BootstrapLooks:

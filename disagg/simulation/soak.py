@@ -1,9 +1,10 @@
-"""`python -m disagg.simulation.soak --requests N --seed S [--processes 2] [--shrink]`
+"""`python -m disagg.simulation.soak --requests N --seed S [--processes 2] [--shrink]`, or `--changes ROUNDS --seed S`
 
 Way:   `make soak`, CI -> [soak] -> a campaign in each process -> one report
 In:    how many requests, and a seed: process k takes an equal share and seed S + k
 Out:   a fault x phase table, outcomes, an event hash for each seed, time; exit 1 with the seed and the timeline when
-       something did not hold, and with `--shrink` the fewest requests and faults that still show it
+       something did not hold, and with `--shrink` the fewest requests and faults that still show it. With `--changes`
+       what operators order goes on in their place (changing.py)
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import msgspec
 
 from disagg.coordinator.phases import Phase
 from disagg.simulation.campaign import GAP_REQUESTS, run_campaign
+from disagg.simulation.changing import run_changes
 from disagg.simulation.faults import CELLS, PHASES, SENSELESS, Fault
 from disagg.simulation.outcome import Outcome
 from disagg.simulation.shrink import shrink
@@ -34,6 +36,7 @@ def main() -> int:
     parser.add_argument("--gap", type=int, default=GAP_REQUESTS, help="requests between two faults")
     parser.add_argument("--shrink", action="store_true", help="after a violation: what is the least that shows it?")
     parser.add_argument("--whole-table", action="store_true", help="an empty cell of the table is a failure")
+    parser.add_argument("--changes", type=int, default=0, metavar="ROUNDS", help="of what operators order, instead")
     parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
     asked = parser.parse_args()
     if asked.child:
@@ -41,8 +44,12 @@ def main() -> int:
         sys.stdout.buffer.write(msgspec.json.encode(outcome))
         return 0
     began_s = time.monotonic()
-    outcomes = _run(asked)
     say = sys.stdout.write
+    if asked.changes:
+        rounds = run_changes(asked.seed, asked.changes)
+        say(f"{rounds}\n{time.monotonic() - began_s:.0f} s\n")
+        return 1 if rounds.violation else 0
+    outcomes = _run(asked)
     say(report(outcomes) + f"\n{time.monotonic() - began_s:.0f} s on {asked.processes} processes\n")
     failed = [outcome for outcome in outcomes if outcome.violation]
     for outcome in failed:

@@ -16,17 +16,18 @@ from random import Random
 from types import TracebackType
 from typing import Any, Self
 
+from disagg.cluster.change.keeper import Changes
 from disagg.cluster.fleet import Fleet
 from disagg.cluster.runtime import Runtime
 from disagg.cluster.setting import Setting
-from disagg.config.schema import Deadlines
+from disagg.config.schema import Deadlines, Deployment
 from disagg.coordinator.coordinator import Coordinator
 from disagg.coordinator.limits import Limits
 from disagg.coordinator.phases import Phase
 from disagg.coordinator.request import FinishReason, NoText, Request
-from disagg.errors import RequestError
+from disagg.errors import Problem, RequestError
 from disagg.kv_events.blocks import BlockHasher
-from disagg.planning.plan import EnginePlan
+from disagg.planning.plan import EnginePlan, Plan, resolve
 from disagg.policy_names import LEAST_LOADED
 from disagg.registry.memory import MemoryRegistry
 from disagg.registry.records import EngineRecord, State
@@ -149,6 +150,11 @@ class Stream:
             self._changed.set()
 
 
+async def _nothing(_plan: Plan) -> tuple[Problem, ...]:
+    """What speaks against a plan here."""
+    return ()
+
+
 class SimulatedDeployment:
     """A whole deployment in one process on a virtual clock: engines, control plane, frontends, and the network between.
 
@@ -169,6 +175,7 @@ class SimulatedDeployment:
         decode_model: dict[str, Any] | None = None,
         aggregated_model: dict[str, Any] | None = None,
         policy: str = LEAST_LOADED,  # as load_policy takes it
+        deployment: Deployment | None = None,  # in the place of the counts and models; operators may change it
     ) -> None:
         self.seed, self.random, self.policy = seed, Random(seed), policy
         self.limits = limits or Limits()
@@ -180,9 +187,13 @@ class SimulatedDeployment:
             for role, count in ((Role.PREFILL, prefill), (Role.DECODE, decode), (Role.AGGREGATED, aggregated))
             for n in range(count)
         }
+        self._plan = resolve(deployment, "simulated") if deployment is not None else None
+        if self._plan is not None:
+            self.plans = {plan.id: plan for plan in self._plan.engines}
         self.network = SimNetwork(seed)
         self.registry = WatchedRegistry()
         self.places = SimulatedPlaces(self.network, SECRET, seed)
+        self.stops = asyncio.Event()  # an operator has said so
         self._frontend_count = frontends
         self.frontends: list[Frontend] = []
         self.request_count = 0
@@ -194,6 +205,8 @@ class SimulatedDeployment:
         setting = Setting("simulated", "simulated", "", secret, DEADLINES, [], "", block_tokens=BLOCK_TOKENS)
         looks = BootstrapLooks(self.network, f"{HOST}'s looks")
         self.fleet = Fleet(setting, self.registry, self.places, runtime, CANARY_S, looks)
+        if self._plan is not None:
+            self.changes = Changes(self.fleet, self.registry, self._plan, loop.time, _nothing, self.stops.set)
         self.frontends = [Frontend(self, n) for n in range(self._frontend_count)]
         await self.fleet.place(list(self.plans.values()))
         self.fleet.begin()
@@ -210,6 +223,8 @@ class SimulatedDeployment:
             frontend.following.cancel()
             await asyncio.wait([frontend.following])
             frontend.connections.apply(Table().view())
+        if self._plan is not None:
+            await self.changes.close()
         await self.fleet.stop()
         await asyncio.sleep(0.1)
 

@@ -9,14 +9,16 @@ from typer.testing import CliRunner
 
 from disagg.cli import act
 from disagg.cli.app import app
+from disagg.cli.ordering import NotSaidYes
 from disagg.errors import StartError
 
 
 class _Deployment:
     """Steps through the states of one engine, one a look."""
 
-    def __init__(self, *states: tuple[int, str, str]) -> None:
-        self._states = list(states)
+    def __init__(self, *states: tuple[int, str, str], others: str = "ready") -> None:
+        """`others`: the state of the other decode engine."""
+        self._states, self._others = list(states), others
         self.asked: list[tuple[str, str, dict[str, Any]]] = []
 
     def ask(self, _url: str | None, path: str, method: str = "GET", **parameters: Any) -> Any:
@@ -24,7 +26,8 @@ class _Deployment:
             self.asked.append((method, path, parameters))
             return {}
         incarnation, state, detail = self._states.pop(0) if len(self._states) > 1 else self._states[0]
-        return {"engines": [{"id": "decode-0", "incarnation": incarnation, "state": state, "detail": detail}]}
+        engine = {"id": "decode-0", "role": "decode", "incarnation": incarnation, "state": state, "detail": detail}
+        return {"engines": [engine, engine | {"id": "decode-1", "state": self._others}]}
 
 
 @pytest.fixture
@@ -53,9 +56,18 @@ def test_wait_with_restart_returns_when_the_next_incarnation_is_ready(run: Any) 
 
 def test_an_unknown_engine_is_told_before_anything_is_asked(run: Any) -> None:
     deployment = _Deployment((3, "ready", ""))
-    with pytest.raises(StartError, match="there are decode-0"):
+    with pytest.raises(StartError, match="there are decode-0, decode-1"):
         run(deployment, "drain", "decode-7")
     assert deployment.asked == []
+
+
+def test_the_last_ready_engine_of_its_role_is_asked_about(run: Any) -> None:
+    states = (3, "ready", ""), (3, "dead", "drained")
+    deployment = _Deployment(*states, others="dead")
+    with pytest.raises(NotSaidYes, match=r"it is the last decode engine that is ready.*say --yes"):
+        run(deployment, "drain", "decode-0", "--wait")
+    assert deployment.asked == []
+    assert "decode-0 is drained" in run(_Deployment(*states, others="dead"), "drain", "decode-0", "--wait", "--yes")
 
 
 def test_cancel(run: Any) -> None:

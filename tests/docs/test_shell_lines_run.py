@@ -16,7 +16,7 @@ import pytest
 from pages import PAGES, ROOT, Command, blocks
 from terminals import Machine, Terminal, machine
 
-README = ROOT / "README.md"
+README, OPERATIONS = ROOT / "README.md", ROOT / "docs" / "operations.md"
 STAYS = """
 import signal, sys
 signal.signal(signal.SIGINT, lambda *_: sys.exit(7))
@@ -88,8 +88,23 @@ def test_the_lines_of_readme(own_machine: Machine) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.nodes
+@pytest.mark.timeout(600)
+def test_the_lines_of_operations(own_machine: Machine) -> None:
+    """On simulated engines. What the page shows as a command's output is in it, line by line."""
+    reader, shown, said = Reader(own_machine), list(blocks(OPERATIONS.read_text())), ""
+    for block in shown:
+        if block.kind == "text":
+            for line in block.text.splitlines():
+                assert line in said, f"{line!r} is not in what was said:\n{said}"
+        elif block.kind == "sh":
+            said = "".join(reader.type(command) for command in block.commands() if not command.why_not)
+    reader.new_section()
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
-    "page", [page for page in PAGES if page != README and commands(page)], ids=lambda page: page.name
+    "page", [page for page in PAGES if page not in (README, OPERATIONS) and commands(page)], ids=lambda page: page.name
 )
 def test_the_lines_of_another_page(page: Path, tmp_path: Path) -> None:
     """They start nothing: plans, scripts, manifests."""

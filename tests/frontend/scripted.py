@@ -21,6 +21,8 @@ from disagg.coordinator.sink import Sink
 from disagg.frontend.app import Frontend
 from disagg.frontend.own_tokenizer import OwnTokenizer
 from disagg.frontend.page.feed import Feed
+from disagg.registry import orders
+from disagg.registry.orders import Asked, Revision, Status
 from disagg.routing.connections import Connections
 from disagg.routing.router import Router
 from disagg.telemetry.metrics import Figures
@@ -99,6 +101,8 @@ class ScriptedBackend:
     requests: list[Request] = field(default_factory=list)
     closed: list[str] = field(default_factory=list)
     drained: list[tuple[str, bool]] = field(default_factory=list)
+    ordered: list[Asked] = field(default_factory=list)
+    answer: orders.Answer = field(default_factory=lambda: orders.Answer(change=1))
     flushed: list[float] = field(default_factory=list)
     flushes: dict[str, str] = field(default_factory=lambda: {"prefill-0#1": ""})
     feed: Feed = field(default_factory=lambda: feed_of(Connections(b"")))
@@ -157,6 +161,13 @@ class ScriptedBackend:
     async def drain(self, engine_id: str, restart: bool) -> str | None:
         self.drained.append((engine_id, restart))
         return None if engine_id == "prefill-0" else f"there is no engine {engine_id}"
+
+    async def change(self, asked: Asked) -> orders.Answer:
+        self.ordered.append(asked)
+        return self.answer
+
+    async def changes(self, show: int) -> Status:
+        return Status(None, (Revision(1, 0.0, "started", "version: 1" if show == 1 else ""),))
 
     def new_request_id(self) -> str:
         self.ids_given += 1

@@ -18,12 +18,12 @@ KEY, ADMIN = "first-key-0123456789", "admin-key-0123456789"
 KEYS = Keys([KEY], [ADMIN])
 Run = Callable[..., Awaitable[Result]]
 
-ENGINE = {"id": "prefill-0", "incarnation": 1, "state": "ready", "detail": ""}
+ENGINE = {"id": "prefill-0", "role": "prefill", "incarnation": 1, "state": "ready", "detail": ""}
 
 
 class _Backend(ScriptedBackend):
     def status(self, owner: bytes | None) -> dict[str, object]:
-        return {**super().status(owner), "engines": [ENGINE]}
+        return {**super().status(owner), "engines": [ENGINE, ENGINE | {"id": "prefill-1"}]}
 
 
 @pytest.fixture

@@ -10,6 +10,8 @@ import pytest
 from disagg.errors import DeadlineExceeded
 from disagg.registry import control
 from disagg.registry.control import ControlClient, ControlServer
+from disagg.registry.orders import Answer, Asked, Revision, Scale, Status
+from disagg.roles import Role
 
 SECRET = b"s" * 32
 HOST = "127.0.0.1"
@@ -19,7 +21,8 @@ class Controller:
     def __init__(self) -> None:
         self.hold: dict[str, asyncio.Event] = {}
         self.lost: list[tuple[str, str]] = []
-        self.server = ControlServer(SECRET, self._read_log, self._drain, lambda *pair: self.lost.append(pair), self)
+        told = self._read_log, self._drain, lambda *pair: self.lost.append(pair)
+        self.server = ControlServer(SECRET, *told, self, self)
 
     async def client(self, secret: bytes = SECRET) -> ControlClient:
         return ControlClient(f"{HOST}:{await self.server.start(HOST)}", secret)
@@ -34,6 +37,12 @@ class Controller:
 
     async def unload(self, name: str) -> str | None:
         return f"there is no {name}"
+
+    async def ask(self, asked: Asked) -> Answer:
+        return Answer(lines=(str(asked.order),), question="sure?" if asked.yes else "")
+
+    def status(self, show: int) -> Status:
+        return Status(None, (Revision(show, 1.0, "started"),))
 
     async def _drain(self, engine_id: str, restart: bool) -> str | None:
         return None if restart else f"{engine_id} stays"
@@ -57,11 +66,22 @@ async def test_questions_are_answered_as_they_are_ready() -> None:
     assert await client.load_adapter("sql", "/a", True) is None
     assert await client.load_adapter("sql", "/a", False) == "sql of /a is not pinned"
     assert await client.unload_adapter("sql") == "there is no sql"
+    scale = Asked(Scale({Role.DECODE: 3}), yes=True)
+    assert await client.change(scale) == Answer(lines=("scale decode=3",), question="sure?")
+    assert (await client.changes(7)).revisions == (Revision(7, 1.0, "started"),)
     assert controller.lost == [("prefill-0#1", "decode-0#1")]
     assert not slow.done()
     controller.hold["decode-0"].set()
     assert await slow == "5 lines of decode-0"
     await controller.server.close()
+
+
+async def test_a_controller_that_takes_no_orders_says_so() -> None:
+    server = ControlServer(SECRET, *[None] * 3)  # type: ignore[arg-type, list-item]
+    client = ControlClient(f"{HOST}:{await server.start(HOST)}", SECRET)
+    assert (await client.change(Asked(Scale({})))).why_not == "there is no controller"
+    assert await client.changes(0) == Status()
+    await server.close()
 
 
 @pytest.mark.usefixtures("short")

@@ -43,6 +43,7 @@ class CallConnection(Protocol):
 
     chunk_writer: ChunkWriter
     client: str | None  # its address
+    client_port: int
 
     @property
     def door(self) -> CallDoor: ...
@@ -117,6 +118,11 @@ class Call:
                 self.abort()
 
     # The request's body
+
+    @property
+    def client_port(self) -> int:
+        """Of the client's end of the connection."""
+        return self._connection.client_port
 
     async def body(self, limit_bytes: int) -> bytes:
         """Fails: RequestError for one that is too large, too late or malformed; ClientGone."""

@@ -57,6 +57,7 @@ class Connection(asyncio.Protocol):
         self.chunk_writer = ChunkWriter(self.transport, self.door.burst)
         peer: Any = transport.get_extra_info("peername")
         self.client = str(peer[0]) if peer else None
+        self.client_port = int(peer[1]) if peer else 0
         is_full = self.door.is_full()
         self.door.connections.add(self)
         if not is_full:

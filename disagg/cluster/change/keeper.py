@@ -1,0 +1,313 @@
+"""Changes of a deployment that serves: what operators order is looked at, asked about, carried out, and kept.
+
+Way:   `disagg scale`, `apply`, … -> frontend -> ControlServer -> [Changes.ask] -> Outline -> Work -> Fleet
+In:    one Asked at a time, and whoever looks at how it goes
+Out:   Answers, a Status. Who asked may leave: what has begun is done to its end, or taken back
+Owns:  which engines are wanted, as revisions, in memory: the last one is what is wanted now
+Fails: `ask` says why not: another change is under way, the preflight refuses, it would change what cannot change
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import msgspec
+
+from disagg.cluster.change import outline as outlines
+from disagg.cluster.change.difference import Effect, as_yaml, differences
+from disagg.cluster.change.mixed import problems_of_both, why_not_by_frontends
+from disagg.cluster.change.outline import Outline, towards
+from disagg.cluster.change.reading import read_over
+from disagg.cluster.change.wanted import Refused, Wanted, scaled, with_role
+from disagg.cluster.change.work import ROOM_S, ChangeFailed, Work
+from disagg.cluster.fleet import Fleet
+from disagg.config.schema import Deployment
+from disagg.errors import ConfigError, DisaggError, Problem
+from disagg.planning.plan import EnginePlan, Plan
+from disagg.registry import orders
+from disagg.registry.interface import Watched
+from disagg.registry.orders import Answer, Asked, Progress, Revision, Stage, Status
+from disagg.registry.records import State
+
+log = logging.getLogger(__name__)
+
+REVISIONS_MAX = 100
+LINES_MAX = 500  # of one change's progress
+PROBLEMS_SHOWN = 5
+
+Preflight = Callable[[Plan], Awaitable[Sequence[Problem]]]
+
+
+@dataclass(frozen=True, slots=True)
+class _Looked:
+    """An order as it was understood: what is to be wanted, and what has to be done for it."""
+
+    wanted: Wanted
+    outline: Outline
+    lines: tuple[str, ...] = ()
+    is_new: bool = False  # the configuration differs, whatever engines do
+
+
+@dataclass(slots=True)
+class _Change:
+    order: orders.Order
+    number: int
+    began_s: float
+    stage: Stage = Stage.RUNNING
+    why: str = ""
+    lines: deque[str] = field(default_factory=lambda: deque(maxlen=LINES_MAX))
+
+    def say(self, line: str) -> None:
+        log.info("change %d (%s): %s", self.number, self.order, line)
+        self.lines.append(line)
+
+    def told(self) -> Progress:
+        return Progress(self.number, str(self.order), self.stage, self.began_s, tuple(self.lines), self.why)
+
+
+class Changes:
+    """`plan`: what the deployment was started with, which is revision 1. `preflight`: what speaks against a plan, now.
+    `stop`: ends the deployment in order. `of_others`: engines of further models, which may be started again, and no
+    more yet."""
+
+    def __init__(
+        self,
+        fleet: Fleet,
+        registry: Watched,
+        plan: Plan,
+        wall_s: Callable[[], float],
+        preflight: Preflight,
+        stop: Callable[[], None],
+        of_others: Sequence[EnginePlan] = (),
+    ) -> None:
+        self._fleet, self._registry, self._device = fleet, registry, plan.device
+        self._started_with, self._start_s = plan.deployment, plan.deadlines.start_s
+        self._wall_s, self._preflight, self._stop = wall_s, preflight, stop
+        self._wanted = Wanted(plan.deployment, {engine.id: engine for engine in (*plan.engines, *of_others)})
+        self._has_several_models = bool(of_others)
+        self._revisions: list[tuple[Revision, Deployment]] = []
+        self._keep("started")
+        self._change: _Change | None = None  # the last one
+        self._task: asyncio.Task[None] | None = None
+        self._deciding = asyncio.Lock()
+
+    @property
+    def engines(self) -> Mapping[str, EnginePlan]:
+        """Those that are wanted now."""
+        return self._wanted.engines
+
+    def status(self, show: int = 0) -> Status:
+        """`show`: the revision whose configuration is wanted, too."""
+        revisions = [
+            each if each.number != show else msgspec.structs.replace(each, config=as_yaml(deployment))
+            for each, deployment in self._revisions
+        ]
+        return Status(self._change.told() if self._change else None, tuple(revisions))
+
+    async def ask(self, asked: Asked) -> Answer:
+        """Begins what is asked for, if nothing speaks against it."""
+        if isinstance(asked.order, orders.Stop):
+            return self._asked_to_stop(asked)
+        async with self._deciding:
+            if self._change is not None and (answer := _about(self._change, asked.order)):
+                return answer
+            try:
+                looked = await self._look(asked.order)
+                return await self._decided(asked, looked)
+            except Refused as error:
+                return Answer(why_not=str(error))
+            except ConfigError as error:
+                return Answer(why_not=_told(error.problems))
+            except DisaggError as error:
+                return Answer(why_not=error.message)
+            except Exception as error:
+                log.exception("'%s': an error nobody foresaw", asked.order)
+                return Answer(why_not=f"{type(error).__name__}: {error}; see the log of the controller")
+
+    async def close(self) -> None:
+        """What is under way is left as it is."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+
+    # what is asked for
+
+    def _asked_to_stop(self, asked: Asked) -> Answer:
+        question = "the deployment ends: engines, frontends, and all that is in them"
+        if not asked.yes or asked.dry_run:
+            return Answer(question=question)
+        change = self._begun(asked.order)
+        change.stage = Stage.DONE
+        self._stop()
+        return Answer(change=change.number)
+
+    async def _look(self, order: orders.Order) -> _Looked:
+        """Raises Refused, or ConfigError."""
+        now = self._wanted
+        if self._has_several_models and not isinstance(order, orders.Restart):
+            what = "of a deployment of several models, engines can be started again while it serves, and no more yet"
+            raise Refused(f"{what}; start another deployment beside it, with the change")
+        match order:
+            case orders.Scale(counts):
+                deployment = now.deployment
+                for role, count in counts.items():
+                    deployment = scaled(deployment, role, count)
+                return self._to(deployment)
+            case orders.Apply(config):
+                return self._to(read_over(config, now.deployment))
+            case orders.Rollback(to):
+                return self._to(self._kept(to))
+            case orders.Restart(of):
+                chosen = outlines.restarts(of, now.engines)
+                if isinstance(chosen, str):
+                    raise Refused(f"there is no role or engine '{chosen[:100]}'; there are {_names(now)}")
+                return _Looked(now, Outline(restarted=chosen))
+            case orders.ChangeRole(engine_id, role):
+                wanted, following = with_role(now, engine_id, role, self._device)
+                return _Looked(wanted, Outline(moved=((engine_id, following),)), is_new=True)
+            case _:
+                raise Refused(f"'{order}' is no change of engines")
+
+    def _to(self, deployment: Deployment) -> _Looked:
+        """Raises Refused where a field cannot change, or old and new engines cannot work together."""
+        now = self._wanted
+        found = differences(now.deployment, deployment)
+        at_start = [
+            each for each in differences(self._started_with, deployment) if each.effect is Effect.NEXT_START
+        ]  # also what an earlier change has said, and has not come yet
+        fixed = [each for each in found if each.effect is Effect.NEW_DEPLOYMENT]
+        if fixed:
+            would_do = "say what it was started with (--set), or start another deployment beside it"
+            raise Refused("\n".join([*(f"{each}: {each.effect}" for each in fixed), would_do]))
+        if why_not := why_not_by_frontends(self._started_with, deployment):
+            raise Refused(why_not)
+        wanted = Wanted.of(deployment, self._device, now.engines)
+        outline = towards(wanted.engines, now.engines)
+        if outline.replaced and (problems := problems_of_both(now.deployment, deployment, self._device)):
+            what = "engines of the old and of the new configuration cannot work together meanwhile"
+            raise Refused(f"{what}; it needs a new deployment\n{_told(problems)}")
+        lines = [str(each) for each in found if each.effect in (Effect.ENGINES, Effect.NOW)]
+        lines += [f"{each}: {each.effect}" for each in at_start]
+        return _Looked(wanted, outline, tuple(lines), is_new=bool(found))
+
+    def _kept(self, to: int | None) -> Deployment:
+        now, _ = self._revisions[-1]
+        wanted = now.number - 1 if to is None else to
+        for each, deployment in self._revisions:
+            if each.number == wanted:
+                return deployment
+        there = f"{self._revisions[0][0].number} to {now.number}"
+        raise Refused(f"there is no revision {wanted}; there are {there}")
+
+    async def _decided(self, asked: Asked, looked: _Looked) -> Answer:
+        """Raises Refused, or ConfigError."""
+        now = self._wanted.engines
+        outline = looked.outline
+        if outline.is_empty and not looked.is_new:
+            return Answer(lines=looked.lines)
+        starts = outline.added or outline.replaced or outline.moved
+        if starts and (problems := await self._preflight(looked.wanted.plan(self._device))):
+            raise ConfigError("preflight", tuple(problems))
+        stand_ins = [
+            plan for plan in outlines.possible_stand_ins(outline, now) if await self._fleet.has_room(plan, ROOM_S)
+        ]
+        outline = replace(outline, stand_ins=tuple(stand_ins))
+        lines = (*looked.lines, *outline.lines())
+        if not stand_ins and outline.replaced:
+            lines = (*lines, "there is no room for another engine meanwhile: they go before they come")
+        question = outlines.question(outline, now, self._registry)
+        if asked.dry_run or (question and not asked.yes):
+            return Answer(question=question, lines=lines)
+        change = self._begun(asked.order)
+        work = self._carry_out(change, replace(looked, outline=outline), may_pause=asked.yes)
+        self._task = asyncio.create_task(work, name=f"change {change.number}")
+        return Answer(change=change.number, lines=lines)
+
+    def _begun(self, order: orders.Order) -> _Change:
+        number = self._change.number + 1 if self._change is not None else 1
+        self._change = _Change(order, number, self._wall_s())
+        log.info("change %d: %s", number, order)
+        return self._change
+
+    # what is done
+
+    async def _carry_out(self, change: _Change, looked: _Looked, *, may_pause: bool) -> None:
+        work = Work(self._fleet, self._registry, self._start_s, change.say, may_pause=may_pause)
+        try:
+            await work.carry_out(looked.outline)
+        except ChangeFailed as error:
+            change.why = str(error)
+            await self._take_back(change, looked.outline, may_pause=may_pause)
+            return
+        except Exception as error:
+            log.exception("change %d: an error nobody foresaw", change.number)
+            change.why, change.stage = f"{type(error).__name__}: {error}", Stage.FAILED
+            return
+        if looked.is_new:
+            self._wanted = looked.wanted
+            self._keep(str(change.order))
+        change.stage = Stage.DONE
+        change.say("done")
+
+    async def _take_back(self, change: _Change, outline: Outline, *, may_pause: bool) -> None:
+        """The engines that were there, with their arguments. What was started again, or was to be, stays as it is."""
+        change.say(f"it did not succeed: {change.why}")
+        back = self._back(outline)
+        if back.is_empty and outline.restarted:
+            change.stage = Stage.FAILED
+            return
+        work = Work(self._fleet, self._registry, self._start_s, change.say, may_pause=may_pause)
+        try:
+            await work.carry_out(back)
+        except ChangeFailed as error:
+            change.say(f"and it could not be taken back: {error}")
+            change.why, change.stage = f"{change.why}\nIt could not be taken back: {error}", Stage.FAILED
+            return
+        change.stage = Stage.ROLLED_BACK
+        change.say("all is as it was")
+
+    def _back(self, outline: Outline) -> Outline:
+        """From what runs to what was wanted before."""
+        running = {each.plan.id: each.plan for each in self._fleet.supervisors}
+        wanted = self._wanted.engines
+        moved = [(to.id, wanted[name]) for name, to in outline.moved if to.id in running and name not in running]
+        for new_id, plan in moved:
+            del running[new_id]
+            running[plan.id] = plan
+        back = towards(wanted, running)
+        ready = {record.id for record in self._registry.records.values() if record.state is State.READY}
+        replaced = sorted(back.replaced, key=lambda plan: plan.id in ready)  # what serves goes last
+        return replace(back, replaced=tuple(replaced), moved=tuple(moved))
+
+    def _keep(self, what: str) -> None:
+        number = self._revisions[-1][0].number + 1 if self._revisions else 1
+        self._revisions.append((Revision(number, self._wall_s(), what), self._wanted.deployment))
+        del self._revisions[:-REVISIONS_MAX]
+
+
+def _about(last: _Change, order: orders.Order) -> Answer | None:
+    """The answer to an order that joins the change under way, that has to wait for it, or that is done already."""
+    if last.stage is Stage.RUNNING:
+        if last.order == order:
+            return Answer(change=last.number, joined=True)
+        what = f"'{last.order}' is under way (change {last.number}), and changes come one after the other"
+        return Answer(why_not=f"{what}; `disagg revisions --wait` waits for its end")
+    repeats = isinstance(order, orders.ChangeRole) or order == orders.Rollback()
+    if last.order == order and repeats and last.stage is Stage.DONE:
+        more = "; to go on from there: rollback --to N" if isinstance(order, orders.Rollback) else ""
+        return Answer(lines=(f"'{order}' is done already (change {last.number}){more}",))
+    return None
+
+
+def _told(problems: Sequence[Problem]) -> str:
+    more = len(problems) - PROBLEMS_SHOWN
+    return "\n".join([*map(str, problems[:PROBLEMS_SHOWN]), *([f"and {more} more"] if more > 0 else [])])
+
+
+def _names(wanted: Wanted) -> str:
+    roles = dict.fromkeys(each.role.value for each in wanted.engines.values())
+    return ", ".join([*roles, *wanted.engines])

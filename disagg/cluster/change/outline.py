@@ -1,0 +1,132 @@
+"""What has to be done to come from the engines that run to those that are wanted, and what to say of it beforehand.
+
+Way:   Wanted + what runs -> [Outline] -> keeper.py tells it, asks, and has it done
+In:    plans and records; out: plain data and sentences. Nothing is decided twice: what is told is what is done
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+
+from disagg.cluster.change.wanted import Kind, free_name, kind_of, number_of, share
+from disagg.planning.plan import EnginePlan
+from disagg.registry.interface import Watched
+from disagg.registry.records import State
+from disagg.role_table import ROLES
+
+
+@dataclass(frozen=True, slots=True)
+class Outline:
+    """In the order in which it is done. `stand_ins`: one more of a role, while others of it are replaced or started
+    again: with what is new, so that it shows first whether that starts at all."""
+
+    added: tuple[EnginePlan, ...] = ()
+    stand_ins: tuple[EnginePlan, ...] = ()
+    replaced: tuple[EnginePlan, ...] = ()  # under their names
+    restarted: tuple[str, ...] = ()
+    moved: tuple[tuple[str, EnginePlan], ...] = ()  # an engine, and what gets its place
+    removed: tuple[str, ...] = ()
+
+    @property
+    def is_empty(self) -> bool:
+        return self == Outline()
+
+    @property
+    def disturbed(self) -> tuple[str, ...]:
+        """Engines that serve, and do not for a while, or ever again."""
+        return (*(each.id for each in self.replaced), *self.restarted, *(name for name, _ in self.moved), *self.removed)
+
+    def lines(self) -> list[str]:
+        said = [f"{each.id} is added: {share(each)}" for each in self.added]
+        said += [f"{each.id} stands in meanwhile, and is removed in the end: {share(each)}" for each in self.stand_ins]
+        if self.replaced:
+            said.append(f"start again with other arguments, one after the other: {_names(self.replaced)}")
+        if self.restarted:
+            said.append(f"start again, one after the other: {', '.join(self.restarted)}")
+        said += [f"{name} drains, and {to.id} starts in its place" for name, to in self.moved]
+        said += [f"{name} drains, and is removed" for name in self.removed]
+        return said
+
+
+def towards(wanted: Mapping[str, EnginePlan], running: Mapping[str, EnginePlan]) -> Outline:
+    """Without stand-ins: whether there is room for them is not known here."""
+    removed = sorted(running.keys() - wanted.keys(), key=number_of, reverse=True)
+    there = [each for each in wanted.values() if each.id in running]
+    return Outline(
+        added=tuple(each for each in wanted.values() if each.id not in running),
+        replaced=tuple(each for each in there if not is_same(each, running[each.id])),
+        removed=tuple(removed),
+    )
+
+
+def is_same(one: EnginePlan, other: EnginePlan) -> bool:
+    """Whether an engine of the one plan is what the other asks for."""
+    return replace(one, id=other.id, pool_index=other.pool_index) == other
+
+
+def restarts(of: Iterable[str], running: Mapping[str, EnginePlan]) -> tuple[str, ...] | str:
+    """The engines that `of` names, in their order; or the word that names none."""
+    chosen: list[str] = []
+    for word in of or list(ROLES):
+        named = [name for name, plan in running.items() if word in (name, plan.role.value)]
+        if not named and of:
+            return word
+        chosen += sorted(named, key=number_of)
+    return tuple(dict.fromkeys(chosen))
+
+
+def possible_stand_ins(outline: Outline, running: Mapping[str, EnginePlan]) -> list[EnginePlan]:
+    """One for each role of which an engine is replaced, or the only one is started again; none where one is added."""
+    added = {kind_of(each) for each in outline.added}
+    by_kind: dict[Kind, EnginePlan] = {kind_of(each): each for each in outline.replaced}
+    for name in outline.restarted:
+        if count_of(kind := kind_of(running[name]), running) == 1:
+            by_kind[kind] = running[name]
+    taken = {*running, *(each.id for each in outline.added)}
+    return [replace(each, id=free_name(kind, taken)) for kind, each in by_kind.items() if kind not in added]
+
+
+def count_of(kind: Kind, running: Mapping[str, EnginePlan]) -> int:
+    return sum(kind_of(each) == kind for each in running.values())
+
+
+def question(outline: Outline, running: Mapping[str, EnginePlan], registry: Watched) -> str:
+    """What has to be said yes to: it takes service away. Empty: it does not."""
+    ready = {name for name in running if (found := registry.records.get(name)) and found.state is State.READY}
+    more = {kind_of(each) for each in (*outline.added, *outline.stand_ins, *(to for _, to in outline.moved))}
+    gone = {*outline.removed, *(name for name, _ in outline.moved)}
+    for kind in dict.fromkeys(map(kind_of, running.values())):
+        model, role = kind
+        engine = f"{role} engine" + (f" of {model}" if model else "")
+        of_kind = {name for name, plan in running.items() if kind_of(plan) == kind}
+        if kind in more or not of_kind & set(outline.disturbed):
+            continue
+        if of_kind <= gone:
+            return f"no {engine} is left then, and what needs one is refused"
+        if of_kind & ready and of_kind & ready <= gone:
+            return f"{_listed(of_kind & ready)} is the last {engine} that is ready"
+        if len(of_kind) == 1:
+            only = next(iter(of_kind))
+            return f"{only} is the only {engine}, and there is no room for another: meanwhile nothing is served"
+    return ""
+
+
+def serves_without(engine_id: str, registry: Watched) -> bool:
+    """Whether its model is served while this engine is not: by another one, or a pair of others that have met."""
+    record = registry.records[engine_id]
+    role = ROLES[record.role]
+    ready = [r for r in registry.records.values() if r.state is State.READY and r.id != engine_id]
+    own = [each for each in ready if each.role is record.role and each.group == record.group]
+    if role.partner is None:
+        return bool(own)
+    partners = [each for each in ready if each.role is role.partner]
+    return any(role.pair(one.life, other.life) in registry.met for one in own for other in partners)
+
+
+def _names(plans: Iterable[EnginePlan]) -> str:
+    return ", ".join(each.id for each in plans)
+
+
+def _listed(names: Iterable[str]) -> str:
+    return " and ".join(sorted(names, key=number_of))

@@ -1,0 +1,128 @@
+"""Which engines are wanted: a configuration, and a name for each of its engines that fits what runs.
+
+Way:   an order -> [scaled, with_role, Wanted.of] -> outline.py: what differs from what runs
+In:    plans as `resolve` makes them; what runs, by name
+Out:   plain data. An engine that stays keeps its name; one more gets the lowest number of its role that is free
+Fails: Refused, with what would do
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from disagg.config.schema import Deployment, Pool
+from disagg.planning.plan import Device, EnginePlan, Plan, resolve
+from disagg.roles import Role
+
+COUNT_MAX = 1000  # of a pool (disagg/config/schema.py)
+
+
+Kind = tuple[str, Role]  # which of several models, and what it does for it
+
+
+class Refused(Exception):
+    """The order cannot be carried out. Its text: what is wrong; what would do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    deployment: Deployment
+    engines: Mapping[str, EnginePlan]
+
+    @classmethod
+    def of(cls, deployment: Deployment, device: Device, running: Mapping[str, EnginePlan]) -> Wanted:
+        """Raises ConfigError as `resolve` does."""
+        return cls(deployment, named(resolve(deployment, device).engines, running))
+
+    def plan(self, device: Device) -> Plan:
+        return Plan(self.deployment, device, tuple(self.engines.values()))
+
+
+def named(engines: Iterable[EnginePlan], running: Mapping[str, EnginePlan]) -> dict[str, EnginePlan]:
+    """The engines of each pool under the names of those that run there, the lowest numbers first."""
+    found: dict[str, EnginePlan] = {}
+    by_pool: dict[tuple[Role, str], list[EnginePlan]] = {}
+    for engine in engines:
+        by_pool.setdefault((engine.role, engine.pool), []).append(engine)
+    taken = set(running)
+    for (role, pool), of_pool in by_pool.items():
+        here = sorted((e.id for e in running.values() if (e.role, e.pool) == (role, pool)), key=number_of)
+        for engine in of_pool:
+            engine_id = here.pop(0) if here else free_name(kind_of(engine), taken)
+            taken.add(engine_id)
+            found[engine_id] = dataclasses.replace(engine, id=engine_id)
+    return found
+
+
+def kind_of(engine: EnginePlan) -> Kind:
+    return engine.id.rpartition(".")[0], engine.role
+
+
+def free_name(kind: Kind, taken: Iterable[str]) -> str:
+    there, (model, role) = set(taken), kind
+    names = (f"{model}.{role}-{n}" if model else f"{role}-{n}" for n in range(len(there) + 1))
+    return next(name for name in names if name not in there)
+
+
+def number_of(engine_id: str) -> int:
+    number = engine_id.rpartition("-")[2]
+    return int(number) if number.isdecimal() else 0
+
+
+def scaled(deployment: Deployment, role: Role, count: int) -> Deployment:
+    """`count` engines of the role. Of several pools the last one changes first. Raises Refused."""
+    pools = list(deployment.of_role(role))
+    if not pools:
+        would_do = "`disagg apply` a configuration that has them"
+        raise Refused(f"this deployment has no {role} engines, and what they should be is not known; {would_do}")
+    if not 0 <= count <= COUNT_MAX:
+        raise Refused(f"{role}={count} is no count of engines; say 0 to {COUNT_MAX}")
+    more = count - sum(pool.replicas for pool in pools)
+    for index in reversed(range(len(pools))):
+        replicas = max(0, pools[index].replicas + more)
+        more -= replicas - pools[index].replicas
+        pools[index] = _with_replicas(pools[index], replicas)
+        if not more:
+            break
+    return deployment.model_copy(update={role.value: tuple(pools)})
+
+
+def with_role(now: Wanted, engine_id: str, role: Role, device: Device) -> tuple[Wanted, EnginePlan]:
+    """The engine gets another role, and so another name; the others stay. Raises Refused."""
+    engine = now.engines.get(engine_id)
+    if engine is None:
+        raise Refused(f"there is no engine '{engine_id[:100]}'; there are {', '.join(sorted(now.engines))}")
+    if engine.role is role:
+        raise Refused(f"{engine_id} is a {role} engine already")
+    of_role = len([each for each in now.engines.values() if each.role is role])
+    pools = list(now.deployment.of_role(engine.role))
+    names = [pool.name or f"{engine.role.value}.{index}" for index, pool in enumerate(pools)]
+    index = names.index(engine.pool)
+    pools[index] = _with_replicas(pools[index], pools[index].replicas - 1)
+    left = now.deployment.model_copy(update={engine.role.value: tuple(pools)})
+    deployment = scaled(left, role, of_role + 1)
+    pool = resolve(deployment, device).of_role(role)[-1]
+    following = dataclasses.replace(pool, id=free_name((kind_of(engine)[0], role), now.engines))
+    if not fits_place(engine, following):
+        what = f"{engine_id} has {share(engine)}, and a {role} engine here needs {share(following)}"
+        raise Refused(f"{what}; use `disagg scale`, which gives it a place of its own")
+    engines = {name: each for name, each in now.engines.items() if name != engine_id}
+    return Wanted(deployment, engines | {following.id: following}), following
+
+
+def fits_place(one: EnginePlan, other: EnginePlan) -> bool:
+    """Whether the second can have the place of the first."""
+    return (one.cpus, one.gpus, one.nodes) == (other.cpus, other.gpus, other.nodes)
+
+
+def share(engine: EnginePlan) -> str:
+    on = f" on each of {engine.nodes} nodes" if engine.nodes > 1 else ""
+    gpus = f" and {engine.gpus:g} GPU" if engine.gpus else ""
+    return f"{engine.cpus:g} CPU{gpus}{on}"
+
+
+def _with_replicas(pool: Pool, replicas: int) -> Pool:
+    """Unchecked: a pool may have none while the deployment lives, so that it can have some again."""
+    return pool.model_copy(update={"replicas": replicas})

@@ -1,0 +1,280 @@
+"""`disagg apply`, `rollback`, `revisions` and `stop`: another configuration, engine by engine, and back again."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+from changing import DECODE, PREFILL, apply, changing, configured, in_virtual_time
+
+from disagg.cluster.change.difference import as_yaml, differences
+from disagg.errors import StartError
+from disagg.host_spec import HostSpec
+from disagg.process.news import Ready
+from disagg.registry.orders import Apply, Asked, Rollback, Scale, Stage, Stop
+from disagg.roles import Role
+from disagg.simulation.node import SimulatedNode
+
+SMALLER: dict[str, Any] = {"decode": {"replicas": 2, "engine": DECODE | {"kv_tokens": 32768}}}
+BOTH: dict[str, Any] = SMALLER | {"prefill": {"replicas": 3, "engine": PREFILL | {"chunk_tokens": 256}}}
+SMALL_KV = ("decode.engine.kv_tokens: 65536 -> 32768",)
+
+
+def engine_of(sim: Any, engine_id: str) -> int:
+    return int(sim.hosts[engine_id].engine.ranks[0].pool.tokens_total)
+
+
+def fail(monkeypatch: pytest.MonkeyPatch, *, kv_tokens: int, on: str = "") -> None:
+    """Engines with so much KV do not start; `on`: that one alone."""
+    start = SimulatedNode.start
+
+    async def fails(self: SimulatedNode, spec: HostSpec) -> Ready:
+        if spec.arguments.get("kv_tokens") == kv_tokens and on in ("", spec.engine_id):
+            raise StartError(spec.engine_id, "ValueError: not with so little")
+        return await start(self, spec)
+
+    monkeypatch.setattr(SimulatedNode, "start", fails)
+
+
+def test_a_changed_argument_comes_to_every_engine_of_its_pool_and_no_request_fails() -> None:
+    async def scenario() -> None:
+        async with changing() as (sim, operator):
+            seen = await operator.asks(apply(**SMALLER), dry_run=True)
+            assert seen.lines == (
+                *SMALL_KV,
+                "decode-2 stands in meanwhile, and is removed in the end: 1 CPU",
+                "start again with other arguments, one after the other: decode-0, decode-1",
+            )
+            change = await operator.has_done(apply(**SMALLER))
+            assert change.lines.index("decode-2#1 is ready") < change.lines.index("decode-0 drains")
+            assert sorted(operator.engines.values()) == ["decode-0#2", "decode-1#2", "prefill-0#1", "prefill-1#1"]
+            assert [engine_of(sim, f"decode-{n}") for n in range(2)] == [32768, 32768]
+            assert (await operator.asks(apply(**SMALLER))).change == 0, "it is so already"
+
+    in_virtual_time(scenario)
+
+
+def test_without_room_beside_them_they_go_one_by_one_before_they_come() -> None:
+    async def scenario() -> None:
+        async with changing(room_max=4) as (sim, operator):
+            seen = await operator.asks(apply(**SMALLER), dry_run=True)
+            assert seen.lines[-1] == "there is no room for another engine meanwhile: they go before they come"
+            await operator.has_done(apply(**SMALLER))
+            assert sorted(operator.engines.values()) == ["decode-0#2", "decode-1#2", "prefill-0#1", "prefill-1#1"]
+            assert sim.places.taken == 4
+
+    in_virtual_time(scenario)
+
+
+def test_what_is_added_comes_first_and_stands_in() -> None:
+    async def scenario() -> None:
+        async with changing() as (_, operator):
+            change = await operator.has_done(apply(**BOTH))
+            assert change.lines[0] == "prefill-2 starts"
+            assert not [line for line in change.lines if line.startswith("prefill-3")]
+            assert sorted(operator.engines.values()) == [
+                *("decode-0#2", "decode-1#2"),
+                *("prefill-0#2", "prefill-1#2", "prefill-2#1"),
+            ]
+
+    in_virtual_time(scenario)
+
+
+def test_where_what_is_added_takes_the_last_room_nobody_stands_in() -> None:
+    async def scenario() -> None:
+        async with changing(room_max=5) as (_, operator):
+            change = await operator.has_done(apply(prefill=3, **SMALLER))
+            assert "there is no room for decode-2 to stand in: engines go before they come" in change.lines
+            assert sorted(operator.engines.values())[:2] == ["decode-0#2", "decode-1#2"]
+
+    in_virtual_time(scenario)
+
+
+def test_a_place_that_is_too_small_is_given_back_and_another_asked_for() -> None:
+    async def scenario() -> None:
+        larger: dict[str, Any] = {"decode": {"replicas": 2, "engine": DECODE, "resources": {"cpus": 2}}}
+        async with changing(room_max=4) as (sim, operator):
+            await operator.has_done(apply(**larger))
+            assert sorted(operator.engines.values()) == ["decode-0#2", "decode-1#2", "prefill-0#1", "prefill-1#1"]
+            assert sim.places.taken == 4
+
+    in_virtual_time(scenario)
+
+
+def test_what_does_not_start_is_seen_on_the_one_that_stands_in_and_nothing_else_is_touched(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    fail(monkeypatch, kv_tokens=32768)
+
+    async def scenario() -> None:
+        async with changing() as (sim, operator):
+            await operator.begins(apply(**SMALLER))
+            change = await operator.ended()
+            assert change.stage is Stage.ROLLED_BACK
+            assert "decode-2 did not start, 3 times: ValueError: not with so little" in change.why
+            assert sorted(operator.engines.values()) == ["decode-0#1", "decode-1#1", "prefill-0#1", "prefill-1#1"]
+            assert [each.what for each in sim.changes.status().revisions] == ["started"]
+
+    in_virtual_time(scenario)
+
+
+@pytest.mark.parametrize("room_max", [None, 4])
+def test_what_does_not_start_at_the_last_engine_is_taken_back_on_the_others(
+    monkeypatch: pytest.MonkeyPatch, room_max: int | None
+) -> None:
+    fail(monkeypatch, kv_tokens=32768, on="decode-1")
+
+    async def scenario() -> None:
+        async with changing(room_max=room_max) as (sim, operator):
+            await operator.begins(apply(**SMALLER))
+            change = await operator.ended()
+            assert change.stage is Stage.ROLLED_BACK
+            assert sorted(operator.engines) == ["decode-0", "decode-1", "prefill-0", "prefill-1"]
+            assert [engine_of(sim, f"decode-{n}") for n in range(2)] == [65536, 65536]
+
+    in_virtual_time(scenario)
+
+
+def test_what_cannot_be_taken_back_either_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    start, was_tried = SimulatedNode.start, False
+
+    async def fails(self: SimulatedNode, spec: HostSpec) -> Ready:
+        nonlocal was_tried
+        if spec.engine_id == "decode-1" and (was_tried or spec.arguments.get("kv_tokens") == 32768):
+            was_tried = True
+            raise StartError(spec.engine_id, "its node is ill")
+        return await start(self, spec)
+
+    async def scenario() -> None:
+        async with changing(room_max=4) as (sim, operator):
+            monkeypatch.setattr(SimulatedNode, "start", fails)
+            await operator.begins(apply(**SMALLER))
+            change = await operator.ended()
+            assert change.stage is Stage.FAILED
+            assert "It could not be taken back: decode-1 did not start, 3 times" in change.why
+            monkeypatch.setattr(SimulatedNode, "start", start)
+            async with asyncio.timeout(60):
+                while not sim.is_whole:  # its supervisor goes on trying
+                    await asyncio.sleep(1)
+
+    in_virtual_time(scenario)
+
+
+def test_what_is_not_of_engines_is_told_and_again_at_the_next_change() -> None:
+    async def scenario() -> None:
+        async with changing(loaded=False) as (sim, operator):
+            routing = {"routing": {"policy": "least_loaded"}, "transfer": {"allow_tcp": True}}
+            said = "routing.policy: predicted -> least_loaded: takes effect at the next start"
+            seen = await operator.asks(apply(**routing), dry_run=True)
+            assert seen.lines == ("transfer.allow_tcp: False -> True", said)
+            change = await operator.has_done(apply(**routing))
+            assert change.lines == ("done",)
+            assert [each.what for each in sim.changes.status().revisions] == ["started", "apply changed.yaml"]
+            assert said in (await operator.asks(apply(**routing, **SMALLER), dry_run=True)).lines
+            assert said in (await operator.asks(Scale({Role.DECODE: 3}), dry_run=True)).lines
+
+    in_virtual_time(scenario)
+
+
+@pytest.mark.parametrize(
+    ("said", "what"),
+    [
+        ({"model": {"path": "other"}}, "model.path: smollm2 -> other: cannot change while it serves"),
+        ({"namespace": "elsewhere"}, "namespace: disagg -> elsewhere: cannot change while it serves"),
+        ({"name": "another"}, "name: changing -> another: cannot change while it serves"),
+        ({"ray": {"cpus": 3}}, "ray.cpus: None -> 3: cannot change while it serves"),
+        (
+            {"decode": {"engine": DECODE | {"page_size": 32}}, "prefill": {"engine": PREFILL | {"page_size": 32}}},
+            "engines of the old and of the new configuration cannot work together meanwhile",
+        ),
+        ({"embedding": {}}, "frontends serve tokens, or vectors, as there were engines for them at the start"),
+        ({"aggregated": {"engine": {"page_size": 48}}}, "the KV blocks in which engines tell what they have cached"),
+        ({"decode": {"engine": {"page_size": 16, "judge": 1}}}, "the simulated engine has no argument 'judge'"),
+        ({"decode": {"engine": DECODE | {"page_size": 32}}}, "decode.engine.page_size: is 32 but prefill"),
+        ({"frontend": {"port": "x"}}, "frontend.port"),
+    ],
+    ids=lambda said: "" if isinstance(said, str) else next(iter(said)),
+)
+def test_what_cannot_be_is_refused(said: dict[str, Any], what: str) -> None:
+    async def scenario() -> None:
+        async with changing(loaded=False) as (sim, operator):
+            assert what in (await operator.asks(apply(**said))).why_not
+            assert sim.changes.status().change is None
+
+    in_virtual_time(scenario)
+
+
+@pytest.mark.parametrize("text", ["", "[1, 2]", "a: [", "text"])
+def test_what_is_no_configuration_is_refused(text: str) -> None:
+    async def scenario() -> None:
+        async with changing(loaded=False) as (_, operator):
+            assert (await operator.asks(Apply(text))).why_not
+
+    in_virtual_time(scenario)
+
+
+def test_secrets_stay_and_are_never_shown() -> None:
+    secrets = {"security": {"api_keys": ["a-key-of-sixteen-letters"]}, "namespace": "kept"}
+    env = {"decode": {"replicas": 2, "engine": DECODE, "env": {"HF_TOKEN": "hf_one", "MODE": "a"}}}
+    after = {"decode": {"replicas": 2, "engine": DECODE, "env": {"HF_TOKEN": "hf_two", "MODE": "b"}}}
+
+    async def scenario() -> None:
+        async with changing(**secrets, **env, loaded=False) as (sim, operator):
+            seen = await operator.asks(apply(namespace="kept", **after), dry_run=True)
+            assert seen.lines[:2] == ("decode.env.HF_TOKEN: changes", "decode.env.MODE: a -> b")
+            await operator.has_done(apply(namespace="kept", **after))
+            assert len(sim.changes._wanted.deployment.security.api_keys) == 1
+            for number in (1, 2):
+                shown = sim.changes.status(number).revisions[number - 1].config
+                assert "kv_tokens: 65536" in shown
+                assert not [word for word in ("sixteen", "hf_one", "hf_two", "api_keys") if word in shown]
+
+    in_virtual_time(scenario)
+
+
+def test_back_to_an_earlier_revision() -> None:
+    async def scenario() -> None:
+        async with changing() as (sim, operator):
+            await operator.has_done(apply(**SMALLER))
+            await operator.has_done(Scale({Role.DECODE: 3}))
+            await operator.has_done(Rollback())
+            assert (len(operator.engines), engine_of(sim, "decode-0")) == (4, 32768)
+            again = await operator.asks(Rollback())
+            assert "'rollback' is done already (change 3); to go on from there: rollback --to N" in again.lines
+            await operator.has_done(Rollback(1))
+            assert engine_of(sim, "decode-0") == 65536
+            assert "there is no revision 9; there are 1 to 5" in (await operator.asks(Rollback(9))).why_not
+            assert [each.what for each in sim.changes.status().revisions[-2:]] == ["rollback", "rollback --to 1"]
+
+    in_virtual_time(scenario)
+
+
+def test_there_is_nothing_before_the_first_revision() -> None:
+    async def scenario() -> None:
+        async with changing(loaded=False) as (_, operator):
+            assert "there is no revision 0; there are 1 to 1" in (await operator.asks(Rollback())).why_not
+
+    in_virtual_time(scenario)
+
+
+def test_stop_asks_and_then_ends_it_whatever_is_under_way() -> None:
+    async def scenario() -> None:
+        async with changing(loaded=False) as (sim, operator):
+            await operator.begins(apply(**SMALLER))
+            assert (await operator.asks(Stop())).question.startswith("the deployment ends")
+            assert not sim.stops.is_set()
+            assert (await sim.changes.ask(Asked(Stop(), yes=True))).change == 2
+            assert sim.stops.is_set()
+            await sim.changes.close()
+            sim.plans = {each.plan.id: each.plan for each in sim.fleet.supervisors}
+
+    in_virtual_time(scenario)
+
+
+def test_pools_are_compared_one_by_one_and_what_is_not_said_is_the_default() -> None:
+    pools = [{"replicas": 1, "engine": DECODE}, {"replicas": 2, "engine": DECODE, "name": "large"}]
+    found = differences(configured(), configured(decode=pools))
+    assert {each.path for each in found} >= {"decode.0.replicas", "decode.1.name", "decode.replicas"}
+    assert "large" in as_yaml(configured(decode=pools))
+    assert "deadlines" not in as_yaml(configured())

@@ -1,0 +1,104 @@
+"""Real engines are added, started again, changed, moved to another role and taken away under streams: none fails."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+from deployment import Deployment, Traces, assert_nothing_left, serving
+from streams import Stream
+
+pytestmark = [pytest.mark.alone, pytest.mark.timeout(1800)]
+
+CONFIG, LOCAL = "configs/local-cpu-2p2d.yaml", ("ray.address=local", "ray.cpus=3")
+TOKENS = 48
+CHANGE_S = 900.0  # several starts of real engines, one after the other, on two busy cores
+NO_MODEL = 'decode.engine.json_model_override_args=\'{"architectures": ["NoSuchModelForCausalLM"]}\''
+
+
+def disagg(deployment: Deployment, *words: str) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {"DISAGG_URL": deployment.url}
+    command = [sys.executable, "-m", "disagg.cli.main", *words]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=CHANGE_S, check=False)
+
+
+def change(deployment: Deployment, *words: str) -> str:
+    done = disagg(deployment, *words, "--wait")
+    assert done.returncode == 0, f"{words}: {done.stdout}{done.stderr}\n{deployment.said()}"
+    return done.stdout
+
+
+def apply(deployment: Deployment, *sets: str) -> tuple[str, ...]:
+    port = deployment.url.rpartition(":")[2]
+    said = [word for each in (*LOCAL, f"frontend.port={port}", *sets) for word in ("--set", each)]
+    return ("apply", CONFIG, *said)
+
+
+@contextmanager
+def load(deployment: Deployment) -> Iterator[list[Stream]]:
+    """Two streams at a time, one pair of them after the other."""
+    streams: list[Stream] = []
+    ends = threading.Event()
+
+    def run() -> None:
+        while not ends.is_set():
+            pair = [
+                Stream(deployment, [*range(1000 + 7 * len(streams), 1040 + 7 * len(streams))], TOKENS) for _ in "ab"
+            ]
+            streams.extend(pair)
+            for stream in pair:
+                stream.join(180)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    try:
+        yield streams
+    finally:
+        ends.set()
+        thread.join(200)
+
+
+def test_everything_operators_order_under_load() -> None:
+    before = Traces.now()
+    with serving(CONFIG, *LOCAL) as deployment:
+
+        def ready() -> list[str]:
+            return sorted(e["id"] for e in deployment.get("/disagg/status")["engines"] if e["state"] == "ready")
+
+        four = ["decode-0", "decode-1", "prefill-0", "prefill-1"]
+        with load(deployment) as streams:
+            assert "decode-2#1 is ready" in change(deployment, "scale", "decode=3")
+            assert ready() == sorted([*four, "decode-2"])
+            change(deployment, "scale", "decode=2")
+            change(deployment, "restart", "--rolling")
+            assert ready() == four
+            assert deployment.engine("prefill-0")["incarnation"] == 2
+
+            said = change(deployment, *apply(deployment, "prefill.engine.chunked_prefill_size=128"))
+            assert "prefill.engine.chunked_prefill_size: 256 -> 128" in said
+            assert deployment.engine("prefill-1")["incarnation"] == 3
+
+            bad = disagg(deployment, *apply(deployment, NO_MODEL), "--wait")
+            assert bad.returncode == 1
+            assert "rolled back" in bad.stderr
+            assert "NoSuchModelForCausalLM" in bad.stderr
+            assert ready() == four
+
+            change(deployment, "role", "prefill-1", "decode")
+            assert ready() == ["decode-0", "decode-1", "decode-2", "prefill-0"]
+            change(deployment, "rollback")
+            assert ready() == four
+        assert len(streams) > 20
+        failed = [(each.status, each.error, each.failure) for each in streams if each.error or each.failure]
+        assert not failed, failed
+        short = [each.token_ids for each in streams if len(each.token_ids) != TOKENS]
+        assert not short, short
+
+        assert "no frontend answers any more" in change(deployment, "stop", "--yes")
+        assert deployment.process.wait(60) == 0
+        assert_nothing_left(before)

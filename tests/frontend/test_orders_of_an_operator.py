@@ -1,0 +1,252 @@
+"""`disagg scale`, `apply`, `restart`, `role`, `rollback`, `revisions` and `stop` through a real frontend, with keys."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import socket
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import click
+import msgspec
+import pytest
+import yaml
+from scripted import ScriptedBackend, exchange, says, serving
+from typer.testing import CliRunner, Result
+
+from disagg.cli import ordering
+from disagg.cli.app import app
+from disagg.errors import StartError
+from disagg.frontend import peer_user
+from disagg.frontend.keys import Keys
+from disagg.registry import orders
+from disagg.registry.orders import Asked, Progress, Revision, Stage, Status
+from disagg.roles import Role
+from disagg.tokenizer.codec import Codec
+
+KEY, ADMIN = "first-key-0123456789", "admin-key-0123456789"
+Run = Callable[..., Awaitable[Result]]
+SCALE = orders.Scale({Role.PREFILL: 3, Role.DECODE: 2})
+
+
+class Backend(ScriptedBackend):
+    """Of a change that goes on for two looks."""
+
+    why = ""
+    looks = 0
+
+    def __init__(self) -> None:
+        super().__init__(says("Hi"))
+
+    async def change(self, asked: Asked) -> orders.Answer:
+        answer = await super().change(asked)
+        return msgspec.structs.replace(answer, change=0) if asked.dry_run else answer
+
+    async def changes(self, show: int) -> Status:
+        self.looks += 1
+        lines = tuple(f"line {n}" for n in range(self.looks))
+        stage = Stage.RUNNING if self.looks < 3 else Stage.ROLLED_BACK if self.why else Stage.DONE
+        config = "version: 1\n" if show == 1 else ""
+        return Status(Progress(1, "scale", stage, 0.0, lines, self.why), (Revision(1, 0.0, "started", config),))
+
+
+@pytest.fixture
+def disagg(monkeypatch: pytest.MonkeyPatch) -> Run:
+    async def run(port: int, *words: str, key: str = ADMIN) -> Result:
+        monkeypatch.setattr(ordering, "POLL_S", 0.01)
+        monkeypatch.setenv("DISAGG_URL", f"http://127.0.0.1:{port}")
+        monkeypatch.setenv("DISAGG_API_KEY", key)
+        return await asyncio.to_thread(CliRunner().invoke, app, list(words))
+
+    return run
+
+
+def post(body: bytes, key: str = ADMIN) -> bytes:
+    head = f"POST /disagg/changes HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer {key}\r\n"
+    return f"{head}content-length: {len(body)}\r\nconnection: close\r\n\r\n".encode() + body
+
+
+async def test_each_command_says_its_order(codec: Codec, disagg: Run) -> None:
+    said: dict[tuple[str, ...], orders.Order] = {
+        ("scale", "prefill=3", "decode=2"): SCALE,
+        ("restart", "--rolling", "decode", "prefill-0"): orders.Restart(("decode", "prefill-0")),
+        ("restart", "--rolling"): orders.Restart(),
+        ("role", "prefill-1", "decode"): orders.ChangeRole("prefill-1", Role.DECODE),
+        ("rollback", "--to", "2"): orders.Rollback(2),
+        ("rollback",): orders.Rollback(),
+    }
+    backend = Backend()
+    async with serving(backend, codec, keys=Keys([KEY], [ADMIN])) as frontend:
+        for words, order in said.items():
+            backend.ordered.clear()
+            backend.answer = orders.Answer(lines=("decode-2 is added",))
+            result = await disagg(frontend.port, *words)
+            assert result.exit_code == 0, result.exception
+            assert backend.ordered == [Asked(order, dry_run=True), Asked(order)]
+            assert result.output == "decode-2 is added\nthere is nothing to do\n"
+
+
+async def test_a_client_s_key_orders_nothing(codec: Codec, disagg: Run) -> None:
+    backend = Backend()
+    async with serving(backend, codec, keys=Keys([KEY], [ADMIN])) as frontend:
+        for words in (("scale", "decode=2"), ("revisions",), ("stop", "--yes")):
+            result = await disagg(frontend.port, *words, key=KEY)
+            assert "this needs a key of security.admin_keys" in str(result.exception)
+        assert (backend.ordered, backend.looks) == ([], 0)
+
+
+async def test_what_is_asked_is_not_done_without_a_yes(codec: Codec, disagg: Run) -> None:
+    backend = Backend()
+    backend.answer = orders.Answer(question="no decode engine is left then")
+    async with serving(backend, codec, keys=Keys([KEY], [ADMIN])) as frontend:
+        result = await disagg(frontend.port, "scale", "decode=0")
+        assert isinstance(result.exception, ordering.NotSaidYes)
+        assert "say --yes to do it all the same" in str(result.exception)
+        assert [each.dry_run for each in backend.ordered] == [True]
+        await disagg(frontend.port, "scale", "decode=0", "--yes")
+        assert backend.ordered[-1] == Asked(orders.Scale({Role.DECODE: 0}), yes=True)
+        answer = await exchange(frontend.port, post(msgspec.json.encode(Asked(SCALE))))
+        assert (answer.status, answer.json["error"]["code"]) == (409, "order_asks")
+
+
+async def test_what_is_refused_is_told(codec: Codec, disagg: Run) -> None:
+    backend = Backend()
+    backend.answer = orders.Answer(why_not="the cluster has no room")
+    async with serving(backend, codec, keys=Keys([KEY], [ADMIN])) as frontend:
+        result = await disagg(frontend.port, "scale", "decode=9")
+        assert isinstance(result.exception, StartError)
+        assert "409: the cluster has no room" in str(result.exception)
+
+
+async def test_who_waits_is_told_each_line_once_and_how_it_ended(codec: Codec, disagg: Run) -> None:
+    backend = Backend()
+    async with serving(backend, codec, keys=Keys([KEY], [ADMIN])) as frontend:
+        result = await disagg(frontend.port, "scale", "decode=3", "--wait")
+        assert (result.exit_code, result.output) == (0, "line 0\nline 1\nline 2\n")
+        backend.looks, backend.why = 0, "decode-2 did not start"
+        result = await disagg(frontend.port, "revisions", "--wait")
+        assert "rolled back: decode-2 did not start" in str(result.exception)
+
+
+async def test_a_configuration_is_sent_whole_and_without_its_secrets(
+    codec: Codec, disagg: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The variable with the key need not be set where the command runs."""
+    file = tmp_path / "changed.yaml"
+    text = (
+        "extends: simulated\nsecurity: {api_keys: ['${env:NOT_HERE}'], open_metrics: true}\nnamespace: '${env:HERE}'\n"
+    )
+    file.write_text(text)
+    monkeypatch.setenv("HERE", "here")
+    backend = Backend()
+    async with serving(backend, codec, keys=Keys([KEY], [ADMIN])) as frontend:
+        result = await disagg(frontend.port, "apply", str(file), "--set", "decode.replicas=5", "--dry-run")
+        assert result.exit_code == 0, result.exception
+        assert "keys and passwords are not sent" in result.output
+        (asked,) = backend.ordered
+        assert isinstance(asked.order, orders.Apply)
+        sent = yaml.safe_load(asked.order.config)
+        assert (sent["namespace"], sent["decode"]["replicas"], sent["prefill"]["replicas"]) == ("here", 5, 2)
+        assert sent["security"] == {"open_metrics": True}
+        assert not {"extends", "name"} & sent.keys()
+
+
+async def test_a_configuration_that_is_wrong_is_not_sent(codec: Codec, disagg: Run, tmp_path: Path) -> None:
+    (tmp_path / "wrong.yaml").write_text("extends: simulated\nfrontend: {port: x}\n")
+    backend = Backend()
+    async with serving(backend, codec, keys=Keys([KEY], [ADMIN])) as frontend:
+        result = await disagg(frontend.port, "apply", str(tmp_path / "wrong.yaml"))
+        assert "frontend.port" in str(result.exception)
+        assert backend.ordered == []
+
+
+async def test_revisions_are_shown(codec: Codec, disagg: Run) -> None:
+    async with serving(Backend(), codec, keys=Keys([KEY], [ADMIN])) as frontend:
+        assert "started  <- now" in (await disagg(frontend.port, "revisions")).output
+        assert (await disagg(frontend.port, "revisions", "--show", "1")).output == "version: 1\n"
+        assert json.loads((await disagg(frontend.port, "revisions", "--json")).output)["revisions"][0]["number"] == 1
+        assert "no revision 9" in str((await disagg(frontend.port, "revisions", "--show", "9")).exception)
+
+
+async def test_stop_waits_until_nobody_answers(codec: Codec, disagg: Run) -> None:
+    backend = Backend()
+    async with serving(backend, codec, keys=Keys([KEY], [ADMIN])) as frontend:
+        stopping = asyncio.ensure_future(disagg(frontend.port, "stop", "--yes", "--wait"))
+        while backend.looks < 3:
+            await asyncio.sleep(0.01)
+        assert backend.ordered[-1] == Asked(orders.Stop(), yes=True)
+    assert (await stopping).output == "the deployment stops\nno frontend answers any more\n"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b"", b"{", b"[]", b'{"order": {"do": "dance"}}', b'{"order": {"do": "stop", "now": 1}}', b'{"order": "\xff"}'],
+)
+async def test_what_is_no_order_is_the_askers_mistake(codec: Codec, body: bytes) -> None:
+    backend = Backend()
+    async with serving(backend, codec, keys=Keys([KEY], [ADMIN])) as frontend:
+        answer = await exchange(frontend.port, post(body))
+        assert (answer.status, answer.json["error"]["code"]) == (400, "invalid_order")
+        assert backend.ordered == []
+
+
+@pytest.mark.parametrize("words", [("scale", "prefill"), ("scale", "judge=1"), ("scale", "decode=-1"), ("restart",)])
+async def test_words_that_are_no_order_are_refused_here(disagg: Run, words: tuple[str, ...]) -> None:
+    assert isinstance((await disagg(1, *words)).exception, click.UsageError)
+
+
+def _posts(port: int, user: int | None) -> socket.socket:
+    """A connection of that user's, on which an order goes out."""
+    if user is not None:
+        os.seteuid(user)
+    try:
+        connection = socket.create_connection(("127.0.0.1", port))
+    finally:
+        if user is not None:
+            os.seteuid(0)
+    body = msgspec.json.encode(Asked(orders.Apply("version: 1"), dry_run=True))
+    head = (
+        f"POST /disagg/changes HTTP/1.1\r\nhost: localhost\r\ncontent-length: {len(body)}\r\nconnection: close\r\n\r\n"
+    )
+    connection.sendall(head.encode() + body)
+    return connection
+
+
+async def _answered(connection: socket.socket) -> str:
+    with connection:
+        return (await asyncio.to_thread(connection.makefile("rb").read)).decode()
+
+
+async def test_another_user_of_this_machine_applies_nothing(codec: Codec) -> None:
+    """Without admin keys who is here operates it; but a configuration says what engines run."""
+    backend = Backend()
+    async with serving(backend, codec) as frontend:
+        assert " 200 " in await _answered(_posts(frontend.port, None))
+        if os.getuid() == 0:
+            said = await _answered(_posts(frontend.port, 65534))
+            assert " 403 " in said, said
+            assert "only the user may apply one whose deployment it is; set security.admin_keys" in said
+        assert len(backend.ordered) == 1
+
+
+def test_whose_a_connection_is_as_the_kernel_says(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    row = "   0: 0100007F:{port:04X} 0100007F:1F40 {state} 00000000:00000000 00:00000000 00000000 {uid} 0 1 1 0\n"
+    table = tmp_path / "tcp"
+    monkeypatch.setattr(peer_user, "TABLES", (str(table), str(tmp_path / "not-there")))
+    monkeypatch.setattr(os, "getuid", lambda: 1000)
+    for rows, is_own in (
+        ([(40000, "01", 1000)], True),
+        ([(40000, "01", 0)], True),
+        ([(40000, "01", 1001)], False),
+        ([(40000, "01", 1000), (40000, "01", 1001)], False),
+        ([(40000, "06", 1000)], False),
+        ([(40001, "01", 1000)], False),
+        ([], False),
+    ):
+        said = "".join(row.format(port=port, state=state, uid=f"{uid:5}") for port, state, uid in rows)
+        table.write_text("  sl  local_address rem_address\n" + said)
+        assert peer_user.is_own_users(40000) is is_own, rows
+    table.unlink()
+    assert not peer_user.is_own_users(40000)

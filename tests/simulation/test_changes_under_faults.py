@@ -1,0 +1,24 @@
+"""Rounds of what operators order, under load, with faults in between: `disagg.simulation.soak --changes` runs more."""
+
+from __future__ import annotations
+
+import pytest
+
+from disagg.simulation.changing import run_changes
+
+
+@pytest.mark.parametrize(("seed", "rounds"), [(1, 20)])
+def test_no_request_fails_by_a_change(seed: int, rounds: int) -> None:
+    found = run_changes(seed, rounds)
+    assert not found.violation, found
+    assert found.rounds == rounds
+    assert found.ends["Apply rolled back"], found
+    assert found.faults, found
+    assert found.requests > 600
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(3))
+def test_a_hundred_rounds(seed: int) -> None:
+    found = run_changes(seed, 100)
+    assert not found.violation, found
