@@ -39,7 +39,7 @@ from disagg.coordinator.limits import Limits
 from disagg.errors import ConfigError, StartError
 from disagg.folders import run_folder
 from disagg.frontend.readers import PROGRAM, READ_S, Order
-from disagg.frontend.spec import FrontendSpec
+from disagg.frontend.spec import FrontendSpec, TracesSpec
 from disagg.host_spec import DEPLOYMENT_VARIABLE, SECRET_VARIABLE, TextSpec
 from disagg.models.resolve import resolve_model
 from disagg.planning.plan import Plan, device_of, resolve
@@ -295,7 +295,17 @@ def _frontend_spec(
         origins=page_origins(plan.frontend, security),
         origins_age_s=plan.frontend.cors.max_age_s,
         says_what_goes_on=not is_quiet,
+        traces=_traces(plan),
     )
+
+
+def _traces(plan: Plan) -> TracesSpec | None:
+    traces = plan.deployment.telemetry.traces
+    if traces is None:
+        return None
+    headers = {name: value.get_secret_value() for name, value in traces.headers.items()}
+    service = plan.deployment.name
+    return TracesSpec(endpoint=traces.endpoint, sample_ratio=traces.sample_ratio, headers=headers, service=service)
 
 
 def _overrides(plan: Plan) -> Overrides:

@@ -22,6 +22,7 @@ from disagg.config.lora import LoraSection
 from disagg.config.registry import RegistrySection
 from disagg.config.sampling_defaults import SamplingDefaults
 from disagg.config.section import Remedy, Section, listed
+from disagg.config.traces import Traces
 from disagg.policy_names import DEFAULT, LEAST_LOADED, SHIPPED
 from disagg.role_table import ROLES
 from disagg.roles import Role
@@ -391,6 +392,8 @@ class Telemetry(Section):
 
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """Of the engines' logs; a pool's own `engine.log_level` is stronger."""
+    traces: Traces | None = None
+    """Where traces of requests go; default: nowhere."""
 
 
 def _one_or_many(pools: Any) -> Any:

@@ -36,6 +36,7 @@ from disagg.frontend.server import HttpServer
 from disagg.frontend.together import Together, no_such_request
 from disagg.frontend.tokenization import Tokenization, facts_now
 from disagg.logfile import ASKED_LINES_MAX
+from disagg.telemetry.traces.tracer import Tracer
 
 BODY_LIMIT_BYTES = 8 * 2**20
 LOG_LINES, LOG_LINES_DIGITS = 100, 20
@@ -66,7 +67,9 @@ class Frontend:
         keys: Keys = Keys(),
         origins: Origins = Origins(),
         peers: Peers | None = None,
+        tracer: Tracer | None = None,
     ) -> None:
+        self._tracer = tracer
         self._keys, self._origins = keys, origins
         self._backend, self._tokenization, self._headers = backend, tokenization, headers
         self._generations = Generations(backend, tokenization, body_limit_bytes, peers)
@@ -145,6 +148,7 @@ class Frontend:
         try:
             await self._answer(exchange)
         except ClientGone:
+            exchange.error_type = "client_gone"
             call.abort()  # what the client has not taken yet would otherwise keep it for ever
         except RequestError as error:
             await exchange.fail(error)
@@ -155,6 +159,9 @@ class Frontend:
                 "%s %r %s: an error nobody foresaw", exchange.method, exchange.path[:100], exchange.request_id
             )
             await exchange.fail(RequestError("frontend", "internal error", "see the frontend's log"))
+        finally:
+            if exchange.trace is not None:
+                exchange.trace.end(exchange.status, exchange.error_type)
 
     async def _answer(self, exchange: Exchange) -> None:
         found = self._routes.find(exchange.path)
@@ -174,6 +181,8 @@ class Frontend:
             exchange.answer_headers.append((b"allow", _methods(route)))
             what = f"{exchange.method} is not for {exchange.path[:100]}; use {' or '.join(route.methods)}"
             raise BadRequest(None, "method_not_allowed", what, http_status=405)
+        if self._tracer is not None and route.right is Right.CLIENT and exchange.method == "POST":
+            exchange.trace = self._tracer.begin(exchange.path, exchange.request_header(b"traceparent"))
         await route.handler(exchange, name, caller)
 
     def _chat(self, exchange: Exchange, _: str, caller: Caller) -> Awaitable[None]:

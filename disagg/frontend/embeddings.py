@@ -65,6 +65,9 @@ class Embeddings:
             ids = [exchange.request_id, *(self._backend.new_request_id() for _ in rest)]
             make = self._scored if by_tokens else self._embedded
             requests = [make(asked, at, ids[at], owner, received_at_s) for at in range(len(ids))]
+            if exchange.trace is not None:
+                for request in requests:
+                    request.trace = exchange.trace.request()
             self._running[exchange.request_id] = requests
             try:
                 content = await self._content(kind, asked, requests)

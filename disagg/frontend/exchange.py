@@ -16,6 +16,7 @@ from urllib.parse import parse_qsl
 from disagg.errors import FrontendFull, NoReadyPair, Overloaded, RequestError
 from disagg.frontend.http1 import Call, ClientGone
 from disagg.frontend.responses import error_body
+from disagg.telemetry.traces.http_trace import HttpTrace
 
 RETRY_AFTER_S = b"1"
 JSON = b"application/json"
@@ -34,6 +35,9 @@ class Exchange:
         self.request_headers: list[Header] = call.head.fields
         self.answer_headers: list[Header] = []
         self.request_id = ""  # of a generation
+        self.trace: HttpTrace | None = None  # None: it is not traced
+        self.status = 0  # of the answer, once it has begun
+        self.error_type = ""  # of the error that it ended with
         self.error_body: Callable[[RequestError], bytes] = error_body  # in the words of its API
         self.error_event: Callable[[bytes], bytes] = lambda error: b"data: " + error + b"\n\n"
 
@@ -66,10 +70,12 @@ class Exchange:
             self.call.chunk_writer.unwatch(on_lost)
 
     async def answer(self, status: int, body: bytes, content_type: bytes = JSON) -> None:
+        self.status = status
         await self.call.respond(status, [(b"content-type", content_type), *self.answer_headers], body)
 
     async def fail(self, error: RequestError) -> None:
         """Also in the midst of an event stream, which then ends without its [DONE]."""
+        self.error_type = error.code
         if self.call.answered:
             await self.call.writable()
             self.write_events(self.error_event(error_body(error)), last=True)
@@ -80,5 +86,6 @@ class Exchange:
 
     def write_events(self, events: bytes, *, last: bool = False) -> None:
         """Part of an event stream, for a client that reads; the first call sends the head with it."""
+        self.status = 200
         fields = [(b"content-type", EVENT_STREAM), (b"cache-control", b"no-cache"), *self.answer_headers]
         self.call.write(events, fields, last=last)

@@ -172,6 +172,8 @@ class Generations:
         client_id = exchange.request_header(b"x-request-id")
         for request in requests:
             request.mark("tokenised", tokenised_at_s)
+            if exchange.trace is not None:
+                request.trace = exchange.trace.request()
             if client_id is not None:
                 request.facts.client_request_id = _printable(client_id)
 

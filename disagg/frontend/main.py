@@ -47,6 +47,7 @@ from disagg.routing.connections import Connections
 from disagg.routing.policy import Surroundings, load_policy
 from disagg.routing.router import Router
 from disagg.telemetry.stderr_log import log_to_stderr
+from disagg.telemetry.traces.tracer import Tracer
 
 # Between two looks of the garbage collector. A request makes a hundred objects and leaves no cycle behind (a test holds
 # that): Python's 700 would be a look at all requests under way at every seventh one.
@@ -76,7 +77,7 @@ async def serve(spec: FrontendSpec) -> None:
     connections = Connections(secret, block_tokens=spec.block_tokens, kv_events=spec.kv_events)
     hasher = BlockHasher(secret, spec.block_tokens) if spec.block_tokens else None
     router = Router(connections, load_policy(spec.policy, Surroundings(prior=spec.prior)), hasher)
-    refusals = Refusals()
+    refusals, tracer = Refusals(), _tracer(spec)
     service = Service(
         model_name=spec.model_name,
         router=router,
@@ -86,6 +87,7 @@ async def serve(spec: FrontendSpec) -> None:
         refusals=refusals,
         generates=spec.generates,
         embeds=spec.embeds,
+        tracer=tracer,
     )
     headers = [(b"x-disagg-simulated", b"true")] if spec.simulated else []
     frontend = Frontend(
@@ -98,6 +100,7 @@ async def serve(spec: FrontendSpec) -> None:
         keys=Keys(spec.api_keys, spec.admin_keys, open_metrics=spec.open_metrics),
         origins=Origins(spec.origins, spec.origins_age_s),
         peers=Peers(spec.number, secret, lambda: registry.frontends) if spec.has_peers else None,
+        tracer=tracer,
     )
     peer_server = PeerServer(secret, frontend.own)
     peer = f" {HERE}:{await peer_server.start(HERE)}" if spec.has_peers else ""
@@ -116,6 +119,8 @@ async def serve(spec: FrontendSpec) -> None:
         pulse.cancel()
     await frontend.stop(spec.stop_s)
     await peer_server.close()
+    if tracer is not None:
+        await asyncio.to_thread(tracer.stop)
     following.cancel()
     with contextlib.suppress(asyncio.CancelledError):
         await following
@@ -131,6 +136,20 @@ def _asking(spec: FrontendSpec, connections: Connections) -> Callable[[Callable[
     """As `_own_tokenizer`, where the hosts have it."""
     parsers = spec.tool_call_parser, spec.reasoning_parser
     return lambda served: EngineTokenizer(connections, spec.limits, served, *parsers)
+
+
+def _tracer(spec: FrontendSpec) -> Tracer | None:
+    """Imported only where traces are on: OpenTelemetry takes memory, and a moment."""
+    traces = spec.traces
+    if traces is None:
+        return None
+    from disagg.telemetry.traces.otlp import exporter
+    from disagg.telemetry.traces.sender import Sender
+
+    export = exporter(traces.endpoint, traces.headers, spec.number, traces.service)
+    sender = Sender(spec.model_name, export)
+    sender.start()
+    return Tracer(sender, traces.sample_ratio)
 
 
 def _own_tokenizer(spec: FrontendSpec) -> Callable[[Callable[[], Served]], Tokenization]:

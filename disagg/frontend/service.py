@@ -29,6 +29,7 @@ from disagg.registry.records import State
 from disagg.routing.router import Router
 from disagg.telemetry.metrics import Figures, FrontendMetrics
 from disagg.telemetry.pulse import Pulse
+from disagg.telemetry.traces.tracer import Tracer
 
 log = logging.getLogger(__name__)
 
@@ -51,6 +52,7 @@ class Service:
         refusals: Refusals | None = None,
         generates: bool = True,
         embeds: bool = False,
+        tracer: Tracer | None = None,
     ) -> None:
         self.model_name = model_name
         self.generates, self.embeds = generates, embeds
@@ -59,7 +61,7 @@ class Service:
         self._coordinator, self._control = coordinator, control
         self._served, self._served_with = Served(model_name), self._connections.adapters
         self._prefix = f"{number:0{NUMBER_DIGITS}x}"
-        self._metrics = FrontendMetrics()
+        self._metrics, self._tracer = FrontendMetrics(), tracer
         self.pulse = Pulse(f"frontend {number}", coordinator.live, lambda: coordinator.waiting)
         self.feed = Feed(model_name, coordinator, router.connections)
         self._refusals = refusals or Refusals()
@@ -217,7 +219,7 @@ class Service:
 
     def figures(self) -> Figures:
         now = self._counts() | {"tasks": len(asyncio.all_tasks())}
-        return self._metrics.figures(now, self._refusals.by_reason)
+        return self._metrics.figures(now, self._refusals.by_reason, self._tracer.told if self._tracer else {})
 
     def metrics(self, others: Sequence[Figures]) -> bytes:
         connections = self._connections

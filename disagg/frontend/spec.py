@@ -16,6 +16,13 @@ from disagg.tokenizer.overrides import Overrides
 LISTENING = "listening"  # and where other frontends may ask it, if there are any
 
 
+class TracesSpec(msgspec.Struct, frozen=True, kw_only=True):
+    endpoint: str  # the collector's whole URL for traces
+    sample_ratio: float
+    headers: dict[str, str]
+    service: str  # what the deployment calls itself in them
+
+
 class FrontendSpec(msgspec.Struct, frozen=True, kw_only=True):
     registry: str  # host:port of the controller's; empty: it is in `shared`
     control: str  # host:port
@@ -49,3 +56,4 @@ class FrontendSpec(msgspec.Struct, frozen=True, kw_only=True):
     says_what_goes_on: bool = True  # in its log (telemetry/pulse.py)
     origins: tuple[str, ...] = ()  # of web pages that may read answers
     origins_age_s: int = 0
+    traces: TracesSpec | None = None  # None: nothing of them is even imported

@@ -66,6 +66,7 @@ class Submit(Wire, frozen=True, tag="submit"):
     text: TextWanted | None = None
     to_read: int = 0  # tokens of the prompt that this engine is expected to read: those that it has not cached
     salt: str = ""  # its cached KV is shared among legs with the same one alone, and with none that has another
+    trace: str = ""  # W3C's traceparent for the engine's own spans; empty: the request has none
 
 
 class Read(Wire, frozen=True, tag="read"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 import msgspec
 from prometheus_client import CollectorRegistry, Gauge, generate_latest
@@ -36,6 +37,7 @@ CACHES = (
     ("disagg_cache_events_gaps", "How often it was lost sight of on this connection"),
     ("disagg_cache_events_lag_seconds", "How old the last of its events was when it was sent here"),
 )
+NONE: Mapping[str, int] = MappingProxyType({})
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
 
 
@@ -84,6 +86,7 @@ class FrontendMetrics:
             "What the HTTP layer refused before it was a request, and connections it gave up",
             "reason",
         )
+        self._spans = count("disagg_trace_spans", "Spans of traces: sent to the collector, or dropped", "outcome")
         self._gauges = {key: Gauge(name, text, registry=self._registry) for key, (name, text) in GAUGES.items()}
         self._granted = [Gauge(name, text, of_rank, registry=self._registry) for name, text in GRANTED]
         self._caches = [Gauge(name, text, of_rank, registry=self._registry) for name, text in CACHES]
@@ -120,9 +123,10 @@ class FrontendMetrics:
             self._ttft.add(first_s - request.received_at_s)
             self._latency.add(time.monotonic() - request.received_at_s)
 
-    def figures(self, now: Mapping[str, int], refused: Mapping[str, int]) -> Figures:
+    def figures(self, now: Mapping[str, int], refused: Mapping[str, int], spans: Mapping[str, int] = NONE) -> Figures:
         """`now`: the numbers of GAUGES that are a frontend's own; `refused`: reason -> how many since this process
-        began."""
+        began; `spans`: outcome -> how many."""
+        self._spans.by_labels.update({(outcome,): count for outcome, count in spans.items()})
         self._refused.by_labels.update({(reason,): count for reason, count in refused.items()})
         counts = {name: count.own for name, count in self._counts.items()}
         return Figures(dict(now), counts, {name: each.own for name, each in self._durations.items()})

@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 
 from disagg.config.frontend import page_origins
+from disagg.config.traces import HEADERS_VARIABLE
 from disagg.errors import ConfigError
 from disagg.load import parse_config
-from disagg.planning.plan import resolve
+from disagg.planning.plan import resolve, shown_environment
 from disagg.preflight.api import check_warnings
 
 PAIR = "version: 1\ndevice: cpu\nmodel: {path: m}\nprefill: {engine: {log_level: debug}}\ndecode: {}\n"
@@ -123,3 +124,49 @@ def test_an_open_door_is_told(yaml: str, said: str | None) -> None:
     warnings = [each for each in check_warnings(resolve(parse_config(PAIR + yaml), "cpu")) if "frontend.host" in each]
     assert len(warnings) == (said is not None)
     assert said is None or said in warnings[0]
+
+
+TRACES = "telemetry: {traces: {endpoint: 'http://collector:4318', headers: {x-key: a-secret-of-a-collector}%s}}"
+
+
+def test_where_traces_go() -> None:
+    assert parse_config(PAIR).telemetry.traces is None
+    traces = parse_config(PAIR + TRACES % "").telemetry.traces
+    assert traces is not None
+    assert (traces.endpoint, traces.sample_ratio) == ("http://collector:4318/v1/traces", 0.01)
+    assert "a-secret" not in repr(traces)
+    plan = resolve(parse_config(PAIR + TRACES % ""), "cpu")
+    assert not any("enable_trace" in engine.engine for engine in plan.engines)
+
+
+def test_engines_trace_where_they_are_asked_to_and_a_pool_says_otherwise() -> None:
+    said = (PAIR + TRACES % ", engines: true").replace("decode: {}", "decode: {engine: {enable_trace: false}}")
+    plan = resolve(parse_config(said), "cpu")
+    assert [engine.engine["enable_trace"] for engine in plan.engines] == [True, False]
+    assert plan.engines[0].engine["otlp_traces_endpoint"] == "http://collector:4318/v1/traces"
+    environment = plan.engines[0].environment(device="cpu", deadlines=plan.deadlines)
+    assert environment["OTEL_EXPORTER_OTLP_TRACES_PROTOCOL"] == "http/protobuf"
+    assert environment[HEADERS_VARIABLE] == "x-key=a-secret-of-a-collector"
+    assert "a-secret" not in str(shown_environment(plan, plan.engines[0]))
+    simulated = (
+        "version: 1\ndevice: simulated\nmodel: {path: m}\nprefill: {}\ndecode: {}\n" + TRACES % ", engines: true"
+    )
+    assert not any(engine.engine for engine in resolve(parse_config(simulated), "simulated").engines)
+
+
+@pytest.mark.parametrize(
+    ("traces", "said"),
+    [
+        ("{endpoint: collector:4317}", "is no URL of a collector"),
+        ("{endpoint: 'http://'}", "is no URL of a collector"),
+        ("{endpoint: 'http://me:secret@collector'}", "say it as a header"),
+        ("{endpoint: 'http://c', sample_ratio: 2}", "1"),
+        ("{endpoint: 'http://c', headers: {'a b': c}}", "is no name of a header"),
+        ('{endpoint: "http://c", headers: {a: "b\\nc"}}', "has a line end"),
+        ("{}", "endpoint"),
+    ],
+)
+def test_traces_that_could_not_be_sent_are_refused(traces: str, said: str) -> None:
+    with pytest.raises(ConfigError) as refused:
+        parse_config(PAIR + f"telemetry: {{traces: {traces}}}")
+    assert said in " ".join(map(str, refused.value.problems))
