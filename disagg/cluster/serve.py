@@ -295,6 +295,7 @@ def _frontend_spec(
         origins=page_origins(plan.frontend, security),
         origins_age_s=plan.frontend.cors.max_age_s,
         says_what_goes_on=not is_quiet,
+        metric_aliases=tuple(dict.fromkeys(plan.deployment.telemetry.metric_aliases)),
         traces=_traces(plan),
     )
 

@@ -387,6 +387,10 @@ class Transfer(Section):
         return lanes
 
 
+Alias = Literal["sglang", "vllm", "otel"]
+Aliases = Annotated[tuple[Alias, ...], BeforeValidator(listed, json_schema_input_type=list[Alias])]
+
+
 class Telemetry(Section):
     """What the deployment tells of itself."""
 
@@ -394,6 +398,9 @@ class Telemetry(Section):
     """Of the engines' logs; a pool's own `engine.log_level` is stronger."""
     traces: Traces | None = None
     """Where traces of requests go; default: nowhere."""
+    metric_aliases: Aliases = ()
+    """Whose names /metrics has beside ours, for boards that exist: sglang, vllm, otel (OpenTelemetry's for generative
+    AI)."""
 
 
 def _one_or_many(pools: Any) -> Any:

@@ -78,7 +78,8 @@ class Frontend:
         self._together = Together(backend, self.own, peers)
         native = NativeRoutes(backend, tokenization, self._together.cancel)
         adapters, page = AdapterRoutes(backend), PageRoutes(backend)
-        self._server = HttpServer(self, limits, refusals or Refusals())
+        self._refusals = refusals or Refusals()
+        self._server = HttpServer(self, limits, self._refusals)
         self._routes = Routes(
             {
                 "/v1/chat/completions": Route("POST", Right.CLIENT, self._chat),
@@ -160,6 +161,8 @@ class Frontend:
             )
             await exchange.fail(RequestError("frontend", "internal error", "see the frontend's log"))
         finally:
+            if exchange.error_type:
+                self._refusals.add_error(exchange.error_type)
             if exchange.trace is not None:
                 exchange.trace.end(exchange.status, exchange.error_type)
 

@@ -88,6 +88,7 @@ async def serve(spec: FrontendSpec) -> None:
         generates=spec.generates,
         embeds=spec.embeds,
         tracer=tracer,
+        metric_aliases=spec.metric_aliases,
     )
     headers = [(b"x-disagg-simulated", b"true")] if spec.simulated else []
     frontend = Frontend(

@@ -53,6 +53,7 @@ class Service:
         generates: bool = True,
         embeds: bool = False,
         tracer: Tracer | None = None,
+        metric_aliases: Sequence[str] = (),
     ) -> None:
         self.model_name = model_name
         self.generates, self.embeds = generates, embeds
@@ -61,7 +62,7 @@ class Service:
         self._coordinator, self._control = coordinator, control
         self._served, self._served_with = Served(model_name), self._connections.adapters
         self._prefix = f"{number:0{NUMBER_DIGITS}x}"
-        self._metrics, self._tracer = FrontendMetrics(), tracer
+        self._metrics, self._tracer = FrontendMetrics(model_name, self._lane_of, metric_aliases), tracer
         self.pulse = Pulse(f"frontend {number}", coordinator.live, lambda: coordinator.waiting)
         self.feed = Feed(model_name, coordinator, router.connections)
         self._refusals = refusals or Refusals()
@@ -219,13 +220,24 @@ class Service:
 
     def figures(self) -> Figures:
         now = self._counts() | {"tasks": len(asyncio.all_tasks())}
-        return self._metrics.figures(now, self._refusals.by_reason, self._tracer.told if self._tracer else {})
+        self._metrics.look(self._coordinator.live.values())
+        told: dict[str, dict[tuple[str | int, ...], int]] = {
+            "disagg_errors": {(code,): count for code, count in self._refusals.errors.items()}
+        }
+        if self._tracer is not None:
+            told["disagg_trace_spans"] = {(outcome,): count for outcome, count in self._tracer.told.items()}
+        return self._metrics.figures(now, self._refusals.by_reason, told)
 
     def metrics(self, others: Sequence[Figures]) -> bytes:
         connections = self._connections
         states = [r.state for r in connections.records.values()]
+        self._metrics.engines.look(connections.records.values(), connections.engines)
         engines = {"engines_ready": states.count(State.READY), "engines": len(states)}
         return self._metrics.render(self.figures(), others, engines, connections.granted, connections.caches)
+
+    def _lane_of(self, engine_id: str) -> str:
+        record = self._connections.records.get(engine_id)
+        return "" if record is None else record.lane
 
     def _counts(self) -> dict[str, int]:
         """What is alive here; all 0 once everything has been given back."""

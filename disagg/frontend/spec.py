@@ -56,4 +56,5 @@ class FrontendSpec(msgspec.Struct, frozen=True, kw_only=True):
     says_what_goes_on: bool = True  # in its log (telemetry/pulse.py)
     origins: tuple[str, ...] = ()  # of web pages that may read answers
     origins_age_s: int = 0
+    metric_aliases: tuple[str, ...] = ()  # disagg/telemetry/aliases.py
     traces: TracesSpec | None = None  # None: nothing of them is even imported

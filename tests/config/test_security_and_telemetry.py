@@ -170,3 +170,13 @@ def test_traces_that_could_not_be_sent_are_refused(traces: str, said: str) -> No
     with pytest.raises(ConfigError) as refused:
         parse_config(PAIR + f"telemetry: {{traces: {traces}}}")
     assert said in " ".join(map(str, refused.value.problems))
+
+
+def test_whose_names_metrics_have() -> None:
+    assert parse_config(PAIR).telemetry.metric_aliases == ()
+    assert parse_config(PAIR + "telemetry: {metric_aliases: [sglang, otel]}").telemetry.metric_aliases == (
+        "sglang",
+        "otel",
+    )
+    with pytest.raises(ConfigError, match="metric_aliases"):
+        parse_config(PAIR + "telemetry: {metric_aliases: [dynamo]}")
