@@ -232,7 +232,7 @@ class Service:
         connections = self._connections
         states = [r.state for r in connections.records.values()]
         self._metrics.engines.look(connections.records.values(), connections.engines)
-        engines = {"engines_ready": states.count(State.READY), "engines": len(states)}
+        engines = {"engines_ready": states.count(State.READY), "engines": len(states), "ready": int(self._is_ready())}
         return self._metrics.render(self.figures(), others, engines, connections.granted, connections.caches)
 
     def _lane_of(self, engine_id: str) -> str:

@@ -29,6 +29,7 @@ GAUGES = {
     "rooms": ("disagg_rooms_live", "Bootstrap rooms not given back yet"),
     "places": ("disagg_places_taken", "Requests counted on an engine's dp rank, over all ranks"),
     "tasks": ("disagg_tasks", "Tasks of this process's event loop"),
+    "ready": ("disagg_ready", "1 when requests can be served: engines that are READY have met"),
     "engines_ready": ("disagg_engines_ready", "Engines that are READY"),
     "engines": ("disagg_engines", "Engines of the deployment"),
 }
