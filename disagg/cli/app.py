@@ -20,9 +20,11 @@ from disagg.cli import act, bench, deploy, logs, model, observe
 from disagg.cli.check import Sets, check, look_at, show
 from disagg.cli.configs import Config, configs
 from disagg.cli.doctor import doctor
+from disagg.cli.events import events
 from disagg.cli.listing import list_all
 from disagg.cli.report import report
 from disagg.cli.setup import setup
+from disagg.cli.top import top
 from disagg.errors import ConfigError, DisaggError
 
 OUTPUT_FAILS = (errno.EPIPE, errno.ENOSPC, errno.EDQUOT, errno.EIO)
@@ -39,7 +41,11 @@ failed; 2 the configuration or the command is wrong; 128 + N signal N ended it.
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help=HELP)
 app.add_typer(model.app, name="model", help="Models: fetch, list, make tiny ones for tests.")
-app.add_typer(deploy.app, name="deploy", help="Render a configuration for SLURM, Kubernetes or Docker.")
+app.add_typer(
+    deploy.app,
+    name="deploy",
+    help="Render a configuration for SLURM, Kubernetes or Docker; for Prometheus and Grafana.",
+)
 app.add_typer(bench.app, name="bench", help="Measure what a machine, or a cluster, can do.")
 app.command()(setup)
 app.command()(configs)
@@ -47,6 +53,8 @@ app.command()(check)
 app.command("list")(list_all)
 app.command()(observe.status)
 app.command()(logs.logs)
+app.command()(events)
+app.command()(top)
 app.command()(doctor)
 app.command()(report)
 app.command()(act.drain)

@@ -7,12 +7,15 @@ import os
 import sys
 import time
 from collections.abc import Callable
-from typing import Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 from urllib.parse import quote
 
 import typer
 
 from disagg.errors import StartError
+
+if TYPE_CHECKING:
+    import httpx
 
 DEFAULT_URL = "http://127.0.0.1:8000"
 KEY_VARIABLE = "DISAGG_API_KEY"
@@ -36,17 +39,24 @@ def ask(url: str | None, path: str, method: str = "GET", **parameters: Any) -> A
     base = base_url(url)
     try:
         answer = httpx.request(
-            method, base + path, params=parameters, headers=_key(), timeout=ANSWER_S, trust_env=False
+            method, base + path, params=parameters, headers=headers(), timeout=ANSWER_S, trust_env=False
         )
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         raise StartError(
             base, f"no frontend answers: {error}", "is it serving? name it with --url or DISAGG_URL"
         ) from None
-    is_json = "json" in answer.headers.get("content-type", "")
     if answer.status_code != 200:
-        message = answer.json()["error"]["message"] if is_json else answer.text
-        raise StartError(base + path, f"{answer.status_code}: {message}", _about_keys(answer.status_code))
-    return answer.json() if is_json else answer.text
+        raise refusal(base + path, answer)
+    return answer.json() if _is_json(answer) else answer.text
+
+
+def refusal(where: str, answer: httpx.Response) -> StartError:
+    message = answer.json()["error"]["message"] if _is_json(answer) else answer.text
+    return StartError(where, f"{answer.status_code}: {message}", _about_keys(answer.status_code))
+
+
+def _is_json(answer: httpx.Response) -> bool:
+    return "json" in answer.headers.get("content-type", "")
 
 
 def base_url(url: str | None) -> str:
@@ -54,8 +64,8 @@ def base_url(url: str | None) -> str:
     return (url or os.environ.get("DISAGG_URL") or DEFAULT_URL).rstrip("/").removesuffix("/v1")
 
 
-def _key() -> dict[str, str]:
-    """The header with the operator's key: an admin key, or an API key where the deployment has no admin keys."""
+def headers() -> dict[str, str]:
+    """With the operator's key: an admin key, or an API key where there are no admin keys. Raises StartError."""
     key = os.environ.get(KEY_VARIABLE, "").strip()
     if not key.isascii() or not key.isprintable():
         raise StartError(f"${KEY_VARIABLE}", "is no key: it has a letter that no key has", "set it again")
