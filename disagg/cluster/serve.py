@@ -33,11 +33,12 @@ from disagg.cluster.frontend_process import Frontends
 from disagg.cluster.node_labels import labels_of
 from disagg.cluster.ports import why_not_bound
 from disagg.cluster.setting import Setting
-from disagg.config.frontend import page_origins
+from disagg.config.frontend import ApiKey, page_origins
 from disagg.config.schema import Deployment
 from disagg.coordinator.limits import Limits
 from disagg.errors import ConfigError, StartError
 from disagg.folders import run_folder
+from disagg.frontend.key_limits import LimitedKey
 from disagg.frontend.readers import PROGRAM, READ_S, Order
 from disagg.frontend.spec import FrontendSpec, TracesSpec
 from disagg.host_spec import DEPLOYMENT_VARIABLE, SECRET_VARIABLE, TextSpec
@@ -289,7 +290,8 @@ def _frontend_spec(
         reasoning_parser=plan.model.reasoning_parser,
         overrides=_overrides(plan),
         tokenization=plan.model.tokenization,
-        api_keys=tuple(key.get_secret_value() for key in security.api_keys),
+        api_keys=tuple(each.key.get_secret_value() for each in security.api_keys if not each.is_metered),
+        limited_keys=tuple(_limited(each, index) for index, each in enumerate(security.api_keys) if each.is_metered),
         admin_keys=tuple(key.get_secret_value() for key in security.admin_keys),
         open_metrics=security.open_metrics,
         origins=page_origins(plan.frontend, security),
@@ -297,6 +299,17 @@ def _frontend_spec(
         says_what_goes_on=not is_quiet,
         metric_aliases=tuple(dict.fromkeys(plan.deployment.telemetry.metric_aliases)),
         traces=_traces(plan),
+    )
+
+
+def _limited(each: ApiKey, index: int) -> LimitedKey:
+    return LimitedKey(
+        key=each.key.get_secret_value(),
+        name=each.name or f"key-{index}",
+        requests_per_minute=each.requests_per_minute or 0,
+        tokens_per_minute=each.tokens_per_minute or 0,
+        concurrent=each.concurrent or 0,
+        models=each.models,
     )
 
 

@@ -21,6 +21,7 @@ from disagg.frontend.embeddings import Embeddings
 from disagg.frontend.exchange import Exchange, Header
 from disagg.frontend.generation import Generations
 from disagg.frontend.http1 import Call, ClientGone, Limits, Refusals
+from disagg.frontend.key_limits import NO_LIMITS, Meters
 from disagg.frontend.keys import Caller, Keys, Right
 from disagg.frontend.native_api.adapters import AdapterRoutes, adapter_error
 from disagg.frontend.native_api.routes import NativeRoutes
@@ -68,12 +69,13 @@ class Frontend:
         origins: Origins = Origins(),
         peers: Peers | None = None,
         tracer: Tracer | None = None,
+        meters: Meters = NO_LIMITS,
     ) -> None:
         self._tracer = tracer
         self._keys, self._origins = keys, origins
         self._backend, self._tokenization, self._headers = backend, tokenization, headers
-        self._generations = Generations(backend, tokenization, body_limit_bytes, peers)
-        self._embeddings = Embeddings(backend, tokenization, body_limit_bytes, self._generations.running)
+        self._generations = Generations(backend, tokenization, body_limit_bytes, peers, meters)
+        self._embeddings = Embeddings(backend, tokenization, body_limit_bytes, self._generations.running, meters)
         self.own = OwnRequests(backend, self._generations)
         self._together = Together(backend, self.own, peers)
         native = NativeRoutes(backend, tokenization, self._together.cancel)

@@ -9,11 +9,12 @@ Fails: RequestError for a body that is too large (413), too slow (408), malforme
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from urllib.parse import parse_qsl
 
-from disagg.errors import FrontendFull, NoReadyPair, Overloaded, RequestError
+from disagg.errors import FrontendFull, NoReadyPair, Overloaded, RateLimited, RequestError
 from disagg.frontend.http1 import Call, ClientGone
 from disagg.frontend.responses import error_body
 from disagg.telemetry.traces.http_trace import HttpTrace
@@ -82,6 +83,8 @@ class Exchange:
             return
         if isinstance(error, Overloaded | NoReadyPair | FrontendFull):
             self.answer_headers.append((b"retry-after", RETRY_AFTER_S))
+        elif isinstance(error, RateLimited) and error.wait_s:
+            self.answer_headers.append((b"retry-after", b"%d" % math.ceil(error.wait_s)))
         await self.answer(error.http_status, self.error_body(error))
 
     def write_events(self, events: bytes, *, last: bool = False) -> None:

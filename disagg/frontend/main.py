@@ -29,6 +29,7 @@ from disagg.freed_memory import keep_freed_memory
 from disagg.frontend.app import Frontend
 from disagg.frontend.engine_tokenizer import EngineTokenizer
 from disagg.frontend.http1 import Limits, Refusals
+from disagg.frontend.key_limits import Meters
 from disagg.frontend.keys import Keys
 from disagg.frontend.open_files import raise_limit
 from disagg.frontend.origins import Origins
@@ -77,7 +78,7 @@ async def serve(spec: FrontendSpec) -> None:
     connections = Connections(secret, block_tokens=spec.block_tokens, kv_events=spec.kv_events)
     hasher = BlockHasher(secret, spec.block_tokens) if spec.block_tokens else None
     router = Router(connections, load_policy(spec.policy, Surroundings(prior=spec.prior)), hasher)
-    refusals, tracer = Refusals(), _tracer(spec)
+    refusals, tracer, meters = Refusals(), _tracer(spec), Meters(spec.limited_keys)
     service = Service(
         model_name=spec.model_name,
         router=router,
@@ -89,6 +90,7 @@ async def serve(spec: FrontendSpec) -> None:
         embeds=spec.embeds,
         tracer=tracer,
         metric_aliases=spec.metric_aliases,
+        meters=meters,
     )
     headers = [(b"x-disagg-simulated", b"true")] if spec.simulated else []
     frontend = Frontend(
@@ -98,7 +100,12 @@ async def serve(spec: FrontendSpec) -> None:
         limits=Limits(connections=spec.connections_max, held_bytes=spec.held_limit_bytes),
         refusals=refusals,
         headers=headers,
-        keys=Keys(spec.api_keys, spec.admin_keys, open_metrics=spec.open_metrics),
+        keys=Keys(
+            [*spec.api_keys, *(each.key for each in spec.limited_keys)],
+            spec.admin_keys,
+            open_metrics=spec.open_metrics,
+        ),
+        meters=meters,
         origins=Origins(spec.origins, spec.origins_age_s),
         peers=Peers(spec.number, secret, lambda: registry.frontends) if spec.has_peers else None,
         tracer=tracer,

@@ -22,6 +22,7 @@ from disagg.coordinator.request import Request
 from disagg.coordinator.sink import Sink
 from disagg.errors import DeadlineExceeded, LegLost
 from disagg.frontend.http1 import Refusals
+from disagg.frontend.key_limits import NO_LIMITS, Meters
 from disagg.frontend.page.feed import Feed
 from disagg.frontend.peers import NUMBER_DIGITS
 from disagg.registry.control import ControlClient
@@ -54,6 +55,7 @@ class Service:
         embeds: bool = False,
         tracer: Tracer | None = None,
         metric_aliases: Sequence[str] = (),
+        meters: Meters = NO_LIMITS,
     ) -> None:
         self.model_name = model_name
         self.generates, self.embeds = generates, embeds
@@ -65,7 +67,7 @@ class Service:
         self._metrics, self._tracer = FrontendMetrics(model_name, self._lane_of, metric_aliases), tracer
         self.pulse = Pulse(f"frontend {number}", coordinator.live, lambda: coordinator.waiting)
         self.feed = Feed(model_name, coordinator, router.connections)
-        self._refusals = refusals or Refusals()
+        self._refusals, self._meters = refusals or Refusals(), meters
         self._telling: dict[tuple[str, str], asyncio.Task[None]] = {}  # pairs whose lost KV the controller hears of now
         coordinator.on_transfer_lost = self._transfer_lost
 
@@ -221,9 +223,8 @@ class Service:
     def figures(self) -> Figures:
         now = self._counts() | {"tasks": len(asyncio.all_tasks())}
         self._metrics.look(self._coordinator.live.values())
-        told: dict[str, dict[tuple[str | int, ...], int]] = {
-            "disagg_errors": {(code,): count for code, count in self._refusals.errors.items()}
-        }
+        told = self._meters.told
+        told["disagg_errors"] = {(code,): count for code, count in self._refusals.errors.items()}
         if self._tracer is not None:
             told["disagg_trace_spans"] = {(outcome,): count for outcome, count in self._tracer.told.items()}
         return self._metrics.figures(now, self._refusals.by_reason, told)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import msgspec
 
 from disagg.coordinator.limits import Limits
+from disagg.frontend.key_limits import LimitedKey
 from disagg.policy_names import DEFAULT
 from disagg.registry.shared import Shared
 from disagg.routing.cost.prior import Prior
@@ -52,6 +53,7 @@ class FrontendSpec(msgspec.Struct, frozen=True, kw_only=True):
     refuses_unknown: bool = False  # fields that nobody here knows: a 400, else a header that names them
     api_keys: tuple[str, ...] = ()  # keys travel on standard input alone
     admin_keys: tuple[str, ...] = ()
+    limited_keys: tuple[LimitedKey, ...] = ()  # are API keys, too
     open_metrics: bool = False
     says_what_goes_on: bool = True  # in its log (telemetry/pulse.py)
     origins: tuple[str, ...] = ()  # of web pages that may read answers

@@ -121,6 +121,9 @@ class FrontendMetrics:
         self._finished = count("disagg_finished", "Requests that finished, by why their answer ended", "reason")
         self._failed = count("disagg_failed", "Requests that failed, by the kind of their error", "error")
         count("disagg_errors", "Answers to clients that were an error, by its code, whatever was asked", "code")
+        count("disagg_key_requests", "Requests by the name of their API key", "key")
+        count("disagg_key_tokens", "Tokens by the name of their API key", "key", "kind")
+        count("disagg_key_refused", "Requests that a limit of their API key refused", "key", "limit")
         count("disagg_trace_spans", "Spans of traces: sent to the collector, or dropped", "outcome")
         self._gauges = {key: Gauge(name, text, registry=self._registry) for key, (name, text) in GAUGES.items()}
         self._granted = [Gauge(name, text, of_rank, registry=self._registry) for name, text in GRANTED]

@@ -17,7 +17,7 @@ KEY = "a-secret-key-0123456789"
 
 def test_a_key_is_shown_nowhere() -> None:
     deployment = parse_config(PAIR + f"security: {{api_keys: [{KEY}]}}")
-    assert [key.get_secret_value() for key in deployment.security.api_keys] == [KEY]
+    assert [each.key.get_secret_value() for each in deployment.security.api_keys] == [KEY]
     assert KEY not in repr(deployment)
     assert KEY not in str(deployment.model_dump())
 
@@ -33,7 +33,7 @@ def test_nor_is_one_in_a_refusal(security: str) -> None:
 def test_a_key_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SOME_KEY", KEY)
     deployment = parse_config(PAIR + 'security: {api_keys: ["${env:SOME_KEY}"]}')
-    assert deployment.security.api_keys[0].get_secret_value() == KEY
+    assert deployment.security.api_keys[0].key.get_secret_value() == KEY
 
 
 def test_the_log_level_is_that_of_all_pools_that_say_none() -> None:
@@ -180,3 +180,35 @@ def test_whose_names_metrics_have() -> None:
     )
     with pytest.raises(ConfigError, match="metric_aliases"):
         parse_config(PAIR + "telemetry: {metric_aliases: [dynamo]}")
+
+
+OTHER = "another-key-0123456789"
+
+
+def test_a_key_may_have_a_name_and_limits() -> None:
+    said = f"{{api_keys: [{KEY}, {{key: {OTHER}, name: team-a, requests_per_minute: 60, models: [m]}}]}}"
+    deployment = parse_config(PAIR + f"security: {said}")
+    bare, limited = deployment.security.api_keys
+    assert (bare.is_metered, limited.is_metered) == (False, True)
+    assert (limited.name, limited.requests_per_minute, limited.models) == ("team-a", 60, ("m",))
+    assert OTHER not in repr(deployment) + str(deployment.model_dump(mode="json"))
+
+
+@pytest.mark.parametrize(
+    ("keys", "said"),
+    [
+        (f"[{{key: {KEY}, requests_per_minute: 0}}]", "at least 1"),
+        (f"[{{key: {KEY}, name: 'a b'}}]", "letters, digits, dots"),
+        (f"[{{key: {KEY}, burst: 5}}]", "is not a known key"),
+        ("[{name: a}]", "is missing"),
+        (f"[{KEY}, {{key: {KEY}, name: a}}]", "a key twice"),
+        (f"[{{key: {KEY}, name: a}}, {{key: {OTHER}, name: a}}]", "two keys of the same name"),
+        ("[{key: tiny}]", "api_keys.0.key"),
+    ],
+)
+def test_limits_that_could_not_work_are_refused(keys: str, said: str) -> None:
+    with pytest.raises(ConfigError) as refused:
+        parse_config(PAIR + f"security: {{api_keys: {keys}}}")
+    text = " ".join(map(str, refused.value.problems))
+    assert said in text
+    assert "0123456789" not in text
