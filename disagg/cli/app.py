@@ -11,6 +11,7 @@ import importlib.metadata
 import json
 import os
 import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -33,7 +34,8 @@ HELP = """One language model on separate prefill and decode engines, behind an O
 
 The first thing to run: `disagg serve local-cpu`.
 
-Environment: DISAGG_URL, a running frontend; DISAGG_API_KEY, a key that it asks for; DISAGG_CACHE, where models lie.
+Environment: DISAGG_URL, a running frontend; DISAGG_API_KEY, a key that it asks for; DISAGG_CA, who signed its
+certificate; DISAGG_CLIENT_CERT, a certificate and its key that it asks for; DISAGG_CACHE, where models lie.
 
 Exit status: 0 done, also when a deployment that had served was stopped; 1 a deployment could not start, or a request
 failed; 2 the configuration or the command is wrong; 128 + N signal N ended it.
@@ -64,7 +66,10 @@ app.command()(act.cancel)
 @app.callback(invoke_without_command=True)
 def _options(
     version: Annotated[bool, typer.Option("--version", help="Versions of disagg and of what it runs.")] = False,
+    ca: Annotated[Path | None, typer.Option("--ca", help="Who signed the certificate of a frontend with TLS.")] = None,
 ) -> None:
+    if ca is not None:
+        os.environ[observe.CA_VARIABLE] = str(ca)
     if version:
         for name in ("disagg", "sglang", "ray", "nixl", "torch"):
             print(f"{name} {_installed(name)}")

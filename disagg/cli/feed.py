@@ -13,8 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from disagg.cli.observe import base_url, headers, refusal
-from disagg.errors import StartError
+from disagg.cli.observe import base_url, headers, refusal, trust, unreachable
 
 PATH = "/disagg/events"
 SILENT_S = 15.0  # it tells something each second
@@ -30,7 +29,7 @@ def follow(url: str | None) -> Iterator[Iterator[Event]]:
     base = base_url(url)
     try:
         with (
-            httpx.Client(timeout=SILENT_S, trust_env=False) as client,
+            httpx.Client(timeout=SILENT_S, trust_env=False, verify=trust()) as client,
             client.stream("GET", base + PATH, headers=headers()) as answer,
         ):
             if answer.status_code != 200:
@@ -38,8 +37,7 @@ def follow(url: str | None) -> Iterator[Iterator[Event]]:
                 raise refusal(base + PATH, answer)
             yield _events(answer.iter_lines())
     except (httpx.HTTPError, httpx.InvalidURL) as error:
-        would_do = "is it serving? name it with --url or DISAGG_URL"
-        raise StartError(base, f"no frontend answers: {error}", would_do) from None
+        raise unreachable(base, error) from None
 
 
 def _events(lines: Iterator[str]) -> Iterator[Event]:

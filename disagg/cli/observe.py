@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import ssl
 import sys
 import time
 from collections.abc import Callable
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 DEFAULT_URL = "http://127.0.0.1:8000"
 KEY_VARIABLE = "DISAGG_API_KEY"
+CA_VARIABLE, CERT_VARIABLE = "DISAGG_CA", "DISAGG_CLIENT_CERT"
 ANSWER_S = 15.0  # more than a frontend waits for the controller
 PIPE_WIDTH = 200
 WATCH_S = 2.0
@@ -39,15 +41,41 @@ def ask(url: str | None, path: str, method: str = "GET", **parameters: Any) -> A
     base = base_url(url)
     try:
         answer = httpx.request(
-            method, base + path, params=parameters, headers=headers(), timeout=ANSWER_S, trust_env=False
+            method,
+            base + path,
+            params=parameters,
+            headers=headers(),
+            timeout=ANSWER_S,
+            trust_env=False,
+            verify=trust(),
         )
     except (httpx.HTTPError, httpx.InvalidURL) as error:
-        raise StartError(
-            base, f"no frontend answers: {error}", "is it serving? name it with --url or DISAGG_URL"
-        ) from None
+        raise unreachable(base, error) from None
     if answer.status_code != 200:
         raise refusal(base + path, answer)
     return answer.json() if _is_json(answer) else answer.text
+
+
+def unreachable(base: str, error: Exception) -> StartError:
+    would_do = "is it serving? name it with --url or DISAGG_URL"
+    if "CERTIFICATE_VERIFY_FAILED" in str(error):
+        would_do = f"name who signed its certificate with `disagg --ca FILE`, or {CA_VARIABLE}"
+    return StartError(base, f"no frontend answers: {error}", would_do)
+
+
+def trust() -> ssl.SSLContext | bool:
+    """Whom to believe that a frontend with TLS is what it says. Raises StartError."""
+    ca, cert = os.environ.get(CA_VARIABLE), os.environ.get(CERT_VARIABLE)
+    if not ca and not cert:
+        return True
+    try:
+        context = ssl.create_default_context(cafile=ca or None)
+        if cert:
+            context.load_cert_chain(cert)
+    except (OSError, ssl.SSLError) as error:
+        named = f"${CA_VARIABLE}" + f", ${CERT_VARIABLE}" * bool(cert)
+        raise StartError(named, f"cannot be used: {error}", "name PEM files") from None
+    return context
 
 
 def refusal(where: str, answer: httpx.Response) -> StartError:

@@ -41,6 +41,7 @@ from disagg.folders import run_folder
 from disagg.frontend.key_limits import LimitedKey
 from disagg.frontend.readers import PROGRAM, READ_S, Order
 from disagg.frontend.spec import FrontendSpec, TracesSpec
+from disagg.frontend.tls import TlsSpec
 from disagg.host_spec import DEPLOYMENT_VARIABLE, SECRET_VARIABLE, TextSpec
 from disagg.models.resolve import resolve_model
 from disagg.planning.plan import Plan, device_of, resolve
@@ -298,6 +299,7 @@ def _frontend_spec(
         origins_age_s=plan.frontend.cors.max_age_s,
         says_what_goes_on=not is_quiet,
         metric_aliases=tuple(dict.fromkeys(plan.deployment.telemetry.metric_aliases)),
+        tls=TlsSpec(tls.cert, tls.key, tls.client_ca) if (tls := plan.frontend.tls) else None,
         traces=_traces(plan),
     )
 

@@ -13,6 +13,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, field_va
 
 from disagg.config.addresses import ANY_ORIGIN, checked_origin, is_loopback_host
 from disagg.config.section import Section, listed
+from disagg.config.tls import TlsSection
 
 Origins = Annotated[tuple[str, ...], BeforeValidator(listed, json_schema_input_type=list[str])]
 
@@ -54,15 +55,17 @@ class FrontendSection(Section):
     `x-disagg-ignored-fields`, or the request gets 400."""
     cors: Cors = Cors()
     """Which web pages may use it."""
+    tls: TlsSection | None = None
+    """HTTPS instead of HTTP; default: HTTP."""
 
     @property
     def base_url(self) -> str:
-        return base_url(self.host, self.port)
+        return base_url(self.host, self.port, is_tls=self.tls is not None)
 
 
-def base_url(host: str, port: int) -> str:
+def base_url(host: str, port: int, *, is_tls: bool = False) -> str:
     """As OpenAI's clients want it."""
-    return f"http://{f'[{host}]' if ':' in host else host}:{port}/v1"
+    return f"{'https' if is_tls else 'http'}://{f'[{host}]' if ':' in host else host}:{port}/v1"
 
 
 def _a_key(key: SecretStr) -> SecretStr:

@@ -11,7 +11,7 @@ import ast
 import inspect
 from typing import Any
 
-from disagg.config import frontend, lora, registry, sampling_defaults, schema, traces
+from disagg.config import frontend, lora, registry, sampling_defaults, schema, tls, traces
 
 DRAFT = "https://json-schema.org/draft/2020-12/schema"
 REFERENCE = {"type": "string", "pattern": r"\$\{env:"}  # stands for a value of any type
@@ -51,7 +51,7 @@ def _with_items(option: dict[str, Any]) -> dict[str, Any]:
 def _field_docs() -> dict[str, dict[str, str]]:
     """Class -> field -> the text under it in its module. Read here: pydantic would read it at every start."""
     found = {}
-    for module in (schema, frontend, lora, registry, sampling_defaults, traces):
+    for module in (schema, frontend, lora, registry, sampling_defaults, tls, traces):
         for section in ast.parse(inspect.getsource(module)).body:
             if isinstance(section, ast.ClassDef):
                 found[section.name] = dict(_docs_in(section))

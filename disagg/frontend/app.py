@@ -34,6 +34,7 @@ from disagg.frontend.request_body import no_such_model
 from disagg.frontend.responses import encode
 from disagg.frontend.routes import Route, Routes
 from disagg.frontend.server import HttpServer
+from disagg.frontend.tls import Tls
 from disagg.frontend.together import Together, no_such_request
 from disagg.frontend.tokenization import Tokenization, facts_now
 from disagg.logfile import ASKED_LINES_MAX
@@ -127,9 +128,9 @@ class Frontend:
             },
         )
 
-    async def start(self, host: str, port: int, *, shares_port: bool = False) -> None:
+    async def start(self, host: str, port: int, *, shares_port: bool = False, tls: Tls | None = None) -> None:
         """`shares_port`: with other processes that say the same."""
-        await self._server.start(host, port, shares_port=shares_port)
+        await self._server.start(host, port, shares_port=shares_port, tls=tls)
 
     async def stop(self, limit_s: float) -> None:
         """Running requests may end within the limit; then they are cancelled."""

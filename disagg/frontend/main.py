@@ -36,6 +36,7 @@ from disagg.frontend.origins import Origins
 from disagg.frontend.peers import Peers, PeerServer
 from disagg.frontend.service import Service
 from disagg.frontend.spec import LISTENING, FrontendSpec
+from disagg.frontend.tls import Tls
 from disagg.frontend.tokenization import Tokenization
 from disagg.host_spec import SECRET_VARIABLE
 from disagg.kv_events.blocks import BlockHasher
@@ -78,6 +79,7 @@ async def serve(spec: FrontendSpec) -> None:
     connections = Connections(secret, block_tokens=spec.block_tokens, kv_events=spec.kv_events)
     hasher = BlockHasher(secret, spec.block_tokens) if spec.block_tokens else None
     router = Router(connections, load_policy(spec.policy, Surroundings(prior=spec.prior)), hasher)
+    tls = Tls(spec.tls) if spec.tls is not None else None
     refusals, tracer, meters = Refusals(), _tracer(spec), Meters(spec.limited_keys)
     service = Service(
         model_name=spec.model_name,
@@ -112,7 +114,7 @@ async def serve(spec: FrontendSpec) -> None:
     )
     peer_server = PeerServer(secret, frontend.own)
     peer = f" {HERE}:{await peer_server.start(HERE)}" if spec.has_peers else ""
-    await frontend.start(spec.host, spec.port, shares_port=spec.has_peers)
+    await frontend.start(spec.host, spec.port, shares_port=spec.has_peers, tls=tls)
     await frontend.start_reader()
     gc.collect()
     gc.freeze()  # what is there by now stays: a full collection would look through it, and stop every stream for 5 ms

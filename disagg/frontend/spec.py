@@ -9,6 +9,7 @@ import msgspec
 
 from disagg.coordinator.limits import Limits
 from disagg.frontend.key_limits import LimitedKey
+from disagg.frontend.tls import TlsSpec
 from disagg.policy_names import DEFAULT
 from disagg.registry.shared import Shared
 from disagg.routing.cost.prior import Prior
@@ -59,4 +60,5 @@ class FrontendSpec(msgspec.Struct, frozen=True, kw_only=True):
     origins: tuple[str, ...] = ()  # of web pages that may read answers
     origins_age_s: int = 0
     metric_aliases: tuple[str, ...] = ()  # disagg/telemetry/aliases.py
+    tls: TlsSpec | None = None
     traces: TracesSpec | None = None  # None: nothing of them is even imported

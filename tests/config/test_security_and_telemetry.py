@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from disagg.config.frontend import page_origins
+from disagg.config.frontend import FrontendSection, page_origins
+from disagg.config.tls import TlsSection
 from disagg.config.traces import HEADERS_VARIABLE
 from disagg.errors import ConfigError
 from disagg.load import parse_config
@@ -212,3 +213,10 @@ def test_limits_that_could_not_work_are_refused(keys: str, said: str) -> None:
     text = " ".join(map(str, refused.value.problems))
     assert said in text
     assert "0123456789" not in text
+
+
+def test_tls_makes_the_url_https() -> None:
+    frontend = FrontendSection(tls=TlsSection(cert="a.pem", key="a.key"), host="::1", port=1)
+    assert frontend.base_url == "https://[::1]:1/v1"
+    with pytest.raises(ConfigError, match=r"frontend\.tls\.key"):
+        parse_config(PAIR + "frontend: {tls: {cert: a.pem}}")
