@@ -144,6 +144,8 @@ class PlaneClient:
         self._legs[leg] = receiver
         if on_text is not None:
             self._on_text[leg] = on_text
+        if is_canary and not trace:
+            trace = m.UNTRACED
         of_leg = (leg, leg_id, prompt, sampling, dp_rank, bootstrap)
         submit = m.Submit(*of_leg, is_canary, asks or {}, embeds, second_at, adapter, text, to_read, salt, trace)
         self._connection.send_soon(m.encode(submit))

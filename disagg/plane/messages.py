@@ -22,6 +22,7 @@ REFUSED = "refused"
 NO_ADAPTER = "no adapter"
 INVALID = "invalid"
 NOT_A_NUMBER = "not a number"
+UNTRACED = f"00-{1:032x}-{1:016x}-00"  # a traceparent: of the control plane's own legs no engine is to tell
 BUSY, LOST_READER, TOO_COMPLEX = READ_FAILURES = ("busy", "reader lost", "too complex")
 MAX_FRAME_BYTES = 64 << 20  # a 16M-token prompt; anything larger is a broken or hostile peer
 READ_BYTES_MAX = MAX_FRAME_BYTES // 2  # of bodies that a host has to read for one frontend (Read)

@@ -9,6 +9,7 @@ import time
 from collections import Counter
 from pathlib import Path
 from random import Random
+from types import SimpleNamespace
 
 import pytest
 
@@ -22,6 +23,7 @@ from disagg.coordinator.limits import Limits
 from disagg.coordinator.request import Request
 from disagg.errors import LegLost
 from disagg.plane.engine import Leg, LegSink
+from disagg.plane.messages import pack_ids
 from disagg.process.stub import StubEngine
 from disagg.telemetry.traces.http_trace import HttpTrace
 from disagg.telemetry.traces.otlp import exporter
@@ -167,6 +169,18 @@ async def test_without_traces_legs_have_none() -> None:
     async with bench(limits=Limits(), decode_0=(decode := Heard())) as b:
         await b.answer(request())
     assert decode.parents == [""]
+
+
+async def test_no_engine_is_to_tell_of_a_canary() -> None:
+    async with bench(limits=Limits(), decode_0=(decode := Heard())) as b:
+        client, leg = b.router.connections.clients["decode-0#1"], SimpleNamespace(on_end=lambda _end: None)
+        of_leg = {"leg_id": "c" * 34, "prompt": pack_ids([1, 2]), "sampling": {"max_new_tokens": 1}}
+        number = client.submit(leg, **of_leg, dp_rank=0, bootstrap=None, is_canary=True)  # type: ignore[arg-type]
+        await until(lambda: decode.parents)
+        client.abort(number)
+    parent = read_parent(decode.parents[0].encode())
+    assert parent is not None
+    assert not parent.is_sampled
 
 
 def test_the_ratio_decides_where_no_parent_does() -> None:
