@@ -22,7 +22,7 @@ WAITING_MAX = 2048  # traces
 BATCH_MAX = 256  # traces
 SETTLE_S = 1.0  # prefill's last word may come after the answer's end
 LOOK_S = 0.5
-STOP_S = 3.0
+STOP_S = 1.0
 
 Export = Callable[[Sequence[tuple[str, Span]]], bool]  # (trace id, span); whether the collector took them
 
