@@ -103,6 +103,25 @@ def routing(figures: Any) -> Iterator[Row]:
             yield what, figure, f"where no decode rank has room: {cost['full_us']:.1f} µs"
 
 
+def decisions(figures: Any) -> Iterator[Row]:
+    for cost in figures:
+        ways = "ways differ by place" if cost["places"] else "ways alike"
+        what = f"a decision of predicted, {cost['tokens']} tokens, {cost['ranks']} ranks, {ways}"
+        parts = f"hash {cost['hash_us']:.1f}, look-up {cost['lookup_us']:.1f}"
+        yield what, f"{cost['all_us']:.0f} µs", f"{parts}; at the least {cost['all_us_least']:.0f} µs in all"
+
+
+def events_beside_streams(figures: Any) -> Iterator[Row]:
+    for cost in figures:
+        (quiet_ms, told_ms), (_, waited) = cost["gap_p99"], cost["waited_share"]
+        what = f"p99 between tokens beside {cost['blocks_s'] / 1e3:.0f},000 blocks/s, {cost['a_change']} a change"
+        yield (
+            what,
+            f"{told_ms:.1f} ms",
+            f"without: {quiet_ms:.1f} ms; the frontend waited for a core {waited:.0%} of the time",
+        )
+
+
 PEERS = ("sglang-router", "smg", "dynamo")
 PARTS: list[tuple[str, list[str], Rows]] = [
     ("proving", ["benchmarks.proving"], proving),
@@ -110,6 +129,8 @@ PARTS: list[tuple[str, list[str], Rows]] = [
     ("hotpath", ["benchmarks.hotpath", "--quick", "--json"], hotpath),
     ("forms", ["benchmarks.forms", "--quick", "--json"], forms),
     ("routing", ["benchmarks.routing", "--json"], routing),
+    ("decisions", ["benchmarks.decisions", "--json"], decisions),
+    ("events", ["benchmarks.events_beside_streams", "--windows", "4", "--json"], events_beside_streams),
     ("engine_host", ["benchmarks.engine_host", "--rounds", "1", "--json"], engine_host),
     ("peers", ["benchmarks.peers", "--quick", "--only", ",".join(("ours", *PEERS)), "--out"], peers),
     ("fragmentation", ["benchmarks.fragmentation", "--requests", "300", "--json"], fragmentation),

@@ -26,6 +26,7 @@ ANSWER_S = 300.0
 STREAMED: dict[str, Any] = {"stream": True, "stream_options": {"include_usage": True}}
 _CONTENT = re.compile(rb'"(?:content|text)":"[^"]')  # the first event may only name the role
 _COMPLETION = re.compile(rb'"completion_tokens":(\d+)')
+_REQUEST_ID = re.compile(rb"\r\nx-request-id: *([^\r]+)", re.IGNORECASE)
 TAIL_BYTES = 2048
 
 
@@ -40,6 +41,8 @@ class Answer:
     events: array[int] = field(default_factory=lambda: array("I"))  # how many it held
     completion_tokens: int = 0  # as the answer's usage says; 0 without one
     body: bytes = b""  # what was read, if `keep`
+    request_id: str = ""  # of ours, once the head of the answer is here
+    is_done: bool = False  # a stream has said that it is
     error: str = ""
 
     @property
@@ -116,10 +119,10 @@ async def drive_legs(
 async def _one_after_the_other(
     urls: Sequence[str], left: Iterator[Sequence[bytes]], answers: list[Answer], keep: bool, limit_s: float
 ) -> None:
-    readers: list[_Reader] = []
+    readers: list[Reader] = []
     for request in left:
         if not readers or any(reader.is_lost for reader in readers):
-            readers = [await _connect(url, keep) for url in urls]
+            readers = [await connect(url, keep) for url in urls]
         sent = [reader.send(leg) for reader, leg in zip(readers, request, strict=True)]
         answer = sent[-1]
         answer.sent_s = sent[0].sent_s
@@ -137,13 +140,13 @@ async def _one_after_the_other(
         reader.drop()
 
 
-async def _connect(url: str, keep: bool) -> _Reader:
+async def connect(url: str, keep: bool) -> Reader:
     host, port = urlsplit(url).netloc.split(":")
-    _, reader = await asyncio.get_running_loop().create_connection(lambda: _Reader(keep), host, int(port))
+    _, reader = await asyncio.get_running_loop().create_connection(lambda: Reader(keep), host, int(port))
     return reader
 
 
-class _Reader(asyncio.Protocol):
+class Reader(asyncio.Protocol):
     def __init__(self, keep: bool) -> None:
         self._keep = keep
         self.is_lost = False
@@ -199,9 +202,11 @@ class _Reader(asyncio.Protocol):
         if end < 0:
             return b""
         self._head, rest = self._head[: end + 4], self._head[end + 4 :]
+        assert self._answer is not None
         if b" 200 " not in self._head[:15]:
-            assert self._answer is not None
             self._answer.error = self._head.partition(b"\r\n")[0].decode(errors="replace")
+        if named := _REQUEST_ID.search(self._head):
+            self._answer.request_id = named.group(1).decode()
         if length := re.search(rb"\r\ncontent-length: *(\d+)", self._head, re.IGNORECASE):
             self._left = int(length.group(1))
         return rest
@@ -217,6 +222,7 @@ class _Reader(asyncio.Protocol):
         assert answer is not None
         answer.ended_s = now_s
         answer.first_s = answer.first_s or now_s
+        answer.is_done = b"data: [DONE]" in self._tail
         if found := _COMPLETION.findall(self._tail):
             answer.completion_tokens = int(found[-1])
         answer.body = b"".join(self._kept)

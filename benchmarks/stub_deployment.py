@@ -25,7 +25,7 @@ from disagg.cluster.ports import free_port
 from disagg.coordinator.limits import Limits
 from disagg.freed_memory import keep_freed_memory
 from disagg.frontend.readers import PROGRAM, READ_S, Order
-from disagg.frontend.spec import FrontendSpec
+from disagg.frontend.spec import FrontendSpec, ModelSpec
 from disagg.host_spec import SECRET_VARIABLE, TextSpec
 from disagg.plane.server import PlaneServer
 from disagg.process.stub import FACTS, StubEngine
@@ -58,13 +58,16 @@ async def stub_deployment(
     engines_a_role: int = 1,
     script: Sequence[int] = (),
     context_tokens: int = FACTS.context_length,
+    others: Sequence[tuple[EngineRecord, Sequence[str]]] = (),
     **front: Any,
 ) -> AsyncIterator[StubDeployment]:
     """By the default policy, which looks at KV blocks, as where the YAML says no more. Its engines tell nothing
     of theirs, so that is guessed.
 
-    `script`: what its engines say, over and over; `context_tokens`: theirs, beside the model's own. `front`: what else
-    the frontend is told (FrontendSpec); with tokenization "engine" the engines' processes have the tokenizer."""
+    `script`: what its engines say, over and over; `context_tokens`: theirs, beside the model's own. `others`: engines
+    more that have met nobody, each with the program that serves it and its words. `front`: what else
+    the frontend is told of the model (ModelSpec); with tokenization "engine" the engines' processes have the
+    tokenizer."""
     secret = secrets.token_bytes(32)
     environment = os.environ | {SECRET_VARIABLE: secret.hex()}
     registry = MemoryRegistry()
@@ -78,12 +81,10 @@ async def stub_deployment(
         host="127.0.0.1",
         port=free_port(),
         body_limit_bytes=8 << 20,
-        model_path=str(model_path),
-        model_name="stub",
+        models=(ModelSpec(path=str(model_path), name="stub", **({"block_tokens": BLOCK_TOKENS} | front)),),
         number=0,
         stop_s=1.0,
         limits=Limits(),
-        **({"block_tokens": BLOCK_TOKENS} | front),
     )
     frontend = FrontendProcess(spec, environment)
     numbered = [(role, number) for role in (Role.PREFILL, Role.DECODE) for number in range(engines_a_role)]
@@ -113,6 +114,12 @@ async def stub_deployment(
                     bootstrap=f"127.0.0.1:{9 + number}" if is_prefill else "",
                 )
             )
+        for record, (module, *words) in others:
+            pid, port = await stack.enter_async_context(
+                running(module, *words, limit_s=HOST_S, environment=environment)
+            )
+            pids[record.id] = pid
+            await registry.put(msgspec.structs.replace(record, plane=f"127.0.0.1:{port}"))
         stack.push_async_callback(frontend.stop)
         began_s = time.perf_counter()
         await frontend.start()

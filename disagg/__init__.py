@@ -1,3 +1,3 @@
-"""disagg: one model served by separate SGLang prefill and decode engines on Ray."""
+"""disagg: models served by separate SGLang prefill and decode engines on Ray."""
 
 __version__ = "0.1.0"

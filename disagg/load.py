@@ -21,7 +21,10 @@ from disagg.config.engine_arguments import as_meant, check_arguments
 from disagg.config.environment_values import fill_environment
 from disagg.config.extends import Layer, layers_of, merged, said_where
 from disagg.config.lora import with_adapters
+from disagg.config.model_texts import model_texts
 from disagg.config.overrides import apply_sets
+from disagg.config.parts import Part, parts_of
+from disagg.config.parts import problems as between_models
 from disagg.config.rules import check_rules, pool_texts
 from disagg.config.schema import Deployment, spelled
 from disagg.config.simulated import check_simulated
@@ -51,15 +54,21 @@ def parse_config(
         deployment = Deployment.model_validate(tree)
     except ValidationError as error:
         problems += problems_of(error, tree)
-    pools, is_simulated = pool_texts(tree), tree.get("device") == "simulated"
-    sglang = None if is_simulated else installed_release()
-    meant = as_meant(pools, sglang)
-    problems += check_rules(tree, meant)
-    problems += check_text(tree, meant)
-    problems += check_simulated(pools) if is_simulated else check_arguments(pools, sglang)[0]
+    problems += between_models(tree)
+    for part in parts_of(tree):
+        problems += map(part.told, _of_one_model(part))
     if problems or deployment is None:
         raise ConfigError(source, tuple(dict.fromkeys(said_where(problem, layers) for problem in problems)))
     return deployment
+
+
+def _of_one_model(part: Part) -> list[Problem]:
+    tree, pools = part.tree, pool_texts(part.tree, part.key)
+    is_simulated = tree.get("device") == "simulated"
+    sglang = None if is_simulated else installed_release()
+    meant = as_meant(pools, sglang)
+    of_engines = check_simulated(pools) if is_simulated else check_arguments(pools, sglang)[0]
+    return [*check_rules(tree, meant, part.key), *check_text(tree, meant), *of_engines]
 
 
 def shipped_text(path: Path, sets: Sequence[str] = ()) -> tuple[str, tuple[str, ...]]:
@@ -107,6 +116,13 @@ def _with_page_size(tree: dict[str, Any]) -> dict[str, Any]:
     size = transfer.get("page_size") if isinstance(transfer, dict) else None
     if not isinstance(size, int) or isinstance(size, bool) or size < 1:
         return tree
+    for text in model_texts(tree):
+        if text.keys[0] == "models":
+            tree = text.put(tree, _with_size(text.section, size))
+    return _with_size(tree, size)
+
+
+def _with_size(tree: dict[str, Any], size: int) -> dict[str, Any]:
     pools = {role: _each(tree[role], size) for role in ROLES if ROLES[role].partner and tree.get(role) is not None}
     return tree | pools
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Annotated
 
@@ -62,13 +63,14 @@ def check(
     show(config, seen, as_json=as_json)
 
 
-def look_at(config: str, sets: list[str] | tuple[str, ...], assume_cluster: str | None = None) -> Assessment:
-    """The plan and what can be told of it before a start. Raises ConfigError with all problems of both files."""
+def look_at(config: str, sets: list[str] | tuple[str, ...], assume_cluster: str | None = None) -> list[Assessment]:
+    """The plan of each model and what can be told of it before a start. Raises ConfigError with all problems of both
+    files."""
     from disagg.config.find import find_cluster, find_config
     from disagg.load import load_config
     from disagg.planning.assess import assess
     from disagg.planning.cluster_shape import load_shape
-    from disagg.planning.plan import device_of, resolve
+    from disagg.planning.plan import device_of, resolve_parts
 
     problems: list[Problem] = []
     try:
@@ -81,7 +83,8 @@ def look_at(config: str, sets: list[str] | tuple[str, ...], assume_cluster: str 
         problems += error.problems
     if problems:
         raise ConfigError(config, tuple(problems))
-    return assess(resolve(deployment, device_of(deployment, shape.gpus if shape else 0)), shape)
+    plans = resolve_parts(deployment, device_of(deployment, shape.gpus if shape else 0))
+    return [assess(plan, shape) for plan in plans]
 
 
 def _of_cluster(problem: Problem, file: str) -> Problem:
@@ -89,12 +92,13 @@ def _of_cluster(problem: Problem, file: str) -> Problem:
     return problem if problem.path == file else replace(problem, what=f"{problem.what} (in {file})")
 
 
-def show(config: str, seen: Assessment, *, as_json: bool = False) -> None:
+def show(config: str, seen: Sequence[Assessment], *, as_json: bool = False) -> None:
     """Prints the plan; then, if anything speaks against it, raises ConfigError, or exits with 2 where JSON says why."""
-    from disagg.planning.report import render, to_json
+    from disagg.planning.report import render_all, to_json
 
-    problems, warnings = problems_of(seen), warnings_of(seen)
-    print(to_json(seen, problems, warnings) if as_json else render(seen, warnings), flush=True)
+    problems = list(dict.fromkeys(problem for each in seen for problem in problems_of(each)))
+    warnings = list(dict.fromkeys(warning for each in seen for warning in warnings_of(each)))
+    print(to_json(seen, problems, warnings) if as_json else render_all(seen, warnings), flush=True)
     if problems and as_json:
         raise typer.Exit(2)
     if problems:
@@ -107,8 +111,9 @@ def problems_of(seen: Assessment) -> list[Problem]:
     from disagg.preflight.file_rules import problems_here
 
     model = seen.plan.model
-    of_files = [*problems_here(model.path, model.revision), *seen.plan.deployment.registry.problems()]
-    return [*of_files, *preflight(seen.plan, seen.shape, seen.facts)]
+    deployment = seen.plan.deployment
+    of_files = (replace(each, path=deployment.at(each.path)) for each in problems_here(model.path, model.revision))
+    return [*of_files, *deployment.registry.problems(), *preflight(seen.plan, seen.shape, seen.facts)]
 
 
 def warnings_of(seen: Assessment) -> list[str]:

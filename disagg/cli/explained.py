@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from disagg.policy_names import SHIPPED
-from disagg.routing.policies.predicted import BUSY_MAX, KEEP, TIE, TIE_S
+from disagg.routing.policies.predicted import BUSY_MAX, KEEP
+from disagg.routing.policies.receivers import TIE, TIE_S
 
 Facts = dict[str, Any]
 NAMES = {path.partition(":")[2]: name for name, path in SHIPPED.items()} | {"BySide": "one policy a side"}

@@ -159,7 +159,8 @@ def _print_engines(found: dict[str, Any]) -> None:
         table.add_row(e["id"], *map(str, cells), (e["detail"].splitlines() or [switched_off])[0])
     width = None if sys.stdout.isatty() else PIPE_WIDTH  # rich would cut the columns to 80
     console = Console(width=width)
-    console.print(f"{found['model']}: {'ready' if found['ready'] else 'not ready'}", table, sep="\n")
+    states = [f"{each['model']}: {'ready' if each['ready'] else 'not ready'}" for each in found.get("models", [found])]
+    console.print(*states, table, sep="\n")
     for frontend in found.get("frontends", ()):
         is_silent = frontend.get("silent")
         said = "silent" if is_silent else f"{frontend['requests']} requests, of which {frontend['queued']} wait"

@@ -10,8 +10,8 @@ import asyncio
 import dataclasses
 import json
 import sys
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Coroutine, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -31,23 +31,33 @@ def look_at_cluster(config: str, sets: Sequence[str], *, lanes: bool, deep: bool
     from disagg.config.find import find_config
     from disagg.load import load_config
     from disagg.models.resolve import resolve_model
-    from disagg.planning.plan import device_of, resolve
+    from disagg.planning.plan import device_of, resolve_parts
 
     deployment = load_config(find_config(config), sets)
-    folder = resolve_model(deployment.model.path, deployment.model.revision)
+    models = [part.model for part in deployment.parts()]
+    folders = [str(resolve_model(model.path, model.revision)) for model in models]
     address = "auto" if deployment.ray.address == "local" else deployment.ray.address
     ray_cluster.connect(address, "", None, None, "")
     try:
-        plan = resolve(deployment, device_of(deployment, ray.cluster_resources().get("GPU", 0.0)))
-        seen = asyncio.run(inspect_cluster(plan, str(folder), lanes=lanes or None, deep=deep))
+        plans = resolve_parts(deployment, device_of(deployment, ray.cluster_resources().get("GPU", 0.0)))
+        asked = zip(plans, folders, strict=True)
+        seen = asyncio.run(_each(inspect_cluster(plan, at, lanes=lanes or None, deep=deep) for plan, at in asked))
     finally:
         ray.shutdown()
-    print(json.dumps(dataclasses.asdict(seen), indent=2, default=str) if as_json else "\n".join(_lines(seen)))
-    if seen.problems:
+    trees = [dataclasses.asdict(each) for each in seen]
+    said = trees[0] if len(trees) == 1 else dict(zip(deployment.models, trees, strict=True))
+    lines = dict.fromkeys(line for each in seen for line in _lines(each))
+    print(json.dumps(said, indent=2, default=str) if as_json else "\n".join(lines))
+    if problems := tuple(dict.fromkeys(problem for each in seen for problem in each.problems)):
         if as_json:
             raise typer.Exit(2)
         sys.stdout.flush()
-        raise ConfigError(config, tuple(seen.problems))
+        raise ConfigError(config, problems)
+
+
+async def _each(inspections: Iterable[Coroutine[Any, Any, ClusterInspection]]) -> list[ClusterInspection]:
+    """One model after the other: lanes that are measured side by side would be slower."""
+    return [await each for each in inspections]
 
 
 def _lines(seen: ClusterInspection) -> Iterator[str]:

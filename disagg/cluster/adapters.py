@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from pathlib import PurePosixPath
+from typing import Protocol
 
 from msgspec.structs import replace
 
@@ -20,6 +21,7 @@ from disagg.adapters import ADAPTERS_MAX, PATH_BYTES_MAX, Adapter, problem_of_na
 from disagg.cluster.live import LiveEngine
 from disagg.cluster.runtime import Runtime
 from disagg.errors import LegLost, StartError
+from disagg.lives import adapter_in, adapter_key, group_of
 from disagg.plane.messages import LoadAdapter, UnloadAdapter
 from disagg.registry.interface import Registry
 
@@ -37,15 +39,34 @@ async def _nobody_looks(_limit_s: float) -> bool:
     return True
 
 
+class Brought(Protocol):
+    """What an engine's life has to do with adapters."""
+
+    async def bring(self, live: LiveEngine) -> None: ...
+
+    def leave(self, life: str) -> None: ...
+
+    async def stop(self) -> None: ...
+
+
 class Adapters:
-    """`model`: its name, if the deployment takes adapters; None: it takes none. `given`: those of the YAML.
+    """Of one model. `group`: which of several; the registry has its adapters under names of their own.
+
+    `model`: its name, if the deployment takes adapters; None: it takes none. `given`: those of the YAML.
     `drain_s`: how long requests that run with an adapter may hold up its end. `all_have_seen`: waits until all
     frontends have the registry's newest state."""
 
     def __init__(
-        self, registry: Registry, runtime: Runtime, model: str | None, given: Iterable[Adapter], drain_s: float
+        self,
+        registry: Registry,
+        runtime: Runtime,
+        model: str | None,
+        given: Iterable[Adapter],
+        drain_s: float,
+        group: str = "",
     ) -> None:
         self._registry, self._runtime, self._model, self._drain_s = registry, runtime, model, drain_s
+        self._group = group
         self._wanted = {adapter.name: adapter for adapter in given}  # listed, or being loaded
         self._up: dict[str, LiveEngine] = {}  # by life
         self._one_at_a_time = asyncio.Lock()
@@ -55,7 +76,7 @@ class Adapters:
     async def begin(self) -> None:
         """Lists what the YAML says: no engine serves before it has it."""
         for adapter in self._wanted.values():
-            await self._registry.put_adapter(replace(adapter, created_s=int(self._runtime.wall_s())))
+            await self._list(replace(adapter, created_s=int(self._runtime.wall_s())))
 
     async def bring(self, live: LiveEngine) -> None:
         """Returns when the engine has all adapters; from now on it gets what comes. Raises StartError."""
@@ -118,30 +139,33 @@ class Adapters:
                 left = await self._on_all(UnloadAdapter(name))
                 more = f"; it may still be on {', '.join(left)}" if left else ""
                 return f"adapter '{name}' is loaded nowhere: {_told(failures)}{more}"
-            await self._registry.put_adapter(adapter)
+            await self._list(adapter)
             await self._seen()
             log.info("adapter %s is loaded from %s on %d engines", name, path, len(self._up))
             return None
 
     async def _unload(self, name: str) -> str | None:
-        adapter = self._registry.adapters.get(name)
+        adapter = self._registry.adapters.get(adapter_key(self._group, name))
         if adapter is None:
             return f"there is no adapter '{name[:100]}' here"
         if adapter.is_leaving:
             return f"adapter '{name}' is being unloaded already"
-        await self._registry.put_adapter(replace(adapter, is_leaving=True))
+        await self._list(replace(adapter, name=name, is_leaving=True))
         await self._seen()
         if not await self._is_quiet_within(name, min(self._drain_s, WAITS_MAX_S)):
             log.warning("adapter %s: requests still run with it, and are ended", name)
         async with self._one_at_a_time:
             self._wanted.pop(name, None)
             failures = await self._on_all(UnloadAdapter(name))
-            await self._registry.remove_adapter(name)
+            await self._registry.remove_adapter(adapter_key(self._group, name))
             await self._seen()
         if failures:
             return f"nobody may name adapter '{name}' any more, and its memory is not free: {_told(failures)}"
         log.info("adapter %s is unloaded", name)
         return None
+
+    async def _list(self, adapter: Adapter) -> None:
+        await self._registry.put_adapter(replace(adapter, name=adapter_key(self._group, adapter.name)))
 
     def _why_not(self, name: str, path: str) -> str | None:
         if self._model is None:
@@ -185,6 +209,46 @@ class Adapters:
     async def _seen(self) -> None:
         if not await self.all_have_seen(SEEN_S):
             log.warning("some frontend has not taken in the change of an adapter within %g s", SEEN_S)
+
+
+class AdaptersOfModels:
+    """`by_group`: each model's. Adapters are named as in the registry."""
+
+    def __init__(self, by_group: Mapping[str, Adapters]) -> None:
+        self._by_group = by_group
+
+    def seen_by(self, all_have_seen: Callable[[float], Awaitable[bool]]) -> None:
+        for adapters in self._by_group.values():
+            adapters.all_have_seen = all_have_seen
+
+    async def begin(self) -> None:
+        for adapters in self._by_group.values():
+            await adapters.begin()
+
+    async def bring(self, live: LiveEngine) -> None:
+        await self._by_group[live.record.group].bring(live)
+
+    def leave(self, life: str) -> None:
+        self._by_group[group_of(life)].leave(life)
+
+    async def load(self, key: str, path: str, pinned: bool) -> str | None:
+        group, name = self._place(key)
+        return await self._by_group[group].load(name, path, pinned) if group in self._by_group else _NO_MODEL
+
+    async def unload(self, key: str) -> str | None:
+        group, name = self._place(key)
+        return await self._by_group[group].unload(name) if group in self._by_group else _NO_MODEL
+
+    async def stop(self) -> None:
+        for adapters in self._by_group.values():
+            await adapters.stop()
+
+    def _place(self, key: str) -> tuple[str, str]:
+        """Of the only model whatever stands there is the name, and refused by it."""
+        return ("", key) if "" in self._by_group else adapter_in(key)
+
+
+_NO_MODEL = "there is no such model here"
 
 
 def _load_of(adapter: Adapter) -> LoadAdapter:

@@ -54,11 +54,12 @@ class ClusterInspection:
         return [lane.gbyte_s for lane in self.lanes]
 
 
-async def refuse(plan: Plan, model_folder: str) -> ClusterInspection:
-    """Called by `disagg serve` before it starts anything. Raises ConfigError with all that would fail later."""
-    seen = await inspect_cluster(plan, model_folder)
-    if seen.problems:
-        raise ConfigError("preflight", tuple(seen.problems))
+async def refuse(plans: Sequence[Plan], model_folders: Sequence[str]) -> list[ClusterInspection]:
+    """Called by `disagg serve` before it starts anything, with each model's. Raises ConfigError with all that would
+    fail later."""
+    seen = [await inspect_cluster(plan, folder) for plan, folder in zip(plans, model_folders, strict=True)]
+    if problems := tuple(dict.fromkeys(problem for each in seen for problem in each.problems)):
+        raise ConfigError("preflight", problems)
     return seen
 
 

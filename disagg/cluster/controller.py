@@ -8,10 +8,11 @@ Fails: StartError when the cluster has too little, or the first start of an engi
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from disagg.adapters import Adapter
-from disagg.cluster.adapters import Adapters
+from disagg.cluster.adapters import Adapters, AdaptersOfModels
 from disagg.cluster.fleet import Fleet
 from disagg.cluster.ray_places import RayPlaces
 from disagg.cluster.runtime import Runtime
@@ -38,32 +39,38 @@ class Controller:
     are READY within `deadlines.start_s` seconds.
     """
 
-    def __init__(self, plan: Plan, setting: Setting, shared: Shared | None = None) -> None:
-        """`shared`: where the registry is published; None: this process serves it to its frontends."""
-        self._plan, self._setting = plan, setting
+    def __init__(self, plans: Sequence[Plan], setting: Setting, shared: Shared | None = None) -> None:
+        """`plans`: one for each model. `shared`: where the registry is published; None: this process serves it to its
+        frontends."""
+        self._plans, self._setting = plans, setting
         self.registry = MemoryRegistry()
         self._places = RayPlaces(setting)
-        runtime, lora, deadlines = Runtime(), plan.model.lora, setting.deadlines
-        given = [Adapter(name, said.path, said.pinned) for name, said in lora.adapters.items()] if lora else []
-        self.adapters = Adapters(self.registry, runtime, plan.model.name if lora else None, given, deadlines.drain_s)
-        canary_s = plan.deployment.health.canary_s
+        runtime, deployment = Runtime(), plans[0].deployment
+        self.adapters = AdaptersOfModels({plan.deployment.key: self._adapters_of(plan, runtime) for plan in plans})
+        canary_s = deployment.health.canary_s
         self.fleet = Fleet(setting, self.registry, self._places, runtime, canary_s, adapters=self.adapters)
         secret = bytes.fromhex(setting.secret)
-        lease_s = plan.deployment.registry.lease_s
+        lease_s = deployment.registry.lease_s
         self._told: RegistryServer | SharedRegistry
         if shared is None:
             self._told = RegistryServer(self.registry, secret)
         else:
             self._told = SharedRegistry(self.registry, shared, setting.deployment, lease_s)
-        self.adapters.all_have_seen = self._told.all_have_seen
+        self.adapters.seen_by(self._told.all_have_seen)
         fleet = self.fleet
         self._control = ControlServer(secret, fleet.log_lines, fleet.drain, fleet.transfer_lost, self.adapters)
+
+    def _adapters_of(self, plan: Plan, runtime: Runtime) -> Adapters:
+        lora, drain_s = plan.model.lora, self._setting.deadlines.drain_s
+        given = [Adapter(name, said.path, said.pinned) for name, said in lora.adapters.items()] if lora else []
+        model = plan.model.name if lora else None
+        return Adapters(self.registry, runtime, model, given, drain_s, plan.deployment.key)
 
     async def start(self, host: str) -> Addresses:
         """Places and starts everything, without waiting for READY; returns where frontends reach it."""
         await self.adapters.begin()
         registry, control = await self._told.start(host), await self._control.start(host)
-        await self.fleet.place(self._plan.largest_first())
+        await self.fleet.place(self._plans[0].largest_first())
         self.fleet.begin()
         return Addresses(f"{host}:{registry}" if registry else "", f"{host}:{control}")
 

@@ -15,7 +15,7 @@ import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from disagg.cluster.adapters import Adapters
+from disagg.cluster.adapters import Adapters, Brought
 from disagg.cluster.canaries import Canaries
 from disagg.cluster.engine_node import log_of
 from disagg.cluster.places import Place, Places
@@ -55,11 +55,11 @@ class Fleet:
         runtime: Runtime,
         canary_s: float,
         is_registered: IsRegistered | None = None,
-        adapters: Adapters | None = None,
+        adapters: Brought | None = None,
     ) -> None:
         """`canary_s`: how often an idle engine's ranks are tried. `is_registered`: None asks each engine's role.
         `adapters`: None, and there are none."""
-        self.adapters = adapters or Adapters(registry, runtime, None, (), 0.0)
+        self.adapters: Brought = adapters or Adapters(registry, runtime, None, (), 0.0)
         self._setting, self._registry, self._places, self._runtime = setting, registry, places, runtime
         self._is_registered = is_registered
         self.prover = Prover(registry, self._on_proven, self._on_failed, runtime.random)

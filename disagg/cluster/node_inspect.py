@@ -69,7 +69,7 @@ def inspect_node(
         cuda=_cuda_of_torch(),
         busy_ports=tuple(port for host, port in listeners if _is_taken(host, port)),
         files=read_model_files(Path(folder), deep) if folder else None,
-        adapters={name: read_adapter(folder) for name, folder in (adapters or {}).items()},
+        adapters={name: read_adapter(path, folder) for name, path in (adapters or {}).items()},
         was_looked_at=True,
     )
 

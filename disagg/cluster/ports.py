@@ -1,6 +1,7 @@
-"""TCP ports of this machine: one that is free, whether one can be listened on, and a name that one process holds.
+"""TCP ports of this machine, free ones and held ones, and a name that one process holds.
 
-Way:   `disagg serve` at once, and node inspection on the frontend's node -> [why_not_bound], told before engines load
+Way:   `disagg serve` at once -> [hold], for its frontends
+       node inspection on the frontends' node -> [why_not_bound], told before engines load
        demos, tests and benchmarks -> [free_port] (engines get theirs from their node's agent: PortBlocks, [held_name])
 """
 
@@ -16,12 +17,23 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def why_not_bound(host: str, port: int) -> OSError | None:
-    """None: it can be bound now. The frontend binds it for good."""
+def hold(host: str, port: int) -> socket.socket:
+    """While it is open the kernel gives this port to nobody who asks for any: Ray, which takes dozens, and connections.
+    Whoever names it can listen there. Raises OSError where it cannot be bound."""
+    held = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
     try:
-        with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind((host, port))
+        held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # bound again by who has set it too
+        held.bind((host, port))
+    except OSError:
+        held.close()
+        raise
+    return held
+
+
+def why_not_bound(host: str, port: int) -> OSError | None:
+    """None: it can be bound now."""
+    try:
+        hold(host, port).close()
     except OSError as error:
         return error
     return None

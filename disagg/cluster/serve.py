@@ -14,9 +14,10 @@ import functools
 import logging
 import os
 import secrets
+import socket
 import threading
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import Future
 from pathlib import Path
 from typing import TypeVar
@@ -31,8 +32,8 @@ from disagg.cluster.controller import Addresses, Controller
 from disagg.cluster.first_steps import first_steps
 from disagg.cluster.frontend_process import Frontends
 from disagg.cluster.node_labels import labels_of
-from disagg.cluster.ports import why_not_bound
-from disagg.cluster.setting import Setting
+from disagg.cluster.ports import hold
+from disagg.cluster.setting import OfModel, Setting
 from disagg.config.frontend import ApiKey, page_origins
 from disagg.config.schema import Deployment
 from disagg.coordinator.limits import Limits
@@ -40,11 +41,11 @@ from disagg.errors import ConfigError, StartError
 from disagg.folders import run_folder
 from disagg.frontend.key_limits import LimitedKey
 from disagg.frontend.readers import PROGRAM, READ_S, Order
-from disagg.frontend.spec import FrontendSpec, TracesSpec
+from disagg.frontend.spec import FrontendSpec, ModelSpec, TracesSpec
 from disagg.frontend.tls import TlsSpec
 from disagg.host_spec import DEPLOYMENT_VARIABLE, SECRET_VARIABLE, TextSpec
 from disagg.models.resolve import resolve_model
-from disagg.planning.plan import Plan, device_of, resolve
+from disagg.planning.plan import Plan, device_of, resolve_parts
 from disagg.registry.keys import Keys
 from disagg.registry.records import State
 from disagg.registry.shared import Shared
@@ -68,7 +69,8 @@ async def serve(deployment: Deployment, *, is_quiet: bool = False) -> None:
     with stopping.in_order(course.ask_to_stop):
         course.running = asyncio.current_task()
         try:
-            await _run(deployment, course, is_quiet=is_quiet)
+            with _frontend_port(deployment.frontend.host, deployment.frontend.port):
+                await _run(deployment, course, is_quiet=is_quiet)
         except asyncio.CancelledError:
             if not course.signal:
                 raise
@@ -107,48 +109,55 @@ class _Course:
 async def _run(deployment: Deployment, course: _Course, *, is_quiet: bool) -> None:
     began_s = time.monotonic()
     surroundings.refuse(os.environ)
-    model_path = await _apart(resolve_model, deployment.model.path, deployment.model.revision)
-    _refuse_a_taken_port(deployment.frontend.host, deployment.frontend.port)
+    models = [part.model for part in deployment.parts()]
+    folders = [await _apart(resolve_model, model.path, model.revision) for model in models]
     shared = _shared(deployment)
     name = secrets.token_hex(4)  # of this run: the janitor looks for it
     log.info("deployment %s of namespace %s (%s)", deployment.name, deployment.namespace, name)
-    async with ray_and_janitor(deployment, name) as (plan, private):
+    async with ray_and_janitor(deployment, name) as (plans, private):
         stopping.settled()
         if left_out := surroundings.left_out(os.environ):
             log.info("of the environment, engines and frontends do without %s", ", ".join(left_out))
-        seen = await preflight.refuse(plan, str(model_path))
-        for warning in seen.warnings:
+        seen = await preflight.refuse(plans, [str(folder) for folder in folders])
+        for warning in dict.fromkeys(warning for each in seen for warning in each.warnings):
             log.warning("%s", warning)
-        labels, unknown = labels_of(seen.nodes, plan.deployment.transfer.places)
+        labels, unknown = labels_of(seen[0].nodes, deployment.transfer.places)
         for warning in unknown:
             log.warning("%s", warning)
+        shared_by = [_shared_by_engines(plan, folder) for plan, folder in zip(plans, folders, strict=True)]
         setting = Setting(
             deployment=name,
-            device=plan.device,
-            model_path=str(model_path),
+            device=plans[0].device,
+            model_path=shared_by[0].model_path,
             secret=secrets.token_hex(32),
-            deadlines=plan.deadlines,
-            python_path=_python_path(plan.device),
+            deadlines=deployment.deadlines,
+            python_path=_python_path(plans[0].device),
             address="127.0.0.1" if private else "",
-            text=_text_spec(plan, model_path) if plan.model.tokenization == "engine" else None,
+            text=shared_by[0].text,
             labels=labels,
-            block_tokens=plan.block_tokens if plan.tells_cache else 0,
+            block_tokens=shared_by[0].block_tokens,
+            of_models=dict(zip(deployment.models, shared_by, strict=True)) if deployment.models else {},
         )
-        controller = Controller(plan, setting, shared)
+        controller = Controller(plans, setting, shared)
         frontends: Frontends | None = None
         keeping: asyncio.Task[None] | None = None
         progress = asyncio.create_task(_report(controller.registry.watch(), began_s))
         try:
             # Frontends run beside this driver; where engines are on other nodes their hosts are reached by address.
             addresses = await controller.start("127.0.0.1")
-            prior = prior_of(plan, seen.facts, seen.gpus, seen.gbytes_s)
-            spec = _frontend_spec(plan, addresses, model_path, prior, shared, is_quiet=is_quiet)
-            frontends = Frontends(spec, plan.frontend.count, _frontend_environment(setting), controller.registry)
+            specs = [
+                _model_spec(plan, folder, prior_of(plan, found.facts, found.gpus, found.gbytes_s))
+                for plan, folder, found in zip(plans, folders, seen, strict=True)
+            ]
+            spec = _frontend_spec(plans[0], addresses, specs, shared, is_quiet=is_quiet)
+            count = deployment.frontend.count
+            frontends = Frontends(spec, count, _frontend_environment(setting), controller.registry)
             await _first_error(frontends.start(), controller.until_ready())
             course.serves = not course.signal
             took_s = time.monotonic() - began_s
-            log.info("serving %s on %s after %.1f s", plan.model.name, plan.frontend.base_url, took_s)
-            for step in () if is_quiet else first_steps(plan):
+            names, url = ", ".join(model.name for model in models), deployment.frontend.base_url
+            log.info("serving %s on %s after %.1f s", names, url, took_s)
+            for step in () if is_quiet else first_steps(plans[0]):
                 log.info("%s", step)
             keeping = asyncio.create_task(frontends.keep_alive(), name="keep the frontends alive")
             await controller.fleet.failed()
@@ -165,8 +174,9 @@ async def _run(deployment: Deployment, course: _Course, *, is_quiet: bool) -> No
 
 
 @contextlib.asynccontextmanager
-async def ray_and_janitor(deployment: Deployment, name: str) -> AsyncIterator[tuple[Plan, bool]]:
-    """Ray, and whether it is private, with a janitor behind us: however this process ends, nothing stays."""
+async def ray_and_janitor(deployment: Deployment, name: str) -> AsyncIterator[tuple[Sequence[Plan], bool]]:
+    """A plan for each model, and Ray, and whether it is private, with a janitor behind us: however this process ends,
+    nothing stays."""
     os.umask(0o077)  # of all that is started, too: nothing of a deployment is for other users
     settings = deployment.ray
     ray_folder = ray_cluster.private_folder(settings.address)
@@ -190,10 +200,10 @@ async def ray_and_janitor(deployment: Deployment, name: str) -> AsyncIterator[tu
             await _sweep(name, folders, cleaner)
             raise
         try:
-            plan = resolve(deployment, device_of(deployment, ray.cluster_resources().get("GPU", 0.0)))
-            for warning in plan.warnings:
+            plans = resolve_parts(deployment, device_of(deployment, ray.cluster_resources().get("GPU", 0.0)))
+            for warning in dict.fromkeys(warning for plan in plans for warning in plan.warnings):
                 log.warning("%s", warning)
-            yield plan, bool(ray_folder)
+            yield plans, bool(ray_folder)
         finally:
             await _apart(ray.shutdown)
             await _sweep(name, folders, cleaner)
@@ -248,23 +258,45 @@ def _shared(deployment: Deployment) -> Shared | None:
     section = deployment.registry
     if problems := section.problems():
         raise ConfigError("registry", tuple(problems))
-    at = section.at()
-    return Shared(at, Keys(deployment.namespace, deployment.name, deployment.model.name)) if at is not None else None
+    at, model = section.at(), "" if deployment.models else deployment.model.name
+    return Shared(at, Keys(deployment.namespace, deployment.name, model)) if at is not None else None
+
+
+def _shared_by_engines(plan: Plan, folder: Path) -> OfModel:
+    text = _text_spec(plan, folder) if plan.model.tokenization == "engine" else None
+    return OfModel(str(folder), text, plan.block_tokens if plan.tells_cache else 0)
+
+
+def _model_spec(plan: Plan, folder: Path, prior: Prior = NO_PRIOR) -> ModelSpec:
+    embeds = {ROLES[engine.role].embeds for engine in plan.engines}
+    return ModelSpec(
+        path=str(folder),
+        name=plan.model.name,
+        group=plan.deployment.key,
+        prior=prior,
+        block_tokens=plan.block_tokens,
+        kv_events=plan.tells_cache,
+        generates=False in embeds,
+        embeds=True in embeds,
+        tool_call_parser=plan.model.tool_call_parser,
+        reasoning_parser=plan.model.reasoning_parser,
+        overrides=_overrides(plan),
+        tokenization=plan.model.tokenization,
+    )
 
 
 def _frontend_spec(
     plan: Plan,
     addresses: Addresses,
-    model_path: Path,
-    prior: Prior = NO_PRIOR,
+    models: Sequence[ModelSpec],
     shared: Shared | None = None,
     *,
     is_quiet: bool = False,
 ) -> FrontendSpec:
+    """`plan`: any model's; what it says is all models'."""
     deadlines, security = plan.deadlines, plan.deployment.security
     said = deadlines.model_dump() | plan.deployment.routing.model_dump()
     limits = Limits(**{each.name: said[each.name] for each in dataclasses.fields(Limits)})
-    embeds = {ROLES[engine.role].embeds for engine in plan.engines}
     return FrontendSpec(
         registry=addresses.registry,
         control=addresses.control,
@@ -275,22 +307,12 @@ def _frontend_spec(
         refuses_unknown=plan.frontend.unknown_fields == "refuse",
         connections_max=plan.frontend.connections_max,
         held_limit_bytes=plan.frontend.held_limit_mib << 20,
-        model_path=str(model_path),
-        model_name=plan.model.name,
+        models=tuple(models),
         number=0,
         stop_s=deadlines.stop_s,
         limits=limits,
         policy=str(plan.deployment.routing.policy),
-        prior=prior,
-        block_tokens=plan.block_tokens,
-        kv_events=plan.tells_cache,
-        generates=False in embeds,
-        embeds=True in embeds,
         simulated=plan.device == "simulated",
-        tool_call_parser=plan.model.tool_call_parser,
-        reasoning_parser=plan.model.reasoning_parser,
-        overrides=_overrides(plan),
-        tokenization=plan.model.tokenization,
         api_keys=tuple(each.key.get_secret_value() for each in security.api_keys if not each.is_metered),
         limited_keys=tuple(_limited(each, index) for index, each in enumerate(security.api_keys) if each.is_metered),
         admin_keys=tuple(key.get_secret_value() for key in security.admin_keys),
@@ -361,9 +383,11 @@ def _python_path(device: str) -> list[str]:
     return standin_paths()
 
 
-def _refuse_a_taken_port(host: str, port: int) -> None:
-    """Raises StartError before engines load for minutes. The frontend itself binds the port later."""
-    error = why_not_bound(host, port)
-    if error is not None:
+def _frontend_port(host: str, port: int) -> socket.socket:
+    """Held until the deployment ends: the frontends, which listen there later and may be started again, find it free.
+    Raises StartError, before engines load for minutes."""
+    try:
+        return hold(host, port)
+    except OSError as error:
         would_do = "choose another frontend.port, or end what listens there"
-        raise StartError("frontend.port", f"{host}:{port} cannot be bound: {error.strerror}", would_do)
+        raise StartError("frontend.port", f"{host}:{port} cannot be bound: {error.strerror}", would_do) from error

@@ -18,6 +18,15 @@ from disagg.sglang.arguments import Ports
 
 
 @dataclass(frozen=True)
+class OfModel:
+    """What engines of one of several models share."""
+
+    model_path: str
+    text: TextSpec | None = None
+    block_tokens: int = 0
+
+
+@dataclass(frozen=True)
 class Setting:
     deployment: str
     device: str
@@ -29,16 +38,20 @@ class Setting:
     text: TextSpec | None = None  # of all hosts
     labels: Mapping[str, Mapping[str, str]] = field(default_factory=dict)  # of nodes, by address (disagg/nearness.py)
     block_tokens: int = 0  # of a KV block, in which hosts tell what is cached; 0: they do not
+    of_models: Mapping[str, OfModel] = field(default_factory=dict)  # of several, by their engines' group
+
+    def of(self, group: str) -> OfModel:
+        return self.of_models[group] if group else OfModel(self.model_path, self.text, self.block_tokens)
 
 
 def host_spec(plan: EnginePlan, setting: Setting, incarnation: int, ground: Ground) -> tuple[HostSpec, str]:
     """(what the incarnation's host is told, host:port of its bootstrap server; empty where it has none)."""
-    address, ports = ground.address, Ports.from_first(ground.first_port)
+    address, ports, of_model = ground.address, Ports.from_first(ground.first_port), setting.of(plan.group)
     spec = HostSpec(
         engine_id=plan.id,
         incarnation=incarnation,
         role=plan.role,
-        arguments=plan.arguments(device=setting.device, model_path=setting.model_path, host=address, ports=ports),
+        arguments=plan.arguments(device=setting.device, model_path=of_model.model_path, host=address, ports=ports),
         environment=plan.environment(device=setting.device, deadlines=setting.deadlines),
         plane_host=address,
         plane_port=ports.plane,
@@ -46,7 +59,7 @@ def host_spec(plan: EnginePlan, setting: Setting, incarnation: int, ground: Grou
         scratch=str(run_folder(setting.deployment) / f"{plan.id}-{incarnation}"),
         fork=ground.fork,
         is_simulated=setting.device == "simulated",
-        text=setting.text,
-        block_tokens=setting.block_tokens if ROLES[plan.role].caches_prompts(plan.engine) else 0,
+        text=of_model.text,
+        block_tokens=of_model.block_tokens if ROLES[plan.role].caches_prompts(plan.engine) else 0,
     )
     return spec, ROLES[plan.role].bootstrap_address(address, ports.bootstrap)

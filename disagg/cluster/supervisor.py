@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Any
 
-from disagg.cluster.adapters import Adapters
+from disagg.cluster.adapters import Brought
 from disagg.cluster.engine_life import EngineLife, Event
 from disagg.cluster.engine_node import EngineNode, NodeLost, incomplete
 from disagg.cluster.live import LiveEngine
@@ -77,7 +77,7 @@ class EngineSupervisor:
         runtime: Runtime,
         is_registered: IsRegistered | None = None,
         *,
-        adapters: Adapters | None = None,
+        adapters: Brought | None = None,
         last_incarnation: int = 0,
         must_start: bool = True,
     ) -> None:
@@ -89,7 +89,9 @@ class EngineSupervisor:
         self._is_registered = is_registered or self._role.is_registered
         self._must_start, self._adapters = must_start, adapters
         self._runtime, self._now_s = runtime, runtime.now_s
-        record = EngineRecord(id=plan.id, role=plan.role, state=State.NEW, incarnation=last_incarnation)
+        record = EngineRecord(
+            id=plan.id, role=plan.role, state=State.NEW, group=plan.group, incarnation=last_incarnation
+        )
         self._life = EngineLife(record, registry.put, runtime.wall_s)
         self._was_ready = self._life_was_ready = self._meeting_failed = False
         self._failed_alone = 0

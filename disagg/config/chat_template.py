@@ -1,4 +1,4 @@
-"""`model.chat_template`: a template's text, or the path of a file that has it.
+"""`chat_template` of a model: a template's text, or the path of a file that has it.
 
 Way:   tree + overrides + environment values -> [with_template_text] -> Deployment
 In:    a path counts from the folder of the YAML that says it
@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from disagg.config.extends import Layer, folder_of
+from disagg.config.model_texts import ModelText, model_texts
 from disagg.errors import Problem
 
-HERE = "model.chat_template"
 WOULD_DO = "name the template's file, from the folder of this YAML, or put its text here"
 FILE_BYTES_MAX = 1 << 20
 TEMPLATE_TAGS = ("{{", "{%")  # a template without either says the same whatever a client sends
@@ -24,20 +24,28 @@ TEMPLATE_TAGS = ("{{", "{%")  # a template without either says the same whatever
 def with_template_text(
     tree: dict[str, Any], layers: Sequence[Layer], file: Path | None
 ) -> tuple[dict[str, Any], list[Problem]]:
-    model = tree.get("model")
-    if not isinstance(model, dict) or not isinstance(said := model.get("chat_template"), str):
+    problems: list[Problem] = []
+    for text in model_texts(tree):
+        tree, found = _with_text_of(text, tree, layers, file)
+        problems += found
+    return tree, problems
+
+
+def _with_text_of(
+    of_model: ModelText, tree: dict[str, Any], layers: Sequence[Layer], file: Path | None
+) -> tuple[dict[str, Any], list[Problem]]:
+    model, here = of_model.section, f"{of_model.path}.chat_template"
+    if not isinstance(said := model.get("chat_template"), str) or any(tag in said for tag in TEMPLATE_TAGS):
         return tree, []
-    if any(tag in said for tag in TEMPLATE_TAGS):
-        return tree, []
-    path = folder_of(layers, ("model", "chat_template"), said, file) / Path(said)
-    without = {**tree, "model": {key: value for key, value in model.items() if key != "chat_template"}}
+    path = folder_of(layers, (*of_model.keys, "chat_template"), said, file) / Path(said)
+    without = of_model.put(tree, {key: value for key, value in model.items() if key != "chat_template"})
     try:
         with path.open("rb") as opened:
             text = opened.read(FILE_BYTES_MAX + 1).decode()
     except (OSError, ValueError) as error:  # also of a NUL in it, and of what is not UTF-8
         why = getattr(error, "strerror", None) or error
-        return without, [Problem(HERE, f"{str(path)[:200]} cannot be read: {why}", WOULD_DO)]
+        return without, [Problem(here, f"{str(path)[:200]} cannot be read: {why}", WOULD_DO)]
     if len(text.encode()) > FILE_BYTES_MAX or not any(tag in text for tag in TEMPLATE_TAGS):
         what = f"{path} holds no chat template: it has no {{{{ and no {{%, or more than {FILE_BYTES_MAX >> 20} MiB"
-        return without, [Problem(HERE, what, WOULD_DO)]
-    return {**tree, "model": {**model, "chat_template": text}}, []
+        return without, [Problem(here, what, WOULD_DO)]
+    return of_model.put(tree, {**model, "chat_template": text}), []

@@ -88,7 +88,7 @@ def said_where(problem: Problem, layers: Sequence[Layer]) -> Problem:
 Merged = dict[tuple[int, int], dict[str, Any]]
 
 
-def _over(below: dict[str, Any], above: dict[str, Any], done: Merged, *, top: bool = True) -> dict[str, Any]:
+def _over(below: dict[str, Any], above: dict[str, Any], done: Merged, keys: tuple[str, ...] = ()) -> dict[str, Any]:
     """`done`: YAML's aliases may put a mapping into itself, or a thousand times into one."""
     key = (id(below), id(above))
     if key in done:
@@ -96,11 +96,16 @@ def _over(below: dict[str, Any], above: dict[str, Any], done: Merged, *, top: bo
     tree = done[key] = dict(below)
     for name, value in above.items():
         under = tree.get(name)
-        if isinstance(value, dict) and isinstance(under, dict) and not (top and name in ROLES):
-            tree[name] = _over(under, value, done, top=False)
+        if isinstance(value, dict) and isinstance(under, dict) and not _is_pools(name, keys):
+            tree[name] = _over(under, value, done, (*keys, str(name)))
         else:
             tree[name] = value
     return tree
+
+
+def _is_pools(name: Any, keys: tuple[str, ...]) -> bool:
+    """They are replaced as a whole."""
+    return name in ROLES and (not keys or (keys[0] == "models" and len(keys) == 2))
 
 
 def _known(tree: Any, keys: list[str]) -> int:

@@ -11,7 +11,7 @@ import ast
 import inspect
 from typing import Any
 
-from disagg.config import frontend, lora, registry, sampling_defaults, schema, tls, traces
+from disagg.config import frontend, lora, model, registry, sampling_defaults, schema, tls, traces
 
 DRAFT = "https://json-schema.org/draft/2020-12/schema"
 REFERENCE = {"type": "string", "pattern": r"\$\{env:"}  # stands for a value of any type
@@ -19,6 +19,10 @@ NULL = {"type": "null"}
 ABOUT = ("title", "description", "default")
 # What a file has to say unless it extends another.
 BY_ITSELF = {"required": ["version", "model"], "properties": {"model": {"required": ["path"]}}}
+OF_SEVERAL = {
+    "required": ["version", "models"],
+    "properties": {"models": {"additionalProperties": {"required": ["path"]}}},
+}
 
 
 def json_schema() -> dict[str, Any]:
@@ -32,7 +36,7 @@ def json_schema() -> dict[str, Any]:
         section.pop("required", None)
     for field in schema.MAY_BE_EMPTY:
         tree["properties"][field]["anyOf"].append(NULL)
-    return {"$schema": DRAFT, **tree, "anyOf": [{"required": ["extends"]}, BY_ITSELF]}
+    return {"$schema": DRAFT, **tree, "anyOf": [{"required": ["extends"]}, BY_ITSELF, OF_SEVERAL]}
 
 
 def _of_file(about: dict[str, Any]) -> dict[str, Any]:
@@ -50,11 +54,12 @@ def _with_items(option: dict[str, Any]) -> dict[str, Any]:
 
 def _field_docs() -> dict[str, dict[str, str]]:
     """Class -> field -> the text under it in its module. Read here: pydantic would read it at every start."""
-    found = {}
-    for module in (schema, frontend, lora, registry, sampling_defaults, tls, traces):
+    found: dict[str, dict[str, str]] = {}
+    for module in (model, schema, frontend, lora, registry, sampling_defaults, tls, traces):
         for section in ast.parse(inspect.getsource(module)).body:
             if isinstance(section, ast.ClassDef):
-                found[section.name] = dict(_docs_in(section))
+                inherited = [found.get(base.id, {}) for base in section.bases if isinstance(base, ast.Name)]
+                found[section.name] = {**inherited[0], **dict(_docs_in(section))} if inherited else {}
     return found
 
 

@@ -1,4 +1,4 @@
-"""`model.lora`: adapters that engines load at their start, and how large those may be that come later.
+"""`lora` of a model: adapters that engines load at their start, and how large those may be that come later.
 
 Way:   tree + overrides + environment values -> [with_adapters] -> Deployment -> plan: the same for every role
 In:    an adapter's path counts from the folder of the YAML that says it
@@ -16,11 +16,11 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, Field, ValidationInfo, field_validator
 
 from disagg.config.extends import Layer, folder_of
+from disagg.config.model_texts import ModelText, model_texts
 from disagg.config.section import Section, listed
 from disagg.errors import Problem
 from disagg.models.adapters import CONFIG, AdapterFiles, read_adapter
 
-HERE = "model.lora"
 SGLANG_PER_BATCH = 8  # its max_loras_per_batch
 LACKING = {"max_lora_rank": "say 16, or more", "target_modules": "say which, as [q_proj, v_proj], or [all]"}
 FOLDER = f"name a folder that holds {CONFIG} and its weights, as PEFT writes them"
@@ -80,25 +80,35 @@ class LoraSection(Section):
 def with_adapters(
     tree: dict[str, Any], layers: Sequence[Layer], file: Path | None
 ) -> tuple[dict[str, Any], list[Problem]]:
-    model = tree.get("model")
-    if not isinstance(model, dict) or not isinstance(lora := model.get("lora"), dict):
+    problems: list[Problem] = []
+    for text in model_texts(tree):
+        tree, found = _with_adapters_of(text, tree, layers, file)
+        problems += found
+    return tree, problems
+
+
+def _with_adapters_of(
+    of_model: ModelText, tree: dict[str, Any], layers: Sequence[Layer], file: Path | None
+) -> tuple[dict[str, Any], list[Problem]]:
+    here = (*of_model.keys, "lora")
+    if not isinstance(lora := of_model.section.get("lora"), dict):
         return tree, []
     said = lora.get("adapters") or {}
     if not isinstance(said, dict):  # the schema says so
         return tree, []
-    adapters = {name: _with_path(name, each, layers, file) for name, each in said.items()}
+    adapters = {name: _with_path((*here, "adapters", name), each, layers, file) for name, each in said.items()}
     found = {name: read_adapter(each["path"]) for name, each in adapters.items() if _has_path(each)}
-    sizes, problems = _sizes(lora, found)
+    sizes, problems = _sizes(".".join(here), lora, found)
     whole = {**lora, **sizes, **({"adapters": adapters} if adapters else {})}
-    return {**tree, "model": {**model, "lora": whole}}, problems
+    return of_model.put(tree, {**of_model.section, "lora": whole}), problems
 
 
-def _with_path(name: Any, said: Any, layers: Sequence[Layer], file: Path | None) -> Any:
+def _with_path(keys: Sequence[str], said: Any, layers: Sequence[Layer], file: Path | None) -> Any:
     """What is no path, nor has one, stays as it is: the schema refuses it."""
     adapter = {"path": said} if isinstance(said, str) else said
     if not isinstance(adapter, dict) or not isinstance(path := adapter.get("path"), str) or not path or "\0" in path:
         return said
-    folder = folder_of(layers, ("model", "lora", "adapters", name), said, file)
+    folder = folder_of(layers, keys, said, file)
     return {**adapter, "path": str((folder / Path(path)).absolute())}
 
 
@@ -106,9 +116,9 @@ def _has_path(adapter: Any) -> bool:
     return isinstance(adapter, dict) and isinstance(adapter.get("path"), str)
 
 
-def _sizes(lora: dict[str, Any], found: dict[str, AdapterFiles]) -> tuple[dict[str, Any], list[Problem]]:
+def _sizes(here: str, lora: dict[str, Any], found: dict[str, AdapterFiles]) -> tuple[dict[str, Any], list[Problem]]:
     """What the YAML leaves out, from the adapters; and which of them do not fit what it says, or cannot be read."""
-    problems = [problem for name, files in found.items() for problem in _unfit(f"{HERE}.adapters.{name}", files, lora)]
+    problems = [problem for name, files in found.items() for problem in _unfit(here, name, files, lora)]
     read = [files for files in found.values() if not files.absent]
     sizes: dict[str, Any] = {}
     if lora.get("max_lora_rank") is None:
@@ -120,11 +130,12 @@ def _sizes(lora: dict[str, Any], found: dict[str, AdapterFiles]) -> tuple[dict[s
         return sizes, problems
     for name, would_do in LACKING.items():
         if name in sizes and not sizes[name]:
-            problems.append(Problem(f"{HERE}.{name}", "is not said, and no adapter here tells it", would_do))
+            problems.append(Problem(f"{here}.{name}", "is not said, and no adapter here tells it", would_do))
     return sizes, problems
 
 
-def _unfit(path: str, files: AdapterFiles, lora: dict[str, Any]) -> list[Problem]:
+def _unfit(here: str, name: str, files: AdapterFiles, lora: dict[str, Any]) -> list[Problem]:
+    path = f"{here}.adapters.{name}"
     rank, modules = lora.get("max_lora_rank"), lora.get("target_modules")
     if files.absent == "is not there" and rank and modules:
         return []  # it may be on the nodes alone, and there it is looked for
@@ -132,11 +143,11 @@ def _unfit(path: str, files: AdapterFiles, lora: dict[str, Any]) -> list[Problem
         return [Problem(path, f"{files.folder} {files.absent}", FOLDER)]
     problems = []
     if isinstance(rank, int) and files.rank > rank:
-        what = f"has rank {files.rank}, and {HERE}.max_lora_rank is {rank}"
+        what = f"has rank {files.rank}, and {here}.max_lora_rank is {rank}"
         problems.append(Problem(path, what, f"say max_lora_rank: {files.rank}"))
     if isinstance(modules, list) and modules and "all" not in modules:
         more = [name for name in files.modules if name not in modules]
         if more:
-            what = f"changes {', '.join(more)}, which {HERE}.target_modules does not list"
+            what = f"changes {', '.join(more)}, which {here}.target_modules does not list"
             problems.append(Problem(path, what, "add them there"))
     return problems

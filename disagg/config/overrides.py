@@ -3,7 +3,8 @@
 Way:   file -> tree -> [overrides] -> Deployment
 Out:   a new tree; the one passed in is left as it was
 
-A role may be one pool or a list. `prefill.0.engine.x` names one pool, `prefill.engine.x` all pools of the role.
+A role may be one pool or a list. `prefill.0.engine.x` names one pool, `prefill.engine.x` all pools of the role;
+of one of several models, `models.NAME.prefill.0.engine.x`.
 Every mapping on the way to a value is copied first: YAML's `*engine` makes two pools hold the very same mapping.
 """
 
@@ -46,6 +47,11 @@ def apply_sets(tree: dict[str, Any], sets: Sequence[str]) -> tuple[dict[str, Any
 
 def _set(tree: dict[str, Any], keys: list[str], value: Any, where: str) -> Iterable[Problem]:
     head, *rest = keys
+    models = tree.get("models")
+    if head == "models" and len(rest) > 1 and isinstance(models, dict) and isinstance(models.get(rest[0]), dict):
+        of_model = copy.copy(models[rest[0]])
+        tree["models"] = {**models, rest[0]: of_model}
+        return _set(of_model, rest[1:], value, where)
     if head not in ROLES or not rest:
         return _set_below(tree, keys, value, where, "the configuration")
     pools = tree.setdefault(head, {})

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
+from disagg.config.model_texts import path_in
 from disagg.config.schema import Deployment, spelled
 from disagg.errors import Problem
 from disagg.plane.messages import READ_BYTES_MAX
@@ -37,8 +38,8 @@ def count(value: Any, default: int = 1) -> int:
     return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else default
 
 
-def pool_texts(tree: dict[str, Any]) -> list[PoolText]:
-    """Every pool that is at least a mapping. (The schema refuses the others.)"""
+def pool_texts(tree: dict[str, Any], key: str = "") -> list[PoolText]:
+    """Every pool that is at least a mapping. (The schema refuses the others.) `key`: of one of several models."""
     found = []
     for role in ROLES:
         pools = tree.get(role)
@@ -47,7 +48,7 @@ def pool_texts(tree: dict[str, Any]) -> list[PoolText]:
                 engine = pool.get("engine")
                 said = {spelled(name): value for name, value in engine.items()} if isinstance(engine, dict) else {}
                 path = f"{role}.{index}" if isinstance(pools, list) else role
-                found.append(PoolText(role, path, pool, neutral(said)))
+                found.append(PoolText(role, path_in(key, path), pool, neutral(said)))
     return found
 
 
@@ -57,10 +58,11 @@ def texts_of(deployment: Deployment) -> list[PoolText]:
     return [PoolText(role, deployment.path_of(role, at), pool.model_dump(), pool.engine) for role, at, pool in pools]
 
 
-def check_rules(tree: dict[str, Any], meant: list[PoolText]) -> list[Problem]:
+def check_rules(tree: dict[str, Any], meant: list[PoolText], key: str = "") -> list[Problem]:
     """`meant`: the pools with obvious mistakes mended (engine_arguments.as_meant). Rules between two keys read these:
-    in `tree` a misspelled name would count as absent, and the advice would be about its default."""
-    pools = pool_texts(tree)
+    in `tree` a misspelled name would count as absent, and the advice would be about its default. `key`: as
+    pool_texts has it."""
+    pools = pool_texts(tree, key)
     return [
         *_roles_make_a_deployment(tree),
         *_names_differ(pools),

@@ -11,16 +11,22 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    PrivateAttr,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
-from disagg.adapters import ADAPTERS_MAX, problem_of_name
 from disagg.config.frontend import FrontendSection, Security
-from disagg.config.lora import LoraSection
+from disagg.config.model import ModelSection
+from disagg.config.model_texts import path_in
 from disagg.config.registry import RegistrySection
-from disagg.config.sampling_defaults import SamplingDefaults
 from disagg.config.section import Remedy, Section, listed
 from disagg.config.traces import Traces
 from disagg.policy_names import DEFAULT, LEAST_LOADED, SHIPPED
@@ -34,10 +40,6 @@ FIRST_TOKEN_LIMIT = "stay below 300: SGLang ends a leg after 300 s by itself, an
 POOL_NAME = r"^[A-Za-z0-9]([A-Za-z0-9_-]{0,61}[A-Za-z0-9])?$"
 DNS_LABEL = r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$"
 
-PATH_BYTES_MAX, NAME_BYTES_MAX = 4095, 255  # <linux/limits.h>
-
-OF_REQUESTS = frozenset({"messages", "tools", "documents", "add_generation_prompt"})  # to a chat template
-
 # Variables of an engine's environment that the orchestrator sets, and which key sets them instead.
 OWNED_ENVIRONMENT = {
     "CUDA_VISIBLE_DEVICES": "resources.gpus",
@@ -45,87 +47,6 @@ OWNED_ENVIRONMENT = {
     "SGLANG_DISAGGREGATION_BOOTSTRAP_TIMEOUT": "deadlines.first_token_s",
     "SGLANG_DISAGGREGATION_WAITING_TIMEOUT": "deadlines.first_token_s",
 }
-
-
-ParserName = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,64}$")]
-
-
-class ModelSection(Section):
-    """`path` is a folder, a name of `disagg model` (smollm2), or a hub id. Clients say `name`."""
-
-    path: Annotated[str, Field(min_length=1)]
-    """A folder, a name of `disagg model list`, or a hub id (owner/name)."""
-    revision: str | None = None
-    """Of a hub id: a branch, a tag or a commit."""
-    name: str = ""
-    """What clients say; default: the last part of path."""
-    trust_remote_code: bool = False
-    """Engines run Python code that comes with the model. The frontend never does."""
-    tokenization: Literal["frontend", "engine"] = "frontend"
-    """Which process turns text into ids and ids into text. engine: the engines' hosts, so that the frontend needs no
-    file of the model, and any tokenizer will do that transformers reads."""
-    tool_call_parser: ParserName | None = None
-    """Reads tool calls out of the model's text: a name that SGLang here has, or auto: from the model's chat template.
-    Without one, requests with tools are refused."""
-    reasoning_parser: ParserName | None = None
-    """Tells the model's reasoning from its answer: a name that SGLang here has, or auto: from its chat template."""
-    sampling_defaults: SamplingDefaults = SamplingDefaults()
-    """For requests that do not name the value; stronger than the model's own generation_config.json."""
-    chat_template: str | None = None
-    """In the place of the model's own: a Jinja file, from this file's folder, or its text."""
-    chat_template_kwargs: dict[str, Any] = Field({})
-    """Variables of the chat template, as enable_thinking; a request's own chat_template_kwargs are stronger."""
-
-    lora: LoraSection | None = None
-    """LoRA adapters that clients may name."""
-
-    @field_validator("lora")
-    @classmethod
-    def _named_apart(cls, lora: LoraSection | None, info: ValidationInfo) -> LoraSection | None:
-        adapters = lora.adapters if lora else {}
-        for name in adapters:
-            if problem := problem_of_name(name, info.data.get("name", "")):
-                raise ValueError(f"adapters.{name[:100]} {problem}; give it another name")
-        if len(adapters) > ADAPTERS_MAX:
-            raise ValueError(f"has {len(adapters)} adapters, and {ADAPTERS_MAX} are the most; leave some out")
-        return lora
-
-    @field_validator("path")
-    @classmethod
-    def _can_be_a_path(cls, path: str) -> str:
-        if "\0" in path:
-            raise ValueError("holds a NUL, which no name can; take it out")
-        if len(path.encode()) > PATH_BYTES_MAX or any(len(part.encode()) > NAME_BYTES_MAX for part in path.split("/")):
-            raise ValueError(f"has {len(path)} letters, more than a file's name can have; say a folder or a hub id")
-        try:
-            Path(path).expanduser()
-        except RuntimeError:
-            said = f"begins with {path.split('/')[0]}, and that user is not known here; say the whole path"
-            raise ValueError(said) from None
-        return path
-
-    @field_validator("revision")
-    @classmethod
-    def _only_of_a_hub_id(cls, revision: str | None, info: ValidationInfo) -> str | None:
-        path = info.data.get("path", "")
-        if revision is not None and path.startswith(("/", ".", "~")):
-            raise ValueError(f"a folder has no revision, and model.path is {path}; leave it out")
-        return revision
-
-    @field_validator("chat_template_kwargs")
-    @classmethod
-    def _not_what_requests_say(cls, variables: dict[str, Any]) -> dict[str, Any]:
-        for name in sorted(OF_REQUESTS & variables.keys()):
-            raise ValueError(f"{name} is what a request says, not a variable of the template; leave it out")
-        return variables
-
-    @model_validator(mode="before")
-    @classmethod
-    def _name_from_path(cls, tree: Any) -> Any:
-        if isinstance(tree, dict) and tree.get("name") in (None, "") and isinstance(tree.get("path"), str):
-            path = Path(tree["path"])
-            return {**tree, "name": path.name or path.resolve().name or "model"}
-        return tree
 
 
 class Ray(Section):
@@ -418,8 +339,25 @@ Pools = Annotated[
 ]
 
 
+class ModelWithEngines(ModelSection):
+    """One of several models, with engines of its own: only these meet."""
+
+    prefill: Pools = ()
+    """Engines that read prompts: a pool, or a list of pools."""
+    decode: Pools = ()
+    """Engines that make tokens: a pool, or a list of pools."""
+    aggregated: Pools = ()
+    """Engines that do both: a pool, or a list of pools."""
+    embedding: Pools = ()
+    """Engines that make vectors and scores, and no tokens: a pool, or a list of pools."""
+
+
+ModelKey = Annotated[str, Field(pattern=POOL_NAME)]
+
+
 class Deployment(Section):
-    """One model served by prefill and decode engines, or by aggregated ones; as vectors by embedding engines."""
+    """One model served by prefill and decode engines, or by aggregated ones; as vectors by embedding engines. Or
+    several such models: `parts` are what each of them would be alone."""
 
     version: Literal[1]
     """Of this format."""
@@ -431,8 +369,11 @@ class Deployment(Section):
     """Deployments of one namespace have different names."""
     device: Literal["auto", "cpu", "cuda", "simulated"] = "auto"
     """auto: cuda when the cluster has a GPU, else cpu. simulated: engines without a model, for trials and tests."""
-    model: ModelSection
+    model: Annotated[ModelSection, Field(default=None)]  # of several models each part has its own
     """The model that is served."""
+    models: dict[ModelKey, ModelWithEngines] = Field({})
+    """In the place of `model`, and of the pools beside it: several models, each with its pools. Clients say the name,
+    unless the model has another one."""
     ray: Ray = Ray()
     """Where the engines run."""
     frontend: FrontendSection = FrontendSection()
@@ -460,6 +401,20 @@ class Deployment(Section):
     telemetry: Telemetry = Telemetry()
     """What the deployment tells of itself."""
 
+    _key: str = PrivateAttr("")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _named_by_keys(cls, tree: Any) -> Any:
+        models = tree.get("models") if isinstance(tree, dict) else None
+        if not isinstance(models, dict):
+            return tree
+        named = {
+            key: {**said, "name": said.get("name") or key} if isinstance(said, dict) and isinstance(key, str) else said
+            for key, said in models.items()
+        }
+        return {**tree, "models": named}
+
     @model_validator(mode="before")
     @classmethod
     def _empty_is_absent(cls, tree: Any) -> Any:
@@ -467,6 +422,27 @@ class Deployment(Section):
         if not isinstance(tree, dict):
             return tree
         return {key: {} if key in MAY_BE_EMPTY and value is None else value for key, value in tree.items()}
+
+    @property
+    def key(self) -> str:
+        """Which of several models this is a part of; empty where there is one."""
+        return self._key
+
+    def parts(self) -> tuple[Deployment, ...]:
+        """Each model's own: a deployment of one model, that shares with the others all that is no model's."""
+        return tuple(self._part(key, said) for key, said in self.models.items()) or (self,)
+
+    def _part(self, key: str, said: ModelWithEngines) -> Deployment:
+        own = {role.value: getattr(said, role.value) for role in ROLES}
+        of_model = {name: getattr(said, name) for name in ModelSection.model_fields}
+        model = ModelSection.model_construct(said.model_fields_set & of_model.keys(), **of_model)
+        part = self.model_copy(update={"model": model, "models": {}, **own})
+        part._key = key
+        return part
+
+    def at(self, path: str) -> str:
+        """Where the YAML says what a part has at `path`."""
+        return path_in(self._key, path)
 
     def pools(self) -> Iterator[tuple[Role, int, Pool]]:
         """Every pool as (role, index in its role, pool), in the order engines are numbered."""
@@ -480,4 +456,4 @@ class Deployment(Section):
 
     def path_of(self, role: Role, index: int) -> str:
         """Where messages say that a pool is: `decode`, or `decode.1` where the role has several."""
-        return f"{role}.{index}" if len(self.of_role(role)) > 1 else role.value
+        return self.at(f"{role}.{index}" if len(self.of_role(role)) > 1 else role.value)

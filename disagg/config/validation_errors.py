@@ -119,10 +119,19 @@ def _problem(details: ErrorDetails, tree: Any, root: type[BaseModel]) -> Problem
 
 def _yaml_path(location: tuple[int | str, ...], tree: Any) -> str:
     """The path as the YAML has it: a single pool has no index, although the schema holds a list of one."""
-    parts = [str(part) for part in location if part != "[key]"]
-    if len(location) > 1 and isinstance(location[1], int) and not isinstance(tree.get(location[0]), list):
-        del parts[1]
+    parts, there = [], tree
+    for part in location:
+        if part == "[key]" or (isinstance(part, int) and not _has(there, part) and not isinstance(there, list)):
+            continue
+        parts.append(str(part))
+        there = there[part] if _has(there, part) else None
     return ".".join(parts) or "configuration"
+
+
+def _has(tree: Any, part: int | str) -> bool:
+    if isinstance(tree, list):
+        return isinstance(part, int) and part < len(tree)
+    return isinstance(tree, dict) and part in tree
 
 
 def _field_at(location: tuple[int | str, ...], root: type[BaseModel]) -> FieldInfo | None:

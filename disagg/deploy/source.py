@@ -18,7 +18,7 @@ from disagg.config.schema import Deployment
 from disagg.deploy.nodes import NodeGroup, pack, unfit
 from disagg.errors import ConfigError, Problem
 from disagg.load import load_config, shipped_text
-from disagg.planning.plan import Plan, device_of, resolve
+from disagg.planning.plan import Plan, device_of, resolve_parts, together
 
 STOP_MARGIN_S = 50  # engines are made to stop, their Ray workers end, the registry and Ray hear of it
 GPUS_PER_NODE = 8  # of a cuda deployment, unless said
@@ -79,8 +79,9 @@ def read_source(
     if deployment is not None:
         try:
             gpus = _gpus_per_node(deployment, gpus_per_node)
-            plan = resolve(deployment, device_of(deployment, gpus))
-            found += unfit(plan, gpus, cpus_per_node)
+            plans = resolve_parts(deployment, device_of(deployment, gpus))
+            plan = together(plans, deployment)
+            found += [problem for each in plans for problem in unfit(each, gpus, cpus_per_node)]
             for keys in ("api_keys", "admin_keys"):
                 if getattr(deployment.security, keys):
                     what = "could be read by whoever reads what is rendered"

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from disagg.adapters import Adapter
@@ -21,8 +21,10 @@ from disagg.frontend.embeddings import Embeddings
 from disagg.frontend.exchange import Exchange, Header
 from disagg.frontend.generation import Generations
 from disagg.frontend.http1 import Call, ClientGone, Limits, Refusals
+from disagg.frontend.inputs import InputKind
 from disagg.frontend.key_limits import NO_LIMITS, Meters
 from disagg.frontend.keys import Caller, Keys, Right
+from disagg.frontend.models import Model, Models
 from disagg.frontend.native_api.adapters import AdapterRoutes, adapter_error
 from disagg.frontend.native_api.routes import NativeRoutes
 from disagg.frontend.origins import Origins
@@ -30,13 +32,14 @@ from disagg.frontend.own import OwnRequests
 from disagg.frontend.page.routes import PageRoutes
 from disagg.frontend.peers import Peers
 from disagg.frontend.receiving import bare_id
-from disagg.frontend.request_body import no_such_model
 from disagg.frontend.responses import encode
-from disagg.frontend.routes import Route, Routes
+from disagg.frontend.responses_api import ResponseStore
+from disagg.frontend.routes import Handler, Route, Routes
 from disagg.frontend.server import HttpServer
 from disagg.frontend.tls import Tls
 from disagg.frontend.together import Together, no_such_request
 from disagg.frontend.tokenization import Tokenization, facts_now
+from disagg.frontend.whole import Whole
 from disagg.logfile import ASKED_LINES_MAX
 from disagg.telemetry.traces.tracer import Tracer
 
@@ -69,28 +72,33 @@ class Frontend:
         keys: Keys = Keys(),
         origins: Origins = Origins(),
         peers: Peers | None = None,
+        more: Sequence[tuple[Backend, Tokenization]] = (),
+        whole: Whole | None = None,
         tracer: Tracer | None = None,
         meters: Meters = NO_LIMITS,
     ) -> None:
-        self._tracer = tracer
-        self._keys, self._origins = keys, origins
-        self._backend, self._tokenization, self._headers = backend, tokenization, headers
-        self._generations = Generations(backend, tokenization, body_limit_bytes, peers, meters)
-        self._embeddings = Embeddings(backend, tokenization, body_limit_bytes, self._generations.running, meters)
-        self.own = OwnRequests(backend, self._generations)
-        self._together = Together(backend, self.own, peers)
-        native = NativeRoutes(backend, tokenization, self._together.cancel)
-        adapters, page = AdapterRoutes(backend), PageRoutes(backend)
+        """`more`: models beside the first; then `whole` speaks for all of them."""
+        self._keys, self._origins, self._tracer = keys, origins, tracer
+        self._whole, self._headers = whole or backend, headers
+        kept = ResponseStore()
+        every = ((backend, tokenization), *more)
+        models = [_model(*each, body_limit_bytes, peers, kept, meters) for each in every]
+        self._models = Models(models, body_limit_bytes)
+        self.own = OwnRequests(self._whole, models)
+        self._together = Together(self._whole, self.own, peers)
+        native = NativeRoutes(self._models, self._whole, self._together.cancel)
+        adapters, page = AdapterRoutes(self._models), PageRoutes(self._whole.feed)
+        generation, here, vectors = self._generation, self._here, self._vectors
         self._refusals = refusals or Refusals()
         self._server = HttpServer(self, limits, self._refusals)
         self._routes = Routes(
             {
-                "/v1/chat/completions": Route("POST", Right.CLIENT, self._chat),
-                "/v1/completions": Route("POST", Right.CLIENT, self._completion),
-                "/v1/responses": Route("POST", Right.CLIENT, self._responses),
-                "/v1/messages": Route("POST", Right.CLIENT, self._messages, messages_api.error_body),
-                "/v1/messages/count_tokens": Route("POST", Right.CLIENT, self._count_tokens, messages_api.error_body),
-                "/generate": Route("POST", Right.CLIENT, self._generate),
+                "/v1/chat/completions": Route("POST", Right.CLIENT, generation("chat")),
+                "/v1/completions": Route("POST", Right.CLIENT, generation("text")),
+                "/v1/responses": Route("POST", Right.CLIENT, generation("responses")),
+                "/v1/messages": Route("POST", Right.CLIENT, generation("messages"), messages_api.error_body),
+                "/v1/messages/count_tokens": Route("POST", Right.CLIENT, here("count_tokens"), messages_api.error_body),
+                "/generate": Route("POST", Right.CLIENT, generation("generate")),
                 "/abort_request": Route("POST", Right.CLIENT, native.abort_request),
                 "/health_generate": Route("GET", Right.CLIENT, native.health_generate),
                 **dict.fromkeys(("/server_info", "/get_server_info"), Route("GET", Right.CLIENT, native.server_info)),
@@ -100,15 +108,15 @@ class Frontend:
                 "/flush_cache": Route("POST", Right.OPERATE, native.flush_cache, also=("GET",)),
                 "/version": Route("GET", Right.HEALTH, native.version),
                 "/ping": Route("GET", Right.HEALTH, self._health),
-                "/v1/models": Route("GET", Right.CLIENT, self._models),
-                "/v1/tokenize": Route("POST", Right.CLIENT, self._tokenize),
-                "/v1/detokenize": Route("POST", Right.CLIENT, self._detokenize),
-                "/tokenize": Route("POST", Right.CLIENT, self._tokenize),
-                "/detokenize": Route("POST", Right.CLIENT, self._detokenize),
-                "/v1/embeddings": Route("POST", Right.CLIENT, self._embed),
-                "/v1/classify": Route("POST", Right.CLIENT, self._classify),
-                "/v1/rerank": Route("POST", Right.CLIENT, self._rerank),
-                "/v1/score": Route("POST", Right.CLIENT, self._score),
+                "/v1/models": Route("GET", Right.CLIENT, self._list_models),
+                "/v1/tokenize": Route("POST", Right.CLIENT, here("tokenize")),
+                "/v1/detokenize": Route("POST", Right.CLIENT, here("detokenize")),
+                "/tokenize": Route("POST", Right.CLIENT, here("tokenize")),
+                "/detokenize": Route("POST", Right.CLIENT, here("detokenize")),
+                "/v1/embeddings": Route("POST", Right.CLIENT, vectors("embd")),
+                "/v1/classify": Route("POST", Right.CLIENT, vectors("clas")),
+                "/v1/rerank": Route("POST", Right.CLIENT, vectors("rank")),
+                "/v1/score": Route("POST", Right.CLIENT, vectors("scor")),
                 "/openapi.json": Route("GET", Right.HEALTH, self._openapi),
                 "/docs": Route("GET", Right.HEALTH, self._docs),
                 "/health": Route("GET", Right.HEALTH, self._health),
@@ -119,7 +127,7 @@ class Frontend:
                 "/disagg/status": Route("GET", Right.STATUS, self._status),
                 "/disagg/loads": Route("GET", Right.STATUS, self._loads),
                 # the rest of the path is the name
-                "/v1/models/": Route("GET", Right.CLIENT, self._model),
+                "/v1/models/": Route("GET", Right.CLIENT, self._show_model),
                 "/v1/requests/": Route("DELETE", Right.CLIENT, self._cancel),
                 "/disagg/page/": Route("GET", Right.HEALTH, page.file),
                 "/disagg/requests/": Route("GET", Right.STATUS, self._timeline),
@@ -134,13 +142,15 @@ class Frontend:
 
     async def stop(self, limit_s: float) -> None:
         """Running requests may end within the limit; then they are cancelled."""
-        self._backend.feed.close()
+        self._whole.feed.close()
         await self._server.stop(limit_s)
-        await self._tokenization.stop()
+        for model in self._models.all:
+            await model.tokenization.stop()
 
     async def start_reader(self) -> None:
         """Ahead of the first body that needs one; without it that one waits for a process to start."""
-        await self._tokenization.start()
+        for model in self._models.all:
+            await model.tokenization.start()
 
     @property
     def port(self) -> int:
@@ -191,51 +201,38 @@ class Frontend:
             exchange.trace = self._tracer.begin(exchange.path, exchange.request_header(b"traceparent"))
         await route.handler(exchange, name, caller)
 
-    def _chat(self, exchange: Exchange, _: str, caller: Caller) -> Awaitable[None]:
-        return self._generations.answer(exchange, "chat", caller.owner)
+    def _generation(self, endpoint: str) -> Handler:
+        async def handle(exchange: Exchange, _: str, caller: Caller) -> None:
+            model = await self._models.of_body(exchange)
+            await model.generations.answer(exchange, endpoint, caller.owner)
 
-    def _completion(self, exchange: Exchange, _: str, caller: Caller) -> Awaitable[None]:
-        return self._generations.answer(exchange, "text", caller.owner)
+        return handle
 
-    def _responses(self, exchange: Exchange, _: str, caller: Caller) -> Awaitable[None]:
-        return self._generations.answer(exchange, "responses", caller.owner)
+    def _here(self, endpoint: str) -> Handler:
+        async def handle(exchange: Exchange, _: str, caller: Caller) -> None:
+            model = await self._models.of_body(exchange)
+            await model.generations.answer_here(exchange, endpoint)
 
-    def _messages(self, exchange: Exchange, _: str, caller: Caller) -> Awaitable[None]:
-        return self._generations.answer(exchange, "messages", caller.owner)
+        return handle
 
-    def _count_tokens(self, exchange: Exchange, _: str, caller: Caller) -> Awaitable[None]:
-        return self._generations.answer_here(exchange, "count_tokens")
+    def _vectors(self, kind: InputKind) -> Handler:
+        async def handle(exchange: Exchange, _: str, caller: Caller) -> None:
+            model = await self._models.of_body(exchange)
+            await model.embeddings.answer(exchange, kind, caller.owner)
 
-    def _generate(self, exchange: Exchange, _: str, caller: Caller) -> Awaitable[None]:
-        return self._generations.answer(exchange, "generate", caller.owner)
+        return handle
 
-    def _tokenize(self, exchange: Exchange, _: str, caller: Caller) -> Awaitable[None]:
-        return self._generations.answer_here(exchange, "tokenize")
+    async def _list_models(self, exchange: Exchange, _: str, caller: Caller) -> None:
+        listed = []
+        for model in self._models.all:
+            listed.append(await _model_body(model))
+            listed += [await _adapter_body(model, adapter) for adapter in model.backend.adapters.values()]
+        await _json(exchange, {"object": "list", "data": listed})
 
-    def _detokenize(self, exchange: Exchange, _: str, caller: Caller) -> Awaitable[None]:
-        return self._generations.answer_here(exchange, "detokenize")
-
-    def _embed(self, exchange: Exchange, _: str, caller: Caller) -> Awaitable[None]:
-        return self._embeddings.answer(exchange, "embd", caller.owner)
-
-    def _classify(self, exchange: Exchange, _: str, caller: Caller) -> Awaitable[None]:
-        return self._embeddings.answer(exchange, "clas", caller.owner)
-
-    def _rerank(self, exchange: Exchange, _: str, caller: Caller) -> Awaitable[None]:
-        return self._embeddings.answer(exchange, "rank", caller.owner)
-
-    def _score(self, exchange: Exchange, _: str, caller: Caller) -> Awaitable[None]:
-        return self._embeddings.answer(exchange, "scor", caller.owner)
-
-    async def _models(self, exchange: Exchange, _: str, caller: Caller) -> None:
-        adapters = [await self._adapter_body(adapter) for adapter in self._backend.adapters.values()]
-        await _json(exchange, {"object": "list", "data": [await self._model_body(), *adapters]})
-
-    async def _model(self, exchange: Exchange, name: str, caller: Caller) -> None:
-        adapter = self._backend.served.adapter_of(name)
-        if adapter is None:
-            raise no_such_model(name, self._backend.served)
-        body = await (self._adapter_body(self._backend.adapters[adapter]) if adapter else self._model_body())
+    async def _show_model(self, exchange: Exchange, name: str, caller: Caller) -> None:
+        model = self._models.find(name)
+        adapter = model.backend.served.adapter_of(name)
+        body = await (_adapter_body(model, model.backend.adapters[adapter]) if adapter else _model_body(model))
         await _json(exchange, {**body, "id": name})
 
     async def _openapi(self, exchange: Exchange, _: str, caller: Caller) -> None:
@@ -249,7 +246,9 @@ class Frontend:
         await _json(exchange, {"status": "alive"})
 
     async def _ready(self, exchange: Exchange, _: str, caller: Caller) -> None:
-        is_ready, why_not = self._backend.ready()
+        """With several models: one of them can serve, or the one that `?model=` names."""
+        named = exchange.query("model") is not None
+        is_ready, why_not = (self._models.of_query(exchange).backend if named else self._whole).ready()
         if not is_ready:
             raise NoReadyPair("frontend", why_not)
         await _json(exchange, {"status": "ready"})
@@ -261,13 +260,13 @@ class Frontend:
         await _json(exchange, await self._together.status(None if caller.sees_all else caller.owner))
 
     async def _loads(self, exchange: Exchange, _: str, caller: Caller) -> None:
-        await _json(exchange, await self._backend.loads())
+        await _json(exchange, await self._whole.loads())
 
     async def _timeline(self, exchange: Exchange, name: str, caller: Caller) -> None:
         await _json(exchange, await self._together.timeline(name, caller))
 
     async def _engine_log(self, exchange: Exchange, name: str, caller: Caller) -> None:
-        text = await self._backend.engine_log(name, _line_count(exchange.query("lines")))
+        text = await self._whole.engine_log(name, _line_count(exchange.query("lines")))
         if text is None:
             raise BadRequest("engine", "engine_not_found", f"there is no engine '{name[:100]}' here", http_status=404)
         await exchange.answer(200, text.encode(errors="replace"), TEXT)
@@ -277,7 +276,7 @@ class Frontend:
         engine_id, _, action = name.rpartition("/")
         if action != "drain" or not engine_id:
             raise BadRequest(None, "unknown_url", f"there is no {exchange.path[:100]} here", http_status=404)
-        why_not = await self._backend.drain(engine_id, restart=exchange.query("restart") == "1")
+        why_not = await self._whole.drain(engine_id, restart=exchange.query("restart") == "1")
         if why_not is not None:
             raise BadRequest("engine", "cannot_drain", why_not, http_status=409)
         await _json(exchange, {"id": engine_id, "draining": True})
@@ -287,22 +286,37 @@ class Frontend:
             raise no_such_request(name)
         await _json(exchange, {"id": bare_id(name), "cancelled": True})
 
-    async def _model_body(self) -> dict[str, Any]:
-        """`max_model_len` is vLLM's and SGLang's addition, which clients read to size their prompts."""
-        facts = await facts_now(self._tokenization, self._backend)
-        return {
-            "id": self._backend.model_name,
-            "object": "model",
-            "created": self._backend.created_s,
-            "owned_by": "disagg",
-            "max_model_len": facts.context_length if facts else None,
-        }
 
-    async def _adapter_body(self, adapter: Adapter) -> dict[str, Any]:
-        """As OpenAI shows a fine-tuned model, and SGLang an adapter, with the model that it is of. Its folder is for
-        operators alone."""
-        of = {"root": self._backend.model_name, "parent": self._backend.model_name}
-        return {**await self._model_body(), "id": adapter.name, "created": adapter.created_s, **of}
+def _model(
+    backend: Backend,
+    tokenization: Tokenization,
+    body_limit_bytes: int,
+    peers: Peers | None,
+    kept: ResponseStore,
+    meters: Meters,
+) -> Model:
+    generations = Generations(backend, tokenization, body_limit_bytes, peers, kept, meters)
+    embeddings = Embeddings(backend, tokenization, body_limit_bytes, generations.running, meters)
+    return Model(backend, tokenization, generations, embeddings)
+
+
+async def _model_body(model: Model) -> dict[str, Any]:
+    """`max_model_len` is vLLM's and SGLang's addition, which clients read to size their prompts."""
+    facts = await facts_now(model.tokenization, model.backend)
+    return {
+        "id": model.name,
+        "object": "model",
+        "created": model.backend.created_s,
+        "owned_by": "disagg",
+        "max_model_len": facts.context_length if facts else None,
+    }
+
+
+async def _adapter_body(model: Model, adapter: Adapter) -> dict[str, Any]:
+    """As OpenAI shows a fine-tuned model, and SGLang an adapter, with the model that it is of. Its folder is for
+    operators alone."""
+    of = {"root": model.name, "parent": model.name}
+    return {**await _model_body(model), "id": adapter.name, "created": adapter.created_s, **of}
 
 
 async def _json(exchange: Exchange, content: dict[str, Any]) -> None:

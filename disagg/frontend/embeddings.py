@@ -59,7 +59,7 @@ class Embeddings:
         with exchange.while_connected(), metered(exchange, self._meters, owner) as use:
             receiving.check_head(exchange)
             await self._check_deployment(kind)
-            asked = await self._tokenization.read(await exchange.call.body(self._body_limit_bytes), kind)
+            asked = await self._tokenization.read(await exchange.body(self._body_limit_bytes), kind)
             assert isinstance(asked, InputsRequest)
             receiving.tell_ignored(exchange, asked.ignored)
             by_tokens = self._is_by_tokens(kind, asked)
@@ -71,6 +71,7 @@ class Embeddings:
             if use is not None:
                 use.read(asked.model, sum(map(len, asked.prompts)), requests)
             if exchange.trace is not None:
+                exchange.trace.model = self._backend.model_name
                 for request in requests:
                     request.trace = exchange.trace.request()
             self._running[exchange.request_id] = requests
@@ -168,7 +169,7 @@ class Embeddings:
         if kind == "scor" and self._backend.generates:
             return
         if not self._backend.embeds:
-            what = "this deployment has no embedding engines; an operator would add a pool under `embedding`"
+            what = "this model has no embedding engines; an operator would add a pool under `embedding`"
             raise BadRequest(None, "no_embedding_pool", what)
         await self._tokenization.ready()
         if kind != "embd" and not self._head.scores:

@@ -39,6 +39,8 @@ class Exchange:
         self.trace: HttpTrace | None = None  # None: it is not traced
         self.status = 0  # of the answer, once it has begun
         self.error_type = ""  # of the error that it ended with
+        self.received_at_s = 0.0  # monotonic; once it has an id
+        self._body: bytes | None = None  # that was looked into
         self.error_body: Callable[[RequestError], bytes] = error_body  # in the words of its API
         self.error_event: Callable[[bytes], bytes] = lambda error: b"data: " + error + b"\n\n"
 
@@ -47,6 +49,16 @@ class Exchange:
 
     def query(self, name: str) -> str | None:
         return dict(parse_qsl(self.call.head.query.decode("latin-1"))).get(name)
+
+    async def peek(self, limit_bytes: int) -> bytes:
+        """The body; who reads it next gets it again."""
+        self._body = await self.body(limit_bytes)
+        return self._body
+
+    async def body(self, limit_bytes: int) -> bytes:
+        """Fails: as Call.body."""
+        body, self._body = self._body, None
+        return await self.call.body(limit_bytes) if body is None else body
 
     @contextmanager
     def while_connected(self) -> Iterator[None]:

@@ -67,12 +67,14 @@ class Generations:
         tokenization: Tokenization,
         body_limit_bytes: int,
         peers: Peers | None = None,
+        kept: ResponseStore | None = None,
         meters: Meters = NO_LIMITS,
     ) -> None:
+        """`kept`: the conversations of all models, where there are several: one may go on with another's."""
         self._meters = meters
         self._backend, self._tokenization, self._peers = backend, tokenization, peers
         self._body_limit_bytes = body_limit_bytes
-        self.kept = ResponseStore()
+        self.kept = ResponseStore() if kept is None else kept
         self._long_answers: ThreadPoolExecutor | None = None  # one thread: the loop gets its half of the interpreter
         self.running: dict[str, Sequence[Request]] = {}  # answers of several samples, by the id that their clients know
 
@@ -91,6 +93,8 @@ class Generations:
             asked = await self._read(exchange, endpoint, owner)
             assert isinstance(asked, CompletionRequest)
             await self._tokenization.parsing.load(asked.tool_use)
+            if exchange.trace is not None:
+                exchange.trace.model = self._backend.model_name
             answering = self._answering(exchange, asked, owner, received_at_s)
             if use is not None:
                 use.read(asked.model, sum(map(len, asked.prompts)), answering.requests)
@@ -120,7 +124,7 @@ class Generations:
 
     async def _read(self, exchange: Exchange, endpoint: str, owner: bytes = b"") -> Read:
         """Reads the body. A function of its own, so that a stream of minutes does not keep the body's 8 MiB."""
-        body = await exchange.call.body(self._body_limit_bytes)
+        body = await exchange.body(self._body_limit_bytes)
         if endpoint == "responses":
             body = with_earlier(body, await self._earlier(body, owner))
         asked = await self._tokenization.read(body, endpoint)
@@ -243,7 +247,7 @@ def _said(answering: Answering, answers: list[ChoiceAnswer]) -> bytes:
 
 def _refuse_without_engines(backend: Backend) -> None:
     if not backend.generates:
-        what = "this deployment makes vectors alone, at /v1/embeddings; "
+        what = "this model makes vectors alone, at /v1/embeddings; "
         would_do = "an operator would add pools under prefill and decode, or aggregated"
         raise BadRequest(None, "no_generation_pool", what + would_do)
 

@@ -1,6 +1,6 @@
 """One frontend process: HTTP on one side, engines on the other.
 
-Way:   client -> [HTTP app -> Service -> Coordinator] -> engine hosts
+Way:   client -> [HTTP app -> Service -> Coordinator, of each model its own] -> engine hosts
 In:    a FrontendSpec as the first line of standard input; the plane's secret in the environment
 Fails: it ends when its standard input closes, or the controller that serves its registry is gone: the deployment is
        over then. A registry in a store may be away for as long as it likes
@@ -11,13 +11,14 @@ Usage: python -m disagg.frontend.main   (started by disagg.cluster.frontend_proc
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import gc
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 import uvloop
@@ -33,15 +34,18 @@ from disagg.frontend.key_limits import Meters
 from disagg.frontend.keys import Keys
 from disagg.frontend.open_files import raise_limit
 from disagg.frontend.origins import Origins
+from disagg.frontend.page.feed import Feed
 from disagg.frontend.peers import Peers, PeerServer
 from disagg.frontend.service import Service
-from disagg.frontend.spec import LISTENING, FrontendSpec
+from disagg.frontend.spec import LISTENING, FrontendSpec, ModelSpec
 from disagg.frontend.tls import Tls
 from disagg.frontend.tokenization import Tokenization
+from disagg.frontend.whole import AllModels
 from disagg.host_spec import SECRET_VARIABLE
 from disagg.kv_events.blocks import BlockHasher
 from disagg.registry.control import ControlClient
 from disagg.registry.follower import Follower
+from disagg.registry.of_model import of_model
 from disagg.registry.served import RemoteRegistry
 from disagg.registry.shared import open_store
 from disagg.registry.store import StoreLost
@@ -73,44 +77,37 @@ async def serve(spec: FrontendSpec) -> None:
     raise_limit()
     secret = bytes.fromhex(os.environ[SECRET_VARIABLE])
     # Before the connection, which has to prove its secret in time.
-    own = None if spec.tokenization == "engine" else _own_tokenizer(spec)
+    own = [None if model.tokenization == "engine" else _own_tokenizer(spec, model) for model in spec.models]
     registry = _registry(spec, secret)
     await registry.connect()
-    connections = Connections(secret, block_tokens=spec.block_tokens, kv_events=spec.kv_events)
-    hasher = BlockHasher(secret, spec.block_tokens) if spec.block_tokens else None
-    router = Router(connections, load_policy(spec.policy, Surroundings(prior=spec.prior)), hasher)
     tls = Tls(spec.tls) if spec.tls is not None else None
-    refusals, tracer, meters = Refusals(), _tracer(spec), Meters(spec.limited_keys)
-    service = Service(
-        model_name=spec.model_name,
-        router=router,
-        coordinator=Coordinator(router, spec.limits),
-        control=ControlClient(spec.control, secret),
-        number=spec.number,
-        refusals=refusals,
-        generates=spec.generates,
-        embeds=spec.embeds,
-        tracer=tracer,
-        metric_aliases=spec.metric_aliases,
-        meters=meters,
-    )
+    ours = _Ours(Refusals(), _tracer(spec), Meters(spec.limited_keys))
+    parts = [_part(spec, model, secret) for model in spec.models]
+    feed = _one_feed(parts) if len(parts) > 1 else None
+    control = ControlClient(spec.control, secret)
+    services = [_service(spec, part, control, ours, feed) for part in parts]
+    first, *more = [
+        (service, (given or _asking(spec, part))(partial(getattr, service, "served")))
+        for service, part, given in zip(services, parts, own, strict=True)
+    ]
     headers = [(b"x-disagg-simulated", b"true")] if spec.simulated else []
     frontend = Frontend(
-        service,
-        (own or _asking(spec, connections))(lambda: service.served),
+        *first,
         body_limit_bytes=spec.body_limit_bytes,
         limits=Limits(connections=spec.connections_max, held_bytes=spec.held_limit_bytes),
-        refusals=refusals,
+        refusals=ours.refusals,
         headers=headers,
         keys=Keys(
             [*spec.api_keys, *(each.key for each in spec.limited_keys)],
             spec.admin_keys,
             open_metrics=spec.open_metrics,
         ),
-        meters=meters,
+        meters=ours.meters,
         origins=Origins(spec.origins, spec.origins_age_s),
         peers=Peers(spec.number, secret, lambda: registry.frontends) if spec.has_peers else None,
-        tracer=tracer,
+        more=more,
+        whole=AllModels(services) if more else None,
+        tracer=ours.tracer,
     )
     peer_server = PeerServer(secret, frontend.own)
     peer = f" {HERE}:{await peer_server.start(HERE)}" if spec.has_peers else ""
@@ -121,19 +118,77 @@ async def serve(spec: FrontendSpec) -> None:
     gc.set_threshold(YOUNG_OBJECTS)
     sys.stdout.buffer.write(f"{LISTENING}{peer}\n".encode())
     sys.stdout.flush()
-    following = asyncio.create_task(connections.follow(registry.watch()), name="follow the registry")
-    following.add_done_callback(lambda _: over.set())
-    pulse = asyncio.create_task(service.pulse.beat(), name="say what goes on") if spec.says_what_goes_on else None
+    following = [
+        asyncio.create_task(
+            part.connections.follow(of_model(registry.watch(), part.model.group)), name="follow the registry"
+        )
+        for part in parts
+    ]
+    for task in following:
+        task.add_done_callback(lambda _: over.set())
+    beating = services if spec.says_what_goes_on else []
+    pulses = [asyncio.create_task(service.pulse.beat(), name="say what goes on") for service in beating]
     await over.wait()
-    if pulse is not None:
+    for pulse in pulses:
         pulse.cancel()
     await frontend.stop(spec.stop_s)
     await peer_server.close()
-    if tracer is not None:
-        await asyncio.to_thread(tracer.stop)
-    following.cancel()
-    with contextlib.suppress(asyncio.CancelledError):
-        await following
+    if ours.tracer is not None:
+        await asyncio.to_thread(ours.tracer.stop)
+    for task in following:
+        task.cancel()
+    for ended in await asyncio.gather(*following, return_exceptions=True):
+        if isinstance(ended, Exception):
+            raise ended
+
+
+class _Ours(NamedTuple):
+    """Of this process, whichever the models are."""
+
+    refusals: Refusals
+    tracer: Tracer | None
+    meters: Meters
+
+
+class _Part(NamedTuple):
+    """Of one model: its engines, and who gives them requests."""
+
+    model: ModelSpec
+    connections: Connections
+    router: Router
+    coordinator: Coordinator
+
+
+def _part(spec: FrontendSpec, model: ModelSpec, secret: bytes) -> _Part:
+    connections = Connections(secret, block_tokens=model.block_tokens, kv_events=model.kv_events)
+    hasher = BlockHasher(secret, model.block_tokens) if model.block_tokens else None
+    router = Router(connections, load_policy(spec.policy, Surroundings(prior=model.prior)), hasher)
+    return _Part(model, connections, router, Coordinator(router, spec.limits))
+
+
+def _service(spec: FrontendSpec, part: _Part, control: ControlClient, ours: _Ours, feed: Feed | None) -> Service:
+    return Service(
+        model_name=part.model.name,
+        router=part.router,
+        coordinator=part.coordinator,
+        control=control,
+        number=spec.number,
+        refusals=ours.refusals,
+        generates=part.model.generates,
+        embeds=part.model.embeds,
+        group=part.model.group,
+        feed=feed,
+        tracer=ours.tracer,
+        metric_aliases=spec.metric_aliases,
+        meters=ours.meters,
+    )
+
+
+def _one_feed(parts: Sequence[_Part]) -> Feed:
+    """Of several models."""
+    names, (first, *more) = ", ".join(part.model.name for part in parts), parts
+    others = [(part.coordinator, part.connections) for part in more]
+    return Feed(names, first.coordinator, first.connections, more=others)
 
 
 def _registry(spec: FrontendSpec, secret: bytes) -> Follower:
@@ -142,10 +197,10 @@ def _registry(spec: FrontendSpec, secret: bytes) -> Follower:
     return Follower(open_store(spec.shared.at), spec.shared.keys)
 
 
-def _asking(spec: FrontendSpec, connections: Connections) -> Callable[[Callable[[], Served]], Tokenization]:
+def _asking(spec: FrontendSpec, part: _Part) -> Callable[[Callable[[], Served]], Tokenization]:
     """As `_own_tokenizer`, where the hosts have it."""
-    parsers = spec.tool_call_parser, spec.reasoning_parser
-    return lambda served: EngineTokenizer(connections, spec.limits, served, *parsers)
+    parsers = part.model.tool_call_parser, part.model.reasoning_parser
+    return lambda served: EngineTokenizer(part.connections, spec.limits, served, *parsers)
 
 
 def _tracer(spec: FrontendSpec) -> Tracer | None:
@@ -157,19 +212,19 @@ def _tracer(spec: FrontendSpec) -> Tracer | None:
     from disagg.telemetry.traces.sender import Sender
 
     export = exporter(traces.endpoint, traces.headers, spec.number, traces.service)
-    sender = Sender(spec.model_name, export)
+    sender = Sender(spec.models[0].name, export)
     sender.start()
     return Tracer(sender, traces.sample_ratio)
 
 
-def _own_tokenizer(spec: FrontendSpec) -> Callable[[Callable[[], Served]], Tokenization]:
+def _own_tokenizer(spec: FrontendSpec, model: ModelSpec) -> Callable[[Callable[[], Served]], Tokenization]:
     """All of it but what may be named. Imported only where it is used: elsewhere a frontend needs none of the
     tokenizer's libraries."""
     from disagg.frontend.own_tokenizer import OwnTokenizer, parsing_of
     from disagg.tokenizer.codec import load_codec
 
-    codec = load_codec(Path(spec.model_path), spec.overrides)
-    parsing = parsing_of(spec.tool_call_parser, spec.reasoning_parser, codec)
+    codec = load_codec(Path(model.path), model.overrides)
+    parsing = parsing_of(model.tool_call_parser, model.reasoning_parser, codec)
     return lambda served: OwnTokenizer(codec, served, parsing, refuses_unknown=spec.refuses_unknown)
 
 

@@ -1,34 +1,38 @@
 """What this frontend alone knows: its requests by their ids, the conversations it keeps, its counts.
 
-Way:   together.py, or another frontend (peers.py) -> [OwnRequests] -> Backend, Generations
+Way:   together.py, or another frontend (peers.py) -> [OwnRequests] -> Whole, Generations
 Out:   None for a request that never was, ended long ago, or came with another key
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
-from disagg.frontend.backend import Backend
-from disagg.frontend.generation import Generations
 from disagg.frontend.keys import Caller
+from disagg.frontend.models import Model
 from disagg.frontend.peers import OwnStatus
+from disagg.frontend.whole import Whole
 from disagg.lives import life_of
 from disagg.telemetry.metrics import Figures
 
 
 class OwnRequests:
-    def __init__(self, backend: Backend, generations: Generations) -> None:
-        self._backend, self._generations = backend, generations
+    def __init__(self, whole: Whole, models: Sequence[Model]) -> None:
+        self._backend, self._models = whole, models
 
     def timeline(self, request_id: str, caller: Caller) -> dict[str, Any] | None:
         return self._backend.timeline(request_id) if self._is_for(request_id, caller) else None
 
     def cancel(self, request_id: str, caller: Caller) -> bool | None:
         """False: it has ended."""
-        return self._generations.cancel(request_id) if self._is_for(request_id, caller) else None
+        if not self._is_for(request_id, caller):
+            return None
+        of_it = (model for model in self._models if model.backend.owner_of(request_id) is not None)
+        return next(of_it).generations.cancel(request_id)
 
     def conversation(self, response_id: str, owner: bytes) -> list[dict[str, Any]] | None:
-        return self._generations.kept.find(owner, response_id)
+        return self._models[0].generations.kept.find(owner, response_id)
 
     def status(self, owner: bytes | None) -> OwnStatus:
         status = self._backend.status(owner)

@@ -20,10 +20,11 @@ ID_PREFIXES = ("chatcmpl-", "cmpl-", "resp_", "msg_", "classify-")
 
 
 def name(exchange: Exchange, backend: Backend) -> float:
-    """Gives the request its id, which its client is told; returns when it came (monotonic)."""
-    exchange.request_id = backend.new_request_id()
-    exchange.answer_headers.append((b"x-request-id", exchange.request_id.encode()))
-    return time.monotonic()
+    """Gives the request its id, if it has none, which its client is told; returns when it came (monotonic)."""
+    if not exchange.request_id:
+        exchange.request_id, exchange.received_at_s = backend.new_request_id(), time.monotonic()
+        exchange.answer_headers.append((b"x-request-id", exchange.request_id.encode()))
+    return exchange.received_at_s
 
 
 def bare_id(told: str) -> str:

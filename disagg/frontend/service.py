@@ -15,6 +15,7 @@ from itertools import islice
 from typing import Any
 
 import msgspec
+from prometheus_client import CollectorRegistry, generate_latest
 
 from disagg.adapters import Adapter, Served
 from disagg.coordinator.coordinator import Coordinator
@@ -25,6 +26,7 @@ from disagg.frontend.http1 import Refusals
 from disagg.frontend.key_limits import NO_LIMITS, Meters
 from disagg.frontend.page.feed import Feed
 from disagg.frontend.peers import NUMBER_DIGITS
+from disagg.lives import adapter_key
 from disagg.registry.control import ControlClient
 from disagg.registry.records import State
 from disagg.routing.router import Router
@@ -53,10 +55,13 @@ class Service:
         refusals: Refusals | None = None,
         generates: bool = True,
         embeds: bool = False,
+        group: str = "",
+        feed: Feed | None = None,
         tracer: Tracer | None = None,
         metric_aliases: Sequence[str] = (),
         meters: Meters = NO_LIMITS,
     ) -> None:
+        """`group`: of its engines, where there are several models; these share a `feed`."""
         self.model_name = model_name
         self.generates, self.embeds = generates, embeds
         self.created_s = int(time.time())
@@ -65,8 +70,10 @@ class Service:
         self._served, self._served_with = Served(model_name), self._connections.adapters
         self._prefix = f"{number:0{NUMBER_DIGITS}x}"
         self._metrics, self._tracer = FrontendMetrics(model_name, self._lane_of, metric_aliases), tracer
-        self.pulse = Pulse(f"frontend {number}", coordinator.live, lambda: coordinator.waiting)
-        self.feed = Feed(model_name, coordinator, router.connections)
+        self._group = group
+        name = f"frontend {number}" + f" {model_name}" * bool(group)
+        self.pulse = Pulse(name, coordinator.live, lambda: coordinator.waiting)
+        self.feed = feed or Feed(model_name, coordinator, router.connections)
         self._refusals, self._meters = refusals or Refusals(), meters
         self._telling: dict[tuple[str, str], asyncio.Task[None]] = {}  # pairs whose lost KV the controller hears of now
         coordinator.on_transfer_lost = self._transfer_lost
@@ -117,7 +124,7 @@ class Service:
         live = (r for r in self._coordinator.live.values() if owner is None or (owner and r.owner == owner))
         engines = []
         for record in sorted(self._connections.records.values(), key=lambda r: r.id):
-            engine = msgspec.to_builtins(record)
+            engine = msgspec.to_builtins(record) | {"model": self.model_name}
             engine["since"] = engine.pop("since_s")
             engine["peers"] = sorted(self._connections.met_with(record.life))
             engine["in_flight_by_rank"] = self._connections.in_flight(record.life)
@@ -130,7 +137,7 @@ class Service:
             "engines": engines,
             "frontend": {
                 "pid": os.getpid(),
-                **self._counts(),
+                **self.counts(),
                 "live": [
                     {"id": r.id, "phase": r.phase.name.lower(), "tokens": len(r.emitted_ids)}
                     for r in islice(live, LIVE_SHOWN)
@@ -176,6 +183,7 @@ class Service:
         lane = next((r.lane for r in self._connections.records.values() if r.life == sender), "")
         return {
             "id": request.id,
+            "model": self.model_name,
             "phase": request.phase.name.lower(),
             "timeline_ms": {"received": 0.0}
             | {name: round((at_s - request.received_at_s) * 1e3, 3) for name, at_s in events},
@@ -195,10 +203,12 @@ class Service:
         return await self._control.drain(engine_id, restart) if self._control else "there is no controller"
 
     async def load_adapter(self, name: str, path: str, pinned: bool) -> str | None:
-        return await self._control.load_adapter(name, path, pinned) if self._control else "there is no controller"
+        key = adapter_key(self._group, name)
+        return await self._control.load_adapter(key, path, pinned) if self._control else "there is no controller"
 
     async def unload_adapter(self, name: str) -> str | None:
-        return await self._control.unload_adapter(name) if self._control else "there is no controller"
+        key = adapter_key(self._group, name)
+        return await self._control.unload_adapter(key) if self._control else "there is no controller"
 
     def _is_ready(self) -> bool:
         """For tokens where it makes some: a lost embedding engine must not take the whole frontend out of use."""
@@ -221,7 +231,7 @@ class Service:
         return self._prefix + os.urandom(RANDOM_BYTES).hex()
 
     def figures(self) -> Figures:
-        now = self._counts() | {"tasks": len(asyncio.all_tasks())}
+        now = self.counts() | {"tasks": len(asyncio.all_tasks())}
         self._metrics.look(self._coordinator.live.values())
         told = self._meters.told
         told["disagg_errors"] = {(code,): count for code, count in self._refusals.errors.items()}
@@ -230,17 +240,21 @@ class Service:
         return self._metrics.figures(now, self._refusals.by_reason, told)
 
     def metrics(self, others: Sequence[Figures]) -> bytes:
+        return generate_latest(self.registry(others))
+
+    def registry(self, others: Sequence[Figures]) -> CollectorRegistry:
+        """As `metrics`, before it is text."""
         connections = self._connections
         states = [r.state for r in connections.records.values()]
         self._metrics.engines.look(connections.records.values(), connections.engines)
         engines = {"engines_ready": states.count(State.READY), "engines": len(states), "ready": int(self._is_ready())}
-        return self._metrics.render(self.figures(), others, engines, connections.granted, connections.caches)
+        return self._metrics.up_to_date(self.figures(), others, engines, connections.granted, connections.caches)
 
     def _lane_of(self, engine_id: str) -> str:
         record = self._connections.records.get(engine_id)
         return "" if record is None else record.lane
 
-    def _counts(self) -> dict[str, int]:
+    def counts(self) -> dict[str, int]:
         """What is alive here; all 0 once everything has been given back."""
         coordinator = self._coordinator
         return {

@@ -25,32 +25,39 @@ class TracesSpec(msgspec.Struct, frozen=True, kw_only=True):
     service: str  # what the deployment calls itself in them
 
 
+class ModelSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """One model that it serves."""
+
+    path: str
+    name: str  # what clients say
+    group: str = ""  # of its engines, where there are several models
+    prior: Prior = Prior()  # what the policy believes before anything is measured
+    block_tokens: int = 0  # of a KV block, in which routing counts what is cached; 0: it does not
+    kv_events: bool = True  # hosts are asked what is cached; else that is guessed
+    generates: bool = True  # it has engines that make tokens
+    embeds: bool = False  # it has some that make vectors
+    tool_call_parser: str | None = None  # SGLang's name, or auto
+    reasoning_parser: str | None = None
+    overrides: Overrides = Overrides()  # over the model's own files
+    tokenization: str = "frontend"  # or engine: the engines' hosts have the tokenizer
+
+
 class FrontendSpec(msgspec.Struct, frozen=True, kw_only=True):
     registry: str  # host:port of the controller's; empty: it is in `shared`
     control: str  # host:port
     host: str
     port: int
     body_limit_bytes: int
-    model_path: str
-    model_name: str
+    models: tuple[ModelSpec, ...]  # one at least
     number: int
     has_peers: bool = False  # others listen on the same port
     stop_s: float
     limits: Limits
     shared: Shared | None = None
     policy: str = DEFAULT  # as load_policy takes it
-    prior: Prior = Prior()  # what the policy believes before anything is measured
-    block_tokens: int = 0  # of a KV block, in which routing counts what is cached; 0: it does not
-    kv_events: bool = True  # hosts are asked what is cached; else that is guessed
     connections_max: int = 10_000
     held_limit_bytes: int = 256 << 20  # of requests that have not come in whole
-    generates: bool = True  # the deployment has engines that make tokens
-    embeds: bool = False  # it has some that make vectors
     simulated: bool = False  # its engines are: every response says so
-    tool_call_parser: str | None = None  # SGLang's name, or auto
-    reasoning_parser: str | None = None
-    overrides: Overrides = Overrides()  # over the model's own files
-    tokenization: str = "frontend"  # or engine: the engines' hosts have the tokenizer
     refuses_unknown: bool = False  # fields that nobody here knows: a 400, else a header that names them
     api_keys: tuple[str, ...] = ()  # keys travel on standard input alone
     admin_keys: tuple[str, ...] = ()

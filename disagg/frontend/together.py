@@ -9,11 +9,11 @@ from __future__ import annotations
 from typing import Any
 
 from disagg.errors import BadRequest
-from disagg.frontend.backend import Backend
 from disagg.frontend.keys import Caller
 from disagg.frontend.own import OwnRequests
 from disagg.frontend.peers import Peers
 from disagg.frontend.receiving import bare_id
+from disagg.frontend.whole import Whole
 from disagg.lives import life_of
 
 
@@ -21,7 +21,7 @@ class Together:
     """`peers`: None where there is one frontend alone. Requests are named as in `x-request-id`, or with the prefix of
     their API."""
 
-    def __init__(self, backend: Backend, own: OwnRequests, peers: Peers | None) -> None:
+    def __init__(self, backend: Whole, own: OwnRequests, peers: Peers | None) -> None:
         self._backend, self._own, self._peers = backend, own, peers
 
     async def timeline(self, name: str, caller: Caller) -> dict[str, Any]:

@@ -34,10 +34,11 @@ class BlockHasher:
             raise ValueError(f"block_tokens is {block_tokens}; a block has at least one token")
         self._secret = secret
         self.block_tokens = block_tokens
+        self._usual_root = self.root()  # of most requests
 
     def path(self, ids: Ids, adapter: str = "", salt: str = "") -> array[int]:
         """The keys of a prompt's full blocks."""
-        return self.after(self.root(adapter, salt), ids)
+        return self.after(self.root(adapter, salt) if adapter or salt else self._usual_root, ids)
 
     def root(self, adapter: str = "", salt: str = "") -> int:
         """The key that the first block of a namespace follows."""

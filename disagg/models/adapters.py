@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from disagg.models.adapter_fit import why_not_of
 from disagg.models.manifest import sha256_of
 
 CONFIG = "adapter_config.json"
@@ -29,7 +30,15 @@ class AdapterFiles(NamedTuple):
     digest: str = ""  # of its configuration, and its weights' names and sizes
 
 
-def read_adapter(folder: str) -> AdapterFiles:
+def read_adapter(folder: str, model: str = "") -> AdapterFiles:
+    """`model`: the folder of the model that it is for, where that is known."""
+    files = _read(folder)
+    if model and not files.absent and (why := why_not_of(Path(folder), Path(model))):
+        return AdapterFiles(folder, f"{why}: SGLang loads it, and dies at its first use")
+    return files
+
+
+def _read(folder: str) -> AdapterFiles:
     here = Path(folder)
     try:
         if not here.is_dir():

@@ -41,7 +41,8 @@ def assess(plan: Plan, shape: ClusterShape | None = None) -> Assessment:
             unknown.append(f"the model's shape: {error}")
         else:
             if facts is None:
-                unknown.append(f"model.path {plan.model.path} is not here, and not in disagg's table: no sizes")
+                where = plan.deployment.at("model.path")
+                unknown.append(f"{where} {plan.model.path} is not here, and not in disagg's table: no sizes")
     placement = Placement(())
     usual = dict.fromkeys(usual_lanes(plan.device) if facts else (), 0)
     lanes = {engine.pool: usual for engine in plan.engines if ROLES[engine.role].sends_kv_to}

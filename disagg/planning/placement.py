@@ -3,6 +3,7 @@
 Way:   plan + cluster shape -> [place] -> `disagg check`, preflight
 Out:   the same answer for the same input. Ray's rule: a placement group an engine, the largest first; each member
        is one bundle, on a node of its own; a bundle goes to the node with the largest free shares left over
+       Engines of other models are placed with those of the plan, and only these are told
 Fails: never; an engine without a place is a Problem, and the next ones are placed all the same
 
 Ray may pick another of several equal nodes than is shown here; whether all engines fit does not depend on that.
@@ -36,6 +37,7 @@ class PlacedMember:
 @dataclass(frozen=True, slots=True)
 class Placement:
     members: tuple[PlacedMember, ...]
+    beside: tuple[PlacedMember, ...] = ()  # of the other models' engines
 
     def of(self, engine: str) -> tuple[PlacedMember, ...]:
         return tuple(member for member in self.members if member.engine == engine)
@@ -43,18 +45,20 @@ class Placement:
 
 def place(plan: Plan, shape: ClusterShape) -> tuple[Placement, list[Problem]]:
     nodes = [_Free(node) for node in shape.nodes]
+    own = {engine.id for engine in plan.engines}
     members: list[PlacedMember] = []
     problems: list[Problem] = []
     for engine in plan.largest_first():
         chosen = _choose(engine, nodes)
         if chosen is None:
-            problems.append(_no_place(plan, engine, nodes))
+            problems += [_no_place(plan, engine, nodes)] if engine.id in own else []
             continue
         ranks = engine.ranks // engine.nodes
         for index, node in enumerate(chosen):
             of_member = tuple(range(index * ranks, (index + 1) * ranks))
             members.append(PlacedMember(engine.id, engine.role, index, node.name, node.allot(engine), of_member))
-    return Placement(tuple(members)), problems
+    mine, others = (tuple(each for each in members if (each.engine in own) is is_own) for is_own in (True, False))
+    return Placement(mine, others), problems
 
 
 class _Free:

@@ -2,22 +2,25 @@
 
 Way:   Deployment + device -> [Plan] -> cluster starts it; `disagg check` assesses it
 Out:   engine ids that stay the same from start to start: prefill-0, prefill-1, decode-0, aggregated-0, counted
-       a role
+       a role; of several models NAME.prefill-0
 Fails: ConfigError when the device and the resources asked for exclude each other
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from disagg.config.engine_arguments import check_arguments
 from disagg.config.frontend import FrontendSection, open_door
+from disagg.config.model import ModelSection
 from disagg.config.rules import gpus_fit, texts_of
-from disagg.config.schema import Deadlines, Deployment, ModelSection, Pool, Ray
+from disagg.config.schema import Deadlines, Deployment, Pool, Ray
 from disagg.config.traces import HEADERS_VARIABLE
-from disagg.errors import ConfigError
+from disagg.errors import ConfigError, Problem
+from disagg.lives import engine_id_in
 from disagg.planning.kv_pages import block_tokens
 from disagg.policy_names import reads_prefixes
 from disagg.role_table import ROLES
@@ -56,6 +59,7 @@ class EnginePlan:
     env: dict[str, str]  # what the pool says
     spare: bool = False  # processes are kept ready for its next incarnation
     pace_ms: float | None = None  # of a role that is paced (decode/pace.py)
+    group: str = ""  # which of several models it has: only these meet
 
     def arguments(self, *, device: str, model_path: str, host: str, ports: Ports) -> dict[str, Any]:
         """Keyword arguments of `sglang.Engine`, or of the simulated one, for one incarnation."""
@@ -74,10 +78,13 @@ class EnginePlan:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
+    """Of one model; of several there is one each."""
+
     deployment: Deployment
     device: Device
     engines: tuple[EnginePlan, ...]
     warnings: tuple[str, ...] = ()
+    beside: tuple[EnginePlan, ...] = ()  # engines of the other models, which need places too
 
     @property
     def model(self) -> ModelSection:
@@ -108,7 +115,7 @@ class Plan:
 
     def largest_first(self) -> list[EnginePlan]:
         """The order in which engines are placed: small ones in front could leave a large one without a node."""
-        return sorted(self.engines, key=lambda engine: (-engine.gpus, -engine.cpus))
+        return sorted((*self.engines, *self.beside), key=lambda engine: (-engine.gpus, -engine.cpus))
 
     def of_role(self, role: Role) -> tuple[EnginePlan, ...]:
         return tuple(engine for engine in self.engines if engine.role is role)
@@ -119,12 +126,39 @@ def device_of(deployment: Deployment, cluster_gpus: float) -> Device:
     return ("cuda" if cluster_gpus > 0 else "cpu") if deployment.device == "auto" else deployment.device
 
 
+def resolve_parts(deployment: Deployment, device: Device) -> tuple[Plan, ...]:
+    """A plan for each model. Raises ConfigError with the problems of all."""
+    plans: list[Plan] = []
+    problems: list[Problem] = []
+    for part in deployment.parts():
+        try:
+            plans.append(resolve(part, device))
+        except ConfigError as error:
+            problems += error.problems
+    if problems:
+        raise ConfigError("plan", tuple(problems))
+    engines = [engine for plan in plans for engine in plan.engines]
+    return tuple(
+        replace(plan, beside=tuple(each for each in engines if each.group != plan.deployment.key)) for plan in plans
+    )
+
+
+def together(plans: Sequence[Plan], deployment: Deployment) -> Plan:
+    """All engines of all models, for who gives them places and asks no more. (It has no model.)"""
+    warnings = dict.fromkeys(warning for plan in plans for warning in plan.warnings)
+    engines = tuple(engine for plan in plans for engine in plan.engines)
+    return Plan(deployment, plans[0].device, engines, tuple(warnings))
+
+
 def resolve(deployment: Deployment, device: Device) -> Plan:
+    """Of one model: a part of several, or all there is."""
+    assert not deployment.models, "one of its parts at a time"
     engines: list[EnginePlan] = []
     counts: Counter[Role] = Counter()
     for role, index, pool in deployment.pools():
         for _ in range(pool.replicas):
-            engines.append(_engine(f"{role.value}-{counts[role]}", role, index, pool, deployment, device))
+            engine_id = engine_id_in(deployment.key, f"{role.value}-{counts[role]}")
+            engines.append(_engine(engine_id, role, index, pool, deployment, device))
             counts[role] += 1
     texts = texts_of(deployment)
     if problems := tuple(problem for text in texts for problem in gpus_fit(text, device)):
@@ -186,4 +220,5 @@ def _engine(engine_id: str, role: Role, index: int, pool: Pool, deployment: Depl
         env=env,
         spare=device != "simulated" and (device == "cuda" if pool.spare is None else pool.spare),
         pace_ms=None if device == "simulated" else pool.pace_ms,
+        group=deployment.key,
     )

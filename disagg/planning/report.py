@@ -25,16 +25,29 @@ from disagg.sglang.releases import RELEASES, installed_release
 PROMPTS = (1024, 8192, 32_768)  # tokens
 
 
+def render_all(seen: Sequence[Assessment], warnings: Sequence[str] = ()) -> str:
+    """One after the other; what could surprise stands at the end."""
+    return "\n\n".join(render(each, warnings if each is seen[-1] else ()) for each in seen)
+
+
 def render(seen: Assessment, warnings: Sequence[str] = ()) -> str:
     blocks = [_head(seen), *_engines(seen), _transfers(seen), _left_open(seen, warnings)]
     return "\n\n".join("\n".join(block) for block in blocks if block)
 
 
-def to_json(seen: Assessment, problems: Sequence[Problem] = (), warnings: Sequence[str] = ()) -> str:
-    """`problems`: all that speaks against the plan."""
+def to_json(seen: Sequence[Assessment], problems: Sequence[Problem] = (), warnings: Sequence[str] = ()) -> str:
+    """`problems`: all that speaks against the plan. Of several models each has its own part of the answer."""
+    said = {"problems": [asdict(problem) for problem in problems], "warnings": warnings}
+    if len(seen) == 1:
+        return json.dumps(_tree(seen[0]) | said, indent=2, default=str)
+    models = {each.plan.deployment.key: _tree(each) for each in seen}
+    return json.dumps({"models": models, **said}, indent=2, default=str)
+
+
+def _tree(seen: Assessment) -> dict[str, Any]:
     plan, facts = seen.plan, seen.facts
     names = ("model", "ray", "frontend", "deadlines", "routing", "health", "transfer", "registry")
-    whole = {
+    return {
         "name": plan.deployment.name,
         "namespace": plan.deployment.namespace,
         "device": plan.device,
@@ -53,11 +66,8 @@ def to_json(seen: Assessment, problems: Sequence[Problem] = (), warnings: Sequen
             for tokens in _prompts(seen)
             if facts
         ],
-        "problems": [asdict(problem) for problem in problems],
-        "warnings": warnings,
         "not_checked": seen.unknown,
     }
-    return json.dumps(whole, indent=2, default=str)
 
 
 def _engine_tree(seen: Assessment, engine: EnginePlan) -> dict[str, Any]:

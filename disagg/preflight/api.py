@@ -8,6 +8,7 @@ Fails: never; problems come back, all at once
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from disagg.config.rules import PoolText, texts_of
@@ -38,13 +39,15 @@ def check(
     lanes: Sequence[MeasuredLane] = (),
 ) -> list[Problem]:
     """`cluster`: described, or as probes saw it; None: not known, and its rules rest."""
-    return problems(subject_of(plan, cluster, facts, lanes), RULES)
+    found = problems(subject_of(plan, cluster, facts, lanes), RULES)
+    return [replace(problem, path=plan.deployment.at(problem.path)) for problem in found]
 
 
 def check_warnings(
     plan: Plan, cluster: ClusterShape | Sequence[NodeFacts] | None = None, facts: ModelFacts | None = None
 ) -> list[str]:
-    return warnings(subject_of(plan, cluster, facts))
+    """Each begins with the path that it is about, if it is about one."""
+    return [plan.deployment.at(text) for text in warnings(subject_of(plan, cluster, facts))]
 
 
 def subject_of(
@@ -63,6 +66,7 @@ def subject_of(
         model=facts,
         nodes=nodes,
         members=placement.members if placement else (),
+        beside=placement.beside if placement else (),
         unplaced=tuple(unplaced),
         lanes=tuple(lanes),
         settings=deployment.model_dump(exclude={role.value for role in ROLES}),

@@ -17,6 +17,7 @@ from typing import Any
 
 from disagg.errors import StartError
 from disagg.models.manifest import sha256_of
+from disagg.models.safetensors_header import read_header
 from disagg.models.text_files import is_lfs_pointer
 from disagg.preflight.node_facts import ModelFiles
 from disagg.tokenizer.tokenizer_files import load_tokenizer
@@ -30,7 +31,6 @@ TEXTS = frozenset(name for name in TOKENIZER if name.endswith((".json", ".jinja"
 WEIGHTS = (".safetensors", ".bin", ".gguf", ".pt")
 _NO_STEPS = ("Sequence", "String", "Regex")  # what holds steps, and what they look for
 _STEP = re.compile(r"([A-Z]\w+)\(")  # ByteLevel(add_prefix_space=True, …)
-HEADER_BYTES_MAX = 100 << 20  # safetensors' own limit
 
 
 def read_model_files(folder: Path, deep: bool = False) -> ModelFiles:
@@ -101,18 +101,11 @@ def _named_by_index(folder: Path) -> set[str]:
 
 
 def _is_short(path: Path) -> bool:
-    """A safetensors file begins with the length of its header, and the header says where the last tensor ends."""
-    with path.open("rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        if not 0 < length <= HEADER_BYTES_MAX:
-            return True
-        text = file.read(length)
     try:
-        header = json.loads(text)
-    except ValueError:
+        read_header(path)
+    except (ValueError, LookupError, TypeError):
         return True
-    ends = (tensor["data_offsets"][1] for name, tensor in header.items() if name != "__metadata__")
-    return path.stat().st_size < 8 + length + max(ends, default=0)
+    return False
 
 
 def _digest(lines: Iterable[str]) -> str:

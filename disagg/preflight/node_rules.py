@@ -101,7 +101,7 @@ def _arguments_need(pool: PoolView, kind: str, capability: float) -> Iterator[Pr
 def _shared_memory(subject: Subject) -> Iterator[Problem]:
     """NCCL stops with 'Error while creating shared memory segment' once the ranks meet"""
     ranks: Counter[str] = Counter()
-    for member in subject.members:
+    for member in (*subject.members, *subject.beside):
         ranks[member.node] += len(member.ranks) if member.gpus else 0
     for node in subject.used_nodes:
         there, count = node.shape.shm_bytes, ranks[node.name]
@@ -159,7 +159,7 @@ def _ports(subject: Subject) -> Iterator[Problem]:
 def _shared_gpu(subject: Subject) -> Iterator[Problem]:
     """SGLang counts the neighbours' memory as its own: which start wins is a race, the other stops"""
     of_gpu: dict[tuple[str, int], list[str]] = {}
-    for member in subject.members:
+    for member in (*subject.members, *subject.beside):
         for gpu in member.gpus:
             of_gpu.setdefault((member.node, gpu), []).append(member.engine)
     crowded = {engine: engines for engines in of_gpu.values() for engine in engines if len(engines) > 1}

@@ -95,6 +95,7 @@ class Subject:
     model: ModelFacts | None = None
     nodes: tuple[NodeFacts, ...] = ()
     members: tuple[PlacedMember, ...] = ()  # empty: not known where engines will go
+    beside: tuple[PlacedMember, ...] = ()  # of other models' engines, on the same nodes
     unplaced: tuple[Problem, ...] = ()
     lanes: tuple[MeasuredLane, ...] = ()
     settings: Mapping[str, Any] = field(default_factory=dict)  # the rest of the configuration, as the tree has it

@@ -7,6 +7,12 @@
     disagg/prod/chat/smollm2/met/prefill-0#1/decode-0#1      these two have met; empty
     disagg/prod/chat/smollm2/adapter/sql                     Adapter
 
+With several models each has its name in the YAML in this place, and its engines and adapters have it in theirs:
+
+    disagg/prod/both/chat/engine/chat.prefill-0
+    disagg/prod/both/chat/met/chat.prefill-0#1/chat.decode-0#1
+    disagg/prod/both/chat/adapter/chat:sql
+
 Values are JSON, for whoever looks with etcdctl; fields that a reader does not know are left out by it. What a name has
 beyond letters, digits and `_.-~#@:` is written as %XX, and a model that is called `-` as %2D.
 """
@@ -21,6 +27,7 @@ from urllib.parse import quote, unquote
 import msgspec
 
 from disagg.adapters import Adapter
+from disagg.lives import adapter_in, group_of
 from disagg.registry.changes import Changes
 from disagg.registry.records import ControllerRecord, EngineRecord, FrontendRecord
 from disagg.registry.store import Entry
@@ -45,11 +52,11 @@ class Key(NamedTuple):
 
 
 class Keys(msgspec.Struct, frozen=True):
-    """Of one deployment with one model."""
+    """Of one deployment. `model`: its only model's name; empty: engines and adapters have it in their names."""
 
     namespace: str
     deployment: str
-    model: str
+    model: str = ""
 
     @property
     def prefix(self) -> str:
@@ -61,20 +68,20 @@ class Keys(msgspec.Struct, frozen=True):
 
     def spelt(self, changes: Changes) -> dict[str, bytes | None]:
         """Pairs come before engines: who sees an engine READY knows whom it has met."""
-        of_model, of_all = f"{self.prefix}{_part(self.model)}/", f"{self.prefix}{ALL}/"
         found: dict[str, bytes | None] = {
-            f"{of_model}met/{_part(prefill)}/{_part(decode)}": b"" if have_met else None
+            f"{self._of(group_of(prefill))}met/{_part(prefill)}/{_part(decode)}": b"" if have_met else None
             for (prefill, decode), have_met in changes.met.items()
         }
-        for begin, records in (
-            (f"{of_model}engine/", changes.records),
-            (f"{of_model}adapter/", changes.adapters),
-            (f"{of_all}frontend/", changes.frontends),
-        ):
-            assert isinstance(records, dict)
-            for name, record in records.items():
-                found[begin + _part(str(name))] = None if record is None else encode(record)
+        for engine_id, record in changes.records.items():
+            found[f"{self._of(group_of(engine_id))}engine/{_part(engine_id)}"] = _encoded(record)
+        for name, adapter in changes.adapters.items():
+            found[f"{self._of(adapter_in(name)[0])}adapter/{_part(name)}"] = _encoded(adapter)
+        for number, frontend in changes.frontends.items():
+            found[f"{self.prefix}{ALL}/frontend/{number}"] = _encoded(frontend)
         return found
+
+    def _of(self, group: str) -> str:
+        return f"{self.prefix}{_part(self.model or group)}/"
 
 
 def parse(key: str) -> Key | None:
@@ -109,6 +116,10 @@ def _read_one(key: Key, entry: Entry | None, changes: Changes) -> None:
             changes.adapters[name] = _adapter(entry.value) if entry else None
         case "frontend", (name,):
             changes.frontends[int(name)] = _frontend(entry.value) if entry else None
+
+
+def _encoded(record: msgspec.Struct | None) -> bytes | None:
+    return None if record is None else encode(record)
 
 
 def _part(text: str) -> str:

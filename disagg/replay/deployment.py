@@ -26,6 +26,9 @@ def pools_of(deployment: Deployment) -> list[Pool]:
     if deployment.device != "simulated":
         would_do = "say `device: simulated`; `disagg bench step-times` writes such a file"
         raise ConfigError(deployment.name, (Problem("device", f"is {deployment.device}", would_do),))
+    if deployment.models:
+        what = f"has {len(deployment.models)} models, and a trace is replayed on one"
+        raise ConfigError(deployment.name, (Problem("models", what, "write a file with the one to be replayed on"),))
     pools = [
         Pool(Model(role=role, **pool.engine), pool.replicas)
         for role, _, pool in deployment.pools()

@@ -1,45 +1,54 @@
 """How much of one prompt each endpoint has cached.
 
 Way:   Endpoints.cached -> [CachedPrompt] -> policy
-Cost:  each group of equal depth is gone through for who is new in it, and once for all endpoints
+Cost:  nothing until it is asked; then by the endpoints that are asked for, not by all that have some of it
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence, Set
 
 from disagg.routing.endpoints import Endpoint
 from disagg.routing.prefix_index.held import Held
 
 
 class CachedPrompt:
-    """Tokens of the prompt, in whole KV blocks from its first one on."""
+    """Tokens of the prompt, in whole KV blocks from its first one on. `most`: of the one that has most, anywhere."""
 
-    __slots__ = ("_by_slot", "_depths", "most")
+    __slots__ = ("_block_tokens", "_groups", "most")
 
-    def __init__(self, groups: Sequence[Held], block_tokens: int, by_slot: Mapping[int, Endpoint]) -> None:
+    def __init__(self, groups: Sequence[Held], block_tokens: int) -> None:
         """`groups`: the deepest first; the slots of each are in all that follow, too."""
-        self._by_slot = by_slot
-        self.most = groups[0].blocks * block_tokens if groups else 0  # of the one that has most, anywhere
-        anywhere: dict[int, int] = {}  # the deepest first
-        device: dict[int, int] = {}
-        for group in groups:
-            tokens = group.blocks * block_tokens
-            for found, slots in ((anywhere, group.anywhere), (device, group.device)):
-                if len(slots) > len(found):
-                    for slot in slots:
-                        if slot not in found:
-                            found[slot] = tokens
-        self._depths = device, anywhere
+        self._groups, self._block_tokens = groups, block_tokens
+        self.most = groups[0].blocks * block_tokens if groups else 0
 
     def of(self, endpoint: Endpoint) -> tuple[int, int]:
         """(what it has on its device, what it has there or in its host's memory)."""
-        device, anywhere = self._depths
-        return device.get(endpoint.slot, 0), anywhere.get(endpoint.slot, 0)
+        slot, device, anywhere = endpoint.slot, 0, 0
+        for group in reversed(self._groups):  # most have little of it, or nothing
+            if slot not in group.anywhere:
+                break
+            anywhere = group.blocks
+            if slot in group.device:
+                device = group.blocks
+        return device * self._block_tokens, anywhere * self._block_tokens
 
-    def warmest(self) -> Iterator[Endpoint]:
-        """Those that have any of it, those with most first."""
-        return (self._by_slot[slot] for slot in self._depths[1])
+    def depths(self) -> list[tuple[frozenset[int], int]]:
+        """The slots that have so many tokens at least, anywhere, with the fewest tokens first: those of each are in all
+        before."""
+        return [(group.anywhere, group.blocks * self._block_tokens) for group in reversed(self._groups)]
+
+    @property
+    def is_on_devices(self) -> bool:
+        """Nobody has more of it in its host's memory than on its device."""
+        return all(group.device is group.anywhere for group in self._groups)
+
+    def warmest(self, slots: Set[int]) -> Iterator[int]:
+        """Of these slots those that have any of it, those with most first."""
+        before: frozenset[int] = frozenset()
+        for group in self._groups:
+            yield from group.anywhere.difference(before).intersection(slots)
+            before = group.anywhere
 
 
-NOT_CACHED = CachedPrompt((), 0, {})
+NOT_CACHED = CachedPrompt((), 0)

@@ -29,6 +29,7 @@ from disagg.registry.records import EngineRecord, State
 from disagg.registry.table import View
 from disagg.role_table import ROLES
 from disagg.routing.endpoints import UNBOUNDED, Endpoint, Engine
+from disagg.routing.in_slices import InSlices
 from disagg.routing.kv_feed import KvFeed
 from disagg.routing.load import Endpoints
 
@@ -85,6 +86,7 @@ class Connections:
         self.endpoints.block_tokens = block_tokens
         self._numbers = itertools.count()
         self._report_is_due = self._is_sweeping = False
+        self._kv_slices = InSlices()
         self.on_evict: Callable[[str], None] = lambda _life: None
         self.on_view: Callable[[Changes], None] = lambda _changes: None
         self._waiting: dict[asyncio.Future[None], None] = {}  # in their order
@@ -214,7 +216,14 @@ class Connections:
         life.engine = engine = Engine(record.id, record.life, record.role, life.number)
         engine.place = names_of(record.place)
         if self._block_tokens and self._kv_events and not ROLES[record.role].embeds:
-            feed = KvFeed(engine, endpoints.index, self._block_tokens, lambda: client.ask_for_kv(), self._sweep_soon)
+            feed = KvFeed(
+                engine,
+                endpoints.index,
+                self._block_tokens,
+                lambda: client.ask_for_kv(),
+                self._sweep_soon,
+                self._kv_slices.add,
+            )
         client = PlaneClient(
             record.plane,
             record.incarnation,

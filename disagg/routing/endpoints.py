@@ -10,6 +10,7 @@ from __future__ import annotations
 from bisect import bisect_left, insort
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import NamedTuple
 
 import msgspec
@@ -67,18 +68,16 @@ class Endpoint:
     tells_cache: bool = False  # what the index has of it is what its scheduler says; else nobody knows
     life: str = field(init=False)  # the engine's
     id: RankId = field(init=False)  # one for all requests that are remembered to have run here
+    name: str = field(init=False)
 
     def __post_init__(self) -> None:
         self.life = self.engine.life
         self.id = RankId(self.engine.id, self.life, self.dp_rank)
+        self.name = str(self.id)
 
     @property
     def dp_size(self) -> int:
         return len(self.engine.endpoints)
-
-    @property
-    def name(self) -> str:
-        return str(self.id)
 
     @property
     def requests_of_clients(self) -> int:
@@ -181,6 +180,11 @@ class ByLoad:
         for entry in self._entries:
             yield entry[4]
 
+    def with_room(self, tokens: int, most: int) -> list[Endpoint]:
+        """The first ones that have room for a request of so many tokens (see Endpoint.tokens_free)."""
+        ranks = (rank for _, _, _, _, rank in self._entries if rank.tokens_free >= tokens and rank.client.is_open)
+        return list(islice(ranks, most))
+
     def add(self, endpoint: Endpoint) -> None:
         endpoint.order = self
         insort(self._entries, _entry(endpoint, endpoint.load))
@@ -200,8 +204,7 @@ def _entry(endpoint: Endpoint, load: tuple[int, int]) -> tuple[int, int, int, in
     return (load[0], load[1], endpoint.engine.number, endpoint.dp_rank, endpoint)
 
 
-@dataclass(frozen=True, slots=True)
-class Pair:
+class Pair(msgspec.Struct, frozen=True):
     """Where a request runs. `prefill` is None on an aggregated engine, which then is `decode`."""
 
     prefill: Endpoint | None
@@ -223,4 +226,4 @@ class Pair:
 
     @property
     def name(self) -> str:
-        return " + ".join(endpoint.name for endpoint in self.endpoints)
+        return self.decode.name if self.prefill is None else f"{self.prefill.name} + {self.decode.name}"

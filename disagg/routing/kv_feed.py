@@ -3,6 +3,7 @@
 Way:   plane -> [KvFeed.on_kv] -> PrefixIndex, by the slots of the engine's endpoints
 Owns:  the numbers of the changes it has seen of each rank: what comes twice is left out, and where one is missing all
        is asked for anew, as where something cannot be read; with a pause that grows, should it never end
+       Many changes take several turns of the event loop, where `do` says so (in_slices.py)
 Fails: never; an endpoint of which nothing is known `tells_cache` no more, and the index has nothing of it
 """
 
@@ -10,12 +11,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 
 from disagg.kv_events.changes import CLEARED, LOST, REMOVED, STORED, Change, spelt_out
 from disagg.kv_events.events import Tier
 from disagg.plane.messages import KvChanged, KvHeld, KvStart
 from disagg.routing.endpoints import Endpoint, Engine
+from disagg.routing.in_slices import at_once
 from disagg.routing.prefix_index.index import PrefixIndex
 
 log = logging.getLogger(__name__)
@@ -25,7 +27,8 @@ AGAIN_MAX_S = 60.0  # up to this, after which without asking it is short again
 
 
 class KvFeed:
-    """`ask_again`: the host is to tell all anew. Of each dp rank: `lag_s`, how long ago its scheduler did what was told
+    """`ask_again`: the host is to tell all anew. `do`: what is to be done with each message, a step each change; in the
+    order of the messages. Of each dp rank: `lag_s`, how long ago its scheduler did what was told
     last; `gaps`, how often its cache was lost sight of."""
 
     def __init__(
@@ -35,9 +38,10 @@ class KvFeed:
         block_tokens: int,
         ask_again: Callable[[], None],
         on_clear: Callable[[], None] = lambda: None,
+        do: Callable[[Iterator[None]], None] = at_once,
     ) -> None:
         self._engine, self._index, self._block_tokens = engine, index, block_tokens
-        self._ask_again, self._on_clear = ask_again, on_clear
+        self._ask_again, self._on_clear, self._do = ask_again, on_clear, do
         self._is_open = True
         self._asking: asyncio.TimerHandle | None = None
         self._pause_s, self._asked_at_s = 0.0, 0.0
@@ -53,17 +57,20 @@ class KvFeed:
         self._ask_no_more()
 
     def on_kv(self, message: KvStart | KvHeld | KvChanged) -> None:
+        self._do(self._take_in(message))
+
+    def _take_in(self, message: KvStart | KvHeld | KvChanged) -> Iterator[None]:
         if not self._is_open:
-            return  # it lay in the buffer when the connection ended
+            return  # it waited for its turn when the connection ended
         try:
             match message:
                 case KvStart():
                     self._start(message)
                 case KvHeld():
-                    self._apply(message.dp_rank, message.changes)
+                    yield from self._apply(message.dp_rank, message.changes)
                     self.is_whole |= message.is_last
                 case KvChanged():
-                    self._changed(message)
+                    yield from self._changed(message)
         except Exception as error:  # noqa: BLE001 - what cannot be read costs the index, never the requests that run there
             log.warning("%s: its cache events cannot be read: %r", self._engine.life, error)
             self._forget_all(f"its events cannot be read: {error!r}")
@@ -101,7 +108,7 @@ class KvFeed:
         for dp_rank in self._next:
             self._endpoint(dp_rank).tells_cache = True
 
-    def _changed(self, changed: KvChanged) -> None:
+    def _changed(self, changed: KvChanged) -> Iterator[None]:
         if self.why_not:
             return
         dp_rank, begins, ends = changed.dp_rank, changed.begins, changed.begins + len(changed.changes)
@@ -118,9 +125,9 @@ class KvFeed:
             return
         self._next[dp_rank] = ends
         self.lag_s[dp_rank] = changed.lag_s
-        self._apply(dp_rank, changed.changes)
+        yield from self._apply(dp_rank, changed.changes)
 
-    def _apply(self, dp_rank: int, changes: Iterable[Change]) -> None:
+    def _apply(self, dp_rank: int, changes: Iterable[Change]) -> Iterator[None]:
         if self.why_not:
             return
         index, endpoint = self._index, self._endpoint(dp_rank)
@@ -136,12 +143,13 @@ class KvFeed:
             elif kind != REMOVED:
                 raise ValueError(f"nobody knows what {kind!r} is")
             elif tier == Tier.HOST:  # it is gone
-                keep = len(path) - count
-                index.cut(slot, path, keep, Tier.DEVICE)
-                index.cut(slot, path, keep, Tier.HOST)
+                index.cut(slot, path, len(path) - count, Tier.DEVICE | Tier.HOST)
             else:  # host memory has it still
                 index.store(slot, path, Tier.HOST)
                 index.cut(slot, path, len(path) - count, Tier.DEVICE)
+            yield
+            if not self._is_open:
+                return  # the slot may be another's already
 
     def _lose(self, dp_rank: int) -> None:
         endpoint = self._endpoint(dp_rank)

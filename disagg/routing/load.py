@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Callable, Iterator, Set
+from itertools import islice
 
 from disagg.plane.ledger import kv_tokens_needed
 from disagg.plane.messages import RankTaken
@@ -44,6 +45,7 @@ class Endpoints:
         self.block_tokens = 0  # of a KV block; 0: nobody is told what is cached
         self._guesses = PredictedCache(self.index)
         self._by_slot: dict[int, Endpoint] = {}
+        self._caching: dict[Role, set[int]] = {role: set() for role in ROLES}  # slots of those that have prefix caches
         self._free_slots: list[int] = []
 
     # for policies
@@ -70,6 +72,25 @@ class Endpoints:
                 yield (0, *endpoint.load), endpoint
         yield from last
 
+    def first_fitting(self, role: Role, request: RoutingView, most: int) -> list[Endpoint]:
+        """So many of `fitting` at the most, without those to be avoided if there are others."""
+        if not self._orders[role]:
+            return []
+        if request.avoid or request.alone_on:
+            some = list(islice(self.fitting(role, request), most))
+            return [rank for score, rank in some if not score[0]] or [rank for _, rank in some]
+        return self._orders[role].with_room(request.tokens_on(role), most)
+
+    def warmest(self, role: Role, request: RoutingView, cached: CachedPrompt) -> Iterator[Endpoint]:
+        """Endpoints of this role that have room for the request and some of its prompt, those with most first; none to
+        be avoided."""
+        slots, order, tokens = self._caching[role], self._orders[role], request.tokens_on(role)
+        avoid, alone = request.avoid, role in request.alone_on
+        for endpoint in map(self._by_slot.__getitem__, cached.warmest(slots)) if slots else ():
+            may_be = endpoint.order is order and endpoint.tokens_free >= tokens and endpoint.life not in avoid
+            if may_be and _may_take(endpoint, alone):
+                yield endpoint
+
     def fitting_on(self, life: str, role: Role, request: RoutingView) -> Iterator[Candidate]:
         """Endpoints of one engine that have room for the request, in no order; none where it is gone."""
         engine, tokens = self._engines[role].get(life), request.tokens_on(role)
@@ -85,7 +106,7 @@ class Endpoints:
         """What the endpoints have of the prompt."""
         if not request.path or not self.block_tokens:
             return NOT_CACHED
-        return CachedPrompt(self.index.overlaps(request.path), self.block_tokens, self._by_slot)
+        return CachedPrompt(self.index.overlaps(request.path), self.block_tokens)
 
     def cached_tokens(self, endpoint: Endpoint) -> int:
         """All that it has cached, as far as is known."""
@@ -102,8 +123,9 @@ class Endpoints:
         role = ROLES[decode.engine.role]
         if role.embeds is not request.embeds or role.takes_kv_from is not (prefill.engine.role if prefill else None):
             return False
-        has_met = prefill is None or prefill.life in self.peers_of(decode)
-        return has_met and all(self.has_room(endpoint, request) for endpoint in pair.endpoints)
+        if prefill is not None and not (prefill.life in self.peers_of(decode) and self.has_room(prefill, request)):
+            return False
+        return self.has_room(decode, request)
 
     def has_room(self, endpoint: Endpoint, request: RoutingView) -> bool:
         """Whether the request could go there now, on its side of a pair."""
@@ -196,6 +218,8 @@ class Endpoints:
         for endpoint in engine.endpoints:
             endpoint.slot = self._free_slots.pop() if self._free_slots else len(self._by_slot)
             self._by_slot[endpoint.slot] = endpoint
+            if endpoint.caches:
+                self._caching[engine.role].add(endpoint.slot)
 
     def close_slots(self, engine: Engine) -> None:
         """The index forgets them; others may get their numbers."""
@@ -204,6 +228,7 @@ class Endpoints:
                 self._guesses.remove(endpoint.slot)
                 self.index.clear(endpoint.slot)
                 del self._by_slot[endpoint.slot]
+                self._caching[engine.role].discard(endpoint.slot)
                 self._free_slots.append(endpoint.slot)
                 endpoint.slot, endpoint.tells_cache = -1, False
 

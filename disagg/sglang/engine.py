@@ -169,7 +169,7 @@ class SGLangEngine(_Part):
 
     async def load_adapter(self, adapter: Adapter) -> None:
         """On all of its ranks, on whichever node. One that SGLang would load, and die of later, is refused before."""
-        files = await asyncio.to_thread(read_adapter, adapter.path)
+        files = await asyncio.to_thread(read_adapter, adapter.path, str(self._arguments.get("model_path", "")))
         if files.absent:
             raise ValueError(f"{adapter.path} {files.absent}")
         name, path, pinned = adapter.name, adapter.path, adapter.pinned

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import MappingProxyType
 
 import msgspec
-from prometheus_client import CollectorRegistry, Gauge, generate_latest
+from prometheus_client import CollectorRegistry, Gauge
 
 from disagg.coordinator.facts import Facts
 from disagg.coordinator.phases import Phase
@@ -56,12 +56,13 @@ class Figures(msgspec.Struct, frozen=True):
     now: dict[str, int]
     counts: dict[str, CountTold]
     durations: dict[str, DurationsTold]
+    of_models: dict[str, Figures] = {}  # of several, by name; then there is nothing else
 
 
 class FrontendMetrics:
     """What a frontend counts of its requests, and what it asks the routing for when it is scraped. Times in seconds.
 
-    `ended` is called at each request's end; `render` gives the text that Prometheus reads. `model`: as clients say it;
+    `ended` is called at each request's end; `up_to_date` gives what Prometheus reads. `model`: as clients say it;
     `lane_of`: an engine's id -> the lane that its KV goes by; `aliases`: other servers' names to tell it by, too.
     """
 
@@ -226,15 +227,15 @@ class FrontendMetrics:
         counts = {name: count.own for name, count in self._counts.items()}
         return Figures(dict(now), counts, {name: each.own for name, each in self._durations.items()})
 
-    def render(
+    def up_to_date(
         self,
         own: Figures,
         others: Sequence[Figures],
         engines: Mapping[str, int],
         granted: Mapping[tuple[str, int], Sequence[float]],
         caches: Mapping[tuple[str, int], Sequence[float]],
-    ) -> bytes:
-        """Prometheus' text format, of all frontends together. `engines`: the numbers of GAUGES that are the
+    ) -> CollectorRegistry:
+        """Of all frontends together. `engines`: the numbers of GAUGES that are the
         deployment's; `granted`, `caches`: (engine id, dp rank) -> those of GRANTED and CACHES."""
         every = [own, *others]
         for name, count in self._counts.items():
@@ -250,7 +251,7 @@ class FrontendMetrics:
             self._gauges[key].set(sum(each.now.get(key, 0) for each in every))
         for key, number in engines.items():
             self._gauges[key].set(number)
-        return generate_latest(self._registry)
+        return self._registry
 
 
 def _labels(rank: RankId) -> tuple[str, int]:

@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import secrets
+import socket
 from typing import Any
 
 import pytest
 
-from disagg.cluster import actors, ray_node
+from disagg.cluster import actors, ray_node, serve
 from disagg.cluster.actors import PORT_BLOCK, PortBlocks
 from disagg.cluster.engine_node import NodeLost
-from disagg.cluster.ports import held_name
+from disagg.cluster.ports import free_port, held_name, hold, why_not_bound
 from disagg.cluster.ray_node import RayNode
 from disagg.errors import StartError
+from disagg.frontend.server import listen
+from disagg.load import parse_config
 from disagg.planning.plan import EnginePlan
 from disagg.roles import Role
 
 TEN_BLOCKS = range(20000, 20000 + 10 * PORT_BLOCK)
+SIMULATED = "{version: 1, device: simulated, model: {path: smollm2}, prefill: {}, decode: {}}"
 PLAN = EnginePlan("decode-0", Role.DECODE, "", 0, 1.0, 0.0, 1, 1, 1, {}, {})
 
 
@@ -146,3 +151,36 @@ async def test_a_agent_that_is_gone_is_forgotten(killed: list[Any], port: Any) -
     with pytest.raises(NodeLost, match="agent"):
         await node.prepare()
     assert agents.forgotten == [agent]
+
+
+def test_a_held_port_is_for_who_names_it() -> None:
+    port = free_port()
+    with hold("127.0.0.1", port):
+        with pytest.raises(OSError, match="in use"), socket.socket() as stranger:
+            stranger.bind(("127.0.0.1", port))
+        for shares_port in (False, True):
+            with contextlib.ExitStack() as stack:
+                for _ in range(1 + shares_port):
+                    stack.enter_context(listen("127.0.0.1", port, shares_port=shares_port))
+                stack.enter_context(socket.create_connection(("127.0.0.1", port)))
+                assert why_not_bound("127.0.0.1", port) is not None
+            assert why_not_bound("127.0.0.1", port) is None
+
+
+async def test_serve_holds_its_frontends_port_before_it_starts_anything(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else one of Ray's processes may take it meanwhile."""
+    port, seen = free_port(), []
+
+    async def run(*_: object, **__: object) -> None:
+        with socket.socket() as stranger:
+            try:
+                stranger.bind(("127.0.0.1", port))
+            except OSError:
+                seen.append("held")
+
+    monkeypatch.setattr(serve, "_run", run)
+    deployment = parse_config(SIMULATED, [f"frontend.port={port}"])
+    await serve.serve(deployment)
+    assert seen == ["held"]
+    with socket.create_server(("127.0.0.1", port)), pytest.raises(StartError, match=f"{port} cannot be bound"):
+        await serve.serve(deployment)

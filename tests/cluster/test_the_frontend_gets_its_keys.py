@@ -7,8 +7,8 @@ from pathlib import Path
 import msgspec
 
 from disagg.cluster.controller import Addresses
-from disagg.cluster.serve import _frontend_spec
-from disagg.frontend.spec import FrontendSpec
+from disagg.cluster.serve import _frontend_spec, _model_spec
+from disagg.frontend.spec import ModelSpec
 from disagg.load import parse_config
 from disagg.planning.plan import resolve
 from disagg.routing.cost.prior import Prior
@@ -21,17 +21,17 @@ KEY, ADMIN = "first-key-0123456789", "admin-key-0123456789"
 def test_all_of_it() -> None:
     security = f"security: {{api_keys: [{KEY}], admin_keys: [{ADMIN}], open_metrics: true}}\n"
     cors = "frontend: {host: 0.0.0.0, cors: {origins: ['https://chat.example.org'], max_age_s: 7}}\n"
-    spec = _frontend_spec(resolve(parse_config(YAML + security + cors), "cpu"), HERE, Path("m"))
+    spec = _frontend_spec(resolve(parse_config(YAML + security + cors), "cpu"), HERE, ())
     assert (spec.api_keys, spec.admin_keys, spec.open_metrics) == ((KEY,), (ADMIN,), True)
     assert (spec.origins, spec.origins_age_s) == (("https://chat.example.org",), 7)
 
 
 def test_by_default_nobody_needs_a_key_and_all_pages_may() -> None:
-    spec = _frontend_spec(resolve(parse_config(YAML), "cpu"), HERE, Path("m"))
+    spec = _frontend_spec(resolve(parse_config(YAML), "cpu"), HERE, ())
     assert (spec.api_keys, spec.admin_keys, spec.open_metrics, spec.origins) == ((), (), False, ("*",))
 
 
 def test_what_is_believed_of_the_engines_before_they_are_measured() -> None:
     believed = Prior(read_token_s=0.125, kv_bytes_per_token=7)
-    spec = _frontend_spec(resolve(parse_config(YAML), "cpu"), HERE, Path("m"), believed)
-    assert msgspec.json.decode(msgspec.json.encode(spec), type=FrontendSpec).prior == believed
+    spec = _model_spec(resolve(parse_config(YAML), "cpu"), Path("m"), believed)
+    assert msgspec.json.decode(msgspec.json.encode(spec), type=ModelSpec).prior == believed

@@ -67,7 +67,7 @@ def test_every_shipped_config_can_be_extended_by_its_name(name: str, tmp_path: P
     above = f"extends: {name.removesuffix('.yaml')}\nfrontend: {{port: 1234}}"
     deployment = load_config(write(tmp_path, above=above))
     assert deployment.frontend.port == 1234
-    assert deployment.model.path
+    assert all(part.model.path for part in deployment.parts())
 
 
 def test_a_file_is_looked_for_beside_the_one_that_names_it_not_where_one_stands(

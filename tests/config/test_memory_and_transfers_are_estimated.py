@@ -203,7 +203,7 @@ def test_each_prefill_pool_sends_as_its_own_engines_do() -> None:
     seen = examined(prefill + "decode: {}", "nodes: [{cpus: 64, gpus: 8, gpu_kind: h200}]")
     assert seen.lanes == {"wide": {nvlink("h200"): 1}, "narrow": {nvlink("h200"): 2}}
     seconds = {
-        row["pool"]: row["seconds"][0] for row in json.loads(to_json(seen))["transfers"] if row["tokens"] == 1024
+        row["pool"]: row["seconds"][0] for row in json.loads(to_json([seen]))["transfers"] if row["tokens"] == 1024
     }
     assert seconds["wide"] < seconds["narrow"]
     assert "\n  from narrow over NVLink of h200, 450 GB/s, 2 pairs of members: " in render(seen)

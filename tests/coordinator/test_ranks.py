@@ -11,6 +11,7 @@ sys.path.insert(0, str(Path(__file__).parent))  # tests share bench.py; they are
 
 import msgspec
 from bench import bench, request, until
+from prometheus_client import generate_latest
 
 from disagg.process.stub import FACTS, StubEngine
 from disagg.routing.endpoints import RankId
@@ -47,7 +48,7 @@ async def test_an_engine_that_is_gone_has_nothing_in_flight() -> None:
 
 
 def _told(metrics: FrontendMetrics, *others: Figures) -> str:
-    return metrics.render(metrics.figures({}, {}), others, {}, granted={}, caches={}).decode()
+    return generate_latest(metrics.up_to_date(metrics.figures({}, {}), others, {}, granted={}, caches={})).decode()
 
 
 def test_metrics_of_several_frontends_are_added() -> None:
@@ -58,7 +59,7 @@ def test_metrics_of_several_frontends_are_added() -> None:
         metrics.ended(of)
     figures = msgspec.msgpack.decode(msgspec.msgpack.encode(there.figures({"requests": 3}, {"late": 2})), type=Figures)
     own = here.figures({"requests": 1}, {"late": 1})
-    text = here.render(own, [figures], {"engines": 5}, granted={}, caches={}).decode()
+    text = generate_latest(here.up_to_date(own, [figures], {"engines": 5}, granted={}, caches={})).decode()
     assert 'disagg_requests_total{phase="queued"} 3.0' in text
     assert 'disagg_ttft_seconds_bucket{le="0.25"} 3.0' in text
     assert "disagg_ttft_seconds_count 3.0" in text

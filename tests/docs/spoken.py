@@ -74,6 +74,8 @@ def refuse_unknown_path(path: str) -> None:
     """Of the YAML. What stands under `engine` is SGLang's or the simulated engine's."""
     model: type[BaseModel] | None = Deployment
     parts = [part for part in path.split(".") if not part.isdigit()]
+    if parts[0] == "models":
+        del parts[1:2]  # a name that the user chose
     for index, part in enumerate(parts):
         assert model is not None, f"{path}: {parts[index - 1]} has nothing below it"
         assert part in model.model_fields, f"{path}: there is no {part} in {model.__name__}"

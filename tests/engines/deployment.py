@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -17,7 +18,7 @@ from typing import Any
 import httpx
 import psutil
 
-from disagg.cluster.ports import free_port
+from disagg.cluster.ports import hold
 from disagg.host_spec import DEPLOYMENT_VARIABLE
 
 READY_S = 400.0
@@ -29,6 +30,7 @@ class Deployment:
     process: subprocess.Popen[bytes]
     url: str
     log: Path
+    port: socket.socket | None = None  # held until its end: what else is started takes many
 
     def get(self, path: str) -> Any:
         return httpx.get(self.url + path, timeout=15, trust_env=False).json()
@@ -95,7 +97,8 @@ def launch(
 ) -> Deployment:
     """`prefix`: a command that runs the rest as somebody else. `folder`: where it is started, as `disagg` would be.
     `unread`: what it prints goes into a pipe of the smallest size, which nobody empties."""
-    port = free_port()
+    held = hold("127.0.0.1", 0)
+    port = held.getsockname()[1]
     log = Path(tempfile.mkstemp(prefix="disagg-test-", suffix=".log")[1])
     program = ["-P", "-m", "disagg_start"] if folder else ["-m", "disagg.cli.main"]
     command = [*prefix, sys.executable, *program, "serve", config, "--set", f"frontend.port={port}"]
@@ -111,7 +114,7 @@ def launch(
             umask=0 if folder else -1,
             pipesize=4096 if unread else -1,
         )
-    return Deployment(process, f"http://127.0.0.1:{port}", log)
+    return Deployment(process, f"http://127.0.0.1:{port}", log, held)
 
 
 @contextmanager
@@ -144,6 +147,8 @@ def end(deployment: Deployment, number: int = signal.SIGTERM) -> int:
         raise
     finally:
         deployment.log.unlink(missing_ok=True)
+        if deployment.port is not None:
+            deployment.port.close()
         if deployment.process.stdout is not None:
             deployment.process.stdout.close()
 

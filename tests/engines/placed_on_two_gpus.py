@@ -16,9 +16,10 @@ from disagg.load import load_config
 async def main() -> None:
     deployment = load_config(Path("configs/two-gpus.yaml"), ["ray.address=local", "ray.gpus=2", "ray.cpus=8"])
     name = secrets.token_hex(4)
-    async with ray_and_janitor(deployment, name) as (plan, _):
+    async with ray_and_janitor(deployment, name) as (plans, _):
+        (plan,) = plans
         setting = Setting(name, plan.device, "", secrets.token_hex(32), plan.deadlines, [], "127.0.0.1")
-        controller = Controller(plan, setting)
+        controller = Controller(plans, setting)
         try:
             await controller.fleet.place(plan.largest_first())
             engines = {each.plan.id: each.node for each in controller.fleet.supervisors}

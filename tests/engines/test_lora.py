@@ -20,6 +20,7 @@ import yaml
 from deployment import Deployment, serving
 from lora_made import ATTENTION, MLP, Answers, Meant, make
 
+from disagg.models.random_adapter import make_adapter
 from disagg.models.tiny import make_tiny
 
 NEW_TOKENS = 12
@@ -170,6 +171,10 @@ def test_one_comes_at_run_time_outlives_an_engine_and_goes(pair: Deployment, mea
     assert refused.status_code == 409
     assert all(engine in refused.json()["error_message"] for engine in ("prefill-0", "decode-0"))
     assert "broken" not in listed(pair)
+    make_adapter("smollm2", folder / "of-another", 8, ("q_proj",), 0)
+    refused = post(pair, "/load_lora_adapter", lora_name="of-another", lora_path=str(folder / "of-another"))
+    assert (refused.status_code, listed(pair)) == (409, [MODEL, *GIVEN])
+    assert "is of another model" in refused.json()["error_message"]
 
     loaded = post(pair, "/load_lora_adapter", lora_name=LATER, lora_path=str(folder / "later"))
     assert loaded.json()["success"], loaded.text

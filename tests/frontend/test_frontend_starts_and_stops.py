@@ -20,7 +20,7 @@ from disagg.errors import StartError
 from disagg.frontend.app import Frontend
 from disagg.frontend.own_tokenizer import OwnTokenizer
 from disagg.frontend.server import listen
-from disagg.frontend.spec import FrontendSpec
+from disagg.frontend.spec import FrontendSpec, ModelSpec
 from disagg.host_spec import SECRET_VARIABLE
 from disagg.tokenizer.codec import Codec, load_codec
 
@@ -142,8 +142,7 @@ def test_a_tokenizer_is_read_before_the_registry_is_met(tmp_path: Path) -> None:
         host="127.0.0.1",
         port=0,
         body_limit_bytes=1 << 20,
-        model_path=str(tmp_path),
-        model_name="none",
+        models=(ModelSpec(path=str(tmp_path), name="none"),),
         number=0,
         stop_s=1.0,
         limits=Limits(),

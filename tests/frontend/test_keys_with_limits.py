@@ -7,6 +7,7 @@ import json
 from typing import Any
 
 import pytest
+from prometheus_client import generate_latest
 from scripted import Answer, ScriptedBackend, ask, exchange, hangs, http_request, says, serving, until
 
 from disagg.errors import BadRequest, RateLimited
@@ -167,7 +168,7 @@ def test_metrics_by_the_keys_name() -> None:
     meter.read("m", 7)
     with pytest.raises(RateLimited):
         meter.begin()
-    text = metrics.render(metrics.figures({}, {}, meters.told), [], {}, {}, {}).decode()
+    text = generate_latest(metrics.up_to_date(metrics.figures({}, {}, meters.told), [], {}, {}, {})).decode()
     assert 'disagg_key_requests_total{key="team-a"} 1.0' in text
     assert 'disagg_key_tokens_total{key="team-a",kind="prompt"} 7.0' in text
     assert 'disagg_key_refused_total{key="team-a",limit="requests"} 1.0' in text

@@ -19,7 +19,7 @@ import pytest
 from disagg.cluster.frontend_process import Frontends
 from disagg.cluster.ports import free_port
 from disagg.coordinator.limits import Limits
-from disagg.frontend.spec import FrontendSpec
+from disagg.frontend.spec import FrontendSpec, ModelSpec
 from disagg.host_spec import SECRET_VARIABLE
 from disagg.models.catalogue import model_folder
 from disagg.plane.server import PlaneServer
@@ -77,8 +77,7 @@ async def two_frontends() -> AsyncIterator[Two]:
             host="127.0.0.1",
             port=free_port(),
             body_limit_bytes=1 << 20,
-            model_path=str(model_folder("smollm2")),
-            model_name="m",
+            models=(ModelSpec(path=str(model_folder("smollm2")), name="m"),),
             number=0,
             stop_s=1.0,
             limits=Limits(),

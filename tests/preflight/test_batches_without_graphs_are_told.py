@@ -6,7 +6,7 @@ import pytest
 
 from disagg.config.find import shipped_folder, shipped_names
 from disagg.load import load_config, parse_config
-from disagg.planning.plan import resolve
+from disagg.planning.plan import resolve, resolve_parts
 from disagg.preflight.api import subject_of
 from disagg.preflight.graph_rules import graph_warnings
 from tests.preflight.mistakes import Mistake, model_of
@@ -64,4 +64,5 @@ def test_a_release_that_captures_fewer_by_itself_is_told() -> None:
 def test_no_shipped_configuration_has_such_batches(name: str) -> None:
     deployment = load_config(shipped_folder() / name)
     device = "cuda" if deployment.device == "auto" else deployment.device
-    assert list(graph_warnings(subject_of(resolve(deployment, device), None, None))) == []
+    for plan in resolve_parts(deployment, device):
+        assert list(graph_warnings(subject_of(plan, None, None))) == []

@@ -49,7 +49,7 @@ def test_a_good_deployment_passes_and_the_lanes_between_its_nodes_are_measured()
     folder = str(resolve_model("smollm2"))
 
     async def look() -> None:
-        assert (await probe.refuse(plan(), folder)).warnings == []
+        assert (await probe.refuse([plan()], [folder]))[0].warnings == []
         began = time.monotonic()
         nodes = await probe.inspect_nodes(folder)
         print(f"looked at {len(nodes)} nodes in {time.monotonic() - began:.1f} s")
@@ -75,7 +75,7 @@ def test_what_the_nodes_lack_is_refused(tmp_path: Path) -> None:
 
     async def look() -> None:
         with pytest.raises(ConfigError) as refused:
-            await probe.refuse(plan("prefill.resources.cpus=2"), str(tmp_path))
+            await probe.refuse([plan("prefill.resources.cpus=2")], [str(tmp_path)])
         told = {problem.path: problem for problem in refused.value.problems}
         assert set(told) == {"prefill", "model.path"}
         assert "has room" in told["prefill"].what

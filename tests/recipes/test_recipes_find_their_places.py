@@ -82,7 +82,7 @@ def test_the_lmsys_shape_fits_its_12_nodes_with_prefill_on_three() -> None:
 
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_the_check_that_a_header_names_finds_nothing_wrong(recipe: str) -> None:
-    seen = look_at(str(CONFIGS / f"{recipe}.yaml"), (), str(CONFIGS / "clusters" / CLUSTERS[recipe]))
+    (seen,) = look_at(str(CONFIGS / f"{recipe}.yaml"), (), str(CONFIGS / "clusters" / CLUSTERS[recipe]))
     assert problems_of(seen) == []
 
 

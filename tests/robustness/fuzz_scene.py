@@ -88,7 +88,7 @@ class FuzzScene:
         """Everything that requests hold, from the client's bytes to the engines' memory."""
         coordinator = self.coordinator
         doors = [frontend._server.door for frontend in self.frontends]
-        generations = [frontend._generations for frontend in self.frontends]
+        generations = [frontend._models.first.generations for frontend in self.frontends]
         readers = [own.readers.processes for own in self.tokenizations]
         return {
             "requests": len(coordinator.live),

@@ -18,7 +18,7 @@ import pytest
 from disagg.cluster.frontend_process import FrontendProcess
 from disagg.cluster.ports import free_port
 from disagg.coordinator.limits import Limits
-from disagg.frontend.spec import FrontendSpec
+from disagg.frontend.spec import FrontendSpec, ModelSpec
 from disagg.host_spec import SECRET_VARIABLE
 from disagg.kv_events.book import KvBook
 from disagg.models.catalogue import model_folder
@@ -107,12 +107,10 @@ async def _frontend(registry: MemoryRegistry, stack: AsyncExitStack) -> tuple[Fr
         host="127.0.0.1",
         port=free_port(),
         body_limit_bytes=1 << 20,
-        model_path=str(model_folder("smollm2")),
-        model_name="m",
+        models=(ModelSpec(path=str(model_folder("smollm2")), name="m", block_tokens=BLOCK),),
         number=0,
         stop_s=1.0,
         limits=Limits(),
-        block_tokens=BLOCK,
         open_metrics=True,
     )
     stack.push_async_callback(control.close)

@@ -10,7 +10,7 @@ import pytest
 from disagg.load import load_config, parse_config
 from disagg.models.facts import find_facts
 from disagg.planning.gpu_kinds import GPU_KINDS, GpuKind
-from disagg.planning.plan import Device, device_of, resolve
+from disagg.planning.plan import Device, Plan, device_of, resolve, resolve_parts
 from disagg.routing.cost.costs import Costs
 from disagg.routing.cost.from_shape import NO_PRIOR, prior_of
 from disagg.routing.cost.prior import Prior
@@ -78,7 +78,11 @@ def test_what_is_not_known_is_as_it_always_was() -> None:
 @pytest.mark.parametrize("file", sorted(Path("configs").glob("*.yaml")), ids=lambda file: file.stem)
 def test_every_shipped_configuration_has_one_that_makes_sense(file: Path) -> None:
     deployment = load_config(file)
-    plan = resolve(deployment, device_of(deployment, 64))
+    for plan in resolve_parts(deployment, device_of(deployment, 64)):
+        _assert_sensible(plan)
+
+
+def _assert_sensible(plan: Plan) -> None:
     believed = prior_of(plan, find_facts(plan.model.path), [H200])
     assert all(value >= 0 for value in (believed.read_token_s, believed.read_area_s, believed.step_s))
     assert 1e-7 < believed.read_token_s < 0.02

@@ -21,6 +21,7 @@ from disagg.routing.prefix_index.index import PrefixIndex
 
 SLOTS = st.integers(0, 5)
 TIERS = st.sampled_from(list(Tier))
+SOME_TIERS = st.sampled_from([*Tier, Tier.DEVICE | Tier.HOST])
 
 
 class Both(RuleBasedStateMachine):
@@ -45,12 +46,13 @@ class Both(RuleBasedStateMachine):
         self.index.store(slot, path, tier, new if tells else None)
         self.naive.store(slot, path, tier)
 
-    @rule(data=st.data(), slot=SLOTS, tier=TIERS)
-    def cut_anywhere(self, data: st.DataObject, slot: int, tier: Tier) -> None:
+    @rule(data=st.data(), slot=SLOTS, tiers=SOME_TIERS)
+    def cut_anywhere(self, data: st.DataObject, slot: int, tiers: Tier) -> None:
         path = self.prompts.path(data.draw(st.sampled_from(self.known)))
         keep = data.draw(st.integers(0, len(path)))
-        self.index.cut(slot, path, keep, tier)
-        self.naive.cut(slot, path, keep, tier)
+        self.index.cut(slot, path, keep, tiers)
+        for tier in tiers:
+            self.naive.cut(slot, path, keep, tier)
 
     @rule(slot=SLOTS)
     def clear(self, slot: int) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from prometheus_client import CollectorRegistry, generate_latest
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "coordinator"))  # tests share bench.py; they are not a package
 sys.path.insert(1, str(Path(__file__).parent.parent / "frontend"))  # and many_engines.py
@@ -26,6 +27,7 @@ from disagg.routing.endpoints import RankId
 from disagg.telemetry.aliases import HISTOGRAMS, KINDS
 from disagg.telemetry.bounds import FINE, SGLANG_FIRST, VLLM_STEP
 from disagg.telemetry.metrics import Figures, FrontendMetrics
+from disagg.telemetry.of_models import render
 from disagg.telemetry.tallies import Durations
 
 DOCS = Path(__file__).resolve().parents[2] / "docs" / "telemetry.md"
@@ -47,7 +49,9 @@ def _request(tokens: int = 0, **timeline: float) -> Request:
 
 def _told(metrics: FrontendMetrics, *others: Figures, **told: Any) -> dict[str, float]:
     """Each sample as Prometheus writes it -> its value."""
-    text = metrics.render(metrics.figures({"requests": 3, "queued": 1}, {}, told), others, {}, {}, {}).decode()
+    text = generate_latest(
+        metrics.up_to_date(metrics.figures({"requests": 3, "queued": 1}, {}, told), others, {}, {}, {})
+    ).decode()
     samples = (line.rsplit(" ", 1) for line in text.splitlines() if not line.startswith("#"))
     return {name: float(value) for name, value in samples}
 
@@ -169,6 +173,17 @@ def test_frontends_are_added_under_every_name() -> None:
     assert told[f"sglang:gen_throughput{model}"] == 0.0  # less than a second has passed
 
 
+def test_of_several_models_what_is_the_processs_own_is_told_once() -> None:
+    told: Any = {"disagg_errors": {("late",): 2}, "disagg_key_requests": {("team-a",): 3}}
+    models = {name: FrontendMetrics(name) for name in ("a", "b")}
+    text = render(
+        {name: each.up_to_date(each.figures({}, {}, told), [], {}, {}, {}) for name, each in models.items()}
+    ).decode()
+    assert 'disagg_errors_total{code="late"} 2.0' in text
+    assert 'disagg_key_requests_total{key="team-a"} 3.0' in text
+    assert 'disagg_queue_seconds_count{model="b"} 0.0' in text
+
+
 def test_each_name_has_the_buckets_that_its_boards_expect() -> None:
     told = _told(_metrics(*KINDS))
     for name, bounds in (
@@ -181,7 +196,6 @@ def test_each_name_has_the_buckets_that_its_boards_expect() -> None:
 
 @pytest.mark.parametrize("seconds", [0.0, 0.1, 0.10001, 1e9])
 def test_a_duration_is_in_the_same_place_by_every_name(seconds: float) -> None:
-    from prometheus_client import CollectorRegistry
 
     durations = Durations(CollectorRegistry(), (0.1,), "x", "")
     durations.add(seconds)
@@ -198,7 +212,7 @@ def test_without_aliases_there_are_only_our_names() -> None:
 
 def test_the_page_has_every_name_and_no_other() -> None:
     metrics = _metrics(*KINDS)
-    text = metrics.render(metrics.figures({}, {}), [], {}, {}, {}).decode()
+    text = generate_latest(metrics.up_to_date(metrics.figures({}, {}), [], {}, {}, {})).decode()
     told = {
         family.name + ("_total" if family.type == "counter" else "") for family in text_string_to_metric_families(text)
     }

@@ -18,7 +18,7 @@ from speaking_engine import say
 from two_frontends import LIMITS, scene
 
 from disagg.cluster.ports import free_port
-from disagg.frontend.spec import LISTENING, FrontendSpec
+from disagg.frontend.spec import LISTENING, FrontendSpec, ModelSpec
 from disagg.host_spec import SECRET_VARIABLE
 from disagg.registry.served import RegistryServer
 
@@ -51,14 +51,18 @@ async def test_it_serves_without(tmp_path: Path, parsers: tuple[str | None, str 
             host="127.0.0.1",
             port=port,
             body_limit_bytes=1 << 20,
-            model_path=str(tmp_path),
-            model_name=MODEL,
+            models=(
+                ModelSpec(
+                    path=str(tmp_path),
+                    name=MODEL,
+                    tokenization="engine",
+                    tool_call_parser=parsers[0],
+                    reasoning_parser=parsers[1],
+                ),
+            ),
             number=1,
             stop_s=1.0,
             limits=LIMITS,
-            tokenization="engine",
-            tool_call_parser=parsers[0],
-            reasoning_parser=parsers[1],
         )
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-c", PROGRAM, str(tmp_path), *FORBIDDEN, *others),

@@ -13,35 +13,42 @@ import msgspec
 
 from disagg.errors import BadRequest, RequestError
 from disagg.fields import Body, boolean, refuse, required, typed
-from disagg.frontend.backend import Backend
 from disagg.frontend.body import SMALL_BYTES_MAX, check_encoding, decode_body
 from disagg.frontend.exchange import Exchange
 from disagg.frontend.keys import Caller
+from disagg.frontend.models import Model, Models
 from disagg.frontend.responses import encode, error_body
 
-LOAD = frozenset({"lora_name", "lora_path", "pinned"})
-UNLOAD = frozenset({"lora_name"})
+LOAD = frozenset({"lora_name", "lora_path", "pinned", "model"})
+UNLOAD = frozenset({"lora_name", "model"})
 UNREAD = frozenset({"lora_id", "rid", "http_worker_ipc"})  # SGLang's own, which its clients may send as null
 
 
 class AdapterRoutes:
-    def __init__(self, backend: Backend) -> None:
-        self._backend = backend
+    """`model` in a body says of which of several it is to be; with one it may be left out, as SGLang's clients do."""
+
+    def __init__(self, models: Models) -> None:
+        self._models = models
 
     async def load(self, exchange: Exchange, _: str, caller: Caller) -> None:
         body = await _body(exchange, LOAD)
         name, path = (typed(str, required(body, field), field) for field in ("lora_name", "lora_path"))
-        await self._answer(exchange, await self._backend.load_adapter(name, path, boolean(body, "pinned")))
+        model = self._of(body)
+        await self._answer(exchange, model, await model.backend.load_adapter(name, path, boolean(body, "pinned")))
 
     async def unload(self, exchange: Exchange, _: str, caller: Caller) -> None:
         body = await _body(exchange, UNLOAD)
         name = typed(str, required(body, "lora_name"), "lora_name")
-        await self._answer(exchange, await self._backend.unload_adapter(name))
+        model = self._of(body)
+        await self._answer(exchange, model, await model.backend.unload_adapter(name))
 
-    async def _answer(self, exchange: Exchange, why_not: str | None) -> None:
+    def _of(self, body: Body) -> Model:
+        return self._models.said(typed(str, body["model"], "model") if "model" in body else None)
+
+    async def _answer(self, exchange: Exchange, model: Model, why_not: str | None) -> None:
         if why_not is not None:
             raise BadRequest("lora_name", "adapter_not_changed", why_not, http_status=409)
-        there = {name: adapter.path for name, adapter in self._backend.adapters.items()}
+        there = {name: adapter.path for name, adapter in model.backend.adapters.items()}
         await exchange.answer(200, encode({"success": True, "error_message": None, "loaded_adapters": there}))
 
 

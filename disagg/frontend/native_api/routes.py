@@ -1,6 +1,6 @@
 """What SGLang's clients ask of a server beside /generate: what it is, whether it works, and to end a request.
 
-Way:   app.py -> [NativeRoutes] -> Backend
+Way:   app.py -> [NativeRoutes] -> Models, Whole
 Out:   SGLang's names for what this deployment is as a whole; nothing of hosts and folders
 Fails: RequestError; a /health_generate that gets no token is a 503
 """
@@ -18,13 +18,14 @@ from disagg.coordinator.request import NoText, Request
 from disagg.coordinator.sink import Nowhere
 from disagg.errors import BadRequest, NoReadyPair, RequestError
 from disagg.fields import required, typed
-from disagg.frontend.backend import Backend
 from disagg.frontend.body import SMALL_BYTES_MAX, decode_body
 from disagg.frontend.exchange import Exchange
 from disagg.frontend.keys import Caller
+from disagg.frontend.models import Model, Models
 from disagg.frontend.request_body import CompletionRequest
 from disagg.frontend.responses import encode
-from disagg.frontend.tokenization import Tokenization, facts_now
+from disagg.frontend.tokenization import facts_now
+from disagg.frontend.whole import Whole
 from disagg.token_ids import TokenIds
 
 TEXT = b"text/plain; charset=utf-8"
@@ -32,62 +33,64 @@ FLUSH_WAIT_MAX_S = 60.0
 
 
 class NativeRoutes:
-    """`cancel(id, caller)`: ends a running answer, if it is the caller's."""
+    """`cancel(id, caller)`: ends a running answer, if it is the caller's. With several models `?model=` names one of
+    them; without it the first is meant."""
 
-    def __init__(
-        self, backend: Backend, tokenization: Tokenization, cancel: Callable[[str, Caller], Awaitable[bool]]
-    ) -> None:
-        self._backend, self._tokenization, self._cancel = backend, tokenization, cancel
+    def __init__(self, models: Models, whole: Whole, cancel: Callable[[str, Caller], Awaitable[bool]]) -> None:
+        self._models, self._whole, self._cancel = models, whole, cancel
 
     async def health_generate(self, exchange: Exchange, _: str, caller: Caller) -> None:
         """One token of one prompt, from whichever engines are next. Raises NoReadyPair where none comes, and BadRequest
         where no engine here makes any."""
-        if not self._backend.generates:
-            raise BadRequest(None, "no_generation_pool", "this deployment makes vectors alone: ask /ready")
+        model = self._models.of_query(exchange)
+        if not model.backend.generates:
+            raise BadRequest(None, "no_generation_pool", "this model makes vectors alone: ask /ready")
         sampling: dict[str, Any] = {"temperature": 0.0, "ignore_eos": True}
         with exchange.while_connected():
             try:
                 request = Request(
-                    self._backend.new_request_id(),
-                    await self._prompt_ids(),
+                    model.backend.new_request_id(),
+                    await self._prompt_ids(model),
                     sampling,
                     1,
                     NoText(),
                     received_at_s=time.monotonic(),
                     owner=caller.owner,
                 )
-                await self._backend.run(request, Nowhere())
+                await model.backend.run(request, Nowhere())
             except RequestError as error:
                 raise NoReadyPair("frontend", f"no token came: {error.message}") from error
         await exchange.answer(200, b"{}")
 
-    async def _prompt_ids(self) -> TokenIds:
-        body = encode({"model": self._backend.model_name, "prompt": "a"})
-        asked = await self._tokenization.read(body, "text")
+    async def _prompt_ids(self, model: Model) -> TokenIds:
+        body = encode({"model": model.name, "prompt": "a"})
+        asked = await model.tokenization.read(body, "text")
         assert isinstance(asked, CompletionRequest)
         return asked.prompts[0]
 
     async def server_info(self, exchange: Exchange, _: str, caller: Caller) -> None:
-        is_ready, _why_not = self._backend.ready()
-        facts = await facts_now(self._tokenization, self._backend)
+        model = self._models.of_query(exchange)
+        is_ready, _why_not = model.backend.ready()
+        facts = await facts_now(model.tokenization, model.backend)
         info: dict[str, Any] = {
             "version": __version__,
             "server": "disagg",
-            "served_model_name": self._backend.model_name,
-            "model_path": self._backend.model_name,
+            "served_model_name": model.name,
+            "model_path": model.name,
             "context_length": facts.context_length if facts else None,
-            "request_tokens_max": self._backend.request_tokens_max,
+            "request_tokens_max": model.backend.request_tokens_max,
             "status": "ready" if is_ready else "starting",
         }
         await exchange.answer(200, encode(info))
 
     async def model_info(self, exchange: Exchange, _: str, caller: Caller) -> None:
-        name, facts = self._backend.model_name, await facts_now(self._tokenization, self._backend)
+        model = self._models.of_query(exchange)
+        name, facts = model.name, await facts_now(model.tokenization, model.backend)
         info: dict[str, Any] = {
             "model_path": name,
             "tokenizer_path": name,
             "served_model_name": name,
-            "is_generation": self._backend.generates,
+            "is_generation": model.backend.generates,
             "weight_version": "default",
             "max_model_len": facts.context_length if facts else None,
             "vocab_size": facts.vocabulary if facts else None,
@@ -99,7 +102,7 @@ class NativeRoutes:
         that names those which run something, when the others have been flushed."""
         wait_s = _seconds(exchange.query("timeout"))
         with exchange.while_connected():
-            found = await self._backend.flush_caches(wait_s)
+            found = await self._whole.flush_caches(wait_s)
         busy = [f"{life}: {why_not}" for life, why_not in found.items() if why_not]
         if busy:
             flushed = ", ".join(life for life, why_not in found.items() if not why_not) or "none"

@@ -11,12 +11,13 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import Counter, deque
-from collections.abc import Callable, Iterator
+from collections import ChainMap, Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 from disagg import __version__
 from disagg.coordinator.coordinator import Coordinator
+from disagg.coordinator.remembered import Remembered
 from disagg.coordinator.request import Request
 from disagg.errors import FrontendFull
 from disagg.frontend.events import event
@@ -24,6 +25,7 @@ from disagg.frontend.page.meter import Meter, Rank, Sample
 from disagg.frontend.page.rows import ended_rows, engine_row, live_rows
 from disagg.frontend.page.story import Story
 from disagg.registry.changes import Changes
+from disagg.registry.records import EngineRecord
 from disagg.routing.connections import Connections
 from disagg.routing.endpoints import Pair
 
@@ -47,10 +49,17 @@ class Feed:
         connections: Connections,
         now_s: Callable[[], float] = time.monotonic,
         wall_s: Callable[[], float] = time.time,
+        more: Sequence[tuple[Coordinator, Connections]] = (),
     ) -> None:
-        self._model_name, self._coordinator, self._connections = model_name, coordinator, connections
+        """`more`: of further models."""
+        self._model_name = model_name
+        self._coordinators = [coordinator, *(each for each, _ in more)]
+        self._connections = [connections, *(each for _, each in more)]
+        self._live: Mapping[str, Request] = coordinator.live
+        if more:
+            self._live = ChainMap(*(each.live for each in self._coordinators))
         self._now_s, self._wall_s = now_s, wall_s
-        self._meter, self._story = Meter(coordinator.live), Story(connections.records)
+        self._meter, self._story = Meter(self._live), Story(self._records)
         self._history: deque[Sample] = deque(maxlen=HISTORY)
         self._phases: Counter[str] = Counter()
         self._loads: Loads = {}
@@ -63,8 +72,15 @@ class Feed:
         self.number = 0  # of ticks
         self._tick = self._snapshot = b""
         self._lists: dict[bytes | None, bytes] = {}  # by owner, of this tick
-        connections.on_view = self._on_view
-        coordinator.on_lost_try = self._on_lost_try
+        for each in self._connections:
+            each.on_view = self._on_view
+        for one in self._coordinators:
+            one.on_lost_try = self._on_lost_try
+
+    @property
+    def _records(self) -> Mapping[str, EngineRecord]:
+        first, *more = self._connections
+        return first.records if not more else {k: v for each in self._connections for k, v in each.records.items()}
 
     @contextmanager
     def viewer(self, owner: bytes | None) -> Iterator[Viewer]:
@@ -101,7 +117,7 @@ class Feed:
     def _begin(self) -> None:
         self._meter.begin()
         self._loads, self._peers = self._loads_now(Counter(), Counter(), 1.0), self._peers_now()
-        self._phases = Counter(request.phase.name.lower() for request in self._coordinator.live.values())
+        self._phases = Counter(request.phase.name.lower() for request in self._live.values())
         self._snapshot = b""
         self._lists.clear()
         self.number += 1
@@ -123,8 +139,8 @@ class Feed:
             last_s = now_s
 
     def _make_tick(self, phases: Counter[str], took_s: float) -> None:
-        at_s, records = self._wall_s(), self._connections.records
-        sample, made, read = self._meter.sample(at_s, took_s, self._coordinator.waiting)
+        at_s, records = self._wall_s(), self._records
+        sample, made, read = self._meter.sample(at_s, took_s, sum(each.waiting for each in self._coordinators))
         self._history.append(sample)
         self._phases = phases
         before, self._loads = self._loads, self._loads_now(made, read, took_s)
@@ -155,7 +171,7 @@ class Feed:
                 at_s=self._wall_s(),
                 model=self._model_name,
                 version=__version__,
-                engines=[engine_row(record) for _, record in sorted(self._connections.records.items())],
+                engines=[engine_row(record) for _, record in sorted(self._records.items())],
                 loads=self._loads,
                 peers=self._peers,
                 history=list(self._history),
@@ -167,17 +183,27 @@ class Feed:
 
     def _lists_of(self, owner: bytes | None) -> bytes:
         if owner not in self._lists:
-            coordinator = self._coordinator
             self._lists[owner] = event(
                 "requests",
-                live=live_rows(coordinator.live.values(), owner, self._now_s()),
-                ended=ended_rows(coordinator.ended(), owner),
+                live=live_rows(self._live.values(), owner, self._now_s()),
+                ended=ended_rows(self._ended(), owner),
             )
         return self._lists[owner]
 
+    def _ended(self) -> Iterable[Remembered]:
+        """The newest first."""
+        first, *more = self._coordinators
+        if not more:
+            return first.ended()
+        every = (request for each in self._coordinators for request in each.ended())
+        return sorted(every, key=lambda request: request.received_at_s, reverse=True)
+
     def _peers_now(self) -> dict[str, int]:
-        connections = self._connections
-        return {r.id: len(connections.endpoints.met.met_with(r.life)) for r in connections.records.values()}
+        return {
+            record.id: len(each.endpoints.met.met_with(record.life))
+            for each in self._connections
+            for record in each.records.values()
+        }
 
     def _loads_now(self, made: Counter[Rank], read: Counter[Rank], took_s: float) -> Loads:
         return {
@@ -190,7 +216,8 @@ class Feed:
                 ]
                 for endpoint in engine.endpoints
             ]
-            for engine in self._connections.engines
+            for each in self._connections
+            for engine in each.engines
         }
 
     def _on_view(self, changes: Changes) -> None:

@@ -9,9 +9,9 @@ Fails: BadRequest (404) for a file that is not there, FrontendFull for a page to
 from __future__ import annotations
 
 from disagg.errors import BadRequest
-from disagg.frontend.backend import Backend
 from disagg.frontend.exchange import EVENT_STREAM, Exchange, Header
 from disagg.frontend.keys import Caller
+from disagg.frontend.page.feed import Feed
 from disagg.frontend.page.files import FILES, INDEX
 
 # No inline script or style, nothing from elsewhere, in nobody's frame. Trusted Types: a text can never become HTML.
@@ -30,8 +30,8 @@ HEADERS: tuple[Header, ...] = (
 
 
 class PageRoutes:
-    def __init__(self, backend: Backend) -> None:
-        self._backend = backend
+    def __init__(self, feed: Feed) -> None:
+        self._feed = feed
 
     async def page(self, exchange: Exchange, _: str, caller: Caller) -> None:
         if not exchange.path.endswith("/"):  # what the page names is relative to its folder
@@ -56,7 +56,7 @@ class PageRoutes:
             return
         exchange.answer_headers.append((b"x-accel-buffering", b"no"))  # nginx would hold the stream back
         owner = None if caller.sees_all else caller.owner
-        with self._backend.feed.viewer(owner) as viewer, exchange.while_connected():
+        with self._feed.viewer(owner) as viewer, exchange.while_connected():
             while events := await viewer.next():
                 exchange.write_events(events)
                 await exchange.call.writable()

@@ -50,11 +50,11 @@ class Costs:
         self.step_factors = Factors[RankId]()
         self.ways = Ways()
 
-    def age(self, ranks: Iterable[Endpoint] = ()) -> None:
+    def age(self, ranks: Callable[[], Iterable[Endpoint]] = tuple) -> None:
         """Before a choice. `ranks`: all that read prompts."""
         if (now_s := self._now_s()) >= self._look_s:
             self._look_s = now_s + LOOK_S
-            self.busy.age(now_s, {rank.id for rank in ranks if rank.sent_tokens})
+            self.busy.age(now_s, {rank.id for rank in ranks() if rank.sent_tokens})
             self.reading_factors.age(now_s)
             self.step_factors.age(now_s)
             self.ways.age(now_s)
@@ -73,10 +73,12 @@ class Costs:
         return self.drain_token_s * tokens * self.reading_factors.of(rank)
 
     def transfer_s(self, tokens: int) -> float:
-        return self.transfer((1.0, tokens * self.kv_bytes_per_token))
+        setup_s, byte_s = self.transfer.weights
+        return setup_s + byte_s * (tokens * self.kv_bytes_per_token)
 
     def step_s(self, rank: RankId, legs: int, kv_tokens: float) -> float:
-        return self.step((1.0, legs, kv_tokens)) * self.step_factors.of(rank)
+        base_s, leg_s, token_s = self.step.weights
+        return (base_s + leg_s * legs + token_s * kv_tokens) * self.step_factors.of(rank)
 
     def observe(self, seen: Observation) -> None:
         match seen:

@@ -28,22 +28,26 @@ class Ways:
         self._own = Factors[tuple[str, str]](EVEN)  # engine ids; outlive incarnations
         self._alike = Factors[str]()
         self._kinds: set[str] = set()  # that have been measured
-        self._known: dict[tuple[str, str], str] = {}  # what two lives share, of those that were asked for
+        self._known: dict[str, dict[str, str]] = {}  # what two lives share, of those that were asked for
+        self._known_count = 0
 
     @property
     def differ(self) -> bool:
         return self.differ_by_place or bool(self._own.uneven)
 
     def of(self, sender: Engine, receiver: Engine) -> float:
-        own = self._own.uneven.get((sender.id, receiver.id), 1.0)
+        own = self._own.uneven.get((sender.id, receiver.id), 1.0) if self._own.uneven else 1.0
         if not self.differ_by_place:
             return own
-        lives = sender.life, receiver.life
-        kind = self._known.get(lives)
+        known = self._known.get(sender.life)
+        if known is None:
+            known = self._known[sender.life] = {}
+        kind = known.get(receiver.life)
         if kind is None:
-            if len(self._known) >= KNOWN_MAX:
-                self._known.clear()
-            kind = self._known[lives] = shared(sender.place, receiver.place)
+            if self._known_count >= KNOWN_MAX:
+                self._known, self._known_count = {sender.life: (known := {})}, 0
+            kind = known[receiver.life] = shared(sender.place, receiver.place)
+            self._known_count += 1
         return own * self._alike.uneven.get(kind, 1.0)
 
     def note(self, way: tuple[str, str], kind: str, seconds: float, expected_s: float, now_s: float) -> None:

@@ -29,8 +29,8 @@ Chooses: the least cost. Costs within TIE of it, and TIE_S, count as equal: of t
 from __future__ import annotations
 
 import random
-from collections.abc import Set
 from itertools import islice
+from operator import itemgetter
 from typing import NamedTuple
 
 from disagg.role_table import ROLES
@@ -42,14 +42,13 @@ from disagg.routing.endpoints import Endpoint, Pair
 from disagg.routing.load import Endpoints
 from disagg.routing.observations import Observation
 from disagg.routing.policies.least_loaded import LeastLoaded, best_after
+from disagg.routing.policies.receivers import TIE, TIE_S, Receivers
 from disagg.routing.policy import Surroundings
 from disagg.routing.view import Choice, Forecast, RoutingView
 
 BUSY_MAX = 0.95  # towards 1 it grows without bound
-TIE, TIE_S = 0.002, 0.001
 KEEP = 0.15
-DECODES_BY_LANE = 12  # the cheapest ones, where ways between engines differ
-DECODES_OF_A_PLACE = 2  # and the cheapest ones in each place that a reader is in
+ROUNDING_S = 1e-6  # of sums of seconds, and more
 READERS = tuple(role for role, kind in ROLES.items() if kind.reads_prompts and not kind.embeds)
 LOOKED_AT = 48  # of each role the least loaded ones, and as many of those that have most of the prompt
 
@@ -64,50 +63,29 @@ class LeastCost(Forecast, frozen=True):
     busy: float = 0.0
 
 
-class _Reader(NamedTuple):
-    """A rank that could read the prompt, and what that would cost."""
-
-    cost_s: float
-    endpoint: Endpoint
-    cached: int
-    loaded: int  # of these, what its host's memory alone has
-
-
-class _Receiver(NamedTuple):
-    """A decode rank, what it and the transfer to it would cost, and the transfer alone."""
-
-    cost_s: float
-    endpoint: Endpoint
-    transfer_s: float
-
-
-class _Candidate(NamedTuple):
-    """A decode rank, as seen by no reader in particular."""
-
-    decoding_s: float
-    moving_s: float  # as all ways are on average
-    endpoint: Endpoint
-    peers: Set[str]
-
-
-class _Candidates(NamedTuple):
-    """Equal ones are in any order."""
-
-    cheapest: list[_Candidate]
-    by_place: dict[str, list[_Candidate]]
+# A rank that could read the prompt: what that would cost in s, its number among those that are looked at, the tokens
+# that it has cached, the seconds of its own reading, the rank. A plain tuple, as there are up to a hundred of them.
+_Reader = tuple[float, int, int, float, Endpoint]
 
 
 class _Way(NamedTuple):
-    """A pair, or one that serves alone, and what it would cost."""
+    """A pair, or one that serves alone, and what it would cost. `number`: of its reader. A plain tuple until it is
+    chosen: of equal cost the one with the lower number is less."""
 
     cost_s: float
-    reader: _Reader
+    number: int
+    reader: Endpoint
     decode: Endpoint
+    cached: int
+    read_s: float
     transfer_s: float
 
     @property
     def pair(self) -> Pair:
-        return Pair(None if self.reader.endpoint is self.decode else self.reader.endpoint, self.decode)
+        return Pair(None if self.reader is self.decode else self.reader, self.decode)
+
+
+_Tuple = tuple[float, int, Endpoint, Endpoint, int, float, float]
 
 
 class Predicted:
@@ -133,10 +111,10 @@ class Predicted:
             return self._least_loaded.choose(request, endpoints)
         if request.prefix_on is not None and (choice := best_after(request.prefix_on, request, endpoints)) is not None:
             return choice
-        self.costs.age(rank for role in READERS for rank in endpoints.of(role))
+        self.costs.age(lambda: (rank for role in READERS for rank in endpoints.of(role)))
         cached = endpoints.cached(request)
         best, second = self._best(request, endpoints, cached)
-        return None if best is None else Choice(best.pair, self._reason(request, best, second), best.reader.cached)
+        return None if best is None else Choice(best.pair, self._reason(request, best, second), best.cached)
 
     def _best(
         self, request: RoutingView, endpoints: Endpoints, cached: CachedPrompt
@@ -146,7 +124,7 @@ class Predicted:
         paired, next_paired = self._best_pair(request, endpoints, cached)
         if alone is None or paired is None:
             return (alone, next_alone) if paired is None else (paired, next_paired)
-        kind = (request.prompt_tokens - min(alone.reader.cached, paired.reader.cached)).bit_length()
+        kind = (request.prompt_tokens - min(alone.cached, paired.cached)).bit_length()
         was_paired = self._last_kind.get(kind, alone.cost_s > paired.cost_s)
         old, new = (paired, alone) if was_paired else (alone, paired)
         best = new if new.cost_s < old.cost_s * (1 - KEEP) else old
@@ -159,133 +137,85 @@ class Predicted:
         ranks = _looked_at(Role.AGGREGATED, request, endpoints, cached)
         if not ranks:
             return None, None
-        readers = self._readers(ranks, request, cached)
-        ways = []
-        for reader, (decoding_s, rank) in zip(readers, self._decoding(ranks, request), strict=True):
-            stall_s = rank.load[0] * self._read_s(request, reader)
-            ways.append(_Way(reader.cost_s + stall_s + decoding_s / self._left(rank), reader, rank, 0.0))
+        ways = list[_Tuple]()
+        readers, decoding_s = self._readers(ranks, request, cached), self._decoding_s(ranks, request)
+        for (cost_s, number, has, read_s, rank), own_s in zip(readers, decoding_s, strict=True):
+            cost_s += rank.load[0] * read_s + own_s / self._left(rank)
+            ways.append((cost_s, number, rank, rank, has, read_s, 0.0))
         return self._two_best(ways, endpoints)
 
     def _best_pair(
         self, request: RoutingView, endpoints: Endpoints, cached: CachedPrompt
     ) -> tuple[_Way | None, _Way | None]:
+        """It goes through readers from the cheapest on, until the next one could be neither the best nor the second."""
         ranks = _looked_at(Role.DECODE, request, endpoints, cached)
-        if not ranks:
+        if not ranks or not (reading := _looked_at(Role.PREFILL, request, endpoints, cached)):
             return None, None
-        decodes = self._decoding(ranks, request)
-        decodes.sort(key=_cost_of_decode)
-        transfer_s = self.costs.transfer_s(request.prompt_tokens)
-        by_lane = self._by_lane(decodes, request, endpoints, cached) if self.costs.ways.differ else None
-        found: _Receiver | None = None  # most readers have met the same ones
-        nearest: dict[str, _Receiver | None] = {}  # by the reader's life
-        ways = []
-        for reader in self._readers(_looked_at(Role.PREFILL, request, endpoints, cached), request, cached):
-            life = reader.endpoint.life
-            if by_lane is not None:
-                found = nearest[life] = nearest[life] if life in nearest else self._nearest(reader.endpoint, by_lane)
-            if found is None or life not in endpoints.peers_of(found.endpoint):
-                found = self._best_decode(life, decodes, request, endpoints, cached, transfer_s)
-            if found is not None:
-                ways.append(_Way(reader.cost_s + found.cost_s, reader, found.endpoint, found.transfer_s))
+        decoding_s, prompt = self._decoding_s(ranks, request), request.prompt_tokens
+        receivers = Receivers(ranks, decoding_s, prompt, endpoints, cached, self.costs, self._random)
+        ways = list[_Tuple]()
+        least = second = limit = float("inf")
+        for cost_s, number, has, read_s, rank in sorted(self._readers(reading, request, cached)):
+            least_s = cost_s + receivers.least_s
+            if least_s > second and least_s > limit:
+                break
+            if (found := receivers.of(rank, (limit if limit > second else second) - cost_s + ROUNDING_S)) is not None:
+                cost_s += found.cost_s
+                ways.append((cost_s, number, rank, found.endpoint, has, read_s, found.transfer_s))
+                if cost_s < least:
+                    least, second, limit = cost_s, least, cost_s * (1 + TIE) + TIE_S
+                elif cost_s < second:
+                    second = cost_s
         return self._two_best(ways, endpoints) if ways else (None, None)
 
-    def _best_decode(
-        self,
-        life: str,
-        decodes: list[tuple[float, Endpoint]],
-        request: RoutingView,
-        endpoints: Endpoints,
-        cached: CachedPrompt,
-        transfer_s: float,
-    ) -> _Receiver | None:
-        """The cheapest that this prefill has met, with its transfer; `decodes`: the cheapest first."""
-        near: list[_Receiver] = []
-        least = limit = float("inf")
-        for decoding_s, decode in decodes:
-            if decoding_s > limit:
-                break
-            if life not in endpoints.peers_of(decode):
-                continue
-            has = cached.of(decode)[0] if cached.most else 0
-            moving_s = self.costs.transfer_s(request.prompt_tokens - has) if has else transfer_s
-            near.append(_Receiver(decoding_s + moving_s, decode, moving_s))
-            if decoding_s + moving_s < least:
-                least = decoding_s + moving_s
-                limit = least * (1 + TIE) + TIE_S
-        near = [each for each in near if each.cost_s <= limit]
-        if len(near) < 2:
-            return near[0] if near else None
-        return min(near, key=lambda each: (*each.endpoint.load, self._random.random()))
-
-    def _by_lane(
-        self, decodes: list[tuple[float, Endpoint]], request: RoutingView, endpoints: Endpoints, cached: CachedPrompt
-    ) -> _Candidates:
-        """Of the cheapest decodes, and of the cheapest in each place, what does not depend on the reader."""
-        self._random.shuffle(decodes)
-        decodes.sort(key=_cost_of_decode)
-        cheapest, by_place = list[_Candidate](), dict[str, list[_Candidate]]()
-        beside = DECODES_OF_A_PLACE if self.costs.ways.differ_by_place else 0
-        for index, (decoding_s, decode) in enumerate(decodes):
-            lacking = [each for each in decode.engine.place if len(by_place.get(each, ())) < beside]
-            if index >= DECODES_BY_LANE and not lacking:
-                continue
-            moving_s = self.costs.transfer_s(request.prompt_tokens - cached.of(decode)[0])
-            candidate = _Candidate(decoding_s, moving_s, decode, endpoints.peers_of(decode))
-            for each in lacking:
-                by_place.setdefault(each, []).append(candidate)
-            if index < DECODES_BY_LANE:
-                cheapest.append(candidate)
-        return _Candidates(cheapest, by_place)
-
-    def _nearest(self, reader: Endpoint, candidates: _Candidates) -> _Receiver | None:
-        """The cheapest that this prefill has met, where ways between engines are not all alike."""
-        sender, life, factor_of, least = reader.engine, reader.life, self.costs.ways.of, self.costs.ways.least
-        best, best_s, best_moving_s = None, float("inf"), 0.0
-        near = (candidates.by_place[each] for each in sender.place if each in candidates.by_place)
-        for some in (*near, candidates.cheapest):
-            for decoding_s, moving_s, decode, peers in some:
-                if decoding_s >= best_s:
-                    break
-                if decoding_s + moving_s * least < best_s and life in peers:
-                    moving_s *= factor_of(sender, decode.engine)
-                    if decoding_s + moving_s < best_s:
-                        best, best_s, best_moving_s = decode, decoding_s + moving_s, moving_s
-        return None if best is None else _Receiver(best_s, best, best_moving_s)
-
-    def _two_best(self, ways: list[_Way], endpoints: Endpoints) -> tuple[_Way, _Way | None]:
+    def _two_best(self, ways: list[_Tuple], endpoints: Endpoints) -> tuple[_Way, _Way | None]:
         """The one to take, and the cheapest with another reader."""
-        least = min(ways, key=_cost).cost_s
-        limit = least * (1 + TIE) + TIE_S
-        near = [way for way in ways if way.cost_s <= limit]
-        best = near[0]
+        best = least = min(ways)
+        limit = least[0] * (1 + TIE) + TIE_S
+        near = [way for way in ways if way[0] <= limit]
         if len(near) > 1:
-            best = min(near, key=lambda way: (endpoints.cached_tokens(way.reader.endpoint), self._random.random()))
-        return best, min((way for way in ways if way is not best), key=_cost, default=None)
+            near.sort(key=itemgetter(1))
+            held, draw = endpoints.cached_tokens, self._random.random
+            best = min((held(way[2]), draw(), way[1], way) for way in near)[3]
+        second = least if best is not least else min((way for way in ways if way is not best), default=None)
+        return _Way(*best), second and _Way(*second)
 
     def _readers(self, ranks: list[Endpoint], request: RoutingView, cached: CachedPrompt) -> list[_Reader]:
-        costs, prompt, has_any = self.costs, request.prompt_tokens, cached.most > 0
+        costs, prompt = self.costs, request.prompt_tokens
         busy = min(self._busy_for(request), BUSY_MAX)
         later = 1 + busy / (2 * (1 - busy))
-        cold_s, drain_token_s, factors = costs.reading_s(prompt, 0), costs.drain_token_s, costs.reading_factors.uneven
-        readers = []
+        token_s, factors = costs.drain_token_s, costs.reading_factors.uneven
+        cold_s, depths, is_loaded = costs.reading_s(prompt, 0), self._depths(prompt, cached), not cached.is_on_devices
+        readers, number = list[_Reader](), 0
         for rank in ranks:
-            on_device, anywhere = cached.of(rank) if has_any else (0, 0)
-            has = min(anywhere, prompt - 1)  # the last token is always read
-            loaded = max(0, has - on_device)
-            reading_s = costs.reading_s(prompt - has, has, loaded) if has else cold_s
-            cost_s = (rank.queued_tokens * drain_token_s + reading_s * later) * factors.get(rank.id, 1.0)
-            readers.append(_Reader(cost_s, rank, has, loaded))
+            has, read_s, slot = 0, cold_s, rank.slot
+            for slots, tokens, seconds in depths:
+                if slot not in slots:
+                    break
+                has, read_s = tokens, seconds
+            if is_loaded and has and (loaded := has - cached.of(rank)[0]) > 0:
+                read_s = costs.reading_s(prompt - has, has, loaded)
+            cost_s = (rank.to_read + rank.others.to_read + rank.bound) * token_s + read_s * later
+            if factors and rank.id in factors:
+                factor = factors[rank.id]
+                cost_s, read_s = cost_s * factor, read_s * factor
+            readers.append((cost_s, number, has, read_s, rank))
+            number += 1  # noqa: SIM113 - enumerate would make a tuple a rank
         return readers
 
-    def _read_s(self, request: RoutingView, reader: _Reader) -> float:
-        cached = reader.cached
-        return self.costs.read_s(reader.endpoint.id, request.prompt_tokens - cached, cached, reader.loaded)
+    def _depths(self, prompt: int, cached: CachedPrompt) -> list[tuple[frozenset[int], int, float]]:
+        """Slots that have so many tokens of it at least, and what it takes to read the rest; with the fewest first."""
+        found = []
+        for slots, tokens in cached.depths():
+            has = min(tokens, prompt - 1)  # the last token is always read
+            found.append((slots, has, self.costs.reading_s(prompt - has, has)))
+        return found
 
     def _busy_for(self, request: RoutingView) -> float:
         """ρ. Who goes before others, or would be too late, does not wait for a rank to spare them anything."""
         return 0.0 if request.priority > 0 or request.hurries else self.costs.busy.mean
 
-    def _decoding(self, ranks: list[Endpoint], request: RoutingView) -> list[tuple[float, Endpoint]]:
+    def _decoding_s(self, ranks: list[Endpoint], request: RoutingView) -> list[float]:
         costs, prompt = self.costs, request.prompt_tokens
         tokens = min(request.new_tokens, request.expected_tokens or costs.output_tokens)
         (base_s, leg_s, token_s), factors = costs.step.weights, costs.step_factors.uneven
@@ -294,7 +224,9 @@ class Predicted:
         for rank in ranks:
             legs, kv_tokens = rank.load
             cost_s = tokens * (base_s + leg_s * (legs + 1) + token_s * (kv_tokens + own)) + legs * slower_s
-            found.append((cost_s * factors.get(rank.id, 1.0), rank))
+            if factors and rank.id in factors:
+                cost_s *= factors[rank.id]
+            found.append(cost_s)
         return found
 
     def _left(self, rank: Endpoint) -> float:
@@ -302,16 +234,16 @@ class Predicted:
         return 1 - min(self.costs.busy.of(rank.id), BUSY_MAX)
 
     def _reason(self, request: RoutingView, best: _Way, second: _Way | None) -> LeastCost:
-        costs, reader, decode, has = self.costs, best.reader.endpoint, best.decode, best.reader.cached
+        costs, reader, decode = self.costs, best.reader, best.decode
         legs, kv_tokens = decode.load
         step_s = costs.step_s(decode.id, legs + 1, kv_tokens + request.prompt_tokens)
         return LeastCost(
             cost_ms=_ms(best.cost_s),
             wait_ms=_ms(costs.drain_s(reader.id, reader.queued_tokens)),
-            read_ms=_ms(self._read_s(request, best.reader)),
+            read_ms=_ms(best.read_s),
             transfer_ms=_ms(best.transfer_s),
             itl_ms=_ms(step_s / self._left(decode) if reader is decode else step_s),
-            cached_tokens=has,
+            cached_tokens=best.cached,
             next_best=second.pair.name if second else "",
             next_cost_ms=_ms(second.cost_s) if second else 0.0,
             busy=round(self._busy_for(request), 3),
@@ -321,23 +253,12 @@ class Predicted:
 def _looked_at(role: Role, request: RoutingView, endpoints: Endpoints, cached: CachedPrompt) -> list[Endpoint]:
     """With room: the least loaded ones, and those that have most of the prompt; none to be avoided, if there are
     others."""
-    fitting = list(islice(endpoints.fitting(role, request), LOOKED_AT))
-    found = [rank for score, rank in fitting if not score[0]] or [rank for _, rank in fitting]
+    found = endpoints.first_fitting(role, request, LOOKED_AT)
     if cached.most and len(endpoints.of(role)) > LOOKED_AT:
         known = set(found)
-        warm = (each for each in cached.warmest() if each.engine.role is role and each not in known)
-        open_to_it = (each for each in warm if each.life not in request.avoid and endpoints.has_room(each, request))
-        found += islice(open_to_it, LOOKED_AT)
+        found += islice((each for each in endpoints.warmest(role, request, cached) if each not in known), LOOKED_AT)
     return found
 
 
-def _cost(way: _Way) -> float:
-    return way.cost_s
-
-
-def _cost_of_decode(decode: tuple[float, Endpoint]) -> float:
-    return decode[0]
-
-
 def _ms(seconds: float) -> float:
-    return round(seconds * 1e3, 3)
+    return int(seconds * 1e6 + 0.5) / 1e3  # a third of the time of `round`

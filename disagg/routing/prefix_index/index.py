@@ -77,8 +77,8 @@ class PrefixIndex:
         self._sweep_a_little()
 
     def cut(self, slot: int, path: array[int], keep: int, tier: Tier = Tier.DEVICE) -> None:
-        """Of this path the rank holds no more than the first `keep` blocks in this tier, and nothing that follows the
-        block after them."""
+        """Of this path the rank holds no more than the first `keep` blocks in this tier, or in these, and nothing that
+        follows the block after them."""
         member = self._members.find(slot)
         if member >= 0 and keep < len(path):
             prints = fingerprints(path)
@@ -169,13 +169,15 @@ class PrefixIndex:
         so many blocks of the path the member holds already, which may tell that a tail is the way.
         """
         runs, length = self._runs, len(path)
-        find, common, ends = runs.table.find, runs.common, runs.ends
+        find, common, ends, keys, children = runs.table.find, runs.common, runs.ends, runs.keys, runs.children
         found, ways = [], [(run, matched)]
         while ways:
             run, matched = ways.pop()
             while matched < length and matched == ends[run]:
                 key = path[matched]
-                child, tail = find(key), runs.tail_of(run)
+                child, tail = find(key), children[run]
+                if tail and keys[tail]:
+                    tail = 0  # as Runs.tail_of says
                 follows = common(child, matched, prints, length) if child else 0
                 if tail:
                     along = common(tail, matched, prints, length)
@@ -322,7 +324,7 @@ class PrefixIndex:
         if not tiers & tier:
             return
         if keep > start:
-            if not runs.children[run] and runs.holders[run] == runs.sets.set(0, member, tier):
+            if not tiers & ~tier and not runs.children[run] and runs.holders[run] == runs.sets.set(0, member, tiers):
                 self._members.count(member, keep - runs.ends[run])
                 runs.shorten(run, keep, prints)
                 return

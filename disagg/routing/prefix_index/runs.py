@@ -17,6 +17,7 @@ from disagg.routing.prefix_index.holders import Holders
 from disagg.routing.prefix_index.key_table import KeyTable
 
 RUN_BLOCKS_MAX = 512  # so that no operation on one run takes long, and freed places are of like sizes
+_number = int.from_bytes
 _RUN_BYTES = 44 * 17 // 16  # arrays grow by a 16th
 
 
@@ -94,8 +95,7 @@ class Runs:
         theirs = prints[first * UNIT_BYTES : last * UNIT_BYTES]
         if ours == theirs:
             return stop
-        differing = int.from_bytes(ours, "little") ^ int.from_bytes(theirs, "little")
-        differing >>= start % UNIT_BLOCKS * 4
+        differing = (_number(ours, "little") ^ _number(theirs, "little")) >> start % UNIT_BLOCKS * 4
         if not differing:
             return stop
         place = start + ((differing & -differing).bit_length() - 1) // 4

@@ -28,6 +28,7 @@ class HttpTrace:
     ended_s: float = 0.0
     status: int = 0
     error: str = ""
+    model: str = ""  # that was asked for, once it is known
 
     def request(self) -> RequestTrace:
         """For a further request: each sample of an answer is one."""

@@ -45,14 +45,14 @@ class Tried(NamedTuple):
 
 
 def spans_of(http: HttpTrace, model: str) -> list[Span]:
-    """`model`: as clients say it."""
+    """`model`: where none was asked for yet."""
     done = [trace for trace in http.requests if trace.ended is not None]
     said: dict[str, Value] = {
         "http.request.method": "POST",
         "url.path": http.path,
         "gen_ai.provider.name": "disagg",
         "gen_ai.operation.name": _operation(http.path),
-        "gen_ai.request.model": model,
+        "gen_ai.request.model": http.model or model,
     }
     if http.status:
         said["http.response.status_code"] = http.status

@@ -1,0 +1,68 @@
+"""Whether an adapter was made for this model: its matrices go into those of the model, by name and shape.
+
+Way:   read_adapter -> [why_not_of]: headers of both folders' .safetensors files
+Why:   SGLang loads an adapter of another model, and its scheduler dies at the first request for it (seen: 0.5.20)
+Out:   empty where nothing is known against it: weights in other files, quantised ones, experts that lie in one tensor,
+       input and output embeddings
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from disagg.models.safetensors_header import read_header
+
+PART = re.compile(r"^(?:base_model\.model\.)?(?P<module>.+)\.lora_(?P<side>[AB])(?:\.[^.]+)?\.weight$")
+PLAIN = {"F64", "F32", "F16", "BF16"}
+EMBEDDINGS = ("embed_tokens", "lm_head")
+EXPERTS = ".experts"
+Shapes = dict[str, list[int]]  # of a plain matrix; empty: there is one, of which no more is known
+
+
+def why_not_of(adapter: Path, model: Path) -> str:
+    """What of the adapter this model has no place for; empty: nothing that is seen."""
+    try:
+        theirs = _shapes(model)
+        parts = [
+            (found["module"], found["side"], shape)
+            for path in sorted(adapter.glob("*.safetensors"))
+            for name, tensor in read_header(path).items()
+            if (found := PART.match(name)) and len(shape := list(tensor["shape"])) == 2
+        ]
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""  # a model that is not whole has rules of its own
+    return next(_misfits(parts, theirs), "") if theirs else ""
+
+
+def _misfits(parts: list[tuple[str, str, list[int]]], theirs: Shapes) -> Iterator[str]:
+    for module, side, shape in parts:
+        if module.rpartition(".")[2] in EMBEDDINGS:
+            continue
+        if module not in theirs:
+            if not _is_among_experts(module, theirs):
+                yield f"is of another model: it changes {module}, which this one has not"
+            continue
+        if not (matrix := theirs[module]):
+            continue
+        ours, axis = (shape[1], 1) if side == "A" else (shape[0], 0)
+        if ours != matrix[axis]:
+            yield f"is of another model: its {module} has a side of {ours}, and this one's has {matrix[axis]}"
+
+
+def _is_among_experts(module: str, theirs: Mapping[str, object]) -> bool:
+    before, found, _ = module.partition(EXPERTS)
+    return bool(found) and any(name.startswith(before + EXPERTS) for name in theirs)
+
+
+def _shapes(model: Path) -> Shapes:
+    found: Shapes = {}
+    for path in sorted(model.glob("*.safetensors")):
+        for name, tensor in read_header(path).items():
+            module, _, what = name.rpartition(".")
+            shape = list(tensor["shape"])
+            is_matrix = what == "weight" and len(shape) == 2 and tensor["dtype"] in PLAIN
+            found[module if what == "weight" else name] = shape if is_matrix else []
+            found.setdefault(module, [])  # qweight, weight_packed, …
+    return found
