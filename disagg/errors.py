@@ -6,6 +6,7 @@ DisaggError
 └─ RequestError         becomes an OpenAI error object (see `http_status`)
    ├─ BadRequest        400, 404, 413: the client's to mend; names the parameter
    ├─ Overloaded        429: no room now; it is not a failure of any engine
+   ├─ RateLimited       429: the key has used up what it may; says when to come again
    ├─ FrontendFull      503: too many connections, or too much of requests that are not complete
    ├─ NoReadyPair       503: no prefill and decode engine that have met are READY
    ├─ ReaderLost        503: the process that read a long body ended
@@ -86,6 +87,17 @@ class BadRequest(RequestError):
 
 class Overloaded(RequestError):
     http_status, code, kind = 429, "overloaded", "overloaded_error"
+
+
+class RateLimited(RequestError):
+    """`wait_s`: until it may be tried again; 0: never, as it is."""
+
+    http_status, code, kind = 429, "rate_limit_exceeded", "rate_limit_error"
+
+    def __init__(self, where: str, what: str, would_do: str = "", wait_s: float = 0.0) -> None:
+        super().__init__(where, what, would_do)
+        self.args = (where, what, would_do, wait_s)
+        self.wait_s = wait_s
 
 
 class FrontendFull(RequestError):

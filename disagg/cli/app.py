@@ -11,6 +11,7 @@ import importlib.metadata
 import json
 import os
 import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -20,9 +21,11 @@ from disagg.cli import act, bench, change, deploy, logs, model, observe
 from disagg.cli.check import Sets, check, look_at, show
 from disagg.cli.configs import Config, configs
 from disagg.cli.doctor import doctor
+from disagg.cli.events import events
 from disagg.cli.listing import list_all
 from disagg.cli.report import report
 from disagg.cli.setup import setup
+from disagg.cli.top import top
 from disagg.errors import ConfigError, DisaggError
 
 OUTPUT_FAILS = (errno.EPIPE, errno.ENOSPC, errno.EDQUOT, errno.EIO)
@@ -31,7 +34,8 @@ HELP = """One language model on separate prefill and decode engines, behind an O
 
 The first thing to run: `disagg serve local-cpu`.
 
-Environment: DISAGG_URL, a running frontend; DISAGG_API_KEY, a key that it asks for; DISAGG_CACHE, where models lie.
+Environment: DISAGG_URL, a running frontend; DISAGG_API_KEY, a key that it asks for; DISAGG_CA, who signed its
+certificate; DISAGG_CLIENT_CERT, a certificate and its key that it asks for; DISAGG_CACHE, where models lie.
 
 Exit status: 0 done, also when a deployment that had served was stopped; 1 a deployment could not start, or a request
 failed; 2 the configuration or the command is wrong; 128 + N signal N ended it.
@@ -39,7 +43,11 @@ failed; 2 the configuration or the command is wrong; 128 + N signal N ended it.
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help=HELP)
 app.add_typer(model.app, name="model", help="Models: fetch, list, make tiny ones for tests.")
-app.add_typer(deploy.app, name="deploy", help="Render a configuration for SLURM, Kubernetes or Docker.")
+app.add_typer(
+    deploy.app,
+    name="deploy",
+    help="Render a configuration for SLURM, Kubernetes or Docker; for Prometheus and Grafana.",
+)
 app.add_typer(bench.app, name="bench", help="Measure what a machine, or a cluster, can do.")
 app.command()(setup)
 app.command()(configs)
@@ -47,6 +55,8 @@ app.command()(check)
 app.command("list")(list_all)
 app.command()(observe.status)
 app.command()(logs.logs)
+app.command()(events)
+app.command()(top)
 app.command()(doctor)
 app.command()(report)
 app.command()(act.drain)
@@ -63,7 +73,10 @@ app.command()(change.stop)
 @app.callback(invoke_without_command=True)
 def _options(
     version: Annotated[bool, typer.Option("--version", help="Versions of disagg and of what it runs.")] = False,
+    ca: Annotated[Path | None, typer.Option("--ca", help="Who signed the certificate of a frontend with TLS.")] = None,
 ) -> None:
+    if ca is not None:
+        os.environ[observe.CA_VARIABLE] = str(ca)
     if version:
         for name in ("disagg", "sglang", "ray", "nixl", "torch"):
             print(f"{name} {_installed(name)}")

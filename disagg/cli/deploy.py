@@ -1,6 +1,6 @@
 """`disagg deploy`: renders a configuration for a scheduler. Nothing is written before everything is right.
 
-Way:   YAML -> source -> [slurm, k8s, docker] -> files for sbatch, kubectl, docker
+Way:   YAML -> source -> [slurm, k8s, docker] -> files for sbatch, kubectl, docker; [monitoring] -> Prometheus, Grafana
 Fails: ConfigError with all problems of the configuration; StartError when Ray's version is not known, or a file cannot
        be written
 """
@@ -20,11 +20,15 @@ from disagg.cli.check import Sets
 from disagg.cli.configs import Config
 from disagg.deploy.docker import MODELS, render_docker
 from disagg.deploy.kubernetes import KubernetesOptions, problems_of_kubernetes, render_kubernetes
+from disagg.deploy.monitoring import MonitoringOptions, problems_of_monitoring, render_monitoring
 from disagg.deploy.slurm import SlurmOptions, problems_of_slurm, render_slurm
 from disagg.deploy.source import read_source
-from disagg.errors import StartError
+from disagg.errors import ConfigError, StartError
 
-app = typer.Typer(help="Render a configuration for SLURM, Kubernetes or Docker.", no_args_is_help=True)
+app = typer.Typer(
+    help="Render a configuration for SLURM, Kubernetes or Docker; files for Prometheus and Grafana.",
+    no_args_is_help=True,
+)
 
 Name = Annotated[str | None, typer.Option(help="Of the deployment on its scheduler; else its own.")]
 Gpus = Annotated[int | None, typer.Option(min=0, max=1024, help="What a node has: 8 with device: cuda, unless said.")]
@@ -130,6 +134,27 @@ def docker(
         sys.stdout.write(texts["Dockerfile"])
     else:
         _write({output.with_name(file.replace("Dockerfile", output.name, 1)): text for file, text in texts.items()})
+
+
+@app.command()
+def monitoring(
+    target: Annotated[
+        list[str] | None, typer.Option(help="HOST:PORT of a deployment's frontends, as Prometheus reaches it.")
+    ] = None,
+    key_file: Annotated[str, typer.Option(help="Where Prometheus finds a key for /metrics, on its machine.")] = "",
+    https: Annotated[bool, typer.Option("--https", help="Frontends have TLS.")] = False,
+    ca: Annotated[str, typer.Option(help="Where Prometheus finds who signed their certificate.")] = "",
+    ttft_p99_s: Annotated[float, typer.Option(help="Slower first tokens (p99, seconds) alert.")] = 5.0,
+    prometheus: Annotated[str, typer.Option(help="As Grafana reaches it.")] = "http://localhost:9090",
+    out: Annotated[Path, typer.Option("--out", "-o", help="A folder.")] = Path("monitoring"),
+) -> None:
+    """Prometheus' configuration and alerts, and a dashboard with its provisioning for Grafana."""
+    options = MonitoringOptions(
+        tuple(target or ("127.0.0.1:8000",)), key_file, https, ca, ttft_p99_s=ttft_p99_s, prometheus=prometheus
+    )
+    if problems := tuple(problems_of_monitoring(options)):
+        raise ConfigError("monitoring", problems)
+    _write({out / file: text for file, text in render_monitoring(options).items()})
 
 
 def _installed_ray() -> str:

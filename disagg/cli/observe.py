@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import json
 import os
+import ssl
 import sys
 import time
 from collections.abc import Callable
-from typing import Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 from urllib.parse import quote
 
 import typer
 
 from disagg.errors import StartError
 
+if TYPE_CHECKING:
+    import httpx
+
 DEFAULT_URL = "http://127.0.0.1:8000"
 KEY_VARIABLE = "DISAGG_API_KEY"
+CA_VARIABLE, CERT_VARIABLE = "DISAGG_CA", "DISAGG_CLIENT_CERT"
 ANSWER_S = 15.0  # more than a frontend waits for the controller
 PIPE_WIDTH = 200
 WATCH_S = 2.0
@@ -52,17 +57,51 @@ def asked(
     base = base_url(url)
     try:
         answer = httpx.request(
-            method, base + path, params=parameters, content=body, headers=_key(), timeout=limit_s, trust_env=False
+            method,
+            base + path,
+            params=parameters,
+            content=body,
+            headers=headers(),
+            timeout=limit_s,
+            trust_env=False,
+            verify=trust(),
         )
     except (httpx.HTTPError, httpx.InvalidURL) as error:
-        raise NoFrontend(
-            base, f"no frontend answers: {error}", "is it serving? name it with --url or DISAGG_URL"
-        ) from None
-    is_json = "json" in answer.headers.get("content-type", "")
+        raise unreachable(base, error) from None
     if answer.status_code != 200:
-        message = answer.json()["error"]["message"] if is_json else answer.text
-        raise StartError(base + path, f"{answer.status_code}: {message}", _about_keys(answer.status_code))
-    return answer.json() if is_json else answer.text
+        raise refusal(base + path, answer)
+    return answer.json() if _is_json(answer) else answer.text
+
+
+def unreachable(base: str, error: Exception) -> NoFrontend:
+    would_do = "is it serving? name it with --url or DISAGG_URL"
+    if "CERTIFICATE_VERIFY_FAILED" in str(error):
+        would_do = f"name who signed its certificate with `disagg --ca FILE`, or {CA_VARIABLE}"
+    return NoFrontend(base, f"no frontend answers: {error}", would_do)
+
+
+def trust() -> ssl.SSLContext | bool:
+    """Whom to believe that a frontend with TLS is what it says. Raises StartError."""
+    ca, cert = os.environ.get(CA_VARIABLE), os.environ.get(CERT_VARIABLE)
+    if not ca and not cert:
+        return True
+    try:
+        context = ssl.create_default_context(cafile=ca or None)
+        if cert:
+            context.load_cert_chain(cert)
+    except (OSError, ssl.SSLError) as error:
+        named = f"${CA_VARIABLE}" + f", ${CERT_VARIABLE}" * bool(cert)
+        raise StartError(named, f"cannot be used: {error}", "name PEM files") from None
+    return context
+
+
+def refusal(where: str, answer: httpx.Response) -> StartError:
+    message = answer.json()["error"]["message"] if _is_json(answer) else answer.text
+    return StartError(where, f"{answer.status_code}: {message}", _about_keys(answer.status_code))
+
+
+def _is_json(answer: httpx.Response) -> bool:
+    return "json" in answer.headers.get("content-type", "")
 
 
 def base_url(url: str | None) -> str:
@@ -70,8 +109,8 @@ def base_url(url: str | None) -> str:
     return (url or os.environ.get("DISAGG_URL") or DEFAULT_URL).rstrip("/").removesuffix("/v1")
 
 
-def _key() -> dict[str, str]:
-    """The header with the operator's key: an admin key, or an API key where the deployment has no admin keys."""
+def headers() -> dict[str, str]:
+    """With the operator's key: an admin key, or an API key where there are no admin keys. Raises StartError."""
     key = os.environ.get(KEY_VARIABLE, "").strip()
     if not key.isascii() or not key.isprintable():
         raise StartError(f"${KEY_VARIABLE}", "is no key: it has a letter that no key has", "set it again")

@@ -59,7 +59,7 @@ class FrontendProcess:
             where, _, what = said.decode(errors="replace").strip().partition(": ")
             raise StartError(where or "frontend", what or "it ended without a word; see the log above")
         if self._registry is not None:
-            url = base_url(self._spec.host, self._spec.port)
+            url = base_url(self._spec.host, self._spec.port, is_tls=self._spec.tls is not None)
             record = FrontendRecord(number=self._spec.number, url=url, pid=self.pid, peer=peer)
             await self._registry.put_frontend(record)
 

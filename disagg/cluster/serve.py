@@ -34,13 +34,15 @@ from disagg.cluster.frontend_process import Frontends
 from disagg.cluster.node_labels import labels_of
 from disagg.cluster.ports import hold
 from disagg.cluster.setting import OfModel, Setting
-from disagg.config.frontend import page_origins
+from disagg.config.frontend import ApiKey, page_origins
 from disagg.config.schema import Deployment
 from disagg.coordinator.limits import Limits
 from disagg.errors import ConfigError, StartError
 from disagg.folders import run_folder
+from disagg.frontend.key_limits import LimitedKey
 from disagg.frontend.readers import PROGRAM, READ_S, Order
-from disagg.frontend.spec import FrontendSpec, ModelSpec
+from disagg.frontend.spec import FrontendSpec, ModelSpec, TracesSpec
+from disagg.frontend.tls import TlsSpec
 from disagg.host_spec import DEPLOYMENT_VARIABLE, SECRET_VARIABLE, TextSpec
 from disagg.models.resolve import resolve_model
 from disagg.planning.plan import Plan, device_of, resolve_parts
@@ -328,13 +330,37 @@ def _frontend_spec(
         limits=limits,
         policy=str(plan.deployment.routing.policy),
         simulated=plan.device == "simulated",
-        api_keys=tuple(key.get_secret_value() for key in security.api_keys),
+        api_keys=tuple(each.key.get_secret_value() for each in security.api_keys if not each.is_metered),
+        limited_keys=tuple(_limited(each, index) for index, each in enumerate(security.api_keys) if each.is_metered),
         admin_keys=tuple(key.get_secret_value() for key in security.admin_keys),
         open_metrics=security.open_metrics,
         origins=page_origins(plan.frontend, security),
         origins_age_s=plan.frontend.cors.max_age_s,
         says_what_goes_on=not is_quiet,
+        metric_aliases=tuple(dict.fromkeys(plan.deployment.telemetry.metric_aliases)),
+        tls=TlsSpec(tls.cert, tls.key, tls.client_ca) if (tls := plan.frontend.tls) else None,
+        traces=_traces(plan),
     )
+
+
+def _limited(each: ApiKey, index: int) -> LimitedKey:
+    return LimitedKey(
+        key=each.key.get_secret_value(),
+        name=each.name or f"key-{index}",
+        requests_per_minute=each.requests_per_minute or 0,
+        tokens_per_minute=each.tokens_per_minute or 0,
+        concurrent=each.concurrent or 0,
+        models=each.models,
+    )
+
+
+def _traces(plan: Plan) -> TracesSpec | None:
+    traces = plan.deployment.telemetry.traces
+    if traces is None:
+        return None
+    headers = {name: value.get_secret_value() for name, value in traces.headers.items()}
+    service = plan.deployment.name
+    return TracesSpec(endpoint=traces.endpoint, sample_ratio=traces.sample_ratio, headers=headers, service=service)
 
 
 def _overrides(plan: Plan) -> Overrides:

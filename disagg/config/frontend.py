@@ -7,12 +7,13 @@ Fails: pydantic's ValidationError, as in schema.py
 from __future__ import annotations
 
 import re
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, field_validator, model_validator
 
 from disagg.config.addresses import ANY_ORIGIN, checked_origin, is_loopback_host
 from disagg.config.section import Section, listed
+from disagg.config.tls import TlsSection
 
 Origins = Annotated[tuple[str, ...], BeforeValidator(listed, json_schema_input_type=list[str])]
 
@@ -54,15 +55,17 @@ class FrontendSection(Section):
     `x-disagg-ignored-fields`, or the request gets 400."""
     cors: Cors = Cors()
     """Which web pages may use it."""
+    tls: TlsSection | None = None
+    """HTTPS instead of HTTP; default: HTTP."""
 
     @property
     def base_url(self) -> str:
-        return base_url(self.host, self.port)
+        return base_url(self.host, self.port, is_tls=self.tls is not None)
 
 
-def base_url(host: str, port: int) -> str:
+def base_url(host: str, port: int, *, is_tls: bool = False) -> str:
     """As OpenAI's clients want it."""
-    return f"http://{f'[{host}]' if ':' in host else host}:{port}/v1"
+    return f"{'https' if is_tls else 'http'}://{f'[{host}]' if ':' in host else host}:{port}/v1"
 
 
 def _a_key(key: SecretStr) -> SecretStr:
@@ -72,16 +75,47 @@ def _a_key(key: SecretStr) -> SecretStr:
     return key
 
 
+KEY_NAME = r"^[A-Za-z0-9._-]{1,64}$"
+Models = Annotated[tuple[str, ...], BeforeValidator(listed, json_schema_input_type=list[str])]
 Key = Annotated[SecretStr, Field(min_length=16, max_length=512), AfterValidator(_a_key)]
 KeyList = Annotated[tuple[Key, ...], BeforeValidator(lambda keys: tuple(keys) if isinstance(keys, list) else keys)]
+
+
+class ApiKey(Section):
+    """A key of api_keys. Limits are those of each frontend process. A bare key has none, and no name."""
+
+    key: Key
+    """From the environment: "${env:NAME}"."""
+    name: Annotated[str, Field(pattern=KEY_NAME)] | None = None
+    """What metrics and errors call it; default: key- and its place in the list."""
+    requests_per_minute: Annotated[int, Field(ge=1, le=1 << 30)] | None = None
+    """More get 429, with Retry-After."""
+    tokens_per_minute: Annotated[int, Field(ge=1, le=1 << 40)] | None = None
+    """Of prompts and answers together; more get 429."""
+    concurrent: Annotated[int, Field(ge=1, le=1 << 20)] | None = None
+    """Requests that run at once; one more gets 429."""
+    models: Models = ()
+    """What requests may name, adapters too; default: all."""
+
+    @property
+    def is_metered(self) -> bool:
+        return self.model_fields_set != {"key"}
+
+
+def _keys_as_sections(keys: Any) -> Any:
+    """A bare key is one without a name and without limits."""
+    return tuple({"key": key} if isinstance(key, str | SecretStr) else key for key in listed(keys))
+
+
+ApiKeys = Annotated[tuple[ApiKey, ...], BeforeValidator(_keys_as_sections, json_schema_input_type=list[str | ApiKey])]
 
 
 class Security(Section):
     """Who may use the endpoint."""
 
-    api_keys: KeyList = ()
+    api_keys: ApiKeys = ()
     """Each opens /v1 and /metrics, as `Authorization: Bearer KEY`; none: everybody may. From the environment:
-    "${env:NAME}"."""
+    "${env:NAME}". With a name and limits: {key: …, name: …, requests_per_minute: …}."""
     admin_keys: KeyList = ()
     """Each opens /disagg (status, logs, drain) too, and cancels every request; none: what an api_keys key opens, and
     drain and logs for this machine alone."""
@@ -90,7 +124,13 @@ class Security(Section):
 
     @model_validator(mode="after")
     def _no_key_is_both(self) -> Self:
-        both = {key.get_secret_value() for key in self.api_keys} & {key.get_secret_value() for key in self.admin_keys}
+        keys = [each.key.get_secret_value() for each in self.api_keys]
+        if len(keys) != len(set(keys)):
+            raise ValueError("api_keys has a key twice; leave one out")
+        names = [each.name for each in self.api_keys if each.name]
+        if len(names) != len(set(names)):
+            raise ValueError("api_keys has two keys of the same name; give each its own")
+        both = set(keys) & {key.get_secret_value() for key in self.admin_keys}
         if both:
             raise ValueError("admin_keys and api_keys have a key in common; make another one for operators")
         return self

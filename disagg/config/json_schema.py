@@ -11,7 +11,7 @@ import ast
 import inspect
 from typing import Any
 
-from disagg.config import frontend, lora, model, registry, sampling_defaults, schema
+from disagg.config import frontend, lora, model, registry, sampling_defaults, schema, tls, traces
 
 DRAFT = "https://json-schema.org/draft/2020-12/schema"
 REFERENCE = {"type": "string", "pattern": r"\$\{env:"}  # stands for a value of any type
@@ -55,7 +55,7 @@ def _with_items(option: dict[str, Any]) -> dict[str, Any]:
 def _field_docs() -> dict[str, dict[str, str]]:
     """Class -> field -> the text under it in its module. Read here: pydantic would read it at every start."""
     found: dict[str, dict[str, str]] = {}
-    for module in (model, schema, frontend, lora, registry, sampling_defaults):
+    for module in (model, schema, frontend, lora, registry, sampling_defaults, tls, traces):
         for section in ast.parse(inspect.getsource(module)).body:
             if isinstance(section, ast.ClassDef):
                 inherited = [found.get(base.id, {}) for base in section.bases if isinstance(base, ast.Name)]

@@ -28,6 +28,7 @@ from disagg.config.model import ModelSection
 from disagg.config.model_texts import path_in
 from disagg.config.registry import RegistrySection
 from disagg.config.section import Remedy, Section, listed
+from disagg.config.traces import Traces
 from disagg.policy_names import DEFAULT, LEAST_LOADED, SHIPPED
 from disagg.role_table import ROLES
 from disagg.roles import Role
@@ -307,11 +308,20 @@ class Transfer(Section):
         return lanes
 
 
+Alias = Literal["sglang", "vllm", "otel"]
+Aliases = Annotated[tuple[Alias, ...], BeforeValidator(listed, json_schema_input_type=list[Alias])]
+
+
 class Telemetry(Section):
     """What the deployment tells of itself."""
 
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """Of the engines' logs; a pool's own `engine.log_level` is stronger."""
+    traces: Traces | None = None
+    """Where traces of requests go; default: nowhere."""
+    metric_aliases: Aliases = ()
+    """Whose names /metrics has beside ours, for boards that exist: sglang, vllm, otel (OpenTelemetry's for generative
+    AI)."""
 
 
 def _one_or_many(pools: Any) -> Any:

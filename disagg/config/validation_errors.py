@@ -15,6 +15,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
+from disagg.config.frontend import KEY_NAME
 from disagg.config.schema import DNS_LABEL, POOL_NAME, Deployment
 from disagg.config.section import Remedy
 from disagg.errors import Problem
@@ -31,7 +32,11 @@ NOUNS = {
     "bool_type": "true or false",
     "finite_number": "a finite number",
 }
-PATTERNS = {POOL_NAME: "letters, digits, - and _, 63 at most", DNS_LABEL: "small letters, digits and -, 63 at most"}
+PATTERNS = {
+    POOL_NAME: "letters, digits, - and _, 63 at most",
+    DNS_LABEL: "small letters, digits and -, 63 at most",
+    KEY_NAME: "letters, digits, dots, - and _, 64 at most",
+}
 BOUNDS = {"greater_than": "above", "greater_than_equal": "at least", "less_than": "below", "less_than_equal": "at most"}
 
 

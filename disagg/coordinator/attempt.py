@@ -125,7 +125,9 @@ class Attempt:
         facts = request.facts
         facts.adapter = request.adapter or None
         facts.room, facts.prefill, facts.decode = self.room, prefill.id if prefill else None, self.pair.decode.id
-        for leg in self._legs:
+        trace = request.trace
+        parents = [""] * len(self._legs) if trace is None else trace.begin_try(self.pair, self.room)
+        for leg, parent in zip(self._legs, parents, strict=True):
             tokens = leg.role.new_tokens(request.tokens_left)
             leg.number = leg.endpoint.client.submit(
                 leg,
@@ -142,6 +144,7 @@ class Attempt:
                 adapter=request.adapter,
                 salt=request.salt,
                 to_read=self.reservation.to_read if leg.endpoint is self.pair.reader else 0,
+                trace=parent,
             )
         self.decode.is_held = self.has_waited = request.lacks_prefills_word
         self._deadline.watch()

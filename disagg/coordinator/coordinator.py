@@ -22,7 +22,8 @@ from disagg.coordinator.facts import Failure, LostTry
 from disagg.coordinator.legs import TokenBatch
 from disagg.coordinator.limits import Limits
 from disagg.coordinator.phases import LIVE, Event, Phase, advance
-from disagg.coordinator.request import Remembered, Request
+from disagg.coordinator.remembered import Remembered
+from disagg.coordinator.request import Request
 from disagg.coordinator.rooms import Rooms
 from disagg.coordinator.sink import Sink
 from disagg.coordinator.suspects import forgive, is_guilty
@@ -98,7 +99,9 @@ class Coordinator:
             raise
         finally:
             del self.live[request.id]
-            self._ended[request.id] = request.remembered()
+            ended = self._ended[request.id] = request.remembered()
+            if request.trace is not None:
+                request.trace.ended = ended
             while len(self._ended) > REMEMBERED:
                 self._ended.popitem(last=False)
 

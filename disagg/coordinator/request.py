@@ -15,6 +15,8 @@ import msgspec
 
 from disagg.coordinator.facts import Facts
 from disagg.coordinator.phases import Phase
+from disagg.coordinator.remembered import Remembered, usage_of
+from disagg.coordinator.trace import RequestTrace
 from disagg.coordinator.wishes import NONE as NO_WISHES
 from disagg.coordinator.wishes import Wishes
 from disagg.plane.messages import LegEnd, TokenLogprobs
@@ -115,6 +117,7 @@ class Request:
     wishes: Wishes = NO_WISHES
     path: array[int] = field(default_factory=lambda: array("Q"))  # keys of its KV blocks, once routing has asked
     path_tokens: int = -1  # of how many tokens
+    trace: RequestTrace | None = None  # None: traces are off
 
     def add(self, token_ids: list[int], now_s: float) -> str:
         """Adds new tokens; returns the text that may be shown because of them. See TextSide.push: the list may lose
@@ -240,6 +243,8 @@ class Request:
 
     def mark(self, name: str, at_s: float) -> None:
         self.timeline.setdefault(name, at_s)
+        if self.trace is not None:
+            self.trace.note(name, at_s)
 
     def remembered(self) -> Remembered:
         return Remembered(
@@ -256,35 +261,4 @@ class Request:
 
     @property
     def usage(self) -> dict[str, Any]:
-        return _usage(len(self.prompt_ids), len(self.emitted_ids), self.facts)
-
-
-class Remembered(msgspec.Struct, frozen=True, gc=False):
-    """What is kept of an ended request, for its timeline: all but its tokens, which would take gigabytes.
-
-    Thousands are kept. The garbage collector skips them: it would stop every stream while it looked through them.
-    """
-
-    id: str
-    phase: Phase
-    received_at_s: float
-    timeline: dict[str, float]
-    facts: Facts
-    tries: int
-    prompt_tokens: int
-    output_tokens: int
-    owner: bytes
-
-    @property
-    def usage(self) -> dict[str, Any]:
-        return _usage(self.prompt_tokens, self.output_tokens, self.facts)
-
-
-def _usage(prompt_tokens: int, output_tokens: int, facts: Facts) -> dict[str, Any]:
-    """OpenAI's usage object."""
-    return {
-        "prompt_tokens": prompt_tokens,
-        "completion_tokens": output_tokens,
-        "total_tokens": prompt_tokens + output_tokens,
-        "prompt_tokens_details": {"cached_tokens": facts.cached_tokens or 0},
-    }
+        return usage_of(len(self.prompt_ids), len(self.emitted_ids), self.facts)

@@ -87,6 +87,10 @@ def read_source(
                     what = "could be read by whoever reads what is rendered"
                     would_do = "leave them out here: put them in front of the frontend's Service, or serve by hand"
                     found.append(Problem(f"security.{keys}", what, would_do))
+            if deployment.frontend.tls is not None:
+                what = "names files that are not where this is rendered for"
+                would_do = "leave it out here, and put TLS in front of the frontend: an Ingress, a proxy"
+                found.append(Problem("frontend.tls", what, would_do))
         except ConfigError as error:
             found += error.problems
     if found or plan is None or path is None:

@@ -23,6 +23,7 @@ from disagg.frontend.exchange import Exchange, Header
 from disagg.frontend.generation import Generations
 from disagg.frontend.http1 import Call, ClientGone, Limits, Refusals
 from disagg.frontend.inputs import InputKind
+from disagg.frontend.key_limits import NO_LIMITS, Meters
 from disagg.frontend.keys import Caller, Keys, Right
 from disagg.frontend.models import Model, Models
 from disagg.frontend.native_api.adapters import AdapterRoutes, adapter_error
@@ -36,10 +37,12 @@ from disagg.frontend.responses import encode
 from disagg.frontend.responses_api import ResponseStore
 from disagg.frontend.routes import Handler, Route, Routes
 from disagg.frontend.server import HttpServer
+from disagg.frontend.tls import Tls
 from disagg.frontend.together import Together, no_such_request
 from disagg.frontend.tokenization import Tokenization, facts_now
 from disagg.frontend.whole import Whole
 from disagg.logfile import ASKED_LINES_MAX
+from disagg.telemetry.traces.tracer import Tracer
 
 BODY_LIMIT_BYTES = 8 * 2**20
 LOG_LINES, LOG_LINES_DIGITS = 100, 20
@@ -72,12 +75,15 @@ class Frontend:
         peers: Peers | None = None,
         more: Sequence[tuple[Backend, Tokenization]] = (),
         whole: Whole | None = None,
+        tracer: Tracer | None = None,
+        meters: Meters = NO_LIMITS,
     ) -> None:
         """`more`: models beside the first; then `whole` speaks for all of them."""
-        self._keys, self._origins = keys, origins
+        self._keys, self._origins, self._tracer = keys, origins, tracer
         self._whole, self._headers = whole or backend, headers
         kept = ResponseStore()
-        models = [_model(*each, body_limit_bytes, peers, kept) for each in ((backend, tokenization), *more)]
+        every = ((backend, tokenization), *more)
+        models = [_model(*each, body_limit_bytes, peers, kept, meters) for each in every]
         self._models = Models(models, body_limit_bytes)
         self.own = OwnRequests(self._whole, models)
         self._together = Together(self._whole, self.own, peers)
@@ -85,7 +91,8 @@ class Frontend:
         adapters, page = AdapterRoutes(self._models), PageRoutes(self._whole.feed)
         changes = ChangeRoutes(self._whole, keys)
         generation, here, vectors = self._generation, self._here, self._vectors
-        self._server = HttpServer(self, limits, refusals or Refusals())
+        self._refusals = refusals or Refusals()
+        self._server = HttpServer(self, limits, self._refusals)
         self._routes = Routes(
             {
                 "/v1/chat/completions": Route("POST", Right.CLIENT, generation("chat")),
@@ -133,9 +140,9 @@ class Frontend:
             },
         )
 
-    async def start(self, host: str, port: int, *, shares_port: bool = False) -> None:
+    async def start(self, host: str, port: int, *, shares_port: bool = False, tls: Tls | None = None) -> None:
         """`shares_port`: with other processes that say the same."""
-        await self._server.start(host, port, shares_port=shares_port)
+        await self._server.start(host, port, shares_port=shares_port, tls=tls)
 
     async def stop(self, limit_s: float) -> None:
         """Running requests may end within the limit; then they are cancelled."""
@@ -159,6 +166,7 @@ class Frontend:
         try:
             await self._answer(exchange)
         except ClientGone:
+            exchange.error_type = "client_gone"
             call.abort()  # what the client has not taken yet would otherwise keep it for ever
         except RequestError as error:
             await exchange.fail(error)
@@ -169,6 +177,11 @@ class Frontend:
                 "%s %r %s: an error nobody foresaw", exchange.method, exchange.path[:100], exchange.request_id
             )
             await exchange.fail(RequestError("frontend", "internal error", "see the frontend's log"))
+        finally:
+            if exchange.error_type:
+                self._refusals.add_error(exchange.error_type)
+            if exchange.trace is not None:
+                exchange.trace.end(exchange.status, exchange.error_type)
 
     async def _answer(self, exchange: Exchange) -> None:
         found = self._routes.find(exchange.path)
@@ -188,6 +201,8 @@ class Frontend:
             exchange.answer_headers.append((b"allow", _methods(route)))
             what = f"{exchange.method} is not for {exchange.path[:100]}; use {' or '.join(route.methods)}"
             raise BadRequest(None, "method_not_allowed", what, http_status=405)
+        if self._tracer is not None and route.right is Right.CLIENT and exchange.method == "POST":
+            exchange.trace = self._tracer.begin(exchange.path, exchange.request_header(b"traceparent"))
         await route.handler(exchange, name, caller)
 
     def _generation(self, endpoint: str) -> Handler:
@@ -277,10 +292,15 @@ class Frontend:
 
 
 def _model(
-    backend: Backend, tokenization: Tokenization, body_limit_bytes: int, peers: Peers | None, kept: ResponseStore
+    backend: Backend,
+    tokenization: Tokenization,
+    body_limit_bytes: int,
+    peers: Peers | None,
+    kept: ResponseStore,
+    meters: Meters,
 ) -> Model:
-    generations = Generations(backend, tokenization, body_limit_bytes, peers, kept)
-    embeddings = Embeddings(backend, tokenization, body_limit_bytes, generations.running)
+    generations = Generations(backend, tokenization, body_limit_bytes, peers, kept, meters)
+    embeddings = Embeddings(backend, tokenization, body_limit_bytes, generations.running, meters)
     return Model(backend, tokenization, generations, embeddings)
 
 

@@ -27,6 +27,7 @@ from disagg.frontend import receiving, vector_answers
 from disagg.frontend.backend import Backend
 from disagg.frontend.exchange import Exchange
 from disagg.frontend.inputs import InputKind, InputsRequest, check_held
+from disagg.frontend.key_limits import NO_LIMITS, Meters, metered
 from disagg.frontend.responses import encode
 from disagg.frontend.tokenization import Tokenization, known
 from disagg.models.heads import Head
@@ -45,15 +46,17 @@ class Embeddings:
         tokenization: Tokenization,
         body_limit_bytes: int,
         running: dict[str, Sequence[Request]],
+        meters: Meters = NO_LIMITS,
     ) -> None:
         """`running`: where all requests of an answer are found by its id."""
+        self._meters = meters
         self._backend, self._tokenization, self._running = backend, tokenization, running
         self._body_limit_bytes = body_limit_bytes
 
     async def answer(self, exchange: Exchange, kind: InputKind, owner: bytes) -> None:
         """`owner` may see and cancel the request; cancelling it by its id ends all inputs."""
         received_at_s = receiving.name(exchange, self._backend)
-        with exchange.while_connected():
+        with exchange.while_connected(), metered(exchange, self._meters, owner) as use:
             receiving.check_head(exchange)
             await self._check_deployment(kind)
             asked = await self._tokenization.read(await exchange.body(self._body_limit_bytes), kind)
@@ -65,6 +68,12 @@ class Embeddings:
             ids = [exchange.request_id, *(self._backend.new_request_id() for _ in rest)]
             make = self._scored if by_tokens else self._embedded
             requests = [make(asked, at, ids[at], owner, received_at_s) for at in range(len(ids))]
+            if use is not None:
+                use.read(asked.model, sum(map(len, asked.prompts)), requests)
+            if exchange.trace is not None:
+                exchange.trace.model = self._backend.model_name
+                for request in requests:
+                    request.trace = exchange.trace.request()
             self._running[exchange.request_id] = requests
             try:
                 content = await self._content(kind, asked, requests)

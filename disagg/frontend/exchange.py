@@ -9,13 +9,15 @@ Fails: RequestError for a body that is too large (413), too slow (408), malforme
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from urllib.parse import parse_qsl
 
-from disagg.errors import FrontendFull, NoReadyPair, Overloaded, RequestError
+from disagg.errors import FrontendFull, NoReadyPair, Overloaded, RateLimited, RequestError
 from disagg.frontend.http1 import Call, ClientGone
 from disagg.frontend.responses import error_body
+from disagg.telemetry.traces.http_trace import HttpTrace
 
 RETRY_AFTER_S = b"1"
 JSON = b"application/json"
@@ -34,6 +36,9 @@ class Exchange:
         self.request_headers: list[Header] = call.head.fields
         self.answer_headers: list[Header] = []
         self.request_id = ""  # of a generation
+        self.trace: HttpTrace | None = None  # None: it is not traced
+        self.status = 0  # of the answer, once it has begun
+        self.error_type = ""  # of the error that it ended with
         self.received_at_s = 0.0  # monotonic; once it has an id
         self._body: bytes | None = None  # that was looked into
         self.error_body: Callable[[RequestError], bytes] = error_body  # in the words of its API
@@ -78,19 +83,24 @@ class Exchange:
             self.call.chunk_writer.unwatch(on_lost)
 
     async def answer(self, status: int, body: bytes, content_type: bytes = JSON) -> None:
+        self.status = status
         await self.call.respond(status, [(b"content-type", content_type), *self.answer_headers], body)
 
     async def fail(self, error: RequestError) -> None:
         """Also in the midst of an event stream, which then ends without its [DONE]."""
+        self.error_type = error.code
         if self.call.answered:
             await self.call.writable()
             self.write_events(self.error_event(error_body(error)), last=True)
             return
         if isinstance(error, Overloaded | NoReadyPair | FrontendFull):
             self.answer_headers.append((b"retry-after", RETRY_AFTER_S))
+        elif isinstance(error, RateLimited) and error.wait_s:
+            self.answer_headers.append((b"retry-after", b"%d" % math.ceil(error.wait_s)))
         await self.answer(error.http_status, self.error_body(error))
 
     def write_events(self, events: bytes, *, last: bool = False) -> None:
         """Part of an event stream, for a client that reads; the first call sends the head with it."""
+        self.status = 200
         fields = [(b"content-type", EVENT_STREAM), (b"cache-control", b"no-cache"), *self.answer_headers]
         self.call.write(events, fields, last=last)

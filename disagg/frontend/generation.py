@@ -29,6 +29,7 @@ from disagg.frontend.body import UTF_8_MARK
 from disagg.frontend.choices import Stream, StreamedChoice, WholeChoice
 from disagg.frontend.exchange import Exchange
 from disagg.frontend.forms import FORMS, response_head
+from disagg.frontend.key_limits import NO_LIMITS, Meters, metered
 from disagg.frontend.parts import ChoiceAnswer
 from disagg.frontend.peers import Peers
 from disagg.frontend.reading import Read, with_earlier
@@ -67,8 +68,10 @@ class Generations:
         body_limit_bytes: int,
         peers: Peers | None = None,
         kept: ResponseStore | None = None,
+        meters: Meters = NO_LIMITS,
     ) -> None:
         """`kept`: the conversations of all models, where there are several: one may go on with another's."""
+        self._meters = meters
         self._backend, self._tokenization, self._peers = backend, tokenization, peers
         self._body_limit_bytes = body_limit_bytes
         self.kept = ResponseStore() if kept is None else kept
@@ -84,13 +87,17 @@ class Generations:
     async def answer(self, exchange: Exchange, endpoint: str, owner: bytes) -> None:
         """`endpoint`: a row of READINGS that makes a CompletionRequest. `owner` may see and cancel the request."""
         received_at_s = receiving.name(exchange, self._backend)
-        with exchange.while_connected():
+        with exchange.while_connected(), metered(exchange, self._meters, owner) as use:
             receiving.check_head(exchange)
             _refuse_without_engines(self._backend)
             asked = await self._read(exchange, endpoint, owner)
             assert isinstance(asked, CompletionRequest)
             await self._tokenization.parsing.load(asked.tool_use)
+            if exchange.trace is not None:
+                exchange.trace.model = self._backend.model_name
             answering = self._answering(exchange, asked, owner, received_at_s)
+            if use is not None:
+                use.read(asked.model, sum(map(len, asked.prompts)), answering.requests)
             self.running[answering.id] = answering.requests
             try:
                 await self._run(exchange, answering)
@@ -178,6 +185,8 @@ class Generations:
         client_id = exchange.request_header(b"x-request-id")
         for request in requests:
             request.mark("tokenised", tokenised_at_s)
+            if exchange.trace is not None:
+                request.trace = exchange.trace.request()
             if client_id is not None:
                 request.facts.client_request_id = _printable(client_id)
 

@@ -46,7 +46,7 @@ def why_not_a_program(exchange: Exchange) -> str | None:
     """Why the request is a web page's, of another origin: a browser sends it without its user's will, whatever its
     key."""
     origin = exchange.request_header(b"origin")
-    if origin is not None and not _is_same(origin, exchange.request_header(b"host")):
+    if origin is not None and not _is_same(origin, exchange):
         return "this came from a web page of another origin; operators use `disagg`"
     site = exchange.request_header(b"sec-fetch-site")
     if site is not None and site not in OWN_FETCHES:
@@ -84,6 +84,6 @@ def _is_own_name(host: str) -> bool:
     return True
 
 
-def _is_same(origin: bytes, host: bytes | None) -> bool:
-    """This server speaks no TLS, so a page of its own has http."""
-    return host is not None and origin.lower() == b"http://" + host.lower()
+def _is_same(origin: bytes, exchange: Exchange) -> bool:
+    host, scheme = exchange.request_header(b"host"), b"https://" if exchange.call.is_tls else b"http://"
+    return host is not None and origin.lower() == scheme + host.lower()

@@ -48,8 +48,8 @@ class Keys:
     """The deployment's keys. Without any, everybody may use the model, and programs on this machine may operate it."""
 
     def __init__(self, keys: Iterable[str] = (), admin_keys: Iterable[str] = (), *, open_metrics: bool = False) -> None:
-        self._digests = [_digest(key.encode()) for key in keys]  # of one length: nothing leaks by time
-        self._admin_digests = [_digest(key.encode()) for key in admin_keys]
+        self._digests = [digest(key.encode()) for key in keys]  # of one length: nothing leaks by time
+        self._admin_digests = [digest(key.encode()) for key in admin_keys]
         everybodys = {Right.HEALTH} | ({Right.METRICS} if open_metrics else set())
         self._everybodys = everybodys if self._digests or self._admin_digests else everybodys | {Right.CLIENT}
 
@@ -91,17 +91,18 @@ class Keys:
 def _key_of(exchange: Exchange) -> bytes:
     """The digest of the key that was sent, in one of two headers or the same in both; empty without one."""
     said = exchange.request_header(b"authorization") or b""
-    bearer = _digest(said[len(_BEARER) :].strip()) if said[: len(_BEARER)].lower() == _BEARER else b""
+    bearer = digest(said[len(_BEARER) :].strip()) if said[: len(_BEARER)].lower() == _BEARER else b""
     other = exchange.request_header(b"x-api-key")
     if other is None:
         return bearer
-    key = _digest(other.strip())
+    key = digest(other.strip())
     if bearer and not hmac.compare_digest(bearer, key):
         _refuse_key(exchange, "`Authorization` and `x-api-key` hold different keys: send one of the two headers")
     return key
 
 
-def _digest(key: bytes) -> bytes:
+def digest(key: bytes) -> bytes:
+    """What stands for a key: a Caller's `owner`."""
     return hashlib.sha256(key).digest()
 
 

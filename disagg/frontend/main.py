@@ -30,6 +30,7 @@ from disagg.freed_memory import keep_freed_memory
 from disagg.frontend.app import Frontend
 from disagg.frontend.engine_tokenizer import EngineTokenizer
 from disagg.frontend.http1 import Limits, Refusals
+from disagg.frontend.key_limits import Meters
 from disagg.frontend.keys import Keys
 from disagg.frontend.open_files import raise_limit
 from disagg.frontend.origins import Origins
@@ -37,6 +38,7 @@ from disagg.frontend.page.feed import Feed
 from disagg.frontend.peers import Peers, PeerServer
 from disagg.frontend.service import Service
 from disagg.frontend.spec import LISTENING, FrontendSpec, ModelSpec
+from disagg.frontend.tls import Tls
 from disagg.frontend.tokenization import Tokenization
 from disagg.frontend.whole import AllModels
 from disagg.host_spec import SECRET_VARIABLE
@@ -51,6 +53,7 @@ from disagg.routing.connections import Connections
 from disagg.routing.policy import Surroundings, load_policy
 from disagg.routing.router import Router
 from disagg.telemetry.stderr_log import log_to_stderr
+from disagg.telemetry.traces.tracer import Tracer
 
 # Between two looks of the garbage collector. A request makes a hundred objects and leaves no cycle behind (a test holds
 # that): Python's 700 would be a look at all requests under way at every seventh one.
@@ -77,11 +80,12 @@ async def serve(spec: FrontendSpec) -> None:
     own = [None if model.tokenization == "engine" else _own_tokenizer(spec, model) for model in spec.models]
     registry = _registry(spec, secret)
     await registry.connect()
-    refusals = Refusals()
+    tls = Tls(spec.tls) if spec.tls is not None else None
+    ours = _Ours(Refusals(), _tracer(spec), Meters(spec.limited_keys))
     parts = [_part(spec, model, secret) for model in spec.models]
     feed = _one_feed(parts) if len(parts) > 1 else None
     control = ControlClient(spec.control, secret)
-    services = [_service(spec, part, control, refusals, feed) for part in parts]
+    services = [_service(spec, part, control, ours, feed) for part in parts]
     first, *more = [
         (service, (given or _asking(spec, part))(partial(getattr, service, "served")))
         for service, part, given in zip(services, parts, own, strict=True)
@@ -91,17 +95,23 @@ async def serve(spec: FrontendSpec) -> None:
         *first,
         body_limit_bytes=spec.body_limit_bytes,
         limits=Limits(connections=spec.connections_max, held_bytes=spec.held_limit_bytes),
-        refusals=refusals,
+        refusals=ours.refusals,
         headers=headers,
-        keys=Keys(spec.api_keys, spec.admin_keys, open_metrics=spec.open_metrics),
+        keys=Keys(
+            [*spec.api_keys, *(each.key for each in spec.limited_keys)],
+            spec.admin_keys,
+            open_metrics=spec.open_metrics,
+        ),
+        meters=ours.meters,
         origins=Origins(spec.origins, spec.origins_age_s),
         peers=Peers(spec.number, secret, lambda: registry.frontends) if spec.has_peers else None,
         more=more,
         whole=AllModels(services) if more else None,
+        tracer=ours.tracer,
     )
     peer_server = PeerServer(secret, frontend.own)
     peer = f" {HERE}:{await peer_server.start(HERE)}" if spec.has_peers else ""
-    await frontend.start(spec.host, spec.port, shares_port=spec.has_peers)
+    await frontend.start(spec.host, spec.port, shares_port=spec.has_peers, tls=tls)
     await frontend.start_reader()
     gc.collect()
     gc.freeze()  # what is there by now stays: a full collection would look through it, and stop every stream for 5 ms
@@ -123,11 +133,21 @@ async def serve(spec: FrontendSpec) -> None:
         pulse.cancel()
     await frontend.stop(spec.stop_s)
     await peer_server.close()
+    if ours.tracer is not None:
+        await asyncio.to_thread(ours.tracer.stop)
     for task in following:
         task.cancel()
     for ended in await asyncio.gather(*following, return_exceptions=True):
         if isinstance(ended, Exception):
             raise ended
+
+
+class _Ours(NamedTuple):
+    """Of this process, whichever the models are."""
+
+    refusals: Refusals
+    tracer: Tracer | None
+    meters: Meters
 
 
 class _Part(NamedTuple):
@@ -146,18 +166,21 @@ def _part(spec: FrontendSpec, model: ModelSpec, secret: bytes) -> _Part:
     return _Part(model, connections, router, Coordinator(router, spec.limits))
 
 
-def _service(spec: FrontendSpec, part: _Part, control: ControlClient, refusals: Refusals, feed: Feed | None) -> Service:
+def _service(spec: FrontendSpec, part: _Part, control: ControlClient, ours: _Ours, feed: Feed | None) -> Service:
     return Service(
         model_name=part.model.name,
         router=part.router,
         coordinator=part.coordinator,
         control=control,
         number=spec.number,
-        refusals=refusals,
+        refusals=ours.refusals,
         generates=part.model.generates,
         embeds=part.model.embeds,
         group=part.model.group,
         feed=feed,
+        tracer=ours.tracer,
+        metric_aliases=spec.metric_aliases,
+        meters=ours.meters,
     )
 
 
@@ -178,6 +201,20 @@ def _asking(spec: FrontendSpec, part: _Part) -> Callable[[Callable[[], Served]],
     """As `_own_tokenizer`, where the hosts have it."""
     parsers = part.model.tool_call_parser, part.model.reasoning_parser
     return lambda served: EngineTokenizer(part.connections, spec.limits, served, *parsers)
+
+
+def _tracer(spec: FrontendSpec) -> Tracer | None:
+    """Imported only where traces are on: OpenTelemetry takes memory, and a moment."""
+    traces = spec.traces
+    if traces is None:
+        return None
+    from disagg.telemetry.traces.otlp import exporter
+    from disagg.telemetry.traces.sender import Sender
+
+    export = exporter(traces.endpoint, traces.headers, spec.number, traces.service)
+    sender = Sender(spec.models[0].name, export)
+    sender.start()
+    return Tracer(sender, traces.sample_ratio)
 
 
 def _own_tokenizer(spec: FrontendSpec, model: ModelSpec) -> Callable[[Callable[[], Served]], Tokenization]:

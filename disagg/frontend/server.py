@@ -13,12 +13,15 @@ import asyncio
 import contextlib
 import errno
 import socket
+from typing import Any
 
 from disagg.errors import StartError
 from disagg.frontend.http1 import App, Connection, Door, Limits, Refusals
 from disagg.frontend.open_files import connections_allowed
+from disagg.frontend.tls import HANDSHAKE_S, Tls
 
 BACKLOG = 2048
+SHUTDOWN_S = 300.0
 CANCEL_S = 2.0  # what a cancelled request may take to give its engines back
 # A client whose machine or network is gone sends nothing: after 60 + 6 x 10 s without a sign its connection is lost.
 KEEPALIVE = {"TCP_KEEPIDLE": 60, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 6}
@@ -28,12 +31,17 @@ class HttpServer:
     def __init__(self, app: App, limits: Limits, refusals: Refusals) -> None:
         self._app, self._limits, self._refusals = app, limits, refusals
 
-    async def start(self, host: str, port: int, *, shares_port: bool = False) -> None:
+    async def start(self, host: str, port: int, *, shares_port: bool = False, tls: Tls | None = None) -> None:
         listener = listen(host, port, shares_port=shares_port)
         self.port: int = listener.getsockname()[1]
         self.door = Door(self._app, self._limits, self._refusals, connections_allowed(self._limits.connections))
+        self._tls = tls
+        of_tls: dict[str, Any] = {}
+        if tls is not None:
+            # The door has limits of its own for a client that does not take the rest; these come after them.
+            of_tls = {"ssl": tls.context, "ssl_handshake_timeout": HANDSHAKE_S, "ssl_shutdown_timeout": SHUTDOWN_S}
         self._listening = await asyncio.get_running_loop().create_server(
-            lambda: Connection(self.door), sock=listener, backlog=BACKLOG
+            lambda: Connection(self.door), sock=listener, backlog=BACKLOG, **of_tls
         )
         self._ticking = asyncio.create_task(self._tick(), name="time limits of connections")
 
@@ -42,6 +50,8 @@ class HttpServer:
             await asyncio.sleep(self._limits.tick_s)
             now_s = asyncio.get_running_loop().time()
             self.door.tick(now_s)
+            if self._tls is not None:
+                self._tls.look(now_s)
             more = True
             while more:
                 more = self.door.end_late(now_s)

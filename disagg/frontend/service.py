@@ -23,6 +23,7 @@ from disagg.coordinator.request import Request
 from disagg.coordinator.sink import Sink
 from disagg.errors import DeadlineExceeded, LegLost
 from disagg.frontend.http1 import Refusals
+from disagg.frontend.key_limits import NO_LIMITS, Meters
 from disagg.frontend.page.feed import Feed
 from disagg.frontend.peers import NUMBER_DIGITS
 from disagg.lives import adapter_key
@@ -32,6 +33,7 @@ from disagg.registry.records import State
 from disagg.routing.router import Router
 from disagg.telemetry.metrics import Figures, FrontendMetrics
 from disagg.telemetry.pulse import Pulse
+from disagg.telemetry.traces.tracer import Tracer
 
 log = logging.getLogger(__name__)
 
@@ -56,6 +58,9 @@ class Service:
         embeds: bool = False,
         group: str = "",
         feed: Feed | None = None,
+        tracer: Tracer | None = None,
+        metric_aliases: Sequence[str] = (),
+        meters: Meters = NO_LIMITS,
     ) -> None:
         """`group`: of its engines, where there are several models; these share a `feed`."""
         self.model_name = model_name
@@ -65,12 +70,12 @@ class Service:
         self._coordinator, self._control = coordinator, control
         self._served, self._served_with = Served(model_name), self._connections.adapters
         self._prefix = f"{number:0{NUMBER_DIGITS}x}"
-        self._metrics = FrontendMetrics()
+        self._metrics, self._tracer = FrontendMetrics(model_name, self._lane_of, metric_aliases), tracer
         self._group = group
         name = f"frontend {number}" + f" {model_name}" * bool(group)
         self.pulse = Pulse(name, coordinator.live, lambda: coordinator.waiting)
         self.feed = feed or Feed(model_name, coordinator, router.connections)
-        self._refusals = refusals or Refusals()
+        self._refusals, self._meters = refusals or Refusals(), meters
         self._telling: dict[tuple[str, str], asyncio.Task[None]] = {}  # pairs whose lost KV the controller hears of now
         coordinator.on_transfer_lost = self._transfer_lost
 
@@ -234,7 +239,12 @@ class Service:
 
     def figures(self) -> Figures:
         now = self.counts() | {"tasks": len(asyncio.all_tasks())}
-        return self._metrics.figures(now, self._refusals.by_reason)
+        self._metrics.look(self._coordinator.live.values())
+        told = self._meters.told
+        told["disagg_errors"] = {(code,): count for code, count in self._refusals.errors.items()}
+        if self._tracer is not None:
+            told["disagg_trace_spans"] = {(outcome,): count for outcome, count in self._tracer.told.items()}
+        return self._metrics.figures(now, self._refusals.by_reason, told)
 
     def metrics(self, others: Sequence[Figures]) -> bytes:
         return generate_latest(self.registry(others))
@@ -243,8 +253,13 @@ class Service:
         """As `metrics`, before it is text."""
         connections = self._connections
         states = [r.state for r in connections.records.values()]
-        engines = {"engines_ready": states.count(State.READY), "engines": len(states)}
+        self._metrics.engines.look(connections.records.values(), connections.engines)
+        engines = {"engines_ready": states.count(State.READY), "engines": len(states), "ready": int(self._is_ready())}
         return self._metrics.up_to_date(self.figures(), others, engines, connections.granted, connections.caches)
+
+    def _lane_of(self, engine_id: str) -> str:
+        record = self._connections.records.get(engine_id)
+        return "" if record is None else record.lane
 
     def counts(self) -> dict[str, int]:
         """What is alive here; all 0 once everything has been given back."""

@@ -8,12 +8,21 @@ from __future__ import annotations
 import msgspec
 
 from disagg.coordinator.limits import Limits
+from disagg.frontend.key_limits import LimitedKey
+from disagg.frontend.tls import TlsSpec
 from disagg.policy_names import DEFAULT
 from disagg.registry.shared import Shared
 from disagg.routing.cost.prior import Prior
 from disagg.tokenizer.overrides import Overrides
 
 LISTENING = "listening"  # and where other frontends may ask it, if there are any
+
+
+class TracesSpec(msgspec.Struct, frozen=True, kw_only=True):
+    endpoint: str  # the collector's whole URL for traces
+    sample_ratio: float
+    headers: dict[str, str]
+    service: str  # what the deployment calls itself in them
 
 
 class ModelSpec(msgspec.Struct, frozen=True, kw_only=True):
@@ -52,7 +61,11 @@ class FrontendSpec(msgspec.Struct, frozen=True, kw_only=True):
     refuses_unknown: bool = False  # fields that nobody here knows: a 400, else a header that names them
     api_keys: tuple[str, ...] = ()  # keys travel on standard input alone
     admin_keys: tuple[str, ...] = ()
+    limited_keys: tuple[LimitedKey, ...] = ()  # are API keys, too
     open_metrics: bool = False
     says_what_goes_on: bool = True  # in its log (telemetry/pulse.py)
     origins: tuple[str, ...] = ()  # of web pages that may read answers
     origins_age_s: int = 0
+    metric_aliases: tuple[str, ...] = ()  # disagg/telemetry/aliases.py
+    tls: TlsSpec | None = None
+    traces: TracesSpec | None = None  # None: nothing of them is even imported

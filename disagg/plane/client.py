@@ -131,6 +131,7 @@ class PlaneClient:
         on_text: Callable[[m.Shown], None] | None = None,
         to_read: int = 0,
         salt: str = "",
+        trace: str = "",
     ) -> int:
         """Sends the leg and returns its number. On a lost connection the receiver has its end before this returns.
 
@@ -143,8 +144,10 @@ class PlaneClient:
         self._legs[leg] = receiver
         if on_text is not None:
             self._on_text[leg] = on_text
+        if is_canary and not trace:
+            trace = m.UNTRACED
         of_leg = (leg, leg_id, prompt, sampling, dp_rank, bootstrap)
-        submit = m.Submit(*of_leg, is_canary, asks or {}, embeds, second_at, adapter, text, to_read, salt)
+        submit = m.Submit(*of_leg, is_canary, asks or {}, embeds, second_at, adapter, text, to_read, salt, trace)
         self._connection.send_soon(m.encode(submit))
         return leg
 

@@ -32,6 +32,7 @@ class Leg:
     second_at: int = 0  # where the second text of a pair begins; 0: there is none
     adapter: str = ""  # one that `load_adapter` brought here; empty: the model as it is
     salt: str = ""  # see Submit
+    trace: str = ""  # see Submit
 
 
 class LegSink(Protocol):

@@ -22,6 +22,7 @@ REFUSED = "refused"
 NO_ADAPTER = "no adapter"
 INVALID = "invalid"
 NOT_A_NUMBER = "not a number"
+UNTRACED = f"00-{1:032x}-{1:016x}-00"  # a traceparent: of the control plane's own legs no engine is to tell
 BUSY, LOST_READER, TOO_COMPLEX = READ_FAILURES = ("busy", "reader lost", "too complex")
 MAX_FRAME_BYTES = 64 << 20  # a 16M-token prompt; anything larger is a broken or hostile peer
 READ_BYTES_MAX = MAX_FRAME_BYTES // 2  # of bodies that a host has to read for one frontend (Read)
@@ -66,6 +67,7 @@ class Submit(Wire, frozen=True, tag="submit"):
     text: TextWanted | None = None
     to_read: int = 0  # tokens of the prompt that this engine is expected to read: those that it has not cached
     salt: str = ""  # its cached KV is shared among legs with the same one alone, and with none that has another
+    trace: str = ""  # W3C's traceparent for the engine's own spans; empty: the request has none
 
 
 class Read(Wire, frozen=True, tag="read"):

@@ -256,7 +256,7 @@ class _Session:
         log.info("leg %s begins: %d prompt tokens, room %s", message.leg_id, len(prompt_ids), at.room if at else 0)
         asks, embeds, second_at = message.asks, message.embeds, message.second_at
         of_leg = (message.leg_id, prompt_ids, message.sampling, message.dp_rank)
-        leg = Leg(*of_leg, at, asks, embeds, second_at, message.adapter, message.salt)
+        leg = Leg(*of_leg, at, asks, embeds, second_at, message.adapter, message.salt, message.trace)
         live = self._legs[message.leg] = self._live(message, leg, grant)
         self.server.adapters.begins(leg.adapter)
         live.handle = self.server.engine.submit(leg, live)

@@ -18,6 +18,7 @@ from disagg.config.frontend import FrontendSection, open_door
 from disagg.config.model import ModelSection
 from disagg.config.rules import gpus_fit, texts_of
 from disagg.config.schema import Deadlines, Deployment, Pool, Ray
+from disagg.config.traces import HEADERS_VARIABLE
 from disagg.errors import ConfigError, Problem
 from disagg.lives import engine_id_in
 from disagg.planning.kv_pages import block_tokens
@@ -186,15 +187,20 @@ def shown_arguments(plan: Plan, engine: EnginePlan) -> dict[str, Any]:
 
 
 def shown_environment(plan: Plan, engine: EnginePlan) -> dict[str, str]:
-    return dict(sorted(engine.environment(device=plan.device, deadlines=plan.deadlines).items()))
+    environment = engine.environment(device=plan.device, deadlines=plan.deadlines)
+    return {name: "(hidden)" if name == HEADERS_VARIABLE else value for name, value in sorted(environment.items())}
 
 
 def _engine(engine_id: str, role: Role, index: int, pool: Pool, deployment: Deployment, device: str) -> EnginePlan:
     of_all: dict[str, Any] = {}
+    env: dict[str, str] = pool.env
     if device != "simulated":
         telemetry = deployment.telemetry
         if "log_level" in telemetry.model_fields_set and "log_level" not in pool.engine:
             of_all["log_level"] = telemetry.log_level
+        if telemetry.traces is not None:
+            of_all |= telemetry.traces.engine_arguments | pool.engine
+            env = telemetry.traces.engine_environment | env
         of_all |= {"trust_remote_code": True} if deployment.model.trust_remote_code else {}
         if deployment.model.lora is not None:
             of_all |= LORA_DEFAULTS.get(device, {}) | pool.engine | deployment.model.lora.arguments
@@ -211,7 +217,7 @@ def _engine(engine_id: str, role: Role, index: int, pool: Pool, deployment: Depl
         ranks=ranks,
         dp_ranks=int(pool.engine.get("dp_size", 1)),
         engine=pool.engine | of_all,
-        env=pool.env,
+        env=env,
         spare=device != "simulated" and (device == "cuda" if pool.spare is None else pool.spare),
         pace_ms=None if device == "simulated" else pool.pace_ms,
         group=deployment.key,

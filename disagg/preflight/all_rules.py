@@ -24,6 +24,7 @@ from disagg.preflight import (
     parser_rules,
     range_rules,
     template_rules,
+    tls_rules,
 )
 from disagg.preflight.rule import Rule
 from disagg.preflight.subject import Subject
@@ -42,6 +43,7 @@ TOPICS = (  # in the order their problems are told
     file_rules,
     grammar_rules,
     template_rules,
+    tls_rules,
 )
 RULES = tuple(each for topic in TOPICS for each in vars(topic).values() if isinstance(each, Rule))
 

@@ -187,6 +187,8 @@ def _generate_arguments(leg: Leg) -> dict[str, Any]:
         arguments["lora_path"] = leg.adapter  # its name; SGLang's ids differ from engine to engine
     if leg.salt:
         arguments["cache_salt"] = leg.salt
+    if leg.trace:
+        arguments["external_trace_header"] = {"traceparent": leg.trace}
     if leg.bootstrap is not None:
         arguments |= {
             "bootstrap_host": leg.bootstrap.host,

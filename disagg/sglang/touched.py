@@ -74,7 +74,7 @@ ENGINE = Part(
         _at(
             "entrypoints.engine:Engine.async_generate",
             keywords="input_ids, sampling_params, rid, stream, routed_dp_rank, bootstrap_host, bootstrap_port, "
-            "bootstrap_room, disagg_prefill_dp_rank, lora_path",
+            "bootstrap_room, disagg_prefill_dp_rank, lora_path, external_trace_header",
             is_called=True,
         ),
         *_all("entrypoints.engine:Engine.", "shutdown get_all_child_pids", is_called=True),

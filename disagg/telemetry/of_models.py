@@ -11,7 +11,8 @@ from collections.abc import Iterable, Mapping
 from prometheus_client import CollectorRegistry, Metric, generate_latest
 from prometheus_client.registry import Collector
 
-OF_PROCESS = frozenset({"disagg_tasks", "disagg_refused"})
+OF_KEYS = ("disagg_key_requests", "disagg_key_tokens", "disagg_key_refused")
+OF_PROCESS = frozenset({"disagg_tasks", "disagg_refused", "disagg_errors", "disagg_trace_spans", *OF_KEYS})
 
 
 def render(registries: Mapping[str, CollectorRegistry]) -> bytes:

@@ -9,13 +9,17 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import accumulate
+from types import MappingProxyType
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from disagg.telemetry.bounds import FINE
+
+NONE: Mapping[str, str] = MappingProxyType({})
 CountTold = list[tuple[tuple[str | int, ...], int]]
 DurationsTold = tuple[list[int], float]  # requests by bucket, and seconds in all
 
@@ -33,22 +37,28 @@ class Count(Collector):
     def own(self) -> CountTold:
         return list(self.by_labels.items())
 
-    def collect(self) -> Iterator[Metric]:
-        family = CounterMetricFamily(self._name, self._text, labels=self._labels)
+    @property
+    def sums(self) -> dict[tuple[str | int, ...], int]:
+        """What is told, by labels."""
         sums: defaultdict[tuple[str | int, ...], int] = defaultdict(int)
         for labels, count in self.told:
             sums[labels] += count
-        for labels, count in sums.items():
+        return sums
+
+    def collect(self) -> Iterator[Metric]:
+        family = CounterMetricFamily(self._name, self._text, labels=self._labels)
+        for labels, count in self.sums.items():
             family.add_metric([str(label) for label in labels], count)
         yield family
 
 
 class Durations(Collector):
-    """A histogram. `bounds_s`: of its buckets, each included, without infinity."""
+    """A histogram, counted in the buckets of FINE. `bounds_s`: of these, those that are told, each included, without
+    infinity."""
 
     def __init__(self, registry: CollectorRegistry, bounds_s: Sequence[float], name: str, text: str) -> None:
-        self._name, self._text, self._bounds_s = name, text, bounds_s
-        self._counts = [0] * (len(bounds_s) + 1)
+        self._name, self._text, self._shown_s, self._bounds_s = name, text, bounds_s, FINE
+        self._counts = [0] * (len(FINE) + 1)
         self._sum_s = 0.0
         self.told: list[DurationsTold] = [self.own]
         registry.register(self)
@@ -62,9 +72,13 @@ class Durations(Collector):
         self._sum_s += seconds
 
     def collect(self) -> Iterator[Metric]:
-        bounds = [*(str(float(bound)) for bound in self._bounds_s), "+Inf"]
-        family = HistogramMetricFamily(self._name, self._text)
+        yield self.family(self._name, self._text, self._shown_s)
+
+    def family(self, name: str, text: str, bounds_s: Sequence[float], labels: Mapping[str, str] = NONE) -> Metric:
+        """What is told, by another name and with other buckets; each of `bounds_s` is one of FINE."""
+        family = HistogramMetricFamily(name, text, labels=list(labels))
         counts = [sum(each) for each in zip(*(counts for counts, _ in self.told), strict=True)]
-        sum_s = sum(sum_s for _, sum_s in self.told)
-        family.add_metric([], list(zip(bounds, accumulate(counts), strict=True)), sum_s)
-        yield family
+        below = dict(zip([*FINE, float("inf")], accumulate(counts), strict=True))
+        buckets = [(str(float(bound)), below[bound]) for bound in bounds_s] + [("+Inf", below[float("inf")])]
+        family.add_metric(list(labels.values()), buckets, sum(sum_s for _, sum_s in self.told))
+        return family

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from disagg.config.frontend import page_origins
+from disagg.config.frontend import FrontendSection, page_origins
+from disagg.config.tls import TlsSection
+from disagg.config.traces import HEADERS_VARIABLE
 from disagg.errors import ConfigError
 from disagg.load import parse_config
-from disagg.planning.plan import resolve
+from disagg.planning.plan import resolve, shown_environment
 from disagg.preflight.api import check_warnings
 
 PAIR = "version: 1\ndevice: cpu\nmodel: {path: m}\nprefill: {engine: {log_level: debug}}\ndecode: {}\n"
@@ -16,7 +18,7 @@ KEY = "a-secret-key-0123456789"
 
 def test_a_key_is_shown_nowhere() -> None:
     deployment = parse_config(PAIR + f"security: {{api_keys: [{KEY}]}}")
-    assert [key.get_secret_value() for key in deployment.security.api_keys] == [KEY]
+    assert [each.key.get_secret_value() for each in deployment.security.api_keys] == [KEY]
     assert KEY not in repr(deployment)
     assert KEY not in str(deployment.model_dump())
 
@@ -32,7 +34,7 @@ def test_nor_is_one_in_a_refusal(security: str) -> None:
 def test_a_key_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SOME_KEY", KEY)
     deployment = parse_config(PAIR + 'security: {api_keys: ["${env:SOME_KEY}"]}')
-    assert deployment.security.api_keys[0].get_secret_value() == KEY
+    assert deployment.security.api_keys[0].key.get_secret_value() == KEY
 
 
 def test_the_log_level_is_that_of_all_pools_that_say_none() -> None:
@@ -123,3 +125,98 @@ def test_an_open_door_is_told(yaml: str, said: str | None) -> None:
     warnings = [each for each in check_warnings(resolve(parse_config(PAIR + yaml), "cpu")) if "frontend.host" in each]
     assert len(warnings) == (said is not None)
     assert said is None or said in warnings[0]
+
+
+TRACES = "telemetry: {traces: {endpoint: 'http://collector:4318', headers: {x-key: a-secret-of-a-collector}%s}}"
+
+
+def test_where_traces_go() -> None:
+    assert parse_config(PAIR).telemetry.traces is None
+    traces = parse_config(PAIR + TRACES % "").telemetry.traces
+    assert traces is not None
+    assert (traces.endpoint, traces.sample_ratio) == ("http://collector:4318/v1/traces", 0.01)
+    assert "a-secret" not in repr(traces)
+    plan = resolve(parse_config(PAIR + TRACES % ""), "cpu")
+    assert not any("enable_trace" in engine.engine for engine in plan.engines)
+
+
+def test_engines_trace_where_they_are_asked_to_and_a_pool_says_otherwise() -> None:
+    said = (PAIR + TRACES % ", engines: true").replace("decode: {}", "decode: {engine: {enable_trace: false}}")
+    plan = resolve(parse_config(said), "cpu")
+    assert [engine.engine["enable_trace"] for engine in plan.engines] == [True, False]
+    assert plan.engines[0].engine["otlp_traces_endpoint"] == "http://collector:4318/v1/traces"
+    environment = plan.engines[0].environment(device="cpu", deadlines=plan.deadlines)
+    assert environment["OTEL_EXPORTER_OTLP_TRACES_PROTOCOL"] == "http/protobuf"
+    assert environment[HEADERS_VARIABLE] == "x-key=a-secret-of-a-collector"
+    assert "a-secret" not in str(shown_environment(plan, plan.engines[0]))
+    simulated = (
+        "version: 1\ndevice: simulated\nmodel: {path: m}\nprefill: {}\ndecode: {}\n" + TRACES % ", engines: true"
+    )
+    assert not any(engine.engine for engine in resolve(parse_config(simulated), "simulated").engines)
+
+
+@pytest.mark.parametrize(
+    ("traces", "said"),
+    [
+        ("{endpoint: collector:4317}", "is no URL of a collector"),
+        ("{endpoint: 'http://'}", "is no URL of a collector"),
+        ("{endpoint: 'http://me:secret@collector'}", "say it as a header"),
+        ("{endpoint: 'http://c', sample_ratio: 2}", "1"),
+        ("{endpoint: 'http://c', headers: {'a b': c}}", "is no name of a header"),
+        ('{endpoint: "http://c", headers: {a: "b\\nc"}}', "has a line end"),
+        ("{}", "endpoint"),
+    ],
+)
+def test_traces_that_could_not_be_sent_are_refused(traces: str, said: str) -> None:
+    with pytest.raises(ConfigError) as refused:
+        parse_config(PAIR + f"telemetry: {{traces: {traces}}}")
+    assert said in " ".join(map(str, refused.value.problems))
+
+
+def test_whose_names_metrics_have() -> None:
+    assert parse_config(PAIR).telemetry.metric_aliases == ()
+    assert parse_config(PAIR + "telemetry: {metric_aliases: [sglang, otel]}").telemetry.metric_aliases == (
+        "sglang",
+        "otel",
+    )
+    with pytest.raises(ConfigError, match="metric_aliases"):
+        parse_config(PAIR + "telemetry: {metric_aliases: [dynamo]}")
+
+
+OTHER = "another-key-0123456789"
+
+
+def test_a_key_may_have_a_name_and_limits() -> None:
+    said = f"{{api_keys: [{KEY}, {{key: {OTHER}, name: team-a, requests_per_minute: 60, models: [m]}}]}}"
+    deployment = parse_config(PAIR + f"security: {said}")
+    bare, limited = deployment.security.api_keys
+    assert (bare.is_metered, limited.is_metered) == (False, True)
+    assert (limited.name, limited.requests_per_minute, limited.models) == ("team-a", 60, ("m",))
+    assert OTHER not in repr(deployment) + str(deployment.model_dump(mode="json"))
+
+
+@pytest.mark.parametrize(
+    ("keys", "said"),
+    [
+        (f"[{{key: {KEY}, requests_per_minute: 0}}]", "at least 1"),
+        (f"[{{key: {KEY}, name: 'a b'}}]", "letters, digits, dots"),
+        (f"[{{key: {KEY}, burst: 5}}]", "is not a known key"),
+        ("[{name: a}]", "is missing"),
+        (f"[{KEY}, {{key: {KEY}, name: a}}]", "a key twice"),
+        (f"[{{key: {KEY}, name: a}}, {{key: {OTHER}, name: a}}]", "two keys of the same name"),
+        ("[{key: tiny}]", "api_keys.0.key"),
+    ],
+)
+def test_limits_that_could_not_work_are_refused(keys: str, said: str) -> None:
+    with pytest.raises(ConfigError) as refused:
+        parse_config(PAIR + f"security: {{api_keys: {keys}}}")
+    text = " ".join(map(str, refused.value.problems))
+    assert said in text
+    assert "0123456789" not in text
+
+
+def test_tls_makes_the_url_https() -> None:
+    frontend = FrontendSection(tls=TlsSection(cert="a.pem", key="a.key"), host="::1", port=1)
+    assert frontend.base_url == "https://[::1]:1/v1"
+    with pytest.raises(ConfigError, match=r"frontend\.tls\.key"):
+        parse_config(PAIR + "frontend: {tls: {cert: a.pem}}")

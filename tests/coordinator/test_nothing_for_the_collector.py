@@ -16,7 +16,7 @@ sys.path.insert(0, str(Path(__file__).parent))  # tests share bench.py; they are
 from bench import Plain, Reader, bench, request, until
 
 from disagg.coordinator.attempt import Attempt
-from disagg.coordinator.request import Remembered
+from disagg.coordinator.remembered import Remembered
 from disagg.process.stub import StubEngine
 
 

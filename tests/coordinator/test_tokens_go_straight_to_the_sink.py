@@ -15,7 +15,7 @@ from bench import ONCE, Plain, Reader, bench, request, until
 from disagg.coordinator.attempt import Attempt
 from disagg.coordinator.limits import Limits
 from disagg.coordinator.phases import Phase
-from disagg.coordinator.request import Remembered
+from disagg.coordinator.remembered import Remembered
 from disagg.errors import DeadlineExceeded, LegLost, RequestError
 from disagg.plane import messages as m
 from disagg.process.stub import StubEngine

@@ -276,3 +276,10 @@ async def test_a_legs_salt_is_named_to_sglang_and_without_one_no_field_says_so()
     said = [sglang_leg._generate_arguments(dataclasses.replace(LEG, salt=salt)) for salt in ("s", "")]
     assert said[0] == {**said[1], "cache_salt": "s"}
     assert "cache_salt" not in said[1]
+
+
+def test_the_requests_trace_goes_on_in_sglang() -> None:
+    parent = f"00-{'a' * 32}-{'b' * 16}-01"
+    arguments = sglang_leg._generate_arguments(dataclasses.replace(LEG, trace=parent))
+    assert arguments["external_trace_header"] == {"traceparent": parent}
+    assert "external_trace_header" not in sglang_leg._generate_arguments(LEG)

@@ -44,6 +44,7 @@ class CallConnection(Protocol):
     chunk_writer: ChunkWriter
     client: str | None  # its address
     client_port: int
+    is_tls: bool
 
     @property
     def door(self) -> CallDoor: ...
@@ -80,12 +81,13 @@ class Call:
 
     __slots__ = (
         "_chunked", "_connection", "_content", "_error", "_is_kept", "_left", "_limit_bytes", "_waiter",
-        "answered", "chunk_writer", "client", "closes", "finished", "has_body", "head", "held_bytes", "size",
+        "answered", "chunk_writer", "client", "closes", "finished", "has_body", "head", "held_bytes", "is_tls", "size",
     )  # fmt: skip
 
     def __init__(self, connection: CallConnection, head: Head) -> None:
         self._connection, self.head = connection, head
         self.client: str | None = connection.client  # its address
+        self.is_tls = connection.is_tls
         self.chunk_writer = connection.chunk_writer
         self.answered = False  # the head is out
         self.finished = False  # and the last byte of the body

@@ -23,6 +23,7 @@ from disagg.frontend.http1.half_closed import HalfClosed
 from disagg.frontend.http1.head import Head, check_beginning, empty_line, parse_head
 from disagg.frontend.responses import error_body
 
+TLS_UNSENT = 64 << 10  # bytes, beyond which an answer waits for its client
 REFUSED_AT_ONCE = 64  # connections beyond the limit that are given an answer; those beyond are reset
 
 
@@ -35,6 +36,7 @@ class Connection(asyncio.Protocol):
     def __init__(self, door: Door) -> None:
         self.door = door
         self.deadline_s = math.inf  # of what is waited for: a head, a body, the client's end
+        self.is_tls = False
         self.unsent_bytes = 0
         self._unsent_since_s = self._moved_at_s = 0.0
         self._unsent_most_bytes = 0
@@ -54,6 +56,9 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)
+        self.is_tls = transport.get_extra_info("sslcontext") is not None
+        if self.is_tls:
+            self.transport.set_write_buffer_limits(TLS_UNSENT)  # as without: asyncio's own is 512 KiB here
         self.chunk_writer = ChunkWriter(self.transport, self.door.burst)
         peer: Any = transport.get_extra_info("peername")
         self.client = str(peer[0]) if peer else None
@@ -82,11 +87,11 @@ class Connection(asyncio.Protocol):
             self.refuse(error)
 
     def eof_received(self) -> bool:
-        """True: the connection stays open for the answer."""
+        """True: the connection stays open for the answer. With TLS it cannot: asyncio closes both ways together."""
         self._got_eof = True
         self.door.burst.write()  # False lets the transport close, and an answer of this turn is to go out before
         call = self._call
-        if self._is_deaf and (call is None or call.finished):
+        if self.is_tls or (self._is_deaf and (call is None or call.finished)):
             return False
         if call is None:
             if self._buffer:
@@ -333,7 +338,7 @@ class Connection(asyncio.Protocol):
         self._is_deaf = True
         self.door.waiting.pop(self, None)
         self._empty_buffer()
-        if self._got_eof or self.transport.is_closing():
+        if self._got_eof or self.transport.is_closing() or self.is_tls:
             self._close()
             return
         self.deadline_s = self._loop.time() + self.door.limits.linger_s
@@ -347,7 +352,17 @@ class Connection(asyncio.Protocol):
 
     def _close(self) -> None:
         self.door.burst.write()
+        if self.is_tls and not self.transport.is_closing():
+            self._expect_its_end()
         self.transport.close()
+
+    def _expect_its_end(self) -> None:
+        """A client with TLS says that it has read all, and until then what it sends is thrown away."""
+        limits, size = self.door.limits, self.transport.get_write_buffer_size()
+        self._is_deaf = True
+        self.deadline_s = self._loop.time() + limits.linger_s
+        if size:
+            self.deadline_s += limits.write_s + size / limits.flush_bytes_per_s
 
     def _ask_whether_there(self) -> bool:
         said = self._call.ask_whether_there() if self._call is not None else b""

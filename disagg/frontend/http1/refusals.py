@@ -11,16 +11,22 @@ from collections import Counter
 log = logging.getLogger(__name__)
 
 LOG_S = 10.0
+CODES_MAX = 200  # of errors, that are told apart
 
 
 class Refusals:
     def __init__(self) -> None:
         self.by_reason: Counter[str] = Counter()
+        self.errors: Counter[str] = Counter()  # that clients were told, by code
         self._told: Counter[str] = Counter()
         self._told_at_s = float("-inf")
 
     def add(self, reason: str) -> None:
         self.by_reason[reason] += 1
+
+    def add_error(self, code: str) -> None:
+        """For an answer that is an error, also of a request that engines ran."""
+        self.errors[code if code in self.errors or len(self.errors) < CODES_MAX else "other"] += 1
 
     def tell(self, now_s: float) -> None:
         """At most every LOG_S; nothing where nothing was refused since."""

@@ -17,7 +17,8 @@ from contextlib import contextmanager
 
 from disagg import __version__
 from disagg.coordinator.coordinator import Coordinator
-from disagg.coordinator.request import Remembered, Request
+from disagg.coordinator.remembered import Remembered
+from disagg.coordinator.request import Request
 from disagg.errors import FrontendFull
 from disagg.frontend.events import event
 from disagg.frontend.page.meter import Meter, Rank, Sample

@@ -10,7 +10,8 @@ from collections.abc import Iterable
 from itertools import islice
 from typing import Any, TypeVar
 
-from disagg.coordinator.request import Remembered, Request
+from disagg.coordinator.remembered import Remembered
+from disagg.coordinator.request import Request
 from disagg.registry.records import EngineRecord
 
 SHOWN = 20  # requests in a list
