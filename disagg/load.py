@@ -27,6 +27,7 @@ from disagg.config.parts import Part, parts_of
 from disagg.config.parts import problems as between_models
 from disagg.config.rules import check_rules, pool_texts
 from disagg.config.schema import Deployment, spelled
+from disagg.config.secrets import are_in, without
 from disagg.config.simulated import check_simulated
 from disagg.config.validation_errors import problems_of
 from disagg.config.yaml_text import read_file, read_tree
@@ -34,8 +35,6 @@ from disagg.errors import ConfigError, Problem
 from disagg.preflight.api import check_text
 from disagg.role_table import ROLES
 from disagg.sglang.releases import installed_release
-
-SECRETS = (("security", "api_keys"), ("security", "admin_keys"), ("registry", "password"))
 
 
 def load_config(path: Path, sets: Sequence[str] = ()) -> Deployment:
@@ -66,8 +65,7 @@ def sent_tree(path: Path, sets: Sequence[str] = ()) -> tuple[dict[str, Any], boo
     unsaid: dict[str, Any] = {} if tree.get("name") is not None else {"name": _label(path.stem)}
     _checked(tree | unsaid, layers, problems, source)
     said, _ = apply_sets(merged(layers), sets)
-    had = any(isinstance(said.get(section), dict) and said[section].get(key) for section, key in SECRETS)
-    return _without(tree, (("registry", "password"),)), had
+    return without(tree), are_in(said)
 
 
 def _checked(tree: dict[str, Any], layers: list[Layer], problems: list[Problem], source: str) -> Deployment:
@@ -123,21 +121,13 @@ def _whole(
         raise ConfigError(source, (*problems, *of_chain))
     tree, of_sets = apply_sets(merged(layers), sets)
     if not with_secrets:
-        tree = _without(tree, SECRETS)
+        tree = without(tree)
         if isinstance(registry := tree.get("registry"), dict) and registry.get("user") is not None:
             tree["registry"] = registry | {"password": "left out"}
     tree, of_environment = fill_environment(tree, os.environ)
     tree, of_template = with_template_text(tree, layers, file)
     tree, of_adapters = with_adapters(tree, layers, file)
     return tree, layers, [*problems, *of_sets, *of_environment, *of_template, *of_adapters]
-
-
-def _without(tree: dict[str, Any], secrets: Sequence[tuple[str, str]]) -> dict[str, Any]:
-    tree = dict(tree)
-    for section, key in secrets:
-        if isinstance(there := tree.get(section), dict):
-            tree[section] = {name: value for name, value in there.items() if name != key}
-    return tree
 
 
 def _label(stem: str) -> str:

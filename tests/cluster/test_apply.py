@@ -215,20 +215,37 @@ def test_what_is_no_configuration_is_refused(text: str) -> None:
 
 
 def test_secrets_stay_and_are_never_shown() -> None:
-    secrets = {"security": {"api_keys": ["a-key-of-sixteen-letters"]}, "namespace": "kept"}
+    metered = {"key": "another-of-sixteen-letters", "name": "team", "concurrent": 3}
+    traces = {"endpoint": "http://127.0.0.1:4318"}
+    secrets: dict[str, Any] = {
+        "security": {"api_keys": ["a-key-of-sixteen-letters", metered], "admin_keys": ["one-of-sixteen-letters"]},
+        "telemetry": {"traces": {**traces, "headers": {"x-key": "sixteen"}}},
+        "registry": {"kind": "etcd", "endpoints": ["127.0.0.1:2379"], "user": "u", "password": "sixteen"},
+    }
+    kept: dict[str, Any] = {
+        "namespace": "kept",
+        "telemetry": {"traces": traces},
+        "registry": {name: value for name, value in secrets["registry"].items() if name != "password"},
+    }
     env = {"decode": {"replicas": 2, "engine": DECODE, "env": {"HF_TOKEN": "hf_one", "MODE": "a"}}}
     after = {"decode": {"replicas": 2, "engine": DECODE, "env": {"HF_TOKEN": "hf_two", "MODE": "b"}}}
 
     async def scenario() -> None:
-        async with changing(**secrets, **env, loaded=False) as (sim, operator):
-            seen = await operator.asks(apply(namespace="kept", **after), dry_run=True)
+        async with changing(namespace="kept", **secrets, **env, loaded=False) as (sim, operator):
+            before = sim.changes._wanted.deployment
+            seen = await operator.asks(apply(**kept, **after), dry_run=True)
             assert seen.lines[:2] == ("decode.env.HF_TOKEN: changes", "decode.env.MODE: a -> b")
-            await operator.has_done(apply(namespace="kept", **after))
-            assert len(sim.changes._wanted.deployment.security.api_keys) == 1
+            await operator.has_done(apply(**kept, **after))
+            now = sim.changes._wanted.deployment
+            assert now.security == before.security
+            assert now.telemetry == before.telemetry
+            assert now.registry == before.registry
             for number in (1, 2):
                 shown = sim.changes.status(number).revisions[number - 1].config
                 assert "kv_tokens: 65536" in shown
-                assert not [word for word in ("sixteen", "hf_one", "hf_two", "api_keys") if word in shown]
+                assert not [
+                    word for word in ("sixteen", "hf_one", "hf_two", "api_keys", "headers", "***") if word in shown
+                ]
 
     in_virtual_time(scenario)
 

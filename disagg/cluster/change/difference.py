@@ -16,12 +16,12 @@ from typing import Any
 import yaml
 
 from disagg.config.schema import Deployment
+from disagg.config.secrets import excluded
 from disagg.role_table import ROLES
 
 SHOWN_CHARACTERS = 60  # of a value
 ABSENT = "(absent)"
 LEFT_OUT = "left out"
-KEPT_APART: Any = {"security": {"api_keys", "admin_keys"}, "registry": {"password"}}
 _SECRET_NAME = re.compile(r"key|token|secret|passw|credential", re.IGNORECASE)  # of an engine's environment variable
 
 
@@ -36,6 +36,7 @@ class Effect(StrEnum):
 EFFECTS = {
     **{role.value: Effect.ENGINES for role in ROLES},
     "telemetry.log_level": Effect.ENGINES,
+    "telemetry.metric_aliases": Effect.NEXT_START,
     "transfer.page_size": Effect.ENGINES,
     "transfer.allow_tcp": Effect.NOW,
     "transfer.lanes": Effect.NOW,
@@ -81,13 +82,13 @@ def differences(before: Deployment, after: Deployment) -> list[Difference]:
 
 def said(deployment: Deployment) -> dict[str, Any]:
     """As a tree, without keys and passwords; what stands there by default as well."""
-    tree = deployment.model_dump(mode="json", exclude=KEPT_APART)
+    tree = deployment.model_dump(mode="json", exclude=excluded())
     return tree | {role.value: _one_or_many(tree[role.value]) for role in ROLES}
 
 
 def as_yaml(deployment: Deployment) -> str:
     """What a file would say, without keys, passwords, and what is the default."""
-    tree = deployment.model_dump(mode="json", exclude=KEPT_APART, exclude_defaults=True)
+    tree = deployment.model_dump(mode="json", exclude=excluded(), exclude_defaults=True)
     for role in ROLES:
         for pool in tree.get(role.value, ()):
             env = pool.get("env", {})

@@ -6,9 +6,8 @@ Fails: ConfigError with every problem
 
 from __future__ import annotations
 
-from typing import Any
-
 from disagg.config.schema import Deployment
+from disagg.config.secrets import over, spelt
 from disagg.config.yaml_text import read_tree
 from disagg.errors import ConfigError, Problem
 from disagg.load import parse_tree
@@ -25,16 +24,4 @@ def read_over(text: str, now: Deployment) -> Deployment:
         raise ConfigError(SOURCE, tuple(problems))
     if tree.get("name") is None:
         tree["name"] = now.name
-    keys = {
-        name: [key.get_secret_value() for key in getattr(now.security, name)] for name in ("api_keys", "admin_keys")
-    }
-    _into(tree, "security", {name: said for name, said in keys.items() if said})
-    if now.registry.password is not None:
-        _into(tree, "registry", {"password": now.registry.password.get_secret_value()})
-    return parse_tree(tree, SOURCE)
-
-
-def _into(tree: dict[str, Any], section: str, values: dict[str, Any]) -> None:
-    there = tree.get(section) or {}
-    if values and isinstance(there, dict):
-        tree[section] = there | values
+    return parse_tree(over(tree, spelt(now)), SOURCE)
