@@ -33,7 +33,7 @@ class FakeEngine:
 
 def engine(success: bool, error_message: str | None = None) -> tuple[SGLangEngine, FakeEngine]:
     made, fake = SGLangEngine.__new__(SGLangEngine), FakeEngine(success, error_message)
-    made._engine = fake
+    made._engine, made._arguments = fake, {}
     return made, fake
 
 

@@ -74,6 +74,7 @@ GOOD |= {
     "/unload_lora_adapter": [{"lora_name": "a"}],
     "/flush_cache": [{}],
     "/disagg/engines/decode-0/drain": [{}],
+    "/disagg/changes": [{"order": {"do": "scale", "counts": {"prefill": 2}}, "yes": True, "dry_run": False}],
 }
 
 

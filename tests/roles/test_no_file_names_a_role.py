@@ -21,8 +21,10 @@ MAY_NAME = {
     "disagg/cli/demo.py": "shows where a request ran",
     "disagg/cli/explained.py": "names of facts, as operators read them",
     "disagg/cli/replay.py": "options are named as the roles that they count engines of",
+    "disagg/cli/top.py": "names of facts, as operators read them",
     "disagg/coordinator/facts.py": "names of facts, as operators read them",
     "disagg/deploy/docker.py": "names of folders",
+    "disagg/deploy/monitoring/dashboard.py": "names of spans of time, as operators read them",
     "disagg/frontend/vector_answers.py": "OpenAI's word for a vector",
     "disagg/models/parameters.py": "a part of a model's weights",
     "disagg/planning/memory.py": "SGLang's rule, by SGLang's own disaggregation_mode",
@@ -32,6 +34,7 @@ MAY_NAME = {
     "disagg/sglang/engine.py": "SGLang's own disaggregation_mode",
     "disagg/sglang/plugins/": "SGLang's own disaggregation_mode, inside its scheduler",
     "disagg/simulated_engine/": "it is the engine: what SGLang does in each mode is done here",
+    "disagg/telemetry/traces/tree.py": "names of spans of time, as operators read them",
     "disagg/simulation/": "the test's world: which engines there are and which of them break",
 }
 
