@@ -50,7 +50,8 @@ class ChangeRoutes:
     async def _refuse_other_users(self, exchange: Exchange) -> None:
         """A configuration says which variables engines get, and so what they run. Other users of this machine may
         operate a deployment without admin keys, but not that."""
-        if not await asyncio.to_thread(is_own_users, exchange.call.client_port):
+        ends = exchange.call.ends
+        if ends is None or not await asyncio.to_thread(is_own_users, *ends):
             what = "a configuration says what engines run: without security.admin_keys only the user may apply one"
             raise BadRequest(None, "forbidden", f"{what} whose deployment it is; {OR_ADMIN}", http_status=403)
 

@@ -197,12 +197,12 @@ async def test_words_that_are_no_order_are_refused_here(disagg: Run, words: tupl
     assert isinstance((await disagg(1, *words)).exception, click.UsageError)
 
 
-def _posts(port: int, user: int | None) -> socket.socket:
-    """A connection of that user's, on which an order goes out."""
+def _posts(port: int, user: int | None, own: tuple[str, int] | None = None) -> socket.socket:
+    """A connection of that user's, on which an order goes out; `own`: its end."""
     if user is not None:
         os.seteuid(user)
     try:
-        connection = socket.create_connection(("127.0.0.1", port))
+        connection = socket.create_connection(("127.0.0.1", port), source_address=own)
     finally:
         if user is not None:
             os.seteuid(0)
@@ -231,22 +231,54 @@ async def test_another_user_of_this_machine_applies_nothing(codec: Codec) -> Non
         assert len(backend.ordered) == 1
 
 
-def test_whose_a_connection_is_as_the_kernel_says(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    row = "   0: 0100007F:{port:04X} 0100007F:1F40 {state} 00000000:00000000 00:00000000 00000000 {uid} 0 1 1 0\n"
+async def test_nor_does_one_who_takes_the_number_of_a_port_of_ours(codec: Codec) -> None:
+    """From another address of loopback, and with his end shut down."""
+    if os.getuid() != 0:
+        pytest.skip("only root can be two users")
+    backend = Backend()
+    async with serving(backend, codec) as frontend:
+        with socket.create_connection(("127.0.0.1", frontend.port)) as ours:
+            for shuts in (False, True):
+                connection = _posts(frontend.port, 65534, ("127.0.0.2", ours.getsockname()[1]))
+                if shuts:
+                    connection.shutdown(socket.SHUT_WR)
+                assert " 403 " in await _answered(connection)
+    assert not backend.ordered
+
+
+V4 = ("0100007F:{:04X}", "0100007F:1F40")
+V6 = ("00000000000000000000000001000000:{:04X}", "00000000000000000000000001000000:1F40")
+MAPPED = ("0000000000000000FFFF00000100007F:{:04X}", "0000000000000000FFFF00000100007F:1F40")
+OTHER = ("0200007F:{:04X}", "0100007F:1F40")
+ELSEWHERE = ("0100007F:{:04X}", "0100007F:1F41")
+
+
+@pytest.mark.parametrize(
+    ("rows", "is_own"),
+    [
+        ([(V4, 40000, "01", 1000)], True),
+        ([(V4, 40000, "01", 0)], True),
+        ([(MAPPED, 40000, "01", 1000)], True),
+        ([(V4, 40000, "01", 1001)], False),
+        ([(V4, 40000, "01", 1001), (OTHER, 40000, "01", 1000), (ELSEWHERE, 40000, "01", 1000)], False),
+        ([(V4, 40000, "05", 1001), (OTHER, 40000, "01", 1000)], False),
+        ([(V6, 40000, "01", 1000)], False),
+        ([(V4, 40000, "06", 1000)], False),
+        ([(V4, 40001, "01", 1000)], False),
+        ([], False),
+    ],
+    ids=str,
+)
+def test_whose_a_connection_is_as_the_kernel_says(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, rows: list[tuple[tuple[str, str], int, str, int]], is_own: bool
+) -> None:
+    row = "   0: {} {} {} 00000000:00000000 00:00000000 00000000 {:5} 0 1 1 0\n"
     table = tmp_path / "tcp"
     monkeypatch.setattr(peer_user, "TABLES", (str(table), str(tmp_path / "not-there")))
     monkeypatch.setattr(os, "getuid", lambda: 1000)
-    for rows, is_own in (
-        ([(40000, "01", 1000)], True),
-        ([(40000, "01", 0)], True),
-        ([(40000, "01", 1001)], False),
-        ([(40000, "01", 1000), (40000, "01", 1001)], False),
-        ([(40000, "06", 1000)], False),
-        ([(40001, "01", 1000)], False),
-        ([], False),
-    ):
-        said = "".join(row.format(port=port, state=state, uid=f"{uid:5}") for port, state, uid in rows)
-        table.write_text("  sl  local_address rem_address\n" + said)
-        assert peer_user.is_own_users(40000) is is_own, rows
+    said = "".join(row.format(ends[0].format(port), ends[1], state, uid) for ends, port, state, uid in rows)
+    table.write_text("  sl  local_address rem_address\n" + said)
+    assert peer_user.is_own_users(("127.0.0.1", 40000), ("127.0.0.1", 8000)) is is_own
+    assert peer_user.is_own_users(("::ffff:127.0.0.1", 40000), ("::ffff:127.0.0.1", 8000)) is is_own
     table.unlink()
-    assert not peer_user.is_own_users(40000)
+    assert not peer_user.is_own_users(("127.0.0.1", 40000), ("127.0.0.1", 8000))

@@ -43,7 +43,7 @@ class CallConnection(Protocol):
 
     chunk_writer: ChunkWriter
     client: str | None  # its address
-    client_port: int
+    ends: tuple[tuple[str, int], tuple[str, int]] | None  # the client's and ours
     is_tls: bool
 
     @property
@@ -122,9 +122,9 @@ class Call:
     # The request's body
 
     @property
-    def client_port(self) -> int:
-        """Of the client's end of the connection."""
-        return self._connection.client_port
+    def ends(self) -> tuple[tuple[str, int], tuple[str, int]] | None:
+        """Address and port of the client's end, and of ours."""
+        return self._connection.ends
 
     async def body(self, limit_bytes: int) -> bytes:
         """Fails: RequestError for one that is too large, too late or malformed; ClientGone."""

@@ -62,7 +62,8 @@ class Connection(asyncio.Protocol):
         self.chunk_writer = ChunkWriter(self.transport, self.door.burst)
         peer: Any = transport.get_extra_info("peername")
         self.client = str(peer[0]) if peer else None
-        self.client_port = int(peer[1]) if peer else 0
+        own: Any = transport.get_extra_info("sockname")
+        self.ends = (tuple(peer[:2]), tuple(own[:2])) if peer and own else None
         is_full = self.door.is_full()
         self.door.connections.add(self)
         if not is_full:
