@@ -66,7 +66,8 @@ def is_over(engine: dict[str, Any], incarnation_before: int, restart: bool) -> b
 
 def _ask_about_the_last(engine: dict[str, Any], engines: list[dict[str, Any]]) -> None:
     """Raises NotSaidYes where nobody says that the last ready engine of a role may go."""
-    ready = [each["id"] for each in engines if each["role"] == engine["role"] and each["state"] == "ready"]
+    kind = engine["role"], engine.get("group")
+    ready = [each["id"] for each in engines if (each["role"], each.get("group")) == kind and each["state"] == "ready"]
     if ready == [engine["id"]]:
         what = f"it is the last {engine['role']} engine that is ready, and what needs one is refused without it"
         say_yes(f"drain {engine['id']}", what)

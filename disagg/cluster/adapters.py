@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from pathlib import PurePosixPath
 from typing import Protocol
 
@@ -212,10 +212,11 @@ class Adapters:
 
 
 class AdaptersOfModels:
-    """`by_group`: each model's. Adapters are named as in the registry."""
+    """`by_group`: each model's. `models`: their names, which no adapter of any may have. Adapters are named as in the
+    registry."""
 
-    def __init__(self, by_group: Mapping[str, Adapters]) -> None:
-        self._by_group = by_group
+    def __init__(self, by_group: Mapping[str, Adapters], models: Collection[str] = ()) -> None:
+        self._by_group, self._models = by_group, models
 
     def seen_by(self, all_have_seen: Callable[[float], Awaitable[bool]]) -> None:
         for adapters in self._by_group.values():
@@ -233,6 +234,8 @@ class AdaptersOfModels:
 
     async def load(self, key: str, path: str, pinned: bool) -> str | None:
         group, name = self._place(key)
+        if name in self._models:
+            return f"the name '{name[:100]}' is that of a model here"
         return await self._by_group[group].load(name, path, pinned) if group in self._by_group else _NO_MODEL
 
     async def unload(self, key: str) -> str | None:

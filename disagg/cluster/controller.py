@@ -50,7 +50,8 @@ class Controller:
         self.registry = MemoryRegistry()
         self._places = RayPlaces(setting)
         runtime, deployment = Runtime(), plans[0].deployment
-        self.adapters = AdaptersOfModels({plan.deployment.key: self._adapters_of(plan, runtime) for plan in plans})
+        by_group = {plan.deployment.key: self._adapters_of(plan, runtime) for plan in plans}
+        self.adapters = AdaptersOfModels(by_group, [plan.model.name for plan in plans])
         canary_s = deployment.health.canary_s
         self.fleet = Fleet(setting, self.registry, self._places, runtime, canary_s, adapters=self.adapters)
         secret = bytes.fromhex(setting.secret)

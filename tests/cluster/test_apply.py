@@ -227,14 +227,16 @@ def test_secrets_stay_and_are_never_shown() -> None:
         "telemetry": {"traces": traces},
         "registry": {name: value for name, value in secrets["registry"].items() if name != "password"},
     }
-    env = {"decode": {"replicas": 2, "engine": DECODE, "env": {"HF_TOKEN": "hf_one", "MODE": "a"}}}
-    after = {"decode": {"replicas": 2, "engine": DECODE, "env": {"HF_TOKEN": "hf_two", "MODE": "b"}}}
+    env = {"decode": {"replicas": 2, "engine": DECODE, "env": {"HF_TOKEN": "hf_one", "PROXY": "http://u:hf_one@proxy"}}}
+    after = {
+        "decode": {"replicas": 2, "engine": DECODE, "env": {"HF_TOKEN": "hf_two", "PROXY": "http://u:hf_two@proxy"}}
+    }
 
     async def scenario() -> None:
         async with changing(namespace="kept", **secrets, **env, loaded=False) as (sim, operator):
             before = sim.changes._wanted.deployment
             seen = await operator.asks(apply(**kept, **after), dry_run=True)
-            assert seen.lines[:2] == ("decode.env.HF_TOKEN: changes", "decode.env.MODE: a -> b")
+            assert seen.lines[:2] == ("decode.env.HF_TOKEN: changes", "decode.env.PROXY: changes")
             await operator.has_done(apply(**kept, **after))
             now = sim.changes._wanted.deployment
             assert now.security == before.security

@@ -16,9 +16,9 @@ from disagg.errors import StartError
 class _Deployment:
     """Steps through the states of one engine, one a look."""
 
-    def __init__(self, *states: tuple[int, str, str], others: str = "ready") -> None:
-        """`others`: the state of the other decode engine."""
-        self._states, self._others = list(states), others
+    def __init__(self, *states: tuple[int, str, str], others: str = "ready", group: str = "") -> None:
+        """`others`: the state of the other decode engine; `group`: its model's, where it is another one."""
+        self._states, self._others, self._group = list(states), others, group
         self.asked: list[tuple[str, str, dict[str, Any]]] = []
 
     def ask(self, _url: str | None, path: str, method: str = "GET", **parameters: Any) -> Any:
@@ -26,8 +26,9 @@ class _Deployment:
             self.asked.append((method, path, parameters))
             return {}
         incarnation, state, detail = self._states.pop(0) if len(self._states) > 1 else self._states[0]
-        engine = {"id": "decode-0", "role": "decode", "incarnation": incarnation, "state": state, "detail": detail}
-        return {"engines": [engine, engine | {"id": "decode-1", "state": self._others}]}
+        engine: dict[str, Any] = {"id": "decode-0", "role": "decode", "group": "", "incarnation": incarnation}
+        engine |= {"state": state, "detail": detail}
+        return {"engines": [engine, engine | {"id": "decode-1", "state": self._others, "group": self._group}]}
 
 
 @pytest.fixture
@@ -74,3 +75,8 @@ def test_cancel(run: Any) -> None:
     deployment = _Deployment((1, "ready", ""))
     assert "is cancelled" in run(deployment, "cancel", "chatcmpl-abc")
     assert deployment.asked == [("DELETE", "/v1/requests/chatcmpl-abc", {})]
+
+
+def test_another_model_s_engine_is_no_other_one(run: Any) -> None:
+    with pytest.raises(NotSaidYes, match="it is the last decode engine"):
+        run(_Deployment((3, "ready", ""), group="code"), "drain", "decode-0")

@@ -67,11 +67,12 @@ async def test_adapters_of_one_name_are_two_where_models_are() -> None:
     chat = Adapters(registry, runtime, "org/Chat", [Adapter("sql", "/a")], 1.0, "chat")
     small = Adapters(registry, runtime, "small", [], 1.0, "small")
     none = Adapters(registry, runtime, None, [], 1.0, "x")
-    every = AdaptersOfModels({"chat": chat, "small": small, "x": none})
+    every = AdaptersOfModels({"chat": chat, "small": small, "x": none}, ["org/Chat", "small", "x"])
     await every.begin()
     assert await every.load("small:sql", "/b", False) is None
     assert {key: each.path for key, each in registry.adapters.items()} == {"chat:sql": "/a", "small:sql": "/b"}
     assert "is here already, from /a" in (await every.load("chat:sql", "/c", False) or "")
+    assert "'small' is that of a model here" in (await every.load("chat:small", "/c", False) or "")
     assert "takes no adapters" in (await every.load("x:sql", "/c", False) or "")
     for key in ("sql", "nobody:sql"):
         assert await every.load(key, "/c", False) == await every.unload(key) == "there is no such model here"

@@ -1,13 +1,13 @@
 """What differs between two configurations, field by field, and when each difference takes effect.
 
 Way:   what is wanted + a configuration -> [differences] -> outline.py, `disagg apply`
-In:    two Deployments; keys and passwords are never compared, nor shown
+In:    two Deployments; keys and passwords are never compared, nor shown, and what engines' variables (env) hold is
+       never shown: no name tells that it is no secret
 Out:   Differences in the order of the schema
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
@@ -22,7 +22,6 @@ from disagg.role_table import ROLES
 SHOWN_CHARACTERS = 60  # of a value
 ABSENT = "(absent)"
 LEFT_OUT = "left out"
-_SECRET_NAME = re.compile(r"key|token|secret|passw|credential", re.IGNORECASE)  # of an engine's environment variable
 
 
 class Effect(StrEnum):
@@ -68,7 +67,7 @@ class Difference:
 
     def __str__(self) -> str:
         parts = self.path.split(".")
-        if "env" in parts and _SECRET_NAME.search(parts[-1]):
+        if "env" in parts:
             return f"{self.path}: changes"
         return f"{self.path}: {_shown(self.before)} -> {_shown(self.after)}"
 
@@ -87,12 +86,12 @@ def said(deployment: Deployment) -> dict[str, Any]:
 
 
 def as_yaml(deployment: Deployment) -> str:
-    """What a file would say, without keys, passwords, and what is the default."""
+    """What a file would say, without keys, passwords, values of variables, and what is the default."""
     tree = deployment.model_dump(mode="json", exclude=excluded(), exclude_defaults=True)
     for role in ROLES:
         for pool in tree.get(role.value, ()):
-            env = pool.get("env", {})
-            env |= {name: LEFT_OUT for name in env if _SECRET_NAME.search(name)}
+            if env := pool.get("env"):
+                pool["env"] = dict.fromkeys(env, LEFT_OUT)
         if role.value in tree:
             tree[role.value] = _one_or_many(tree[role.value])
     return yaml.safe_dump(tree, sort_keys=False)
