@@ -75,6 +75,11 @@ class Fleet:
     def supervisors(self) -> list[EngineSupervisor]:
         return [engine.supervisor for engine in self._engines.values()]
 
+    @property
+    def plans(self) -> dict[str, EnginePlan]:
+        """What each engine is run as now."""
+        return {engine_id: engine.supervisor.plan for engine_id, engine in self._engines.items()}
+
     def supervisor(self, engine_id: str) -> EngineSupervisor | None:
         engine = self._engines.get(engine_id)
         return engine.supervisor if engine is not None else None
@@ -130,13 +135,17 @@ class Fleet:
 
     async def add_where_room(self, plans: Sequence[EnginePlan], limit_s: float) -> bool:
         """`add` of all of them, if the cluster sets room aside for all within the limit; else of none, and False."""
-        engines = [await self._enter(plan, is_first=False) for plan in plans]
+        before = set(self._engines)
         try:
+            engines = [await self._enter(plan, is_first=False) for plan in plans]
             async with asyncio.timeout(limit_s):
                 await asyncio.gather(*(engine.place.granted() for engine in engines))
-        except TimeoutError:
-            await asyncio.gather(*(self.remove(plan.id) for plan in plans if plan.id in self._engines))
-            return False
+        except BaseException as error:
+            entered = {plan.id for plan in plans} & self._engines.keys() - before
+            await asyncio.gather(*(self.remove(engine_id) for engine_id in sorted(entered)))
+            if isinstance(error, TimeoutError):
+                return False
+            raise
         for engine in engines:
             if engine.leaving is None:
                 self._begin(engine)

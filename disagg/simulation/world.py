@@ -214,6 +214,8 @@ class SimulatedDeployment:
             while not self.is_whole:
                 self.fleet.check()
                 await asyncio.sleep(0.05)
+        if self._plan is not None:
+            self.changes.open()
         return self
 
     async def __aexit__(

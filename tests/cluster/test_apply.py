@@ -9,10 +9,11 @@ import pytest
 from changing import DECODE, PREFILL, apply, changing, configured, in_virtual_time
 
 from disagg.cluster.change.difference import as_yaml, differences
+from disagg.cluster.fleet import Fleet
 from disagg.errors import StartError
 from disagg.host_spec import HostSpec
 from disagg.process.news import Ready
-from disagg.registry.orders import Apply, Asked, Rollback, Scale, Stage, Stop
+from disagg.registry.orders import Apply, Asked, ChangeRole, Rollback, Scale, Stage, Stop
 from disagg.roles import Role
 from disagg.simulation.node import SimulatedNode
 
@@ -157,6 +158,93 @@ def test_what_cannot_be_taken_back_either_is_told(monkeypatch: pytest.MonkeyPatc
             async with asyncio.timeout(60):
                 while not sim.is_whole:  # its supervisor goes on trying
                     await asyncio.sleep(1)
+            assert [engine_of(sim, f"decode-{n}") for n in range(2)] == [65536, 65536]
+
+
+@pytest.mark.parametrize("order", [apply(), Rollback(1)], ids=str)
+def test_engines_that_a_failed_change_has_left_are_brought_to_what_is_wanted(
+    monkeypatch: pytest.MonkeyPatch, order: Apply | Rollback
+) -> None:
+    """The stand-in stays, and one that has the new arguments."""
+    start, remove = SimulatedNode.start, Fleet.remove
+
+    async def fails(self: SimulatedNode, spec: HostSpec) -> Ready:
+        if spec.engine_id == "decode-1" and spec.arguments.get("kv_tokens") == 32768:
+            raise StartError(spec.engine_id, "its node is ill")
+        return await start(self, spec)
+
+    async def sticks(self: Fleet, engine_id: str) -> None:
+        if engine_id == "decode-2":
+            raise RuntimeError("Ray is away")
+        await remove(self, engine_id)
+
+    async def breaks(self: Fleet, engine_id: str, plan: object) -> None:
+        raise RuntimeError("Ray is away")
+
+    async def scenario() -> None:
+        async with changing() as (sim, operator):
+            with monkeypatch.context() as broken:
+                broken.setattr(SimulatedNode, "start", fails)
+                broken.setattr(Fleet, "remove", sticks)
+                await operator.begins(apply(**SMALLER))
+                async with asyncio.timeout(60):
+                    while "decode-1" not in operator.engines or operator.engines["decode-1"] == "decode-1#1":
+                        await asyncio.sleep(0.1)
+                broken.setattr(Fleet, "replace", breaks)
+                assert (await operator.ended()).stage is Stage.FAILED
+            assert (engine_of(sim, "decode-0"), "decode-2" in operator.engines) == (32768, True)
+            refused = await operator.asks(ChangeRole("prefill-1", Role.DECODE))
+            assert "`disagg rollback --to 1` makes them so" in refused.why_not
+            seen = await operator.asks(order, dry_run=True)
+            assert seen.lines[-1] == "decode-2 drains, and is removed"
+            await operator.has_done(order)
+            assert sorted(operator.engines) == ["decode-0", "decode-1", "prefill-0", "prefill-1"]
+            assert [engine_of(sim, f"decode-{n}") for n in range(2)] == [65536, 65536]
+            assert [each.what for each in sim.changes.status().revisions] == ["started"]
+            assert (await operator.asks(order)).change == 0
+
+    in_virtual_time(scenario)
+
+
+def test_engines_that_a_failed_change_has_left_must_fit_the_next_configuration(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def scenario() -> None:
+        async with changing(loaded=False) as (sim, operator):
+            other = DECODE | {"page_size": 32}
+            monkeypatch.setattr(
+                sim.changes, "_unfinished", configured(decode={"engine": other}, prefill={"engine": other})
+            )
+            assert "cannot work together meanwhile" in (await operator.asks(apply(**SMALLER))).why_not
+
+    in_virtual_time(scenario)
+
+    in_virtual_time(scenario)
+
+
+@pytest.mark.parametrize("while_taken_back", [False, True])
+def test_an_error_that_nobody_foresaw_ends_the_change_and_no_other(
+    monkeypatch: pytest.MonkeyPatch, while_taken_back: bool
+) -> None:
+    fail(monkeypatch, kv_tokens=32768)
+
+    async def scenario() -> None:
+        async with changing(loaded=False) as (sim, operator):
+
+            async def breaks(*_: object) -> None:
+                raise RuntimeError("Ray is away")
+
+            with monkeypatch.context() as broken:
+                broken.setattr(sim.fleet, "remove" if while_taken_back else "add_where_room", breaks)
+                await operator.begins(apply(**SMALLER))
+                change = await operator.ended()
+            assert change.stage is Stage.FAILED
+            assert change.why.endswith("RuntimeError: Ray is away")
+            assert ("decode-2 did not start" in change.why) is while_taken_back
+            assert (await operator.asks(Scale({Role.DECODE: 3}))).change == 2
+            await operator.ended()
+            if "decode-2" in operator.engines:
+                await operator.has_done(Scale({Role.DECODE: 2}))
 
     in_virtual_time(scenario)
 
@@ -283,8 +371,30 @@ def test_stop_asks_and_then_ends_it_whatever_is_under_way() -> None:
             assert not sim.stops.is_set()
             assert (await sim.changes.ask(Asked(Stop(), yes=True))).change == 2
             assert sim.stops.is_set()
+            assert "the deployment stops" in (await operator.asks(Scale({Role.DECODE: 3}))).why_not
+            again = await sim.changes.ask(Asked(Stop(), yes=True))
+            assert (again.change, again.joined) == (2, True)
             await sim.changes.close()
-            sim.plans = {each.plan.id: each.plan for each in sim.fleet.supervisors}
+            sim.plans = sim.fleet.plans
+
+    in_virtual_time(scenario)
+
+
+@pytest.mark.parametrize("ends", ["an operator", "the process"])
+def test_what_was_looked_at_while_it_ended_is_not_begun(monkeypatch: pytest.MonkeyPatch, ends: str) -> None:
+    async def scenario() -> None:
+        async with changing(loaded=False) as (sim, operator):
+
+            async def meanwhile(_plan: object) -> tuple[()]:
+                if ends == "an operator":
+                    await operator.asks(Stop(), yes=True)
+                else:
+                    await sim.changes.close()
+                return ()
+
+            monkeypatch.setattr(sim.changes, "_preflight", meanwhile)
+            assert "the deployment stops" in (await operator.asks(Scale({Role.DECODE: 3}))).why_not
+            assert not [task for task in asyncio.all_tasks() if task.get_name().startswith("change ")]
 
     in_virtual_time(scenario)
 

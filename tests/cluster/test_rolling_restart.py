@@ -10,7 +10,8 @@ import pytest
 from changing import changing, in_virtual_time, tree
 
 from disagg.cluster.change.keeper import Changes
-from disagg.cluster.change.outline import Outline, possible_stand_ins, question
+from disagg.cluster.change.outline import Outline, possible_stand_ins, questions
+from disagg.cluster.fleet import Fleet
 from disagg.errors import StartError
 from disagg.host_spec import HostSpec
 from disagg.process.news import Ready
@@ -86,6 +87,38 @@ def test_without_room_for_a_stand_in_it_asks_first() -> None:
             assert answer.question.startswith("decode-0 is the only decode engine, and there is no room for another")
             await operator.has_done(Restart(("decode",)), yes=True)
             assert operator.engines["decode-0"] == "decode-0#2"
+
+    in_virtual_time(scenario)
+
+
+def test_a_yes_to_what_was_not_asked_takes_no_service_away() -> None:
+    """The stand-in finds its room gone."""
+
+    async def scenario() -> None:
+        async with changing(decode=1, room_max=4, loaded=False) as (sim, operator):
+            least = LeastReady(sim)
+            await operator.begins(Restart(("decode",)), yes=True)
+            sim.places.room_max = 3
+            change = await operator.ended()
+            assert change.stage is Stage.FAILED
+            assert "decode-0 is the only decode engine, and no other can stand in any more" in change.why
+            assert least.count["decode"] == 1
+
+    in_virtual_time(scenario)
+
+
+def test_a_yes_is_for_the_role_that_was_asked_about() -> None:
+    async def scenario() -> None:
+        async with changing(prefill=1, decode=2, room_max=3, loaded=False) as (sim, operator):
+            order = Restart(("prefill", "decode-0"))
+            assert await sim.fleet.drain("decode-1", restart=False) is None
+            await asyncio.sleep(5)
+            assert (await operator.asks(order)).question.startswith("prefill-0 is the only prefill engine")
+            await operator.begins(order, yes=True)
+            await asyncio.sleep(20)
+            assert (operator.engines["prefill-0"], operator.engines["decode-0"]) == ("prefill-0#2", "decode-0#1")
+            assert await sim.fleet.drain("decode-1", restart=True) is None
+            assert (await operator.ended()).stage is Stage.DONE
 
     in_virtual_time(scenario)
 
@@ -192,7 +225,7 @@ def test_an_engine_that_does_not_start_in_its_new_role_is_given_its_old_one(monk
     in_virtual_time(scenario)
 
 
-def test_engines_of_several_models_are_told_apart() -> None:
+def test_engines_of_several_models_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing but a restart is for them yet."""
 
     async def scenario() -> None:
@@ -201,13 +234,18 @@ def test_engines_of_several_models_are_told_apart() -> None:
             running = {name: dataclasses.replace(one, id=name) for name in ("chat.decode-0", "code.decode-0")}
             outline = Outline(restarted=("code.decode-0",))
             assert [each.id for each in possible_stand_ins(outline, running)] == ["code.decode-1"]
-            asked = question(outline, running, sim.registry)
-            assert asked.startswith("code.decode-0 is the only decode engine of code, and there is no room")
+            asked = questions(outline, running, sim.registry)
+            assert asked["code", Role.DECODE].startswith(
+                "code.decode-0 is the only decode engine of code, and there is no room"
+            )
             of_others = [dataclasses.replace(one, id="other.decode-0")]
             changes = Changes(sim.fleet, sim.registry, sim._plan, time, _nothing, sim.stops.set, of_others)  # type: ignore[arg-type]
+            changes.open()
             answer = await changes.ask(Asked(Scale({Role.DECODE: 3})))
             assert "can be started again while it serves, and no more yet" in answer.why_not
-            seen = await changes.ask(Asked(Restart(("decode-0", "other.decode-0")), dry_run=True))
+            with monkeypatch.context() as both:
+                both.setattr(Fleet, "plans", property(lambda _: sim.plans | {each.id: each for each in of_others}))
+                seen = await changes.ask(Asked(Restart(("decode-0", "other.decode-0")), dry_run=True))
             assert seen.lines[-1] == "start again, one after the other: decode-0, other.decode-0"
 
     in_virtual_time(scenario)

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+from time import time
+from types import SimpleNamespace
 
 import pytest
 from changing import changing, in_virtual_time
 
+from disagg.cluster.change.keeper import Changes
 from disagg.cluster.change.wanted import named
+from disagg.cluster.controller import Controller
 from disagg.errors import Problem, StartError
 from disagg.host_spec import HostSpec
 from disagg.planning.plan import Plan
 from disagg.process.news import Ready
-from disagg.registry.orders import Restart, Scale, Stage
+from disagg.registry.orders import Asked, Restart, Scale, Stage, Stop
 from disagg.roles import Role
 from disagg.simulation.node import SimulatedNode
+from disagg.simulation.world import _nothing
 
 UP, DOWN = Scale({Role.PREFILL: 3, Role.DECODE: 4}), Scale({Role.PREFILL: 1, Role.DECODE: 1})
 DECODES = Scale({Role.DECODE: 3})
@@ -173,6 +178,42 @@ def test_two_that_are_asked_at_once_are_one_after_the_other(monkeypatch: pytest.
             await operator.ended()
 
     in_virtual_time(scenario)
+
+
+def test_before_the_deployment_was_ready_nothing_but_stop_is_heeded() -> None:
+    """Engines that are added while it starts would be waited for, and end it, as its own do."""
+
+    async def scenario() -> None:
+        async with changing(loaded=False) as (sim, _):
+            changes = Changes(sim.fleet, sim.registry, sim._plan, time, _nothing, sim.stops.set)  # type: ignore[arg-type]
+            for order in (DECODES, Restart()):
+                answer = await changes.ask(Asked(order, dry_run=True))
+                assert "has not been ready yet, and only `disagg stop` is heeded" in answer.why_not
+            assert (await changes.ask(Asked(Stop()))).question
+            changes.open()
+            assert (await changes.ask(Asked(DECODES, dry_run=True))).lines
+
+    in_virtual_time(scenario)
+
+
+async def test_a_controller_heeds_orders_once_its_engines_are_ready() -> None:
+    steps: list[str] = []
+
+    class Parts:
+        """Of a controller."""
+
+        def __init__(self) -> None:
+            self.fleet = self.changes = self
+            self._setting = SimpleNamespace(deadlines=SimpleNamespace(start_s=1.0))
+
+        async def until_ready(self, _limit_s: float) -> None:
+            steps.append("ready")
+
+        def open(self) -> None:
+            steps.append("open")
+
+    await Controller.until_ready(Parts())  # type: ignore[arg-type]
+    assert steps == ["ready", "open"]
 
 
 def test_who_only_wants_to_know_changes_nothing() -> None:

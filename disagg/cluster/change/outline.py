@@ -91,8 +91,9 @@ def count_of(kind: Kind, running: Mapping[str, EnginePlan]) -> int:
     return sum(kind_of(each) == kind for each in running.values())
 
 
-def question(outline: Outline, running: Mapping[str, EnginePlan], registry: Watched) -> str:
-    """What has to be said yes to: it takes service away. Empty: it does not."""
+def questions(outline: Outline, running: Mapping[str, EnginePlan], registry: Watched) -> dict[Kind, str]:
+    """What has to be said yes to, by whose service is taken away."""
+    asked: dict[Kind, str] = {}
     ready = {name for name in running if (found := registry.records.get(name)) and found.state is State.READY}
     more = {kind_of(each) for each in (*outline.added, *outline.stand_ins, *(to for _, to in outline.moved))}
     gone = {*outline.removed, *(name for name, _ in outline.moved)}
@@ -103,13 +104,13 @@ def question(outline: Outline, running: Mapping[str, EnginePlan], registry: Watc
         if kind in more or not of_kind & set(outline.disturbed):
             continue
         if of_kind <= gone:
-            return f"no {engine} is left then, and what needs one is refused"
-        if of_kind & ready and of_kind & ready <= gone:
-            return f"{_listed(of_kind & ready)} is the last {engine} that is ready"
-        if len(of_kind) == 1:
+            asked[kind] = f"no {engine} is left then, and what needs one is refused"
+        elif of_kind & ready and of_kind & ready <= gone:
+            asked[kind] = f"{_listed(of_kind & ready)} is the last {engine} that is ready"
+        elif len(of_kind) == 1:
             only = next(iter(of_kind))
-            return f"{only} is the only {engine}, and there is no room for another: meanwhile nothing is served"
-    return ""
+            asked[kind] = f"{only} is the only {engine}, and there is no room for another: meanwhile nothing is served"
+    return asked
 
 
 def serves_without(engine_id: str, registry: Watched) -> bool:

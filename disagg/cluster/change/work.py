@@ -9,10 +9,10 @@ Fails: ChangeFailed, with what to know of it. What was done by then stays done: 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 
 from disagg.cluster.change.outline import Outline, count_of, serves_without
-from disagg.cluster.change.wanted import fits_place, kind_of, share
+from disagg.cluster.change.wanted import Kind, fits_place, kind_of, share
 from disagg.cluster.fleet import Fleet
 from disagg.planning.plan import EnginePlan
 from disagg.registry.interface import Watched
@@ -31,10 +31,16 @@ class ChangeFailed(Exception):
 
 
 class Work:
-    """`say`: takes a line of progress. `may_pause`: an operator has said yes to a while without service."""
+    """`say`: takes a line of progress. `may_pause`: those without whom an operator has said yes to be for a while."""
 
     def __init__(
-        self, fleet: Fleet, registry: Watched, start_s: float, say: Callable[[str], None], *, may_pause: bool = False
+        self,
+        fleet: Fleet,
+        registry: Watched,
+        start_s: float,
+        say: Callable[[str], None],
+        *,
+        may_pause: Collection[Kind] = (),
     ) -> None:
         self._fleet, self._registry, self._start_s = fleet, registry, start_s
         self._say, self._may_pause = say, may_pause
@@ -127,15 +133,17 @@ class Work:
     async def _while_another_serves(self, engine_id: str) -> None:
         """Returns when the engine may go: another one serves, or a pair without it, or it serves nobody anyway."""
         role = self._record(engine_id).role
-        running = {each.plan.id: each.plan for each in self._fleet.supervisors}
-        alone = count_of(kind_of(running[engine_id]), running) == 1
+        running = self._fleet.plans
+        kind = kind_of(running[engine_id])
+        alone, may_pause = count_of(kind, running) == 1, kind in self._may_pause
 
         def may_go() -> bool:
             is_ready = self._record(engine_id).state is State.READY
-            return not is_ready or serves_without(engine_id, self._registry) or self._may_pause
+            return not is_ready or serves_without(engine_id, self._registry) or may_pause
 
         if alone and not may_go():
-            raise ChangeFailed(f"{engine_id} is the only {role} engine; say --yes to be without it for a while")
+            what = f"{engine_id} is the only {role} engine, and no other can stand in any more"
+            raise ChangeFailed(f"{what}; ordered again, it is asked about")
         await self._changed(may_go, engine_id, f"go: no other {_beside(role)} is ready")
 
     async def _changed(self, what: Callable[[], bool], engine_id: str, aim: str) -> None:
