@@ -34,7 +34,10 @@ def scale(
     url: Url = None,
 ) -> None:
     """Add engines to a role, or drain and remove them, the highest number first."""
-    give(url, orders.Scale(dict(map(_count, counts))), yes=yes, wait=wait)
+    said = dict(map(_count, counts))
+    if len(said) < len(counts):
+        raise click.UsageError("a role is said twice; say one count for each")
+    give(url, orders.Scale(said), yes=yes, wait=wait)
 
 
 def apply(

@@ -151,17 +151,22 @@ class Fleet:
                 self._begin(engine)
         return True
 
-    async def has_room(self, plan: EnginePlan, limit_s: float) -> bool:
-        """Whether the cluster would set room aside for one more. Nothing stays of the question."""
-        place = self._places.ask(plan)
+    async def with_room(self, plans: Sequence[EnginePlan], limit_s: float) -> set[str]:
+        """Of these, those for which the cluster would set room aside, all at the same time. Nothing stays of the
+        question."""
+        asked = [(plan.id, self._places.ask(plan)) for plan in plans]
+        granting = {asyncio.create_task(place.granted()): engine_id for engine_id, place in asked}
         try:
-            async with asyncio.timeout(limit_s):
-                await place.granted()
-        except TimeoutError:
-            return False
+            done, _ = await asyncio.wait(granting, timeout=limit_s) if granting else (set(), set())
+            for task in done:
+                task.result()  # an error of the cluster is no answer
+            return {granting[task] for task in done}
         finally:
-            place.release()
-        return True
+            for task in granting:
+                task.cancel()
+            await asyncio.gather(*granting, return_exceptions=True)
+            for _, place in asked:
+                place.release()
 
     def left(self) -> str:
         """What the cluster has, for people."""

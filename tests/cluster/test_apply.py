@@ -85,9 +85,71 @@ def test_what_is_added_comes_first_and_stands_in() -> None:
 def test_where_what_is_added_takes_the_last_room_nobody_stands_in() -> None:
     async def scenario() -> None:
         async with changing(room_max=5) as (_, operator):
-            change = await operator.has_done(apply(prefill=3, **SMALLER))
-            assert "there is no room for decode-2 to stand in: engines go before they come" in change.lines
+            seen = await operator.asks(apply(prefill=3, **SMALLER), dry_run=True)
+            assert seen.lines[-1] == "there is no room for another engine meanwhile: they go before they come"
+            await operator.has_done(apply(prefill=3, **SMALLER))
             assert sorted(operator.engines.values())[:2] == ["decode-0#2", "decode-1#2"]
+
+    in_virtual_time(scenario)
+
+
+def test_room_that_is_gone_when_one_is_to_stand_in_is_done_without() -> None:
+    async def scenario() -> None:
+        async with changing(room_max=5) as (sim, operator):
+            await operator.begins(apply(**SMALLER))
+            sim.places.room_max = 4
+            change = await operator.ended()
+            assert change.lines[0] == "there is no room for decode-2 to stand in: engines go before they come"
+            assert (change.stage, sim.places.taken) == (Stage.DONE, 4)
+
+    in_virtual_time(scenario)
+
+
+def test_two_do_not_stand_in_where_there_is_room_for_one() -> None:
+    """What the second one needs is asked about before anything is touched."""
+    pools: dict[str, Any] = {
+        "prefill": {"replicas": 1, "engine": PREFILL | {"chunk_tokens": 256}},
+        "decode": {"replicas": 1, "engine": DECODE | {"kv_tokens": 32768}},
+    }
+
+    async def scenario() -> None:
+        async with changing(prefill=1, decode=1, room_max=3, loaded=False) as (_, operator):
+            seen = await operator.asks(apply(**pools))
+            assert len([line for line in seen.lines if "stands in" in line]) == 1
+            assert seen.question.startswith("decode-0 is the only decode engine, and there is no room for another")
+            await operator.has_done(apply(**pools), yes=True)
+            assert sorted(operator.engines.values()) == ["decode-0#2", "prefill-0#2"]
+
+    in_virtual_time(scenario)
+
+
+def test_a_pool_of_another_name_follows_place_by_place_on_a_full_cluster() -> None:
+    renamed: dict[str, Any] = {"decode": {"name": "large", "replicas": 2, "engine": DECODE}}
+
+    async def scenario() -> None:
+        async with changing(room_max=4) as (sim, operator):
+            await operator.has_done(apply(**renamed))
+            assert sorted(operator.engines) == ["decode-2", "decode-3", "prefill-0", "prefill-1"]
+            assert sim.places.taken == 4
+        renamed["decode"]["replicas"] = 1
+        async with changing(decode=1, room_max=3, loaded=False) as (_, operator):
+            assert (
+                await operator.asks(apply(**renamed))
+            ).question == "decode-0 is the last decode engine that is ready"
+            await operator.has_done(apply(**renamed), yes=True)
+            assert sorted(operator.engines) == ["decode-1", "prefill-0", "prefill-1"]
+
+    in_virtual_time(scenario)
+
+
+def test_a_pool_of_another_name_must_fit_the_old_one_meanwhile() -> None:
+    async def scenario() -> None:
+        async with changing(loaded=False) as (_, operator):
+            said = {
+                "prefill": {"replicas": 2, "name": "one", "engine": PREFILL | {"page_size": 32}},
+                "decode": {"replicas": 2, "name": "other", "engine": DECODE | {"page_size": 32}},
+            }
+            assert "cannot work together meanwhile" in (await operator.asks(apply(**said))).why_not
 
     in_virtual_time(scenario)
 

@@ -12,8 +12,9 @@ from changing import changing, in_virtual_time, tree
 from disagg.cluster.change.keeper import Changes
 from disagg.cluster.change.outline import Outline, possible_stand_ins, questions
 from disagg.cluster.fleet import Fleet
-from disagg.errors import StartError
+from disagg.errors import Problem, StartError
 from disagg.host_spec import HostSpec
+from disagg.planning.plan import Plan
 from disagg.process.news import Ready
 from disagg.registry.orders import Asked, ChangeRole, Restart, Scale, Stage
 from disagg.registry.records import EngineRecord, State
@@ -64,6 +65,22 @@ def test_only_what_is_named_starts_again() -> None:
             }
             refused = await operator.asks(Restart(("decode-7",)))
             assert "there is no role or engine 'decode-7'; there are prefill, decode, prefill-0," in refused.why_not
+
+    in_virtual_time(scenario)
+
+
+def test_what_the_preflight_refuses_does_not_start_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A node may have another SGLang by now."""
+
+    async def scenario() -> None:
+        async with changing(loaded=False) as (sim, operator):
+
+            async def refuses(_plan: Plan) -> list[Problem]:
+                return [Problem("decode", "SGLang is not what it was", "install it again")]
+
+            monkeypatch.setattr(sim.changes, "_preflight", refuses)
+            assert "not what it was" in (await operator.asks(Restart(("decode",)))).why_not
+            assert sim.changes.status().change is None
 
     in_virtual_time(scenario)
 
@@ -190,11 +207,11 @@ def test_a_role_that_it_has_one_that_does_not_fit_and_the_last_of_its_own_are_re
         async with changing(decode=2, aggregated=large, loaded=False) as (_, operator):
             for order, why in (
                 (ChangeRole("prefill-7", Role.DECODE), "there is no engine 'prefill-7'"),
-                (ChangeRole("decode-0", Role.DECODE), "decode-0 is a decode engine already"),
+                (ChangeRole("decode-0", Role.DECODE), "decode-0 has the role decode already"),
                 (ChangeRole("decode-0", Role.EMBEDDING), "this deployment has no embedding engines"),
                 (
                     ChangeRole("decode-0", Role.AGGREGATED),
-                    "decode-0 has 1 CPU, and a aggregated engine here needs 4 CPU",
+                    "decode-0 has 1 CPU, and engines of the role aggregated need 4 CPU here",
                 ),
             ):
                 assert why in (await operator.asks(order)).why_not
@@ -231,14 +248,15 @@ def test_engines_of_several_models_are_told_apart(monkeypatch: pytest.MonkeyPatc
     async def scenario() -> None:
         async with changing(loaded=False) as (sim, _):
             one = sim.plans["decode-0"]
-            running = {name: dataclasses.replace(one, id=name) for name in ("chat.decode-0", "code.decode-0")}
+            running = {name: dataclasses.replace(one, id=f"{name}.decode-0", group=name) for name in ("chat", "code")}
+            running = {each.id: each for each in running.values()}
             outline = Outline(restarted=("code.decode-0",))
             assert [each.id for each in possible_stand_ins(outline, running)] == ["code.decode-1"]
-            asked = questions(outline, running, sim.registry)
+            asked = questions(outline, running, sim.registry, ())
             assert asked["code", Role.DECODE].startswith(
                 "code.decode-0 is the only decode engine of code, and there is no room"
             )
-            of_others = [dataclasses.replace(one, id="other.decode-0")]
+            of_others = [dataclasses.replace(one, id="other.decode-0", group="other")]
             changes = Changes(sim.fleet, sim.registry, sim._plan, time, _nothing, sim.stops.set, of_others)  # type: ignore[arg-type]
             changes.open()
             answer = await changes.ask(Asked(Scale({Role.DECODE: 3})))

@@ -10,7 +10,7 @@ import pytest
 from changing import changing, in_virtual_time
 
 from disagg.cluster.change.keeper import Changes
-from disagg.cluster.change.wanted import named
+from disagg.cluster.change.wanted import free_name, named
 from disagg.cluster.controller import Controller
 from disagg.errors import Problem, StartError
 from disagg.host_spec import HostSpec
@@ -72,8 +72,12 @@ def test_a_cluster_without_room_refuses_and_all_is_as_it_was() -> None:
 def test_where_there_is_no_room_beside_them_engines_that_go_make_room_for_those_that_come() -> None:
     async def scenario() -> None:
         async with changing(room_max=4) as (_, operator):
-            change = await operator.has_done(Scale({Role.PREFILL: 1, Role.DECODE: 3}))
-            assert "there is no room for all at once: engines are removed first" in change.lines
+            order = Scale({Role.PREFILL: 1, Role.DECODE: 3})
+            seen = await operator.asks(order, dry_run=True)
+            change = await operator.has_done(order)
+            said = "there is no room for all at once: engines are removed as far as others need their places"
+            assert said in seen.lines
+            assert said in change.lines
             assert sorted(operator.engines) == ["decode-0", "decode-1", "decode-2", "prefill-0"]
 
     in_virtual_time(scenario)
@@ -146,6 +150,25 @@ def test_the_last_ready_engine_of_a_role_is_asked_about() -> None:
             await asyncio.sleep(5)
 
     in_virtual_time(scenario)
+
+
+def test_several_that_are_the_last_ready_ones_are_asked_about_together() -> None:
+    async def scenario() -> None:
+        async with changing(decode=3, loaded=False) as (sim, operator):
+            assert await sim.fleet.drain("decode-0", restart=False) is None
+            await asyncio.sleep(5)
+            answer = await operator.asks(Scale({Role.DECODE: 1}))
+            assert answer.question == "decode-1 and decode-2 are the last decode engines that are ready"
+            assert await sim.fleet.drain("decode-0", restart=True) is None
+            await asyncio.sleep(5)
+
+    in_virtual_time(scenario)
+
+
+def test_a_name_is_of_its_model_and_its_role() -> None:
+    """Whatever is in the model's name."""
+    assert free_name(("chat.large", Role.DECODE), ["chat.large.decode-0"]) == "chat.large.decode-1"
+    assert free_name(("", Role.DECODE), ["chat.decode-0", "decode-1"]) == "decode-0"
 
 
 def test_the_same_again_joins_another_one_is_refused_and_a_third_time_there_is_nothing_to_do() -> None:

@@ -192,7 +192,16 @@ async def test_what_is_no_order_is_the_askers_mistake(codec: Codec, body: bytes)
         assert backend.ordered == []
 
 
-@pytest.mark.parametrize("words", [("scale", "prefill"), ("scale", "judge=1"), ("scale", "decode=-1"), ("restart",)])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("scale", "prefill"),
+        ("scale", "judge=1"),
+        ("scale", "decode=-1"),
+        ("scale", "decode=1", "decode=2"),
+        ("restart",),
+    ],
+)
 async def test_words_that_are_no_order_are_refused_here(disagg: Run, words: tuple[str, ...]) -> None:
     assert isinstance((await disagg(1, *words)).exception, click.UsageError)
 

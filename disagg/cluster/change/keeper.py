@@ -22,7 +22,7 @@ from disagg.cluster.change.difference import Effect, as_yaml, differences
 from disagg.cluster.change.mixed import problems_of_both, why_not_by_frontends
 from disagg.cluster.change.outline import Outline, towards
 from disagg.cluster.change.reading import read_over
-from disagg.cluster.change.wanted import Kind, Refused, Wanted, scaled, with_role
+from disagg.cluster.change.wanted import Duty, Refused, Wanted, scaled, with_role
 from disagg.cluster.change.work import ROOM_S, ChangeFailed, Work
 from disagg.cluster.fleet import Fleet
 from disagg.config.schema import Deployment
@@ -212,7 +212,8 @@ class Changes:
         running = self._fleet.plans  # it is not what was wanted where a change could not be taken back
         wanted = Wanted.of(deployment, self._device, running)
         outline = towards(wanted.engines, running)
-        for old in (now.deployment, self._unfinished) if outline.replaced else ():
+        meet = outline.replaced or (outline.added and outline.removed)
+        for old in (now.deployment, self._unfinished) if meet else ():
             if old is not None and (problems := problems_of_both(old, deployment, self._device)):
                 what = "engines of the old and of the new configuration cannot work together meanwhile"
                 raise Refused(f"{what}; it needs a new deployment\n{_told(problems)}")
@@ -234,17 +235,14 @@ class Changes:
         now, outline = self._fleet.plans, looked.outline
         if outline.is_empty and not looked.is_new:
             return Answer(lines=looked.lines)
-        starts = outline.added or outline.replaced or outline.moved
+        starts = outline.added or outline.replaced or outline.restarted or outline.moved
         if starts and (problems := await self._preflight(looked.wanted.plan(self._device))):
             raise ConfigError("preflight", tuple(problems))
-        stand_ins = [
-            plan for plan in outlines.possible_stand_ins(outline, now) if await self._fleet.has_room(plan, ROOM_S)
-        ]
-        outline = replace(outline, stand_ins=tuple(stand_ins))
-        lines = (*looked.lines, *outline.lines())
-        if not stand_ins and outline.replaced:
-            lines = (*lines, "there is no room for another engine meanwhile: they go before they come")
-        questions = outlines.questions(outline, now, self._registry)
+        possible = outlines.possible_stand_ins(outline, now)
+        have_room = await self._fleet.with_room([*outline.added, *possible], ROOM_S)
+        outline = replace(outline, stand_ins=tuple(plan for plan in possible if plan.id in have_room))
+        lines = (*looked.lines, *outline.lines(), *outlines.without_room(outline, have_room))
+        questions = outlines.questions(outline, now, self._registry, have_room)
         question = "; ".join(questions.values())
         if asked.dry_run or (question and not asked.yes):
             return Answer(question=question, lines=lines)
@@ -263,7 +261,7 @@ class Changes:
 
     # what is done
 
-    async def _carry_out(self, change: _Change, looked: _Looked, may_pause: Collection[Kind]) -> None:
+    async def _carry_out(self, change: _Change, looked: _Looked, may_pause: Collection[Duty]) -> None:
         """Whatever happens, the change has an end, and the next one can begin."""
         try:
             await self._do(change, looked, may_pause)
@@ -274,7 +272,7 @@ class Changes:
         if change.stage is Stage.FAILED and looked.is_new:
             self._unfinished = looked.wanted.deployment
 
-    async def _do(self, change: _Change, looked: _Looked, may_pause: Collection[Kind]) -> None:
+    async def _do(self, change: _Change, looked: _Looked, may_pause: Collection[Duty]) -> None:
         work = Work(self._fleet, self._registry, self._start_s, change.say, may_pause=may_pause)
         try:
             await work.carry_out(looked.outline)
@@ -290,7 +288,7 @@ class Changes:
         change.stage = Stage.DONE
         change.say("done")
 
-    async def _take_back(self, change: _Change, outline: Outline, may_pause: Collection[Kind]) -> None:
+    async def _take_back(self, change: _Change, outline: Outline, may_pause: Collection[Duty]) -> None:
         """The engines that were there, with their arguments. What was started again, or was to be, stays as it is."""
         change.say(f"it did not succeed: {change.why}")
         back = self._back(outline)

@@ -12,7 +12,7 @@ import asyncio
 from collections.abc import Callable, Collection, Iterable, Sequence
 
 from disagg.cluster.change.outline import Outline, count_of, serves_without
-from disagg.cluster.change.wanted import Kind, fits_place, kind_of, share
+from disagg.cluster.change.wanted import Duty, duty_of, fits_place, share
 from disagg.cluster.fleet import Fleet
 from disagg.planning.plan import EnginePlan
 from disagg.registry.interface import Watched
@@ -40,7 +40,7 @@ class Work:
         start_s: float,
         say: Callable[[str], None],
         *,
-        may_pause: Collection[Kind] = (),
+        may_pause: Collection[Duty] = (),
     ) -> None:
         self._fleet, self._registry, self._start_s = fleet, registry, start_s
         self._say, self._may_pause = say, may_pause
@@ -76,14 +76,33 @@ class Work:
         if not await self._fleet.add_where_room(plans, ROOM_S):
             if not removed:
                 raise ChangeFailed(self._no_room(plans))
-            self._say("there is no room for all at once: engines are removed first")
-            while removed:
-                await self._remove(removed.pop(0))
-            if not await self._fleet.add_where_room(plans, FREED_S):
-                raise ChangeFailed(self._no_room(plans))
+            self._say("there is no room for all at once: engines are removed as far as others need their places")
+            await self._add_in_places(plans, removed)
+            return
         for plan in plans:
             self._say(f"{plan.id} starts")
         await self._until_ready(plan.id for plan in plans)
+
+    async def _add_in_places(self, plans: Sequence[EnginePlan], removed: list[str]) -> None:
+        """What has come is ready before the next one goes."""
+        starting: list[str] = []
+        for plan in plans:
+            limit_s = ROOM_S
+            while not await self._fleet.add_where_room([plan], limit_s):
+                if not removed:
+                    raise ChangeFailed(self._no_room([plan]))
+                await self._until_ready(starting)
+                starting, limit_s = [], FREED_S
+                await self._remove(removed.pop(self._next_of(removed)))
+            self._say(f"{plan.id} starts")
+            starting.append(plan.id)
+        await self._until_ready(starting)
+
+    def _next_of(self, removed: Sequence[str]) -> int:
+        """The first of which there are more; else the first."""
+        running = self._fleet.plans
+        of_many = (count_of(duty_of(running[name]), running) > 1 if name in running else True for name in removed)
+        return next((index for index, has_others in enumerate(of_many) if has_others), 0)
 
     def _no_room(self, plans: Sequence[EnginePlan]) -> str:
         needs = ", ".join(f"{plan.id}: {share(plan)}" for plan in plans)
@@ -134,8 +153,8 @@ class Work:
         """Returns when the engine may go: another one serves, or a pair without it, or it serves nobody anyway."""
         role = self._record(engine_id).role
         running = self._fleet.plans
-        kind = kind_of(running[engine_id])
-        alone, may_pause = count_of(kind, running) == 1, kind in self._may_pause
+        duty = duty_of(running[engine_id])
+        alone, may_pause = count_of(duty, running) == 1, duty in self._may_pause
 
         def may_go() -> bool:
             is_ready = self._record(engine_id).state is State.READY
@@ -158,6 +177,8 @@ class Work:
     async def _until_ready(self, engine_ids: Iterable[str], *, after: int = 0) -> None:
         """`after`: only a later incarnation counts."""
         waiting = list(engine_ids)
+        if not waiting:
+            return
         restarts = {name: self._record(name).restarts for name in waiting}
         try:
             async with asyncio.timeout(self._start_s):
