@@ -7,8 +7,9 @@ from time import time
 from types import SimpleNamespace
 
 import pytest
-from changing import changing, in_virtual_time
+from changing import Operator, changing, in_virtual_time
 
+from disagg.cluster.change import keeper
 from disagg.cluster.change.keeper import Changes
 from disagg.cluster.change.wanted import free_name, named
 from disagg.cluster.controller import Controller
@@ -148,6 +149,38 @@ def test_the_last_ready_engine_of_a_role_is_asked_about() -> None:
             assert answer.question == "decode-1 is the last decode engine that is ready"
             assert await sim.fleet.drain("decode-0", restart=True) is None
             await asyncio.sleep(5)
+
+    in_virtual_time(scenario)
+
+
+def test_a_yes_to_one_question_is_none_to_another() -> None:
+    async def scenario() -> None:
+        async with changing(loaded=False) as (sim, _):
+            order = Scale({Role.DECODE: 0})
+            question = (await sim.changes.ask(Asked(order, dry_run=True))).question
+            other = await sim.changes.ask(Asked(order, agreed=f"{question}, and more"))
+            assert (other.question, other.change) == (question, 0)
+            stop = await sim.changes.ask(Asked(Stop(), agreed=question))
+            assert (stop.question[:19], sim.stops.is_set()) == ("the deployment ends", False)
+            assert (await sim.changes.ask(Asked(order, agreed=question))).change == 1
+            await Operator(sim).ended()
+
+    in_virtual_time(scenario)
+
+
+def test_earlier_changes_and_how_many_lines_are_gone_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(keeper, "LINES_MAX", 2)
+
+    async def scenario() -> None:
+        async with changing(loaded=False) as (sim, operator):
+            await operator.has_done(DECODES)
+            for _ in range(6):
+                await operator.has_done(Scale({Role.DECODE: 2}))
+                await operator.has_done(DECODES)
+            status = sim.changes.status()
+            assert status.change is not None
+            assert (status.change.number, [each.number for each in status.earlier]) == (13, list(range(4, 13)))
+            assert (status.change.lines, status.change.dropped) == (("decode-2#7 is ready", "done"), 1)
 
     in_virtual_time(scenario)
 

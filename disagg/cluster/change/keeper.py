@@ -37,6 +37,7 @@ log = logging.getLogger(__name__)
 
 REVISIONS_MAX = 100
 LINES_MAX = 500  # of one change's progress
+EARLIER_MAX = 9  # changes whose progress is kept beside the last one's: who waits looks twice a second
 PROBLEMS_SHOWN = 5
 OVER = "the deployment stops; start another one with the change"
 NOT_READY = (
@@ -64,13 +65,16 @@ class _Change:
     stage: Stage = Stage.RUNNING
     why: str = ""
     lines: deque[str] = field(default_factory=lambda: deque(maxlen=LINES_MAX))
+    said: int = 0  # lines, also those that are kept no longer
 
     def say(self, line: str) -> None:
         log.info("change %d (%s): %s", self.number, self.order, line)
         self.lines.append(line)
+        self.said += 1
 
     def told(self) -> Progress:
-        return Progress(self.number, str(self.order), self.stage, self.began_s, tuple(self.lines), self.why)
+        dropped = self.said - len(self.lines)
+        return Progress(self.number, str(self.order), self.stage, self.began_s, tuple(self.lines), self.why, dropped)
 
 
 class Changes:
@@ -96,6 +100,7 @@ class Changes:
         self._revisions: list[tuple[Revision, Deployment]] = []
         self._keep("started")
         self._change: _Change | None = None  # the last one
+        self._earlier: deque[_Change] = deque(maxlen=EARLIER_MAX)
         self._task: asyncio.Task[None] | None = None
         self._unfinished: Deployment | None = None  # engines of it may still run: it was not taken back as a whole
         self._deciding = asyncio.Lock()
@@ -112,7 +117,8 @@ class Changes:
             each if each.number != show else msgspec.structs.replace(each, config=as_yaml(deployment))
             for each, deployment in self._revisions
         ]
-        return Status(self._change.told() if self._change else None, tuple(revisions))
+        earlier = tuple(each.told() for each in self._earlier)
+        return Status(self._change.told() if self._change else None, tuple(revisions), earlier)
 
     def open(self) -> None:
         """The deployment is ready. Until then an engine more, or less, would be its start's, which can end it."""
@@ -153,7 +159,7 @@ class Changes:
 
     def _asked_to_stop(self, asked: Asked) -> Answer:
         question = "the deployment ends: engines, frontends, and all that is in them"
-        if not asked.yes or asked.dry_run:
+        if asked.dry_run or not _is_agreed(asked, question):
             return Answer(question=question)
         if self._is_over:
             return Answer(change=self._change.number if self._change else 0, joined=True)
@@ -244,7 +250,7 @@ class Changes:
         lines = (*looked.lines, *outline.lines(), *outlines.without_room(outline, have_room))
         questions = outlines.questions(outline, now, self._registry, have_room)
         question = "; ".join(questions.values())
-        if asked.dry_run or (question and not asked.yes):
+        if asked.dry_run or (question and not _is_agreed(asked, question)):
             return Answer(question=question, lines=lines)
         if self._is_over:  # since: looking takes its time
             return Answer(why_not=OVER)
@@ -254,7 +260,10 @@ class Changes:
         return Answer(change=change.number, lines=lines)
 
     def _begun(self, order: orders.Order) -> _Change:
-        number = self._change.number + 1 if self._change is not None else 1
+        number = 1
+        if self._change is not None:
+            number = self._change.number + 1
+            self._earlier.append(self._change)
         self._change = _Change(order, number, self._wall_s())
         log.info("change %d: %s", number, order)
         return self._change
@@ -322,6 +331,10 @@ class Changes:
         number = self._revisions[-1][0].number + 1 if self._revisions else 1
         self._revisions.append((Revision(number, self._wall_s(), what), self._wanted.deployment))
         del self._revisions[:-REVISIONS_MAX]
+
+
+def _is_agreed(asked: Asked, question: str) -> bool:
+    return asked.yes or asked.agreed == question
 
 
 def _about(last: _Change, order: orders.Order) -> Answer | None:
