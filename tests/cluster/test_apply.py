@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
+import threading
 from typing import Any
 
 import pytest
 from changing import DECODE, PREFILL, apply, changing, configured, in_virtual_time
 
+from disagg.cluster.change import reading
 from disagg.cluster.change.difference import as_yaml, differences
+from disagg.cluster.change.keeper import Changes
+from disagg.cluster.change.reading import read_over
 from disagg.cluster.fleet import Fleet
-from disagg.errors import StartError
+from disagg.errors import ConfigError, StartError
 from disagg.host_spec import HostSpec
 from disagg.process.news import Ready
 from disagg.registry.orders import Apply, Asked, ChangeRole, Rollback, Scale, Stage, Stop
@@ -362,6 +367,44 @@ def test_what_is_no_configuration_is_refused(text: str) -> None:
             assert (await operator.asks(Apply(text))).why_not
 
     in_virtual_time(scenario)
+
+
+@pytest.mark.parametrize(
+    ("said", "what"),
+    [
+        ({"extends": "simulated"}, "extends: names a file of another machine"),
+        ({"model": {"path": "smollm2", "chat_template": "my.jinja"}}, "model.chat_template: is no template"),
+        ({"decode": [{"env": {"A": "${env:HOME:-x}"}}]}, "decode.0.env.A: names an environment variable of another"),
+        ({"decode": {"env": {"A": "a" * (1 << 20)}}}, "configuration: is over 1 MiB"),
+    ],
+    ids=lambda said: "" if isinstance(said, str) else next(iter(said)),
+)
+def test_what_serve_would_read_in_another_way_is_refused(said: dict[str, Any], what: str) -> None:
+    """A program sends what it likes."""
+    with pytest.raises(ConfigError) as error:
+        read_over(apply(**said).config, configured())
+    assert [str(problem)[: len(what)] for problem in error.value.problems] == [what]
+
+
+def test_what_stands_in_itself_is_read_to_its_end() -> None:
+    with pytest.raises(ConfigError):
+        read_over("a: &a {b: *a, c: '${env:HOME}'}\n", configured())
+
+
+async def test_a_configuration_is_read_beside_the_controller_s_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    threads = []
+    monkeypatch.setattr(reading, "read_over", lambda *_: threads.append(threading.current_thread()))
+    await reading.read_apart("", configured())
+    assert threads != [threading.main_thread()]
+    assert inspect.signature(Changes).parameters["read"].default is reading.read_apart
+
+
+def test_a_registry_s_password_goes_with_its_user() -> None:
+    etcd = {"kind": "etcd", "endpoints": ["127.0.0.1:2379"]}
+    now = configured(namespace="kept", registry=etcd | {"user": "u", "password": "secret"})
+    for user in ({}, {"user": "u"}):
+        registry = read_over(apply(namespace="kept", registry=etcd | user).config, now).registry
+        assert (registry.user, registry.password is not None) == (user.get("user"), bool(user))
 
 
 def test_secrets_stay_and_are_never_shown() -> None:

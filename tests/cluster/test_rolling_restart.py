@@ -259,6 +259,7 @@ def test_engines_of_several_models_are_told_apart(monkeypatch: pytest.MonkeyPatc
             of_others = [dataclasses.replace(one, id="other.decode-0", group="other")]
             changes = Changes(sim.fleet, sim.registry, sim._plan, time, _nothing, sim.stops.set, of_others)  # type: ignore[arg-type]
             changes.open()
+            assert changes.status(1).revisions[0].config == "", "that of the first model would be half of it"
             answer = await changes.ask(Asked(Scale({Role.DECODE: 3})))
             assert "can be started again while it serves, and no more yet" in answer.why_not
             with monkeypatch.context() as both:

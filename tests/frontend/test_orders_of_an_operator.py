@@ -18,6 +18,7 @@ from typer.testing import CliRunner, Result
 
 from disagg.cli import ordering
 from disagg.cli.app import app
+from disagg.cli.change import FOR_READING
 from disagg.errors import DeadlineExceeded, StartError
 from disagg.frontend import peer_user
 from disagg.frontend.keys import Keys
@@ -49,7 +50,10 @@ class Backend(ScriptedBackend):
         lines = tuple(f"line {n}" for n in range(self.looks))
         stage = Stage.RUNNING if self.looks < 3 else Stage.ROLLED_BACK if self.why else Stage.DONE
         config = "version: 1\n" if show == 1 else ""
-        return Status(Progress(1, "scale", stage, 0.0, lines, self.why), (Revision(1, 0.0, "started", config),))
+        return Status(
+            Progress(1, "scale", stage, 0.0, lines, self.why),
+            (Revision(2, 0.0, "several"), Revision(1, 0.0, "started", config)),
+        )
 
 
 @pytest.fixture
@@ -233,8 +237,11 @@ async def test_a_configuration_that_is_wrong_is_not_sent(codec: Codec, disagg: R
 async def test_revisions_are_shown(codec: Codec, disagg: Run) -> None:
     async with serving(Backend(), codec, keys=Keys([KEY], [ADMIN])) as frontend:
         assert "started  <- now" in (await disagg(frontend.port, "revisions")).output
-        assert (await disagg(frontend.port, "revisions", "--show", "1")).output == "version: 1\n"
-        assert json.loads((await disagg(frontend.port, "revisions", "--json")).output)["revisions"][0]["number"] == 1
+        assert (await disagg(frontend.port, "revisions", "--show", "1")).output == f"{FOR_READING} 1\nversion: 1\n"
+        assert FOR_READING.startswith("# ")
+        assert json.loads((await disagg(frontend.port, "revisions", "--json")).output)["revisions"][1]["number"] == 1
+        several = await disagg(frontend.port, "revisions", "--show", "2")
+        assert "a configuration of several models is not shown yet" in str(several.exception)
         assert "no revision 9" in str((await disagg(frontend.port, "revisions", "--show", "9")).exception)
 
 

@@ -21,7 +21,7 @@ from disagg.cluster.change import outline as outlines
 from disagg.cluster.change.difference import Effect, as_yaml, differences
 from disagg.cluster.change.mixed import problems_of_both, why_not_by_frontends
 from disagg.cluster.change.outline import Outline, towards
-from disagg.cluster.change.reading import read_over
+from disagg.cluster.change.reading import Read, read_apart
 from disagg.cluster.change.wanted import Duty, Refused, Wanted, scaled, with_role
 from disagg.cluster.change.work import ROOM_S, ChangeFailed, Work
 from disagg.cluster.fleet import Fleet
@@ -80,7 +80,7 @@ class _Change:
 class Changes:
     """`plan`: what the deployment was started with, which is revision 1. `preflight`: what speaks against a plan, now.
     `stop`: ends the deployment in order. `of_others`: engines of further models, which may be started again, and no
-    more yet."""
+    more yet. `read`: makes a configuration of a text."""
 
     def __init__(
         self,
@@ -91,8 +91,10 @@ class Changes:
         preflight: Preflight,
         stop: Callable[[], None],
         of_others: Sequence[EnginePlan] = (),
+        read: Read = read_apart,
     ) -> None:
         self._fleet, self._registry, self._device = fleet, registry, plan.device
+        self._read = read
         self._started_with, self._start_s = plan.deployment, plan.deadlines.start_s
         self._wall_s, self._preflight, self._stop = wall_s, preflight, stop
         self._wanted = Wanted(plan.deployment, {engine.id: engine for engine in (*plan.engines, *of_others)})
@@ -112,9 +114,12 @@ class Changes:
         return self._wanted.engines
 
     def status(self, show: int = 0) -> Status:
-        """`show`: the revision whose configuration is wanted, too."""
+        """`show`: the revision whose configuration is wanted, too; it stays empty for several models, of which that of
+        the first would be half of it."""
         revisions = [
-            each if each.number != show else msgspec.structs.replace(each, config=as_yaml(deployment))
+            each
+            if each.number != show or self._has_several_models
+            else msgspec.structs.replace(each, config=as_yaml(deployment))
             for each, deployment in self._revisions
         ]
         earlier = tuple(each.told() for each in self._earlier)
@@ -182,7 +187,7 @@ class Changes:
                     deployment = scaled(deployment, role, count)
                 return self._to(deployment)
             case orders.Apply(config):
-                return self._to(read_over(config, now.deployment))
+                return self._to(await self._read(config, now.deployment))
             case orders.Rollback(to):
                 return self._to(self._kept(to))
             case orders.Restart(of):
