@@ -261,7 +261,7 @@ def test_engines_that_a_failed_change_has_left_are_brought_to_what_is_wanted(
                 assert (await operator.ended()).stage is Stage.FAILED
             assert (engine_of(sim, "decode-0"), "decode-2" in operator.engines) == (32768, True)
             refused = await operator.asks(ChangeRole("prefill-1", Role.DECODE))
-            assert "`disagg rollback --to 1` makes them so" in refused.why_not
+            assert "rollback --to 1 makes them so" in refused.why_not
             seen = await operator.asks(order, dry_run=True)
             assert seen.lines[-1] == "decode-2 drains, and is removed"
             await operator.has_done(order)

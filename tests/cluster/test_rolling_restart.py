@@ -7,7 +7,7 @@ import dataclasses
 from time import time
 
 import pytest
-from changing import changing, in_virtual_time, tree
+from changing import apply, changing, in_virtual_time, tree
 
 from disagg.cluster.change.keeper import Changes
 from disagg.cluster.change.outline import Outline, possible_stand_ins, questions
@@ -16,7 +16,7 @@ from disagg.errors import Problem, StartError
 from disagg.host_spec import HostSpec
 from disagg.planning.plan import Plan
 from disagg.process.news import Ready
-from disagg.registry.orders import Asked, ChangeRole, Restart, Scale, Stage
+from disagg.registry.orders import Apply, Asked, ChangeRole, Restart, Scale, Stage
 from disagg.registry.records import EngineRecord, State
 from disagg.roles import Role
 from disagg.simulation.node import SimulatedNode
@@ -148,6 +148,22 @@ def test_an_engine_that_died_and_came_back_meanwhile_is_not_started_again() -> N
             sim.hosts["decode-1"].kill()
             await operator.ended()
             assert operator.engines["decode-1"] == "decode-1#2"
+
+    in_virtual_time(scenario)
+
+
+@pytest.mark.parametrize("order", [Restart(("decode-1",)), apply(decode=1)], ids=str)
+def test_of_an_engine_that_rests_nobody_says_that_it_drains(order: Restart | Apply) -> None:
+    async def scenario() -> None:
+        async with changing(loaded=False) as (sim, operator):
+            assert await sim.fleet.drain("decode-1", restart=False) is None
+            await asyncio.sleep(5)
+            change = await operator.has_done(order)
+            said = (
+                "decode-1 rests, and starts again" if isinstance(order, Restart) else "decode-1 is dead, and is ended"
+            )
+            assert change.lines[0] == said
+            assert operator.engines.get("decode-1") == ("decode-1#2" if isinstance(order, Restart) else None)
 
     in_virtual_time(scenario)
 

@@ -199,9 +199,7 @@ class Changes:
                 if not towards(now.engines, self._fleet.plans).is_empty:
                     what = "engines are not as they are wanted, since a change did not succeed"
                     number = self._revisions[-1][0].number
-                    raise Refused(
-                        f"{what}; `disagg rollback --to {number}` makes them so, and then their roles can change"
-                    )
+                    raise Refused(f"{what}; rollback --to {number} makes them so, and then their roles can change")
                 wanted, following = with_role(now, engine_id, role, self._device)
                 return _Looked(wanted, Outline(moved=((engine_id, following),)), is_new=True)
             case _:

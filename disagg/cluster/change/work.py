@@ -111,7 +111,7 @@ class Work:
     async def _replace(self, engine_id: str, plan: EnginePlan) -> None:
         await self._while_another_serves(engine_id)
         before = self._record(engine_id)
-        self._say(f"{engine_id} drains")
+        self._say(f"{engine_id} {_goes(before)}")
         supervisor = self._fleet.supervisor(engine_id)
         if supervisor is not None and fits_place(supervisor.plan, plan):
             await self._fleet.replace(engine_id, plan)
@@ -136,7 +136,8 @@ class Work:
             return True
         supervisor = self._fleet.supervisor(engine_id)
         if supervisor is not None and await supervisor.drain(restart=True) is None:
-            self._say(f"{engine_id} drains, and starts again")
+            does = "rests" if seen.state is State.DEAD else "drains"
+            self._say(f"{engine_id} {does}, and starts again")
             return True
         await self._changed(lambda: self._record(engine_id) != seen, engine_id, "be ready, and so be drained")
         return False
@@ -145,7 +146,7 @@ class Work:
         if self._fleet.supervisor(engine_id) is None:
             return
         await self._while_another_serves(engine_id)
-        self._say(f"{engine_id} drains")
+        self._say(f"{engine_id} {_goes(self._record(engine_id))}")
         await self._fleet.remove(engine_id)
         self._say(f"{engine_id} is removed")
 
@@ -212,6 +213,10 @@ class Work:
         if supervisor is None:
             raise ChangeFailed(f"{engine_id} is not there any more")
         return supervisor.record
+
+
+def _goes(record: EngineRecord) -> str:
+    return "drains" if record.state in (State.READY, State.DRAINING) else f"is {record.state}, and is ended"
 
 
 def _beside(role: Role) -> str:
