@@ -147,6 +147,38 @@ def test_a_pool_of_another_name_follows_place_by_place_on_a_full_cluster() -> No
     in_virtual_time(scenario)
 
 
+def test_a_pool_of_another_name_that_does_not_start_costs_one_engine_for_a_while(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    fail(monkeypatch, kv_tokens=32768)
+    renamed = {"decode": {"name": "large", "replicas": 2, "engine": DECODE | {"kv_tokens": 32768}}}
+
+    async def scenario() -> None:
+        async with changing(room_max=4) as (_, operator):
+            await operator.begins(apply(**renamed))
+            change = await operator.ended()
+            assert (change.stage, "did not start, 3 times" in change.why) == (Stage.ROLLED_BACK, True)
+            assert sorted(operator.engines.values()) == ["decode-0#1", "decode-1#2", "prefill-0#1", "prefill-1#1"]
+
+    in_virtual_time(scenario)
+
+
+def test_an_engine_of_which_there_are_more_makes_room_first() -> None:
+    one, other = ({"name": name, "engine": dict(DECODE)} for name in ("one", "other"))
+    after = {"prefill": {"name": "large", "engine": dict(PREFILL)}, "decode": [other]}
+
+    async def scenario() -> None:
+        async with changing(prefill=1, decode=[one, other], room_max=3) as (_, operator):
+            change = await operator.has_done(apply(**after), yes=True)
+            assert [line for line in change.lines if "#" in line or "drains" in line] == [
+                "decode-0 drains",
+                "prefill-1#1 is ready",
+                "prefill-0 drains",
+            ]
+
+    in_virtual_time(scenario)
+
+
 def test_a_pool_of_another_name_must_fit_the_old_one_meanwhile() -> None:
     async def scenario() -> None:
         async with changing(loaded=False) as (_, operator):

@@ -52,7 +52,7 @@ class Outline:
 
 def towards(wanted: Mapping[str, EnginePlan], running: Mapping[str, EnginePlan]) -> Outline:
     """Without stand-ins: whether there is room for them is not known here."""
-    removed = sorted(running.keys() - wanted.keys(), key=number_of, reverse=True)
+    removed = sorted((name for name in running if name not in wanted), key=number_of, reverse=True)
     there = [each for each in wanted.values() if each.id in running]
     return Outline(
         added=tuple(each for each in wanted.values() if each.id not in running),
