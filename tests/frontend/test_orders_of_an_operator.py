@@ -161,7 +161,9 @@ async def test_who_waits_is_told_how_its_own_change_ended_also_where_another_has
     codec: Codec, disagg: Run
 ) -> None:
     class Followed(Backend):
-        kept = (Progress(1, "scale decode=3", Stage.ROLLED_BACK, 0.0, ("decode-2 starts",), "it did not start"),)
+        kept: tuple[Progress, ...] = (
+            Progress(1, "scale decode=3", Stage.ROLLED_BACK, 0.0, ("decode-2 starts",), "it did not start"),
+        )
 
         async def changes(self, show: int) -> Status:
             return Status(Progress(2, "restart --rolling", Stage.RUNNING, 0.0), earlier=self.kept)
