@@ -18,6 +18,12 @@ def engine_id_in(group: str, name: str) -> str:
     return f"{group}.{name}" if group else name
 
 
+def number_of(engine_id: str) -> int:
+    """Among those of its role; of a text that is no engine's name 0."""
+    number = engine_id.rpartition("-")[2]
+    return int(number) if number.isdecimal() else 0
+
+
 def adapter_key(group: str, name: str) -> str:
     """What the registry and the controller call an adapter of this one of several models."""
     return f"{group}:{name}" if group else name

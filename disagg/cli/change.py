@@ -23,6 +23,9 @@ from disagg.registry import orders
 from disagg.registry.orders import Stage
 from disagg.roles import Role
 
+FOR_READING = (
+    "# For reading: secrets are left out, and no file may say of a role that it has none. Back to it: rollback --to"
+)
 Wait = Annotated[bool, typer.Option("--wait", help="Return when it is done, and tell how it goes.")]
 Yes = Annotated[bool, typer.Option("--yes", help="Also where it takes service away: do not ask.")]
 
@@ -34,7 +37,10 @@ def scale(
     url: Url = None,
 ) -> None:
     """Add engines to a role, or drain and remove them, the highest number first."""
-    give(url, orders.Scale(dict(map(_count, counts))), yes=yes, wait=wait)
+    said = dict(map(_count, counts))
+    if len(said) < len(counts):
+        raise click.UsageError("a role is said twice; say one count for each")
+    give(url, orders.Scale(said), yes=yes, wait=wait)
 
 
 def apply(
@@ -115,7 +121,11 @@ def revisions(
         config = next((each.config for each in found.revisions if each.number == show), None)
         if config is None:
             raise click.UsageError(f"there is no revision {show}")
-        sys.stdout.write(config)
+        if not config:
+            raise click.UsageError(
+                "a configuration of several models is not shown yet; see the file it was started with"
+            )
+        sys.stdout.write(f"{FOR_READING} {show}\n{config}")
         return
     for each in found.revisions:
         is_now = "  <- now" if each is found.revisions[-1] else ""

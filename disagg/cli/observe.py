@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 DEFAULT_URL = "http://127.0.0.1:8000"
 KEY_VARIABLE = "DISAGG_API_KEY"
 CA_VARIABLE, CERT_VARIABLE = "DISAGG_CA", "DISAGG_CLIENT_CERT"
+GATEWAY_TIMEOUT = 504  # as HTTP calls it
 ANSWER_S = 15.0  # more than a frontend waits for the controller
 PIPE_WIDTH = 200
 WATCH_S = 2.0
@@ -36,6 +37,10 @@ Url = Annotated[
 
 class NoFrontend(StartError):
     """None answers: it may be started again just now, or the deployment has ended."""
+
+
+class NotInTime(StartError):
+    """A frontend answers, but the controller behind it did not answer it in time: it may the next time."""
 
 
 def ask(url: str | None, path: str, method: str = "GET", **parameters: Any) -> Any:
@@ -97,7 +102,8 @@ def trust() -> ssl.SSLContext | bool:
 
 def refusal(where: str, answer: httpx.Response) -> StartError:
     message = answer.json()["error"]["message"] if _is_json(answer) else answer.text
-    return StartError(where, f"{answer.status_code}: {message}", _about_keys(answer.status_code))
+    kind = NotInTime if answer.status_code == GATEWAY_TIMEOUT else StartError
+    return kind(where, f"{answer.status_code}: {message}", _about_keys(answer.status_code))
 
 
 def _is_json(answer: httpx.Response) -> bool:

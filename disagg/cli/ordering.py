@@ -1,7 +1,8 @@
 """Hands an order to a deployment that serves: what it would do is shown, what it costs is asked, how it goes is told.
 
 Way:   a command of change.py -> [give] =HTTP=> a frontend -> the controller
-Fails: StartError when it is refused, or did not succeed; NotSaidYes when a question was not answered with yes. A
+Fails: StartError when it is refused, did not succeed, or its end is not known; NotSaidYes when a question was not
+       answered with yes. What was agreed to is sent with the order: it is refused if it costs something else by then. A
        command that is interrupted has changed nothing: the controller goes on, and the same command joins it
 """
 
@@ -21,7 +22,8 @@ from disagg.registry.orders import Answer, Asked, Order, Progress, Stage, Status
 
 POLL_S = 0.5
 ANSWER_S = 170.0  # more than a frontend waits for the controller, whose preflight looks at every node
-AWAY_S = 60.0  # a frontend that died is started again
+AWAY_S = 60.0  # a frontend that died is started again, a controller that is busy answers again
+GONE_S = 900.0  # deadlines.stop_s at its most, and some: a deployment has ended
 
 
 class NotSaidYes(StartError):
@@ -38,7 +40,10 @@ def give(url: str | None, order: Order, *, yes: bool, wait: bool, dry_run: bool 
     if not seen.change:
         if seen.question and not yes:
             say_yes(str(order), seen.question)
-        seen = _ask(url, Asked(order, yes=yes or bool(seen.question)))
+        told, agreed = seen.lines, "" if yes else seen.question
+        seen = _ask(url, Asked(order, yes=yes, agreed=agreed))
+        if seen.lines != told:
+            _say(*seen.lines)
     if not seen.change:
         _say("there is nothing to do")
     elif isinstance(order, Stop):
@@ -63,19 +68,18 @@ def follow(url: str | None, number: int) -> None:
     with stopping.farewell(lambda: _say("it goes on without this command; the same command joins it")):
         while True:
             try:
-                change = status(url).change
+                change = _of_number(status(url), number)
                 away_since_s = 0.0
-            except observe.NoFrontend:
+            except (observe.NoFrontend, observe.NotInTime):
                 away_since_s = away_since_s or time.monotonic()
                 if time.monotonic() - away_since_s > AWAY_S:
                     raise
                 change = None
             if change is not None:
-                if change.number != number:
-                    _say(f"another change has followed: {change.what}")
-                    return
-                _say(*change.lines[told:])
-                told = len(change.lines)
+                if change.dropped > told:
+                    _say(f"({change.dropped - told} lines are kept no longer)")
+                _say(*change.lines[max(0, told - change.dropped) :])
+                told = change.dropped + len(change.lines)
                 if change.stage is not Stage.RUNNING:
                     return _ended(change)
             time.sleep(POLL_S)
@@ -83,6 +87,15 @@ def follow(url: str | None, number: int) -> None:
 
 def status(url: str | None, show: int = 0) -> Status:
     return msgspec.convert(observe.ask(url, "/disagg/revisions", show=show), Status)
+
+
+def _of_number(found: Status, number: int) -> Progress | None:
+    """None: nothing was begun yet. Raises StartError when it is too long ago."""
+    changes = [*found.earlier, *([found.change] if found.change is not None else [])]
+    if changes and all(each.number != number for each in changes):
+        what = f"how it ended is known no longer: others have followed, the last is {changes[-1].what}"
+        raise StartError(f"change {number}", what, "`disagg revisions` lists what was wanted")
+    return next((each for each in changes if each.number == number), None)
 
 
 def _ask(url: str | None, asked: Asked) -> Answer:
@@ -97,13 +110,20 @@ def _ended(change: Progress) -> None:
 
 
 def _until_gone(url: str | None, *, wait: bool) -> None:
+    """Only who answers nothing at all is gone: a frontend that refuses, or whose controller has ended, is not."""
     _say("the deployment stops")
+    until_s = time.monotonic() + GONE_S
     while wait:
+        refused = ""
         try:
             status(url)
-        except StartError:
+        except observe.NoFrontend:
             _say("no frontend answers any more")
             return
+        except StartError as error:
+            refused = f": {error.message}"
+        if time.monotonic() > until_s:
+            raise StartError("stop", f"a frontend still answers after {GONE_S:g} s{refused}", "see the log of `serve`")
         time.sleep(POLL_S)
 
 

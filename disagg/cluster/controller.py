@@ -84,8 +84,10 @@ class Controller:
         return Addresses(f"{host}:{registry}" if registry else "", f"{host}:{control}")
 
     async def until_ready(self) -> None:
-        """Returns when every engine is READY; raises StartError when one fails to start, or `start_s` is over."""
+        """Returns when every engine is READY, and orders are heeded from now on; raises StartError when one fails to
+        start, or `start_s` is over."""
         await self.fleet.until_ready(self._setting.deadlines.start_s)
+        self.changes.open()
 
     async def stop(self) -> None:
         await self.changes.close()

@@ -75,6 +75,11 @@ class Fleet:
     def supervisors(self) -> list[EngineSupervisor]:
         return [engine.supervisor for engine in self._engines.values()]
 
+    @property
+    def plans(self) -> dict[str, EnginePlan]:
+        """What each engine is run as now."""
+        return {engine_id: engine.supervisor.plan for engine_id, engine in self._engines.items()}
+
     def supervisor(self, engine_id: str) -> EngineSupervisor | None:
         engine = self._engines.get(engine_id)
         return engine.supervisor if engine is not None else None
@@ -130,29 +135,38 @@ class Fleet:
 
     async def add_where_room(self, plans: Sequence[EnginePlan], limit_s: float) -> bool:
         """`add` of all of them, if the cluster sets room aside for all within the limit; else of none, and False."""
-        engines = [await self._enter(plan, is_first=False) for plan in plans]
+        before = set(self._engines)
         try:
+            engines = [await self._enter(plan, is_first=False) for plan in plans]
             async with asyncio.timeout(limit_s):
                 await asyncio.gather(*(engine.place.granted() for engine in engines))
-        except TimeoutError:
-            await asyncio.gather(*(self.remove(plan.id) for plan in plans if plan.id in self._engines))
-            return False
+        except BaseException as error:
+            entered = {plan.id for plan in plans} & self._engines.keys() - before
+            await asyncio.gather(*(self.remove(engine_id) for engine_id in sorted(entered)))
+            if isinstance(error, TimeoutError):
+                return False
+            raise
         for engine in engines:
             if engine.leaving is None:
                 self._begin(engine)
         return True
 
-    async def has_room(self, plan: EnginePlan, limit_s: float) -> bool:
-        """Whether the cluster would set room aside for one more. Nothing stays of the question."""
-        place = self._places.ask(plan)
+    async def with_room(self, plans: Sequence[EnginePlan], limit_s: float) -> set[str]:
+        """Of these, those for which the cluster would set room aside, all at the same time. Nothing stays of the
+        question."""
+        asked = [(plan.id, self._places.ask(plan)) for plan in plans]
+        granting = {asyncio.create_task(place.granted()): engine_id for engine_id, place in asked}
         try:
-            async with asyncio.timeout(limit_s):
-                await place.granted()
-        except TimeoutError:
-            return False
+            done, _ = await asyncio.wait(granting, timeout=limit_s) if granting else (set(), set())
+            for task in done:
+                task.result()  # an error of the cluster is no answer
+            return {granting[task] for task in done}
         finally:
-            place.release()
-        return True
+            for task in granting:
+                task.cancel()
+            await asyncio.gather(*granting, return_exceptions=True)
+            for _, place in asked:
+                place.release()
 
     def left(self) -> str:
         """What the cluster has, for people."""

@@ -324,7 +324,7 @@ class Telemetry(Section):
     AI)."""
 
 
-def _one_or_many(pools: Any) -> Any:
+def _as_list(pools: Any) -> Any:
     """One pool or a list of pools; absent and `null` mean none."""
     if isinstance(pools, dict):
         return (pools,)
@@ -334,9 +334,7 @@ def _one_or_many(pools: Any) -> Any:
 
 
 MAY_BE_EMPTY = ("ray", "frontend", "deadlines", "routing", "health", "transfer", "registry", "security", "telemetry")
-Pools = Annotated[
-    tuple[Pool, ...], BeforeValidator(_one_or_many, json_schema_input_type=Pool | list[Pool | None] | None)
-]
+Pools = Annotated[tuple[Pool, ...], BeforeValidator(_as_list, json_schema_input_type=Pool | list[Pool | None] | None)]
 
 
 class ModelWithEngines(ModelSection):

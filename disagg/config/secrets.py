@@ -18,6 +18,8 @@ SECRETS: tuple[Path, ...] = (
     ("telemetry", "traces", "headers"),
 )
 
+NEEDED = {("registry", "password"): ("registry", "user")}  # a secret is nothing without that field
+
 
 def excluded() -> dict[str, Any]:
     """As pydantic's `exclude`."""
@@ -52,9 +54,13 @@ def spelt(deployment: BaseModel) -> dict[Path, Any]:
 
 
 def over(tree: Mapping[str, Any], secrets: Mapping[Path, Any]) -> dict[str, Any]:
-    """The tree with these. A section within one that it does not say is off, and stays so."""
+    """The tree with these. A section within one that it does not say is off, and stays so; so does what is nothing
+    without a field that it does not say."""
     found = dict(tree)
-    for (first, *rest), value in secrets.items():
+    for path, value in secrets.items():
+        first, *rest = path
+        if path in NEEDED and not _at(tree, NEEDED[path]):
+            continue
         if not rest:
             found[first] = value
         elif isinstance(there := found.get(first) or {}, Mapping) and (len(rest) == 1 or there.get(rest[0])):

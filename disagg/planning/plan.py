@@ -196,7 +196,8 @@ def _engine(engine_id: str, role: Role, index: int, pool: Pool, deployment: Depl
     env: dict[str, str] = pool.env
     if device != "simulated":
         telemetry = deployment.telemetry
-        if "log_level" in telemetry.model_fields_set and "log_level" not in pool.engine:
+        is_default = telemetry.log_level == type(telemetry).model_fields["log_level"].default
+        if not is_default and "log_level" not in pool.engine:
             of_all["log_level"] = telemetry.log_level
         if telemetry.traces is not None:
             of_all |= telemetry.traces.engine_arguments | pool.engine

@@ -67,6 +67,7 @@ Order = Scale | Apply | Restart | ChangeRole | Rollback | Stop
 class Asked(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     order: Order
     yes: bool = False  # whatever would be asked
+    agreed: str = ""  # the question to which somebody has said yes: to this one, and no other
     dry_run: bool = False  # tell what would be done, and do nothing
 
 
@@ -97,6 +98,7 @@ class Progress(msgspec.Struct, frozen=True):
     began_s: float  # wall clock
     lines: tuple[str, ...] = ()
     why: str = ""  # it did not succeed
+    dropped: int = 0  # lines that came before these, and are kept no longer
 
 
 class Revision(msgspec.Struct, frozen=True):
@@ -111,6 +113,7 @@ class Revision(msgspec.Struct, frozen=True):
 class Status(msgspec.Struct, frozen=True):
     change: Progress | None = None  # the one under way, or the last one
     revisions: tuple[Revision, ...] = ()  # the last is what is wanted now
+    earlier: tuple[Progress, ...] = ()  # some changes before it, the oldest first
 
 
 NO_CONTROLLER = Answer(why_not="there is no controller")

@@ -17,6 +17,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from disagg.cluster.change.keeper import Changes
+from disagg.cluster.change.reading import read_over
 from disagg.cluster.fleet import Fleet
 from disagg.cluster.runtime import Runtime
 from disagg.cluster.setting import Setting
@@ -155,6 +156,11 @@ async def _nothing(_plan: Plan) -> tuple[Problem, ...]:
     return ()
 
 
+async def _read_here(text: str, now: Deployment) -> Deployment:
+    """There are no threads in virtual time."""
+    return read_over(text, now)
+
+
 class SimulatedDeployment:
     """A whole deployment in one process on a virtual clock: engines, control plane, frontends, and the network between.
 
@@ -206,7 +212,8 @@ class SimulatedDeployment:
         looks = BootstrapLooks(self.network, f"{HOST}'s looks")
         self.fleet = Fleet(setting, self.registry, self.places, runtime, CANARY_S, looks)
         if self._plan is not None:
-            self.changes = Changes(self.fleet, self.registry, self._plan, loop.time, _nothing, self.stops.set)
+            told = self._plan, loop.time, _nothing, self.stops.set
+            self.changes = Changes(self.fleet, self.registry, *told, read=_read_here)
         self.frontends = [Frontend(self, n) for n in range(self._frontend_count)]
         await self.fleet.place(list(self.plans.values()))
         self.fleet.begin()
@@ -214,6 +221,8 @@ class SimulatedDeployment:
             while not self.is_whole:
                 self.fleet.check()
                 await asyncio.sleep(0.05)
+        if self._plan is not None:
+            self.changes.open()
         return self
 
     async def __aexit__(

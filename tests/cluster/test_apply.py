@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
+import threading
 from typing import Any
 
 import pytest
 from changing import DECODE, PREFILL, apply, changing, configured, in_virtual_time
 
+from disagg.cluster.change import reading
 from disagg.cluster.change.difference import as_yaml, differences
-from disagg.errors import StartError
+from disagg.cluster.change.keeper import Changes
+from disagg.cluster.change.reading import read_over
+from disagg.cluster.fleet import Fleet
+from disagg.errors import ConfigError, StartError
 from disagg.host_spec import HostSpec
 from disagg.process.news import Ready
-from disagg.registry.orders import Apply, Asked, Rollback, Scale, Stage, Stop
+from disagg.registry.orders import Apply, Asked, ChangeRole, Rollback, Scale, Stage, Stop
 from disagg.roles import Role
 from disagg.simulation.node import SimulatedNode
 
@@ -84,9 +90,103 @@ def test_what_is_added_comes_first_and_stands_in() -> None:
 def test_where_what_is_added_takes_the_last_room_nobody_stands_in() -> None:
     async def scenario() -> None:
         async with changing(room_max=5) as (_, operator):
-            change = await operator.has_done(apply(prefill=3, **SMALLER))
-            assert "there is no room for decode-2 to stand in: engines go before they come" in change.lines
+            seen = await operator.asks(apply(prefill=3, **SMALLER), dry_run=True)
+            assert seen.lines[-1] == "there is no room for another engine meanwhile: they go before they come"
+            await operator.has_done(apply(prefill=3, **SMALLER))
             assert sorted(operator.engines.values())[:2] == ["decode-0#2", "decode-1#2"]
+
+    in_virtual_time(scenario)
+
+
+def test_room_that_is_gone_when_one_is_to_stand_in_is_done_without() -> None:
+    async def scenario() -> None:
+        async with changing(room_max=5) as (sim, operator):
+            await operator.begins(apply(**SMALLER))
+            sim.places.room_max = 4
+            change = await operator.ended()
+            assert change.lines[0] == "there is no room for decode-2 to stand in: engines go before they come"
+            assert (change.stage, sim.places.taken) == (Stage.DONE, 4)
+
+    in_virtual_time(scenario)
+
+
+def test_two_do_not_stand_in_where_there_is_room_for_one() -> None:
+    """What the second one needs is asked about before anything is touched."""
+    pools: dict[str, Any] = {
+        "prefill": {"replicas": 1, "engine": PREFILL | {"chunk_tokens": 256}},
+        "decode": {"replicas": 1, "engine": DECODE | {"kv_tokens": 32768}},
+    }
+
+    async def scenario() -> None:
+        async with changing(prefill=1, decode=1, room_max=3, loaded=False) as (_, operator):
+            seen = await operator.asks(apply(**pools))
+            assert len([line for line in seen.lines if "stands in" in line]) == 1
+            assert seen.question.startswith("decode-0 is the only decode engine, and there is no room for another")
+            await operator.has_done(apply(**pools), yes=True)
+            assert sorted(operator.engines.values()) == ["decode-0#2", "prefill-0#2"]
+
+    in_virtual_time(scenario)
+
+
+def test_a_pool_of_another_name_follows_place_by_place_on_a_full_cluster() -> None:
+    renamed: dict[str, Any] = {"decode": {"name": "large", "replicas": 2, "engine": DECODE}}
+
+    async def scenario() -> None:
+        async with changing(room_max=4) as (sim, operator):
+            await operator.has_done(apply(**renamed))
+            assert sorted(operator.engines) == ["decode-2", "decode-3", "prefill-0", "prefill-1"]
+            assert sim.places.taken == 4
+        renamed["decode"]["replicas"] = 1
+        async with changing(decode=1, room_max=3, loaded=False) as (_, operator):
+            assert (
+                await operator.asks(apply(**renamed))
+            ).question == "decode-0 is the last decode engine that is ready"
+            await operator.has_done(apply(**renamed), yes=True)
+            assert sorted(operator.engines) == ["decode-1", "prefill-0", "prefill-1"]
+
+    in_virtual_time(scenario)
+
+
+def test_a_pool_of_another_name_that_does_not_start_costs_one_engine_for_a_while(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    fail(monkeypatch, kv_tokens=32768)
+    renamed = {"decode": {"name": "large", "replicas": 2, "engine": DECODE | {"kv_tokens": 32768}}}
+
+    async def scenario() -> None:
+        async with changing(room_max=4) as (_, operator):
+            await operator.begins(apply(**renamed))
+            change = await operator.ended()
+            assert (change.stage, "did not start, 3 times" in change.why) == (Stage.ROLLED_BACK, True)
+            assert sorted(operator.engines.values()) == ["decode-0#1", "decode-1#2", "prefill-0#1", "prefill-1#1"]
+
+    in_virtual_time(scenario)
+
+
+def test_an_engine_of_which_there_are_more_makes_room_first() -> None:
+    one, other = ({"name": name, "engine": dict(DECODE)} for name in ("one", "other"))
+    after = {"prefill": {"name": "large", "engine": dict(PREFILL)}, "decode": [other]}
+
+    async def scenario() -> None:
+        async with changing(prefill=1, decode=[one, other], room_max=3) as (_, operator):
+            change = await operator.has_done(apply(**after), yes=True)
+            assert [line for line in change.lines if "#" in line or "drains" in line] == [
+                "decode-0 drains",
+                "prefill-1#1 is ready",
+                "prefill-0 drains",
+            ]
+
+    in_virtual_time(scenario)
+
+
+def test_a_pool_of_another_name_must_fit_the_old_one_meanwhile() -> None:
+    async def scenario() -> None:
+        async with changing(loaded=False) as (_, operator):
+            said = {
+                "prefill": {"replicas": 2, "name": "one", "engine": PREFILL | {"page_size": 32}},
+                "decode": {"replicas": 2, "name": "other", "engine": DECODE | {"page_size": 32}},
+            }
+            assert "cannot work together meanwhile" in (await operator.asks(apply(**said))).why_not
 
     in_virtual_time(scenario)
 
@@ -157,6 +257,93 @@ def test_what_cannot_be_taken_back_either_is_told(monkeypatch: pytest.MonkeyPatc
             async with asyncio.timeout(60):
                 while not sim.is_whole:  # its supervisor goes on trying
                     await asyncio.sleep(1)
+            assert [engine_of(sim, f"decode-{n}") for n in range(2)] == [65536, 65536]
+
+
+@pytest.mark.parametrize("order", [apply(), Rollback(1)], ids=str)
+def test_engines_that_a_failed_change_has_left_are_brought_to_what_is_wanted(
+    monkeypatch: pytest.MonkeyPatch, order: Apply | Rollback
+) -> None:
+    """The stand-in stays, and one that has the new arguments."""
+    start, remove = SimulatedNode.start, Fleet.remove
+
+    async def fails(self: SimulatedNode, spec: HostSpec) -> Ready:
+        if spec.engine_id == "decode-1" and spec.arguments.get("kv_tokens") == 32768:
+            raise StartError(spec.engine_id, "its node is ill")
+        return await start(self, spec)
+
+    async def sticks(self: Fleet, engine_id: str) -> None:
+        if engine_id == "decode-2":
+            raise RuntimeError("Ray is away")
+        await remove(self, engine_id)
+
+    async def breaks(self: Fleet, engine_id: str, plan: object) -> None:
+        raise RuntimeError("Ray is away")
+
+    async def scenario() -> None:
+        async with changing() as (sim, operator):
+            with monkeypatch.context() as broken:
+                broken.setattr(SimulatedNode, "start", fails)
+                broken.setattr(Fleet, "remove", sticks)
+                await operator.begins(apply(**SMALLER))
+                async with asyncio.timeout(60):
+                    while "decode-1" not in operator.engines or operator.engines["decode-1"] == "decode-1#1":
+                        await asyncio.sleep(0.1)
+                broken.setattr(Fleet, "replace", breaks)
+                assert (await operator.ended()).stage is Stage.FAILED
+            assert (engine_of(sim, "decode-0"), "decode-2" in operator.engines) == (32768, True)
+            refused = await operator.asks(ChangeRole("prefill-1", Role.DECODE))
+            assert "rollback --to 1 makes them so" in refused.why_not
+            seen = await operator.asks(order, dry_run=True)
+            assert seen.lines[-1] == "decode-2 drains, and is removed"
+            await operator.has_done(order)
+            assert sorted(operator.engines) == ["decode-0", "decode-1", "prefill-0", "prefill-1"]
+            assert [engine_of(sim, f"decode-{n}") for n in range(2)] == [65536, 65536]
+            assert [each.what for each in sim.changes.status().revisions] == ["started"]
+            assert (await operator.asks(order)).change == 0
+
+    in_virtual_time(scenario)
+
+
+def test_engines_that_a_failed_change_has_left_must_fit_the_next_configuration(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def scenario() -> None:
+        async with changing(loaded=False) as (sim, operator):
+            other = DECODE | {"page_size": 32}
+            monkeypatch.setattr(
+                sim.changes, "_unfinished", configured(decode={"engine": other}, prefill={"engine": other})
+            )
+            assert "cannot work together meanwhile" in (await operator.asks(apply(**SMALLER))).why_not
+
+    in_virtual_time(scenario)
+
+    in_virtual_time(scenario)
+
+
+@pytest.mark.parametrize("while_taken_back", [False, True])
+def test_an_error_that_nobody_foresaw_ends_the_change_and_no_other(
+    monkeypatch: pytest.MonkeyPatch, while_taken_back: bool
+) -> None:
+    fail(monkeypatch, kv_tokens=32768)
+
+    async def scenario() -> None:
+        async with changing(loaded=False) as (sim, operator):
+
+            async def breaks(*_: object) -> None:
+                raise RuntimeError("Ray is away")
+
+            with monkeypatch.context() as broken:
+                broken.setattr(sim.fleet, "remove" if while_taken_back else "add_where_room", breaks)
+                await operator.begins(apply(**SMALLER))
+                change = await operator.ended()
+            assert change.stage is Stage.FAILED
+            assert change.why.endswith("RuntimeError: Ray is away")
+            assert ("decode-2 did not start" in change.why) is while_taken_back
+            assert (await operator.asks(Scale({Role.DECODE: 3}))).change == 2
+            await operator.ended()
+            if "decode-2" in operator.engines:
+                await operator.has_done(Scale({Role.DECODE: 2}))
 
     in_virtual_time(scenario)
 
@@ -212,6 +399,44 @@ def test_what_is_no_configuration_is_refused(text: str) -> None:
             assert (await operator.asks(Apply(text))).why_not
 
     in_virtual_time(scenario)
+
+
+@pytest.mark.parametrize(
+    ("said", "what"),
+    [
+        ({"extends": "simulated"}, "extends: names a file of another machine"),
+        ({"model": {"path": "smollm2", "chat_template": "my.jinja"}}, "model.chat_template: is no template"),
+        ({"decode": [{"env": {"A": "${env:HOME:-x}"}}]}, "decode.0.env.A: names an environment variable of another"),
+        ({"decode": {"env": {"A": "a" * (1 << 20)}}}, "configuration: is over 1 MiB"),
+    ],
+    ids=lambda said: "" if isinstance(said, str) else next(iter(said)),
+)
+def test_what_serve_would_read_in_another_way_is_refused(said: dict[str, Any], what: str) -> None:
+    """A program sends what it likes."""
+    with pytest.raises(ConfigError) as error:
+        read_over(apply(**said).config, configured())
+    assert [str(problem)[: len(what)] for problem in error.value.problems] == [what]
+
+
+def test_what_stands_in_itself_is_read_to_its_end() -> None:
+    with pytest.raises(ConfigError):
+        read_over("a: &a {b: *a, c: '${env:HOME}'}\n", configured())
+
+
+async def test_a_configuration_is_read_beside_the_controller_s_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    threads = []
+    monkeypatch.setattr(reading, "read_over", lambda *_: threads.append(threading.current_thread()))
+    await reading.read_apart("", configured())
+    assert threads != [threading.main_thread()]
+    assert inspect.signature(Changes).parameters["read"].default is reading.read_apart
+
+
+def test_a_registry_s_password_goes_with_its_user() -> None:
+    etcd = {"kind": "etcd", "endpoints": ["127.0.0.1:2379"]}
+    now = configured(namespace="kept", registry=etcd | {"user": "u", "password": "secret"})
+    for user in ({}, {"user": "u"}):
+        registry = read_over(apply(namespace="kept", registry=etcd | user).config, now).registry
+        assert (registry.user, registry.password is not None) == (user.get("user"), bool(user))
 
 
 def test_secrets_stay_and_are_never_shown() -> None:
@@ -285,8 +510,30 @@ def test_stop_asks_and_then_ends_it_whatever_is_under_way() -> None:
             assert not sim.stops.is_set()
             assert (await sim.changes.ask(Asked(Stop(), yes=True))).change == 2
             assert sim.stops.is_set()
+            assert "the deployment stops" in (await operator.asks(Scale({Role.DECODE: 3}))).why_not
+            again = await sim.changes.ask(Asked(Stop(), yes=True))
+            assert (again.change, again.joined) == (2, True)
             await sim.changes.close()
-            sim.plans = {each.plan.id: each.plan for each in sim.fleet.supervisors}
+            sim.plans = sim.fleet.plans
+
+    in_virtual_time(scenario)
+
+
+@pytest.mark.parametrize("ends", ["an operator", "the process"])
+def test_what_was_looked_at_while_it_ended_is_not_begun(monkeypatch: pytest.MonkeyPatch, ends: str) -> None:
+    async def scenario() -> None:
+        async with changing(loaded=False) as (sim, operator):
+
+            async def meanwhile(_plan: object) -> tuple[()]:
+                if ends == "an operator":
+                    await operator.asks(Stop(), yes=True)
+                else:
+                    await sim.changes.close()
+                return ()
+
+            monkeypatch.setattr(sim.changes, "_preflight", meanwhile)
+            assert "the deployment stops" in (await operator.asks(Scale({Role.DECODE: 3}))).why_not
+            assert not [task for task in asyncio.all_tasks() if task.get_name().startswith("change ")]
 
     in_virtual_time(scenario)
 

@@ -7,14 +7,16 @@ import dataclasses
 from time import time
 
 import pytest
-from changing import changing, in_virtual_time, tree
+from changing import apply, changing, in_virtual_time, tree
 
 from disagg.cluster.change.keeper import Changes
-from disagg.cluster.change.outline import Outline, possible_stand_ins, question
-from disagg.errors import StartError
+from disagg.cluster.change.outline import Outline, possible_stand_ins, questions
+from disagg.cluster.fleet import Fleet
+from disagg.errors import Problem, StartError
 from disagg.host_spec import HostSpec
+from disagg.planning.plan import Plan
 from disagg.process.news import Ready
-from disagg.registry.orders import Asked, ChangeRole, Restart, Scale, Stage
+from disagg.registry.orders import Apply, Asked, ChangeRole, Restart, Scale, Stage
 from disagg.registry.records import EngineRecord, State
 from disagg.roles import Role
 from disagg.simulation.node import SimulatedNode
@@ -67,6 +69,22 @@ def test_only_what_is_named_starts_again() -> None:
     in_virtual_time(scenario)
 
 
+def test_what_the_preflight_refuses_does_not_start_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A node may have another SGLang by now."""
+
+    async def scenario() -> None:
+        async with changing(loaded=False) as (sim, operator):
+
+            async def refuses(_plan: Plan) -> list[Problem]:
+                return [Problem("decode", "SGLang is not what it was", "install it again")]
+
+            monkeypatch.setattr(sim.changes, "_preflight", refuses)
+            assert "not what it was" in (await operator.asks(Restart(("decode",)))).why_not
+            assert sim.changes.status().change is None
+
+    in_virtual_time(scenario)
+
+
 def test_another_stands_in_for_the_only_engine_of_a_role() -> None:
     async def scenario() -> None:
         async with changing(decode=1) as (sim, operator):
@@ -90,6 +108,38 @@ def test_without_room_for_a_stand_in_it_asks_first() -> None:
     in_virtual_time(scenario)
 
 
+def test_a_yes_to_what_was_not_asked_takes_no_service_away() -> None:
+    """The stand-in finds its room gone."""
+
+    async def scenario() -> None:
+        async with changing(decode=1, room_max=4, loaded=False) as (sim, operator):
+            least = LeastReady(sim)
+            await operator.begins(Restart(("decode",)), yes=True)
+            sim.places.room_max = 3
+            change = await operator.ended()
+            assert change.stage is Stage.FAILED
+            assert "decode-0 is the only decode engine, and no other can stand in any more" in change.why
+            assert least.count["decode"] == 1
+
+    in_virtual_time(scenario)
+
+
+def test_a_yes_is_for_the_role_that_was_asked_about() -> None:
+    async def scenario() -> None:
+        async with changing(prefill=1, decode=2, room_max=3, loaded=False) as (sim, operator):
+            order = Restart(("prefill", "decode-0"))
+            assert await sim.fleet.drain("decode-1", restart=False) is None
+            await asyncio.sleep(5)
+            assert (await operator.asks(order)).question.startswith("prefill-0 is the only prefill engine")
+            await operator.begins(order, yes=True)
+            await asyncio.sleep(20)
+            assert (operator.engines["prefill-0"], operator.engines["decode-0"]) == ("prefill-0#2", "decode-0#1")
+            assert await sim.fleet.drain("decode-1", restart=True) is None
+            assert (await operator.ended()).stage is Stage.DONE
+
+    in_virtual_time(scenario)
+
+
 def test_an_engine_that_died_and_came_back_meanwhile_is_not_started_again() -> None:
     async def scenario() -> None:
         async with changing(prefill=2) as (sim, operator):
@@ -98,6 +148,22 @@ def test_an_engine_that_died_and_came_back_meanwhile_is_not_started_again() -> N
             sim.hosts["decode-1"].kill()
             await operator.ended()
             assert operator.engines["decode-1"] == "decode-1#2"
+
+    in_virtual_time(scenario)
+
+
+@pytest.mark.parametrize("order", [Restart(("decode-1",)), apply(decode=1)], ids=str)
+def test_of_an_engine_that_rests_nobody_says_that_it_drains(order: Restart | Apply) -> None:
+    async def scenario() -> None:
+        async with changing(loaded=False) as (sim, operator):
+            assert await sim.fleet.drain("decode-1", restart=False) is None
+            await asyncio.sleep(5)
+            change = await operator.has_done(order)
+            said = (
+                "decode-1 rests, and starts again" if isinstance(order, Restart) else "decode-1 is dead, and is ended"
+            )
+            assert change.lines[0] == said
+            assert operator.engines.get("decode-1") == ("decode-1#2" if isinstance(order, Restart) else None)
 
     in_virtual_time(scenario)
 
@@ -157,11 +223,11 @@ def test_a_role_that_it_has_one_that_does_not_fit_and_the_last_of_its_own_are_re
         async with changing(decode=2, aggregated=large, loaded=False) as (_, operator):
             for order, why in (
                 (ChangeRole("prefill-7", Role.DECODE), "there is no engine 'prefill-7'"),
-                (ChangeRole("decode-0", Role.DECODE), "decode-0 is a decode engine already"),
+                (ChangeRole("decode-0", Role.DECODE), "decode-0 has the role decode already"),
                 (ChangeRole("decode-0", Role.EMBEDDING), "this deployment has no embedding engines"),
                 (
                     ChangeRole("decode-0", Role.AGGREGATED),
-                    "decode-0 has 1 CPU, and a aggregated engine here needs 4 CPU",
+                    "decode-0 has 1 CPU, and engines of the role aggregated need 4 CPU here",
                 ),
             ):
                 assert why in (await operator.asks(order)).why_not
@@ -192,22 +258,29 @@ def test_an_engine_that_does_not_start_in_its_new_role_is_given_its_old_one(monk
     in_virtual_time(scenario)
 
 
-def test_engines_of_several_models_are_told_apart() -> None:
+def test_engines_of_several_models_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing but a restart is for them yet."""
 
     async def scenario() -> None:
         async with changing(loaded=False) as (sim, _):
             one = sim.plans["decode-0"]
-            running = {name: dataclasses.replace(one, id=name) for name in ("chat.decode-0", "code.decode-0")}
+            running = {name: dataclasses.replace(one, id=f"{name}.decode-0", group=name) for name in ("chat", "code")}
+            running = {each.id: each for each in running.values()}
             outline = Outline(restarted=("code.decode-0",))
             assert [each.id for each in possible_stand_ins(outline, running)] == ["code.decode-1"]
-            asked = question(outline, running, sim.registry)
-            assert asked.startswith("code.decode-0 is the only decode engine of code, and there is no room")
-            of_others = [dataclasses.replace(one, id="other.decode-0")]
+            asked = questions(outline, running, sim.registry, ())
+            assert asked["code", Role.DECODE].startswith(
+                "code.decode-0 is the only decode engine of code, and there is no room"
+            )
+            of_others = [dataclasses.replace(one, id="other.decode-0", group="other")]
             changes = Changes(sim.fleet, sim.registry, sim._plan, time, _nothing, sim.stops.set, of_others)  # type: ignore[arg-type]
+            changes.open()
+            assert changes.status(1).revisions[0].config == "", "that of the first model would be half of it"
             answer = await changes.ask(Asked(Scale({Role.DECODE: 3})))
             assert "can be started again while it serves, and no more yet" in answer.why_not
-            seen = await changes.ask(Asked(Restart(("decode-0", "other.decode-0")), dry_run=True))
+            with monkeypatch.context() as both:
+                both.setattr(Fleet, "plans", property(lambda _: sim.plans | {each.id: each for each in of_others}))
+                seen = await changes.ask(Asked(Restart(("decode-0", "other.decode-0")), dry_run=True))
             assert seen.lines[-1] == "start again, one after the other: decode-0, other.decode-0"
 
     in_virtual_time(scenario)

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+from time import time
+from types import SimpleNamespace
 
 import pytest
-from changing import changing, in_virtual_time
+from changing import Operator, changing, in_virtual_time
 
-from disagg.cluster.change.wanted import named
+from disagg.cluster.change import keeper
+from disagg.cluster.change.keeper import Changes
+from disagg.cluster.change.wanted import free_name, named
+from disagg.cluster.controller import Controller
 from disagg.errors import Problem, StartError
 from disagg.host_spec import HostSpec
 from disagg.planning.plan import Plan
 from disagg.process.news import Ready
-from disagg.registry.orders import Restart, Scale, Stage
+from disagg.registry.orders import Asked, Restart, Scale, Stage, Stop
 from disagg.roles import Role
 from disagg.simulation.node import SimulatedNode
+from disagg.simulation.world import _nothing
 
 UP, DOWN = Scale({Role.PREFILL: 3, Role.DECODE: 4}), Scale({Role.PREFILL: 1, Role.DECODE: 1})
 DECODES = Scale({Role.DECODE: 3})
@@ -67,8 +73,12 @@ def test_a_cluster_without_room_refuses_and_all_is_as_it_was() -> None:
 def test_where_there_is_no_room_beside_them_engines_that_go_make_room_for_those_that_come() -> None:
     async def scenario() -> None:
         async with changing(room_max=4) as (_, operator):
-            change = await operator.has_done(Scale({Role.PREFILL: 1, Role.DECODE: 3}))
-            assert "there is no room for all at once: engines are removed first" in change.lines
+            order = Scale({Role.PREFILL: 1, Role.DECODE: 3})
+            seen = await operator.asks(order, dry_run=True)
+            change = await operator.has_done(order)
+            said = "there is no room for all at once: engines are removed as far as others need their places"
+            assert said in seen.lines
+            assert said in change.lines
             assert sorted(operator.engines) == ["decode-0", "decode-1", "decode-2", "prefill-0"]
 
     in_virtual_time(scenario)
@@ -143,6 +153,57 @@ def test_the_last_ready_engine_of_a_role_is_asked_about() -> None:
     in_virtual_time(scenario)
 
 
+def test_a_yes_to_one_question_is_none_to_another() -> None:
+    async def scenario() -> None:
+        async with changing(loaded=False) as (sim, _):
+            order = Scale({Role.DECODE: 0})
+            question = (await sim.changes.ask(Asked(order, dry_run=True))).question
+            other = await sim.changes.ask(Asked(order, agreed=f"{question}, and more"))
+            assert (other.question, other.change) == (question, 0)
+            stop = await sim.changes.ask(Asked(Stop(), agreed=question))
+            assert (stop.question[:19], sim.stops.is_set()) == ("the deployment ends", False)
+            assert (await sim.changes.ask(Asked(order, agreed=question))).change == 1
+            await Operator(sim).ended()
+
+    in_virtual_time(scenario)
+
+
+def test_earlier_changes_and_how_many_lines_are_gone_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(keeper, "LINES_MAX", 2)
+
+    async def scenario() -> None:
+        async with changing(loaded=False) as (sim, operator):
+            await operator.has_done(DECODES)
+            for _ in range(6):
+                await operator.has_done(Scale({Role.DECODE: 2}))
+                await operator.has_done(DECODES)
+            status = sim.changes.status()
+            assert status.change is not None
+            assert (status.change.number, [each.number for each in status.earlier]) == (13, list(range(4, 13)))
+            assert (status.change.lines, status.change.dropped) == (("decode-2#7 is ready", "done"), 1)
+
+    in_virtual_time(scenario)
+
+
+def test_several_that_are_the_last_ready_ones_are_asked_about_together() -> None:
+    async def scenario() -> None:
+        async with changing(decode=3, loaded=False) as (sim, operator):
+            assert await sim.fleet.drain("decode-0", restart=False) is None
+            await asyncio.sleep(5)
+            answer = await operator.asks(Scale({Role.DECODE: 1}))
+            assert answer.question == "decode-1 and decode-2 are the last decode engines that are ready"
+            assert await sim.fleet.drain("decode-0", restart=True) is None
+            await asyncio.sleep(5)
+
+    in_virtual_time(scenario)
+
+
+def test_a_name_is_of_its_model_and_its_role() -> None:
+    """Whatever is in the model's name."""
+    assert free_name(("chat.large", Role.DECODE), ["chat.large.decode-0"]) == "chat.large.decode-1"
+    assert free_name(("", Role.DECODE), ["chat.decode-0", "decode-1"]) == "decode-0"
+
+
 def test_the_same_again_joins_another_one_is_refused_and_a_third_time_there_is_nothing_to_do() -> None:
     async def scenario() -> None:
         async with changing() as (_, operator):
@@ -173,6 +234,42 @@ def test_two_that_are_asked_at_once_are_one_after_the_other(monkeypatch: pytest.
             await operator.ended()
 
     in_virtual_time(scenario)
+
+
+def test_before_the_deployment_was_ready_nothing_but_stop_is_heeded() -> None:
+    """Engines that are added while it starts would be waited for, and end it, as its own do."""
+
+    async def scenario() -> None:
+        async with changing(loaded=False) as (sim, _):
+            changes = Changes(sim.fleet, sim.registry, sim._plan, time, _nothing, sim.stops.set)  # type: ignore[arg-type]
+            for order in (DECODES, Restart()):
+                answer = await changes.ask(Asked(order, dry_run=True))
+                assert "has not been ready yet, and only `disagg stop` is heeded" in answer.why_not
+            assert (await changes.ask(Asked(Stop()))).question
+            changes.open()
+            assert (await changes.ask(Asked(DECODES, dry_run=True))).lines
+
+    in_virtual_time(scenario)
+
+
+async def test_a_controller_heeds_orders_once_its_engines_are_ready() -> None:
+    steps: list[str] = []
+
+    class Parts:
+        """Of a controller."""
+
+        def __init__(self) -> None:
+            self.fleet = self.changes = self
+            self._setting = SimpleNamespace(deadlines=SimpleNamespace(start_s=1.0))
+
+        async def until_ready(self, _limit_s: float) -> None:
+            steps.append("ready")
+
+        def open(self) -> None:
+            steps.append("open")
+
+    await Controller.until_ready(Parts())  # type: ignore[arg-type]
+    assert steps == ["ready", "open"]
 
 
 def test_who_only_wants_to_know_changes_nothing() -> None:

@@ -37,6 +37,12 @@ def test_a_key_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> No
     assert deployment.security.api_keys[0].key.get_secret_value() == KEY
 
 
+def test_engines_are_the_same_whether_the_usual_log_level_is_said_or_not() -> None:
+    """Else they would start again for a difference that is none."""
+    said, unsaid = (resolve(parse_config(PAIR + more), "cpu") for more in ("telemetry: {log_level: info}", ""))
+    assert said.engines == unsaid.engines
+
+
 def test_the_log_level_is_that_of_all_pools_that_say_none() -> None:
     plan = resolve(parse_config(PAIR + "telemetry: {log_level: warning}"), "cpu")
     assert [engine.engine["log_level"] for engine in plan.engines] == ["debug", "warning"]

@@ -18,7 +18,8 @@ from typer.testing import CliRunner, Result
 
 from disagg.cli import ordering
 from disagg.cli.app import app
-from disagg.errors import StartError
+from disagg.cli.change import FOR_READING
+from disagg.errors import DeadlineExceeded, StartError
 from disagg.frontend import peer_user
 from disagg.frontend.keys import Keys
 from disagg.registry import orders
@@ -49,7 +50,10 @@ class Backend(ScriptedBackend):
         lines = tuple(f"line {n}" for n in range(self.looks))
         stage = Stage.RUNNING if self.looks < 3 else Stage.ROLLED_BACK if self.why else Stage.DONE
         config = "version: 1\n" if show == 1 else ""
-        return Status(Progress(1, "scale", stage, 0.0, lines, self.why), (Revision(1, 0.0, "started", config),))
+        return Status(
+            Progress(1, "scale", stage, 0.0, lines, self.why),
+            (Revision(2, 0.0, "several"), Revision(1, 0.0, "started", config)),
+        )
 
 
 @pytest.fixture
@@ -111,6 +115,29 @@ async def test_what_is_asked_is_not_done_without_a_yes(codec: Codec, disagg: Run
         assert (answer.status, answer.json["error"]["code"]) == (409, "order_asks")
 
 
+async def test_what_somebody_agreed_to_is_sent_with_the_order(
+    codec: Codec, disagg: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ordering, "say_yes", lambda *_: None)
+    backend = Backend()
+    backend.answer = orders.Answer(question="no decode engine is left then")
+    async with serving(backend, codec, keys=Keys([KEY], [ADMIN])) as frontend:
+        result = await disagg(frontend.port, "scale", "decode=0")
+        assert backend.ordered[-1] == Asked(orders.Scale({Role.DECODE: 0}), agreed="no decode engine is left then")
+        assert "409: no decode engine is left then; say yes" in str(result.exception), "the controller has not agreed"
+
+
+async def test_what_is_done_is_told_where_it_is_not_what_was_told(codec: Codec, disagg: Run) -> None:
+    class Another(Backend):
+        async def change(self, asked: Asked) -> orders.Answer:
+            lines = ("decode-2 stands in",) if asked.dry_run else ("they go before they come",)
+            return msgspec.structs.replace(await super().change(asked), lines=lines)
+
+    async with serving(Another(), codec, keys=Keys([KEY], [ADMIN])) as frontend:
+        said = (await disagg(frontend.port, "restart", "--rolling")).output
+        assert said.startswith("decode-2 stands in\nthey go before they come\nrestart --rolling is under way")
+
+
 async def test_what_is_refused_is_told(codec: Codec, disagg: Run) -> None:
     backend = Backend()
     backend.answer = orders.Answer(why_not="the cluster has no room")
@@ -128,6 +155,53 @@ async def test_who_waits_is_told_each_line_once_and_how_it_ended(codec: Codec, d
         backend.looks, backend.why = 0, "decode-2 did not start"
         result = await disagg(frontend.port, "revisions", "--wait")
         assert "rolled back: decode-2 did not start" in str(result.exception)
+
+
+async def test_who_waits_is_told_how_its_own_change_ended_also_where_another_has_followed(
+    codec: Codec, disagg: Run
+) -> None:
+    class Followed(Backend):
+        kept: tuple[Progress, ...] = (
+            Progress(1, "scale decode=3", Stage.ROLLED_BACK, 0.0, ("decode-2 starts",), "it did not start"),
+        )
+
+        async def changes(self, show: int) -> Status:
+            return Status(Progress(2, "restart --rolling", Stage.RUNNING, 0.0), earlier=self.kept)
+
+    backend = Followed()
+    async with serving(backend, codec, keys=Keys([KEY], [ADMIN])) as frontend:
+        result = await disagg(frontend.port, "scale", "decode=3", "--wait")
+        assert result.output == "decode-2 starts\n"
+        assert "rolled back: it did not start" in str(result.exception)
+        backend.kept = ()
+        result = await disagg(frontend.port, "scale", "decode=3", "--wait")
+        assert "how it ended is known no longer: others have followed" in str(result.exception)
+
+
+async def test_who_waits_goes_on_where_lines_are_kept_no_longer(codec: Codec, disagg: Run) -> None:
+    class Long(Backend):
+        async def changes(self, show: int) -> Status:
+            self.looks += 1
+            lines, dropped = (("1", "2"), 0) if self.looks == 1 else (("5", "6"), 4)
+            stage = Stage.RUNNING if self.looks < 3 else Stage.DONE
+            return Status(Progress(1, "scale", stage, 0.0, lines, dropped=dropped))
+
+    async with serving(Long(), codec, keys=Keys([KEY], [ADMIN])) as frontend:
+        result = await disagg(frontend.port, "scale", "decode=3", "--wait")
+        assert (result.exit_code, result.output) == (0, "1\n2\n(2 lines are kept no longer)\n5\n6\n")
+
+
+async def test_who_waits_is_patient_with_a_controller_that_is_busy(codec: Codec, disagg: Run) -> None:
+    class Busy(Backend):
+        async def changes(self, show: int) -> Status:
+            if self.looks == 1:
+                self.looks += 1
+                raise DeadlineExceeded("controller", "the controller did not answer within 10 s")
+            return await super().changes(show)
+
+    async with serving(Busy(), codec, keys=Keys([KEY], [ADMIN])) as frontend:
+        result = await disagg(frontend.port, "scale", "decode=3", "--wait")
+        assert (result.exit_code, result.output) == (0, "line 0\nline 1\nline 2\n"), result.exception
 
 
 async def test_a_configuration_is_sent_whole_and_without_its_secrets(
@@ -165,8 +239,11 @@ async def test_a_configuration_that_is_wrong_is_not_sent(codec: Codec, disagg: R
 async def test_revisions_are_shown(codec: Codec, disagg: Run) -> None:
     async with serving(Backend(), codec, keys=Keys([KEY], [ADMIN])) as frontend:
         assert "started  <- now" in (await disagg(frontend.port, "revisions")).output
-        assert (await disagg(frontend.port, "revisions", "--show", "1")).output == "version: 1\n"
-        assert json.loads((await disagg(frontend.port, "revisions", "--json")).output)["revisions"][0]["number"] == 1
+        assert (await disagg(frontend.port, "revisions", "--show", "1")).output == f"{FOR_READING} 1\nversion: 1\n"
+        assert FOR_READING.startswith("# ")
+        assert json.loads((await disagg(frontend.port, "revisions", "--json")).output)["revisions"][1]["number"] == 1
+        several = await disagg(frontend.port, "revisions", "--show", "2")
+        assert "a configuration of several models is not shown yet" in str(several.exception)
         assert "no revision 9" in str((await disagg(frontend.port, "revisions", "--show", "9")).exception)
 
 
@@ -178,6 +255,23 @@ async def test_stop_waits_until_nobody_answers(codec: Codec, disagg: Run) -> Non
             await asyncio.sleep(0.01)
         assert backend.ordered[-1] == Asked(orders.Stop(), yes=True)
     assert (await stopping).output == "the deployment stops\nno frontend answers any more\n"
+
+
+async def test_who_answers_anything_is_not_gone_and_is_not_waited_for_for_ever(
+    codec: Codec, disagg: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Alone(Backend):
+        """Its controller has ended."""
+
+        async def changes(self, show: int) -> Status:
+            self.looks += 1
+            raise DeadlineExceeded("controller", "the controller cannot be asked")
+
+    monkeypatch.setattr(ordering, "GONE_S", 0.2)
+    backend = Alone()
+    async with serving(backend, codec, keys=Keys([KEY], [ADMIN])) as frontend:
+        result = await disagg(frontend.port, "stop", "--yes", "--wait")
+        assert "a frontend still answers after 0.2 s: 504: the controller cannot be asked" in str(result.exception)
 
 
 @pytest.mark.parametrize(
@@ -192,7 +286,16 @@ async def test_what_is_no_order_is_the_askers_mistake(codec: Codec, body: bytes)
         assert backend.ordered == []
 
 
-@pytest.mark.parametrize("words", [("scale", "prefill"), ("scale", "judge=1"), ("scale", "decode=-1"), ("restart",)])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("scale", "prefill"),
+        ("scale", "judge=1"),
+        ("scale", "decode=-1"),
+        ("scale", "decode=1", "decode=2"),
+        ("restart",),
+    ],
+)
 async def test_words_that_are_no_order_are_refused_here(disagg: Run, words: tuple[str, ...]) -> None:
     assert isinstance((await disagg(1, *words)).exception, click.UsageError)
 

@@ -184,6 +184,37 @@ def fail_to_start(monkeypatch: pytest.MonkeyPatch, engine_id: str, times: int) -
     monkeypatch.setattr(SimulatedNode, "start", try_to)
 
 
+@pytest.mark.parametrize("what", ["a taken name", "an error of the registry", "an error of the cluster"])
+def test_of_several_that_cannot_all_be_added_nothing_stays(monkeypatch: pytest.MonkeyPatch, what: str) -> None:
+    async def scenario() -> None:
+        async with SimulatedDeployment(seed=1) as sim:
+            one, other = sim.plan(Role.DECODE, 1), sim.plan(Role.DECODE, 2)
+            put = sim.registry.put
+
+            async def breaks(record: EngineRecord) -> None:
+                await put(record)
+                if record.id == other.id:
+                    raise RuntimeError("away")
+
+            async def granted(place: SimulatedPlace) -> None:
+                raise RuntimeError("away")
+
+            with monkeypatch.context() as broken:
+                if "registry" in what:
+                    broken.setattr(sim.registry, "put", breaks)
+                if "cluster" in what:
+                    broken.setattr(SimulatedPlace, "granted", granted)
+                with pytest.raises(StartError if "name" in what else RuntimeError):
+                    await sim.fleet.add_where_room([one, sim.plans["decode-0"] if "name" in what else other], 5.0)
+            assert sim.registry.records.keys() == sim.plans.keys() == {"prefill-0", "decode-0"}
+            assert (sim.places.taken, len(sim.fleet.supervisors)) == (2, 2)
+            assert await sim.fleet.add_where_room([one, other], 5.0)
+            sim.plans |= {each.id: each for each in (one, other)}
+            await sim.settle()
+
+    in_virtual_time(scenario)
+
+
 def test_an_added_engine_that_does_not_start_is_tried_again_and_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
     async def scenario() -> None:
         async with SimulatedDeployment(seed=1) as sim:

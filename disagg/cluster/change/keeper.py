@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import msgspec
@@ -21,8 +21,8 @@ from disagg.cluster.change import outline as outlines
 from disagg.cluster.change.difference import Effect, as_yaml, differences
 from disagg.cluster.change.mixed import problems_of_both, why_not_by_frontends
 from disagg.cluster.change.outline import Outline, towards
-from disagg.cluster.change.reading import read_over
-from disagg.cluster.change.wanted import Refused, Wanted, scaled, with_role
+from disagg.cluster.change.reading import Read, read_apart
+from disagg.cluster.change.wanted import Duty, Refused, Wanted, scaled, with_role
 from disagg.cluster.change.work import ROOM_S, ChangeFailed, Work
 from disagg.cluster.fleet import Fleet
 from disagg.config.schema import Deployment
@@ -37,7 +37,12 @@ log = logging.getLogger(__name__)
 
 REVISIONS_MAX = 100
 LINES_MAX = 500  # of one change's progress
+EARLIER_MAX = 9  # changes whose progress is kept beside the last one's: who waits looks twice a second
 PROBLEMS_SHOWN = 5
+OVER = "the deployment stops; start another one with the change"
+NOT_READY = (
+    "the deployment has not been ready yet, and only `disagg stop` is heeded; see `disagg status`, and try again"
+)
 
 Preflight = Callable[[Plan], Awaitable[Sequence[Problem]]]
 
@@ -60,19 +65,22 @@ class _Change:
     stage: Stage = Stage.RUNNING
     why: str = ""
     lines: deque[str] = field(default_factory=lambda: deque(maxlen=LINES_MAX))
+    said: int = 0  # lines, also those that are kept no longer
 
     def say(self, line: str) -> None:
         log.info("change %d (%s): %s", self.number, self.order, line)
         self.lines.append(line)
+        self.said += 1
 
     def told(self) -> Progress:
-        return Progress(self.number, str(self.order), self.stage, self.began_s, tuple(self.lines), self.why)
+        dropped = self.said - len(self.lines)
+        return Progress(self.number, str(self.order), self.stage, self.began_s, tuple(self.lines), self.why, dropped)
 
 
 class Changes:
     """`plan`: what the deployment was started with, which is revision 1. `preflight`: what speaks against a plan, now.
     `stop`: ends the deployment in order. `of_others`: engines of further models, which may be started again, and no
-    more yet."""
+    more yet. `read`: makes a configuration of a text."""
 
     def __init__(
         self,
@@ -83,8 +91,10 @@ class Changes:
         preflight: Preflight,
         stop: Callable[[], None],
         of_others: Sequence[EnginePlan] = (),
+        read: Read = read_apart,
     ) -> None:
         self._fleet, self._registry, self._device = fleet, registry, plan.device
+        self._read = read
         self._started_with, self._start_s = plan.deployment, plan.deadlines.start_s
         self._wall_s, self._preflight, self._stop = wall_s, preflight, stop
         self._wanted = Wanted(plan.deployment, {engine.id: engine for engine in (*plan.engines, *of_others)})
@@ -92,8 +102,11 @@ class Changes:
         self._revisions: list[tuple[Revision, Deployment]] = []
         self._keep("started")
         self._change: _Change | None = None  # the last one
+        self._earlier: deque[_Change] = deque(maxlen=EARLIER_MAX)
         self._task: asyncio.Task[None] | None = None
+        self._unfinished: Deployment | None = None  # engines of it may still run: it was not taken back as a whole
         self._deciding = asyncio.Lock()
+        self._is_open = self._is_over = False
 
     @property
     def engines(self) -> Mapping[str, EnginePlan]:
@@ -101,17 +114,29 @@ class Changes:
         return self._wanted.engines
 
     def status(self, show: int = 0) -> Status:
-        """`show`: the revision whose configuration is wanted, too."""
+        """`show`: the revision whose configuration is wanted, too; it stays empty for several models, of which that of
+        the first would be half of it."""
         revisions = [
-            each if each.number != show else msgspec.structs.replace(each, config=as_yaml(deployment))
+            each
+            if each.number != show or self._has_several_models
+            else msgspec.structs.replace(each, config=as_yaml(deployment))
             for each, deployment in self._revisions
         ]
-        return Status(self._change.told() if self._change else None, tuple(revisions))
+        earlier = tuple(each.told() for each in self._earlier)
+        return Status(self._change.told() if self._change else None, tuple(revisions), earlier)
+
+    def open(self) -> None:
+        """The deployment is ready. Until then an engine more, or less, would be its start's, which can end it."""
+        self._is_open = True
 
     async def ask(self, asked: Asked) -> Answer:
         """Begins what is asked for, if nothing speaks against it."""
         if isinstance(asked.order, orders.Stop):
             return self._asked_to_stop(asked)
+        if self._is_over:
+            return Answer(why_not=OVER)
+        if not self._is_open:
+            return Answer(why_not=NOT_READY)
         async with self._deciding:
             if self._change is not None and (answer := _about(self._change, asked.order)):
                 return answer
@@ -129,7 +154,8 @@ class Changes:
                 return Answer(why_not=f"{type(error).__name__}: {error}; see the log of the controller")
 
     async def close(self) -> None:
-        """What is under way is left as it is."""
+        """What is under way is left as it is, and nothing is begun any more."""
+        self._is_over = True
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
@@ -138,8 +164,11 @@ class Changes:
 
     def _asked_to_stop(self, asked: Asked) -> Answer:
         question = "the deployment ends: engines, frontends, and all that is in them"
-        if not asked.yes or asked.dry_run:
+        if asked.dry_run or not _is_agreed(asked, question):
             return Answer(question=question)
+        if self._is_over:
+            return Answer(change=self._change.number if self._change else 0, joined=True)
+        self._is_over = True
         change = self._begun(asked.order)
         change.stage = Stage.DONE
         self._stop()
@@ -158,15 +187,19 @@ class Changes:
                     deployment = scaled(deployment, role, count)
                 return self._to(deployment)
             case orders.Apply(config):
-                return self._to(read_over(config, now.deployment))
+                return self._to(await self._read(config, now.deployment))
             case orders.Rollback(to):
                 return self._to(self._kept(to))
             case orders.Restart(of):
-                chosen = outlines.restarts(of, now.engines)
+                chosen = outlines.restarts(of, running := self._fleet.plans)
                 if isinstance(chosen, str):
-                    raise Refused(f"there is no role or engine '{chosen[:100]}'; there are {_names(now)}")
+                    raise Refused(f"there is no role or engine '{chosen[:100]}'; there are {_names(running)}")
                 return _Looked(now, Outline(restarted=chosen))
             case orders.ChangeRole(engine_id, role):
+                if not towards(now.engines, self._fleet.plans).is_empty:
+                    what = "engines are not as they are wanted, since a change did not succeed"
+                    number = self._revisions[-1][0].number
+                    raise Refused(f"{what}; rollback --to {number} makes them so, and then their roles can change")
                 wanted, following = with_role(now, engine_id, role, self._device)
                 return _Looked(wanted, Outline(moved=((engine_id, following),)), is_new=True)
             case _:
@@ -185,11 +218,14 @@ class Changes:
             raise Refused("\n".join([*(f"{each}: {each.effect}" for each in fixed), would_do]))
         if why_not := why_not_by_frontends(self._started_with, deployment):
             raise Refused(why_not)
-        wanted = Wanted.of(deployment, self._device, now.engines)
-        outline = towards(wanted.engines, now.engines)
-        if outline.replaced and (problems := problems_of_both(now.deployment, deployment, self._device)):
-            what = "engines of the old and of the new configuration cannot work together meanwhile"
-            raise Refused(f"{what}; it needs a new deployment\n{_told(problems)}")
+        running = self._fleet.plans  # it is not what was wanted where a change could not be taken back
+        wanted = Wanted.of(deployment, self._device, running)
+        outline = towards(wanted.engines, running)
+        meet = outline.replaced or (outline.added and outline.removed)
+        for old in (now.deployment, self._unfinished) if meet else ():
+            if old is not None and (problems := problems_of_both(old, deployment, self._device)):
+                what = "engines of the old and of the new configuration cannot work together meanwhile"
+                raise Refused(f"{what}; it needs a new deployment\n{_told(problems)}")
         lines = [str(each) for each in found if each.effect in (Effect.ENGINES, Effect.NOW)]
         lines += [f"{each}: {each.effect}" for each in at_start]
         return _Looked(wanted, outline, tuple(lines), is_new=bool(found))
@@ -205,55 +241,66 @@ class Changes:
 
     async def _decided(self, asked: Asked, looked: _Looked) -> Answer:
         """Raises Refused, or ConfigError."""
-        now = self._wanted.engines
-        outline = looked.outline
+        now, outline = self._fleet.plans, looked.outline
         if outline.is_empty and not looked.is_new:
             return Answer(lines=looked.lines)
-        starts = outline.added or outline.replaced or outline.moved
+        starts = outline.added or outline.replaced or outline.restarted or outline.moved
         if starts and (problems := await self._preflight(looked.wanted.plan(self._device))):
             raise ConfigError("preflight", tuple(problems))
-        stand_ins = [
-            plan for plan in outlines.possible_stand_ins(outline, now) if await self._fleet.has_room(plan, ROOM_S)
-        ]
-        outline = replace(outline, stand_ins=tuple(stand_ins))
-        lines = (*looked.lines, *outline.lines())
-        if not stand_ins and outline.replaced:
-            lines = (*lines, "there is no room for another engine meanwhile: they go before they come")
-        question = outlines.question(outline, now, self._registry)
-        if asked.dry_run or (question and not asked.yes):
+        possible = outlines.possible_stand_ins(outline, now)
+        have_room = await self._fleet.with_room([*outline.added, *possible], ROOM_S)
+        outline = replace(outline, stand_ins=tuple(plan for plan in possible if plan.id in have_room))
+        lines = (*looked.lines, *outline.lines(), *outlines.without_room(outline, have_room))
+        questions = outlines.questions(outline, now, self._registry, have_room)
+        question = "; ".join(questions.values())
+        if asked.dry_run or (question and not _is_agreed(asked, question)):
             return Answer(question=question, lines=lines)
+        if self._is_over:  # since: looking takes its time
+            return Answer(why_not=OVER)
         change = self._begun(asked.order)
-        work = self._carry_out(change, replace(looked, outline=outline), may_pause=asked.yes)
+        work = self._carry_out(change, replace(looked, outline=outline), questions)
         self._task = asyncio.create_task(work, name=f"change {change.number}")
         return Answer(change=change.number, lines=lines)
 
     def _begun(self, order: orders.Order) -> _Change:
-        number = self._change.number + 1 if self._change is not None else 1
+        number = 1
+        if self._change is not None:
+            number = self._change.number + 1
+            self._earlier.append(self._change)
         self._change = _Change(order, number, self._wall_s())
         log.info("change %d: %s", number, order)
         return self._change
 
     # what is done
 
-    async def _carry_out(self, change: _Change, looked: _Looked, *, may_pause: bool) -> None:
+    async def _carry_out(self, change: _Change, looked: _Looked, may_pause: Collection[Duty]) -> None:
+        """Whatever happens, the change has an end, and the next one can begin."""
+        try:
+            await self._do(change, looked, may_pause)
+        except Exception as error:
+            log.exception("change %d: an error nobody foresaw", change.number)
+            why = f"{type(error).__name__}: {error}"
+            change.why, change.stage = f"{change.why}\n{why}" if change.why else why, Stage.FAILED
+        if change.stage is Stage.FAILED and looked.is_new:
+            self._unfinished = looked.wanted.deployment
+
+    async def _do(self, change: _Change, looked: _Looked, may_pause: Collection[Duty]) -> None:
         work = Work(self._fleet, self._registry, self._start_s, change.say, may_pause=may_pause)
         try:
             await work.carry_out(looked.outline)
         except ChangeFailed as error:
             change.why = str(error)
-            await self._take_back(change, looked.outline, may_pause=may_pause)
+            await self._take_back(change, looked.outline, may_pause)
             return
-        except Exception as error:
-            log.exception("change %d: an error nobody foresaw", change.number)
-            change.why, change.stage = f"{type(error).__name__}: {error}", Stage.FAILED
-            return
+        self._wanted = looked.wanted
         if looked.is_new:
-            self._wanted = looked.wanted
             self._keep(str(change.order))
+        if not isinstance(change.order, orders.Restart):
+            self._unfinished = None
         change.stage = Stage.DONE
         change.say("done")
 
-    async def _take_back(self, change: _Change, outline: Outline, *, may_pause: bool) -> None:
+    async def _take_back(self, change: _Change, outline: Outline, may_pause: Collection[Duty]) -> None:
         """The engines that were there, with their arguments. What was started again, or was to be, stays as it is."""
         change.say(f"it did not succeed: {change.why}")
         back = self._back(outline)
@@ -272,7 +319,7 @@ class Changes:
 
     def _back(self, outline: Outline) -> Outline:
         """From what runs to what was wanted before."""
-        running = {each.plan.id: each.plan for each in self._fleet.supervisors}
+        running = self._fleet.plans
         wanted = self._wanted.engines
         moved = [(to.id, wanted[name]) for name, to in outline.moved if to.id in running and name not in running]
         for new_id, plan in moved:
@@ -287,6 +334,10 @@ class Changes:
         number = self._revisions[-1][0].number + 1 if self._revisions else 1
         self._revisions.append((Revision(number, self._wall_s(), what), self._wanted.deployment))
         del self._revisions[:-REVISIONS_MAX]
+
+
+def _is_agreed(asked: Asked, question: str) -> bool:
+    return asked.yes or asked.agreed == question
 
 
 def _about(last: _Change, order: orders.Order) -> Answer | None:
@@ -308,6 +359,6 @@ def _told(problems: Sequence[Problem]) -> str:
     return "\n".join([*map(str, problems[:PROBLEMS_SHOWN]), *([f"and {more} more"] if more > 0 else [])])
 
 
-def _names(wanted: Wanted) -> str:
-    roles = dict.fromkeys(each.role.value for each in wanted.engines.values())
-    return ", ".join([*roles, *wanted.engines])
+def _names(engines: Mapping[str, EnginePlan]) -> str:
+    roles = dict.fromkeys(each.role.value for each in engines.values())
+    return ", ".join([*roles, *engines])

@@ -6,10 +6,11 @@ In:    plans and records; out: plain data and sentences. Nothing is decided twic
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 
-from disagg.cluster.change.wanted import Kind, free_name, kind_of, number_of, share
+from disagg.cluster.change.wanted import Duty, duty_of, free_name, share
+from disagg.lives import number_of
 from disagg.planning.plan import EnginePlan
 from disagg.registry.interface import Watched
 from disagg.registry.records import State
@@ -51,7 +52,7 @@ class Outline:
 
 def towards(wanted: Mapping[str, EnginePlan], running: Mapping[str, EnginePlan]) -> Outline:
     """Without stand-ins: whether there is room for them is not known here."""
-    removed = sorted(running.keys() - wanted.keys(), key=number_of, reverse=True)
+    removed = sorted((name for name in running if name not in wanted), key=number_of, reverse=True)
     there = [each for each in wanted.values() if each.id in running]
     return Outline(
         added=tuple(each for each in wanted.values() if each.id not in running),
@@ -78,38 +79,57 @@ def restarts(of: Iterable[str], running: Mapping[str, EnginePlan]) -> tuple[str,
 
 def possible_stand_ins(outline: Outline, running: Mapping[str, EnginePlan]) -> list[EnginePlan]:
     """One for each role of which an engine is replaced, or the only one is started again; none where one is added."""
-    added = {kind_of(each) for each in outline.added}
-    by_kind: dict[Kind, EnginePlan] = {kind_of(each): each for each in outline.replaced}
+    added = {duty_of(each) for each in outline.added}
+    by_duty: dict[Duty, EnginePlan] = {duty_of(each): each for each in outline.replaced}
     for name in outline.restarted:
-        if count_of(kind := kind_of(running[name]), running) == 1:
-            by_kind[kind] = running[name]
+        if count_of(duty := duty_of(running[name]), running) == 1:
+            by_duty[duty] = running[name]
     taken = {*running, *(each.id for each in outline.added)}
-    return [replace(each, id=free_name(kind, taken)) for kind, each in by_kind.items() if kind not in added]
+    return [replace(each, id=free_name(duty, taken)) for duty, each in by_duty.items() if duty not in added]
 
 
-def count_of(kind: Kind, running: Mapping[str, EnginePlan]) -> int:
-    return sum(kind_of(each) == kind for each in running.values())
+def count_of(duty: Duty, running: Mapping[str, EnginePlan]) -> int:
+    return sum(duty_of(each) == duty for each in running.values())
 
 
-def question(outline: Outline, running: Mapping[str, EnginePlan], registry: Watched) -> str:
-    """What has to be said yes to: it takes service away. Empty: it does not."""
+def without_room(outline: Outline, have_room: Collection[str]) -> list[str]:
+    """`have_room`: those that are added, or stand in, and would be given a place while all others are there."""
+    said = []
+    if outline.removed and any(each.id not in have_room for each in outline.added):
+        said.append("there is no room for all at once: engines are removed as far as others need their places")
+    come = {duty_of(each) for each in (*outline.added, *outline.stand_ins) if each.id in have_room}
+    if any(duty_of(each) not in come for each in outline.replaced):
+        said.append("there is no room for another engine meanwhile: they go before they come")
+    return said
+
+
+def questions(
+    outline: Outline, running: Mapping[str, EnginePlan], registry: Watched, have_room: Collection[str]
+) -> dict[Duty, str]:
+    """What has to be said yes to, by whose service is taken away. `have_room`: as above."""
+    asked: dict[Duty, str] = {}
     ready = {name for name in running if (found := registry.records.get(name)) and found.state is State.READY}
-    more = {kind_of(each) for each in (*outline.added, *outline.stand_ins, *(to for _, to in outline.moved))}
+    come = [each for each in (*outline.added, *outline.stand_ins) if each.id in have_room]
+    more = {duty_of(each) for each in (*come, *(to for _, to in outline.moved))}
+    follow = {duty_of(each) for each in outline.added} - more  # on the places of those that are removed
     gone = {*outline.removed, *(name for name, _ in outline.moved)}
-    for kind in dict.fromkeys(map(kind_of, running.values())):
-        model, role = kind
-        engine = f"{role} engine" + (f" of {model}" if model else "")
-        of_kind = {name for name, plan in running.items() if kind_of(plan) == kind}
-        if kind in more or not of_kind & set(outline.disturbed):
+    for duty in dict.fromkeys(map(duty_of, running.values())):
+        model, role = duty
+        of_model = f" of {model}" if model else ""
+        engine = f"{role} engine{of_model}"
+        of_duty = {name for name, plan in running.items() if duty_of(plan) == duty}
+        if duty in more or not of_duty & set(outline.disturbed):
             continue
-        if of_kind <= gone:
-            return f"no {engine} is left then, and what needs one is refused"
-        if of_kind & ready and of_kind & ready <= gone:
-            return f"{_listed(of_kind & ready)} is the last {engine} that is ready"
-        if len(of_kind) == 1:
-            only = next(iter(of_kind))
-            return f"{only} is the only {engine}, and there is no room for another: meanwhile nothing is served"
-    return ""
+        if of_duty <= gone and duty not in follow:
+            asked[duty] = f"no {engine} is left then, and what needs one is refused"
+        elif len(last := of_duty & ready) == 1 and last <= gone:
+            asked[duty] = f"{_listed(last)} is the last {engine} that is ready"
+        elif last and last <= gone and duty not in follow:
+            asked[duty] = f"{_listed(last)} are the last {role} engines{of_model} that are ready"
+        elif len(of_duty) == 1:
+            only = next(iter(of_duty))
+            asked[duty] = f"{only} is the only {engine}, and there is no room for another: meanwhile nothing is served"
+    return asked
 
 
 def serves_without(engine_id: str, registry: Watched) -> bool:

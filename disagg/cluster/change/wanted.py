@@ -13,13 +13,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from disagg.config.schema import Deployment, Pool
+from disagg.lives import engine_id_in, number_of
 from disagg.planning.plan import Device, EnginePlan, Plan, resolve
 from disagg.roles import Role
 
 COUNT_MAX = 1000  # of a pool (disagg/config/schema.py)
 
-
-Kind = tuple[str, Role]  # which of several models, and what it does for it
+Duty = tuple[str, Role]  # which of several models, and what is done for it
 
 
 class Refused(Exception):
@@ -37,7 +37,10 @@ class Wanted:
         return cls(deployment, named(resolve(deployment, device).engines, running))
 
     def plan(self, device: Device) -> Plan:
-        return Plan(self.deployment, device, tuple(self.engines.values()))
+        """Engines of other models are beside it."""
+        own = [each for each in self.engines.values() if each.group == self.deployment.key]
+        others = [each for each in self.engines.values() if each.group != self.deployment.key]
+        return Plan(self.deployment, device, tuple(own), beside=tuple(others))
 
 
 def named(engines: Iterable[EnginePlan], running: Mapping[str, EnginePlan]) -> dict[str, EnginePlan]:
@@ -50,25 +53,20 @@ def named(engines: Iterable[EnginePlan], running: Mapping[str, EnginePlan]) -> d
     for (role, pool), of_pool in by_pool.items():
         here = sorted((e.id for e in running.values() if (e.role, e.pool) == (role, pool)), key=number_of)
         for engine in of_pool:
-            engine_id = here.pop(0) if here else free_name(kind_of(engine), taken)
+            engine_id = here.pop(0) if here else free_name(duty_of(engine), taken)
             taken.add(engine_id)
             found[engine_id] = dataclasses.replace(engine, id=engine_id)
     return found
 
 
-def kind_of(engine: EnginePlan) -> Kind:
-    return engine.id.rpartition(".")[0], engine.role
+def duty_of(engine: EnginePlan) -> Duty:
+    return engine.group, engine.role
 
 
-def free_name(kind: Kind, taken: Iterable[str]) -> str:
-    there, (model, role) = set(taken), kind
-    names = (f"{model}.{role}-{n}" if model else f"{role}-{n}" for n in range(len(there) + 1))
+def free_name(duty: Duty, taken: Iterable[str]) -> str:
+    there, (group, role) = set(taken), duty
+    names = (engine_id_in(group, f"{role.value}-{n}") for n in range(len(there) + 1))
     return next(name for name in names if name not in there)
-
-
-def number_of(engine_id: str) -> int:
-    number = engine_id.rpartition("-")[2]
-    return int(number) if number.isdecimal() else 0
 
 
 def scaled(deployment: Deployment, role: Role, count: int) -> Deployment:
@@ -95,7 +93,7 @@ def with_role(now: Wanted, engine_id: str, role: Role, device: Device) -> tuple[
     if engine is None:
         raise Refused(f"there is no engine '{engine_id[:100]}'; there are {', '.join(sorted(now.engines))}")
     if engine.role is role:
-        raise Refused(f"{engine_id} is a {role} engine already")
+        raise Refused(f"{engine_id} has the role {role} already")
     of_role = len([each for each in now.engines.values() if each.role is role])
     pools = list(now.deployment.of_role(engine.role))
     names = [pool.name or f"{engine.role.value}.{index}" for index, pool in enumerate(pools)]
@@ -104,9 +102,9 @@ def with_role(now: Wanted, engine_id: str, role: Role, device: Device) -> tuple[
     left = now.deployment.model_copy(update={engine.role.value: tuple(pools)})
     deployment = scaled(left, role, of_role + 1)
     pool = resolve(deployment, device).of_role(role)[-1]
-    following = dataclasses.replace(pool, id=free_name((kind_of(engine)[0], role), now.engines))
+    following = dataclasses.replace(pool, id=free_name((engine.group, role), now.engines))
     if not fits_place(engine, following):
-        what = f"{engine_id} has {share(engine)}, and a {role} engine here needs {share(following)}"
+        what = f"{engine_id} has {share(engine)}, and engines of the role {role} need {share(following)} here"
         raise Refused(f"{what}; use `disagg scale`, which gives it a place of its own")
     engines = {name: each for name, each in now.engines.items() if name != engine_id}
     return Wanted(deployment, engines | {following.id: following}), following

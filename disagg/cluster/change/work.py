@@ -9,10 +9,10 @@ Fails: ChangeFailed, with what to know of it. What was done by then stays done: 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 
 from disagg.cluster.change.outline import Outline, count_of, serves_without
-from disagg.cluster.change.wanted import fits_place, kind_of, share
+from disagg.cluster.change.wanted import Duty, duty_of, fits_place, share
 from disagg.cluster.fleet import Fleet
 from disagg.planning.plan import EnginePlan
 from disagg.registry.interface import Watched
@@ -31,10 +31,16 @@ class ChangeFailed(Exception):
 
 
 class Work:
-    """`say`: takes a line of progress. `may_pause`: an operator has said yes to a while without service."""
+    """`say`: takes a line of progress. `may_pause`: those without whom an operator has said yes to be for a while."""
 
     def __init__(
-        self, fleet: Fleet, registry: Watched, start_s: float, say: Callable[[str], None], *, may_pause: bool = False
+        self,
+        fleet: Fleet,
+        registry: Watched,
+        start_s: float,
+        say: Callable[[str], None],
+        *,
+        may_pause: Collection[Duty] = (),
     ) -> None:
         self._fleet, self._registry, self._start_s = fleet, registry, start_s
         self._say, self._may_pause = say, may_pause
@@ -70,14 +76,33 @@ class Work:
         if not await self._fleet.add_where_room(plans, ROOM_S):
             if not removed:
                 raise ChangeFailed(self._no_room(plans))
-            self._say("there is no room for all at once: engines are removed first")
-            while removed:
-                await self._remove(removed.pop(0))
-            if not await self._fleet.add_where_room(plans, FREED_S):
-                raise ChangeFailed(self._no_room(plans))
+            self._say("there is no room for all at once: engines are removed as far as others need their places")
+            await self._add_in_places(plans, removed)
+            return
         for plan in plans:
             self._say(f"{plan.id} starts")
         await self._until_ready(plan.id for plan in plans)
+
+    async def _add_in_places(self, plans: Sequence[EnginePlan], removed: list[str]) -> None:
+        """What has come is ready before the next one goes."""
+        starting: list[str] = []
+        for plan in plans:
+            limit_s = ROOM_S
+            while not await self._fleet.add_where_room([plan], limit_s):
+                if not removed:
+                    raise ChangeFailed(self._no_room([plan]))
+                await self._until_ready(starting)
+                starting, limit_s = [], FREED_S
+                await self._remove(removed.pop(self._next_of(removed)))
+            self._say(f"{plan.id} starts")
+            starting.append(plan.id)
+        await self._until_ready(starting)
+
+    def _next_of(self, removed: Sequence[str]) -> int:
+        """The first of which there are more; else the first."""
+        running = self._fleet.plans
+        of_many = (count_of(duty_of(running[name]), running) > 1 if name in running else True for name in removed)
+        return next((index for index, has_others in enumerate(of_many) if has_others), 0)
 
     def _no_room(self, plans: Sequence[EnginePlan]) -> str:
         needs = ", ".join(f"{plan.id}: {share(plan)}" for plan in plans)
@@ -86,7 +111,7 @@ class Work:
     async def _replace(self, engine_id: str, plan: EnginePlan) -> None:
         await self._while_another_serves(engine_id)
         before = self._record(engine_id)
-        self._say(f"{engine_id} drains")
+        self._say(f"{engine_id} {_goes(before)}")
         supervisor = self._fleet.supervisor(engine_id)
         if supervisor is not None and fits_place(supervisor.plan, plan):
             await self._fleet.replace(engine_id, plan)
@@ -111,7 +136,8 @@ class Work:
             return True
         supervisor = self._fleet.supervisor(engine_id)
         if supervisor is not None and await supervisor.drain(restart=True) is None:
-            self._say(f"{engine_id} drains, and starts again")
+            does = "rests" if seen.state is State.DEAD else "drains"
+            self._say(f"{engine_id} {does}, and starts again")
             return True
         await self._changed(lambda: self._record(engine_id) != seen, engine_id, "be ready, and so be drained")
         return False
@@ -120,22 +146,24 @@ class Work:
         if self._fleet.supervisor(engine_id) is None:
             return
         await self._while_another_serves(engine_id)
-        self._say(f"{engine_id} drains")
+        self._say(f"{engine_id} {_goes(self._record(engine_id))}")
         await self._fleet.remove(engine_id)
         self._say(f"{engine_id} is removed")
 
     async def _while_another_serves(self, engine_id: str) -> None:
         """Returns when the engine may go: another one serves, or a pair without it, or it serves nobody anyway."""
         role = self._record(engine_id).role
-        running = {each.plan.id: each.plan for each in self._fleet.supervisors}
-        alone = count_of(kind_of(running[engine_id]), running) == 1
+        running = self._fleet.plans
+        duty = duty_of(running[engine_id])
+        alone, may_pause = count_of(duty, running) == 1, duty in self._may_pause
 
         def may_go() -> bool:
             is_ready = self._record(engine_id).state is State.READY
-            return not is_ready or serves_without(engine_id, self._registry) or self._may_pause
+            return not is_ready or serves_without(engine_id, self._registry) or may_pause
 
         if alone and not may_go():
-            raise ChangeFailed(f"{engine_id} is the only {role} engine; say --yes to be without it for a while")
+            what = f"{engine_id} is the only {role} engine, and no other can stand in any more"
+            raise ChangeFailed(f"{what}; ordered again, it is asked about")
         await self._changed(may_go, engine_id, f"go: no other {_beside(role)} is ready")
 
     async def _changed(self, what: Callable[[], bool], engine_id: str, aim: str) -> None:
@@ -150,6 +178,8 @@ class Work:
     async def _until_ready(self, engine_ids: Iterable[str], *, after: int = 0) -> None:
         """`after`: only a later incarnation counts."""
         waiting = list(engine_ids)
+        if not waiting:
+            return
         restarts = {name: self._record(name).restarts for name in waiting}
         try:
             async with asyncio.timeout(self._start_s):
@@ -183,6 +213,10 @@ class Work:
         if supervisor is None:
             raise ChangeFailed(f"{engine_id} is not there any more")
         return supervisor.record
+
+
+def _goes(record: EngineRecord) -> str:
+    return "drains" if record.state in (State.READY, State.DRAINING) else f"is {record.state}, and is ended"
 
 
 def _beside(role: Role) -> str:
