@@ -66,7 +66,7 @@ class Controller:
         of_others = [engine for other in plans[1:] for engine in other.engines]
         looks = self.registry, plans[0], runtime.wall_s, self._speaks_against, self.is_to_stop.set
         self.changes = Changes(fleet, *looks, of_others)
-        told = fleet.log_lines, fleet.drain, fleet.transfer_lost
+        told = fleet.log_lines, self.changes.drain, fleet.transfer_lost
         self._control = ControlServer(secret, *told, self.adapters, self.changes)
 
     def _adapters_of(self, plan: Plan, runtime: Runtime) -> Adapters:

@@ -69,7 +69,7 @@ BODIES = {  # of what no row of READINGS reads
     "/abort_request": {"rid": "string"},
     "/load_lora_adapter": {"lora_name": "string", "lora_path": "string", "pinned": "boolean"},
     "/unload_lora_adapter": {"lora_name": "string"},
-    "/disagg/changes": {"order": "object", "yes": "boolean", "dry_run": "boolean"},
+    "/disagg/changes": {"order": "object", "yes": "boolean", "agreed": "string", "dry_run": "boolean"},
 }
 KEYS = {
     Right.HEALTH: "everybody",

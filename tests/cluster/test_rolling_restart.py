@@ -53,6 +53,20 @@ def test_all_engines_start_again_one_after_the_other() -> None:
     in_virtual_time(scenario)
 
 
+def test_meanwhile_nobody_drains_another_one() -> None:
+    async def scenario() -> None:
+        async with changing(loaded=False) as (sim, operator):
+            await operator.begins(Restart((Role.DECODE,)))
+            refused = await sim.changes.drain("prefill-1", False)
+            assert refused is not None
+            assert "'restart --rolling decode' is under way (change 1), and takes engines out too" in refused
+            assert "there is no engine 'decode-7'" in (await sim.changes.drain("decode-7", False) or "")
+            await operator.has_done(Restart((Role.DECODE,)))
+            assert await sim.changes.drain("prefill-1", True) is None
+
+    in_virtual_time(scenario)
+
+
 def test_only_what_is_named_starts_again() -> None:
     async def scenario() -> None:
         async with changing(loaded=False) as (_, operator):

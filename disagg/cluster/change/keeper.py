@@ -153,6 +153,15 @@ class Changes:
                 log.exception("'%s': an error nobody foresaw", asked.order)
                 return Answer(why_not=f"{type(error).__name__}: {error}; see the log of the controller")
 
+    async def drain(self, engine_id: str, restart: bool) -> str | None:
+        """As the fleet's. Of two who take engines out at once neither would see that the other takes the last."""
+        change, supervisor = self._change, self._fleet.supervisor(engine_id)
+        serves = supervisor is not None and supervisor.record.state is State.READY
+        if serves and change is not None and change.stage is Stage.RUNNING:
+            what = f"'{change.order}' is under way (change {change.number}), and takes engines out too"
+            return f"{what}; `disagg revisions --wait` waits for its end"
+        return await self._fleet.drain(engine_id, restart)
+
     async def close(self) -> None:
         """What is under way is left as it is, and nothing is begun any more."""
         self._is_over = True
