@@ -95,7 +95,7 @@ class ApiKey(Section):
     concurrent: Annotated[int, Field(ge=1, le=1 << 20)] | None = None
     """Requests that run at once; one more gets 429."""
     models: Models = ()
-    """What requests may name, adapters too; default: all."""
+    """What requests may name; an adapter is a name of its own, as NAME or MODEL:NAME. Default: all."""
 
     @property
     def is_metered(self) -> bool:

@@ -69,7 +69,7 @@ class Embeddings:
             make = self._scored if by_tokens else self._embedded
             requests = [make(asked, at, ids[at], owner, received_at_s) for at in range(len(ids))]
             if use is not None:
-                use.read(asked.model, sum(map(len, asked.prompts)), requests)
+                use.read(self._backend.model_name, asked.adapter, sum(map(len, asked.prompts)), requests)
             if exchange.trace is not None:
                 exchange.trace.model = self._backend.model_name
                 for request in requests:

@@ -97,7 +97,7 @@ class Generations:
                 exchange.trace.model = self._backend.model_name
             answering = self._answering(exchange, asked, owner, received_at_s)
             if use is not None:
-                use.read(asked.model, sum(map(len, asked.prompts)), answering.requests)
+                use.read(self._backend.model_name, asked.adapter, sum(map(len, asked.prompts)), answering.requests)
             self.running[answering.id] = answering.requests
             try:
                 await self._run(exchange, answering)

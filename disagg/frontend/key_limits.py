@@ -18,6 +18,7 @@ from contextlib import contextmanager
 
 import msgspec
 
+from disagg.adapters import OF
 from disagg.coordinator.request import Request
 from disagg.errors import BadRequest, RateLimited
 from disagg.frontend.exchange import Exchange
@@ -83,11 +84,12 @@ class Meter:
         self._running += 1
         self.requests += 1
 
-    def read(self, model: str, prompt_tokens: int) -> None:
-        """Once the body has been read. Raises RateLimited, and BadRequest."""
+    def read(self, model: str, adapter: str, prompt_tokens: int) -> None:
+        """Once the body has been read. `adapter`: "" for the model as it is. Raises RateLimited, and BadRequest."""
         now_s, key = self._now_s(), self.key
-        if key.models and model not in key.models:
-            what = f"this key may not use the model '{model[:100]}'; it may use {', '.join(key.models)}"
+        names = (adapter, f"{model}{OF}{adapter}") if adapter else (model,)  # however the body names it
+        if key.models and not any(name in key.models for name in names):
+            what = f"this key may not use the model '{names[0]}'; it may use {', '.join(key.models)}"
             raise BadRequest("model", "model_not_allowed", what, http_status=403)
         if self._tokens is not None:
             if prompt_tokens > key.tokens_per_minute:
@@ -152,10 +154,10 @@ class Use:
         self._exchange, self._meter = exchange, meter
         self.requests: Sequence[Request] = ()
 
-    def read(self, model: str, prompt_tokens: int, requests: Sequence[Request]) -> None:
+    def read(self, model: str, adapter: str, prompt_tokens: int, requests: Sequence[Request]) -> None:
         """Raises RateLimited, and BadRequest."""
         try:
-            self._meter.read(model, prompt_tokens)
+            self._meter.read(model, adapter, prompt_tokens)
         finally:
             self.tell()
         self.requests = requests
