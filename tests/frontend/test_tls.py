@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import json
 import os
 import shutil
@@ -18,7 +19,7 @@ import uvloop
 from certificates import Authority, Signed
 from scripted import ScriptedBackend, ask, hangs, http_request, read_answer, says, until
 
-from disagg.config.tls import BadFiles, problems, valid_between
+from disagg.config.tls import BadFiles, check_time, problems, valid_between
 from disagg.errors import StartError
 from disagg.frontend.app import Frontend
 from disagg.frontend.keys import Keys
@@ -301,6 +302,47 @@ def test_renewed_files_are_taken_up_and_broken_ones_are_not(
     run(scenario())
 
 
+class _Vanishing:
+    """Files that are gone, or closed to us, between one look at them and the next."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.method = ""
+        for method in ("load_cert_chain", "load_verify_locations"):
+            monkeypatch.setattr(ssl.SSLContext, method, self._loading(method, getattr(ssl.SSLContext, method)))
+
+    def _loading(self, method: str, load: Callable[..., None]) -> Callable[..., None]:
+        def loading(context: ssl.SSLContext, *words: Any, **named: Any) -> None:
+            if self.method == method:
+                raise PermissionError(errno.EACCES, "Permission denied")
+            load(context, *words, **named)
+
+        return loading
+
+
+@pytest.mark.parametrize("method", ["load_cert_chain", "load_verify_locations"])
+def test_files_that_vanish_while_they_are_read_change_nothing_and_are_taken_up_once_they_may_be_read(
+    authority: Authority, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    signed, vanishing = Signed(tmp_path / "c.pem", tmp_path / "c.key"), _Vanishing(monkeypatch)
+    _renew(signed, authority.sign("first"))
+    tls, now_s = _tls(signed, authority.cert), 1000.0
+    _renew(signed, authority.sign("second"))
+    vanishing.method, before = method, tls._newest
+    tls.look(now_s)
+    assert tls._newest is before
+    assert "cannot be read: Permission denied" in caplog.text
+    vanishing.method = ""
+    tls.look(now_s + LOOK_S)  # nothing has changed
+    assert tls._newest is before
+    signed.key.chmod(0o640)
+    tls.look(now_s + 2 * LOOK_S)
+    assert tls._newest is not before
+
+
+def test_a_certificate_that_has_vanished_is_not_judged_by_its_time(tmp_path: Path) -> None:
+    check_time(str(tmp_path / "absent.pem"))
+
+
 def test_clients_need_a_certificate_where_an_authority_for_them_is_named(
     run: Any, codec: Codec, authority: Authority, signed: Signed, tmp_path: Path
 ) -> None:
@@ -373,8 +415,6 @@ def test_a_certificate_whose_time_is_over_is_told(authority: Authority, caplog: 
     begins_s, ends_s = valid_between(authority.sign("of-two-days").cert.read_text())
     assert ends_s - begins_s == 2 * 86400
     assert abs(begins_s - time.time()) < 600
-    from disagg.config.tls import check_time
-
     cert = str(authority.sign("of-a-day", days=1).cert)
     with pytest.raises(BadFiles, match="has expired"):
         check_time(cert, time.time() + 2 * 86400)
