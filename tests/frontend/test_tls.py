@@ -8,6 +8,7 @@ import errno
 import json
 import os
 import shutil
+import socket
 import ssl
 import time
 from collections.abc import Awaitable, Callable
@@ -22,6 +23,7 @@ from scripted import ScriptedBackend, ask, hangs, http_request, read_answer, say
 from disagg.config.tls import BadFiles, check_time, problems, valid_between
 from disagg.errors import StartError
 from disagg.frontend.app import Frontend
+from disagg.frontend.http1 import Limits
 from disagg.frontend.keys import Keys
 from disagg.frontend.own_tokenizer import OwnTokenizer
 from disagg.frontend.tls import LOOK_S, Tls, TlsSpec
@@ -53,8 +55,10 @@ def run(request: pytest.FixtureRequest) -> Callable[[Awaitable[None]], None]:
 
 
 class Server:
-    def __init__(self, backend: ScriptedBackend, codec: Codec, tls: Tls, keys: Keys = Keys()) -> None:
-        self.frontend = Frontend(backend, OwnTokenizer(codec, lambda: backend.served), keys=keys)
+    def __init__(
+        self, backend: ScriptedBackend, codec: Codec, tls: Tls | None, keys: Keys = Keys(), **options: Any
+    ) -> None:
+        self.frontend = Frontend(backend, OwnTokenizer(codec, lambda: backend.served), keys=keys, **options)
         self._tls = tls
 
     async def __aenter__(self) -> Server:
@@ -63,6 +67,10 @@ class Server:
 
     async def __aexit__(self, *_: object) -> None:
         await self.frontend.stop(0.2)
+
+    @property
+    def connections(self) -> set[Any]:
+        return self.frontend._server.door.connections
 
     async def connect(self, trust: ssl.SSLContext) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         return await asyncio.open_connection("127.0.0.1", self.frontend.port, ssl=trust)
@@ -209,6 +217,33 @@ def test_a_large_answer_comes_whole_though_the_connection_closes_behind_it(
             await asyncio.sleep(0.5)  # it does not read at once
             body = (await reader.read()).partition(b"\r\n\r\n")[2]
             assert json.loads(body)["choices"][0]["message"]["content"] == text
+            writer.close()
+
+    run(scenario())
+
+
+@pytest.mark.parametrize("is_tls", [True, False], ids=["https", "http"])
+@pytest.mark.parametrize("size", [4 << 20, 16 << 20])
+def test_the_last_answer_of_a_connection_waits_for_a_client_that_is_slow(
+    run: Any, codec: Codec, authority: Authority, signed: Signed, size: int, is_tls: bool
+) -> None:
+    limits = Limits(linger_s=0.3, tick_s=0.1)
+
+    async def scenario() -> None:
+        tls = _tls(signed) if is_tls else None
+        async with Server(ScriptedBackend(says("x" * size)), codec, tls, limits=limits) as server:
+            client = socket.socket()
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 32 << 10)
+            client.setblocking(False)
+            await asyncio.get_running_loop().sock_connect(client, ("127.0.0.1", server.frontend.port))
+            trust = {"ssl": _trust(authority), "server_hostname": "127.0.0.1"} if is_tls else {}
+            reader, writer = await asyncio.open_connection(sock=client, **trust)
+            writer.write(ask().replace(b"\r\n", b"\r\nconnection: close\r\n", 1))
+            await asyncio.sleep(1.5)  # it does not read at once
+            (held,) = server.connections
+            assert held.unsent_bytes > size - (6 << 20)  # the limits on what clients do not take see it
+            body = (await asyncio.wait_for(reader.read(), 30)).partition(b"\r\n\r\n")[2]
+            assert len(json.loads(body)["choices"][0]["message"]["content"]) == size
             writer.close()
 
     run(scenario())
