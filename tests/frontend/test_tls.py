@@ -236,7 +236,7 @@ def test_the_last_answer_of_a_connection_waits_for_a_client_that_is_slow(
             client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 32 << 10)
             client.setblocking(False)
             await asyncio.get_running_loop().sock_connect(client, ("127.0.0.1", server.frontend.port))
-            trust = {"ssl": _trust(authority), "server_hostname": "127.0.0.1"} if is_tls else {}
+            trust: dict[str, Any] = {"ssl": _trust(authority), "server_hostname": "127.0.0.1"} if is_tls else {}
             reader, writer = await asyncio.open_connection(sock=client, **trust)
             writer.write(ask().replace(b"\r\n", b"\r\nconnection: close\r\n", 1))
             await asyncio.sleep(1.5)  # it does not read at once
