@@ -87,7 +87,7 @@ class Frontend:
         self._models = Models(models, body_limit_bytes)
         self.own = OwnRequests(self._whole, models)
         self._together = Together(self._whole, self.own, peers)
-        native = NativeRoutes(self._models, self._whole, self._together.cancel)
+        native = NativeRoutes(self._models, self._whole, self._together.cancel, meters)
         adapters, page = AdapterRoutes(self._models), PageRoutes(self._whole.feed)
         changes = ChangeRoutes(self._whole, keys)
         generation, here, vectors = self._generation, self._here, self._vectors

@@ -175,15 +175,15 @@ def test_a_bucket_fills_evenly_and_never_beyond_its_limit() -> None:
 
 def test_a_prompt_that_never_fits_is_told_so() -> None:
     meter = Meter(LimitedKey(key=LIMITED, name="a", tokens_per_minute=100), Clock())
-    meter.begin()
+    running = meter.begin()
     with pytest.raises(RateLimited, match="send a shorter one") as refused:
         meter.read("m", "", 101)
     assert refused.value.wait_s == 0.0
     assert RateLimited(*refused.value.args).wait_s == 0.0
-    meter.end([])
-    meter.begin()
+    meter.end(running)
+    running = meter.begin()
     meter.read("m", "", 100)
-    meter.end([])
+    meter.end(running)
     with pytest.raises(RateLimited, match="try again in"):
         meter.begin()
 
@@ -191,10 +191,38 @@ def test_a_prompt_that_never_fits_is_told_so() -> None:
 def test_a_refusal_gives_its_place_back() -> None:
     meter = Meter(LimitedKey(key=LIMITED, name="a", concurrent=1, models=("m",)), Clock())
     for _ in range(3):
-        meter.begin()
+        running = meter.begin()
         with pytest.raises(BadRequest):
             meter.read("n", "", 1)
-        meter.end([])
+        meter.end(running)
+
+
+async def test_answers_that_run_are_counted_too(codec: Codec) -> None:
+    meters, backend = _meters(tokens_per_minute=1000), ScriptedBackend(hangs("Hi"))
+    async with _serving(codec, backend, meters) as frontend:
+        running = asyncio.create_task(_asked(frontend, stream=True))
+        await until(lambda: bool(backend.requests))
+        (request,) = backend.requests
+        before = meters.told["disagg_key_tokens"].get(("team-a", "output"), 0)
+        request.emitted_ids += range(400)
+        assert meters.told["disagg_key_tokens"]["team-a", "output"] == before + 400
+        request.emitted_ids += range(600)
+        refused = await _asked(frontend)
+        assert _error(refused) == REFUSED
+        assert refused.headers["x-ratelimit-remaining-tokens"] == "0"
+        running.cancel()  # the client leaves
+        await until(lambda: bool(backend.closed))
+        assert meters.told["disagg_key_tokens"]["team-a", "output"] == before + 1000  # none of them twice
+
+
+async def test_a_probe_that_makes_a_token_is_a_request_of_its_key(codec: Codec) -> None:
+    request = http_request("GET", "/health_generate", headers=[f"authorization: Bearer {LIMITED}"])
+    meters, backend = _meters(requests_per_minute=1), ScriptedBackend(says("Hi"))
+    async with _serving(codec, backend, meters) as frontend:
+        assert (await exchange(frontend.port, request)).status == 200
+        assert _error(await exchange(frontend.port, request)) == REFUSED
+    assert len(backend.requests) == 1
+    assert meters.told["disagg_key_tokens"]["team-a", "output"] == 1
 
 
 def test_metrics_by_the_keys_name() -> None:
