@@ -55,6 +55,8 @@ class Embeddings:
 
     async def answer(self, exchange: Exchange, kind: InputKind, owner: bytes) -> None:
         """`owner` may see and cancel the request; cancelling it by its id ends all inputs."""
+        if exchange.trace is not None:
+            exchange.trace.model = self._backend.model_name
         received_at_s = receiving.name(exchange, self._backend)
         with exchange.while_connected(), metered(exchange, self._meters, owner) as use:
             receiving.check_head(exchange)
@@ -71,7 +73,6 @@ class Embeddings:
             if use is not None:
                 use.read(self._backend.model_name, asked.adapter, sum(map(len, asked.prompts)), requests)
             if exchange.trace is not None:
-                exchange.trace.model = self._backend.model_name
                 for request in requests:
                     request.trace = exchange.trace.request()
             self._running[exchange.request_id] = requests
