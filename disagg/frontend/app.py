@@ -178,7 +178,7 @@ class Frontend:
             )
             await exchange.fail(RequestError("frontend", "internal error", "see the frontend's log"))
         finally:
-            if exchange.error_type:
+            if exchange.error_type not in ("", "client_gone"):  # who has left was told nothing
                 self._refusals.add_error(exchange.error_type)
             if exchange.trace is not None:
                 exchange.trace.end(exchange.status, exchange.error_type)

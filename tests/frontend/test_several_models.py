@@ -4,7 +4,7 @@ with that model's tokenizer, template and bounds."""
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -24,6 +24,7 @@ from disagg.routing.connections import Connections
 from disagg.routing.router import Router
 from disagg.telemetry.traces.sender import Sender
 from disagg.telemetry.traces.tracer import Tracer
+from disagg.telemetry.traces.tree import Span
 from disagg.tokenizer.codec import Codec, load_codec
 
 BIG, SMALL, ODD = "org/Big:v2", "small", "odd"
@@ -171,7 +172,12 @@ async def test_bounds_are_each_models(codec: Codec, other: Codec) -> None:
 @pytest.mark.parametrize("path", ["/v1/completions", "/v1/embeddings", "/tokenize"])
 async def test_a_refused_body_is_traced_as_its_models(codec: Codec, other: Codec, path: str) -> None:
     names: list[str] = []
-    sender = Sender("first", lambda spans: not names.extend(span.name for _, span in spans))
+
+    def export(spans: Sequence[tuple[str, Span]]) -> bool:
+        names.extend(span.name for _, span in spans)
+        return True
+
+    sender = Sender("first", export)
     async with two(codec, other, tracer=Tracer(sender, 1.0)) as both:
         assert (await both.post(path, {"model": SMALL, "stop": 5, "input": 5})).status == 400
     sender.send_due(all_of_them=True)

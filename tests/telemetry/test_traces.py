@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from random import Random
 from types import SimpleNamespace
@@ -29,7 +30,7 @@ from disagg.telemetry.traces.http_trace import HttpTrace
 from disagg.telemetry.traces.otlp import exporter
 from disagg.telemetry.traces.sender import BATCH_MAX, Sender
 from disagg.telemetry.traces.tracer import Tracer
-from disagg.telemetry.traces.tree import spans_of
+from disagg.telemetry.traces.tree import Span, spans_of
 from disagg.telemetry.traces.w3c import read_parent
 
 TRACE, SPAN = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
@@ -249,7 +250,12 @@ def test_what_waits_is_bounded_by_requests_not_by_bodies() -> None:
         http.end(200, "")
     assert tracer.told == {"sent": 0, "dropped": 64}
     exported: list[int] = []
-    sender = Sender("m", lambda spans: not exported.append(len(spans)), settle_s=0.0)
+
+    def export(spans: Sequence[tuple[str, Span]]) -> bool:
+        exported.append(len(spans))
+        return True
+
+    sender = Sender("m", export, settle_s=0.0)
     for _ in range(2 * BATCH_MAX):
         http = Tracer(sender, 0.0).begin("/v1/embeddings", SAMPLED)
         http.request()
