@@ -22,9 +22,7 @@ from typing import Any
 
 import pytest
 
-sys.path.insert(
-    0, str(Path(__file__).parent.parent / "frontend")
-)  # tests share certificates.py; they are not a package
+sys.path.insert(0, str(Path(__file__).parent.parent / "frontend"))  # tests share certificates.py
 
 from certificates import Authority
 from typer.testing import CliRunner
@@ -159,8 +157,8 @@ def test_the_systems_authorities_are_trusted(tmp_path: Path, monkeypatch: pytest
     monkeypatch.delenv(CA_VARIABLE, raising=False)
     monkeypatch.delenv(CERT_VARIABLE, raising=False)
     monkeypatch.setenv("SSL_CERT_FILE", str(Authority(tmp_path, "of-this-system").cert))
-    known = [name for ca in trust().get_ca_certs() for part in ca["subject"] for _, name in part]
-    assert known == ["of-this-system"]
+    (known,) = trust().get_ca_certs()
+    assert "of-this-system" in str(known)
 
 
 def test_as_json() -> None:
