@@ -118,6 +118,20 @@ def test_it_answers_and_the_connection_is_used_again(
     run(scenario())
 
 
+def test_a_connection_keeps_no_more_of_what_came_than_without_tls(
+    run: Any, codec: Codec, authority: Authority, signed: Signed
+) -> None:
+    async def scenario() -> None:
+        async with Server(ScriptedBackend(says("Hi")), codec, _tls(signed)) as server:
+            _, writer = await server.connect(_trust(authority))
+            await until(lambda: bool(server.connections))
+            (held,) = server.connections
+            assert held.transport.get_read_buffer_limits()[1] == held.transport.get_write_buffer_limits()[1] == 64 << 10
+            writer.close()
+
+    run(scenario())
+
+
 def test_plain_http_gets_no_answer_and_does_no_harm(
     run: Any, codec: Codec, authority: Authority, signed: Signed
 ) -> None:

@@ -58,7 +58,10 @@ class Connection(asyncio.Protocol):
         self.transport = cast(asyncio.Transport, transport)
         self.is_tls = transport.get_extra_info("sslcontext") is not None
         if self.is_tls:
-            self.transport.set_write_buffer_limits(TLS_UNSENT)  # as without: asyncio's own is 512 KiB here
+            # As without: asyncio's own are 512 KiB of what is to be written here, and 256 KiB of what came.
+            self.transport.set_write_buffer_limits(TLS_UNSENT)
+            if (limit := getattr(transport, "set_read_buffer_limits", None)) is not None:
+                limit(TLS_UNSENT)
         self.chunk_writer = ChunkWriter(self.transport, self.door.burst)
         peer: Any = transport.get_extra_info("peername")
         self.client = str(peer[0]) if peer else None
