@@ -100,8 +100,9 @@ async def test_of_several_models_the_oldest_run_first_and_the_newest_ended_first
 
     first = Listing(live("1", 10.0), live("4", 40.0), ended=[_ended(f"a{n}", 10_000 - 2.0 * n) for n in range(500)])
     second = Listing(live("2", 20.0), live("3", 30.0), ended=[_ended(f"b{n}", 9999 - 2.0 * n) for n in range(500)])
-    parts: Any = [(first, Connections(b"")), (second, Connections(b""))]
-    feed = Feed("a, b", *parts[0], more=parts[1:])
+    coordinators: list[Any] = [first, second]
+    one, other = ((each, Connections(b"")) for each in coordinators)
+    feed = Feed("a, b", one[0], one[1], more=[other])
     with feed.viewer(None) as viewer:
         _, lists = events_of(await viewer.next())
     assert [each["id"] for each in lists["live"]] == ["1", "2", "3", "4"]
