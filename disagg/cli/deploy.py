@@ -142,9 +142,11 @@ def monitoring(
         list[str] | None, typer.Option(help="HOST:PORT of a deployment's frontends, as Prometheus reaches it.")
     ] = None,
     key_file: Annotated[str, typer.Option(help="Where Prometheus finds a key for /metrics, on its machine.")] = "",
-    https: Annotated[bool, typer.Option("--https", help="Frontends have TLS.")] = False,
+    https: Annotated[
+        bool, typer.Option("--https", help="Frontends have TLS; with client_ca, add cert_file and key_file by hand.")
+    ] = False,
     ca: Annotated[str, typer.Option(help="Where Prometheus finds who signed their certificate.")] = "",
-    ttft_p99_s: Annotated[float, typer.Option(help="Slower first tokens (p99, seconds) alert.")] = 5.0,
+    ttft_p99_s: Annotated[float, typer.Option(help="Slower first tokens (p99, seconds, below 120) alert.")] = 5.0,
     prometheus: Annotated[str, typer.Option(help="As Grafana reaches it.")] = "http://localhost:9090",
     out: Annotated[Path, typer.Option("--out", "-o", help="A folder.")] = Path("monitoring"),
 ) -> None:

@@ -2,6 +2,7 @@
 
 Way:   feed.py -> [events] -> a line a chapter
 In:    the last 200 chapters, which a frontend keeps whether or not somebody looks; with -f those that come
+Fails: as feed.py; NoFrontend when the frontend stops
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import Annotated, Any
 import typer
 
 from disagg.cli.feed import follow
-from disagg.cli.observe import Url
+from disagg.cli.observe import NoFrontend, Url, base_url
 
 ENGINES_DO = {
     "new": "is new",
@@ -49,6 +50,7 @@ def events(
                 if not event["story"] and not as_json:
                     sys.stderr.write("nothing has happened since this frontend began\n")
                 return
+    raise NoFrontend(base_url(url), "the frontend stopped telling", "ask again: it ended, or is started anew")
 
 
 def sentence(chapter: dict[str, Any]) -> str:

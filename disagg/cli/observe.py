@@ -85,11 +85,10 @@ def unreachable(base: str, error: Exception) -> NoFrontend:
     return NoFrontend(base, f"no frontend answers: {error}", would_do)
 
 
-def trust() -> ssl.SSLContext | bool:
-    """Whom to believe that a frontend with TLS is what it says. Raises StartError."""
+def trust() -> ssl.SSLContext:
+    """Whom to believe that a frontend with TLS is what it says: the system's authorities, not those that httpx brings.
+    Raises StartError."""
     ca, cert = os.environ.get(CA_VARIABLE), os.environ.get(CERT_VARIABLE)
-    if not ca and not cert:
-        return True
     try:
         context = ssl.create_default_context(cafile=ca or None)
         if cert:

@@ -79,18 +79,25 @@ class Follower:
     def __init__(self, url: str | None) -> None:
         self._url, self.seen, self.why_not = url, Seen(), "asks"
         self.lock = threading.Lock()  # of `seen`
-        self._refused: StartError | None = None
+        self._ended_by: Exception | None = None
         self._thread = threading.Thread(target=self._run, name="feed", daemon=True)
 
     def start(self) -> None:
         self._thread.start()
 
     def check(self) -> None:
-        """Raises what ended the feed before anything came of it: a frontend that refuses, or that is not there."""
-        if self._refused is not None:
-            raise self._refused
+        """Raises what ended the feed: before anything came of it, a frontend that refuses, or that is not there; at
+        any time what nobody foresaw."""
+        if self._ended_by is not None:
+            raise self._ended_by
 
     def _run(self) -> None:
+        try:
+            self._follow()
+        except Exception as error:  # noqa: BLE001 - whatever it is, `check` raises it where somebody sees it
+            self._ended_by = error
+
+    def _follow(self) -> None:
         while True:
             try:
                 with follow(self._url) as events:
@@ -101,8 +108,7 @@ class Follower:
                 self.why_not = "the frontend stopped; asked again"
             except StartError as error:
                 if not self.seen.at_s:
-                    self._refused = error
-                    return
+                    raise
                 self.why_not = f"{error.what}; asked again"
             time.sleep(AGAIN_S)
 

@@ -346,7 +346,7 @@ def _frontend_spec(
 def _limited(each: ApiKey, index: int) -> LimitedKey:
     return LimitedKey(
         key=each.key.get_secret_value(),
-        name=each.name or f"key-{index}",
+        name=each.name_at(index),
         requests_per_minute=each.requests_per_minute or 0,
         tokens_per_minute=each.tokens_per_minute or 0,
         concurrent=each.concurrent or 0,

@@ -95,11 +95,15 @@ class ApiKey(Section):
     concurrent: Annotated[int, Field(ge=1, le=1 << 20)] | None = None
     """Requests that run at once; one more gets 429."""
     models: Models = ()
-    """What requests may name, adapters too; default: all."""
+    """What requests may name; an adapter is a name of its own, as NAME or MODEL:NAME. Default: all."""
 
     @property
     def is_metered(self) -> bool:
         return self.model_fields_set != {"key"}
+
+    def name_at(self, index: int) -> str:
+        """`index`: its place in the list."""
+        return self.name or f"key-{index}"
 
 
 def _keys_as_sections(keys: Any) -> Any:
@@ -127,9 +131,9 @@ class Security(Section):
         keys = [each.key.get_secret_value() for each in self.api_keys]
         if len(keys) != len(set(keys)):
             raise ValueError("api_keys has a key twice; leave one out")
-        names = [each.name for each in self.api_keys if each.name]
-        if len(names) != len(set(names)):
-            raise ValueError("api_keys has two keys of the same name; give each its own")
+        names = [each.name_at(index) for index, each in enumerate(self.api_keys) if each.is_metered]
+        if twice := next((name for name in names if names.count(name) > 1), None):
+            raise ValueError(f"api_keys has two keys of the same name, {twice}; give each its own")
         both = set(keys) & {key.get_secret_value() for key in self.admin_keys}
         if both:
             raise ValueError("admin_keys and api_keys have a key in common; make another one for operators")

@@ -19,6 +19,7 @@ from pydantic import Field
 from disagg.config.section import Section
 
 PROTOCOLS = ["http/1.1"]
+READABLE = "name a file that `disagg serve` may read"
 CERT, KEY, CLIENT_CA = "frontend.tls.cert", "frontend.tls.key", "frontend.tls.client_ca"
 _SEQUENCE, _VERSION = 0x30, 0xA0  # tags of DER
 _UTC_TIME = 0x17
@@ -52,8 +53,7 @@ def server_context(cert: str, key: str, client_ca: str = "") -> ssl.SSLContext:
         try:
             text = Path(file).expanduser().read_bytes()
         except OSError as error:
-            would_do = "name a file that `disagg serve` may read"
-            raise BadFiles(path, f"{file} cannot be read: {error.strerror}", would_do) from None
+            raise BadFiles(path, f"{file} cannot be read: {error.strerror}", READABLE) from None
         if b"-----BEGIN " not in text:
             raise BadFiles(path, f"{file} is no PEM file", "convert it: openssl x509 -inform der, or openssl pkcs12")
     cert, key = os.path.expanduser(cert), os.path.expanduser(key)
@@ -66,6 +66,8 @@ def server_context(cert: str, key: str, client_ca: str = "") -> ssl.SSLContext:
         if error.reason == "KEY_VALUES_MISMATCH":
             raise BadFiles(KEY, f"{key} is not the key of {cert}", "name the key that it was made with") from None
         raise BadFiles(CERT, f"{cert} and {key} cannot be used: {error.reason or error}", "make them anew") from None
+    except OSError as error:  # gone, or closed to us, since it was read above: a renewal that is half done
+        raise BadFiles(CERT, f"{cert} and {key} cannot be read: {error.strerror}", READABLE) from None
     except _Encrypted:
         raise BadFiles(KEY, f"{key} has a password", "take it off: openssl pkey -in FILE -out FILE") from None
     if client_ca:
@@ -74,6 +76,8 @@ def server_context(cert: str, key: str, client_ca: str = "") -> ssl.SSLContext:
         except ssl.SSLError as error:
             what = f"{client_ca} cannot be used: {error.reason or error}"
             raise BadFiles(CLIENT_CA, what, "name certificates of authorities") from None
+        except OSError as error:
+            raise BadFiles(CLIENT_CA, f"{client_ca} cannot be read: {error.strerror}", READABLE) from None
         context.verify_mode = ssl.CERT_REQUIRED
         context.num_tickets = 0  # who comes again shows his certificate again
         context.options |= ssl.OP_NO_TICKET
@@ -101,8 +105,8 @@ def check_time(cert: str, now_s: float | None = None) -> None:
     now_s = time.time() if now_s is None else now_s
     try:
         begins_s, ends_s = valid_between(Path(cert).expanduser().read_text(encoding="latin-1"))
-    except (ValueError, IndexError):
-        return  # OpenSSL has taken it
+    except (ValueError, IndexError, OSError):
+        return  # OpenSSL has taken it, and it may be gone since
     if now_s > ends_s:
         raise BadFiles(CERT, f"{cert} has expired: {_date(ends_s)}", "renew it")
     if now_s < begins_s:

@@ -87,7 +87,7 @@ class Frontend:
         self._models = Models(models, body_limit_bytes)
         self.own = OwnRequests(self._whole, models)
         self._together = Together(self._whole, self.own, peers)
-        native = NativeRoutes(self._models, self._whole, self._together.cancel)
+        native = NativeRoutes(self._models, self._whole, self._together.cancel, meters)
         adapters, page = AdapterRoutes(self._models), PageRoutes(self._whole.feed)
         changes = ChangeRoutes(self._whole, keys)
         generation, here, vectors = self._generation, self._here, self._vectors
@@ -178,7 +178,7 @@ class Frontend:
             )
             await exchange.fail(RequestError("frontend", "internal error", "see the frontend's log"))
         finally:
-            if exchange.error_type:
+            if exchange.error_type not in ("", "client_gone"):  # who has left was told nothing
                 self._refusals.add_error(exchange.error_type)
             if exchange.trace is not None:
                 exchange.trace.end(exchange.status, exchange.error_type)

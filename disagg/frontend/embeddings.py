@@ -55,6 +55,8 @@ class Embeddings:
 
     async def answer(self, exchange: Exchange, kind: InputKind, owner: bytes) -> None:
         """`owner` may see and cancel the request; cancelling it by its id ends all inputs."""
+        if exchange.trace is not None:
+            exchange.trace.model = self._backend.model_name
         received_at_s = receiving.name(exchange, self._backend)
         with exchange.while_connected(), metered(exchange, self._meters, owner) as use:
             receiving.check_head(exchange)
@@ -69,9 +71,8 @@ class Embeddings:
             make = self._scored if by_tokens else self._embedded
             requests = [make(asked, at, ids[at], owner, received_at_s) for at in range(len(ids))]
             if use is not None:
-                use.read(asked.model, sum(map(len, asked.prompts)), requests)
+                use.read(self._backend.model_name, asked.adapter, sum(map(len, asked.prompts)), requests)
             if exchange.trace is not None:
-                exchange.trace.model = self._backend.model_name
                 for request in requests:
                     request.trace = exchange.trace.request()
             self._running[exchange.request_id] = requests

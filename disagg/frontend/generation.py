@@ -86,6 +86,7 @@ class Generations:
 
     async def answer(self, exchange: Exchange, endpoint: str, owner: bytes) -> None:
         """`endpoint`: a row of READINGS that makes a CompletionRequest. `owner` may see and cancel the request."""
+        self._name_in_trace(exchange)
         received_at_s = receiving.name(exchange, self._backend)
         with exchange.while_connected(), metered(exchange, self._meters, owner) as use:
             receiving.check_head(exchange)
@@ -93,16 +94,19 @@ class Generations:
             asked = await self._read(exchange, endpoint, owner)
             assert isinstance(asked, CompletionRequest)
             await self._tokenization.parsing.load(asked.tool_use)
-            if exchange.trace is not None:
-                exchange.trace.model = self._backend.model_name
             answering = self._answering(exchange, asked, owner, received_at_s)
             if use is not None:
-                use.read(asked.model, sum(map(len, asked.prompts)), answering.requests)
+                use.read(self._backend.model_name, asked.adapter, sum(map(len, asked.prompts)), answering.requests)
             self.running[answering.id] = answering.requests
             try:
                 await self._run(exchange, answering)
             finally:
                 del self.running[answering.id]
+
+    def _name_in_trace(self, exchange: Exchange) -> None:
+        """First: what is refused is this model's, too."""
+        if exchange.trace is not None:
+            exchange.trace.model = self._backend.model_name
 
     async def _run(self, exchange: Exchange, answering: Answering) -> None:
         if not answering.asked.stream:
@@ -116,6 +120,7 @@ class Generations:
 
     async def answer_here(self, exchange: Exchange, endpoint: str) -> None:
         """For what no engine is asked: `endpoint` is a row of READINGS that makes an Answered."""
+        self._name_in_trace(exchange)
         with exchange.while_connected():
             receiving.check_head(exchange)
             answered = await self._read(exchange, endpoint)

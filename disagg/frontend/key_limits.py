@@ -6,7 +6,8 @@ Owns:  the counts of this process alone: frontends share nothing, so each of sev
 Fails: RateLimited with how long to wait; BadRequest (403) for a model that the key may not name
 
 A limit is a bucket that fills evenly: after a pause of a minute all of it may be used at once, and then its rate. What
-an answer will have is not known before: its tokens are taken when it has ended, also below zero.
+an answer will have is not known before: its tokens are taken as they are made, also below zero. They are counted when
+somebody asks (the key's next request, a scrape), and at the answer's end: nothing is done at a token.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from contextlib import contextmanager
 
 import msgspec
 
+from disagg.adapters import OF
 from disagg.coordinator.request import Request
 from disagg.errors import BadRequest, RateLimited
 from disagg.frontend.exchange import Exchange
@@ -58,52 +60,78 @@ class Bucket:
         self._level = self.level(now_s) - count
 
 
+class Running:
+    """An answer that runs. `requests`: made for it, once its body is read; `counted`: of their tokens."""
+
+    def __init__(self) -> None:
+        self.requests: Sequence[Request] = ()
+        self.counted = 0
+
+
 class Meter:
     """Of one key. `now_s`: any clock that goes evenly."""
 
     def __init__(self, key: LimitedKey, now_s: Callable[[], float]) -> None:
-        self.key, self._now_s, self._running = key, now_s, 0
+        self.key, self._now_s = key, now_s
+        self._running: set[Running] = set()
         self._requests = Bucket(key.requests_per_minute, now_s()) if key.requests_per_minute else None
         self._tokens = Bucket(key.tokens_per_minute, now_s()) if key.tokens_per_minute else None
         self.requests = 0
         self.tokens: Counter[str] = Counter()  # by kind
         self.refused: Counter[str] = Counter()  # by limit
 
-    def begin(self) -> None:
+    def begin(self) -> Running:
         """Raises RateLimited."""
         now_s, key = self._now_s(), self.key
-        if key.concurrent and self._running >= key.concurrent:
-            self._refuse("concurrent", f"{self._running} requests of this key run, as many as it may have", BUSY_S)
+        if key.concurrent and len(self._running) >= key.concurrent:
+            self._refuse("concurrent", f"{len(self._running)} requests of this key run, as many as it may have", BUSY_S)
         if self._requests is not None and (wait_s := self._requests.wait_s(1, now_s)):
             self._refuse("requests", f"this key may send {key.requests_per_minute} requests a minute", wait_s)
-        if self._tokens is not None and (wait_s := self._tokens.wait_s(1, now_s)):
-            self._refuse("tokens", f"this key may use {key.tokens_per_minute} tokens a minute", wait_s)
+        if self._tokens is not None:
+            self.look()
+            if wait_s := self._tokens.wait_s(1, now_s):
+                self._refuse("tokens", f"this key may use {key.tokens_per_minute} tokens a minute", wait_s)
         if self._requests is not None:
             self._requests.take(1, now_s)
-        self._running += 1
         self.requests += 1
+        running = Running()
+        self._running.add(running)
+        return running
 
-    def read(self, model: str, prompt_tokens: int) -> None:
-        """Once the body has been read. Raises RateLimited, and BadRequest."""
+    def read(self, model: str, adapter: str, prompt_tokens: int) -> None:
+        """Once the body has been read. `adapter`: "" for the model as it is. Raises RateLimited, and BadRequest."""
         now_s, key = self._now_s(), self.key
-        if key.models and model not in key.models:
-            what = f"this key may not use the model '{model[:100]}'; it may use {', '.join(key.models)}"
+        names = (adapter, f"{model}{OF}{adapter}") if adapter else (model,)  # however the body names it
+        if key.models and not any(name in key.models for name in names):
+            what = f"this key may not use the model '{names[0]}'; it may use {', '.join(key.models)}"
             raise BadRequest("model", "model_not_allowed", what, http_status=403)
         if self._tokens is not None:
             if prompt_tokens > key.tokens_per_minute:
                 what = f"the prompt has {prompt_tokens} tokens, and this key may use {key.tokens_per_minute} a minute"
                 self._refuse("tokens", what, 0.0)
+            self.look()
             if wait_s := self._tokens.wait_s(prompt_tokens, now_s):
                 self._refuse("tokens", f"this key may use {key.tokens_per_minute} tokens a minute", wait_s)
             self._tokens.take(prompt_tokens, now_s)
         self.tokens["prompt"] += prompt_tokens
 
-    def end(self, requests: Sequence[Request]) -> None:
-        made = sum(len(request.emitted_ids) for request in requests)
-        self._running -= 1
-        self.tokens["output"] += made
+    def end(self, running: Running) -> None:
+        self._running.remove(running)
+        self._count(running)
+
+    def look(self) -> None:
+        """Counts what running answers have made so far."""
+        for running in self._running:
+            self._count(running)
+
+    def _count(self, running: Running) -> None:
+        new = sum(len(request.emitted_ids) for request in running.requests) - running.counted
+        if new <= 0:  # fewer: it has begun anew
+            return
+        running.counted += new
+        self.tokens["output"] += new
         if self._tokens is not None:
-            self._tokens.take(made, self._now_s())
+            self._tokens.take(new, self._now_s())
 
     def headers(self) -> Iterator[tuple[bytes, bytes]]:
         """As OpenAI's clients read them."""
@@ -135,6 +163,7 @@ class Meters:
         tokens: Counts = {}
         refused: Counts = {}
         for meter in self._meters.values():
+            meter.look()
             name = meter.key.name
             requests[name,] = meter.requests
             tokens |= {(name, kind): count for kind, count in meter.tokens.items()}
@@ -146,25 +175,18 @@ NO_LIMITS = Meters()
 
 
 class Use:
-    """One answer's use of its key. `requests`: those that were made for it."""
+    """One answer's use of its key."""
 
-    def __init__(self, exchange: Exchange, meter: Meter) -> None:
-        self._exchange, self._meter = exchange, meter
-        self.requests: Sequence[Request] = ()
+    def __init__(self, exchange: Exchange, meter: Meter, running: Running) -> None:
+        self._exchange, self._meter, self._running = exchange, meter, running
 
-    def read(self, model: str, prompt_tokens: int, requests: Sequence[Request]) -> None:
+    def read(self, model: str, adapter: str, prompt_tokens: int, requests: Sequence[Request]) -> None:
         """Raises RateLimited, and BadRequest."""
         try:
-            self._meter.read(model, prompt_tokens)
+            self._meter.read(model, adapter, prompt_tokens)
         finally:
-            self.tell()
-        self.requests = requests
-
-    def tell(self) -> None:
-        """What is left, in the answer's head."""
-        fields = self._exchange.answer_headers
-        fields[:] = [field for field in fields if not field[0].startswith(HEAD)]
-        fields += self._meter.headers()
+            _tell(self._exchange, self._meter)
+        self._running.requests = requests
 
 
 @contextmanager
@@ -174,12 +196,18 @@ def metered(exchange: Exchange, meters: Meters, owner: bytes) -> Iterator[Use | 
     if meter is None:
         yield None
         return
-    use = Use(exchange, meter)
     try:
-        meter.begin()
+        running = meter.begin()
     finally:
-        use.tell()
+        _tell(exchange, meter)
     try:
-        yield use
+        yield Use(exchange, meter, running)
     finally:
-        meter.end(use.requests)
+        meter.end(running)
+
+
+def _tell(exchange: Exchange, meter: Meter) -> None:
+    """What is left, in the answer's head."""
+    fields = exchange.answer_headers
+    fields[:] = [field for field in fields if not field[0].startswith(HEAD)]
+    fields += meter.headers()

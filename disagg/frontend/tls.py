@@ -74,12 +74,13 @@ class Tls:
 
     @staticmethod
     def _stamps(spec: TlsSpec) -> list[Any]:
-        """Of each file, what changes with it; also where it is reached by links, as Kubernetes' secrets are."""
+        """Of each file, what changes with it or with who may read it; also where it is reached by links, as Kubernetes'
+        secrets are."""
         found: list[Any] = []
         for file in filter(None, (spec.cert, spec.key, spec.client_ca)):
             try:
                 now = os.stat(os.path.expanduser(file))
-                found.append((now.st_mtime_ns, now.st_size, now.st_ino, now.st_dev))
+                found.append((now.st_ctime_ns, now.st_size, now.st_ino, now.st_dev))
             except OSError as error:
                 found.append(error.errno)
         return found

@@ -18,6 +18,9 @@ PART = re.compile(r"^(?:base_model\.model\.)?(?P<module>.+)\.lora_(?P<side>[AB])
 PLAIN = {"F64", "F32", "F16", "BF16"}
 EMBEDDINGS = ("embed_tokens", "lm_head")
 EXPERTS = ".experts"
+# What stands before it differs between releases of transformers: language_model.model.layers.0.… of a vision model is
+# model.language_model.layers.0.… in a later one, and both name the same matrix.
+LAYER = re.compile(r"(?:^|\.)((?:layers?|blocks|h)\.\d+\..+)$")
 Shapes = dict[str, list[int]]  # of a plain matrix; empty: there is one, of which no more is known
 
 
@@ -37,18 +40,25 @@ def why_not_of(adapter: Path, model: Path) -> str:
 
 
 def _misfits(parts: list[tuple[str, str, list[int]]], theirs: Shapes) -> Iterator[str]:
+    by_tail: dict[str, list[list[int]]] = {}
+    for name, matrix in theirs.items():
+        by_tail.setdefault(_tail(name), []).append(matrix)
     for module, side, shape in parts:
         if module.rpartition(".")[2] in EMBEDDINGS:
             continue
-        if module not in theirs:
-            if not _is_among_experts(module, theirs):
-                yield f"is of another model: it changes {module}, which this one has not"
-            continue
-        if not (matrix := theirs[module]):
-            continue
+        tail = _tail(module)
+        matrices = [theirs[module]] if module in theirs else by_tail.get(tail, [])
+        if not matrices and not _is_among_experts(tail, by_tail):
+            yield f"is of another model: it changes {module}, which this one has not"
         ours, axis = (shape[1], 1) if side == "A" else (shape[0], 0)
-        if ours != matrix[axis]:
-            yield f"is of another model: its {module} has a side of {ours}, and this one's has {matrix[axis]}"
+        if matrices and all(matrix and ours != matrix[axis] for matrix in matrices):
+            yield f"is of another model: its {module} has a side of {ours}, and this one's has {matrices[0][axis]}"
+
+
+def _tail(module: str) -> str:
+    """From its layer's number on; its last two names, where it is in none."""
+    found = LAYER.search(module)
+    return found[1] if found else ".".join(module.split(".")[-2:])
 
 
 def _is_among_experts(module: str, theirs: Mapping[str, object]) -> bool:

@@ -3,7 +3,7 @@
 Way:   plane -> [KvFeed.on_kv] -> PrefixIndex, by the slots of the engine's endpoints
 Owns:  the numbers of the changes it has seen of each rank: what comes twice is left out, and where one is missing all
        is asked for anew, as where something cannot be read; with a pause that grows, should it never end
-       Many changes take several turns of the event loop, where `do` says so (in_slices.py)
+Cost:  many changes take several turns of the event loop, where `do` says so (in_slices.py)
 Fails: never; an endpoint of which nothing is known `tells_cache` no more, and the index has nothing of it
 """
 

@@ -29,8 +29,10 @@ class EmbeddingLeg(SGLangLeg):
 
         if self.leg.second_at and not is_on(PART):
             raise ValueError("this SGLang cannot be told where the second text of a pair begins")
-        adapter = {"lora_path": self.leg.adapter} if self.leg.adapter else {}
-        asked = EmbeddingReqInput(input_ids=input_ids(self.leg.prompt_ids), rid=self.leg.id, **adapter)
+        more: dict[str, Any] = {"lora_path": self.leg.adapter} if self.leg.adapter else {}
+        if self.leg.trace:
+            more["external_trace_header"] = {"traceparent": self.leg.trace}
+        asked = EmbeddingReqInput(input_ids=input_ids(self.leg.prompt_ids), rid=self.leg.id, **more)
         setattr(asked, SECOND_AT, self.leg.second_at)
         return self._chunks(engine.tokenizer_manager.generate_request(asked))
 

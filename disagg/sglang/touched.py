@@ -306,7 +306,7 @@ EMBEDDING = Part(
     (
         _at(f"{_MANAGER}generate_request", begins="self, obj", is_called=True),
         _at(f"{_MANAGER}_create_tokenized_object", begins="self, obj"),
-        *_all("managers.io_struct:EmbeddingReqInput.", "rid input_ids lora_path"),
+        *_all("managers.io_struct:EmbeddingReqInput.", "rid input_ids lora_path external_trace_header"),
         *_all("managers.io_struct:TokenizedEmbeddingReqInput.", "input_ids token_type_ids"),
     ),
 )

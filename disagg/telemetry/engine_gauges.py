@@ -14,7 +14,7 @@ from prometheus_client.registry import Collector
 
 from disagg.registry.records import EngineRecord
 from disagg.role_table import ROLES
-from disagg.routing.endpoints import Endpoint, Engine
+from disagg.routing.endpoints import UNBOUNDED, Endpoint, Engine
 
 OF_ENGINE = ("engine", "role")
 OF_RANK = ("engine", "dp_rank")
@@ -35,7 +35,7 @@ class EngineGauges(Collector):
         """The share of KV that is taken, over all ranks that make tokens."""
         taken, there = 0, 0
         for endpoint in self._endpoints():
-            if not ROLES[endpoint.engine.role].embeds:
+            if not ROLES[endpoint.engine.role].embeds and _is_known(endpoint):
                 taken, there = taken + max(0, endpoint.load[1]), there + endpoint.capacity.kv_tokens
         return taken / there if there else 0.0
 
@@ -62,8 +62,14 @@ class EngineGauges(Collector):
         unread = GaugeMetricFamily("disagg_rank_unread_tokens", "Prompt tokens that wait to be read", labels=OF_RANK)
         for endpoint in self._endpoints():
             of_rank = endpoint.engine.id, str(endpoint.dp_rank)
-            kv.add_metric(of_rank, endpoint.capacity.kv_tokens)
+            if _is_known(endpoint):
+                kv.add_metric(of_rank, endpoint.capacity.kv_tokens)
             used.add_metric(of_rank, max(0, endpoint.load[1]))
             batch.add_metric(of_rank, endpoint.requests_of_clients)
             unread.add_metric(of_rank, max(0, endpoint.sent_tokens))
         yield from (state, restarts, info, kv, used, batch, unread)
+
+
+def _is_known(endpoint: Endpoint) -> bool:
+    """Whether its engine tells how much KV it has."""
+    return endpoint.capacity.kv_tokens < UNBOUNDED

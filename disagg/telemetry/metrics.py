@@ -73,7 +73,7 @@ class FrontendMetrics:
         aliases: Sequence[str] = (),
     ) -> None:
         self._lane_of = lane_of
-        self._late: deque[tuple[float, Facts, dict[str, float]]] = deque(maxlen=LATE_MAX)
+        self._late: deque[tuple[float, Facts, dict[str, float]]] = deque()
         self._counted: dict[str, int] = {}  # live request -> tokens of it that are in `made`
         self._registry, of_rank = CollectorRegistry(), ("engine", "dp_rank")
         self._counts: dict[str, Count] = {}
@@ -177,6 +177,8 @@ class FrontendMetrics:
         self._count_tokens(request)
         self._counted.pop(request.id, None)
         if not self._settle(facts, timeline):
+            if len(self._late) >= LATE_MAX:
+                self._settle(*self._late.popleft()[1:], is_late=True)
             self._late.append((time.monotonic() + LATE_S, facts, timeline))
 
     def look(self, live: Iterable[Request]) -> None:
@@ -186,7 +188,7 @@ class FrontendMetrics:
 
     def _count_tokens(self, request: Request) -> None:
         tokens, facts = len(request.emitted_ids), request.facts
-        if not tokens or facts.decode is None:
+        if facts.decode is None or not (tokens or request.embedding):
             return
         before = self._counted.get(request.id)
         if before is None:

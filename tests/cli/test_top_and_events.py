@@ -7,6 +7,7 @@ import os
 import pty
 import re
 import select
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,14 +17,21 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import pytest
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "frontend"))  # tests share certificates.py
+
+from certificates import Authority
 from typer.testing import CliRunner
 
 from disagg.cli.app import app
 from disagg.cli.events import sentence
 from disagg.cli.feed import Seen
+from disagg.cli.observe import CA_VARIABLE, CERT_VARIABLE, NoFrontend, trust
+from disagg.cli.top import Follower
 
 COLUMNS = ["at_s", "made", "read", "ended", "failed", "running", "queued", "ttft_ms_p50", "ttft_ms_p99"]
 
@@ -99,8 +107,13 @@ def frontend(*events: dict[str, Any], status: int = 200, stays: bool = False) ->
 
 
 def _events(url: str, *more: str) -> list[str]:
-    done = CliRunner().invoke(app, ["events", "--url", url, *more], catch_exceptions=False)
-    assert done.exit_code == 0
+    """With -f, until the frontend stops: that is told."""
+    done = CliRunner().invoke(app, ["events", "--url", url, *more])
+    if more:
+        assert isinstance(done.exception, NoFrontend)
+        assert "stopped telling" in str(done.exception)
+    else:
+        assert done.exit_code == 0
     return [re.sub(r"^\S+ \S+  ", "", line) for line in done.stdout.splitlines()]
 
 
@@ -122,6 +135,30 @@ def test_what_comes_is_told_as_it_comes_and_what_grows_again() -> None:
 def test_a_snapshot_that_comes_again_tells_nothing_twice() -> None:
     with frontend(SNAPSHOT, TICK, {**SNAPSHOT, "story": [*SNAPSHOT["story"][:1], *TICK["story"]]}) as url:  # type: ignore[index,misc]
         assert len(_events(url, "-f")) == 4
+
+
+def test_a_frontend_that_tells_nothing_is_told() -> None:
+    with frontend() as url:
+        done = CliRunner().invoke(app, ["events", "--url", url])
+    assert isinstance(done.exception, NoFrontend)
+
+
+def test_what_ends_the_feed_of_top_is_raised_where_it_is_seen() -> None:
+    with frontend(SNAPSHOT, {"type": "of a later release"}, stays=True) as url:
+        follower = Follower(url)
+        follower.start()
+        follower._thread.join(10)
+        with pytest.raises(KeyError):
+            follower.check()
+
+
+@pytest.mark.skipif(not shutil.which("openssl"), reason="needs openssl")
+def test_the_systems_authorities_are_trusted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(CA_VARIABLE, raising=False)
+    monkeypatch.delenv(CERT_VARIABLE, raising=False)
+    monkeypatch.setenv("SSL_CERT_FILE", str(Authority(tmp_path, "of-this-system").cert))
+    (known,) = trust().get_ca_certs()
+    assert "of-this-system" in str(known)
 
 
 def test_as_json() -> None:

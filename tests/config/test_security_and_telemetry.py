@@ -210,6 +210,7 @@ def test_a_key_may_have_a_name_and_limits() -> None:
         ("[{name: a}]", "is missing"),
         (f"[{KEY}, {{key: {KEY}, name: a}}]", "a key twice"),
         (f"[{{key: {KEY}, name: a}}, {{key: {OTHER}, name: a}}]", "two keys of the same name"),
+        (f"[{{key: {KEY}, name: key-1}}, {{key: {OTHER}, concurrent: 5}}]", "two keys of the same name, key-1"),
         ("[{key: tiny}]", "api_keys.0.key"),
     ],
 )

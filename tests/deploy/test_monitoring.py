@@ -72,6 +72,11 @@ def test_what_cannot_be_is_refused_before_anything_is_written(tmp_path: Path) ->
     assert not (tmp_path / "m").exists()
 
 
+def test_a_limit_that_no_first_token_is_told_to_exceed_is_refused(tmp_path: Path) -> None:
+    assert set(refused("monitoring", "--ttft-p99-s", "120", "-o", tmp_path / "m")) == {"--ttft-p99-s"}
+    deploy("monitoring", "--ttft-p99-s", "119", "-o", tmp_path / "m")
+
+
 def test_the_dashboard_has_the_shape_that_grafana_takes(folder: Path) -> None:
     board = _dashboard(folder)
     panels = board["panels"]
@@ -114,11 +119,16 @@ def _ttft(below_1_s: str) -> list[dict[str, str]]:
 
 GPU, TCP = {"device": "gpu", "node": "n", "engine": "decode-0"}, {"device": "cpu", "node": "n", "engine": "decode-0"}
 RANK = {"dp_rank": "0", "kind": "output"}
-CASES = {
+PACES = {"small": 3000, "large": 900}
+_FAILING = [_series("disagg_requests_total", "0+10x60", phase=phase) for phase in ("failed", "finished")]
+CASES: dict[str, tuple[list[dict[str, str]], ...]] = {  # the first alerts, the others do not
     "DisaggDown": ([_series("up", "0x60")], [_series("up", "1x60")]),
     "DisaggNoReadyPair": ([_series("disagg_ready", "0x60")], [_series("disagg_ready", "1x60")]),
     "DisaggEngineNotReady": (
-        [_series("disagg_engine_state", "1x60", engine="e", state="starting")],
+        [  # on its way again and again, and never there
+            _series("disagg_engine_state", "1x7 stale _x7 1x7 stale _x30", engine="e", state="starting"),
+            _series("disagg_engine_state", "_x8 1x7 stale _x7 1x7", engine="e", state="proving"),
+        ],
         [_series("disagg_engine_state", "1x60", engine="e", state="ready")],
     ),
     "DisaggEngineRestarts": (
@@ -135,8 +145,20 @@ CASES = {
         [_series("disagg_kv_tokens_taken", "9x60", engine="e"), _series("disagg_kv_tokens", "100x60", engine="e")],
     ),
     "DisaggRequestsFail": (
-        [_series("disagg_requests_total", "0+10x60", phase=phase) for phase in ("failed", "finished")],
+        [*_FAILING, _series("disagg_failed_total", "0+10x60", error="LegLost")],
         [_series("disagg_requests_total", "0+10x60", phase="finished")],
+        [
+            *_FAILING,
+            *(
+                _series("disagg_failed_total", "0+3x60", error=error)
+                for error in ("Overloaded", "NotAccepted", "NoAdapter")
+            ),
+        ],
+        [  # one of a hundred, of another model
+            _series("disagg_requests_total", "0+100x60", phase="finished", model="a"),
+            _series("disagg_requests_total", "0+10x60", phase="finished", model="b"),
+            _series("disagg_failed_total", "0+1x60", error="LegLost", model="a"),
+        ],
     ),
     "DisaggOverloaded": (
         [_series("disagg_errors_total", "0+5x60", code="overloaded")],
@@ -161,6 +183,18 @@ CASES = {
             *(_series("disagg_rank_tokens_total", f"0+{3000 + n}x60", engine=f"d-{n}", **RANK) for n in range(3)),
             *(_series("disagg_rank_requests", "4x60", engine=f"d-{n}", dp_rank="0") for n in range(3)),
         ],
+        [  # another model's pace is its own
+            *(
+                _series("disagg_rank_tokens_total", f"0+{pace}x60", engine=f"{model}-d-{n}", model=model, **RANK)
+                for model, pace in PACES.items()
+                for n in range(2)
+            ),
+            *(
+                _series("disagg_rank_requests", "4x60", engine=f"{model}-d-{n}", model=model, dp_rank="0")
+                for model in PACES
+                for n in range(2)
+            ),
+        ],
     ),
     "DisaggSpansDropped": (
         [_series("disagg_trace_spans_total", "0+5x60", outcome="dropped")],
@@ -181,7 +215,8 @@ def test_alerts_come_when_they_should_and_only_then(folder: Path) -> None:
     """Each case alone: what fires after AT minutes of it, by Prometheus' own engine."""
     fired: dict[str, list[str]] = {}
     for alert, cases in CASES.items():
-        for is_bad, series in zip((True, False), cases, strict=True):
+        for number, series in enumerate(cases):
+            is_bad = number == 0
             asked = [
                 {
                     "expr": f'count by (alertname) (ALERTS{{alertstate="firing", alertname="{alert}"}})',
@@ -199,5 +234,7 @@ def test_alerts_come_when_they_should_and_only_then(folder: Path) -> None:
                 [PROMTOOL, "test", "rules", "test.yml"], cwd=folder, capture_output=True, text=True, timeout=60
             )
             if done.returncode:
-                fired.setdefault(alert, []).append(f"{'bad' if is_bad else 'good'}: {done.stdout}{done.stderr}")
+                fired.setdefault(alert, []).append(
+                    f"{'bad' if is_bad else f'good {number}'}: {done.stdout}{done.stderr}"
+                )
     assert not fired, "\n".join(each for texts in fired.values() for each in texts)

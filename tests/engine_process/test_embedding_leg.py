@@ -104,6 +104,13 @@ async def test_a_vector_or_a_bare_score_comes_before_the_end(said: Any, vector: 
     assert (manager.asked[0].rid, list(manager.asked[0].input_ids)) == ("a" * 34, [5, 6, 7, 8])
 
 
+@pytest.mark.parametrize("parent", [f"00-{'a' * 32}-{'b' * 16}-01", ""])
+async def test_sglangs_spans_go_below_the_legs(parent: str) -> None:
+    manager = Manager(chunk([0.5]))
+    await over(begin(manager, trace=parent)[1])
+    assert getattr(manager.asked[0], "external_trace_header", None) == ({"traceparent": parent} if parent else None)
+
+
 @pytest.mark.parametrize(("adapter", "named"), [("sql", "sql"), ("", None)])
 async def test_sglang_is_told_the_adapter(adapter: str, named: str | None) -> None:
     manager = Manager(chunk([0.5]))

@@ -9,7 +9,7 @@ import socket
 import pytest
 from scripted import MODEL, Running, ScriptedBackend, ask, exchange, hangs, http_request, serving, until
 
-from disagg.frontend.http1 import Limits
+from disagg.frontend.http1 import Limits, Refusals
 from disagg.tokenizer.codec import Codec
 from disagg.tokenizer.short_bodies import SHORT_BYTES
 
@@ -17,8 +17,8 @@ from disagg.tokenizer.short_bodies import SHORT_BYTES
 @pytest.mark.parametrize("stream", [True, False], ids=["stream", "whole"])
 @pytest.mark.parametrize("texts", [(), ("one",)], ids=["before the first token", "after it"])
 async def test_leaving_ends_the_run(codec: Codec, stream: bool, texts: tuple[str, ...]) -> None:
-    backend = ScriptedBackend(hangs(*texts))
-    async with serving(backend, codec) as frontend:
+    backend, refusals = ScriptedBackend(hangs(*texts)), Refusals()
+    async with serving(backend, codec, refusals=refusals) as frontend:
         reader, writer = await asyncio.open_connection("127.0.0.1", frontend.port)
         writer.write(ask(stream=stream))
         await until(lambda: len(backend.requests) == 1)
@@ -27,6 +27,7 @@ async def test_leaving_ends_the_run(codec: Codec, stream: bool, texts: tuple[str
         writer.close()
         await asyncio.wait_for(backend.ended.wait(), 30)
         assert backend.closed == ["cancelled"]
+    assert not refusals.errors  # nobody was told an error
 
 
 async def test_leaving_is_seen_by_each_request_of_a_connection(codec: Codec) -> None:

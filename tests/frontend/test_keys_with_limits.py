@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 from prometheus_client import generate_latest
-from scripted import Answer, ScriptedBackend, ask, exchange, hangs, http_request, says, serving, until
+from scripted import MODEL, Answer, ScriptedBackend, ask, exchange, hangs, http_request, says, serving, until
 
+from disagg.adapters import Adapter
 from disagg.errors import BadRequest, RateLimited
 from disagg.frontend.app import Frontend
 from disagg.frontend.key_limits import Bucket, LimitedKey, Meter, Meters
@@ -108,6 +109,42 @@ async def test_a_model_that_the_key_may_not_name(codec: Codec) -> None:
     assert len(backend.requests) == 1
 
 
+ADAPTERS = {name: Adapter(name, f"/adapters/{name}") for name in ("sql", "law")}
+
+
+@pytest.mark.parametrize(
+    ("may", "said", "status"),
+    [
+        (MODEL, {"model": MODEL}, 200),
+        (MODEL, {"model": MODEL, "lora_path": "sql"}, 403),
+        (MODEL, {"model": f"{MODEL}:sql"}, 403),
+        ("sql", {"model": "sql"}, 200),
+        ("sql", {"model": f"{MODEL}:sql"}, 200),
+        ("sql", {"model": MODEL, "lora_path": "sql"}, 200),
+        ("sql", {"model": MODEL, "lora_path": "law"}, 403),
+        ("sql", {"model": MODEL}, 403),
+        (f"{MODEL}:sql", {"model": "sql"}, 200),
+    ],
+    ids=str,
+)
+async def test_an_adapter_is_the_same_however_it_is_named(
+    codec: Codec, may: str, said: dict[str, str], status: int
+) -> None:
+    backend = ScriptedBackend(says("Hi"), adapters=dict(ADAPTERS))
+    async with _serving(codec, backend, _meters(models=(may,))) as frontend:
+        answer = await _asked(frontend, **said)
+    assert (answer.status, len(backend.requests)) == (status, status == 200)
+
+
+async def test_an_adapter_of_vectors_is_one_too(codec: Codec) -> None:
+    backend = ScriptedBackend(says("Hi"), adapters=dict(ADAPTERS), embeds=True)
+    body = json.dumps({"model": MODEL, "lora_path": "sql", "input": "x"}).encode()
+    request = http_request("POST", "/v1/embeddings", body, [f"authorization: Bearer {LIMITED}"])
+    async with _serving(codec, backend, _meters(models=(MODEL,))) as frontend:
+        assert (await exchange(frontend.port, request)).status == 403
+    assert not backend.requests
+
+
 async def test_anthropics_clients_read_it_in_their_words(codec: Codec) -> None:
     async with _serving(codec, ScriptedBackend(says("Hi")), _meters(requests_per_minute=1)) as frontend:
         body = json.dumps(
@@ -138,15 +175,15 @@ def test_a_bucket_fills_evenly_and_never_beyond_its_limit() -> None:
 
 def test_a_prompt_that_never_fits_is_told_so() -> None:
     meter = Meter(LimitedKey(key=LIMITED, name="a", tokens_per_minute=100), Clock())
-    meter.begin()
+    running = meter.begin()
     with pytest.raises(RateLimited, match="send a shorter one") as refused:
-        meter.read("m", 101)
+        meter.read("m", "", 101)
     assert refused.value.wait_s == 0.0
     assert RateLimited(*refused.value.args).wait_s == 0.0
-    meter.end([])
-    meter.begin()
-    meter.read("m", 100)
-    meter.end([])
+    meter.end(running)
+    running = meter.begin()
+    meter.read("m", "", 100)
+    meter.end(running)
     with pytest.raises(RateLimited, match="try again in"):
         meter.begin()
 
@@ -154,10 +191,38 @@ def test_a_prompt_that_never_fits_is_told_so() -> None:
 def test_a_refusal_gives_its_place_back() -> None:
     meter = Meter(LimitedKey(key=LIMITED, name="a", concurrent=1, models=("m",)), Clock())
     for _ in range(3):
-        meter.begin()
+        running = meter.begin()
         with pytest.raises(BadRequest):
-            meter.read("n", 1)
-        meter.end([])
+            meter.read("n", "", 1)
+        meter.end(running)
+
+
+async def test_answers_that_run_are_counted_too(codec: Codec) -> None:
+    meters, backend = _meters(tokens_per_minute=1000), ScriptedBackend(hangs("Hi"))
+    async with _serving(codec, backend, meters) as frontend:
+        running = asyncio.create_task(_asked(frontend, stream=True))
+        await until(lambda: bool(backend.requests))
+        (request,) = backend.requests
+        before = meters.told["disagg_key_tokens"].get(("team-a", "output"), 0)
+        request.emitted_ids += range(400)
+        assert meters.told["disagg_key_tokens"]["team-a", "output"] == before + 400
+        request.emitted_ids += range(600)
+        refused = await _asked(frontend)
+        assert _error(refused) == REFUSED
+        assert refused.headers["x-ratelimit-remaining-tokens"] == "0"
+        running.cancel()  # the client leaves
+        await until(lambda: bool(backend.closed))
+        assert meters.told["disagg_key_tokens"]["team-a", "output"] == before + 1000  # none of them twice
+
+
+async def test_a_probe_that_makes_a_token_is_a_request_of_its_key(codec: Codec) -> None:
+    request = http_request("GET", "/health_generate", headers=[f"authorization: Bearer {LIMITED}"])
+    meters, backend = _meters(requests_per_minute=1), ScriptedBackend(says("Hi"))
+    async with _serving(codec, backend, meters) as frontend:
+        assert (await exchange(frontend.port, request)).status == 200
+        assert _error(await exchange(frontend.port, request)) == REFUSED
+    assert len(backend.requests) == 1
+    assert meters.told["disagg_key_tokens"]["team-a", "output"] == 1
 
 
 def test_metrics_by_the_keys_name() -> None:
@@ -165,7 +230,7 @@ def test_metrics_by_the_keys_name() -> None:
     meter = meters.of(digest(LIMITED.encode()))
     assert meter is not None
     meter.begin()
-    meter.read("m", 7)
+    meter.read("m", "", 7)
     with pytest.raises(RateLimited):
         meter.begin()
     text = generate_latest(metrics.up_to_date(metrics.figures({}, {}, meters.told), [], {}, {}, {})).decode()

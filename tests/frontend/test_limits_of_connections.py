@@ -169,6 +169,22 @@ async def test_who_was_answered_for_good_and_still_sends_is_not_waited_for() -> 
     assert (stays.was_aborted, stays.statuses) == (True, [400])
 
 
+async def test_who_was_answered_for_good_has_the_time_to_take_it() -> None:
+    size = 100 * int(LIMITS.flush_bytes_per_s)
+    door = door_of(Echo(answer=b"x" * size))
+    wire = connect(door)
+    wire.unsent = size
+    wire.connection.data_received(GET.replace(b"Host", b"Connection: close\r\nHost"))
+    await turns()
+    assert wire.statuses == [200]
+    for _ in range(100):
+        wire.unsent -= size // 100
+        pass_time(door, 1.0)
+        assert not wire.was_aborted
+    pass_time(door, LIMITS.write_s + LIMITS.linger_s)
+    assert wire.was_aborted  # it has not closed its side
+
+
 # Sums
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import msgspec
@@ -12,6 +13,7 @@ from scripted import feed_of, until
 
 from disagg.coordinator.facts import Facts
 from disagg.coordinator.phases import Phase
+from disagg.coordinator.remembered import Remembered
 from disagg.coordinator.request import NoText, Request
 from disagg.errors import FrontendFull
 from disagg.frontend.page import feed as module
@@ -67,6 +69,45 @@ async def test_nothing_runs_and_nothing_is_kept_while_nobody_looks(feed: Feed) -
     number = feed.number
     await asyncio.sleep(0.05)
     assert feed.number == number
+
+
+class Listing:
+    """A coordinator that counts who of its ended requests is looked at."""
+
+    waiting = 0
+
+    def __init__(self, *live: Request, ended: Sequence[Remembered] = ()) -> None:
+        self.live = {each.id: each for each in live}
+        self.looked_at, self._ended = 0, ended
+
+    def ended(self) -> Iterator[Remembered]:
+        for each in self._ended:
+            self.looked_at += 1
+            yield each
+
+
+def _ended(name: str, at_s: float) -> Remembered:
+    found = request(name, 1)
+    found.timeline["finish"] = at_s
+    return found.remembered()
+
+
+async def test_of_several_models_the_oldest_run_first_and_the_newest_ended_first() -> None:
+    def live(name: str, at_s: float) -> Request:
+        found = request(name, 1)
+        found.received_at_s = at_s
+        return found
+
+    first = Listing(live("1", 10.0), live("4", 40.0), ended=[_ended(f"a{n}", 10_000 - 2.0 * n) for n in range(500)])
+    second = Listing(live("2", 20.0), live("3", 30.0), ended=[_ended(f"b{n}", 9999 - 2.0 * n) for n in range(500)])
+    coordinators: list[Any] = [first, second]
+    one, other = ((each, Connections(b"")) for each in coordinators)
+    feed = Feed("a, b", one[0], one[1], more=[other])
+    with feed.viewer(None) as viewer:
+        _, lists = events_of(await viewer.next())
+    assert [each["id"] for each in lists["live"]] == ["1", "2", "3", "4"]
+    assert [each["id"] for each in lists["ended"]][:4] == ["a0", "b0", "a1", "b1"]
+    assert first.looked_at + second.looked_at < 50  # of a thousand
 
 
 async def test_all_viewers_get_what_was_made_once(feed: Feed) -> None:

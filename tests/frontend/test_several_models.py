@@ -4,7 +4,7 @@ with that model's tokenizer, template and bounds."""
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -22,6 +22,9 @@ from disagg.frontend.service import Service
 from disagg.frontend.whole import AllModels
 from disagg.routing.connections import Connections
 from disagg.routing.router import Router
+from disagg.telemetry.traces.sender import Sender
+from disagg.telemetry.traces.tracer import Tracer
+from disagg.telemetry.traces.tree import Span
 from disagg.tokenizer.codec import Codec, load_codec
 
 BIG, SMALL, ODD = "org/Big:v2", "small", "odd"
@@ -71,7 +74,7 @@ class Two:
 
 
 @asynccontextmanager
-async def two(codec: Codec, other: Codec, **adapters: list[str]) -> AsyncIterator[Two]:
+async def two(codec: Codec, other: Codec, tracer: Tracer | None = None, **adapters: list[str]) -> AsyncIterator[Two]:
     """`adapters`: of each."""
     backends = [ScriptedBackend(says(f"from {name}"), model_name=name) for name in (BIG, SMALL)]
     for backend, names in zip(backends, (adapters.get("big", []), adapters.get("small", [])), strict=True):
@@ -82,6 +85,7 @@ async def two(codec: Codec, other: Codec, **adapters: list[str]) -> AsyncIterato
         OwnTokenizer(codec, lambda: big.served),
         more=[(small, OwnTokenizer(other, lambda: small.served))],
         whole=Both(says(""), parts=backends),
+        tracer=tracer,
     )
     await frontend.start("127.0.0.1", 0)
     try:
@@ -163,6 +167,21 @@ async def test_bounds_are_each_models(codec: Codec, other: Codec) -> None:
         assert (refused.status, refused.json["error"]["code"]) == (400, "context_length_exceeded")
         listed = (await both.get("/v1/models")).json["data"]
         assert [(each["id"], each["max_model_len"]) for each in listed] == [(BIG, CONTEXT), (SMALL, SHORTER)]
+
+
+@pytest.mark.parametrize("path", ["/v1/completions", "/v1/embeddings", "/tokenize"])
+async def test_a_refused_body_is_traced_as_its_models(codec: Codec, other: Codec, path: str) -> None:
+    names: list[str] = []
+
+    def export(spans: Sequence[tuple[str, Span]]) -> bool:
+        names.extend(span.name for _, span in spans)
+        return True
+
+    sender = Sender("first", export)
+    async with two(codec, other, tracer=Tracer(sender, 1.0)) as both:
+        assert (await both.post(path, {"model": SMALL, "stop": 5, "input": 5})).status == 400
+    sender.send_due(all_of_them=True)
+    assert [name.partition(" ")[2] for name in names] == [SMALL]
 
 
 async def test_a_bad_body_is_told_as_ever(codec: Codec, other: Codec) -> None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import json
 import os
 import shutil
+import socket
 import ssl
 import time
 from collections.abc import Awaitable, Callable
@@ -18,9 +20,10 @@ import uvloop
 from certificates import Authority, Signed
 from scripted import ScriptedBackend, ask, hangs, http_request, read_answer, says, until
 
-from disagg.config.tls import BadFiles, problems, valid_between
+from disagg.config.tls import BadFiles, check_time, problems, valid_between
 from disagg.errors import StartError
 from disagg.frontend.app import Frontend
+from disagg.frontend.http1 import Limits
 from disagg.frontend.keys import Keys
 from disagg.frontend.own_tokenizer import OwnTokenizer
 from disagg.frontend.tls import LOOK_S, Tls, TlsSpec
@@ -52,8 +55,10 @@ def run(request: pytest.FixtureRequest) -> Callable[[Awaitable[None]], None]:
 
 
 class Server:
-    def __init__(self, backend: ScriptedBackend, codec: Codec, tls: Tls, keys: Keys = Keys()) -> None:
-        self.frontend = Frontend(backend, OwnTokenizer(codec, lambda: backend.served), keys=keys)
+    def __init__(
+        self, backend: ScriptedBackend, codec: Codec, tls: Tls | None, keys: Keys = Keys(), **options: Any
+    ) -> None:
+        self.frontend = Frontend(backend, OwnTokenizer(codec, lambda: backend.served), keys=keys, **options)
         self._tls = tls
 
     async def __aenter__(self) -> Server:
@@ -62,6 +67,10 @@ class Server:
 
     async def __aexit__(self, *_: object) -> None:
         await self.frontend.stop(0.2)
+
+    @property
+    def connections(self) -> set[Any]:
+        return self.frontend._server.door.connections
 
     async def connect(self, trust: ssl.SSLContext) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         return await asyncio.open_connection("127.0.0.1", self.frontend.port, ssl=trust)
@@ -105,6 +114,20 @@ def test_it_answers_and_the_connection_is_used_again(
             writer.close()
             answer = await server.ask(trust, ask())
             assert json.loads(answer.body)["choices"][0]["message"]["content"] == "Hi"
+
+    run(scenario())
+
+
+def test_a_connection_keeps_no_more_of_what_came_than_without_tls(
+    run: Any, codec: Codec, authority: Authority, signed: Signed
+) -> None:
+    async def scenario() -> None:
+        async with Server(ScriptedBackend(says("Hi")), codec, _tls(signed)) as server:
+            _, writer = await server.connect(_trust(authority))
+            await until(lambda: bool(server.connections))
+            (held,) = server.connections
+            assert held.transport.get_read_buffer_limits()[1] == held.transport.get_write_buffer_limits()[1] == 64 << 10
+            writer.close()
 
     run(scenario())
 
@@ -213,6 +236,33 @@ def test_a_large_answer_comes_whole_though_the_connection_closes_behind_it(
     run(scenario())
 
 
+@pytest.mark.parametrize("is_tls", [True, False], ids=["https", "http"])
+@pytest.mark.parametrize("size", [4 << 20, 16 << 20])
+def test_the_last_answer_of_a_connection_waits_for_a_client_that_is_slow(
+    run: Any, codec: Codec, authority: Authority, signed: Signed, size: int, is_tls: bool
+) -> None:
+    limits = Limits(linger_s=0.3, tick_s=0.1)
+
+    async def scenario() -> None:
+        tls = _tls(signed) if is_tls else None
+        async with Server(ScriptedBackend(says("x" * size)), codec, tls, limits=limits) as server:
+            client = socket.socket()
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 32 << 10)
+            client.setblocking(False)
+            await asyncio.get_running_loop().sock_connect(client, ("127.0.0.1", server.frontend.port))
+            trust: dict[str, Any] = {"ssl": _trust(authority), "server_hostname": "127.0.0.1"} if is_tls else {}
+            reader, writer = await asyncio.open_connection(sock=client, **trust)
+            writer.write(ask().replace(b"\r\n", b"\r\nconnection: close\r\n", 1))
+            await asyncio.sleep(1.5)  # it does not read at once
+            (held,) = server.connections
+            assert held.unsent_bytes > size - (6 << 20)  # the limits on what clients do not take see it
+            body = (await asyncio.wait_for(reader.read(), 30)).partition(b"\r\n\r\n")[2]
+            assert len(json.loads(body)["choices"][0]["message"]["content"]) == size
+            writer.close()
+
+    run(scenario())
+
+
 def test_a_client_that_does_not_read_holds_its_stream_up_and_not_more_than_a_bit_of_it(
     run: Any, codec: Codec, authority: Authority, signed: Signed
 ) -> None:
@@ -301,6 +351,47 @@ def test_renewed_files_are_taken_up_and_broken_ones_are_not(
     run(scenario())
 
 
+class _Vanishing:
+    """Files that are gone, or closed to us, between one look at them and the next."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.method = ""
+        for method in ("load_cert_chain", "load_verify_locations"):
+            monkeypatch.setattr(ssl.SSLContext, method, self._loading(method, getattr(ssl.SSLContext, method)))
+
+    def _loading(self, method: str, load: Callable[..., None]) -> Callable[..., None]:
+        def loading(context: ssl.SSLContext, *words: Any, **named: Any) -> None:
+            if self.method == method:
+                raise PermissionError(errno.EACCES, "Permission denied")
+            load(context, *words, **named)
+
+        return loading
+
+
+@pytest.mark.parametrize("method", ["load_cert_chain", "load_verify_locations"])
+def test_files_that_vanish_while_they_are_read_change_nothing_and_are_taken_up_once_they_may_be_read(
+    authority: Authority, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    signed, vanishing = Signed(tmp_path / "c.pem", tmp_path / "c.key"), _Vanishing(monkeypatch)
+    _renew(signed, authority.sign("first"))
+    tls, now_s = _tls(signed, authority.cert), 1000.0
+    _renew(signed, authority.sign("second"))
+    vanishing.method, before = method, tls._newest
+    tls.look(now_s)
+    assert tls._newest is before
+    assert "cannot be read: Permission denied" in caplog.text
+    vanishing.method = ""
+    tls.look(now_s + LOOK_S)  # nothing has changed
+    assert tls._newest is before
+    signed.key.chmod(0o640)
+    tls.look(now_s + 2 * LOOK_S)
+    assert tls._newest is not before
+
+
+def test_a_certificate_that_has_vanished_is_not_judged_by_its_time(tmp_path: Path) -> None:
+    check_time(str(tmp_path / "absent.pem"))
+
+
 def test_clients_need_a_certificate_where_an_authority_for_them_is_named(
     run: Any, codec: Codec, authority: Authority, signed: Signed, tmp_path: Path
 ) -> None:
@@ -373,8 +464,6 @@ def test_a_certificate_whose_time_is_over_is_told(authority: Authority, caplog: 
     begins_s, ends_s = valid_between(authority.sign("of-two-days").cert.read_text())
     assert ends_s - begins_s == 2 * 86400
     assert abs(begins_s - time.time()) < 600
-    from disagg.config.tls import check_time
-
     cert = str(authority.sign("of-a-day", days=1).cert)
     with pytest.raises(BadFiles, match="has expired"):
         check_time(cert, time.time() + 2 * 86400)

@@ -33,8 +33,8 @@ def write(path: Path, shapes: dict[str, list[int]], dtype: str = "F32") -> None:
     path.write_bytes(struct.pack("<Q", len(said)) + said + bytes(at))
 
 
-def read(folder: Path, parts: dict[str, list[int]], dtype: str = "F32") -> str:
-    write(folder / "model" / "model.safetensors", MODEL, dtype)
+def read(folder: Path, parts: dict[str, list[int]], dtype: str = "F32", model: dict[str, list[int]] = MODEL) -> str:
+    write(folder / "model" / "model.safetensors", model, dtype)
     write(folder / "adapter" / "adapter_model.safetensors", parts)
     said = {"peft_type": "LORA", "r": 2, "target_modules": ["q_proj"]}
     (folder / "adapter" / "adapter_config.json").write_text(json.dumps(said))
@@ -68,6 +68,33 @@ def test_what_has_no_place_in_the_model(tmp_path: Path, of: dict[str, list[int]]
     assert why in absent
     assert bool(absent) is bool(why)
     assert not why or "is of another model" in absent
+
+
+OLDER, NEWER = "language_model.model.layers.0", "model.language_model.layers.0"
+TOWER = "vision_tower.vision_model.encoder.layers.0"
+
+
+@pytest.mark.parametrize(("of_adapter", "of_model"), [(OLDER, NEWER), (NEWER, OLDER)])
+@pytest.mark.parametrize(
+    ("module", "into", "out", "why"),
+    [
+        ("self_attn.q_proj", 4, 8, ""),
+        ("self_attn.q_proj", 5, 8, "q_proj has a side of 5"),
+        ("mlp.experts.1.down_proj", 4, 8, ""),
+        ("self_attn.qkv_proj", 4, 8, "self_attn.qkv_proj, which this one has not"),
+    ],
+)
+def test_a_vision_models_adapter_fits_whichever_release_of_transformers_named_its_parts(
+    tmp_path: Path, of_adapter: str, of_model: str, module: str, into: int, out: int, why: str
+) -> None:
+    model = {
+        f"{TOWER}.self_attn.q_proj.weight": [3, 3],
+        f"{of_model}.self_attn.q_proj.weight": [8, 4],
+        f"{of_model}.mlp.experts.gate_up_proj": [2, 4, 6],
+    }
+    absent = read(tmp_path, parts(f"{of_adapter}.{module}", into, out), model=model)
+    assert why in absent
+    assert bool(absent) is bool(why)
 
 
 def test_of_quantised_weights_and_of_those_in_other_files_the_shapes_are_not_known(tmp_path: Path) -> None:

@@ -23,7 +23,8 @@ from disagg.coordinator.facts import Failure
 from disagg.coordinator.phases import Phase
 from disagg.coordinator.request import Request
 from disagg.frontend.http1.refusals import CODES_MAX, Refusals
-from disagg.routing.endpoints import RankId
+from disagg.plane.ledger import Capacity
+from disagg.routing.endpoints import UNBOUNDED, RankId
 from disagg.telemetry.aliases import HISTOGRAMS, KINDS
 from disagg.telemetry.bounds import FINE, SGLANG_FIRST, VLLM_STEP
 from disagg.telemetry.metrics import Figures, FrontendMetrics
@@ -87,6 +88,41 @@ def test_a_word_that_never_comes_is_not_waited_for(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr("disagg.telemetry.metrics.time.monotonic", lambda: later_s)
     assert _told(metrics)["disagg_prefill_seconds_count"] == 1
     assert not metrics._late
+
+
+def test_where_too_many_words_are_waited_for_the_oldest_is_counted_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("disagg.telemetry.metrics.LATE_MAX", 2)
+    metrics = _metrics()
+    for _ in range(5):
+        metrics.ended(_request(1, prefill_start=1.0, prefill_end=2.0))
+    assert len(metrics._late) == 2
+    assert _told(metrics)["disagg_prefill_seconds_count"] == 3
+
+
+def test_a_rank_that_makes_vectors_has_read_its_prompts() -> None:
+    metrics, of, lost = _metrics(), _request(), _request()
+    for each in (of, lost):
+        each.embeds, each.facts.prefill = True, None
+    metrics.look([of])
+    of.embedding = b"1234"
+    metrics.ended(of)
+    metrics.ended(lost)
+    told = _told(metrics)
+    assert told['disagg_rank_tokens_total{dp_rank="0",engine="decode-0",kind="prompt"}'] == 3
+    assert 'disagg_rank_tokens_total{dp_rank="0",engine="decode-0",kind="output"}' not in told
+    assert not metrics._counted
+
+
+def test_a_rank_of_unknown_size_has_no_series_of_it() -> None:
+    metrics, there = _metrics("sglang"), ManyEngines(16)
+    engines = there.engines
+    for endpoint in (endpoint for engine in engines for endpoint in engine.endpoints):
+        endpoint.capacity = Capacity(UNBOUNDED, UNBOUNDED, 1)
+    metrics.engines.look(there.records.values(), engines)
+    told = _told(metrics)
+    assert 'disagg_rank_requests{dp_rank="7",engine="decode-0"}' in told
+    assert not any(name.startswith("disagg_kv_tokens{") for name in told)
+    assert told['sglang:token_usage{model_name="m"}'] == 0
 
 
 def test_tokens_of_a_rank_grow_while_a_stream_runs_and_never_shrink() -> None:

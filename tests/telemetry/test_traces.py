@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from random import Random
 from types import SimpleNamespace
@@ -27,9 +28,9 @@ from disagg.plane.messages import pack_ids
 from disagg.process.stub import StubEngine
 from disagg.telemetry.traces.http_trace import HttpTrace
 from disagg.telemetry.traces.otlp import exporter
-from disagg.telemetry.traces.sender import Sender
+from disagg.telemetry.traces.sender import BATCH_MAX, Sender
 from disagg.telemetry.traces.tracer import Tracer
-from disagg.telemetry.traces.tree import spans_of
+from disagg.telemetry.traces.tree import Span, spans_of
 from disagg.telemetry.traces.w3c import read_parent
 
 TRACE, SPAN = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
@@ -238,6 +239,70 @@ def test_what_a_collector_refuses_is_dropped_and_the_next_batch_is_sent() -> Non
         _ended(tracer)
         sender.send_due(all_of_them=True)
         assert tracer.told == {"sent": 1, "dropped": 1}
+
+
+def test_what_waits_is_bounded_by_requests_not_by_bodies() -> None:
+    tracer, sender = _tracer(waiting_max=100)
+    for _ in range(3):
+        http = tracer.begin("/v1/embeddings", SAMPLED)
+        for _ in range(63):
+            http.request()
+        http.end(200, "")
+    assert tracer.told == {"sent": 0, "dropped": 64}
+    exported: list[int] = []
+
+    def export(spans: Sequence[tuple[str, Span]]) -> bool:
+        exported.append(len(spans))
+        return True
+
+    sender = Sender("m", export, settle_s=0.0)
+    for _ in range(2 * BATCH_MAX):
+        http = Tracer(sender, 0.0).begin("/v1/embeddings", SAMPLED)
+        http.request()
+        http.end(200, "")
+    sender.send_due(all_of_them=True)
+    assert exported == [BATCH_MAX // 2] * 4
+
+
+def test_a_trace_that_cannot_be_made_into_spans_is_dropped_and_the_thread_goes_on(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with collector() as there:
+        tracer, sender = _tracer(url=f"{there.url}/v1/traces")
+        sender.start()
+        for _ in range(2):
+            http, r = _traced(tracer, SAMPLED)
+            assert r.trace is not None
+            r.trace.ended = SimpleNamespace(timeline=None)  # type: ignore[assignment]
+            http.end(200, "")
+        end_s = time.monotonic() + 10
+        while tracer.told["dropped"] < 4 and time.monotonic() < end_s:
+            time.sleep(0.01)
+        _ended(tracer)
+        assert len(there.wait(TRACE, 1)) == 1
+        tracer.stop()
+    assert tracer.told == {"sent": 1, "dropped": 4}
+    assert caplog.text.count("traces that cannot be sent") == 1
+
+
+@pytest.mark.parametrize(
+    ("status", "error", "failed"),
+    [
+        (200, "", False),
+        (200, "leg_lost", True),
+        (503, "no_ready_pair", True),
+        (404, "model_not_found", False),
+        (0, "client_gone", True),
+        (200, "client_gone", True),
+        (429, "overloaded", False),
+    ],
+)
+def test_which_answers_are_errors(status: int, error: str, failed: bool) -> None:
+    """A stream's head has said 200 when it fails."""
+    http = _tracer()[0].begin("/v1/chat/completions/", SAMPLED)
+    http.end(status, error)
+    (root,) = spans_of(http, "m")
+    assert (bool(root.error), root.name) == (failed, "chat m")
 
 
 def test_the_thread_sends_and_what_waits_at_the_end_is_sent_too() -> None:

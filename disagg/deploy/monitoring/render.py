@@ -16,6 +16,7 @@ import yaml
 
 from disagg.deploy.monitoring.dashboard import dashboard
 from disagg.errors import Problem
+from disagg.telemetry.bounds import SECONDS
 
 JOB = "disagg"
 _TARGET = re.compile(r"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]):\d{1,5}")
@@ -42,6 +43,9 @@ def problems_of_monitoring(options: MonitoringOptions) -> Iterator[Problem]:
         yield Problem("--ca", "is of use with https alone", "say --https, or leave it out")
     if not options.ttft_p99_s > 0:
         yield Problem("--ttft-p99-s", f"{options.ttft_p99_s} is no time", "say seconds, as 5")
+    if options.ttft_p99_s >= SECONDS[-1]:
+        what = f"{options.ttft_p99_s:g} s are not told from more: the last bucket of disagg_ttft_seconds ends there"
+        yield Problem("--ttft-p99-s", what, f"say less than {SECONDS[-1]:g}")
     if not re.fullmatch(r"https?://[^\s\"'\\]+", options.prometheus):
         yield Problem("--prometheus", f"{options.prometheus!r} is no URL", "say it as Grafana reaches it")
 

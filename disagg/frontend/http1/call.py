@@ -119,12 +119,12 @@ class Call:
             if not self.finished:
                 self.abort()
 
-    # The request's body
-
     @property
     def ends(self) -> tuple[tuple[str, int], tuple[str, int]] | None:
         """Address and port of the client's end, and of ours."""
         return self._connection.ends
+
+    # The request's body
 
     async def body(self, limit_bytes: int) -> bytes:
         """Fails: RequestError for one that is too large, too late or malformed; ClientGone."""

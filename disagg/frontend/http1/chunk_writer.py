@@ -9,6 +9,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
+# With TLS, asyncio counts as unsent what its socket's transport would not take, and that one takes a write whole before
+# it says that it is full. So much of an answer, and a transport's own 64 KiB, is what nobody can ask for.
+TLS_PIECE = 64 << 10
+TLS_UNCOUNTED = 2 * TLS_PIECE
+
 
 class ChunkWriter:
     """Writes events of a connection's running answer without a task, after its first part and before its last.
@@ -63,5 +68,10 @@ class Burst:
     def write(self) -> None:
         parts, self.parts = self.parts, []
         for transport, part in parts:
-            if not transport.is_closing():
+            if transport.is_closing():
+                continue
+            if len(part) <= TLS_PIECE or transport.get_extra_info("sslcontext") is None:
                 transport.write(part)
+                continue
+            for at in range(0, len(part), TLS_PIECE):
+                transport.write(part[at : at + TLS_PIECE])

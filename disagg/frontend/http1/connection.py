@@ -17,7 +17,7 @@ from typing import Any, cast
 
 from disagg.errors import BadRequest, FrontendFull, RequestError
 from disagg.frontend.http1.call import STATUS_LINES, Call, ClientGone
-from disagg.frontend.http1.chunk_writer import ChunkWriter
+from disagg.frontend.http1.chunk_writer import TLS_UNCOUNTED, ChunkWriter
 from disagg.frontend.http1.door import REFUSED, STUCK, Door
 from disagg.frontend.http1.half_closed import HalfClosed
 from disagg.frontend.http1.head import Head, check_beginning, empty_line, parse_head
@@ -58,7 +58,10 @@ class Connection(asyncio.Protocol):
         self.transport = cast(asyncio.Transport, transport)
         self.is_tls = transport.get_extra_info("sslcontext") is not None
         if self.is_tls:
-            self.transport.set_write_buffer_limits(TLS_UNSENT)  # as without: asyncio's own is 512 KiB here
+            # As without: asyncio's own are 512 KiB of what is to be written here, and 256 KiB of what came.
+            self.transport.set_write_buffer_limits(TLS_UNSENT)
+            if (limit := getattr(transport, "set_read_buffer_limits", None)) is not None:
+                limit(TLS_UNSENT)
         self.chunk_writer = ChunkWriter(self.transport, self.door.burst)
         peer: Any = transport.get_extra_info("peername")
         self.client = str(peer[0]) if peer else None
@@ -342,8 +345,8 @@ class Connection(asyncio.Protocol):
         if self._got_eof or self.transport.is_closing() or self.is_tls:
             self._close()
             return
-        self.deadline_s = self._loop.time() + self.door.limits.linger_s
         self.door.burst.write()
+        self._expect_its_end()
         try:
             self.transport.write_eof()
         except OSError:  # it was reset, and nobody has been told yet
@@ -354,16 +357,19 @@ class Connection(asyncio.Protocol):
     def _close(self) -> None:
         self.door.burst.write()
         if self.is_tls and not self.transport.is_closing():
+            self._is_deaf = True  # a client with TLS says that it has read all
             self._expect_its_end()
         self.transport.close()
 
     def _expect_its_end(self) -> None:
-        """A client with TLS says that it has read all, and until then what it sends is thrown away."""
+        """What the client sends is thrown away meanwhile. It has the time to take what is unsent."""
         limits, size = self.door.limits, self.transport.get_write_buffer_size()
-        self._is_deaf = True
         self.deadline_s = self._loop.time() + limits.linger_s
         if size:
-            self.deadline_s += limits.write_s + size / limits.flush_bytes_per_s
+            self.deadline_s += limits.write_s
+        if self.is_tls:
+            size += TLS_UNCOUNTED
+        self.deadline_s += size / limits.flush_bytes_per_s
 
     def _ask_whether_there(self) -> bool:
         said = self._call.ask_whether_there() if self._call is not None else b""

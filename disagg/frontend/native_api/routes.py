@@ -20,6 +20,7 @@ from disagg.errors import BadRequest, NoReadyPair, RequestError
 from disagg.fields import required, typed
 from disagg.frontend.body import SMALL_BYTES_MAX, decode_body
 from disagg.frontend.exchange import Exchange
+from disagg.frontend.key_limits import NO_LIMITS, Meters, metered
 from disagg.frontend.keys import Caller
 from disagg.frontend.models import Model, Models
 from disagg.frontend.request_body import CompletionRequest
@@ -36,27 +37,36 @@ class NativeRoutes:
     """`cancel(id, caller)`: ends a running answer, if it is the caller's. With several models `?model=` names one of
     them; without it the first is meant."""
 
-    def __init__(self, models: Models, whole: Whole, cancel: Callable[[str, Caller], Awaitable[bool]]) -> None:
-        self._models, self._whole, self._cancel = models, whole, cancel
+    def __init__(
+        self,
+        models: Models,
+        whole: Whole,
+        cancel: Callable[[str, Caller], Awaitable[bool]],
+        meters: Meters = NO_LIMITS,
+    ) -> None:
+        self._models, self._whole, self._cancel, self._meters = models, whole, cancel, meters
 
     async def health_generate(self, exchange: Exchange, _: str, caller: Caller) -> None:
-        """One token of one prompt, from whichever engines are next. Raises NoReadyPair where none comes, and BadRequest
-        where no engine here makes any."""
+        """One token of one prompt, from whichever engines are next, counted as any request of its key. Raises
+        NoReadyPair where none comes, BadRequest where no engine here makes any, and what the key's limits raise."""
         model = self._models.of_query(exchange)
         if not model.backend.generates:
             raise BadRequest(None, "no_generation_pool", "this model makes vectors alone: ask /ready")
         sampling: dict[str, Any] = {"temperature": 0.0, "ignore_eos": True}
-        with exchange.while_connected():
+        with exchange.while_connected(), metered(exchange, self._meters, caller.owner) as use:
+            prompt_ids = await self._prompt_ids(model)
+            request = Request(
+                model.backend.new_request_id(),
+                prompt_ids,
+                sampling,
+                1,
+                NoText(),
+                received_at_s=time.monotonic(),
+                owner=caller.owner,
+            )
+            if use is not None:
+                use.read(model.name, "", len(prompt_ids), [request])
             try:
-                request = Request(
-                    model.backend.new_request_id(),
-                    await self._prompt_ids(model),
-                    sampling,
-                    1,
-                    NoText(),
-                    received_at_s=time.monotonic(),
-                    owner=caller.owner,
-                )
                 await model.backend.run(request, Nowhere())
             except RequestError as error:
                 raise NoReadyPair("frontend", f"no token came: {error.message}") from error
@@ -64,7 +74,10 @@ class NativeRoutes:
 
     async def _prompt_ids(self, model: Model) -> TokenIds:
         body = encode({"model": model.name, "prompt": "a"})
-        asked = await model.tokenization.read(body, "text")
+        try:
+            asked = await model.tokenization.read(body, "text")
+        except RequestError as error:
+            raise NoReadyPair("frontend", f"no token came: {error.message}") from error
         assert isinstance(asked, CompletionRequest)
         return asked.prompts[0]
 

@@ -10,6 +10,7 @@ Fails: FrontendFull for more than VIEWERS_MAX pages
 from __future__ import annotations
 
 import asyncio
+import heapq
 import time
 from collections import ChainMap, Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -185,7 +186,7 @@ class Feed:
         if owner not in self._lists:
             self._lists[owner] = event(
                 "requests",
-                live=live_rows(self._live.values(), owner, self._now_s()),
+                live=live_rows(self._longest(), owner, self._now_s()),
                 ended=ended_rows(self._ended(), owner),
             )
         return self._lists[owner]
@@ -195,8 +196,13 @@ class Feed:
         first, *more = self._coordinators
         if not more:
             return first.ended()
-        every = (request for each in self._coordinators for request in each.ended())
-        return sorted(every, key=lambda request: request.received_at_s, reverse=True)
+        return heapq.merge(*(each.ended() for each in self._coordinators), key=_ended_at_s, reverse=True)
+
+    def _longest(self) -> Iterable[Request]:
+        """Live requests of all models, the oldest first. Both lists are merged as far as they are read: thousands are
+        there, and some tens are shown."""
+        first, *more = (each.live.values() for each in self._coordinators)
+        return first if not more else heapq.merge(first, *more, key=lambda request: request.received_at_s)
 
     def _peers_now(self) -> dict[str, int]:
         return {
@@ -228,6 +234,10 @@ class Feed:
     def _on_lost_try(self, request: Request, pair: Pair) -> None:
         blamed = [endpoint.life for endpoint in pair.endpoints if endpoint.life in request.failed_on]
         self._story.tell("moved" if request.emitted_ids else "retried", blamed or [pair.name], self._wall_s())
+
+
+def _ended_at_s(request: Remembered) -> float:
+    return max(request.timeline.values(), default=request.received_at_s)
 
 
 class Viewer:

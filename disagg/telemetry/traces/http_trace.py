@@ -30,6 +30,11 @@ class HttpTrace:
     error: str = ""
     model: str = ""  # that was asked for, once it is known
 
+    @property
+    def size(self) -> int:
+        """Of what it holds: itself, and each request."""
+        return 1 + len(self.requests)
+
     def request(self) -> RequestTrace:
         """For a further request: each sample of an answer is one."""
         found = RequestTrace(self.trace_id, self.is_sampled)

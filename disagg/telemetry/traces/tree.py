@@ -60,7 +60,8 @@ def spans_of(http: HttpTrace, model: str) -> list[Span]:
         said["error.type"] = http.error
     if done and done[0].ended is not None:
         said |= _answer(done[0].ended, [trace.ended for trace in done if trace.ended is not None])
-    error = http.error if http.status >= 500 or http.error == "client_gone" or not http.status else ""
+    is_clients_mistake = 400 <= http.status < 500 and http.error != "client_gone"  # no error of a server's span
+    error = "" if is_clients_mistake else http.error  # also of a stream that failed behind its 200
     name = f"{said['gen_ai.operation.name']} {said['gen_ai.request.model']}"
     spans = [Span(name, http.span_id, http.parent, http.began_s, http.ended_s, "server", said, (), error)]
     for index, trace in enumerate(done):
@@ -73,6 +74,7 @@ def spans_of(http: HttpTrace, model: str) -> list[Span]:
 
 
 def _operation(path: str) -> str:
+    path = path.rstrip("/")
     last = path.rpartition("/")[2] if not path.endswith("/completions") or "chat" not in path else "chat"
     return OPERATIONS.get(last, "text_completion" if last in ("completions", "generate") else last)
 
