@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
 import time
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -30,7 +30,6 @@ class Deployment:
     process: subprocess.Popen[bytes]
     url: str
     log: Path
-    port: socket.socket | None = None  # held until its end: what else is started takes many
 
     def get(self, path: str) -> Any:
         return httpx.get(self.url + path, timeout=15, trust_env=False).json()
@@ -97,7 +96,7 @@ def launch(
 ) -> Deployment:
     """`prefix`: a command that runs the rest as somebody else. `folder`: where it is started, as `disagg` would be.
     `unread`: what it prints goes into a pipe of the smallest size, which nobody empties."""
-    held = hold("127.0.0.1", 0)
+    held = hold("127.0.0.1", 0)  # as long as there is the Deployment: what else is started takes many
     port = held.getsockname()[1]
     log = Path(tempfile.mkstemp(prefix="disagg-test-", suffix=".log")[1])
     program = ["-P", "-m", "disagg_start"] if folder else ["-m", "disagg.cli.main"]
@@ -114,7 +113,9 @@ def launch(
             umask=0 if folder else -1,
             pipesize=4096 if unread else -1,
         )
-    return Deployment(process, f"http://127.0.0.1:{port}", log, held)
+    deployment = Deployment(process, f"http://127.0.0.1:{port}", log)
+    weakref.finalize(deployment, os.close, held.detach())
+    return deployment
 
 
 @contextmanager
@@ -147,8 +148,6 @@ def end(deployment: Deployment, number: int = signal.SIGTERM) -> int:
         raise
     finally:
         deployment.log.unlink(missing_ok=True)
-        if deployment.port is not None:
-            deployment.port.close()
         if deployment.process.stdout is not None:
             deployment.process.stdout.close()
 
