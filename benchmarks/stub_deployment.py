@@ -28,6 +28,7 @@ from disagg.frontend.readers import PROGRAM, READ_S, Order
 from disagg.frontend.spec import FrontendSpec, ModelSpec
 from disagg.host_spec import SECRET_VARIABLE, TextSpec
 from disagg.plane.server import PlaneServer
+from disagg.policy_names import DEFAULT
 from disagg.process.stub import FACTS, StubEngine
 from disagg.process.text_service import text_service
 from disagg.registry.control import ControlServer
@@ -59,6 +60,7 @@ async def stub_deployment(
     script: Sequence[int] = (),
     context_tokens: int = FACTS.context_length,
     others: Sequence[tuple[EngineRecord, Sequence[str]]] = (),
+    policy: str = DEFAULT,
     **front: Any,
 ) -> AsyncIterator[StubDeployment]:
     """By the default policy, which looks at KV blocks, as where the YAML says no more. Its engines tell nothing
@@ -82,6 +84,7 @@ async def stub_deployment(
         port=free_port(),
         body_limit_bytes=8 << 20,
         models=(ModelSpec(path=str(model_path), name="stub", **({"block_tokens": BLOCK_TOKENS} | front)),),
+        policy=policy,
         number=0,
         stop_s=1.0,
         limits=Limits(),

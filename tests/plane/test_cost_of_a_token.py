@@ -35,7 +35,10 @@ async def _stream(session: aiohttp.ClientSession, deployment: StubDeployment) ->
 
 @pytest.mark.engine
 async def test_system_calls_and_ray_calls_of_16_streams_of_1000_tokens() -> None:
-    async with stub_deployment(resolve_model("smollm2"), step_ms=1) as deployment, aiohttp.ClientSession() as session:
+    async with (
+        stub_deployment(resolve_model("smollm2"), step_ms=1, policy="least_loaded") as deployment,
+        aiohttp.ClientSession() as session,
+    ):
         await _stream(session, deployment)
         before = {name: _calls(pid) for name, pid in deployment.pids.items()}
         chunks = sum(await asyncio.gather(*(_stream(session, deployment) for _ in range(STREAMS))))
