@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from functools import lru_cache
 from pathlib import Path
 
 from disagg.models.safetensors_header import read_header
@@ -67,8 +68,16 @@ def _is_among_experts(module: str, theirs: Mapping[str, object]) -> bool:
 
 
 def _shapes(model: Path) -> Shapes:
+    """Read once for all adapters of a model: a large one has a hundred headers."""
+    found = ((path, path.stat()) for path in sorted(model.glob("*.safetensors")))
+    return _shapes_in(tuple((path, state.st_size, state.st_mtime_ns) for path, state in found))
+
+
+@lru_cache(maxsize=1)
+def _shapes_in(files: tuple[tuple[Path, int, int], ...]) -> Shapes:
+    """Files with their sizes and stamps; read only."""
     found: Shapes = {}
-    for path in sorted(model.glob("*.safetensors")):
+    for path, _, _ in files:
         for name, tensor in read_header(path).items():
             module, _, what = name.rpartition(".")
             shape = list(tensor["shape"])

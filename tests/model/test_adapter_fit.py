@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 import struct
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from disagg.models import adapter_fit
 from disagg.models.adapters import read_adapter
+from disagg.models.safetensors_header import read_header
 
 LAYER = "model.layers.0"
 MODEL = {
@@ -106,4 +109,22 @@ def test_of_quantised_weights_and_of_those_in_other_files_the_shapes_are_not_kno
 def test_what_cannot_be_read_is_left_to_who_loads_it(tmp_path: Path) -> None:
     read(tmp_path, parts("nowhere", 1, 1))
     (tmp_path / "adapter" / "adapter_model.safetensors").write_bytes(b"\xff" * 20)
+    assert not read_adapter(str(tmp_path / "adapter"), str(tmp_path / "model")).absent
+
+
+def test_a_model_is_read_once_for_all_its_adapters_and_anew_when_it_has_changed(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    read(tmp_path, parts(f"{LAYER}.self_attn.q_proj", 5, 8))
+    seen: list[str] = []
+
+    def reads(path: Path) -> dict[str, dict[str, Any]]:
+        seen.append(path.parent.name)
+        return read_header(path)
+
+    monkeypatch.setattr(adapter_fit, "read_header", reads)
+    for _ in range(3):
+        assert "of 5, and this one's has 4" in read_adapter(str(tmp_path / "adapter"), str(tmp_path / "model")).absent
+    assert "model" not in seen
+    write(tmp_path / "model" / "model.safetensors", {f"{LAYER}.self_attn.q_proj.weight": [8, 5]})
     assert not read_adapter(str(tmp_path / "adapter"), str(tmp_path / "model")).absent
