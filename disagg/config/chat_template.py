@@ -9,11 +9,12 @@ Fails: never by itself: a file that cannot be read, or holds no template, is a P
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from disagg.config.extends import Layer, folder_of
-from disagg.config.model_texts import ModelText, model_texts
+from disagg.config.model_texts import ModelText, of_each_model
 from disagg.errors import Problem
 
 WOULD_DO = "name the template's file, from the folder of this YAML, or put its text here"
@@ -24,11 +25,7 @@ TEMPLATE_TAGS = ("{{", "{%")  # a template without either says the same whatever
 def with_template_text(
     tree: dict[str, Any], layers: Sequence[Layer], file: Path | None
 ) -> tuple[dict[str, Any], list[Problem]]:
-    problems: list[Problem] = []
-    for text in model_texts(tree):
-        tree, found = _with_text_of(text, tree, layers, file)
-        problems += found
-    return tree, problems
+    return of_each_model(tree, partial(_with_text_of, layers=layers, file=file))
 
 
 def _with_text_of(

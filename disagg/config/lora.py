@@ -10,13 +10,14 @@ Fails: never by itself; an adapter that no engine could load is a Problem
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field, ValidationInfo, field_validator
 
 from disagg.config.extends import Layer, folder_of
-from disagg.config.model_texts import ModelText, model_texts
+from disagg.config.model_texts import ModelText, of_each_model
 from disagg.config.section import Section, listed
 from disagg.errors import Problem
 from disagg.models.adapters import CONFIG, AdapterFiles, read_adapter
@@ -80,11 +81,7 @@ class LoraSection(Section):
 def with_adapters(
     tree: dict[str, Any], layers: Sequence[Layer], file: Path | None
 ) -> tuple[dict[str, Any], list[Problem]]:
-    problems: list[Problem] = []
-    for text in model_texts(tree):
-        tree, found = _with_adapters_of(text, tree, layers, file)
-        problems += found
-    return tree, problems
+    return of_each_model(tree, partial(_with_adapters_of, layers=layers, file=file))
 
 
 def _with_adapters_of(

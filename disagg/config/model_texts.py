@@ -6,8 +6,10 @@ In:    a tree, nothing in it is checked
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from disagg.errors import Problem
 from disagg.role_table import ROLES
 
 
@@ -32,6 +34,17 @@ def model_texts(tree: dict[str, Any]) -> list[ModelText]:
     found = [ModelText(("model",), tree["model"])] if isinstance(tree.get("model"), dict) else []
     several = models.items() if isinstance(models, dict) else ()
     return found + [ModelText(("models", str(key)), said) for key, said in several if isinstance(said, dict)]
+
+
+def of_each_model(
+    tree: dict[str, Any], change: Callable[[ModelText, dict[str, Any]], tuple[dict[str, Any], list[Problem]]]
+) -> tuple[dict[str, Any], list[Problem]]:
+    """The tree after `change` has put what it made of each model into it, and all that it found wrong."""
+    problems: list[Problem] = []
+    for text in model_texts(tree):
+        tree, found = change(text, tree)
+        problems += found
+    return tree, problems
 
 
 def path_in(key: str, path: str) -> str:
