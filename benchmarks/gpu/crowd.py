@@ -18,7 +18,7 @@ import json
 import sys
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from random import Random
 from typing import Any
@@ -28,7 +28,7 @@ import httpx
 from benchmarks.gpu.asking import ROOM_BITS
 from benchmarks.gpu.environment import memory_used_mib
 from benchmarks.gpu.places import Profile, profile, shipped_engine, write_result
-from benchmarks.gpu.servers import Server, bare, only, ours, status, until_ready
+from benchmarks.gpu.servers import Server, bare, incarnations, only, ours, status, until_ready
 from benchmarks.gpu.statistics import latencies
 from benchmarks.load import STREAMED, Answer, Reader, connect, post
 from disagg.models.resolve import resolve_model
@@ -77,7 +77,7 @@ def main() -> int:
     return 0 if result["ours"]["passed"] else 1
 
 
-def requests(seed: str, longest: int, vocabulary: int) -> Any:
+def requests(seed: str, longest: int, vocabulary: int) -> Iterator[Asked]:
     """Endless, the same for each setup; no two prompts begin alike."""
     random = Random(seed)
     while True:
@@ -91,8 +91,7 @@ def requests(seed: str, longest: int, vocabulary: int) -> Any:
             **STREAMED,
         }
         fate = random.random()
-        asked = Asked(body, random.expovariate(1 / GOES_S) if fate < 0.25 else 0.0, cancels=fate < 0.125)
-        yield asked
+        yield Asked(body, random.expovariate(1 / GOES_S) if fate < 0.25 else 0.0, cancels=fate < 0.125)
 
 
 def _sampling(random: Random) -> dict[str, Any]:
@@ -130,7 +129,7 @@ def _bare(it: Profile, model: str) -> list[Any]:
 
 async def _load(it: Profile, setup: Setup, seconds: float) -> dict[str, Any]:
     is_cpu, is_ours = it.device == "cpu", len(setup) == 1
-    before = _lives(setup[0]) if is_ours else {}
+    before = incarnations(setup[0]) if is_ours else {}
     seen, vocabulary = Seen(), 40_000 if not is_cpu else 1000
     asked = requests("crowd", CPU_PROMPT_TOKENS_MAX if is_cpu else PROMPT_TOKENS_MAX, vocabulary)
     began_s = time.perf_counter()
@@ -155,17 +154,20 @@ async def _load(it: Profile, setup: Setup, seconds: float) -> dict[str, Any]:
     }
     if is_ours:
         row["still_counted"] = await _still_counted(setup[0])
-        row["died"] = [name for name, life in before.items() if _lives(setup[0]).get(name) != life]
+        after = incarnations(setup[0])
+        row["died"] = [name for name, life in before.items() if after.get(name) != life]
         bad = seen.became["cut"] + seen.became["failed"]
         row["passed"] = not (bad or row["still_counted"] or row["died"])
     return row
 
 
-async def _client(number: int, setup: Setup, asked: Any, until_s: float, seen: Seen, other: httpx.AsyncClient) -> None:
+async def _client(
+    number: int, setup: Setup, asked: Iterator[Asked], until_s: float, seen: Seen, other: httpx.AsyncClient
+) -> None:
     rooms = Random(f"rooms {number}")
     readers: list[Reader] = []
     while time.perf_counter() < until_s:
-        request: Asked = next(asked)
+        request = next(asked)
         meet: dict[str, Any] = {}
         if len(setup) > 1:
             room = rooms.getrandbits(ROOM_BITS)
@@ -216,10 +218,6 @@ async def _watch_memory(seen: Seen) -> None:
     while True:
         seen.memory_mib.append(await asyncio.to_thread(memory_used_mib))
         await asyncio.sleep(MEMORY_EVERY_S)
-
-
-def _lives(server: Server) -> dict[str, int]:
-    return {name: engine["incarnation"] for name, engine in status(server).items()}
 
 
 async def _still_counted(server: Server) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from typing import Any
 import httpx
 
 from benchmarks.gpu.places import aggregated_config, profile, write_result
-from benchmarks.gpu.servers import Server, only, ours, status, until_ready
+from benchmarks.gpu.servers import Server, incarnations, only, ours, until_ready
 
 START_S, ANSWER_S = 240.0, 120.0
 TOGETHER, ROUNDS = 24, 8
@@ -106,7 +106,7 @@ def main() -> int:
 
 
 async def _ask_all(pd: Server, one: Server) -> dict[str, Any]:
-    before = _lives(pd, one)
+    before = incarnations(pd, one)
     async with httpx.AsyncClient(trust_env=False, timeout=ANSWER_S, limits=httpx.Limits(max_connections=64)) as client:
         alone = [_compared(each, await _ask(client, pd, each), await _ask(client, one, each)) for each in QUESTIONS]
         places = asyncio.Semaphore(TOGETHER)
@@ -118,7 +118,7 @@ async def _ask_all(pd: Server, one: Server) -> dict[str, Any]:
 
         asked = [ask_among_others(question) for _ in range(ROUNDS) for question in QUESTIONS]
         wrong = [each for each in await asyncio.gather(*asked) if each]
-    after = _lives(pd, one)
+    after = incarnations(pd, one)
     died = [name for name, life in before.items() if after.get(name) != life]
     return {"alone": alone, "together": {"asked": len(asked), "wrong": wrong, "died": died}}
 
@@ -181,12 +181,6 @@ def _floats(value: Any) -> Iterator[float]:
     elif isinstance(value, list):
         for each in value:
             yield from _floats(each)
-
-
-def _lives(*servers: Server) -> dict[str, int]:
-    return {
-        f"{server.name} {name}": engine["incarnation"] for server in servers for name, engine in status(server).items()
-    }
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ import httpx
 from benchmarks.gpu.asking import Stream, follow
 from benchmarks.gpu.environment import memory_used_mib
 from benchmarks.gpu.places import LOGS, STATE, Profile, profile, results_path, write_result
-from benchmarks.gpu.servers import NotReady, Server, only, ours, status, until_ready
+from benchmarks.gpu.servers import NotReady, Server, incarnations, only, ours, until_ready
 from benchmarks.gpu.tokens import text_ids
 from benchmarks.random_requests import SEED, campaign
 from disagg.sglang.plugins.faults import NAN_VARIABLE
@@ -99,11 +99,11 @@ def _serve(it: Profile, backend: str) -> tuple[Server, float]:
 
 
 async def _ask(it: Profile, server: Server) -> dict[str, Any]:
-    before = _incarnations(server)
+    before = incarnations(server)
     result = await campaign(server.url, it.random_requests, CONCURRENCY, SEED, "bench")
     poison = await _poison(server)
     not_a_number = await _not_a_number(it, server)
-    after = _incarnations(server)
+    after = incarnations(server)
     died = {name: after.get(name, -1) - number for name, number in before.items() if after.get(name) != number}
     return {
         "requests": result.requests,
@@ -155,10 +155,6 @@ async def _not_a_number(it: Profile, server: Server) -> dict[str, Any]:
         "beside_as_undisturbed": greedy.ids == undisturbed.ids,
         "passed": is_whole and "not a number" in sick.error,
     }
-
-
-def _incarnations(server: Server) -> dict[str, int]:
-    return {name: engine["incarnation"] for name, engine in status(server).items()}
 
 
 def _quantile(values: list[float], part: float) -> float:

@@ -26,7 +26,7 @@ from typing import Any
 import httpx
 
 from benchmarks.gpu.places import STATE, Profile, aggregated_config, profile, results_path, write_result
-from benchmarks.gpu.servers import NotReady, Server, Wanted, only, ours, status, until_ready
+from benchmarks.gpu.servers import NotReady, Server, Wanted, incarnations, only, ours, status, until_ready
 from benchmarks.gpu.shape import make_shape
 from benchmarks.load import STREAMED, drive, post
 from benchmarks.prompts import random_prompts
@@ -86,9 +86,6 @@ class Client:
                 return found
             await asyncio.sleep(0.02)
 
-    def lives(self) -> dict[str, int]:
-        return {name: engine["incarnation"] for name, engine in status(self._server).items()}
-
 
 def _http() -> httpx.AsyncClient:
     return httpx.AsyncClient(trust_env=False, timeout=ANSWER_S, limits=httpx.Limits(max_connections=64))
@@ -128,12 +125,12 @@ async def _adapters(it: Profile) -> dict[str, Any]:
     prompts = random_prompts("adapters", PROMPTS, 200, VOCABULARY)
     async with _http() as http:
         pair, single = Client(http, pd), Client(http, one)
-        before = pair.lives()
+        before = incarnations(pd)
         alone = {(n, i): (await pair.ask(p, TOKENS, n))["ids"] for n in names for i, p in enumerate(prompts)}
         aggregated = {(n, i): (await single.ask(p, TOKENS, n))["ids"] for n in names for i, p in enumerate(prompts)}
         at_once = [(n, i, pair.ask(p, TOKENS, n)) for _ in range(REPEATS) for n in names for i, p in enumerate(prompts)]
         together = await asyncio.gather(*(asked for _, _, asked in at_once))
-        died = before != pair.lives()
+        died = before != incarnations(pd)
     same = sum(alone[key] == aggregated[key] for key in alone)
     as_alone = sum(answer["ids"] == alone[n, i] for (n, i, _), answer in zip(at_once, together, strict=True))
     distinct = {tuple(alone[n, 0]) for n in names}
@@ -172,14 +169,14 @@ async def _routed(it: Profile) -> dict[str, Any]:
     rows, wrong = [], []
     async with _http() as http:
         client = Client(http, server)
-        before = client.lives()
+        before = incarnations(server)
         prompts = random_prompts("routed", ROUTED, LONG, VOCABULARY)
         firsts = [await client.ask(prompt, 2) for prompt in prompts]
         for first, prompt in zip(firsts, prompts, strict=True):
             for _ in range(REPEATS):
                 again = await client.ask(prompt, 2)
                 rows.append((first, again))
-        if before != client.lives():
+        if before != incarnations(server):
             wrong.append("an engine died")
     there = [again["timeline"]["prefill"] == first["timeline"]["prefill"] for first, again in rows]
     least = LONG - 64
@@ -205,11 +202,11 @@ async def _host(it: Profile) -> dict[str, Any]:
     (server,) = await asyncio.to_thread(_started, _of_shape("reuse-host", it.config, sets))
     async with _http() as http:
         client = Client(http, server)
-        before = client.lives()
+        before = incarnations(server)
         prompts = random_prompts("host", HOST_PROMPTS, LONG, VOCABULARY)
         passes = [[await client.ask(prompt, 8) for prompt in prompts] for _ in range(3)]
         anew = [await client.ask(prompt, 8) for prompt in random_prompts("host anew", HOST_PROMPTS, LONG, VOCABULARY)]
-        died = before != client.lives()
+        died = before != incarnations(server)
     cached = [[each["timeline"]["cached_tokens"] for each in one] for one in passes]
     equal = [a["ids"] == b["ids"] == c["ids"] for a, b, c in zip(*passes, strict=True)]
     wrong = ["an engine died"] * died
@@ -235,10 +232,10 @@ async def _decode(it: Profile) -> dict[str, Any]:
     prompts = random_prompts("decode", PROMPTS, LONG, VOCABULARY)
     async with _http() as http:
         pair, single = Client(http, pd), Client(http, one)
-        before = pair.lives()
+        before = incarnations(pd)
         meant = [(await single.ask(prompt, TOKENS))["ids"] for prompt in prompts]
         passes = [[await pair.ask(prompt, TOKENS) for prompt in prompts] for _ in range(1 + REPEATS)]
-        died = before != pair.lives()
+        died = before != incarnations(pd)
     moved = [[each["timeline"].get("kv_bytes") or 0 for each in one] for one in passes]
     same = sum(each["ids"] == ids for one in passes for each, ids in zip(one, meant, strict=True))
     wrong = ["an engine died"] * died

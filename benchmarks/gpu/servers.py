@@ -251,6 +251,13 @@ def status(server: Server) -> dict[str, dict[str, Any]]:
     return {engine["id"]: engine for engine in answer["engines"]}
 
 
+def incarnations(*servers: Server) -> dict[str, int]:
+    """Of every engine, by its server's name and its id: what died meanwhile has another one."""
+    return {
+        f"{server.name} {name}": engine["incarnation"] for server in servers for name, engine in status(server).items()
+    }
+
+
 def engine_logs() -> Path:
     """Of all deployments, one folder each."""
     return Path(os.environ.get("DISAGG_CACHE") or "~/.cache/disagg").expanduser() / "logs"

@@ -39,7 +39,7 @@ async def test_a_row_passes_whole_or_not_at_all(
         return answer
 
     monkeypatch.setattr(stage, "campaign", campaign)
-    monkeypatch.setattr(stage, "_incarnations", lambda _server: next(lives))
+    monkeypatch.setattr(stage, "incarnations", lambda _server: next(lives))
     monkeypatch.setattr(stage, "_poison", lambda _server: told(refused_by_name=poison))
     monkeypatch.setattr(stage, "_not_a_number", lambda _it, _server: told(passed=nan))
     row = await stage._ask(CPU, SERVER)
