@@ -29,6 +29,7 @@ from disagg import stopping, surroundings
 from disagg.cluster import cluster_inspect as preflight
 from disagg.cluster import janitor, ray_cluster
 from disagg.cluster.controller import Addresses, Controller
+from disagg.cluster.elsewhere import for_elsewhere, secret_of
 from disagg.cluster.first_steps import first_steps
 from disagg.cluster.frontend_process import Frontends
 from disagg.cluster.node_labels import labels_of
@@ -111,7 +112,7 @@ async def _run(deployment: Deployment, course: _Course, *, is_quiet: bool) -> No
     surroundings.refuse(os.environ)
     models = [part.model for part in deployment.parts()]
     folders = [await _apart(resolve_model, model.path, model.revision) for model in models]
-    shared = _shared(deployment)
+    shared, secret = _shared(deployment), secret_of(deployment)
     name = secrets.token_hex(4)  # of this run: the janitor looks for it
     log.info("deployment %s of namespace %s (%s)", deployment.name, deployment.namespace, name)
     async with ray_and_janitor(deployment, name) as (plans, private):
@@ -129,7 +130,7 @@ async def _run(deployment: Deployment, course: _Course, *, is_quiet: bool) -> No
             deployment=name,
             device=plans[0].device,
             model_path=shared_by[0].model_path,
-            secret=secrets.token_hex(32),
+            secret=secret.plane.hex() if secret is not None else secrets.token_hex(32),
             deadlines=deployment.deadlines,
             python_path=_python_path(plans[0].device),
             address="127.0.0.1" if private else "",
@@ -151,6 +152,9 @@ async def _run(deployment: Deployment, course: _Course, *, is_quiet: bool) -> No
                 for plan, folder, found in zip(plans, folders, seen, strict=True)
             ]
             spec = _frontend_spec(plans[0], addresses, specs, shared, is_quiet=is_quiet)
+            if shared is not None and secret is not None:
+                spec = msgspec.structs.replace(spec, has_peers=True, peer_host=here)
+                await controller.registry.put_spec(for_elsewhere(spec, plans, folders, secret))
             count = deployment.frontend.count
             frontends = Frontends(spec, count, _frontend_environment(setting), controller.registry)
             await _either(_first_error(frontends.start(), controller.until_ready()), controller.is_to_stop.wait())

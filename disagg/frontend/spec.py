@@ -50,7 +50,9 @@ class FrontendSpec(msgspec.Struct, frozen=True, kw_only=True):
     body_limit_bytes: int
     models: tuple[ModelSpec, ...]  # one at least
     number: int
-    has_peers: bool = False  # others listen on the same port
+    shares_port: bool = False  # others listen on the same one
+    has_peers: bool = False  # other frontends serve the same deployment
+    peer_host: str = "127.0.0.1"  # where they may ask this one
     stop_s: float
     limits: Limits
     shared: Shared | None = None

@@ -88,7 +88,7 @@ class Publisher:
 
     async def end(self) -> None:
         if self._lease is not None:
-            await _give_back(self._lease)
+            await give_back(self._lease)
 
     async def _claim(self) -> Lease:
         """Raises Conflict while another one has the name, and StoreLost."""
@@ -98,7 +98,7 @@ class Publisher:
             version = _version_of(there, self._keys.controller, self._me)
             await self._take_name(lease, version)
         except (Conflict, StoreLost):
-            await _give_back(lease)
+            await give_back(lease)
             raise
         return lease
 
@@ -115,7 +115,7 @@ class Publisher:
         view = await anext(watch)
         whole = msgspec.structs.replace(self._me, is_whole=True)
         all_keys = self._keys.spelt(view.changes)
-        old = {key: None for key in there.entries if key not in all_keys}
+        old = {key: None for key in there.entries if key not in all_keys and not self._keys.is_of_others(key)}
         pending: dict[str, bytes | None] = {**old, **all_keys, self._keys.controller: encode(whole)}
         while await self._write(pending, lease):
             self._note(view.changes.revision)
@@ -144,7 +144,7 @@ class Publisher:
         event.set()
 
 
-async def _give_back(lease: Lease) -> None:
+async def give_back(lease: Lease) -> None:
     """Within END_S; else it runs out."""
     with contextlib.suppress(StoreLost, TimeoutError):
         async with asyncio.timeout(END_S):

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from disagg.adapters import Adapter
 from disagg.registry.changes import Changes
 from disagg.registry.met import Met
-from disagg.registry.records import EngineRecord, FrontendRecord
+from disagg.registry.records import EngineRecord, FrontendRecord, SealedSpec
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +42,7 @@ class Table:
         self._met = Met()
         self._adapters: dict[str, Adapter] = {}
         self._frontends: dict[int, FrontendRecord] = {}
+        self.spec: SealedSpec | None = None  # what frontends elsewhere are told; read only
         self._watches: list[weakref.ref[Watch]] = []  # in the order they came; one that nobody holds any more is gone
         self.is_closed = False
 
@@ -74,6 +75,11 @@ class Table:
     def remove_frontend(self, number: int) -> None:
         if self._frontends.pop(number, None) is not None:
             self._tell(lambda changes: changes.frontends.update({number: None}))
+
+    def put_spec(self, spec: SealedSpec) -> None:
+        if self.spec != spec:
+            self.spec = spec
+            self._tell(lambda changes: setattr(changes, "spec", spec))
 
     def put_adapter(self, adapter: Adapter) -> None:
         """Replaces that of its name."""
@@ -127,12 +133,14 @@ class Table:
                 self.remove_frontend(number)
             else:
                 self.put_frontend(frontend)
+        if changes.spec is not None:
+            self.put_spec(changes.spec)
         self.revision = changes.revision
 
     def snapshot(self) -> Changes:
         """Everything, as changes of an empty table."""
         met = dict.fromkeys(self._met, True)
-        return Changes(self.revision, met, dict(self._records), dict(self._adapters), dict(self._frontends))
+        return Changes(self.revision, met, dict(self._records), dict(self._adapters), dict(self._frontends), self.spec)
 
     def view(self) -> View:
         """As the first one of a watch."""
