@@ -6,14 +6,9 @@ Way:   serve -> [secret_of, for_elsewhere] -> the controller's registry -> `disa
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
-
 from disagg.config.schema import Deployment
-from disagg.frontend.published import Source, published, sealed
+from disagg.frontend.published import published, sealed
 from disagg.frontend.spec import FrontendSpec
-from disagg.models.digest import text_digest
-from disagg.planning.plan import Plan
 from disagg.registry.keys import Keys
 from disagg.registry.records import SealedSpec
 from disagg.registry.sealed import Secret
@@ -25,14 +20,7 @@ def secret_of(deployment: Deployment) -> Secret | None:
     return Secret(said.get_secret_value(), Keys(deployment.namespace, deployment.name)) if said is not None else None
 
 
-def for_elsewhere(spec: FrontendSpec, plans: Sequence[Plan], folders: Sequence[Path], secret: Secret) -> SealedSpec:
+def for_elsewhere(spec: FrontendSpec, deployment: Deployment, secret: Secret) -> SealedSpec:
     """`spec`: of the controller's own frontends."""
-    deployment = plans[0].deployment
-    sources = [_source(plan, folder) for plan, folder in zip(plans, folders, strict=True)]
     origins_said = deployment.frontend.cors.origins is not None
-    return sealed(published(spec, sources, deployment.registry.lease_s, origins_said=origins_said), secret)
-
-
-def _source(plan: Plan, folder: Path) -> Source:
-    digest = "" if plan.model.tokenization == "engine" else text_digest(folder)
-    return Source(plan.model.path, plan.model.revision, digest)
+    return sealed(published(spec, deployment.registry.lease_s, origins_said=origins_said), secret)

@@ -28,7 +28,7 @@ from disagg.errors import DisaggError, StartError
 from disagg.frontend.on_host import OnHost, on_this_host
 from disagg.frontend.published import Published, opened
 from disagg.frontend.spec import FrontendSpec
-from disagg.host_spec import OPERATORS_SECRET, SECRET_VARIABLE
+from disagg.host_spec import SECRET_VARIABLE
 from disagg.registry.announcer import Announcer
 from disagg.registry.follower import Follower
 from disagg.registry.records import SealedSpec
@@ -132,7 +132,6 @@ class _Alone:
 
     async def _start(self, spec: FrontendSpec, announcer: Announcer) -> None:
         environment = surroundings.of_our_processes(os.environ) | {SECRET_VARIABLE: self._wanted.secret.plane.hex()}
-        environment.pop(OPERATORS_SECRET, None)
         for _ in range(self._wanted.count):
             number = await announcer.claim()
             own = msgspec.structs.replace(spec, number=number)

@@ -45,6 +45,7 @@ from disagg.frontend.readers import PROGRAM, READ_S, Order
 from disagg.frontend.spec import FrontendSpec, ModelSpec, TracesSpec
 from disagg.frontend.tls import TlsSpec
 from disagg.host_spec import DEPLOYMENT_VARIABLE, SECRET_VARIABLE, TextSpec
+from disagg.models.digest import text_digest
 from disagg.models.resolve import resolve_model
 from disagg.planning.plan import Plan, device_of, resolve_parts
 from disagg.registry.keys import Keys
@@ -154,7 +155,7 @@ async def _run(deployment: Deployment, course: _Course, *, is_quiet: bool) -> No
             spec = _frontend_spec(plans[0], addresses, specs, shared, is_quiet=is_quiet)
             if shared is not None and secret is not None:
                 spec = msgspec.structs.replace(spec, has_peers=True, peer_host=here)
-                await controller.registry.put_spec(for_elsewhere(spec, plans, folders, secret))
+                await controller.registry.put_spec(for_elsewhere(spec, deployment, secret))
             count = deployment.frontend.count
             frontends = Frontends(spec, count, _frontend_environment(setting), controller.registry)
             await _either(_first_error(frontends.start(), controller.until_ready()), controller.is_to_stop.wait())
@@ -304,6 +305,9 @@ def _model_spec(plan: Plan, folder: Path, prior: Prior = NO_PRIOR) -> ModelSpec:
         reasoning_parser=plan.model.reasoning_parser,
         overrides=_overrides(plan),
         tokenization=plan.model.tokenization,
+        said_path=plan.model.path,
+        revision=plan.model.revision,
+        digest=text_digest(folder) if plan.deployment.security.secret is not None else "",
     )
 
 

@@ -15,7 +15,7 @@ import msgspec
 
 from disagg.config.addresses import is_loopback_host
 from disagg.errors import StartError
-from disagg.frontend.published import Published, Source
+from disagg.frontend.published import Published
 from disagg.frontend.spec import FrontendSpec, ModelSpec
 from disagg.frontend.tls import TlsSpec
 from disagg.models.digest import text_digest
@@ -40,7 +40,8 @@ class OnHost:
 def on_this_host(what: Published, said: OnHost, shared: Shared, peer_host: str, *, shares_port: bool) -> FrontendSpec:
     """Its number is still to be set. May fetch a model, and takes as long. Raises StartError."""
     spec, host = what.spec, said.host or what.spec.host
-    if unknown := set(said.models) - {model.name for model in spec.models}:
+    unknown = set(said.models) - {model.name for model in spec.models}
+    if unknown and spec.models:  # those that come and go are in the registry
         names = ", ".join(model.name for model in spec.models)
         raise StartError("--model", f"{', '.join(unknown)} is no model of the deployment", f"it has {names}")
     is_open = not is_loopback_host(host)
@@ -53,19 +54,21 @@ def on_this_host(what: Published, said: OnHost, shared: Shared, peer_host: str, 
         port=said.port or spec.port,
         peer_host=peer_host,
         shares_port=shares_port,
-        models=tuple(_model(each, source, said.models) for each, source in zip(spec.models, what.sources, strict=True)),
+        models=tuple(model_here(model, said.models) for model in spec.models),
+        folders=dict(said.models),
         tls=_tls(spec.tls, said),
         origins=() if is_open and not what.origins_said else spec.origins,
     )
 
 
-def _model(model: ModelSpec, source: Source, said: Mapping[str, str]) -> ModelSpec:
-    if not source.digest:
+def model_here(model: ModelSpec, said: Mapping[str, str]) -> ModelSpec:
+    """With its path on this host. May fetch it. Raises StartError."""
+    if model.tokenization == "engine":
         return model
     where, would_do = f"model {model.name}", f"say --model {model.name}=PATH"
     try:
-        folder = _folder(model, source, said)
-        is_same = text_digest(folder) == source.digest
+        folder = _folder(model, said)
+        is_same = not model.digest or text_digest(folder) == model.digest
     except StartError as error:
         raise StartError(
             where, f"is in {model.path} of the deployment, and not here: {error.message}", would_do
@@ -78,12 +81,12 @@ def _model(model: ModelSpec, source: Source, said: Mapping[str, str]) -> ModelSp
     return msgspec.structs.replace(model, path=str(folder))
 
 
-def _folder(model: ModelSpec, source: Source, said: Mapping[str, str]) -> Path:
+def _folder(model: ModelSpec, said: Mapping[str, str]) -> Path:
     if model.name in said:
         return resolve_model(said[model.name])
     if Path(model.path).is_dir():
         return Path(model.path)
-    return resolve_model(source.path, source.revision)
+    return resolve_model(model.said_path, model.revision)
 
 
 def _tls(of_deployment: TlsSpec | None, said: OnHost) -> TlsSpec | None:

@@ -7,8 +7,6 @@ Fails: StartError: another secret, or another version of disagg, whose words may
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import msgspec
 
 from disagg.errors import StartError
@@ -20,24 +18,15 @@ from disagg.registry.sealed import Secret
 VERSION = installed_version("disagg") or "unknown"
 
 
-class Source(msgspec.Struct, frozen=True):
-    """Of one model: what the configuration says, for hosts where the controller's folder is not."""
-
-    path: str
-    revision: str | None = None
-    digest: str = ""  # models/digest.py; empty: the engines' hosts have the tokenizer
-
-
 class Published(msgspec.Struct, frozen=True, kw_only=True):
     spec: FrontendSpec
-    sources: tuple[Source, ...]  # as spec.models
     lease_s: float
     origins_said: bool  # in the configuration; else they follow from where a frontend listens
 
 
-def published(spec: FrontendSpec, sources: Sequence[Source], lease_s: float, *, origins_said: bool) -> Published:
+def published(spec: FrontendSpec, lease_s: float, *, origins_said: bool) -> Published:
     bare = msgspec.structs.replace(spec, registry="", control="", shared=None, peer_host="", has_peers=True)
-    return Published(spec=bare, sources=tuple(sources), lease_s=lease_s, origins_said=origins_said)
+    return Published(spec=bare, lease_s=lease_s, origins_said=origins_said)
 
 
 def sealed(what: Published, secret: Secret) -> SealedSpec:

@@ -40,6 +40,10 @@ class ModelSpec(msgspec.Struct, frozen=True, kw_only=True):
     reasoning_parser: str | None = None
     overrides: Overrides = Overrides()  # over the model's own files
     tokenization: str = "frontend"  # or engine: the engines' hosts have the tokenizer
+    # For hosts where that path is not (on_host.py): what the configuration says, and a digest (models/digest.py).
+    said_path: str = ""
+    revision: str | None = None
+    digest: str = ""  # empty: it is not compared
 
 
 class FrontendSpec(msgspec.Struct, frozen=True, kw_only=True):
@@ -69,5 +73,6 @@ class FrontendSpec(msgspec.Struct, frozen=True, kw_only=True):
     origins: tuple[str, ...] = ()  # of web pages that may read answers
     origins_age_s: int = 0
     metric_aliases: tuple[str, ...] = ()  # disagg/telemetry/aliases.py
+    folders: dict[str, str] | None = None  # of `disagg frontend`: model's name -> where it is on its host, if said
     tls: TlsSpec | None = None
     traces: TracesSpec | None = None  # None: nothing of them is even imported

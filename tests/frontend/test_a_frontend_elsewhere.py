@@ -29,7 +29,7 @@ from disagg.cluster.lone_frontend import Wanted, serve_alone
 from disagg.cluster.ports import free_port
 from disagg.coordinator.limits import Limits
 from disagg.errors import StartError
-from disagg.frontend.published import Source, published, sealed
+from disagg.frontend.published import published, sealed
 from disagg.frontend.spec import FrontendSpec, ModelSpec
 from disagg.host_spec import SECRET_VARIABLE
 from disagg.models.catalogue import model_folder
@@ -60,8 +60,7 @@ class Scene:
     spec: FrontendSpec
 
     async def publish(self, spec: FrontendSpec) -> None:
-        sources = [Source("no-such-name", None, text_digest(model_folder("smollm2")))]
-        await self.registry.put_spec(sealed(published(spec, sources, LEASE_S, origins_said=False), SECRET))
+        await self.registry.put_spec(sealed(published(spec, LEASE_S, origins_said=False), SECRET))
 
     async def outside(self) -> int:
         """Frontends that are not the controller's and listen, as the registry has them."""
@@ -99,7 +98,7 @@ async def deployment(folder: Path) -> AsyncIterator[Scene]:
     async def nothing(*_: object) -> None: ...
 
     async with AsyncExitStack() as stack:
-        registry, store = MemoryRegistry(), FileStore(folder)
+        registry, store, model = MemoryRegistry(), FileStore(folder), model_folder("smollm2")
         await registry.put(await engine_record(stack, SECRET.plane))
         control = ControlServer(SECRET.plane, nothing, nothing, lambda _prefill, _decode: None)
         stack.push_async_callback(control.close)
@@ -116,7 +115,7 @@ async def deployment(folder: Path) -> AsyncIterator[Scene]:
             host=HERE,
             port=free_port(),
             body_limit_bytes=1 << 20,
-            models=(ModelSpec(path=str(model_folder("smollm2")), name="m"),),
+            models=(ModelSpec(path=str(model), name="m", digest=text_digest(model)),),
             number=0,
             has_peers=True,
             stop_s=1.0,

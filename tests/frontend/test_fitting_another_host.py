@@ -12,7 +12,7 @@ from disagg.coordinator.limits import Limits
 from disagg.errors import StartError
 from disagg.frontend import published as publishing
 from disagg.frontend.on_host import OnHost, on_this_host
-from disagg.frontend.published import Published, Source, opened, published, sealed
+from disagg.frontend.published import Published, opened, published, sealed
 from disagg.frontend.spec import FrontendSpec, ModelSpec
 from disagg.frontend.tls import TlsSpec
 from disagg.models.digest import text_digest
@@ -46,15 +46,14 @@ def what(model: Path, **more: object) -> Published:
         host="127.0.0.1",
         port=8000,
         body_limit_bytes=1 << 20,
-        models=(ModelSpec(path=str(model), name="m"),),
+        models=(ModelSpec(path=str(model), name="m", said_path="no-such-name", digest=text_digest(model)),),
         number=0,
         stop_s=1.0,
         limits=Limits(),
         api_keys=("a-key-0123456789",),
         peer_host="127.0.0.1",
     )
-    source = Source("no-such-name", None, text_digest(model))
-    return published(replace(spec, **more), [source], 10.0, origins_said=False)
+    return published(replace(spec, **more), 10.0, origins_said=False)
 
 
 def fitted(what: Published, said: OnHost | None = None) -> FrontendSpec:
@@ -110,11 +109,9 @@ def test_a_model_with_other_texts_is_refused(model: Path, tmp_path: Path) -> Non
 
 
 def test_no_model_is_needed_where_engines_read_texts(tmp_path: Path) -> None:
-    told = what(folder_of(tmp_path / "m"))
-    told = replace(
-        told, sources=(Source("no-such-name"),), spec=replace(told.spec, models=(ModelSpec(path="/nowhere", name="m"),))
-    )
-    assert fitted(told).models == told.spec.models
+    of_hosts = ModelSpec(path="/nowhere", name="m", said_path="no-such-name", tokenization="engine")
+    told = what(folder_of(tmp_path / "m"), models=(of_hosts,))
+    assert fitted(told).models == (of_hosts,)
 
 
 def test_files_of_tls_are_this_hosts(model: Path) -> None:

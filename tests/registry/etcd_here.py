@@ -1,4 +1,4 @@
-"""Real etcd members, on loopback or in a network namespace, for tests; and a proxy in front of one, through which a network can be lost."""
+"""Real etcd members for tests, on loopback or in a namespace; and a proxy through which a network can be lost."""
 
 from __future__ import annotations
 
