@@ -33,7 +33,7 @@ from disagg.simulated_engine.tokens import answer
 CONFIG = Path(__file__).with_name("two-aggregated.yaml")
 LEASE_S = 3.0
 TOKENS = 600  # of a stream: 6 s
-ENGINES = ("aggregated-0", "aggregated-1")
+ENGINES = {"aggregated-0", "aggregated-1"}
 BACK_S = 60.0
 
 
@@ -116,6 +116,14 @@ def _tries(scene: Scene, streams: list[Stream]) -> int:
     return max(int(scene.away.timeline(stream.request_id, until="usage")["tries"]) for stream in streams)
 
 
+def _reached(at: Deployment) -> set[str]:
+    """The engines that two streams at a time are on."""
+    streams = [Stream(at, [5, 6, number], 30) for number in range(2)]
+    for stream in streams:
+        stream.join(20)
+    return {at.timeline(stream.request_id, until="usage")["decode"].partition("#")[0] for stream in streams}
+
+
 def test_each_frontend_knows_the_other(scene: Scene) -> None:
     assert scene.frontends() == [False, True]
     for at, other in (scene.away, scene.home), (scene.home, scene.away):
@@ -156,10 +164,10 @@ def test_a_frontend_s_host_is_cut_off_from_an_engine_s_node(scene: Scene) -> Non
         assert _answers(scene.home) < 5
     finally:
         scene.far.find(worker)
-    print(f"pause {pause_s:.1f} s, slowest afterwards {slowest_s:.1f} s")
+    back_s = wait_until(lambda: _reached(scene.away) == ENGINES, 20)
+    print(f"pause {pause_s:.1f} s, slowest meanwhile {slowest_s:.1f} s, back {back_s:.1f} s")
     assert _tries(scene, streams) == 2
     assert [e["incarnation"] for e in scene.home.get("/disagg/status")["engines"]] == [1, 1]
-    wait_until(lambda: scene.away.all_ready(), 20)
 
 
 def test_a_raylet_is_killed(scene: Scene) -> None:
