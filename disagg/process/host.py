@@ -36,6 +36,7 @@ from disagg.roles import Role
 from disagg.sglang.children import expected_children, seen_children
 from disagg.sglang.engine import SGLangEngine, SGLangMember
 from disagg.start_phases import Phases, told
+from disagg.visible import LogLines
 
 log = logging.getLogger(__name__)
 
@@ -52,7 +53,9 @@ def run(spec: HostSpec, pipe: socket.socket, spares: Spares | None = None) -> No
     os.environ[LIFE_VARIABLE] = spec.life
     os.environ["TMPDIR"] = tempfile.tempdir = spec.scratch
     random.seed()  # a fork has its zygote's state
-    logging.basicConfig(level=logging.INFO, format="[%(asctime)s] %(name)s: %(message)s")
+    lines = logging.StreamHandler()
+    lines.setFormatter(LogLines("[%(asctime)s] %(name)s: %(message)s"))
+    logging.basicConfig(level=logging.INFO, handlers=[lines])
     if spec.is_simulated:
         asyncio.run(_simulate(spec, pipe, phases))
         return
