@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from disagg.cli.observe import base_url, headers, refusal, trust, unreachable
+from disagg.visible import all_visible
 
 PATH = "/disagg/events"
 SILENT_S = 15.0  # it tells something each second
@@ -43,7 +44,7 @@ def follow(url: str | None) -> Iterator[Iterator[Event]]:
 def _events(lines: Iterator[str]) -> Iterator[Event]:
     for line in lines:
         if line.startswith("data: "):
-            yield json.loads(line.removeprefix("data: "))
+            yield all_visible(json.loads(line.removeprefix("data: ")))
 
 
 class Seen:

@@ -16,6 +16,7 @@ from typing import Any
 from disagg.adapters import Adapter
 from disagg.errors import BadRequest, NoReadyPair, RequestError
 from disagg.frontend import messages_api, openapi
+from disagg.frontend.audit import Audit
 from disagg.frontend.backend import Backend
 from disagg.frontend.changes import ChangeRoutes
 from disagg.frontend.embeddings import Embeddings
@@ -81,6 +82,7 @@ class Frontend:
         """`more`: models beside the first; then `whole` speaks for all of them."""
         self._keys, self._origins, self._tracer = keys, origins, tracer
         self._whole, self._headers = whole or backend, headers
+        self._audit = Audit(self._whole.feed.acted)
         kept = ResponseStore()
         every = ((backend, tokenization), *more)
         models = [_model(*each, body_limit_bytes, peers, kept, meters) for each in every]
@@ -203,7 +205,11 @@ class Frontend:
             raise BadRequest(None, "method_not_allowed", what, http_status=405)
         if self._tracer is not None and route.right is Right.CLIENT and exchange.method == "POST":
             exchange.trace = self._tracer.begin(exchange.path, exchange.request_header(b"traceparent"))
-        await route.handler(exchange, name, caller)
+        if route.acts(exchange.method):
+            with self._audit.action(exchange, self._keys.name_of(caller)):
+                await route.handler(exchange, name, caller)
+        else:
+            await route.handler(exchange, name, caller)
 
     def _generation(self, endpoint: str) -> Handler:
         async def handle(exchange: Exchange, _: str, caller: Caller) -> None:
@@ -280,12 +286,15 @@ class Frontend:
         engine_id, _, action = name.rpartition("/")
         if action != "drain" or not engine_id:
             raise BadRequest(None, "unknown_url", f"there is no {exchange.path[:100]} here", http_status=404)
-        why_not = await self._whole.drain(engine_id, restart=exchange.query("restart") == "1")
+        restart = exchange.query("restart") == "1"
+        exchange.action = f"drain {engine_id}{' --restart' * restart}"
+        why_not = await self._whole.drain(engine_id, restart=restart)
         if why_not is not None:
             raise BadRequest("engine", "cannot_drain", why_not, http_status=409)
         await _json(exchange, {"id": engine_id, "draining": True})
 
     async def _cancel(self, exchange: Exchange, name: str, caller: Caller) -> None:
+        exchange.action = f"cancel {bare_id(name)}"
         if not await self._together.cancel(name, caller):
             raise no_such_request(name)
         await _json(exchange, {"id": bare_id(name), "cancelled": True})

@@ -19,6 +19,7 @@ from disagg.adapters import GONE
 from disagg.kv_events.book import KvBook
 from disagg.plane import messages as m
 from disagg.plane.adapters import HeldAdapters
+from disagg.plane.doorstep import Doorstep
 from disagg.plane.engine import LOADED, Engine, EngineFacts, Leg
 from disagg.plane.framing import Connection
 from disagg.plane.kv_telling import KvTelling
@@ -70,7 +71,7 @@ class PlaneServer:
         self.ranks = facts.ranks
         self.ledger = Ledger(facts.ranks, Capacity(facts.requests_max, facts.kv_tokens, facts.page_size))
         self.adapters = HeldAdapters(engine, self._abort_legs_of)
-        self._secret, self._network = secret, network
+        self._secret, self._network, self._doorstep = secret, network, Doorstep("the request plane")
         self._listener: Listener | None = None
         self._report_is_due = False
         self._reported_at_s = float("-inf")
@@ -140,7 +141,12 @@ class PlaneServer:
         session = _Session(self)
         self.sessions[session] = None
         return Connection(
-            self._secret, is_server=True, on_open=session.opened, on_frame=session.received, on_lost=session.lost
+            self._secret,
+            is_server=True,
+            on_open=session.opened,
+            on_frame=session.received,
+            on_lost=session.lost,
+            doorstep=self._doorstep,
         )
 
     def _abort_legs_of(self, adapter: str) -> None:
@@ -152,6 +158,7 @@ class PlaneServer:
             self._looking.cancel()
         if self._listener is not None:
             self._listener.close()
+        self._doorstep.close()
         for session in list(self.sessions):
             if session.connection is not None:
                 session.connection.close("the host stops")

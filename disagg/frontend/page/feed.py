@@ -102,6 +102,10 @@ class Feed:
         """Counts a request, however it ended, if somebody looks."""
         self._meter.ended(request)
 
+    def acted(self, who: str, what: str) -> None:
+        """Somebody did something to the deployment, through this frontend."""
+        self._story.tell("did", [who], self._wall_s(), what)
+
     def close(self) -> None:
         """All viewers' events end."""
         self._is_over = True

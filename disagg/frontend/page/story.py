@@ -24,8 +24,8 @@ SUBJECTS = 4  # named in a chapter; the others are counted
 class Chapter(msgspec.Struct):
     number: int
     at_s: float  # wall clock
-    kind: str  # a State, or what became of requests: retried, moved
-    subjects: list[str]  # engines, or their lives
+    kind: str  # a State; what became of requests: retried, moved; what somebody did
+    subjects: list[str]  # engines, or their lives; who did it
     count: int = 1
     detail: str = ""
 
