@@ -87,6 +87,8 @@ class Frontend:
         self._models = Models(models, body_limit_bytes)
         self.own = OwnRequests(self._whole, models)
         self._together = Together(self._whole, self.own, peers)
+        if peers is not None:
+            self._whole.feed.look_at(peers.parts)
         native = NativeRoutes(self._models, self._whole, self._together.cancel, meters)
         adapters, page = AdapterRoutes(self._models), PageRoutes(self._whole.feed)
         changes = ChangeRoutes(self._whole, keys)

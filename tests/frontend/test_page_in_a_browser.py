@@ -19,6 +19,7 @@ from scripted import ScriptedBackend, feed_of, says, serving
 from disagg.frontend.app import Frontend
 from disagg.frontend.keys import Keys
 from disagg.frontend.own_tokenizer import OwnTokenizer
+from disagg.frontend.page.others import Part
 from disagg.frontend.service import Service
 from disagg.load import parse_config
 from disagg.registry.orders import Answer, Asked, Status
@@ -69,12 +70,18 @@ async def deployment(codec: Codec) -> AsyncIterator[tuple[SimulatedDeployment, s
         front = world.frontends[0]
         control: Any = Controller(world)
         service = Service(model_name=HOSTILE, router=front.router, coordinator=front.coordinator, control=control)
+        service.feed.look_at(_nobody)
         frontend = Frontend(service, OwnTokenizer(codec, lambda: service.served), keys=Keys([], [KEY]))
         await frontend.start("127.0.0.1", 0)
         try:
             yield world, f"http://127.0.0.1:{frontend.port}/disagg"
         finally:
             await frontend.stop(0.2)
+
+
+async def _nobody(_owners: object, _limit_s: float) -> dict[int, Part | None]:
+    """Another frontend, which does not answer."""
+    return {1: None}
 
 
 async def enter(tab: Tab) -> None:
@@ -162,6 +169,7 @@ async def test_the_page_tells_what_goes_on(codec: Codec, tmp_path: Path) -> None
         refused = [line for line in tab.console if "401" not in line]
         assert refused == []
 
+        assert "frontend 1 does not answer" in await tab.eval("silent.textContent")
         await nothing_is_done_unconfirmed(tab, world)
         await engines_are_ordered(tab, world)
         await a_request_is_cancelled(tab, url)

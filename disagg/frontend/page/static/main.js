@@ -30,9 +30,14 @@ function paint() {
   paintEngines(search, showEngine)
   paintRequests(search, showRequest)
   paintStory(search)
+  say($('silent'), silence(state.silent))
   if (openEngine !== null) fillEngine()
   say($('paint'), `· painted in ${(performance.now() - beganMs).toFixed(1)} ms`)
 }
+
+const silence = ([first, ...more]) => first === undefined ? '' : more.length
+  ? `frontends ${[first, ...more].join(', ')} do not answer: what their requests do is missing here`
+  : `frontend ${first} does not answer: what its requests do is missing here`
 
 function open(title, ...content) {
   if ($('detail').hidden) before = document.activeElement
