@@ -42,6 +42,7 @@ from disagg.frontend.together import Together, no_such_request
 from disagg.frontend.tokenization import Tokenization, facts_now
 from disagg.frontend.whole import Whole
 from disagg.logfile import ASKED_LINES_MAX
+from disagg.telemetry.engine_metrics import text_of
 from disagg.telemetry.traces.tracer import Tracer
 
 BODY_LIMIT_BYTES = 8 * 2**20
@@ -126,6 +127,7 @@ class Frontend:
                 "/health": Route("GET", Right.HEALTH, self._health),
                 "/ready": Route("GET", Right.HEALTH, self._ready),
                 "/metrics": Route("GET", Right.METRICS, self._metrics),
+                "/metrics/engines": Route("GET", Right.METRICS, self._engine_metrics),
                 "/disagg": Route("GET", Right.HEALTH, page.page),
                 "/disagg/events": Route("GET", Right.STATUS, page.events),
                 "/disagg/status": Route("GET", Right.STATUS, self._status),
@@ -261,6 +263,10 @@ class Frontend:
 
     async def _metrics(self, exchange: Exchange, _: str, caller: Caller) -> None:
         await exchange.answer(200, await self._together.metrics(), PROMETHEUS)
+
+    async def _engine_metrics(self, exchange: Exchange, _: str, caller: Caller) -> None:
+        told = await self._whole.engine_metrics(exchange.query("engine"))
+        await exchange.answer(200, await asyncio.to_thread(text_of, told), PROMETHEUS)
 
     async def _status(self, exchange: Exchange, _: str, caller: Caller) -> None:
         await _json(exchange, await self._together.status(None if caller.sees_all else caller.owner))
