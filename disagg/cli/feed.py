@@ -60,6 +60,7 @@ class Seen:
         self.story: dict[int, dict[str, Any]] = {}
         self.live: list[dict[str, Any]] = []
         self.ended: list[dict[str, Any]] = []
+        self.silent: list[int] = []  # frontends, whose requests are missing here
 
     def take(self, event: Event) -> None:
         if event["type"] == "requests":
@@ -77,7 +78,7 @@ class Seen:
                 self.loads.pop(engine_id, None)
         self.engines |= {engine["id"]: engine for engine in event["engines"]}
         self.loads |= event["loads"]
-        self.phases = event["phases"]
+        self.phases, self.silent = event["phases"], event["silent"]
         self.story |= {chapter["number"]: chapter for chapter in event["story"]}
 
     def now(self, column: str) -> float | None:

@@ -120,6 +120,8 @@ def picture(seen: Seen, why_not: str, first: int, height: int) -> Group:
     head = Text(f"{seen.model or 'disagg'}   {ready} of {len(engines)} engines ready", style="bold")
     head.append(f"   {time.strftime('%H:%M:%S', time.localtime(seen.at_s))}" * bool(seen.at_s), style="dim")
     head.append(f"   {why_not}" * bool(why_not), style="red")
+    silent = ", ".join(map(str, seen.silent))
+    head.append(f"   no answer of frontend {silent}, whose requests are missing here" * bool(silent), style="red")
     figures = Text("   ").join(Text(f"{title} {_number(seen.now(name))}") for name, title in FIGURES)
     head.no_wrap = figures.no_wrap = True
     story = sorted(seen.story.values(), key=lambda chapter: chapter["at_s"])[-EVENTS_SHOWN:]

@@ -43,6 +43,7 @@ from disagg.frontend.together import Together, no_such_request
 from disagg.frontend.tokenization import Tokenization, facts_now
 from disagg.frontend.whole import Whole
 from disagg.logfile import ASKED_LINES_MAX
+from disagg.telemetry.engine_metrics import text_of
 from disagg.telemetry.traces.tracer import Tracer
 
 BODY_LIMIT_BYTES = 8 * 2**20
@@ -89,6 +90,8 @@ class Frontend:
         self._models = Models(models, body_limit_bytes)
         self.own = OwnRequests(self._whole, models)
         self._together = Together(self._whole, self.own, peers)
+        if peers is not None:
+            self._whole.feed.look_at(peers.parts)
         native = NativeRoutes(self._models, self._whole, self._together.cancel, meters)
         adapters, page = AdapterRoutes(self._models), PageRoutes(self._whole.feed)
         changes = ChangeRoutes(self._whole, keys)
@@ -126,6 +129,7 @@ class Frontend:
                 "/health": Route("GET", Right.HEALTH, self._health),
                 "/ready": Route("GET", Right.HEALTH, self._ready),
                 "/metrics": Route("GET", Right.METRICS, self._metrics),
+                "/metrics/engines": Route("GET", Right.METRICS, self._engine_metrics),
                 "/disagg": Route("GET", Right.HEALTH, page.page),
                 "/disagg/events": Route("GET", Right.STATUS, page.events),
                 "/disagg/status": Route("GET", Right.STATUS, self._status),
@@ -265,6 +269,10 @@ class Frontend:
 
     async def _metrics(self, exchange: Exchange, _: str, caller: Caller) -> None:
         await exchange.answer(200, await self._together.metrics(), PROMETHEUS)
+
+    async def _engine_metrics(self, exchange: Exchange, _: str, caller: Caller) -> None:
+        told = await self._whole.engine_metrics(exchange.query("engine"))
+        await exchange.answer(200, await asyncio.to_thread(text_of, told), PROMETHEUS)
 
     async def _status(self, exchange: Exchange, _: str, caller: Caller) -> None:
         await _json(exchange, await self._together.status(None if caller.sees_all else caller.owner))

@@ -11,9 +11,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from functools import partial
-from typing import Protocol
+from typing import Any, Protocol
 
 from disagg.adapters import GONE
 from disagg.kv_events.book import KvBook
@@ -78,7 +78,8 @@ class PlaneServer:
         self._looking: asyncio.TimerHandle | None = None
         self._looked_at_s = now_s()
         self.sessions: dict[_Session, None] = {}  # in their order: a simulation takes the same steps each time
-        self._flushing: set[asyncio.Task[None]] = set()
+        self._busy_with: set[asyncio.Task[None]] = set()
+        self._reading_metrics = asyncio.Lock()
 
     async def start(self, host: str, port: int = 0) -> int:
         """Listens and returns the port."""
@@ -106,9 +107,25 @@ class PlaneServer:
         )
 
     def flush(self, wait_s: float, asked_by: _Session) -> None:
-        task = asyncio.get_running_loop().create_task(self._flush(wait_s, asked_by), name="flush the prefix cache")
-        self._flushing.add(task)
-        task.add_done_callback(self._flushing.discard)
+        self._go(self._flush(wait_s, asked_by), "flush the prefix cache")
+
+    def tell_metrics(self, labels: str, asked_by: _Session) -> None:
+        self._go(self._tell_metrics(labels, asked_by), "read the engine's metrics")
+
+    def _go(self, what: Coroutine[Any, Any, None], name: str) -> None:
+        task = asyncio.get_running_loop().create_task(what, name=name)
+        self._busy_with.add(task)
+        task.add_done_callback(self._busy_with.discard)
+
+    async def _tell_metrics(self, labels: str, asked_by: _Session) -> None:
+        """One at a time: they take the time of a thread, whoever asks."""
+        try:
+            async with self._reading_metrics:
+                families = await asyncio.to_thread(self.engine.metrics, labels)
+        except Exception as error:  # noqa: BLE001 - whatever the engine raises: it has none to tell, and serves on
+            log.warning("the engine's metrics could not be read: %r", error)
+            families = []
+        asked_by.send(m.Metrics(self.incarnation, families))
 
     async def _flush(self, wait_s: float, asked_by: _Session) -> None:
         try:
@@ -202,6 +219,8 @@ class _Session:
                     task.cancel()
             case m.LoadsWanted():
                 self.send(m.Loads(server.incarnation, server.engine.loads()))
+            case m.MetricsWanted():
+                server.tell_metrics(message.labels, self)
             case m.HealthWanted():
                 self.send(m.Health(server.incarnation, server.engine.health()))
             case m.LoadAdapter() | m.UnloadAdapter():

@@ -17,7 +17,13 @@ FIRST, SECOND, ADMIN = "first-key-0123456789", "second-key-0123456789", "admin-k
 CLIENTS_ALONE, BOTH, ADMINS_ALONE = Keys([FIRST, SECOND]), Keys([FIRST, SECOND], [ADMIN]), Keys([], [ADMIN])
 OPEN, CLIENT, STATUS, OPERATE = (
     [("GET", "/health"), ("GET", "/ready"), ("GET", "/openapi.json"), ("GET", "/docs")],
-    [("GET", "/v1/models"), ("GET", "/v1/models/scripted"), ("GET", "/metrics"), ("POST", "/v1/chat/completions")],
+    [
+        ("GET", "/v1/models"),
+        ("GET", "/v1/models/scripted"),
+        ("GET", "/metrics"),
+        ("GET", "/metrics/engines"),
+        ("POST", "/v1/chat/completions"),
+    ],
     [("GET", "/disagg/status"), ("GET", "/disagg/loads")],
     [
         ("GET", "/disagg/logs/prefill-0"),
