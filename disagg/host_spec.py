@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from typing import Any
 
@@ -27,7 +28,8 @@ class TextSpec(msgspec.Struct, frozen=True):
 
 
 class HostSpec(msgspec.Struct, frozen=True, kw_only=True):
-    """The plane's secret is not in here: it travels in the environment (SECRET_VARIABLE)."""
+    """The plane's secret is not in here: it travels in the environment (SECRET_VARIABLE), and to a zygote on its
+    standard input."""
 
     engine_id: str
     incarnation: int
@@ -76,6 +78,12 @@ encode_spec = msgspec.json.encode
 decode_spec = msgspec.json.Decoder(HostSpec).decode
 encode_standby = msgspec.json.encode
 decode_standby = msgspec.json.Decoder(StandbySpec).decode
+
+
+@functools.cache
+def plane_secret() -> bytes:
+    """This process's. It leaves the environment when it is first asked for: what is started from then on needs none."""
+    return bytes.fromhex(os.environ.pop(SECRET_VARIABLE))
 
 
 def is_on(part: str) -> bool:

@@ -27,7 +27,7 @@ from disagg.config.parts import Part, parts_of
 from disagg.config.parts import problems as between_models
 from disagg.config.rules import check_rules, pool_texts
 from disagg.config.schema import Deployment, spelled
-from disagg.config.secrets import are_in, without
+from disagg.config.secrets import are_in, variables, without
 from disagg.config.simulated import check_simulated
 from disagg.config.validation_errors import problems_of
 from disagg.config.yaml_text import read_file, read_tree
@@ -66,6 +66,16 @@ def sent_tree(path: Path, sets: Sequence[str] = ()) -> tuple[dict[str, Any], boo
     _checked(tree | unsaid, layers, problems, source)
     said, _ = apply_sets(merged(layers), sets)
     return without(tree), are_in(said)
+
+
+def secret_variables(path: Path, sets: Sequence[str] = ()) -> frozenset[str]:
+    """The environment variables that the secrets of what load_config takes come from: nothing that is started needs
+    them. Raises ConfigError."""
+    source = str(path)
+    tree, _ = read_tree(read_file(path), source)
+    layers, _ = layers_of(tree, source, path)
+    said, _ = apply_sets(merged(layers), sets)
+    return variables(said)
 
 
 def _checked(tree: dict[str, Any], layers: list[Layer], problems: list[Problem], source: str) -> Deployment:

@@ -112,9 +112,12 @@ def serve(
         show(config, look_at(config, sets))
         return
     from disagg.config.find import find_config
-    from disagg.load import load_config
+    from disagg.load import load_config, secret_variables
 
-    deployment = load_config(find_config(config), sets)
+    file = find_config(config)
+    deployment = load_config(file, sets)
+    for name in (observe.KEY_VARIABLE, *secret_variables(file, sets)):  # Ray and engines would inherit them
+        os.environ.pop(name, None)
     import uvloop
 
     from disagg.cluster.serve import serve as until_stopped

@@ -147,12 +147,21 @@ def monitoring(
     ] = False,
     ca: Annotated[str, typer.Option(help="Where Prometheus finds who signed their certificate.")] = "",
     ttft_p99_s: Annotated[float, typer.Option(help="Slower first tokens (p99, seconds, below 120) alert.")] = 5.0,
+    engine_metrics: Annotated[
+        bool, typer.Option("--engine-metrics", help="SGLang's own, too: the deployment has telemetry.engine_metrics.")
+    ] = False,
     prometheus: Annotated[str, typer.Option(help="As Grafana reaches it.")] = "http://localhost:9090",
     out: Annotated[Path, typer.Option("--out", "-o", help="A folder.")] = Path("monitoring"),
 ) -> None:
     """Prometheus' configuration and alerts, and a dashboard with its provisioning for Grafana."""
     options = MonitoringOptions(
-        tuple(target or ("127.0.0.1:8000",)), key_file, https, ca, ttft_p99_s=ttft_p99_s, prometheus=prometheus
+        tuple(target or ("127.0.0.1:8000",)),
+        key_file,
+        https,
+        ca,
+        ttft_p99_s=ttft_p99_s,
+        has_engines=engine_metrics,
+        prometheus=prometheus,
     )
     if problems := tuple(problems_of_monitoring(options)):
         raise ConfigError("monitoring", problems)

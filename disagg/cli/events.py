@@ -25,6 +25,7 @@ ENGINES_DO = {
     "draining": "drains",
     "dead": "died",
     "removed": "removed",
+    "did": "did",
 }
 
 

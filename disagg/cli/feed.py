@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from disagg.cli.observe import base_url, headers, refusal, trust, unreachable
+from disagg.visible import all_visible
 
 PATH = "/disagg/events"
 SILENT_S = 15.0  # it tells something each second
@@ -43,7 +44,7 @@ def follow(url: str | None) -> Iterator[Iterator[Event]]:
 def _events(lines: Iterator[str]) -> Iterator[Event]:
     for line in lines:
         if line.startswith("data: "):
-            yield json.loads(line.removeprefix("data: "))
+            yield all_visible(json.loads(line.removeprefix("data: ")))
 
 
 class Seen:
@@ -59,6 +60,7 @@ class Seen:
         self.story: dict[int, dict[str, Any]] = {}
         self.live: list[dict[str, Any]] = []
         self.ended: list[dict[str, Any]] = []
+        self.silent: list[int] = []  # frontends, whose requests are missing here
 
     def take(self, event: Event) -> None:
         if event["type"] == "requests":
@@ -76,7 +78,7 @@ class Seen:
                 self.loads.pop(engine_id, None)
         self.engines |= {engine["id"]: engine for engine in event["engines"]}
         self.loads |= event["loads"]
-        self.phases = event["phases"]
+        self.phases, self.silent = event["phases"], event["silent"]
         self.story |= {chapter["number"]: chapter for chapter in event["story"]}
 
     def now(self, column: str) -> float | None:

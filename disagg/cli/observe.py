@@ -14,6 +14,7 @@ from urllib.parse import quote
 import typer
 
 from disagg.errors import StartError
+from disagg.visible import all_visible, visible
 
 if TYPE_CHECKING:
     import httpx
@@ -75,7 +76,7 @@ def asked(
         raise unreachable(base, error) from None
     if answer.status_code != 200:
         raise refusal(base + path, answer)
-    return answer.json() if _is_json(answer) else answer.text
+    return all_visible(answer.json()) if _is_json(answer) else visible(answer.text)
 
 
 def unreachable(base: str, error: Exception) -> NoFrontend:
@@ -100,7 +101,7 @@ def trust() -> ssl.SSLContext:
 
 
 def refusal(where: str, answer: httpx.Response) -> StartError:
-    message = answer.json()["error"]["message"] if _is_json(answer) else answer.text
+    message = visible(answer.json()["error"]["message"] if _is_json(answer) else answer.text)
     kind = NotInTime if answer.status_code == GATEWAY_TIMEOUT else StartError
     return kind(where, f"{answer.status_code}: {message}", _about_keys(answer.status_code))
 
@@ -170,6 +171,7 @@ def _show(url: str | None, request: str | None, *, as_json: bool) -> None:
 def _print_engines(found: dict[str, Any]) -> None:
     from rich.console import Console
     from rich.table import Column, Table
+    from rich.text import Text
 
     names = Column("engine", min_width=max((len(e["id"]) for e in found["engines"]), default=0))  # never cut short
     table = Table(names, "role", "state", "life", "node", "ranks", "in flight", "lane", "since", "detail", box=None)
@@ -178,11 +180,12 @@ def _print_engines(found: dict[str, Any]) -> None:
         in_flight = " + ".join(map(str, e["in_flight_by_rank"])) or "0"
         cells = (e["role"], e["state"], e["incarnation"], e["node"], e["ranks"], in_flight, e["lane"], age)
         switched_off = ", ".join(f"without {part}" for part in e.get("switched_off", ()))  # its SGLang does not fit it
-        table.add_row(e["id"], *map(str, cells), (e["detail"].splitlines() or [switched_off])[0])
+        detail = (e["detail"].splitlines() or [switched_off])[0]
+        table.add_row(*(Text(str(cell)) for cell in (e["id"], *cells, detail)))  # nothing in them is rich's markup
     width = None if sys.stdout.isatty() else PIPE_WIDTH  # rich would cut the columns to 80
     console = Console(width=width)
     states = [f"{each['model']}: {'ready' if each['ready'] else 'not ready'}" for each in found.get("models", [found])]
-    console.print(*states, table, sep="\n")
+    console.print(*map(Text, states), table, sep="\n")
     for frontend in found.get("frontends", ()):
         is_silent = frontend.get("silent")
         said = "silent" if is_silent else f"{frontend['requests']} requests, of which {frontend['queued']} wait"

@@ -120,6 +120,8 @@ def picture(seen: Seen, why_not: str, first: int, height: int) -> Group:
     head = Text(f"{seen.model or 'disagg'}   {ready} of {len(engines)} engines ready", style="bold")
     head.append(f"   {time.strftime('%H:%M:%S', time.localtime(seen.at_s))}" * bool(seen.at_s), style="dim")
     head.append(f"   {why_not}" * bool(why_not), style="red")
+    silent = ", ".join(map(str, seen.silent))
+    head.append(f"   no answer of frontend {silent}, whose requests are missing here" * bool(silent), style="red")
     figures = Text("   ").join(Text(f"{title} {_number(seen.now(name))}") for name, title in FIGURES)
     head.no_wrap = figures.no_wrap = True
     story = sorted(seen.story.values(), key=lambda chapter: chapter["at_s"])[-EVENTS_SHOWN:]
@@ -155,7 +157,7 @@ def _engines(seen: Seen, engines: list[dict[str, Any]], room: int) -> Table:
             state = Text(engine["state"], style=STATES.get(engine["state"], ""))
             restarts = f"restarted {engine['restarts']}x" * bool(engine["restarts"])
             detail = "; ".join(filter(None, (restarts, engine["detail"].partition("\n")[0])))
-            names = (engine["id"], engine["role"], state) if not rank else ("", "", Text(""))
+            names = (Text(engine["id"]), engine["role"], state) if not rank else ("", "", Text(""))
             of_rank = (_number(requests), _bar(kv, engine["kv_tokens"]), _number(made), _number(read))
             table.add_row(*names, str(rank) if load else "", *of_rank, Text(detail, no_wrap=True) if not rank else "")
     return table
@@ -166,7 +168,7 @@ def _requests(live: list[dict[str, Any]]) -> Table:
     for each in live:
         on = " + ".join(filter(None, (each.get("prefill"), each.get("decode"))))
         tokens = f"{each['prompt_tokens']} + {each['tokens']}"
-        table.add_row(each["id"], each["phase"], f"{each['age_s']:.1f} s", tokens, on)
+        table.add_row(Text(each["id"]), each["phase"], f"{each['age_s']:.1f} s", tokens, Text(on))
     return table
 
 

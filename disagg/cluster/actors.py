@@ -36,7 +36,7 @@ from disagg.logfile import last_lines
 from disagg.process.news import VANISHED, Exit, LaneSeen, LogTrouble, Ready, Started, decode_news
 from disagg.process.standby import NoStandby, Standby, spawn_with_pipe
 from disagg.sglang.arguments import PORT_BLOCK
-from disagg.sglang.plugins.loopback import LOOPBACK_VARIABLE
+from disagg.sglang.plugins.loopback import ONE_ADDRESS_VARIABLE
 
 log = logging.getLogger(__name__)
 
@@ -76,10 +76,14 @@ class NodeAgent:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=output,
-                env=self._environment,
+                # What it forks has its environment in /proc for ever, and SGLang's processes need no secret.
+                env={name: value for name, value in self._environment.items() if name != SECRET_VARIABLE},
                 start_new_session=True,
             )
         assert self._zygote.stdout is not None
+        assert self._zygote.stdin is not None
+        self._zygote.stdin.write(f"{self._environment[SECRET_VARIABLE]}\n".encode())
+        self._zygote.stdin.flush()
         while line := await asyncio.to_thread(self._zygote.stdout.readline):
             if line == b"ready\n":
                 return str(self._zygote_socket)
@@ -296,7 +300,9 @@ def _node_id() -> str:
 def _on_this_node(spec: HostSpec) -> HostSpec:
     """The spec with what only this node knows."""
     # SGLang would choose an address itself, and on a node with several networks perhaps another one.
-    environment = {"SGLANG_HOST_IP": spec.plane_host} | (between_nodes(spec) if spec.members > 1 else {})
+    environment = {"SGLANG_HOST_IP": spec.plane_host, ONE_ADDRESS_VARIABLE: "1"} | (
+        between_nodes(spec) if spec.members > 1 else {}
+    )
     if is_loopback(spec.plane_host):
         environment |= on_loopback()
     environment |= spec.environment
@@ -332,7 +338,6 @@ def on_loopback() -> dict[str, str]:
     # ^ excludes: RDMA devices stay, and so do the lanes of GPUs, which open no port.
     ucx = {"UCX_NET_DEVICES": "^" + ",".join(others)} if others else {}
     return {
-        LOOPBACK_VARIABLE: "1",
         "GLOO_SOCKET_IFNAME": loopback,
         "NCCL_SOCKET_IFNAME": f"={loopback}",
         **ucx,

@@ -9,7 +9,7 @@ Fails: never by itself: a variable that is not set is a Problem with the value's
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from disagg.config.validation_errors import is_text, shown
@@ -23,6 +23,15 @@ HOW = "write ${env:NAME}, or ${env:NAME:-default}"
 def fill_environment(tree: dict[str, Any], environ: Mapping[str, str]) -> tuple[dict[str, Any], list[Problem]]:
     filling = _Filling(environ)
     return filling.fill(tree, "", text=False), filling.problems
+
+
+def names_in(value: Any) -> Iterator[str]:
+    """The variables that a value, as a file says it, refers to."""
+    if isinstance(value, str):
+        yield from (found[1] for found in REFERENCE.finditer(value))
+    elif isinstance(value, dict | list):
+        for each in value.values() if isinstance(value, dict) else value:
+            yield from names_in(each)
 
 
 class _Filling:

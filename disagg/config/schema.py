@@ -319,6 +319,8 @@ class Telemetry(Section):
     """Of the engines' logs; a pool's own `engine.log_level` is stronger."""
     traces: Traces | None = None
     """Where traces of requests go; default: nowhere."""
+    engine_metrics: bool = False
+    """SGLang's own metrics at /metrics/engines: engines run with --enable-metrics."""
     metric_aliases: Aliases = ()
     """Whose names /metrics has beside ours, for boards that exist: sglang, vllm, otel (OpenTelemetry's for generative
     AI)."""

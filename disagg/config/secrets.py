@@ -10,6 +10,8 @@ from typing import Any
 
 from pydantic import BaseModel, SecretStr
 
+from disagg.config.environment_values import names_in
+
 Path = tuple[str, ...]
 SECRETS: tuple[Path, ...] = (
     ("security", "api_keys"),
@@ -46,6 +48,11 @@ def without(tree: Mapping[str, Any], paths: Iterable[Path] = SECRETS) -> dict[st
 
 def are_in(tree: Mapping[str, Any]) -> bool:
     return any(_at(tree, path) for path in SECRETS)
+
+
+def variables(tree: Mapping[str, Any]) -> frozenset[str]:
+    """Of the environment, from which a tree as files say it takes its secrets."""
+    return frozenset(name for path in SECRETS for name in names_in(_at(tree, path)))
 
 
 def spelt(deployment: BaseModel) -> dict[Path, Any]:

@@ -16,6 +16,7 @@ from typing import Any
 from disagg.adapters import Adapter
 from disagg.errors import BadRequest, NoReadyPair, RequestError
 from disagg.frontend import messages_api, openapi
+from disagg.frontend.audit import Audit
 from disagg.frontend.backend import Backend
 from disagg.frontend.changes import ChangeRoutes
 from disagg.frontend.embeddings import Embeddings
@@ -42,6 +43,7 @@ from disagg.frontend.together import Together, no_such_request
 from disagg.frontend.tokenization import Tokenization, facts_now
 from disagg.frontend.whole import Whole
 from disagg.logfile import ASKED_LINES_MAX
+from disagg.telemetry.engine_metrics import text_of
 from disagg.telemetry.traces.tracer import Tracer
 
 BODY_LIMIT_BYTES = 8 * 2**20
@@ -81,12 +83,15 @@ class Frontend:
         """`more`: models beside the first; then `whole` speaks for all of them."""
         self._keys, self._origins, self._tracer = keys, origins, tracer
         self._whole, self._headers = whole or backend, headers
+        self._audit = Audit(self._whole.feed.acted)
         kept = ResponseStore()
         every = ((backend, tokenization), *more)
         models = [_model(*each, body_limit_bytes, peers, kept, meters) for each in every]
         self._models = Models(models, body_limit_bytes)
         self.own = OwnRequests(self._whole, models)
         self._together = Together(self._whole, self.own, peers)
+        if peers is not None:
+            self._whole.feed.look_at(peers.parts)
         native = NativeRoutes(self._models, self._whole, self._together.cancel, meters)
         adapters, page = AdapterRoutes(self._models), PageRoutes(self._whole.feed)
         changes = ChangeRoutes(self._whole, keys)
@@ -124,6 +129,7 @@ class Frontend:
                 "/health": Route("GET", Right.HEALTH, self._health),
                 "/ready": Route("GET", Right.HEALTH, self._ready),
                 "/metrics": Route("GET", Right.METRICS, self._metrics),
+                "/metrics/engines": Route("GET", Right.METRICS, self._engine_metrics),
                 "/disagg": Route("GET", Right.HEALTH, page.page),
                 "/disagg/events": Route("GET", Right.STATUS, page.events),
                 "/disagg/status": Route("GET", Right.STATUS, self._status),
@@ -203,7 +209,11 @@ class Frontend:
             raise BadRequest(None, "method_not_allowed", what, http_status=405)
         if self._tracer is not None and route.right is Right.CLIENT and exchange.method == "POST":
             exchange.trace = self._tracer.begin(exchange.path, exchange.request_header(b"traceparent"))
-        await route.handler(exchange, name, caller)
+        if route.acts(exchange.method):
+            with self._audit.action(exchange, self._keys.name_of(caller)):
+                await route.handler(exchange, name, caller)
+        else:
+            await route.handler(exchange, name, caller)
 
     def _generation(self, endpoint: str) -> Handler:
         async def handle(exchange: Exchange, _: str, caller: Caller) -> None:
@@ -260,6 +270,10 @@ class Frontend:
     async def _metrics(self, exchange: Exchange, _: str, caller: Caller) -> None:
         await exchange.answer(200, await self._together.metrics(), PROMETHEUS)
 
+    async def _engine_metrics(self, exchange: Exchange, _: str, caller: Caller) -> None:
+        told = await self._whole.engine_metrics(exchange.query("engine"))
+        await exchange.answer(200, await asyncio.to_thread(text_of, told), PROMETHEUS)
+
     async def _status(self, exchange: Exchange, _: str, caller: Caller) -> None:
         await _json(exchange, await self._together.status(None if caller.sees_all else caller.owner))
 
@@ -280,12 +294,15 @@ class Frontend:
         engine_id, _, action = name.rpartition("/")
         if action != "drain" or not engine_id:
             raise BadRequest(None, "unknown_url", f"there is no {exchange.path[:100]} here", http_status=404)
-        why_not = await self._whole.drain(engine_id, restart=exchange.query("restart") == "1")
+        restart = exchange.query("restart") == "1"
+        exchange.action = f"drain {engine_id}{' --restart' * restart}"
+        why_not = await self._whole.drain(engine_id, restart=restart)
         if why_not is not None:
             raise BadRequest("engine", "cannot_drain", why_not, http_status=409)
         await _json(exchange, {"id": engine_id, "draining": True})
 
     async def _cancel(self, exchange: Exchange, name: str, caller: Caller) -> None:
+        exchange.action = f"cancel {bare_id(name)}"
         if not await self._together.cancel(name, caller):
             raise no_such_request(name)
         await _json(exchange, {"id": bare_id(name), "cancelled": True})

@@ -10,6 +10,7 @@ from disagg.coordinator.request import Request
 from disagg.coordinator.sink import Sink
 from disagg.frontend.page.feed import Feed
 from disagg.registry.orders import Answer, Asked, Status
+from disagg.telemetry.engine_metrics import Told
 from disagg.telemetry.metrics import Figures
 
 
@@ -71,6 +72,9 @@ class Backend(Protocol):
 
     async def loads(self) -> dict[str, Any]:
         """What each connected engine itself says of the load of its ranks."""
+
+    async def engine_metrics(self, engine_id: str | None) -> list[Told]:
+        """What engines count themselves, of the one with this id, or of all."""
 
     async def flush_caches(self, wait_s: float) -> dict[str, str]:
         """Empties the prefix cache of each engine, once it is idle: engine -> why not; "" where it was."""

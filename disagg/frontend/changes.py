@@ -38,6 +38,7 @@ class ChangeRoutes:
             asked = _decode(await exchange.call.body(BODY_BYTES_MAX))
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise BadRequest("order", "invalid_order", f"this is no order: {error}") from None
+        exchange.action = "" if asked.dry_run else str(asked.order)
         if isinstance(asked.order, Apply) and not self._keys.has_admins:
             await self._refuse_other_users(exchange)
         answer = await self._whole.change(asked)

@@ -36,6 +36,7 @@ class Exchange:
         self.request_headers: list[Header] = call.head.fields
         self.answer_headers: list[Header] = []
         self.request_id = ""  # of a generation
+        self.action: str | None = None  # what it does, in the audit log; None: what its path says; empty: nothing
         self.trace: HttpTrace | None = None  # None: it is not traced
         self.status = 0  # of the answer, once it has begun
         self.error_type = ""  # of the error that it ended with

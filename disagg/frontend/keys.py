@@ -14,7 +14,7 @@ from __future__ import annotations
 import enum
 import hashlib
 import hmac
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import NoReturn
 
@@ -42,12 +42,22 @@ class Caller:
 
 
 NOBODY = Caller(b"")
+NO_NAMES: Mapping[str, str] = {}
 
 
 class Keys:
     """The deployment's keys. Without any, everybody may use the model, and programs on this machine may operate it."""
 
-    def __init__(self, keys: Iterable[str] = (), admin_keys: Iterable[str] = (), *, open_metrics: bool = False) -> None:
+    def __init__(
+        self,
+        keys: Iterable[str] = (),
+        admin_keys: Iterable[str] = (),
+        *,
+        open_metrics: bool = False,
+        names: Mapping[str, str] = NO_NAMES,
+    ) -> None:
+        """`names`: of keys that have one."""
+        self._names = {digest(key.encode()): name for key, name in names.items()}
         self._digests = [digest(key.encode()) for key in keys]  # of one length: nothing leaks by time
         self._admin_digests = [digest(key.encode()) for key in admin_keys]
         everybodys = {Right.HEALTH} | ({Right.METRICS} if open_metrics else set())
@@ -57,6 +67,14 @@ class Keys:
     def has_admins(self) -> bool:
         """Else who is here operates it."""
         return bool(self._admin_digests)
+
+    def name_of(self, caller: Caller) -> str:
+        """For people: a key's name, or which kind of key it is."""
+        if caller.owner in self._admin_digests:
+            return f"admin-key-{self._admin_digests.index(caller.owner)}"
+        if caller.owner in self._digests:
+            return self._names.get(caller.owner, "an API key without a name")
+        return "nobody's key"
 
     def check(self, exchange: Exchange, right: Right) -> Caller:
         if right in self._everybodys:

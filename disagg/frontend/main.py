@@ -41,7 +41,7 @@ from disagg.frontend.spec import LISTENING, FrontendSpec, ModelSpec
 from disagg.frontend.tls import Tls
 from disagg.frontend.tokenization import Tokenization
 from disagg.frontend.whole import AllModels
-from disagg.host_spec import SECRET_VARIABLE
+from disagg.host_spec import plane_secret
 from disagg.kv_events.blocks import BlockHasher
 from disagg.registry.control import ControlClient
 from disagg.registry.follower import Follower
@@ -74,7 +74,7 @@ async def serve(spec: FrontendSpec) -> None:
     loop.add_reader(0, read_input)
 
     raise_limit()
-    secret = bytes.fromhex(os.environ[SECRET_VARIABLE])
+    secret = plane_secret()
     # Before the connection, which has to prove its secret in time.
     own = [None if model.tokenization == "engine" else _own_tokenizer(spec, model) for model in spec.models]
     registry = _registry(spec, secret)
@@ -100,6 +100,7 @@ async def serve(spec: FrontendSpec) -> None:
             [*spec.api_keys, *(each.key for each in spec.limited_keys)],
             spec.admin_keys,
             open_metrics=spec.open_metrics,
+            names={each.key: each.name for each in spec.limited_keys},
         ),
         meters=ours.meters,
         origins=Origins(spec.origins, spec.origins_age_s),

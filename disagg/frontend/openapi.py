@@ -31,6 +31,7 @@ ABOUT: Mapping[str, str] = {
     "/health": "Whether this frontend lives",
     "/ready": "Whether requests can be served",
     "/metrics": "Figures in Prometheus' text format",
+    "/metrics/engines": "SGLang's own figures of each engine (telemetry.engine_metrics); `engine`: of one alone",
     "/flush_cache": "SGLang's: empties the prefix caches of all engines; `timeout`: seconds to wait until each is idle",
     "/load_lora_adapter": "SGLang's: loads a LoRA adapter on every engine, then lists it",
     "/unload_lora_adapter": "SGLang's: nobody may name the adapter any more, and no engine has it",
@@ -51,6 +52,7 @@ ABOUT: Mapping[str, str] = {
     "/disagg/revisions": "The change under way, or the last one, and what was wanted when; `show`: whose configuration",
 }
 QUERIES = {
+    "/metrics/engines": {"engine": "string"},
     "/flush_cache": {"timeout": "number"},
     "/disagg/logs/{name}": {"lines": "integer"},
     "/disagg/revisions": {"show": "integer"},
@@ -58,6 +60,7 @@ QUERIES = {
 PLAIN = "text/plain"
 TYPES = {  # of an answer, where it is no JSON
     "/metrics": PLAIN,
+    "/metrics/engines": PLAIN,
     "/docs": "text/html",
     "/disagg": "text/html",
     "/disagg/page/{name}": PLAIN,

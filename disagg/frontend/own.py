@@ -11,6 +11,7 @@ from typing import Any
 
 from disagg.frontend.keys import Caller
 from disagg.frontend.models import Model
+from disagg.frontend.page.others import Part
 from disagg.frontend.peers import OwnStatus
 from disagg.frontend.whole import Whole
 from disagg.lives import life_of
@@ -41,6 +42,9 @@ class OwnRequests:
 
     def figures(self) -> Figures:
         return self._backend.figures()
+
+    def part(self, owners: Sequence[bytes | None]) -> Part:
+        return self._backend.feed.part(owners)
 
     def _is_for(self, request_id: str, caller: Caller) -> bool:
         owner = self._backend.owner_of(request_id)

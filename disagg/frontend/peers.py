@@ -8,12 +8,13 @@ Fails: a frontend that does not answer within ANSWER_S, as it has just ended, co
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import msgspec
 
 from disagg.frontend.keys import Caller
+from disagg.frontend.page.others import Part
 from disagg.plane.framing import Connection
 from disagg.registry.asked import ask
 from disagg.registry.frame_server import FrameServer
@@ -50,17 +51,22 @@ class StatusWanted(msgspec.Struct, frozen=True, tag="status?"):
     owner: bytes | None  # as Backend.status
 
 
+class PartWanted(msgspec.Struct, frozen=True, tag="part?"):
+    owners: list[bytes | None]  # of the pages that look
+
+
 class FiguresWanted(msgspec.Struct, frozen=True, tag="figures?"):
     pass
 
 
-Question = TimelineWanted | CancelWanted | ConversationWanted | StatusWanted | FiguresWanted
+Question = TimelineWanted | CancelWanted | ConversationWanted | StatusWanted | FiguresWanted | PartWanted
 _encode = msgspec.msgpack.Encoder().encode
 _decode_question = msgspec.msgpack.Decoder(Question).decode
 _timeline = msgspec.msgpack.Decoder(dict[str, Any] | None).decode
 _cancelled = msgspec.msgpack.Decoder(bool | None).decode
 _conversation = msgspec.msgpack.Decoder(list[dict[str, Any]] | None).decode
 _status = msgspec.msgpack.Decoder(OwnStatus | None).decode
+_part = msgspec.msgpack.Decoder(Part | None).decode
 _figures = msgspec.msgpack.Decoder(Figures | None).decode
 NOTHING = _encode(None)
 
@@ -77,6 +83,8 @@ class Own(Protocol):
     def status(self, owner: bytes | None) -> OwnStatus: ...
 
     def figures(self) -> Figures: ...
+
+    def part(self, owners: Sequence[bytes | None]) -> Part: ...
 
 
 class PeerServer(FrameServer):
@@ -100,6 +108,8 @@ class PeerServer(FrameServer):
                 return own.status(owner)
             case FiguresWanted():
                 return own.figures()
+            case PartWanted(owners):
+                return own.part(owners)
 
 
 class Peers:
@@ -140,17 +150,23 @@ class Peers:
         answers = map(_figures, (await self._ask_all(FiguresWanted())).values())
         return [figures for figures in answers if figures is not None]
 
-    async def _ask(self, number: int, question: Question) -> bytes:
+    async def parts(self, owners: Sequence[bytes | None], limit_s: float) -> dict[int, Part | None]:
+        """Of all others' pages, by number; None: it does not answer within the limit."""
+        answers = await self._ask_all(PartWanted(list(owners)), limit_s)
+        return {number: _part(answer) for number, answer in answers.items()}
+
+    async def _ask(self, number: int, question: Question, limit_s: float | None = None) -> bytes:
         """NOTHING where it does not answer."""
         try:
-            return await ask(self._others()[number].peer, self._secret, _encode(question), ANSWER_S)
+            return await ask(self._others()[number].peer, self._secret, _encode(question), limit_s or ANSWER_S)
         except (OSError, TimeoutError, KeyError):
             return NOTHING
 
-    async def _ask_all(self, question: Question) -> dict[int, bytes]:
+    async def _ask_all(self, question: Question, limit_s: float | None = None) -> dict[int, bytes]:
         """Side by side, by number."""
         numbers = sorted(self._others())
-        return dict(zip(numbers, await asyncio.gather(*(self._ask(each, question) for each in numbers)), strict=True))
+        answers = await asyncio.gather(*(self._ask(each, question, limit_s) for each in numbers))
+        return dict(zip(numbers, answers, strict=True))
 
     def _others(self) -> dict[int, FrontendRecord]:
         return {number: each for number, each in self._frontends().items() if each.peer and number != self.number}

@@ -17,6 +17,7 @@ from disagg.frontend.keys import Caller, Right
 from disagg.frontend.responses import error_body
 
 VERSION = "/v1"
+READS = ("GET", "HEAD")
 SHOWN_CHARACTERS = 100  # of a path, in an error
 
 Handler = Callable[[Exchange, str, Caller], Awaitable[None]]
@@ -33,6 +34,11 @@ class Route:
     @property
     def methods(self) -> tuple[str, ...]:
         return (self.method, *self.also)
+
+    def acts(self, method: str) -> bool:
+        """Whether the method changes what the deployment does, beyond an answer."""
+        changes = method not in READS or method in self.also
+        return changes and (self.right is Right.OPERATE or method == "DELETE")
 
     def takes(self, method: str) -> bool:
         """HEAD asks for a GET's answer less the body; it is to change nothing, so a GET in `also` is none to it."""

@@ -27,10 +27,12 @@ from disagg.frontend.key_limits import NO_LIMITS, Meters
 from disagg.frontend.page.feed import Feed
 from disagg.frontend.peers import NUMBER_DIGITS
 from disagg.lives import adapter_key
+from disagg.plane.messages import MetricFamily
 from disagg.registry.control import ControlClient
 from disagg.registry.orders import NO_CONTROLLER, Answer, Asked, Status
 from disagg.registry.records import State
 from disagg.routing.router import Router
+from disagg.telemetry.engine_metrics import Told, labels_of
 from disagg.telemetry.metrics import Figures, FrontendMetrics
 from disagg.telemetry.pulse import Pulse
 from disagg.telemetry.traces.tracer import Tracer
@@ -39,6 +41,7 @@ log = logging.getLogger(__name__)
 
 RANDOM_BYTES = (32 - NUMBER_DIGITS) // 2
 LOADS_S = 2.0
+ENGINE_METRICS_S = 5.0  # Prometheus waits for 10
 LIVE_SHOWN = 100  # requests in a status
 
 
@@ -154,6 +157,20 @@ class Service:
             life: [] if isinstance(ranks, BaseException) else [msgspec.structs.asdict(rank) for rank in ranks]
             for life, ranks in zip(clients, answers, strict=True)
         }
+
+    async def engine_metrics(self, engine_id: str | None) -> list[Told]:
+        """What engines count themselves, of one or of all; one that does not answer in time has told nothing."""
+        found = [r for r in self._connections.records.values() if engine_id in (None, r.id)]
+        labels = [labels_of(r.id, r.role.value, self.model_name) for r in found]
+        asked = (self._metrics_of(r.life, said) for r, said in zip(found, labels, strict=True))
+        return [Told(said, told) for said, told in zip(labels, await asyncio.gather(*asked), strict=True)]
+
+    async def _metrics_of(self, life: str, labels: str) -> list[MetricFamily] | None:
+        client = self._connections.clients.get(life)
+        try:
+            return None if client is None else await client.metrics(labels, ENGINE_METRICS_S)
+        except (TimeoutError, LegLost):
+            return None
 
     async def flush_caches(self, wait_s: float) -> dict[str, str]:
         """By life, of all that serve or are drained; one that is not connected now, or silent, has not been flushed."""

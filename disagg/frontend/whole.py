@@ -14,6 +14,7 @@ from typing import Any, Protocol
 from disagg.frontend.page.feed import Feed
 from disagg.frontend.service import LIVE_SHOWN, Service
 from disagg.registry.orders import Answer, Asked, Status
+from disagg.telemetry.engine_metrics import Told
 from disagg.telemetry.metrics import Figures
 from disagg.telemetry.of_models import render
 
@@ -28,6 +29,8 @@ class Whole(Protocol):
     def status(self, owner: bytes | None) -> dict[str, Any]: ...
 
     async def loads(self) -> dict[str, Any]: ...
+
+    async def engine_metrics(self, engine_id: str | None) -> list[Told]: ...
 
     async def flush_caches(self, wait_s: float) -> dict[str, str]: ...
 
@@ -82,6 +85,10 @@ class AllModels:
     async def loads(self) -> dict[str, Any]:
         found = await asyncio.gather(*(service.loads() for service in self._services))
         return {life: ranks for each in found for life, ranks in each.items()}
+
+    async def engine_metrics(self, engine_id: str | None) -> list[Told]:
+        found = await asyncio.gather(*(service.engine_metrics(engine_id) for service in self._services))
+        return [told for each in found for told in each]
 
     async def flush_caches(self, wait_s: float) -> dict[str, str]:
         found = await asyncio.gather(*(service.flush_caches(wait_s) for service in self._services))

@@ -177,6 +177,11 @@ class PlaneClient:
         ranks: list[m.RankLoad] = await self._ask(m.LoadsWanted(), limit_s)
         return ranks
 
+    async def metrics(self, labels: str, limit_s: float = CONNECT_S) -> list[m.MetricFamily]:
+        """The engine's own, each sample with these labels. Raises LegLost, and TimeoutError."""
+        families: list[m.MetricFamily] = await self._ask(m.MetricsWanted(labels), limit_s)
+        return families
+
     async def health(self, limit_s: float = CONNECT_S) -> list[m.RankHealth]:
         ranks: list[m.RankHealth] = await self._ask(m.HealthWanted(), limit_s)
         return ranks
@@ -283,6 +288,8 @@ class PlaneClient:
                     self.clock_offset_s = message.here_at_s - (message.sent_at_s + now_s) / 2
             case m.Loads():
                 self._answered(m.LoadsWanted, message.ranks)
+            case m.Metrics():
+                self._answered(m.MetricsWanted, message.families)
             case m.Health():
                 self._answered(m.HealthWanted, message.ranks)
             case m.AdapterChanged():

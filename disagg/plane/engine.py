@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import msgspec
 
 from disagg.adapters import Adapter
-from disagg.plane.messages import Bootstrap, RankHealth, RankLoad, TokenLogprobs
+from disagg.plane.messages import Bootstrap, MetricFamily, RankHealth, RankLoad, TokenLogprobs
 
 LOADED = "loaded_tokens"  # among a leg's stats: of its prompt, from the host's memory
 
@@ -89,6 +89,9 @@ class Engine(Protocol):
 
     def loads(self) -> list[RankLoad]:
         """The newest load of each rank."""
+
+    def metrics(self, labels: str) -> list[MetricFamily]:
+        """Its own, in Prometheus' text format; none where it has none. Called in a thread."""
 
     def health(self) -> list[RankHealth]:
         """Whether each rank makes progress, from what was last seen of it. Ranks are not asked: a hung one cannot

@@ -3,7 +3,8 @@
 Way:   a frontend's PlaneClient <-> [Connection on each side] <-> an engine host's PlaneServer
 In:    bytes of a TCP socket; out: whole frames (4 bytes of little-endian length, then msgpack)
 Fails: a peer that does not prove the secret within HANDSHAKE_S, or sends an oversized frame, is dropped
-       before anything it sent is parsed; one that sends what `on_frame` cannot read is dropped too
+       before anything it sent is parsed; one that sends what `on_frame` cannot read is dropped too. Of those that have
+       not proven it yet a server holds as many as its doorstep (doorstep.py)
 
 Handshake (fixed sizes, so nothing is parsed before it is done): the server sends a nonce; the client answers with its
 own nonce and HMAC(secret, "client", both nonces); the server checks it and answers HMAC(secret, "server", both nonces).
@@ -20,6 +21,7 @@ from typing import cast
 
 import msgspec
 
+from disagg.plane.doorstep import Doorstep
 from disagg.plane.messages import MAX_FRAME_BYTES
 
 NONCE_BYTES = 32
@@ -44,8 +46,10 @@ class Connection(asyncio.Protocol):
         on_open: Callable[[Connection], None],
         on_frame: Callable[[bytes], None],
         on_lost: Callable[[str], None],
+        doorstep: Doorstep | None = None,
     ) -> None:
-        self._secret, self._is_server = secret, is_server
+        """`doorstep`: of the listener that it came to; None for one that we make."""
+        self._secret, self._is_server, self._doorstep = secret, is_server, doorstep
         self.on_open, self.on_frame, self.on_lost = on_open, on_frame, on_lost
         self._nonce = os.urandom(NONCE_BYTES)
         self._buffer = bytearray()
@@ -67,6 +71,8 @@ class Connection(asyncio.Protocol):
         self._timer = asyncio.get_running_loop().call_later(HANDSHAKE_S, self.close, "no handshake in time")
         if self._is_server:
             self._transport.write(self._nonce)
+        if self._doorstep is not None:
+            self._doorstep.came(self)
 
     def data_received(self, data: bytes) -> None:
         self._buffer += data
@@ -77,6 +83,8 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         if self._timer is not None:
             self._timer.cancel()
+        if self._doorstep is not None:
+            self._doorstep.left(self, self._why_lost or "it closed")
         self._transport = None
         self.on_lost(self._why_lost or (str(exc) if exc else "closed by the peer"))
 
@@ -156,6 +164,8 @@ class Connection(asyncio.Protocol):
         self._proven = True
         if self._timer is not None:
             self._timer.cancel()
+        if self._doorstep is not None:
+            self._doorstep.entered(self)
         self.on_open(self)
         return True
 

@@ -96,6 +96,10 @@ class LoadsWanted(Wire, frozen=True, tag="loads?"):
     pass
 
 
+class MetricsWanted(Wire, frozen=True, tag="metrics?"):
+    labels: str  # `name="value",…`, for each sample
+
+
 class HealthWanted(Wire, frozen=True, tag="health?"):
     pass
 
@@ -176,7 +180,9 @@ class MemberKv(Wire, frozen=True, tag="member kv"):
     telling: bytes
 
 
-_FromFrontend = Submit | Abort | Read | ReadOff | LoadsWanted | HealthWanted | FlushWanted | KvWanted | Ping
+_FromFrontend = (
+    Submit | Abort | Read | ReadOff | LoadsWanted | MetricsWanted | HealthWanted | FlushWanted | KvWanted | Ping
+)
 _FromController = PeerGone | LoadAdapter | UnloadAdapter | AdaptersWanted
 ToHost = _FromFrontend | _FromController | MemberSamples | MemberStage | MemberKv
 
@@ -272,6 +278,18 @@ class Loads(Wire, frozen=True, tag="loads"):
     ranks: list[RankLoad]
 
 
+class MetricFamily(Wire, frozen=True):
+    """The engine's own, in Prometheus' text format."""
+
+    head: str  # its lines of HELP and TYPE
+    samples: str  # its other lines
+
+
+class Metrics(Wire, frozen=True, tag="metrics"):
+    incarnation: int
+    families: list[MetricFamily]
+
+
 class RankHealth(Wire, frozen=True):
     """Whether one dp rank makes progress. `sick` says what is wrong; empty while nothing is."""
 
@@ -359,7 +377,7 @@ class KvAgain(Wire, frozen=True, tag="kv again"):
     dp_rank: int
 
 
-_Told = Step | HasRead | Pong | Loads | Health | Flushed | Taken | PeerGone | AdapterChanged | Adapters
+_Told = Step | HasRead | Pong | Loads | Metrics | Health | Flushed | Taken | PeerGone | AdapterChanged | Adapters
 ToFrontend = _Told | KvStart | KvHeld | KvChanged | KvAgain
 
 encode = msgspec.msgpack.Encoder().encode

@@ -11,14 +11,15 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from functools import partial
-from typing import Protocol
+from typing import Any, Protocol
 
 from disagg.adapters import GONE
 from disagg.kv_events.book import KvBook
 from disagg.plane import messages as m
 from disagg.plane.adapters import HeldAdapters
+from disagg.plane.doorstep import Doorstep
 from disagg.plane.engine import LOADED, Engine, EngineFacts, Leg
 from disagg.plane.framing import Connection
 from disagg.plane.kv_telling import KvTelling
@@ -70,14 +71,15 @@ class PlaneServer:
         self.ranks = facts.ranks
         self.ledger = Ledger(facts.ranks, Capacity(facts.requests_max, facts.kv_tokens, facts.page_size))
         self.adapters = HeldAdapters(engine, self._abort_legs_of)
-        self._secret, self._network = secret, network
+        self._secret, self._network, self._doorstep = secret, network, Doorstep("the request plane")
         self._listener: Listener | None = None
         self._report_is_due = False
         self._reported_at_s = float("-inf")
         self._looking: asyncio.TimerHandle | None = None
         self._looked_at_s = now_s()
         self.sessions: dict[_Session, None] = {}  # in their order: a simulation takes the same steps each time
-        self._flushing: set[asyncio.Task[None]] = set()
+        self._busy_with: set[asyncio.Task[None]] = set()
+        self._reading_metrics = asyncio.Lock()
 
     async def start(self, host: str, port: int = 0) -> int:
         """Listens and returns the port."""
@@ -105,9 +107,25 @@ class PlaneServer:
         )
 
     def flush(self, wait_s: float, asked_by: _Session) -> None:
-        task = asyncio.get_running_loop().create_task(self._flush(wait_s, asked_by), name="flush the prefix cache")
-        self._flushing.add(task)
-        task.add_done_callback(self._flushing.discard)
+        self._go(self._flush(wait_s, asked_by), "flush the prefix cache")
+
+    def tell_metrics(self, labels: str, asked_by: _Session) -> None:
+        self._go(self._tell_metrics(labels, asked_by), "read the engine's metrics")
+
+    def _go(self, what: Coroutine[Any, Any, None], name: str) -> None:
+        task = asyncio.get_running_loop().create_task(what, name=name)
+        self._busy_with.add(task)
+        task.add_done_callback(self._busy_with.discard)
+
+    async def _tell_metrics(self, labels: str, asked_by: _Session) -> None:
+        """One at a time: they take the time of a thread, whoever asks."""
+        try:
+            async with self._reading_metrics:
+                families = await asyncio.to_thread(self.engine.metrics, labels)
+        except Exception as error:  # noqa: BLE001 - whatever the engine raises: it has none to tell, and serves on
+            log.warning("the engine's metrics could not be read: %r", error)
+            families = []
+        asked_by.send(m.Metrics(self.incarnation, families))
 
     async def _flush(self, wait_s: float, asked_by: _Session) -> None:
         try:
@@ -140,7 +158,12 @@ class PlaneServer:
         session = _Session(self)
         self.sessions[session] = None
         return Connection(
-            self._secret, is_server=True, on_open=session.opened, on_frame=session.received, on_lost=session.lost
+            self._secret,
+            is_server=True,
+            on_open=session.opened,
+            on_frame=session.received,
+            on_lost=session.lost,
+            doorstep=self._doorstep,
         )
 
     def _abort_legs_of(self, adapter: str) -> None:
@@ -152,6 +175,7 @@ class PlaneServer:
             self._looking.cancel()
         if self._listener is not None:
             self._listener.close()
+        self._doorstep.close()
         for session in list(self.sessions):
             if session.connection is not None:
                 session.connection.close("the host stops")
@@ -195,6 +219,8 @@ class _Session:
                     task.cancel()
             case m.LoadsWanted():
                 self.send(m.Loads(server.incarnation, server.engine.loads()))
+            case m.MetricsWanted():
+                server.tell_metrics(message.labels, self)
             case m.HealthWanted():
                 self.send(m.Health(server.incarnation, server.engine.health()))
             case m.LoadAdapter() | m.UnloadAdapter():

@@ -199,6 +199,8 @@ def _engine(engine_id: str, role: Role, index: int, pool: Pool, deployment: Depl
         is_default = telemetry.log_level == type(telemetry).model_fields["log_level"].default
         if not is_default and "log_level" not in pool.engine:
             of_all["log_level"] = telemetry.log_level
+        if telemetry.engine_metrics:
+            of_all |= {"enable_metrics": True} | pool.engine
         if telemetry.traces is not None:
             of_all |= telemetry.traces.engine_arguments | pool.engine
             env = telemetry.traces.engine_environment | env

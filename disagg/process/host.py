@@ -22,7 +22,7 @@ from typing import NoReturn
 import msgspec
 
 from disagg.freed_memory import keep_freed_memory
-from disagg.host_spec import FOLLOWED, LIFE_VARIABLE, SECRET_VARIABLE, HostSpec, decode_spec
+from disagg.host_spec import FOLLOWED, LIFE_VARIABLE, HostSpec, decode_spec, plane_secret
 from disagg.kv_events.book import KvBook
 from disagg.plane.engine import Engine, EngineFacts
 from disagg.plane.server import PlaneServer
@@ -36,6 +36,7 @@ from disagg.roles import Role
 from disagg.sglang.children import expected_children, seen_children
 from disagg.sglang.engine import SGLangEngine, SGLangMember
 from disagg.start_phases import Phases, told
+from disagg.visible import LogLines
 
 log = logging.getLogger(__name__)
 
@@ -49,10 +50,13 @@ def run(spec: HostSpec, pipe: socket.socket, spares: Spares | None = None) -> No
     phases.end("process")
     keep_freed_memory()
     os.environ.update(spec.environment)
+    plane_secret()  # before anything is started: SGLang's processes, and what a model brings, do without
     os.environ[LIFE_VARIABLE] = spec.life
     os.environ["TMPDIR"] = tempfile.tempdir = spec.scratch
     random.seed()  # a fork has its zygote's state
-    logging.basicConfig(level=logging.INFO, format="[%(asctime)s] %(name)s: %(message)s")
+    lines = logging.StreamHandler()
+    lines.setFormatter(LogLines("[%(asctime)s] %(name)s: %(message)s"))
+    logging.basicConfig(level=logging.INFO, handlers=[lines])
     if spec.is_simulated:
         asyncio.run(_simulate(spec, pipe, phases))
         return
@@ -93,11 +97,7 @@ def _run_member(spec: HostSpec, pipe: socket.socket, phases: Phases, spares: Spa
 
 
 def _kv_book(spec: HostSpec) -> KvBook | None:
-    return KvBook(_secret(), spec.block_tokens) if spec.block_tokens else None
-
-
-def _secret() -> bytes:
-    return bytes.fromhex(os.environ[SECRET_VARIABLE])
+    return KvBook(plane_secret(), spec.block_tokens) if spec.block_tokens else None
 
 
 def _hear_caches(engine: SGLangEngine, kv: KvBook) -> None:
@@ -146,7 +146,9 @@ async def _serve(
     others = members if spec.members > 1 else None
     embeds = ROLES[Role(spec.role)].embeds
     texts = None if spec.text is None else await text_service(spec.text)
-    server = PlaneServer(engine, facts, spec.incarnation, _secret(), others=others, embeds=embeds, texts=texts, kv=kv)
+    server = PlaneServer(
+        engine, facts, spec.incarnation, plane_secret(), others=others, embeds=embeds, texts=texts, kv=kv
+    )
     port = await server.start(spec.plane_host, spec.plane_port)
     if others is not None:
         await others.joined()
@@ -164,7 +166,7 @@ async def _report(spec: HostSpec, pipe: socket.socket, ready: Ready, member: SGL
     caches = member.caches if member else None
     again = caches.again if caches else lambda _dp_rank: None
     report = await Report.begin(
-        spec.member, spec.first_plane, spec.incarnation, _secret(), samples, _end, drop_peer, again
+        spec.member, spec.first_plane, spec.incarnation, plane_secret(), samples, _end, drop_peer, again
     )
     if member:
         member.listen(report.stage)

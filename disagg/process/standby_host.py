@@ -20,13 +20,14 @@ from importlib import metadata
 
 import msgspec
 
-from disagg.host_spec import HostSpec, Spare, decode_spec
+from disagg.host_spec import HostSpec, Spare, decode_spec, plane_secret
 from disagg.process.handover import Spares, has_cuda_context
 from disagg.process.news import StandbyReady, encode_news
 
 
 def main(pipe: socket.socket, order: socket.socket, wanted: tuple[Spare, ...]) -> None:
     began_s = time.monotonic()
+    plane_secret()  # the spares do without
     spares = Spares(wanted)  # first: they import while we do
     spares.install()
     from sglang.srt.entrypoints.engine import Engine  # noqa: F401

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from disagg.adapters import Adapter
 from disagg.plane.engine import EngineFacts, Leg, LegSink
-from disagg.plane.messages import RankHealth, RankLoad, TokenLogprobs
+from disagg.plane.messages import MetricFamily, RankHealth, RankLoad, TokenLogprobs
 
 KV_TOKENS = 1 << 20
 FACTS = EngineFacts(
@@ -96,6 +96,9 @@ class StubEngine:
 
     def loads(self) -> list[RankLoad]:
         return [RankLoad(0, len(self._running), 0, 0, KV_TOKENS, time.time())]
+
+    def metrics(self, labels: str) -> list[MetricFamily]:
+        return []
 
     def health(self) -> list[RankHealth]:
         return [RankHealth(0, "", 0.0, 0.0)]

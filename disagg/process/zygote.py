@@ -1,7 +1,8 @@
 """A process that has imported SGLang and forks a reaper, and beneath it an engine host, for each caller.
 
 Way:   engine actor -> (unix socket) -> [zygote] -> reaper -> host -> scheduler, detokenizer
-In:    a HostSpec as one JSON line on an accepted connection, which then is the pipe between actor and reaper
+In:    the plane's secret, a line on standard input; a HostSpec as one JSON line on an accepted connection, which then
+       is the pipe between actor and reaper
 Owns:  nothing after the fork: an engine outlives its zygote. It ends when its standard input closes
 Why:   an engine is three processes that import SGLang for 7 to 16 s each; forked, they start in about a second.
        Not on a GPU: the imports initialise CUDA there, and a CUDA process cannot be forked
@@ -23,13 +24,20 @@ from pathlib import Path
 from typing import NoReturn
 
 from disagg.folders import own_folder
-from disagg.host_spec import HostSpec, decode_spec
+from disagg.host_spec import SECRET_VARIABLE, HostSpec, decode_spec
 from disagg.process import reaper as reaper
 
 SPEC_S = 5.0  # how long a caller may take to send its line
 
 
 def main(socket_path: Path) -> None:
+    secret = b""
+    while not secret.endswith(b"\n"):  # unbuffered: what follows is watched for its end
+        data = os.read(0, 4096)
+        if not data:
+            raise SystemExit("no secret on standard input")
+        secret += data
+    os.environ[SECRET_VARIABLE] = secret.decode().strip()
     import sglang.srt.managers.detokenizer_manager
     import sglang.srt.managers.scheduler  # noqa: F401
     from sglang.srt.entrypoints.engine import Engine  # noqa: F401

@@ -10,13 +10,14 @@ from __future__ import annotations
 import asyncio
 from abc import ABC, abstractmethod
 
+from disagg.plane.doorstep import Doorstep
 from disagg.plane.framing import Connection
 from disagg.plane.network import TCP, Listener
 
 
 class FrameServer(ABC):
     def __init__(self, secret: bytes) -> None:
-        self._secret = secret
+        self._secret, self._doorstep = secret, Doorstep(type(self).__name__)
         self._listener: Listener | None = None
         self._serving: dict[Connection, asyncio.Task[None]] = {}
 
@@ -32,6 +33,7 @@ class FrameServer(ABC):
     async def close(self) -> None:
         if self._listener is not None:
             self._listener.close()
+        self._doorstep.close()
         for connection, serving in list(self._serving.items()):
             serving.cancel()
             connection.close("it stops")
@@ -44,6 +46,7 @@ class FrameServer(ABC):
             on_open=lambda opened: self._opened(opened, frames),
             on_frame=frames.put_nowait,
             on_lost=lambda _why: self._lost(connection),
+            doorstep=self._doorstep,
         )
         return connection
 

@@ -11,6 +11,7 @@ from enum import StrEnum
 import msgspec
 
 from disagg.roles import Role
+from disagg.visible import one_line
 
 CONFIG_BYTES_MAX = 1 << 20  # as of a file (disagg/config/yaml_text.py)
 
@@ -31,7 +32,7 @@ class Apply(_OfOrders, frozen=True, tag="apply"):
     source: str = ""  # what the operator calls it
 
     def __str__(self) -> str:
-        return f"apply {self.source or 'a configuration'}"
+        return f"apply {one_line(self.source) or 'a configuration'}"
 
 
 class Restart(_OfOrders, frozen=True, tag="restart"):

@@ -25,7 +25,7 @@ from disagg.adapters import Adapter
 from disagg.errors import StartError
 from disagg.models.adapters import read_adapter
 from disagg.plane.engine import EngineFacts, Leg, LegSink
-from disagg.plane.messages import ProcessSample, RankHealth, RankLoad
+from disagg.plane.messages import MetricFamily, ProcessSample, RankHealth, RankLoad
 from disagg.sglang import dead_peers
 from disagg.sglang.children import pids_by_role
 from disagg.sglang.embedding_leg import EmbeddingLeg, take_pairs
@@ -35,6 +35,7 @@ from disagg.sglang.heartbeat import read_beats
 from disagg.sglang.ignored import ignored_parameters
 from disagg.sglang.kv_events import CacheListener
 from disagg.sglang.leg import ABORT_LONGEST_S, ABORT_S, SGLangLeg
+from disagg.sglang.metrics import open_metrics, read_metrics
 from disagg.sglang.rank_watch import LOOK_S, RankWatch
 from disagg.sglang.stages import StageListener
 from disagg.sglang.versions import emit
@@ -73,6 +74,8 @@ class _Part:
             _fork_children()
         self._stages = StageListener(self._scratch)  # they must exist before the schedulers do
         self.caches = CacheListener(self._scratch) if self._tells_cache else None
+        if self._arguments.get("enable_metrics"):
+            open_metrics(self._scratch)
         self._engine, off = _sglang(self._arguments, self._phases)
         self._look()
         pids = pids_by_role(self._engine.get_all_child_pids())
@@ -112,6 +115,7 @@ class SGLangEngine(_Part):
 
         info = engine._scheduler_init_result.scheduler_infos[0]
         self.listen(self.on_stage)
+        engine.tokenizer_manager.enable_metrics = False  # of each token: frontends count the same (metrics.py)
         open_fast_path(engine.tokenizer_manager, self._legs, unwrap_from_pickle)
         if self._arguments.get("is_embedding"):
             take_pairs(engine.tokenizer_manager)
@@ -155,6 +159,10 @@ class SGLangEngine(_Part):
             )
             for s in snapshots
         ]
+
+    def metrics(self, labels: str) -> list[MetricFamily]:
+        """Of the schedulers on the first node."""
+        return read_metrics(self._scratch, labels)
 
     async def flush_cache(self, wait_s: float) -> str:
         """SGLang tells what its first rank did; what our legs are on has not been flushed."""

@@ -34,7 +34,7 @@ from random import Random
 from disagg.adapters import Adapter
 from disagg.kv_events.book import KvBook
 from disagg.plane.engine import EngineFacts, Leg, LegSink
-from disagg.plane.messages import RankHealth, RankLoad
+from disagg.plane.messages import MetricFamily, RankHealth, RankLoad
 from disagg.plane.network import TCP, Network
 from disagg.roles import Role
 from disagg.simulated_engine.leg import At, SimulatedLeg
@@ -139,6 +139,9 @@ class SimulatedEngine:
             )
             for rank in self.ranks
         ]
+
+    def metrics(self, labels: str) -> list[MetricFamily]:
+        return []
 
     def health(self) -> list[RankHealth]:
         return [

@@ -14,6 +14,8 @@ import os
 import threading
 from collections import deque
 
+from disagg.visible import LogLines
+
 LINES_MAX = 10_000
 FLUSH_S = 0.5  # at the process's end, for what still waits
 
@@ -66,6 +68,6 @@ class LossyStderr(logging.Handler):
 def log_to_stderr(format_: str) -> LossyStderr:
     """For a process that serves: its root logger, from INFO on."""
     handler = LossyStderr()
-    handler.setFormatter(logging.Formatter(format_))
+    handler.setFormatter(LogLines(format_))
     logging.basicConfig(level=logging.INFO, handlers=[handler])
     return handler

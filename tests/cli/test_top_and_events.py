@@ -54,6 +54,7 @@ SNAPSHOT = {
     "history": [[1e9, 1234, 0, 1, 0, 3, 2, 45.0, None]],
     "columns": COLUMNS,
     "phases": {},
+    "silent": [],
     "peers": {},
     "story": [_chapter(0, "dead", "decode-1"), _chapter(1, "moved", "decode-1#1", count=4)],
 }
@@ -66,7 +67,7 @@ LISTS = {
 }
 TICK = {
     **{"type": "tick", "at_s": 1e9 + 1, "engines": [_engine("decode-1", "starting")], "gone": ["decode-2"]},
-    **{"loads": {}, "peers": {}, "sample": [1e9 + 1, 77, 0, 1, 0, 3, 0, None, None], "phases": {}},
+    **{"loads": {}, "peers": {}, "sample": [1e9 + 1, 77, 0, 1, 0, 3, 0, None, None], "phases": {}, "silent": []},
     "story": [_chapter(1, "moved", "decode-1#1", count=6), _chapter(2, "starting", "decode-1")],
 }
 

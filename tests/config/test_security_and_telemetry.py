@@ -229,6 +229,18 @@ def test_tls_makes_the_url_https() -> None:
         parse_config(PAIR + "frontend: {tls: {cert: a.pem}}")
 
 
+def test_engines_count_for_themselves_only_where_it_is_asked_for() -> None:
+    plan = resolve(parse_config(PAIR), "cpu")
+    assert not any("enable_metrics" in engine.engine for engine in plan.engines)
+    said = (PAIR + "telemetry: {engine_metrics: true}").replace(
+        "decode: {}", "decode: {engine: {enable_metrics: false}}"
+    )
+    plan = resolve(parse_config(said), "cpu")
+    assert [engine.engine["enable_metrics"] for engine in plan.engines] == [True, False]
+    simulated = resolve(parse_config(PAIR + "telemetry: {engine_metrics: true}"), "simulated")
+    assert not any("enable_metrics" in engine.engine for engine in simulated.engines)
+
+
 SECRET = "0f1e2d3c4b5a6978" * 4
 
 

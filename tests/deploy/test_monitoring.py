@@ -46,7 +46,7 @@ def _expressions(folder: Path) -> list[str]:
 def test_every_metric_is_one_of_a_frontends(folder: Path) -> None:
     metrics = FrontendMetrics()
     text = generate_latest(metrics.up_to_date(metrics.figures({}, {}), [], {}, {}, {})).decode()
-    told = set(re.findall(r"^# TYPE (\w+)", text, re.MULTILINE))
+    told = {"disagg_engine_metrics", *re.findall(r"^# TYPE (\w+)", text, re.MULTILINE)}
     named = {name for each in _expressions(folder) for name in re.findall(r"\bdisagg_\w+", each)}
     assert {re.sub(r"_(bucket|sum|count)$", "", name) for name in named} - told == set()
     assert len(named) > 25
@@ -62,6 +62,9 @@ def test_prometheus_is_told_where_frontends_are_and_by_which_key(tmp_path: Path,
     assert scrape["static_configs"] == [{"targets": ["127.0.0.1:8000"]}]
     assert scrape["authorization"] == {"type": "Bearer", "credentials_file": "/etc/key"}
     assert (scrape["scheme"], scrape["tls_config"]) == ("https", {"ca_file": "/etc/ca.pem"})
+    deploy("monitoring", "--engine-metrics", "--https", "-o", tmp_path / "o")
+    frontends, engines = yaml.safe_load((tmp_path / "o" / "prometheus.yml").read_text())["scrape_configs"]
+    assert engines == frontends | {"job_name": "disagg-engines", "metrics_path": "/metrics/engines"}
     (slow,) = [rule for rule in _rules(tmp_path / "n") if rule.get("alert") == "DisaggFirstTokenSlow"]
     assert slow["expr"].endswith("> 2.5")
 
@@ -195,6 +198,10 @@ CASES: dict[str, tuple[list[dict[str, str]], ...]] = {  # the first alerts, the 
                 for n in range(2)
             ),
         ],
+    ),
+    "DisaggEngineMetricsMissing": (
+        [_series("disagg_engine_metrics", "0x60", engine="e")],
+        [_series("disagg_engine_metrics", "1x60", engine="e"), _series("up", "0x60")],
     ),
     "DisaggSpansDropped": (
         [_series("disagg_trace_spans_total", "0+5x60", outcome="dropped")],

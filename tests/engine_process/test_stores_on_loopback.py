@@ -1,4 +1,4 @@
-"""In a private deployment torch's stores listen on loopback, and work as ever."""
+"""Torch's stores listen on the address that they are given, and work as ever."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def distributed(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(distributed, "TCPStore", distributed.TCPStore)
     rendezvous = sys.modules["torch.distributed.rendezvous"]
     monkeypatch.setattr(rendezvous, "TCPStore", rendezvous.TCPStore)
-    monkeypatch.setenv(loopback.LOOPBACK_VARIABLE, "1")
+    monkeypatch.setenv(loopback.ONE_ADDRESS_VARIABLE, "1")
     loopback.activate()
     loopback.activate()  # in a fork, again
     return distributed
@@ -59,6 +59,6 @@ def test_without_its_variable_nothing_is_changed(monkeypatch: pytest.MonkeyPatch
     import torch.distributed as distributed
 
     before = distributed.TCPStore
-    monkeypatch.delenv(loopback.LOOPBACK_VARIABLE, raising=False)
+    monkeypatch.delenv(loopback.ONE_ADDRESS_VARIABLE, raising=False)
     loopback.activate()
     assert distributed.TCPStore is before

@@ -12,6 +12,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))  # tests share deployment.py; they are not a package
 sys.path.insert(1, str(Path(__file__).parent.parent / "stopping"))  # and programs.py
 sys.path.insert(2, str(Path(__file__).parent.parent / "frontend"))  # and chat_styles.py
+sys.path.insert(3, str(Path(__file__).parent.parent / "security"))  # and listeners.py
 
 from deployment import Deployment, serving
 

@@ -82,6 +82,12 @@ class Deployment:
         top = psutil.Process(self.process.pid)
         return [top, *(each for each in top.children(recursive=True) if each.status() != psutil.STATUS_ZOMBIE)]
 
+    @property
+    def name(self) -> str:
+        """Of this run: its folders are called so."""
+        frontend = next(each for each in self.processes() if "disagg.frontend.main" in each.cmdline())
+        return frontend.environ()["DISAGG_DEPLOYMENT"]
+
     def said(self) -> str:
         return self.log.read_text(errors="replace")[-6000:]
 

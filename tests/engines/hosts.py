@@ -24,7 +24,7 @@ import psutil
 from disagg.cluster.actors import PortBlocks
 from disagg.config.schema import Deadlines
 from disagg.cpu_profile.paths import standin_environment
-from disagg.host_spec import DEPLOYMENT_VARIABLE, SECRET_VARIABLE, HostSpec, encode_spec
+from disagg.host_spec import DEPLOYMENT_VARIABLE, HostSpec, encode_spec
 from disagg.kv_events.blocks import BlockHasher
 from disagg.models.resolve import resolve_model
 from disagg.plane import messages as m
@@ -147,7 +147,6 @@ class NodeAgent:
         environment = standin_environment(os.environ) | {
             **engine_environment(Role.PREFILL, device="cpu", deadlines=Deadlines()),  # imports read it
             DEPLOYMENT_VARIABLE: self.folder.name,
-            SECRET_VARIABLE: self.secret,
             HANG_VARIABLE: str(self.hang),
             SLOW_VARIABLE: str(self.slow_transfer),
             NAN_VARIABLE: str(self.nan),
@@ -161,6 +160,9 @@ class NodeAgent:
             env=environment,
             start_new_session=True,
         )
+        assert self._zygote.stdin is not None
+        self._zygote.stdin.write(f"{self.secret}\n".encode())
+        self._zygote.stdin.flush()
         assert self._zygote.stdout is not None
         line = self._zygote.stdout.readline()
         assert line == b"ready\n", (self.folder / "zygote.log").read_text()[-4000:]

@@ -7,7 +7,6 @@ import contextlib
 import itertools
 import json
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -20,6 +19,7 @@ import openai
 import psutil
 import pytest
 from deployment import Deployment
+from listeners import kind_of, open_in, told
 from streams import Stream
 
 from benchmarks.random_requests import Result, campaign, send
@@ -211,23 +211,36 @@ def test_six_hundred_random_requests_are_answered_or_refused_by_name(pair: Deplo
     assert result.answered > 500, result.table()
 
 
-def test_all_of_it_listens_on_loopback_alone(pair: Deployment) -> None:
-    listening = {
-        (process.name(), each.laddr.ip, each.laddr.port)
-        for process in pair.processes()
-        for each in process.net_connections("inet")
-        if each.status == psutil.CONN_LISTEN or (each.type == socket.SOCK_DGRAM and not each.raddr)
-    }
-    assert len(listening) > 20, "the probe sees nothing"
-    assert [
-        each for each in listening if not each[1].removeprefix("::ffff:").startswith("127.") and each[1] != "::1"
-    ] == []
+def test_what_listens_is_in_the_table_and_on_loopback_alone(pair: Deployment) -> None:
+    """docs/security.md, Ports."""
+    found = open_in(pair.processes(), int(pair.url.rpartition(":")[2]))
+    assert {("engine host", "block + 10"), ("engine host", "block + 7"), ("zygote", "in a folder of mode 0700")} <= {
+        (each.who, each.port) for each in found
+    }, "the probe sees nothing"
+    assert [each for each in found if not told(each)] == []
+    assert [each for each in found if not each.path and each.address not in ("127.0.0.1", "::1")] == []
+
+
+def test_the_planes_secret_is_where_it_is_needed_alone(pair: Deployment) -> None:
+    """Not in SGLang's processes, with all that a model brings, nor in what Ray started."""
+    frontend = next(each for each in pair.processes() if "disagg.frontend.main" in each.cmdline())
+    secret = frontend.environ()["DISAGG_PLANE_SECRET"].encode()
+    seen = {kind_of(each): secret in environment_of(each) for each in pair.processes()}
+    assert "scheduler" in seen
+    assert {who for who, has_it in seen.items() if has_it} == {"frontend"}
+    assert [each.cmdline() for each in pair.processes() if secret in "\0".join(each.cmdline()).encode()] == []
+    for file in (*run_folder(pair.name).rglob("*"), *log_folder(pair.name).rglob("*")):
+        assert not file.is_file() or secret not in file.read_bytes(), file
+
+
+def environment_of(process: psutil.Process) -> bytes:
+    """As it was at its start."""
+    return Path(f"/proc/{process.pid}/environ").read_bytes()
 
 
 def test_nothing_that_it_writes_is_open_to_other_users(pair: Deployment) -> None:
     """Its umask is 0, and Ray opens its folders to all: what is around them has to be closed."""
-    frontend = next(each for each in pair.processes() if "disagg.frontend.main" in each.cmdline())
-    name = frontend.environ()["DISAGG_DEPLOYMENT"]
+    name = pair.name
     (raylet,) = [each for each in pair.processes() if each.name() == "raylet"]
     ray = Path(next(word for word in raylet.cmdline() if word.startswith("--temp_dir=")).partition("=")[2]).parent
     folders = [ray, run_folder(name), log_folder(name)]

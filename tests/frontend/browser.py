@@ -15,6 +15,7 @@ from typing import Any
 import aiohttp
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+CODES = {"Escape": 27}  # of keys to which the browser itself listens
 START_S = 120.0  # of a browser, on a busy machine
 
 
@@ -56,7 +57,9 @@ class Tab:
         said = {"Enter": "\r"}.get(key, key if len(key) == 1 else "")
         for kind in ("keyDown", "keyUp"):
             text = {"text": said} if said and kind == "keyDown" else {}
-            await self.call("Input.dispatchKeyEvent", type=kind, key=key, **text)
+            await self.call(
+                "Input.dispatchKeyEvent", type=kind, key=key, windowsVirtualKeyCode=CODES.get(key, 0), **text
+            )
 
 
 @asynccontextmanager

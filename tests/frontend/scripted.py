@@ -21,10 +21,12 @@ from disagg.coordinator.sink import Sink
 from disagg.frontend.app import Frontend
 from disagg.frontend.own_tokenizer import OwnTokenizer
 from disagg.frontend.page.feed import Feed
+from disagg.plane.messages import MetricFamily
 from disagg.registry import orders
 from disagg.registry.orders import Asked, Revision, Status
 from disagg.routing.connections import Connections
 from disagg.routing.router import Router
+from disagg.telemetry.engine_metrics import Told
 from disagg.telemetry.metrics import Figures
 from disagg.tokenizer.codec import Codec
 
@@ -140,6 +142,11 @@ class ScriptedBackend:
 
     async def loads(self) -> dict[str, Any]:
         return {"prefill-0#1": []}
+
+    async def engine_metrics(self, engine_id: str | None) -> list[Told]:
+        head = "# HELP sglang:x a\n# TYPE sglang:x gauge\n"
+        ids = [each for each in ("prefill-0", "decode-0") if engine_id in (None, each)]
+        return [Told(f'engine="{each}"', [MetricFamily(head, f'sglang:x{{engine="{each}"}} 1.0\n')]) for each in ids]
 
     async def flush_caches(self, wait_s: float) -> dict[str, str]:
         self.flushed.append(wait_s)

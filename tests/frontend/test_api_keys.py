@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hmac
 import json
 
 import pytest
@@ -16,7 +17,13 @@ FIRST, SECOND, ADMIN = "first-key-0123456789", "second-key-0123456789", "admin-k
 CLIENTS_ALONE, BOTH, ADMINS_ALONE = Keys([FIRST, SECOND]), Keys([FIRST, SECOND], [ADMIN]), Keys([], [ADMIN])
 OPEN, CLIENT, STATUS, OPERATE = (
     [("GET", "/health"), ("GET", "/ready"), ("GET", "/openapi.json"), ("GET", "/docs")],
-    [("GET", "/v1/models"), ("GET", "/v1/models/scripted"), ("GET", "/metrics"), ("POST", "/v1/chat/completions")],
+    [
+        ("GET", "/v1/models"),
+        ("GET", "/v1/models/scripted"),
+        ("GET", "/metrics"),
+        ("GET", "/metrics/engines"),
+        ("POST", "/v1/chat/completions"),
+    ],
     [("GET", "/disagg/status"), ("GET", "/disagg/loads")],
     [
         ("GET", "/disagg/logs/prefill-0"),
@@ -168,3 +175,24 @@ async def test_a_request_is_seen_and_cancelled_by_its_owner_and_by_admins(
 async def test_without_keys_everybody_may(codec: Codec) -> None:
     async with serving(ScriptedBackend(says("Hi")), codec) as frontend:
         assert (await exchange(frontend.port, ask())).status == 200
+
+
+@pytest.mark.parametrize("place", [0, 15, None], ids=["the first", "the last", "none of them"])
+async def test_as_much_is_compared_whichever_key_it_is(
+    codec: Codec, place: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Digests of one length, all of them, and in constant time: how long a refusal takes tells nothing of a key. What
+    is measured of it: `python -m benchmarks.attacks`."""
+    keys = [f"key-number-{number:02d}-0123456789" for number in range(16)]
+    compared: list[tuple[int, int]] = []
+
+    def compare(one: bytes, other: bytes) -> bool:
+        compared.append((len(one), len(other)))
+        return one == other
+
+    monkeypatch.setattr(hmac, "compare_digest", compare)
+    async with serving(ScriptedBackend(says("Hi")), codec, keys=Keys(keys, [ADMIN])) as frontend:
+        sent = "key-number-xx-0123456789-and-longer" if place is None else keys[place]
+        answer = await asked(frontend, "GET", "/v1/models", sent)
+    assert answer.status == (401 if place is None else 200)
+    assert compared == [(32, 32)] * 17

@@ -38,6 +38,7 @@ ROUTES = [
     "/health",
     "/ready",
     "/metrics",
+    "/metrics/engines",
     "/disagg/status",
     "/disagg/loads",
     "/disagg/requests/",

@@ -192,7 +192,7 @@ async def next_change(viewer: module.Viewer) -> Any:
 def test_a_key_shows_its_own_requests(owner: bytes | None, seen: list[str]) -> None:
     requests = [request("a", 1, b"A"), request("b", 1, b"B"), request("c", 1)]
     assert [row["id"] for row in live_rows(requests, owner, 101.0)] == seen
-    assert [row["id"] for row in ended_rows([each.remembered() for each in requests], owner)] == seen
+    assert [row["id"] for row in ended_rows([each.remembered() for each in requests], owner, 101.0)] == seen
 
 
 def test_lists_are_short_and_an_id_too() -> None:
@@ -212,16 +212,17 @@ async def test_tokens_are_counted_by_rank_and_once() -> None:
     old.emitted_ids += [7] * 3
     assert await meter.look() == {"decoding": 2}
     meter.ended(quick)
-    sample, made, read = meter.sample(1.0, took_s=2.0, queued=0)
-    assert made == {("decode-0#1", 1): 3 + 10 + 5}
-    assert read == {("prefill-0#1", 0): 200}
+    sample, made, read, first_ms = meter.sample(1.0, took_s=2.0, queued=0)
+    assert made == {("decode-0#1", 1): (3 + 10 + 5) / 2}
+    assert read == {("prefill-0#1", 0): 100}
+    assert first_ms == [250.0, 250.0]
     assert (sample.made, sample.read, sample.ended, sample.failed, sample.running) == (9.0, 100.0, 0.5, 0.5, 2)
     assert (sample.ttft_ms_p50, sample.ttft_ms_p99) == (250.0, 250.0)
     new.emitted_ids.append(7)
     live.pop("new")
     meter.ended(new)
     await meter.look()
-    sample, made, _ = meter.sample(2.0, took_s=1.0, queued=0)
+    sample, made, _, _ = meter.sample(2.0, took_s=1.0, queued=0)
     assert made == {("decode-0#1", 1): 1}
     assert sample.ttft_ms_p50 is None
 

@@ -1,4 +1,5 @@
-"""The page in a real browser, before a simulated deployment: what it shows, and how soon; names are never HTML."""
+"""The page in a real browser, before a simulated deployment: what it shows, and how soon; what is ordered there; names
+are never HTML."""
 
 from __future__ import annotations
 
@@ -7,6 +8,7 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 import pytest
@@ -17,7 +19,11 @@ from scripted import ScriptedBackend, feed_of, says, serving
 from disagg.frontend.app import Frontend
 from disagg.frontend.keys import Keys
 from disagg.frontend.own_tokenizer import OwnTokenizer
+from disagg.frontend.page.others import Part
 from disagg.frontend.service import Service
+from disagg.load import parse_config
+from disagg.registry.orders import Answer, Asked, Status
+from disagg.roles import Role
 from disagg.simulation.world import SimulatedDeployment
 from disagg.tokenizer.codec import Codec
 
@@ -30,21 +36,52 @@ PROMPT = list(range(100))
 RANKS = 1000
 PAINTINGS = 5
 PAINTING_MS_MAX = 250  # of CPU, once a second
+SOON_S = 20.0
+CONFIG = """
+version: 1
+device: simulated
+model: {path: simulated}
+prefill: {replicas: 2}
+decode: {replicas: 2, engine: {step_s: 0.03}}
+"""
 CARD = "document.querySelector('[data-engine=decode-0]')"
+
+
+class Controller:
+    """As a ControlClient, without the way there."""
+
+    def __init__(self, world: SimulatedDeployment) -> None:
+        self._world = world
+
+    async def drain(self, engine_id: str, restart: bool) -> str | None:
+        return await self._world.fleet.drain(engine_id, restart)
+
+    async def change(self, asked: Asked) -> Answer:
+        return await self._world.changes.ask(asked)
+
+    async def changes(self, show: int) -> Status:
+        return self._world.changes.status(show)
 
 
 @asynccontextmanager
 async def deployment(codec: Codec) -> AsyncIterator[tuple[SimulatedDeployment, str]]:
     """Two pairs in real time, behind a frontend that asks for an admin key; its model has a hostile name."""
-    async with SimulatedDeployment(prefill=2, decode=2, seed=1) as world:
+    async with SimulatedDeployment(seed=1, deployment=parse_config(CONFIG)) as world:
         front = world.frontends[0]
-        service = Service(model_name=HOSTILE, router=front.router, coordinator=front.coordinator, control=None)
+        control: Any = Controller(world)
+        service = Service(model_name=HOSTILE, router=front.router, coordinator=front.coordinator, control=control)
+        service.feed.look_at(_nobody)
         frontend = Frontend(service, OwnTokenizer(codec, lambda: service.served), keys=Keys([], [KEY]))
         await frontend.start("127.0.0.1", 0)
         try:
             yield world, f"http://127.0.0.1:{frontend.port}/disagg"
         finally:
             await frontend.stop(0.2)
+
+
+async def _nobody(_owners: object, _limit_s: float) -> dict[int, Part | None]:
+    """Another frontend, which does not answer."""
+    return {1: None}
 
 
 async def enter(tab: Tab) -> None:
@@ -97,7 +134,8 @@ async def test_the_page_tells_what_goes_on(codec: Codec, tmp_path: Path) -> None
         assert max(died_s, moved_s, late_s) < TOLD_S
 
         # One request's picture, by keyboard.
-        await tab.eval("live.querySelector('button').focus()")
+        moved = next(stream.request.id for stream in streams if stream.request.tries > 1)
+        await tab.eval(f"live.querySelector('button[title^=\"{moved}\"]').focus()")
         await tab.key("Enter")
         await tab.until("detail.querySelectorAll('svg rect').length >= 4", TOLD_S)
         assert HOSTILE in await tab.eval("live.textContent")
@@ -130,6 +168,103 @@ async def test_the_page_tells_what_goes_on(codec: Codec, tmp_path: Path) -> None
         assert await tab.eval("document.querySelectorAll('img').length") == 0
         refused = [line for line in tab.console if "401" not in line]
         assert refused == []
+
+        assert "frontend 1 does not answer" in await tab.eval("silent.textContent")
+        await nothing_is_done_unconfirmed(tab, world)
+        await engines_are_ordered(tab, world)
+        await a_request_is_cancelled(tab, url)
+
+
+async def open_engine(tab: Tab, engine: str) -> None:
+    await tab.eval(f"document.querySelector('[data-engine={engine}] button').click()")
+    await tab.until(f"detail.querySelector('h2').textContent === '{engine}'", TOLD_S)
+
+
+async def press(tab: Tab, place: str, button: str) -> None:
+    """By keyboard, as somebody who has come there by Tab."""
+    await tab.eval(f"[...{place}.querySelectorAll('button')].find(each => each.textContent === '{button}').focus()")
+    await tab.key("Enter")
+
+
+async def nothing_is_done_unconfirmed(tab: Tab, world: SimulatedDeployment) -> None:
+    await open_engine(tab, "decode-1")
+    await press(tab, "detail", "Drain")
+    assert await tab.eval("ask.open && document.activeElement.textContent") == "Leave it"
+    await tab.key("Enter")
+    assert not await tab.eval("ask.open")
+    await press(tab, "detail", "Restart")
+    await tab.until("ask.open", TOLD_S)
+    await tab.key("Escape")
+    await tab.until("!ask.open", TOLD_S)
+    assert not await tab.eval("detail.hidden")
+    assert world.registry.records["decode-1"].state == "ready"
+    assert await tab.eval("order.textContent") == ""
+
+
+async def engines_are_ordered(tab: Tab, world: SimulatedDeployment) -> None:
+    before = world.registry.records["decode-1"].incarnation
+    await press(tab, "detail", "Restart")
+    await press(tab, "ask", "Restart")
+    await tab.until("order.textContent === 'decode-1 drains, and starts again'", TOLD_S)
+    await tab.until("detail.textContent.includes('incarnation2')", SOON_S)
+    async with asyncio.timeout(SOON_S):
+        while not world.is_whole:
+            await asyncio.sleep(0.05)
+    assert world.registry.records["decode-1"].incarnation == before + 1
+
+    decode = "document.querySelector('[data-role=decode]')"
+    await press(tab, decode, "Scale")
+    await tab.eval("count.value = 'many'")
+    await press(tab, "ask", "See what it would do")
+    await tab.until("document.getElementById('ask-error').textContent.includes('whole number')", TOLD_S)
+    await tab.eval("count.value = 3, count.dispatchEvent(new Event('input'))")
+    await press(tab, "ask", "See what it would do")
+    await tab.until("document.getElementById('ask-body').textContent.includes('decode-2')", TOLD_S)
+    assert Role.DECODE.value + "-2" not in world.registry.records
+    await press(tab, "ask", "Scale")
+    await tab.until("document.querySelector('[data-engine=decode-2]')?.dataset.state === 'ready'", SOON_S)
+    await tab.until("order.textContent.includes('scale decode=3: done')", SOON_S)
+
+    await open_engine(tab, "prefill-0")
+    await press(tab, "detail", "Drain")
+    await press(tab, "ask", "Drain")
+    await tab.until("document.querySelector('[data-engine=prefill-0]').dataset.state === 'dead'", SOON_S)
+    await press(tab, "detail", "Drain")
+    await press(tab, "ask", "Drain")
+    await tab.until("document.getElementById('ask-error').textContent !== ''", TOLD_S)  # it has nothing to drain
+    assert await tab.eval("ask.open")
+    await tab.key("Escape")
+    await open_engine(tab, "prefill-1")
+    await press(tab, "detail", "Drain")
+    assert "the last prefill engine" in await tab.eval("ask.textContent")
+    await tab.key("Escape")
+
+
+async def a_request_is_cancelled(tab: Tab, url: str) -> None:
+    asked = {"model": HOSTILE, "prompt": PROMPT, "max_tokens": 400, "ignore_eos": True}
+    headers = {"authorization": f"Bearer {KEY}", "x-request-id": "to be cancelled"}
+    async with aiohttp.ClientSession() as session:
+        asking = asyncio.ensure_future(
+            session.post(url.replace("disagg", "v1/completions"), json=asked, headers=headers)
+        )
+        await tab.until("live.textContent.includes('to be cancelled')", TOLD_S)
+        await tab.eval("live.querySelector('button').click()")
+        await tab.until("detail.querySelector('.actions button')?.textContent === 'Cancel'", TOLD_S)
+        await press(tab, "detail", "Cancel")
+        await press(tab, "ask", "Cancel it")
+        await tab.until("order.textContent.endsWith('is cancelled')", TOLD_S)
+        async with asyncio.timeout(TOLD_S):
+            await (await asking).read()
+    await tab.until("ended.rows[0].textContent.includes('cancelled')", TOLD_S)
+    await tab.until("detail.querySelector('svg') && !detail.querySelector('.actions')", TOLD_S)
+
+    await open_engine(tab, "decode-0")
+    await tab.call("Network.enable")
+    network = {"latency": 0, "downloadThroughput": -1, "uploadThroughput": -1}
+    await tab.call("Network.emulateNetworkConditions", offline=True, **network)
+    await press(tab, "detail", "Drain")
+    await press(tab, "ask", "Drain")
+    await tab.until("document.getElementById('ask-error').textContent.includes('does not answer')", TOLD_S)
 
 
 async def test_a_thousand_ranks_stay_usable(codec: Codec, tmp_path: Path) -> None:

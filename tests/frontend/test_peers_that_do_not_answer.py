@@ -49,6 +49,7 @@ async def test_it_knows_nothing(peer: str) -> None:
     assert await asked.conversation(1, REQUEST, b"") is None
     assert await asked.statuses(None) == {1: None}
     assert await asked.figures() == []
+    assert await asked.parts([None], 0.2) == {1: None}
 
 
 async def test_one_that_is_not_there_any_more_is_asked_nothing() -> None:

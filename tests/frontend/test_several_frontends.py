@@ -6,6 +6,7 @@ Real: the frontends' processes, their sockets, the registry's, and the request p
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import re
 import signal
@@ -129,6 +130,7 @@ async def test_any_of_them_answers_for_all() -> None:
         await _counts_of_all(two)
         await _a_conversation_goes_on(two)
         await _a_running_one_is_seen_and_cancelled(two)
+        await _any_page_shows_requests_of_both(two)
         await _one_is_killed_and_comes_back(two)
 
 
@@ -181,6 +183,25 @@ async def _a_running_one_is_seen_and_cancelled(two: Two) -> None:
             assert cancelled.status_code == 200, cancelled.text
             assert "cancelled" in (await stream.aread()).decode()
     assert (await two.ask("DELETE", f"/v1/requests/{request_id}")).status_code == 404
+
+
+async def _any_page_shows_requests_of_both(two: Two) -> None:
+    async with AsyncExitStack() as stack:
+        client = await stack.enter_async_context(httpx.AsyncClient(base_url=two.url, trust_env=False, timeout=30))
+        running: dict[str, str] = {}
+        body = {"model": "m", "prompt": [7] * 20, "max_tokens": 4000, "stream": True}
+        while running.keys() != BOTH:
+            stream = await stack.enter_async_context(client.stream("POST", "/v1/completions", json=body))
+            request_id = stream.headers["x-request-id"]
+            running[request_id[:4]] = request_id
+        pages = [await stack.enter_async_context(client.stream("GET", "/disagg/events")) for _ in range(4)]
+        for page in pages:
+            async with asyncio.timeout(20):
+                async for line in page.aiter_lines():
+                    told = json.loads(line[6:]) if line.startswith("data: ") else {"type": ""}
+                    assert not told.get("silent")
+                    if told["type"] == "requests" and {each["id"] for each in told["live"]} >= {*running.values()}:
+                        break
 
 
 async def _one_is_killed_and_comes_back(two: Two) -> None:

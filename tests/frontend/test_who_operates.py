@@ -12,7 +12,7 @@ from scripted import ScriptedBackend, ask, exchange, hangs, http_request, says, 
 
 from disagg.frontend.exchange import Exchange
 from disagg.frontend.here import host_of, is_loopback, why_not_here
-from disagg.frontend.keys import Keys
+from disagg.frontend.keys import Keys, Right
 from disagg.tokenizer.codec import Codec
 
 KEY, ADMIN = "first-key-0123456789", "admin-key-0123456789"
@@ -64,6 +64,21 @@ async def test_nor_what_was_sent_to_a_name_that_only_points_here(codec: Codec, h
         answer = await exchange(frontend.port, drain(f"origin: http://{host}", host=host))
         assert answer.status == (403 if host else 400)  # no host at all is no HTTP
     assert backend.drained == []
+
+
+@pytest.mark.parametrize("sent", [*BY_PAGES, *(f"host: {host}" for host in FOREIGN_HOSTS)])
+async def test_nor_anything_else_that_is_for_operators(codec: Codec, sent: str) -> None:
+    """Whatever routes there are: by a page, and by a page whose name was made to point here (DNS rebinding)."""
+    name, _, value = sent.partition(": ")
+    async with serving(ScriptedBackend(says("Hi")), codec) as frontend:
+        routes = {path: route for path, route in frontend._routes.all.items() if route.right is Right.OPERATE}
+        assert len(routes) > 6
+        for path, route in routes.items():
+            for method in route.methods:
+                lines = [f"{method} {path}{'x' * path.endswith('/')} HTTP/1.1", "content-length: 0", sent]
+                lines += [f"origin: http://{value}"] if name == "host" else ["host: localhost"]
+                answer = await exchange(frontend.port, "\r\n".join([*lines, "", ""]).encode())
+                assert (path, method, answer.status) == (path, method, 403)
 
 
 async def test_nor_http_1_0_which_proxies_speak_by_default(codec: Codec) -> None:

@@ -43,14 +43,14 @@ def test_each_engine_lies_on_both_nodes(deployment: Deployment, two: Cluster) ->
 
 
 def test_beyond_its_own_address_a_node_opens_what_the_document_says(deployment: Deployment, two: Cluster) -> None:
-    """docs/deploy.md, Ports: the clients' way in is loopback's here, and only Ray and torch listen on all addresses."""
+    """docs/deploy.md, Ports: the clients' way in is loopback's here, and only Ray listens on all addresses."""
     engines_ports: set[int] = set()
     for node in two.nodes:
         listening = node.listening()
         assert {at for at, port, _ in listening if port in (PORT, DASHBOARD_PORT)} <= {"127.0.0.1"}
         engines_ports |= {port for at, port, _ in listening if at == node.address and port in ENGINES_PORTS}
         elsewhere = {(port, program) for at, port, program in listening if at not in ("127.0.0.1", "::1", node.address)}
-        others = [each for each in elsewhere if not is_rays(each[1]) and not is_torchs_store(*each)]
+        others = [each for each in elsewhere if not is_rays(each[1])]
         assert len(others) <= 1, others
         assert all("disagg serve" in program for _, program in others), "the driver, as one of Ray's processes"
     assert len(engines_ports) > 5, "the probe sees nothing"
@@ -59,10 +59,6 @@ def test_beyond_its_own_address_a_node_opens_what_the_document_says(deployment: 
 def is_rays(program: str) -> bool:
     words = program.split()[:4]
     return words[0].startswith("ray::") or "ray.util.client.server" in words or any("/ray/" in word for word in words)
-
-
-def is_torchs_store(port: int, program: str) -> bool:
-    return program.startswith("sglang::scheduler") and port in ENGINES_PORTS
 
 
 def test_all_four_pairs_of_ranks_give_the_right_tokens(

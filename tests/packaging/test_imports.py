@@ -22,6 +22,7 @@ FLOORS = (
         "installed",
         "stopping",
         "lives",
+        "visible",
         "start_phases",
         "logfile",
         "process_tree",

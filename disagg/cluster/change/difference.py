@@ -35,6 +35,7 @@ class Effect(StrEnum):
 EFFECTS = {
     **{role.value: Effect.ENGINES for role in ROLES},
     "telemetry.log_level": Effect.ENGINES,
+    "telemetry.engine_metrics": Effect.ENGINES,
     "telemetry.metric_aliases": Effect.NEXT_START,
     "transfer.page_size": Effect.ENGINES,
     "transfer.allow_tcp": Effect.NOW,

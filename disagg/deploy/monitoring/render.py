@@ -32,6 +32,7 @@ class MonitoringOptions:
     is_https: bool = False
     ca: str = ""
     ttft_p99_s: float = 5.0
+    has_engines: bool = False  # of their own metrics: telemetry.engine_metrics
     prometheus: str = "http://localhost:9090"  # as Grafana reaches it
 
 
@@ -64,16 +65,21 @@ def render_monitoring(options: MonitoringOptions) -> dict[str, str]:
 
 
 def _prometheus(options: MonitoringOptions) -> dict[str, object]:
-    scrape: dict[str, object] = {"job_name": JOB, "scheme": "https" if options.is_https else "http"}
+    engines = {**_scrape(options, f"{JOB}-engines"), "metrics_path": "/metrics/engines"}
+    return {
+        "global": {"scrape_interval": "10s", "evaluation_interval": "10s"},
+        "rule_files": ["disagg-rules.yml"],
+        "scrape_configs": [_scrape(options, JOB), *([engines] if options.has_engines else [])],
+    }
+
+
+def _scrape(options: MonitoringOptions, job: str) -> dict[str, object]:
+    scrape: dict[str, object] = {"job_name": job, "scheme": "https" if options.is_https else "http"}
     if options.key_file:
         scrape["authorization"] = {"type": "Bearer", "credentials_file": options.key_file}
     if options.ca:
         scrape["tls_config"] = {"ca_file": options.ca}
-    return {
-        "global": {"scrape_interval": "10s", "evaluation_interval": "10s"},
-        "rule_files": ["disagg-rules.yml"],
-        "scrape_configs": [scrape | {"static_configs": [{"targets": list(options.targets)}]}],
-    }
+    return scrape | {"static_configs": [{"targets": list(options.targets)}]}
 
 
 def _yaml(tree: object) -> str:

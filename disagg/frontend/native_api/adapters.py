@@ -34,12 +34,14 @@ class AdapterRoutes:
         body = await _body(exchange, LOAD)
         name, path = (typed(str, required(body, field), field) for field in ("lora_name", "lora_path"))
         model = self._of(body)
+        exchange.action = f"load adapter {name} from {path}"
         await self._answer(exchange, model, await model.backend.load_adapter(name, path, boolean(body, "pinned")))
 
     async def unload(self, exchange: Exchange, _: str, caller: Caller) -> None:
         body = await _body(exchange, UNLOAD)
         name = typed(str, required(body, "lora_name"), "lora_name")
         model = self._of(body)
+        exchange.action = f"unload adapter {name}"
         await self._answer(exchange, model, await model.backend.unload_adapter(name))
 
     def _of(self, body: Body) -> Model:

@@ -1,9 +1,12 @@
 """What the page is told: once a snapshot, then each second what has changed.
 
 Way:   registry's changes, ranks' loads, requests -> [Feed] -> a Viewer each open page
-In:    the coordinator and the connections of this frontend; what hosts report is of all frontends
-Owns:  one task while somebody looks, none else; the charts' last HISTORY seconds; the newest events, encoded once for
-       all viewers. A viewer has no queue: one that was too slow for an event gets a new snapshot
+                                        other frontends' -> others.py -> [Feed]
+In:    the coordinator and the connections of this frontend; what hosts report is of all frontends, and each second the
+       others tell their Part: what they count, and their requests
+Owns:  one task while somebody looks, here or at another frontend, none else; the charts' last HISTORY seconds; the
+       newest events, encoded once for all viewers. A viewer has no queue: one that was too slow for an event gets a new
+       snapshot
 Fails: FrontendFull for more than VIEWERS_MAX pages
 """
 
@@ -22,8 +25,9 @@ from disagg.coordinator.remembered import Remembered
 from disagg.coordinator.request import Request
 from disagg.errors import FrontendFull
 from disagg.frontend.events import event
-from disagg.frontend.page.meter import Meter, Rank, Sample
-from disagg.frontend.page.rows import ended_rows, engine_row, live_rows
+from disagg.frontend.page.meter import Meter, Sample, Second
+from disagg.frontend.page.others import Ask, Lists, Others, Part
+from disagg.frontend.page.rows import ended_rows, engine_row, live_rows, longest, newest
 from disagg.frontend.page.story import Story
 from disagg.registry.changes import Changes
 from disagg.registry.records import EngineRecord
@@ -33,6 +37,8 @@ from disagg.routing.endpoints import Pair
 VIEWERS_MAX = 32
 TICK_S = 1.0
 HISTORY = 15 * 60  # samples
+WATCHED_S = 5.0  # after another frontend has asked, it is asked again
+NOTHING = Second(Sample(0.0, 0.0, 0.0, 0.0, 0.0, 0, 0, None, None), Counter(), Counter(), [])
 
 Loads = dict[str, list[list[float]]]  # engine -> each rank's requests, KV tokens, tokens made and read a second
 
@@ -62,11 +68,15 @@ class Feed:
         self._now_s, self._wall_s = now_s, wall_s
         self._meter, self._story = Meter(self._live), Story(self._records)
         self._history: deque[Sample] = deque(maxlen=HISTORY)
-        self._phases: Counter[str] = Counter()
+        self._own_phases: Counter[str] = Counter()
+        self._phases: Counter[str] = Counter()  # of all frontends' requests
         self._loads: Loads = {}
         self._peers: dict[str, int] = {}  # engine -> how many it has met
         self._changed: set[str] = set()  # engines, since the last tick
-        self._viewers = 0
+        self._owners: Counter[bytes | None] = Counter()  # of open pages
+        self._others: Others | None = None
+        self._asked_at_s = float("-inf")  # by another frontend
+        self._second = NOTHING  # this frontend's last one
         self._ticking: asyncio.Task[None] | None = None
         self._ticked = asyncio.Event()
         self._is_over = False
@@ -86,21 +96,46 @@ class Feed:
     @contextmanager
     def viewer(self, owner: bytes | None) -> Iterator[Viewer]:
         """One open page, which is shown requests of this owner alone; None: all. Raises FrontendFull."""
-        if self._viewers >= VIEWERS_MAX:
+        if self._owners.total() >= VIEWERS_MAX:
             raise FrontendFull("page", f"{VIEWERS_MAX} pages are open on this frontend", "close one")
-        self._viewers += 1
-        if self._ticking is None or self._ticking.done():  # done: by an error, which asyncio logs
-            self._begin()
+        self._owners[owner] += 1
+        self._tick_on()
         try:
             yield Viewer(self, owner)
         finally:
-            self._viewers -= 1
-            if not self._viewers:
+            self._owners -= Counter([owner])
+            if not self._owners and self._others is not None:
+                self._others.forget()
+            if not self._is_watched and self._ticking is not None:
+                self._ticking.cancel()
                 self._end()
+
+    def look_at(self, ask: Ask) -> None:
+        """The other frontends, too."""
+        self._others = Others(ask, self._now_s)
+
+    def part(self, owners: Sequence[bytes | None]) -> Part:
+        """For a page of another frontend. Counting begins with the first question, ends WATCHED_S after the last."""
+        self._asked_at_s = self._now_s()
+        self._tick_on()
+        second = self._second
+        return Part(
+            second.sample,
+            second.first_tokens_ms,
+            self._own_phases,
+            [(*rank, rate) for rank, rate in second.made.items()],
+            [(*rank, rate) for rank, rate in second.read.items()],
+            list(self._story.lost_tries),
+            [self._own_lists(owner) for owner in owners[:VIEWERS_MAX]],
+        )
 
     def ended(self, request: Request) -> None:
         """Counts a request, however it ended, if somebody looks."""
         self._meter.ended(request)
+
+    def acted(self, who: str, what: str) -> None:
+        """Somebody did something to the deployment, through this frontend."""
+        self._story.tell("did", [who], self._wall_s(), what)
 
     def close(self) -> None:
         """All viewers' events end."""
@@ -115,54 +150,89 @@ class Feed:
             return b""
         return (self._tick if number == self.number - 1 else self._whole()) + self._lists_of(owner)
 
-    def _begin(self) -> None:
+    @property
+    def _is_watched(self) -> bool:
+        return bool(self._owners) or self._now_s() - self._asked_at_s < WATCHED_S
+
+    def _tick_on(self) -> None:
+        if self._ticking is not None and not self._ticking.done():  # done: by an error, which asyncio logs
+            return
         self._meter.begin()
-        self._loads, self._peers = self._loads_now(Counter(), Counter(), 1.0), self._peers_now()
-        self._phases = Counter(request.phase.name.lower() for request in self._live.values())
+        self._second = NOTHING
+        self._loads, self._peers = self._loads_now(NOTHING), self._peers_now()
+        self._own_phases = Counter(request.phase.name.lower() for request in self._live.values())
+        self._phases = self._own_phases
         self._snapshot = b""
         self._lists.clear()
         self.number += 1
         self._ticking = asyncio.create_task(self._run(), name="the page's feed")
 
     def _end(self) -> None:
-        assert self._ticking is not None
-        self._ticking.cancel()
         self._ticking = None
         self._meter.stop()
 
     async def _run(self) -> None:
         last_s = self._now_s()
-        while True:
-            await asyncio.sleep(TICK_S)
-            phases = await self._meter.look()
+        while self._is_watched:
+            await asyncio.gather(asyncio.sleep(TICK_S), self._look_at_others())
+            self._own_phases = await self._meter.look()
             now_s = self._now_s()
-            self._make_tick(phases, now_s - last_s)
+            self._make_tick(now_s - last_s)
             last_s = now_s
+        self._end()
 
-    def _make_tick(self, phases: Counter[str], took_s: float) -> None:
+    async def _look_at_others(self) -> None:
+        if self._others is not None and self._owners:
+            await self._others.look(list(self._owners))
+
+    def _make_tick(self, took_s: float) -> None:
         at_s, records = self._wall_s(), self._records
-        sample, made, read = self._meter.sample(at_s, took_s, sum(each.waiting for each in self._coordinators))
-        self._history.append(sample)
-        self._phases = phases
-        before, self._loads = self._loads, self._loads_now(made, read, took_s)
+        self._second = self._meter.sample(at_s, took_s, sum(each.waiting for each in self._coordinators))
+        of_all = self._of_all()
+        self._history.append(of_all.sample)
+        before, self._loads = self._loads, self._loads_now(of_all)
         peers_before, self._peers = self._peers, self._peers_now()
         changed, self._changed = self._changed, set()
-        self._tick = event(
-            "tick",
-            at_s=at_s,
-            engines=[engine_row(records[engine_id]) for engine_id in sorted(changed & records.keys())],
-            gone=sorted(changed - records.keys()),
-            loads={engine_id: ranks for engine_id, ranks in self._loads.items() if ranks != before.get(engine_id)},
-            peers={each: count for each, count in self._peers.items() if count != peers_before.get(each)},
-            sample=sample,
-            phases=phases,
-            story=self._story.changes(),
-        )
+        if self._owners:
+            self._tick = event(
+                "tick",
+                at_s=at_s,
+                engines=[engine_row(records[engine_id]) for engine_id in sorted(changed & records.keys())],
+                gone=sorted(changed - records.keys()),
+                loads={engine_id: ranks for engine_id, ranks in self._loads.items() if ranks != before.get(engine_id)},
+                peers={each: count for each, count in self._peers.items() if count != peers_before.get(each)},
+                sample=of_all.sample,
+                phases=self._phases,
+                silent=self._silent,
+                story=self._story.changes(),
+            )
         self._snapshot = b""
         self._lists.clear()
         self.number += 1
         ticked, self._ticked = self._ticked, asyncio.Event()
         ticked.set()
+
+    def _of_all(self) -> Second:
+        """This frontend's second, with what the others have told of theirs."""
+        found, self._phases = self._second, self._own_phases.copy()
+        made, read = found.made.copy(), found.read.copy()
+        for number, part in self._parts.items():
+            found = found.and_of(part.sample, part.first_tokens_ms)
+            self._phases.update(part.phases)
+            for rates, told in ((made, part.made), (read, part.read)):
+                for life, dp_rank, rate in told:
+                    rates[life, dp_rank] += rate
+            self._story.hear(number, part.lost_tries)
+        return found._replace(made=made, read=read)
+
+    @property
+    def _parts(self) -> Mapping[int, Part]:
+        return {} if self._others is None else self._others.parts
+
+    @property
+    def _silent(self) -> list[int]:
+        """Frontends."""
+        return [] if self._others is None else self._others.silent
 
     def _whole(self) -> bytes:
         """The snapshot, made once a tick at the most, and only where somebody needs it."""
@@ -178,18 +248,22 @@ class Feed:
                 history=list(self._history),
                 columns=Sample.__struct_fields__,
                 phases=self._phases,
+                silent=self._silent,
                 story=list(self._story.chapters),
             )
         return self._snapshot
 
     def _lists_of(self, owner: bytes | None) -> bytes:
         if owner not in self._lists:
-            self._lists[owner] = event(
-                "requests",
-                live=live_rows(self._longest(), owner, self._now_s()),
-                ended=ended_rows(self._ended(), owner),
-            )
+            own = self._own_lists(owner)
+            lists = [own, *(each for part in self._parts.values() for each in part.lists if each.owner == owner)]
+            live, ended = (each.live for each in lists), (each.ended for each in lists)
+            self._lists[owner] = event("requests", live=longest(live), ended=newest(ended))
         return self._lists[owner]
+
+    def _own_lists(self, owner: bytes | None) -> Lists:
+        now_s = self._now_s()
+        return Lists(owner, live_rows(self._longest(), owner, now_s), ended_rows(self._ended(), owner, now_s))
 
     def _ended(self) -> Iterable[Remembered]:
         """The newest first."""
@@ -211,14 +285,14 @@ class Feed:
             for record in each.records.values()
         }
 
-    def _loads_now(self, made: Counter[Rank], read: Counter[Rank], took_s: float) -> Loads:
+    def _loads_now(self, second: Second) -> Loads:
         return {
             engine.id: [
                 [
                     endpoint.requests_of_clients,
                     endpoint.load[1],
-                    round(made[engine.life, endpoint.dp_rank] / took_s),
-                    round(read[engine.life, endpoint.dp_rank] / took_s),
+                    second.made[engine.life, endpoint.dp_rank],
+                    second.read[engine.life, endpoint.dp_rank],
                 ]
                 for endpoint in engine.endpoints
             ]
@@ -228,7 +302,7 @@ class Feed:
 
     def _on_view(self, changes: Changes) -> None:
         self._story.on_records(changes.records, self._wall_s())
-        if self._viewers:
+        if self._owners:
             self._changed |= changes.records.keys()
 
     def _on_lost_try(self, request: Request, pair: Pair) -> None:

@@ -10,6 +10,7 @@ import asyncio
 from collections import Counter
 from collections.abc import Mapping
 from itertools import islice
+from typing import NamedTuple
 
 import msgspec
 
@@ -17,7 +18,7 @@ from disagg.coordinator.phases import Phase
 from disagg.coordinator.request import Request
 from disagg.telemetry.quantile import quantile
 
-FIRST_TOKENS_MAX = 10_000  # of a second: its percentiles are of these, the first ones
+FIRST_TOKENS_MAX = 2000  # of a second: its percentiles are of these, the first ones
 REQUESTS_A_TURN = 500  # that are looked at before others have their turn of the event loop
 
 Rank = tuple[str, int]  # an engine's life, dp rank
@@ -35,6 +36,33 @@ class Sample(msgspec.Struct, array_like=True):
     queued: int
     ttft_ms_p50: float | None
     ttft_ms_p99: float | None
+
+
+class Second(NamedTuple):
+    """What one frontend has counted in it. Rates are per second."""
+
+    sample: Sample
+    made: Counter[Rank]
+    read: Counter[Rank]
+    first_tokens_ms: list[float]  # sorted
+
+    def and_of(self, sample: Sample, first_tokens_ms: list[float]) -> Second:
+        """With what another frontend has counted, but for ranks."""
+        own, first = self.sample, sorted([*self.first_tokens_ms, *first_tokens_ms])
+        return self._replace(
+            sample=Sample(
+                own.at_s,
+                round(own.made + sample.made, 1),
+                round(own.read + sample.read, 1),
+                round(own.ended + sample.ended, 2),
+                round(own.failed + sample.failed, 2),
+                own.running + sample.running,
+                own.queued + sample.queued,
+                _percentile_ms(first, 0.5),
+                _percentile_ms(first, 0.99),
+            ),
+            first_tokens_ms=first,
+        )
 
 
 class Meter:
@@ -82,9 +110,9 @@ class Meter:
             await asyncio.sleep(0)
         return phases
 
-    def sample(self, at_s: float, took_s: float, queued: int) -> tuple[Sample, Counter[Rank], Counter[Rank]]:
+    def sample(self, at_s: float, took_s: float, queued: int) -> Second:
         """What was counted since the last one, and by rank the tokens made and read in it."""
-        first, made, read = sorted(self._first_tokens_s), self.made, self.read
+        first, made, read = [round(each * 1e3, 1) for each in sorted(self._first_tokens_s)], self.made, self.read
         sample = Sample(
             round(at_s, 1),
             round(made.total() / took_s, 1),
@@ -97,7 +125,7 @@ class Meter:
             _percentile_ms(first, 0.99),
         )
         self._forget()
-        return sample, made, read
+        return Second(sample, _per_second(made, took_s), _per_second(read, took_s), first)
 
     def _count(self, request: Request) -> None:
         tokens, facts = len(request.emitted_ids), request.facts
@@ -114,5 +142,9 @@ class Meter:
         self._counted[request.id] = tokens
 
 
-def _percentile_ms(sorted_s: list[float], share: float) -> float | None:
-    return round(quantile(sorted_s, share) * 1e3, 1) if sorted_s else None
+def _per_second(counts: Counter[Rank], took_s: float) -> Counter[Rank]:
+    return Counter({rank: round(count / took_s) for rank, count in counts.items()})
+
+
+def _percentile_ms(sorted_ms: list[float], share: float) -> float | None:
+    return round(quantile(sorted_ms, share), 1) if sorted_ms else None

@@ -56,13 +56,14 @@ def live_rows(live: Iterable[Request], owner: bytes | None, now_s: float) -> lis
     ]
 
 
-def ended_rows(newest_first: Iterable[Remembered], owner: bytes | None) -> list[dict[str, Any]]:
+def ended_rows(newest_first: Iterable[Remembered], owner: bytes | None, now_s: float) -> list[dict[str, Any]]:
     return [
         {
             "id": request.id,
             "client_id": _client_id(request),
             "phase": request.phase.name.lower(),
-            "age_s": round(max(request.timeline.values(), default=began_s) - began_s, 3),
+            "age_s": round(ended_s - began_s, 3),
+            "ago_s": round(now_s - ended_s, 2),
             "ttft_s": round(request.timeline["first_token"] - began_s, 3)
             if "first_token" in request.timeline
             else None,
@@ -74,7 +75,18 @@ def ended_rows(newest_first: Iterable[Remembered], owner: bytes | None) -> list[
         }
         for request in _of(owner, newest_first)
         for began_s in [request.received_at_s]
+        for ended_s in [max(request.timeline.values(), default=began_s)]
     ]
+
+
+def longest(lists: Iterable[list[dict[str, Any]]]) -> list[dict[str, Any]]:
+    """Of several frontends' lists of live requests."""
+    return sorted((row for each in lists for row in each), key=lambda row: -row["age_s"])[:SHOWN]
+
+
+def newest(lists: Iterable[list[dict[str, Any]]]) -> list[dict[str, Any]]:
+    """Of several frontends' lists of requests that ended."""
+    return sorted((row for each in lists for row in each), key=lambda row: row["ago_s"])[:SHOWN]
 
 
 def _of(owner: bytes | None, requests: Iterable[R]) -> Iterable[R]:

@@ -1,4 +1,5 @@
-"""SGLang plugin: in a deployment for one machine alone, torch's rendezvous stores listen on loopback.
+"""SGLang plugin: torch's rendezvous stores listen on the address that they are given: loopback in a deployment for one
+machine, else the node's in the cluster.
 
 Way:   entry point of the group `sglang.srt.plugins`, in every process of an engine whose environment says so
 Why:   torch's TCPStore listens on all addresses, whatever host it is given, and authenticates nobody: a stranger could
@@ -14,36 +15,37 @@ import socket
 import sys
 from typing import Any
 
-LOOPBACK_VARIABLE = "DISAGG_LOOPBACK"
+ONE_ADDRESS_VARIABLE = "DISAGG_ONE_ADDRESS"
 BACKLOG = 512
 
 
 def activate() -> None:
-    if LOOPBACK_VARIABLE not in os.environ:
+    if ONE_ADDRESS_VARIABLE not in os.environ:
         return
     import torch.distributed as distributed
 
-    if getattr(distributed.TCPStore, "is_on_loopback", False):
+    if getattr(distributed.TCPStore, "is_on_one_address", False):
         return  # forked from a process that has done it
 
-    class LoopbackStore(distributed.TCPStore):  # type: ignore[misc]
-        is_on_loopback = True
+    class OneAddressStore(distributed.TCPStore):  # type: ignore[misc]
+        is_on_one_address = True
 
         def __init__(self, host_name: str, port: int, *rest: Any, **said: Any) -> None:
             if said.get("is_master") and said.get("master_listen_fd") is None:
                 said["master_listen_fd"] = _listening(host_name, port, may_exist=bool(said.get("multi_tenant")))
             super().__init__(host_name, port, *rest, **said)
 
-    distributed.TCPStore = LoopbackStore
+    distributed.TCPStore = OneAddressStore
     for name in ("torch.distributed.rendezvous", "sglang.srt.distributed.utils"):
         if hasattr(module := sys.modules.get(name), "TCPStore"):
-            module.TCPStore = LoopbackStore  # type: ignore[union-attr]
+            module.TCPStore = OneAddressStore  # type: ignore[union-attr]
 
 
 def _listening(host: str, port: int, *, may_exist: bool) -> int | None:
     """A descriptor for the store to keep; None where this process has a store there already, which it will share."""
     try:
-        return socket.create_server((host, port), backlog=BACKLOG).detach()
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        return socket.create_server((host, port), family=family, backlog=BACKLOG).detach()
     except OSError as error:
         if may_exist and error.errno == errno.EADDRINUSE:
             return None

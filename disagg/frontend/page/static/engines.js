@@ -1,5 +1,6 @@
 // Engines as a picture: by role, then by node, one cell a rank. Its fill is the KV that is taken.
 
+import {ofRole} from './actions.js'
 import {$, element, keep, mark, number, say} from './dom.js'
 import {state} from './state.js'
 
@@ -22,7 +23,7 @@ export function paintEngines(search, onEngine) {
   parent.classList.toggle('many', ranks > MANY)
   const roles = [...pools.keys()].sort((one, other) => ROLES.indexOf(one) - ROLES.indexOf(other))
   keep(parent, roles, role => role, role => element('div', {className: 'pool', data: {role}},
-    element('h3', {textContent: role}), element('div', {className: 'nodes'})), (pool, role) => {
+    element('div', {}, element('h3', {textContent: role}), ofRole(role)), element('div', {className: 'nodes'})), (pool, role) => {
     const nodes = [...pools.get(role)].sort(([one], [other]) => naturally(one, other))
     keep(pool.lastChild, nodes, ([node]) => node, ([node]) => element('div', {className: 'node'}, element('small', {textContent: node})),
       (row, [, engines]) => paintNode(row, engines, search, onEngine))

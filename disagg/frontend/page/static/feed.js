@@ -7,9 +7,9 @@ const AGAIN_MS = 1000
 export const forgetKey = () => sessionStorage.removeItem(KEY)
 export const keepKey = key => sessionStorage.setItem(KEY, key)
 
-export function ask(path, signal) {
+export function ask(path, options = {}) {
   const key = sessionStorage.getItem(KEY)
-  return fetch(path, {signal, cache: 'no-store', headers: key ? {authorization: `Bearer ${key}`} : {}})
+  return fetch(path, {...options, cache: 'no-store', headers: key ? {authorization: `Bearer ${key}`} : {}})
 }
 
 /** Calls `on.event(data)` for each, `on.link(state)` as it comes and goes, and `on.refused(why, hadKey)`, which ends it. */
@@ -18,7 +18,7 @@ export async function follow(on) {
     const silence = new AbortController()
     let timer = setTimeout(() => silence.abort(), SILENT_MS)
     try {
-      const answer = await ask('events', silence.signal)
+      const answer = await ask('events', {signal: silence.signal})
       if (answer.status === 401 || answer.status === 403) {
         const said = await answer.json()
         return on.refused(said.error.message, sessionStorage.getItem(KEY) !== null)

@@ -1,5 +1,6 @@
 // The page: events come in, at most one painting a frame goes out.
 
+import {ofEngine, ofRequest} from './actions.js'
 import {paintFigures} from './charts.js'
 import {$, element, mark, say} from './dom.js'
 import {aboutEngine, paintEngines} from './engines.js'
@@ -29,9 +30,14 @@ function paint() {
   paintEngines(search, showEngine)
   paintRequests(search, showRequest)
   paintStory(search)
+  say($('silent'), silence(state.silent))
   if (openEngine !== null) fillEngine()
   say($('paint'), `· painted in ${(performance.now() - beganMs).toFixed(1)} ms`)
 }
+
+const silence = ([first, ...more]) => first === undefined ? '' : more.length
+  ? `frontends ${[first, ...more].join(', ')} do not answer: what their requests do is missing here`
+  : `frontend ${first} does not answer: what its requests do is missing here`
 
 function open(title, ...content) {
   if ($('detail').hidden) before = document.activeElement
@@ -48,7 +54,7 @@ function shut() {
 }
 
 function showEngine(id) {
-  open(id, element('dl'))
+  open(id, ofEngine(id), element('dl'))
   openEngine = id
   fillEngine()
 }
@@ -63,7 +69,7 @@ async function showRequest(id) {
   open(id, element('p', {textContent: 'asking …'}))
   const answer = await ask(`requests/${encodeURIComponent(id)}`)
   const said = JSON.parse((await answer.text()).replace(/"room":(\d+)/, '"room":"$1"'))  // 63 bits: more than a number holds
-  if (answer.ok) open(id, picture(said), list(facts(said)))
+  if (answer.ok) open(id, ...ofRequest(said, () => showRequest(id)), picture(said), list(facts(said)))
   else open(id, element('p', {textContent: said.error.message}))
 }
 
@@ -101,7 +107,9 @@ $('search').addEventListener('input', event => {
   search = event.target.value.trim()
   paintSoon()
 })
+$('ask-no').addEventListener('click', () => $('ask').close())
 document.addEventListener('keydown', event => {
+  if ($('ask').open) return  // its Esc closes it alone
   const isTyping = event.target instanceof HTMLInputElement
   if (event.key === '/' && !isTyping) {
     event.preventDefault()

@@ -35,7 +35,7 @@ const TOLD = {
 }
 
 export function paintStory(search) {
-  const chapters = [...state.story.values()].reverse().filter(chapter => !search || sentence(chapter).includes(search))
+  const chapters = [...state.story.values()].sort((one, other) => other.at_s - one.at_s || other.number - one.number).filter(chapter => !search || sentence(chapter).includes(search))
   keep($('story'), chapters, chapter => chapter.number, chapter => element('li', {data: {kind: chapter.kind}},
     element('time', {textContent: clock(chapter.at_s)}), element('span')), (row, chapter) => say(row.lastChild, sentence(chapter)))
 }

@@ -5,7 +5,7 @@ const CHAPTERS = 200
 
 export const state = {
   atS: 0, model: '', version: '', engines: new Map(), loads: {}, peers: {}, phases: {}, columns: [], history: [],
-  story: new Map(), live: [], ended: [],
+  story: new Map(), live: [], ended: [], silent: [],
 }
 
 export function take(event) {
@@ -34,6 +34,7 @@ export function take(event) {
   Object.assign(state.loads, event.loads)
   Object.assign(state.peers, event.peers)
   state.phases = event.phases
+  state.silent = event.silent
   for (const chapter of event.story) state.story.set(chapter.number, chapter)
   while (state.story.size > CHAPTERS) state.story.delete(state.story.keys().next().value)
 }

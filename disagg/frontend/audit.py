@@ -1,0 +1,52 @@
+"""What operators and clients did to a deployment, beside asking it: who, what, when, from where, and what came of it.
+
+Way:   app.py, around the handler of an action -> [Audit] -> a line of JSON in the frontend's log, under the name
+       `audit`; `disagg events`
+In:    an exchange whose key was checked. Who has no right to act is not told here: refusals are counted, so that nobody
+       fills the log
+Out:   of who: the name of the key, never the key
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from disagg.errors import RequestError
+from disagg.frontend.exchange import Exchange
+from disagg.visible import one_line
+
+log = logging.getLogger("audit")
+
+SHOWN_CHARACTERS = 200
+DONE = "done"
+
+
+class Audit:
+    """`tell`: (who, what came of it), for the story."""
+
+    def __init__(self, tell: Callable[[str, str], None]) -> None:
+        self._tell = tell
+
+    @contextmanager
+    def action(self, exchange: Exchange, who: str) -> Iterator[None]:
+        """Around the handler, which may say in `exchange.action` what is done; empty: nothing is."""
+        result = "it failed"
+        try:
+            yield
+            result = DONE
+        except RequestError as error:
+            result = error.code
+            raise
+        finally:
+            what = f"{exchange.method} {exchange.path}" if exchange.action is None else exchange.action
+            if what:
+                self._say(who, one_line(what[:SHOWN_CHARACTERS]), result, exchange.call.client)
+
+    def _say(self, who: str, what: str, result: str, client: str | None) -> None:
+        at = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+        log.info("%s", json.dumps({"at": at, "who": who, "from": client, "what": what, "result": result}))
+        self._tell(who, what if result == DONE else f"{what} ({result})")

@@ -1,0 +1,181 @@
+"""The page of any frontend tells of the requests of all: rates added, lists merged, and who does not answer."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+import pytest
+from many_engines import ManyEngines
+from scripted import until
+from test_page_feed import Listing, events_of, feed_tasks, request
+
+from disagg.frontend.page import feed as module
+from disagg.frontend.page import others as others_module
+from disagg.frontend.page.feed import Feed, Viewer
+from disagg.frontend.page.others import Part
+from disagg.frontend.page.story import CHAPTERS, Story
+from disagg.routing.connections import Connections
+
+FRONTENDS, RANKS = 4, 1000
+TICK_MS_MAX = 150  # of CPU, on a busy machine
+PART_BYTES_MAX = 150_000
+
+
+class Beside:
+    """Frontends as they ask each other, without the way there. `away`: who does not answer."""
+
+    def __init__(self, count: int, connections: Connections | None = None) -> None:
+        self.listings: list[Any] = [Listing() for _ in range(count)]
+        self.feeds = [Feed("m", listing, connections or Connections(b"")) for listing in self.listings]
+        self.away: set[int] = set()
+        self.bytes = 0
+        for number, feed in enumerate(self.feeds):
+            feed.look_at(lambda owners, _limit_s, asker=number: self._parts(asker, owners))
+
+    async def _parts(self, asker: int, owners: Sequence[bytes | None]) -> dict[int, Part | None]:
+        found: dict[int, Part | None] = {}
+        for number, feed in enumerate(self.feeds):
+            if number != asker:
+                sent = msgspec.msgpack.encode(feed.part(owners)) if number not in self.away else None
+                self.bytes = max(self.bytes, len(sent or b""))
+                found[number] = msgspec.msgpack.decode(sent, type=Part) if sent else None
+        return found
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "TICK_S", 0.02)
+    monkeypatch.setattr(module, "WATCHED_S", 0.3)
+    monkeypatch.setattr(others_module, "SILENT_S", 0.2)
+
+
+async def told(viewer: Viewer, condition: Any) -> tuple[Any, Any]:
+    """The first tick, with its lists, of which that holds."""
+    async with asyncio.timeout(20):
+        while True:
+            tick, lists = events_of(await viewer.next())
+            if condition(tick, lists):
+                return tick, lists
+
+
+def ids(lists: Any, name: str = "live") -> list[str]:
+    return [each["id"] for each in lists[name]]
+
+
+async def test_requests_rates_and_phases_are_of_all() -> None:
+    beside = Beside(3)
+    with beside.feeds[0].viewer(None) as viewer, beside.feeds[0].viewer(b"A") as of_a:
+        await told(viewer, lambda *_: all(feed._ticking for feed in beside.feeds))
+        now_s = time.monotonic()
+        for number, listing in enumerate(beside.listings):
+            for owner in (b"A", b"B"):
+                live = request(f"{number}{owner.decode()}", 10, owner)
+                live.received_at_s = now_s - 10 + number
+                live.timeline["first_token"] = now_s - 10 + number + 0.1 * (number + 1)
+                listing.live[live.id] = live
+        tick, lists = await told(viewer, lambda tick, _: tick["type"] == "tick" and tick["sample"][5] == 6)
+        assert ids(lists) == ["0A", "0B", "1A", "1B", "2A", "2B"]
+        assert tick["phases"] == {"decoding": 6}
+        _, lists = await told(of_a, lambda _, lists: len(lists["live"]) == 3)
+        assert ids(lists) == ["0A", "1A", "2A"]
+        seen = [sample for sample in beside.feeds[0]._history if sample.ttft_ms_p99 is not None]
+        assert max(sample.ttft_ms_p99 or 0 for sample in seen) == pytest.approx(300)
+
+        ends = []
+        for number in (1, 0, 2):
+            ended = beside.listings[number].live.pop(f"{number}A")
+            ended.timeline["finish"] = time.monotonic()
+            beside.listings[number]._ended = [ended.remembered()]
+            ends.append(ended.id)
+            await asyncio.sleep(0.05)
+        _, lists = await told(viewer, lambda _, lists: len(lists["ended"]) == 3)
+        assert ids(lists, "ended") == ends[::-1]
+
+
+async def test_tokens_of_a_rank_are_those_of_all() -> None:
+    connections = ManyEngines(16)
+    beside = Beside(2, connections)
+    record = next(each for each in connections.records.values() if each.role == "decode")
+    with beside.feeds[0].viewer(None) as viewer:
+        await told(viewer, lambda *_: all(feed._ticking for feed in beside.feeds))
+        for number, listing in enumerate(beside.listings):
+            live = request(str(number), 100)
+            live.facts.decode = live.facts.decode._replace(life=record.life, dp_rank=3)  # type: ignore[union-attr]
+            listing.live[live.id] = live
+        rates = []
+        for _ in range(20):
+            tick, _ = events_of(await viewer.next())
+            rates += [load[2] for load in tick["loads"][record.id][3:4] if load[2]]
+        assert len(rates) == 2  # each told for one tick, or both in the same
+        assert sum(rates) > 0
+
+
+async def test_one_that_does_not_answer_is_told_and_comes_back() -> None:
+    beside = Beside(3)
+    for number, listing in enumerate(beside.listings):
+        listing.live[str(number)] = request(str(number), 1)
+    with beside.feeds[0].viewer(None) as viewer:
+        await told(viewer, lambda _, lists: len(lists["live"]) == 3)
+        beside.away = {2}
+        tick, lists = await told(viewer, lambda tick, _: tick["silent"])
+        assert (tick["silent"], ids(lists)) == ([2], ["0", "1"])
+        with beside.feeds[0].viewer(None) as another:
+            snapshot, _ = events_of(await another.next())
+            assert snapshot["silent"] == [2]
+        beside.away = set()
+        tick, lists = await told(viewer, lambda tick, lists: not tick["silent"] and len(lists["live"]) == 3)
+
+
+async def test_what_nobody_asks_for_any_more_is_counted_no_longer() -> None:
+    beside = Beside(2)
+    with beside.feeds[0].viewer(None) as viewer:
+        await told(viewer, lambda *_: len(feed_tasks()) == 2)
+    await until(lambda: feed_tasks() == [])
+    assert not beside.feeds[1]._meter.is_on
+    with beside.feeds[1].viewer(None) as viewer:  # one ended by itself, and begins anew
+        await told(viewer, lambda tick, _: tick["type"] == "tick")
+
+
+async def test_lost_tries_of_others_are_told_once_and_not_back() -> None:
+    one, other = Story({}), Story({})
+    one.tell("moved", ["decode-0#1"], 1.0)
+    other.hear(1, one.lost_tries)
+    other.hear(1, one.lost_tries)
+    assert [(each.kind, each.frontend, each.count) for each in other.changes()] == [("moved", 1, 1)]
+    one.tell("moved", ["decode-0#1"], 1.5)
+    other.tell("moved", ["decode-0#1"], 1.5)  # its own is a chapter of its own
+    other.hear(1, one.lost_tries)
+    assert sorted((each.frontend is None, each.count) for each in other.changes()) == [(False, 2), (True, 1)]
+    assert len(other.chapters) == 2
+    assert [each.frontend for each in other.lost_tries] == [None]
+    for number in range(3 * CHAPTERS):
+        one.tell("retried", [f"decode-{number}"], 10.0 * number)
+        other.hear(1, one.lost_tries)
+    assert len(other._of_others) == CHAPTERS
+    assert len(other.chapters) == CHAPTERS
+
+
+async def test_four_frontends_of_a_thousand_ranks_are_bounded_work() -> None:
+    connections = ManyEngines(RANKS)
+    beside = Beside(FRONTENDS, connections)
+    lives = [record.life for record in connections.records.values()]
+    with beside.feeds[0].viewer(None) as viewer:
+        await told(viewer, lambda *_: all(feed._ticking for feed in beside.feeds))
+        for number, listing in enumerate(beside.listings):
+            for index in range(RANKS):
+                live = request(f"{number}-{index}", 10)
+                assert live.facts.decode is not None
+                live.facts.decode = live.facts.decode._replace(life=lives[index // 8], dp_rank=index % 8)
+                live.facts.prefill = live.facts.decode
+                listing.live[live.id] = live
+        began_s, number = time.process_time(), beside.feeds[0].number
+        while beside.feeds[0].number < number + 10:
+            await viewer.next()
+        spent_ms = (time.process_time() - began_s) * 1e3 / 10
+    print(f"{FRONTENDS} frontends of {RANKS} ranks: {spent_ms:.0f} ms CPU a second in all, {beside.bytes} bytes a part")
+    assert spent_ms < FRONTENDS * TICK_MS_MAX
+    assert 20_000 < beside.bytes < PART_BYTES_MAX
