@@ -84,11 +84,14 @@ def _of_config(config: str, sets: list[str] | tuple[str, ...], secret_file: Path
     from disagg.cli.listing import store_of
     from disagg.cluster.elsewhere import secret_of
     from disagg.config.find import find_config
-    from disagg.load import load_config
+    from disagg.load import load_config, secret_variables
     from disagg.registry.keys import Keys
     from disagg.registry.shared import Shared
 
-    deployment: Deployment = load_config(find_config(config), sets)
+    file = find_config(config)
+    deployment: Deployment = load_config(file, sets)
+    for name in secret_variables(file, sets):  # frontends would inherit them
+        os.environ.pop(name, None)
     shared = Shared(store_of(config, deployment.registry), Keys(deployment.namespace, deployment.name))
     secret = None if secret_file is not None else secret_of(deployment)
     return shared, secret or _secret(secret_file, shared)
@@ -100,7 +103,7 @@ def _secret(file: Path | None, shared: Shared) -> Secret:
 
     where = f"${OPERATORS_SECRET}" if file is None else str(file)
     try:
-        text = os.environ.get(OPERATORS_SECRET, "") if file is None else file.read_text().strip()
+        text = os.environ.pop(OPERATORS_SECRET, "") if file is None else file.read_text().strip()
     except (OSError, UnicodeDecodeError) as error:
         raise StartError(where, f"cannot be read: {error}", "name the file with security.secret") from None
     if not text:
