@@ -68,7 +68,7 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
     more = {
         "DISAGG_SECRET": secrets.token_hex(32),
         "RAY_gcs_storage": "rocksdb",  # so that a head that comes back knows what it knew
-        "RAY_gcs_storage_path": "/tmp/ray/gcs",
+        "RAY_gcs_storage_path": "/dev/shm/gcs",
     }
     with ExitStack() as stack:
         on = stack.enter_context(cluster(2, cpus=1, more=more, beside=2))
