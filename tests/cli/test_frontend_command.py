@@ -63,7 +63,7 @@ def test_a_configuration_says_it_all(begun: list[Wanted], tmp_path: Path) -> Non
     assert begun[0].shared == Shared(FileAt("/registry"), Keys("prod", "chat"))
     assert begun[0].secret.plane == Secret(SECRET, Keys("prod", "chat")).plane
     config.write_text(pair)
-    with pytest.raises(ConfigError, match="kind memory is in):
+    with pytest.raises(ConfigError, match="kind memory is in"):
         run(str(config), secret=SECRET)
 
 

@@ -11,11 +11,12 @@ import json
 import os
 import secrets
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,7 @@ class Scene:
     store: Node
     far: Node
     endpoints: str
+    started: list[subprocess.Popen[bytes]] = field(default_factory=list)  # end with their nodes
 
     def listed(self) -> dict[str, Any]:
         """As somebody beside etcd sees it."""
@@ -70,7 +72,9 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
         "RAY_gcs_storage": "rocksdb",  # so that a head that comes back knows what it knew
         "RAY_gcs_storage_path": "/dev/shm/gcs",
     }
+    started: list[subprocess.Popen[bytes]] = []
     with ExitStack() as stack:
+        stack.callback(lambda: [each.wait() for each in started])
         on = stack.enter_context(cluster(2, cpus=1, more=more, beside=2))
         store, far = on.beside
         members = stack.enter_context(etcd(folder, members=3, host=store.address, within=store.command()))
@@ -81,7 +85,7 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
         away = stack.enter_context(
             running(far, on.environment, "frontend", "--registry", f"etcd:{endpoints}", "--deployment", "losses")
         )
-        made = Scene(on, home, away, store, far, endpoints)
+        made = Scene(on, home, away, store, far, endpoints, started)
         assert {e["node"] for e in home.get("/disagg/status")["engines"]} == {node.address for node in on.nodes}
         yield made
 
@@ -200,6 +204,7 @@ def test_the_ray_head_is_killed_and_comes_back(scene: Scene, tmp_path: Path) -> 
     print(f"pause {pause_s:.1f} s, slowest while there is none {slowest_s:.1f} s")
     assert scene.home.all_ready()
     again = head.start(*command, log=tmp_path / "gcs.log", environment=environment)
+    scene.started.append(again)
     before = scene.engine_on(head)
     os.kill(before["pids"]["host"], signal.SIGKILL)
     back_s = wait_until(
