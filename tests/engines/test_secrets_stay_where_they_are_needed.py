@@ -13,7 +13,7 @@ from pathlib import Path
 import httpx
 import psutil
 import pytest
-from deployment import Deployment, end, launch
+from deployment import READY_S, Deployment, end, launch
 from listeners import kind_of, open_in, told
 from streams import wait_until
 
@@ -42,7 +42,7 @@ def guarded() -> Iterator[Deployment]:
     environment = KEYS | {"DISAGG_API_KEY": OWN_KEY}
     deployment = launch("configs/simulated.yaml", *SETS, environment=environment)
     try:
-        wait_until(lambda: deployment.is_ready() and "serving smollm2" in deployment.log.read_text(), 120)
+        wait_until(lambda: deployment.is_ready() and "serving smollm2" in deployment.log.read_text(), READY_S)
         body = {"model": "smollm2", "prompt": [5, 6, 7], "max_tokens": 3}
         answer = httpx.post(f"{deployment.url}/v1/completions", json=body, headers=ADMIN, trust_env=False)
         assert answer.status_code == 200
