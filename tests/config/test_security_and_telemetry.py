@@ -125,6 +125,8 @@ def test_an_origin_that_would_never_fit_is_refused(origin: str, would_do: str) -
         (f"frontend: {{host: 0.0.0.0}}\nsecurity: {{api_keys: [{KEY}]}}", "set security.admin_keys"),
         (f"frontend: {{host: 0.0.0.0}}\nsecurity: {{api_keys: [{KEY}], admin_keys: [{ADMIN}]}}", None),
         ("frontend: {host: localhost}", None),
+        ("frontend: {host: 0.0.0.0}\nsecurity: {insecure: true}", None),
+        ("frontend: {host: 0.0.0.0}\nsecurity: {keys_file: /keys.yaml}", None),
     ],
 )
 def test_an_open_door_is_told(yaml: str, said: str | None) -> None:
