@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from disagg.config.frontend import FrontendSection, page_origins
 from disagg.config.tls import TlsSection
 from disagg.config.traces import HEADERS_VARIABLE
 from disagg.errors import ConfigError
-from disagg.load import parse_config
+from disagg.load import parse_config, secret_variables
 from disagg.planning.plan import resolve, shown_environment
 from disagg.preflight.api import check_warnings
 
@@ -229,3 +231,18 @@ def test_tls_makes_the_url_https() -> None:
     assert frontend.base_url == "https://[::1]:1/v1"
     with pytest.raises(ConfigError, match=r"frontend\.tls\.key"):
         parse_config(PAIR + "frontend: {tls: {cert: a.pem}}")
+
+
+def test_variables_that_secrets_come_from_are_known_by_name(tmp_path: Path) -> None:
+    """And no others: `disagg serve` takes them out of the environment that all it starts inherits."""
+    base = tmp_path / "base.yaml"
+    base.write_text(
+        PAIR + 'security: {api_keys: ["${env:BARE}", {key: "${env:TEAM:-a-default-0123456789}", name: a}]}\n'
+    )
+    file = tmp_path / "file.yaml"
+    file.write_text(
+        "extends: ./base.yaml\nregistry: {kind: etcd, endpoints: [a:1], user: root, password: '${env:ETCD}'}\n"
+        "model: {name: '${env:NAME}'}\n"
+    )
+    sets = ['security.admin_keys=["${env:ADMIN}"]', "telemetry.traces.headers.x=Bearer ${env:TOKEN}"]
+    assert secret_variables(file, sets) == {"BARE", "TEAM", "ETCD", "ADMIN", "TOKEN"}
