@@ -22,6 +22,13 @@ from disagg.roles import Role
 KV_FULL = 0.95
 FAILED = 0.01  # of all requests
 LAG_S = 1.0
+# Reasons of the HTTP layer's refusals that tell of too little room, or of an attack.
+FULL = {
+    "connections_full": "frontend.connections_max were open, and none was idle",
+    "connections_evicted": "frontend.connections_max were open, and the longest idle one had to go",
+    "open_files": "no more files may be open (ulimit -n)",
+    "unsent_full": "clients together did not take 256 MiB of answers",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,6 +181,14 @@ def _requests_that_fail(seen: Seen) -> Iterator[Complaint]:
         )
 
 
+def _refusals(seen: Seen) -> Iterator[Complaint]:
+    """For want of room; what was wrong is its sender's."""
+    for labels, count in seen.of("disagg_refused_total").items():
+        reason = dict(labels)["reason"]
+        if count and reason in FULL:
+            yield Complaint(f"{count:.0f} connections were refused or closed: {FULL[reason]}", "docs/limits.md, Sum")
+
+
 def _caches(seen: Seen) -> Iterator[Complaint]:
     for engine in seen.engines:
         if engine["switched_off"]:
@@ -201,5 +216,6 @@ RULES: tuple[Callable[[Seen], Iterator[Complaint]], ...] = (
     _requests_that_fail,
     _full_ranks,
     _slow_lanes,
+    _refusals,
     _caches,
 )
