@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -166,7 +167,9 @@ def _requests_that_wait(seen: Seen) -> Iterator[Complaint]:
 
 
 def _requests_that_fail(seen: Seen) -> Iterator[Complaint]:
-    ended = {dict(labels)["phase"]: count for labels, count in seen.of("disagg_requests_total").items()}
+    ended: Counter[str] = Counter()  # over models, and frontends
+    for labels, count in seen.of("disagg_requests_total").items():
+        ended[dict(labels)["phase"]] += int(count)
     failed, every = ended.get("failed", 0), sum(ended.values())
     if failed > FAILED * every:
         yield Complaint(

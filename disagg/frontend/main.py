@@ -176,6 +176,7 @@ def _service(spec: FrontendSpec, part: _Part, control: ControlClient, ours: _Our
         coordinator=part.coordinator,
         control=control,
         number=spec.number,
+        has_peers=spec.has_peers,
         refusals=ours.refusals,
         generates=part.model.generates,
         embeds=part.model.embeds,
