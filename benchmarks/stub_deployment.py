@@ -25,7 +25,7 @@ from disagg.cluster.ports import free_port
 from disagg.coordinator.limits import Limits
 from disagg.freed_memory import keep_freed_memory
 from disagg.frontend.readers import PROGRAM, READ_S, Order
-from disagg.frontend.spec import FrontendSpec, ModelSpec
+from disagg.frontend.spec import FrontendSpec, ModelSpec, TracesSpec
 from disagg.host_spec import SECRET_VARIABLE, TextSpec
 from disagg.plane.server import PlaneServer
 from disagg.policy_names import DEFAULT
@@ -61,6 +61,7 @@ async def stub_deployment(
     context_tokens: int = FACTS.context_length,
     others: Sequence[tuple[EngineRecord, Sequence[str]]] = (),
     policy: str = DEFAULT,
+    traces: TracesSpec | None = None,
     **front: Any,
 ) -> AsyncIterator[StubDeployment]:
     """By the default policy, which looks at KV blocks, as where the YAML says no more. Its engines tell nothing
@@ -88,6 +89,7 @@ async def stub_deployment(
         number=0,
         stop_s=1.0,
         limits=Limits(),
+        traces=traces,
     )
     frontend = FrontendProcess(spec, environment)
     numbered = [(role, number) for role in (Role.PREFILL, Role.DECODE) for number in range(engines_a_role)]

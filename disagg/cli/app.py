@@ -103,10 +103,14 @@ def serve(
     host: Annotated[str | None, typer.Option("--host", help="Instead of frontend.host.")] = None,
     port: Annotated[int | None, typer.Option("--port", help="Instead of frontend.port.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the resolved plan and stop.")] = False,
+    insecure: Annotated[
+        bool, typer.Option("--insecure", help="That others reach it without keys is meant: do not warn.")
+    ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="Do not say what to try first, nor what goes on.")] = False,
 ) -> None:
     """Serve a deployment until Ctrl-C or SIGTERM."""
     short = {"model.path": model, "frontend.host": host, "frontend.port": port}
+    short |= {"security.insecure": True} if insecure else {}
     sets = [*(sets or ()), *(f"{path}={json.dumps(value)}" for path, value in short.items() if value is not None)]
     if dry_run:
         show(config, look_at(config, sets))

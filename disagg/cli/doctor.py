@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -22,6 +23,13 @@ from disagg.roles import Role
 KV_FULL = 0.95
 FAILED = 0.01  # of all requests
 LAG_S = 1.0
+# Reasons of the HTTP layer's refusals that tell of too little room, or of an attack.
+FULL = {
+    "connections_full": "frontend.connections_max were open, and none was idle",
+    "connections_evicted": "frontend.connections_max were open, and the longest idle one had to go",
+    "open_files": "no more files may be open (ulimit -n)",
+    "unsent_full": "clients together did not take 256 MiB of answers",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +167,9 @@ def _requests_that_wait(seen: Seen) -> Iterator[Complaint]:
 
 
 def _requests_that_fail(seen: Seen) -> Iterator[Complaint]:
-    ended = {dict(labels)["phase"]: count for labels, count in seen.of("disagg_requests_total").items()}
+    ended: Counter[str] = Counter()  # over models, and frontends
+    for labels, count in seen.of("disagg_requests_total").items():
+        ended[dict(labels)["phase"]] += int(count)
     failed, every = ended.get("failed", 0), sum(ended.values())
     if failed > FAILED * every:
         yield Complaint(
@@ -172,6 +182,14 @@ def _requests_that_fail(seen: Seen) -> Iterator[Complaint]:
             f"{lost:.0f} tries of {every:.0f} requests lost a leg or were late",
             "docs/failures.md; disagg status --request ID",
         )
+
+
+def _refusals(seen: Seen) -> Iterator[Complaint]:
+    """For want of room; what was wrong is its sender's."""
+    for labels, count in seen.of("disagg_refused_total").items():
+        reason = dict(labels)["reason"]
+        if count and reason in FULL:
+            yield Complaint(f"{count:.0f} connections were refused or closed: {FULL[reason]}", "docs/limits.md, Sum")
 
 
 def _caches(seen: Seen) -> Iterator[Complaint]:
@@ -201,5 +219,6 @@ RULES: tuple[Callable[[Seen], Iterator[Complaint]], ...] = (
     _requests_that_fail,
     _full_ranks,
     _slow_lanes,
+    _refusals,
     _caches,
 )

@@ -50,6 +50,7 @@ def frontend(
     tls_cert: Annotated[str, typer.Option(help="Instead of frontend.tls.cert.")] = "",
     tls_key: Annotated[str, typer.Option(help="Instead of frontend.tls.key.")] = "",
     tls_client_ca: Annotated[str, typer.Option(help="Instead of frontend.tls.client_ca.")] = "",
+    keys_file: Annotated[str, typer.Option(help="Instead of security.keys_file.")] = "",
     secret_file: Annotated[
         Path | None, typer.Option(help=f"A file with security.secret of the deployment; default: ${OPERATORS_SECRET}.")
     ] = None,
@@ -73,7 +74,9 @@ def frontend(
         shared = Shared(store_at(registry), Keys(namespace, deployment))
         secret = _secret(secret_file, shared)
     by_name = dict(map(_model, models or ()))
-    said = OnHost(host, port, by_name, tls_cert=tls_cert, tls_key=tls_key, tls_client_ca=tls_client_ca)
+    said = OnHost(
+        host, port, by_name, tls_cert=tls_cert, tls_key=tls_key, tls_client_ca=tls_client_ca, keys_file=keys_file
+    )
     wanted = Wanted(shared, secret, count, peer_host, said)
     lines = log_to_stderr("[%(asctime)s] %(message)s")
     with stopping.farewell(lines.flush):

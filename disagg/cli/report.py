@@ -1,9 +1,10 @@
 """`disagg report`: one archive for a bug report, of a deployment that runs or of one that will not start.
 
 Way:   command line -> [report] =HTTP=> a frontend; this machine -> a .tar.gz
-Out:   versions, this machine, states, loads, metrics, complaints, timelines, engines' logs, the configuration. None of
-       these has prompts or answers, unless the YAML makes SGLang log its requests. Keys are left out: of the
-       configuration, of its environments, and the operator's own wherever it stands
+Out:   versions, this machine, states, loads, metrics, complaints, the last events, revisions with the configuration as
+       it is wanted now, timelines, engines' logs, a configuration that is named. None of these has prompts or answers,
+       unless the YAML makes SGLang log its requests. Keys are left out: of configurations, of their environments, and
+       the operator's own wherever it stands
 Fails: StartError when the archive cannot be written. What cannot be had is left out, and `missing.txt` says why
 """
 
@@ -25,17 +26,21 @@ from typing import Annotated, Any
 from urllib.parse import quote
 
 import typer
+import yaml
 
 from disagg.cli.check import Sets
 from disagg.cli.configs import names_like
 from disagg.cli.doctor import complaints_of, look
+from disagg.cli.events import sentence
+from disagg.cli.feed import Event, follow
 from disagg.cli.observe import KEY_VARIABLE, Url, ask
 from disagg.errors import ConfigError, DisaggError, StartError
 
 LINES = 2000  # of each engine's log
 TIMELINES_MAX = 100
 LEFT_OUT = "left out"
-_SECRET_NAME = re.compile(r"key|token|secret|passw|credential", re.IGNORECASE)
+_SECRET_NAME = re.compile(r"key|token|secret|passw|passphrase|credential|authori[sz]ation|cookie", re.IGNORECASE)
+_OF_A_USER = re.compile(r"(?<=://)[^/@\s]+:[^/@\s]*(?=@)")  # and password, in an address
 
 
 def report(
@@ -89,6 +94,8 @@ def gathered(
         missing.append(f"all of the deployment: {error}")
     else:
         files["status.json"] = _json(status)
+        add("events.txt", lambda: _story(url))
+        add("revisions.json", lambda: _json(_revisions(url)))
         add("loads.json", lambda: _json(ask(url, "/disagg/loads")))
         add("metrics.txt", lambda: str(ask(url, "/metrics")))
         add("doctor.txt", lambda: "".join(f"{each.what}\n    {each.would_do}\n" for each in complaints_of(look(url))))
@@ -100,6 +107,22 @@ def gathered(
         add(f"logs/{_as_file(engine['id'])}.txt", lambda where=where: str(ask(url, where, lines=LINES)))  # type: ignore[misc]
     key = os.environ.get(KEY_VARIABLE, "").strip()
     return ({name: text.replace(key, LEFT_OUT) for name, text in files.items()} if key else files), missing
+
+
+def _story(url: str | None) -> str:
+    """What happened, as `disagg events` has it."""
+    with follow(url) as coming:
+        story: list[Event] = next((event["story"] for event in coming if event["type"] == "snapshot"), [])
+    return "".join(f"{sentence(chapter)}\n" for chapter in story)
+
+
+def _revisions(url: str | None) -> Any:
+    """What the deployment was wanted to be, and what it is wanted to be now, without secrets."""
+    newest = max((each["number"] for each in ask(url, "/disagg/revisions")["revisions"]), default=0)
+    told = ask(url, "/disagg/revisions", show=newest)
+    for each in told["revisions"]:
+        each["config"] = without_secrets(yaml.safe_load(each.get("config", "")))  # pools' environments are in it
+    return told
 
 
 def _versions() -> str:
@@ -133,12 +156,15 @@ def _configuration(config: str, sets: list[str]) -> str:
 
 
 def without_secrets(tree: Any) -> Any:
-    """What stands under a name as API_TOKEN is left out, if it is text. The rest is as it was."""
+    """What stands under a name as API_TOKEN is left out, if it is text, and what is before a host in an address. The
+    rest is as it was."""
     if isinstance(tree, dict):
         return {
             name: LEFT_OUT if isinstance(value, str) and _SECRET_NAME.search(str(name)) else without_secrets(value)
             for name, value in tree.items()
         }
+    if isinstance(tree, str):
+        return _OF_A_USER.sub(LEFT_OUT, tree)
     return [without_secrets(each) for each in tree] if isinstance(tree, list) else tree
 
 

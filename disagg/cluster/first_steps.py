@@ -17,7 +17,7 @@ _KEY = ' -H "Authorization: Bearer $DISAGG_API_KEY"'
 def first_steps(plan: Plan) -> list[str]:
     """Lines that a shell takes as they are, but for the keys: those are in the YAML, and not told."""
     frontend, security = plan.frontend, plan.deployment.security
-    key = _KEY if security.api_keys else ""
+    key = _KEY if security.api_keys or security.keys_file else ""
     if any(not ROLES[engine.role].embeds for engine in plan.engines):
         messages = [{"role": "user", "content": "Say hello."}]
         path, body = "/chat/completions", {"model": plan.model.name, "messages": messages, "max_tokens": 30}

@@ -35,12 +35,12 @@ from disagg.cluster.frontend_process import Frontends
 from disagg.cluster.node_labels import labels_of
 from disagg.cluster.ports import hold
 from disagg.cluster.setting import OfModel, Setting
-from disagg.config.frontend import ApiKey, page_origins
+from disagg.config.frontend import page_origins
 from disagg.config.schema import Deployment
 from disagg.coordinator.limits import Limits
 from disagg.errors import ConfigError, StartError
 from disagg.folders import run_folder
-from disagg.frontend.key_limits import LimitedKey
+from disagg.frontend.key_sets import key_set
 from disagg.frontend.readers import PROGRAM, READ_S, Order
 from disagg.frontend.spec import FrontendSpec, ModelSpec, TracesSpec
 from disagg.frontend.tls import TlsSpec
@@ -322,6 +322,7 @@ def _frontend_spec(
     """`plan`: any model's; what it says is all models'."""
     deadlines, security = plan.deadlines, plan.deployment.security
     said = deadlines.model_dump() | plan.deployment.routing.model_dump()
+    keys = key_set(security)
     limits = Limits(**{each.name: said[each.name] for each in dataclasses.fields(Limits)})
     return FrontendSpec(
         registry=addresses.registry,
@@ -339,9 +340,10 @@ def _frontend_spec(
         limits=limits,
         policy=str(plan.deployment.routing.policy),
         simulated=plan.device == "simulated",
-        api_keys=tuple(each.key.get_secret_value() for each in security.api_keys if not each.is_metered),
-        limited_keys=tuple(_limited(each, index) for index, each in enumerate(security.api_keys) if each.is_metered),
-        admin_keys=tuple(key.get_secret_value() for key in security.admin_keys),
+        api_keys=keys.bare,
+        limited_keys=keys.limited,
+        admin_keys=keys.admin,
+        keys_file=security.keys_file or "",
         open_metrics=security.open_metrics,
         origins=page_origins(plan.frontend, security),
         origins_age_s=plan.frontend.cors.max_age_s,
@@ -349,17 +351,6 @@ def _frontend_spec(
         metric_aliases=tuple(dict.fromkeys(plan.deployment.telemetry.metric_aliases)),
         tls=TlsSpec(tls.cert, tls.key, tls.client_ca) if (tls := plan.frontend.tls) else None,
         traces=_traces(plan),
-    )
-
-
-def _limited(each: ApiKey, index: int) -> LimitedKey:
-    return LimitedKey(
-        key=each.key.get_secret_value(),
-        name=each.name_at(index),
-        requests_per_minute=each.requests_per_minute or 0,
-        tokens_per_minute=each.tokens_per_minute or 0,
-        concurrent=each.concurrent or 0,
-        models=each.models,
     )
 
 

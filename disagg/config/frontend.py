@@ -7,6 +7,7 @@ Fails: pydantic's ValidationError, as in schema.py
 from __future__ import annotations
 
 import re
+from datetime import UTC, date, datetime
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, field_validator, model_validator
@@ -81,6 +82,20 @@ Key = Annotated[SecretStr, Field(min_length=16, max_length=512), AfterValidator(
 KeyList = Annotated[tuple[Key, ...], BeforeValidator(lambda keys: tuple(keys) if isinstance(keys, list) else keys)]
 
 
+def _moment(said: Any) -> datetime:
+    """YAML reads 2027-01-31 as a date, and what has a time as that."""
+    if isinstance(said, str):
+        said = datetime.fromisoformat(said)
+    if isinstance(said, date) and not isinstance(said, datetime):
+        said = datetime(said.year, said.month, said.day, tzinfo=UTC)
+    if not isinstance(said, datetime):
+        raise ValueError("must be a moment, such as 2027-01-31T18:00:00Z, or a day")
+    return said if said.tzinfo else said.replace(tzinfo=UTC)
+
+
+Moment = Annotated[datetime, BeforeValidator(_moment, json_schema_input_type=str)]
+
+
 class ApiKey(Section):
     """A key of api_keys. Limits are those of each frontend process. A bare key has none, and no name."""
 
@@ -96,6 +111,8 @@ class ApiKey(Section):
     """Requests that run at once; one more gets 429."""
     models: Models = ()
     """What requests may name; an adapter is a name of its own, as NAME or MODEL:NAME. Default: all."""
+    expires: Moment | None = None
+    """From then on it opens nothing: 2027-01-31T18:00:00Z, or a day, whose beginning in UTC is meant."""
 
     @property
     def is_metered(self) -> bool:
@@ -131,8 +148,8 @@ def _keys_as_sections(keys: Any) -> Any:
 ApiKeys = Annotated[tuple[ApiKey, ...], BeforeValidator(_keys_as_sections, json_schema_input_type=list[str | ApiKey])]
 
 
-class Security(Section):
-    """Who may use the endpoint."""
+class KeyLists(Section):
+    """Of the YAML, or of security.keys_file."""
 
     api_keys: ApiKeys = ()
     """Each opens /v1 and /metrics, as `Authorization: Bearer KEY`; none: everybody may. From the environment:
@@ -140,12 +157,6 @@ class Security(Section):
     admin_keys: KeyList = ()
     """Each opens /disagg (status, logs, drain) too, and cancels every request; none: what an api_keys key opens, and
     drain and logs for this machine alone."""
-    open_metrics: bool = False
-    """/metrics needs no key."""
-    secret: Secret | None = None
-    """What frontends, engines and the controller prove to each other, 32 random bytes or more; default: one that each
-    start makes. With it, and a registry that is shared, `disagg frontend` on other hosts serves too. From the
-    environment: "${env:DISAGG_SECRET}"."""
 
     @model_validator(mode="after")
     def _no_key_is_both(self) -> Self:
@@ -161,9 +172,24 @@ class Security(Section):
         return self
 
 
+class Security(KeyLists):
+    """Who may use the endpoint."""
+
+    keys_file: Annotated[str, Field(min_length=1)] | None = None
+    """A YAML file on the node of `disagg serve` with more api_keys and admin_keys, taken up within 6 s of a change."""
+    open_metrics: bool = False
+    """/metrics needs no key."""
+    insecure: bool = False
+    """That everybody beyond this machine may use the endpoint is meant: no warning."""
+    secret: Secret | None = None
+    """What frontends, engines and the controller prove to each other, 32 random bytes or more; default: one that each
+    start makes. With it, and a registry that is shared, `disagg frontend` on other hosts serves too. From the
+    environment: "${env:DISAGG_SECRET}"."""
+
+
 def open_door(frontend: FrontendSection, security: Security) -> str:
     """What is open to whoever reaches a frontend that listens beyond this machine; "" where nothing is."""
-    if is_loopback_host(frontend.host) or security.api_keys:
+    if is_loopback_host(frontend.host) or security.api_keys or security.keys_file or security.insecure:
         return ""
     whom = "who reaches it may send requests" + (
         "" if security.admin_keys else ", and see the status of the deployment"
@@ -175,5 +201,5 @@ def page_origins(frontend: FrontendSection, security: Security) -> tuple[str, ..
     """`frontend.cors.origins`, or the default where it is not set."""
     if frontend.cors.origins is not None:
         return frontend.cors.origins
-    has_keys = security.api_keys or security.admin_keys
+    has_keys = security.api_keys or security.admin_keys or security.keys_file
     return (ANY_ORIGIN,) if is_loopback_host(frontend.host) and not has_keys else ()

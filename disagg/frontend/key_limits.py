@@ -33,7 +33,7 @@ Counts = dict[tuple[str | int, ...], int]
 
 
 class LimitedKey(msgspec.Struct, frozen=True, kw_only=True):
-    """0: no limit; no models: all."""
+    """0: no limit, or never; no models: all."""
 
     key: str
     name: str
@@ -41,6 +41,7 @@ class LimitedKey(msgspec.Struct, frozen=True, kw_only=True):
     tokens_per_minute: int = 0
     concurrent: int = 0
     models: tuple[str, ...] = ()
+    expires_s: float = 0.0  # wall clock
 
 
 class Bucket:
@@ -150,7 +151,16 @@ class Meter:
 
 class Meters:
     def __init__(self, keys: Iterable[LimitedKey] = (), now_s: Callable[[], float] = time.monotonic) -> None:
-        self._meters = {digest(key.key.encode()): Meter(key, now_s) for key in keys}
+        self._now_s = now_s
+        self._meters: dict[bytes, Meter] = {}
+        self.hold(keys)
+
+    def hold(self, keys: Iterable[LimitedKey]) -> None:
+        """These, and no others. One that is as it was goes on counting."""
+        before, self._meters = self._meters, {}
+        for key in keys:
+            known = before.get(owner := digest(key.key.encode()))
+            self._meters[owner] = known if known and known.key == key else Meter(key, self._now_s)
 
     def of(self, owner: bytes) -> Meter | None:
         """`owner`: the digest of a key that was checked."""

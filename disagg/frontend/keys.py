@@ -14,9 +14,11 @@ from __future__ import annotations
 import enum
 import hashlib
 import hmac
-from collections.abc import Iterable, Mapping
+import math
+import time
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import NoReturn
+from typing import NoReturn, Protocol
 
 from disagg.errors import BadRequest
 from disagg.frontend.exchange import Exchange
@@ -42,7 +44,19 @@ class Caller:
 
 
 NOBODY = Caller(b"")
-NO_NAMES: Mapping[str, str] = {}
+
+
+class Limited(Protocol):
+    """As much of a LimitedKey."""
+
+    @property
+    def key(self) -> str: ...
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def expires_s(self) -> float: ...
 
 
 class Keys:
@@ -54,13 +68,19 @@ class Keys:
         admin_keys: Iterable[str] = (),
         *,
         open_metrics: bool = False,
-        names: Mapping[str, str] = NO_NAMES,
     ) -> None:
-        """`names`: of keys that have one."""
-        self._names = {digest(key.encode()): name for key, name in names.items()}
+        self._open_metrics = open_metrics
+        self.hold(keys, (), admin_keys)
+
+    def hold(self, bare: Iterable[str], limited: Iterable[Limited], admin: Iterable[str]) -> None:
+        """These from now on, and no others."""
+        limited = list(limited)
+        keys = [*bare, *(each.key for each in limited)]
+        self._names = {digest(each.key.encode()): each.name for each in limited}
+        self._expires = {digest(each.key.encode()): each.expires_s for each in limited if each.expires_s}
         self._digests = [digest(key.encode()) for key in keys]  # of one length: nothing leaks by time
-        self._admin_digests = [digest(key.encode()) for key in admin_keys]
-        everybodys = {Right.HEALTH} | ({Right.METRICS} if open_metrics else set())
+        self._admin_digests = [digest(key.encode()) for key in admin]
+        everybodys = {Right.HEALTH} | ({Right.METRICS} if self._open_metrics else set())
         self._everybodys = everybodys if self._digests or self._admin_digests else everybodys | {Right.CLIENT}
 
     @property
@@ -81,6 +101,8 @@ class Keys:
             return NOBODY
         key = _key_of(exchange)
         is_admin, is_client = _is_one_of(key, self._admin_digests), _is_one_of(key, self._digests)
+        if is_client and self._expires.get(key, math.inf) <= time.time():
+            _refuse_key(exchange, "this API key has expired: ask for another one")
         if right in (Right.STATUS, Right.OPERATE):
             self._check_operator(exchange, right, is_admin, is_client)
         elif self._digests and not (is_admin or is_client):

@@ -31,6 +31,7 @@ from disagg.frontend.app import Frontend
 from disagg.frontend.engine_tokenizer import EngineTokenizer
 from disagg.frontend.http1 import Limits, Refusals
 from disagg.frontend.key_limits import Meters
+from disagg.frontend.key_sets import KeyFile, KeySet
 from disagg.frontend.keys import Keys
 from disagg.frontend.open_files import raise_limit
 from disagg.frontend.origins import Origins
@@ -89,6 +90,10 @@ async def serve(spec: FrontendSpec) -> None:
         (service, (given or _asking(spec, part))(partial(getattr, service, "served")))
         for service, part, given in zip(services, parts, own, strict=True)
     ]
+    keys = Keys(open_metrics=spec.open_metrics)
+    started = KeySet(spec.api_keys, spec.limited_keys, spec.admin_keys)
+    keys.hold(*started)
+    key_file = KeyFile(spec.keys_file, started, keys, ours.meters) if spec.keys_file else None
     headers = [(b"x-disagg-simulated", b"true")] if spec.simulated else []
     frontend = Frontend(
         *first,
@@ -96,12 +101,7 @@ async def serve(spec: FrontendSpec) -> None:
         limits=Limits(connections=spec.connections_max, held_bytes=spec.held_limit_bytes),
         refusals=ours.refusals,
         headers=headers,
-        keys=Keys(
-            [*spec.api_keys, *(each.key for each in spec.limited_keys)],
-            spec.admin_keys,
-            open_metrics=spec.open_metrics,
-            names={each.key: each.name for each in spec.limited_keys},
-        ),
+        keys=keys,
         meters=ours.meters,
         origins=Origins(spec.origins, spec.origins_age_s),
         peers=Peers(spec.number, secret, lambda: registry.frontends) if spec.has_peers else None,
@@ -128,6 +128,8 @@ async def serve(spec: FrontendSpec) -> None:
         task.add_done_callback(lambda _: over.set())
     beating = services if spec.says_what_goes_on else []
     pulses = [asyncio.create_task(service.pulse.beat(), name="say what goes on") for service in beating]
+    if key_file is not None:
+        pulses.append(asyncio.create_task(key_file.follow(), name="follow the file of keys"))
     await over.wait()
     for pulse in pulses:
         pulse.cancel()
@@ -173,6 +175,7 @@ def _service(spec: FrontendSpec, part: _Part, control: ControlClient, ours: _Our
         coordinator=part.coordinator,
         control=control,
         number=spec.number,
+        has_peers=spec.has_peers,
         refusals=ours.refusals,
         generates=part.model.generates,
         embeds=part.model.embeds,

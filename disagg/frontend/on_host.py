@@ -35,6 +35,7 @@ class OnHost:
     tls_cert: str = ""
     tls_key: str = ""
     tls_client_ca: str = ""
+    keys_file: str = ""
 
 
 def on_this_host(what: Published, said: OnHost, shared: Shared, peer_host: str, *, shares_port: bool) -> FrontendSpec:
@@ -45,7 +46,7 @@ def on_this_host(what: Published, said: OnHost, shared: Shared, peer_host: str, 
         names = ", ".join(model.name for model in spec.models)
         raise StartError("--model", f"{', '.join(unknown)} is no model of the deployment", f"it has {names}")
     is_open = not is_loopback_host(host)
-    if is_open and not (spec.api_keys or spec.limited_keys):
+    if is_open and not (spec.api_keys or spec.limited_keys or spec.keys_file):
         log.warning("%s is open beyond this machine, without keys: set security.api_keys of the deployment", host)
     return msgspec.structs.replace(
         spec,
@@ -57,6 +58,7 @@ def on_this_host(what: Published, said: OnHost, shared: Shared, peer_host: str, 
         models=tuple(model_here(model, said.models) for model in spec.models),
         folders=dict(said.models),
         tls=_tls(spec.tls, said),
+        keys_file=said.keys_file or spec.keys_file,
         origins=() if is_open and not what.origins_said else spec.origins,
     )
 

@@ -56,6 +56,7 @@ class Service:
         coordinator: Coordinator,
         control: ControlClient | None,
         number: int = 0,
+        has_peers: bool = False,
         refusals: Refusals | None = None,
         generates: bool = True,
         embeds: bool = False,
@@ -73,7 +74,9 @@ class Service:
         self._coordinator, self._control = coordinator, control
         self._served, self._served_with = Served(model_name), self._connections.adapters
         self._prefix = f"{number:0{NUMBER_DIGITS}x}"
-        self._metrics, self._tracer = FrontendMetrics(model_name, self._lane_of, metric_aliases), tracer
+        self._tracer = tracer
+        own_number = number if has_peers else None
+        self._metrics = FrontendMetrics(model_name, self._lane_of, metric_aliases, own_number)
         self._group = group
         name = f"frontend {number}" + f" {model_name}" * bool(group)
         self.pulse = Pulse(name, coordinator.live, lambda: coordinator.waiting)

@@ -68,6 +68,7 @@ class FrontendSpec(msgspec.Struct, frozen=True, kw_only=True):
     api_keys: tuple[str, ...] = ()  # keys travel on standard input alone
     admin_keys: tuple[str, ...] = ()
     limited_keys: tuple[LimitedKey, ...] = ()  # are API keys, too
+    keys_file: str = ""  # with more of all of these
     open_metrics: bool = False
     says_what_goes_on: bool = True  # in its log (telemetry/pulse.py)
     origins: tuple[str, ...] = ()  # of web pages that may read answers

@@ -8,7 +8,6 @@ Fails: StartError for files that cannot be used at the start. Later the old ones
 from __future__ import annotations
 
 import logging
-import os
 import ssl
 from typing import Any
 
@@ -16,6 +15,7 @@ import msgspec
 
 from disagg.config.tls import BadFiles, check_time, server_context
 from disagg.errors import StartError
+from disagg.frontend.file_stamps import stamps
 
 log = logging.getLogger(__name__)
 
@@ -74,13 +74,4 @@ class Tls:
 
     @staticmethod
     def _stamps(spec: TlsSpec) -> list[Any]:
-        """Of each file, what changes with it or with who may read it; also where it is reached by links, as Kubernetes'
-        secrets are."""
-        found: list[Any] = []
-        for file in filter(None, (spec.cert, spec.key, spec.client_ca)):
-            try:
-                now = os.stat(os.path.expanduser(file))
-                found.append((now.st_ctime_ns, now.st_size, now.st_ino, now.st_dev))
-            except OSError as error:
-                found.append(error.errno)
-        return found
+        return stamps(filter(None, (spec.cert, spec.key, spec.client_ca)))

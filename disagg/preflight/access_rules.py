@@ -1,4 +1,5 @@
-"""Warnings about an endpoint that anybody can reach. Not refusals, as some deployments want that.
+"""Warnings about an endpoint that anybody can reach. Not refusals, as some deployments want that: `security.insecure`
+says so.
 
 Way:   Subject -> [open_access_warnings] -> `disagg check`, and the log of `disagg serve`
 """
@@ -13,7 +14,7 @@ from disagg.preflight.subject import Subject
 
 def open_access_warnings(subject: Subject) -> Iterator[str]:
     host = str(subject.setting("frontend.host", "127.0.0.1"))
-    if is_loopback_host(host):
+    if is_loopback_host(host) or subject.setting("security.insecure") or subject.setting("security.keys_file"):
         return
     if not subject.setting("security.api_keys"):
         yield (

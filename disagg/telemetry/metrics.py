@@ -57,13 +57,15 @@ class Figures(msgspec.Struct, frozen=True):
     counts: dict[str, CountTold]
     durations: dict[str, DurationsTold]
     of_models: dict[str, Figures] = {}  # of several, by name; then there is nothing else
+    frontend: int | None = None  # its number, where there are several
 
 
 class FrontendMetrics:
     """What a frontend counts of its requests, and what it asks the routing for when it is scraped. Times in seconds.
 
     `ended` is called at each request's end; `up_to_date` gives what Prometheus reads. `model`: as clients say it;
-    `lane_of`: an engine's id -> the lane that its KV goes by; `aliases`: other servers' names to tell it by, too.
+    `lane_of`: an engine's id -> the lane that its KV goes by; `aliases`: other servers' names to tell it by, too;
+    `frontend`: this one's number, where there are several.
     """
 
     def __init__(
@@ -71,8 +73,9 @@ class FrontendMetrics:
         model: str = "",
         lane_of: Callable[[str], str] = lambda _engine: "",
         aliases: Sequence[str] = (),
+        frontend: int | None = None,
     ) -> None:
-        self._lane_of = lane_of
+        self._lane_of, self._frontend = lane_of, frontend
         self._late: deque[tuple[float, Facts, dict[str, float]]] = deque()
         self._counted: dict[str, int] = {}  # live request -> tokens of it that are in `made`
         self._registry, of_rank = CollectorRegistry(), ("engine", "dp_rank")
@@ -227,7 +230,8 @@ class FrontendMetrics:
         for name, by_labels in told.items():
             self._counts[name].by_labels.update(by_labels)
         counts = {name: count.own for name, count in self._counts.items()}
-        return Figures(dict(now), counts, {name: each.own for name, each in self._durations.items()})
+        durations = {name: each.own for name, each in self._durations.items()}
+        return Figures(dict(now), counts, durations, frontend=self._frontend)
 
     def up_to_date(
         self,
@@ -241,9 +245,9 @@ class FrontendMetrics:
         deployment's; `granted`, `caches`: (engine id, dp rank) -> those of GRANTED and CACHES."""
         every = [own, *others]
         for name, count in self._counts.items():
-            count.told = [told for each in every for told in each.counts.get(name, ())]
+            count.told = [(each.frontend, each.counts[name]) for each in every if name in each.counts]
         for name, durations in self._durations.items():
-            durations.told = [each.durations[name] for each in every if name in each.durations]
+            durations.told = [(each.frontend, each.durations[name]) for each in every if name in each.durations]
         for gauges, of_ranks in ((self._granted, granted), (self._caches, caches)):
             for index, gauge in enumerate(gauges):
                 gauge.clear()

@@ -2,7 +2,8 @@
 library's own way to each costs more than counting.
 
 Way:   FrontendMetrics -> [Count, Durations] -> prometheus_client, at each GET /metrics
-Owns:  the numbers of this process, in one thread: the event loop's. `collect` tells `told`: these, and other frontends'
+Owns:  the numbers of this process, in one thread: the event loop's. `collect` tells `told`: these, and those of
+       other frontends, each by its number where there are several: added up, a sum would fall when one begins anew
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ from disagg.telemetry.bounds import FINE
 NONE: Mapping[str, str] = MappingProxyType({})
 CountTold = list[tuple[tuple[str | int, ...], int]]
 DurationsTold = tuple[list[int], float]  # requests by bucket, and seconds in all
+FRONTEND = "frontend"  # the label
+Frontend = int | None  # its number; None: there is one alone, and no such label
 
 
 class Count(Collector):
@@ -30,7 +33,7 @@ class Count(Collector):
     def __init__(self, registry: CollectorRegistry, name: str, text: str, *labels: str) -> None:
         self._name, self._text, self._labels = name, text, labels
         self.by_labels: defaultdict[tuple[str | int, ...], int] = defaultdict(int)
-        self.told: CountTold = []
+        self.told: list[tuple[Frontend, CountTold]] = []
         registry.register(self)
 
     @property
@@ -39,16 +42,20 @@ class Count(Collector):
 
     @property
     def sums(self) -> dict[tuple[str | int, ...], int]:
-        """What is told, by labels."""
+        """What all frontends tell, by labels."""
         sums: defaultdict[tuple[str | int, ...], int] = defaultdict(int)
-        for labels, count in self.told:
-            sums[labels] += count
+        for _, told in self.told:
+            for labels, count in told:
+                sums[labels] += count
         return sums
 
     def collect(self) -> Iterator[Metric]:
-        family = CounterMetricFamily(self._name, self._text, labels=self._labels)
-        for labels, count in self.sums.items():
-            family.add_metric([str(label) for label in labels], count)
+        has_several = any(frontend is not None for frontend, _ in self.told)
+        more = (FRONTEND,) if has_several else ()
+        family = CounterMetricFamily(self._name, self._text, labels=(*self._labels, *more))
+        for frontend, told in self.told:
+            for labels, count in told:
+                family.add_metric([*map(str, labels), *([str(frontend)] if has_several else [])], count)
         yield family
 
 
@@ -60,7 +67,7 @@ class Durations(Collector):
         self._name, self._text, self._shown_s, self._bounds_s = name, text, bounds_s, FINE
         self._counts = [0] * (len(FINE) + 1)
         self._sum_s = 0.0
-        self.told: list[DurationsTold] = [self.own]
+        self.told: list[tuple[Frontend, DurationsTold]] = [(None, self.own)]
         registry.register(self)
 
     @property
@@ -72,13 +79,23 @@ class Durations(Collector):
         self._sum_s += seconds
 
     def collect(self) -> Iterator[Metric]:
-        yield self.family(self._name, self._text, self._shown_s)
+        has_several = any(frontend is not None for frontend, _ in self.told)
+        family = HistogramMetricFamily(self._name, self._text, labels=[FRONTEND] if has_several else [])
+        for frontend, told in self.told:
+            _add(family, [str(frontend)] if has_several else [], [told], self._shown_s)
+        yield family
 
     def family(self, name: str, text: str, bounds_s: Sequence[float], labels: Mapping[str, str] = NONE) -> Metric:
-        """What is told, by another name and with other buckets; each of `bounds_s` is one of FINE."""
+        """What all frontends tell, by another name and with other buckets; each of `bounds_s` is one of FINE."""
         family = HistogramMetricFamily(name, text, labels=list(labels))
-        counts = [sum(each) for each in zip(*(counts for counts, _ in self.told), strict=True)]
-        below = dict(zip([*FINE, float("inf")], accumulate(counts), strict=True))
-        buckets = [(str(float(bound)), below[bound]) for bound in bounds_s] + [("+Inf", below[float("inf")])]
-        family.add_metric(list(labels.values()), buckets, sum(sum_s for _, sum_s in self.told))
+        _add(family, list(labels.values()), [told for _, told in self.told], bounds_s)
         return family
+
+
+def _add(
+    family: HistogramMetricFamily, labels: Sequence[str], told: Sequence[DurationsTold], bounds_s: Sequence[float]
+) -> None:
+    counts = [sum(each) for each in zip(*(counts for counts, _ in told), strict=True)]
+    below = dict(zip([*FINE, float("inf")], accumulate(counts), strict=True))
+    buckets = [(str(float(bound)), below[bound]) for bound in bounds_s] + [("+Inf", below[float("inf")])]
+    family.add_metric(labels, buckets, sum(sum_s for _, sum_s in told))

@@ -108,6 +108,20 @@ def test_requests_that_fail_and_events_that_come_late() -> None:
     ]
 
 
+def test_room_that_was_lacking_and_not_what_senders_got_wrong() -> None:
+    metrics = 'disagg_refused_total{reason="%s"} 3\n'
+    assert said(metrics=metrics % "malformed_request") == []
+    assert said(metrics=metrics % "open_files") == [
+        "3 connections were refused or closed: no more files may be open (ulimit -n)"
+    ]
+
+
+def test_requests_of_all_frontends_count() -> None:
+    of_each = ((0, "failed", 10), (1, "failed", 0), (0, "finished", 0), (1, "finished", 90))
+    told = (f'disagg_requests_total{{frontend="{n}",phase="{phase}"}} {count}\n' for n, phase, count in of_each)
+    assert said(metrics="".join(told)) == ["10 of 100 requests failed since this frontend began"]
+
+
 @pytest.mark.parametrize(("restarts", "status"), [(0, 0), (1, 1)])
 def test_its_exit_status(restarts: int, status: int, monkeypatch: pytest.MonkeyPatch) -> None:
     every = [engine("prefill-0", restarts=restarts), engine("decode-0")]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import tarfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ import httpx
 import pytest
 from typer.testing import CliRunner
 
+from disagg.cli import report
 from disagg.cli.app import app
 from disagg.cli.report import without_secrets
 
@@ -23,7 +26,10 @@ STATUS = {
 ENGINE = dict(
     id="decode-0", role="decode", state="ready", incarnation=1, since=0.0, detail="", restarts=0, lane="", devices=""
 )
-KEY = "admin-key-0123456789"
+KEY, PASSWORD = "admin-key-0123456789", "a-password-of-somebody"
+REVISIONS = {
+    "revisions": [{"number": 1, "config": f"env:\n  proxy: http://me:{PASSWORD}@proxy:80\n  HF_TOKEN: {PASSWORD}\n"}]
+}
 
 
 class Frontend:
@@ -39,8 +45,16 @@ class Frontend:
             "/disagg/requests/00001234": httpx.Response(200, json={"phase": "decoding"}),
             "/disagg/requests/said": httpx.Response(404, json={"error": {"message": "no such request"}}),
         }
+        self.answers["/disagg/revisions"] = httpx.Response(200, json=REVISIONS)
+        chapter = {"number": 0, "at_s": 0.0, "kind": "dead", "subjects": ["decode-0"], "count": 1, "detail": ""}
+        self.snapshot = {"type": "snapshot", "story": [chapter]}
+        monkeypatch.setattr(report, "follow", self._follow)
         monkeypatch.delenv("DISAGG_URL", raising=False)
         monkeypatch.setattr(httpx, "request", self._request)
+
+    @contextmanager
+    def _follow(self, _url: str | None) -> Iterator[Iterator[dict[str, Any]]]:
+        yield iter([self.snapshot])
 
     def _request(self, _method: str, url: str, **_: Any) -> httpx.Response:
         try:
@@ -64,10 +78,13 @@ def test_what_is_in_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     files = read(out)
     assert set(files) == {
         "versions.txt", "machine.txt", "configuration.json", "status.json", "loads.json", "metrics.txt", "doctor.txt",
-        "requests/00001234.json", "logs/decode-0.txt", "missing.txt",
+        "events.txt", "revisions.json", "requests/00001234.json", "logs/decode-0.txt", "missing.txt",
     }  # fmt: skip
     assert "ray 2" in files["versions.txt"]
     assert "does not say its load" in files["doctor.txt"]
+    assert files["events.txt"].endswith("decode-0 died\n")
+    assert "proxy:80" in files["revisions.json"]
+    assert PASSWORD not in files["revisions.json"]
     assert "requests/said.json" in files["missing.txt"]
     assert files["logs/decode-0.txt"].startswith("a line\n")
     assert not any(KEY in text for text in files.values())

@@ -8,7 +8,7 @@ import msgspec
 
 from disagg.cluster.controller import Addresses
 from disagg.cluster.serve import _frontend_spec, _model_spec
-from disagg.frontend.spec import ModelSpec
+from disagg.frontend.spec import FrontendSpec, ModelSpec
 from disagg.load import parse_config
 from disagg.planning.plan import resolve
 from disagg.routing.cost.prior import Prior
@@ -24,6 +24,16 @@ def test_all_of_it() -> None:
     spec = _frontend_spec(resolve(parse_config(YAML + security + cors), "cpu"), HERE, ())
     assert (spec.api_keys, spec.admin_keys, spec.open_metrics) == ((KEY,), (ADMIN,), True)
     assert (spec.origins, spec.origins_age_s) == (("https://chat.example.org",), 7)
+
+
+def test_with_a_name_limits_an_end_and_a_file() -> None:
+    limited = f"{{key: {KEY}, name: a, concurrent: 3, expires: 2027-01-31}}"
+    security = f"security: {{api_keys: [{limited}], keys_file: /keys.yaml}}\n"
+    spec = _frontend_spec(resolve(parse_config(YAML + security), "cpu"), HERE, ())
+    (key,) = spec.limited_keys
+    assert (key.name, key.concurrent, key.expires_s) == ("a", 3, 1801353600.0)
+    assert (spec.keys_file, spec.origins) == ("/keys.yaml", ())
+    assert msgspec.json.decode(msgspec.json.encode(spec), type=FrontendSpec) == spec
 
 
 def test_by_default_nobody_needs_a_key_and_all_pages_may() -> None:

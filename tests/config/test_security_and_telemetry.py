@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from disagg.config.frontend import FrontendSection, page_origins
 from disagg.config.tls import TlsSection
 from disagg.config.traces import HEADERS_VARIABLE
 from disagg.errors import ConfigError
-from disagg.load import parse_config
+from disagg.load import parse_config, secret_variables
 from disagg.planning.plan import resolve, shown_environment
 from disagg.preflight.api import check_warnings
 
@@ -125,6 +127,8 @@ def test_an_origin_that_would_never_fit_is_refused(origin: str, would_do: str) -
         (f"frontend: {{host: 0.0.0.0}}\nsecurity: {{api_keys: [{KEY}]}}", "set security.admin_keys"),
         (f"frontend: {{host: 0.0.0.0}}\nsecurity: {{api_keys: [{KEY}], admin_keys: [{ADMIN}]}}", None),
         ("frontend: {host: localhost}", None),
+        ("frontend: {host: 0.0.0.0}\nsecurity: {insecure: true}", None),
+        ("frontend: {host: 0.0.0.0}\nsecurity: {keys_file: /keys.yaml}", None),
     ],
 )
 def test_an_open_door_is_told(yaml: str, said: str | None) -> None:
@@ -239,6 +243,21 @@ def test_engines_count_for_themselves_only_where_it_is_asked_for() -> None:
     assert [engine.engine["enable_metrics"] for engine in plan.engines] == [True, False]
     simulated = resolve(parse_config(PAIR + "telemetry: {engine_metrics: true}"), "simulated")
     assert not any("enable_metrics" in engine.engine for engine in simulated.engines)
+
+
+def test_variables_that_secrets_come_from_are_known_by_name(tmp_path: Path) -> None:
+    """And no others: `disagg serve` takes them out of the environment that all it starts inherits."""
+    base = tmp_path / "base.yaml"
+    base.write_text(
+        PAIR + 'security: {api_keys: ["${env:BARE}", {key: "${env:TEAM:-a-default-0123456789}", name: a}]}\n'
+    )
+    file = tmp_path / "file.yaml"
+    file.write_text(
+        "extends: ./base.yaml\nregistry: {kind: etcd, endpoints: [a:1], user: root, password: '${env:ETCD}'}\n"
+        "model: {name: '${env:NAME}'}\n"
+    )
+    sets = ['security.admin_keys=["${env:ADMIN}"]', "telemetry.traces.headers.x=Bearer ${env:TOKEN}"]
+    assert secret_variables(file, sets) == {"BARE", "TEAM", "ETCD", "ADMIN", "TOKEN"}
 
 
 SECRET = "0f1e2d3c4b5a6978" * 4

@@ -51,8 +51,9 @@ def _told(metrics: FrontendMetrics, *others: Figures) -> str:
     return generate_latest(metrics.up_to_date(metrics.figures({}, {}), others, {}, granted={}, caches={})).decode()
 
 
-def test_metrics_of_several_frontends_are_added() -> None:
-    here, there = FrontendMetrics(), FrontendMetrics()
+def test_metrics_of_several_frontends_are_told_by_frontend() -> None:
+    here = FrontendMetrics("m", frontend=0, aliases=["sglang"])
+    there = FrontendMetrics("m", frontend=1)
     for metrics in (here, there, there):
         of = request()
         of.timeline["first_token"] = of.received_at_s + 0.2
@@ -60,13 +61,25 @@ def test_metrics_of_several_frontends_are_added() -> None:
     figures = msgspec.msgpack.decode(msgspec.msgpack.encode(there.figures({"requests": 3}, {"late": 2})), type=Figures)
     own = here.figures({"requests": 1}, {"late": 1})
     text = generate_latest(here.up_to_date(own, [figures], {"engines": 5}, granted={}, caches={})).decode()
-    assert 'disagg_requests_total{phase="queued"} 3.0' in text
-    assert 'disagg_ttft_seconds_bucket{le="0.25"} 3.0' in text
-    assert "disagg_ttft_seconds_count 3.0" in text
-    assert 'disagg_refused_total{reason="late"} 3.0' in text
+    for frontend, count in ((0, 1.0), (1, 2.0)):
+        assert f'disagg_requests_total{{frontend="{frontend}",phase="queued"}} {count}' in text
+        assert f'disagg_ttft_seconds_bucket{{frontend="{frontend}",le="0.25"}} {count}' in text
+        assert f'disagg_ttft_seconds_count{{frontend="{frontend}"}} {count}' in text
+        assert f'disagg_refused_total{{frontend="{frontend}",reason="late"}} {count}' in text
     assert "\ndisagg_requests_live 4.0" in text
     assert "\ndisagg_engines 5.0" in text
-    assert 'disagg_requests_total{phase="queued"} 1.0' in _told(here)
+    assert 'sglang:time_to_first_token_seconds_count{model_name="m"} 3.0' in text
+    lone = _told(here)  # the other one does not answer: its series are away, and no sum has fallen
+    assert 'disagg_requests_total{frontend="0",phase="queued"} 1.0' in lone
+    assert 'frontend="1"' not in lone
+
+
+def test_one_frontend_alone_has_no_number() -> None:
+    metrics = FrontendMetrics()
+    metrics.ended(request())
+    text = _told(metrics)
+    assert 'disagg_requests_total{phase="queued"} 1.0' in text
+    assert "frontend=" not in text
 
 
 def test_metrics_tell_which_ranks_served_a_request_and_which_sent_its_kv() -> None:

@@ -218,6 +218,31 @@ def test_every_alert_has_a_case(folder: Path) -> None:
 
 
 @needs_promtool
+def test_a_frontend_that_begins_anew_makes_no_rate_jump(folder: Path) -> None:
+    """The dashboard's own expressions: one of two frontends has just been started again."""
+    counts = {"0": "0+60x40", "1": "0+60x20 0+60x20"}  # a request a second each
+    by_bucket = {"0.25": counts, "+Inf": counts}
+    series = [_series("disagg_requests_total", each, phase="finished", frontend=n) for n, each in counts.items()]
+    for le, of_each in by_bucket.items():
+        series += [_series("disagg_ttft_seconds_bucket", each, frontend=n, le=le) for n, each in of_each.items()]
+    panels = {panel["title"]: panel for panel in _dashboard(folder)["panels"]}
+    asked = []
+    for panel, labels, low, high in (("Ended", '{phase="finished"}', 1.5, 2.1), ("First token", "{}", 0.1, 0.25)):
+        expression = panels[panel]["targets"][0]["expr"].replace("$__rate_interval", "5m").replace("$job", "disagg")
+        is_right = f"({expression}) >= bool {low} and ({expression}) <= bool {high}"
+        asked += [
+            {"expr": is_right, "eval_time": f"{m}m", "exp_samples": [{"labels": labels, "value": 1}]}
+            for m in (20, 21, 23)
+        ]
+    test = {"interval": "1m", "input_series": series, "promql_expr_test": asked}
+    (folder / "test.yml").write_text(yaml.safe_dump({"evaluation_interval": "1m", "tests": [test]}))
+    done = subprocess.run(
+        [PROMTOOL, "test", "rules", "test.yml"], cwd=folder, capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@needs_promtool
 def test_alerts_come_when_they_should_and_only_then(folder: Path) -> None:
     """Each case alone: what fires after AT minutes of it, by Prometheus' own engine."""
     fired: dict[str, list[str]] = {}

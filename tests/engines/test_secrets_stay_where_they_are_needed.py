@@ -13,7 +13,7 @@ from pathlib import Path
 import httpx
 import psutil
 import pytest
-from deployment import Deployment, end, launch
+from deployment import READY_S, Deployment, end, launch
 from listeners import kind_of, open_in, told
 from streams import wait_until
 
@@ -34,15 +34,27 @@ SETS = (
     'telemetry.traces={endpoint: "http://127.0.0.1:9", headers: {authorization: "Bearer ${env:GUARD_TRACES_TOKEN}"}}',
 )
 ADMIN = {"authorization": f"Bearer {KEYS['GUARD_ADMIN_KEY']}"}
+OF_A_FILE, ANOTHER = "file-key-0123456789abcdef", "another-key-0123456789abcdef"
 OWN_KEY = "operators-own-0123456789abcdef"  # of the shell where it was started: another deployment's
 
 
 @pytest.fixture(scope="module")
-def guarded() -> Iterator[Deployment]:
+def key_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return _with_key(tmp_path_factory.mktemp("keys") / "keys.yaml", OF_A_FILE)
+
+
+def _with_key(path: Path, key: str) -> Path:
+    path.touch(0o600)
+    path.write_text(f"api_keys: [{key}]\n")
+    return path
+
+
+@pytest.fixture(scope="module")
+def guarded(key_file: Path) -> Iterator[Deployment]:
     environment = KEYS | {"DISAGG_API_KEY": OWN_KEY}
-    deployment = launch("configs/simulated.yaml", *SETS, environment=environment)
+    deployment = launch("configs/simulated.yaml", *SETS, f"security.keys_file={key_file}", environment=environment)
     try:
-        wait_until(lambda: deployment.is_ready() and "serving smollm2" in deployment.log.read_text(), 120)
+        wait_until(lambda: deployment.is_ready() and "serving smollm2" in deployment.log.read_text(), READY_S)
         body = {"model": "smollm2", "prompt": [5, 6, 7], "max_tokens": 3}
         answer = httpx.post(f"{deployment.url}/v1/completions", json=body, headers=ADMIN, trust_env=False)
         assert answer.status_code == 200
@@ -57,7 +69,7 @@ def guarded() -> Iterator[Deployment]:
 def secrets(guarded: Deployment) -> dict[str, bytes]:
     frontend = next(each for each in guarded.processes() if kind_of(each) == "frontend")
     plane = frontend.environ()["DISAGG_PLANE_SECRET"]
-    return {name: key.encode() for name, key in {**KEYS, "plane": plane, "own": OWN_KEY}.items()}
+    return {name: key.encode() for name, key in {**KEYS, "plane": plane, "own": OWN_KEY, "file": OF_A_FILE}.items()}
 
 
 def found_in(data: bytes, secrets: dict[str, bytes]) -> list[str]:
@@ -136,3 +148,15 @@ def test_what_listens_is_in_the_table(guarded: Deployment) -> None:
     assert ("frontend", "any free") in {(each.who, each.port) for each in found}
     assert [each for each in found if not told(each)] == []
     assert [each for each in found if not each.path and each.address not in ("127.0.0.1", "::1")] == []
+
+
+def test_a_key_of_the_file_opens_until_it_is_taken_out(guarded: Deployment, key_file: Path) -> None:
+    def opened(key: str) -> set[int]:
+        """On either frontend, by connections of their own."""
+        headers = {"authorization": f"Bearer {key}"}
+        ask = [httpx.get(f"{guarded.url}/v1/models", headers=headers, trust_env=False) for _ in range(12)]
+        return {answer.status_code for answer in ask}
+
+    assert (opened(OF_A_FILE), opened(ANOTHER)) == ({200}, {401})
+    _with_key(key_file, ANOTHER)
+    wait_until(lambda: (opened(OF_A_FILE), opened(ANOTHER)) == ({401}, {200}), 60)

@@ -12,11 +12,13 @@ from scripted import ScriptedBackend, ask, exchange, hangs, http_request, says, 
 
 from disagg.cli.events import sentence
 from disagg.frontend.app import Frontend
+from disagg.frontend.key_limits import LimitedKey
 from disagg.frontend.keys import Keys
 from disagg.tokenizer.codec import Codec
 
 TEAM, BARE, ADMIN, SECOND = (f"{name}-key-0123456789" for name in ("team", "bare", "admin", "second"))
-KEYS = Keys([BARE, TEAM], [ADMIN, SECOND], names={TEAM: "team-a"})
+KEYS = Keys()
+KEYS.hold([BARE], [LimitedKey(key=TEAM, name="team-a")], [ADMIN, SECOND])
 DRAIN = "/disagg/engines/prefill-0/drain"
 
 

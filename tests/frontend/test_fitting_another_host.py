@@ -122,6 +122,12 @@ def test_files_of_tls_are_this_hosts(model: Path) -> None:
         fitted(what(model), OnHost(tls_cert="/here"))
 
 
+def test_a_file_of_keys_is_this_hosts(model: Path) -> None:
+    told = what(model, keys_file="/keys")
+    assert fitted(told).keys_file == "/keys"
+    assert fitted(told, OnHost(keys_file="/here")).keys_file == "/here"
+
+
 def test_another_version_is_refused(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     of_today = sealed(what(model), SECRET)
     monkeypatch.setattr(publishing, "VERSION", "9.9")

@@ -10,33 +10,41 @@ from typing import Any
 import msgspec
 import pytest
 from many_engines import ManyEngines
-from scripted import until
+from scripted import feed_of, until
 from test_page_feed import Listing, events_of, feed_tasks, request
 
 from disagg.frontend.page import feed as module
-from disagg.frontend.page import others as others_module
-from disagg.frontend.page.feed import Feed, Viewer
+from disagg.frontend.page.feed import NOTHING, Feed, Viewer
 from disagg.frontend.page.others import Part
 from disagg.frontend.page.story import CHAPTERS, Story
 from disagg.routing.connections import Connections
 
 FRONTENDS, RANKS = 4, 1000
+LOOK_S = 0.1
 TICK_MS_MAX = 150  # of CPU, on a busy machine
 PART_BYTES_MAX = 150_000
 
 
 class Beside:
-    """Frontends as they ask each other, without the way there. `away`: who does not answer."""
+    """Frontends as they ask each other, without the way there. `away`: who does not answer. A look at the others takes
+    LOOK_S of their clock: what the machine does meanwhile makes no difference."""
 
     def __init__(self, count: int, connections: Connections | None = None) -> None:
         self.listings: list[Any] = [Listing() for _ in range(count)]
-        self.feeds = [Feed("m", listing, connections or Connections(b"")) for listing in self.listings]
+        self.now = 100.0
+        there = connections or Connections(b"")
+        self.feeds = [Feed("m", listing, there, now_s=self.now_s) for listing in self.listings]
         self.away: set[int] = set()
         self.bytes = 0
         for number, feed in enumerate(self.feeds):
             feed.look_at(lambda owners, _limit_s, asker=number: self._parts(asker, owners))
 
+    def now_s(self) -> float:
+        self.now += 1e-6
+        return self.now
+
     async def _parts(self, asker: int, owners: Sequence[bytes | None]) -> dict[int, Part | None]:
+        self.now += LOOK_S
         found: dict[int, Part | None] = {}
         for number, feed in enumerate(self.feeds):
             if number != asker:
@@ -49,8 +57,6 @@ class Beside:
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "TICK_S", 0.02)
-    monkeypatch.setattr(module, "WATCHED_S", 0.3)
-    monkeypatch.setattr(others_module, "SILENT_S", 0.2)
 
 
 async def told(viewer: Viewer, condition: Any) -> tuple[Any, Any]:
@@ -70,7 +76,7 @@ async def test_requests_rates_and_phases_are_of_all() -> None:
     beside = Beside(3)
     with beside.feeds[0].viewer(None) as viewer, beside.feeds[0].viewer(b"A") as of_a:
         await told(viewer, lambda *_: all(feed._ticking for feed in beside.feeds))
-        now_s = time.monotonic()
+        now_s = beside.now
         for number, listing in enumerate(beside.listings):
             for owner in (b"A", b"B"):
                 live = request(f"{number}{owner.decode()}", 10, owner)
@@ -88,7 +94,7 @@ async def test_requests_rates_and_phases_are_of_all() -> None:
         ends = []
         for number in (1, 0, 2):
             ended = beside.listings[number].live.pop(f"{number}A")
-            ended.timeline["finish"] = time.monotonic()
+            ended.timeline["finish"] = beside.now
             beside.listings[number]._ended = [ended.remembered()]
             ends.append(ended.id)
             await asyncio.sleep(0.05)
@@ -98,20 +104,18 @@ async def test_requests_rates_and_phases_are_of_all() -> None:
 
 async def test_tokens_of_a_rank_are_those_of_all() -> None:
     connections = ManyEngines(16)
-    beside = Beside(2, connections)
     record = next(each for each in connections.records.values() if each.role == "decode")
-    with beside.feeds[0].viewer(None) as viewer:
-        await told(viewer, lambda *_: all(feed._ticking for feed in beside.feeds))
-        for number, listing in enumerate(beside.listings):
-            live = request(str(number), 100)
-            live.facts.decode = live.facts.decode._replace(life=record.life, dp_rank=3)  # type: ignore[union-attr]
-            listing.live[live.id] = live
-        rates = []
-        for _ in range(20):
-            tick, _ = events_of(await viewer.next())
-            rates += [load[2] for load in tick["loads"][record.id][3:4] if load[2]]
-        assert len(rates) == 2  # each told for one tick, or both in the same
-        assert sum(rates) > 0
+    feed = feed_of(connections)
+    made, read = [(record.life, 3, 7)], [(record.life, 3, 70)]
+    part = Part(NOTHING.sample, [], {}, made, read, [], [])
+
+    async def two(_owners: object, _limit_s: float) -> dict[int, Part | None]:
+        return {1: part, 2: part}
+
+    feed.look_at(two)
+    with feed.viewer(None) as viewer:
+        tick, _ = await told(viewer, lambda tick, _: tick["type"] == "tick")
+    assert [load[2:] for load in tick["loads"][record.id]][2:5] == [[0, 0], [14, 140], [0, 0]]
 
 
 async def test_one_that_does_not_answer_is_told_and_comes_back() -> None:
@@ -134,6 +138,9 @@ async def test_what_nobody_asks_for_any_more_is_counted_no_longer() -> None:
     beside = Beside(2)
     with beside.feeds[0].viewer(None) as viewer:
         await told(viewer, lambda *_: len(feed_tasks()) == 2)
+    await asyncio.sleep(0.1)
+    assert len(feed_tasks()) == 1  # it might be asked again
+    beside.now += module.WATCHED_S
     await until(lambda: feed_tasks() == [])
     assert not beside.feeds[1]._meter.is_on
     with beside.feeds[1].viewer(None) as viewer:  # one ended by itself, and begins anew

@@ -146,7 +146,9 @@ async def _timelines_of_all(two: Two, ids: dict[str, str]) -> None:
 
 async def _counts_of_all(two: Two) -> None:
     def finished(said: str) -> int:
-        return int(float(re.findall(r'disagg_requests_total{phase="finished"} (\S+)', said)[0]))
+        of_each = dict(re.findall(r'disagg_requests_total{frontend="(.)",phase="finished"} (\S+)', said))
+        assert of_each.keys() == {"0", "1"}
+        return sum(int(float(count)) for count in of_each.values())
 
     before = finished((await two.ask("GET", "/metrics")).text)
     for _ in range(6):
@@ -154,7 +156,8 @@ async def _counts_of_all(two: Two) -> None:
     for _ in range(6):
         said = (await two.ask("GET", "/metrics")).text
         assert finished(said) == before + 6
-        assert int(float(re.findall(r"disagg_ttft_seconds_count (\S+)", said)[0])) == before + 6
+        first = re.findall(r'disagg_ttft_seconds_count{frontend="."} (\S+)', said)
+        assert sum(map(float, first)) == before + 6
         assert "disagg_engines_ready 1.0" in said
 
 

@@ -77,6 +77,7 @@ ROWS: tuple[tuple[str, tuple[Panel, ...]], ...] = (
                 (_now("disagg_requests_live"), "live"),
                 (_now("disagg_requests_queued"), "wait for a pair"),
             )),
+            Panel("Ended, by frontend", "reqps", ((_rate("disagg_requests_total", "frontend"), "{{frontend}}"),)),
             Panel("Errors told to clients", "reqps", ((_rate("disagg_errors_total", "code"), "{{code}}"),)),
             Panel("Retries and migrations", "ops", (
                 (_rate("disagg_lost_tries_total", "when"), "{{when}}"),

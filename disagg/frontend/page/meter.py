@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Mapping
-from itertools import islice
+from operator import attrgetter
 from typing import NamedTuple
 
 import msgspec
@@ -20,6 +20,8 @@ from disagg.telemetry.quantile import quantile
 
 FIRST_TOKENS_MAX = 2000  # of a second: its percentiles are of these, the first ones
 REQUESTS_A_TURN = 500  # that are looked at before others have their turn of the event loop
+
+_PHASE = attrgetter("phase")
 
 Rank = tuple[str, int]  # an engine's life, dp rank
 
@@ -100,15 +102,17 @@ class Meter:
 
     async def look(self) -> Counter[str]:
         """Counts what live requests have made, and how many are in each phase."""
-        phases: Counter[str] = Counter()
+        phases: Counter[Phase] = Counter()
         live = list(self._live.values())
         for begin in range(0, len(live), REQUESTS_A_TURN):
-            for request in islice(live, begin, begin + REQUESTS_A_TURN):
-                if request.id in self._live:  # else it has ended meanwhile, and was counted then
-                    phases[request.phase.name.lower()] += 1
-                    self._count(request)
-            await asyncio.sleep(0)
-        return phases
+            turn = live[begin : begin + REQUESTS_A_TURN]
+            if begin:
+                await asyncio.sleep(0)
+                turn = [request for request in turn if request.id in self._live]  # what has ended was counted then
+            phases.update(map(_PHASE, turn))
+            for request in turn:
+                self._count(request)
+        return Counter({phase.name.lower(): count for phase, count in phases.items()})
 
     def sample(self, at_s: float, took_s: float, queued: int) -> Second:
         """What was counted since the last one, and by rank the tokens made and read in it."""
@@ -128,17 +132,17 @@ class Meter:
         return Second(sample, _per_second(made, took_s), _per_second(read, took_s), first)
 
     def _count(self, request: Request) -> None:
-        tokens, facts = len(request.emitted_ids), request.facts
-        if not tokens or facts.decode is None:
+        tokens, before = len(request.emitted_ids), self._counted.get(request.id)
+        if tokens == (before or 0) or (decode := request.facts.decode) is None:
             return
-        before = self._counted.get(request.id)
         if before is None:
-            before, reader = 0, facts.prefill or facts.decode
+            before, reader = 0, request.facts.prefill or decode
             self.read[reader.life, reader.dp_rank] += len(request.prompt_ids)
             first_s = request.timeline.get("first_token")
             if first_s is not None and len(self._first_tokens_s) < FIRST_TOKENS_MAX:
                 self._first_tokens_s.append(first_s - request.received_at_s)
-        self.made[facts.decode.life, facts.decode.dp_rank] += max(0, tokens - before)
+        if tokens > before:  # fewer: it has begun anew
+            self.made[decode.life, decode.dp_rank] += tokens - before
         self._counted[request.id] = tokens
 
 
