@@ -163,8 +163,8 @@ class Roster:
             await self._frontend.remove(each.model)
         else:
             await one.tokenization.stop()
-        del self._here[number]
         await one.close()
+        del self._here[number]
 
 
 def _spec_of(record: ModelRecord) -> ModelSpec:

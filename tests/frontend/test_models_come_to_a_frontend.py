@@ -299,7 +299,10 @@ async def test_nothing_of_models_that_came_and_went_stays(
     codec = load_codec(folder)  # read once, for the test's time
     monkeypatch.setattr(rosters, "own_tokens", lambda _spec, _model: lambda served: OwnTokenizer(codec, served))
 
-    def left() -> dict[str, int]:
+    async def left() -> dict[str, int]:
+        await asyncio.sleep(
+            0.1
+        )  # connections that their clients have closed, and the task that has closed the last model
         gc.collect()
         return {
             "tasks": len(asyncio.all_tasks()),
@@ -313,14 +316,14 @@ async def test_nothing_of_models_that_came_and_went_stays(
             await viewer.next()
             for number in range(ROUNDS):
                 if number == WARM_ROUNDS:
-                    before, objects = left(), Counter(type(each).__name__ for each in gc.get_objects())
+                    before, objects = await left(), Counter(type(each).__name__ for each in gc.get_objects())
                 await it.comes("b", ModelState.COMING)
                 await it.becomes("b", ModelState.SERVING)
                 await it.until_named("a", "b")
                 assert (await it.ask("b")).status == 200
                 await it.goes("b")
                 await it.until_here("a")
-            assert left() == before
+            assert await left() == before
             more = Counter(type(each).__name__ for each in gc.get_objects()) - objects
             assert more.total() < LEAKED_OBJECTS_MAX, more
             assert [each.service.model_name for each in it.roster._ones] == ["a"]
