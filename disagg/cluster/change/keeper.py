@@ -247,7 +247,8 @@ class Changes:
             return Answer(lines=looked.lines)
         starts = outline.added or outline.replaced or outline.restarted or outline.moved
         plans = looked.wanted.plans(self._device) if starts else ()
-        if problems := [problem for plan in plans for problem in await self._preflight(plan)]:
+        found = await asyncio.gather(*map(self._preflight, plans))  # side by side: each asks all nodes
+        if problems := [problem for of_plan in found for problem in of_plan]:
             raise ConfigError("preflight", tuple(dict.fromkeys(problems)))
         possible = outlines.possible_stand_ins(outline, now)
         have_room = await self._fleet.with_room([*outline.added, *possible], ROOM_S)
