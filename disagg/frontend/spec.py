@@ -48,7 +48,9 @@ class FrontendSpec(msgspec.Struct, frozen=True, kw_only=True):
     host: str
     port: int
     body_limit_bytes: int
-    models: tuple[ModelSpec, ...]  # one at least
+    models: tuple[
+        ModelSpec, ...
+    ] = ()  # the only one; where there are several the registry has them, as they come and go
     number: int
     has_peers: bool = False  # others listen on the same port
     stop_s: float

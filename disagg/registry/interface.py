@@ -12,7 +12,7 @@ from collections.abc import Mapping
 
 from disagg.adapters import Adapter
 from disagg.registry.met import Met
-from disagg.registry.records import EngineRecord, FrontendRecord
+from disagg.registry.records import EngineRecord, FrontendRecord, ModelRecord
 from disagg.registry.table import Table, Watch
 
 
@@ -47,6 +47,11 @@ class Watched:
         """By number; read only."""
         return self._table.frontends
 
+    @property
+    def models(self) -> Mapping[str, ModelRecord]:
+        """By key, where there are several; read only."""
+        return self._table.models
+
     def watch(self) -> Watch:
         """Yields a view at once, and again after each change; changes in between may be merged. Ends when the
         registry is gone."""
@@ -78,6 +83,13 @@ class Registry(Watched, ABC):
 
     @abstractmethod
     async def remove_frontend(self, number: int) -> None: ...
+
+    @abstractmethod
+    async def put_model(self, record: ModelRecord) -> None:
+        """Frontends serve it from now on. Replaces that of its key."""
+
+    @abstractmethod
+    async def remove_model(self, key: str) -> None: ...
 
     @abstractmethod
     async def forget(self, life: str) -> None:

@@ -12,6 +12,7 @@ With several models each has its name in the YAML in this place, and its engines
     disagg/prod/both/chat/engine/chat.prefill-0
     disagg/prod/both/chat/met/chat.prefill-0#1/chat.decode-0#1
     disagg/prod/both/chat/adapter/chat:sql
+    disagg/prod/both/chat/model/chat                         ModelRecord: what frontends are told of it
 
 Values are JSON, for whoever looks with etcdctl; fields that a reader does not know are left out by it. What a name has
 beyond letters, digits and `_.-~#@:` is written as %XX, and a model that is called `-` as %2D.
@@ -29,7 +30,7 @@ import msgspec
 from disagg.adapters import Adapter
 from disagg.lives import adapter_in, group_of
 from disagg.registry.changes import Changes
-from disagg.registry.records import ControllerRecord, EngineRecord, FrontendRecord
+from disagg.registry.records import ControllerRecord, EngineRecord, FrontendRecord, ModelRecord
 from disagg.registry.store import Entry
 
 log = logging.getLogger(__name__)
@@ -40,6 +41,7 @@ encode = msgspec.json.Encoder().encode
 _engine = msgspec.json.Decoder(EngineRecord).decode
 _adapter = msgspec.json.Decoder(Adapter).decode
 _frontend = msgspec.json.Decoder(FrontendRecord).decode
+_model = msgspec.json.Decoder(ModelRecord).decode
 decode_controller = msgspec.json.Decoder(ControllerRecord).decode
 
 
@@ -78,6 +80,8 @@ class Keys(msgspec.Struct, frozen=True):
             found[f"{self._of(adapter_in(name)[0])}adapter/{_part(name)}"] = _encoded(adapter)
         for number, frontend in changes.frontends.items():
             found[f"{self.prefix}{ALL}/frontend/{number}"] = _encoded(frontend)
+        for name, model in changes.models.items():
+            found[f"{self._of(name)}model/{_part(name)}"] = _encoded(model)
         return found
 
     def _of(self, group: str) -> str:
@@ -116,6 +120,8 @@ def _read_one(key: Key, entry: Entry | None, changes: Changes) -> None:
             changes.adapters[name] = _adapter(entry.value) if entry else None
         case "frontend", (name,):
             changes.frontends[int(name)] = _frontend(entry.value) if entry else None
+        case "model", (name,):
+            changes.models[name] = _model(entry.value) if entry else None
 
 
 def _encoded(record: msgspec.Struct | None) -> bytes | None:
