@@ -69,6 +69,7 @@ class StandbySpec(msgspec.Struct, frozen=True, kw_only=True):
 
 FOLLOWED = 70  # exit status of a host that ends because another host of its engine has
 SECRET_VARIABLE = "DISAGG_PLANE_SECRET"
+OPERATORS_SECRET = "DISAGG_SECRET"  # security.secret, for `disagg frontend`; the plane's is made of it
 LIFE_VARIABLE = "DISAGG_ENGINE_LIFE"  # set in every process of an engine; the plugins act only where it is
 OFF_VARIABLE = "DISAGG_PLUGINS_OFF"  # parts of ours that the installed SGLang does not fit (disagg/sglang/fit.py)
 DEPLOYMENT_VARIABLE = "DISAGG_DEPLOYMENT"  # set in every process of a deployment: what the janitor looks for

@@ -27,6 +27,7 @@ RANKS = frozenset(
 )
 # A warning of a library would end an engine; an engine would wait for a person.
 _OF_PYTHON = frozenset({"PYTHONWARNINGS", "PYTHONINSPECT", "PYTHONSTARTUP"})
+_OF_OPERATORS = frozenset({"DISAGG_SECRET"})  # what ours prove to each other is made of it (disagg/registry/sealed.py)
 _ALWAYS = {
     "PYTHONSAFEPATH": "1",  # nothing is imported from the folder where this was started
     "PYTHONUTF8": "1",  # files of models and templates are UTF-8, whatever the locale says
@@ -45,7 +46,8 @@ def left_out(environment: Mapping[str, str]) -> list[str]:
 
 
 def _is_of_others(name: str) -> bool:
-    return name.lower() in PROXIES or name in RANKS or name in _OF_PYTHON or name.startswith(_LAUNCHERS)
+    of_others = RANKS | _OF_PYTHON | _OF_OPERATORS
+    return name.lower() in PROXIES or name in of_others or name.startswith(_LAUNCHERS)
 
 
 def refuse(environment: Mapping[str, str]) -> None:

@@ -22,6 +22,7 @@ from disagg.cli.check import Sets, check, look_at, show
 from disagg.cli.configs import Config, configs
 from disagg.cli.doctor import doctor
 from disagg.cli.events import events
+from disagg.cli.frontend import frontend
 from disagg.cli.listing import list_all
 from disagg.cli.report import report
 from disagg.cli.setup import setup
@@ -35,7 +36,8 @@ HELP = """One language model on separate prefill and decode engines, behind an O
 The first thing to run: `disagg serve local-cpu`.
 
 Environment: DISAGG_URL, a running frontend; DISAGG_API_KEY, a key that it asks for; DISAGG_CA, who signed its
-certificate; DISAGG_CLIENT_CERT, a certificate and its key that it asks for; DISAGG_CACHE, where models lie.
+certificate; DISAGG_CLIENT_CERT, a certificate and its key that it asks for; DISAGG_SECRET, the secret of a deployment,
+for `disagg frontend`; DISAGG_CACHE, where models lie.
 
 Exit status: 0 done, also when a deployment that had served was stopped; 1 a deployment could not start, or a request
 failed; 2 the configuration or the command is wrong; 128 + N signal N ended it.
@@ -52,6 +54,7 @@ app.add_typer(bench.app, name="bench", help="Measure what a machine, or a cluste
 app.command()(setup)
 app.command()(configs)
 app.command()(check)
+app.command()(frontend)
 app.command("list")(list_all)
 app.command()(observe.status)
 app.command()(logs.logs)

@@ -9,14 +9,19 @@ import asyncio
 import json
 import sys
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import click
 import typer
 
 from disagg.cli.check import Sets
 from disagg.cli.configs import names_like
-from disagg.errors import ConfigError
+from disagg.errors import ConfigError, Problem
+
+if TYPE_CHECKING:
+    from disagg.config.registry import RegistrySection
+    from disagg.registry.records import FrontendRecord
+    from disagg.registry.shared import StoreAt
 
 
 def list_all(
@@ -52,19 +57,23 @@ def list_all(
     sys.stdout.write(json.dumps(found, indent=1) + "\n" if as_json else _as_text(found))
 
 
-def _of_config(config: str, sets: list[str] | tuple[str, ...]) -> Any:
+def _of_config(config: str, sets: list[str] | tuple[str, ...]) -> StoreAt:
     from disagg.config.find import find_config
-    from disagg.errors import Problem
     from disagg.load import load_config
 
-    section = load_config(find_config(config), sets).registry
+    return store_of(config, load_config(find_config(config), sets).registry)
+
+
+def store_of(config: str, section: RegistrySection) -> StoreAt:
+    """Of the configuration that is called so. Raises ConfigError."""
     problems = section.problems()
     if section.kind == "memory":
         what = "kind memory is in the deployment's own process: there is nothing to look into"
         problems.append(Problem("registry", what, "ask a frontend with `disagg status`, or say kind: file or etcd"))
-    if problems:
+    at = section.at() if not problems else None
+    if at is None:
         raise ConfigError(config, tuple(problems))
-    return section.at()
+    return at
 
 
 def _deployments(entries: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -89,7 +98,7 @@ def _deployments(entries: Mapping[str, Any]) -> list[dict[str, Any]]:
                 "controller": [f"{each.host}:{each.pid}" for each in controllers],
                 "models": sorted({key.model for key in keys.values() if key.kind == "engine"}),
                 "adapters": sorted(changes.adapters),
-                "frontends": [{"number": each.number, "url": each.url, "pid": each.pid} for each in frontends],
+                "frontends": [_frontend(each) for each in frontends],
                 "engines": [
                     {"id": e.id, "role": e.role, "state": e.state, "incarnation": e.incarnation, "node": e.node}
                     for e in sorted(engines, key=lambda record: record.id)
@@ -97,6 +106,16 @@ def _deployments(entries: Mapping[str, Any]) -> list[dict[str, Any]]:
             }
         )
     return found
+
+
+def _frontend(record: FrontendRecord) -> dict[str, Any]:
+    found = {"number": record.number, "url": record.url, "pid": record.pid}
+    return found | {"host": record.host} if record.host else found
+
+
+def _where(frontend: Mapping[str, Any]) -> str:
+    """`host`: of one that is not the controller's."""
+    return (frontend["url"] or "does not listen") + (f" on {frontend['host']}" if "host" in frontend else "")
 
 
 def _as_text(found: list[dict[str, Any]]) -> str:
@@ -107,6 +126,6 @@ def _as_text(found: list[dict[str, Any]]) -> str:
         lines.append(f"{each['namespace']}/{each['deployment']}  {', '.join(each['models']) or 'no engine yet'}")
         lines += [f"  {'controller':<14} {where}" for where in each["controller"]]
         lines += [f"  {'adapter':<14} {name}" for name in each["adapters"]]
-        lines += [f"  {'frontend ' + str(f['number']):<14} {f['url']}" for f in each["frontends"]]
+        lines += [f"  {'frontend ' + str(f['number']):<14} {_where(f)}" for f in each["frontends"]]
         lines += [f"  {e['id']:<14} {e['state']}, life {e['incarnation']} on {e['node']}" for e in each["engines"]]
     return "\n".join(lines) + "\n"

@@ -10,13 +10,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import sys
+from typing import Protocol
 
 import msgspec
 
 from disagg.config.frontend import base_url
 from disagg.errors import StartError
 from disagg.frontend.spec import LISTENING, FrontendSpec
-from disagg.registry.interface import Registry
 from disagg.registry.records import FrontendRecord
 
 log = logging.getLogger(__name__)
@@ -26,11 +26,20 @@ RESTART_PAUSE_S = 1.0
 STOP_MORE_S = 4.0  # beyond `stop_s` a frontend takes some 2 s to cancel what still runs, and to tell its clients
 
 
+class Listed(Protocol):
+    """Where it is written which frontends listen: the controller's registry, or an Announcer."""
+
+    async def put_frontend(self, record: FrontendRecord) -> None: ...
+
+    async def remove_frontend(self, number: int) -> None: ...
+
+
 class FrontendProcess:
     """`registry`: where it is written that it listens."""
 
-    def __init__(self, spec: FrontendSpec, environment: dict[str, str], registry: Registry | None = None) -> None:
-        self._spec, self._environment, self._registry = spec, environment, registry
+    def __init__(self, spec: FrontendSpec, environment: dict[str, str], registry: Listed | None = None) -> None:
+        self.spec, self._environment, self._registry = spec, environment, registry
+        self.listens = asyncio.Event()
         self._process: asyncio.subprocess.Process | None = None
 
     async def start(self) -> None:
@@ -47,7 +56,7 @@ class FrontendProcess:
         )
         assert self._process.stdin is not None
         assert self._process.stdout is not None
-        self._process.stdin.write(msgspec.json.encode(self._spec) + b"\n")
+        self._process.stdin.write(msgspec.json.encode(self.spec) + b"\n")
         try:
             async with asyncio.timeout(START_S):
                 said = await self._process.stdout.readline()
@@ -59,9 +68,16 @@ class FrontendProcess:
             where, _, what = said.decode(errors="replace").strip().partition(": ")
             raise StartError(where or "frontend", what or "it ended without a word; see the log above")
         if self._registry is not None:
-            url = base_url(self._spec.host, self._spec.port, is_tls=self._spec.tls is not None)
-            record = FrontendRecord(number=self._spec.number, url=url, pid=self.pid, peer=peer)
+            url = base_url(self.spec.host, self.spec.port, is_tls=self.spec.tls is not None)
+            record = FrontendRecord(number=self.spec.number, url=url, pid=self.pid, peer=peer)
             await self._registry.put_frontend(record)
+        self.listens.set()
+
+    async def renew(self, spec: FrontendSpec) -> None:
+        """Ends it in order; `keep_alive` starts it again, as `spec` says."""
+        self.spec = spec
+        self.listens.clear()
+        await self.stop()
 
     @property
     def pid(self) -> int:
@@ -74,8 +90,8 @@ class FrontendProcess:
             assert self._process is not None
             status = await self._process.wait()
             if self._registry is not None:
-                await self._registry.remove_frontend(self._spec.number)
-            log.error("frontend %d ended with status %d; starting it again", self._spec.number, status)
+                await self._registry.remove_frontend(self.spec.number)
+            log.error("frontend %d ended with status %d; starting it again", self.spec.number, status)
             await asyncio.sleep(RESTART_PAUSE_S)
             try:
                 await self.start()
@@ -89,7 +105,7 @@ class FrontendProcess:
             return
         try:
             process.terminate()
-            await asyncio.wait_for(process.wait(), self._spec.stop_s + STOP_MORE_S)
+            await asyncio.wait_for(process.wait(), self.spec.stop_s + STOP_MORE_S)
         except TimeoutError:
             process.kill()
             await process.wait()
@@ -100,9 +116,11 @@ class FrontendProcess:
 class Frontends:
     """`count` of them, which share the port of `spec`. The kernel gives each connection to one that listens."""
 
-    def __init__(self, spec: FrontendSpec, count: int, environment: dict[str, str], registry: Registry) -> None:
+    def __init__(self, spec: FrontendSpec, count: int, environment: dict[str, str], registry: Listed) -> None:
+        if count > 1:
+            spec = msgspec.structs.replace(spec, shares_port=True, has_peers=True)
         self._processes = [
-            FrontendProcess(msgspec.structs.replace(spec, number=number, has_peers=count > 1), environment, registry)
+            FrontendProcess(msgspec.structs.replace(spec, number=number), environment, registry)
             for number in range(count)
         ]
 

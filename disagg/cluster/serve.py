@@ -29,6 +29,7 @@ from disagg import stopping, surroundings
 from disagg.cluster import cluster_inspect as preflight
 from disagg.cluster import janitor, ray_cluster
 from disagg.cluster.controller import Addresses, Controller
+from disagg.cluster.elsewhere import for_elsewhere, secret_of
 from disagg.cluster.first_steps import first_steps
 from disagg.cluster.frontend_process import Frontends
 from disagg.cluster.models import Told
@@ -45,6 +46,7 @@ from disagg.frontend.readers import PROGRAM, READ_S, Order
 from disagg.frontend.spec import FrontendSpec, ModelSpec, TracesSpec
 from disagg.frontend.tls import TlsSpec
 from disagg.host_spec import DEPLOYMENT_VARIABLE, SECRET_VARIABLE, TextSpec
+from disagg.models.digest import text_digest
 from disagg.models.facts import find_facts
 from disagg.models.resolve import resolve_model
 from disagg.planning.plan import Plan, device_of, resolve_parts
@@ -113,7 +115,7 @@ async def _run(deployment: Deployment, course: _Course, *, is_quiet: bool) -> No
     surroundings.refuse(os.environ)
     models = [part.model for part in deployment.parts()]
     folders = [await _apart(resolve_model, model.path, model.revision) for model in models]
-    shared = _shared(deployment)
+    shared, secret = _shared(deployment), secret_of(deployment)
     name = secrets.token_hex(4)  # of this run: the janitor looks for it
     log.info("deployment %s of namespace %s (%s)", deployment.name, deployment.namespace, name)
     async with ray_and_janitor(deployment, name) as (plans, private):
@@ -131,7 +133,7 @@ async def _run(deployment: Deployment, course: _Course, *, is_quiet: bool) -> No
             deployment=name,
             device=plans[0].device,
             model_path=shared_by[0].model_path,
-            secret=secrets.token_hex(32),
+            secret=secret.plane.hex() if secret is not None else secrets.token_hex(32),
             deadlines=deployment.deadlines,
             python_path=_python_path(plans[0].device),
             address="127.0.0.1" if private else "",
@@ -145,8 +147,9 @@ async def _run(deployment: Deployment, course: _Course, *, is_quiet: bool) -> No
         keeping: asyncio.Task[None] | None = None
         progress = asyncio.create_task(_report(controller.registry.watch(), began_s))
         try:
-            # Frontends run beside this driver; where engines are on other nodes their hosts are reached by address.
-            addresses = await controller.start("127.0.0.1")
+            # Frontends that this driver starts run beside it; what follows a shared registry may be on another node.
+            here = "127.0.0.1" if private or shared is None else ray.util.get_node_ip_address()
+            addresses = await controller.start(here)
             specs = [
                 _model_spec(plan, folder, prior_of(plan, found.facts, found.gpus, found.gbytes_s))
                 for plan, folder, found in zip(plans, folders, seen, strict=True)
@@ -154,6 +157,9 @@ async def _run(deployment: Deployment, course: _Course, *, is_quiet: bool) -> No
             several = [(spec.group, msgspec.to_builtins(spec)) for spec in specs if spec.group]
             await controller.models.begin(several)
             spec = _frontend_spec(plans[0], addresses, () if several else specs, shared, is_quiet=is_quiet)
+            if shared is not None and secret is not None:
+                spec = msgspec.structs.replace(spec, has_peers=True, peer_host=here)
+                await controller.registry.put_spec(for_elsewhere(spec, deployment, secret))
             count = deployment.frontend.count
             frontends = Frontends(spec, count, _frontend_environment(setting), controller.registry)
             await _either(_first_error(frontends.start(), controller.until_ready()), controller.is_to_stop.wait())
@@ -315,6 +321,9 @@ def _model_spec(plan: Plan, folder: Path, prior: Prior = NO_PRIOR) -> ModelSpec:
         reasoning_parser=plan.model.reasoning_parser,
         overrides=_overrides(plan),
         tokenization=plan.model.tokenization,
+        said_path=plan.model.path,
+        revision=plan.model.revision,
+        digest=text_digest(folder) if plan.deployment.security.secret is not None else "",
     )
 
 

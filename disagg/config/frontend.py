@@ -123,6 +123,23 @@ class ApiKey(Section):
         return self.name or f"key-{index}"
 
 
+def why_no_secret(text: str) -> str:
+    """Empty: it has 32 random bytes, as far as that can be seen."""
+    letters_min = 64 if re.fullmatch("[0-9a-fA-F]*", text) else 43  # of 32 bytes, in hexadecimal and in base64
+    if len(text) < letters_min or len(set(text)) < 10:
+        return "has less than 32 random bytes; make one with `openssl rand -hex 32`"
+    return ""
+
+
+def _a_secret(secret: SecretStr) -> SecretStr:
+    if why_not := why_no_secret(secret.get_secret_value()):
+        raise ValueError(why_not)
+    return secret
+
+
+Secret = Annotated[SecretStr, Field(max_length=1024), AfterValidator(_a_secret)]
+
+
 def _keys_as_sections(keys: Any) -> Any:
     """A bare key is one without a name and without limits."""
     return tuple({"key": key} if isinstance(key, str | SecretStr) else key for key in listed(keys))
@@ -162,6 +179,10 @@ class Security(KeyLists):
     """A YAML file on the node of `disagg serve` with more api_keys and admin_keys, taken up within 6 s of a change."""
     open_metrics: bool = False
     """/metrics needs no key."""
+    secret: Secret | None = None
+    """What frontends, engines and the controller prove to each other, 32 random bytes or more; default: one that each
+    start makes. With it, and a registry that is shared, `disagg frontend` on other hosts serves too. From the
+    environment: "${env:DISAGG_SECRET}"."""
     insecure: bool = False
     """That everybody beyond this machine may use the endpoint is meant: no warning."""
 

@@ -16,6 +16,7 @@ Path = tuple[str, ...]
 SECRETS: tuple[Path, ...] = (
     ("security", "api_keys"),
     ("security", "admin_keys"),
+    ("security", "secret"),
     ("registry", "password"),
     ("telemetry", "traces", "headers"),
 )

@@ -82,7 +82,7 @@ def read_source(
             plans = resolve_parts(deployment, device_of(deployment, gpus))
             plan = together(plans, deployment)
             found += [problem for each in plans for problem in unfit(each, gpus, cpus_per_node)]
-            for keys in ("api_keys", "admin_keys"):
+            for keys in ("api_keys", "admin_keys", "secret"):
                 if getattr(deployment.security, keys):
                     what = "could be read by whoever reads what is rendered"
                     would_do = "leave them out here: put them in front of the frontend's Service, or serve by hand"

@@ -46,7 +46,6 @@ from disagg.telemetry.traces.tracer import Tracer
 # Between two looks of the garbage collector. A request makes a hundred objects and leaves no cycle behind (a test holds
 # that): Python's 700 would be a look at all requests under way at every seventh one.
 YOUNG_OBJECTS = 10_000
-HERE = "127.0.0.1"  # all frontends of a deployment are on the node of its driver
 
 
 async def serve(spec: FrontendSpec) -> None:
@@ -69,7 +68,7 @@ async def serve(spec: FrontendSpec) -> None:
     registry = _registry(spec, secret)
     await registry.connect()
     tls = Tls(spec.tls) if spec.tls is not None else None
-    control, meters = ControlClient(spec.control, secret), Meters(spec.limited_keys)
+    control, meters = ControlClient(lambda: spec.control or registry.control, secret), Meters(spec.limited_keys)
     ours = Ours(secret, control, Refusals(), _tracer(spec), meters)
     only = [OneModel(spec, model, ours, tokens) for model, tokens in zip(spec.models, own, strict=True)]
     roster = None if only else Roster(spec, registry, ours)
@@ -96,8 +95,8 @@ async def serve(spec: FrontendSpec) -> None:
         tracer=ours.tracer,
     )
     peer_server = PeerServer(secret, frontend.own)
-    peer = f" {HERE}:{await peer_server.start(HERE)}" if spec.has_peers else ""
-    await frontend.start(spec.host, spec.port, shares_port=spec.has_peers, tls=tls)
+    peer = f" {spec.peer_host}:{await peer_server.start(spec.peer_host)}" if spec.has_peers else ""
+    await frontend.start(spec.host, spec.port, shares_port=spec.shares_port, tls=tls)
     await frontend.start_reader()
     gc.collect()
     gc.freeze()  # what is there by now stays: a full collection would look through it, and stop every stream for 5 ms

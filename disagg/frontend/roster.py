@@ -19,6 +19,7 @@ import msgspec
 from disagg.errors import RequestError, StartError
 from disagg.frontend.app import Frontend
 from disagg.frontend.models import Model
+from disagg.frontend.on_host import model_here
 from disagg.frontend.one_model import OneModel, Ours, OwnTokens, own_tokens
 from disagg.frontend.spec import FrontendSpec, ModelSpec
 from disagg.frontend.whole import AllModels
@@ -61,7 +62,8 @@ class Roster:
         except TimeoutError:
             raise StartError("frontend", "the registry has no model", "see the log of `disagg serve`") from None
         for record in sorted(serving, key=lambda each: each.number):
-            self._add(record, await asyncio.to_thread(own_tokens, self._spec, _spec_of(record)))
+            spec = await asyncio.to_thread(self._spec_here, record)
+            self._add(record, spec, await asyncio.to_thread(own_tokens, self._spec, spec))
         return self._ones
 
     def join(self, frontend: Frontend, whole: AllModels) -> None:
@@ -94,9 +96,9 @@ class Roster:
     def _serving(self) -> Sequence[ModelRecord]:
         return [record for record in self._registry.models.values() if record.state is ModelState.SERVING]
 
-    def _add(self, record: ModelRecord, own: OwnTokens | None) -> OneModel:
+    def _add(self, record: ModelRecord, spec: ModelSpec, own: OwnTokens | None) -> OneModel:
         feed = next((one.service.feed for one in self._ones), None)
-        one = OneModel(self._spec, _spec_of(record), self._ours, own, feed)
+        one = OneModel(self._spec, spec, self._ours, own, feed)
         self._here[record.number] = _Here(record, one)
         return one
 
@@ -134,8 +136,8 @@ class Roster:
             log.info("model %s takes no new requests", each.one.spec.name)
 
     async def _open(self, record: ModelRecord) -> None:
-        own = await self._tokens(record)
-        one = self._add(record, own)
+        spec, own = await self._read(record)
+        one = self._add(record, spec, own)
         self._whole.add(one.service)
         one.follow(self._registry, self._on_end)
         del self._opening[record.number]
@@ -145,10 +147,11 @@ class Roster:
             log.warning("model %s: %s", one.spec.name, error)  # the first body that needs it tries again
         self._look()
 
-    async def _tokens(self, record: ModelRecord) -> OwnTokens | None:
+    async def _read(self, record: ModelRecord) -> tuple[ModelSpec, OwnTokens | None]:
         while True:
             try:
-                return await asyncio.to_thread(own_tokens, self._spec, _spec_of(record))
+                spec = await asyncio.to_thread(self._spec_here, record)
+                return spec, await asyncio.to_thread(own_tokens, self._spec, spec)
             except Exception as error:  # noqa: BLE001 - of whichever library: the other models are to be served
                 log.error("model %s cannot be served here, and is tried again: %s", _name_of(record), error)
             await asyncio.sleep(AGAIN_S)
@@ -165,6 +168,11 @@ class Roster:
             await one.tokenization.stop()
         await one.close()
         del self._here[number]
+
+    def _spec_here(self, record: ModelRecord) -> ModelSpec:
+        """On another host than the controller's the model may be elsewhere. Raises StartError."""
+        spec, folders = _spec_of(record), self._spec.folders
+        return spec if folders is None else model_here(spec, folders)
 
 
 def _spec_of(record: ModelRecord) -> ModelSpec:

@@ -40,11 +40,15 @@ class ModelSpec(msgspec.Struct, frozen=True, kw_only=True):
     reasoning_parser: str | None = None
     overrides: Overrides = Overrides()  # over the model's own files
     tokenization: str = "frontend"  # or engine: the engines' hosts have the tokenizer
+    # For hosts where that path is not (on_host.py): what the configuration says, and a digest (models/digest.py).
+    said_path: str = ""
+    revision: str | None = None
+    digest: str = ""  # empty: it is not compared
 
 
 class FrontendSpec(msgspec.Struct, frozen=True, kw_only=True):
     registry: str  # host:port of the controller's; empty: it is in `shared`
-    control: str  # host:port
+    control: str  # host:port; empty: it is in the registry, as another controller has another one
     host: str
     port: int
     body_limit_bytes: int
@@ -52,7 +56,9 @@ class FrontendSpec(msgspec.Struct, frozen=True, kw_only=True):
         ModelSpec, ...
     ] = ()  # the only one; where there are several the registry has them, as they come and go
     number: int
-    has_peers: bool = False  # others listen on the same port
+    shares_port: bool = False  # others listen on the same one
+    has_peers: bool = False  # other frontends serve the same deployment
+    peer_host: str = "127.0.0.1"  # where they may ask this one
     stop_s: float
     limits: Limits
     shared: Shared | None = None
@@ -70,5 +76,6 @@ class FrontendSpec(msgspec.Struct, frozen=True, kw_only=True):
     origins: tuple[str, ...] = ()  # of web pages that may read answers
     origins_age_s: int = 0
     metric_aliases: tuple[str, ...] = ()  # disagg/telemetry/aliases.py
+    folders: dict[str, str] | None = None  # of `disagg frontend`: model's name -> where it is on its host, if said
     tls: TlsSpec | None = None
     traces: TracesSpec | None = None  # None: nothing of them is even imported

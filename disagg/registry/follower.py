@@ -3,7 +3,8 @@
 Way:   Source (a store, or the controller's connection) -> [Follower] -> a frontend's routing and status
 Owns:  the rule of what a lost key means. While the controller's key is there and says that all is, a key that goes was
        taken away, and is gone here. Else it may only have been lost with the controller's lease: nothing is known to
-       have changed, and what is known stays until the controller has told everything anew
+       have changed, and what is known stays until the controller has told everything anew. A frontend that is not the
+       controller's has a lease of its own: what is lost of it is gone
 Fails: `connect` raises StoreLost. Afterwards a store that is away changes nothing here
 """
 
@@ -26,6 +27,7 @@ class Follower(Watched):
         super().__init__()
         self._source, self._keys = source, keys
         self._is_told = False  # the controller's key is there, and all is
+        self.control = ""  # host:port where the controller is asked; a new one has another
         self._lost: dict[str, None] = {}  # keys that went while it was not
         self._following: asyncio.Task[None] | None = None
 
@@ -62,10 +64,12 @@ class Follower(Watched):
         changes = dict(batch.changes)
         if self._keys.controller in changes:
             entry = changes[self._keys.controller]
-            self._is_told = entry is not None and decode_controller(entry.value).is_whole
+            controller = decode_controller(entry.value) if entry is not None else None
+            self._is_told = controller is not None and controller.is_whole
+            self.control = controller.control if controller is not None else self.control
         for key, entry in batch.changes.items():
             self._lost.pop(key, None)
-            if entry is None and not self._is_told:
+            if entry is None and not self._is_told and not self._keys.is_of_others(key):
                 self._lost[key] = None
                 del changes[key]
         if self._is_told:

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 
 from disagg.adapters import Adapter
 from disagg.registry.met import Met
-from disagg.registry.records import EngineRecord, FrontendRecord, ModelRecord
+from disagg.registry.records import EngineRecord, FrontendRecord, ModelRecord, SealedSpec
 from disagg.registry.table import Table, Watch
 
 
@@ -52,6 +52,11 @@ class Watched:
         """By key, where there are several; read only."""
         return self._table.models
 
+    @property
+    def spec(self) -> SealedSpec | None:
+        """None: none is published."""
+        return self._table.spec
+
     def watch(self) -> Watch:
         """Yields a view at once, and again after each change; changes in between may be merged. Ends when the
         registry is gone."""
@@ -90,6 +95,10 @@ class Registry(Watched, ABC):
 
     @abstractmethod
     async def remove_model(self, key: str) -> None: ...
+
+    @abstractmethod
+    async def put_spec(self, spec: SealedSpec) -> None:
+        """What frontends elsewhere are told. Replaces the one before."""
 
     @abstractmethod
     async def forget(self, life: str) -> None:

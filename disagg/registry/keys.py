@@ -2,7 +2,8 @@
 
     disagg / namespace / deployment / model / kind / name
     disagg/prod/chat/-/controller/-                          ControllerRecord; `-`: of the whole deployment
-    disagg/prod/chat/-/frontend/0                            FrontendRecord
+    disagg/prod/chat/-/frontend/0                            FrontendRecord; from OUTSIDE on not the controller's key
+    disagg/prod/chat/-/spec/-                                SealedSpec
     disagg/prod/chat/smollm2/engine/prefill-0                EngineRecord
     disagg/prod/chat/smollm2/met/prefill-0#1/decode-0#1      these two have met; empty
     disagg/prod/chat/smollm2/adapter/sql                     Adapter
@@ -30,18 +31,20 @@ import msgspec
 from disagg.adapters import Adapter
 from disagg.lives import adapter_in, group_of
 from disagg.registry.changes import Changes
-from disagg.registry.records import ControllerRecord, EngineRecord, FrontendRecord, ModelRecord
+from disagg.registry.records import ControllerRecord, EngineRecord, FrontendRecord, ModelRecord, SealedSpec
 from disagg.registry.store import Entry
 
 log = logging.getLogger(__name__)
 
 ROOT = "disagg/"
 ALL = "-"
+OUTSIDE = 0x100  # the controller's frontends have numbers below it; those of `disagg frontend` have others
 encode = msgspec.json.Encoder().encode
 _engine = msgspec.json.Decoder(EngineRecord).decode
 _adapter = msgspec.json.Decoder(Adapter).decode
 _frontend = msgspec.json.Decoder(FrontendRecord).decode
 _model = msgspec.json.Decoder(ModelRecord).decode
+_spec = msgspec.json.Decoder(SealedSpec).decode
 decode_controller = msgspec.json.Decoder(ControllerRecord).decode
 
 
@@ -68,6 +71,19 @@ class Keys(msgspec.Struct, frozen=True):
     def controller(self) -> str:
         return f"{self.prefix}{ALL}/controller/{ALL}"
 
+    @property
+    def frontends(self) -> str:
+        """What all frontends' keys begin with."""
+        return f"{self.prefix}{ALL}/frontend/"
+
+    def frontend(self, number: int) -> str:
+        return f"{self.frontends}{number}"
+
+    def is_of_others(self, key: str) -> bool:
+        """It is under another lease than the controller's."""
+        number = key.removeprefix(self.frontends)
+        return number != key and number.isdecimal() and int(number) >= OUTSIDE
+
     def spelt(self, changes: Changes) -> dict[str, bytes | None]:
         """Pairs come before engines: who sees an engine READY knows whom it has met."""
         found: dict[str, bytes | None] = {
@@ -79,9 +95,11 @@ class Keys(msgspec.Struct, frozen=True):
         for name, adapter in changes.adapters.items():
             found[f"{self._of(adapter_in(name)[0])}adapter/{_part(name)}"] = _encoded(adapter)
         for number, frontend in changes.frontends.items():
-            found[f"{self.prefix}{ALL}/frontend/{number}"] = _encoded(frontend)
+            found[self.frontend(number)] = _encoded(frontend)
         for name, model in changes.models.items():
             found[f"{self._of(name)}model/{_part(name)}"] = _encoded(model)
+        if changes.spec is not None:
+            found[f"{self.prefix}{ALL}/spec/{ALL}"] = encode(changes.spec)
         return found
 
     def _of(self, group: str) -> str:
@@ -122,6 +140,8 @@ def _read_one(key: Key, entry: Entry | None, changes: Changes) -> None:
             changes.frontends[int(name)] = _frontend(entry.value) if entry else None
         case "model", (name,):
             changes.models[name] = _model(entry.value) if entry else None
+        case "spec", (_,) if entry is not None:
+            changes.spec = _spec(entry.value)
 
 
 def _encoded(record: msgspec.Struct | None) -> bytes | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from disagg.adapters import Adapter
 from disagg.registry.interface import Registry
-from disagg.registry.records import EngineRecord, FrontendRecord, ModelRecord
+from disagg.registry.records import EngineRecord, FrontendRecord, ModelRecord, SealedSpec
 
 
 class MemoryRegistry(Registry):
@@ -34,6 +34,9 @@ class MemoryRegistry(Registry):
 
     async def remove_model(self, key: str) -> None:
         self._table.remove_model(key)
+
+    async def put_spec(self, spec: SealedSpec) -> None:
+        self._table.put_spec(spec)
 
     async def forget(self, life: str) -> None:
         self._table.forget(life)

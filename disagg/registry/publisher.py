@@ -45,8 +45,10 @@ class Publisher:
         self._published = -1  # revision of the table
         self._has_published = asyncio.Event()  # each time it is another one
 
-    async def begin(self) -> None:
-        """Raises StartError when the store does not answer, or another deployment has the name."""
+    async def begin(self, control: str = "") -> None:
+        """`control`: host:port where frontends ask the controller, for them to read. Raises StartError when the store
+        does not answer, or another deployment has the name."""
+        self._me = msgspec.structs.replace(self._me, control=control)
         give_up_s = time.monotonic() + self._lease_s + CLAIM_MORE_S
         while True:
             try:
@@ -86,7 +88,7 @@ class Publisher:
 
     async def end(self) -> None:
         if self._lease is not None:
-            await _give_back(self._lease)
+            await give_back(self._lease)
 
     async def _claim(self) -> Lease:
         """Raises Conflict while another one has the name, and StoreLost."""
@@ -96,7 +98,7 @@ class Publisher:
             version = _version_of(there, self._keys.controller, self._me)
             await self._take_name(lease, version)
         except (Conflict, StoreLost):
-            await _give_back(lease)
+            await give_back(lease)
             raise
         return lease
 
@@ -113,7 +115,7 @@ class Publisher:
         view = await anext(watch)
         whole = msgspec.structs.replace(self._me, is_whole=True)
         all_keys = self._keys.spelt(view.changes)
-        old = {key: None for key in there.entries if key not in all_keys}
+        old = {key: None for key in there.entries if key not in all_keys and not self._keys.is_of_others(key)}
         pending: dict[str, bytes | None] = {**old, **all_keys, self._keys.controller: encode(whole)}
         while await self._write(pending, lease):
             self._note(view.changes.revision)
@@ -142,7 +144,7 @@ class Publisher:
         event.set()
 
 
-async def _give_back(lease: Lease) -> None:
+async def give_back(lease: Lease) -> None:
     """Within END_S; else it runs out."""
     with contextlib.suppress(StoreLost, TimeoutError):
         async with asyncio.timeout(END_S):

@@ -72,6 +72,15 @@ class FrontendRecord(msgspec.Struct, frozen=True, kw_only=True):
     url: str  # as OpenAI's clients want it
     pid: int
     peer: str = ""  # host:port where other frontends ask it for what it alone knows (frontend/peers.py)
+    host: str = ""  # of one that `disagg frontend` runs: the name of its host; empty: it is the controller's
+    run: str = ""  # of that `disagg frontend`
+
+
+class SealedSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """What a frontend elsewhere has to be told, for who knows the deployment's secret (frontend/published.py)."""
+
+    version: str  # of disagg
+    sealed: bytes
 
 
 class ModelState(StrEnum):
@@ -96,6 +105,7 @@ class ControllerRecord(msgspec.Struct, frozen=True, kw_only=True):
     run: str  # of `disagg serve`: another one after each start
     host: str
     pid: int
+    control: str = ""  # host:port where frontends ask it (control.py)
     is_whole: bool = (
         False  # all the others are there; before, a key that is missing may only have been lost with a lease
     )

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from disagg.adapters import Adapter
 from disagg.registry.changes import Changes
 from disagg.registry.met import Met
-from disagg.registry.records import EngineRecord, FrontendRecord, ModelRecord
+from disagg.registry.records import EngineRecord, FrontendRecord, ModelRecord, SealedSpec
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +43,7 @@ class Table:
         self._adapters: dict[str, Adapter] = {}
         self._frontends: dict[int, FrontendRecord] = {}
         self._models: dict[str, ModelRecord] = {}
+        self.spec: SealedSpec | None = None  # what frontends elsewhere are told; read only
         self._watches: list[weakref.ref[Watch]] = []  # in the order they came; one that nobody holds any more is gone
         self.is_closed = False
 
@@ -90,6 +91,11 @@ class Table:
     def remove_frontend(self, number: int) -> None:
         if self._frontends.pop(number, None) is not None:
             self._tell(lambda changes: changes.frontends.update({number: None}))
+
+    def put_spec(self, spec: SealedSpec) -> None:
+        if self.spec != spec:
+            self.spec = spec
+            self._tell(lambda changes: setattr(changes, "spec", spec))
 
     def put_adapter(self, adapter: Adapter) -> None:
         """Replaces that of its name."""
@@ -148,13 +154,21 @@ class Table:
                 self.remove_model(key)
             else:
                 self.put_model(model)
+        if changes.spec is not None:
+            self.put_spec(changes.spec)
         self.revision = changes.revision
 
     def snapshot(self) -> Changes:
         """Everything, as changes of an empty table."""
         met = dict.fromkeys(self._met, True)
         return Changes(
-            self.revision, met, dict(self._records), dict(self._adapters), dict(self._frontends), dict(self._models)
+            self.revision,
+            met,
+            records=dict(self._records),
+            adapters=dict(self._adapters),
+            frontends=dict(self._frontends),
+            models=dict(self._models),
+            spec=self.spec,
         )
 
     def view(self) -> View:

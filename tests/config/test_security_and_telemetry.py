@@ -258,3 +258,25 @@ def test_variables_that_secrets_come_from_are_known_by_name(tmp_path: Path) -> N
     )
     sets = ['security.admin_keys=["${env:ADMIN}"]', "telemetry.traces.headers.x=Bearer ${env:TOKEN}"]
     assert secret_variables(file, sets) == {"BARE", "TEAM", "ETCD", "ADMIN", "TOKEN"}
+
+
+SECRET = "0f1e2d3c4b5a6978" * 4
+
+
+def test_a_secret_comes_from_the_environment_and_is_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SOME_SECRET", SECRET)
+    deployment = parse_config(PAIR + 'security: {secret: "${env:SOME_SECRET}"}')
+    assert deployment.security.secret is not None
+    assert deployment.security.secret.get_secret_value() == SECRET
+    assert SECRET not in repr(deployment)
+    assert SECRET not in deployment.model_dump_json()
+
+
+@pytest.mark.parametrize("secret", ["short", SECRET[:63], "a" * 64, "x" * 20 + "correct horse", "''"])
+def test_a_secret_that_could_be_guessed_is_refused(secret: str) -> None:
+    with pytest.raises(ConfigError) as raised:
+        parse_config(PAIR + f"security: {{secret: {secret}}}")
+    (problem,) = raised.value.problems
+    assert problem.path == "security.secret"
+    assert "openssl rand -hex 32" in str(problem)
+    assert secret not in str(problem) or secret == "''"

@@ -87,8 +87,15 @@ def test_there_is_time_to_drain_and_to_stop_before_it_is_killed(drain_s: float, 
     assert f"#SBATCH --signal=B:TERM@{limit_s + 30}\n" in deploy("slurm", "local-cpu", *sets)
 
 
-@pytest.mark.parametrize("name", ["security.api_keys", "security.admin_keys"])
-def test_keys_are_not_rendered_where_others_read_them(name: str) -> None:
-    found = refused("slurm", "two-gpus", "--set", f"{name}=[a-secret-key-0123456789]")
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("security.api_keys", "[a-secret-key-0123456789]"),
+        ("security.admin_keys", "[a-secret-key-0123456789]"),
+        ("security.secret", "a-secret-key-0123456789" * 2),
+    ],
+)
+def test_keys_are_not_rendered_where_others_read_them(name: str, value: str) -> None:
+    found = refused("slurm", "two-gpus", "--set", f"{name}={value}")
     assert set(found) == {name}
     assert "a-secret-key" not in found[name]

@@ -44,8 +44,9 @@ def test_every_shell_block_is_run_or_says_why_not(page: Path) -> None:
             assert block.useless_marks() == []
 
 
-def test_every_command_of_a_page_has_its_options(page: Path) -> None:
+def test_every_command_of_a_page_has_its_options(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Those that cannot run, too, and those in the text."""
+    monkeypatch.setenv("DISAGG_SECRET", "0123456789abcdef" * 4)  # a page's lines export it
     text = page.read_text()
     commands = [command for block in blocks(text) if block.kind == "sh" for command in commands_in(block.text)]
     for said in [*commands, *spans(text)]:

@@ -62,5 +62,8 @@ async def test_one_that_is_not_there_any_more_is_asked_nothing() -> None:
 async def test_this_deployments_own_is_believed() -> None:
     server = PeerServer(SECRET, cast("Any", Knows()))
     port = await server.start("127.0.0.1")
-    assert await of(f"127.0.0.1:{port}").timeline(1, REQUEST, NOBODY) == {"id": REQUEST}
+    asked = of(f"127.0.0.1:{port}")
+    assert await asked.timeline(1, REQUEST, NOBODY) == {"id": REQUEST}
+    stranger = Peers(0, b"o" * 32, asked._frontends)
+    assert await stranger.timeline(1, REQUEST, NOBODY) is None, "who does not know the secret is told nothing"
     await server.close()

@@ -69,7 +69,7 @@ async def two_frontends() -> AsyncIterator[Two]:
 
     async with AsyncExitStack() as stack:
         registry = MemoryRegistry()
-        await registry.put(await _engine(stack))
+        await registry.put(await engine_record(stack, SECRET))
         server = RegistryServer(registry, SECRET)
         control = ControlServer(SECRET, nothing, nothing, lambda _prefill, _decode: None)
         spec = FrontendSpec(
@@ -98,10 +98,10 @@ async def two_frontends() -> AsyncIterator[Two]:
         yield two
 
 
-async def _engine(stack: AsyncExitStack) -> EngineRecord:
+async def engine_record(stack: AsyncExitStack, secret: bytes) -> EngineRecord:
     engine = SimulatedEngine(Model(role=Role.AGGREGATED, speed=1), life="aggregated-0#1")
     facts = engine.start()
-    server = PlaneServer(engine, facts, 1, SECRET)
+    server = PlaneServer(engine, facts, 1, secret)
     plane = f"127.0.0.1:{await server.start('127.0.0.1')}"
     stack.callback(engine.stop)
     stack.callback(server.close)

@@ -31,6 +31,7 @@ class Cluster:
     nodes: Sequence[Node]
     environment: dict[str, str]
     cpus: float
+    beside: Sequence[Node] = ()  # hosts without Ray
 
     def rejoin(self, node: Node) -> None:
         """Its raylet is dead, or has given up."""
@@ -49,11 +50,12 @@ class Cluster:
 
 
 @contextlib.contextmanager
-def cluster(count: int, cpus: float, more: dict[str, str] | None = None) -> Iterator[Cluster]:
-    with nodes(count) as made:
+def cluster(count: int, cpus: float, more: dict[str, str] | None = None, beside: int = 0) -> Iterator[Cluster]:
+    with nodes(count + beside) as hosts:
+        made = hosts[:count]
         own = {"PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}", "no_proxy": "*", **(more or {})}
         environment = ray_start(made, cpus, more=own) | {"RAY_API_SERVER_ADDRESS": "http://127.0.0.1:8265"}
-        yield Cluster(made, environment, cpus)
+        yield Cluster(made, environment, cpus, hosts[count:])
 
 
 @contextlib.contextmanager
@@ -92,6 +94,28 @@ def _until_jobs_are_taken(on: Cluster) -> None:
         assert "No available agent" in done.stderr, done.stderr[-3000:]
         assert time.monotonic() < until, done.stderr[-3000:]
         time.sleep(1)
+
+
+@contextlib.contextmanager
+def running(node: Node, environment: dict[str, str], *words: str) -> Iterator[Deployment]:
+    """`disagg WORDS` in the node, from when a frontend there is ready until SIGTERM."""
+    with tempfile.TemporaryDirectory() as folder, door(node.namespace, PORT) as port:
+        log = Path(folder) / "log"
+        process = node.start(str(BIN / "disagg"), *words, log=log, environment=environment)
+        made = Deployment(process, f"http://127.0.0.1:{port}", log)
+        try:
+            began = time.monotonic()
+            while not made.is_ready():
+                assert process.poll() is None, f"it ended:\n{made.said()}"
+                assert time.monotonic() - began < READY_S, f"not ready:\n{made.said()}"
+                time.sleep(0.2)
+            yield made
+        finally:
+            process.terminate()
+            try:
+                process.wait(30)
+            finally:
+                process.kill()
 
 
 def processes(engine: dict[str, Any]) -> Processes:

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 HERE = Path(__file__).parent
-sys.path[:0] = [str(HERE), str(HERE.parent / "engines")]  # deployment.py, streams.py and moe.py are theirs
+# deployment.py, streams.py and moe.py are the engines', etcd_here.py the registry's
+sys.path[:0] = [str(HERE), str(HERE.parent / "engines"), str(HERE.parent / "registry")]
 
 from cluster import Cluster, cluster  # noqa: E402
 from moe import FOUR_PAIRS, aggregated_answers  # noqa: E402

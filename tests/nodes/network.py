@@ -18,6 +18,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 SUBNET = "10.77.0"
+NOBODY = "02:00:00:00:00:01"  # an Ethernet address that is none's
 # What a node has to itself, then a process that keeps its namespaces.
 HOLD = """
 mount -t tmpfs -o mode=1777,size=4g tmpfs /dev/shm
@@ -97,6 +98,15 @@ class Node:
     def mend(self) -> None:
         _ip("link", "set", self._link, "up")
 
+    def lose(self, other: Node) -> None:
+        """A partition between these two: what one sends the other is lost on the way, and nobody is told."""
+        for one, far in (self, other), (other, self):
+            _ip("-n", one.name, "neigh", "replace", far.address, "lladdr", NOBODY, "nud", "permanent", "dev", "node0")
+
+    def find(self, other: Node) -> None:
+        for one, far in (self, other), (other, self):
+            _ip("-n", one.name, "neigh", "del", far.address, "dev", "node0")
+
     def close(self) -> None:
         for pid in self.pids():
             with contextlib.suppress(ProcessLookupError):
@@ -161,6 +171,7 @@ def ray_join(node: Node, head: Node, environment: Mapping[str, str], cpus: float
         "--object-store-memory=100000000",
         "--disable-usage-stats",
         environment={**environment, "RAY_ADDRESS": ""},
+        limit_s=120,
     )
 
 

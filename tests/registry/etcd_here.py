@@ -1,4 +1,4 @@
-"""Real etcd members on loopback, for tests; and a proxy in front of one, through which a network can be lost."""
+"""Real etcd members for tests, on loopback or in a namespace; and a proxy through which a network can be lost."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 
@@ -23,18 +23,29 @@ UP_S = 20.0
 
 
 class Etcd:
-    """One member. `more`: further arguments."""
+    """One member. `more`: further arguments; `within`: a command that runs the rest, where `host` is an address."""
 
-    def __init__(self, folder: Path, name: str, port: int, peer_port: int, cluster: str, *more: str) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        name: str,
+        port: int,
+        peer_port: int,
+        cluster: str,
+        *more: str,
+        host: str = "127.0.0.1",
+        within: Sequence[str] = (),
+    ) -> None:
         scheme = "https" if "--cert-file" in more else "http"
-        self.endpoint = f"127.0.0.1:{port}"
+        self.endpoint = f"{host}:{port}"
         self._log = folder / f"{name}.log"
         self._command = [
+            *within,
             *(ETCD, "--name", name, "--data-dir", str(folder / name), "--initial-cluster", cluster),
             *("--listen-client-urls", f"{scheme}://{self.endpoint}"),
             *("--advertise-client-urls", f"{scheme}://{self.endpoint}"),
-            *("--listen-peer-urls", f"http://127.0.0.1:{peer_port}"),
-            *("--initial-advertise-peer-urls", f"http://127.0.0.1:{peer_port}"),
+            *("--listen-peer-urls", f"http://{host}:{peer_port}"),
+            *("--initial-advertise-peer-urls", f"http://{host}:{peer_port}"),
             *("--heartbeat-interval", "50", "--election-timeout", "500", "--unsafe-no-fsync", *more),
         ]
         self._process: subprocess.Popen[bytes] | None = None
@@ -55,12 +66,17 @@ class Etcd:
 
 
 @contextmanager
-def etcd(folder: Path, *more: str, members: int = 1) -> Iterator[list[Etcd]]:
+def etcd(
+    folder: Path, *more: str, members: int = 1, host: str = "127.0.0.1", within: Sequence[str] = ()
+) -> Iterator[list[Etcd]]:
     if not ETCD:
         pytest.skip("needs etcd: .ci/tools brings it, and continuous integration has it")
     ports = [(free_port(), free_port()) for _ in range(members)]
-    cluster = ",".join(f"m{number}=http://127.0.0.1:{peer}" for number, (_, peer) in enumerate(ports))
-    made = [Etcd(folder, f"m{number}", *ports[number], cluster, *more) for number in range(members)]
+    cluster = ",".join(f"m{number}=http://{host}:{peer}" for number, (_, peer) in enumerate(ports))
+    made = [
+        Etcd(folder, f"m{number}", *ports[number], cluster, *more, host=host, within=within)
+        for number in range(members)
+    ]
     try:
         for each in made:
             each.start()
