@@ -87,6 +87,8 @@ class Roster:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         for each in list(self._here.values()):
+            if each.model is None:  # it has never been the frontend's
+                await each.one.tokenization.stop()
             await each.one.close()
 
     @property

@@ -247,8 +247,8 @@ class Changes:
             return Answer(lines=looked.lines)
         starts = outline.added or outline.replaced or outline.restarted or outline.moved
         plans = looked.wanted.plans(self._device) if starts else ()
-        found = await asyncio.gather(*map(self._preflight, plans))  # side by side: each asks all nodes
-        if problems := [problem for of_plan in found for problem in of_plan]:
+        # One after the other: the processes that looked at the nodes for the first model do so for the next.
+        if problems := [problem for plan in plans for problem in await self._preflight(plan)]:
             raise ConfigError("preflight", tuple(dict.fromkeys(problems)))
         possible = outlines.possible_stand_ins(outline, now)
         have_room = await self._fleet.with_room([*outline.added, *possible], ROOM_S)
