@@ -31,7 +31,10 @@ Yes = Annotated[bool, typer.Option("--yes", help="Also where it takes service aw
 
 
 def scale(
-    counts: Annotated[list[str], typer.Argument(help="Engines of a role: prefill=3 decode=2.")],
+    counts: Annotated[
+        list[str],
+        typer.Argument(help="Engines of a role: prefill=3 decode=2. Of one of several models: chat.prefill=3."),
+    ],
     wait: Wait = False,
     yes: Yes = False,
     url: Url = None,
@@ -65,7 +68,7 @@ def apply(
 
 
 def restart(
-    of: Annotated[list[str] | None, typer.Argument(help="Roles, or engines; none: all engines.")] = None,
+    of: Annotated[list[str] | None, typer.Argument(help="Roles, models, or engines; none: all engines.")] = None,
     rolling: Annotated[bool, typer.Option("--rolling", help="One after the other: the only way there is.")] = False,
     wait: Wait = False,
     yes: Yes = False,
@@ -121,10 +124,6 @@ def revisions(
         config = next((each.config for each in found.revisions if each.number == show), None)
         if config is None:
             raise click.UsageError(f"there is no revision {show}")
-        if not config:
-            raise click.UsageError(
-                "a configuration of several models is not shown yet; see the file it was started with"
-            )
         sys.stdout.write(f"{FOR_READING} {show}\n{config}")
         return
     for each in found.revisions:
@@ -137,11 +136,12 @@ def revisions(
         )
 
 
-def _count(text: str) -> tuple[Role, int]:
+def _count(text: str) -> tuple[str, int]:
+    """A role, or MODEL.ROLE."""
     name, equals, count = text.partition("=")
-    if name not in list(Role) or not equals or not count.isdecimal() or len(count) > 6:
-        raise click.UsageError(f"{text!r} is no count of engines; say for instance prefill=3")
-    return Role(name), int(count)
+    if name.rpartition(".")[2] not in list(Role) or not equals or not count.isdecimal() or len(count) > 6:
+        raise click.UsageError(f"{text!r} is no count of engines; say for instance prefill=3, or chat.prefill=3")
+    return name, int(count)
 
 
 def _when(at_s: float) -> str:

@@ -74,9 +74,8 @@ def frontend(
         shared = Shared(store_at(registry), Keys(namespace, deployment))
         secret = _secret(secret_file, shared)
     by_name = dict(map(_model, models or ()))
-    said = OnHost(
-        host, port, by_name, tls_cert=tls_cert, tls_key=tls_key, tls_client_ca=tls_client_ca, keys_file=keys_file
-    )
+    tls = {"tls_cert": tls_cert, "tls_key": tls_key, "tls_client_ca": tls_client_ca}
+    said = OnHost(host, port, by_name, **tls, keys_file=keys_file)
     wanted = Wanted(shared, secret, count, peer_host, said)
     lines = log_to_stderr("[%(asctime)s] %(message)s")
     with stopping.farewell(lines.flush):

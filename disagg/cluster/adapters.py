@@ -114,6 +114,12 @@ class Adapters:
             task.cancel()
         await asyncio.gather(*self._changes, return_exceptions=True)
 
+    async def end(self) -> None:
+        """Its model goes: nobody has them any more."""
+        await self.stop()
+        for name in self._wanted:
+            await self._registry.remove_adapter(adapter_key(self._group, name))
+
     async def _whole(self, change: Callable[[], Awaitable[str | None]]) -> str | None:
         """Who asked may leave: what has begun is done to its end."""
         if len(self._changes) >= CHANGES_MAX:
@@ -212,15 +218,29 @@ class Adapters:
 
 
 class AdaptersOfModels:
-    """`by_group`: each model's. `models`: their names, which no adapter of any may have. Adapters are named as in the
-    registry."""
+    """`by_group`: each model's. `models`: their names in the same order, which no adapter of any may have. Adapters are
+    named as in the registry."""
 
     def __init__(self, by_group: Mapping[str, Adapters], models: Collection[str] = ()) -> None:
-        self._by_group, self._models = by_group, models
+        self._by_group, self._models = dict(by_group), dict(zip(by_group, models, strict=False))
+        self._all_have_seen: Callable[[float], Awaitable[bool]] = _nobody_looks
 
     def seen_by(self, all_have_seen: Callable[[float], Awaitable[bool]]) -> None:
+        self._all_have_seen = all_have_seen
         for adapters in self._by_group.values():
             adapters.all_have_seen = all_have_seen
+
+    async def add(self, group: str, model: str, adapters: Adapters) -> None:
+        """Of one more model, before its engines come."""
+        adapters.all_have_seen = self._all_have_seen
+        self._by_group[group], self._models[group] = adapters, model
+        await adapters.begin()
+
+    async def remove(self, group: str) -> None:
+        """Its engines are gone."""
+        self._models.pop(group, None)
+        if (adapters := self._by_group.pop(group, None)) is not None:
+            await adapters.end()
 
     async def begin(self) -> None:
         for adapters in self._by_group.values():
@@ -230,11 +250,12 @@ class AdaptersOfModels:
         await self._by_group[live.record.group].bring(live)
 
     def leave(self, life: str) -> None:
-        self._by_group[group_of(life)].leave(life)
+        if (adapters := self._by_group.get(group_of(life))) is not None:
+            adapters.leave(life)
 
     async def load(self, key: str, path: str, pinned: bool) -> str | None:
         group, name = self._place(key)
-        if name in self._models:
+        if name in self._models.values():
             return f"the name '{name[:100]}' is that of a model here"
         return await self._by_group[group].load(name, path, pinned) if group in self._by_group else _NO_MODEL
 

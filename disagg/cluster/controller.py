@@ -17,9 +17,11 @@ from disagg.cluster import cluster_inspect
 from disagg.cluster.adapters import Adapters, AdaptersOfModels
 from disagg.cluster.change.keeper import Changes
 from disagg.cluster.fleet import Fleet
+from disagg.cluster.models import Learn, Models
 from disagg.cluster.ray_places import RayPlaces
 from disagg.cluster.runtime import Runtime
 from disagg.cluster.setting import Setting
+from disagg.config.schema import Deployment
 from disagg.errors import Problem
 from disagg.planning.plan import Plan
 from disagg.registry.control import ControlServer
@@ -43,19 +45,26 @@ class Controller:
     are READY within `deadlines.start_s` seconds.
     """
 
-    def __init__(self, plans: Sequence[Plan], setting: Setting, shared: Shared | None = None) -> None:
-        """`plans`: one for each model. `shared`: where the registry is published; None: this process serves it to its
-        frontends."""
+    def __init__(
+        self,
+        whole: Deployment,
+        plans: Sequence[Plan],
+        setting: Setting,
+        learn: Learn,
+        shared: Shared | None = None,
+    ) -> None:
+        """`plans`: one for each model of `whole`. `learn`: what is to be told of a model that comes later. `shared`:
+        where the registry is published; None: this process serves it to its frontends."""
         self._plans, self._setting = plans, setting
         self.registry = MemoryRegistry()
         self._places = RayPlaces(setting)
-        runtime, deployment = Runtime(), plans[0].deployment
-        by_group = {plan.deployment.key: self._adapters_of(plan, runtime) for plan in plans}
+        self._runtime = runtime = Runtime()
+        by_group = {plan.deployment.key: self._adapters_of(plan) for plan in plans}
         self.adapters = AdaptersOfModels(by_group, [plan.model.name for plan in plans])
-        canary_s = deployment.health.canary_s
+        canary_s = whole.health.canary_s
         self.fleet = Fleet(setting, self.registry, self._places, runtime, canary_s, adapters=self.adapters)
         secret = bytes.fromhex(setting.secret)
-        lease_s = deployment.registry.lease_s
+        lease_s = whole.registry.lease_s
         self._told: RegistryServer | SharedRegistry
         if shared is None:
             self._told = RegistryServer(self.registry, secret)
@@ -63,17 +72,19 @@ class Controller:
             self._told = SharedRegistry(self.registry, shared, setting.deployment, lease_s)
         self.adapters.seen_by(self._told.all_have_seen)
         fleet, self.is_to_stop = self.fleet, asyncio.Event()  # an operator has said so
-        of_others = [engine for other in plans[1:] for engine in other.engines]
-        looks = self.registry, plans[0], runtime.wall_s, self._speaks_against, self.is_to_stop.set
-        self.changes = Changes(fleet, *looks, of_others)
+        around = setting.of_models, self.adapters, learn, self._adapters_of
+        drain_s = setting.deadlines.drain_s
+        self.models = Models(self.registry, fleet, *around, self._told.all_have_seen, drain_s)
+        looks = runtime.wall_s, self._speaks_against, self.is_to_stop.set
+        self.changes = Changes(fleet, self.registry, whole, plans, self.models, *looks)
         told = fleet.log_lines, self.changes.drain, fleet.transfer_lost
         self._control = ControlServer(secret, *told, self.adapters, self.changes)
 
-    def _adapters_of(self, plan: Plan, runtime: Runtime) -> Adapters:
+    def _adapters_of(self, plan: Plan) -> Adapters:
         lora, drain_s = plan.model.lora, self._setting.deadlines.drain_s
         given = [Adapter(name, said.path, said.pinned) for name, said in lora.adapters.items()] if lora else []
         model = plan.model.name if lora else None
-        return Adapters(self.registry, runtime, model, given, drain_s, plan.deployment.key)
+        return Adapters(self.registry, self._runtime, model, given, drain_s, plan.deployment.key)
 
     async def start(self, host: str) -> Addresses:
         """Places and starts everything, without waiting for READY; returns where frontends reach it."""
@@ -98,4 +109,6 @@ class Controller:
         self._places.close()
 
     async def _speaks_against(self, plan: Plan) -> Sequence[Problem]:
-        return await cluster_inspect.problems_now(plan, self._setting.model_path)
+        is_one = not plan.deployment.key
+        folder = self._setting.model_path if is_one else await self.models.folder_of(plan)
+        return await cluster_inspect.problems_now(plan, folder)

@@ -32,6 +32,7 @@ from disagg.cluster.controller import Addresses, Controller
 from disagg.cluster.elsewhere import for_elsewhere, secret_of
 from disagg.cluster.first_steps import first_steps
 from disagg.cluster.frontend_process import Frontends
+from disagg.cluster.models import Told
 from disagg.cluster.node_labels import labels_of
 from disagg.cluster.ports import hold
 from disagg.cluster.setting import OfModel, Setting
@@ -46,6 +47,7 @@ from disagg.frontend.spec import FrontendSpec, ModelSpec, TracesSpec
 from disagg.frontend.tls import TlsSpec
 from disagg.host_spec import DEPLOYMENT_VARIABLE, SECRET_VARIABLE, TextSpec
 from disagg.models.digest import text_digest
+from disagg.models.facts import find_facts
 from disagg.models.resolve import resolve_model
 from disagg.planning.plan import Plan, device_of, resolve_parts
 from disagg.registry.keys import Keys
@@ -140,7 +142,7 @@ async def _run(deployment: Deployment, course: _Course, *, is_quiet: bool) -> No
             block_tokens=shared_by[0].block_tokens,
             of_models=dict(zip(deployment.models, shared_by, strict=True)) if deployment.models else {},
         )
-        controller = Controller(plans, setting, shared)
+        controller = Controller(deployment, plans, setting, functools.partial(_learn, seen[0]), shared)
         frontends: Frontends | None = None
         keeping: asyncio.Task[None] | None = None
         progress = asyncio.create_task(_report(controller.registry.watch(), began_s))
@@ -152,7 +154,9 @@ async def _run(deployment: Deployment, course: _Course, *, is_quiet: bool) -> No
                 _model_spec(plan, folder, prior_of(plan, found.facts, found.gpus, found.gbytes_s))
                 for plan, folder, found in zip(plans, folders, seen, strict=True)
             ]
-            spec = _frontend_spec(plans[0], addresses, specs, shared, is_quiet=is_quiet)
+            several = [(spec.group, msgspec.to_builtins(spec)) for spec in specs if spec.group]
+            await controller.models.begin(several)
+            spec = _frontend_spec(plans[0], addresses, () if several else specs, shared, is_quiet=is_quiet)
             if shared is not None and secret is not None:
                 spec = msgspec.structs.replace(spec, has_peers=True, peer_host=here)
                 await controller.registry.put_spec(for_elsewhere(spec, deployment, secret))
@@ -290,6 +294,18 @@ def _shared_by_engines(plan: Plan, folder: Path) -> OfModel:
     return OfModel(str(folder), text, plan.block_tokens if plan.tells_cache else 0)
 
 
+async def _learn(seen: preflight.ClusterInspection, plan: Plan) -> Told:
+    """Of a model that comes later. `seen`: the cluster, as it was at the start. Raises StartError."""
+    model = plan.model
+    folder = await asyncio.to_thread(resolve_model, model.path, model.revision)
+    try:
+        facts = find_facts(str(folder)) if plan.device != "simulated" else None
+    except StartError:  # SGLang may know better, as at the start
+        facts = None
+    spec = _model_spec(plan, folder, prior_of(plan, facts, seen.gpus, seen.gbytes_s))
+    return Told(_shared_by_engines(plan, folder), msgspec.to_builtins(spec))
+
+
 def _model_spec(plan: Plan, folder: Path, prior: Prior = NO_PRIOR) -> ModelSpec:
     embeds = {ROLES[engine.role].embeds for engine in plan.engines}
     return ModelSpec(
@@ -319,7 +335,7 @@ def _frontend_spec(
     *,
     is_quiet: bool = False,
 ) -> FrontendSpec:
-    """`plan`: any model's; what it says is all models'."""
+    """`plan`: any model's; what it says is all models'. `models`: the only one."""
     deadlines, security = plan.deadlines, plan.deployment.security
     said = deadlines.model_dump() | plan.deployment.routing.model_dump()
     keys = key_set(security)

@@ -179,12 +179,12 @@ class Security(KeyLists):
     """A YAML file on the node of `disagg serve` with more api_keys and admin_keys, taken up within 6 s of a change."""
     open_metrics: bool = False
     """/metrics needs no key."""
-    insecure: bool = False
-    """That everybody beyond this machine may use the endpoint is meant: no warning."""
     secret: Secret | None = None
     """What frontends, engines and the controller prove to each other, 32 random bytes or more; default: one that each
     start makes. With it, and a registry that is shared, `disagg frontend` on other hosts serves too. From the
     environment: "${env:DISAGG_SECRET}"."""
+    insecure: bool = False
+    """That everybody beyond this machine may use the endpoint is meant: no warning."""
 
 
 def open_door(frontend: FrontendSection, security: Security) -> str:

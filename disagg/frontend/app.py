@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from disagg.adapters import Adapter
@@ -26,7 +27,7 @@ from disagg.frontend.http1 import Call, ClientGone, Limits, Refusals
 from disagg.frontend.inputs import InputKind
 from disagg.frontend.key_limits import NO_LIMITS, Meters
 from disagg.frontend.keys import Caller, Keys, Right
-from disagg.frontend.models import Model, Models
+from disagg.frontend.models import Model, Models, Seen, by_everybody
 from disagg.frontend.native_api.adapters import AdapterRoutes, adapter_error
 from disagg.frontend.native_api.routes import NativeRoutes
 from disagg.frontend.origins import Origins
@@ -80,15 +81,16 @@ class Frontend:
         tracer: Tracer | None = None,
         meters: Meters = NO_LIMITS,
     ) -> None:
-        """`more`: models beside the first; then `whole` speaks for all of them."""
+        """`more`: models beside the first; then, or where others come later, `whole` speaks for all of them."""
         self._keys, self._origins, self._tracer = keys, origins, tracer
         self._whole, self._headers = whole or backend, headers
         self._audit = Audit(self._whole.feed.acted)
-        kept = ResponseStore()
-        every = ((backend, tokenization), *more)
-        models = [_model(*each, body_limit_bytes, peers, kept, meters) for each in every]
+        self._meters, kept = meters, ResponseStore()
+        every, limit = ((backend, tokenization), *more), body_limit_bytes
+        self._model = partial(_model, body_limit_bytes=limit, peers=peers, kept=kept, meters=meters)
+        models = [self._model(*each) for each in every]
         self._models = Models(models, body_limit_bytes)
-        self.own = OwnRequests(self._whole, models)
+        self.own = OwnRequests(self._whole, self._models.here, kept)
         self._together = Together(self._whole, self.own, peers)
         if peers is not None:
             self._whole.feed.look_at(peers.parts)
@@ -154,8 +156,26 @@ class Frontend:
         """Running requests may end within the limit; then they are cancelled."""
         self._whole.feed.close()
         await self._server.stop(limit_s)
-        for model in self._models.all:
-            await model.tokenization.stop()
+        for model in self._models.here:
+            await _close(model)
+
+    def add(self, backend: Backend, tokenization: Tokenization) -> Model:
+        """One more model, which may be named from now on."""
+        model = self._model(backend, tokenization)
+        self._models.add(model)
+        return model
+
+    def of(self, backend: Backend) -> Model:
+        return next(model for model in self._models.here if model.backend is backend)
+
+    def leaves(self, model: Model) -> None:
+        """Nobody may name it any more; its requests go on."""
+        self._models.leaves(model)
+
+    async def remove(self, model: Model) -> None:
+        """Its requests have ended."""
+        self._models.remove(model)
+        await _close(model)
 
     async def start_reader(self) -> None:
         """Ahead of the first body that needs one; without it that one waits for a process to start."""
@@ -237,14 +257,21 @@ class Frontend:
         return handle
 
     async def _list_models(self, exchange: Exchange, _: str, caller: Caller) -> None:
-        listed = []
+        """Those that the caller's key may name."""
+        listed, seen = [], self._seen_by(caller)
         for model in self._models.all:
-            listed.append(await _model_body(model))
-            listed += [await _adapter_body(model, adapter) for adapter in model.backend.adapters.values()]
+            if seen(model, ""):
+                listed.append(await _model_body(model))
+            adapters = [adapter for name, adapter in model.backend.adapters.items() if seen(model, name)]
+            listed += [await _adapter_body(model, adapter) for adapter in adapters]
         await _json(exchange, {"object": "list", "data": listed})
 
+    def _seen_by(self, caller: Caller) -> Seen:
+        meter = self._meters.of(caller.owner)
+        return by_everybody if meter is None else lambda model, adapter: meter.may_name(model.name, adapter)
+
     async def _show_model(self, exchange: Exchange, name: str, caller: Caller) -> None:
-        model = self._models.find(name)
+        model = self._models.find(name, self._seen_by(caller))
         adapter = model.backend.served.adapter_of(name)
         body = await (_adapter_body(model, model.backend.adapters[adapter]) if adapter else _model_body(model))
         await _json(exchange, {**body, "id": name})
@@ -319,6 +346,11 @@ def _model(
     generations = Generations(backend, tokenization, body_limit_bytes, peers, kept, meters)
     embeddings = Embeddings(backend, tokenization, body_limit_bytes, generations.running, meters)
     return Model(backend, tokenization, generations, embeddings)
+
+
+async def _close(model: Model) -> None:
+    model.generations.close()
+    await model.tokenization.stop()
 
 
 async def _model_body(model: Model) -> dict[str, Any]:

@@ -78,6 +78,11 @@ class Generations:
         self._long_answers: ThreadPoolExecutor | None = None  # one thread: the loop gets its half of the interpreter
         self.running: dict[str, Sequence[Request]] = {}  # answers of several samples, by the id that their clients know
 
+    def close(self) -> None:
+        """Nothing runs any more, or it is not to be waited for."""
+        if self._long_answers is not None:
+            self._long_answers.shutdown(wait=False, cancel_futures=True)
+
     def cancel(self, answer_id: str) -> bool:
         """Ends all samples of a running answer; False if there is none."""
         requests = self.running.get(answer_id)

@@ -99,12 +99,16 @@ class Meter:
         self._running.add(running)
         return running
 
+    def may_name(self, model: str, adapter: str) -> bool:
+        """Also a model that is not here, or not yet."""
+        names = (adapter, f"{model}{OF}{adapter}") if adapter else (model,)  # however the body names it
+        return not self.key.models or any(name in self.key.models for name in names)
+
     def read(self, model: str, adapter: str, prompt_tokens: int) -> None:
         """Once the body has been read. `adapter`: "" for the model as it is. Raises RateLimited, and BadRequest."""
         now_s, key = self._now_s(), self.key
-        names = (adapter, f"{model}{OF}{adapter}") if adapter else (model,)  # however the body names it
-        if key.models and not any(name in key.models for name in names):
-            what = f"this key may not use the model '{names[0]}'; it may use {', '.join(key.models)}"
+        if not self.may_name(model, adapter):
+            what = f"this key may not use the model '{adapter or model}'; it may use {', '.join(key.models)}"
             raise BadRequest("model", "model_not_allowed", what, http_status=403)
         if self._tokens is not None:
             if prompt_tokens > key.tokens_per_minute:

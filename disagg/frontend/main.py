@@ -15,44 +15,31 @@ import gc
 import os
 import signal
 import sys
-from collections.abc import Callable, Sequence
-from functools import partial
-from pathlib import Path
-from typing import NamedTuple
 
 import msgspec
 import uvloop
 
-from disagg.adapters import Served
-from disagg.coordinator.coordinator import Coordinator
 from disagg.errors import StartError
 from disagg.freed_memory import keep_freed_memory
 from disagg.frontend.app import Frontend
-from disagg.frontend.engine_tokenizer import EngineTokenizer
 from disagg.frontend.http1 import Limits, Refusals
 from disagg.frontend.key_limits import Meters
 from disagg.frontend.key_sets import KeyFile, KeySet
 from disagg.frontend.keys import Keys
+from disagg.frontend.one_model import OneModel, Ours, own_tokens
 from disagg.frontend.open_files import raise_limit
 from disagg.frontend.origins import Origins
-from disagg.frontend.page.feed import Feed
 from disagg.frontend.peers import Peers, PeerServer
-from disagg.frontend.service import Service
-from disagg.frontend.spec import LISTENING, FrontendSpec, ModelSpec
+from disagg.frontend.roster import Roster
+from disagg.frontend.spec import LISTENING, FrontendSpec
 from disagg.frontend.tls import Tls
-from disagg.frontend.tokenization import Tokenization
 from disagg.frontend.whole import AllModels
 from disagg.host_spec import plane_secret
-from disagg.kv_events.blocks import BlockHasher
 from disagg.registry.control import ControlClient
 from disagg.registry.follower import Follower
-from disagg.registry.of_model import of_model
 from disagg.registry.served import RemoteRegistry
 from disagg.registry.shared import open_store
 from disagg.registry.store import StoreLost
-from disagg.routing.connections import Connections
-from disagg.routing.policy import Surroundings, load_policy
-from disagg.routing.router import Router
 from disagg.telemetry.stderr_log import log_to_stderr
 from disagg.telemetry.traces.tracer import Tracer
 
@@ -77,36 +64,34 @@ async def serve(spec: FrontendSpec) -> None:
     raise_limit()
     secret = plane_secret()
     # Before the connection, which has to prove its secret in time.
-    own = [None if model.tokenization == "engine" else _own_tokenizer(spec, model) for model in spec.models]
+    own = [own_tokens(spec, model) for model in spec.models]
     registry = _registry(spec, secret)
     await registry.connect()
     tls = Tls(spec.tls) if spec.tls is not None else None
-    ours = _Ours(Refusals(), _tracer(spec), Meters(spec.limited_keys))
-    parts = [_part(spec, model, secret) for model in spec.models]
-    feed = _one_feed(parts) if len(parts) > 1 else None
-    control = ControlClient(lambda: spec.control or registry.control, secret)
-    services = [_service(spec, part, control, ours, feed) for part in parts]
-    first, *more = [
-        (service, (given or _asking(spec, part))(partial(getattr, service, "served")))
-        for service, part, given in zip(services, parts, own, strict=True)
-    ]
+    control, meters = ControlClient(lambda: spec.control or registry.control, secret), Meters(spec.limited_keys)
+    ours = Ours(secret, control, Refusals(), _tracer(spec), meters)
+    only = [OneModel(spec, model, ours, tokens) for model, tokens in zip(spec.models, own, strict=True)]
+    roster = None if only else Roster(spec, registry, ours)
+    first, *more = only if roster is None else await roster.begin()
+    whole = AllModels([first.service, *(one.service for one in more)]) if roster is not None else None
     keys = Keys(open_metrics=spec.open_metrics)
     started = KeySet(spec.api_keys, spec.limited_keys, spec.admin_keys)
     keys.hold(*started)
-    key_file = KeyFile(spec.keys_file, started, keys, ours.meters) if spec.keys_file else None
+    key_file = KeyFile(spec.keys_file, started, keys, meters) if spec.keys_file else None
     headers = [(b"x-disagg-simulated", b"true")] if spec.simulated else []
     frontend = Frontend(
-        *first,
+        first.service,
+        first.tokenization,
         body_limit_bytes=spec.body_limit_bytes,
         limits=Limits(connections=spec.connections_max, held_bytes=spec.held_limit_bytes),
         refusals=ours.refusals,
         headers=headers,
         keys=keys,
-        meters=ours.meters,
+        meters=meters,
         origins=Origins(spec.origins, spec.origins_age_s),
         peers=Peers(spec.number, secret, lambda: registry.frontends) if spec.has_peers else None,
-        more=more,
-        whole=AllModels(services) if more else None,
+        more=[(one.service, one.tokenization) for one in more],
+        whole=whole,
         tracer=ours.tracer,
     )
     peer_server = PeerServer(secret, frontend.own)
@@ -118,92 +103,35 @@ async def serve(spec: FrontendSpec) -> None:
     gc.set_threshold(YOUNG_OBJECTS)
     sys.stdout.buffer.write(f"{LISTENING}{peer}\n".encode())
     sys.stdout.flush()
-    following = [
-        asyncio.create_task(
-            part.connections.follow(of_model(registry.watch(), part.model.group)), name="follow the registry"
-        )
-        for part in parts
-    ]
-    for task in following:
-        task.add_done_callback(lambda _: over.set())
-    beating = services if spec.says_what_goes_on else []
-    pulses = [asyncio.create_task(service.pulse.beat(), name="say what goes on") for service in beating]
-    if key_file is not None:
-        pulses.append(asyncio.create_task(key_file.follow(), name="follow the file of keys"))
+    following: asyncio.Task[None] | None = None
+    if roster is not None and whole is not None:
+        roster.join(frontend, whole)
+        following = asyncio.create_task(roster.follow(over.set), name="follow the models")
+        following.add_done_callback(lambda _: over.set())
+    for one in only:
+        one.follow(registry, over.set)
+    looking = asyncio.create_task(key_file.follow(), name="follow the file of keys") if key_file is not None else None
     await over.wait()
-    for pulse in pulses:
-        pulse.cancel()
+    if looking is not None:
+        looking.cancel()
     await frontend.stop(spec.stop_s)
     await peer_server.close()
     if ours.tracer is not None:
         await asyncio.to_thread(ours.tracer.stop)
-    for task in following:
-        task.cancel()
-    for ended in await asyncio.gather(*following, return_exceptions=True):
-        if isinstance(ended, Exception):
-            raise ended
-
-
-class _Ours(NamedTuple):
-    """Of this process, whichever the models are."""
-
-    refusals: Refusals
-    tracer: Tracer | None
-    meters: Meters
-
-
-class _Part(NamedTuple):
-    """Of one model: its engines, and who gives them requests."""
-
-    model: ModelSpec
-    connections: Connections
-    router: Router
-    coordinator: Coordinator
-
-
-def _part(spec: FrontendSpec, model: ModelSpec, secret: bytes) -> _Part:
-    connections = Connections(secret, block_tokens=model.block_tokens, kv_events=model.kv_events)
-    hasher = BlockHasher(secret, model.block_tokens) if model.block_tokens else None
-    router = Router(connections, load_policy(spec.policy, Surroundings(prior=model.prior)), hasher)
-    return _Part(model, connections, router, Coordinator(router, spec.limits))
-
-
-def _service(spec: FrontendSpec, part: _Part, control: ControlClient, ours: _Ours, feed: Feed | None) -> Service:
-    return Service(
-        model_name=part.model.name,
-        router=part.router,
-        coordinator=part.coordinator,
-        control=control,
-        number=spec.number,
-        has_peers=spec.has_peers,
-        refusals=ours.refusals,
-        generates=part.model.generates,
-        embeds=part.model.embeds,
-        group=part.model.group,
-        feed=feed,
-        tracer=ours.tracer,
-        metric_aliases=spec.metric_aliases,
-        meters=ours.meters,
-    )
-
-
-def _one_feed(parts: Sequence[_Part]) -> Feed:
-    """Of several models."""
-    names, (first, *more) = ", ".join(part.model.name for part in parts), parts
-    others = [(part.coordinator, part.connections) for part in more]
-    return Feed(names, first.coordinator, first.connections, more=others)
+    if roster is not None and following is not None:
+        following.cancel()
+        await asyncio.wait([following])
+        await roster.close()
+        if not following.cancelled():
+            following.result()
+    for one in only:
+        await one.close()
 
 
 def _registry(spec: FrontendSpec, secret: bytes) -> Follower:
     if spec.shared is None:
         return RemoteRegistry(spec.registry, secret)
     return Follower(open_store(spec.shared.at), spec.shared.keys)
-
-
-def _asking(spec: FrontendSpec, part: _Part) -> Callable[[Callable[[], Served]], Tokenization]:
-    """As `_own_tokenizer`, where the hosts have it."""
-    parsers = part.model.tool_call_parser, part.model.reasoning_parser
-    return lambda served: EngineTokenizer(part.connections, spec.limits, served, *parsers)
 
 
 def _tracer(spec: FrontendSpec) -> Tracer | None:
@@ -215,20 +143,9 @@ def _tracer(spec: FrontendSpec) -> Tracer | None:
     from disagg.telemetry.traces.sender import Sender
 
     export = exporter(traces.endpoint, traces.headers, spec.number, traces.service)
-    sender = Sender(spec.models[0].name, export)
+    sender = Sender(", ".join(model.name for model in spec.models) or traces.service, export)
     sender.start()
     return Tracer(sender, traces.sample_ratio)
-
-
-def _own_tokenizer(spec: FrontendSpec, model: ModelSpec) -> Callable[[Callable[[], Served]], Tokenization]:
-    """All of it but what may be named. Imported only where it is used: elsewhere a frontend needs none of the
-    tokenizer's libraries."""
-    from disagg.frontend.own_tokenizer import OwnTokenizer, parsing_of
-    from disagg.tokenizer.codec import load_codec
-
-    codec = load_codec(Path(model.path), model.overrides)
-    parsing = parsing_of(model.tool_call_parser, model.reasoning_parser, codec)
-    return lambda served: OwnTokenizer(codec, served, parsing, refuses_unknown=spec.refuses_unknown)
 
 
 def main() -> None:

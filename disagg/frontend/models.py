@@ -2,6 +2,7 @@
 
 Way:   app.py -> [Models.of_body] -> that model's Generations or Embeddings, from there on as if it were the only one
 In:    a body's `model`: a model's name, MODEL:ADAPTER, or an adapter's name that one model alone has
+Owns:  which models this frontend has: those that may be named, and those whose last requests end
 Cost:  nothing with one model: its bodies are not looked at here. With several a look through the body, and one in a
        table
 Fails: BadRequest: 404 for a name that is not here, 400 where none is said, or several models have such an adapter. A
@@ -10,12 +11,12 @@ Fails: BadRequest: 404 for a name that is not here, 400 where none is said, or s
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import msgspec
 
-from disagg.errors import BadRequest
+from disagg.errors import BadRequest, NoReadyPair
 from disagg.frontend import receiving
 from disagg.frontend.backend import Backend
 from disagg.frontend.body import UTF_8_MARK
@@ -49,13 +50,51 @@ class Model:
         return self.backend.model_name
 
 
+Seen = Callable[[Model, str], bool]  # whether somebody may name this model, or its adapter
+
+
+def by_everybody(_model: Model, _adapter: str) -> bool:
+    return True
+
+
 class Models:
-    """One at least. `body_limit_bytes`: of a request's body; a longer one gets 413."""
+    """`body_limit_bytes`: of a request's body; a longer one gets 413. `here`: all that are not closed, also those that
+    nobody may name any more."""
 
     def __init__(self, models: Sequence[Model], body_limit_bytes: int) -> None:
-        self.all, self.first, self._body_limit_bytes = tuple(models), models[0], body_limit_bytes
+        self._body_limit_bytes = body_limit_bytes
+        self.here = list(models)
         self._by_name = {model.name: model for model in models}
-        self._is_one = len(self.all) == 1
+
+    @property
+    def all(self) -> tuple[Model, ...]:
+        """Those that may be named, in the order in which they came."""
+        return tuple(self._by_name.values())
+
+    @property
+    def first(self) -> Model:
+        """Raises NoReadyPair where there is none any more."""
+        for model in self._by_name.values():
+            return model
+        raise NoReadyPair("frontend", "no model is served here now", "try again")
+
+    @property
+    def _is_one(self) -> bool:
+        return len(self._by_name) == 1
+
+    def add(self, model: Model) -> None:
+        """It may be named from now on, in the place of another one of that name."""
+        self.here.append(model)
+        self._by_name[model.name] = model
+
+    def leaves(self, model: Model) -> None:
+        """Nobody may name it any more."""
+        if self._by_name.get(model.name) is model:
+            del self._by_name[model.name]
+
+    def remove(self, model: Model) -> None:
+        self.leaves(model)
+        self.here.remove(model)
 
     async def of_body(self, exchange: Exchange) -> Model:
         if self._is_one:
@@ -82,27 +121,34 @@ class Models:
             raise BadRequest("model", "missing_required_parameter", what)
         return self.first if name is None else self.find(name)
 
-    def find(self, name: str) -> Model:
+    def find(self, name: str, seen: Seen = by_everybody) -> Model:
+        """`seen`: what is not is as if it were not here."""
         found = self._by_name.get(name)
-        if found is not None:
+        if found is not None and seen(found, ""):
             return found
-        with_adapter = [model for model in self.all if model.backend.served.adapter_of(name) is not None]
+        with_adapter = [model for model in self.all if _has(model, name, seen)]
         if len(with_adapter) > 1:
             names = " or ".join(f"'{model.name}:{name}'" for model in with_adapter[:NAMES_TOLD])
             raise BadRequest("model", "ambiguous_model", f"several models here have an adapter '{name}'; say {names}")
         if with_adapter:
             return with_adapter[0]
-        if self._is_one:
+        if self._is_one and seen is by_everybody:
             raise no_such_model(name, self.first.backend.served)
-        what = f"there is no model '{name[:100]}' here; {self._there()}"
+        what = f"there is no model '{name[:100]}' here; {self._there(seen)}"
         raise BadRequest("model", "model_not_found", what, http_status=404)
 
-    def _there(self) -> str:
-        names = [name for model in self.all for name in (model.name, *_adapters(model))]
+    def _there(self, seen: Seen = by_everybody) -> str:
+        names = [name for model in self.all for name in _names(model, seen)]
         more = f", and {len(names) - NAMES_TOLD} more" if len(names) > NAMES_TOLD else ""
         told = ", ".join(f"'{name}'" for name in names[:NAMES_TOLD])
-        return f"there are {told}{more}"
+        return f"there are {told}{more}" if told else "there is none for you"
 
 
-def _adapters(model: Model) -> list[str]:
-    return [f"{model.name}:{name}" for name in sorted(model.backend.adapters)]
+def _has(model: Model, name: str, seen: Seen) -> bool:
+    adapter = model.backend.served.adapter_of(name)
+    return adapter is not None and seen(model, adapter)
+
+
+def _names(model: Model, seen: Seen) -> list[str]:
+    adapters = [f"{model.name}:{name}" for name in sorted(model.backend.adapters) if seen(model, name)]
+    return [model.name, *adapters] if seen(model, "") else adapters

@@ -1,6 +1,6 @@
 """What this frontend alone knows: its requests by their ids, the conversations it keeps, its counts.
 
-Way:   together.py, or another frontend (peers.py) -> [OwnRequests] -> Whole, Generations
+Way:   together.py, or another frontend (peers.py) -> [OwnRequests] -> Whole, Generations, kept conversations
 Out:   None for a request that never was, ended long ago, or came with another key
 """
 
@@ -13,14 +13,16 @@ from disagg.frontend.keys import Caller
 from disagg.frontend.models import Model
 from disagg.frontend.page.others import Part
 from disagg.frontend.peers import OwnStatus
+from disagg.frontend.responses_api import ResponseStore
 from disagg.frontend.whole import Whole
 from disagg.lives import life_of
 from disagg.telemetry.metrics import Figures
 
 
 class OwnRequests:
-    def __init__(self, whole: Whole, models: Sequence[Model]) -> None:
-        self._backend, self._models = whole, models
+    def __init__(self, whole: Whole, models: Sequence[Model], kept: ResponseStore) -> None:
+        """`models`: all that are here; they come and go."""
+        self._backend, self._models, self._kept = whole, models, kept
 
     def timeline(self, request_id: str, caller: Caller) -> dict[str, Any] | None:
         return self._backend.timeline(request_id) if self._is_for(request_id, caller) else None
@@ -33,7 +35,7 @@ class OwnRequests:
         return next(of_it).generations.cancel(request_id)
 
     def conversation(self, response_id: str, owner: bytes) -> list[dict[str, Any]] | None:
-        return self._models[0].generations.kept.find(owner, response_id)
+        return self._kept.find(owner, response_id)
 
     def status(self, owner: bytes | None) -> OwnStatus:
         status = self._backend.status(owner)

@@ -52,7 +52,9 @@ class FrontendSpec(msgspec.Struct, frozen=True, kw_only=True):
     host: str
     port: int
     body_limit_bytes: int
-    models: tuple[ModelSpec, ...]  # one at least
+    models: tuple[
+        ModelSpec, ...
+    ] = ()  # the only one; where there are several the registry has them, as they come and go
     number: int
     shares_port: bool = False  # others listen on the same one
     has_peers: bool = False  # other frontends serve the same deployment

@@ -52,10 +52,20 @@ class Whole(Protocol):
 
 
 class AllModels:
-    """Implements Whole for several models. They share one feed."""
+    """Implements Whole for several models, which come and go: one at least. They share one feed."""
 
     def __init__(self, services: Sequence[Service]) -> None:
-        self._services, self._first, self.feed = services, services[0], services[0].feed
+        self._services, self.feed = list(services), services[0].feed
+
+    @property
+    def _first(self) -> Service:
+        return self._services[0]
+
+    def add(self, service: Service) -> None:
+        self._services.append(service)
+
+    def remove(self, service: Service) -> None:
+        self._services.remove(service)
 
     def ready(self) -> tuple[bool, str]:
         """When one can serve: a lost model must not take the whole frontend out of use."""

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from disagg.adapters import Adapter
 from disagg.registry.met import Pair
-from disagg.registry.records import EngineRecord, FrontendRecord, SealedSpec
+from disagg.registry.records import EngineRecord, FrontendRecord, ModelRecord, SealedSpec
 
 
 @dataclass(slots=True)
@@ -18,7 +18,7 @@ class Changes:
     """The changes of an empty table are its whole content. `revision`: of the table after the last of them.
 
     `records`: engine id -> its newest record; None: it was removed. `met`: False: one of the two has ended. `adapters`
-    by name, `frontends` by number: as `records`. `spec`: None: it is as it was.
+    by name, `frontends` by number, `models` by key: as `records`. `spec`: None: it is as it was.
     """
 
     revision: int = 0
@@ -26,7 +26,9 @@ class Changes:
     records: dict[str, EngineRecord | None] = field(default_factory=dict)
     adapters: dict[str, Adapter | None] = field(default_factory=dict)
     frontends: dict[int, FrontendRecord | None] = field(default_factory=dict)
+    models: dict[str, ModelRecord | None] = field(default_factory=dict)
     spec: SealedSpec | None = None
 
     def __bool__(self) -> bool:
-        return bool(self.records or self.met or self.adapters or self.frontends or self.spec)
+        told = self.records or self.met or self.adapters or self.frontends or self.models or self.spec
+        return bool(told)

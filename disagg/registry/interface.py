@@ -12,7 +12,7 @@ from collections.abc import Mapping
 
 from disagg.adapters import Adapter
 from disagg.registry.met import Met
-from disagg.registry.records import EngineRecord, FrontendRecord, SealedSpec
+from disagg.registry.records import EngineRecord, FrontendRecord, ModelRecord, SealedSpec
 from disagg.registry.table import Table, Watch
 
 
@@ -46,6 +46,11 @@ class Watched:
     def frontends(self) -> Mapping[int, FrontendRecord]:
         """By number; read only."""
         return self._table.frontends
+
+    @property
+    def models(self) -> Mapping[str, ModelRecord]:
+        """By key, where there are several; read only."""
+        return self._table.models
 
     @property
     def spec(self) -> SealedSpec | None:
@@ -83,6 +88,13 @@ class Registry(Watched, ABC):
 
     @abstractmethod
     async def remove_frontend(self, number: int) -> None: ...
+
+    @abstractmethod
+    async def put_model(self, record: ModelRecord) -> None:
+        """Frontends serve it from now on. Replaces that of its key."""
+
+    @abstractmethod
+    async def remove_model(self, key: str) -> None: ...
 
     @abstractmethod
     async def put_spec(self, spec: SealedSpec) -> None:

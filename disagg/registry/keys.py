@@ -13,6 +13,7 @@ With several models each has its name in the YAML in this place, and its engines
     disagg/prod/both/chat/engine/chat.prefill-0
     disagg/prod/both/chat/met/chat.prefill-0#1/chat.decode-0#1
     disagg/prod/both/chat/adapter/chat:sql
+    disagg/prod/both/chat/model/chat                         ModelRecord: what frontends are told of it
 
 Values are JSON, for whoever looks with etcdctl; fields that a reader does not know are left out by it. What a name has
 beyond letters, digits and `_.-~#@:` is written as %XX, and a model that is called `-` as %2D.
@@ -30,7 +31,7 @@ import msgspec
 from disagg.adapters import Adapter
 from disagg.lives import adapter_in, group_of
 from disagg.registry.changes import Changes
-from disagg.registry.records import ControllerRecord, EngineRecord, FrontendRecord, SealedSpec
+from disagg.registry.records import ControllerRecord, EngineRecord, FrontendRecord, ModelRecord, SealedSpec
 from disagg.registry.store import Entry
 
 log = logging.getLogger(__name__)
@@ -42,6 +43,7 @@ encode = msgspec.json.Encoder().encode
 _engine = msgspec.json.Decoder(EngineRecord).decode
 _adapter = msgspec.json.Decoder(Adapter).decode
 _frontend = msgspec.json.Decoder(FrontendRecord).decode
+_model = msgspec.json.Decoder(ModelRecord).decode
 _spec = msgspec.json.Decoder(SealedSpec).decode
 decode_controller = msgspec.json.Decoder(ControllerRecord).decode
 
@@ -94,6 +96,8 @@ class Keys(msgspec.Struct, frozen=True):
             found[f"{self._of(adapter_in(name)[0])}adapter/{_part(name)}"] = _encoded(adapter)
         for number, frontend in changes.frontends.items():
             found[self.frontend(number)] = _encoded(frontend)
+        for name, model in changes.models.items():
+            found[f"{self._of(name)}model/{_part(name)}"] = _encoded(model)
         if changes.spec is not None:
             found[f"{self.prefix}{ALL}/spec/{ALL}"] = encode(changes.spec)
         return found
@@ -134,6 +138,8 @@ def _read_one(key: Key, entry: Entry | None, changes: Changes) -> None:
             changes.adapters[name] = _adapter(entry.value) if entry else None
         case "frontend", (name,):
             changes.frontends[int(name)] = _frontend(entry.value) if entry else None
+        case "model", (name,):
+            changes.models[name] = _model(entry.value) if entry else None
         case "spec", (_,) if entry is not None:
             changes.spec = _spec(entry.value)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from disagg.adapters import Adapter
 from disagg.registry.interface import Registry
-from disagg.registry.records import EngineRecord, FrontendRecord, SealedSpec
+from disagg.registry.records import EngineRecord, FrontendRecord, ModelRecord, SealedSpec
 
 
 class MemoryRegistry(Registry):
@@ -28,6 +28,12 @@ class MemoryRegistry(Registry):
 
     async def remove_frontend(self, number: int) -> None:
         self._table.remove_frontend(number)
+
+    async def put_model(self, record: ModelRecord) -> None:
+        self._table.put_model(record)
+
+    async def remove_model(self, key: str) -> None:
+        self._table.remove_model(key)
 
     async def put_spec(self, spec: SealedSpec) -> None:
         self._table.put_spec(spec)

@@ -21,7 +21,7 @@ class _OfOrders(msgspec.Struct, frozen=True, tag_field="do", forbid_unknown_fiel
 
 
 class Scale(_OfOrders, frozen=True, tag="scale"):
-    counts: dict[Role, int]  # engines of a role
+    counts: dict[str, int]  # engines of a role: prefill; of one of several models chat.prefill
 
     def __str__(self) -> str:
         return " ".join(["scale", *(f"{role}={count}" for role, count in self.counts.items())])
@@ -36,7 +36,7 @@ class Apply(_OfOrders, frozen=True, tag="apply"):
 
 
 class Restart(_OfOrders, frozen=True, tag="restart"):
-    of: tuple[str, ...] = ()  # roles and engines; none: all engines
+    of: tuple[str, ...] = ()  # roles, models and engines; none: all engines
 
     def __str__(self) -> str:
         return " ".join(["restart --rolling", *self.of])

@@ -7,6 +7,7 @@ Owns:  the words for an engine's state. The unit everywhere is (engine id, incar
 from __future__ import annotations
 
 from enum import StrEnum
+from typing import Any
 
 import msgspec
 
@@ -80,6 +81,22 @@ class SealedSpec(msgspec.Struct, frozen=True, kw_only=True):
 
     version: str  # of disagg
     sealed: bytes
+
+
+class ModelState(StrEnum):
+    COMING = "coming"  # frontends make ready for it while its engines start, and do not name it
+    SERVING = "serving"
+    LEAVING = "leaving"  # it takes no new request; those that run may end
+
+
+class ModelRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """One of several models: what frontends are told of it. That of a deployment of one model they know from their
+    start."""
+
+    key: str  # its name in the YAML, which its engines carry
+    number: int  # in the order in which they came: another one each time, also for a key that comes back
+    state: ModelState
+    spec: dict[str, Any]  # a ModelSpec (disagg/frontend/spec.py)
 
 
 class ControllerRecord(msgspec.Struct, frozen=True, kw_only=True):

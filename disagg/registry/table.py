@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from disagg.adapters import Adapter
 from disagg.registry.changes import Changes
 from disagg.registry.met import Met
-from disagg.registry.records import EngineRecord, FrontendRecord, SealedSpec
+from disagg.registry.records import EngineRecord, FrontendRecord, ModelRecord, SealedSpec
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +42,7 @@ class Table:
         self._met = Met()
         self._adapters: dict[str, Adapter] = {}
         self._frontends: dict[int, FrontendRecord] = {}
+        self._models: dict[str, ModelRecord] = {}
         self.spec: SealedSpec | None = None  # what frontends elsewhere are told; read only
         self._watches: list[weakref.ref[Watch]] = []  # in the order they came; one that nobody holds any more is gone
         self.is_closed = False
@@ -65,6 +66,21 @@ class Table:
     def frontends(self) -> Mapping[int, FrontendRecord]:
         """By number: those that listen."""
         return self._frontends
+
+    @property
+    def models(self) -> Mapping[str, ModelRecord]:
+        """By key, where there are several: those that frontends serve."""
+        return self._models
+
+    def put_model(self, record: ModelRecord) -> None:
+        """Replaces that of its key."""
+        if self._models.get(record.key) != record:
+            self._models[record.key] = record
+            self._tell(lambda changes: changes.models.update({record.key: record}))
+
+    def remove_model(self, key: str) -> None:
+        if self._models.pop(key, None) is not None:
+            self._tell(lambda changes: changes.models.update({key: None}))
 
     def put_frontend(self, record: FrontendRecord) -> None:
         """Replaces that of its number."""
@@ -133,6 +149,11 @@ class Table:
                 self.remove_frontend(number)
             else:
                 self.put_frontend(frontend)
+        for key, model in changes.models.items():
+            if model is None:
+                self.remove_model(key)
+            else:
+                self.put_model(model)
         if changes.spec is not None:
             self.put_spec(changes.spec)
         self.revision = changes.revision
@@ -140,7 +161,15 @@ class Table:
     def snapshot(self) -> Changes:
         """Everything, as changes of an empty table."""
         met = dict.fromkeys(self._met, True)
-        return Changes(self.revision, met, dict(self._records), dict(self._adapters), dict(self._frontends), self.spec)
+        return Changes(
+            self.revision,
+            met,
+            records=dict(self._records),
+            adapters=dict(self._adapters),
+            frontends=dict(self._frontends),
+            models=dict(self._models),
+            spec=self.spec,
+        )
 
     def view(self) -> View:
         """As the first one of a watch."""

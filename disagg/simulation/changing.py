@@ -64,7 +64,11 @@ class _Violation(Exception):
     pass
 
 
-class _Campaign:
+class Campaign:
+    """Of one model."""
+
+    room_max = ROOM_MAX
+
     def __init__(self, seed: int, rounds: int) -> None:
         self._rounds, self._random, self.found = rounds, Random(seed), Rounds(seed)
         self._streams: list[Stream] = []
@@ -72,10 +76,10 @@ class _Campaign:
         self._strikes_the_next = False  # engine that gets ready, on which the change counts
 
     async def run(self) -> Rounds:
-        deployment = parse_config(self._config(2, 2))
+        deployment = parse_config(self._begins_with())
         async with SimulatedDeployment(seed=self.found.seed, deployment=deployment) as world:
             self._world = world
-            world.places.room_max = ROOM_MAX
+            world.places.room_max = self.room_max
             world.registry.on_put = self._look
             world.places.why_no_start = lambda spec: WHY_BAD if BAD in spec.environment else ""
             load = asyncio.create_task(self._load(), name="load")
@@ -93,7 +97,8 @@ class _Campaign:
 
     def _look(self, record: EngineRecord) -> None:
         """Nobody says yes here to a while without service."""
-        if record.state is State.DRAINING and not serves_without(record.id, self._world.registry):
+        is_alone = record.state is State.DRAINING and not serves_without(record.id, self._world.registry)
+        if is_alone and self._is_to_serve(record):
             self._violates(f"{record.life} drains, and no other pair is healthy")
         if record.state is State.READY and self._strikes_the_next:
             self._strikes_the_next = False
@@ -105,7 +110,7 @@ class _Campaign:
     async def _round(self) -> None:
         world, random = self._world, self._random
         order, is_bad = self._order()
-        answer = await world.changes.ask(Asked(order))
+        answer = await self._ask(order)
         if not answer.change:
             self.found.ends[f"{order.__class__.__name__} nothing" if not answer.why_not else "refused"] += 1
             return
@@ -127,6 +132,16 @@ class _Campaign:
         world.plans = dict(world.changes.engines)
         await self._settled(order)
         await self._answers()
+
+    async def _ask(self, order: orders.Order) -> orders.Answer:
+        return await self._world.changes.ask(Asked(order))
+
+    def _begins_with(self) -> str:
+        return self._config(2, 2)
+
+    def _is_to_serve(self, _record: EngineRecord) -> bool:
+        """Else it may drain, whatever else there is."""
+        return True
 
     def _order(self) -> tuple[orders.Order, bool]:
         """And whether its engines cannot start."""
@@ -185,8 +200,11 @@ class _Campaign:
         number = 0
         while True:
             number += 1
-            self._streams.append(self._world.open([number, *range(100)], TOKENS))
+            self._streams += self._opened([number, *range(100)])
             await asyncio.sleep(GAP_S)
+
+    def _opened(self, prompt: list[int]) -> list[Stream]:
+        return [self._world.open(prompt, TOKENS)]
 
     async def _answers(self) -> None:
         """All that was asked up to now has its whole answer. Raises _Violation."""
@@ -216,12 +234,12 @@ class _Campaign:
             raise _Violation(f"{order}: {world.places.taken} places for {len(world.plans)} engines")
 
 
-def run_changes(seed: int, rounds: int) -> Rounds:
+def run_changes(seed: int, rounds: int, campaign: type[Campaign] = Campaign) -> Rounds:
     ours = logging.getLogger("disagg")
     level = ours.level
     ours.setLevel(logging.CRITICAL)  # every fault is a warning to somebody
     try:
         with asyncio.Runner(loop_factory=VirtualLoop) as runner:
-            return runner.run(_Campaign(seed, rounds).run())
+            return runner.run(campaign(seed, rounds).run())
     finally:
         ours.setLevel(level)

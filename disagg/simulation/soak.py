@@ -4,7 +4,7 @@ Way:   `make soak`, CI -> [soak] -> a campaign in each process -> one report
 In:    how many requests, and a seed: process k takes an equal share and seed S + k
 Out:   a fault x phase table, outcomes, an event hash for each seed, time; exit 1 with the seed and the timeline when
        something did not hold, and with `--shrink` the fewest requests and faults that still show it. With `--changes`
-       what operators order goes on in their place (changing.py)
+       what operators order goes on in their place (changing.py), and `--models`: of several models (changing_models.py)
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ import msgspec
 
 from disagg.coordinator.phases import Phase
 from disagg.simulation.campaign import GAP_REQUESTS, run_campaign
-from disagg.simulation.changing import run_changes
+from disagg.simulation.changing import Campaign, run_changes
+from disagg.simulation.changing_models import ModelsCampaign
 from disagg.simulation.faults import CELLS, PHASES, SENSELESS, Fault
 from disagg.simulation.outcome import Outcome
 from disagg.simulation.shrink import shrink
@@ -37,6 +38,7 @@ def main() -> int:
     parser.add_argument("--shrink", action="store_true", help="after a violation: what is the least that shows it?")
     parser.add_argument("--whole-table", action="store_true", help="an empty cell of the table is a failure")
     parser.add_argument("--changes", type=int, default=0, metavar="ROUNDS", help="of what operators order, instead")
+    parser.add_argument("--models", action="store_true", help="with --changes: of several models")
     parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
     asked = parser.parse_args()
     if asked.child:
@@ -46,7 +48,7 @@ def main() -> int:
     began_s = time.monotonic()
     say = sys.stdout.write
     if asked.changes:
-        rounds = run_changes(asked.seed, asked.changes)
+        rounds = run_changes(asked.seed, asked.changes, ModelsCampaign if asked.models else Campaign)
         say(f"{rounds}\n{time.monotonic() - began_s:.0f} s\n")
         return 1 if rounds.violation else 0
     outcomes = _run(asked)

@@ -10,45 +10,41 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from random import Random
 from types import TracebackType
 from typing import Any, Self
 
+from disagg.cluster.adapters import Adapters, AdaptersOfModels
 from disagg.cluster.change.keeper import Changes
 from disagg.cluster.change.reading import read_over
 from disagg.cluster.fleet import Fleet
+from disagg.cluster.models import Models, Told
 from disagg.cluster.runtime import Runtime
-from disagg.cluster.setting import Setting
+from disagg.cluster.setting import OfModel, Setting
 from disagg.config.schema import Deadlines, Deployment
-from disagg.coordinator.coordinator import Coordinator
 from disagg.coordinator.limits import Limits
 from disagg.coordinator.phases import Phase
 from disagg.coordinator.request import FinishReason, NoText, Request
 from disagg.errors import Problem, RequestError
-from disagg.kv_events.blocks import BlockHasher
-from disagg.planning.plan import EnginePlan, Plan, resolve
+from disagg.planning.plan import EnginePlan, Plan, resolve_parts
 from disagg.policy_names import LEAST_LOADED
 from disagg.registry.memory import MemoryRegistry
 from disagg.registry.records import EngineRecord, State
-from disagg.registry.table import Table
 from disagg.roles import Role
-from disagg.routing.connections import Connections
-from disagg.routing.policy import Surroundings, load_policy
-from disagg.routing.router import Router
 from disagg.simulated_engine.poison import Poison
 from disagg.simulated_engine.tokens import EOS
+from disagg.simulation.frontends import BLOCK_TOKENS, SECRET, FrontendOfSeveral, Part
 from disagg.simulation.hosts import SimulatedHost
 from disagg.simulation.network import SimNetwork
 from disagg.simulation.node import BootstrapLooks, SimulatedPlaces
 
-SECRET = b"simulated deployment's secret..."
 READY_S = 60.0
 CANARY_S = 3.0  # an idle engine's ranks are tried this often
 DEADLINES = Deadlines(start_s=60.0, drain_s=5.0)
 HOST = "controller"
-BLOCK_TOKENS = 64  # of what is told of prefix caches
+Frontend = Part  # of the only model
 
 
 class WatchedRegistry(MemoryRegistry):
@@ -79,26 +75,11 @@ class WatchedRequest(Request):
             self.on_phase(self)
 
 
-class Frontend:
-    def __init__(self, world: SimulatedDeployment, number: int) -> None:
-        self.name, self.number = f"front-{number}", number
-        loop = asyncio.get_running_loop()
-        here = world.network.at(self.name)
-        self.connections = Connections(SECRET, network=here, now_s=loop.time, block_tokens=BLOCK_TOKENS)
-        surroundings = Surroundings(Random(world.seed << 8 | number), now_s=loop.time)
-        policy, hasher = load_policy(world.policy, surroundings), BlockHasher(SECRET, BLOCK_TOKENS)
-        self.router = Router(self.connections, policy, hasher)
-        self.coordinator = Coordinator(self.router, world.limits, Random(world.seed << 8 | number), loop.time)
-        self.coordinator.on_transfer_lost = world.fleet.transfer_lost
-        watch = world.registry.watch()
-        self.following = loop.create_task(self.connections.follow(watch), name=f"{self.name} follows")
-
-
 class Stream:
     """A client that reads its answer as it comes. It is the request's sink; at every fourth piece it lags for a
     turn."""
 
-    def __init__(self, frontend: Frontend, request: WatchedRequest) -> None:
+    def __init__(self, frontend: Part, request: WatchedRequest) -> None:
         self.frontend, self.request = frontend, request
         self.ids: list[int] = []
         self.finish_reason: FinishReason | None = None
@@ -156,6 +137,15 @@ async def _nothing(_plan: Plan) -> tuple[Problem, ...]:
     return ()
 
 
+async def _learn(plan: Plan) -> Told:
+    return Told(OfModel("", None, BLOCK_TOKENS), {"name": plan.model.name, "path": plan.model.path})
+
+
+async def _has_seen(_limit_s: float) -> bool:
+    await asyncio.sleep(0.05)
+    return True
+
+
 async def _read_here(text: str, now: Deployment) -> Deployment:
     """There are no threads in virtual time."""
     return read_over(text, now)
@@ -193,49 +183,67 @@ class SimulatedDeployment:
             for role, count in ((Role.PREFILL, prefill), (Role.DECODE, decode), (Role.AGGREGATED, aggregated))
             for n in range(count)
         }
-        self._plan = resolve(deployment, "simulated") if deployment is not None else None
-        if self._plan is not None:
-            self.plans = {plan.id: plan for plan in self._plan.engines}
+        self._deployment, self._plans = deployment, resolve_parts(deployment, "simulated") if deployment else ()
+        if deployment is not None:
+            self.plans = {engine.id: engine for plan in self._plans for engine in plan.engines}
         self.network = SimNetwork(seed)
         self.registry = WatchedRegistry()
         self.places = SimulatedPlaces(self.network, SECRET, seed)
         self.stops = asyncio.Event()  # an operator has said so
         self._frontend_count = frontends
         self.frontends: list[Frontend] = []
+        self.of_several: list[FrontendOfSeveral] = []  # in their place, where there are several models
         self.request_count = 0
 
     async def __aenter__(self) -> Self:
         loop = asyncio.get_running_loop()
         runtime = Runtime(loop.time, loop.time, self.network.at(HOST), Random(self.seed))
         secret = SECRET.hex()
-        setting = Setting("simulated", "simulated", "", secret, DEADLINES, [], "", block_tokens=BLOCK_TOKENS)
+        several = {plan.deployment.key: (await _learn(plan)).engines for plan in self._plans if plan.deployment.key}
+        setting = Setting(
+            "simulated", "simulated", "", secret, DEADLINES, [], "", block_tokens=BLOCK_TOKENS, of_models=several
+        )
         looks = BootstrapLooks(self.network, f"{HOST}'s looks")
-        self.fleet = Fleet(setting, self.registry, self.places, runtime, CANARY_S, looks)
-        if self._plan is not None:
-            told = self._plan, loop.time, _nothing, self.stops.set
+
+        def adapters_of(plan: Plan) -> Adapters:
+            return Adapters(self.registry, runtime, None, (), DEADLINES.drain_s, plan.deployment.key)
+
+        adapters = AdaptersOfModels({plan.deployment.key: adapters_of(plan) for plan in self._plans})
+        of_several = {"adapters": adapters} if several else {}
+        self.fleet = Fleet(setting, self.registry, self.places, runtime, CANARY_S, looks, **of_several)
+        if self._deployment is not None:
+            learnt = _learn, adapters_of, _has_seen, DEADLINES.drain_s
+            self.models = Models(self.registry, self.fleet, several, adapters, *learnt)
+            told = self._deployment, self._plans, self.models, loop.time, _nothing, self.stops.set
             self.changes = Changes(self.fleet, self.registry, *told, read=_read_here)
-        self.frontends = [Frontend(self, n) for n in range(self._frontend_count)]
+        if several:
+            await self.models.begin([(plan.deployment.key, (await _learn(plan)).frontends) for plan in self._plans])
+            self.of_several = [FrontendOfSeveral(self, n) for n in range(self._frontend_count)]
+        else:
+            self.frontends = [Frontend(self, n) for n in range(self._frontend_count)]
         await self.fleet.place(list(self.plans.values()))
         self.fleet.begin()
         async with asyncio.timeout(READY_S):
             while not self.is_whole:
                 self.fleet.check()
                 await asyncio.sleep(0.05)
-        if self._plan is not None:
+        if self._deployment is not None:
             self.changes.open()
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for frontend in self.frontends:
-            frontend.following.cancel()
-            await asyncio.wait([frontend.following])
-            frontend.connections.apply(Table().view())
-        if self._plan is not None:
+        for frontend in self._all_frontends:
+            await frontend.close()
+        if self._deployment is not None:
             await self.changes.close()
         await self.fleet.stop()
         await asyncio.sleep(0.1)
+
+    @property
+    def _all_frontends(self) -> Sequence[Frontend | FrontendOfSeveral]:
+        return self.of_several or self.frontends
 
     # clients
 
@@ -255,11 +263,12 @@ class SimulatedDeployment:
         *,
         ignore_eos: bool = True,
         poison: Poison | None = None,
+        model: str = "",
     ) -> Stream:
         request = self.request(prompt, max_tokens, ignore_eos=ignore_eos)
         if poison is not None:
             request.sampling["poison"] = poison
-        return Stream(self.frontends[0], request)
+        return Stream(self.of_several[0].parts[model] if model else self.frontends[0], request)
 
     async def generate(self, prompt: list[int], max_tokens: int, *, ignore_eos: bool = True) -> list[int]:
         return await self.open(prompt, max_tokens, ignore_eos=ignore_eos).rest()
@@ -288,11 +297,13 @@ class SimulatedDeployment:
     def is_whole(self) -> bool:
         """Every engine is READY, lives, and has met every other one."""
         records, met, hosts = self.registry.records, self.registry.met, self.hosts
-        prefills = {r.life for r in records.values() if r.role is Role.PREFILL}
+        prefills: dict[str, set[str]] = {}
+        for record in records.values():
+            prefills.setdefault(record.group, set()).update([record.life] if record.role is Role.PREFILL else ())
         return records.keys() == self.plans.keys() and all(
             r.state is State.READY
             and hosts[r.id].is_alive
-            and (r.role is not Role.DECODE or prefills <= met.met_with(r.life))
+            and (r.role is not Role.DECODE or prefills[r.group] <= met.met_with(r.life))
             for r in records.values()
         )
 
@@ -306,14 +317,15 @@ class SimulatedDeployment:
 
     def gauges(self) -> dict[str, int]:
         """Everything that requests hold; all 0 when none runs."""
-        coordinators = [frontend.coordinator for frontend in self.frontends]
+        parts = [part for each in self._all_frontends for part in each.parts.values()]
+        coordinators = [part.coordinator for part in parts]
         hosts = [host for host in self.hosts.values() if host.is_alive]
         return {
             "requests": sum(len(c.live) for c in coordinators),
             "waiting": sum(c.waiting for c in coordinators),
             "attempts": sum(len(c.attempts) for c in coordinators),
             "rooms": sum(len(c.rooms) for c in coordinators) + self.fleet.prover.rooms,
-            "places": sum(frontend.router.endpoints.places_taken for frontend in self.frontends),
+            "places": sum(part.router.endpoints.places_taken for part in parts),
             "granted requests": sum(sum(host.server.ledger.requests) for host in hosts),
             "granted kv tokens": sum(sum(host.server.ledger.kv_tokens) for host in hosts),
             "legs": sum(host.engine.legs_live for host in hosts),

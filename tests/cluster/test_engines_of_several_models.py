@@ -82,6 +82,28 @@ async def test_adapters_of_one_name_are_two_where_models_are() -> None:
     await every.stop()
 
 
+async def test_adapters_come_and_go_with_their_model() -> None:
+    registry, runtime = MemoryRegistry(), Runtime()
+    every = AdaptersOfModels({"chat": Adapters(registry, runtime, "org/Chat", [], 1.0, "chat")}, ["org/Chat"])
+    asked: list[float] = []
+
+    async def all_have_seen(limit_s: float) -> bool:
+        asked.append(limit_s)
+        return True
+
+    every.seen_by(all_have_seen)
+    await every.add("new", "org/New", Adapters(registry, runtime, "org/New", [Adapter("sql", "/a")], 1.0, "new"))
+    assert await every.load("new:fr", "/b", False) is None
+    assert asked, "as of all others"
+    assert list(registry.adapters) == ["new:sql", "new:fr"]
+    assert "'org/New' is that of a model here" in (await every.load("chat:org/New", "/c", False) or "")
+    await every.remove("new")
+    assert not registry.adapters
+    assert await every.load("new:fr", "/b", False) == "there is no such model here"
+    assert await every.load("chat:org/New", "/c", False) is None, "the name is free"
+    await every.remove("new")  # again, as a change is that was taken back
+
+
 @pytest.mark.parametrize("key", ["sql", "a:sql"])
 async def test_of_the_only_model_a_name_is_a_name(key: str) -> None:
     registry = MemoryRegistry()

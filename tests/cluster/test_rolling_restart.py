@@ -4,23 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-from time import time
 
 import pytest
 from changing import apply, changing, in_virtual_time, tree
 
-from disagg.cluster.change.keeper import Changes
 from disagg.cluster.change.outline import Outline, possible_stand_ins, questions
-from disagg.cluster.fleet import Fleet
 from disagg.errors import Problem, StartError
 from disagg.host_spec import HostSpec
 from disagg.planning.plan import Plan
 from disagg.process.news import Ready
-from disagg.registry.orders import Apply, Asked, ChangeRole, Restart, Scale, Stage
+from disagg.registry.orders import Apply, ChangeRole, Restart, Stage
 from disagg.registry.records import EngineRecord, State
 from disagg.roles import Role
 from disagg.simulation.node import SimulatedNode
-from disagg.simulation.world import SimulatedDeployment, _nothing
+from disagg.simulation.world import SimulatedDeployment
 
 TO_DECODE = ChangeRole("prefill-1", Role.DECODE)
 
@@ -272,9 +269,7 @@ def test_an_engine_that_does_not_start_in_its_new_role_is_given_its_old_one(monk
     in_virtual_time(scenario)
 
 
-def test_engines_of_several_models_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing but a restart is for them yet."""
-
+def test_engines_of_several_models_are_told_apart() -> None:
     async def scenario() -> None:
         async with changing(loaded=False) as (sim, _):
             one = sim.plans["decode-0"]
@@ -286,15 +281,5 @@ def test_engines_of_several_models_are_told_apart(monkeypatch: pytest.MonkeyPatc
             assert asked["code", Role.DECODE].startswith(
                 "code.decode-0 is the only decode engine of code, and there is no room"
             )
-            of_others = [dataclasses.replace(one, id="other.decode-0", group="other")]
-            changes = Changes(sim.fleet, sim.registry, sim._plan, time, _nothing, sim.stops.set, of_others)  # type: ignore[arg-type]
-            changes.open()
-            assert changes.status(1).revisions[0].config == "", "that of the first model would be half of it"
-            answer = await changes.ask(Asked(Scale({Role.DECODE: 3})))
-            assert "can be started again while it serves, and no more yet" in answer.why_not
-            with monkeypatch.context() as both:
-                both.setattr(Fleet, "plans", property(lambda _: sim.plans | {each.id: each for each in of_others}))
-                seen = await changes.ask(Asked(Restart(("decode-0", "other.decode-0")), dry_run=True))
-            assert seen.lines[-1] == "start again, one after the other: decode-0, other.decode-0"
 
     in_virtual_time(scenario)

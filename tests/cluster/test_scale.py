@@ -7,7 +7,7 @@ from time import time
 from types import SimpleNamespace
 
 import pytest
-from changing import Operator, changing, in_virtual_time
+from changing import Operator, changing, configured, in_virtual_time
 
 from disagg.cluster.change import keeper
 from disagg.cluster.change.keeper import Changes
@@ -15,7 +15,7 @@ from disagg.cluster.change.wanted import free_name, named
 from disagg.cluster.controller import Controller
 from disagg.errors import Problem, StartError
 from disagg.host_spec import HostSpec
-from disagg.planning.plan import Plan
+from disagg.planning.plan import Plan, resolve_parts
 from disagg.process.news import Ready
 from disagg.registry.orders import Asked, Restart, Scale, Stage, Stop
 from disagg.roles import Role
@@ -241,7 +241,9 @@ def test_before_the_deployment_was_ready_nothing_but_stop_is_heeded() -> None:
 
     async def scenario() -> None:
         async with changing(loaded=False) as (sim, _):
-            changes = Changes(sim.fleet, sim.registry, sim._plan, time, _nothing, sim.stops.set)  # type: ignore[arg-type]
+            plans = resolve_parts(configured(), "simulated")
+            looks = time, _nothing, sim.stops.set
+            changes = Changes(sim.fleet, sim.registry, configured(), plans, sim.models, *looks)
             for order in (DECODES, Restart()):
                 answer = await changes.ask(Asked(order, dry_run=True))
                 assert "has not been ready yet, and only `disagg stop` is heeded" in answer.why_not

@@ -8,9 +8,15 @@ import secrets
 from pathlib import Path
 
 from disagg.cluster.controller import Controller
+from disagg.cluster.models import Told
 from disagg.cluster.serve import ray_and_janitor
 from disagg.cluster.setting import Setting
 from disagg.load import load_config
+from disagg.planning.plan import Plan
+
+
+async def no_other(_plan: Plan) -> Told:
+    raise AssertionError("no other model comes")
 
 
 async def main() -> None:
@@ -19,7 +25,7 @@ async def main() -> None:
     async with ray_and_janitor(deployment, name) as (plans, _):
         (plan,) = plans
         setting = Setting(name, plan.device, "", secrets.token_hex(32), plan.deadlines, [], "127.0.0.1")
-        controller = Controller(plans, setting)
+        controller = Controller(deployment, plans, setting, no_other)
         try:
             await controller.fleet.place(plan.largest_first())
             engines = {each.plan.id: each.node for each in controller.fleet.supervisors}

@@ -50,6 +50,8 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
     (folder / "two.yaml").write_text(yaml.safe_dump({**SAID, "registry": registry}))
     with serving(str(folder / "two.yaml"), tiny) as deployment:
         deployment.registry = registry["path"]  # type: ignore[attr-defined]
+        deployment.config = folder / "two.yaml"  # type: ignore[attr-defined]
+        deployment.sets = (tiny, f"frontend.port={deployment.url.rpartition(':')[2]}")  # type: ignore[attr-defined]
         yield deployment
 
 
@@ -150,4 +152,68 @@ def test_one_model_is_dead_and_the_other_serves(two: Deployment) -> None:
     assert (refused.status_code, refused.headers["retry-after"]) == (503, "1")
     assert post(two, f"{drain}?restart=1").status_code == 200
     two.wait_until(two.all_ready, LIMIT_S)
+    assert ask(two, "tiny").status_code == 200
+
+
+def disagg(deployment: Deployment, *words: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "disagg.cli.main", *words, "--url", deployment.url]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+
+
+def apply(deployment: Deployment, more: dict[str, Any], *words: str) -> subprocess.CompletedProcess[str]:
+    """The configuration with `more` among its models."""
+    config: Path = deployment.config  # type: ignore[attr-defined]
+    said = yaml.safe_load(config.read_text())
+    changed = config.with_name("changed.yaml")
+    changed.write_text(yaml.safe_dump({**said, "models": {**said["models"], **more}}, sort_keys=False))
+    sets = [word for each in deployment.sets for word in ("--set", each)]  # type: ignore[attr-defined]
+    return disagg(deployment, "apply", str(changed), *sets, *words)
+
+
+def test_a_model_comes_and_goes_behind_both_frontends(two: Deployment) -> None:
+    more = {"extra": {"path": "smollm2", "name": "org/extra", "aggregated": POOL}}
+    came = apply(two, more, "--wait")
+    assert came.returncode == 0, came.stdout + came.stderr
+    assert "models.extra: (absent) -> smollm2" in came.stdout
+    assert "model org/extra is served" in came.stdout
+
+    def names() -> set[tuple[str, ...]]:
+        return {tuple(model["id"] for model in two.get("/v1/models")["data"]) for _ in range(8)}
+
+    two.wait_until(lambda: names() == {("org/chat", "tiny", "org/extra")}, LIMIT_S)
+    for _ in range(8):
+        answer = ask(two, "org/extra")
+        assert answer.status_code == 200, answer.text
+    assert two.timeline(answer.headers["x-request-id"], until="decode")["decode"].startswith("extra.aggregated-0#1")
+    assert 'disagg_engines_ready{model="org/extra"} 1.0' in httpx.get(f"{two.url}/metrics", trust_env=False).text
+    killed = two.get("/disagg/status")["frontends"][0]["pid"]
+    os.kill(killed, signal.SIGKILL)
+
+    def is_back() -> bool:
+        try:
+            pids = [each.get("pid") for each in two.get("/disagg/status")["frontends"]]
+        except httpx.HTTPError:
+            return False
+        return len(pids) == 2 and killed not in pids and None not in pids
+
+    two.wait_until(is_back, LIMIT_S)
+    assert names() == {("org/chat", "tiny", "org/extra")}, "one that starts later has it too"
+    scaled = disagg(two, "scale", "extra.aggregated=2", "--wait")
+    assert "extra.aggregated-1#1 is ready" in scaled.stdout, scaled.stdout + scaled.stderr
+
+    gone = apply(two, {}, "--yes", "--wait")
+    assert gone.returncode == 0, gone.stdout + gone.stderr
+    assert "model org/extra takes no new requests" in gone.stdout
+    two.wait_until(lambda: names() == {("org/chat", "tiny")}, LIMIT_S)
+    refused = ask(two, "org/extra")
+    assert refused.status_code == 404
+    assert "there are 'org/chat', 'tiny'" in refused.json()["error"]["message"]
+    two.wait_until(lambda: len(two.get("/disagg/status")["models"]) == 2, LIMIT_S)
+    assert [each["id"] for each in two.get("/disagg/status")["engines"] if each["group"] == "extra"] == []
+
+
+def test_a_model_whose_files_are_not_there_is_refused_before_anything_begins(two: Deployment) -> None:
+    refused = apply(two, {"extra": {"path": "/no/such/folder", "aggregated": POOL}}, "--wait")
+    assert refused.returncode == 1
+    assert "is no folder here" in refused.stderr
     assert ask(two, "tiny").status_code == 200

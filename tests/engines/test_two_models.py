@@ -1,28 +1,37 @@
-"""Two models on real engines behind one endpoint: a pair for one, an engine that does both for the other."""
+"""Two models on real engines behind one endpoint: a pair for one, an engine that does both for the other; a third one
+comes and goes under streams."""
 
 from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
+import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import httpx
 import pytest
 from deployment import Deployment, serving
+from streams import Stream
 
 from disagg.models.tiny import make_tiny
 
 NEW_TOKENS = 8
 BACK_S = 120.0  # on a busy machine
+CHANGE_S = 400.0
+SETS = (f"models.chat.path={make_tiny('qwen3')}", f"models.tiny.path={make_tiny('dsv3')}", "ray.address=local")
+THIRD = (f"models.third.path={make_tiny('qwen3')}", "models.third.aggregated.resources.cpus=0.5")
+NO_MODEL = 'models.third.aggregated.engine.json_model_override_args=\'{"architectures": ["NoSuchModelForCausalLM"]}\''
 PROMPT = [7 + (7919 * at) % 300 for at in range(40)]
 
 
 @pytest.fixture(scope="module")
 def two() -> Iterator[Deployment]:
     """The shipped configuration, with two models of random weights that differ in their architecture."""
-    paths = (f"models.chat.path={make_tiny('qwen3')}", f"models.tiny.path={make_tiny('dsv3')}")
-    with serving("two-models-cpu", *paths, "ray.address=local") as deployment:
+    with serving("two-models-cpu", *SETS) as deployment:
         yield deployment
 
 
@@ -53,3 +62,61 @@ def test_each_answers_with_its_own_engines_while_the_other_dies_and_comes_back(t
     assert tokens(two, "chat")[0] == of_chat
     two.wait_until(two.all_ready, BACK_S)
     assert tokens(two, "tiny")[0] == of_tiny
+
+
+def apply(deployment: Deployment, *sets: str) -> subprocess.CompletedProcess[str]:
+    port = deployment.url.rpartition(":")[2]
+    said = [word for each in (*SETS, f"frontend.port={port}", *sets) for word in ("--set", each)]
+    command = [sys.executable, "-m", "disagg.cli.main", "apply", "two-models-cpu", *said, "--yes", "--wait"]
+    environment = os.environ | {"DISAGG_URL": deployment.url}
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=CHANGE_S, check=False)
+
+
+@contextmanager
+def streams_of_chat(deployment: Deployment) -> Iterator[list[Stream]]:
+    """One after the other, all the time."""
+    streams: list[Stream] = []
+    ends = threading.Event()
+
+    def run() -> None:
+        while not ends.is_set():
+            streams.append(Stream(deployment, PROMPT, 4 * NEW_TOKENS, model="chat"))
+            streams[-1].join(180)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    try:
+        yield streams
+    finally:
+        ends.set()
+        thread.join(200)
+
+
+def test_a_third_comes_and_goes_and_one_that_does_not_start_is_taken_back_under_streams(two: Deployment) -> None:
+    def names() -> list[str]:
+        return [model["id"] for model in two.get("/v1/models")["data"]]
+
+    with streams_of_chat(two) as streams:
+        bad = apply(two, *THIRD, NO_MODEL)
+        assert bad.returncode == 1, bad.stdout
+        assert "rolled back" in bad.stderr
+        assert "NoSuchModelForCausalLM" in bad.stderr
+        assert names() == ["chat", "tiny"]
+
+        came = apply(two, *THIRD)
+        assert came.returncode == 0, f"{came.stdout}{came.stderr}\n{two.said()}"
+        two.wait_until(lambda: names() == ["chat", "tiny", "third"], BACK_S)
+        ids, way = tokens(two, "third")
+        assert len(ids) == NEW_TOKENS
+        assert way["decode"].startswith("third.aggregated-0#")
+
+        gone = apply(two)
+        assert gone.returncode == 0, f"{gone.stdout}{gone.stderr}"
+        two.wait_until(lambda: names() == ["chat", "tiny"], BACK_S)
+        refused = httpx.post(f"{two.url}/v1/completions", json={"model": "third", "prompt": "x"}, trust_env=False)
+        assert refused.status_code == 404
+    failed = [(each.status, each.error, each.failure) for each in streams if each.error or each.failure]
+    assert not failed, failed
+    assert len(streams) > 5
+    assert {len(each.token_ids) for each in streams} == {4 * NEW_TOKENS}
+    assert [e["id"] for e in two.get("/disagg/status")["engines"] if e["state"] != "ready"] == []

@@ -75,6 +75,7 @@ def post(body: bytes, key: str = ADMIN) -> bytes:
 async def test_each_command_says_its_order(codec: Codec, disagg: Run) -> None:
     said: dict[tuple[str, ...], orders.Order] = {
         ("scale", "prefill=3", "decode=2"): SCALE,
+        ("scale", "chat.prefill=3"): orders.Scale({"chat.prefill": 3}),
         ("restart", "--rolling", "decode", "prefill-0"): orders.Restart(("decode", "prefill-0")),
         ("restart", "--rolling"): orders.Restart(),
         ("role", "prefill-1", "decode"): orders.ChangeRole("prefill-1", Role.DECODE),
@@ -242,8 +243,6 @@ async def test_revisions_are_shown(codec: Codec, disagg: Run) -> None:
         assert (await disagg(frontend.port, "revisions", "--show", "1")).output == f"{FOR_READING} 1\nversion: 1\n"
         assert FOR_READING.startswith("# ")
         assert json.loads((await disagg(frontend.port, "revisions", "--json")).output)["revisions"][1]["number"] == 1
-        several = await disagg(frontend.port, "revisions", "--show", "2")
-        assert "a configuration of several models is not shown yet" in str(several.exception)
         assert "no revision 9" in str((await disagg(frontend.port, "revisions", "--show", "9")).exception)
 
 

@@ -159,6 +159,15 @@ async def test_what_no_engine_generates_goes_by_name_too(codec: Codec, other: Co
             assert [255 - each for each in first] == second
 
 
+async def test_where_none_is_served_any_more_that_is_said(codec: Codec, other: Codec) -> None:
+    async with two(codec, other) as both:
+        for model in both.frontend._models.all:
+            both.frontend.leaves(model)
+        answer = await both.post("/v1/completions", {"model": BIG, "prompt": "Hi"})
+        assert (answer.status, answer.json["error"]["code"]) == (503, "no_ready_pair")
+        assert (await both.get("/v1/models")).json["data"] == []
+
+
 async def test_bounds_are_each_models(codec: Codec, other: Codec) -> None:
     async with two(codec, other) as both:
         body = {"prompt": "x" * 300}

@@ -21,7 +21,7 @@ from disagg.registry.keys import Keys, encode, parse, read
 from disagg.registry.memory import MemoryRegistry
 from disagg.registry.memory_store import Memory, MemoryLease, MemoryStore
 from disagg.registry.publisher import Publisher
-from disagg.registry.records import ControllerRecord, EngineRecord, FrontendRecord, State
+from disagg.registry.records import ControllerRecord, EngineRecord, FrontendRecord, ModelRecord, ModelState, State
 from disagg.registry.store import Entry, StoreLost
 from disagg.roles import Role
 
@@ -79,8 +79,8 @@ async def published(memory: Memory) -> AsyncIterator[tuple[MemoryRegistry, Flaky
 
 
 def same(registry: MemoryRegistry, following: Follower) -> bool:
-    theirs = (following.records, following.met, following.adapters, following.frontends)
-    return theirs == (registry.records, registry.met, registry.adapters, registry.frontends)
+    theirs = (following.records, following.met, following.adapters, following.frontends, following.models)
+    return theirs == (registry.records, registry.met, registry.adapters, registry.frontends, registry.models)
 
 
 async def test_a_follower_has_what_the_controller_says() -> None:
@@ -91,12 +91,18 @@ async def test_a_follower_has_what_the_controller_says() -> None:
         await registry.put(engine("decode-0", State.DEAD))
         await registry.forget("decode-0#1")
         await registry.put(engine("decode-1"))
+        for key in ("small", "chat"):
+            await registry.put_model(
+                ModelRecord(key=key, number=1, state=ModelState.SERVING, spec={"name": "org/m", "path": "/m"})
+            )
         assert await made.published(5)
         await until(lambda: same(registry, following))
         assert len(following.adapters) == len(following.frontends) == 1
         assert len(following.met) == 0
         await registry.remove("prefill-0")
         await registry.remove_adapter("a/b c")
+        await registry.remove_model("small")
+        await registry.put_model(replace(registry.models["chat"], state=ModelState.LEAVING))
         await until(lambda: same(registry, following))
 
 

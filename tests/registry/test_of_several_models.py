@@ -6,7 +6,7 @@ from disagg.adapters import Adapter
 from disagg.registry.changes import Changes
 from disagg.registry.keys import Keys, parse, read
 from disagg.registry.of_model import of_model
-from disagg.registry.records import EngineRecord, State
+from disagg.registry.records import EngineRecord, ModelRecord, ModelState, State
 from disagg.registry.store import Entry
 from disagg.registry.table import Table
 from disagg.roles import Role
@@ -26,6 +26,8 @@ def table() -> Table:
     both.add_met("small.aggregated-0#1", "small.aggregated-0#1")
     both.put_adapter(Adapter("chat:sql", "/a"))
     both.put_adapter(Adapter("small:sql", "/b"))
+    for number, key in enumerate(("chat", "small")):
+        both.put_model(ModelRecord(key=key, number=number, state=ModelState.SERVING, spec={"name": key}))
     return both
 
 
@@ -38,13 +40,15 @@ def test_each_model_has_keys_of_its_own_also_where_something_goes() -> None:
         f"{here}/chat/engine/chat.decode-0",
         f"{here}/chat/engine/chat.prefill-0",
         f"{here}/chat/met/chat.prefill-0#1/chat.decode-0#1",
+        f"{here}/chat/model/chat",
         f"{here}/small/adapter/small:sql",
         f"{here}/small/engine/small.aggregated-0",
         f"{here}/small/met/small.aggregated-0#1/small.aggregated-0#1",
+        f"{here}/small/model/small",
     ]
     copy = Table()
     copy.apply(read({key: Entry(value or b"", 1) for key, value in keys.items()}))
-    assert (copy.records, copy.adapters) == (both.records, both.adapters)
+    assert (copy.records, copy.adapters, copy.models) == (both.records, both.adapters, both.models)
     gone = KEYS.spelt(Changes(records={"chat.decode-0": None}, adapters={"small:sql": None}))
     assert gone == {f"{here}/chat/engine/chat.decode-0": None, f"{here}/small/adapter/small:sql": None}
     assert {parse(key).model for key in keys} == {"chat", "small"}  # type: ignore[union-attr]

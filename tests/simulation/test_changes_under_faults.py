@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from disagg.simulation.changing import run_changes
+from disagg.simulation.changing_models import ModelsCampaign
 
 
 @pytest.mark.parametrize(("seed", "rounds"), [(1, 20)])
@@ -15,6 +16,20 @@ def test_no_request_fails_by_a_change(seed: int, rounds: int) -> None:
     assert found.ends["Apply rolled back"], found
     assert found.faults, found
     assert found.requests > 600
+
+
+def test_no_request_of_any_model_fails_while_one_comes_and_goes() -> None:
+    found = run_changes(1, 8, ModelsCampaign)
+    assert not found.violation, found
+    assert found.faults, found
+    assert found.requests > 600
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(3))
+def test_a_hundred_rounds_with_several_models(seed: int) -> None:
+    found = run_changes(seed, 100, ModelsCampaign)
+    assert not found.violation, found
 
 
 @pytest.mark.slow

@@ -29,6 +29,7 @@ class Effect(StrEnum):
     NOW = "from now on"
     NEXT_START = "takes effect at the next start"
     NEW_DEPLOYMENT = "cannot change while it serves; needs a new deployment"
+    NEW_MODEL = "would be another model; say it under another name in the place of this one"
 
 
 # By the longest beginning of a field's path. What is not here needs a new deployment.
@@ -62,9 +63,14 @@ class Difference:
 
     @property
     def effect(self) -> Effect:
-        keys = self.path.split(".")
+        keys, fixed = self.path.split("."), Effect.NEW_DEPLOYMENT
+        if keys[0] == "models":
+            _, _, *of_model = keys
+            if not of_model:
+                return Effect.ENGINES
+            keys, fixed = (of_model if of_model[0] in ROLES else ["model", *of_model]), Effect.NEW_MODEL
         found = (EFFECTS.get(".".join(keys[:count])) for count in range(len(keys), 0, -1))
-        return next(filter(None, found), Effect.NEW_DEPLOYMENT)
+        return next(filter(None, found), fixed)
 
     def __str__(self) -> str:
         parts = self.path.split(".")
@@ -74,7 +80,13 @@ class Difference:
 
 
 def differences(before: Deployment, after: Deployment) -> list[Difference]:
-    one, other = (dict(_fields(said(deployment), "")) for deployment in (before, after))
+    """A model that comes, or goes, is one difference."""
+    trees = [said(deployment) for deployment in (before, after)]
+    both = before.models.keys() & after.models.keys()
+    for tree in trees:
+        models = tree.get("models") or {}
+        tree["models"] = {key: model if key in both else model["path"] for key, model in models.items()}
+    one, other = (dict(_fields(tree, "")) for tree in trees)
     paths = [*one, *(path for path in other if path not in one)]
     compared = (Difference(path, one.get(path, ABSENT), other.get(path, ABSENT)) for path in paths)
     return [each for each in compared if each.before != each.after]
@@ -83,18 +95,21 @@ def differences(before: Deployment, after: Deployment) -> list[Difference]:
 def said(deployment: Deployment) -> dict[str, Any]:
     """As a tree, without keys and passwords; what stands there by default as well."""
     tree = deployment.model_dump(mode="json", exclude=excluded())
-    return tree | {role.value: _one_or_many(tree[role.value]) for role in ROLES}
+    for pools in (tree, *tree["models"].values()):
+        pools |= {role.value: _one_or_many(pools[role.value]) for role in ROLES}
+    return tree
 
 
 def as_yaml(deployment: Deployment) -> str:
     """What a file would say, without keys, passwords, values of variables, and what is the default."""
     tree = deployment.model_dump(mode="json", exclude=excluded(), exclude_defaults=True)
-    for role in ROLES:
-        for pool in tree.get(role.value, ()):
-            if env := pool.get("env"):
-                pool["env"] = dict.fromkeys(env, LEFT_OUT)
-        if role.value in tree:
-            tree[role.value] = _one_or_many(tree[role.value])
+    for section in (tree, *tree.get("models", {}).values()):
+        for role in ROLES:
+            for pool in section.get(role.value, ()):
+                if env := pool.get("env"):
+                    pool["env"] = dict.fromkeys(env, LEFT_OUT)
+            if role.value in section:
+                section[role.value] = _one_or_many(section[role.value])
     return yaml.safe_dump(tree, sort_keys=False)
 
 
@@ -105,7 +120,7 @@ def _one_or_many(pools: list[Any]) -> Any:
 
 def _fields(tree: Any, path: str) -> Iterator[tuple[str, Any]]:
     """(path, value); mappings and lists of pools are gone through, what is empty is not there."""
-    if isinstance(tree, list) and (path in {role.value for role in ROLES}):
+    if isinstance(tree, list) and path.rpartition(".")[2] in ROLES and path.count(".") in (0, 2):
         tree = {str(index): pool for index, pool in enumerate(tree)}
     if not isinstance(tree, Mapping):
         yield path, tree

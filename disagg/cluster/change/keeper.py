@@ -18,13 +18,14 @@ from dataclasses import dataclass, field, replace
 import msgspec
 
 from disagg.cluster.change import outline as outlines
-from disagg.cluster.change.difference import Effect, as_yaml, differences
+from disagg.cluster.change.difference import Difference, Effect, as_yaml, differences
 from disagg.cluster.change.mixed import problems_of_both, why_not_by_frontends
-from disagg.cluster.change.outline import Outline, towards
+from disagg.cluster.change.outline import Outline, towards, with_models
 from disagg.cluster.change.reading import Read, read_apart
-from disagg.cluster.change.wanted import Duty, Refused, Wanted, scaled, with_role
+from disagg.cluster.change.wanted import Duty, Refused, Wanted, duty_called, scaled, with_role
 from disagg.cluster.change.work import ROOM_S, ChangeFailed, Work
 from disagg.cluster.fleet import Fleet
+from disagg.cluster.models import Models
 from disagg.config.schema import Deployment
 from disagg.errors import ConfigError, DisaggError, Problem
 from disagg.planning.plan import EnginePlan, Plan
@@ -78,27 +79,27 @@ class _Change:
 
 
 class Changes:
-    """`plan`: what the deployment was started with, which is revision 1. `preflight`: what speaks against a plan, now.
-    `stop`: ends the deployment in order. `of_others`: engines of further models, which may be started again, and no
-    more yet. `read`: makes a configuration of a text."""
+    """`deployment`, `engines`: what was started, which is revision 1. `preflight`: what speaks against a model's plan,
+    now. `stop`: ends the deployment in order. `read`: makes a configuration of a text."""
 
     def __init__(
         self,
         fleet: Fleet,
         registry: Watched,
-        plan: Plan,
+        deployment: Deployment,
+        plans: Sequence[Plan],
+        models: Models,
         wall_s: Callable[[], float],
         preflight: Preflight,
         stop: Callable[[], None],
-        of_others: Sequence[EnginePlan] = (),
         read: Read = read_apart,
     ) -> None:
-        self._fleet, self._registry, self._device = fleet, registry, plan.device
+        self._fleet, self._registry, self._device, self._models = fleet, registry, plans[0].device, models
         self._read = read
-        self._started_with, self._start_s = plan.deployment, plan.deadlines.start_s
+        self._told = deployment  # what frontends know: all from their start, a model since it came
+        self._start_s = deployment.deadlines.start_s
         self._wall_s, self._preflight, self._stop = wall_s, preflight, stop
-        self._wanted = Wanted(plan.deployment, {engine.id: engine for engine in (*plan.engines, *of_others)})
-        self._has_several_models = bool(of_others)
+        self._wanted = Wanted(deployment, {engine.id: engine for plan in plans for engine in plan.engines})
         self._revisions: list[tuple[Revision, Deployment]] = []
         self._keep("started")
         self._change: _Change | None = None  # the last one
@@ -114,12 +115,9 @@ class Changes:
         return self._wanted.engines
 
     def status(self, show: int = 0) -> Status:
-        """`show`: the revision whose configuration is wanted, too; it stays empty for several models, of which that of
-        the first would be half of it."""
+        """`show`: the revision whose configuration is wanted, too."""
         revisions = [
-            each
-            if each.number != show or self._has_several_models
-            else msgspec.structs.replace(each, config=as_yaml(deployment))
+            each if each.number != show else msgspec.structs.replace(each, config=as_yaml(deployment))
             for each, deployment in self._revisions
         ]
         earlier = tuple(each.told() for each in self._earlier)
@@ -186,14 +184,11 @@ class Changes:
     async def _look(self, order: orders.Order) -> _Looked:
         """Raises Refused, or ConfigError."""
         now = self._wanted
-        if self._has_several_models and not isinstance(order, orders.Restart):
-            what = "of a deployment of several models, engines can be started again while it serves, and no more yet"
-            raise Refused(f"{what}; start another deployment beside it, with the change")
         match order:
             case orders.Scale(counts):
                 deployment = now.deployment
-                for role, count in counts.items():
-                    deployment = scaled(deployment, role, count)
+                for name, count in counts.items():
+                    deployment = scaled(deployment, duty_called(deployment, name), count)
                 return self._to(deployment)
             case orders.Apply(config):
                 return self._to(await self._read(config, now.deployment))
@@ -219,17 +214,14 @@ class Changes:
         now = self._wanted
         found = differences(now.deployment, deployment)
         at_start = [
-            each for each in differences(self._started_with, deployment) if each.effect is Effect.NEXT_START
+            each for each in differences(self._told, deployment) if each.effect is Effect.NEXT_START
         ]  # also what an earlier change has said, and has not come yet
-        fixed = [each for each in found if each.effect is Effect.NEW_DEPLOYMENT]
-        if fixed:
-            would_do = "say what it was started with (--set), or start another deployment beside it"
-            raise Refused("\n".join([*(f"{each}: {each.effect}" for each in fixed), would_do]))
-        if why_not := why_not_by_frontends(self._started_with, deployment):
+        _refuse_fixed(now.deployment, deployment, found)
+        if why_not := why_not_by_frontends(self._told, deployment):
             raise Refused(why_not)
         running = self._fleet.plans  # it is not what was wanted where a change could not be taken back
         wanted = Wanted.of(deployment, self._device, running)
-        outline = towards(wanted.engines, running)
+        outline = with_models(towards(wanted.engines, running), wanted.plans(self._device), self._registry)
         meet = outline.replaced or (outline.added and outline.removed)
         for old in (now.deployment, self._unfinished) if meet else ():
             if old is not None and (problems := problems_of_both(old, deployment, self._device)):
@@ -254,14 +246,16 @@ class Changes:
         if outline.is_empty and not looked.is_new:
             return Answer(lines=looked.lines)
         starts = outline.added or outline.replaced or outline.restarted or outline.moved
-        if starts and (problems := await self._preflight(looked.wanted.plan(self._device))):
-            raise ConfigError("preflight", tuple(problems))
+        plans = looked.wanted.plans(self._device) if starts else ()
+        # One after the other: the processes that looked at the nodes for the first model do so for the next.
+        if problems := [problem for plan in plans for problem in await self._preflight(plan)]:
+            raise ConfigError("preflight", tuple(dict.fromkeys(problems)))
         possible = outlines.possible_stand_ins(outline, now)
         have_room = await self._fleet.with_room([*outline.added, *possible], ROOM_S)
         outline = replace(outline, stand_ins=tuple(plan for plan in possible if plan.id in have_room))
         lines = (*looked.lines, *outline.lines(), *outlines.without_room(outline, have_room))
         questions = outlines.questions(outline, now, self._registry, have_room)
-        question = "; ".join(questions.values())
+        question = "; ".join(dict.fromkeys(questions.values()))
         if asked.dry_run or (question and not _is_agreed(asked, question)):
             return Answer(question=question, lines=lines)
         if self._is_over:  # since: looking takes its time
@@ -294,7 +288,7 @@ class Changes:
             self._unfinished = looked.wanted.deployment
 
     async def _do(self, change: _Change, looked: _Looked, may_pause: Collection[Duty]) -> None:
-        work = Work(self._fleet, self._registry, self._start_s, change.say, may_pause=may_pause)
+        work = self._work(change, may_pause)
         try:
             await work.carry_out(looked.outline)
         except ChangeFailed as error:
@@ -302,6 +296,7 @@ class Changes:
             await self._take_back(change, looked.outline, may_pause)
             return
         self._wanted = looked.wanted
+        self._told = _told_now(self._told, looked)
         if looked.is_new:
             self._keep(str(change.order))
         if not isinstance(change.order, orders.Restart):
@@ -316,7 +311,7 @@ class Changes:
         if back.is_empty and outline.restarted:
             change.stage = Stage.FAILED
             return
-        work = Work(self._fleet, self._registry, self._start_s, change.say, may_pause=may_pause)
+        work = self._work(change, may_pause)
         try:
             await work.carry_out(back)
         except ChangeFailed as error:
@@ -326,6 +321,9 @@ class Changes:
         change.stage = Stage.ROLLED_BACK
         change.say("all is as it was")
 
+    def _work(self, change: _Change, may_pause: Collection[Duty]) -> Work:
+        return Work(self._fleet, self._registry, self._start_s, change.say, self._models, may_pause=may_pause)
+
     def _back(self, outline: Outline) -> Outline:
         """From what runs to what was wanted before."""
         running = self._fleet.plans
@@ -334,7 +332,7 @@ class Changes:
         for new_id, plan in moved:
             del running[new_id]
             running[plan.id] = plan
-        back = towards(wanted, running)
+        back = with_models(towards(wanted, running), self._wanted.plans(self._device), self._registry)
         ready = {record.id for record in self._registry.records.values() if record.state is State.READY}
         replaced = sorted(back.replaced, key=lambda plan: plan.id in ready)  # what serves goes last
         return replace(back, replaced=tuple(replaced), moved=tuple(moved))
@@ -361,6 +359,26 @@ def _about(last: _Change, order: orders.Order) -> Answer | None:
         more = "; to go on from there: rollback --to N" if isinstance(order, orders.Rollback) else ""
         return Answer(lines=(f"'{order}' is done already (change {last.number}){more}",))
     return None
+
+
+def _refuse_fixed(now: Deployment, then: Deployment, found: Sequence[Difference]) -> None:
+    """Raises Refused."""
+    if bool(now.models) is not bool(then.models):
+        one, several = "`model`, which is the spelling of one", "`models`, in which others may come"
+        before, after = (several, one) if now.models else (one, several)
+        raise Refused(f"it was started with {before}, and this has {after}; say it as it was started, or start it anew")
+    fixed = [each for each in found if each.effect in (Effect.NEW_DEPLOYMENT, Effect.NEW_MODEL)]
+    if fixed:
+        would_do = "say what it was started with (--set), or start another deployment beside it"
+        raise Refused("\n".join([*(f"{each}: {each.effect}" for each in fixed), would_do]))
+
+
+def _told_now(told: Deployment, looked: _Looked) -> Deployment:
+    """What frontends were told of models, after these have come and gone."""
+    wanted = looked.wanted.deployment.models
+    coming = {plan.deployment.key for plan in looked.outline.coming}
+    models = {key: each if key in coming else told.models.get(key, each) for key, each in wanted.items()}
+    return told.model_copy(update={"models": models})
 
 
 def _told(problems: Sequence[Problem]) -> str:

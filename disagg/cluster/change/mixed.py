@@ -6,7 +6,7 @@ Out:   what speaks against the mixture alone: what is wrong with the new configu
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from disagg.config.rules import texts_of
@@ -22,15 +22,29 @@ _BESIDE = "start another deployment beside this one"
 
 
 def problems_of_both(old: Deployment, new: Deployment, device: Device) -> list[Problem]:
+    """Of each model that both have."""
+    return [problem for pair in _in_both(old, new) for problem in _of_one_model(*pair, device)]
+
+
+def _in_both(old: Deployment, new: Deployment) -> Iterator[tuple[Deployment, Deployment]]:
+    before = {part.key: part for part in old.parts()}
+    return ((before[part.key], part) for part in new.parts() if part.key in before)
+
+
+def _of_one_model(old: Deployment, new: Deployment, device: Device) -> list[Problem]:
     both = {role.value: _both(old.of_role(role), new.of_role(role)) for role in ROLES}
     mixture = _problems(new.model_copy(update=both), device)
     of_one = {each.what for one in (old, new) for each in _problems(one, device)}
     return [each for each in mixture if each.what not in of_one]
 
 
-def why_not_by_frontends(started_with: Deployment, new: Deployment) -> str:
-    """What frontends were told at their start, and the new engines would not heed. Empty: nothing."""
-    one, other = _told(started_with), _told(new)
+def why_not_by_frontends(told: Deployment, new: Deployment) -> str:
+    """What frontends were told, and the new engines would not heed. Empty: nothing."""
+    return next(filter(None, (_why_not(*pair) for pair in _in_both(told, new))), "")
+
+
+def _why_not(told: Deployment, new: Deployment) -> str:
+    one, other = _told(told), _told(new)
     if one.keys() != other.keys():
         return "frontends serve tokens, or vectors, as there were engines for them at the start; " + _BESIDE
     if one != other:

@@ -10,18 +10,21 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from disagg.cluster.change.wanted import Duty, duty_of, free_name, share
-from disagg.lives import number_of
-from disagg.planning.plan import EnginePlan
+from disagg.lives import engine_id_in, number_of
+from disagg.planning.plan import EnginePlan, Plan
 from disagg.registry.interface import Watched
-from disagg.registry.records import State
+from disagg.registry.records import ModelState, State
 from disagg.role_table import ROLES
 
 
 @dataclass(frozen=True, slots=True)
 class Outline:
     """In the order in which it is done. `stand_ins`: one more of a role, while others of it are replaced or started
-    again: with what is new, so that it shows first whether that starts at all."""
+    again: with what is new, so that it shows first whether that starts at all. `coming`, `going`: of several models;
+    one is served when its engines are ready, the other no more before its engines go."""
 
+    coming: tuple[Plan, ...] = ()
+    going: tuple[str, ...] = ()
     added: tuple[EnginePlan, ...] = ()
     stand_ins: tuple[EnginePlan, ...] = ()
     replaced: tuple[EnginePlan, ...] = ()  # under their names
@@ -39,7 +42,9 @@ class Outline:
         return (*(each.id for each in self.replaced), *self.restarted, *(name for name, _ in self.moved), *self.removed)
 
     def lines(self) -> list[str]:
-        said = [f"{each.id} is added: {share(each)}" for each in self.added]
+        said = [f"model {each.model.name} comes, and is served once its engines are ready" for each in self.coming]
+        said += [f"model {key} goes: it takes no new requests, and those that run may end" for key in self.going]
+        said += [f"{each.id} is added: {share(each)}" for each in self.added]
         said += [f"{each.id} stands in meanwhile, and is removed in the end: {share(each)}" for each in self.stand_ins]
         if self.replaced:
             said.append(f"start again with other arguments, one after the other: {_names(self.replaced)}")
@@ -61,6 +66,14 @@ def towards(wanted: Mapping[str, EnginePlan], running: Mapping[str, EnginePlan])
     )
 
 
+def with_models(outline: Outline, plans: Iterable[Plan], registry: Watched) -> Outline:
+    """`plans`: one for each of several models, as they are wanted. What is served is what the registry says."""
+    wanted = {plan.deployment.key: plan for plan in plans if plan.deployment.key}
+    served = {key for key, record in registry.models.items() if record.state is ModelState.SERVING}
+    coming = tuple(plan for key, plan in wanted.items() if key not in served)
+    return replace(outline, coming=coming, going=tuple(key for key in registry.models if key not in wanted))
+
+
 def is_same(one: EnginePlan, other: EnginePlan) -> bool:
     """Whether an engine of the one plan is what the other asks for."""
     return replace(one, id=other.id, pool_index=other.pool_index) == other
@@ -70,11 +83,17 @@ def restarts(of: Iterable[str], running: Mapping[str, EnginePlan]) -> tuple[str,
     """The engines that `of` names, in their order; or the word that names none."""
     chosen: list[str] = []
     for word in of or list(ROLES):
-        named = [name for name, plan in running.items() if word in (name, plan.role.value)]
+        named = [name for name, plan in running.items() if word in _called(plan)]
         if not named and of:
             return word
         chosen += sorted(named, key=number_of)
     return tuple(dict.fromkeys(chosen))
+
+
+def _called(plan: EnginePlan) -> tuple[str, ...]:
+    """What names it: alone, or with others."""
+    of_model = (plan.group, engine_id_in(plan.group, plan.role.value)) if plan.group else ()
+    return (plan.id, plan.role.value, *of_model)
 
 
 def possible_stand_ins(outline: Outline, running: Mapping[str, EnginePlan]) -> list[EnginePlan]:
@@ -108,6 +127,7 @@ def questions(
 ) -> dict[Duty, str]:
     """What has to be said yes to, by whose service is taken away. `have_room`: as above."""
     asked: dict[Duty, str] = {}
+    named = {plan.model.name for plan in outline.coming}
     ready = {name for name in running if (found := registry.records.get(name)) and found.state is State.READY}
     come = [each for each in (*outline.added, *outline.stand_ins) if each.id in have_room]
     more = {duty_of(each) for each in (*come, *(to for _, to in outline.moved))}
@@ -118,6 +138,11 @@ def questions(
         of_model = f" of {model}" if model else ""
         engine = f"{role} engine{of_model}"
         of_duty = {name for name, plan in running.items() if duty_of(plan) == duty}
+        if model in outline.going:
+            record = registry.models.get(model)
+            if record is not None and record.state is ModelState.SERVING and record.spec["name"] not in named:
+                asked[duty] = f"the model {record.spec['name']} is served no longer, and who asks for it is refused"
+            continue
         if duty in more or not of_duty & set(outline.disturbed):
             continue
         if of_duty <= gone and duty not in follow:

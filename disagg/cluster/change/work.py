@@ -1,6 +1,7 @@
-"""The steps of a change on the fleet: add, replace, restart, move and remove, with a healthy pair always kept.
+"""The steps of a change on the fleet: add, replace, restart, move and remove, with a healthy pair always kept; and
+models that come and go with their engines.
 
-Way:   keeper.py -> [Work.carry_out] -> Fleet; records of the registry say how it goes
+Way:   keeper.py -> [Work.carry_out] -> Fleet, Models; records of the registry say how it goes
 In:    an Outline; out: a line for whoever waits, at each step
 Owns:  nothing: every engine is the fleet's. Cancelled between any two steps, it leaves a fleet that serves
 Fails: ChangeFailed, with what to know of it. What was done by then stays done: keeper.py takes it back
@@ -14,6 +15,8 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from disagg.cluster.change.outline import Outline, count_of, serves_without
 from disagg.cluster.change.wanted import Duty, duty_of, fits_place, share
 from disagg.cluster.fleet import Fleet
+from disagg.cluster.models import Models
+from disagg.errors import DisaggError
 from disagg.planning.plan import EnginePlan
 from disagg.registry.interface import Watched
 from disagg.registry.records import EngineRecord, State
@@ -39,16 +42,20 @@ class Work:
         registry: Watched,
         start_s: float,
         say: Callable[[str], None],
+        models: Models,
         *,
         may_pause: Collection[Duty] = (),
     ) -> None:
-        self._fleet, self._registry, self._start_s = fleet, registry, start_s
+        self._fleet, self._registry, self._start_s, self._models = fleet, registry, start_s, models
         self._say, self._may_pause = say, may_pause
+        self._going: Collection[str] = ()  # models
+        self._staying: set[str] = set()  # of them, those that may still be asked for
 
     async def carry_out(self, outline: Outline) -> None:
         """Raises ChangeFailed."""
-        removed = list(outline.removed)
+        removed, self._staying, self._going = list(outline.removed), set(outline.going), outline.going
         lives = {engine_id: self._record(engine_id).incarnation for engine_id in outline.restarted}
+        await self._come(outline)
         await self._add_all(outline.added, removed)
         stand_ins = [plan.id for plan in outline.stand_ins if await self._stands_in(plan)]
         for plan in outline.replaced:
@@ -57,8 +64,31 @@ class Work:
             await self._restart(engine_id, lives[engine_id])
         for engine_id, plan in outline.moved:
             await self._replace(engine_id, plan)
+        await self._exchange([plan.deployment.key for plan in outline.coming])
         for engine_id in [*removed, *stand_ins]:
             await self._remove(engine_id)
+        for key in outline.going:
+            await self._models.gone(key)
+
+    async def _come(self, outline: Outline) -> None:
+        try:
+            for plan in outline.coming:
+                await self._models.come(plan)
+        except DisaggError as error:
+            raise ChangeFailed(error.message) from None
+
+    async def _exchange(self, coming: Sequence[str]) -> None:
+        """In one step: where one has the name of the other, nobody is refused."""
+        if not coming and not self._staying:
+            return
+        going, self._staying = sorted(self._staying), set()
+        names = {key: record.spec["name"] for key, record in self._registry.models.items()}
+        for key in coming:
+            self._say(f"model {names[key]} is served")
+        for key in going:
+            self._say(f"model {names.get(key, key)} takes no new requests")
+        for key in await self._models.exchange(coming, going):
+            self._say(f"requests of model {names.get(key, key)} still run, and are ended")
 
     async def _stands_in(self, plan: EnginePlan) -> bool:
         """False: what was added has taken the room. Where nobody else is left, that ends the change before it harms."""
@@ -143,9 +173,13 @@ class Work:
         return False
 
     async def _remove(self, engine_id: str) -> None:
-        if self._fleet.supervisor(engine_id) is None:
+        supervisor = self._fleet.supervisor(engine_id)
+        if supervisor is None:
             return
-        await self._while_another_serves(engine_id)
+        if supervisor.plan.group in self._staying:
+            await self._exchange(())  # its place is needed before the others are ready
+        if supervisor.plan.group not in self._going:
+            await self._while_another_serves(engine_id)
         self._say(f"{engine_id} {_goes(self._record(engine_id))}")
         await self._fleet.remove(engine_id)
         self._say(f"{engine_id} is removed")

@@ -56,15 +56,16 @@ class Feed:
         connections: Connections,
         now_s: Callable[[], float] = time.monotonic,
         wall_s: Callable[[], float] = time.time,
-        more: Sequence[tuple[Coordinator, Connections]] = (),
+        more: Sequence[tuple[Coordinator, Connections]] | None = None,
     ) -> None:
-        """`more`: of further models."""
-        self._model_name = model_name
-        self._coordinators = [coordinator, *(each for each, _ in more)]
-        self._connections = [connections, *(each for _, each in more)]
+        """`more`: of further models; None: there is one, and no other comes."""
+        self.model_name = model_name
+        self._coordinators = [coordinator, *(each for each, _ in more or ())]
+        self._connections = [connections, *(each for _, each in more or ())]
         self._live: Mapping[str, Request] = coordinator.live
-        if more:
-            self._live = ChainMap(*(each.live for each in self._coordinators))
+        self._live_of_each: ChainMap[str, Request] | None = None
+        if more is not None:
+            self._live = self._live_of_each = ChainMap(*(each.live for each in self._coordinators))
         self._now_s, self._wall_s = now_s, wall_s
         self._meter, self._story = Meter(self._live), Story(self._records)
         self._history: deque[Sample] = deque(maxlen=HISTORY)
@@ -83,10 +84,28 @@ class Feed:
         self.number = 0  # of ticks
         self._tick = self._snapshot = b""
         self._lists: dict[bytes | None, bytes] = {}  # by owner, of this tick
-        for each in self._connections:
-            each.on_view = self._on_view
-        for one in self._coordinators:
-            one.on_lost_try = self._on_lost_try
+        for coordinator, connections in zip(self._coordinators, self._connections, strict=True):
+            self._listen(coordinator, connections)
+
+    def add(self, coordinator: Coordinator, connections: Connections) -> None:
+        """Of one more model, where there may be several."""
+        assert self._live_of_each is not None
+        self._coordinators.append(coordinator)
+        self._connections.append(connections)
+        self._live_of_each.maps.append(coordinator.live)
+        self._listen(coordinator, connections)
+
+    def remove(self, coordinator: Coordinator, connections: Connections) -> None:
+        """Its requests have ended. What is still known of its engines is told to be gone."""
+        assert self._live_of_each is not None
+        self._coordinators.remove(coordinator)
+        self._connections.remove(connections)
+        self._live_of_each.maps[:] = [each.live for each in self._coordinators]
+        self._on_view(Changes(records=dict.fromkeys(connections.records)))
+
+    def _listen(self, coordinator: Coordinator, connections: Connections) -> None:
+        connections.on_view = self._on_view
+        coordinator.on_lost_try = self._on_lost_try
 
     @property
     def _records(self) -> Mapping[str, EngineRecord]:
@@ -240,7 +259,7 @@ class Feed:
             self._snapshot = event(
                 "snapshot",
                 at_s=self._wall_s(),
-                model=self._model_name,
+                model=self.model_name,
                 version=__version__,
                 engines=[engine_row(record) for _, record in sorted(self._records.items())],
                 loads=self._loads,
