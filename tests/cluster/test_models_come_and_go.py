@@ -173,6 +173,7 @@ def test_a_model_that_does_not_start_is_taken_back_and_was_never_named(monkeypat
             change = await operator.ended()
             assert change.stage is Stage.ROLLED_BACK
             assert "c.aggregated-0 did not start, 3 times: OSError: no weights there" in change.why
+            assert "model c takes no new requests" not in change.lines, "it never took any"
             assert list(sim.registry.models) == ["a", "b"]
             assert "c" not in load.streams
             assert sorted(sim.fleet.plans) == sorted(sim.plans)

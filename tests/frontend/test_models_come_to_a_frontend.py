@@ -11,9 +11,10 @@ import json
 import os
 import threading
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import msgspec
@@ -103,12 +104,15 @@ class Scene:
 
 
 @asynccontextmanager
-async def scene(folder: Path, *names: str, **options: Any) -> AsyncIterator[Scene]:
+async def scene(
+    folder: Path, *names: str, states: Mapping[str, ModelState] = MappingProxyType({}), **options: Any
+) -> AsyncIterator[Scene]:
+    """`states`: of those that do not serve when the frontend starts."""
     async with AsyncExitStack() as stack:
         registry, it = MemoryRegistry(), None
         it = Scene(registry, folder, await _engine(stack))
         for name in names:
-            await it.comes(name)
+            await it.comes(name, states.get(name, ModelState.SERVING))
         spec = FrontendSpec(
             registry="",
             control="127.0.0.1:9",
@@ -257,6 +261,16 @@ async def test_one_that_cannot_be_read_is_tried_again_and_the_others_serve(
 def _made(folder: Path) -> Path:
     folder.mkdir()
     return folder
+
+
+async def test_one_that_starts_later_has_those_that_serve_by_then(folder: Path, no_readers: None) -> None:
+    states = {"b": ModelState.LEAVING, "c": ModelState.COMING}
+    async with scene(folder, "b", "d", "a", "c", states=states) as it:
+        assert it.named == ["d", "a"], "in the order in which they came"
+        await it.until_here("d", "a", "c")
+        await it.becomes("c", ModelState.SERVING)
+        await it.until_named("d", "a", "c")
+        assert (await it.ask("c")).status == 200
 
 
 async def test_without_any_model_a_frontend_does_not_start(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,7 +19,7 @@ from disagg.cluster.models import Models
 from disagg.errors import DisaggError
 from disagg.planning.plan import EnginePlan
 from disagg.registry.interface import Watched
-from disagg.registry.records import EngineRecord, State
+from disagg.registry.records import EngineRecord, ModelState, State
 from disagg.roles import Role
 
 ROOM_S = 5.0  # the cluster sets room aside within this time, or has none now
@@ -82,11 +82,13 @@ class Work:
         if not coming and not self._staying:
             return
         going, self._staying = sorted(self._staying), set()
-        names = {key: record.spec["name"] for key, record in self._registry.models.items()}
+        models = self._registry.models
+        names = {key: record.spec["name"] for key, record in models.items()}
         for key in coming:
             self._say(f"model {names[key]} is served")
         for key in going:
-            self._say(f"model {names.get(key, key)} takes no new requests")
+            if key in models and models[key].state is ModelState.SERVING:  # else it comes no more
+                self._say(f"model {names[key]} takes no new requests")
         for key in await self._models.exchange(coming, going):
             self._say(f"requests of model {names.get(key, key)} still run, and are ended")
 
