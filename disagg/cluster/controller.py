@@ -33,7 +33,7 @@ class Addresses:
     """host:port of what a controller listens on."""
 
     registry: str  # empty: frontends read the shared one
-    control: str
+    control: str  # empty: it is written there
 
 
 class Controller:
@@ -78,10 +78,11 @@ class Controller:
     async def start(self, host: str) -> Addresses:
         """Places and starts everything, without waiting for READY; returns where frontends reach it."""
         await self.adapters.begin()
-        registry, control = await self._told.start(host), await self._control.start(host)
+        control = f"{host}:{await self._control.start(host)}"
+        registry = await self._told.start(host, control)
         await self.fleet.place(self._plans[0].largest_first())
         self.fleet.begin()
-        return Addresses(f"{host}:{registry}" if registry else "", f"{host}:{control}")
+        return Addresses(f"{host}:{registry}", control) if registry else Addresses("", "")
 
     async def until_ready(self) -> None:
         """Returns when every engine is READY, and orders are heeded from now on; raises StartError when one fails to

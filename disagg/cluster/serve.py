@@ -143,8 +143,9 @@ async def _run(deployment: Deployment, course: _Course, *, is_quiet: bool) -> No
         keeping: asyncio.Task[None] | None = None
         progress = asyncio.create_task(_report(controller.registry.watch(), began_s))
         try:
-            # Frontends run beside this driver; where engines are on other nodes their hosts are reached by address.
-            addresses = await controller.start("127.0.0.1")
+            # Frontends that this driver starts run beside it; what follows a shared registry may be on another node.
+            here = "127.0.0.1" if private or shared is None else ray.util.get_node_ip_address()
+            addresses = await controller.start(here)
             specs = [
                 _model_spec(plan, folder, prior_of(plan, found.facts, found.gpus, found.gbytes_s))
                 for plan, folder, found in zip(plans, folders, seen, strict=True)

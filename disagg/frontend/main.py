@@ -84,7 +84,7 @@ async def serve(spec: FrontendSpec) -> None:
     ours = _Ours(Refusals(), _tracer(spec), Meters(spec.limited_keys))
     parts = [_part(spec, model, secret) for model in spec.models]
     feed = _one_feed(parts) if len(parts) > 1 else None
-    control = ControlClient(spec.control, secret)
+    control = ControlClient(lambda: spec.control or registry.control, secret)
     services = [_service(spec, part, control, ours, feed) for part in parts]
     first, *more = [
         (service, (given or _asking(spec, part))(partial(getattr, service, "served")))

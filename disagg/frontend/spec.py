@@ -44,7 +44,7 @@ class ModelSpec(msgspec.Struct, frozen=True, kw_only=True):
 
 class FrontendSpec(msgspec.Struct, frozen=True, kw_only=True):
     registry: str  # host:port of the controller's; empty: it is in `shared`
-    control: str  # host:port
+    control: str  # host:port; empty: it is in the registry, as another controller has another one
     host: str
     port: int
     body_limit_bytes: int

@@ -129,9 +129,9 @@ def _as_json(told: Answer | Status) -> str:
 
 
 class ControlClient:
-    """A frontend's way to the controller. `address`: host:port of its ControlServer."""
+    """A frontend's way to the controller. `address`: host:port of its ControlServer, now."""
 
-    def __init__(self, address: str, secret: bytes) -> None:
+    def __init__(self, address: Callable[[], str], secret: bytes) -> None:
         self._address, self._secret = address, secret
 
     async def log_lines(self, engine_id: str, lines: int) -> str | None:
@@ -165,7 +165,7 @@ class ControlClient:
     async def _ask(self, question: Question, limit_s: float | None = None) -> str | None:
         limit_s = limit_s or ANSWER_S
         try:
-            text: str | None = _decode_answer(await ask(self._address, self._secret, _encode(question), limit_s))
+            text: str | None = _decode_answer(await ask(self._address(), self._secret, _encode(question), limit_s))
             return text
         except TimeoutError:
             what = f"the controller did not answer within {limit_s:g} s"

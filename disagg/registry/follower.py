@@ -26,6 +26,7 @@ class Follower(Watched):
         super().__init__()
         self._source, self._keys = source, keys
         self._is_told = False  # the controller's key is there, and all is
+        self.control = ""  # host:port where the controller is asked; a new one has another
         self._lost: dict[str, None] = {}  # keys that went while it was not
         self._following: asyncio.Task[None] | None = None
 
@@ -62,7 +63,9 @@ class Follower(Watched):
         changes = dict(batch.changes)
         if self._keys.controller in changes:
             entry = changes[self._keys.controller]
-            self._is_told = entry is not None and decode_controller(entry.value).is_whole
+            controller = decode_controller(entry.value) if entry is not None else None
+            self._is_told = controller is not None and controller.is_whole
+            self.control = controller.control if controller is not None else self.control
         for key, entry in batch.changes.items():
             self._lost.pop(key, None)
             if entry is None and not self._is_told:

@@ -45,8 +45,10 @@ class Publisher:
         self._published = -1  # revision of the table
         self._has_published = asyncio.Event()  # each time it is another one
 
-    async def begin(self) -> None:
-        """Raises StartError when the store does not answer, or another deployment has the name."""
+    async def begin(self, control: str = "") -> None:
+        """`control`: host:port where frontends ask the controller, for them to read. Raises StartError when the store
+        does not answer, or another deployment has the name."""
+        self._me = msgspec.structs.replace(self._me, control=control)
         give_up_s = time.monotonic() + self._lease_s + CLAIM_MORE_S
         while True:
             try:

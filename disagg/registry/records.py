@@ -79,6 +79,7 @@ class ControllerRecord(msgspec.Struct, frozen=True, kw_only=True):
     run: str  # of `disagg serve`: another one after each start
     host: str
     pid: int
+    control: str = ""  # host:port where frontends ask it (control.py)
     is_whole: bool = (
         False  # all the others are there; before, a key that is missing may only have been lost with a lease
     )

@@ -47,8 +47,8 @@ class RegistryServer(FrameServer):
         self._seen: dict[Connection, int] = {}  # the newest revision that each frontend has taken in
         self._one_has_seen = asyncio.Event()  # each time it is another one
 
-    async def start(self, host: str) -> int:
-        await self._publisher.begin()
+    async def start(self, host: str, control: str = "") -> int:
+        await self._publisher.begin(control)
         self._publishing = asyncio.create_task(self._publisher.run(), name="publish the registry")
         return await super().start(host)
 

@@ -76,9 +76,9 @@ class SharedRegistry:
         self._publisher = Publisher(registry, self._store, shared.keys, me, lease_s, Random())
         self._publishing: asyncio.Task[None] | None = None
 
-    async def start(self, _host: str) -> int:
-        """As RegistryServer's; 0: frontends ask the store. Raises StartError."""
-        await self._publisher.begin()
+    async def start(self, _host: str, control: str) -> int:
+        """As RegistryServer's; 0: frontends ask the store, which has the address `control`, too. Raises StartError."""
+        await self._publisher.begin(control)
         self._publishing = asyncio.create_task(self._publisher.run(), name="publish the registry")
         return 0
 

@@ -140,7 +140,8 @@ async def test_a_drain_travels_from_a_frontend_to_the_controller() -> None:
 
         server, control = RegistryServer(s.registry, SECRET), ControlServer(SECRET, no_log, drain, lambda *_: None)
         remote = RemoteRegistry(f"127.0.0.1:{await server.start('127.0.0.1')}", SECRET)
-        asking = ControlClient(f"127.0.0.1:{await control.start('127.0.0.1')}", SECRET)
+        address = f"127.0.0.1:{await control.start('127.0.0.1')}"
+        asking = ControlClient(lambda: address, SECRET)
         await remote.connect()
         views = remote.watch()
         await anext(views)

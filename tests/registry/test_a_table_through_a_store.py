@@ -100,6 +100,23 @@ async def test_a_follower_has_what_the_controller_says() -> None:
         await until(lambda: same(registry, following))
 
 
+async def test_followers_ask_the_controller_where_the_newest_one_is() -> None:
+    memory = Memory()
+    registry, following = MemoryRegistry(), Follower(MemoryStore(memory), KEYS)
+    for run, control in (("run-1", "10.0.0.1:7"), ("run-2", "10.0.0.2:8")):
+        made = Publisher(registry, MemoryStore(memory), KEYS, replace(ME, run=run), LEASE_S, Random(1))
+        await made.begin(control)
+        running = asyncio.create_task(made.run())
+        if run == "run-1":
+            await following.connect()
+        await until(lambda control=control: following.control == control)  # type: ignore[misc]
+        running.cancel()
+        await made.end()
+        await asyncio.sleep(0.01)
+        assert following.control == control, "while there is none, the last one is all that is known"
+    await following.close()
+
+
 async def test_while_the_store_is_away_nothing_changes_and_then_all_comes_in_one_write() -> None:
     async with published(Memory()) as (registry, store, made, following):
         store.is_away, before = True, store.writes

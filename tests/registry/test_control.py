@@ -17,6 +17,10 @@ SECRET = b"s" * 32
 HOST = "127.0.0.1"
 
 
+def client_of(port: int, secret: bytes = SECRET) -> ControlClient:
+    return ControlClient(lambda: f"{HOST}:{port}", secret)
+
+
 class Controller:
     def __init__(self) -> None:
         self.hold: dict[str, asyncio.Event] = {}
@@ -25,7 +29,7 @@ class Controller:
         self.server = ControlServer(SECRET, *told, self, self)
 
     async def client(self, secret: bytes = SECRET) -> ControlClient:
-        return ControlClient(f"{HOST}:{await self.server.start(HOST)}", secret)
+        return client_of(await self.server.start(HOST), secret)
 
     async def _read_log(self, engine_id: str, lines: int) -> str | None:
         if engine_id in self.hold:
@@ -78,7 +82,7 @@ async def test_questions_are_answered_as_they_are_ready() -> None:
 
 async def test_a_controller_that_takes_no_orders_says_so() -> None:
     server = ControlServer(SECRET, *[None] * 3)  # type: ignore[arg-type, list-item]
-    client = ControlClient(f"{HOST}:{await server.start(HOST)}", SECRET)
+    client = client_of(await server.start(HOST))
     assert (await client.change(Asked(Scale({})))).why_not == "there is no controller"
     assert await client.changes(0) == Status()
     await server.close()
@@ -105,7 +109,7 @@ async def test_a_controller_that_ends_is_told_at_once_to_those_who_wait_and_the_
         await asyncio.wait_for(waiting, 5)
     with pytest.raises(DeadlineExceeded, match="cannot be asked"):  # nobody listens
         await client.drain("decode-0", True)
-    host, port = client._address.split(":")
+    host, port = client._address().split(":")
     again = ControlServer(SECRET, controller._read_log, controller._drain, lambda *_: None)
     listener = await asyncio.get_running_loop().create_server(again._accept, host, int(port))
     assert await client.drain("decode-0", True) is None
@@ -126,7 +130,7 @@ async def test_without_the_secret_nothing_is_answered() -> None:
 async def test_a_question_that_was_given_up_while_connecting_leaves_no_connection() -> None:
     accepted: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = []
     silent = await asyncio.start_server(lambda *streams: accepted.append(streams), HOST, 0)
-    client = ControlClient(f"{HOST}:{silent.sockets[0].getsockname()[1]}", SECRET)
+    client = client_of(silent.sockets[0].getsockname()[1])
     with pytest.raises(DeadlineExceeded, match="did not answer"):
         await client.log_lines("decode-0", 5)
     for reader, writer in accepted:
