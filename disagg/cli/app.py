@@ -101,8 +101,11 @@ def serve(
     port: Annotated[int | None, typer.Option("--port", help="Instead of frontend.port.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the resolved plan and stop.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="Do not say what to try first, nor what goes on.")] = False,
+    detach: Annotated[
+        bool, typer.Option("--detach", help="Return once it serves; it serves on, on a Ray cluster that runs already.")
+    ] = False,
 ) -> None:
-    """Serve a deployment until Ctrl-C or SIGTERM."""
+    """Serve a deployment until Ctrl-C or SIGTERM; with --detach until `disagg stop`."""
     short = {"model.path": model, "frontend.host": host, "frontend.port": port}
     sets = [*(sets or ()), *(f"{path}={json.dumps(value)}" for path, value in short.items() if value is not None)]
     if dry_run:
@@ -114,9 +117,12 @@ def serve(
     deployment = load_config(find_config(config), sets)
     import uvloop
 
-    from disagg.cluster.serve import serve as until_stopped
     from disagg.telemetry.stderr_log import log_to_stderr
 
+    if detach:
+        from disagg.cluster.detached.command import serve_detached as until_stopped
+    else:
+        from disagg.cluster.serve import serve as until_stopped
     lines = log_to_stderr("[%(asctime)s] %(message)s")
     with stopping.farewell(lines.flush):
         stopping.aside(lambda: uvloop.run(until_stopped(deployment, is_quiet=quiet)))

@@ -17,13 +17,15 @@ import secrets
 import socket
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import Future
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import msgspec
 import ray
+from msgspec.structs import replace
 
 from disagg import stopping, surroundings
 from disagg.cluster import cluster_inspect as preflight
@@ -34,6 +36,7 @@ from disagg.cluster.frontend_process import Frontends
 from disagg.cluster.node_labels import labels_of
 from disagg.cluster.ports import hold
 from disagg.cluster.setting import OfModel, Setting
+from disagg.cluster.steps import either, first_error
 from disagg.config.frontend import ApiKey, page_origins
 from disagg.config.schema import Deployment
 from disagg.coordinator.limits import Limits
@@ -65,11 +68,11 @@ async def serve(deployment: Deployment, *, is_quiet: bool = False) -> None:
     """Runs until a signal asks it to stop, and returns once nothing is left. Before it serves, such a signal ends the
     process (128 + N), when all is given back or END_S is over; what is left then is the janitor's. `is_quiet`: it says
     neither what to try first nor what goes on."""
-    course = _Course()
+    course = Course()
     with stopping.in_order(course.ask_to_stop):
         course.running = asyncio.current_task()
         try:
-            with _frontend_port(deployment.frontend.host, deployment.frontend.port):
+            with frontend_port(deployment.frontend.host, deployment.frontend.port):
                 await _run(deployment, course, is_quiet=is_quiet)
         except asyncio.CancelledError:
             if not course.signal:
@@ -79,7 +82,7 @@ async def serve(deployment: Deployment, *, is_quiet: bool = False) -> None:
         log.info("stopped")
 
 
-class _Course:
+class Course:
     """How far a deployment has come, which decides what a signal means."""
 
     def __init__(self) -> None:
@@ -106,65 +109,39 @@ class _Course:
             stopping.leave_within(END_S, 0)
 
 
-async def _run(deployment: Deployment, course: _Course, *, is_quiet: bool) -> None:
+async def _run(deployment: Deployment, course: Course, *, is_quiet: bool) -> None:
     began_s = time.monotonic()
     surroundings.refuse(os.environ)
-    models = [part.model for part in deployment.parts()]
-    folders = [await _apart(resolve_model, model.path, model.revision) for model in models]
-    shared = _shared(deployment)
     name = secrets.token_hex(4)  # of this run: the janitor looks for it
-    log.info("deployment %s of namespace %s (%s)", deployment.name, deployment.namespace, name)
+    told_of_run(deployment, name)
+    folders = await _model_folders(deployment)
     async with ray_and_janitor(deployment, name) as (plans, private):
         stopping.settled()
-        if left_out := surroundings.left_out(os.environ):
-            log.info("of the environment, engines and frontends do without %s", ", ".join(left_out))
-        seen = await preflight.refuse(plans, [str(folder) for folder in folders])
-        for warning in dict.fromkeys(warning for each in seen for warning in each.warnings):
-            log.warning("%s", warning)
-        labels, unknown = labels_of(seen[0].nodes, deployment.transfer.places)
-        for warning in unknown:
-            log.warning("%s", warning)
-        shared_by = [_shared_by_engines(plan, folder) for plan, folder in zip(plans, folders, strict=True)]
-        setting = Setting(
-            deployment=name,
-            device=plans[0].device,
-            model_path=shared_by[0].model_path,
-            secret=secrets.token_hex(32),
-            deadlines=deployment.deadlines,
-            python_path=_python_path(plans[0].device),
-            address="127.0.0.1" if private else "",
-            text=shared_by[0].text,
-            labels=labels,
-            block_tokens=shared_by[0].block_tokens,
-            of_models=dict(zip(deployment.models, shared_by, strict=True)) if deployment.models else {},
-        )
+        prepared = await prepare(deployment, plans, name, folders, is_private=private, is_quiet=is_quiet)
+        setting, shared = prepared.setting, prepared.shared
         controller = Controller(plans, setting, shared)
         frontends: Frontends | None = None
         keeping: asyncio.Task[None] | None = None
-        progress = asyncio.create_task(_report(controller.registry.watch(), began_s))
+        progress = asyncio.create_task(report(controller.registry.watch(), began_s))
         try:
             # Frontends that this driver starts run beside it; what follows a shared registry may be on another node.
             here = "127.0.0.1" if private or shared is None else ray.util.get_node_ip_address()
             addresses = await controller.start(here)
-            specs = [
-                _model_spec(plan, folder, prior_of(plan, found.facts, found.gpus, found.gbytes_s))
-                for plan, folder, found in zip(plans, folders, seen, strict=True)
-            ]
-            spec = _frontend_spec(plans[0], addresses, specs, shared, is_quiet=is_quiet)
+            spec = replace(prepared.spec, registry=addresses.registry, control=addresses.control)
             count = deployment.frontend.count
             frontends = Frontends(spec, count, _frontend_environment(setting), controller.registry)
-            await _either(_first_error(frontends.start(), controller.until_ready()), controller.is_to_stop.wait())
+            await either(first_error(frontends.start(), controller.until_ready()), controller.is_to_stop.wait())
             if controller.is_to_stop.is_set():
                 log.info("stopping before it is ready, as an operator has ordered")
                 return
             course.serves = not course.signal
             took_s = time.monotonic() - began_s
-            names, url = ", ".join(model.name for model in models), deployment.frontend.base_url
+            names, url = ", ".join(plan.model.name for plan in plans), deployment.frontend.base_url
             log.info("serving %s on %s after %.1f s", names, url, took_s)
             for step in () if is_quiet else first_steps(plans[0]):
                 log.info("%s", step)
             keeping = asyncio.create_task(frontends.keep_alive(), name="keep the frontends alive")
-            await _either(controller.fleet.failed(), controller.is_to_stop.wait())
+            await either(controller.fleet.failed(), controller.is_to_stop.wait())
             controller.fleet.check()
             log.info("stopping, as an operator has ordered")
         finally:
@@ -176,6 +153,66 @@ async def _run(deployment: Deployment, course: _Course, *, is_quiet: bool) -> No
                 await frontends.stop()
             course.has_no_request()
             await controller.stop()
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """What a controller is made of, once nothing speaks against the deployment."""
+
+    setting: Setting
+    spec: FrontendSpec  # but for the controller's addresses
+    shared: Shared | None
+
+
+def told_of_run(deployment: Deployment, name: str) -> None:
+    log.info("deployment %s of namespace %s (%s)", deployment.name, deployment.namespace, name)
+
+
+async def _model_folders(deployment: Deployment) -> list[Path]:
+    models = [part.model for part in deployment.parts()]
+    return [await _apart(resolve_model, model.path, model.revision) for model in models]
+
+
+async def prepare(
+    deployment: Deployment,
+    plans: Sequence[Plan],
+    name: str,
+    folders: Sequence[Path] | None = None,
+    *,
+    is_private: bool = False,
+    outlives: bool = False,
+    is_quiet: bool = False,
+) -> Prepared:
+    """Ray is connected. `name`: of this run; `outlives`: the command. Raises ConfigError when the preflight refuses
+    it."""
+    folders, shared = folders or await _model_folders(deployment), _shared(deployment)
+    if left_out := surroundings.left_out(os.environ):
+        log.info("of the environment, engines and frontends do without %s", ", ".join(left_out))
+    seen = await preflight.refuse(plans, [str(folder) for folder in folders])
+    labels, unknown = labels_of(seen[0].nodes, deployment.transfer.places)
+    for warning in dict.fromkeys([*(warning for each in seen for warning in each.warnings), *unknown]):
+        log.warning("%s", warning)
+    shared_by = [_shared_by_engines(plan, folder) for plan, folder in zip(plans, folders, strict=True)]
+    setting = Setting(
+        deployment=name,
+        device=plans[0].device,
+        model_path=shared_by[0].model_path,
+        secret=secrets.token_hex(32),
+        deadlines=deployment.deadlines,
+        python_path=_python_path(plans[0].device),
+        address="127.0.0.1" if is_private else "",
+        text=shared_by[0].text,
+        labels=labels,
+        block_tokens=shared_by[0].block_tokens,
+        of_models=dict(zip(deployment.models, shared_by, strict=True)) if deployment.models else {},
+        outlives=deployment.name if outlives else "",
+    )
+    specs = [
+        _model_spec(plan, folder, prior_of(plan, found.facts, found.gpus, found.gbytes_s))
+        for plan, folder, found in zip(plans, folders, seen, strict=True)
+    ]
+    spec = _frontend_spec(plans[0], Addresses("", ""), specs, shared, is_quiet=is_quiet)
+    return Prepared(setting, spec, shared)
 
 
 @contextlib.asynccontextmanager
@@ -237,30 +274,7 @@ async def _apart(call: Callable[..., T], *arguments: object) -> T:
     return await asyncio.wrap_future(answer)
 
 
-async def _either(*steps: Coroutine[Any, Any, object]) -> None:
-    """Returns when one of them does, or raises what it raised; the others are ended."""
-    tasks = [asyncio.ensure_future(step) for step in steps]
-    try:
-        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-    for task in done:
-        task.result()
-
-
-async def _first_error(*steps: object) -> None:
-    """Runs the steps side by side; the first failure ends the others and is raised as it is."""
-    try:
-        async with asyncio.TaskGroup() as group:
-            for step in steps:
-                group.create_task(step)  # type: ignore[arg-type]
-    except ExceptionGroup as errors:
-        raise errors.exceptions[0] from None
-
-
-async def _report(watch: AsyncIterator[View], began_s: float) -> None:
+async def report(watch: AsyncIterator[View], began_s: float) -> None:
     """Logs a line at each change of an engine's state, so that whoever waits sees why."""
     said: dict[str, tuple[int, State, str]] = {}
     async for view in watch:
@@ -401,7 +415,7 @@ def _python_path(device: str) -> list[str]:
     return standin_paths()
 
 
-def _frontend_port(host: str, port: int) -> socket.socket:
+def frontend_port(host: str, port: int) -> socket.socket:
     """Held until the deployment ends: the frontends, which listen there later and may be started again, find it free.
     Raises StartError, before engines load for minutes."""
     try:

@@ -19,6 +19,7 @@ from typing import Any, Self
 from disagg.cluster.change.keeper import Changes
 from disagg.cluster.change.reading import read_over
 from disagg.cluster.fleet import Fleet
+from disagg.cluster.notes import NoNotes, Notes
 from disagg.cluster.runtime import Runtime
 from disagg.cluster.setting import Setting
 from disagg.config.schema import Deadlines, Deployment
@@ -30,6 +31,7 @@ from disagg.errors import Problem, RequestError
 from disagg.kv_events.blocks import BlockHasher
 from disagg.planning.plan import EnginePlan, Plan, resolve
 from disagg.policy_names import LEAST_LOADED
+from disagg.registry.interface import Watched
 from disagg.registry.memory import MemoryRegistry
 from disagg.registry.records import EngineRecord, State
 from disagg.registry.table import Table
@@ -89,8 +91,8 @@ class Frontend:
         policy, hasher = load_policy(world.policy, surroundings), BlockHasher(SECRET, BLOCK_TOKENS)
         self.router = Router(self.connections, policy, hasher)
         self.coordinator = Coordinator(self.router, world.limits, Random(world.seed << 8 | number), loop.time)
-        self.coordinator.on_transfer_lost = world.fleet.transfer_lost
-        watch = world.registry.watch()
+        self.coordinator.on_transfer_lost = lambda prefill, decode: world.fleet.transfer_lost(prefill, decode)
+        watch = world.told.watch()
         self.following = loop.create_task(self.connections.follow(watch), name=f"{self.name} follows")
 
 
@@ -198,22 +200,32 @@ class SimulatedDeployment:
             self.plans = {plan.id: plan for plan in self._plan.engines}
         self.network = SimNetwork(seed)
         self.registry = WatchedRegistry()
+        self.notes: Notes = NoNotes()
         self.places = SimulatedPlaces(self.network, SECRET, seed)
         self.stops = asyncio.Event()  # an operator has said so
         self._frontend_count = frontends
         self.frontends: list[Frontend] = []
         self.request_count = 0
 
-    async def __aenter__(self) -> Self:
+    @property
+    def told(self) -> Watched:
+        """What frontends follow."""
+        return self.registry
+
+    def control(self) -> None:
+        """Makes what a controller has: a fleet, and who changes it."""
         loop = asyncio.get_running_loop()
         runtime = Runtime(loop.time, loop.time, self.network.at(HOST), Random(self.seed))
         secret = SECRET.hex()
         setting = Setting("simulated", "simulated", "", secret, DEADLINES, [], "", block_tokens=BLOCK_TOKENS)
         looks = BootstrapLooks(self.network, f"{HOST}'s looks")
-        self.fleet = Fleet(setting, self.registry, self.places, runtime, CANARY_S, looks)
+        self.fleet = Fleet(setting, self.registry, self.places, runtime, CANARY_S, looks, notes=self.notes)
         if self._plan is not None:
             told = self._plan, loop.time, _nothing, self.stops.set
             self.changes = Changes(self.fleet, self.registry, *told, read=_read_here)
+
+    async def __aenter__(self) -> Self:
+        self.control()
         self.frontends = [Frontend(self, n) for n in range(self._frontend_count)]
         await self.fleet.place(list(self.plans.values()))
         self.fleet.begin()
