@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import ray
-from ray.exceptions import RayError
+from ray.exceptions import RayError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from disagg import surroundings
@@ -130,9 +130,14 @@ class FrontendsAfar:
     async def all_listen(self, registry: Registry) -> None:
         """Returns once all do. Raises StartError."""
         self._keeper = self._keeper or self._make()
-        revision, records = await self._keeper.frontends.remote(-1)
+        revision, records = -1, ()
         while len(records) < self._made_with[1]:
-            revision, records = await self._keeper.frontends.remote(revision)
+            try:
+                revision, records = await self._keeper.frontends.remote(revision)
+            except RayTaskError as error:
+                if isinstance(error.cause, StartError):
+                    raise error.cause from None
+                raise
         await _put(records, registry)
 
     async def follow(self, registry: Registry) -> None:
@@ -144,6 +149,7 @@ class FrontendsAfar:
                 revision, records = await self._keeper.frontends.remote(revision)
             except RayError as error:
                 log.error("the keeper of frontends is gone (%s); another one is made", error)
+                ray.kill(self._keeper)
                 self._keeper, revision = None, -1
                 await asyncio.sleep(RESTART_PAUSE_S)
                 continue
