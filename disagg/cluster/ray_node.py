@@ -30,6 +30,7 @@ T = TypeVar("T")
 
 NODE_AGENT_S = 300.0  # SGLang's imports from a cold disk
 ANSWER_S = 10.0  # an actor's answer to a question that costs it nothing
+ADOPT_S = 30.0  # the same of one that an earlier controller has left: it serves, and is ended where it says nothing
 END_S = 8.0  # killing an incarnation's processes; their reaper does it
 
 
@@ -81,9 +82,9 @@ class RayNode:
         for name in names.actors(ENGINE, self._place, str(self._member)) if names else ():
             actor = actor_of(name)
             try:
-                if actor is None or await self._answer_within(ANSWER_S, actor.runs.remote()) != life:
+                if actor is None or await self._answer_within(ADOPT_S, actor.runs.remote()) != life:
                     continue
-                node_id = await self._answer_within(ANSWER_S, actor.node_id.remote())
+                node_id = await self._answer_within(ADOPT_S, actor.node_id.remote())
                 self._agent, _ = await self._answer(self._agents.on(node_id))
             except NodeLost:
                 continue
@@ -225,7 +226,7 @@ class NodeAgents:
             if (agent := actor_of(name)) is None:
                 continue
             try:
-                async with asyncio.timeout(ANSWER_S):
+                async with asyncio.timeout(ADOPT_S):
                     zygote = await agent.warm_up.remote() if self._setting.device == "cpu" else None
                     await agent.environment.remote()
                     return agent, zygote

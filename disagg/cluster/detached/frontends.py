@@ -35,7 +35,7 @@ from disagg.telemetry.stderr_log import log_to_stderr
 
 log = logging.getLogger(__name__)
 
-ANSWER_S = 10.0
+ANSWER_S = 30.0  # of a keeper that is there: it is ended where it says nothing
 POLL_S = 0.1
 
 
