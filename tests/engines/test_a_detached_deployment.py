@@ -190,7 +190,7 @@ def test_its_controller_dies_in_the_middle_of_what_it_does(cluster: dict[str, st
         it.kill_the_controller()
         it.disagg("scale", "prefill=3", "--wait")
         assert sorted(it.engines()) == [*four, "prefill-2"]
-        assert is_ready(it.url)
+        until(lambda: all(state == "ready" for _, state, _ in it.engines().values()))
 
         engines = it.engines()
         run([sys.executable, "-c", KILL.format(name=config.stem)], cluster)
