@@ -107,8 +107,11 @@ def serve(
         bool, typer.Option("--insecure", help="That others reach it without keys is meant: do not warn.")
     ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="Do not say what to try first, nor what goes on.")] = False,
+    detach: Annotated[
+        bool, typer.Option("--detach", help="Return once it serves; it serves on, on a Ray cluster that runs already.")
+    ] = False,
 ) -> None:
-    """Serve a deployment until Ctrl-C or SIGTERM."""
+    """Serve a deployment until Ctrl-C or SIGTERM; with --detach until `disagg stop`."""
     short = {"model.path": model, "frontend.host": host, "frontend.port": port}
     short |= {"security.insecure": True} if insecure else {}
     sets = [*(sets or ()), *(f"{path}={json.dumps(value)}" for path, value in short.items() if value is not None)]
@@ -124,9 +127,12 @@ def serve(
         os.environ.pop(name, None)
     import uvloop
 
-    from disagg.cluster.serve import serve as until_stopped
     from disagg.telemetry.stderr_log import log_to_stderr
 
+    if detach:
+        from disagg.cluster.detached.command import serve_detached as until_stopped
+    else:
+        from disagg.cluster.serve import serve as until_stopped
     lines = log_to_stderr("[%(asctime)s] %(message)s")
     with stopping.farewell(lines.flush):
         stopping.aside(lambda: uvloop.run(until_stopped(deployment, is_quiet=quiet)))

@@ -9,16 +9,18 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Sequence
 from typing import Annotated
 
 import click
 import msgspec
 import typer
 
+from disagg import stopping
 from disagg.cli.check import Sets
-from disagg.cli.configs import Config
+from disagg.cli.configs import Config, names_like
 from disagg.cli.observe import Url
-from disagg.cli.ordering import follow, give, status
+from disagg.cli.ordering import follow, give, say_yes, status
 from disagg.registry import orders
 from disagg.registry.orders import Stage
 from disagg.roles import Role
@@ -101,8 +103,23 @@ def rollback(
     give(url, orders.Rollback(to), yes=yes, wait=wait)
 
 
-def stop(wait: Wait = False, yes: Yes = False, url: Url = None) -> None:
+def stop(
+    config: Annotated[
+        str | None,
+        typer.Argument(
+            help="Of a deployment that was started with --detach, and whose controller is dead: Ray ends it.",
+            autocompletion=names_like,
+        ),
+    ] = None,
+    sets: Sets = None,
+    wait: Wait = False,
+    yes: Yes = False,
+    url: Url = None,
+) -> None:
     """End the deployment in order: what runs may end, within deadlines.stop_s."""
+    if config is not None:
+        _stop_through_ray(config, sets or (), yes=yes)
+        return
     give(url, orders.Stop(), yes=yes, wait=wait)
 
 
@@ -134,6 +151,21 @@ def revisions(
         sys.stdout.write(
             f"last change  {_when(found.change.began_s)}  {found.change.what}: {found.change.stage}{why}\n"
         )
+
+
+def _stop_through_ray(config: str, sets: Sequence[str], *, yes: bool) -> None:
+    from disagg.config.find import find_config
+    from disagg.load import load_config
+
+    deployment = load_config(find_config(config), sets)
+    if not yes:
+        say_yes("stop", f"deployment {deployment.name} ends: engines, frontends, and all that is in them")
+    import uvloop
+
+    from disagg.cluster.detached.command import stop_detached
+
+    stopping.aside(lambda: uvloop.run(stop_detached(deployment)))
+    sys.stdout.write(f"deployment {deployment.name} is gone\n")
 
 
 def _count(text: str) -> tuple[str, int]:

@@ -53,7 +53,7 @@ def list_all(
         finally:
             await store.close()
 
-    found = _deployments(asyncio.run(read()))
+    found = deployments_in(asyncio.run(read()))
     sys.stdout.write(json.dumps(found, indent=1) + "\n" if as_json else _as_text(found))
 
 
@@ -76,7 +76,7 @@ def store_of(config: str, section: RegistrySection) -> StoreAt:
     return at
 
 
-def _deployments(entries: Mapping[str, Any]) -> list[dict[str, Any]]:
+def deployments_in(entries: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Of each what it has, by namespace and name."""
     from disagg.registry.keys import decode_controller, parse, read
 

@@ -68,7 +68,10 @@ class NodeAgent:
         self._blocks = PortBlocks()
 
     async def warm_up(self) -> str:
-        """Starts the zygote and returns the path of its socket; raises StartError with its last lines."""
+        """Starts the zygote, unless it runs, and returns the path of its socket; raises StartError with its last
+        lines."""
+        if self._zygote is not None and self._zygote.poll() is None:
+            return str(self._zygote_socket)
         log = log_folder(self._deployment) / f"zygote-{self._node}.log"
         with _log_output(log) as output:
             self._zygote = subprocess.Popen(  # noqa: ASYNC220 - returns at once
@@ -164,6 +167,7 @@ class EngineActor:
         self._beginning = asyncio.Lock()  # held until an incarnation that begins can be ended
         self._writer: asyncio.StreamWriter | None = None
         self._lane = self._log_trouble = ""
+        self._life = ""  # that is up, or was last
         self._pids: dict[str, int | list[int]] = {"actor": os.getpid()}
         self._standby: Standby | None = None
         self._no_standby = ""  # why the next incarnation has none
@@ -177,7 +181,7 @@ class EngineActor:
         spec = _on_this_node(decode_spec(spec_json))
         ready: asyncio.Future[Ready | Exit] = asyncio.get_running_loop().create_future()
         async with self._beginning:
-            self._writer, self._lane, self._log_trouble = None, "", ""
+            self._writer, self._lane, self._log_trouble, self._life = None, "", "", ""
             self._exit = asyncio.get_running_loop().create_future()
             reader, self._writer, way = await self._way_to_reaper(spec, zygote, environment)
             self._writer.write(encode_spec(spec) + b"\n")
@@ -186,6 +190,7 @@ class EngineActor:
         if isinstance(answer, Exit):
             tail = "\n".join(answer.tail)
             raise StartError(spec.place, f"it died while starting ({answer.status}); its last lines:\n{tail}")
+        self._life = spec.life
         self._no_standby = answer.unfit
         standby = StandbySpec(environment=spec.environment, spares=answer.spares)
         self._next = (standby, environment) if answer.spares else None
@@ -216,6 +221,10 @@ class EngineActor:
         if self._writer is not None and self._exit is not None and not self._exit.done():
             self._writer.write_eof()  # its reaper kills them all: SIGKILL ends stopped processes, too
             await self._exit
+
+    def runs(self) -> str:
+        """The life that is up; empty: none is."""
+        return self._life if self._exit is not None and not self._exit.done() else ""
 
     def devices(self) -> str:
         """The GPUs that Ray gave this actor."""

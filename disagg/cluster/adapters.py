@@ -78,12 +78,17 @@ class Adapters:
         for adapter in self._wanted.values():
             await self._list(replace(adapter, created_s=int(self._runtime.wall_s())))
 
+    def recall(self) -> None:
+        """Those that are listed are there to be, whatever the YAML says: an earlier controller has brought them."""
+        listed = {adapter_in(key): adapter for key, adapter in self._registry.adapters.items()}
+        self._wanted = {name: replace(a, name=name) for (group, name), a in listed.items() if group == self._group}
+
     async def bring(self, live: LiveEngine) -> None:
         """Returns when the engine has all adapters; from now on it gets what comes. Raises StartError."""
         if self._model is None:
             return
         self._up[live.life] = live
-        has: set[str] = set()
+        has = await self._there(live)
         while has != self._wanted.keys():
             for name in sorted(has ^ self._wanted.keys()):
                 adapter = self._wanted.get(name)  # each time: what is wanted changes meanwhile
@@ -100,6 +105,13 @@ class Adapters:
     def leave(self, life: str) -> None:
         """That incarnation is over."""
         self._up.pop(life, None)
+
+    async def _there(self, live: LiveEngine) -> set[str]:
+        """An engine that an earlier controller has started has some."""
+        try:
+            return set(await live.client.adapters())
+        except (LegLost, TimeoutError):
+            return set()  # whoever watches the engine will tell more
 
     async def load(self, name: str, path: str, pinned: bool) -> str | None:
         """Returns when every engine has it and every frontend lists it: None, or why it is nowhere."""
@@ -245,6 +257,10 @@ class AdaptersOfModels:
     async def begin(self) -> None:
         for adapters in self._by_group.values():
             await adapters.begin()
+
+    def recall(self) -> None:
+        for adapters in self._by_group.values():
+            adapters.recall()
 
     async def bring(self, live: LiveEngine) -> None:
         await self._by_group[live.record.group].bring(live)

@@ -17,7 +17,8 @@ from disagg.cluster import cluster_inspect
 from disagg.cluster.adapters import Adapters, AdaptersOfModels
 from disagg.cluster.change.keeper import Changes
 from disagg.cluster.fleet import Fleet
-from disagg.cluster.models import Learn, Models
+from disagg.cluster.models import KeyAndSpec, Learn, Models
+from disagg.cluster.notes import CHANGES, IS_PLACED, WAS_READY, Earlier, NoNotes, NotedRegistry, Notes
 from disagg.cluster.ray_places import RayPlaces
 from disagg.cluster.runtime import Runtime
 from disagg.cluster.setting import Setting
@@ -25,7 +26,7 @@ from disagg.config.schema import Deployment
 from disagg.errors import Problem
 from disagg.planning.plan import Plan
 from disagg.registry.control import ControlServer
-from disagg.registry.memory import MemoryRegistry
+from disagg.registry.records import SealedSpec
 from disagg.registry.served import RegistryServer
 from disagg.registry.shared import Shared, SharedRegistry
 
@@ -52,24 +53,27 @@ class Controller:
         setting: Setting,
         learn: Learn,
         shared: Shared | None = None,
+        notes: Notes | None = None,
+        run: str = "",
     ) -> None:
         """`plans`: one for each model of `whole`. `learn`: what is to be told of a model that comes later. `shared`:
-        where the registry is published; None: this process serves it to its frontends."""
-        self._plans, self._setting = plans, setting
-        self.registry = MemoryRegistry()
+        where the registry is published; None: this process serves it to its frontends. `notes`: what another controller
+        would need; `run`: of this controller, where there may be others of this deployment."""
+        self._plans, self._setting, self._notes = plans, setting, notes or NoNotes()
+        self.registry = NotedRegistry(self._notes)
         self._places = RayPlaces(setting)
         self._runtime = runtime = Runtime()
         by_group = {plan.deployment.key: self._adapters_of(plan) for plan in plans}
         self.adapters = AdaptersOfModels(by_group, [plan.model.name for plan in plans])
-        canary_s = whole.health.canary_s
-        self.fleet = Fleet(setting, self.registry, self._places, runtime, canary_s, adapters=self.adapters)
+        of_all = (setting, self.registry, self._places, runtime, whole.health.canary_s)
+        self.fleet = Fleet(*of_all, adapters=self.adapters, notes=self._notes)
         secret = bytes.fromhex(setting.secret)
         lease_s = whole.registry.lease_s
         self._told: RegistryServer | SharedRegistry
         if shared is None:
             self._told = RegistryServer(self.registry, secret)
         else:
-            self._told = SharedRegistry(self.registry, shared, setting.deployment, lease_s)
+            self._told = SharedRegistry(self.registry, shared, run or setting.deployment, lease_s)
         self.adapters.seen_by(self._told.all_have_seen)
         fleet, self.is_to_stop = self.fleet, asyncio.Event()  # an operator has said so
         around = setting.of_models, self.adapters, learn, self._adapters_of
@@ -77,6 +81,7 @@ class Controller:
         self.models = Models(self.registry, fleet, *around, self._told.all_have_seen, drain_s)
         looks = runtime.wall_s, self._speaks_against, self.is_to_stop.set
         self.changes = Changes(fleet, self.registry, whole, plans, self.models, *looks)
+        self.changes.keep = lambda kept: self._notes.write(CHANGES, kept)
         told = fleet.log_lines, self.changes.drain, fleet.transfer_lost
         self._control = ControlServer(secret, *told, self.adapters, self.changes)
 
@@ -86,12 +91,32 @@ class Controller:
         model = plan.model.name if lora else None
         return Adapters(self.registry, self._runtime, model, given, drain_s, plan.deployment.key)
 
-    async def start(self, host: str) -> Addresses:
-        """Places and starts everything, without waiting for READY; returns where frontends reach it."""
-        await self.adapters.begin()
+    @property
+    def is_taken(self) -> asyncio.Event:
+        """Set when another controller has the deployment's name: this one is to end, and to touch nothing more."""
+        return self._told.is_taken
+
+    async def start(
+        self,
+        host: str,
+        models: Sequence[KeyAndSpec] = (),
+        sealed: SealedSpec | None = None,
+        earlier: Earlier | None = None,
+    ) -> Addresses:
+        """Places and starts everything, without waiting for READY; returns where frontends reach it. `models`: of
+        several, those of the start. `sealed`: for frontends on other hosts. `earlier`: what another controller has
+        left; what of it serves is adopted. Frontends are told when all that was known is known again."""
         control = f"{host}:{await self._control.start(host)}"
-        registry = await self._told.start(host, control)
-        await self.fleet.place(self._plans[0].largest_first())
+        await self._told.claim(control)  # before anything is touched
+        if sealed is not None:
+            await self.registry.put_spec(sealed)
+        if earlier is not None and earlier.is_placed:
+            await self._adopt(earlier)
+        else:
+            await self.adapters.begin()
+            await self.models.begin(models)
+            await self._place(earlier or Earlier())
+        registry = await self._told.start(host)
         self.fleet.begin()
         return Addresses(f"{host}:{registry}", control) if registry else Addresses("", "")
 
@@ -100,6 +125,7 @@ class Controller:
         start, or `start_s` is over."""
         await self.fleet.until_ready(self._setting.deadlines.start_s)
         self.changes.open()
+        await self._notes.write(WAS_READY, True)
 
     async def stop(self) -> None:
         await self.changes.close()
@@ -107,6 +133,22 @@ class Controller:
         await self._told.close()
         await self._control.close()
         self._places.close()
+
+    async def _place(self, earlier: Earlier) -> None:
+        """What a controller has left that did not come to the end of this is of no use."""
+        await self.fleet.adopt(Earlier(incarnations=earlier.incarnations))
+        await self.fleet.place(self._plans[0].largest_first())
+        await self._notes.write(IS_PLACED, True)
+
+    async def _adopt(self, earlier: Earlier) -> None:
+        self.registry.recall(earlier)
+        if earlier.changes is not None:
+            self.changes.recall(earlier.changes)
+        await self.models.recall(self.changes.plans)
+        self.adapters.recall()
+        await self.fleet.adopt(earlier)
+        if earlier.was_ready:
+            self.changes.open()
 
     async def _speaks_against(self, plan: Plan) -> Sequence[Problem]:
         is_one = not plan.deployment.key

@@ -70,7 +70,7 @@ class EngineLife:
         wall_s: Callable[[], float],
     ) -> None:
         self._publish, self._wall_s = publish, wall_s
-        self.record = msgspec.structs.replace(record, since_s=wall_s())
+        self.record = record if record.since_s else msgspec.structs.replace(record, since_s=wall_s())
 
     def may(self, event: Event) -> bool:
         return (self.record.state, event) in NEXT

@@ -34,6 +34,10 @@ class EngineNode(Protocol):
     async def start(self, spec: HostSpec) -> Ready:
         """Returns what the host says when it is up."""
 
+    async def adopt(self, life: str) -> bool:
+        """Takes over what runs this life, which an earlier controller has started; False where nothing does, or does
+        not answer."""
+
     def keep_spare(self) -> None:
         """The incarnation is READY: what its next one needs may be prepared. Nobody waits for that."""
 

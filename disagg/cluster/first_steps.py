@@ -14,7 +14,7 @@ from disagg.role_table import ROLES
 _KEY = ' -H "Authorization: Bearer $DISAGG_API_KEY"'
 
 
-def first_steps(plan: Plan) -> list[str]:
+def first_steps(plan: Plan, end: str = "Ctrl-C") -> list[str]:
     """Lines that a shell takes as they are, but for the keys: those are in the YAML, and not told."""
     frontend, security = plan.frontend, plan.deployment.security
     key = _KEY if security.api_keys or security.keys_file else ""
@@ -31,5 +31,5 @@ def first_steps(plan: Plan) -> list[str]:
         f"ask it:   curl -s {url}{path}{asked}",
         f"look:     {named}disagg status" + " (DISAGG_API_KEY: an admin key)" * bool(security.admin_keys),
         f"page:     {url.removesuffix('/v1')}/disagg/",
-        "end it:   Ctrl-C",
+        f"end it:   {end}" if end == "Ctrl-C" else f"end it:   {named}{end}",
     ]

@@ -17,7 +17,9 @@ from dataclasses import dataclass
 
 from disagg.cluster.adapters import Adapters, Brought
 from disagg.cluster.canaries import Canaries
+from disagg.cluster.engine_life import SERVES
 from disagg.cluster.engine_node import log_of
+from disagg.cluster.notes import ENGINE, Earlier, NoNotes, Notes
 from disagg.cluster.places import Place, Places
 from disagg.cluster.proving import Prover
 from disagg.cluster.runtime import Runtime
@@ -28,7 +30,7 @@ from disagg.errors import StartError
 from disagg.lives import engine_id_of
 from disagg.planning.plan import EnginePlan
 from disagg.registry.interface import Registry
-from disagg.registry.records import State
+from disagg.registry.records import EngineRecord, State
 from disagg.role_table import ROLES
 
 log = logging.getLogger(__name__)
@@ -57,12 +59,13 @@ class Fleet:
         canary_s: float,
         is_registered: IsRegistered | None = None,
         adapters: Brought | None = None,
+        notes: Notes | None = None,
     ) -> None:
         """`canary_s`: how often an idle engine's ranks are tried. `is_registered`: None asks each engine's role.
-        `adapters`: None, and there are none."""
+        `adapters`: None, and there are none. `notes`: where it is noted which engines there are."""
         self.adapters: Brought = adapters or Adapters(registry, runtime, None, (), 0.0)
         self._setting, self._registry, self._places, self._runtime = setting, registry, places, runtime
-        self._is_registered = is_registered
+        self._is_registered, self._notes = is_registered, notes or NoNotes()
         self.prover = Prover(registry, self._on_proven, self._on_failed, runtime.random)
         self.canaries = Canaries(self.prover, self._on_sick, canary_s, runtime.now_s)
         self._engines: dict[str, _Engine] = {}
@@ -97,6 +100,19 @@ class Fleet:
             needs, left = _needs(plans), self._places.left()
             what = f"the Ray cluster has no room for the engines: they need {needs}; it has {left}"
             raise StartError("placement", what, "lower resources or replicas, or add nodes") from None
+
+    async def adopt(self, earlier: Earlier) -> None:
+        """In the place of `place`: takes over what an earlier controller has left. What runs goes on where it is;
+        what does not, or does not answer, is started again by `begin`, and whatever else there is is ended."""
+        self._incarnations |= earlier.incarnations
+        engines = earlier.engines.values()
+        serving = set(await asyncio.gather(*(self._adopt(earlier, plan, name) for plan, name in engines)))
+        self._places.end_strays()
+        for pair in earlier.met:
+            for life in pair:
+                if life not in serving and life not in self.prover.gone:
+                    self.prover.gone.add(life)
+                    await self._registry.forget(life)
 
     def begin(self) -> None:
         """Starts what has its place, the prover and the canaries."""
@@ -235,14 +251,37 @@ class Fleet:
     async def _enter(self, plan: EnginePlan, *, is_first: bool) -> _Engine:
         self._refuse_a_taken_name(plan)
         engine = self._entered(plan, self._places.ask(plan), is_first=is_first)
+        await self._note(engine)
         await self._registry.put(engine.supervisor.record)
         return engine
+
+    async def _note(self, engine: _Engine) -> None:
+        plan = engine.supervisor.plan
+        await self._notes.write(f"{ENGINE}{plan.id}", (plan, engine.place.name))
+
+    async def _adopt(self, earlier: Earlier, plan: EnginePlan, place_name: str) -> str:
+        """Returns the life that goes on; empty: none does."""
+        place, record = self._places.again(plan, place_name), earlier.records.get(plan.id)
+        runs = record is not None and record.state in SERVES and record.plane != ""
+        is_adopted = record is not None and runs and await place.node.adopt(record.life)
+        must_start = not earlier.was_ready
+        supervisor = self._entered(plan, place, is_first=must_start, earlier=record, is_adopted=is_adopted).supervisor
+        await self._registry.put(supervisor.record)
+        return supervisor.record.life if is_adopted else ""
 
     def _refuse_a_taken_name(self, plan: EnginePlan) -> None:
         if plan.id in self._engines:
             raise StartError(f"engine {plan.id}", "there is one of this name", "remove it first, or take another name")
 
-    def _entered(self, plan: EnginePlan, place: Place, *, is_first: bool) -> _Engine:
+    def _entered(
+        self,
+        plan: EnginePlan,
+        place: Place,
+        *,
+        is_first: bool,
+        earlier: EngineRecord | None = None,
+        is_adopted: bool = False,
+    ) -> _Engine:
         supervisor = EngineSupervisor(
             plan,
             self._setting,
@@ -254,6 +293,8 @@ class Fleet:
             adapters=self.adapters,
             last_incarnation=self._incarnations.get(plan.id, 0),
             must_start=is_first,
+            earlier=earlier,
+            is_adopted=is_adopted,
         )
         engine = self._engines[plan.id] = _Engine(supervisor, place)
         return engine
@@ -278,14 +319,17 @@ class Fleet:
             engine.place.release()
             del self._engines[engine_id]
             await self._registry.remove(engine_id)
+            await self._notes.write(f"{ENGINE}{engine_id}", None)
             log.info("engine %s is removed", engine_id)
             return
         # Its peers may map its memory for a while yet, and the next engine is to have it.
         await asyncio.sleep(ROLES[supervisor.plan.role].memory_back_s(self._setting.device))
         del self._engines[engine_id]
         following = self._entered(successor, engine.place.handed_on(successor), is_first=False)
+        await self._note(following)
         if successor.id != engine_id:
             await self._registry.remove(engine_id)
+            await self._notes.write(f"{ENGINE}{engine_id}", None)
         await self._registry.put(following.supervisor.record)
         if following.leaving is None:
             self._begin(following)

@@ -59,6 +59,13 @@ class Gang:
         )
         return msgspec.structs.replace(said[0], members=members, kv_tokens=kv_tokens, requests_max=requests_max)
 
+    async def adopt(self, life: str) -> bool:
+        """All of it, or nothing: the rest of an engine that has lost a node is ended."""
+        if all(await asyncio.gather(*(node.adopt(life) for node in self._nodes))):
+            return True
+        self.close()
+        return False
+
     def keep_spare(self) -> None:
         for node in self._nodes:
             node.keep_spare()

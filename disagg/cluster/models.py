@@ -19,6 +19,7 @@ from msgspec.structs import replace
 from disagg.cluster.adapters import Adapters, AdaptersOfModels
 from disagg.cluster.fleet import Fleet
 from disagg.cluster.setting import OfModel
+from disagg.errors import StartError
 from disagg.planning.plan import Plan
 from disagg.registry.interface import Registry
 from disagg.registry.records import ModelRecord, ModelState
@@ -39,6 +40,7 @@ class Told:
 
 
 Learn = Callable[[Plan], Awaitable[Told]]  # raises StartError
+KeyAndSpec = tuple[str, dict[str, Any]]  # of a model: its key in the YAML, its ModelSpec
 AllHaveSeen = Callable[[float], Awaitable[bool]]
 
 
@@ -62,10 +64,28 @@ class Models:
         self._drain_s = drain_s
         self._next = 0
 
-    async def begin(self, specs: Iterable[tuple[str, dict[str, Any]]]) -> None:
+    async def begin(self, specs: Iterable[KeyAndSpec]) -> None:
         """Those of the deployment's start, by key: they may be named at once."""
         for key, spec in specs:
             await self._put(key, spec, ModelState.SERVING)
+
+    async def recall(self, plans: Iterable[Plan]) -> None:
+        """Those that an earlier controller has put, where the registry has them again. What hosts are told of one that
+        came since the start is found anew; one whose files are gone by now is left as it serves. `plans`: of the models
+        that are wanted."""
+        by_key = {plan.deployment.key: plan for plan in plans}
+        for key in self._of_models.keys() - self._registry.models.keys():
+            await self._adapters.remove(key)
+            del self._of_models[key]
+        for key, record in self._registry.models.items():
+            self._next = max(self._next, record.number)
+            if key in by_key and key not in self._of_models:
+                try:
+                    self._of_models[key] = (await self._learn(by_key[key])).engines
+                except StartError as error:
+                    log.error("engines of %s cannot be started again: %s", key, error)
+                    continue
+                await self._adapters.add(key, by_key[key].model.name, self._adapters_of(by_key[key]))
 
     async def folder_of(self, plan: Plan) -> str:
         """Of a model that is here, or may come. Raises StartError."""

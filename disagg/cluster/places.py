@@ -17,6 +17,10 @@ class Place(Protocol):
     @property
     def node(self) -> EngineNode: ...
 
+    @property
+    def name(self) -> str:
+        """By which another controller asks for it again."""
+
     async def granted(self) -> None:
         """Returns once the cluster has set it aside; may never."""
 
@@ -29,6 +33,12 @@ class Place(Protocol):
 
 class Places(Protocol):
     def ask(self, plan: EnginePlan) -> Place: ...
+
+    def again(self, plan: EnginePlan, name: str) -> Place:
+        """The place that an earlier controller had, if it is there still; else another one."""
+
+    def end_strays(self) -> None:
+        """Ends what an earlier controller has left and nobody has adopted, and gives its places back."""
 
     def left(self) -> str:
         """What the cluster has, for people."""

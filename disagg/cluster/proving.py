@@ -56,6 +56,7 @@ class Prover:
         self._changed = asyncio.Event()  # something may have become free, or wanted
         self._freed = asyncio.Event()  # canaries wait for it, the first one first; each time it is another one
         self.up: dict[str, LiveEngine] = {}  # by life
+        self.gone: set[str] = set()  # lives that ended while there was no controller: who comes up is told
 
     @property
     def met(self) -> Met:
@@ -80,14 +81,17 @@ class Prover:
                 await self._changed.wait()
 
     def add(self, live: LiveEngine) -> None:
-        """The engine is up. It is going to meet every engine that is or comes up, however many tries that takes;
-        last those that have shown no sign of life for the longest time."""
+        """The engine is up. It is going to meet every engine that is or comes up and has not met it, however many
+        tries that takes; last those that have shown no sign of life for the longest time."""
         self.up[live.life] = live
+        for life in self.gone:
+            live.client.tell_peer_gone(life)
         group, role = live.record.group, ROLES[live.record.role]
         self._by_role.setdefault((group, role.name), {})[live.life] = None
         peers = self._by_role.get((group, role.partner), ()) if role.partner else [live.life]
         for life in sorted(peers, key=lambda life: self.up[life].sign_age_s):
-            self._want((live.life, life))
+            if (live.life, life) not in self.met and (life, live.life) not in self.met:
+                self._want((live.life, life))
         self._changed.set()
 
     def remove(self, life: str) -> None:

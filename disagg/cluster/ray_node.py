@@ -17,6 +17,7 @@ from ray.util.placement_group import PlacementGroup
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy, PlacementGroupSchedulingStrategy
 
 from disagg.cluster.actors import EngineActor, NodeAgent
+from disagg.cluster.detached.names import AGENT, ENGINE, Names, actor_of, kill
 from disagg.cluster.engine_node import Ground, NodeLost, incomplete, member_name
 from disagg.cluster.setting import Setting
 from disagg.errors import DisaggError
@@ -29,18 +30,26 @@ T = TypeVar("T")
 
 NODE_AGENT_S = 300.0  # SGLang's imports from a cold disk
 ANSWER_S = 10.0  # an actor's answer to a question that costs it nothing
+ADOPT_S = 30.0  # the same of one that an earlier controller has left: it serves, and is ended where it says nothing
 END_S = 8.0  # killing an incarnation's processes; their reaper does it
 
 
 class RayNode:
     """`address`: what the engine listens on; empty: its node's address in the Ray cluster. `member`: which of the
-    engine's nodes this is, and its bundle in the placement group."""
+    engine's nodes this is, and its bundle in the placement group. `place`: what its actor is called, where it outlives
+    its controller."""
 
     def __init__(
-        self, plan: EnginePlan, group: PlacementGroup, agents: NodeAgents, address: str, member: int = 0
+        self,
+        plan: EnginePlan,
+        group: PlacementGroup,
+        agents: NodeAgents,
+        address: str,
+        member: int = 0,
+        place: str = "",
     ) -> None:
         self._plan, self._group, self._agents, self._address = plan, group, agents, address
-        self._member, self._name = member, member_name(plan.id, member)
+        self._member, self._name, self._place = member, member_name(plan.id, member), place
         self._actor: Any = None
         self._agent: Any = None
         self._zygote: str | None = None
@@ -67,6 +76,23 @@ class RayNode:
     async def start(self, spec: HostSpec) -> Ready:
         ready: Ready = await self._answer(self._made().start.remote(encode_spec(spec), self._zygote, self._environment))
         return ready
+
+    async def adopt(self, life: str) -> bool:
+        names = self._agents.names
+        for name in names.actors(ENGINE, self._place, str(self._member)) if names else ():
+            actor = actor_of(name)
+            try:
+                if actor is None or await self._answer_within(ADOPT_S, actor.runs.remote()) != life:
+                    continue
+                node_id = await self._answer_within(ADOPT_S, actor.node_id.remote())
+                self._agent, _ = await self._answer(self._agents.on(node_id))
+            except NodeLost:
+                continue
+            assert names is not None
+            names.adopted(name)
+            self._actor = actor
+            return True
+        return False
 
     def keep_spare(self) -> None:
         if self._plan.spare and self._actor is not None:
@@ -105,7 +131,13 @@ class RayNode:
     def _made(self) -> Any:
         if self._actor is None:
             strategy = PlacementGroupSchedulingStrategy(self._group, placement_group_bundle_index=self._member)
-            options = {"num_cpus": self._plan.cpus, "num_gpus": self._plan.gpus, "scheduling_strategy": strategy}
+            options: dict[str, Any] = {
+                "num_cpus": self._plan.cpus,
+                "num_gpus": self._plan.gpus,
+                "scheduling_strategy": strategy,
+            }
+            if self._agents.names:
+                options |= self._agents.names.options(ENGINE, self._place, str(self._member))
             self._actor = ray.remote(EngineActor).options(**options).remote()
         return self._actor
 
@@ -133,10 +165,12 @@ def _address_of(node_id: str) -> str:
 
 
 class NodeAgents:
-    """One NodeAgent actor on each node that hosts an engine, made when its first engine comes."""
+    """One NodeAgent actor on each node that hosts an engine, made when its first engine comes. `names`: where actors
+    outlive their controller; an agent that is there already is used then."""
 
     def __init__(self, setting: Setting) -> None:
         self._setting = setting
+        self.names = Names(setting.outlives) if setting.outlives else None
         self._by_node: dict[str, asyncio.Task[tuple[Any, str | None]]] = {}
 
     async def on(self, node_id: str) -> tuple[Any, str | None]:
@@ -166,12 +200,15 @@ class NodeAgents:
             ray.kill(task.result()[0])
 
     async def _make(self, node_id: str) -> tuple[Any, str | None]:
+        if (there := await self._there(node_id)) is not None:
+            return there
         setting = self._setting
+        options = self.names.options(AGENT, node_id) if self.names else {}
         environment = node_environment(device=setting.device, deadlines=setting.deadlines)
         strategy = NodeAffinitySchedulingStrategy(node_id, soft=False)
         agent = (
             ray.remote(NodeAgent)
-            .options(num_cpus=0, scheduling_strategy=strategy)
+            .options(num_cpus=0, scheduling_strategy=strategy, **options)
             .remote(setting.deployment, setting.secret, environment, setting.python_path)
         )
         try:
@@ -182,3 +219,17 @@ class NodeAgents:
         except TimeoutError:
             ray.kill(agent)
             raise NodeLost(f"node {node_id}", f"its agent was not ready within {NODE_AGENT_S:g} s") from None
+
+    async def _there(self, node_id: str) -> tuple[Any, str | None] | None:
+        """An earlier controller's; one that does not answer, or whose zygote is gone, is ended."""
+        for name in self.names.actors(AGENT, node_id) if self.names else ():
+            if (agent := actor_of(name)) is None:
+                continue
+            try:
+                async with asyncio.timeout(ADOPT_S):
+                    zygote = await agent.warm_up.remote() if self._setting.device == "cpu" else None
+                    await agent.environment.remote()
+                    return agent, zygote
+            except (RayError, TimeoutError):
+                kill(name)
+        return None

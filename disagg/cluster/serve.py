@@ -9,55 +9,34 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import dataclasses
 import functools
 import logging
 import os
 import secrets
 import socket
-import threading
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
-from concurrent.futures import Future
-from pathlib import Path
-from typing import Any, TypeVar
+from collections.abc import AsyncIterator, Sequence
+from typing import TypeVar
 
-import msgspec
 import ray
+from msgspec.structs import replace
 
 from disagg import stopping, surroundings
-from disagg.cluster import cluster_inspect as preflight
 from disagg.cluster import janitor, ray_cluster
-from disagg.cluster.controller import Addresses, Controller
-from disagg.cluster.elsewhere import for_elsewhere, secret_of
+from disagg.cluster.controller import Controller
 from disagg.cluster.first_steps import first_steps
 from disagg.cluster.frontend_process import Frontends
-from disagg.cluster.models import Told
-from disagg.cluster.node_labels import labels_of
 from disagg.cluster.ports import hold
-from disagg.cluster.setting import OfModel, Setting
-from disagg.config.frontend import page_origins
+from disagg.cluster.preparing import model_folders, prepare
+from disagg.cluster.setting import Setting
+from disagg.cluster.steps import apart, either, first_error
 from disagg.config.schema import Deployment
-from disagg.coordinator.limits import Limits
-from disagg.errors import ConfigError, StartError
+from disagg.errors import StartError
 from disagg.folders import run_folder
-from disagg.frontend.key_sets import key_set
-from disagg.frontend.readers import PROGRAM, READ_S, Order
-from disagg.frontend.spec import FrontendSpec, ModelSpec, TracesSpec
-from disagg.frontend.tls import TlsSpec
-from disagg.host_spec import DEPLOYMENT_VARIABLE, SECRET_VARIABLE, TextSpec
-from disagg.models.digest import text_digest
-from disagg.models.facts import find_facts
-from disagg.models.resolve import resolve_model
+from disagg.host_spec import DEPLOYMENT_VARIABLE, SECRET_VARIABLE
 from disagg.planning.plan import Plan, device_of, resolve_parts
-from disagg.registry.keys import Keys
 from disagg.registry.records import State
-from disagg.registry.shared import Shared
 from disagg.registry.table import View
-from disagg.role_table import ROLES
-from disagg.routing.cost.from_shape import NO_PRIOR, prior_of
-from disagg.routing.cost.prior import Prior
-from disagg.tokenizer.overrides import Overrides
 
 log = logging.getLogger(__name__)
 
@@ -69,11 +48,11 @@ async def serve(deployment: Deployment, *, is_quiet: bool = False) -> None:
     """Runs until a signal asks it to stop, and returns once nothing is left. Before it serves, such a signal ends the
     process (128 + N), when all is given back or END_S is over; what is left then is the janitor's. `is_quiet`: it says
     neither what to try first nor what goes on."""
-    course = _Course()
+    course = Course()
     with stopping.in_order(course.ask_to_stop):
         course.running = asyncio.current_task()
         try:
-            with _frontend_port(deployment.frontend.host, deployment.frontend.port):
+            with frontend_port(deployment.frontend.host, deployment.frontend.port):
                 await _run(deployment, course, is_quiet=is_quiet)
         except asyncio.CancelledError:
             if not course.signal:
@@ -83,7 +62,7 @@ async def serve(deployment: Deployment, *, is_quiet: bool = False) -> None:
         log.info("stopped")
 
 
-class _Course:
+class Course:
     """How far a deployment has come, which decides what a signal means."""
 
     def __init__(self) -> None:
@@ -110,70 +89,37 @@ class _Course:
             stopping.leave_within(END_S, 0)
 
 
-async def _run(deployment: Deployment, course: _Course, *, is_quiet: bool) -> None:
+async def _run(deployment: Deployment, course: Course, *, is_quiet: bool) -> None:
     began_s = time.monotonic()
     surroundings.refuse(os.environ)
-    models = [part.model for part in deployment.parts()]
-    folders = [await _apart(resolve_model, model.path, model.revision) for model in models]
-    shared, secret = _shared(deployment), secret_of(deployment)
     name = secrets.token_hex(4)  # of this run: the janitor looks for it
-    log.info("deployment %s of namespace %s (%s)", deployment.name, deployment.namespace, name)
+    told_of_run(deployment, name)
+    folders = await model_folders(deployment)
     async with ray_and_janitor(deployment, name) as (plans, private):
         stopping.settled()
-        if left_out := surroundings.left_out(os.environ):
-            log.info("of the environment, engines and frontends do without %s", ", ".join(left_out))
-        seen = await preflight.refuse(plans, [str(folder) for folder in folders])
-        for warning in dict.fromkeys(warning for each in seen for warning in each.warnings):
-            log.warning("%s", warning)
-        labels, unknown = labels_of(seen[0].nodes, deployment.transfer.places)
-        for warning in unknown:
-            log.warning("%s", warning)
-        shared_by = [_shared_by_engines(plan, folder) for plan, folder in zip(plans, folders, strict=True)]
-        setting = Setting(
-            deployment=name,
-            device=plans[0].device,
-            model_path=shared_by[0].model_path,
-            secret=secret.plane.hex() if secret is not None else secrets.token_hex(32),
-            deadlines=deployment.deadlines,
-            python_path=_python_path(plans[0].device),
-            address="127.0.0.1" if private else "",
-            text=shared_by[0].text,
-            labels=labels,
-            block_tokens=shared_by[0].block_tokens,
-            of_models=dict(zip(deployment.models, shared_by, strict=True)) if deployment.models else {},
-        )
-        controller = Controller(deployment, plans, setting, functools.partial(_learn, seen[0]), shared)
+        prepared = await prepare(deployment, plans, name, folders, is_private=private, is_quiet=is_quiet)
+        setting = prepared.setting
+        controller = Controller(deployment, plans, setting, prepared.learn, prepared.shared)
         frontends: Frontends | None = None
         keeping: asyncio.Task[None] | None = None
-        progress = asyncio.create_task(_report(controller.registry.watch(), began_s))
+        progress = asyncio.create_task(report(controller.registry.watch(), began_s))
         try:
-            # Frontends that this driver starts run beside it; what follows a shared registry may be on another node.
-            here = "127.0.0.1" if private or shared is None else ray.util.get_node_ip_address()
-            addresses = await controller.start(here)
-            specs = [
-                _model_spec(plan, folder, prior_of(plan, found.facts, found.gpus, found.gbytes_s))
-                for plan, folder, found in zip(plans, folders, seen, strict=True)
-            ]
-            several = [(spec.group, msgspec.to_builtins(spec)) for spec in specs if spec.group]
-            await controller.models.begin(several)
-            spec = _frontend_spec(plans[0], addresses, () if several else specs, shared, is_quiet=is_quiet)
-            if shared is not None and secret is not None:
-                spec = msgspec.structs.replace(spec, has_peers=True, peer_host=here)
-                await controller.registry.put_spec(for_elsewhere(spec, deployment, secret))
+            addresses = await controller.start(prepared.here, prepared.models, prepared.sealed)
+            spec = replace(prepared.spec, registry=addresses.registry, control=addresses.control)
             count = deployment.frontend.count
             frontends = Frontends(spec, count, _frontend_environment(setting), controller.registry)
-            await _either(_first_error(frontends.start(), controller.until_ready()), controller.is_to_stop.wait())
+            await either(first_error(frontends.start(), controller.until_ready()), controller.is_to_stop.wait())
             if controller.is_to_stop.is_set():
                 log.info("stopping before it is ready, as an operator has ordered")
                 return
             course.serves = not course.signal
             took_s = time.monotonic() - began_s
-            names, url = ", ".join(model.name for model in models), deployment.frontend.base_url
+            names, url = ", ".join(plan.model.name for plan in plans), deployment.frontend.base_url
             log.info("serving %s on %s after %.1f s", names, url, took_s)
             for step in () if is_quiet else first_steps(plans[0]):
                 log.info("%s", step)
             keeping = asyncio.create_task(frontends.keep_alive(), name="keep the frontends alive")
-            await _either(controller.fleet.failed(), controller.is_to_stop.wait())
+            await either(controller.fleet.failed(), controller.is_to_stop.wait())
             controller.fleet.check()
             log.info("stopping, as an operator has ordered")
         finally:
@@ -187,6 +133,10 @@ async def _run(deployment: Deployment, course: _Course, *, is_quiet: bool) -> No
             await controller.stop()
 
 
+def told_of_run(deployment: Deployment, name: str) -> None:
+    log.info("deployment %s of namespace %s (%s)", deployment.name, deployment.namespace, name)
+
+
 @contextlib.asynccontextmanager
 async def ray_and_janitor(deployment: Deployment, name: str) -> AsyncIterator[tuple[Sequence[Plan], bool]]:
     """A plan for each model, and Ray, and whether it is private, with a janitor behind us: however this process ends,
@@ -198,7 +148,7 @@ async def ray_and_janitor(deployment: Deployment, name: str) -> AsyncIterator[tu
     cleaner = janitor.Janitor(name, folders)
     with stopping.farewell(cleaner.hurry):
         try:
-            await _apart(
+            await apart(
                 ray_cluster.connect,
                 settings.address,
                 ray_folder,
@@ -219,57 +169,16 @@ async def ray_and_janitor(deployment: Deployment, name: str) -> AsyncIterator[tu
                 log.warning("%s", warning)
             yield plans, bool(ray_folder)
         finally:
-            await _apart(ray.shutdown)
+            await apart(ray.shutdown)
             await _sweep(name, folders, cleaner)
 
 
 async def _sweep(name: str, folders: list[str], cleaner: janitor.Janitor) -> None:
-    await _apart(functools.partial(janitor.sweep, name, folders, session=os.getsid(0)))
+    await apart(functools.partial(janitor.sweep, name, folders, session=os.getsid(0)))
     cleaner.close()
 
 
-async def _apart(call: Callable[..., T], *arguments: object) -> T:
-    """Runs a call that blocks in a thread of its own. A cancellation does not wait for that thread, as it would for one
-    of the loop's executor. The thread never ends: the kernel kills Ray's processes when the thread that started them
-    does."""
-    answer: Future[T] = Future()
-    answer.set_running_or_notify_cancel()  # a cancellation leaves it to the thread
-
-    def run() -> None:
-        try:
-            answer.set_result(call(*arguments))
-        except BaseException as error:  # noqa: BLE001 - raised again where it is waited for
-            answer.set_exception(error)
-        threading.Event().wait()
-
-    threading.Thread(target=run, name=getattr(call, "__name__", "sweep"), daemon=True).start()
-    return await asyncio.wrap_future(answer)
-
-
-async def _either(*steps: Coroutine[Any, Any, object]) -> None:
-    """Returns when one of them does, or raises what it raised; the others are ended."""
-    tasks = [asyncio.ensure_future(step) for step in steps]
-    try:
-        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-    for task in done:
-        task.result()
-
-
-async def _first_error(*steps: object) -> None:
-    """Runs the steps side by side; the first failure ends the others and is raised as it is."""
-    try:
-        async with asyncio.TaskGroup() as group:
-            for step in steps:
-                group.create_task(step)  # type: ignore[arg-type]
-    except ExceptionGroup as errors:
-        raise errors.exceptions[0] from None
-
-
-async def _report(watch: AsyncIterator[View], began_s: float) -> None:
+async def report(watch: AsyncIterator[View], began_s: float) -> None:
     """Logs a line at each change of an engine's state, so that whoever waits sees why."""
     said: dict[str, tuple[int, State, str]] = {}
     async for view in watch:
@@ -280,126 +189,6 @@ async def _report(watch: AsyncIterator[View], began_s: float) -> None:
                 log.info("%6.1f s  %s %s %s", time.monotonic() - began_s, record.life, record.state, now[2])
 
 
-def _shared(deployment: Deployment) -> Shared | None:
-    """Where the registry is, if it is not in our memory. Raises ConfigError."""
-    section = deployment.registry
-    if problems := section.problems():
-        raise ConfigError("registry", tuple(problems))
-    at, model = section.at(), "" if deployment.models else deployment.model.name
-    return Shared(at, Keys(deployment.namespace, deployment.name, model)) if at is not None else None
-
-
-def _shared_by_engines(plan: Plan, folder: Path) -> OfModel:
-    text = _text_spec(plan, folder) if plan.model.tokenization == "engine" else None
-    return OfModel(str(folder), text, plan.block_tokens if plan.tells_cache else 0)
-
-
-async def _learn(seen: preflight.ClusterInspection, plan: Plan) -> Told:
-    """Of a model that comes later. `seen`: the cluster, as it was at the start. Raises StartError."""
-    model = plan.model
-    folder = await asyncio.to_thread(resolve_model, model.path, model.revision)
-    try:
-        facts = find_facts(str(folder)) if plan.device != "simulated" else None
-    except StartError:  # SGLang may know better, as at the start
-        facts = None
-    spec = _model_spec(plan, folder, prior_of(plan, facts, seen.gpus, seen.gbytes_s))
-    return Told(_shared_by_engines(plan, folder), msgspec.to_builtins(spec))
-
-
-def _model_spec(plan: Plan, folder: Path, prior: Prior = NO_PRIOR) -> ModelSpec:
-    embeds = {ROLES[engine.role].embeds for engine in plan.engines}
-    return ModelSpec(
-        path=str(folder),
-        name=plan.model.name,
-        group=plan.deployment.key,
-        prior=prior,
-        block_tokens=plan.block_tokens,
-        kv_events=plan.tells_cache,
-        generates=False in embeds,
-        embeds=True in embeds,
-        tool_call_parser=plan.model.tool_call_parser,
-        reasoning_parser=plan.model.reasoning_parser,
-        overrides=_overrides(plan),
-        tokenization=plan.model.tokenization,
-        said_path=plan.model.path,
-        revision=plan.model.revision,
-        digest=text_digest(folder) if plan.deployment.security.secret is not None else "",
-    )
-
-
-def _frontend_spec(
-    plan: Plan,
-    addresses: Addresses,
-    models: Sequence[ModelSpec],
-    shared: Shared | None = None,
-    *,
-    is_quiet: bool = False,
-) -> FrontendSpec:
-    """`plan`: any model's; what it says is all models'. `models`: the only one."""
-    deadlines, security = plan.deadlines, plan.deployment.security
-    said = deadlines.model_dump() | plan.deployment.routing.model_dump()
-    keys = key_set(security)
-    limits = Limits(**{each.name: said[each.name] for each in dataclasses.fields(Limits)})
-    return FrontendSpec(
-        registry=addresses.registry,
-        control=addresses.control,
-        shared=shared,
-        host=plan.frontend.host,
-        port=plan.frontend.port,
-        body_limit_bytes=plan.frontend.body_limit_mib << 20,
-        refuses_unknown=plan.frontend.unknown_fields == "refuse",
-        connections_max=plan.frontend.connections_max,
-        held_limit_bytes=plan.frontend.held_limit_mib << 20,
-        models=tuple(models),
-        number=0,
-        stop_s=deadlines.stop_s,
-        limits=limits,
-        policy=str(plan.deployment.routing.policy),
-        simulated=plan.device == "simulated",
-        api_keys=keys.bare,
-        limited_keys=keys.limited,
-        admin_keys=keys.admin,
-        keys_file=security.keys_file or "",
-        open_metrics=security.open_metrics,
-        origins=page_origins(plan.frontend, security),
-        origins_age_s=plan.frontend.cors.max_age_s,
-        says_what_goes_on=not is_quiet,
-        metric_aliases=tuple(dict.fromkeys(plan.deployment.telemetry.metric_aliases)),
-        tls=TlsSpec(tls.cert, tls.key, tls.client_ca) if (tls := plan.frontend.tls) else None,
-        traces=_traces(plan),
-    )
-
-
-def _traces(plan: Plan) -> TracesSpec | None:
-    traces = plan.deployment.telemetry.traces
-    if traces is None:
-        return None
-    headers = {name: value.get_secret_value() for name, value in traces.headers.items()}
-    service = plan.deployment.name
-    return TracesSpec(endpoint=traces.endpoint, sample_ratio=traces.sample_ratio, headers=headers, service=service)
-
-
-def _overrides(plan: Plan) -> Overrides:
-    return Overrides(
-        sampling_defaults=plan.model.sampling_defaults.model_dump(exclude_none=True),
-        chat_template=plan.model.chat_template,
-        chat_template_kwargs=plan.model.chat_template_kwargs,
-    )
-
-
-def _text_spec(plan: Plan, model_path: Path) -> TextSpec:
-    order = Order(
-        folder=str(model_path),
-        model=plan.model.name,
-        read_s=READ_S,
-        overrides=_overrides(plan),
-        refuses_unknown=plan.frontend.unknown_fields == "refuse",
-        is_host=True,
-        trust_remote_code=plan.model.trust_remote_code,
-    )
-    return TextSpec(str(model_path), PROGRAM, msgspec.msgpack.encode(order), plan.model.trust_remote_code)
-
-
 def _frontend_environment(setting: Setting) -> dict[str, str]:
     return surroundings.of_our_processes(os.environ) | {
         SECRET_VARIABLE: setting.secret,
@@ -407,16 +196,7 @@ def _frontend_environment(setting: Setting) -> dict[str, str]:
     }
 
 
-def _python_path(device: str) -> list[str]:
-    """Folders that engine processes search before site-packages."""
-    if device != "cpu":
-        return []
-    from disagg.cpu_profile.paths import standin_paths
-
-    return standin_paths()
-
-
-def _frontend_port(host: str, port: int) -> socket.socket:
+def frontend_port(host: str, port: int) -> socket.socket:
     """Held until the deployment ends: the frontends, which listen there later and may be started again, find it free.
     Raises StartError, before engines load for minutes."""
     try:

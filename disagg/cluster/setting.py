@@ -39,6 +39,7 @@ class Setting:
     labels: Mapping[str, Mapping[str, str]] = field(default_factory=dict)  # of nodes, by address (disagg/nearness.py)
     block_tokens: int = 0  # of a KV block, in which hosts tell what is cached; 0: they do not
     of_models: dict[str, OfModel] = field(default_factory=dict)  # of several, which come and go (models.py)
+    outlives: str = ""  # the deployment's name, where actors and places outlive their controller (detached/)
 
     def of(self, group: str) -> OfModel:
         return self.of_models[group] if group else OfModel(self.model_path, self.text, self.block_tokens)

@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Any
 
+import msgspec
+
 from disagg.cluster.adapters import Brought
 from disagg.cluster.engine_life import EngineLife, Event
 from disagg.cluster.engine_node import EngineNode, NodeLost, incomplete
@@ -40,6 +42,7 @@ STEADY_S = 60.0  # an engine that lived this long starts the next time without a
 POLL_S = 0.1
 REGISTERED_POLL_S = 0.02  # an engine that is up waits for nothing else
 LAST_LINES = 12
+DRAINED = "drained"  # what the record of an engine that rests begins with
 EXIT_S = 1.0  # after a lost connection we wait this long for the exit status, which says more
 EVICT_S = 5.0  # after `deadlines.drain_s` what still runs may move to other engines
 ALONE_MAX = 3  # failed probes in a row of a READY engine all whose peers have ended
@@ -80,9 +83,12 @@ class EngineSupervisor:
         adapters: Brought | None = None,
         last_incarnation: int = 0,
         must_start: bool = True,
+        earlier: EngineRecord | None = None,
+        is_adopted: bool = False,
     ) -> None:
         """`is_registered`: None asks the role. `adapters`: what it must have before it serves; None: nothing.
-        `must_start`: a first start that fails ends `run`."""
+        `must_start`: a first start that fails ends `run`. `earlier`: of a controller before this one; `is_adopted`:
+        what it tells of runs still, and `run` goes on with it."""
         self.plan, self.node = plan, node
         self._setting, self._registry, self._prover = setting, registry, prover
         self._role = ROLES[plan.role]
@@ -92,13 +98,19 @@ class EngineSupervisor:
         record = EngineRecord(
             id=plan.id, role=plan.role, state=State.NEW, group=plan.group, incarnation=last_incarnation
         )
+        self._is_drained = False  # it rests until it is asked to start
+        self._peers_told_s = 0.0
+        if earlier is not None:
+            self._is_drained = earlier.state is State.DEAD and earlier.detail.startswith(DRAINED)
+            kept = is_adopted or self._is_drained
+            record = earlier if kept else msgspec.structs.replace(record, restarts=earlier.restarts + 1)
+            self._peers_told_s = runtime.now_s()
+        self._is_adopted = is_adopted
         self._life = EngineLife(record, registry.put, runtime.wall_s)
         self._was_ready = self._life_was_ready = self._meeting_failed = False
         self._failed_alone = 0
-        self._is_drained = False  # it rests until it is asked to start
         self._lane_is_asked = self._lane_is_old = False
         self._ending: asyncio.Future[Ending] | None = None  # while an incarnation serves
-        self._peers_told_s = 0.0
         self._phases, self._way = Phases(now_s=self._now_s), ""  # of the incarnation's start
         self._drain_asked = asyncio.Event()
         self._start_asked = asyncio.Event()  # after a drain
@@ -111,6 +123,8 @@ class EngineSupervisor:
     async def run(self) -> None:
         """Runs until it is cancelled, or until the first start has failed (StartError)."""
         failures = 0
+        if self._is_drained:
+            await self._start_asked.wait()
         while True:
             began_s = self._now_s()
             try:
@@ -118,7 +132,7 @@ class EngineSupervisor:
             except (NodeLost, StartError, LegLost) as error:
                 ending = Ending(Kind.DIED, error.message)
             if self._drain_asked.is_set() and ending.kind is not Kind.DRAINED:
-                ending = Ending(Kind.DRAINED, f"drained; it ended before it was empty: {ending.why}")
+                ending = Ending(Kind.DRAINED, f"{DRAINED}; it ended before it was empty: {ending.why}")
             if ending.kind is Kind.DIED:
                 await self._life.advance(Event.DIED, detail=ending.why)
                 await self._registry.forget(self.record.life)
@@ -217,7 +231,29 @@ class EngineSupervisor:
             await self._is_down.wait()
 
     async def _live(self) -> Ending:
-        """One incarnation, from its start to the end of its service."""
+        """One incarnation, from its start to the end of its service; of one that is adopted, from where it is."""
+        if self._is_adopted:
+            self._goes_on()
+        else:
+            await self._begin()
+        live = LiveEngine(self.record, bytes.fromhex(self._setting.secret), self._runtime)
+        await live.client.connect()
+        try:
+            return await self._serve(live)
+        finally:
+            live.client.close()
+
+    def _goes_on(self) -> None:
+        self._is_adopted = False
+        self._was_ready = self._life_was_ready = self.record.state is not State.STARTING
+        self._way = "adopted"
+        log.info("%s is adopted, %s", self.record.life, self.record.state)
+        if self.record.state is State.DRAINING:  # what it was to be drained for is not known any more: it comes back
+            self._drain_asked.set()
+            self._start_asked.set()
+
+    async def _begin(self) -> None:
+        """Starts another incarnation."""
         await self._memory_is_back()
         self._drain_asked.clear()
         self._start_asked.clear()
@@ -234,12 +270,6 @@ class EngineSupervisor:
             raise StartError(
                 self.record.life, what, "see `ray status` and its log, or raise deadlines.start_s"
             ) from None
-        live = LiveEngine(self.record, bytes.fromhex(self._setting.secret), self._runtime)
-        await live.client.connect()
-        try:
-            return await self._serve(live)
-        finally:
-            live.client.close()
 
     async def _memory_is_back(self) -> None:
         back_s = self._role.memory_back_s(self._setting.device)
@@ -347,7 +377,7 @@ class EngineSupervisor:
         if not await _is_empty_within(live, limit_s):
             await self._life.note(evict=True, detail=f"not empty after {limit_s:g} s; what runs moves to other engines")
             await _is_empty_within(live, EVICT_S)
-        self._end(Ending(Kind.DRAINED, "drained"))
+        self._end(Ending(Kind.DRAINED, DRAINED))
 
     def _end(self, ending: Ending) -> None:
         if self._ending is not None and not self._ending.done():

@@ -171,4 +171,8 @@ class ControlClient:
             what = f"the controller did not answer within {limit_s:g} s"
             raise DeadlineExceeded("controller", what, "try again") from None
         except OSError as error:
-            raise DeadlineExceeded("controller", f"the controller cannot be asked: {error}", "try again") from None
+            would_do = (
+                "try again; of a detached deployment whose controller is dead, `disagg serve --detach CONFIG` starts "
+                "another one, and `disagg stop CONFIG` ends it without"
+            )
+            raise DeadlineExceeded("controller", f"the controller cannot be asked: {error}", would_do) from None

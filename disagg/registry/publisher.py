@@ -33,6 +33,10 @@ CLAIM_POLL_S = 0.5
 END_S = 1.0
 
 
+class Taken(Conflict):
+    """Another one has the deployment's name."""
+
+
 class Publisher:
     """`begin` claims the name, `run` is its task, `end` takes all keys away."""
 
@@ -42,6 +46,7 @@ class Publisher:
         self._registry, self._store, self._keys, self._me = registry, store, keys, me
         self._lease_s, self._random = lease_s, random
         self._lease: Lease | None = None
+        self.is_taken = asyncio.Event()  # another one has the name
         self._published = -1  # revision of the table
         self._has_published = asyncio.Event()  # each time it is another one
 
@@ -58,9 +63,14 @@ class Publisher:
                 raise StartError("registry", error.message, "see that it runs, and what `registry` says") from None
             except Conflict as error:
                 if time.monotonic() > give_up_s:
+                    self.is_taken.set()
                     raise StartError("registry", error.what, error.would_do) from None
                 log.info("%s; waiting until its lease runs out", error.what)
                 await asyncio.sleep(CLAIM_POLL_S)
+
+    @property
+    def has_begun(self) -> bool:
+        return self._lease is not None
 
     async def run(self) -> None:
         """Until it is cancelled."""
@@ -72,6 +82,8 @@ class Publisher:
                 log.warning("the registry's lease is lost; putting everything anew")
                 self._lease = None
             except (StoreLost, Conflict) as error:
+                if isinstance(error, Taken):
+                    self.is_taken.set()
                 log.warning("%s; trying again", error)
                 await asyncio.sleep(next(pauses))
 
@@ -152,14 +164,14 @@ async def give_back(lease: Lease) -> None:
 
 
 def _version_of(there: Snapshot, key: str, me: ControllerRecord) -> int:
-    """What is to be replaced. Raises Conflict when it is another's."""
+    """What is to be replaced. Raises Taken when it is another's."""
     entry = there.entries.get(key)
     if entry is None:
         return ABSENT
     owner = decode_controller(entry.value)
     if owner.run != me.run:
         what = f"a deployment of this name and namespace is there, by process {owner.pid} on {owner.host}"
-        raise Conflict("registry", what, "choose another name or namespace, or end that one")
+        raise Taken("registry", what, "choose another name or namespace, or end that one")
     return entry.version
 
 

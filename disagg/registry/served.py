@@ -47,8 +47,17 @@ class RegistryServer(FrameServer):
         self._seen: dict[Connection, int] = {}  # the newest revision that each frontend has taken in
         self._one_has_seen = asyncio.Event()  # each time it is another one
 
-    async def start(self, host: str, control: str = "") -> int:
+    @property
+    def is_taken(self) -> asyncio.Event:
+        return self._publisher.is_taken  # it never is
+
+    async def claim(self, control: str) -> None:
+        """Nobody else can have the name. `control`: host:port where the controller is asked."""
         await self._publisher.begin(control)
+
+    async def start(self, host: str) -> int:
+        if not self._publisher.has_begun:
+            await self.claim("")
         self._publishing = asyncio.create_task(self._publisher.run(), name="publish the registry")
         return await super().start(host)
 

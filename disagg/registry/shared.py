@@ -68,7 +68,8 @@ def open_store(at: StoreAt) -> Store:
 
 
 class SharedRegistry:
-    """Publishes the controller's table from `start` to `close`. `run`: the name of this run of the deployment."""
+    """Publishes the controller's table from `start` to `close`. `run`: the name of this run of the deployment, or of
+    this one of its controllers; `is_taken`: another one has the deployment's name."""
 
     def __init__(self, registry: Watched, shared: Shared, run: str, lease_s: float) -> None:
         self._store = open_store(shared.at)
@@ -76,9 +77,16 @@ class SharedRegistry:
         self._publisher = Publisher(registry, self._store, shared.keys, me, lease_s, Random())
         self._publishing: asyncio.Task[None] | None = None
 
-    async def start(self, _host: str, control: str) -> int:
-        """As RegistryServer's; 0: frontends ask the store, which has the address `control`, too. Raises StartError."""
+    @property
+    def is_taken(self) -> asyncio.Event:
+        return self._publisher.is_taken
+
+    async def claim(self, control: str) -> None:
+        """Takes the deployment's name; `control`: host:port where its controller is asked. Raises StartError."""
         await self._publisher.begin(control)
+
+    async def start(self, _host: str) -> int:
+        """As RegistryServer's, once it is claimed; 0: frontends ask the store."""
         self._publishing = asyncio.create_task(self._publisher.run(), name="publish the registry")
         return 0
 

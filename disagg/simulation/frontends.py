@@ -39,8 +39,8 @@ class Part:
         policy, hasher = load_policy(world.policy, surroundings), BlockHasher(SECRET, BLOCK_TOKENS)
         self.router = Router(self.connections, policy, hasher)
         self.coordinator = Coordinator(self.router, world.limits, Random(world.seed << 8 | number), loop.time)
-        self.coordinator.on_transfer_lost = world.fleet.transfer_lost
-        views = of_model(world.registry.watch(), group)
+        self.coordinator.on_transfer_lost = lambda prefill, decode: world.fleet.transfer_lost(prefill, decode)
+        views = of_model(world.told.watch(), group)
         self.following = loop.create_task(self.connections.follow(views), name=f"{self.name} follows")
 
     @property
@@ -71,8 +71,8 @@ class FrontendOfSeveral:
         self._following = asyncio.get_running_loop().create_task(self._follow(), name=f"front-{number} has models")
 
     async def _follow(self) -> None:
-        async for _ in self._world.registry.watch():
-            models = self._world.registry.models
+        async for _ in self._world.told.watch():
+            models = self._world.told.models
             self.named = {key for key, record in models.items() if record.state is ModelState.SERVING}
             for key in models.keys() - self.parts.keys():
                 self.parts[key] = Part(self._world, self.number, key)

@@ -58,6 +58,10 @@ class SimulatedNode:
         plane = await self.host.start()
         return Ready(plane=plane, way="simulated", **msgspec.structs.asdict(self.host.facts))
 
+    async def adopt(self, life: str) -> bool:
+        await self._passes(ACTOR_S)
+        return self.host is not None and self.host.is_alive and self.host.life == life
+
     def keep_spare(self) -> None:
         pass
 
@@ -91,7 +95,7 @@ class SimulatedPlace:
     """`granted`: once the cluster has room for it."""
 
     def __init__(self, cluster: SimulatedPlaces, node: SimulatedNode) -> None:
-        self._cluster, self.node = cluster, node
+        self._cluster, self.node, self.name = cluster, node, node.name
         self.is_released = False
 
     async def granted(self) -> None:
@@ -132,6 +136,15 @@ class SimulatedPlaces:
         place = self._place(plan)
         self._asked.append(place)
         return place
+
+    def again(self, plan: EnginePlan, name: str) -> SimulatedPlace:
+        for place in self._asked:
+            if place.name == name:
+                return place
+        return self.ask(plan)
+
+    def end_strays(self) -> None:
+        pass
 
     def left(self) -> str:
         return "room for all" if self.room_max is None else f"room for {self.room_max} engines"

@@ -21,6 +21,7 @@ from disagg.cluster.change.keeper import Changes
 from disagg.cluster.change.reading import read_over
 from disagg.cluster.fleet import Fleet
 from disagg.cluster.models import Models, Told
+from disagg.cluster.notes import NoNotes, Notes
 from disagg.cluster.runtime import Runtime
 from disagg.cluster.setting import OfModel, Setting
 from disagg.config.schema import Deadlines, Deployment
@@ -30,6 +31,7 @@ from disagg.coordinator.request import FinishReason, NoText, Request
 from disagg.errors import Problem, RequestError
 from disagg.planning.plan import EnginePlan, Plan, resolve_parts
 from disagg.policy_names import LEAST_LOADED
+from disagg.registry.interface import Watched
 from disagg.registry.memory import MemoryRegistry
 from disagg.registry.records import EngineRecord, State
 from disagg.roles import Role
@@ -188,6 +190,7 @@ class SimulatedDeployment:
             self.plans = {engine.id: engine for plan in self._plans for engine in plan.engines}
         self.network = SimNetwork(seed)
         self.registry = WatchedRegistry()
+        self.notes: Notes = NoNotes()
         self.places = SimulatedPlaces(self.network, SECRET, seed)
         self.stops = asyncio.Event()  # an operator has said so
         self._frontend_count = frontends
@@ -195,7 +198,13 @@ class SimulatedDeployment:
         self.of_several: list[FrontendOfSeveral] = []  # in their place, where there are several models
         self.request_count = 0
 
-    async def __aenter__(self) -> Self:
+    @property
+    def told(self) -> Watched:
+        """What frontends follow."""
+        return self.registry
+
+    async def control(self) -> None:
+        """Makes what a controller has: a fleet, and who changes it."""
         loop = asyncio.get_running_loop()
         runtime = Runtime(loop.time, loop.time, self.network.at(HOST), Random(self.seed))
         secret = SECRET.hex()
@@ -209,14 +218,17 @@ class SimulatedDeployment:
             return Adapters(self.registry, runtime, None, (), DEADLINES.drain_s, plan.deployment.key)
 
         adapters = AdaptersOfModels({plan.deployment.key: adapters_of(plan) for plan in self._plans})
-        of_several = {"adapters": adapters} if several else {}
-        self.fleet = Fleet(setting, self.registry, self.places, runtime, CANARY_S, looks, **of_several)
+        of_all = setting, self.registry, self.places, runtime, CANARY_S, looks
+        self.fleet = Fleet(*of_all, adapters=adapters if several else None, notes=self.notes)
         if self._deployment is not None:
             learnt = _learn, adapters_of, _has_seen, DEADLINES.drain_s
             self.models = Models(self.registry, self.fleet, several, adapters, *learnt)
             told = self._deployment, self._plans, self.models, loop.time, _nothing, self.stops.set
             self.changes = Changes(self.fleet, self.registry, *told, read=_read_here)
-        if several:
+
+    async def __aenter__(self) -> Self:
+        await self.control()
+        if self._deployment is not None and self._deployment.models:
             await self.models.begin([(plan.deployment.key, (await _learn(plan)).frontends) for plan in self._plans])
             self.of_several = [FrontendOfSeveral(self, n) for n in range(self._frontend_count)]
         else:

@@ -112,6 +112,9 @@ class Node:
         if self._exit is not None and not self._exit.done():
             self._exit.set_result(Exit(why=why, tail=("the last line",)))
 
+    async def adopt(self, life: str) -> bool:
+        return self.server is not None
+
     def keep_spare(self) -> None:
         self.spares += 1
 

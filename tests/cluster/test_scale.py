@@ -13,6 +13,7 @@ from disagg.cluster.change import keeper
 from disagg.cluster.change.keeper import Changes
 from disagg.cluster.change.wanted import free_name, named
 from disagg.cluster.controller import Controller
+from disagg.cluster.notes import NoNotes
 from disagg.errors import Problem, StartError
 from disagg.host_spec import HostSpec
 from disagg.planning.plan import Plan, resolve_parts
@@ -262,6 +263,7 @@ async def test_a_controller_heeds_orders_once_its_engines_are_ready() -> None:
 
         def __init__(self) -> None:
             self.fleet = self.changes = self
+            self._notes = NoNotes()
             self._setting = SimpleNamespace(deadlines=SimpleNamespace(start_s=1.0))
 
         async def until_ready(self, _limit_s: float) -> None:

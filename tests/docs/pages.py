@@ -38,9 +38,11 @@ class Command:
     def stays(self) -> bool:
         """In the foreground, until it is ended: what follows is typed into another terminal."""
         words = shlex.split(self.text, comments=True)
-        return bool(re.search("disagg (serve|frontend)", " ".join(words))) and not {"--dry-run", "--no-wait"} & set(
-            words
-        )
+        return bool(re.search("disagg (serve|frontend)", " ".join(words))) and not {
+            "--dry-run",
+            "--no-wait",
+            "--detach",
+        } & set(words)
 
 
 @dataclass(frozen=True)

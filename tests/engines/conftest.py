@@ -15,6 +15,7 @@ sys.path.insert(2, str(Path(__file__).parent.parent / "frontend"))  # and chat_s
 sys.path.insert(3, str(Path(__file__).parent.parent / "security"))  # and listeners.py
 
 from deployment import Deployment, serving
+from job_cluster import ray_cluster
 
 LIMIT_S = 600  # a test and the deployments it starts, on two busy cores
 # A deployment of a test is its own: no cluster that happens to run here.
@@ -55,3 +56,10 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
         (folder / f"{name}.py").write_text(f"raise SystemExit('{name}.py of the user was imported')\n")
     with serving("local-cpu", *PRIVATE, environment=HOSTILE, folder=folder) as deployment:
         yield deployment
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """A Ray that runs already, for jobs; its environment for clients."""
+    with ray_cluster(tmp_path_factory.mktemp("home")) as environment:
+        yield environment

@@ -187,6 +187,7 @@ async def test_two_deployments_of_one_name_do_not_mix(monkeypatch: pytest.Monkey
         second = Publisher(MemoryRegistry(), MemoryStore(memory), KEYS, other, 0.1, Random(2))
         with pytest.raises(StartError, match="by process 7 on here"):
             await second.begin()
+        assert second.is_taken.is_set()
         assert same(registry, following)
         elsewhere = Publisher(
             MemoryRegistry(), MemoryStore(memory), replace(KEYS, deployment="chat2"), other, 0.1, Random(2)
@@ -195,6 +196,22 @@ async def test_two_deployments_of_one_name_do_not_mix(monkeypatch: pytest.Monkey
         assert same(registry, following)
         await store.close()  # as if it was killed: its name is free when its lease is over
         await second.begin()
+
+
+async def test_one_whose_name_was_taken_meanwhile_knows_it() -> None:
+    memory = Memory()
+    async with published(memory) as (_, store, made, _following):
+        store.is_away = True
+        (lease,) = {id(owner): owner for owner in memory.owners.values()}.values()
+        assert isinstance(lease, MemoryLease)
+        lease.end()  # it was cut off for longer than the lease, and another controller has come
+        other = Publisher(MemoryRegistry(), MemoryStore(memory), KEYS, replace(ME, run="run-2"), LEASE_S, Random(2))
+        await other.begin()
+        assert not made.is_taken.is_set()
+        store.is_away = False
+        async with asyncio.timeout(10):
+            await made.is_taken.wait()
+        assert not other.is_taken.is_set()
 
 
 async def test_what_a_dead_run_left_without_a_lease_is_swept() -> None:

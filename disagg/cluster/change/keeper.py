@@ -3,7 +3,8 @@
 Way:   `disagg scale`, `apply`, … -> frontend -> ControlServer -> [Changes.ask] -> Outline -> Work -> Fleet
 In:    one Asked at a time, and whoever looks at how it goes
 Out:   Answers, a Status. Who asked may leave: what has begun is done to its end, or taken back
-Owns:  which engines are wanted, as revisions, in memory: the last one is what is wanted now
+Owns:  which engines are wanted, as revisions, in memory: the last one is what is wanted now. `kept` is all of it, for
+       the controller that comes after this one
 Fails: `ask` says why not: another change is under way, the preflight refuses, it would change what cannot change
 """
 
@@ -41,11 +42,32 @@ LINES_MAX = 500  # of one change's progress
 EARLIER_MAX = 9  # changes whose progress is kept beside the last one's: who waits looks twice a second
 PROBLEMS_SHOWN = 5
 OVER = "the deployment stops; start another one with the change"
+LOST_CONTROLLER = (
+    "the controller ended meanwhile, and engines are as they were then; the same order goes on from there, "
+    "`disagg rollback --to {now}` goes back"
+)
 NOT_READY = (
     "the deployment has not been ready yet, and only `disagg stop` is heeded; see `disagg status`, and try again"
 )
 
 Preflight = Callable[[Plan], Awaitable[Sequence[Problem]]]
+Keep = Callable[["Kept"], Awaitable[None]]
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """What another controller goes on from."""
+
+    wanted: Wanted
+    told: Deployment
+    revisions: list[tuple[Revision, Deployment]]
+    last: Progress | None
+    order: orders.Order | None  # the last change's
+    unfinished: Deployment | None
+
+
+async def _keep_nothing(_kept: Kept) -> None:
+    pass
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +128,7 @@ class Changes:
         self._earlier: deque[_Change] = deque(maxlen=EARLIER_MAX)
         self._task: asyncio.Task[None] | None = None
         self._unfinished: Deployment | None = None  # engines of it may still run: it was not taken back as a whole
+        self.keep: Keep = _keep_nothing  # called where a change begins, and where it is over
         self._deciding = asyncio.Lock()
         self._is_open = self._is_over = False
 
@@ -113,6 +136,11 @@ class Changes:
     def engines(self) -> Mapping[str, EnginePlan]:
         """Those that are wanted now."""
         return self._wanted.engines
+
+    @property
+    def plans(self) -> Sequence[Plan]:
+        """One for each model, of what is wanted now."""
+        return self._wanted.plans(self._device)
 
     def status(self, show: int = 0) -> Status:
         """`show`: the revision whose configuration is wanted, too."""
@@ -122,6 +150,24 @@ class Changes:
         ]
         earlier = tuple(each.told() for each in self._earlier)
         return Status(self._change.told() if self._change else None, tuple(revisions), earlier)
+
+    def recall(self, kept: Kept) -> None:
+        """Goes on from what an earlier controller has kept. A change that was under way is over: it did not succeed."""
+        self._wanted, self._told = kept.wanted, kept.told
+        self._revisions, self._unfinished = kept.revisions, kept.unfinished
+        if kept.last is not None and kept.order is not None:
+            last = kept.last
+            change = _Change(kept.order, last.number, last.began_s, last.stage, last.why)
+            change.lines.extend(last.lines)
+            change.said = last.dropped + len(last.lines)
+            if change.stage is Stage.RUNNING:
+                change.why, change.stage = LOST_CONTROLLER.format(now=kept.revisions[-1][0].number), Stage.FAILED
+                change.say(f"it did not succeed: {change.why}")
+            self._change = change
+
+    def _to_keep(self) -> Kept:
+        last, order = (self._change.told(), self._change.order) if self._change else (None, None)
+        return Kept(self._wanted, self._told, list(self._revisions), last, order, self._unfinished)
 
     def open(self) -> None:
         """The deployment is ready. Until then an engine more, or less, would be its start's, which can end it."""
@@ -278,6 +324,11 @@ class Changes:
 
     async def _carry_out(self, change: _Change, looked: _Looked, may_pause: Collection[Duty]) -> None:
         """Whatever happens, the change has an end, and the next one can begin."""
+        finished = self._unfinished
+        if looked.is_new:
+            self._unfinished = looked.wanted.deployment  # for a controller that has to go on from here
+        await self.keep(self._to_keep())
+        self._unfinished = finished
         try:
             await self._do(change, looked, may_pause)
         except Exception as error:
@@ -286,6 +337,7 @@ class Changes:
             change.why, change.stage = f"{change.why}\n{why}" if change.why else why, Stage.FAILED
         if change.stage is Stage.FAILED and looked.is_new:
             self._unfinished = looked.wanted.deployment
+        await self.keep(self._to_keep())
 
     async def _do(self, change: _Change, looked: _Looked, may_pause: Collection[Duty]) -> None:
         work = self._work(change, may_pause)
