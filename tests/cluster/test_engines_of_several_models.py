@@ -9,11 +9,11 @@ from scene import SETTING
 
 from disagg.adapters import Adapter
 from disagg.cluster.adapters import Adapters, AdaptersOfModels
-from disagg.cluster.controller import Addresses
 from disagg.cluster.engine_node import Ground
+from disagg.cluster.preparing import shared_of
 from disagg.cluster.runtime import Runtime
-from disagg.cluster.serve import _frontend_spec, _model_spec, _shared
 from disagg.cluster.setting import OfModel, Setting, host_spec
+from disagg.cluster.specs import frontend_spec, model_spec
 from disagg.load import parse_config
 from disagg.planning.plan import resolve_parts
 from disagg.registry.keys import Keys
@@ -46,8 +46,8 @@ def test_a_host_gets_the_folder_and_the_text_side_of_its_own_model() -> None:
 def test_a_frontend_is_told_of_all_models() -> None:
     deployment = parse_config(YAML)
     plans = resolve_parts(deployment, "cpu")
-    models = [_model_spec(plan, Path("/m")) for plan in plans]
-    spec = _frontend_spec(plans[0], Addresses("", "127.0.0.1:2"), models, _shared(deployment))
+    models = [model_spec(plan, Path("/m")) for plan in plans]
+    spec = frontend_spec(plans[0], models, shared_of(deployment))
     chat, small = spec.models
     assert (chat.name, chat.group, chat.tool_call_parser, chat.generates, chat.embeds) == (
         "org/Chat",
