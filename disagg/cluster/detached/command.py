@@ -43,6 +43,7 @@ log = logging.getLogger(__name__)
 ANSWER_S = 5.0
 END_S = 120.0  # beyond deadlines.stop_s
 POLL_S = 0.2
+SEEN_S = 0.5  # for what the registry tells last
 
 
 def refuse_to_detach(deployment: Deployment) -> None:
@@ -122,6 +123,7 @@ async def _serve(deployment: Deployment, course: Course, *, is_quiet: bool) -> N
         progress = asyncio.create_task(_report(begun.shared, began_s))
         try:
             where = await actor.serving.remote()
+            await asyncio.sleep(SEEN_S)
         except asyncio.CancelledError:
             actor.stop.remote()
             raise
