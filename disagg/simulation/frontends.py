@@ -9,28 +9,42 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 from random import Random
-from typing import TYPE_CHECKING
+from typing import Protocol
 
+from disagg.cluster.fleet import Fleet
 from disagg.coordinator.coordinator import Coordinator
+from disagg.coordinator.limits import Limits
 from disagg.kv_events.blocks import BlockHasher
+from disagg.registry.interface import Watched
 from disagg.registry.of_model import of_model
 from disagg.registry.records import ModelState
 from disagg.registry.table import Table
 from disagg.routing.connections import Connections
 from disagg.routing.policy import Surroundings, load_policy
 from disagg.routing.router import Router
-
-if TYPE_CHECKING:
-    from disagg.simulation.world import SimulatedDeployment
+from disagg.simulation.network import SimNetwork
 
 SECRET = b"simulated deployment's secret..."
 BLOCK_TOKENS = 64  # of what is told of prefix caches
 
 
+class World(Protocol):
+    """What a frontend needs of its deployment. `told`: what it follows."""
+
+    network: SimNetwork
+    limits: Limits
+    fleet: Fleet  # of the controller that there is now
+    seed: int
+    policy: str
+
+    @property
+    def told(self) -> Watched: ...
+
+
 class Part:
     """Of one model in a frontend. `group`: of several; empty: of the only one."""
 
-    def __init__(self, world: SimulatedDeployment, number: int, group: str = "") -> None:
+    def __init__(self, world: World, number: int, group: str = "") -> None:
         self.name, self.number = f"front-{number}", number
         loop = asyncio.get_running_loop()
         here = world.network.at(self.name)
@@ -63,7 +77,7 @@ async def _close_idle(part: Part) -> None:
 class FrontendOfSeveral:
     """Has a part for each model that the registry names, as disagg/frontend/roster.py."""
 
-    def __init__(self, world: SimulatedDeployment, number: int) -> None:
+    def __init__(self, world: World, number: int) -> None:
         self._world, self.number = world, number
         self.parts: dict[str, Part] = {}
         self.named: set[str] = set()  # models that may be asked for

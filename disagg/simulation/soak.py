@@ -38,7 +38,7 @@ def main() -> int:
     parser.add_argument("--shrink", action="store_true", help="after a violation: what is the least that shows it?")
     parser.add_argument("--whole-table", action="store_true", help="an empty cell of the table is a failure")
     parser.add_argument("--changes", type=int, default=0, metavar="ROUNDS", help="of what operators order, instead")
-    parser.add_argument("--models", action="store_true", help="with --changes: of several models")
+    parser.add_argument("--models", action="store_true", help="changes of several models")
     parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
     asked = parser.parse_args()
     if asked.child:

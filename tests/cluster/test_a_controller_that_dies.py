@@ -186,7 +186,7 @@ def test_a_scale_that_was_under_way_has_failed_and_can_be_given_again() -> None:
             change = world.changes.status().change
             assert change is not None
             assert change.stage is Stage.FAILED
-            assert "rollback --to 1" in change.why
+            assert "goes back, to 1" in change.why
             await operator.has_done(Scale({Role.PREFILL: 4}))
             await operator.has_done(Rollback(1))
             await world.until_whole()

@@ -20,9 +20,9 @@ def test_whoever_is_added_or_starts_again_has_the_adapters(monkeypatch: pytest.M
     made = world.Fleet
 
     class WithAdapters(made):  # type: ignore[misc, valid-type]
-        def __init__(self, setting, registry, places, runtime, *more) -> None:  # type: ignore[no-untyped-def]
+        def __init__(self, setting, registry, places, runtime, *more, notes, **_none) -> None:  # type: ignore[no-untyped-def]
             adapters = Adapters(registry, runtime, "simulated", [given], 5.0)
-            super().__init__(setting, registry, places, runtime, *more, adapters=adapters)
+            super().__init__(setting, registry, places, runtime, *more, adapters=adapters, notes=notes)
 
     monkeypatch.setattr(world, "Fleet", WithAdapters)
 

@@ -124,7 +124,9 @@ async def scene(
             limits=Limits(no_pair_s=5.0),
         )
         meters = options.get("meters") or Meters()
-        it.roster = Roster(spec, registry, Ours(SECRET, ControlClient(spec.control, SECRET), Refusals(), None, meters))
+        it.roster = Roster(
+            spec, registry, Ours(SECRET, ControlClient(lambda: spec.control, SECRET), Refusals(), None, meters)
+        )
         first, *more = await it.roster.begin()
         it.whole = AllModels([first.service, *(one.service for one in more)])
         pairs = [(one.service, one.tokenization) for one in more]

@@ -83,7 +83,15 @@ TOLD: dict[str, Any] = {
 }
 CHAPTER = {"number": 0, "at_s": 0.0, "kind": CLEARS, "subjects": [MARKUP + TITLE], "count": 1, "detail": EVERYTHING}
 SNAPSHOT: dict[str, Any] = {
-    **{"type": "snapshot", "at_s": 1.0, "model": EVERYTHING, "engines": [ENGINE], "history": [], "columns": []},
+    **{
+        "type": "snapshot",
+        "at_s": 1.0,
+        "model": EVERYTHING,
+        "engines": [ENGINE],
+        "history": [],
+        "columns": [],
+        "silent": [],
+    },
     **{"phases": {}, "loads": {ENGINE["id"]: [[1, 2, 3, 4]]}, "story": [CHAPTER]},
 }
 

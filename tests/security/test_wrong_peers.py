@@ -168,7 +168,7 @@ async def test_a_conversation_that_was_recorded_is_of_no_use() -> None:
         recorded: list[bytes] = []
         through = await asyncio.start_server(lambda *streams: _relay(port, recorded, *streams), "127.0.0.1", 0)
         address = f"127.0.0.1:{through.sockets[0].getsockname()[1]}"
-        assert await ControlClient(address, SECRET).drain("decode-0", restart=False) is None
+        assert await ControlClient(lambda: address, SECRET).drain("decode-0", restart=False) is None
         through.close()
         assert done.drained == ["decode-0"]
         stolen = b"".join(recorded)
