@@ -20,6 +20,8 @@ from disagg.sglang.arguments import PORT_BLOCK, Ports
 OFFSETS = Ports.from_first(0)
 OURS_ALONE = "loopback"
 NODES = "loopback; on a cluster the node's address"
+PEERS = "loopback; with `security.secret` on a cluster the node's address"
+CONTROLS = "loopback; with a shared registry on a cluster the node's address"
 RAYS = "loopback; on a cluster all addresses"
 NOTHING = "nothing"
 SECRET, A_NONCE = "the deployment's secret", "32 random bytes"
@@ -38,9 +40,9 @@ class Listener:
 
 LISTENERS = (
     Listener("frontend", "HTTP", "`frontend.port`", "`frontend.host`", "clients", "a key, if there are any", "401"),
-    Listener("frontend", "its peers", "any free", OURS_ALONE, "frontends beside it", SECRET, A_NONCE),
+    Listener("frontend", "its peers", "any free", PEERS, "other frontends", SECRET, A_NONCE),
     Listener("disagg serve", "registry", "any free", OURS_ALONE, "its frontends", SECRET, A_NONCE),
-    Listener("disagg serve", "control", "any free", OURS_ALONE, "its frontends", SECRET, A_NONCE),
+    Listener("disagg serve", "control", "any free", CONTROLS, "its frontends", SECRET, A_NONCE),
     Listener("disagg serve", "Ray's driver", "any free", RAYS, "Ray", "Ray's token", "an error"),
     Listener("engine host", "request plane", "block + 10", NODES, "frontends", SECRET, A_NONCE),
     Listener("engine host", "SGLang's bootstrap", "block + 7", NODES, "decode engines", NOTHING, "everything"),
