@@ -8,9 +8,11 @@ from collections import Counter
 from random import Random
 from typing import Any, Self
 
+import test_models_come_and_go as several
 from changing import Load, Operator, configured, in_virtual_time
 
 from disagg.cluster.notes import CHANGES, IS_PLACED, WAS_READY, Earlier, NotedRegistry
+from disagg.config.schema import Deployment
 from disagg.registry.follower import Follower
 from disagg.registry.keys import Keys
 from disagg.registry.memory_store import Memory as Stored
@@ -46,8 +48,8 @@ class Noted(NotedRegistry, WatchedRegistry):
 class World(SimulatedDeployment):
     """`dies` is the end of a controller, `follows` the beginning of the next one."""
 
-    def __init__(self, **said: Any) -> None:
-        super().__init__(seed=1, deployment=configured(**said))
+    def __init__(self, deployment: Deployment | None = None) -> None:
+        super().__init__(seed=1, deployment=deployment or configured())
         self.memory = self.notes = Memory()
         self.registry = Noted(self.notes)
         self.store, self.runs = Stored(), 0
@@ -106,6 +108,7 @@ class World(SimulatedDeployment):
         await self.control()
         if earlier.changes is not None:
             self.changes.recall(earlier.changes)
+        await self.models.recall(self.changes.plans)
         await self.fleet.adopt(earlier)
         await self.publish()
         self.fleet.begin()
@@ -138,6 +141,28 @@ def test_what_serves_is_adopted_and_nothing_notices() -> None:
             assert {record.restarts for record in world.registry.records.values()} == {0}
             await operator.has_done(Scale({Role.PREFILL: 3}))
             assert await load.end() > 200
+
+    in_virtual_time(scenario)
+
+
+def test_models_that_came_and_went_since_the_start_are_known_to_the_next_one() -> None:
+    async def scenario() -> None:
+        async with World(several.configured(a=several.PAIR, b=several.ALONE)) as world:
+            load, operator = several.Load(world), Operator(world)
+            await operator.has_done(several.apply(a=several.PAIR, c=several.THIRD), yes=True)
+            before = world.lives
+            await world.dies()
+            world.hosts["c.aggregated-0"].kill()
+            await asyncio.sleep(1)
+            await world.follows()
+            await world.until_whole()
+            assert world.lives == before | {"c.aggregated-0": "c.aggregated-0#2"}
+            assert sorted(world.registry.models) == ["a", "c"]
+            await operator.has_done(several.apply(a=several.PAIR, c=several.THIRD, b=several.ALONE))
+            numbers = [record.number for record in world.registry.models.values()]
+            assert len(set(numbers)) == len(numbers) == 3
+            await load.end()
+            assert set(load.streams) == {"a", "b", "c"}
 
     in_virtual_time(scenario)
 
