@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from random import Random
-
 import pytest
 
 from disagg.routing.cost.busy import GONE_S, SILENT_S, Busy
@@ -38,18 +36,6 @@ def test_the_older_what_is_known_the_more_a_measurement_counts_but_never_alone()
         factors.note(ONE, 4.0, 1.0, next_s)
     assert soon.of(ONE) == 1.0  # within 15 %: one measurement among others
     assert late.of(ONE) == pytest.approx(2.0)
-
-
-def test_what_noise_alone_would_do_is_no_ranks_own_and_a_slow_one_is_known_among_all_that_noise() -> None:
-    random = Random(1)
-    ranks = [RankId(f"prefill-{number}", f"prefill-{number}#1", 0) for number in range(32)]
-    slow, factors, uneven, rounds = ranks[5], Factors[RankId](), 0, 200
-    for second in range(rounds):
-        for rank in ranks:
-            factors.note(rank, (2.0 if rank is slow else 1.0) * random.lognormvariate(0.0, 0.4), 1.0, float(second))
-        assert second < 30 or factors.of(slow) > 1.3
-        uneven += sum(rank is not slow for rank in factors.uneven)
-    assert uneven / rounds < 0.3, "4 of the 31, were 15 % the only bound"
 
 
 def test_a_rank_that_has_told_nothing_for_long_is_idle_and_then_forgotten() -> None:

@@ -19,38 +19,28 @@ FADE_S = 60.0  # without a measurement, until a factor's logarithm counts as 1 /
 RANGE = 0.02, 50.0
 OUTLIER = math.log(5.0)  # what is further from what was known counts as this: a machine that stood still is not slow
 EVEN = 0.15
-NOISE = 3.0  # standard deviations of a factor's logarithm, by the noise of measurements alone
 RANKS_MAX = 20_000  # incarnations come and go
 
 
-# A factor's logarithm; the variance of one measurement's; when the last one was, and its logarithm.
-_Seen = tuple[float, float, float, float]
-
-
 class Factors(Generic[Key]):
-    """Within `even` of 1, and as far as the noise of measurements alone would carry it, a factor is 1: no rank is to be
-    preferred for noise. Times are of one clock.
-
-    A factor's logarithm is the exponentially smoothed mean of measured ones. By noise its variance is that of one
-    measurement times SMOOTHING / (2 - SMOOTHING) (Roberts, Technometrics 1959, of EWMA control charts). That of one is
-    half of the mean square of what two in a row differ by, whatever the factor is (von Neumann, 1941)."""
+    """Within `even` of 1 a factor is 1: no rank is to be preferred for the noise of measurements. Times are of one
+    clock."""
 
     def __init__(self, even: float = EVEN) -> None:
         self._even = math.log(1 + even)
-        self._seen: dict[Key, _Seen] = {}
+        self._seen: dict[Key, tuple[float, float]] = {}  # logarithm, when it was measured last
         self.uneven: dict[Key, float] = {}  # those that are not 1, as of the last `age`
 
     def of(self, rank: Key) -> float:
         return self.uneven.get(rank, 1.0)
 
     def note(self, rank: Key, seconds: float, expected_s: float, now_s: float) -> None:
-        seen = math.log(min(RANGE[1], max(RANGE[0], seconds / expected_s)))
-        old, variance, since_s, last = self._seen.get(rank, (0.0, 0.0, now_s, seen))
+        old, since_s = self._seen.get(rank, (0.0, now_s))
         share = min(SMOOTHING_MAX, max(SMOOTHING, (now_s - since_s) / FADE_S))
+        seen = math.log(min(RANGE[1], max(RANGE[0], seconds / expected_s)))
         new = old + share * min(OUTLIER, max(-OUTLIER, seen - old))
-        variance += SMOOTHING * (min(OUTLIER, abs(seen - last)) ** 2 / 2 - variance)
-        self._seen[rank] = new, variance, now_s, seen
-        self._put(rank, new, variance)
+        self._seen[rank] = new, now_s
+        self._put(rank, new)
         if len(self._seen) > RANKS_MAX:
             gone = next(iter(self._seen))
             del self._seen[gone]
@@ -59,12 +49,11 @@ class Factors(Generic[Key]):
     def age(self, now_s: float) -> None:
         """For all that are uneven."""
         for rank in list(self.uneven):
-            logarithm, variance, since_s, _ = self._seen[rank]
-            self._put(rank, logarithm * math.exp((since_s - now_s) / FADE_S), variance)
+            logarithm, since_s = self._seen[rank]
+            self._put(rank, logarithm * math.exp((since_s - now_s) / FADE_S))
 
-    def _put(self, rank: Key, logarithm: float, variance: float) -> None:
-        noise = NOISE * math.sqrt(variance * SMOOTHING / (2 - SMOOTHING))
-        if abs(logarithm) > max(self._even, noise):
+    def _put(self, rank: Key, logarithm: float) -> None:
+        if abs(logarithm) > self._even:
             self.uneven[rank] = math.exp(logarithm)
         else:
             self.uneven.pop(rank, None)
