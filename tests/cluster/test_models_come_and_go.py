@@ -228,7 +228,7 @@ def test_each_models_engines_are_scaled_restarted_and_moved_by_their_names() -> 
             for name, why in (
                 ("prefill", "'prefill' names no model's engines here; say a.prefill, b.prefill"),
                 ("d.prefill", "'d.prefill' names no model's engines here"),
-                ("a.nothing", "'a.nothing' is no role; say for instance a.prefill"),
+                ("a.nothing", "'a.nothing' is no role; say one of a.prefill, a.decode"),
                 ("b.decode", "b has no decode engines, and what they should be is not known"),
             ):
                 assert why in (await operator.asks(Scale({name: 3}))).why_not

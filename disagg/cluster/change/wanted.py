@@ -77,7 +77,7 @@ def duty_called(deployment: Deployment, name: str) -> Duty:
     """`prefill`, or of one of several models `chat.prefill`. Raises Refused."""
     group, _, role = name.rpartition(".")
     if role not in list(Role):
-        raise Refused(f"'{name[:100]}' is no role; say for instance {engine_id_in(group, 'prefill')}")
+        raise Refused(f"'{name[:100]}' is no role; say one of {', '.join(engine_id_in(group, each) for each in Role)}")
     if group not in (keys := [part.key for part in deployment.parts()]):
         there = ", ".join(engine_id_in(key, role) for key in keys)
         raise Refused(f"'{name[:100]}' names no model's engines here; say {there}")
