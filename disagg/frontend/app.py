@@ -94,7 +94,7 @@ class Frontend:
         self._together = Together(self._whole, self.own, peers)
         if peers is not None:
             self._whole.feed.look_at(peers.parts)
-        native = NativeRoutes(self._models, self._whole, self._together.cancel, meters)
+        native = NativeRoutes(self._models, self._whole, self._cancels, meters)
         adapters, page = AdapterRoutes(self._models), PageRoutes(self._whole.feed)
         changes = ChangeRoutes(self._whole, keys)
         generation, here, vectors = self._generation, self._here, self._vectors
@@ -329,10 +329,16 @@ class Frontend:
         await _json(exchange, {"id": engine_id, "draining": True})
 
     async def _cancel(self, exchange: Exchange, name: str, caller: Caller) -> None:
-        exchange.action = f"cancel {bare_id(name)}"
-        if not await self._together.cancel(name, caller):
+        if not await self._cancels(exchange, name, caller):
             raise no_such_request(name)
         await _json(exchange, {"id": bare_id(name), "cancelled": True})
+
+    async def _cancels(self, exchange: Exchange, name: str, caller: Caller) -> bool:
+        """Whether it ran, and was this caller's: then it is written down."""
+        is_cancelled = await self._together.cancel(name, caller)
+        if is_cancelled:
+            self._audit.cancelled(exchange, self._keys.name_of(caller), bare_id(name), is_operator=caller.sees_all)
+        return is_cancelled
 
 
 def _model(
