@@ -95,7 +95,7 @@ class Frontend:
         if peers is not None:
             self._whole.feed.look_at(peers.parts)
         native = NativeRoutes(self._models, self._whole, self._cancels, meters)
-        adapters, page = AdapterRoutes(self._models), PageRoutes(self._whole.feed)
+        adapters, page = AdapterRoutes(self._models), PageRoutes(self._whole.feed, keys)
         changes = ChangeRoutes(self._whole, keys)
         generation, here, vectors = self._generation, self._here, self._vectors
         self._refusals = refusals or Refusals()
