@@ -21,6 +21,7 @@ from disagg.frontend.audit import Audit
 from disagg.frontend.backend import Backend
 from disagg.frontend.changes import ChangeRoutes
 from disagg.frontend.embeddings import Embeddings
+from disagg.frontend.engine_figures import EngineFigures
 from disagg.frontend.exchange import Exchange, Header
 from disagg.frontend.generation import Generations
 from disagg.frontend.http1 import Call, ClientGone, Limits, Refusals
@@ -44,7 +45,6 @@ from disagg.frontend.together import Together, no_such_request
 from disagg.frontend.tokenization import Tokenization, facts_now
 from disagg.frontend.whole import Whole
 from disagg.logfile import ASKED_LINES_MAX
-from disagg.telemetry.engine_metrics import text_of
 from disagg.telemetry.traces.tracer import Tracer
 
 BODY_LIMIT_BYTES = 8 * 2**20
@@ -85,6 +85,7 @@ class Frontend:
         self._keys, self._origins, self._tracer = keys, origins, tracer
         self._whole, self._headers = whole or backend, headers
         self._audit = Audit(self._whole.feed.acted)
+        self._engine_figures = EngineFigures(self._whole)
         self._meters, kept = meters, ResponseStore()
         every, limit = ((backend, tokenization), *more), body_limit_bytes
         self._model = partial(_model, body_limit_bytes=limit, peers=peers, kept=kept, meters=meters)
@@ -298,8 +299,7 @@ class Frontend:
         await exchange.answer(200, await self._together.metrics(), PROMETHEUS)
 
     async def _engine_metrics(self, exchange: Exchange, _: str, caller: Caller) -> None:
-        told = await self._whole.engine_metrics(exchange.query("engine"))
-        await exchange.answer(200, await asyncio.to_thread(text_of, told), PROMETHEUS)
+        await exchange.answer(200, await self._engine_figures.text(exchange.query("engine")), PROMETHEUS)
 
     async def _status(self, exchange: Exchange, _: str, caller: Caller) -> None:
         await _json(exchange, await self._together.status(None if caller.sees_all else caller.owner))
