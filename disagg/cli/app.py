@@ -28,6 +28,7 @@ from disagg.cli.report import report
 from disagg.cli.setup import setup
 from disagg.cli.top import top
 from disagg.errors import ConfigError, DisaggError
+from disagg.host_spec import OPERATORS_SECRET
 
 OUTPUT_FAILS = (errno.EPIPE, errno.ENOSPC, errno.EDQUOT, errno.EIO)
 
@@ -123,7 +124,8 @@ def serve(
 
     file = find_config(config)
     deployment = load_config(file, sets)
-    for name in (observe.KEY_VARIABLE, *secret_variables(file, sets)):  # Ray and engines would inherit them
+    secret = (observe.KEY_VARIABLE, OPERATORS_SECRET, *secret_variables(file, sets))
+    for name in secret:  # Ray and engines would inherit them
         os.environ.pop(name, None)
     import uvloop
 

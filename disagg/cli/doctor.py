@@ -186,10 +186,12 @@ def _requests_that_fail(seen: Seen) -> Iterator[Complaint]:
 
 def _refusals(seen: Seen) -> Iterator[Complaint]:
     """For want of room; what was wrong is its sender's."""
+    refused: Counter[str] = Counter()  # over frontends
     for labels, count in seen.of("disagg_refused_total").items():
-        reason = dict(labels)["reason"]
+        refused[dict(labels)["reason"]] += int(count)
+    for reason, count in refused.items():
         if count and reason in FULL:
-            yield Complaint(f"{count:.0f} connections were refused or closed: {FULL[reason]}", "docs/limits.md, Sum")
+            yield Complaint(f"{count} connections were refused or closed: {FULL[reason]}", "docs/limits.md, Sum")
 
 
 def _caches(seen: Seen) -> Iterator[Complaint]:

@@ -6,6 +6,7 @@ Fails: pydantic's ValidationError, as in schema.py
 
 from __future__ import annotations
 
+import hashlib
 import re
 from datetime import UTC, date, datetime
 from typing import Annotated, Any, Literal, Self
@@ -76,6 +77,7 @@ def _a_key(key: SecretStr) -> SecretStr:
     return key
 
 
+DIGEST_DIGITS = 8  # of a key, hexadecimal: its name, where it has no other
 KEY_NAME = r"^[A-Za-z0-9._-]{1,64}$"
 Models = Annotated[tuple[str, ...], BeforeValidator(listed, json_schema_input_type=list[str])]
 Key = Annotated[SecretStr, Field(min_length=16, max_length=512), AfterValidator(_a_key)]
@@ -102,7 +104,7 @@ class ApiKey(Section):
     key: Key
     """From the environment: "${env:NAME}"."""
     name: Annotated[str, Field(pattern=KEY_NAME)] | None = None
-    """What metrics and errors call it; default: key- and its place in the list."""
+    """What metrics and errors call it; default: key- and the first letters of its SHA-256."""
     requests_per_minute: Annotated[int, Field(ge=1, le=1 << 30)] | None = None
     """More get 429, with Retry-After."""
     tokens_per_minute: Annotated[int, Field(ge=1, le=1 << 40)] | None = None
@@ -118,9 +120,10 @@ class ApiKey(Section):
     def is_metered(self) -> bool:
         return self.model_fields_set != {"key"}
 
-    def name_at(self, index: int) -> str:
-        """`index`: its place in the list."""
-        return self.name or f"key-{index}"
+    @property
+    def known_as(self) -> str:
+        """Wherever in a list it is."""
+        return self.name or f"key-{hashlib.sha256(self.key.get_secret_value().encode()).hexdigest()[:DIGEST_DIGITS]}"
 
 
 def why_no_secret(text: str) -> str:
@@ -163,7 +166,7 @@ class KeyLists(Section):
         keys = [each.key.get_secret_value() for each in self.api_keys]
         if len(keys) != len(set(keys)):
             raise ValueError("api_keys has a key twice; leave one out")
-        names = [each.name_at(index) for index, each in enumerate(self.api_keys) if each.is_metered]
+        names = [each.known_as for each in self.api_keys if each.is_metered]
         if twice := next((name for name in names if names.count(name) > 1), None):
             raise ValueError(f"api_keys has two keys of the same name, {twice}; give each its own")
         both = set(keys) & {key.get_secret_value() for key in self.admin_keys}

@@ -7,7 +7,7 @@ Fails: ConfigError for a file that cannot be read. Nothing for bad text: its pro
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +20,9 @@ NUMBERS = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
 QUOTE = "quote the text you mean"
 
 
-def read_tree(text: str, source: str) -> tuple[Any, list[Problem]]:
-    """The tree (None when there is none) and what is wrong with the text. `source` names it in paths: FILE:LINE."""
+def read_tree(text: str, source: str, *, is_secret: bool = False) -> tuple[Any, list[Problem]]:
+    """The tree (None when there is none) and what is wrong with the text. `source` names it in paths: FILE:LINE.
+    `is_secret`: of what is no YAML the place alone is told, as PyYAML's words quote aliases, anchors and tags."""
     try:
         root = yaml.compose(text, Loader=yaml.SafeLoader)
         problems = [] if root is None else list(_lost(root, "", source, set()))
@@ -29,8 +30,8 @@ def read_tree(text: str, source: str) -> tuple[Any, list[Problem]]:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         at = f"{source}:{mark.line + 1}:{mark.column + 1}" if mark else source
-        what = ", ".join(filter(None, (error.context, error.problem)))
-        return None, [Problem(at, f"not YAML: {what}", "check quotes, colons and indentation around that place")]
+        what = "" if is_secret else ": " + ", ".join(filter(None, (error.context, error.problem)))
+        return None, [Problem(at, f"not YAML{what}", "check quotes, colons and indentation around that place")]
     except (yaml.YAMLError, RecursionError, ValueError) as error:  # ValueError: a timestamp such as 2026-13-45
         return None, [Problem(source, f"not YAML: {' '.join(str(error).split())}", "save it as plain UTF-8 YAML")]
 
@@ -43,9 +44,11 @@ def read_value(text: str) -> Any:
 NotYaml = (yaml.YAMLError, RecursionError, ValueError)  # what read_value raises
 
 
-def read_file(path: Path) -> str:
+def read_file(path: Path, look: Callable[[int], None] = lambda _: None) -> str:
+    """`look`: at the file's descriptor, before it is read; it may raise OSError, and ConfigError."""
     try:
         with path.open("rb") as file:
+            look(file.fileno())
             raw = file.read(TEXT_BYTES_MAX + 1)
         if len(raw) > TEXT_BYTES_MAX:
             raise ConfigError(str(path), (Problem(str(path), "is over 1 MiB", "name a YAML file"),))

@@ -21,6 +21,7 @@ from disagg.frontend.audit import Audit
 from disagg.frontend.backend import Backend
 from disagg.frontend.changes import ChangeRoutes
 from disagg.frontend.embeddings import Embeddings
+from disagg.frontend.engine_figures import EngineFigures
 from disagg.frontend.exchange import Exchange, Header
 from disagg.frontend.generation import Generations
 from disagg.frontend.http1 import Call, ClientGone, Limits, Refusals
@@ -44,7 +45,6 @@ from disagg.frontend.together import Together, no_such_request
 from disagg.frontend.tokenization import Tokenization, facts_now
 from disagg.frontend.whole import Whole
 from disagg.logfile import ASKED_LINES_MAX
-from disagg.telemetry.engine_metrics import text_of
 from disagg.telemetry.traces.tracer import Tracer
 
 BODY_LIMIT_BYTES = 8 * 2**20
@@ -85,6 +85,7 @@ class Frontend:
         self._keys, self._origins, self._tracer = keys, origins, tracer
         self._whole, self._headers = whole or backend, headers
         self._audit = Audit(self._whole.feed.acted)
+        self._engine_figures = EngineFigures(self._whole)
         self._meters, kept = meters, ResponseStore()
         every, limit = ((backend, tokenization), *more), body_limit_bytes
         self._model = partial(_model, body_limit_bytes=limit, peers=peers, kept=kept, meters=meters)
@@ -94,8 +95,8 @@ class Frontend:
         self._together = Together(self._whole, self.own, peers)
         if peers is not None:
             self._whole.feed.look_at(peers.parts)
-        native = NativeRoutes(self._models, self._whole, self._together.cancel, meters)
-        adapters, page = AdapterRoutes(self._models), PageRoutes(self._whole.feed)
+        native = NativeRoutes(self._models, self._whole, self._cancels, meters)
+        adapters, page = AdapterRoutes(self._models), PageRoutes(self._whole.feed, keys)
         changes = ChangeRoutes(self._whole, keys)
         generation, here, vectors = self._generation, self._here, self._vectors
         self._refusals = refusals or Refusals()
@@ -298,8 +299,7 @@ class Frontend:
         await exchange.answer(200, await self._together.metrics(), PROMETHEUS)
 
     async def _engine_metrics(self, exchange: Exchange, _: str, caller: Caller) -> None:
-        told = await self._whole.engine_metrics(exchange.query("engine"))
-        await exchange.answer(200, await asyncio.to_thread(text_of, told), PROMETHEUS)
+        await exchange.answer(200, await self._engine_figures.text(exchange.query("engine")), PROMETHEUS)
 
     async def _status(self, exchange: Exchange, _: str, caller: Caller) -> None:
         await _json(exchange, await self._together.status(None if caller.sees_all else caller.owner))
@@ -329,10 +329,16 @@ class Frontend:
         await _json(exchange, {"id": engine_id, "draining": True})
 
     async def _cancel(self, exchange: Exchange, name: str, caller: Caller) -> None:
-        exchange.action = f"cancel {bare_id(name)}"
-        if not await self._together.cancel(name, caller):
+        if not await self._cancels(exchange, name, caller):
             raise no_such_request(name)
         await _json(exchange, {"id": bare_id(name), "cancelled": True})
+
+    async def _cancels(self, exchange: Exchange, name: str, caller: Caller) -> bool:
+        """Whether it ran, and was this caller's: then it is written down."""
+        is_cancelled = await self._together.cancel(name, caller)
+        if is_cancelled:
+            self._audit.cancelled(exchange, self._keys.name_of(caller), bare_id(name), is_operator=caller.sees_all)
+        return is_cancelled
 
 
 def _model(

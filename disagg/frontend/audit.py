@@ -3,12 +3,14 @@
 Way:   app.py, around the handler of an action -> [Audit] -> a line of JSON in the frontend's log, under the name
        `audit`; `disagg events`
 In:    an exchange whose key was checked. Who has no right to act is not told here: refusals are counted, so that nobody
-       fills the log
-Out:   of who: the name of the key, never the key
+       fills the log. Of clients, what they have cancelled is told, and nothing that they only tried
+Out:   of who: the name of the key, never the key. What operators did is in the story, too: without requests' ids, as
+       where there are no admin keys other clients read it
 """
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import time
@@ -17,12 +19,15 @@ from contextlib import contextmanager
 
 from disagg.errors import RequestError
 from disagg.frontend.exchange import Exchange
+from disagg.frontend.http1 import ClientGone
 from disagg.visible import one_line
 
 log = logging.getLogger("audit")
 
 SHOWN_CHARACTERS = 200
 DONE = "done"
+CLIENT_LEFT = "its client left; it may have been done"
+STOPPED = "the frontend stopped; it may have been done"
 
 
 class Audit:
@@ -41,12 +46,24 @@ class Audit:
         except RequestError as error:
             result = error.code
             raise
+        except ClientGone:
+            result = CLIENT_LEFT
+            raise
+        except asyncio.CancelledError:
+            result = STOPPED
+            raise
         finally:
             what = f"{exchange.method} {exchange.path}" if exchange.action is None else exchange.action
             if what:
-                self._say(who, one_line(what[:SHOWN_CHARACTERS]), result, exchange.call.client)
+                what = one_line(what[:SHOWN_CHARACTERS])
+                self._write(exchange, who, what, result)
+                self._tell(who, what if result == DONE else f"{what} ({result})")
 
-    def _say(self, who: str, what: str, result: str, client: str | None) -> None:
+    def cancelled(self, exchange: Exchange, who: str, request_id: str, *, is_operator: bool) -> None:
+        self._write(exchange, who, f"cancel {request_id}", DONE)
+        if is_operator:
+            self._tell(who, "cancel a request")
+
+    def _write(self, exchange: Exchange, who: str, what: str, result: str) -> None:
         at = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-        log.info("%s", json.dumps({"at": at, "who": who, "from": client, "what": what, "result": result}))
-        self._tell(who, what if result == DONE else f"{what} ({result})")
+        log.info("%s", json.dumps({"at": at, "who": who, "from": exchange.call.client, "what": what, "result": result}))

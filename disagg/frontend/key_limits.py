@@ -160,11 +160,13 @@ class Meters:
         self.hold(keys)
 
     def hold(self, keys: Iterable[LimitedKey]) -> None:
-        """These, and no others. One that is as it was goes on counting."""
+        """These, and no others. One that is as it was goes on counting, whatever its name is now."""
         before, self._meters = self._meters, {}
         for key in keys:
             known = before.get(owner := digest(key.key.encode()))
-            self._meters[owner] = known if known and known.key == key else Meter(key, self._now_s)
+            is_as_it_was = known is not None and msgspec.structs.replace(known.key, name=key.name) == key
+            self._meters[owner] = meter = known if known is not None and is_as_it_was else Meter(key, self._now_s)
+            meter.key = key
 
     def of(self, owner: bytes) -> Meter | None:
         """`owner`: the digest of a key that was checked."""

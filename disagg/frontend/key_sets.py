@@ -3,7 +3,8 @@
 Way:   KeyLists of the YAML -> [key_set] -> FrontendSpec; `security.keys_file` -> [KeyFile] -> Keys, Meters
 Owns:  what it has seen of the file; limits of a key that stays go on counting
 Fails: StartError for a file that cannot be used at the start. Later the keys stay as they were, and the log says so:
-       also where the file would leave no API key at all, as then everybody might use the model
+       also where the file would leave no API key at all, as then everybody might use the model, or no admin key where
+       there were some, as then clients might operate it; and a file that everybody may write
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -28,6 +30,7 @@ from disagg.frontend.keys import Keys
 log = logging.getLogger(__name__)
 
 LOOK_S = 5.0
+ROOT = 0
 WOULD_DO = "make it YAML with api_keys and admin_keys, as below `security`"
 
 
@@ -43,15 +46,15 @@ class KeySet(NamedTuple):
 def key_set(lists: KeyLists) -> KeySet:
     return KeySet(
         tuple(each.key.get_secret_value() for each in lists.api_keys if not each.is_metered),
-        tuple(_limited(each, index) for index, each in enumerate(lists.api_keys) if each.is_metered),
+        tuple(_limited(each) for each in lists.api_keys if each.is_metered),
         tuple(key.get_secret_value() for key in lists.admin_keys),
     )
 
 
-def _limited(each: ApiKey, index: int) -> LimitedKey:
+def _limited(each: ApiKey) -> LimitedKey:
     return LimitedKey(
         key=each.key.get_secret_value(),
-        name=each.name_at(index),
+        name=each.known_as,
         requests_per_minute=each.requests_per_minute or 0,
         tokens_per_minute=each.tokens_per_minute or 0,
         concurrent=each.concurrent or 0,
@@ -98,17 +101,15 @@ class KeyFile:
     def _take(self) -> None:
         """Raises ConfigError."""
         every = self._started.and_of(key_set(_read(self._path)))
-        problems = list(_problems(every, str(self._path)))
+        problems = list(_problems(every, str(self._path), had_admins=self._keys.has_admins))
         if problems:
             raise ConfigError(str(self._path), tuple(problems))
-        if os.stat(self._path).st_mode & 0o004:
-            log.warning("%s can be read by all users of this machine: chmod o-r", self._path)
         self._keys.hold(every.bare, every.limited, every.admin)
         self._meters.hold(every.limited)
 
 
 def _read(path: Path) -> KeyLists:
-    tree, problems = read_tree(read_file(path), str(path))
+    tree, problems = read_tree(read_file(path, partial(_check, path)), str(path), is_secret=True)
     if problems:
         raise ConfigError(str(path), tuple(problems))
     as_said = {"security": {} if tree is None else tree}
@@ -118,12 +119,28 @@ def _read(path: Path) -> KeyLists:
         raise ConfigError(str(path), tuple(problems_of(error, as_said, _File))) from None
 
 
-def _problems(every: KeySet, path: str) -> list[Problem]:
+def _check(path: Path, descriptor: int) -> None:
+    """Whose it is, and who else may read and write it. Raises ConfigError, and OSError."""
+    found = os.fstat(descriptor)
+    if found.st_mode & 0o002:
+        what = "can be written by all users of this machine, who might put a key in"
+        raise ConfigError(str(path), (Problem(str(path), what, "chmod o-w"),))
+    if found.st_mode & 0o004:
+        log.warning("%s can be read by all users of this machine: chmod o-r", path)
+    if found.st_mode & 0o020:
+        log.warning("%s can be written by its group: chmod g-w", path)
+    if found.st_uid not in (ROOT, os.geteuid()):
+        log.warning("%s is another user's, who might put a key in: chown", path)
+
+
+def _problems(every: KeySet, path: str, *, had_admins: bool) -> list[Problem]:
     clients = [*every.bare, *(each.key for each in every.limited)]
     names = [each.name for each in every.limited]
     found = []
     if not clients:
         found.append(Problem(path, "has no api_keys, nor has the YAML: everybody might use the model", "put one in"))
+    if had_admins and not every.admin:
+        found.append(Problem(path, "has no admin_keys, and there were some: clients might operate it", "put one in"))
     if len(set(clients + list(every.admin))) < len(clients) + len(every.admin):
         found.append(Problem(path, "has a key twice, or one that the YAML has", "leave one out"))
     if len(set(names)) < len(names):

@@ -20,6 +20,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import NoReturn, Protocol
 
+from disagg.config.frontend import DIGEST_DIGITS
 from disagg.errors import BadRequest
 from disagg.frontend.exchange import Exchange
 from disagg.frontend.here import why_not_a_program, why_not_here
@@ -91,7 +92,7 @@ class Keys:
     def name_of(self, caller: Caller) -> str:
         """For people: a key's name, or which kind of key it is."""
         if caller.owner in self._admin_digests:
-            return f"admin-key-{self._admin_digests.index(caller.owner)}"
+            return f"admin-key-{caller.owner.hex()[:DIGEST_DIGITS]}"
         if caller.owner in self._digests:
             return self._names.get(caller.owner, "an API key without a name")
         return "nobody's key"

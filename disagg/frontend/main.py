@@ -111,6 +111,8 @@ async def serve(spec: FrontendSpec) -> None:
     for one in only:
         one.follow(registry, over.set)
     looking = asyncio.create_task(key_file.follow(), name="follow the file of keys") if key_file is not None else None
+    if looking is not None:
+        looking.add_done_callback(lambda _: over.set())
     await over.wait()
     if looking is not None:
         looking.cancel()
@@ -126,6 +128,10 @@ async def serve(spec: FrontendSpec) -> None:
             following.result()
     for one in only:
         await one.close()
+    if looking is not None:
+        await asyncio.wait([looking])
+        if not looking.cancelled():
+            looking.result()
 
 
 def _registry(spec: FrontendSpec, secret: bytes) -> Follower:

@@ -36,9 +36,8 @@ class Route:
         return (self.method, *self.also)
 
     def acts(self, method: str) -> bool:
-        """Whether the method changes what the deployment does, beyond an answer."""
-        changes = method not in READS or method in self.also
-        return changes and (self.right is Right.OPERATE or method == "DELETE")
+        """Whether the method changes what the deployment does, beyond an answer, for its operators."""
+        return self.right is Right.OPERATE and (method not in READS or method in self.also)
 
     def takes(self, method: str) -> bool:
         """HEAD asks for a GET's answer less the body; it is to change nothing, so a GET in `also` is none to it."""

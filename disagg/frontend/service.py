@@ -32,7 +32,7 @@ from disagg.registry.control import ControlClient
 from disagg.registry.orders import NO_CONTROLLER, Answer, Asked, Status
 from disagg.registry.records import State
 from disagg.routing.router import Router
-from disagg.telemetry.engine_metrics import Told, labels_of
+from disagg.telemetry.engine_metrics import BYTES_MAX, Told, labels_of, size_of
 from disagg.telemetry.metrics import Figures, FrontendMetrics
 from disagg.telemetry.pulse import Pulse
 from disagg.telemetry.traces.tracer import Tracer
@@ -162,10 +162,22 @@ class Service:
         }
 
     async def engine_metrics(self, engine_id: str | None) -> list[Told]:
-        """What engines count themselves, of one or of all; one that does not answer in time has told nothing."""
+        """What engines count themselves, of one or of all; one that does not answer in time, or with more than there is
+        room for, has told nothing."""
         found = [r for r in self._connections.records.values() if engine_id in (None, r.id)]
         labels = [labels_of(r.id, r.role.value, self.model_name) for r in found]
-        asked = (self._metrics_of(r.life, said) for r, said in zip(found, labels, strict=True))
+        left = BYTES_MAX
+
+        async def ask(life: str, said: str) -> list[MetricFamily] | None:
+            nonlocal left
+            families = await self._metrics_of(life, said)
+            size = size_of(families or ())
+            if size > left:
+                return None
+            left -= size
+            return families
+
+        asked = (ask(r.life, said) for r, said in zip(found, labels, strict=True))
         return [Told(said, told) for said, told in zip(labels, await asyncio.gather(*asked), strict=True)]
 
     async def _metrics_of(self, life: str, labels: str) -> list[MetricFamily] | None:

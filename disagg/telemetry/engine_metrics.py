@@ -29,12 +29,16 @@ def labels_of(engine: str, role: str, model: str) -> str:
     return ",".join(f'{name}="{_escaped(value)}"' for name, value in said.items())
 
 
+def size_of(families: Iterable[MetricFamily]) -> int:
+    return sum(len(family.samples) for family in families)
+
+
 def text_of(engines: Iterable[Told], bytes_max: int = BYTES_MAX) -> bytes:
     heads: dict[str, list[str]] = {}
     ours, left = [HEAD], bytes_max
     for told in engines:
         families = told.families or ()
-        size = sum(len(family.samples) for family in families)
+        size = size_of(families)
         is_there = bool(families) and size <= left
         ours.append(f"disagg_engine_metrics{{{told.labels}}} {int(is_there)}\n")
         if is_there:

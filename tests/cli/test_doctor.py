@@ -114,6 +114,10 @@ def test_room_that_was_lacking_and_not_what_senders_got_wrong() -> None:
     assert said(metrics=metrics % "open_files") == [
         "3 connections were refused or closed: no more files may be open (ulimit -n)"
     ]
+    of_each = (f'disagg_refused_total{{frontend="{n}",reason="open_files"}} {n}\n' for n in range(4))
+    assert said(metrics="".join(of_each)) == [
+        "6 connections were refused or closed: no more files may be open (ulimit -n)"
+    ]
 
 
 def test_requests_of_all_frontends_count() -> None:

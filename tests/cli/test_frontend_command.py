@@ -106,3 +106,17 @@ def test_what_does_not_fit_together_is_told(words: tuple[str, ...], said: str, b
     with pytest.raises(click.UsageError, match=said):
         run(*words, secret=SECRET)
     assert begun == []
+
+
+@pytest.mark.parametrize("name", ["DISAGG_SECRET", "DISAGG_API_KEY"])
+def test_what_serve_starts_inherits_no_secret(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """Also where the configuration does not name it."""
+    seen: list[str | None] = []
+
+    async def serve(_deployment: object, *, is_quiet: bool) -> None:
+        seen.append(os.environ.get(name))
+
+    monkeypatch.setattr("disagg.cluster.serve.serve", serve)
+    monkeypatch.setenv(name, "a-secret-0123456789")
+    result = CliRunner().invoke(app, ["serve", "simulated", "--quiet"])
+    assert (result.exit_code, seen) == (0, [None]), result.output

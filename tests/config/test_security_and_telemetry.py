@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 import pytest
@@ -194,6 +195,7 @@ def test_whose_names_metrics_have() -> None:
 
 
 OTHER = "another-key-0123456789"
+OTHERS = f"key-{hashlib.sha256(OTHER.encode()).hexdigest()[:8]}"
 
 
 def test_a_key_may_have_a_name_and_limits() -> None:
@@ -214,7 +216,7 @@ def test_a_key_may_have_a_name_and_limits() -> None:
         ("[{name: a}]", "is missing"),
         (f"[{KEY}, {{key: {KEY}, name: a}}]", "a key twice"),
         (f"[{{key: {KEY}, name: a}}, {{key: {OTHER}, name: a}}]", "two keys of the same name"),
-        (f"[{{key: {KEY}, name: key-1}}, {{key: {OTHER}, concurrent: 5}}]", "two keys of the same name, key-1"),
+        (f"[{{key: {KEY}, name: {OTHERS}}}, {{key: {OTHER}, concurrent: 5}}]", f"two keys of the same name, {OTHERS}"),
         ("[{key: tiny}]", "api_keys.0.key"),
     ],
 )

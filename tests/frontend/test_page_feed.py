@@ -181,6 +181,23 @@ async def test_engines_come_change_and_go(monkeypatch: pytest.MonkeyPatch) -> No
         assert (tick["engines"], tick["gone"], tick["peers"]) == ([], ["decode-1"], {"decode-0": 1})
 
 
+async def test_who_comes_within_a_tick_knows_what_has_changed_in_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody looks here, and another frontend's page keeps the ticks going."""
+    monkeypatch.setattr(module, "TICK_S", 100.0)
+    connections, table = Connections(b""), Table()
+    feed = feed_of(connections)
+    table.put(record())
+    watch = table.watch()
+    connections.apply(await anext(watch))
+    feed.part([None])
+    for state in (State.READY, State.DEAD):
+        table.put(record(state=state, detail="news"))
+        connections.apply(await anext(watch))
+        with feed.viewer(None) as viewer:
+            (snapshot, _) = events_of(await viewer.next())
+            assert [engine["state"] for engine in snapshot["engines"]] == [state]
+
+
 async def next_change(viewer: module.Viewer) -> Any:
     while True:
         (tick, _) = events_of(await viewer.next())

@@ -76,6 +76,22 @@ async def test_events_are_for_who_may_see_the_status(codec: Codec, key: str, sta
             assert (path, answer.status) == (path, status)
 
 
+@pytest.mark.parametrize("then", [[], [ADMIN]], ids=["opens nothing", "is an operator's"])
+async def test_events_end_with_what_the_key_opens(
+    codec: Codec, monkeypatch: pytest.MonkeyPatch, then: list[str]
+) -> None:
+    monkeypatch.setattr(feed_module, "TICK_S", 0.02)
+    keys = Keys([KEY, ADMIN])
+    async with serving(ScriptedBackend(says("Hi")), codec, keys=keys) as frontend:
+        reader, writer = await asyncio.open_connection("127.0.0.1", frontend.port)
+        writer.write(get("/disagg/events", f"authorization: Bearer {ADMIN}", "connection: close"))
+        await asyncio.wait_for(reader.readuntil(b'"type":"tick"'), 10)
+        keys.hold([KEY], (), then)
+        rest = await asyncio.wait_for(reader.read(), 10)
+        writer.close()
+        assert b": the key opens this no longer\n\n" in rest
+
+
 async def test_events_until_the_client_leaves(codec: Codec, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(feed_module, "TICK_S", 0.01)
     backend = ScriptedBackend(says("Hi"))

@@ -177,7 +177,7 @@ async def test_the_page_tells_what_goes_on(codec: Codec, tmp_path: Path) -> None
 
 async def open_engine(tab: Tab, engine: str) -> None:
     await tab.eval(f"document.querySelector('[data-engine={engine}] button').click()")
-    await tab.until(f"detail.querySelector('h2').textContent === '{engine}'", TOLD_S)
+    await tab.until(f"detail.querySelector('h2').textContent === '{engine}'", SOON_S)
 
 
 async def press(tab: Tab, place: str, button: str) -> None:
@@ -193,9 +193,9 @@ async def nothing_is_done_unconfirmed(tab: Tab, world: SimulatedDeployment) -> N
     await tab.key("Enter")
     assert not await tab.eval("ask.open")
     await press(tab, "detail", "Restart")
-    await tab.until("ask.open", TOLD_S)
+    await tab.until("ask.open", SOON_S)
     await tab.key("Escape")
-    await tab.until("!ask.open", TOLD_S)
+    await tab.until("!ask.open", SOON_S)
     assert not await tab.eval("detail.hidden")
     assert world.registry.records["decode-1"].state == "ready"
     assert await tab.eval("order.textContent") == ""
@@ -205,7 +205,7 @@ async def engines_are_ordered(tab: Tab, world: SimulatedDeployment) -> None:
     before = world.registry.records["decode-1"].incarnation
     await press(tab, "detail", "Restart")
     await press(tab, "ask", "Restart")
-    await tab.until("order.textContent === 'decode-1 drains, and starts again'", TOLD_S)
+    await tab.until("order.textContent === 'decode-1 drains, and starts again'", SOON_S)
     await tab.until("detail.textContent.includes('incarnation2')", SOON_S)
     async with asyncio.timeout(SOON_S):
         while not world.is_whole:
@@ -216,10 +216,12 @@ async def engines_are_ordered(tab: Tab, world: SimulatedDeployment) -> None:
     await press(tab, decode, "Scale")
     await tab.eval("count.value = 'many'")
     await press(tab, "ask", "See what it would do")
-    await tab.until("document.getElementById('ask-error').textContent.includes('whole number')", TOLD_S)
+    await tab.until("document.getElementById('ask-error').textContent.includes('whole number')", SOON_S)
+    await tab.eval("count.value = 3, count.dispatchEvent(new Event('input'))")
+    await a_late_answer_changes_nothing(tab, decode)
     await tab.eval("count.value = 3, count.dispatchEvent(new Event('input'))")
     await press(tab, "ask", "See what it would do")
-    await tab.until("document.getElementById('ask-body').textContent.includes('decode-2')", TOLD_S)
+    await tab.until("document.getElementById('ask-body').textContent.includes('decode-2')", SOON_S)
     assert Role.DECODE.value + "-2" not in world.registry.records
     await press(tab, "ask", "Scale")
     await tab.until("document.querySelector('[data-engine=decode-2]')?.dataset.state === 'ready'", SOON_S)
@@ -231,13 +233,38 @@ async def engines_are_ordered(tab: Tab, world: SimulatedDeployment) -> None:
     await tab.until("document.querySelector('[data-engine=prefill-0]').dataset.state === 'dead'", SOON_S)
     await press(tab, "detail", "Drain")
     await press(tab, "ask", "Drain")
-    await tab.until("document.getElementById('ask-error').textContent !== ''", TOLD_S)  # it has nothing to drain
+    await tab.until("document.getElementById('ask-error').textContent !== ''", SOON_S)  # it has nothing to drain
     assert await tab.eval("ask.open")
     await tab.key("Escape")
     await open_engine(tab, "prefill-1")
     await press(tab, "detail", "Drain")
     assert "the last prefill engine" in await tab.eval("ask.textContent")
     await tab.key("Escape")
+
+
+async def a_late_answer_changes_nothing(tab: Tab, role: str) -> None:
+    """Neither what is asked since, nor the next dialog."""
+    await tab.eval("""window.fetch = (real => async (...asked) => {
+        const answer = await real(...asked)
+        window.answered = true
+        await window.held
+        return answer
+    })(fetch), null""")
+    for change in ("count.value = 3, count.dispatchEvent(new Event('input'))", None):
+        await tab.eval("window.answered = false, window.held = new Promise(resolve => window.release = resolve), null")
+        await tab.eval("count.value = 4, count.dispatchEvent(new Event('input'))")
+        await press(tab, "ask", "See what it would do")
+        await tab.until("answered", SOON_S)
+        if change:
+            await tab.eval(change)
+        else:
+            await tab.key("Escape")
+            await tab.until("!ask.open", SOON_S)
+            await press(tab, role, "Scale")
+        await tab.eval("release(), new Promise(resolve => setTimeout(resolve, 100))")
+        await tab.until("!document.getElementById('ask-yes').disabled", SOON_S)
+        assert await tab.eval("ask.open && document.getElementById('ask-yes').textContent") == "See what it would do"
+        assert "decode-3" not in await tab.eval("document.getElementById('ask-body').textContent")
 
 
 async def a_request_is_cancelled(tab: Tab, url: str) -> None:
@@ -247,16 +274,16 @@ async def a_request_is_cancelled(tab: Tab, url: str) -> None:
         asking = asyncio.ensure_future(
             session.post(url.replace("disagg", "v1/completions"), json=asked, headers=headers)
         )
-        await tab.until("live.textContent.includes('to be cancelled')", TOLD_S)
+        await tab.until("live.textContent.includes('to be cancelled')", SOON_S)
         await tab.eval("live.querySelector('button').click()")
-        await tab.until("detail.querySelector('.actions button')?.textContent === 'Cancel'", TOLD_S)
+        await tab.until("detail.querySelector('.actions button')?.textContent === 'Cancel'", SOON_S)
         await press(tab, "detail", "Cancel")
         await press(tab, "ask", "Cancel it")
-        await tab.until("order.textContent.endsWith('is cancelled')", TOLD_S)
-        async with asyncio.timeout(TOLD_S):
+        await tab.until("order.textContent.endsWith('is cancelled')", SOON_S)
+        async with asyncio.timeout(SOON_S):
             await (await asking).read()
-    await tab.until("ended.rows[0].textContent.includes('cancelled')", TOLD_S)
-    await tab.until("detail.querySelector('svg') && !detail.querySelector('.actions')", TOLD_S)
+    await tab.until("ended.rows[0].textContent.includes('cancelled')", SOON_S)
+    await tab.until("detail.querySelector('svg') && !detail.querySelector('.actions')", SOON_S)
 
     await open_engine(tab, "decode-0")
     await tab.call("Network.enable")
@@ -264,7 +291,7 @@ async def a_request_is_cancelled(tab: Tab, url: str) -> None:
     await tab.call("Network.emulateNetworkConditions", offline=True, **network)
     await press(tab, "detail", "Drain")
     await press(tab, "ask", "Drain")
-    await tab.until("document.getElementById('ask-error').textContent.includes('does not answer')", TOLD_S)
+    await tab.until("document.getElementById('ask-error').textContent.includes('does not answer')", SOON_S)
 
 
 async def test_a_thousand_ranks_stay_usable(codec: Codec, tmp_path: Path) -> None:

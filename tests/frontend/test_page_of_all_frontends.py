@@ -16,7 +16,7 @@ from test_page_feed import Listing, events_of, feed_tasks, request
 from disagg.frontend.page import feed as module
 from disagg.frontend.page.feed import NOTHING, Feed, Viewer
 from disagg.frontend.page.others import Part
-from disagg.frontend.page.story import CHAPTERS, Story
+from disagg.frontend.page.story import CHAPTERS, OTHERS_MAX, TOLD_CHAPTERS, Story
 from disagg.routing.connections import Connections
 
 FRONTENDS, RANKS = 4, 1000
@@ -150,20 +150,55 @@ async def test_what_nobody_asks_for_any_more_is_counted_no_longer() -> None:
 async def test_lost_tries_of_others_are_told_once_and_not_back() -> None:
     one, other = Story({}), Story({})
     one.tell("moved", ["decode-0#1"], 1.0)
-    other.hear(1, one.lost_tries)
-    other.hear(1, one.lost_tries)
+    other.hear(1, one.told)
+    other.hear(1, one.told)
     assert [(each.kind, each.frontend, each.count) for each in other.changes()] == [("moved", 1, 1)]
     one.tell("moved", ["decode-0#1"], 1.5)
     other.tell("moved", ["decode-0#1"], 1.5)  # its own is a chapter of its own
-    other.hear(1, one.lost_tries)
+    other.hear(1, one.told)
     assert sorted((each.frontend is None, each.count) for each in other.changes()) == [(False, 2), (True, 1)]
     assert len(other.chapters) == 2
-    assert [each.frontend for each in other.lost_tries] == [None]
+    assert [each.frontend for each in other.told] == [None]
     for number in range(3 * CHAPTERS):
         one.tell("retried", [f"decode-{number}"], 10.0 * number)
-        other.hear(1, one.lost_tries)
-    assert len(other._of_others) == CHAPTERS
+        other.hear(1, one.told)
     assert len(other.chapters) == CHAPTERS
+
+
+def test_what_was_done_through_another_is_told() -> None:
+    one, other = Story({}), Story({})
+    for what in ("drain decode-0", "drain decode-1"):
+        one.tell("did", ["admin"], 1.0, what)
+    other.hear(1, one.told)
+    assert [(each.kind, each.detail, each.frontend) for each in other.changes()] == [
+        ("did", "drain decode-0", 1),
+        ("did", "drain decode-1", 1),
+    ]
+
+
+def test_many_frontends_are_heard_once() -> None:
+    """More chapters than a story keeps."""
+    others, here = [Story({}) for _ in range(CHAPTERS // TOLD_CHAPTERS + 3)], Story({})
+    for number, other in enumerate(others):
+        for index in range(2 * TOLD_CHAPTERS):
+            other.tell("moved", [f"decode-{index}"], 10.0 * index + number)
+    for _ in range(2):
+        here.changes()
+        for number, other in enumerate(others):
+            here.hear(number, other.told)
+    assert here.changes() == []
+    for number in range(2 * OTHERS_MAX):
+        here.hear(number, ())
+    assert len(here._of_others) == OTHERS_MAX
+
+
+async def test_charts_are_of_all_or_there_is_nothing() -> None:
+    """What it counts while only another's page asks is its own requests alone."""
+    feed = Beside(1).feeds[0]
+    feed.part([None])
+    number = feed.number
+    await until(lambda: feed.number > number + 2)
+    assert not feed._history
 
 
 async def test_four_frontends_of_a_thousand_ranks_are_bounded_work() -> None:

@@ -20,7 +20,7 @@ from disagg.sglang.arguments import PORT_BLOCK, Ports
 OFFSETS = Ports.from_first(0)
 OURS_ALONE = "loopback"
 NODES = "loopback; on a cluster the node's address"
-PEERS = "loopback; with `security.secret` on a cluster the node's address"
+PEERS = "loopback; with `security.secret` and a shared registry on a cluster the node's address"
 CONTROLS = "loopback; with a shared registry on a cluster the node's address"
 RAYS = "loopback; on a cluster all addresses"
 NOTHING = "nothing"

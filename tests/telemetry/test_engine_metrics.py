@@ -13,6 +13,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from disagg.coordinator.coordinator import Coordinator
 from disagg.coordinator.limits import Limits
 from disagg.errors import LegLost
+from disagg.frontend import engine_figures
+from disagg.frontend import service as service_module
 from disagg.frontend.service import Service
 from disagg.plane.client import PlaneClient
 from disagg.plane.messages import MetricFamily
@@ -140,3 +142,39 @@ async def test_one_that_does_not_answer_or_is_not_connected_is_told_as_such(
     told = read(text_of(await service.engine_metrics(engine)))
     assert told.get("disagg_engine_metrics", {}) == {f"decode-{n}": value for n, value in there.items()}
     assert ("x" in told) == bool(there)
+
+
+async def test_what_there_is_no_room_for_is_left_out_as_it_comes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(service_module, "BYTES_MAX", 100)
+    known = Known({f"decode-{n}#1": Asked([]) for n in range(4)})
+    router = Router(known)
+    service = Service(model_name="m", router=router, coordinator=Coordinator(router, Limits()), control=None)
+    told = await service.engine_metrics(None)
+    assert [each.families is not None for each in told] == [True, False, False, False]
+
+
+async def test_engines_are_asked_once_in_a_while_whoever_asks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine_figures, "KEPT_S", 0.05)
+    asked: list[str | None] = []
+    under_way = 0
+
+    class Whole:
+        async def engine_metrics(self, engine_id: str | None) -> list[Told]:
+            nonlocal under_way
+            under_way += 1
+            assert under_way == 1
+            asked.append(engine_id)
+            await asyncio.sleep(0)
+            under_way -= 1
+            return [] if engine_id == "none" else [Told('engine="e"', [])]
+
+    whole: Any = Whole()
+    figures = engine_figures.EngineFigures(whole)
+    found = await asyncio.gather(*(figures.text(each) for each in [None, "e"] * 20))
+    assert (asked, len(set(found))) == ([None, "e"], 1)
+    await figures.text("none")
+    assert figures._kept.keys() == {None, "e"}, "nothing of engines that are not there"
+    while figures._kept:
+        await asyncio.sleep(0.01)
+    await figures.text(None)
+    assert asked == [None, "e", "none", None]

@@ -34,14 +34,14 @@ FLUSH_WAIT_MAX_S = 60.0
 
 
 class NativeRoutes:
-    """`cancel(id, caller)`: ends a running answer, if it is the caller's. With several models `?model=` names one of
+    """`cancel`: ends a running answer of that id, if it is the caller's. With several models `?model=` names one of
     them; without it the first is meant."""
 
     def __init__(
         self,
         models: Models,
         whole: Whole,
-        cancel: Callable[[str, Caller], Awaitable[bool]],
+        cancel: Callable[[Exchange, str, Caller], Awaitable[bool]],
         meters: Meters = NO_LIMITS,
     ) -> None:
         self._models, self._whole, self._cancel, self._meters = models, whole, cancel, meters
@@ -136,7 +136,7 @@ class NativeRoutes:
         if body.get("abort_all"):
             raise BadRequest("abort_all", "unsupported_parameter", "'abort_all' is not for clients; name one 'rid'")
         rid = typed(str, required(body, "rid"), "rid")
-        is_cancelled = await self._cancel(rid, caller)
+        is_cancelled = await self._cancel(exchange, rid, caller)
         await exchange.answer(200, msgspec.json.encode({"rid": rid, "aborted": is_cancelled}))
 
 

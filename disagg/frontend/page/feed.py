@@ -144,7 +144,7 @@ class Feed:
             self._own_phases,
             [(*rank, rate) for rank, rate in second.made.items()],
             [(*rank, rate) for rank, rate in second.read.items()],
-            list(self._story.lost_tries),
+            list(self._story.told),
             [self._own_lists(owner) for owner in owners[:VIEWERS_MAX]],
         )
 
@@ -208,11 +208,11 @@ class Feed:
         at_s, records = self._wall_s(), self._records
         self._second = self._meter.sample(at_s, took_s, sum(each.waiting for each in self._coordinators))
         of_all = self._of_all()
-        self._history.append(of_all.sample)
         before, self._loads = self._loads, self._loads_now(of_all)
         peers_before, self._peers = self._peers, self._peers_now()
         changed, self._changed = self._changed, set()
-        if self._owners:
+        if self._owners:  # else the others are not asked, and a sample would be of this frontend alone
+            self._history.append(of_all.sample)
             self._tick = event(
                 "tick",
                 at_s=at_s,
@@ -241,7 +241,7 @@ class Feed:
             for rates, told in ((made, part.made), (read, part.read)):
                 for life, dp_rank, rate in told:
                     rates[life, dp_rank] += rate
-            self._story.hear(number, part.lost_tries)
+            self._story.hear(number, part.story)
         return found._replace(made=made, read=read)
 
     @property
@@ -321,6 +321,7 @@ class Feed:
 
     def _on_view(self, changes: Changes) -> None:
         self._story.on_records(changes.records, self._wall_s())
+        self._snapshot = b""  # who comes next within this tick is told of it in no tick
         if self._owners:
             self._changed |= changes.records.keys()
 

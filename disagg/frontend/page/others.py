@@ -38,7 +38,7 @@ class Part(msgspec.Struct, frozen=True):
     phases: dict[str, int]
     made: list[tuple[str, int, int]]  # an engine's life, dp rank, tokens
     read: list[tuple[str, int, int]]
-    lost_tries: list[Chapter]
+    story: list[Chapter]  # of it alone
     lists: list[Lists]
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from disagg.errors import BadRequest
 from disagg.frontend.exchange import EVENT_STREAM, Exchange, Header
-from disagg.frontend.keys import Caller
+from disagg.frontend.keys import Caller, Keys, Right
 from disagg.frontend.page.feed import Feed
 from disagg.frontend.page.files import FILES, INDEX
 
@@ -30,8 +30,8 @@ HEADERS: tuple[Header, ...] = (
 
 
 class PageRoutes:
-    def __init__(self, feed: Feed) -> None:
-        self._feed = feed
+    def __init__(self, feed: Feed, keys: Keys) -> None:
+        self._feed, self._keys = feed, keys
 
     async def page(self, exchange: Exchange, _: str, caller: Caller) -> None:
         if not exchange.path.endswith("/"):  # what the page names is relative to its folder
@@ -50,7 +50,8 @@ class PageRoutes:
             await exchange.answer(200, found.body, found.content_type)
 
     async def events(self, exchange: Exchange, _: str, caller: Caller) -> None:
-        """Until the client leaves, or the frontend stops. Of what a client is too slow for it gets the newest alone."""
+        """Until the client leaves, its key opens this no longer, or the frontend stops. Of what a client is too slow
+        for it gets the newest alone."""
         if exchange.method == "HEAD":
             await exchange.answer(200, b"", EVENT_STREAM)
             return
@@ -58,6 +59,17 @@ class PageRoutes:
         owner = None if caller.sees_all else caller.owner
         with self._feed.viewer(owner) as viewer, exchange.while_connected():
             while events := await viewer.next():
+                if not self._is_as_before(exchange, caller):
+                    break
                 exchange.write_events(events)
                 await exchange.call.writable()
-        exchange.write_events(b": the frontend stops\n\n", last=True)
+        exchange.write_events(
+            b": the key opens this no longer\n\n" if events else b": the frontend stops\n\n", last=True
+        )
+
+    def _is_as_before(self, exchange: Exchange, caller: Caller) -> bool:
+        """Keys come and go while a page is open."""
+        try:
+            return self._keys.check(exchange, Right.STATUS) == caller
+        except BadRequest:
+            return False

@@ -2,7 +2,7 @@
 
 Way:   the registry's changes, lost tries -> [Story] -> Feed
 Owns:  the last CHAPTERS of it, whether or not somebody looks: it is written at an engine's change or a lost try, which
-       are rare, and never at a request that goes well
+       are rare, and never at a request that goes well. Of each other frontend, what it told last
 """
 
 from __future__ import annotations
@@ -18,8 +18,9 @@ from disagg.registry.records import EngineRecord, State
 CHAPTERS = 200
 MERGED_S = 2.0  # what is alike, and so close together, is told once
 LOOKED_AT = 16  # newest chapters, for one that is alike
-LOST = ("retried", "moved")
-LOST_TRIES = 20  # newest chapters of a frontend's own, that others are told
+TOLD = ("retried", "moved", "did")  # of one frontend alone; what engines did each sees for itself
+TOLD_CHAPTERS = 20  # newest ones, that others are told
+OTHERS_MAX = 1000  # frontends of which it is known what they have told
 SUBJECTS = 4  # named in a chapter; the others are counted
 
 
@@ -30,7 +31,7 @@ class Chapter(msgspec.Struct):
     subjects: list[str]  # engines, or their lives; who did it
     count: int = 1
     detail: str = ""
-    frontend: int | None = None  # another one, whose requests they were
+    frontend: int | None = None  # another one, whose requests they were, or through which it was done
 
 
 class Story:
@@ -44,8 +45,8 @@ class Story:
         self._known = dict(records)
         self._next = 0
         self._changed: dict[int, Chapter] = {}
-        self.lost_tries: deque[Chapter] = deque(maxlen=LOST_TRIES)  # of this frontend's requests
-        self._of_others: dict[tuple[int, float, str], Chapter] = {}
+        self.told: deque[Chapter] = deque(maxlen=TOLD_CHAPTERS)  # of this frontend
+        self._of_others: dict[int, dict[tuple[float, str, str], Chapter]] = {}  # what each has told last
 
     def on_records(self, records: Mapping[str, EngineRecord | None], now_s: float) -> None:
         is_beginning = not self._known
@@ -76,24 +77,25 @@ class Story:
                 break
         else:
             chapter = self._add(Chapter(self._next, now_s, kind, list(subjects)[:SUBJECTS], detail=detail))
-            if kind in LOST:
-                self.lost_tries.append(chapter)
+            if kind in TOLD:
+                self.told.append(chapter)
         self._note(chapter)
 
-    def hear(self, frontend: int, lost_tries: Iterable[Chapter]) -> None:
-        """What another frontend tells of its requests, each time all of it."""
-        for told in lost_tries:
-            known = self._of_others.get(key := (frontend, told.at_s, told.kind))
+    def hear(self, frontend: int, chapters: Iterable[Chapter]) -> None:
+        """What another frontend tells of itself, each time all of it."""
+        before = self._of_others.pop(frontend, {})
+        now = self._of_others[frontend] = {}
+        for told in chapters:
+            known = before.get(key := (told.at_s, told.kind, told.detail))
+            is_news = known is None or known.count != told.count
             if known is None:
-                known = self._of_others[key] = self._add(
-                    msgspec.structs.replace(told, number=self._next, frontend=frontend)
-                )
-                if len(self._of_others) > CHAPTERS:
-                    self._of_others.pop(next(iter(self._of_others)))
-            elif known.count == told.count:
-                continue
-            known.count, known.subjects = told.count, told.subjects
-            self._note(known)
+                known = self._add(msgspec.structs.replace(told, number=self._next, frontend=frontend))
+            now[key] = known
+            if is_news:
+                known.count, known.subjects = told.count, told.subjects
+                self._note(known)
+        if len(self._of_others) > OTHERS_MAX:  # the one that was heard the longest ago
+            self._of_others.pop(next(iter(self._of_others)))
 
     def _add(self, chapter: Chapter) -> Chapter:
         self._next += 1

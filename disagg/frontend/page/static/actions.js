@@ -5,6 +5,8 @@ import {ask} from './feed.js'
 import {state} from './state.js'
 
 const LOOK_MS = 1000  // at a change that is under way
+const LOOKS_MAX = 3600
+const GONE_AFTER = 2  // looks that do not find it
 const ENDED = ['finished', 'failed', 'cancelled']
 
 const button = (text, onclick) => element('button', {type: 'button', textContent: text, onclick})
@@ -57,25 +59,28 @@ function proposeScale(role) {
 
 /** Two steps: what it would do, by the controller's own words; then it is ordered, as it was shown. */
 function proposeChange(title, verb, orderOf, ...content) {
-  let agreed = null  // the question that was shown; null: nothing was shown yet
+  let shown = null  // the order that was shown, and what it asks; null: nothing was shown yet
+  let generation = 0  // of what is asked: an answer to what was said before is none
   const told = element('div')
   propose(title, [], 'See what it would do', async () => {
-    const order = orderOf()
-    if (agreed === null) {
+    if (shown === null) {
+      const order = orderOf(), mine = generation
       const seen = await send('changes', 'POST', {order, dry_run: true})
-      agreed = seen.question
-      told.replaceChildren(...[...seen.lines, agreed && `It asks: ${agreed}`].filter(Boolean).map(paragraph))
+      if (mine !== generation) return null
+      shown = {order, agreed: seen.question}
+      told.replaceChildren(...[...seen.lines, seen.question && `It asks: ${seen.question}`].filter(Boolean).map(paragraph))
       if (!told.hasChildNodes()) told.append(paragraph(seen.change ? 'this is under way already' : 'there is nothing to do'))
       say($('ask-yes'), verb)
       return null
     }
-    const begun = await send('changes', 'POST', {order, agreed})
+    const begun = await send('changes', 'POST', shown)
     if (!begun.change) return 'there is nothing to do'
     followChange(begun.change)
     return `${title} is under way`
   }, ...content, told)
   $('ask').forget = () => {
-    agreed = null
+    shown = null
+    generation++
     told.replaceChildren()
     say($('ask-yes'), 'See what it would do')
   }
@@ -83,9 +88,13 @@ function proposeChange(title, verb, orderOf, ...content) {
 
 const paragraph = text => element('p', {textContent: text})
 
+let proposals = 0  // each takes the dialog's place: a late answer to an earlier one changes nothing there
+
 /** Opens the dialog. `act` gives what to say when it is done (null: the dialog stays), and throws why it is not. */
 function propose(title, lines, verb, act, ...content) {
-  const dialog = $('ask')
+  const dialog = $('ask'), proposal = ++proposals
+  const isOpen = () => dialog.open && proposal === proposals
+  dialog.forget?.()
   dialog.forget = () => {}
   say($('ask-title'), title)
   say($('ask-error'), '')
@@ -97,15 +106,15 @@ function propose(title, lines, verb, act, ...content) {
     $('ask-yes').disabled = true
     try {
       const told = await act()
-      if (told !== null) {
-        dialog.close()
-        say($('order'), told)
-      }
+      if (told === null) return
+      if (isOpen()) dialog.close()
+      say($('order'), told)
     } catch (error) {
+      if (!isOpen()) return say($('order'), `${title}: ${error.message}`)
       say($('ask-error'), error.message)
       dialog.forget()
     } finally {
-      $('ask-yes').disabled = false
+      if (proposal === proposals) $('ask-yes').disabled = false
     }
   }
   dialog.showModal()
@@ -119,7 +128,7 @@ async function send(path, method, body) {
     throw new Error('the frontend does not answer; whether it was done, the page will show')
   }
   const said = await answer.json()
-  if (!answer.ok) throw new Error(said.error.message)
+  if (!answer.ok) throw Object.assign(new Error(said.error.message), {isRefusal: [401, 403].includes(answer.status)})
   return said
 }
 
@@ -127,16 +136,19 @@ let followed = 0  // the change whose way is told; a later one takes its place
 
 async function followChange(number) {
   followed = number
-  while (followed === number) {
+  for (let looks = 0, missed = 0; followed === number && looks < LOOKS_MAX && missed < GONE_AFTER; looks++) {
     await new Promise(resolve => setTimeout(resolve, LOOK_MS))
     try {
       const {change, earlier} = await send('revisions', 'GET')
       const found = [change, ...earlier].find(each => each?.number === number)
-      if (!found || followed !== number) continue
+      if (followed !== number) return
+      missed = found ? 0 : missed + 1
+      if (!found) continue
       say($('order'), `${found.what}: ${found.stage}${found.why ? `: ${found.why}` : ''}${found.lines.length ? ` (${found.lines.at(-1)})` : ''}`)
       if (found.stage !== 'running') return
     } catch (error) {
       say($('order'), `change ${number}: ${error.message}`)
+      if (error.isRefusal) return
     }
   }
 }
