@@ -29,7 +29,7 @@ from disagg.cluster.fleet import Fleet
 from disagg.cluster.models import Models
 from disagg.config.schema import Deployment
 from disagg.errors import ConfigError, DisaggError, Problem
-from disagg.planning.plan import EnginePlan, Plan
+from disagg.planning.plan import EnginePlan, Plan, resolve_parts
 from disagg.registry import orders
 from disagg.registry.interface import Watched
 from disagg.registry.orders import Answer, Asked, Progress, Revision, Stage, Status
@@ -141,6 +141,12 @@ class Changes:
     def plans(self) -> Sequence[Plan]:
         """One for each model, of what is wanted now."""
         return self._wanted.plans(self._device)
+
+    @property
+    def plans_there(self) -> Sequence[Plan]:
+        """One for each model that is wanted, or of which engines may run since a change of it was not finished."""
+        left = resolve_parts(self._unfinished, self._device) if self._unfinished is not None else ()
+        return tuple({plan.deployment.key: plan for plan in (*left, *self.plans)}.values())
 
     def status(self, show: int = 0) -> Status:
         """`show`: the revision whose configuration is wanted, too."""
