@@ -22,7 +22,7 @@ from disagg.registry.memory import MemoryRegistry
 from disagg.registry.memory_store import Memory, MemoryLease, MemoryStore
 from disagg.registry.publisher import Publisher
 from disagg.registry.records import ControllerRecord, EngineRecord, FrontendRecord, ModelRecord, ModelState, State
-from disagg.registry.store import Entry, StoreLost
+from disagg.registry.store import Entry, Snapshot, StoreLost
 from disagg.roles import Role
 
 KEYS = Keys("prod", "chat", "owner/Model-7B")
@@ -45,8 +45,20 @@ class Flaky(MemoryStore):
 
     is_away = False
     writes = 0
+    snapshots_to_lose = 0
+    hold: asyncio.Event | None = None  # a write waits for it
+    is_held: asyncio.Event
+
+    async def snapshot(self, prefix: str) -> Snapshot:
+        if self.snapshots_to_lose:
+            self.snapshots_to_lose -= 1
+            raise StoreLost("test", "it is away")
+        return await super().snapshot(prefix)
 
     async def write(self, *arguments, **names) -> None:
+        if self.hold is not None:
+            self.is_held.set()
+            await self.hold.wait()
         if self.is_away:
             raise StoreLost("test", "it is away")
         self.writes += 1
