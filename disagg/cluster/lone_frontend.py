@@ -84,6 +84,7 @@ class _Alone:
         self._follower = Follower(self._store, wanted.shared.keys)
         self._processes: dict[int, FrontendProcess] = {}  # by number
         self._taken: asyncio.Queue[int] = asyncio.Queue()
+        self._renewing = asyncio.Lock()  # one process after the other, each with the number that is its own then
 
     async def run(self) -> None:
         """Until it is cancelled."""
@@ -165,8 +166,9 @@ class _Alone:
                 continue
             spec = new
             log.info("the deployment has changed: frontends start again")
-            for number, process in list(self._processes.items()):
-                await self._renew(process, msgspec.structs.replace(spec, number=number))
+            for process in list(self._processes.values()):
+                async with self._renewing:
+                    await self._renew(process, msgspec.structs.replace(spec, number=process.spec.number))
 
     async def _take_other_numbers(self, announcer: Announcer) -> None:
         """While the store was away from here, another frontend has taken one of ours."""
@@ -181,8 +183,9 @@ class _Alone:
                 await asyncio.sleep(next(pauses))
                 continue
             log.warning("another frontend is %d now: it starts again as %d", old, new)
-            process = self._processes[new] = self._processes.pop(old)
-            await self._renew(process, msgspec.structs.replace(process.spec, number=new))
+            async with self._renewing:
+                process = self._processes[new] = self._processes.pop(old)
+                await self._renew(process, msgspec.structs.replace(process.spec, number=new))
 
     async def _renew(self, process: FrontendProcess, spec: FrontendSpec) -> None:
         """Returns when it listens, or does not in time."""

@@ -61,7 +61,9 @@ class Announcer:
             return number
 
     async def put_frontend(self, record: FrontendRecord) -> None:
-        self._put(msgspec.structs.replace(record, host=self._host, run=self._run))
+        """Nothing is said of a number that is not held, or not any more."""
+        if record.number in self._records:
+            self._put(msgspec.structs.replace(record, host=self._host, run=self._run))
 
     async def remove_frontend(self, number: int) -> None:
         """It does not listen; its number is kept."""

@@ -101,6 +101,38 @@ async def test_what_cannot_be_used_changes_nothing_and_what_can_is_taken_up(
     assert "runs disagg another" in caplog.text
 
 
+async def test_a_number_taken_while_all_start_again_is_no_more_any_processes(tmp_path: Path) -> None:
+    made, processes = alone(tmp_path, 300, 301)
+    for process in processes.values():
+        process.listens.clear()
+
+    async def claim() -> int:
+        return 302
+
+    async def watch() -> AsyncIterator[Any]:
+        said = sealed(published(replace(SPEC, port=9), 10.0, origins_said=False), Secret(TEXT, KEYS))
+        yield SimpleNamespace(changes=SimpleNamespace(spec=said))
+
+    as_before = await made._fitted(published(SPEC, 10.0, origins_said=False))
+    made._follower = SimpleNamespace(watch=watch, control="127.0.0.1:7")  # type: ignore[assignment]
+    heeding = asyncio.create_task(made._heed_changes(as_before))
+    async with asyncio.timeout(5):
+        while not processes[300].renewed:
+            await asyncio.sleep(0.01)
+    made._taken.put_nowait(301)  # while the first one starts
+    taking = asyncio.create_task(made._take_other_numbers(SimpleNamespace(claim=claim)))  # type: ignore[arg-type]
+    await asyncio.sleep(0.05)
+    for process in processes.values():
+        process.listens.set()
+    async with asyncio.timeout(5):
+        await heeding
+        while len(processes[301].renewed) < 2:
+            await asyncio.sleep(0.01)
+    taking.cancel()
+    assert (processes[301].spec.number, processes[301].spec.port) == (302, 9)
+    assert processes[300].spec.number == 300
+
+
 @pytest.mark.parametrize(
     ("controller", "here"),
     [("127.0.0.1:7", "127.0.0.1"), ("[::1]:7", "::1"), ("", "127.0.0.1"), ("no.such.host.invalid:7", "127.0.0.1")],

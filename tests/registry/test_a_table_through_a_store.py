@@ -210,6 +210,25 @@ async def test_two_deployments_of_one_name_do_not_mix(monkeypatch: pytest.Monkey
         await second.begin()
 
 
+async def test_an_earlier_controller_of_ones_own_is_waited_for_however_long_it_takes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(publisher, "CLAIM_POLL_S", 0.02)
+    monkeypatch.setattr(publisher, "CLAIM_MORE_S", 0.0)
+    memory = Memory()
+    earlier, later = replace(ME, run="r1.a"), replace(ME, run="r1.b")
+    store = MemoryStore(memory)
+    await Publisher(MemoryRegistry(), store, KEYS, earlier, LEASE_S, Random(1)).begin()
+    second = Publisher(MemoryRegistry(), MemoryStore(memory), KEYS, later, 0.1, Random(2))
+    beginning = asyncio.create_task(second.begin())
+    await asyncio.sleep(0.5)
+    assert not beginning.done()
+    await store.close()
+    async with asyncio.timeout(10):
+        await beginning
+    assert not second.is_taken.is_set()
+
+
 async def test_one_whose_name_was_taken_meanwhile_knows_it() -> None:
     memory = Memory()
     async with published(memory) as (_, store, made, _following):

@@ -166,6 +166,15 @@ async def test_a_number_that_was_taken_meanwhile_is_left_to_the_other() -> None:
     assert not memory.entries
 
 
+async def test_nothing_is_said_of_a_number_that_is_not_held() -> None:
+    memory = Memory()
+    async with announcing(MemoryStore(memory), Drawn(300)) as (made, *_):
+        await made.give_up(300)
+        await made.put_frontend(listening(300))
+        await asyncio.sleep(0.02)
+        assert PEER.encode() not in memory.entries[THEIRS.frontend(300)].value
+
+
 async def test_a_store_that_is_away_is_told_at_once() -> None:
     store = Flaky(Memory())
     store.is_away = True

@@ -43,8 +43,9 @@ EARLIER_MAX = 9  # changes whose progress is kept beside the last one's: who wai
 PROBLEMS_SHOWN = 5
 OVER = "the deployment stops; start another one with the change"
 LOST_CONTROLLER = (
-    "the controller ended meanwhile, and engines are as they were then; the same order goes on from there, and "
-    "`disagg rollback --to REVISION` goes back, to {now}"
+    "the controller ended meanwhile, and engines are as they were then; the same order goes on from there (but "
+    "for `disagg role`, which needs engines as they are wanted), and `disagg rollback --to REVISION` goes back, "
+    "to {now}"
 )
 NOT_READY = (
     "the deployment has not been ready yet, and only `disagg stop` is heeded; see `disagg status`, and try again"
