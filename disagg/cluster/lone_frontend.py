@@ -23,6 +23,7 @@ import msgspec
 from disagg import stopping, surroundings
 from disagg.cluster.frontend_process import START_S, FrontendProcess
 from disagg.cluster.ports import hold
+from disagg.config.addresses import is_loopback_host
 from disagg.config.frontend import base_url
 from disagg.errors import DisaggError, StartError
 from disagg.frontend.on_host import OnHost, on_this_host
@@ -31,6 +32,7 @@ from disagg.frontend.spec import FrontendSpec
 from disagg.host_spec import SECRET_VARIABLE
 from disagg.registry.announcer import Announcer
 from disagg.registry.follower import Follower
+from disagg.registry.keys import decode_controller
 from disagg.registry.records import SealedSpec
 from disagg.registry.sealed import Secret
 from disagg.registry.shared import Shared, open_store
@@ -110,9 +112,15 @@ class _Alone:
     async def _refuse_unknown(self) -> None:
         """At once, and not after the time that a controller has to tell everything."""
         keys = self._wanted.shared.keys
-        if keys.controller not in (await self._store.snapshot(keys.prefix)).entries:
+        entry = (await self._store.snapshot(keys.prefix)).entries.get(keys.controller)
+        if entry is None:
             what = f"no deployment {keys.deployment} of namespace {keys.namespace} is there"
             raise StartError("registry", what, "see `disagg list`")
+        controller = decode_controller(entry.value)
+        host = controller.control.rpartition(":")[0].strip("[]")
+        if host and is_loopback_host(host) and controller.host != socket.gethostname():
+            what = f"the deployment is on a private Ray of {controller.host}, which only that host reaches"
+            raise StartError("registry", what, "start it on a Ray cluster (ray.address)")
 
     async def _first_published(self) -> SealedSpec:
         with contextlib.suppress(TimeoutError):

@@ -93,7 +93,7 @@ def frontend_spec(
 
 
 def _absolute(file: str) -> str:
-    """A relative one is of this command's folder: frontends may run in another. `~` is anybody's; empty: there is none."""
+    """A relative one is of this folder: frontends may run in another. `~` is anybody's; empty: there is none."""
     return file if not file or file.startswith("~") else str(Path(file).absolute())
 
 
