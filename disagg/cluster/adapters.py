@@ -242,11 +242,10 @@ class AdaptersOfModels:
         for adapters in self._by_group.values():
             adapters.all_have_seen = all_have_seen
 
-    async def add(self, group: str, model: str, adapters: Adapters) -> None:
-        """Of one more model, before its engines come."""
+    def add(self, group: str, model: str, adapters: Adapters) -> None:
+        """Of one more model, before its engines come, or in the place of another's."""
         adapters.all_have_seen = self._all_have_seen
         self._by_group[group], self._models[group] = adapters, model
-        await adapters.begin()
 
     async def remove(self, group: str) -> None:
         """Its engines are gone."""
@@ -263,7 +262,9 @@ class AdaptersOfModels:
             adapters.recall()
 
     async def bring(self, live: LiveEngine) -> None:
-        await self._by_group[live.record.group].bring(live)
+        adapters = self._by_group.get(live.record.group)
+        if adapters is not None:  # else an earlier controller has started it, and nothing more of its model is known
+            await adapters.bring(live)
 
     def leave(self, life: str) -> None:
         if (adapters := self._by_group.get(group_of(life))) is not None:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from disagg.adapters import Adapter
 from disagg.cluster import cluster_inspect
 from disagg.cluster.adapters import Adapters, AdaptersOfModels
+from disagg.cluster.adopting import adopt
 from disagg.cluster.change.keeper import Changes
 from disagg.cluster.fleet import Fleet
 from disagg.cluster.models import KeyAndSpec, Learn, Models
@@ -111,7 +112,8 @@ class Controller:
         if sealed is not None:
             await self.registry.put_spec(sealed)
         if earlier is not None and earlier.is_placed:
-            await self._adopt(earlier)
+            whole = self.registry, self.changes, self.models, self.adapters, self.fleet
+            await adopt(earlier, *whole, models)
         else:
             await self.adapters.begin()
             await self.models.begin(models)
@@ -139,16 +141,6 @@ class Controller:
         await self.fleet.adopt(Earlier(incarnations=earlier.incarnations))
         await self.fleet.place(self._plans[0].largest_first())
         await self._notes.write(IS_PLACED, True)
-
-    async def _adopt(self, earlier: Earlier) -> None:
-        self.registry.recall(earlier)
-        if earlier.changes is not None:
-            self.changes.recall(earlier.changes)
-        await self.models.recall(self.changes.plans)
-        self.adapters.recall()
-        await self.fleet.adopt(earlier)
-        if earlier.was_ready:
-            self.changes.open()
 
     async def _speaks_against(self, plan: Plan) -> Sequence[Problem]:
         is_one = not plan.deployment.key

@@ -23,6 +23,7 @@ import msgspec
 from disagg import stopping, surroundings
 from disagg.cluster.frontend_process import START_S, FrontendProcess
 from disagg.cluster.ports import hold
+from disagg.config.addresses import is_loopback_host
 from disagg.config.frontend import base_url
 from disagg.errors import DisaggError, StartError
 from disagg.frontend.on_host import OnHost, on_this_host
@@ -31,6 +32,7 @@ from disagg.frontend.spec import FrontendSpec
 from disagg.host_spec import SECRET_VARIABLE
 from disagg.registry.announcer import Announcer
 from disagg.registry.follower import Follower
+from disagg.registry.keys import decode_controller
 from disagg.registry.records import SealedSpec
 from disagg.registry.sealed import Secret
 from disagg.registry.shared import Shared, open_store
@@ -84,6 +86,7 @@ class _Alone:
         self._follower = Follower(self._store, wanted.shared.keys)
         self._processes: dict[int, FrontendProcess] = {}  # by number
         self._taken: asyncio.Queue[int] = asyncio.Queue()
+        self._renewing = asyncio.Lock()  # one process after the other, each with the number that is its own then
 
     async def run(self) -> None:
         """Until it is cancelled."""
@@ -109,9 +112,15 @@ class _Alone:
     async def _refuse_unknown(self) -> None:
         """At once, and not after the time that a controller has to tell everything."""
         keys = self._wanted.shared.keys
-        if keys.controller not in (await self._store.snapshot(keys.prefix)).entries:
+        entry = (await self._store.snapshot(keys.prefix)).entries.get(keys.controller)
+        if entry is None:
             what = f"no deployment {keys.deployment} of namespace {keys.namespace} is there"
             raise StartError("registry", what, "see `disagg list`")
+        controller = decode_controller(entry.value)
+        host = controller.control.rpartition(":")[0].strip("[]")
+        if host and is_loopback_host(host) and controller.host != socket.gethostname():
+            what = f"the deployment is on a private Ray of {controller.host}, which only that host reaches"
+            raise StartError("registry", what, "start it on a Ray cluster (ray.address)")
 
     async def _first_published(self) -> SealedSpec:
         with contextlib.suppress(TimeoutError):
@@ -165,8 +174,9 @@ class _Alone:
                 continue
             spec = new
             log.info("the deployment has changed: frontends start again")
-            for number, process in list(self._processes.items()):
-                await self._renew(process, msgspec.structs.replace(spec, number=number))
+            for process in list(self._processes.values()):
+                async with self._renewing:
+                    await self._renew(process, msgspec.structs.replace(spec, number=process.spec.number))
 
     async def _take_other_numbers(self, announcer: Announcer) -> None:
         """While the store was away from here, another frontend has taken one of ours."""
@@ -181,8 +191,9 @@ class _Alone:
                 await asyncio.sleep(next(pauses))
                 continue
             log.warning("another frontend is %d now: it starts again as %d", old, new)
-            process = self._processes[new] = self._processes.pop(old)
-            await self._renew(process, msgspec.structs.replace(process.spec, number=new))
+            async with self._renewing:
+                process = self._processes[new] = self._processes.pop(old)
+                await self._renew(process, msgspec.structs.replace(process.spec, number=new))
 
     async def _renew(self, process: FrontendProcess, spec: FrontendSpec) -> None:
         """Returns when it listens, or does not in time."""

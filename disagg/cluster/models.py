@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -62,30 +63,34 @@ class Models:
         self._registry, self._fleet, self._of_models, self._adapters = registry, fleet, of_models, adapters
         self._learn, self._adapters_of, self._all_have_seen = learn, adapters_of, all_have_seen
         self._drain_s = drain_s
-        self._next = 0
+        self._next = time.time_ns() // 1_000_000  # no number comes twice, whichever controller, or run, gave it
 
     async def begin(self, specs: Iterable[KeyAndSpec]) -> None:
         """Those of the deployment's start, by key: they may be named at once."""
         for key, spec in specs:
             await self._put(key, spec, ModelState.SERVING)
 
-    async def recall(self, plans: Iterable[Plan]) -> None:
+    async def recall(self, plans: Iterable[Plan], begun: Iterable[KeyAndSpec]) -> None:
         """Those that an earlier controller has put, where the registry has them again. What hosts are told of one that
         came since the start is found anew; one whose files are gone by now is left as it serves. `plans`: of the models
-        that are wanted."""
-        by_key = {plan.deployment.key: plan for plan in plans}
+        that may be there; `begun`: those of the start."""
+        by_key, of_start = {plan.deployment.key: plan for plan in plans}, dict(begun)
         for key in self._of_models.keys() - self._registry.models.keys():
             await self._adapters.remove(key)
             del self._of_models[key]
         for key, record in self._registry.models.items():
             self._next = max(self._next, record.number)
-            if key in by_key and key not in self._of_models:
-                try:
-                    self._of_models[key] = (await self._learn(by_key[key])).engines
-                except StartError as error:
-                    log.error("engines of %s cannot be started again: %s", key, error)
-                    continue
-                await self._adapters.add(key, by_key[key].model.name, self._adapters_of(by_key[key]))
+            if of_start.get(key) == record.spec:
+                continue
+            self._of_models.pop(key, None)  # a key that came back is another model
+            if (plan := by_key.get(key)) is None:
+                log.error("engines of %s cannot be started again: of this model nothing is known any more", key)
+                continue
+            self._adapters.add(key, plan.model.name, self._adapters_of(plan))
+            try:
+                self._of_models[key] = (await self._learn(plan)).engines
+            except StartError as error:
+                log.error("engines of %s cannot be started again: %s", key, error)
 
     async def folder_of(self, plan: Plan) -> str:
         """Of a model that is here, or may come. Raises StartError."""
@@ -101,7 +106,9 @@ class Models:
             await self._registry.put_model(replace(record, state=ModelState.COMING))
             return
         await self._adapters.remove(key)
-        await self._adapters.add(key, plan.model.name, self._adapters_of(plan))
+        adapters = self._adapters_of(plan)
+        self._adapters.add(key, plan.model.name, adapters)
+        await adapters.begin()
         await self._put(key, told.frontends, ModelState.COMING)
 
     async def exchange(self, coming: Sequence[str], going: Sequence[str]) -> list[str]:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 from disagg.cluster.engine_node import Ground
 from disagg.config.schema import Deadlines
+from disagg.errors import StartError
 from disagg.folders import log_folder, run_folder
 from disagg.host_spec import HostSpec, TextSpec
 from disagg.planning.plan import EnginePlan
@@ -42,11 +43,17 @@ class Setting:
     outlives: str = ""  # the deployment's name, where actors and places outlive their controller (detached/)
 
     def of(self, group: str) -> OfModel:
-        return self.of_models[group] if group else OfModel(self.model_path, self.text, self.block_tokens)
+        """Raises StartError of a model that is not known here."""
+        if not group:
+            return OfModel(self.model_path, self.text, self.block_tokens)
+        if group not in self.of_models:
+            raise StartError(f"model {group}", "it is not here, or not any more", "see the log of the controller")
+        return self.of_models[group]
 
 
 def host_spec(plan: EnginePlan, setting: Setting, incarnation: int, ground: Ground) -> tuple[HostSpec, str]:
-    """(what the incarnation's host is told, host:port of its bootstrap server; empty where it has none)."""
+    """(what the incarnation's host is told, host:port of its bootstrap server; empty where it has none).
+    Raises StartError."""
     address, ports, of_model = ground.address, Ports.from_first(ground.first_port), setting.of(plan.group)
     spec = HostSpec(
         engine_id=plan.id,

@@ -81,15 +81,20 @@ def frontend_spec(
         api_keys=keys.bare,
         limited_keys=keys.limited,
         admin_keys=keys.admin,
-        keys_file=security.keys_file or "",
+        keys_file=_absolute(security.keys_file or ""),
         open_metrics=security.open_metrics,
         origins=page_origins(plan.frontend, security),
         origins_age_s=plan.frontend.cors.max_age_s,
         says_what_goes_on=not is_quiet,
         metric_aliases=tuple(dict.fromkeys(plan.deployment.telemetry.metric_aliases)),
-        tls=TlsSpec(tls.cert, tls.key, tls.client_ca) if (tls := plan.frontend.tls) else None,
+        tls=TlsSpec(*map(_absolute, (tls.cert, tls.key, tls.client_ca))) if (tls := plan.frontend.tls) else None,
         traces=_traces(plan),
     )
+
+
+def _absolute(file: str) -> str:
+    """A relative one is of this folder: frontends may run in another. `~` is anybody's; empty: there is none."""
+    return file if not file or file.startswith("~") else str(Path(file).absolute())
 
 
 def _traces(plan: Plan) -> TracesSpec | None:

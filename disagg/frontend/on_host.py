@@ -45,8 +45,8 @@ def on_this_host(what: Published, said: OnHost, shared: Shared, peer_host: str, 
     if unknown and spec.models:  # those that come and go are in the registry
         names = ", ".join(model.name for model in spec.models)
         raise StartError("--model", f"{', '.join(unknown)} is no model of the deployment", f"it has {names}")
-    is_open = not is_loopback_host(host)
-    if is_open and not (spec.api_keys or spec.limited_keys or spec.keys_file):
+    is_open, keys_file = not is_loopback_host(host), said.keys_file or spec.keys_file
+    if is_open and not (spec.api_keys or spec.limited_keys or keys_file):
         log.warning("%s is open beyond this machine, without keys: set security.api_keys of the deployment", host)
     return msgspec.structs.replace(
         spec,
@@ -58,7 +58,7 @@ def on_this_host(what: Published, said: OnHost, shared: Shared, peer_host: str, 
         models=tuple(model_here(model, said.models) for model in spec.models),
         folders=dict(said.models),
         tls=_tls(spec.tls, said),
-        keys_file=said.keys_file or spec.keys_file,
+        keys_file=keys_file,
         origins=() if is_open and not what.origins_said else spec.origins,
     )
 

@@ -37,6 +37,7 @@ class Announcer:
         self._store, self._keys, self._lease_s, self._random = store, keys, lease_s, random
         self._on_taken = on_taken
         self._lease: Lease | None = None
+        self._leasing = asyncio.Lock()
         self._host, self._run = socket.gethostname(), secrets.token_hex(4)
         self._records: dict[int, FrontendRecord] = {}  # what is to be there
         self._unsaid: set[int] = set()
@@ -46,22 +47,23 @@ class Announcer:
         """A number that no other frontend has. Until it is put its record says that it does not listen. Drawn, not
         counted: one whose lease ran out finds its number free when it is back, almost always. Raises StoreLost."""
         while True:
-            self._lease = self._lease or await self._store.grant(self._lease_s)
+            lease = await self._held()
             number = self._random.randrange(OUTSIDE, NUMBERS)
             key, record = self._keys.frontend(number), self._silent(number)
             try:
-                await self._store.write({key: encode(record)}, self._lease, {key: ABSENT})
+                await self._store.write({key: encode(record)}, lease, {key: ABSENT})
             except Conflict:
                 continue
             except LeaseLost:
-                self._lease = None
-                self._unsaid.update(self._records)
+                self._lost(lease)
                 continue
             self._records[number] = record
             return number
 
     async def put_frontend(self, record: FrontendRecord) -> None:
-        self._put(msgspec.structs.replace(record, host=self._host, run=self._run))
+        """Nothing is said of a number that is not held, or not any more."""
+        if record.number in self._records:
+            self._put(msgspec.structs.replace(record, host=self._host, run=self._run))
 
     async def remove_frontend(self, number: int) -> None:
         """It does not listen; its number is kept."""
@@ -78,15 +80,14 @@ class Announcer:
         pauses = pauses_s(self._random)
         while True:
             try:
-                if self._lease is None or self._lease.lost.is_set():
-                    self._lease = await self._store.grant(self._lease_s)
-                    await self._find_taken()
-                    self._unsaid.update(self._records)
-                await self._write(self._lease)
+                lease = await self._held()
+                try:
+                    await self._write(lease)
+                except LeaseLost:
+                    self._lost(lease)
+                    continue
                 pauses = pauses_s(self._random)
-                await self._changed_or_lost(self._lease)
-            except LeaseLost:
-                self._lease = None
+                await self._changed_or_lost(lease)
             except StoreLost as error:
                 log.warning("%s; serving goes on, and it is told later", error)
                 await asyncio.sleep(next(pauses))
@@ -95,13 +96,36 @@ class Announcer:
         if self._lease is not None:
             await give_back(self._lease)
 
+    async def _held(self) -> Lease:
+        """The lease; in the place of one that was lost, another one, under which all is to be said anew. Raises
+        StoreLost: then nothing has changed."""
+        async with self._leasing:
+            if self._lease is None or self._lease.lost.is_set():
+                lease = await self._store.grant(self._lease_s)
+                try:
+                    await self._find_taken()
+                except StoreLost:
+                    await give_back(lease)
+                    raise
+                self._unsaid.update(self._records)
+                self._lease = lease
+            return self._lease
+
+    def _lost(self, lease: Lease) -> None:
+        if self._lease is lease:
+            self._lease = None
+
     async def _write(self, lease: Lease) -> None:
         self._changed.clear()
         said = set(self._unsaid)
         if not said:
             return
-        await self._store.write({self._keys.frontend(each): encode(self._records[each]) for each in said}, lease)
-        self._unsaid -= said
+        self._unsaid -= said  # before: what is put meanwhile is to be said, too
+        try:
+            await self._store.write({self._keys.frontend(each): encode(self._records[each]) for each in said}, lease)
+        except BaseException:
+            self._unsaid |= said & self._records.keys()
+            raise
 
     async def _find_taken(self) -> None:
         """While our lease was gone the numbers were free."""

@@ -37,6 +37,10 @@ class Taken(Conflict):
     """Another one has the deployment's name."""
 
 
+class TakenByOurs(Taken):
+    """It is an earlier controller of one's own deployment, which may not have ended yet."""
+
+
 class Publisher:
     """`begin` claims the name, `run` is its task, `end` takes all keys away."""
 
@@ -52,9 +56,9 @@ class Publisher:
 
     async def begin(self, control: str = "") -> None:
         """`control`: host:port where frontends ask the controller, for them to read. Raises StartError when the store
-        does not answer, or another deployment has the name."""
+        does not answer, or another deployment has the name. One's own, by an earlier controller, is waited for."""
         self._me = msgspec.structs.replace(self._me, control=control)
-        give_up_s = time.monotonic() + self._lease_s + CLAIM_MORE_S
+        give_up_s = self._give_up_s()
         while True:
             try:
                 self._lease = await self._claim()
@@ -62,11 +66,16 @@ class Publisher:
             except StoreLost as error:
                 raise StartError("registry", error.message, "see that it runs, and what `registry` says") from None
             except Conflict as error:
-                if time.monotonic() > give_up_s:
+                if isinstance(error, TakenByOurs):
+                    give_up_s = self._give_up_s()
+                elif time.monotonic() > give_up_s:
                     self.is_taken.set()
                     raise StartError("registry", error.what, error.would_do) from None
                 log.info("%s; waiting until its lease runs out", error.what)
                 await asyncio.sleep(CLAIM_POLL_S)
+
+    def _give_up_s(self) -> float:
+        return time.monotonic() + self._lease_s + CLAIM_MORE_S
 
     @property
     def has_begun(self) -> bool:
@@ -171,8 +180,14 @@ def _version_of(there: Snapshot, key: str, me: ControllerRecord) -> int:
     owner = decode_controller(entry.value)
     if owner.run != me.run:
         what = f"a deployment of this name and namespace is there, by process {owner.pid} on {owner.host}"
-        raise Taken("registry", what, "choose another name or namespace, or end that one")
+        is_ours = _deployment_of(owner.run) == _deployment_of(me.run)
+        raise (TakenByOurs if is_ours else Taken)("registry", what, "choose another name or namespace, or end that one")
     return entry.version
+
+
+def _deployment_of(run: str) -> str:
+    """Controllers of a detached deployment that follow each other have runs RUN.TOKEN."""
+    return run.partition(".")[0]
 
 
 async def _changes_or_lost(watch: Watch, lease: Lease) -> bool:

@@ -102,7 +102,7 @@ class ModelRecord(msgspec.Struct, frozen=True, kw_only=True):
 class ControllerRecord(msgspec.Struct, frozen=True, kw_only=True):
     """Who keeps a deployment's keys in a shared registry. There is one for each deployment: it is claimed."""
 
-    run: str  # of `disagg serve`: another one after each start
+    run: str  # of `disagg serve`: another one after each start; RUN.TOKEN of controllers that follow each other
     host: str
     pid: int
     control: str = ""  # host:port where frontends ask it (control.py)

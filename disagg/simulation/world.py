@@ -20,7 +20,7 @@ from disagg.cluster.adapters import Adapters, AdaptersOfModels
 from disagg.cluster.change.keeper import Changes
 from disagg.cluster.change.reading import read_over
 from disagg.cluster.fleet import Fleet
-from disagg.cluster.models import Models, Told
+from disagg.cluster.models import KeyAndSpec, Models, Told
 from disagg.cluster.notes import NoNotes, Notes
 from disagg.cluster.runtime import Runtime
 from disagg.cluster.setting import OfModel, Setting
@@ -217,7 +217,8 @@ class SimulatedDeployment:
         def adapters_of(plan: Plan) -> Adapters:
             return Adapters(self.registry, runtime, None, (), DEADLINES.drain_s, plan.deployment.key)
 
-        adapters = AdaptersOfModels({plan.deployment.key: adapters_of(plan) for plan in self._plans})
+        of_models = {plan.deployment.key: adapters_of(plan) for plan in self._plans}
+        adapters = self.adapters = AdaptersOfModels(of_models, [plan.model.name for plan in self._plans])
         of_all = setting, self.registry, self.places, runtime, CANARY_S, looks
         self.fleet = Fleet(*of_all, adapters=adapters if several else None, notes=self.notes)
         if self._deployment is not None:
@@ -226,10 +227,15 @@ class SimulatedDeployment:
             told = self._deployment, self._plans, self.models, loop.time, _nothing, self.stops.set
             self.changes = Changes(self.fleet, self.registry, *told, read=_read_here)
 
+    async def begun(self) -> list[KeyAndSpec]:
+        """The models of the start, where there are several."""
+        plans = [plan for plan in self._plans if plan.deployment.key]
+        return [(plan.deployment.key, (await _learn(plan)).frontends) for plan in plans]
+
     async def __aenter__(self) -> Self:
         await self.control()
         if self._deployment is not None and self._deployment.models:
-            await self.models.begin([(plan.deployment.key, (await _learn(plan)).frontends) for plan in self._plans])
+            await self.models.begin(await self.begun())
             self.of_several = [FrontendOfSeveral(self, n) for n in range(self._frontend_count)]
         else:
             self.frontends = [Frontend(self, n) for n in range(self._frontend_count)]

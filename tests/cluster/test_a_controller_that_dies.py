@@ -5,19 +5,23 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from dataclasses import replace
 from random import Random
 from typing import Any, Self
 
 import test_models_come_and_go as several
+import yaml
 from changing import Load, Operator, configured, in_virtual_time
 
+from disagg.cluster.adopting import adopt
+from disagg.cluster.change.wanted import Wanted
 from disagg.cluster.notes import CHANGES, IS_PLACED, WAS_READY, Earlier, NotedRegistry
 from disagg.config.schema import Deployment
 from disagg.registry.follower import Follower
 from disagg.registry.keys import Keys
 from disagg.registry.memory_store import Memory as Stored
 from disagg.registry.memory_store import MemoryStore
-from disagg.registry.orders import Rollback, Scale, Stage
+from disagg.registry.orders import Apply, Rollback, Scale, Stage
 from disagg.registry.publisher import Publisher
 from disagg.registry.records import ControllerRecord, State
 from disagg.roles import Role
@@ -104,15 +108,11 @@ class World(SimulatedDeployment):
         """Frontends know what they knew until the next controller has adopted all, as followers do."""
         earlier = Earlier.of(self.memory.all)
         self.registry = Noted(self.notes)
-        self.registry.recall(earlier)
         await self.control()
-        if earlier.changes is not None:
-            self.changes.recall(earlier.changes)
-        await self.models.recall(self.changes.plans)
-        await self.fleet.adopt(earlier)
+        whole = self.registry, self.changes, self.models, self.adapters, self.fleet
+        await adopt(earlier, *whole, await self.begun())
         await self.publish()
         self.fleet.begin()
-        self.changes.open()
 
     async def until_whole(self) -> None:
         """`settle` waits for the load, too."""
@@ -163,6 +163,80 @@ def test_models_that_came_and_went_since_the_start_are_known_to_the_next_one() -
             assert len(set(numbers)) == len(numbers) == 3
             await load.end()
             assert set(load.streams) == {"a", "b", "c"}
+
+    in_virtual_time(scenario)
+
+
+def test_a_death_while_a_model_comes_or_goes_ends_no_controller_after_it() -> None:
+    """At any moment of it; the same order goes on from there, and another one takes it back."""
+
+    async def dies_in(order: Apply, finally_: Apply, moment_s: float) -> bool:
+        """Whether it was in the middle."""
+        async with World(several.configured(a=several.PAIR, b=several.ALONE)) as world:
+            operator = Operator(world)
+            await operator.begins(order, yes=True)
+            await asyncio.sleep(moment_s)
+            await world.dies()
+            for name, host in world.hosts.items():
+                if name.startswith("c."):
+                    host.kill()
+            await world.follows()
+            await asyncio.sleep(3)
+            world.fleet.check()
+            change = world.changes.status().change
+            assert change is not None
+            assert not any("it is not here" in record.detail for record in world.registry.records.values())
+            answer = await operator.asks(finally_, yes=True)
+            assert not answer.why_not
+            await operator.ended()
+            await world.until_whole()
+            assert world.registry.models.keys() == yaml.safe_load(finally_.config)["models"].keys()
+            return change.stage is Stage.FAILED
+
+    async def scenario() -> None:
+        comes = several.apply(a=several.PAIR, b=several.ALONE, c=several.THIRD)
+        goes, back = several.apply(a=several.PAIR), several.apply(a=several.PAIR, b=several.ALONE)
+        for order, others in ((comes, (comes, back)), (goes, (goes, back))):
+            for finally_ in others:
+                moments = [0.002, 0.03, 0.3]
+                assert Counter([await dies_in(order, finally_, each) for each in moments])[True] > 1
+
+    in_virtual_time(scenario)
+
+
+def test_engines_of_a_model_that_nothing_tells_of_go_on_and_are_taken_out_by_the_next_change() -> None:
+    async def scenario() -> None:
+        async with World(several.configured(a=several.PAIR, b=several.ALONE)) as world:
+            operator = Operator(world)
+            await operator.has_done(several.apply(a=several.PAIR, b=several.ALONE, c=several.THIRD))
+            kept = world.memory.all[CHANGES]
+            await world.dies()
+            of_start = Wanted.of(several.configured(a=several.PAIR, b=several.ALONE), "simulated", {})
+            world.memory.all[CHANGES] = replace(kept, wanted=of_start)
+            await world.follows()
+            await asyncio.sleep(2)
+            world.fleet.check()
+            assert world.registry.records["c.aggregated-0"].state is State.READY
+            world.hosts["c.aggregated-0"].kill()
+            await asyncio.sleep(2)
+            world.fleet.check()
+            assert "it is not here" in world.registry.records["c.aggregated-0"].detail
+            await operator.has_done(Scale({"b.aggregated": 2}), yes=True)
+            assert sorted(world.registry.models) == ["a", "b"]
+
+    in_virtual_time(scenario)
+
+
+def test_a_key_that_came_back_as_another_model_stays_that_for_the_next_controller() -> None:
+    async def scenario() -> None:
+        other = several.ALONE | {"path": "b-other", "name": "other"}
+        async with World(several.configured(a=several.PAIR, b=several.ALONE)) as world:
+            operator = Operator(world)
+            await operator.has_done(several.apply(a=several.PAIR), yes=True)
+            await operator.has_done(several.apply(a=several.PAIR, b=other))
+            await world.dies()
+            await world.follows()
+            assert world.adapters._models == {"a": "a", "b": "other"}
 
     in_virtual_time(scenario)
 

@@ -92,7 +92,10 @@ async def test_adapters_come_and_go_with_their_model() -> None:
         return True
 
     every.seen_by(all_have_seen)
-    await every.add("new", "org/New", Adapters(registry, runtime, "org/New", [Adapter("sql", "/a")], 1.0, "new"))
+    new = Adapters(registry, runtime, "org/New", [Adapter("sql", "/a")], 1.0, "new")
+    every.add("new", "org/New", new)
+    assert not registry.adapters, "where a controller takes over it is not the YAML that says what there is"
+    await new.begin()
     assert await every.load("new:fr", "/b", False) is None
     assert asked, "as of all others"
     assert list(registry.adapters) == ["new:sql", "new:fr"]

@@ -6,6 +6,7 @@ Its processes and the store are stand-ins: tests/frontend/test_a_frontend_elsewh
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,13 +17,14 @@ from msgspec.structs import replace
 
 from disagg.cluster.lone_frontend import Wanted, _address_towards, _Alone
 from disagg.coordinator.limits import Limits
+from disagg.errors import StartError
 from disagg.frontend.published import published, sealed
 from disagg.frontend.spec import FrontendSpec, ModelSpec
-from disagg.registry.keys import Keys
-from disagg.registry.records import SealedSpec
+from disagg.registry.keys import Keys, encode
+from disagg.registry.records import ControllerRecord, SealedSpec
 from disagg.registry.sealed import Secret
 from disagg.registry.shared import FileAt, Shared
-from disagg.registry.store import StoreLost
+from disagg.registry.store import Entry, Snapshot, StoreLost
 
 KEYS = Keys("prod", "chat")
 TEXT = "0123456789abcdef" * 4
@@ -99,6 +101,59 @@ async def test_what_cannot_be_used_changes_nothing_and_what_can_is_taken_up(
     assert [(spec.number, spec.port) for spec in processes[301].renewed] == [(301, 9)]
     assert "is not the security.secret" in caplog.text
     assert "runs disagg another" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("control", "host", "is_refused"),
+    [("127.0.0.1:7", "", False), ("127.0.0.1:7", "x", True), ("10.0.0.1:7", "x", False)],
+)
+async def test_a_deployment_that_only_its_own_host_reaches_is_refused(
+    tmp_path: Path, control: str, host: str, *, is_refused: bool
+) -> None:
+    made, _ = alone(tmp_path)
+    record = ControllerRecord(run="r", host=host or socket.gethostname(), pid=1, control=control)
+
+    async def snapshot(_prefix: str) -> Snapshot:
+        return Snapshot(1, {KEYS.controller: Entry(encode(record), 1)})
+
+    made._store = SimpleNamespace(snapshot=snapshot)  # type: ignore[assignment]
+    if not is_refused:
+        await made._refuse_unknown()
+        return
+    with pytest.raises(StartError, match="private Ray of x"):
+        await made._refuse_unknown()
+
+
+async def test_a_number_taken_while_all_start_again_is_no_more_any_processes(tmp_path: Path) -> None:
+    made, processes = alone(tmp_path, 300, 301)
+    for process in processes.values():
+        process.listens.clear()
+
+    async def claim() -> int:
+        return 302
+
+    async def watch() -> AsyncIterator[Any]:
+        said = sealed(published(replace(SPEC, port=9), 10.0, origins_said=False), Secret(TEXT, KEYS))
+        yield SimpleNamespace(changes=SimpleNamespace(spec=said))
+
+    as_before = await made._fitted(published(SPEC, 10.0, origins_said=False))
+    made._follower = SimpleNamespace(watch=watch, control="127.0.0.1:7")  # type: ignore[assignment]
+    heeding = asyncio.create_task(made._heed_changes(as_before))
+    async with asyncio.timeout(5):
+        while not processes[300].renewed:
+            await asyncio.sleep(0.01)
+    made._taken.put_nowait(301)  # while the first one starts
+    taking = asyncio.create_task(made._take_other_numbers(SimpleNamespace(claim=claim)))  # type: ignore[arg-type]
+    await asyncio.sleep(0.05)
+    for process in processes.values():
+        process.listens.set()
+    async with asyncio.timeout(5):
+        await heeding
+        while len(processes[301].renewed) < 2:
+            await asyncio.sleep(0.01)
+    taking.cancel()
+    assert (processes[301].spec.number, processes[301].spec.port) == (302, 9)
+    assert processes[300].spec.number == 300
 
 
 @pytest.mark.parametrize(

@@ -5,9 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import msgspec
+import pytest
 
 from disagg.cluster.specs import frontend_spec, model_spec
+from disagg.config.tls import TlsSection
 from disagg.frontend.spec import FrontendSpec, ModelSpec
+from disagg.frontend.tls import TlsSpec
 from disagg.load import parse_config
 from disagg.planning.plan import resolve
 from disagg.routing.cost.prior import Prior
@@ -32,6 +35,17 @@ def test_with_a_name_limits_an_end_and_a_file() -> None:
     assert (key.name, key.concurrent, key.expires_s) == ("a", 3, 1801353600.0)
     assert (spec.keys_file, spec.origins) == ("/keys.yaml", ())
     assert msgspec.json.decode(msgspec.json.encode(spec), type=FrontendSpec) == spec
+
+
+def test_files_are_found_from_any_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A detached deployment's frontends do not run in the command's."""
+    monkeypatch.chdir(tmp_path)
+    deployment = parse_config(YAML + "security: {keys_file: keys.yaml}\n")
+    frontend = deployment.frontend.model_copy(update={"tls": TlsSection(cert="a.pem", key="../a.key")})
+    deployment = deployment.model_copy(update={"frontend": frontend})
+    spec = frontend_spec(resolve(deployment, "cpu"), ())
+    assert spec.keys_file == f"{tmp_path}/keys.yaml"
+    assert spec.tls == TlsSpec(f"{tmp_path}/a.pem", f"{tmp_path}/../a.key", "")
 
 
 def test_by_default_nobody_needs_a_key_and_all_pages_may() -> None:

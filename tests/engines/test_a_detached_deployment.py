@@ -95,7 +95,9 @@ class Detached:
 
     def kill_the_controller(self) -> None:
         """Returns when another one has taken over."""
+        until(lambda: self.controller() != 0)  # its key may be away for a moment
         before = self.controller()
+        assert before, "0 would be this process's group"
         os.kill(before, signal.SIGKILL)
         until(lambda: self.controller() not in (0, before) and len(self.listed()["engines"]) > 0)
 

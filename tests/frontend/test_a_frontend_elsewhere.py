@@ -177,7 +177,7 @@ async def test_it_serves_the_same_deployment(tmp_path: Path, monkeypatch: pytest
         async with scene.elsewhere(there) as process:
             await until_there(scene, 1, 60)
             process.kill()
-            await until_there(scene, 0, LEASE_S + 1)
+            await until_there(scene, 0, LEASE_S + 12)
 
 
 async def _each_finds_requests_of_the_other(here: int, there: int) -> None:

@@ -60,6 +60,14 @@ def fitted(what: Published, said: OnHost | None = None) -> FrontendSpec:
     return on_this_host(what, said or OnHost(), SHARED, "10.0.0.9", shares_port=False)
 
 
+def test_keys_in_a_file_of_this_host_are_keys(model: Path, caplog: pytest.LogCaptureFixture) -> None:
+    bare = what(model, api_keys=())
+    fitted(bare, OnHost(host="0.0.0.0", keys_file="/keys.yaml"))
+    assert not caplog.text
+    fitted(bare, OnHost(host="0.0.0.0"))
+    assert "without keys" in caplog.text
+
+
 def test_what_is_opened_is_what_was_published_without_addresses_of_the_controller(model: Path) -> None:
     told = opened(sealed(what(model), SECRET), SECRET)
     assert told == what(model)

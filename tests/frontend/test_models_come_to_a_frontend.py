@@ -12,6 +12,7 @@ import os
 import threading
 from collections import Counter
 from collections.abc import AsyncIterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from types import MappingProxyType
@@ -49,6 +50,8 @@ from disagg.tokenizer.codec import load_codec
 SECRET = b"s" * 32
 KEY, FREE = "limited-key-0123456789", "free-key-0123456789012"
 ROUNDS, WARM_ROUNDS = 20, 4
+NONE: Mapping[str, Any] = MappingProxyType({})
+THREADS = 4
 LEAKED_OBJECTS_MAX = 500  # of all rounds together: what the page remembers of events, and less than one model has
 
 
@@ -105,14 +108,14 @@ class Scene:
 
 @asynccontextmanager
 async def scene(
-    folder: Path, *names: str, states: Mapping[str, ModelState] = MappingProxyType({}), **options: Any
+    folder: Path, *names: str, states: Mapping[str, ModelState] = NONE, specs: Mapping[str, Any] = NONE, **options: Any
 ) -> AsyncIterator[Scene]:
-    """`states`: of those that do not serve when the frontend starts."""
+    """`states`: of those that do not serve when the frontend starts. `specs`: what of them is other than of others."""
     async with AsyncExitStack() as stack:
         registry, it = MemoryRegistry(), None
         it = Scene(registry, folder, await _engine(stack))
         for name in names:
-            await it.comes(name, states.get(name, ModelState.SERVING))
+            await it.comes(name, states.get(name, ModelState.SERVING), **specs.get(name, {}))
         spec = FrontendSpec(
             registry="",
             control="127.0.0.1:9",
@@ -265,6 +268,51 @@ def _made(folder: Path) -> Path:
     return folder
 
 
+async def test_one_that_is_missing_at_the_start_does_not_hold_up_the_others(
+    folder: Path, no_readers: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(rosters, "AGAIN_S", 0.05)
+    async with scene(folder, "a", "b", specs={"b": {"path": str(tmp_path / "later")}}) as it:
+        assert it.named == ["a"]
+        assert (await it.ask("a")).status == 200
+        make_model_folder(_made(tmp_path / "later"))
+        await it.until_named("a", "b")
+    with pytest.raises(Exception, match="never"):
+        async with scene(folder, "b", specs={"b": {"path": str(tmp_path / "never")}}):
+            pass
+
+
+async def test_another_run_of_the_deployment_has_other_models_whatever_their_numbers(
+    folder: Path, no_readers: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with scene(folder, "a", "b") as it:
+        record = it.registry.models["b"]
+        other = msgspec.to_builtins(ModelSpec(path=str(folder), name="other", group="b"))
+        await it.registry.put_model(replace(record, spec=other))
+        await it.until_named("a", "other")
+        await it.until_here("a", "other")
+        assert (await it.ask("b")).status == 404
+        assert (await it.ask("other")).status == 200
+
+
+async def test_the_last_model_stays_while_another_one_is_closing(
+    folder: Path, no_readers: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with scene(folder, "a", "b") as it:
+        monkeypatch.setattr(OneModel, "is_idle", property(lambda one: one.spec.name != "a"))
+        await it.goes("a")
+        await it.until_named("b")
+        await it.goes("b")
+        await it.until_named()
+        await asyncio.sleep(0.2)
+        assert it.here == ["a", "b"]
+        monkeypatch.undo()
+        await it.until_here("b")
+        await it.comes("c")
+        await it.until_named("c")
+        await it.until_here("c")
+
+
 async def test_one_that_starts_later_has_those_that_serve_by_then(folder: Path, no_readers: None) -> None:
     states = {"b": ModelState.LEAVING, "c": ModelState.COMING}
     async with scene(folder, "b", "d", "a", "c", states=states) as it:
@@ -309,16 +357,20 @@ async def test_a_key_sees_the_models_that_it_may_name_also_those_that_come_later
         assert await listed(KEY) == ["a", "sql", "c"]
 
 
+async def _fill_the_executor() -> None:
+    """It makes its threads one by one, where none is idle."""
+    all_run = threading.Barrier(THREADS)
+    asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(THREADS))
+    await asyncio.gather(*(asyncio.to_thread(all_run.wait, 20) for _ in range(THREADS)))
+
+
 async def test_nothing_of_models_that_came_and_went_stays(
     folder: Path, no_readers: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     codec = load_codec(folder)  # read once, for the test's time
     monkeypatch.setattr(rosters, "own_tokens", lambda _spec, _model: lambda served: OwnTokenizer(codec, served))
 
-    async def left() -> dict[str, int]:
-        await asyncio.sleep(
-            0.1
-        )  # connections that their clients have closed, and the task that has closed the last model
+    def now() -> dict[str, int]:
         gc.collect()
         return {
             "tasks": len(asyncio.all_tasks()),
@@ -327,6 +379,12 @@ async def test_nothing_of_models_that_came_and_went_stays(
             "models": sum(isinstance(each, OneModel) for each in gc.get_objects()),
         }
 
+    async def left() -> dict[str, int]:
+        """Once connections that their clients have closed are gone, and the task that has closed the last model."""
+        await asyncio.sleep(0.1)
+        return now()
+
+    await _fill_the_executor()
     async with scene(folder, "a") as it:
         with it.whole.feed.viewer(None) as viewer:
             await viewer.next()
@@ -339,7 +397,9 @@ async def test_nothing_of_models_that_came_and_went_stays(
                 assert (await it.ask("b")).status == 200
                 await it.goes("b")
                 await it.until_here("a")
-            assert await left() == before
+            async with asyncio.timeout(20):
+                while await left() != before:
+                    pass
             more = Counter(type(each).__name__ for each in gc.get_objects()) - objects
             assert more.total() < LEAKED_OBJECTS_MAX, more
             assert [each.service.model_name for each in it.roster._ones] == ["a"]

@@ -22,7 +22,7 @@ from disagg.registry.memory import MemoryRegistry
 from disagg.registry.memory_store import Memory, MemoryLease, MemoryStore
 from disagg.registry.publisher import Publisher
 from disagg.registry.records import ControllerRecord, EngineRecord, FrontendRecord, ModelRecord, ModelState, State
-from disagg.registry.store import Entry, StoreLost
+from disagg.registry.store import Entry, Snapshot, StoreLost
 from disagg.roles import Role
 
 KEYS = Keys("prod", "chat", "owner/Model-7B")
@@ -45,8 +45,20 @@ class Flaky(MemoryStore):
 
     is_away = False
     writes = 0
+    snapshots_to_lose = 0
+    hold: asyncio.Event | None = None  # a write waits for it
+    is_held: asyncio.Event
+
+    async def snapshot(self, prefix: str) -> Snapshot:
+        if self.snapshots_to_lose:
+            self.snapshots_to_lose -= 1
+            raise StoreLost("test", "it is away")
+        return await super().snapshot(prefix)
 
     async def write(self, *arguments, **names) -> None:
+        if self.hold is not None:
+            self.is_held.set()
+            await self.hold.wait()
         if self.is_away:
             raise StoreLost("test", "it is away")
         self.writes += 1
@@ -196,6 +208,25 @@ async def test_two_deployments_of_one_name_do_not_mix(monkeypatch: pytest.Monkey
         assert same(registry, following)
         await store.close()  # as if it was killed: its name is free when its lease is over
         await second.begin()
+
+
+async def test_an_earlier_controller_of_ones_own_is_waited_for_however_long_it_takes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(publisher, "CLAIM_POLL_S", 0.02)
+    monkeypatch.setattr(publisher, "CLAIM_MORE_S", 0.0)
+    memory = Memory()
+    earlier, later = replace(ME, run="r1.a"), replace(ME, run="r1.b")
+    store = MemoryStore(memory)
+    await Publisher(MemoryRegistry(), store, KEYS, earlier, LEASE_S, Random(1)).begin()
+    second = Publisher(MemoryRegistry(), MemoryStore(memory), KEYS, later, 0.1, Random(2))
+    beginning = asyncio.create_task(second.begin())
+    await asyncio.sleep(0.5)
+    assert not beginning.done()
+    await store.close()
+    async with asyncio.timeout(10):
+        await beginning
+    assert not second.is_taken.is_set()
 
 
 async def test_one_whose_name_was_taken_meanwhile_knows_it() -> None:

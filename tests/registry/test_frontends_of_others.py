@@ -119,6 +119,36 @@ async def test_a_lease_that_was_lost_is_replaced_and_all_put_anew() -> None:
         assert taken == []
 
 
+async def test_a_store_that_is_lost_again_while_all_is_put_anew_has_it_later() -> None:
+    memory = Memory()
+    store = Flaky(memory)
+    async with announcing(store, Drawn(300)) as (made, taken, _):
+        await made.put_frontend(listening(300))
+        await until(lambda: b"10.0.0.9" in memory.entries[THEIRS.frontend(300)].value)
+        store.snapshots_to_lose = 1
+        lease_of(memory, THEIRS.frontend(300)).end()
+        await until(lambda: b"10.0.0.9" in getattr(memory.entries.get(THEIRS.frontend(300)), "value", b""))
+        assert (store.snapshots_to_lose, taken) == (0, [])
+        held = [lease for lease in store._leases if not lease.lost.is_set()]
+        assert held == [lease_of(memory, THEIRS.frontend(300))], "the one that came to nothing is given back"
+
+
+async def test_what_is_put_while_a_write_is_under_way_is_said_too() -> None:
+    memory = Memory()
+    store = Flaky(memory)
+    async with announcing(store, Drawn(300)) as (made, *_):
+        for is_lost in (False, True):
+            store.hold, store.is_held = asyncio.Event(), asyncio.Event()
+            await made.put_frontend(listening(300))
+            await store.is_held.wait()
+            await made.remove_frontend(300)
+            held, store.hold, store.is_away = store.hold, None, is_lost
+            held.set()
+            await asyncio.sleep(0.01)
+            store.is_away = False
+            await until(lambda: msgspec.json.decode(memory.entries[THEIRS.frontend(300)].value)["url"] == "")
+
+
 async def test_a_number_that_was_taken_meanwhile_is_left_to_the_other() -> None:
     memory = Memory()
     store = Flaky(memory)
@@ -134,6 +164,15 @@ async def test_a_number_that_was_taken_meanwhile_is_left_to_the_other() -> None:
             there = msgspec.json.decode(memory.entries[THEIRS.frontend(300)].value, type=FrontendRecord)
             assert there.run == other._run
     assert not memory.entries
+
+
+async def test_nothing_is_said_of_a_number_that_is_not_held() -> None:
+    memory = Memory()
+    async with announcing(MemoryStore(memory), Drawn(300)) as (made, *_):
+        await made.give_up(300)
+        await made.put_frontend(listening(300))
+        await asyncio.sleep(0.02)
+        assert PEER.encode() not in memory.entries[THEIRS.frontend(300)].value
 
 
 async def test_a_store_that_is_away_is_told_at_once() -> None:

@@ -29,7 +29,7 @@ from disagg.cluster.fleet import Fleet
 from disagg.cluster.models import Models
 from disagg.config.schema import Deployment
 from disagg.errors import ConfigError, DisaggError, Problem
-from disagg.planning.plan import EnginePlan, Plan
+from disagg.planning.plan import EnginePlan, Plan, resolve_parts
 from disagg.registry import orders
 from disagg.registry.interface import Watched
 from disagg.registry.orders import Answer, Asked, Progress, Revision, Stage, Status
@@ -43,8 +43,9 @@ EARLIER_MAX = 9  # changes whose progress is kept beside the last one's: who wai
 PROBLEMS_SHOWN = 5
 OVER = "the deployment stops; start another one with the change"
 LOST_CONTROLLER = (
-    "the controller ended meanwhile, and engines are as they were then; the same order goes on from there, and "
-    "`disagg rollback --to REVISION` goes back, to {now}"
+    "the controller ended meanwhile, and engines are as they were then; the same order goes on from there (but "
+    "for `disagg role`, which needs engines as they are wanted), and `disagg rollback --to REVISION` goes back, "
+    "to {now}"
 )
 NOT_READY = (
     "the deployment has not been ready yet, and only `disagg stop` is heeded; see `disagg status`, and try again"
@@ -141,6 +142,12 @@ class Changes:
     def plans(self) -> Sequence[Plan]:
         """One for each model, of what is wanted now."""
         return self._wanted.plans(self._device)
+
+    @property
+    def plans_there(self) -> Sequence[Plan]:
+        """One for each model that is wanted, or of which engines may run since a change of it was not finished."""
+        left = resolve_parts(self._unfinished, self._device) if self._unfinished is not None else ()
+        return tuple({plan.deployment.key: plan for plan in (*left, *self.plans)}.values())
 
     def status(self, show: int = 0) -> Status:
         """`show`: the revision whose configuration is wanted, too."""

@@ -41,6 +41,8 @@ from disagg.registry.store import StoreLost
 log = logging.getLogger(__name__)
 
 ANSWER_S = 5.0
+LEAVE_S = 1.0  # for a controller to hear that all is to end: a signal leaves little more (serve.py)
+SERVES_MORE_S = 120.0  # beyond deadlines.start_s: an actor's start, and an earlier controller's lease
 END_S = 120.0  # beyond deadlines.stop_s
 POLL_S = 0.2
 SEEN_S = 0.5  # for what the registry tells last
@@ -57,8 +59,9 @@ def refuse_to_detach(deployment: Deployment) -> None:
 
 
 async def serve_detached(deployment: Deployment, *, is_quiet: bool = False) -> None:
-    """Returns once it serves. A signal before that ends what has begun, and this process (128 + N). Raises ConfigError,
-    and StartError, once nothing of it is left."""
+    """Returns once it serves. A signal before that ends what has begun, and this process (128 + N): what is left then,
+    `disagg stop CONFIG` ends. Raises ConfigError, and StartError, once nothing of it is left. A deployment that was
+    there without a controller is left as it is."""
     refuse_to_detach(deployment)
     course = Course()
     with stopping.in_order(course.ask_to_stop):
@@ -85,23 +88,30 @@ async def stop_detached(deployment: Deployment) -> None:
                 f"no deployment {deployment.name} of namespace {deployment.namespace} is detached on this Ray cluster"
             )
             raise StartError("stop", what, "see `disagg list`")
-        if controller is not None and await _is_stopping(controller):
+        if controller is not None and await _is_stopping(controller, ANSWER_S):
             until_s = time.monotonic() + deployment.deadlines.stop_s + END_S
             # Polled: it ends in another process.
             while actor_of(names.controller) is not None and time.monotonic() < until_s:  # noqa: ASYNC110
                 await asyncio.sleep(POLL_S)
         kill(names.controller)
         if begun is not None:
-            await end_all(names, notes, begun.run)
+            await end_all(names, notes, begun.run, begun.deployment.deadlines.stop_s)
 
 
-async def _is_stopping(controller: Any) -> bool:
+async def _is_stopping(controller: Any, limit_s: float) -> bool:
     try:
-        async with asyncio.timeout(ANSWER_S):
+        async with asyncio.timeout(limit_s):
             await controller.stop.remote()
             return True
     except (RayError, TimeoutError):
         return False
+
+
+async def _take_back(controller: Any, names: Names, notes: RayNotes, begun: Begun) -> None:
+    """By the controller, where that answers."""
+    if not await _is_stopping(controller, LEAVE_S):
+        kill(names.controller)
+        await end_all(names, notes, begun.run, begun.deployment.deadlines.stop_s)
 
 
 async def _serve(deployment: Deployment, course: Course, *, is_quiet: bool) -> None:
@@ -112,6 +122,7 @@ async def _serve(deployment: Deployment, course: Course, *, is_quiet: bool) -> N
         names, notes = Names(deployment.name), RayNotes(deployment.namespace, deployment.name)
         _refuse_a_second(deployment, names)
         begun: Begun | None = (await notes.read()).get(BEGUN)
+        is_first = begun is None
         if begun is None:
             begun = await _begin(deployment, plans, is_quiet=is_quiet)
             _refuse_a_second(deployment, names)
@@ -121,12 +132,20 @@ async def _serve(deployment: Deployment, course: Course, *, is_quiet: bool) -> N
             log.info("%s; `disagg apply` changes it", what)
         actor = _start(begun, names)
         progress = asyncio.create_task(_report(begun.shared, began_s))
+        limit_s = begun.deployment.deadlines.start_s + SERVES_MORE_S
         try:
-            where = await actor.serving.remote()
+            async with asyncio.timeout(limit_s):
+                where = await actor.serving.remote()
             await asyncio.sleep(SEEN_S)
         except asyncio.CancelledError:
-            actor.stop.remote()
+            if is_first:
+                await _take_back(actor, names, notes, begun)
             raise
+        except TimeoutError:
+            if is_first:
+                await _take_back(actor, names, notes, begun)
+            what = f"it does not serve within {limit_s:g} s, or ends again and again"
+            raise StartError("controller", what, "see its log; `disagg stop CONFIG` ends what is left") from None
         except RayError as error:
             if isinstance(cause := getattr(error, "cause", None), StartError | ConfigError):
                 raise cause from None

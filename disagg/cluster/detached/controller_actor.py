@@ -173,7 +173,7 @@ class ControllerActor:
         log.info("the deployment ends")
         await frontends.stop()  # engines serve on until their requests have ended
         await controller.stop()
-        await end_all(self._names, self._notes, self._begun.run)
+        await end_all(self._names, self._notes, self._begun.run, self._begun.deployment.deadlines.stop_s)
 
 
 def _log_to_file(run: str) -> None:

@@ -17,20 +17,22 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from disagg.cluster import janitor
 from disagg.cluster.detached.names import AGENT, ENGINE, FRONTENDS, Names, actor_of, kill
 from disagg.cluster.detached.ray_notes import RayNotes
+from disagg.cluster.frontend_process import STOP_MORE_S
 from disagg.folders import run_folder
 
 log = logging.getLogger(__name__)
 
 SWEEP_S = 40.0
-FRONTENDS_S = 60.0
+ANSWER_S = 10.0  # beyond what frontends may take
 
 
-async def end_all(names: Names, notes: RayNotes, run: str) -> None:
-    """All but its controller, and its keys in the registry, which are under that one's lease."""
+async def end_all(names: Names, notes: RayNotes, run: str, stop_s: float) -> None:
+    """All but its controller, and its keys in the registry, which are under that one's lease. `stop_s`: what answers
+    that run may take."""
     for name in names.actors(FRONTENDS):
         keeper = actor_of(name)
         try:
-            async with asyncio.timeout(FRONTENDS_S):
+            async with asyncio.timeout(stop_s + STOP_MORE_S + ANSWER_S):
                 await keeper.stop.remote()
         except (RayError, TimeoutError, AttributeError) as error:
             log.warning("frontends did not end in order: %s", error)

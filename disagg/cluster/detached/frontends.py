@@ -55,14 +55,17 @@ class FrontendKeeper:
         self._keeping = asyncio.get_running_loop().create_task(self._keep())
 
     async def frontends(self, revision: int) -> tuple[int, tuple[FrontendRecord, ...]]:
-        """Those that listen, once that is other than it was at `revision`; -1: now. Raises StartError."""
+        """Those that listen, once that is other than it was at `revision`, or `stop` has come; -1: now. Raises
+        StartError."""
         watch = self._registry.watch()
         while self._registry.revision == revision:
             changed = asyncio.ensure_future(anext(watch))
             await asyncio.wait([changed, self._keeping], return_when=asyncio.FIRST_COMPLETED)
             changed.cancel()
-            if self._keeping.done() and not self._keeping.cancelled():
-                self._keeping.result()
+            if self._keeping.done():
+                if not self._keeping.cancelled():
+                    self._keeping.result()
+                break
         return self._registry.revision, tuple(self._registry.frontends.values())
 
     async def stop(self) -> None:
