@@ -116,13 +116,17 @@ def serve(
     short = {"model.path": model, "frontend.host": host, "frontend.port": port}
     short |= {"security.insecure": True} if insecure else {}
     sets = [*(sets or ()), *(f"{path}={json.dumps(value)}" for path, value in short.items() if value is not None)]
-    if dry_run:
-        show(config, look_at(config, sets))
-        return
     from disagg.config.find import find_config
     from disagg.load import load_config, secret_variables
 
     file = find_config(config)
+    if dry_run:
+        if detach:
+            from disagg.cluster.detached.command import refuse_to_detach
+
+            refuse_to_detach(load_config(file, sets))
+        show(config, look_at(config, sets))
+        return
     deployment = load_config(file, sets)
     secret = (observe.KEY_VARIABLE, OPERATORS_SECRET, *secret_variables(file, sets))
     for name in secret:  # Ray and engines would inherit them

@@ -15,12 +15,14 @@ from pathlib import Path
 
 from disagg.config.find import find_config
 from disagg.config.schema import Deployment
+from disagg.config.secrets import spelt
 from disagg.deploy.nodes import NodeGroup, pack, unfit
 from disagg.errors import ConfigError, Problem
 from disagg.load import load_config, shipped_text
 from disagg.planning.plan import Plan, device_of, resolve_parts, together
 
 STOP_MARGIN_S = 50  # engines are made to stop, their Ray workers end, the registry and Ray hear of it
+KEYS_FILE = ", and name a file with them on the node of `disagg serve`: security.keys_file"
 GPUS_PER_NODE = 8  # of a cuda deployment, unless said
 DNS_LABEL = r"[a-z]([-a-z0-9]*[a-z0-9])?"
 
@@ -82,11 +84,10 @@ def read_source(
             plans = resolve_parts(deployment, device_of(deployment, gpus))
             plan = together(plans, deployment)
             found += [problem for each in plans for problem in unfit(each, gpus, cpus_per_node)]
-            for keys in ("api_keys", "admin_keys", "secret"):
-                if getattr(deployment.security, keys):
-                    what = "could be read by whoever reads what is rendered"
-                    would_do = "leave them out here: put them in front of the frontend's Service, or serve by hand"
-                    found.append(Problem(f"security.{keys}", what, would_do))
+            for secret in spelt(deployment):
+                what, is_of_keys = "could be read by whoever reads what is rendered", secret[-1].endswith("_keys")
+                would_do = f"leave it out here{KEYS_FILE if is_of_keys else ', or serve by hand'}"
+                found.append(Problem(".".join(secret), what, would_do))
             if deployment.frontend.tls is not None:
                 what = "names files that are not where this is rendered for"
                 would_do = "leave it out here, and put TLS in front of the frontend: an Ingress, a proxy"

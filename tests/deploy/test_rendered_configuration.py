@@ -93,9 +93,12 @@ def test_there_is_time_to_drain_and_to_stop_before_it_is_killed(drain_s: float, 
         ("security.api_keys", "[a-secret-key-0123456789]"),
         ("security.admin_keys", "[a-secret-key-0123456789]"),
         ("security.secret", "a-secret-key-0123456789" * 2),
+        ("telemetry.traces", "{endpoint: 'http://collector:4318', headers: {x-key: a-secret-key-0123456789}}"),
+        ("registry", "{kind: etcd, endpoints: [etcd:2379], user: disagg, password: a-secret-key-0123456789}"),
     ],
 )
 def test_keys_are_not_rendered_where_others_read_them(name: str, value: str) -> None:
     found = refused("slurm", "two-gpus", "--set", f"{name}={value}")
-    assert set(found) == {name}
-    assert "a-secret-key" not in found[name]
+    ((path, message),) = found.items()
+    assert path.startswith(name)
+    assert "a-secret-key" not in message

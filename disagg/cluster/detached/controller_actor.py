@@ -166,8 +166,11 @@ class ControllerActor:
         self._is_to_stop.set()
 
     async def _displaced(self, controller: Controller) -> None:
+        """Of this deployment's next controller this one was believed to be dead, and is to be. Else Ray starts another
+        one, which finds a stranger there."""
         await controller.is_taken.wait()
-        raise Displaced("another controller has taken the deployment's name")
+        log.error("another controller has taken the deployment's name; this one ends, and touches nothing")
+        os._exit(1)
 
     async def _end(self, controller: Controller, frontends: FrontendsAfar) -> None:
         log.info("the deployment ends")
