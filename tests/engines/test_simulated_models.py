@@ -91,7 +91,8 @@ def test_metrics_of_both_frontends_tell_the_model(two: Deployment) -> None:
     text = httpx.get(f"{two.url}/metrics", timeout=30, trust_env=False).text
     assert 'disagg_engines_ready{model="org/chat"} 3.0' in text
     assert 'disagg_engines_ready{model="tiny"} 1.0' in text
-    assert 'disagg_requests_total{model="tiny",phase="finished"}' in text
+    for number in (0, 1):
+        assert f'disagg_requests_total{{frontend="{number}",model="tiny",phase="finished"}}' in text
     assert "\ndisagg_tasks " in text
 
 

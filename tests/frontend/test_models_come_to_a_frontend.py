@@ -376,7 +376,7 @@ async def test_nothing_of_models_that_came_and_went_stays(
             "tasks": len(asyncio.all_tasks()),
             "threads": threading.active_count(),
             "files": len(os.listdir("/proc/self/fd")),
-            "models": sum(isinstance(each, OneModel) for each in gc.get_objects()),
+            "models": sum(type(each) is OneModel for each in gc.get_objects()),
         }
 
     async def left() -> dict[str, int]:

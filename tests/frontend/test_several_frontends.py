@@ -173,7 +173,7 @@ async def _a_conversation_goes_on(two: Two) -> None:
 
 async def _a_running_one_is_seen_and_cancelled(two: Two) -> None:
     async with httpx.AsyncClient(base_url=two.url, trust_env=False, timeout=30) as client:
-        body = {"model": "m", "prompt": [7] * 20, "max_tokens": 4000, "stream": True}
+        body = {"model": "m", "prompt": [7] * 20, "max_tokens": 4000, "stream": True, "ignore_eos": True}
         async with client.stream("POST", "/v1/completions", json=body) as stream:
             request_id = stream.headers["x-request-id"]
             for _ in range(8):
@@ -192,7 +192,7 @@ async def _any_page_shows_requests_of_both(two: Two) -> None:
     async with AsyncExitStack() as stack:
         client = await stack.enter_async_context(httpx.AsyncClient(base_url=two.url, trust_env=False, timeout=30))
         running: dict[str, str] = {}
-        body = {"model": "m", "prompt": [7] * 20, "max_tokens": 4000, "stream": True}
+        body = {"model": "m", "prompt": [7] * 20, "max_tokens": 4000, "stream": True, "ignore_eos": True}
         while running.keys() != BOTH:
             stream = await stack.enter_async_context(client.stream("POST", "/v1/completions", json=body))
             request_id = stream.headers["x-request-id"]
