@@ -26,9 +26,8 @@ def test_no_request_of_any_model_fails_while_one_comes_and_goes() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", range(1))
-def test_a_hundred_rounds_with_several_models(seed: int) -> None:
-    found = run_changes(seed, 100, ModelsCampaign)
+def test_forty_rounds_with_several_models() -> None:
+    found = run_changes(0, 40, ModelsCampaign)
     assert not found.violation, found
 
 
