@@ -128,8 +128,8 @@ def serve(
         show(config, look_at(config, sets))
         return
     deployment = load_config(file, sets)
-    secret = (observe.KEY_VARIABLE, OPERATORS_SECRET, *secret_variables(file, sets))
-    for name in secret:  # Ray and engines would inherit them
+    # Ray and engines would inherit them.
+    for name in (observe.KEY_VARIABLE, OPERATORS_SECRET, *secret_variables(file, sets)):
         os.environ.pop(name, None)
     import uvloop
 

@@ -16,7 +16,6 @@ import secrets
 import socket
 import time
 from collections.abc import AsyncIterator, Sequence
-from typing import TypeVar
 
 import ray
 from msgspec.structs import replace
@@ -40,7 +39,6 @@ from disagg.registry.table import View
 
 log = logging.getLogger(__name__)
 
-T = TypeVar("T")
 END_S = 2.3  # what a stop may take while nobody waits for an answer: `ray job stop` kills 3 s after its signal
 
 

@@ -103,35 +103,31 @@ async def serve(spec: FrontendSpec) -> None:
     gc.set_threshold(YOUNG_OBJECTS)
     sys.stdout.buffer.write(f"{LISTENING}{peer}\n".encode())
     sys.stdout.flush()
-    following: asyncio.Task[None] | None = None
+    following: list[asyncio.Task[None]] = []
     if roster is not None and whole is not None:
         roster.join(frontend, whole)
-        following = asyncio.create_task(roster.follow(over.set), name="follow the models")
-        following.add_done_callback(lambda _: over.set())
+        following.append(asyncio.create_task(roster.follow(over.set), name="follow the models"))
+    if key_file is not None:
+        following.append(asyncio.create_task(key_file.follow(), name="follow the file of keys"))
+    for task in following:
+        task.add_done_callback(lambda _: over.set())
     for one in only:
         one.follow(registry, over.set)
-    looking = asyncio.create_task(key_file.follow(), name="follow the file of keys") if key_file is not None else None
-    if looking is not None:
-        looking.add_done_callback(lambda _: over.set())
     await over.wait()
-    if looking is not None:
-        looking.cancel()
     await frontend.stop(spec.stop_s)
     await peer_server.close()
     if ours.tracer is not None:
         await asyncio.to_thread(ours.tracer.stop)
-    if roster is not None and following is not None:
-        following.cancel()
-        await asyncio.wait([following])
+    for task in following:
+        task.cancel()
+    ended = await asyncio.gather(*following, return_exceptions=True)
+    if roster is not None:
         await roster.close()
-        if not following.cancelled():
-            following.result()
     for one in only:
         await one.close()
-    if looking is not None:
-        await asyncio.wait([looking])
-        if not looking.cancelled():
-            looking.result()
+    for error in ended:
+        if isinstance(error, Exception):
+            raise error
 
 
 def _registry(spec: FrontendSpec, secret: bytes) -> Follower:

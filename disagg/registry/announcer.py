@@ -87,7 +87,7 @@ class Announcer:
                     self._lost(lease)
                     continue
                 pauses = pauses_s(self._random)
-                await self._changed_or_lost(lease)
+                await lease.held_until(self._changed.wait())
             except StoreLost as error:
                 log.warning("%s; serving goes on, and it is told later", error)
                 await asyncio.sleep(next(pauses))
@@ -135,14 +135,6 @@ class Announcer:
             if entry is not None and msgspec.json.decode(entry.value, type=FrontendRecord).run != self._run:
                 await self.give_up(number)
                 self._on_taken(number)
-
-    async def _changed_or_lost(self, lease: Lease) -> None:
-        waiting = [asyncio.ensure_future(event.wait()) for event in (lease.lost, self._changed)]
-        try:
-            await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for each in waiting:
-                each.cancel()
 
     def _put(self, record: FrontendRecord) -> None:
         self._records[record.number] = record

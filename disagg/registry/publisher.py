@@ -24,7 +24,6 @@ from disagg.registry.interface import Watched
 from disagg.registry.keys import Keys, decode_controller, encode
 from disagg.registry.records import ControllerRecord
 from disagg.registry.store import ABSENT, Conflict, Lease, LeaseLost, Snapshot, Store, StoreLost, pauses_s
-from disagg.registry.table import Watch
 
 log = logging.getLogger(__name__)
 
@@ -140,7 +139,7 @@ class Publisher:
         pending: dict[str, bytes | None] = {**old, **all_keys, self._keys.controller: encode(whole)}
         while await self._write(pending, lease):
             self._note(view.changes.revision)
-            if not await _changes_or_lost(watch, lease):
+            if not await lease.held_until(watch.changed()):
                 return
             view = await anext(watch)
             pending = self._keys.spelt(view.changes)
@@ -188,14 +187,3 @@ def _version_of(there: Snapshot, key: str, me: ControllerRecord) -> int:
 def _deployment_of(run: str) -> str:
     """Controllers of a detached deployment that follow each other have runs RUN.TOKEN."""
     return run.partition(".")[0]
-
-
-async def _changes_or_lost(watch: Watch, lease: Lease) -> bool:
-    """False: the lease is lost."""
-    losing, changing = asyncio.ensure_future(lease.lost.wait()), asyncio.ensure_future(watch.changed())
-    try:
-        await asyncio.wait([losing, changing], return_when=asyncio.FIRST_COMPLETED)
-        return not lease.lost.is_set()
-    finally:
-        losing.cancel()
-        changing.cancel()

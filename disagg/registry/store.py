@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import asyncio
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Iterator, Mapping
 from random import Random
 from typing import NamedTuple
 
@@ -65,6 +65,16 @@ class Lease(ABC):
     def __init__(self, ttl_s: float) -> None:
         self.ttl_s = ttl_s
         self.lost = asyncio.Event()
+
+    async def held_until(self, happens: Awaitable[object]) -> bool:
+        """Returns once that has happened, or the lease is lost: then False."""
+        waiting = asyncio.ensure_future(self.lost.wait()), asyncio.ensure_future(happens)
+        try:
+            await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+            return not self.lost.is_set()
+        finally:
+            for each in waiting:
+                each.cancel()
 
     @abstractmethod
     async def revoke(self) -> None:

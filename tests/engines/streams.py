@@ -7,7 +7,8 @@ import json
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import httpx
@@ -104,3 +105,25 @@ def wait_until(what: Callable[[], Any], limit_s: float, why: Callable[[], Any] =
         assert time.monotonic() - began < limit_s, f"not within {limit_s} s: {why()}"
         time.sleep(0.05)
     return time.monotonic() - began
+
+
+@contextmanager
+def all_the_time(some: Callable[[int], list[Stream]]) -> Iterator[list[Stream]]:
+    """Streams that `some` begins, of how many there were before; once they have ended, the next ones."""
+    streams: list[Stream] = []
+    ends = threading.Event()
+
+    def run() -> None:
+        while not ends.is_set():
+            begun = some(len(streams))
+            streams.extend(begun)
+            for stream in begun:
+                stream.join(180)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    try:
+        yield streams
+    finally:
+        ends.set()
+        thread.join(200)

@@ -5,13 +5,11 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 
 import pytest
 from deployment import Deployment, Traces, assert_nothing_left, serving
-from streams import Stream
+from streams import Stream, all_the_time
 
 pytestmark = [pytest.mark.alone, pytest.mark.timeout(1800)]
 
@@ -39,28 +37,11 @@ def apply(deployment: Deployment, *sets: str) -> tuple[str, ...]:
     return ("apply", CONFIG, *said)
 
 
-@contextmanager
-def load(deployment: Deployment) -> Iterator[list[Stream]]:
+def load(deployment: Deployment) -> AbstractContextManager[list[Stream]]:
     """Two streams at a time, one pair of them after the other."""
-    streams: list[Stream] = []
-    ends = threading.Event()
-
-    def run() -> None:
-        while not ends.is_set():
-            pair = [
-                Stream(deployment, [*range(1000 + 7 * len(streams), 1040 + 7 * len(streams))], TOKENS) for _ in "ab"
-            ]
-            streams.extend(pair)
-            for stream in pair:
-                stream.join(180)
-
-    thread = threading.Thread(target=run, daemon=True)
-    thread.start()
-    try:
-        yield streams
-    finally:
-        ends.set()
-        thread.join(200)
+    return all_the_time(
+        lambda before: [Stream(deployment, [*range(1000 + 7 * before, 1040 + 7 * before)], TOKENS) for _ in "ab"]
+    )
 
 
 def test_everything_operators_order_under_load() -> None:

@@ -7,15 +7,13 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import httpx
 import pytest
 from deployment import Deployment, serving
-from streams import Stream
+from streams import Stream, all_the_time
 
 from disagg.models.tiny import make_tiny
 
@@ -72,32 +70,12 @@ def apply(deployment: Deployment, *sets: str) -> subprocess.CompletedProcess[str
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=CHANGE_S, check=False)
 
 
-@contextmanager
-def streams_of_chat(deployment: Deployment) -> Iterator[list[Stream]]:
-    """One after the other, all the time."""
-    streams: list[Stream] = []
-    ends = threading.Event()
-
-    def run() -> None:
-        while not ends.is_set():
-            streams.append(Stream(deployment, PROMPT, 4 * NEW_TOKENS, model="chat"))
-            streams[-1].join(180)
-
-    thread = threading.Thread(target=run, daemon=True)
-    thread.start()
-    try:
-        yield streams
-    finally:
-        ends.set()
-        thread.join(200)
-
-
 @pytest.mark.timeout(1800)
 def test_a_third_comes_and_goes_and_one_that_does_not_start_is_taken_back_under_streams(two: Deployment) -> None:
     def names() -> list[str]:
         return [model["id"] for model in two.get("/v1/models")["data"]]
 
-    with streams_of_chat(two) as streams:
+    with all_the_time(lambda _: [Stream(two, PROMPT, 4 * NEW_TOKENS, model="chat")]) as streams:
         bad = apply(two, *THIRD, NO_MODEL)
         assert bad.returncode == 1, bad.stdout
         assert "rolled back" in bad.stderr

@@ -21,7 +21,7 @@ from typing import Any
 import httpx
 import pytest
 from msgspec.structs import replace
-from test_several_frontends import engine_record
+from one_engine import engine_record
 
 from disagg.cluster import lone_frontend
 from disagg.cluster.frontend_process import Frontends

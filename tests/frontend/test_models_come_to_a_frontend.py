@@ -22,6 +22,7 @@ import msgspec
 import psutil
 import pytest
 from msgspec.structs import replace
+from one_engine import engine_record
 from scripted import Answer, exchange, http_request, make_model_folder
 
 from disagg.adapters import Adapter
@@ -37,14 +38,10 @@ from disagg.frontend.own_tokenizer import OwnTokenizer
 from disagg.frontend.roster import Roster
 from disagg.frontend.spec import FrontendSpec, ModelSpec
 from disagg.frontend.whole import AllModels
-from disagg.plane.server import PlaneServer
 from disagg.process.body_readers import BodyReaders
 from disagg.registry.control import ControlClient
 from disagg.registry.memory import MemoryRegistry
-from disagg.registry.records import EngineRecord, ModelRecord, ModelState, State
-from disagg.roles import Role
-from disagg.simulated_engine.engine import SimulatedEngine
-from disagg.simulated_engine.model import Model
+from disagg.registry.records import EngineRecord, ModelRecord, ModelState
 from disagg.tokenizer.codec import load_codec
 
 SECRET = b"s" * 32
@@ -113,7 +110,7 @@ async def scene(
     """`states`: of those that do not serve when the frontend starts. `specs`: what of them is other than of others."""
     async with AsyncExitStack() as stack:
         registry, it = MemoryRegistry(), None
-        it = Scene(registry, folder, await _engine(stack))
+        it = Scene(registry, folder, await engine_record(stack, SECRET, speed=100))
         for name in names:
             await it.comes(name, states.get(name, ModelState.SERVING), **specs.get(name, {}))
         spec = FrontendSpec(
@@ -145,19 +142,6 @@ async def scene(
             following.cancel()
             await asyncio.wait([following])
             await it.roster.close()
-
-
-async def _engine(stack: AsyncExitStack) -> EngineRecord:
-    engine = SimulatedEngine(Model(role=Role.AGGREGATED, speed=100), life="x#1")
-    facts = engine.start()
-    server = PlaneServer(engine, facts, 1, SECRET)
-    plane = f"127.0.0.1:{await server.start('127.0.0.1')}"
-    stack.callback(engine.stop)
-    stack.callback(server.close)
-    await engine.open()
-    sizes = {name: getattr(facts, name) for name in ("ranks", "kv_tokens", "requests_max", "request_tokens_max")}
-    of_all = {"role": Role.AGGREGATED, "state": State.READY, "incarnation": 1, "plane": plane, **sizes}
-    return EngineRecord(id="", page_size=facts.page_size, context_length=facts.context_length, **of_all)
 
 
 @pytest.fixture(scope="module")

@@ -16,6 +16,7 @@ from typing import Any
 
 import httpx
 import pytest
+from one_engine import engine_record
 
 from disagg.cluster.frontend_process import Frontends
 from disagg.cluster.ports import free_port
@@ -23,14 +24,9 @@ from disagg.coordinator.limits import Limits
 from disagg.frontend.spec import FrontendSpec, ModelSpec
 from disagg.host_spec import SECRET_VARIABLE
 from disagg.models.catalogue import model_folder
-from disagg.plane.server import PlaneServer
 from disagg.registry.control import ControlServer
 from disagg.registry.memory import MemoryRegistry
-from disagg.registry.records import EngineRecord, State
 from disagg.registry.served import RegistryServer
-from disagg.roles import Role
-from disagg.simulated_engine.engine import SimulatedEngine
-from disagg.simulated_engine.model import Model
 
 SECRET = b"s" * 32
 BOTH = {"0000", "0001"}  # what ids of their requests begin with
@@ -96,29 +92,6 @@ async def two_frontends() -> AsyncIterator[Two]:
             while not all([(await two.ask("GET", "/ready")).status_code == 200 for _ in range(8)]):
                 await asyncio.sleep(0.05)
         yield two
-
-
-async def engine_record(stack: AsyncExitStack, secret: bytes) -> EngineRecord:
-    engine = SimulatedEngine(Model(role=Role.AGGREGATED, speed=1), life="aggregated-0#1")
-    facts = engine.start()
-    server = PlaneServer(engine, facts, 1, secret)
-    plane = f"127.0.0.1:{await server.start('127.0.0.1')}"
-    stack.callback(engine.stop)
-    stack.callback(server.close)
-    await engine.open()
-    return EngineRecord(
-        id="aggregated-0",
-        role=Role.AGGREGATED,
-        state=State.READY,
-        incarnation=1,
-        plane=plane,
-        ranks=facts.ranks,
-        kv_tokens=facts.kv_tokens,
-        requests_max=facts.requests_max,
-        request_tokens_max=facts.request_tokens_max,
-        page_size=facts.page_size,
-        context_length=facts.context_length,
-    )
 
 
 async def test_any_of_them_answers_for_all() -> None:

@@ -84,10 +84,8 @@ async def stop_detached(deployment: Deployment) -> None:
         begun: Begun | None = (await notes.read()).get(BEGUN)
         controller = actor_of(names.controller)
         if begun is None and controller is None:
-            what = (
-                f"no deployment {deployment.name} of namespace {deployment.namespace} is detached on this Ray cluster"
-            )
-            raise StartError("stop", what, "see `disagg list`")
+            name = f"{deployment.name} of namespace {deployment.namespace}"
+            raise StartError("stop", f"no deployment {name} is detached on this Ray cluster", "see `disagg list`")
         if controller is not None and await _is_stopping(controller, ANSWER_S):
             until_s = time.monotonic() + deployment.deadlines.stop_s + END_S
             # Polled: it ends in another process.
@@ -137,13 +135,11 @@ async def _serve(deployment: Deployment, course: Course, *, is_quiet: bool) -> N
             async with asyncio.timeout(limit_s):
                 where = await actor.serving.remote()
             await asyncio.sleep(SEEN_S)
-        except asyncio.CancelledError:
+        except (asyncio.CancelledError, TimeoutError) as error:
             if is_first:
                 await _take_back(actor, names, notes, begun)
-            raise
-        except TimeoutError:
-            if is_first:
-                await _take_back(actor, names, notes, begun)
+            if isinstance(error, asyncio.CancelledError):
+                raise
             what = f"it does not serve within {limit_s:g} s, or ends again and again"
             raise StartError("controller", what, "see its log; `disagg stop CONFIG` ends what is left") from None
         except RayError as error:
