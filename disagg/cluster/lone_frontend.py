@@ -20,7 +20,8 @@ from random import Random
 
 import msgspec
 
-from disagg import stopping, surroundings
+from disagg import surroundings
+from disagg.cluster.course import Course
 from disagg.cluster.frontend_process import START_S, FrontendProcess
 from disagg.cluster.ports import hold
 from disagg.config.addresses import is_loopback_host
@@ -41,7 +42,6 @@ from disagg.registry.store import Store, StoreLost, pauses_s
 log = logging.getLogger(__name__)
 
 PUBLISHED_S = 5.0  # after its keys are there
-END_S = 2.5
 HERE = "127.0.0.1"
 
 
@@ -58,30 +58,15 @@ async def serve_alone(wanted: Wanted) -> None:
     """Until a signal: running answers end then, within the deployment's deadlines.stop_s. Before it serves, a signal
     ends the process. Raises StartError, StoreLost."""
     surroundings.refuse(os.environ)
-    loop, running = asyncio.get_running_loop(), asyncio.current_task()
-    assert running is not None
-    alone, came = _Alone(wanted), [0]
-
-    def ask_to_stop(number: int) -> None:
-        came[0] = number
-        if not alone.serves:
-            stopping.leave_within(END_S, 128 + number)
-        loop.call_soon_threadsafe(running.cancel)
-
-    with stopping.in_order(ask_to_stop):
-        try:
-            await alone.run()
-        except asyncio.CancelledError:
-            if not came[0]:
-                raise
-        if not alone.serves:
-            stopping.leave(128 + came[0])
-        log.info("stopped")
+    course = Course()
+    with course.heeding():
+        await _Alone(wanted, course).run()
+    log.info("stopped")
 
 
 class _Alone:
-    def __init__(self, wanted: Wanted) -> None:
-        self._wanted, self.serves = wanted, False
+    def __init__(self, wanted: Wanted, course: Course) -> None:
+        self._wanted, self._course = wanted, course
         self._store: Store = open_store(wanted.shared.at)
         self._follower = Follower(self._store, wanted.shared.keys)
         self._processes: dict[int, FrontendProcess] = {}  # by number
@@ -100,7 +85,7 @@ class _Alone:
             announcer = Announcer(self._store, keys, published.lease_s, self._taken.put_nowait, Random())
             with _held(spec):
                 await self._start(spec, announcer)
-                self.serves = True
+                self._course.has_come_to_serve()
                 self._tell(spec)
                 await self._keep(spec, announcer)
         finally:

@@ -23,6 +23,7 @@ from msgspec.structs import replace
 from disagg import stopping, surroundings
 from disagg.cluster import janitor, ray_cluster
 from disagg.cluster.controller import Controller
+from disagg.cluster.course import Course
 from disagg.cluster.first_steps import first_steps
 from disagg.cluster.frontend_process import Frontends
 from disagg.cluster.ports import hold
@@ -39,52 +40,15 @@ from disagg.registry.table import View
 
 log = logging.getLogger(__name__)
 
-END_S = 2.3  # what a stop may take while nobody waits for an answer: `ray job stop` kills 3 s after its signal
-
 
 async def serve(deployment: Deployment, *, is_quiet: bool = False) -> None:
     """Runs until a signal asks it to stop, and returns once nothing is left. Before it serves, such a signal ends the
     process (128 + N), when all is given back or END_S is over; what is left then is the janitor's. `is_quiet`: it says
     neither what to try first nor what goes on."""
     course = Course()
-    with stopping.in_order(course.ask_to_stop):
-        course.running = asyncio.current_task()
-        try:
-            with frontend_port(deployment.frontend.host, deployment.frontend.port):
-                await _run(deployment, course, is_quiet=is_quiet)
-        except asyncio.CancelledError:
-            if not course.signal:
-                raise
-        if course.signal and not course.serves:
-            stopping.leave(128 + course.signal)  # not before: a thread may still be in a call that has no end
-        log.info("stopped")
-
-
-class Course:
-    """How far a deployment has come, which decides what a signal means."""
-
-    def __init__(self) -> None:
-        self.running: asyncio.Task[None] | None = None
-        self.serves = False
-        self.signal = 0
-        self._loop = asyncio.get_running_loop()
-
-    def ask_to_stop(self, number: int) -> None:
-        """In the main thread, while the loop may be busy."""
-        self.signal = number
-        if not self.serves:
-            stopping.leave_within(END_S, 128 + number)
-        self._loop.call_soon_threadsafe(self._stop)
-
-    def _stop(self) -> None:
-        log.info("stopping")
-        assert self.running is not None
-        self.running.cancel()
-
-    def has_no_request(self) -> None:
-        """Called when nobody waits for an answer any more: the rest of the stop may take END_S."""
-        if self.signal and self.serves:
-            stopping.leave_within(END_S, 0)
+    with course.heeding(), frontend_port(deployment.frontend.host, deployment.frontend.port):
+        await _run(deployment, course, is_quiet=is_quiet)
+    log.info("stopped")
 
 
 async def _run(deployment: Deployment, course: Course, *, is_quiet: bool) -> None:
@@ -110,7 +74,7 @@ async def _run(deployment: Deployment, course: Course, *, is_quiet: bool) -> Non
             if controller.is_to_stop.is_set():
                 log.info("stopping before it is ready, as an operator has ordered")
                 return
-            course.serves = not course.signal
+            course.has_come_to_serve()
             took_s = time.monotonic() - began_s
             names, url = ", ".join(plan.model.name for plan in plans), deployment.frontend.base_url
             log.info("serving %s on %s after %.1f s", names, url, took_s)

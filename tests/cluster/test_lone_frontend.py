@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
+from disagg.cluster.course import Course
 from disagg.cluster.lone_frontend import Wanted, _address_towards, _Alone
 from disagg.coordinator.limits import Limits
 from disagg.errors import StartError
@@ -53,7 +54,7 @@ class Process:
 
 
 def alone(folder: Path, *numbers: int) -> tuple[_Alone, dict[int, Process]]:
-    made = _Alone(Wanted(Shared(FileAt(str(folder)), KEYS), Secret(TEXT, KEYS)))
+    made = _Alone(Wanted(Shared(FileAt(str(folder)), KEYS), Secret(TEXT, KEYS)), Course())
     processes = {number: Process(number) for number in numbers}
     made._processes = dict(processes)  # type: ignore[arg-type]
     return made, processes

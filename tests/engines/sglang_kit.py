@@ -15,6 +15,8 @@ from typing import Any
 
 import openai
 
+REQUEST_S = 450.0  # for cores that do other things, too: the kits' own limit is one for GPUs
+
 
 def of_kit(module: str) -> Any:
     """The module of a kit. In this process there is no whole SGLang from then on."""
@@ -30,7 +32,10 @@ def of_kit(module: str) -> Any:
 def main() -> int:
     path, url, model = sys.argv[1:]
     module, _, name = path.partition(".")
-    mixin = getattr(of_kit(module), name)
+    kit = of_kit(module)
+    if hasattr(kit, "_REQUEST_TIMEOUT"):
+        kit._REQUEST_TIMEOUT = REQUEST_S
+    mixin = getattr(kit, name)
     of_server: dict[str, Any] = {"base_url": url, "model": model, "served_model_name": model, "process": None}
     of_server |= {"api_key": "none", "client": openai.Client(api_key="none", base_url=f"{url}/v1")}
     case = type(name, (mixin, unittest.TestCase), of_server)

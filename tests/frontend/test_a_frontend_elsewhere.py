@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import socket
 import sys
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
@@ -102,7 +103,9 @@ async def deployment(folder: Path) -> AsyncIterator[Scene]:
         await registry.put(await engine_record(stack, SECRET.plane))
         control = ControlServer(SECRET.plane, nothing, nothing, lambda _prefill, _decode: None)
         stack.push_async_callback(control.close)
-        publisher = Publisher(registry, store, KEYS, ControllerRecord(run="r", host="h", pid=1), LEASE_S, Random(1))
+        publisher = Publisher(
+            registry, store, KEYS, ControllerRecord(run="r", host=socket.gethostname(), pid=1), LEASE_S, Random(1)
+        )
         stack.push_async_callback(store.close)
         await publisher.begin(f"{HERE}:{await control.start(HERE)}")
         stack.push_async_callback(publisher.end)

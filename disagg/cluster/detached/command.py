@@ -24,6 +24,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from disagg import stopping, surroundings
 from disagg.cluster import ray_address
+from disagg.cluster.course import Course
 from disagg.cluster.detached.controller_actor import Begun, ControllerActor
 from disagg.cluster.detached.ending import end_all
 from disagg.cluster.detached.names import Names, actor_of, kill
@@ -31,7 +32,7 @@ from disagg.cluster.detached.ray_notes import RayNotes
 from disagg.cluster.first_steps import first_steps
 from disagg.cluster.notes import BEGUN
 from disagg.cluster.preparing import prepare
-from disagg.cluster.serve import Course, frontend_port, ray_and_janitor, report, told_of_run
+from disagg.cluster.serve import frontend_port, ray_and_janitor, report, told_of_run
 from disagg.config.schema import Deployment
 from disagg.errors import ConfigError, Problem, StartError
 from disagg.registry.follower import Follower
@@ -64,15 +65,8 @@ async def serve_detached(deployment: Deployment, *, is_quiet: bool = False) -> N
     there without a controller is left as it is."""
     refuse_to_detach(deployment)
     course = Course()
-    with stopping.in_order(course.ask_to_stop):
-        course.running = asyncio.current_task()
-        try:
-            await _serve(deployment, course, is_quiet=is_quiet)
-        except asyncio.CancelledError:
-            if not course.signal:
-                raise
-        if course.signal:
-            stopping.leave(128 + course.signal)
+    with course.heeding():
+        await _serve(deployment, course, is_quiet=is_quiet)
 
 
 async def stop_detached(deployment: Deployment) -> None:
@@ -148,7 +142,7 @@ async def _serve(deployment: Deployment, course: Course, *, is_quiet: bool) -> N
             raise StartError("controller", f"it is gone: {error}", "see its log, and `ray status`") from None
         finally:
             progress.cancel()
-        course.serves = True
+        course.has_come_to_serve()
         url = begun.plans[0].frontend.base_url
         models = ", ".join(plan.model.name for plan in begun.plans)
         log.info("serving %s on %s after %.1f s; its controller is %s", models, url, time.monotonic() - began_s, where)
