@@ -135,6 +135,12 @@ class _Alone:
     def _tell(self, spec: FrontendSpec) -> None:
         keys, url = self._wanted.shared.keys, base_url(spec.host, spec.port, is_tls=spec.tls is not None)
         numbers = ", ".join(map(str, self._processes))
+        if not spec.models:  # of those that come and go any name may be one to come
+            there = {str(record.spec["name"]) for record in self._follower.models.values()}
+            for name in sorted(self._wanted.said.models.keys() - there):
+                log.warning(
+                    "--model %s: the deployment has no such model yet; it has %s", name, ", ".join(sorted(there))
+                )
         log.info("serving %s/%s on %s as frontend %s", keys.namespace, keys.deployment, url, numbers)
 
     async def _keep(self, spec: FrontendSpec, announcer: Announcer) -> None:

@@ -190,16 +190,6 @@ class Security(KeyLists):
     """That everybody beyond this machine may use the endpoint is meant: no warning."""
 
 
-def open_door(frontend: FrontendSection, security: Security) -> str:
-    """What is open to whoever reaches a frontend that listens beyond this machine; "" where nothing is."""
-    if is_loopback_host(frontend.host) or security.api_keys or security.keys_file or security.insecure:
-        return ""
-    whom = "who reaches it may send requests" + (
-        "" if security.admin_keys else ", and see the status of the deployment"
-    )
-    return f"frontend.host: {frontend.host} is open beyond this machine, without keys: {whom}; set security.api_keys"
-
-
 def page_origins(frontend: FrontendSection, security: Security) -> tuple[str, ...]:
     """`frontend.cors.origins`, or the default where it is not set."""
     if frontend.cors.origins is not None:

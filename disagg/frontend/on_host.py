@@ -1,7 +1,7 @@
 """What was published for frontends, made to fit the host where one is to run.
 
 Way:   Published, OnHost (what the operator said here) -> [on_this_host] -> FrontendSpec
-Fails: StartError: a model or a file of TLS is not here, or a model is another one than the engines have
+Fails: StartError: a model, a file of TLS or one of keys is not here, or a model is another one than the engines have
 """
 
 from __future__ import annotations
@@ -46,6 +46,8 @@ def on_this_host(what: Published, said: OnHost, shared: Shared, peer_host: str, 
         names = ", ".join(model.name for model in spec.models)
         raise StartError("--model", f"{', '.join(unknown)} is no model of the deployment", f"it has {names}")
     is_open, keys_file = not is_loopback_host(host), said.keys_file or spec.keys_file
+    if keys_file and not Path(keys_file).expanduser().is_file():
+        raise StartError("--keys-file", f"{keys_file} is no file here", "bring it here, or name another one")
     if is_open and not (spec.api_keys or spec.limited_keys or keys_file):
         log.warning("%s is open beyond this machine, without keys: set security.api_keys of the deployment", host)
     return msgspec.structs.replace(

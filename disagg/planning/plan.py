@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from disagg.config.engine_arguments import check_arguments
-from disagg.config.frontend import FrontendSection, open_door
+from disagg.config.frontend import FrontendSection
 from disagg.config.model import ModelSection
 from disagg.config.rules import gpus_fit, texts_of
 from disagg.config.schema import Deadlines, Deployment, Pool, Ray
@@ -163,10 +163,8 @@ def resolve(deployment: Deployment, device: Device) -> Plan:
     texts = texts_of(deployment)
     if problems := tuple(problem for text in texts for problem in gpus_fit(text, device)):
         raise ConfigError("plan", problems)
-    warnings = [] if device == "simulated" else list(check_arguments(texts, installed_release())[1])
-    if door := open_door(deployment.frontend, deployment.security):
-        warnings.append(door)
-    return Plan(deployment=deployment, device=device, engines=tuple(engines), warnings=tuple(warnings))
+    warnings = () if device == "simulated" else tuple(check_arguments(texts, installed_release())[1])
+    return Plan(deployment=deployment, device=device, engines=tuple(engines), warnings=warnings)
 
 
 def complete_arguments(plan: Plan, engine: EnginePlan) -> dict[str, Any]:

@@ -57,4 +57,4 @@ def test_short_options_of_serve_stand_above_the_yaml_and_its_sets() -> None:
 def test_a_frontend_that_is_open_to_others_without_keys_is_a_warning(settings: list[str], warns: bool) -> None:
     sets = [word for each in settings for word in ("--set", each)]
     said = run(app, ["check", "simulated", *sets]).stdout
-    assert ("is open beyond this machine, without keys" in said) == warns
+    assert said.count("there are no keys") == warns

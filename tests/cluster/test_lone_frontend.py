@@ -6,6 +6,7 @@ Its processes and the store are stand-ins: tests/frontend/test_a_frontend_elsewh
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -19,6 +20,7 @@ from disagg.cluster.course import Course
 from disagg.cluster.lone_frontend import Wanted, _address_towards, _Alone
 from disagg.coordinator.limits import Limits
 from disagg.errors import StartError
+from disagg.frontend.on_host import OnHost
 from disagg.frontend.published import published, sealed
 from disagg.frontend.spec import FrontendSpec, ModelSpec
 from disagg.registry.keys import Keys, encode
@@ -163,3 +165,17 @@ async def test_a_number_taken_while_all_start_again_is_no_more_any_processes(tmp
 )
 def test_others_find_it_where_the_controller_would(controller: str, here: str) -> None:
     assert _address_towards(controller) == here
+
+
+def test_a_model_that_the_deployment_does_not_have_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    made, _ = alone(tmp_path)
+    made._wanted = replace_said(made._wanted, {"chat": "/m", "chta": "/m"})
+    records = {"0": SimpleNamespace(spec={"name": "chat"}), "1": SimpleNamespace(spec={"name": "tiny"})}
+    made._follower = SimpleNamespace(models=records)  # type: ignore[assignment]
+    made._tell(replace(SPEC, models=()))
+    assert "--model chta: the deployment has no such model yet; it has chat, tiny" in caplog.text
+    assert "--model chat:" not in caplog.text
+
+
+def replace_said(wanted: Wanted, models: dict[str, str]) -> Wanted:
+    return dataclasses.replace(wanted, said=OnHost(models=models))

@@ -60,9 +60,10 @@ def fitted(what: Published, said: OnHost | None = None) -> FrontendSpec:
     return on_this_host(what, said or OnHost(), SHARED, "10.0.0.9", shares_port=False)
 
 
-def test_keys_in_a_file_of_this_host_are_keys(model: Path, caplog: pytest.LogCaptureFixture) -> None:
-    bare = what(model, api_keys=())
-    fitted(bare, OnHost(host="0.0.0.0", keys_file="/keys.yaml"))
+def test_keys_in_a_file_are_keys(model: Path, caplog: pytest.LogCaptureFixture) -> None:
+    bare, file = what(model, api_keys=()), model / "keys.yaml"
+    file.touch()
+    fitted(bare, OnHost(host="0.0.0.0", keys_file=str(file)))
     assert not caplog.text
     fitted(bare, OnHost(host="0.0.0.0"))
     assert "without keys" in caplog.text
@@ -130,10 +131,15 @@ def test_files_of_tls_are_this_hosts(model: Path) -> None:
         fitted(what(model), OnHost(tls_cert="/here"))
 
 
-def test_a_file_of_keys_is_this_hosts(model: Path) -> None:
-    told = what(model, keys_file="/keys")
-    assert fitted(told).keys_file == "/keys"
-    assert fitted(told, OnHost(keys_file="/here")).keys_file == "/here"
+def test_a_file_of_keys_is_this_hosts(model: Path, tmp_path: Path) -> None:
+    theirs, here = tmp_path / "theirs", tmp_path / "here"
+    told = what(model, keys_file=str(theirs))
+    here.touch()
+    assert fitted(told, OnHost(keys_file=str(here))).keys_file == str(here)
+    with pytest.raises(StartError, match=r"--keys-file: .*theirs is no file here"):
+        fitted(told)
+    theirs.touch()
+    assert fitted(told).keys_file == str(theirs)
 
 
 def test_another_version_is_refused(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
