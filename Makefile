@@ -2,6 +2,9 @@
 .DELETE_ON_ERROR:
 .PHONY: setup demo test test-nodes check lint unit fmt bench soak
 
+# Where it is set, each of a deployment's processes compiles all of disagg anew, and pytest all tests.
+export PYTHONDONTWRITEBYTECODE =
+
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin

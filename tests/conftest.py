@@ -1,14 +1,19 @@
-"""The house rules of the whole suite: a run of everything is not green unless the real engines were really run, and a
-run that is told to end (SIGTERM) ends what it has started, as at Ctrl-C.
+"""The house rules of the whole suite: a run of everything is not green unless the real engines were really run, of
+tests that are `in_turn` some run each day, and a run that is told to end (SIGTERM) ends what it has started, as at
+Ctrl-C.
 """
 
 from __future__ import annotations
 
 import os
 import signal
+from collections import defaultdict
+from pathlib import Path
 from types import FrameType
 
 import pytest
+
+from tests.todays import todays
 
 REAL_ENGINE_TESTS_MIN = 40
 
@@ -28,6 +33,20 @@ class _Counter:
 def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.register(_Counter(), "real-engine-counter")
     _end_in_order_at_sigterm()
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    in_turn: defaultdict[tuple[Path, str], list[pytest.Item]] = defaultdict(list)
+    counts: dict[tuple[Path, str], int] = {}
+    for item in items:
+        if mark := item.get_closest_marker("in_turn"):
+            group = item.path, mark.kwargs.get("of") or getattr(item, "originalname", item.name)
+            in_turn[group].append(item)
+            counts[group] = mark.args[0]
+    left = [item for group, those in in_turn.items() for item in set(those) - set(todays(those, counts[group]))]
+    if left:
+        config.hook.pytest_deselected(items=left)
+        items[:] = [item for item in items if item not in set(left)]
 
 
 def _end_in_order_at_sigterm() -> None:

@@ -51,6 +51,7 @@ def test_both_kinds_give_the_same_tokens_and_the_timeline_says_why_it_was_one(mi
         assert all(ids == answers[0] for ids in answers), name
 
 
+@pytest.mark.in_turn(1)
 @pytest.mark.parametrize("gone", ["prefill-0", "decode-0"])
 def test_a_role_that_is_gone_leaves_the_aggregated_engine_and_comes_back(mixed: Deployment, gone: str) -> None:
     want, _ = _routed(mixed, _long(2))

@@ -53,6 +53,7 @@ def _assert_back(deployment: Deployment, engine_id: str, incarnation: int) -> No
     assert deployment.timeline(answer["request_id"])["kv_bytes"] > 0
 
 
+@pytest.mark.in_turn(2)
 @pytest.mark.parametrize("whom", ["host", "schedulers", "actor"])
 def test_decode_killed_mid_stream(pair: Deployment, whom: str) -> None:
     before = pair.engine("decode-0")
@@ -63,6 +64,7 @@ def test_decode_killed_mid_stream(pair: Deployment, whom: str) -> None:
     assert pair.engine("decode-0")["bootstrap"] == ""
 
 
+@pytest.mark.in_turn(1)
 @pytest.mark.parametrize("whom", ["host", "schedulers"])
 def test_prefill_killed_during_a_long_prefill(pair: Deployment, whom: str) -> None:
     """Its scheduler is stopped, so that it does not come to the prompt's end first, however quick the machine is."""

@@ -69,12 +69,14 @@ def attention_apart(model: str, slow_file: Path) -> Iterator[Deployment]:
         yield deployment
 
 
+@pytest.mark.in_turn(1)
 def test_experts_on_two_ranks_give_the_aggregated_engines_tokens(
     experts_apart: Deployment, model: str, aggregated: dict[str, list[list[int]]]
 ) -> None:
     assert _answers(experts_apart, SIZED) == aggregated[model][: len(SIZED)]
 
 
+@pytest.mark.in_turn(1)
 def test_all_four_pairs_of_ranks_serve_and_the_engines_own_loads_show_each_request_there(
     attention_apart: Deployment, slow_file: Path, model: str, aggregated: dict[str, list[list[int]]]
 ) -> None:

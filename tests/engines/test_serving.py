@@ -204,11 +204,11 @@ def test_both_ends_of_every_sampling_field_and_all_pairs_of_them_harm_nobody(pai
     assert result.answered == len(bodies) == 128
 
 
-def test_six_hundred_random_requests_are_answered_or_refused_by_name(pair: Deployment) -> None:
-    result = _with_a_bystander(pair, lambda: campaign(pair.url, 600, AT_ONCE, tokens_max=2))
+def test_two_hundred_random_requests_are_answered_or_refused_by_name(pair: Deployment) -> None:
+    result = _with_a_bystander(pair, lambda: campaign(pair.url, 200, AT_ONCE, tokens_max=2))
     print(result.table())
     assert result.passed, result.table()
-    assert result.answered > 500, result.table()
+    assert result.answered > 160, result.table()
 
 
 def test_what_listens_is_in_the_table_and_on_loopback_alone(pair: Deployment) -> None:

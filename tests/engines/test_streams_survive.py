@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 from deployment import Deployment, serving
 from feature_clients import TEMPLATE, assert_survived, open_all
+from page_in_sight import in_sight
 from streams import Stream, wait_until
 
 from tests.robustness.strictly import Said
@@ -84,21 +85,29 @@ def _until_back(deployment: Deployment, engine_id: str, incarnation: object) -> 
 
 
 def test_a_decode_scheduler_is_killed(
-    four: Deployment, undisturbed: list[Answer], features: dict[str, Said], record_property: object
+    four: Deployment, undisturbed: list[Answer], features: dict[str, Said], record_property: object, tmp_path: Path
 ) -> None:
-    clients = open_all(four)
-    wait_until(lambda: all(client.has_begun() for client in clients), WHOLE_S, lambda: clients)
-    streams = _open(four)
-    wait_until(lambda: all(len(stream.events) >= 3 for stream in streams), WHOLE_S)
-    victim = _busiest(four, "decode")
-    os.kill(victim["pids"]["schedulers"][0], signal.SIGKILL)  # type: ignore[index]
-    _assert_same(four, streams, undisturbed, record_property)
-    cut = assert_survived(clients, features, WHOLE_S)
-    moved = [each.name for each in clients if four.timeline(each.request_id, until="usage").get("lost_tries")]
-    print(f"streams told that they cannot go on: {cut}; answers that lost a try: {moved}")
-    _until_back(four, str(victim["id"]), victim["incarnation"])
+    """And the page tells of it."""
+    with in_sight(f"{four.url}/disagg/", tmp_path) as page:
+        page("document.querySelectorAll('[data-engine]').length === 4", WHOLE_S)
+        clients = open_all(four)
+        wait_until(lambda: all(client.has_begun() for client in clients), WHOLE_S, lambda: clients)
+        streams = _open(four)
+        wait_until(lambda: all(len(stream.events) >= 3 for stream in streams), WHOLE_S)
+        victim = _busiest(four, "decode")
+        os.kill(victim["pids"]["schedulers"][0], signal.SIGKILL)  # type: ignore[index]
+        died_s = page(f"story.querySelector('[data-kind=dead]')?.textContent.includes('{victim['id']}')", FOUND_S)
+        moved_s = died_s + page("story.querySelector('[data-kind=moved]')?.textContent.includes('stream')", FOUND_S)
+        _assert_same(four, streams, undisturbed, record_property)
+        cut = assert_survived(clients, features, WHOLE_S)
+        moved = [each.name for each in clients if four.timeline(each.request_id, until="usage").get("lost_tries")]
+        print(f"streams told that they cannot go on: {cut}; answers that lost a try: {moved}")
+        _until_back(four, str(victim["id"]), victim["incarnation"])
+        back_s = page(f"document.querySelector('[data-engine={victim['id']}]').dataset.state === 'ready'", FOUND_S)
+        print(f"the page: of the death after {died_s:.1f} s, of streams {moved_s:.1f} s, of the return {back_s:.1f} s")
 
 
+@pytest.mark.in_turn(2, of="the other faults")
 def test_a_prefill_scheduler_is_killed_during_a_long_prefill(four: Deployment, features: dict[str, Said]) -> None:
     """However quick the machine: none of them reads on while the victim is looked for."""
     prompt = [int(time.time()) % 999 + 1001, *range(1000, 2500)]  # a prefix that nobody has cached
@@ -135,6 +144,7 @@ def _assert_found(deployment: Deployment, victim: dict[str, object], since: floa
     wait_until(is_found, FOUND_S - (time.monotonic() - since), deployment.said)
 
 
+@pytest.mark.in_turn(2, of="the other faults")
 def test_a_decode_scheduler_is_stopped(four: Deployment, undisturbed: list[Answer], record_property: object) -> None:
     streams = _open(four)
     wait_until(lambda: all(len(stream.events) >= 3 for stream in streams), 60)
@@ -146,6 +156,7 @@ def test_a_decode_scheduler_is_stopped(four: Deployment, undisturbed: list[Answe
     _until_back(four, str(victim["id"]), victim["incarnation"])
 
 
+@pytest.mark.in_turn(2, of="the other faults")
 def test_a_decode_scheduler_sleeps(
     four: Deployment, undisturbed: list[Answer], hang_file: Path, record_property: object
 ) -> None:
@@ -159,6 +170,7 @@ def test_a_decode_scheduler_sleeps(
     _until_back(four, str(victim["id"]), victim["incarnation"])
 
 
+@pytest.mark.in_turn(2, of="the other faults")
 def test_a_prefill_scheduler_is_stopped_behind_a_bootstrap_server_that_answers(
     four: Deployment, undisturbed: list[Answer]
 ) -> None:

@@ -15,6 +15,7 @@ from disagg.coordinator.phases import Phase
 from disagg.errors import Cancelled
 from disagg.simulation.faults import CELLS, OF_CLIENTS, PHASES, Fault
 from disagg.simulation.table import ROWS, SEEDS, strike_once
+from tests.todays import todays
 
 PAGE = Path(__file__).parents[2] / "docs" / "failures.md"
 
@@ -45,7 +46,7 @@ def _bound_s(fault: Fault, phase: Phase) -> float:
 @pytest.mark.slow
 @pytest.mark.parametrize(("fault", "phase"), CELLS, ids=[f"{fault.value}-{phase.name}" for fault, phase in CELLS])
 def test_one(fault: Fault, phase: Phase) -> None:
-    for seed in SEEDS:
+    for seed in todays(SEEDS, 1):
         struck = strike_once(fault, phase, seed)
         where = f"seed {seed}: {struck.request.history} {struck.request.facts}"
         if fault in OF_CLIENTS:

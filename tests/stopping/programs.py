@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import random
 import signal
 import subprocess
 import sys
@@ -90,13 +89,6 @@ def signal_each(programs: Sequence[Program], moments_s: Sequence[float], number:
             if is_time or program.process.poll() is not None:
                 del waiting[index]
         time.sleep(0.01)
-
-
-def chosen(moments_s: Sequence[float], count: int) -> list[float]:
-    """Some of them, others each day; all with DISAGG_SIGNALS=all."""
-    if os.environ.get("DISAGG_SIGNALS") == "all":
-        return list(moments_s)
-    return sorted(random.Random(time.strftime("%F")).sample(list(moments_s), count))
 
 
 def groups(moments_s: Sequence[float], size: int) -> list[Sequence[float]]:

@@ -9,11 +9,12 @@ import time
 from pathlib import Path
 
 import pytest
-from programs import Program, chosen, disagg, groups, signal_each
+from programs import Program, disagg, groups, signal_each
 from slow_hub import slow_hub
 
 from disagg.cluster.janitor import process_of
 from disagg.models.catalogue import SMOLLM2
+from tests.todays import todays
 
 MOMENTS_S = [round(0.2 * n, 1) for n in range(21)]
 SIMULATED = """
@@ -33,7 +34,7 @@ def test_at_any_moment_of_a_fetch(tmp_path: Path, number: int) -> None:
     config.write_text(SIMULATED)
     with slow_hub() as (_hub, environment):
         environment |= {"HF_HOME": str(tmp_path / "hub"), "HF_HUB_DISABLE_TELEMETRY": "1"}
-        for moments_s in groups(chosen(MOMENTS_S, 3), 3):
+        for moments_s in groups(todays(MOMENTS_S, 3), 3):
             programs = [Program.start(disagg("serve", str(config)), environment) for _ in moments_s]
             try:
                 signal_each(programs, moments_s, number)

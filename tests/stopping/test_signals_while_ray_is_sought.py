@@ -8,7 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from programs import Program, chosen, disagg, groups, signal_each
+from programs import Program, disagg, groups, signal_each
+
+from tests.todays import todays
 
 pytestmark = pytest.mark.slow  # each imports Ray
 
@@ -40,7 +42,7 @@ def refused() -> Iterator[str]:
 def test_at_any_moment(request: pytest.FixtureRequest, tmp_path: Path, command: str, where: str) -> None:
     environment = {"RAY_ADDRESS": request.getfixturevalue(where), "TMPDIR": str(tmp_path)}
     number = signal.SIGINT if where == "silent" else signal.SIGTERM
-    for moments_s in groups(chosen(MOMENTS_S, 2 if command == "serve" else 1), 3):
+    for moments_s in groups(todays(MOMENTS_S, 2 if command == "serve" else 1), 3):
         programs = [Program.start(disagg(*COMMANDS[command]), environment) for _ in moments_s]
         try:
             signal_each(programs, moments_s, number)
