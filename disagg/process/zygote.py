@@ -20,6 +20,7 @@ import signal
 import socket
 import sys
 import threading
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NoReturn
 
@@ -27,6 +28,8 @@ from disagg.folders import own_folder
 from disagg.host_spec import SECRET_VARIABLE, HostSpec, decode_spec
 from disagg.process import reaper as reaper
 
+REGISTRY = "sglang.srt.models.registry"
+READ_BY_IT = ("SGLANG_EXTERNAL_MODEL_PACKAGE", "SGLANG_DISABLED_MODEL_ARCHS")
 SPEC_S = 5.0  # how long a caller may take to send its line
 
 
@@ -39,7 +42,8 @@ def main(socket_path: Path) -> None:
         secret += data
     os.environ[SECRET_VARIABLE] = secret.decode().strip()
     import sglang.srt.managers.detokenizer_manager
-    import sglang.srt.managers.scheduler  # noqa: F401
+    import sglang.srt.managers.scheduler
+    import sglang.srt.models.registry  # noqa: F401 - all models' classes, a second that each scheduler would take
     from sglang.srt.entrypoints.engine import Engine  # noqa: F401
 
     from disagg.process import host  # noqa: F401
@@ -99,9 +103,16 @@ def _become_reaper(
         listener.close()
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
         pipe.settimeout(None)
+        forget_models_of_others(spec.environment)
         reaper.watch(spec, pipe, reaper.fork_host)
     finally:
         os._exit(0)
+
+
+def forget_models_of_others(environment: Mapping[str, str]) -> None:
+    """An engine whose environment says which models there are reads SGLang's registry anew."""
+    if any(name in environment for name in READ_BY_IT):
+        sys.modules.pop(REGISTRY, None)
 
 
 if __name__ == "__main__":
