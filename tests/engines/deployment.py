@@ -20,6 +20,7 @@ import psutil
 
 from disagg.cluster.ports import hold
 from disagg.host_spec import DEPLOYMENT_VARIABLE
+from disagg.models.tiny import make_tiny
 
 READY_S = 400.0
 GONE_S = 60.0  # on a busy machine; some 5 s on an idle one
@@ -90,6 +91,11 @@ class Deployment:
 
     def said(self) -> str:
         return self.log.read_text(errors="replace")[-6000:]
+
+
+def light() -> tuple[str, str]:
+    """Settings for tests that need no words: a model with SmolLM2's tokenizer and name, and a fraction of its work."""
+    return f"model.path={make_tiny('qwen3')}", "model.name=smollm2"
 
 
 def launch(

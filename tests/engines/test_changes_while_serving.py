@@ -8,13 +8,13 @@ import sys
 from contextlib import AbstractContextManager
 
 import pytest
-from deployment import Deployment, Traces, assert_nothing_left, serving
+from deployment import Deployment, Traces, assert_nothing_left, light, serving
 from streams import Stream, all_the_time
 
 pytestmark = [pytest.mark.alone, pytest.mark.timeout(1800)]
 
 CONFIG, LOCAL = "configs/local-cpu-2p2d.yaml", ("ray.address=local", "ray.cpus=3")
-TOKENS = 48
+TOKENS = 400
 CHANGE_S = 900.0  # several starts of real engines, one after the other, on two busy cores
 NO_MODEL = 'decode.engine.json_model_override_args=\'{"architectures": ["NoSuchModelForCausalLM"]}\''
 
@@ -33,7 +33,7 @@ def change(deployment: Deployment, *words: str) -> str:
 
 def apply(deployment: Deployment, *sets: str) -> tuple[str, ...]:
     port = deployment.url.rpartition(":")[2]
-    said = [word for each in (*LOCAL, f"frontend.port={port}", *sets) for word in ("--set", each)]
+    said = [word for each in (*LOCAL, *light(), f"frontend.port={port}", *sets) for word in ("--set", each)]
     return ("apply", CONFIG, *said)
 
 
@@ -46,7 +46,7 @@ def load(deployment: Deployment) -> AbstractContextManager[list[Stream]]:
 
 def test_everything_operators_order_under_load() -> None:
     before = Traces.now()
-    with serving(CONFIG, *LOCAL) as deployment:
+    with serving(CONFIG, *LOCAL, *light()) as deployment:
 
         def ready() -> list[str]:
             return sorted(e["id"] for e in deployment.get("/disagg/status")["engines"] if e["state"] == "ready")

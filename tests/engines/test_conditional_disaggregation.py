@@ -9,7 +9,7 @@ from typing import Any
 
 import httpx
 import pytest
-from deployment import Deployment, serving
+from deployment import Deployment, light, serving
 
 BACK_S = 120.0  # on a busy machine
 SHORT = "The capital of France is"
@@ -17,7 +17,7 @@ SHORT = "The capital of France is"
 
 @pytest.fixture(scope="module")
 def mixed() -> Iterator[Deployment]:
-    with serving("configs/local-cpu-conditional.yaml", "ray.address=local") as deployment:
+    with serving("configs/local-cpu-conditional.yaml", "ray.address=local", *light()) as deployment:
         deployment.wait_until(deployment.all_ready, BACK_S)
         yield deployment
 

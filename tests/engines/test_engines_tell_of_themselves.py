@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import httpx
-from deployment import Deployment, serving
+from deployment import Deployment, light, serving
 from prometheus_client.parser import text_string_to_metric_families
 
 sys.path.insert(1, str(Path(__file__).parent.parent / "telemetry"))  # tests share collector.py
@@ -21,7 +21,8 @@ SERIES_MAX = 800
 def test_one_request_is_one_tree_of_our_spans_and_sglangs_and_its_engines_count_it() -> None:
     with collector() as there:
         traces = f"telemetry.traces={{endpoint: '{there.url}', engines: true}}"
-        with serving("configs/local-cpu.yaml", "ray.address=local", "telemetry.engine_metrics=true", traces) as d:
+        sets = ("ray.address=local", *light(), "telemetry.engine_metrics=true", traces)
+        with serving("configs/local-cpu.yaml", *sets) as d:
             _traced(d, there)
             _counted(d)
 

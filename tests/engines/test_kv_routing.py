@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import httpx
 import pytest
-from deployment import Deployment, serving
+from deployment import Deployment, light, serving
 from moe import ATTENTION_APART, prompt
 
 from disagg.models.tiny import make_tiny
@@ -36,13 +36,15 @@ class Answered(NamedTuple):
 
 @pytest.fixture(scope="module")
 def told() -> Iterator[Deployment]:
-    with serving("configs/local-cpu-2p2d.yaml", *SETS) as deployment:
+    with serving("configs/local-cpu-2p2d.yaml", *SETS, *light()) as deployment:
         yield deployment
 
 
 @pytest.fixture(scope="module")
 def guessed() -> Iterator[Deployment]:
-    with serving("configs/local-cpu-2p2d.yaml", *SETS, "routing.kv_events=false", "decode.replicas=1") as deployment:
+    with serving(
+        "configs/local-cpu-2p2d.yaml", *SETS, *light(), "routing.kv_events=false", "decode.replicas=1"
+    ) as deployment:
         yield deployment
 
 

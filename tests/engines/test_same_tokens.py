@@ -14,7 +14,7 @@ from deployment import Deployment, serving
 from disagg.cpu_profile.paths import standin_paths
 from disagg.models.resolve import resolve_model
 
-NEW_TOKENS = 64
+NEW_TOKENS = 32
 EIGHT_AT_ONCE = 8
 
 # Runs in a process of its own: transformers, same weights, float32. Reads prompts, writes ids and logprob gaps.

@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from deployment import Traces, assert_nothing_left, launch, serving
+from deployment import Traces, assert_nothing_left, launch, light, serving
 
 from disagg.models.resolve import resolve_model
 
@@ -81,7 +81,7 @@ def test_transfers_that_always_fail_never_become_ready() -> None:
 
 def test_without_shared_memory_the_lane_is_tcp() -> None:
     tcp = "env.UCX_TLS=tcp"
-    sets = (LOCAL, "transfer.allow_tcp=true", f"prefill.{tcp}", f"decode.{tcp}")
+    sets = (LOCAL, *light(), "transfer.allow_tcp=true", f"prefill.{tcp}", f"decode.{tcp}")
     with serving("configs/local-cpu.yaml", *sets) as deployment:
         request_id = deployment.complete("The capital of France is", max_tokens=4)["request_id"]
         way = deployment.timeline(request_id)
@@ -118,7 +118,7 @@ def test_dry_run_starts_nothing() -> None:
 
 @pytest.mark.parametrize("config", ["configs/local-cpu-2p2d.yaml"])
 def test_two_of_each_serve_on_every_engine(config: str) -> None:
-    with serving(config, LOCAL) as deployment:
+    with serving(config, LOCAL, *light()) as deployment:
         names = set()
         for number in range(8):
             from concurrent.futures import ThreadPoolExecutor

@@ -30,7 +30,7 @@ from streams import Stream
 
 CONFIG = Path(__file__).with_name("two-models.yaml")
 MODELS = ("chat", "tiny")
-CPUS = 2.0
+CPUS = 2
 LEASE_S = 3.0
 TOKENS = 48
 PROMPT = [7 + (7919 * at) % 300 for at in range(40)]
