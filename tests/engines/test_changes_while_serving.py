@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from contextlib import AbstractContextManager
 
 import pytest
@@ -14,7 +15,7 @@ from streams import Stream, all_the_time
 pytestmark = [pytest.mark.alone, pytest.mark.timeout(1800)]
 
 CONFIG, LOCAL = "configs/local-cpu-2p2d.yaml", ("ray.address=local", "ray.cpus=3")
-TOKENS = 400
+TOKENS, PAUSE_S = 100, 1.0  # engines that start need the cores, too
 CHANGE_S = 900.0  # several starts of real engines, one after the other, on two busy cores
 NO_MODEL = 'decode.engine.json_model_override_args=\'{"architectures": ["NoSuchModelForCausalLM"]}\''
 
@@ -39,9 +40,13 @@ def apply(deployment: Deployment, *sets: str) -> tuple[str, ...]:
 
 def load(deployment: Deployment) -> AbstractContextManager[list[Stream]]:
     """Two streams at a time, one pair of them after the other."""
-    return all_the_time(
-        lambda before: [Stream(deployment, [*range(1000 + 7 * before, 1040 + 7 * before)], TOKENS) for _ in "ab"]
-    )
+
+    def pair(before: int) -> list[Stream]:
+        time.sleep(PAUSE_S)
+        prompt = [*range(1000 + 7 * before, 1040 + 7 * before)]
+        return [Stream(deployment, prompt, TOKENS) for _ in "ab"]
+
+    return all_the_time(pair)
 
 
 def test_everything_operators_order_under_load() -> None:
