@@ -91,6 +91,9 @@ def k8s(
     model_host_path: Annotated[str | None, typer.Option(help="A folder with the models, on each host.")] = None,
     model_mount: Annotated[str, typer.Option(help="Where pods see it.")] = MODELS,
     auth_secret: Annotated[str | None, typer.Option(help="A Secret with auth_token; else KubeRay makes one.")] = None,
+    keys_secret: Annotated[
+        str | None, typer.Option(help="A Secret with keys.yaml, which is security.keys_file then.")
+    ] = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="A folder; else standard output.")] = None,
 ) -> None:
     """KubeRay manifests: ConfigMap, Service, RayJob and RayService."""
@@ -107,6 +110,7 @@ def k8s(
         model_host_path=model_host_path,
         model_mount=model_mount,
         auth_secret=auth_secret,
+        keys_secret=keys_secret,
     )
     problems = problems_of_kubernetes(options)
     source = read_source(

@@ -33,6 +33,7 @@ KINDS = ("rayjob", "rayservice", "both")
 RAY_VERSION_MIN = (2, 53)  # the first whose nodes tell their health at /api/healthz
 # Text to PyYAML, and a number or a truth value to Kubernetes' reader.
 READ_OTHERWISE = re.compile(r"[yYnN]|[-+]?[\d._]+[eE][-+]?\d+|[-+]?0[oO][0-7]+")
+KEYS_FOLDER = "/etc/disagg-keys"
 SERVE_PORTS = (8099, 8098)  # Ray Serve's own proxy; the second where the frontend has the first
 
 
@@ -50,6 +51,7 @@ class KubernetesOptions:
     model_host_path: str | None = None
     model_mount: str = MODELS
     auth_secret: str | None = None  # with the key auth_token; else KubeRay makes one
+    keys_secret: str | None = None  # with the key keys.yaml, as security.keys_file wants it
 
 
 def problems_of_kubernetes(options: KubernetesOptions) -> Iterator[Problem]:
@@ -67,6 +69,7 @@ def problems_of_kubernetes(options: KubernetesOptions) -> Iterator[Problem]:
         ("--namespace", options.namespace),
         ("--model-pvc", options.model_claim),
         ("--auth-secret", options.auth_secret),
+        ("--keys-secret", options.keys_secret),
     ):
         if value is not None and not re.fullmatch(DNS_LABEL.replace("[a-z]", "[a-z0-9]", 1), value):
             yield Problem(flag, f"{value!r} is no name of Kubernetes'", "use lower case letters, digits and dashes")
@@ -92,7 +95,8 @@ def render_kubernetes(source: Source, options: KubernetesOptions) -> dict[str, s
 def _values(source: Source, options: KubernetesOptions) -> dict[str, Any]:
     """What the templates are filled with."""
     port = source.plan.frontend.port
-    command = source.serve_command(CONFIG, "ray.address=auto", "frontend.host=0.0.0.0")
+    keys = [f"security.keys_file={KEYS_FOLDER}/keys.yaml"] if options.keys_secret else []
+    command = source.serve_command(CONFIG, "ray.address=auto", "frontend.host=0.0.0.0", *keys)
     return {
         **asdict(options),
         "made_from": source.file,
@@ -100,6 +104,7 @@ def _values(source: Source, options: KubernetesOptions) -> dict[str, Any]:
         "namespace": options.namespace or source.namespace,
         "config": source.text,
         "config_folder": CONFIG.rpartition("/")[0],
+        "keys_folder": KEYS_FOLDER,
         "port": port,
         "serve_port": next(each for each in SERVE_PORTS if each != port),
         "agent_port": RAY_PORT,

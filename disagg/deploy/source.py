@@ -22,7 +22,7 @@ from disagg.load import load_config, shipped_text
 from disagg.planning.plan import Plan, device_of, resolve_parts, together
 
 STOP_MARGIN_S = 50  # engines are made to stop, their Ray workers end, the registry and Ray hear of it
-KEYS_FILE = ", and name a file with them on the node of `disagg serve`: security.keys_file"
+KEYS_FILE = ", and name a file with them on the node of `disagg serve`: security.keys_file (k8s: --keys-secret)"
 GPUS_PER_NODE = 8  # of a cuda deployment, unless said
 DNS_LABEL = r"[a-z]([-a-z0-9]*[a-z0-9])?"
 

@@ -26,6 +26,7 @@ EVERYTHING = [
     "--memory-gib=1024",
     "--shm-gib=128",
     "--auth-secret=ray-token",
+    "--keys-secret=chat-keys",
 ]
 
 
@@ -143,6 +144,19 @@ def test_the_driver_and_every_engine_see_the_models() -> None:
             spec = part["template"]["spec"]
             assert {"name": "models", "hostPath": {"path": "/data/llm", "type": "Directory"}} in spec["volumes"]
             assert {"name": "models", "mountPath": "/llm"} in spec["containers"][0]["volumeMounts"]
+
+
+def test_keys_are_a_file_of_the_head_pod_alone_and_no_manifest_has_one() -> None:
+    job = documents(deploy("k8s", "local-cpu", "--keys-secret=chat-keys"))["RayJob"]["spec"]
+    assert "security.keys_file=/etc/disagg-keys/keys.yaml" in job["entrypoint"]
+    head, (engines,) = job["rayClusterSpec"]["headGroupSpec"], job["rayClusterSpec"]["workerGroupSpecs"]
+    pod = head["template"]["spec"]
+    (volume,) = [each for each in pod["volumes"] if each["name"] == "keys"]
+    assert volume["secret"] == {"secretName": "chat-keys"}
+    (mount,) = [each for each in pod["containers"][0]["volumeMounts"] if each["name"] == "keys"]
+    assert mount == {"name": "keys", "mountPath": "/etc/disagg-keys", "readOnly": True}
+    assert "keys" not in [each["name"] for each in engines["template"]["spec"]["volumes"]]
+    assert "disagg-keys" not in deploy("k8s", "local-cpu")
 
 
 def test_the_service_sends_to_the_pod_that_the_probe_finds_ready() -> None:
