@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import itertools
 import json
 import os
@@ -36,6 +37,20 @@ def client(pair: Deployment) -> Iterator[openai.OpenAI]:
     http = httpx.Client(trust_env=False)
     with openai.OpenAI(base_url=f"{pair.url}/v1", api_key="none", http_client=http, max_retries=0) as client:
         yield client
+
+
+def test_what_it_says_to_try_first_does_what_it_says(pair: Deployment) -> None:
+    said = pair.log.read_text()
+    environment = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    run = functools.partial(subprocess.run, shell=True, env=environment, capture_output=True, text=True, timeout=120)
+    for what, answer in (("ask it:", '"choices"'), ("Python:", ""), ("look:", "decode-0")):
+        (line,) = [each.partition(what)[2] for each in said.splitlines() if f"] {what}" in each]
+        done = subprocess.run(
+            line, shell=True, env=environment, capture_output=True, text=True, timeout=120, check=False
+        )
+        assert done.returncode == 0, f"{line}\n{done.stderr}"
+        assert done.stdout.strip()
+        assert answer in done.stdout
 
 
 def test_curl_streams_the_answer(pair: Deployment) -> None:
