@@ -45,9 +45,7 @@ def test_what_it_says_to_try_first_does_what_it_says(pair: Deployment) -> None:
     run = functools.partial(subprocess.run, shell=True, env=environment, capture_output=True, text=True, timeout=120)
     for what, answer in (("ask it:", '"choices"'), ("Python:", ""), ("look:", "decode-0")):
         (line,) = [each.partition(what)[2] for each in said.splitlines() if f"] {what}" in each]
-        done = subprocess.run(
-            line, shell=True, env=environment, capture_output=True, text=True, timeout=120, check=False
-        )
+        done = run(line)
         assert done.returncode == 0, f"{line}\n{done.stderr}"
         assert done.stdout.strip()
         assert answer in done.stdout
