@@ -13,8 +13,9 @@ from types import FrameType
 
 import pytest
 
-from tests.todays import todays
+from tests.todays import other_days_files, todays
 
+HERE = Path(__file__).parent
 REAL_ENGINE_TESTS_MIN = 40
 
 
@@ -43,10 +44,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             group = item.path, mark.kwargs.get("of") or getattr(item, "originalname", item.name)
             in_turn[group].append(item)
             counts[group] = mark.args[0]
-    left = [item for group, those in in_turn.items() for item in set(those) - set(todays(those, counts[group]))]
+    not_today = other_days_files() if config.args == ["tests"] else set()
+    left = [item for item in items if item.path.relative_to(HERE).as_posix() in not_today]
+    left += [item for group, those in in_turn.items() for item in set(those) - set(todays(those, counts[group]))]
     if left:
         config.hook.pytest_deselected(items=left)
-        items[:] = [item for item in items if item not in set(left)]
+        gone = set(left)
+        items[:] = [item for item in items if item not in gone]
 
 
 def _end_in_order_at_sigterm() -> None:
