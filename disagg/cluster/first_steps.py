@@ -30,12 +30,13 @@ def first_steps(plan: Plan, end: str = "Ctrl-C") -> list[str]:
     arguments = ", ".join(f"{name}={json.dumps(value)}" for name, value in body.items())
     api_key = 'os.environ["DISAGG_API_KEY"]' if asks_for_a_key else '"none"'
     client = f'OpenAI(base_url="{url}", api_key={api_key})'
-    program = f"import os; from openai import OpenAI; print({client}.{call}({arguments}).{told})"
+    needs_os = "import os; " * asks_for_a_key
+    program = f"{needs_os}from openai import OpenAI; print({client}.{call}({arguments}).{told})"
     is_usual = url == type(frontend)().base_url
     named = "" if is_usual else f"DISAGG_URL={url.removesuffix('/v1')} "
     return [
         f"ask it:   curl -s {url}{path}{asked}",
-        f"Python:   python -c {shlex.quote(program if asks_for_a_key else program.removeprefix('import os; '))}",
+        f"Python:   python -c {shlex.quote(program)}",
         f"look:     {named}disagg status" + " (DISAGG_API_KEY: an admin key)" * bool(security.admin_keys),
         f"page:     {url.removesuffix('/v1')}/disagg/",
         f"end it:   {end}" if end == "Ctrl-C" else f"end it:   {named}{end}",

@@ -98,12 +98,14 @@ def kv_tokens_used(deployment: Deployment) -> dict[str, int]:
     }
 
 
-def wait_until(what: Callable[[], Any], limit_s: float, why: Callable[[], Any] = lambda: "") -> float:
-    """Waits until `what()` is true and returns how long that took."""
+def wait_until(
+    what: Callable[[], Any], limit_s: float, why: Callable[[], Any] = lambda: "", pause_s: float = 0.05
+) -> float:
+    """Waits until `what()` is true and returns how long that took. `pause_s`: between two looks."""
     began = time.monotonic()
     while not what():
         assert time.monotonic() - began < limit_s, f"not within {limit_s} s: {why()}"
-        time.sleep(0.05)
+        time.sleep(pause_s)
     return time.monotonic() - began
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import subprocess
 import sys
@@ -23,6 +24,8 @@ SUBMIT_S = 60.0
 READY_S = 240.0
 PORT = 8000
 
+# So that a head whose GCS comes back knows what it knew.
+GCS_REMEMBERS = {"RAY_gcs_storage": "rocksdb", "RAY_gcs_storage_path": "/dev/shm/gcs"}
 Processes = dict[int, float]  # pid -> when it was made
 
 
@@ -116,6 +119,13 @@ def running(node: Node, environment: dict[str, str], *words: str) -> Iterator[De
                 process.wait(30)
             finally:
                 process.kill()
+
+
+def listed(beside: Node, endpoints: str) -> dict[str, Any]:
+    """The only deployment of a registry in etcd, as somebody in that node sees it."""
+    words = ("-m", "disagg.cli.main", "list", "--registry", f"etcd:{endpoints}", "--json")
+    found = json.loads(beside.run(sys.executable, *words))
+    return dict(found[0]) if found else {"controller": [], "engines": [], "frontends": []}
 
 
 def processes(engine: dict[str, Any]) -> Processes:

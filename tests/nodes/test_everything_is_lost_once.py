@@ -6,15 +6,14 @@ The tests share one deployment and its clients; the last one counts what those h
 
 from __future__ import annotations
 
-import json
+import functools
 import os
 import secrets
 import signal
 import subprocess
-import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,12 +21,12 @@ from typing import Any
 
 import psutil
 import pytest
-from cluster import BIN, PORT, Cluster, cluster
+from cluster import BIN, GCS_REMEMBERS, PORT, Cluster, cluster, listed
 from deployment import Deployment
 from door import door
 from etcd_here import Etcd, etcd
 from network import Node, ray_join
-from streams import Stream
+from streams import Stream, wait_until
 
 CONFIG = Path(__file__).with_name("two-models.yaml")
 MODELS = ("chat", "tiny")
@@ -36,6 +35,7 @@ LEASE_S = 10.0
 TOKENS, PAUSE_S = 48, 1.0  # two cores do all of it
 PROMPT = [7 + (7919 * at) % 300 for at in range(40)]
 BACK_S = 150.0  # an engine's start on two cores that answer meanwhile
+until = functools.partial(wait_until, pause_s=0.3)  # a look at the registry is a process
 ENGINES = {f"{kind}-{number}" for kind in ("chat.prefill", "chat.decode", "tiny.aggregated") for number in (0, 1)}
 
 
@@ -80,12 +80,7 @@ class Scene:
         return self.on.nodes[0].run(str(BIN / "disagg"), *words, environment=self.on.environment, limit_s=limit_s)
 
     def listed(self) -> dict[str, Any]:
-        """As somebody beside etcd sees it."""
-        registry = f"etcd:{','.join(each.endpoint for each in self.members)}"
-        found = json.loads(
-            self.store.run(sys.executable, "-m", "disagg.cli.main", "list", "--registry", registry, "--json")
-        )
-        return dict(found[0]) if found else {"controller": [], "engines": [], "frontends": []}
+        return listed(self.store, ",".join(each.endpoint for each in self.members))
 
     def lives(self) -> dict[str, int]:
         """Of engines that are ready."""
@@ -119,22 +114,10 @@ class Scene:
         until(lambda: all(len(c.streams) > n + 2 for c, n in zip(self.clients, before, strict=True)), 60)
 
 
-def until(what: Callable[[], Any], limit_s: float) -> float:
-    began = time.monotonic()
-    while not what():
-        assert time.monotonic() - began < limit_s, f"not within {limit_s} s"
-        time.sleep(0.3)
-    return time.monotonic() - began
-
-
 @pytest.fixture(scope="module")
 def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
     folder = tmp_path_factory.mktemp("everything")
-    more = {
-        "DISAGG_SECRET": secrets.token_hex(32),
-        "RAY_gcs_storage": "rocksdb",  # so that a head that comes back knows what it knew
-        "RAY_gcs_storage_path": "/dev/shm/gcs",
-    }
+    more = {"DISAGG_SECRET": secrets.token_hex(32), **GCS_REMEMBERS}
     started: list[subprocess.Popen[bytes]] = []
     with ExitStack() as stack:
         stack.callback(lambda: [each.wait() for each in started])

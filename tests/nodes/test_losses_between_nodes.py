@@ -7,12 +7,10 @@ The tests share one deployment and go from the smallest loss to the largest.
 from __future__ import annotations
 
 import itertools
-import json
 import os
 import secrets
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -23,7 +21,7 @@ from typing import Any
 import httpx
 import psutil
 import pytest
-from cluster import Cluster, cluster, running
+from cluster import GCS_REMEMBERS, Cluster, cluster, listed, running
 from deployment import Deployment
 from etcd_here import etcd
 from network import Node
@@ -49,16 +47,11 @@ class Scene:
     started: list[subprocess.Popen[bytes]] = field(default_factory=list)  # end with their nodes
 
     def listed(self) -> dict[str, Any]:
-        """As somebody beside etcd sees it."""
-        said = self.store.run(
-            *(sys.executable, "-m", "disagg.cli.main", "list", "--registry", f"etcd:{self.endpoints}", "--json")
-        )
-        found = json.loads(said)
-        return dict(found[0]) if found else {}
+        return listed(self.store, self.endpoints)
 
     def frontends(self) -> list[bool]:
         """Of each whether it is one elsewhere."""
-        return sorted("host" in each for each in self.listed().get("frontends", []) if each["url"])
+        return sorted("host" in each for each in self.listed()["frontends"] if each["url"])
 
     def engine_on(self, node: Node) -> dict[str, Any]:
         return next(e for e in self.home.get("/disagg/status")["engines"] if e["node"] == node.address)
@@ -67,11 +60,7 @@ class Scene:
 @pytest.fixture(scope="module")
 def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
     folder = tmp_path_factory.mktemp("losses")
-    more = {
-        "DISAGG_SECRET": secrets.token_hex(32),
-        "RAY_gcs_storage": "rocksdb",  # so that a head that comes back knows what it knew
-        "RAY_gcs_storage_path": "/dev/shm/gcs",
-    }
+    more = {"DISAGG_SECRET": secrets.token_hex(32), **GCS_REMEMBERS}
     started: list[subprocess.Popen[bytes]] = []
     with ExitStack() as stack:
         stack.callback(lambda: [each.wait() for each in started])
